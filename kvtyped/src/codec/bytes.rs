@@ -1,0 +1,20 @@
+//! Bytes as they are.
+
+use super::{Codec, CodecError};
+
+/// The bytes themselves: for `Vec<u8>`, `bytes::Bytes` and their like.
+#[derive(Debug, Clone, Copy)]
+pub enum Bytes {}
+
+#[diagnostic::do_not_recommend]
+impl<V: AsRef<[u8]> + From<Vec<u8>>> Codec<V> for Bytes {
+    const NAME: &'static str = "bytes";
+
+    fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        Ok(value.as_ref().to_vec())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<V, CodecError> {
+        Ok(V::from(bytes.to_vec()))
+    }
+}

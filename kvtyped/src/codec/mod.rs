@@ -1,0 +1,100 @@
+//! Values as bytes and back.
+//!
+//! A codec knows nothing of keys, buckets or I/O. Bytes come from strangers: a codec answers with an error to whatever
+//! is not the whole encoding of one value, bounds its recursion, allocates in proportion to its input, and never puts
+//! content into an error.
+
+mod bytes;
+mod json;
+mod msgpack;
+mod redact;
+mod text;
+
+pub use self::bytes::Bytes;
+pub use self::json::Json;
+pub use self::msgpack::MsgPack;
+pub use self::text::Text;
+
+use std::fmt;
+
+/// How deep a value may nest when it is read.
+const MAX_DEPTH: usize = 128;
+
+/// A way to write values of `V` as bytes.
+///
+/// Any type can be one:
+///
+/// ```
+/// use kvtyped::codec::{Codec, CodecError};
+///
+/// /// One byte a flag.
+/// enum Flag {}
+///
+/// impl Codec<bool> for Flag {
+///     const NAME: &'static str = "flag";
+///
+///     fn encode(value: &bool) -> Result<Vec<u8>, CodecError> {
+///         Ok(vec![u8::from(*value)])
+///     }
+///
+///     fn decode(bytes: &[u8]) -> Result<bool, CodecError> {
+///         match bytes {
+///             [0] => Ok(false),
+///             [1] => Ok(true),
+///             _ => Err(CodecError::new(Self::NAME, "expected one byte, 0 or 1")),
+///         }
+///     }
+/// }
+///
+/// assert!(Flag::decode(&Flag::encode(&true).unwrap()).unwrap());
+/// assert!(Flag::decode(b"yes").is_err());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot encode and decode `{V}`",
+    label = "this codec does not fit the value",
+    note = "`Json` and `MsgPack` need `#[derive(Serialize, Deserialize)]` on it; `Text` needs `Display + FromStr`; `Bytes` needs a byte string"
+)]
+pub trait Codec<V>: 'static {
+    /// The name of the format, for errors and for whoever reads a bucket's metadata.
+    const NAME: &'static str;
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] if the format cannot express the value.
+    fn encode(value: &V) -> Result<Vec<u8>, CodecError>;
+
+    /// Reads a value from exactly these bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] if they are not, from the first to the last, the encoding of one value.
+    fn decode(bytes: &[u8]) -> Result<V, CodecError>;
+}
+
+/// Why a value could not be written or read; shows none of its content.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{codec}: {detail}")]
+pub struct CodecError {
+    codec: &'static str,
+    detail: String,
+}
+
+impl CodecError {
+    /// An error of the codec called `codec`. The detail is shown in logs: keep content out of it.
+    pub fn new(codec: &'static str, detail: impl Into<String>) -> Self {
+        Self { codec, detail: detail.into() }
+    }
+
+    /// The name of the codec.
+    pub fn codec(&self) -> &'static str {
+        self.codec
+    }
+}
+
+impl fmt::Debug for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CodecError({self})")
+    }
+}

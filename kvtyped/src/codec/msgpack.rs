@@ -1,0 +1,44 @@
+//! MessagePack.
+
+use rmp_serde::decode::Error;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Codec, CodecError, MAX_DEPTH, redact};
+
+/// MessagePack with named fields: smaller than JSON, and as tolerant of added and removed fields.
+///
+/// Nesting is read to a depth of 128; bytes behind the value are an error.
+#[derive(Debug, Clone, Copy)]
+pub enum MsgPack {}
+
+#[diagnostic::do_not_recommend]
+impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
+    const NAME: &'static str = "msgpack";
+
+    fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        rmp_serde::to_vec_named(value)
+            .map_err(|_| CodecError::new("msgpack", "the value cannot be written as MessagePack"))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<V, CodecError> {
+        let mut rest = bytes;
+        let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+        deserializer.set_max_depth(MAX_DEPTH);
+        let value = V::deserialize(&mut deserializer).map_err(|error| CodecError::new("msgpack", detail(&error)))?;
+        match rest.len() {
+            0 => Ok(value),
+            more => Err(CodecError::new("msgpack", format!("{more} bytes follow the value"))),
+        }
+    }
+}
+
+fn detail(error: &Error) -> String {
+    match error {
+        Error::Syntax(text) | Error::Uncategorized(text) => redact::message(text),
+        Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => "the value ends too early".to_owned(),
+        Error::DepthLimitExceeded => format!("it nests deeper than {MAX_DEPTH}"),
+        Error::Utf8Error(_) => "a string is not UTF-8".to_owned(),
+        _ => "the bytes are not MessagePack of this type".to_owned(),
+    }
+}

@@ -1,0 +1,26 @@
+//! Bare text.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::{Codec, CodecError};
+
+/// The value's text and nothing else: a `String`, or whatever is displayed and parsed (`42`, `true`, an address).
+#[derive(Debug, Clone, Copy)]
+pub enum Text {}
+
+#[diagnostic::do_not_recommend]
+impl<V: Display + FromStr> Codec<V> for Text {
+    const NAME: &'static str = "text";
+
+    fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        Ok(value.to_string().into_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<V, CodecError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| CodecError::new("text", "the bytes are not UTF-8"))?;
+        text.parse().map_err(|_| {
+            CodecError::new("text", format!("the text is not a value of `{}`", std::any::type_name::<V>()))
+        })
+    }
+}

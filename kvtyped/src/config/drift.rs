@@ -1,0 +1,103 @@
+//! How a bucket that is there differs from what a program wants.
+
+use std::fmt;
+
+use super::BucketConfig;
+
+/// What to do with a bucket that differs from what the model and the builder say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Drift {
+    /// Fail, with every difference in the error.
+    #[default]
+    Fail,
+    /// Take the bucket as it is.
+    Adopt,
+    /// Change the bucket, and nothing of it that was not asked for.
+    Update,
+}
+
+/// One setting in which a bucket differs from what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// What is wanted.
+    pub wanted: String,
+    /// What the bucket has.
+    pub found: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: wanted {}, found {}", self.setting, self.wanted, self.found)
+    }
+}
+
+impl BucketConfig {
+    /// Every setting that `self` says and in which `found` differs, in the order of the fields.
+    ///
+    /// ```
+    /// use kvtyped::BucketConfig;
+    ///
+    /// let mut wanted = BucketConfig::new("sessions");
+    /// wanted.history = Some(5);
+    /// let mut found = BucketConfig::new("sessions");
+    /// found.history = Some(1);
+    /// found.description = Some("nobody asked".into());
+    /// let differences: Vec<_> = wanted.differences(&found).iter().map(ToString::to_string).collect();
+    /// assert_eq!(differences, ["history: wanted 5, found 1"]);
+    /// ```
+    pub fn differences(&self, found: &Self) -> Vec<Difference> {
+        // Destructured, so that a new setting cannot be forgotten.
+        let Self {
+            name: _,
+            history,
+            ttl,
+            max_value_size,
+            max_bytes,
+            storage,
+            replicas,
+            compression,
+            description,
+            placement,
+            republish,
+            mirror,
+            sources,
+            metadata,
+            limit_markers,
+        } = self;
+        let mut differences = Vec::new();
+        let mut compare = |setting, wanted: Option<String>, found: Option<String>| {
+            if let Some(wanted) = wanted
+                && found.as_ref() != Some(&wanted)
+            {
+                let found = found.unwrap_or_else(|| "none".into());
+                differences.push(Difference { setting, wanted, found });
+            }
+        };
+        compare("history", show(history), show(&found.history));
+        compare("ttl", show(ttl), show(&found.ttl));
+        compare("max_value_size", show(max_value_size), show(&found.max_value_size));
+        compare("max_bytes", show(max_bytes), show(&found.max_bytes));
+        compare("storage", show(storage), show(&found.storage));
+        compare("replicas", show(replicas), show(&found.replicas));
+        compare("compression", show(compression), show(&found.compression));
+        compare("description", show(description), show(&found.description));
+        compare("placement", show(placement), show(&found.placement));
+        compare("republish", show(republish), show(&found.republish));
+        compare("mirror", show(mirror), show(&found.mirror));
+        compare("limit_markers", show(limit_markers), show(&found.limit_markers));
+        if !sources.is_empty() {
+            compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));
+        }
+        for (key, value) in metadata {
+            compare("metadata", Some(format!("{key}={value}")), found.metadata.get(key).map(|v| format!("{key}={v}")));
+        }
+        differences
+    }
+}
+
+fn show<V: fmt::Debug>(setting: &Option<V>) -> Option<String> {
+    setting.as_ref().map(|value| format!("{value:?}"))
+}

@@ -1,0 +1,166 @@
+//! How a bucket is set up: every option of a NATS KV bucket (ADR-8, ADR-57), as plain data.
+
+mod drift;
+mod source;
+
+pub use self::drift::{Difference, Drift};
+pub use self::source::{Placement, Republish, Source};
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The settings of a bucket.
+///
+/// As a wish, a setting that is `None` (or an empty list) is not said: a new bucket gets the default, and a bucket that
+/// is there keeps what it has. As an answer of [`status`](crate::ReadBucket::status), every setting is filled in that
+/// the bucket has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct BucketConfig {
+    /// The name: `[a-zA-Z0-9_-]+`.
+    pub name: String,
+    /// How many revisions of a key are kept, 1 to 64; 1 by default.
+    pub history: Option<u8>,
+    /// How long after it was written every value expires; never by default. 100 ms at least.
+    pub ttl: Option<Duration>,
+    /// The largest value, in bytes. A server counts the headers of a message as well: leave some 256 bytes for them.
+    pub max_value_size: Option<u32>,
+    /// The largest bucket, in bytes. A full bucket refuses writes.
+    pub max_bytes: Option<u64>,
+    /// Where it is stored; [`Storage::File`] by default.
+    pub storage: Option<Storage>,
+    /// How many servers of a cluster store it, 1 to 5; 1 by default.
+    pub replicas: Option<u8>,
+    /// Whether it is stored compressed (S2).
+    pub compression: Option<bool>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Which servers may store it.
+    pub placement: Option<Placement>,
+    /// Where else each write is published.
+    pub republish: Option<Republish>,
+    /// The bucket that this one is a copy of.
+    pub mirror: Option<Source>,
+    /// The buckets whose writes are copied into this one.
+    pub sources: Vec<Source>,
+    /// Free notes; keys that begin with `_nats.` are the server's.
+    pub metadata: BTreeMap<String, String>,
+    /// How long the marker of an expired value stays, so that watchers hear of it; 1 s at least.
+    ///
+    /// A bucket without this refuses the TTL of a single key. Where nothing is said, a new bucket that keeps one
+    /// revision of each key, or has a `ttl`, gets [`BucketConfig::LIMIT_MARKERS`] if the server can (2.11).
+    pub limit_markers: Option<Duration>,
+}
+
+/// Where a bucket is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Storage {
+    /// In files.
+    #[default]
+    File,
+    /// In the server's memory: gone when it restarts.
+    Memory,
+}
+
+/// What is wrong with a [`BucketConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}` {reason}")]
+pub struct ConfigError {
+    setting: &'static str,
+    reason: String,
+}
+
+impl ConfigError {
+    /// The setting that is wrong.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl BucketConfig {
+    /// The most revisions of a key that a bucket can keep.
+    pub const MAX_HISTORY: u8 = 64;
+
+    /// The [`limit_markers`](Self::limit_markers) of a new bucket of which nothing is said.
+    pub const LIMIT_MARKERS: Duration = Duration::from_secs(300);
+
+    /// A bucket of this name, of which nothing else is said.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// The settings of a new bucket: what is said, and the default of what is not.
+    ///
+    /// `limit_markers` tells whether the backend can leave them.
+    #[must_use]
+    pub fn with_defaults(mut self, limit_markers: bool) -> Self {
+        let history = *self.history.get_or_insert(1);
+        self.storage.get_or_insert_default();
+        self.replicas.get_or_insert(1);
+        self.compression.get_or_insert(false);
+        if limit_markers && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
+            self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
+        }
+        self
+    }
+
+    /// Checks what can be checked without a server.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first setting that no server would take.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, reason: String| Err(ConfigError { setting, reason });
+        check_bucket_name("name", &self.name)?;
+        if let Some(history) = self.history
+            && !(1..=Self::MAX_HISTORY).contains(&history)
+        {
+            return wrong("history", format!("is {history}, and must be from 1 to {}", Self::MAX_HISTORY));
+        }
+        if let Some(replicas) = self.replicas
+            && !(1..=5).contains(&replicas)
+        {
+            return wrong("replicas", format!("is {replicas}, and must be from 1 to 5"));
+        }
+        if let Some(ttl) = self.ttl
+            && (ttl < Duration::from_millis(100) || nanos(ttl).is_none())
+        {
+            return wrong("ttl", format!("is {ttl:?}, and must be from 100 ms to 292 years"));
+        }
+        if let Some(markers) = self.limit_markers
+            && (markers < Duration::from_secs(1) || nanos(markers).is_none())
+        {
+            return wrong("limit_markers", format!("is {markers:?}, and must be from 1 s to 292 years"));
+        }
+        if self.max_value_size.is_some_and(|size| size == 0 || i32::try_from(size).is_err()) {
+            return wrong("max_value_size", "must be from 1 byte to 2 GiB - 1".into());
+        }
+        if self.max_bytes.is_some_and(|size| size == 0 || i64::try_from(size).is_err()) {
+            return wrong("max_bytes", "must be from 1 byte to 8 EiB - 1".into());
+        }
+        if self.mirror.is_some() && !self.sources.is_empty() {
+            return wrong("mirror", "and `sources` exclude each other".into());
+        }
+        for source in self.mirror.iter().chain(&self.sources) {
+            check_bucket_name("the name of a mirrored or sourced bucket", &source.bucket)?;
+        }
+        if self.metadata.keys().any(|key| key.starts_with("_nats.")) {
+            return wrong("metadata", "has a key that begins with `_nats.`, which is the server's".into());
+        }
+        Ok(())
+    }
+}
+
+/// A duration as the server counts it.
+pub(crate) fn nanos(duration: Duration) -> Option<i64> {
+    i64::try_from(duration.as_nanos()).ok()
+}
+
+/// Whether this may be the name of a bucket (ADR-6).
+pub(crate) fn check_bucket_name(setting: &'static str, name: &str) -> Result<(), ConfigError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.len() <= 128 && name.chars().all(legal) {
+        return Ok(());
+    }
+    Err(ConfigError { setting, reason: format!("is {name:?}, and must be `[a-zA-Z0-9_-]+`, 128 characters at most") })
+}

@@ -1,0 +1,144 @@
+//! Typed keys: built segment by segment, read segment by segment.
+
+use std::fmt;
+use std::hash::Hash;
+use std::str::FromStr;
+
+use super::escape::{SegmentWriter, unescape};
+use super::{Key, KeyError, KeySegment, Pattern};
+
+/// The key type of a model; `#[derive(KvModel)]` writes it.
+///
+/// `Display` is the encoded key and `FromStr` its inverse.
+pub trait ModelKey:
+    Clone + fmt::Debug + fmt::Display + FromStr<Err = KeyError> + Eq + Ord + Hash + Send + Sync + 'static
+{
+    /// The template of the key, for messages: `{tenant}.{id}`.
+    const TEMPLATE: &'static str;
+
+    /// Writes the literals and the fields, in the template's order.
+    fn write(&self, out: &mut KeyBuilder);
+
+    /// Reads the fields, in the template's order.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if the text is no key of this type.
+    fn parse(parser: &mut KeyParser<'_>) -> Result<Self, KeyError>;
+
+    /// What matches every key of this type.
+    fn pattern() -> Pattern;
+
+    /// The encoded key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::TooLong`]: everything else is escaped.
+    fn encode(&self) -> Result<Key, KeyError> {
+        let mut out = KeyBuilder::new();
+        self.write(&mut out);
+        out.finish()
+    }
+
+    /// The key that `text` encodes.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if it encodes none.
+    fn decode(text: &str) -> Result<Self, KeyError> {
+        let mut parser = KeyParser::new(text, Self::TEMPLATE);
+        let key = Self::parse(&mut parser)?;
+        parser.finish()?;
+        Ok(key)
+    }
+}
+
+/// Builds an encoded key from literals and segments.
+#[derive(Debug)]
+pub struct KeyBuilder {
+    out: String,
+}
+
+impl KeyBuilder {
+    fn new() -> Self {
+        Self { out: String::with_capacity(48) }
+    }
+
+    /// Appends a literal of the template as it stands, dots included.
+    pub fn literal(&mut self, text: &str) -> &mut Self {
+        self.out.push_str(text);
+        self
+    }
+
+    /// Appends a field, escaped.
+    pub fn segment<S: KeySegment>(&mut self, value: &S) -> &mut Self {
+        let mut segment = SegmentWriter::new(&mut self.out);
+        // Nothing that is written into a segment can fail; a type that says so anyway leaves what it wrote.
+        let _ = value.write_segment(&mut segment);
+        segment.finish();
+        self
+    }
+
+    /// What was built, as text.
+    pub fn as_str(&self) -> &str {
+        &self.out
+    }
+
+    fn finish(self) -> Result<Key, KeyError> {
+        Key::new(self.out)
+    }
+}
+
+/// Reads an encoded key segment by segment.
+#[derive(Debug)]
+pub struct KeyParser<'a> {
+    rest: Option<&'a str>,
+    template: &'static str,
+}
+
+impl<'a> KeyParser<'a> {
+    fn new(text: &'a str, template: &'static str) -> Self {
+        Self { rest: Some(text), template }
+    }
+
+    fn shape<T>(&self) -> Result<T, KeyError> {
+        Err(KeyError::Shape { template: self.template })
+    }
+
+    fn next(&mut self) -> Result<&'a str, KeyError> {
+        let Some(rest) = self.rest else { return self.shape() };
+        let (segment, rest) = match rest.split_once('.') {
+            Some((segment, rest)) => (segment, Some(rest)),
+            None => (rest, None),
+        };
+        self.rest = rest;
+        Ok(segment)
+    }
+
+    /// Reads one segment that is a literal of the template.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Shape`] if another stands there.
+    pub fn literal(&mut self, text: &str) -> Result<(), KeyError> {
+        if self.next()? == text { Ok(()) } else { self.shape() }
+    }
+
+    /// Reads one segment that holds a field, between the literals that the template has beside it in this segment.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Shape`] if the literals are not there, [`KeyError::Segment`] if what is between holds no `S`.
+    pub fn segment<S: KeySegment>(&mut self, field: &'static str, prefix: &str, suffix: &str) -> Result<S, KeyError> {
+        let segment = self.next()?;
+        let Some(inner) = segment.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix)) else {
+            return self.shape();
+        };
+        let text = unescape(inner).map_err(|error| KeyError::Segment { field, error })?;
+        S::parse_segment(&text).map_err(|error| KeyError::Segment { field, error })
+    }
+
+    fn finish(self) -> Result<(), KeyError> {
+        if self.rest.is_none() { Ok(()) } else { self.shape() }
+    }
+}

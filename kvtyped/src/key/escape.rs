@@ -1,0 +1,132 @@
+//! Any text as one segment of a key, and back.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::SegmentError;
+
+/// The segment that stands for the empty text: `=_` can be no escaped byte, for `_` is no hexadecimal digit.
+const EMPTY: &str = "=_";
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'-' | b'/' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9')
+}
+
+/// Writes `text` as one segment of a key.
+///
+/// `[-/_a-zA-Z0-9]+` stays as it is. Every other byte of the UTF-8 text becomes `=XX`, with upper-case hexadecimal
+/// digits; the empty text becomes `=_`. So no text leaves its segment or acts as a wildcard, two texts never share a
+/// segment, and [`unescape`] is the inverse.
+///
+/// ```
+/// use kvtyped::key::{escape, unescape};
+///
+/// assert_eq!(escape("invoice-42"), "invoice-42");
+/// assert_eq!(escape("a.b *"), "a=2Eb=20=2A");
+/// assert_eq!(escape(""), "=_");
+/// assert_eq!(unescape("a=2Eb=20=2A").unwrap(), "a.b *");
+/// ```
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    let mut segment = SegmentWriter::new(&mut out);
+    segment.push(text);
+    segment.finish();
+    Cow::Owned(out)
+}
+
+/// Reads the text that [`escape`] wrote.
+///
+/// # Errors
+///
+/// [`SegmentError`] if `segment` is nothing that [`escape`] writes: a stray `=`, lower-case digits, an escape of a byte
+/// that needs none, bytes that are not UTF-8, characters that are legal in no segment. So a text has one segment only.
+pub fn unescape(segment: &str) -> Result<Cow<'_, str>, SegmentError> {
+    if segment == EMPTY {
+        return Ok(Cow::Borrowed(""));
+    }
+    if segment.is_empty() {
+        return Err(SegmentError::Escape);
+    }
+    if segment.bytes().all(is_plain) {
+        return Ok(Cow::Borrowed(segment));
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if is_plain(byte) {
+            bytes.push(byte);
+            continue;
+        }
+        if byte != b'=' {
+            return Err(SegmentError::Escape);
+        }
+        let (Some(high), Some(low)) = (rest.next().and_then(digit), rest.next().and_then(digit)) else {
+            return Err(SegmentError::Escape);
+        };
+        let byte = high << 4 | low;
+        if is_plain(byte) {
+            return Err(SegmentError::Escape);
+        }
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| SegmentError::Utf8)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Writes one segment: whatever is formatted into it is escaped on its way.
+///
+/// A [`KeySegment`](super::KeySegment) writes its value into one of these with [`write!`].
+#[derive(Debug)]
+pub struct SegmentWriter<'a> {
+    out: &'a mut String,
+    start: usize,
+}
+
+impl<'a> SegmentWriter<'a> {
+    pub(super) fn new(out: &'a mut String) -> Self {
+        let start = out.len();
+        Self { out, start }
+    }
+
+    /// Appends a text, escaped.
+    pub fn push(&mut self, text: &str) {
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        if text.bytes().all(is_plain) {
+            self.out.push_str(text);
+            return;
+        }
+        for byte in text.bytes() {
+            if is_plain(byte) {
+                self.out.push(char::from(byte));
+            } else {
+                self.out.push('=');
+                self.out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                self.out.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+        }
+    }
+
+    /// Ends the segment; one into which nothing was written is the empty text.
+    pub(super) fn finish(self) {
+        if self.out.len() == self.start {
+            self.out.push_str(EMPTY);
+        }
+    }
+}
+
+impl fmt::Write for SegmentWriter<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text);
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! Patterns over keys: what a filter says, and what a server is asked for.
+
+use std::fmt;
+
+use super::escape::SegmentWriter;
+use super::{Key, KeySegment};
+
+/// One segment of a [`Pattern`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Token {
+    /// Exactly this segment, escaped.
+    Literal(String),
+    /// Any segment that begins and ends like this; both empty is any at all.
+    Any {
+        /// What the segment begins with.
+        prefix: String,
+        /// What the segment ends with.
+        suffix: String,
+    },
+}
+
+impl Token {
+    fn matches(&self, segment: &str) -> bool {
+        match self {
+            Self::Literal(text) => segment == text,
+            Self::Any { prefix, suffix } => {
+                segment.len() > prefix.len() + suffix.len()
+                    && segment.starts_with(&**prefix)
+                    && segment.ends_with(&**suffix)
+            }
+        }
+    }
+
+    fn is_wild(&self) -> bool {
+        matches!(self, Self::Any { .. })
+    }
+}
+
+/// A set of keys: each segment fixed or open, the end fixed or open.
+///
+/// Built from types, never from a text that a stranger gave; so no value can widen it. It displays as the subject
+/// filter that a server understands, which may match more than the pattern does: a server knows no half-open segment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Pattern {
+    tokens: Vec<Token>,
+    tail: bool,
+}
+
+impl Pattern {
+    /// A pattern without a segment yet; append them.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every key of a bucket.
+    pub fn all() -> Self {
+        Self { tokens: Vec::new(), tail: true }
+    }
+
+    /// Exactly this key.
+    pub fn exact(key: &Key) -> Self {
+        Self { tokens: key.segments().map(|segment| Token::Literal(segment.to_owned())).collect(), tail: false }
+    }
+
+    /// Appends a segment that is a literal of a template.
+    #[must_use]
+    pub fn literal(mut self, text: &str) -> Self {
+        self.tokens.push(Token::Literal(text.to_owned()));
+        self
+    }
+
+    /// Appends a segment that holds a field between two literals: this value, or, for `None`, any.
+    #[must_use]
+    pub fn segment<S: KeySegment>(mut self, value: Option<&S>, prefix: &str, suffix: &str) -> Self {
+        self.tokens.push(match value {
+            Some(value) => {
+                let mut text = prefix.to_owned();
+                let mut segment = SegmentWriter::new(&mut text);
+                // As in a key: nothing that is written into a segment can fail.
+                let _ = value.write_segment(&mut segment);
+                segment.finish();
+                text.push_str(suffix);
+                Token::Literal(text)
+            }
+            None => Token::Any { prefix: prefix.to_owned(), suffix: suffix.to_owned() },
+        });
+        self
+    }
+
+    /// The segments.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// Whether this key is in the set.
+    pub fn matches(&self, key: &str) -> bool {
+        let mut segments = key.split('.');
+        for token in &self.tokens {
+            match segments.next() {
+                Some(segment) if token.matches(segment) => {}
+                _ => return false,
+            }
+        }
+        self.tail == segments.next().is_some()
+    }
+
+    /// The one key of the set, if the pattern leaves nothing open.
+    pub fn as_exact(&self) -> Option<String> {
+        (!self.tail && !self.tokens.iter().any(Token::is_wild)).then(|| self.to_string())
+    }
+
+    /// Whether the subject filter of `self` matches every subject that the one of `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        let enough = if self.tail {
+            other.tokens.len() + usize::from(other.tail) > self.tokens.len()
+        } else {
+            !other.tail && other.tokens.len() == self.tokens.len()
+        };
+        enough && self.tokens.iter().zip(&other.tokens).all(|(mine, theirs)| mine.is_wild() || mine == theirs)
+    }
+
+    /// Whether the subject filters of both match a common subject.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (short, long) = if self.tokens.len() <= other.tokens.len() { (self, other) } else { (other, self) };
+        let lengths = if short.tokens.len() == long.tokens.len() { short.tail == long.tail } else { short.tail };
+        lengths && short.tokens.iter().zip(&long.tokens).all(|(a, b)| a.is_wild() || b.is_wild() || a == b)
+    }
+
+    /// A pattern whose subject filter matches whatever either matches.
+    fn join(&self, other: &Self) -> Self {
+        let any = || Token::Any { prefix: String::new(), suffix: String::new() };
+        let tokens = self.tokens.iter().zip(&other.tokens);
+        let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { any() }).collect::<Vec<_>>();
+        let same_length = self.tokens.len() == other.tokens.len() && self.tail == other.tail;
+        let mut joined = Self { tokens, tail: self.tail || other.tail || !same_length };
+        if joined.tail && !same_length {
+            // `>` needs one more segment at least: give back the last one that the shorter pattern may end with.
+            let least = |pattern: &Self| pattern.tokens.len() + usize::from(pattern.tail);
+            joined.tokens.truncate(least(self).min(least(other)).saturating_sub(1));
+        }
+        joined
+    }
+
+    /// Patterns whose subject filters do not overlap, and which together match whatever `patterns` match, or more.
+    ///
+    /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what [`matches`](Self::matches).
+    pub fn disjoint(patterns: &[Self]) -> Vec<Self> {
+        let mut disjoint: Vec<Self> = Vec::new();
+        for pattern in patterns {
+            let mut pattern = pattern.clone();
+            while let Some(at) = disjoint.iter().position(|other| other.overlaps(&pattern)) {
+                let other = disjoint.swap_remove(at);
+                pattern = if other.covers(&pattern) {
+                    other
+                } else if pattern.covers(&other) {
+                    pattern
+                } else {
+                    pattern.join(&other)
+                };
+            }
+            disjoint.push(pattern);
+        }
+        disjoint
+    }
+}
+
+/// The subject filter, below the bucket's prefix.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, token) in self.tokens.iter().enumerate() {
+            if index > 0 {
+                f.write_str(".")?;
+            }
+            match token {
+                Token::Literal(text) => f.write_str(text)?,
+                Token::Any { .. } => f.write_str("*")?,
+            }
+        }
+        match (self.tail, self.tokens.is_empty()) {
+            (true, true) => f.write_str(">"),
+            (true, false) => f.write_str(".>"),
+            (false, _) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Which records of a model.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::RangeFull;
+
+use super::KvModel;
+use crate::key::{ModelKey, Pattern};
+
+/// Some records of a model, told by their keys.
+///
+/// Whatever takes a filter takes `impl Into<Filter<T>>`: `..` is every record of the model, a key is itself, the filter
+/// that the derive writes beside the key is its wildcard, a `Vec` of these is their union.
+///
+/// ```
+/// use kvtyped::prelude::*;
+///
+/// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+/// # #[kv(key = "{tenant}.{id}")]
+/// # struct Session { tenant: String, id: u64 }
+/// let all: Filter<Session> = (..).into();
+/// let acme: Filter<Session> = SessionKey::filter().tenant("acme").into();
+/// let one: Filter<Session> = SessionKey::new("acme", 7).into();
+/// let two: Filter<Session> = vec![SessionKey::new("acme", 7), SessionKey::new("beta", 1)].into();
+/// assert_eq!([all, acme, one, two].map(|filter| filter.to_string()), ["*.*", "acme.*", "acme.7", "acme.7 | beta.1"]);
+/// ```
+pub struct Filter<T> {
+    patterns: Vec<Pattern>,
+    model: PhantomData<fn() -> T>,
+}
+
+impl<T: KvModel> Filter<T> {
+    /// The keys that match this pattern.
+    ///
+    /// Keys that the pattern matches and that are no keys of the model are reported as such where they turn up.
+    pub fn of_pattern(pattern: Pattern) -> Self {
+        Self { patterns: vec![pattern], model: PhantomData }
+    }
+
+    /// Exactly this key.
+    pub fn of_key(key: &T::Key) -> Self {
+        match key.encode() {
+            Ok(key) => Self::of_pattern(Pattern::exact(&key)),
+            // A key that is too long to exist matches nothing.
+            Err(_) => Self { patterns: Vec::new(), model: PhantomData },
+        }
+    }
+
+    /// Its patterns; a key that matches one of them is in the filter.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// Whether this key is in the filter.
+    pub fn matches(&self, key: &T::Key) -> bool {
+        key.encode().is_ok_and(|key| self.patterns.iter().any(|pattern| pattern.matches(key.as_str())))
+    }
+}
+
+impl<T: KvModel> From<RangeFull> for Filter<T> {
+    fn from(_: RangeFull) -> Self {
+        Self::of_pattern(T::Key::pattern())
+    }
+}
+
+impl<T: KvModel, F: Into<Self>> From<Vec<F>> for Filter<T> {
+    fn from(filters: Vec<F>) -> Self {
+        let mut patterns: Vec<Pattern> = Vec::new();
+        for pattern in filters.into_iter().flat_map(|filter| filter.into().patterns) {
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+        }
+        Self { patterns, model: PhantomData }
+    }
+}
+
+impl<T> Clone for Filter<T> {
+    fn clone(&self) -> Self {
+        Self { patterns: self.patterns.clone(), model: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Filter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({self})")
+    }
+}
+
+impl<T> fmt::Display for Filter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" | ")?;
+            }
+            write!(f, "{pattern}")?;
+        }
+        Ok(())
+    }
+}

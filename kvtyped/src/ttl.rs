@@ -1,0 +1,51 @@
+//! How long a single write lives.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The time to live of one write: whole seconds, one at least (ADR-43).
+///
+/// A duration between is rounded up, so nothing ever expires earlier than it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ttl {
+    seconds: u64,
+}
+
+impl Ttl {
+    /// The shortest, which is also the step.
+    pub const MIN: Duration = Duration::from_secs(1);
+
+    /// Rounds a duration up to whole seconds; `None` if it is shorter than [`Ttl::MIN`], or longer than a century.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kvtyped::Ttl;
+    ///
+    /// assert_eq!(Ttl::new(Duration::from_millis(1_900)).unwrap().as_duration(), Duration::from_secs(2));
+    /// assert_eq!(Ttl::new(Duration::from_millis(500)), None);
+    /// ```
+    pub const fn new(duration: Duration) -> Option<Self> {
+        const CENTURY: u64 = 100 * 366 * 24 * 60 * 60;
+        let seconds = duration.as_secs();
+        if seconds == 0 || seconds > CENTURY {
+            return None;
+        }
+        Some(Self { seconds: if duration.subsec_nanos() > 0 { seconds + 1 } else { seconds } })
+    }
+
+    /// The whole seconds.
+    pub const fn as_secs(self) -> u64 {
+        self.seconds
+    }
+
+    /// The same as a duration.
+    pub const fn as_duration(self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.seconds)
+    }
+}
