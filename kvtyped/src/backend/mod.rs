@@ -1,0 +1,163 @@
+//! The waist: bytes, keys, revisions and guards; below it I/O, above it types.
+//!
+//! An application never needs this module. It is public for those who write a backend of their own, or wrap one: the
+//! contract is below, and with the feature `conformance` it is a test suite ([`conformance`](crate::conformance)).
+//!
+//! # Contract
+//!
+//! Each sentence is a test of the same name.
+//!
+//! Writing:
+//! * Revisions grow over the whole bucket (`revisions_grow_over_the_whole_bucket`).
+//! * A write without a guard lands on whatever is there (`a_write_without_a_guard_always_lands`).
+//! * A guard lets pass exactly the revision that it names, which is the revision of the newest entry of its key, marker
+//!   or not (`a_guard_lets_exactly_its_revision_pass`).
+//! * The guard [`Revision::ZERO`] lets pass only where the key has no entry at all; a marker is an entry
+//!   (`a_guard_of_zero_needs_a_key_without_any_entry`).
+//! * A guard may stand on another key than the one that is written (`a_guard_may_stand_on_another_key`).
+//! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
+//! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
+//! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
+//!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
+//! * No key keeps more entries than the bucket's history (`history_is_bounded`).
+//! * The operation id of a write is returned with its entry (`an_entry_carries_its_operation_id`).
+//! * An empty value is a value (`an_empty_value_is_a_value`).
+//! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
+//!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
+//!
+//! Expiry, where [`Capabilities::key_ttl`] says so:
+//! * A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision
+//!   (`a_ttl_removes_the_value_and_leaves_a_marker`); an entry tells its TTL (`an_entry_carries_its_ttl`).
+//! * A purge with a TTL leaves a marker that goes without another (`a_purge_marker_with_a_ttl_goes_in_silence`).
+//! * A write without a TTL over one that has one does not expire (`a_later_write_without_a_ttl_stays`).
+//! * The bucket's own TTL removes every value (`the_bucket_ttl_removes_values`).
+//! * A TTL is `Unsupported` in a bucket without limit markers (`a_ttl_needs_limit_markers`).
+//!
+//! Reading:
+//! * The newest entry of a key is read, marker or not, or nothing where there is none (`a_read_finds_the_newest_entry`).
+//! * A read at a revision finds that entry, if it is kept and of that key (`a_read_at_a_revision_finds_only_the_keys_own`).
+//! * A leader read, and a read of at least the revision that a write returned, see that write
+//!   (`a_leader_read_sees_every_acknowledged_write`).
+//! * A scan of the latest gives each key once, marker or not, in the order of revisions, and ends, also where there is
+//!   nothing (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`).
+//! * A scan of the history gives every kept entry (`a_scan_of_history_gives_every_entry`).
+//! * A scan gives what one of its patterns matches, once, however they overlap (`a_scan_keeps_to_its_patterns`).
+//! * A scan of headers leaves the values out (`a_scan_of_headers_leaves_the_values_out`).
+//!
+//! Buckets:
+//! * `create` refuses a name that is taken, `open` finds none where there is none, and `delete` tells whether there was
+//!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
+//! * A bucket's configuration is told as it was wanted (`a_bucket_tells_its_configuration`), and an update changes what it
+//!   says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * `names` lists every bucket (`names_list_every_bucket`).
+//! * The status counts what is stored now (`the_status_is_fresh`).
+//!
+//! Every method gives up at its deadline, at most a moment later. A dropped future of a write leaves it unknown whether
+//! the write is applied; a dropped read leaves nothing.
+
+mod deadline;
+mod entry;
+mod status;
+mod write;
+
+pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
+
+pub use self::deadline::Deadline;
+pub use self::entry::{Operation, RawEntry};
+pub use self::status::{BucketStatus, Capabilities};
+pub use self::write::{Guard, OperationId, Write, WriteKind};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::config::BucketConfig;
+use crate::error::Result;
+use crate::key::{Key, Pattern};
+use crate::revision::Revision;
+
+/// A place that holds buckets. The [contract](self#contract) says what each method promises.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// What this backend can do. Asked of a server once.
+    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
+
+    /// Makes a bucket; what the configuration does not say gets its default.
+    fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;
+
+    /// Finds a bucket.
+    fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>>;
+
+    /// Changes what the configuration says of the bucket of its name, and nothing else.
+    fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;
+
+    /// Removes a bucket with all that is in it; tells whether there was one.
+    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>>;
+
+    /// The names of all buckets, in order.
+    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Sends what is to be sent and lets go of what was opened here, a connection of its own included.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// One bucket. The [contract](self#contract) says what each method promises.
+pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
+    /// Its configuration as it was when it was opened, complete.
+    fn config(&self) -> &BucketConfig;
+
+    /// How it is now.
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;
+
+    /// Writes one entry and tells its revision.
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>>;
+
+    /// Reads one entry of a key.
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
+
+    /// Reads the entries of many keys, as they are about now.
+    ///
+    /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
+    /// ends it.
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>>;
+}
+
+/// Which entry of a key is read, and how sure it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    Newest(Read),
+    /// The one with this revision.
+    Revision(Revision),
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Read {
+    /// Whatever server is nearest. In a replicated bucket this may miss a write that was just acknowledged, and may go
+    /// back in time from one read to the next.
+    #[default]
+    Any,
+    /// The leader of the bucket: sees every write that was acknowledged. Not linearizable all the same: a leader that
+    /// was cut off may answer for some seconds more.
+    Leader,
+    /// Any server that has at least this revision: the revision that a write of yours returned, say.
+    AtLeast(Revision),
+}
+
+/// What a scan reads.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    /// Keys that match one of these.
+    pub patterns: Vec<Pattern>,
+    /// Every kept entry of a key, rather than the newest.
+    pub history: bool,
+    /// Without the values.
+    pub headers_only: bool,
+    /// How long it may go without progress.
+    pub patience: Duration,
+}

@@ -1,0 +1,57 @@
+//! What a backend can do, and how a bucket is.
+
+use std::time::SystemTime;
+
+use crate::config::BucketConfig;
+use crate::revision::Revision;
+
+/// What a backend can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether single keys can have a TTL, and expired ones leave a marker (nats-server 2.11).
+    pub key_ttl: bool,
+    /// Whether buckets can mirror and source other buckets.
+    pub mirrors: bool,
+    /// Who answers, for messages: `nats-server 2.15.1 (JetStream API level 5)`.
+    pub backend: String,
+}
+
+impl Capabilities {
+    /// Those of a backend of this name that can do nothing beyond the contract.
+    pub fn new(backend: impl Into<String>) -> Self {
+        Self { key_ttl: false, mirrors: false, backend: backend.into() }
+    }
+}
+
+/// How a bucket is at this moment.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct BucketStatus {
+    /// Its settings, complete.
+    pub config: BucketConfig,
+    /// How many entries it holds: values, their history, and markers.
+    pub values: u64,
+    /// How large it is, in bytes, as the backend counts.
+    pub bytes: u64,
+    /// The revision of the last write; [`Revision::ZERO`] before the first.
+    pub last_revision: Revision,
+    /// When it was made.
+    pub created: SystemTime,
+    /// What stores it: `JetStream`, `memory`.
+    pub backing_store: &'static str,
+    /// What the server said, where there is one: the stream's information (`$JS.API.STREAM.INFO`).
+    pub raw: Option<serde_json::Value>,
+}
+
+impl BucketStatus {
+    /// The status of a bucket with these settings that was made then and holds nothing.
+    pub fn new(config: BucketConfig, backing_store: &'static str, created: SystemTime) -> Self {
+        Self { config, values: 0, bytes: 0, last_revision: Revision::ZERO, created, backing_store, raw: None }
+    }
+
+    /// The name of the bucket.
+    pub fn bucket(&self) -> &str {
+        &self.config.name
+    }
+}
