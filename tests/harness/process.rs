@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -86,9 +87,9 @@ impl Process {
 
     /// SIGKILL; nothing happens to a server that is down.
     pub(crate) fn kill(&mut self) {
-        // A stopped process dies of SIGKILL too, but not everywhere at once.
-        self.signal(Signal::CONT);
+        // Not preceded by SIGCONT: a frozen server must not do one thing more.
         self.signal(Signal::KILL);
+        self.signal(Signal::CONT);
         self.reap();
     }
 
@@ -159,4 +160,9 @@ fn any_moves(tasks: &Path) -> bool {
         stat.rsplit_once(") ")
             .is_some_and(|(_, rest)| !rest.starts_with('T'))
     })
+}
+
+/// A test that panics while it holds the lock leaves the process as it was.
+pub(crate) fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
+    process.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -26,7 +26,8 @@ pub enum Mode {
 }
 
 /// A proxy on a free loopback port. It runs on the runtime that started it,
-/// and dropping it closes its connections.
+/// and dropping it closes its connections. A test that blocks its thread, on a
+/// runtime of one thread, blocks the proxy too.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,

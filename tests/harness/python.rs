@@ -2,6 +2,7 @@
 
 use crate::binary::run as run_command;
 use crate::paths;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,10 +18,11 @@ const VERSION: &str = "2.16.0";
 ///
 /// When pip cannot install it.
 pub fn nats_py() -> PathBuf {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     FOUND
-        .get_or_init(|| install().unwrap_or_else(|why| panic!("no Python client: {why}")))
+        .get_or_init(install)
         .clone()
+        .unwrap_or_else(|why| panic!("no Python client: {why}"))
 }
 
 fn install() -> Result<PathBuf, String> {
@@ -77,7 +79,10 @@ pub async fn run(script: &str, args: &[&str]) -> String {
                 .args(args),
         )
     });
-    match ran.await.expect("the blocking task ends") {
+    match ran
+        .await
+        .unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
+    {
         Ok(printed) => printed,
         Err(why) => panic!("{why}"),
     }

@@ -1,14 +1,19 @@
 //! One real server on a free loopback port, with a store of its own.
 
-use crate::process::Process;
-use crate::{ports, wait, wire};
+mod builder;
+
+use crate::process::{Process, lock};
+use crate::{wait, wire};
 use serde_json::Value;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
+
+pub use builder::Builder;
+pub(crate) use builder::is_port_race;
 
 /// How long a server may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -36,15 +41,6 @@ enum Ready {
     JetStream,
 }
 
-/// How to start a [`Server`].
-#[derive(Clone, Debug)]
-pub struct Builder {
-    name: String,
-    config: String,
-    jetstream: Option<String>,
-    ready: Option<Ready>,
-}
-
 /// The server that all tests of a process share. Each uses bucket names of its
 /// own, and none harms the server.
 pub async fn shared() -> &'static Server {
@@ -60,12 +56,7 @@ impl Server {
 
     /// Options for a server.
     pub fn builder() -> Builder {
-        Builder {
-            name: "solo".to_owned(),
-            config: String::new(),
-            jetstream: Some(String::new()),
-            ready: None,
-        }
+        Builder::new()
     }
 
     /// Where a client connects to.
@@ -145,7 +136,9 @@ impl Server {
     async fn blocking(&self, act: impl FnOnce(&mut Process) + Send + 'static) {
         let process = Arc::clone(&self.process);
         let done = tokio::task::spawn_blocking(move || act(&mut lock(&process)));
-        done.await.expect("the process obeys");
+        // The act's own panic says best what went wrong.
+        done.await
+            .unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
     }
 
     async fn until_ready(&self) -> Result<(), String> {
@@ -188,116 +181,4 @@ impl Server {
             }
         }
     }
-}
-
-impl Builder {
-    /// The first part of the server's name; the port follows it.
-    #[must_use]
-    pub fn name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.name);
-        self
-    }
-
-    /// More text for the configuration file. It must set none of `listen`,
-    /// `server_name` and `jetstream`.
-    #[must_use]
-    pub fn config(mut self, text: &str) -> Self {
-        self.config.push_str(text);
-        self.config.push('\n');
-        self
-    }
-
-    /// More text for the `jetstream` block, such as `domain: hub`.
-    #[must_use]
-    pub fn jetstream(mut self, text: &str) -> Self {
-        let block = self.jetstream.get_or_insert_default();
-        block.push_str(text);
-        block.push('\n');
-        self
-    }
-
-    /// A server without JetStream.
-    #[must_use]
-    pub fn no_jetstream(mut self) -> Self {
-        self.jetstream = None;
-        self
-    }
-
-    /// The server lets no one in without credentials: it counts as ready when
-    /// it says `INFO`. Set this with a `config` that asks for them.
-    #[must_use]
-    pub fn auth(mut self) -> Self {
-        self.ready = Some(Ready::Info);
-        self
-    }
-
-    /// The server counts as ready when it lets a client in: in a cluster,
-    /// JetStream answers only once others have joined.
-    #[must_use]
-    pub(crate) fn clustered(mut self) -> Self {
-        self.ready = Some(Ready::Connect);
-        self
-    }
-
-    /// Starts the server and waits until it is ready.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start, with its log.
-    pub async fn start(self) -> Server {
-        let mut attempt = 1;
-        loop {
-            match self.try_start().await {
-                Ok(server) => return server,
-                // Another process took the port before the server did.
-                Err(why) if attempt < 5 && is_port_race(&why) => attempt += 1,
-                Err(why) => panic!("no server: {why}"),
-            }
-        }
-    }
-
-    /// One attempt, on a fresh port, with what went wrong.
-    pub(crate) async fn try_start(&self) -> Result<Server, String> {
-        let port = ports::free(1)[0];
-        let ready = if self.jetstream.is_some() {
-            Ready::JetStream
-        } else {
-            Ready::Connect
-        };
-        let server = Server {
-            name: format!("{}-{port}", self.name),
-            addr: (Ipv4Addr::LOCALHOST, port).into(),
-            ready: self.ready.unwrap_or(ready),
-            process: Arc::new(Mutex::new(Process::new())),
-        };
-        let text = self.text(&server);
-        server
-            .blocking(move |process| {
-                fs::write(process.config(), text).expect("the configuration can be written");
-                process.start();
-            })
-            .await;
-        server.until_ready().await.map(|()| server)
-    }
-
-    fn text(&self, server: &Server) -> String {
-        let mut text = format!(
-            "listen: \"{}\"\nserver_name: \"{}\"\n",
-            server.addr, server.name
-        );
-        if let Some(block) = &self.jetstream {
-            let store = lock(&server.process).dir().join("store");
-            text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", store);
-        }
-        text + &self.config
-    }
-}
-
-pub(crate) fn is_port_race(why: &str) -> bool {
-    why.contains("address already in use")
-}
-
-/// A test that panics while it holds the lock leaves the process as it was.
-fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
-    process.lock().unwrap_or_else(PoisonError::into_inner)
 }

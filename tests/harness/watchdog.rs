@@ -18,7 +18,7 @@ root=$0
 while read -r _; do :; done
 mv "$root" "$root.gone" || exit 0
 pids=$(cat "$root.gone"/*/pid 2>/dev/null)
-for pid in $pids; do kill -CONT "$pid"; kill -KILL "$pid"; done
+for pid in $pids; do kill -KILL "$pid"; kill -CONT "$pid"; done
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf "$root.gone" && exit 0
     sleep 0.1
