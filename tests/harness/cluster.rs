@@ -45,24 +45,14 @@ impl Cluster {
 
     async fn try_start(size: usize) -> Result<Vec<Server>, String> {
         let ports = ports::free(size);
-        let routes: Vec<_> = ports
-            .iter()
-            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
-            .collect();
+        let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let routes = routes.join(", ");
         let mut nodes = Vec::new();
         for (i, port) in ports.iter().enumerate() {
             let cluster = format!(
                 "cluster {{\nname: \"kvtyped\"\nlisten: \"127.0.0.1:{port}\"\nroutes: [{routes}]\nno_advertise: true\n}}"
             );
-            nodes.push(
-                Server::builder()
-                    .name(&format!("n{i}"))
-                    .config(&cluster)
-                    .clustered()
-                    .try_start()
-                    .await?,
-            );
+            nodes.push(Server::builder().name(&format!("n{i}")).config(&cluster).clustered().try_start().await?);
         }
         Ok(nodes)
     }
@@ -71,16 +61,9 @@ impl Cluster {
     /// each can be made. For after a start, or when all nodes are up again.
     pub async fn ready(&self) {
         for node in &self.nodes {
-            wait::until(
-                &format!("JetStream answers on {}", node.name()),
-                LIMIT,
-                async || {
-                    node.api("$JS.API.INFO", &Value::Null)
-                        .await
-                        .ok()
-                        .filter(succeeded)
-                },
-            )
+            wait::until(&format!("JetStream answers on {}", node.name()), LIMIT, async || {
+                node.api("$JS.API.INFO", &Value::Null).await.ok().filter(succeeded)
+            })
             .await;
         }
         let probe = json!({
@@ -88,24 +71,18 @@ impl Cluster {
             "num_replicas": self.nodes.len(),
         });
         wait::until("a replicated stream can be made", LIMIT, async || {
-            self.api("$JS.API.STREAM.CREATE.HARNESS_PROBE", &probe)
-                .await
+            self.api("$JS.API.STREAM.CREATE.HARNESS_PROBE", &probe).await
         })
         .await;
         wait::until("the probe stream is gone", LIMIT, async || {
-            self.api("$JS.API.STREAM.DELETE.HARNESS_PROBE", &Value::Null)
-                .await
+            self.api("$JS.API.STREAM.DELETE.HARNESS_PROBE", &Value::Null).await
         })
         .await;
     }
 
     /// The addresses of all nodes, with commas between them.
     pub fn urls(&self) -> String {
-        self.nodes
-            .iter()
-            .map(Server::url)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.nodes.iter().map(Server::url).collect::<Vec<_>>().join(",")
     }
 
     /// A node by its place, from 0.
@@ -121,9 +98,7 @@ impl Cluster {
     /// The node that leads a stream, if one does and any node tells. Right
     /// after a fault the answer may be out of date: make sure by what follows.
     pub async fn leader_of(&self, stream: &str) -> Option<usize> {
-        let info = self
-            .api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null)
-            .await?;
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await?;
         let leader = info["cluster"]["leader"].as_str()?;
         self.nodes.iter().position(|node| node.name() == leader)
     }
@@ -134,16 +109,8 @@ impl Cluster {
     ///
     /// When the stream has no leader, or no other node becomes one.
     pub async fn step_down(&self, stream: &str) -> usize {
-        let before = wait::until("the stream has a leader", LIMIT, async || {
-            self.leader_of(stream).await
-        })
-        .await;
-        let asked = self
-            .api(
-                &format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"),
-                &Value::Null,
-            )
-            .await;
+        let before = wait::until("the stream has a leader", LIMIT, async || self.leader_of(stream).await).await;
+        let asked = self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &Value::Null).await;
         assert!(asked.is_some(), "the leader of {stream} did not step down");
         wait::until("another node leads the stream", LIMIT, async || {
             self.leader_of(stream).await.filter(|now| *now != before)

@@ -43,9 +43,7 @@ impl Frame {
     /// The first line, without its end.
     pub(crate) fn line(&self) -> &str {
         let line = line_len(&self.0).unwrap_or(self.0.len());
-        std::str::from_utf8(&self.0[..line])
-            .unwrap_or_default()
-            .trim_end()
+        std::str::from_utf8(&self.0[..line]).unwrap_or_default().trim_end()
     }
 
     /// What follows the first line, without its end: headers and payload.
@@ -71,10 +69,7 @@ fn payload_len(line: &[u8]) -> usize {
         return 0;
     }
     let text = std::str::from_utf8(line).expect("a server sends UTF-8 subjects");
-    let last = text
-        .split_whitespace()
-        .next_back()
-        .and_then(|word| word.parse::<usize>().ok());
+    let last = text.split_whitespace().next_back().and_then(|word| word.parse::<usize>().ok());
     last.expect("a delivery ends with its length") + 2
 }
 
@@ -97,16 +92,7 @@ mod tests {
                 }
             }
             let lines: Vec<_> = got.iter().map(Frame::line).collect();
-            assert_eq!(
-                lines,
-                [
-                    "INFO {\"a\":1}",
-                    "MSG s 1 3",
-                    "PING",
-                    "HMSG s 1 r 12 14",
-                    "PONG"
-                ]
-            );
+            assert_eq!(lines, ["INFO {\"a\":1}", "MSG s 1 3", "PING", "HMSG s 1 r 12 14", "PONG"]);
             assert_eq!(got[1].body(), b"MSG");
             assert_eq!(got[3].body(), b"NATS/1.0\r\n\r\n\r\n");
             let together: Vec<u8> = got.into_iter().flat_map(|frame| frame.0).collect();

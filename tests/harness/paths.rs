@@ -7,9 +7,7 @@ use std::{env, fs, process};
 
 /// The harness's own folder below the target directory; made if missing.
 pub(crate) fn home() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the package lies in a workspace");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in a workspace");
     // `join` keeps an absolute CARGO_TARGET_DIR as it is.
     let target = workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let home = target.join("kvtyped-tests");
@@ -19,9 +17,7 @@ pub(crate) fn home() -> PathBuf {
 
 /// A requirements file of this package.
 pub(crate) fn requirements(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("harness/requirements")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/requirements").join(name)
 }
 
 /// Makes a new, empty folder in `parent` that no other process or test uses.

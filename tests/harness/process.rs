@@ -28,10 +28,7 @@ pub(crate) struct Process {
 impl Process {
     /// A server that is not started yet, with an empty folder.
     pub(crate) fn new() -> Self {
-        Self {
-            dir: fresh_dir(watchdog::root(), "server"),
-            child: None,
-        }
+        Self { dir: fresh_dir(watchdog::root(), "server"), child: None }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -49,11 +46,7 @@ impl Process {
 
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("log"))
-            .expect("the log opens");
+        let log = File::options().create(true).append(true).open(self.dir.join("log")).expect("the log opens");
         let child = Command::new("sh")
             .args(["-c", LAUNCH])
             .arg(&self.dir)
@@ -75,10 +68,7 @@ impl Process {
 
     /// Whether the server is down, be it killed or ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
-        let ended = self
-            .child
-            .as_mut()
-            .is_none_or(|child| child.try_wait().expect("our child").is_some());
+        let ended = self.child.as_mut().is_none_or(|child| child.try_wait().expect("our child").is_some());
         if ended {
             self.reap();
         }
@@ -113,10 +103,7 @@ impl Process {
         self.signal(Signal::STOP);
         let end = Instant::now() + PATIENCE;
         while any_moves(Path::new(&tasks)) {
-            assert!(
-                Instant::now() < end,
-                "the server did not stop within {PATIENCE:?}"
-            );
+            assert!(Instant::now() < end, "the server did not stop within {PATIENCE:?}");
             sleep(Duration::from_millis(1));
         }
     }
@@ -157,8 +144,7 @@ fn any_moves(tasks: &Path) -> bool {
     threads.flatten().any(|thread| {
         // "id (name) state ...", and the name may hold anything.
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| !rest.starts_with('T'))
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'))
     })
 }
 

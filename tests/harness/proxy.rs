@@ -48,9 +48,7 @@ struct Control {
 impl Proxy {
     /// Starts a proxy that passes everything to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a free loopback port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let addr = listener.local_addr().expect("the listener has an address");
         let control = Arc::new(Control {
             upstream,
@@ -60,11 +58,7 @@ impl Proxy {
             connections: watch::Sender::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&control)));
-        Self {
-            addr,
-            control,
-            accepting,
-        }
+        Self { addr, control, accepting }
     }
 
     /// Where a client connects to.
@@ -116,11 +110,7 @@ impl Drop for Proxy {
 }
 
 async fn at_least(count: &watch::Sender<u64>, n: u64) {
-    count
-        .subscribe()
-        .wait_for(|now| *now >= n)
-        .await
-        .expect("the proxy holds the sender");
+    count.subscribe().wait_for(|now| *now >= n).await.expect("the proxy holds the sender");
 }
 
 async fn accept(listener: TcpListener, control: Arc<Control>) {
@@ -153,19 +143,12 @@ async fn forward(client: TcpStream, control: &Control) -> io::Result<()> {
     control.connections.send_modify(|count| *count += 1);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::try_join!(
-        upward(from_client, to_server, control),
-        downward(from_server, to_client, control)
-    )?;
+    tokio::try_join!(upward(from_client, to_server, control), downward(from_server, to_client, control))?;
     Ok(())
 }
 
 /// Passes what the client sends, bytes as they are.
-async fn upward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    control: &Control,
-) -> io::Result<()> {
+async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Control) -> io::Result<()> {
     let mut mode = control.mode.subscribe();
     let mut bytes = vec![0; 64 * 1024];
     loop {
@@ -179,11 +162,7 @@ async fn upward(
 }
 
 /// Passes what the server sends, frame by frame, but for those to swallow.
-async fn downward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    control: &Control,
-) -> io::Result<()> {
+async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Control) -> io::Result<()> {
     let mut mode = control.mode.subscribe();
     let mut bytes = vec![0; 64 * 1024];
     let mut frames = Frames::default();
@@ -207,8 +186,5 @@ async fn downward(
 
 /// Waits while the mode is [`Mode::Stall`], and gives the one after it.
 async fn flowing(mode: &mut watch::Receiver<Mode>) -> Mode {
-    *mode
-        .wait_for(|mode| *mode != Mode::Stall)
-        .await
-        .expect("the proxy holds the sender")
+    *mode.wait_for(|mode| *mode != Mode::Stall).await.expect("the proxy holds the sender")
 }

@@ -19,10 +19,7 @@ const VERSION: &str = "2.16.0";
 /// When pip cannot install it.
 pub fn nats_py() -> PathBuf {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    FOUND
-        .get_or_init(install)
-        .clone()
-        .unwrap_or_else(|why| panic!("no Python client: {why}"))
+    FOUND.get_or_init(install).clone().unwrap_or_else(|why| panic!("no Python client: {why}"))
 }
 
 fn install() -> Result<PathBuf, String> {
@@ -33,17 +30,9 @@ fn install() -> Result<PathBuf, String> {
     }
     let scratch = paths::fresh_dir(&home, "pip");
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]);
-    pip.args(["--no-deps", "--only-binary=:all:", "--target"])
-        .arg(&scratch);
-    pip.args(["--require-hashes", "-r"])
-        .arg(paths::requirements("nats-py.txt"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--no-deps", "--only-binary=:all:", "--target"]).arg(&scratch);
+    pip.args(["--require-hashes", "-r"]).arg(paths::requirements("nats-py.txt"));
     let installed = run_command(&mut pip);
     // Another process may have been faster: then its folder stays, whole too.
     let renamed = installed.is_ok() && fs::rename(&scratch, &place).is_ok();
@@ -68,21 +57,11 @@ pub async fn run(script: &str, args: &[&str]) -> String {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let ran = tokio::task::spawn_blocking(move || {
         let mut path = vec![nats_py()];
-        path.extend(env::split_paths(
-            &env::var_os("PYTHONPATH").unwrap_or_default(),
-        ));
+        path.extend(env::split_paths(&env::var_os("PYTHONPATH").unwrap_or_default()));
         let path = env::join_paths(path).expect("the paths hold no separator");
-        run_command(
-            Command::new("python3")
-                .env("PYTHONPATH", path)
-                .args(["-c", &script])
-                .args(args),
-        )
+        run_command(Command::new("python3").env("PYTHONPATH", path).args(["-c", &script]).args(args))
     });
-    match ran
-        .await
-        .unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
-    {
+    match ran.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic())) {
         Ok(printed) => printed,
         Err(why) => panic!("{why}"),
     }

@@ -137,8 +137,7 @@ impl Server {
         let process = Arc::clone(&self.process);
         let done = tokio::task::spawn_blocking(move || act(&mut lock(&process)));
         // The act's own panic says best what went wrong.
-        done.await
-            .unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
+        done.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
     }
 
     async fn until_ready(&self) -> Result<(), String> {
@@ -155,9 +154,7 @@ impl Server {
             }
             None
         });
-        let looked = looked
-            .await
-            .unwrap_or_else(|| Err(format!("not ready within {START_LIMIT:?}: {last}")));
+        let looked = looked.await.unwrap_or_else(|| Err(format!("not ready within {START_LIMIT:?}: {last}")));
         looked.map_err(|why| format!("{why}; its log:\n{}", self.log()))
     }
 
@@ -173,11 +170,7 @@ impl Server {
             Ready::JetStream => {
                 let answer = self.api("$JS.API.INFO", &Value::Null).await?;
                 let error = &answer["error"];
-                if error.is_null() {
-                    Ok(())
-                } else {
-                    Err(std::io::Error::other(error.to_string()))
-                }
+                if error.is_null() { Ok(()) } else { Err(std::io::Error::other(error.to_string())) }
             }
         }
     }

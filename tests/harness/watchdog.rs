@@ -50,8 +50,5 @@ fn start() -> Watchdog {
         .stderr(Stdio::null())
         .spawn()
         .expect("sh starts");
-    Watchdog {
-        root,
-        _shell: shell,
-    }
+    Watchdog { root, _shell: shell }
 }

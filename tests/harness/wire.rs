@@ -22,17 +22,9 @@ impl Wire {
     /// Connects and reads `INFO`.
     pub async fn open(addr: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
-        let mut wire = Self {
-            stream,
-            frames: Frames::default(),
-            info: Value::Null,
-            requests: 0,
-        };
+        let mut wire = Self { stream, frames: Frames::default(), info: Value::Null, requests: 0 };
         let frame = wire.frame().await?;
-        let info = frame
-            .line()
-            .strip_prefix("INFO ")
-            .ok_or_else(|| bad(frame.line()))?;
+        let info = frame.line().strip_prefix("INFO ").ok_or_else(|| bad(frame.line()))?;
         wire.info = serde_json::from_str(info)?;
         Ok(wire)
     }
@@ -44,8 +36,7 @@ impl Wire {
             "verbose": false, "pedantic": false, "headers": true, "no_responders": true,
             "lang": "rust", "version": "0", "name": "harness",
         });
-        wire.send(format!("CONNECT {hello}\r\nPING\r\n").as_bytes())
-            .await?;
+        wire.send(format!("CONNECT {hello}\r\nPING\r\n").as_bytes()).await?;
         while wire.frame().await?.line() != "PONG" {}
         Ok(wire)
     }
@@ -84,12 +75,8 @@ impl Wire {
         self.requests += 1;
         let id = self.requests;
         let inbox = format!("_INBOX.harness.{:p}.{}.{id}", self, std::process::id());
-        let head = format!(
-            "SUB {inbox} {id}\r\nUNSUB {id} 1\r\nPUB {subject} {inbox} {}\r\n",
-            payload.len()
-        );
-        self.send(&[head.as_bytes(), payload, b"\r\n"].concat())
-            .await?;
+        let head = format!("SUB {inbox} {id}\r\nUNSUB {id} 1\r\nPUB {subject} {inbox} {}\r\n", payload.len());
+        self.send(&[head.as_bytes(), payload, b"\r\n"].concat()).await?;
         loop {
             let frame = self.frame().await?;
             let mut words = frame.line().split(' ');
@@ -106,8 +93,7 @@ impl Wire {
     /// Subscribes to a subject for one message, and gives where the reply to it
     /// goes and its payload.
     pub async fn receive(&mut self, subject: &str) -> io::Result<(String, Vec<u8>)> {
-        self.send(format!("SUB {subject} recv\r\nUNSUB recv 1\r\n").as_bytes())
-            .await?;
+        self.send(format!("SUB {subject} recv\r\nUNSUB recv 1\r\n").as_bytes()).await?;
         loop {
             let frame = self.frame().await?;
             let words: Vec<_> = frame.line().split(' ').collect();
@@ -120,25 +106,14 @@ impl Wire {
 
 /// Asks a JetStream API on a fresh connection, and gives its answer, errors
 /// that the API reports among them. No answer within `limit` is an error.
-pub async fn api(
-    addr: SocketAddr,
-    subject: &str,
-    payload: &Value,
-    limit: Duration,
-) -> io::Result<Value> {
+pub async fn api(addr: SocketAddr, subject: &str, payload: &Value, limit: Duration) -> io::Result<Value> {
     let asking = async {
-        let payload = if payload.is_null() {
-            String::new()
-        } else {
-            payload.to_string()
-        };
+        let payload = if payload.is_null() { String::new() } else { payload.to_string() };
         let mut wire = Wire::connect(addr).await?;
         let answer = wire.request(subject, payload.as_bytes()).await?;
         Ok(serde_json::from_slice(&answer)?)
     };
-    timeout(limit, asking)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout(limit, asking).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn bad(said: &str) -> io::Error {

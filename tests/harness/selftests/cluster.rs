@@ -4,11 +4,7 @@ use std::time::Duration;
 
 async fn make_stream(cluster: &Cluster, name: &str) {
     let stream = json!({ "name": name, "subjects": [name], "storage": "file", "num_replicas": 3 });
-    let made = cluster
-        .node(0)
-        .api(&format!("$JS.API.STREAM.CREATE.{name}"), &stream)
-        .await
-        .unwrap();
+    let made = cluster.node(0).api(&format!("$JS.API.STREAM.CREATE.{name}"), &stream).await.unwrap();
     assert!(made["error"].is_null(), "{made}");
 }
 
@@ -18,10 +14,7 @@ async fn leadership_moves_on_request() {
     assert_eq!(cluster.nodes().len(), 3);
     assert_eq!(cluster.urls().split(',').count(), 3);
     make_stream(cluster, "moves").await;
-    let before = cluster
-        .leader_of("moves")
-        .await
-        .expect("a new stream has a leader");
+    let before = cluster.leader_of("moves").await.expect("a new stream has a leader");
     let after = cluster.step_down("moves").await;
     assert_ne!(before, after);
     assert_eq!(cluster.leader_of("none").await, None);

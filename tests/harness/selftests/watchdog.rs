@@ -25,12 +25,7 @@ async fn victim() {
 #[tokio::test]
 async fn nothing_outlives_a_killed_test_process() {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "--nocapture",
-            "selftests::watchdog::victim",
-        ])
+        .args(["--ignored", "--exact", "--nocapture", "selftests::watchdog::victim"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -54,17 +49,12 @@ async fn nothing_outlives_a_killed_test_process() {
         (!Path::new(&root).exists() && !Path::new(&gone).exists()).then_some(())
     })
     .await;
-    wait::until("the servers are gone", LIMIT, async || {
-        pids.iter().all(|pid| is_gone(*pid)).then_some(())
-    })
-    .await;
+    wait::until("the servers are gone", LIMIT, async || pids.iter().all(|pid| is_gone(*pid)).then_some(())).await;
 }
 
 /// Whether a process is no more, or is dead and not yet collected.
 fn is_gone(pid: Pid) -> bool {
-    let state = Command::new("ps")
-        .args(["-o", "stat=", "-p", &pid.as_raw_nonzero().to_string()])
-        .output();
+    let state = Command::new("ps").args(["-o", "stat=", "-p", &pid.as_raw_nonzero().to_string()]).output();
     match state {
         Ok(output) => matches!(output.stdout.first(), None | Some(b'Z')),
         Err(_) => test_kill_process(pid).is_err(),

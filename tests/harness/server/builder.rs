@@ -18,12 +18,7 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self {
-            name: "solo".to_owned(),
-            config: String::new(),
-            jetstream: Some(String::new()),
-            ready: None,
-        }
+        Self { name: "solo".to_owned(), config: String::new(), jetstream: Some(String::new()), ready: None }
     }
 
     /// The first part of the server's name; the port follows it.
@@ -94,11 +89,7 @@ impl Builder {
     /// One attempt, on a fresh port, with what went wrong.
     pub(crate) async fn try_start(&self) -> Result<Server, String> {
         let port = ports::free(1)[0];
-        let ready = if self.jetstream.is_some() {
-            Ready::JetStream
-        } else {
-            Ready::Connect
-        };
+        let ready = if self.jetstream.is_some() { Ready::JetStream } else { Ready::Connect };
         let server = Server {
             name: format!("{}-{port}", self.name),
             addr: (Ipv4Addr::LOCALHOST, port).into(),
@@ -116,10 +107,7 @@ impl Builder {
     }
 
     fn text(&self, server: &Server) -> String {
-        let mut text = format!(
-            "listen: \"{}\"\nserver_name: \"{}\"\n",
-            server.addr, server.name
-        );
+        let mut text = format!("listen: \"{}\"\nserver_name: \"{}\"\n", server.addr, server.name);
         if let Some(block) = &self.jetstream {
             let store = lock(&server.process).dir().join("store");
             text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", store);
