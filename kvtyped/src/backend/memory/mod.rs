@@ -1,1 +1,239 @@
 //! Buckets in this process's memory.
+//!
+//! Not a mock: the semantics are those of a NATS server, and the same program runs on either. Revisions, guards,
+//! markers, history, expiry and limits are a server's, down to its count of bytes.
+//!
+//! What differs, because there is one process and one copy:
+//! * Every read is fresh, whatever [`Read`](crate::Read) says.
+//! * `replicas`, `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no
+//!   effect. `mirror` and `sources` are refused.
+//! * An entry expires exactly on time (a server is some hundred milliseconds late), and also where the bucket has no
+//!   room for its marker.
+//! * When the last handle goes, so does everything that was stored.
+//!
+//! The time is tokio's: a test that pauses its clock decides when something expires.
+
+mod bucket;
+mod expiry;
+mod limits;
+mod recent;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time::Instant;
+
+use self::bucket::{BucketState, Stored};
+use self::state::State;
+use super::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// Buckets in memory. Clones share them.
+///
+/// ```
+/// use std::time::Duration;
+/// use kvtyped::backend::memory::MemoryBackend;
+/// use kvtyped::backend::{At, Backend, Deadline, Read, Write, WriteKind};
+/// use kvtyped::{BucketConfig, Key};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), kvtyped::Error> {
+/// let backend = MemoryBackend::new();
+/// let deadline = Deadline::after(Duration::from_secs(5));
+/// let bucket = backend.create(BucketConfig::new("sessions"), deadline).await?;
+///
+/// let key = Key::new("acme.7").unwrap();
+/// let revision = bucket.write(Write::new(key.clone(), WriteKind::Put("hello".into())), deadline).await?;
+/// let entry = bucket.read(&key, At::Newest(Read::Leader), deadline).await?.unwrap();
+/// assert_eq!((entry.revision, &*entry.value), (revision, b"hello".as_slice()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct MemoryBackend(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    epoch: Instant,
+    epoch_as_date: SystemTime,
+}
+
+#[derive(Debug)]
+struct MemoryBucket {
+    shared: Arc<Shared>,
+    config: BucketConfig,
+}
+
+impl MemoryBackend {
+    /// A backend without a bucket.
+    pub fn new() -> Self {
+        let state = Mutex::new(State::default());
+        Self(Arc::new(Shared { state, epoch: Instant::now(), epoch_as_date: SystemTime::now() }))
+    }
+
+    fn handle(&self, state: &BucketState) -> Arc<dyn RawBucket> {
+        Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone() })
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        Instant::now().saturating_duration_since(self.epoch)
+    }
+
+    /// Never held across an await. A panic cannot leave it half changed, so poison means nothing.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn date(&self, at: Duration) -> SystemTime {
+        self.epoch_as_date + at
+    }
+
+    fn entry(&self, revision: Revision, stored: &Stored, with_value: bool) -> RawEntry {
+        let Stored { key, at, operation, value, ttl, id, record: _ } = stored;
+        RawEntry {
+            key: key.clone(),
+            revision,
+            created: self.date(*at),
+            operation: operation.clone(),
+            value: if with_value { value.clone() } else { Bytes::new() },
+            ttl: *ttl,
+            id: id.clone(),
+        }
+    }
+}
+
+impl MemoryBucket {
+    /// Does something with the bucket of this name as it is now.
+    fn with<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
+        let mut state = self.shared.lock();
+        // Asked under the lock, so that the order of the clock is the order of the writes.
+        let (bucket, now) =
+            state.bucket(&self.config.name, self.shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        act(bucket, now)
+    }
+}
+
+/// What every operation begins with: nothing is done after its deadline, and whoever does nothing but such operations
+/// lets others run from time to time, as on a network.
+async fn begin(deadline: Deadline) -> Result<()> {
+    tokio::task::coop::consume_budget().await;
+    if deadline.has_passed() { Err(deadline.error()) } else { Ok(()) }
+}
+
+impl Backend for MemoryBackend {
+    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            Ok(Capabilities { key_ttl: true, ..Capabilities::new(state::NAME) })
+        })
+    }
+
+    fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.0.lock().create(config, self.0.now()).map(|bucket| self.handle(bucket))
+        })
+    }
+
+    fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            Ok(self.0.lock().bucket(name, self.0.now()).map(|(bucket, _)| self.handle(bucket)))
+        })
+    }
+
+    fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.0.lock().update(config, self.0.now()).map(|bucket| self.handle(bucket))
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            Ok(self.0.lock().delete(name))
+        })
+    }
+
+    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            Ok(self.0.lock().names())
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        // Nothing is on its way, and the other handles keep what is stored.
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl RawBucket for MemoryBucket {
+    fn config(&self) -> &BucketConfig {
+        &self.config
+    }
+
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| {
+                let created = self.shared.date(bucket.created);
+                Ok(BucketStatus {
+                    values: bucket.entries.len() as u64,
+                    bytes: bucket.bytes,
+                    last_revision: bucket.last_revision,
+                    ..BucketStatus::new(bucket.config.clone(), "memory", created)
+                })
+            })
+        })
+    }
+
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, now| bucket.write(write, now))
+        })
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| {
+                let found = bucket.read(key, at);
+                Ok(found.map(|(revision, stored)| self.shared.entry(revision, stored, true)))
+            })
+        })
+    }
+
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
+        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone() };
+        let listed = async move {
+            tokio::task::coop::consume_budget().await;
+            let entries = bucket.with(|state, _| {
+                let found = state.scan(&scan).into_iter();
+                Ok(found
+                    .map(|(revision, stored)| Ok(bucket.shared.entry(revision, stored, !scan.headers_only)))
+                    .collect())
+            });
+            stream::iter(entries.unwrap_or_else(|error| vec![Err(error)]))
+        };
+        stream::once(listed).flatten().boxed()
+    }
+}

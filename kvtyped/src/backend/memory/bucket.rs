@@ -1,0 +1,205 @@
+//! One bucket, as plain data: time is an argument, and nothing waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::limits::{self, Size};
+use super::recent::Recent;
+use crate::backend::{At, Operation, OperationId, Scan, Write, WriteKind};
+use crate::config::BucketConfig;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// A bucket and what it holds.
+///
+/// Times count from the epoch of the backend. Every method but [`advance`](Self::advance) sees the bucket as it was left
+/// by the last call of that.
+#[derive(Debug)]
+pub(super) struct BucketState {
+    pub(super) config: BucketConfig,
+    pub(super) created: Duration,
+    pub(super) last_revision: Revision,
+    /// The size of all entries, as the store of a server counts it.
+    pub(super) bytes: u64,
+    pub(super) entries: BTreeMap<Revision, Stored>,
+    /// The revisions of each key, the oldest first; no key is without one.
+    pub(super) keys: HashMap<Key, VecDeque<Revision>>,
+    /// When which entry expires.
+    pub(super) due: BTreeSet<(Duration, Revision)>,
+    pub(super) recent: Recent,
+}
+
+/// One entry.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) key: Key,
+    pub(super) at: Duration,
+    pub(super) operation: Operation,
+    pub(super) value: Bytes,
+    pub(super) ttl: Option<Ttl>,
+    pub(super) id: Option<OperationId>,
+    pub(super) record: u64,
+}
+
+impl BucketState {
+    /// An empty bucket. The configuration is complete.
+    pub(super) fn new(config: BucketConfig, now: Duration) -> Self {
+        Self {
+            config,
+            created: now,
+            last_revision: Revision::ZERO,
+            bytes: 0,
+            entries: BTreeMap::new(),
+            keys: HashMap::new(),
+            due: BTreeSet::new(),
+            recent: Recent::default(),
+        }
+    }
+
+    /// Applies a write, or refuses it without a trace.
+    pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
+        let size = Size::of(&write, &self.config.name);
+        size.check(limits::MAX_PAYLOAD)?;
+        if write.ttl.is_some() && self.config.limit_markers.is_none() {
+            let found = format!("bucket `{}` without", self.config.name);
+            return Err(Error::unsupported("a bucket with `limit_markers`", found));
+        }
+        if let Some(guard) = &write.guard {
+            limits::check_guard(guard, self.newest(&guard.key))?;
+        }
+        if let Some(applied) = self.recent.get(&write.id) {
+            return Ok(applied);
+        }
+        if let Some(limit) = self.config.max_value_size {
+            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
+        }
+        write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
+        let record = self.record(Size::of(&write, &self.config.name), &write.key);
+        limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(&write.key))?;
+
+        let Write { key, kind, guard: _, ttl, id } = write;
+        let (operation, value) = match kind {
+            WriteKind::Put(value) => (Operation::Put, value),
+            WriteKind::Delete => (Operation::Delete, Bytes::new()),
+            WriteKind::Purge => (Operation::Purge, Bytes::new()),
+        };
+        let stored = Stored { key, at: now, operation, value, ttl, id: Some(id.clone()), record };
+        let revision = self.store(stored);
+        self.recent.add(now, id, revision);
+        Ok(revision)
+    }
+
+    /// One entry of a key.
+    pub(super) fn read(&self, key: &Key, at: At) -> Option<(Revision, &Stored)> {
+        let revision = match at {
+            // There is one copy, so every read is as fresh as can be.
+            At::Newest(_) => self.newest(key),
+            At::Revision(revision) => revision,
+        };
+        let stored = self.entries.get(&revision)?;
+        (stored.key == *key).then_some((revision, stored))
+    }
+
+    /// The entries that a scan gives, in the order of their revisions.
+    pub(super) fn scan(&self, scan: &Scan) -> Vec<(Revision, &Stored)> {
+        let Scan { patterns, history, headers_only: _, patience: _ } = scan;
+        let wanted = |revision, stored: &Stored| *history || self.newest(&stored.key) == revision;
+        let exact: Option<BTreeSet<Key>> =
+            patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok())).collect();
+        if let Some(keys) = exact {
+            let revisions: BTreeSet<_> = keys.iter().filter_map(|key| self.keys.get(key)).flatten().copied().collect();
+            let entries = revisions.into_iter().filter_map(|revision| Some((revision, self.entries.get(&revision)?)));
+            return entries.filter(|(revision, stored)| wanted(*revision, stored)).collect();
+        }
+        let entries = self.entries.iter().map(|(revision, stored)| (*revision, stored));
+        let entries = entries.filter(|(revision, stored)| wanted(*revision, stored));
+        entries.filter(|(_, stored)| patterns.iter().any(|pattern| pattern.matches(stored.key.as_str()))).collect()
+    }
+
+    /// Takes a new configuration, which is complete, and what it says of history and time at once.
+    pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
+        self.config = config;
+        let keys: Vec<_> = self.keys.keys().cloned().collect();
+        for key in keys {
+            self.trim(&key);
+        }
+        self.due =
+            self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
+        self.advance(now);
+    }
+
+    /// Appends an entry; what it replaces goes.
+    pub(super) fn store(&mut self, stored: Stored) -> Revision {
+        let revision = Revision::new(self.last_revision.get() + 1);
+        self.last_revision = revision;
+        if matches!(stored.operation, Operation::Purge | Operation::Expired) {
+            self.forget(&stored.key);
+        }
+        if let Some(at) = self.expires(&stored) {
+            self.due.insert((at, revision));
+        }
+        let key = stored.key.clone();
+        self.bytes += stored.record;
+        self.entries.insert(revision, stored);
+        self.keys.entry(key.clone()).or_default().push_back(revision);
+        self.trim(&key);
+        revision
+    }
+
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, revision: Revision) -> Option<Stored> {
+        let stored = self.entries.remove(&revision)?;
+        self.bytes -= stored.record;
+        if let Some(at) = self.expires(&stored) {
+            self.due.remove(&(at, revision));
+        }
+        if let Some(revisions) = self.keys.get_mut(&stored.key) {
+            revisions.retain(|other| *other != revision);
+            if revisions.is_empty() {
+                self.keys.remove(&stored.key);
+            }
+        }
+        Some(stored)
+    }
+
+    /// The size of the record of a message of this size.
+    pub(super) fn record(&self, size: Size, key: &Key) -> u64 {
+        size.record(self.config.storage.unwrap_or_default(), &self.config.name, key)
+    }
+
+    /// The revision of the newest entry of a key.
+    fn newest(&self, key: &Key) -> Revision {
+        self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
+    }
+
+    /// The size of the entry that goes when the key gets another.
+    fn replaced(&self, key: &Key) -> Option<u64> {
+        let revisions = self.keys.get(key)?;
+        let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;
+        self.entries.get(oldest).map(|stored| stored.record)
+    }
+
+    fn history(&self) -> usize {
+        usize::from(self.config.history.unwrap_or(1))
+    }
+
+    /// Drops the oldest entries of a key, as many as are too many.
+    fn trim(&mut self, key: &Key) {
+        while let Some(oldest) =
+            self.keys.get(key).filter(|revisions| revisions.len() > self.history()).and_then(|r| r.front().copied())
+        {
+            self.remove(oldest);
+        }
+    }
+
+    /// Drops every entry of a key.
+    fn forget(&mut self, key: &Key) {
+        for revision in self.keys.get(key).cloned().unwrap_or_default() {
+            self.remove(revision);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How large a write is, and whether there is room for it: as a server counts.
+//!
+//! From nats-server: `memStoreMsgSizeRaw` and `storeRawMsg` in `server/memstore.go`, `fileStoreMsgSizeRaw` and
+//! `storeRawMsg` in `server/filestore.go`, and the checks before them in `server/stream.go` (`processJetStreamMsg`).
+//! What the headers are is said in [`backend::nats`](crate::backend): one line for each fact of a write.
+
+use std::time::Duration;
+
+use crate::backend::{Guard, OperationId, Write, WriteKind};
+use crate::config::Storage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// The largest message that a server takes by default, headers included.
+pub(super) const MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// How large a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    headers: usize,
+    body: usize,
+}
+
+impl Size {
+    /// That of the message of a write.
+    pub(super) fn of(write: &Write, bucket: &str) -> Self {
+        let Write { key, kind, guard, ttl, id } = write;
+        let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
+        headers = match kind {
+            WriteKind::Put(_) => headers,
+            WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
+            WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
+        };
+        if let Some(Guard { key: guarded, revision }) = guard {
+            headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
+            if guarded != key {
+                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, guarded));
+            }
+        }
+        if let Some(ttl) = ttl {
+            headers = headers.line("Nats-TTL", digits(ttl.as_secs()));
+        }
+        Self { headers: headers.end(), body: write.value().len() }
+    }
+
+    /// That of the marker that a server leaves where the last entry of a key expired.
+    pub(super) fn of_expired_marker(lives: Ttl) -> Self {
+        let headers = Headers::new()
+            .line("Nats-Marker-Reason", "MaxAge".len())
+            .line("Nats-TTL", go_duration(lives.as_duration()).len())
+            .line("Nats-Rollup", "sub".len());
+        Self { headers: headers.end(), body: 0 }
+    }
+
+    /// What `max_value_size` is compared with.
+    pub(super) fn message(self) -> usize {
+        self.headers + self.body
+    }
+
+    /// What `max_bytes` is compared with: the record of the message in a store.
+    pub(super) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
+        let fixed = match storage {
+            // Sequence and time.
+            Storage::Memory => 16,
+            // Length, sequence, time, length of the subject, length of the headers, checksum.
+            Storage::File => 22 + 4 + 8,
+        };
+        (fixed + subject(bucket, key) + self.message()) as u64
+    }
+
+    /// Refuses a message that is larger than this.
+    pub(super) fn check(self, limit: usize) -> Result<()> {
+        if self.message() > limit {
+            return Err(Error::new(ErrorKind::TooLarge { size: Some(self.message()), limit: Some(limit) }));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a record for which there is no room, as the discard policy `new` of a KV bucket does.
+///
+/// `replaced` is the record that goes because its key keeps no more entries: it makes room if it is not smaller. (A
+/// delete or a purge has more headers than most values have bytes: a full bucket refuses them too.)
+pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
+    match max_bytes {
+        Some(limit) if stored + record > limit && replaced.is_none_or(|replaced| replaced < record) => {
+            Err(Error::new(ErrorKind::BucketFull))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The refusal of a write whose guard finds another revision.
+pub(super) fn check_guard(guard: &Guard, actual: Revision) -> Result<()> {
+    if guard.revision == actual {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict { expected: guard.revision, actual: Some(actual) }))
+}
+
+/// The length of the headers of a message.
+struct Headers(usize);
+
+impl Headers {
+    fn new() -> Self {
+        Self("NATS/1.0\r\n".len())
+    }
+
+    fn line(self, name: &str, value: usize) -> Self {
+        Self(self.0 + name.len() + ": ".len() + value + "\r\n".len())
+    }
+
+    fn end(self) -> usize {
+        self.0 + "\r\n".len()
+    }
+}
+
+fn subject(bucket: &str, key: &Key) -> usize {
+    "$KV.".len() + bucket.len() + ".".len() + key.as_str().len()
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Whole seconds as Go writes a duration: `1h0m5s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}

@@ -1,0 +1,119 @@
+//! All buckets, as plain data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::bucket::BucketState;
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the backend calls itself.
+pub(super) const NAME: &str = "memory:";
+
+/// Every bucket of a backend.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    buckets: BTreeMap<String, BucketState>,
+    now: Duration,
+}
+
+impl State {
+    /// Makes a bucket.
+    pub(super) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+        check(&config)?;
+        let now = self.tick(now);
+        if self.buckets.contains_key(&config.name) {
+            return Err(Error::new(ErrorKind::BucketExists));
+        }
+        let config = config.with_defaults(true);
+        let name = config.name.clone();
+        Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, now)))
+    }
+
+    /// Finds a bucket and brings it up to now. By its name, each time: as on a server, a handle works on whatever bucket
+    /// has the name.
+    pub(super) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration)> {
+        let now = self.tick(now);
+        let bucket = self.buckets.get_mut(name)?;
+        bucket.advance(now);
+        Some((bucket, now))
+    }
+
+    /// Changes what the configuration says of the bucket of its name.
+    pub(super) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+        check(&config)?;
+        let (bucket, now) = self.bucket(&config.name, now).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let config = merge(bucket.config.clone(), config)?;
+        bucket.reconfigure(config, now);
+        Ok(bucket)
+    }
+
+    /// Removes a bucket; tells whether there was one.
+    pub(super) fn delete(&mut self, name: &str) -> bool {
+        self.buckets.remove(name).is_some()
+    }
+
+    /// The names of all buckets, in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.buckets.keys().cloned().collect()
+    }
+
+    /// Time that never goes back.
+    fn tick(&mut self, now: Duration) -> Duration {
+        self.now = self.now.max(now);
+        self.now
+    }
+}
+
+/// Refuses what no server takes, and what only a server can do.
+fn check(config: &BucketConfig) -> Result<()> {
+    config.validate()?;
+    if config.mirror.is_some() || !config.sources.is_empty() {
+        return Err(Error::unsupported("a NATS server (`mirror` and `sources`)", NAME));
+    }
+    Ok(())
+}
+
+/// The old configuration with what the new one says.
+fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
+    // Destructured, so that a new setting cannot be forgotten.
+    let BucketConfig {
+        name,
+        history,
+        ttl,
+        max_value_size,
+        max_bytes,
+        storage,
+        replicas,
+        compression,
+        description,
+        placement,
+        republish,
+        mirror,
+        sources,
+        metadata,
+        limit_markers,
+    } = new;
+    if storage.is_some() && storage != old.storage {
+        return Err(Error::invalid_config("`storage` cannot change"));
+    }
+    let mut notes = old.metadata;
+    notes.extend(metadata);
+    Ok(BucketConfig {
+        name,
+        history: history.or(old.history),
+        ttl: ttl.or(old.ttl),
+        max_value_size: max_value_size.or(old.max_value_size),
+        max_bytes: max_bytes.or(old.max_bytes),
+        storage: old.storage,
+        replicas: replicas.or(old.replicas),
+        compression: compression.or(old.compression),
+        description: description.or(old.description),
+        placement: placement.or(old.placement),
+        republish: republish.or(old.republish),
+        mirror: mirror.or(old.mirror),
+        sources: if sources.is_empty() { old.sources } else { sources },
+        metadata: notes,
+        limit_markers: limit_markers.or(old.limit_markers),
+    })
+}
