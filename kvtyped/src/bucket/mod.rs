@@ -163,10 +163,6 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 impl<T: KvModel> Bucket<T> {
-    fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration) -> Self {
-        Self { read: ReadBucket::new(backend, raw, timeout) }
-    }
-
     /// A handle on the same bucket that cannot write.
     pub fn read_only(&self) -> ReadBucket<T> {
         self.read.clone()
