@@ -60,7 +60,7 @@ pub struct KeyBuilder {
 }
 
 impl KeyBuilder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { out: String::with_capacity(48) }
     }
 
