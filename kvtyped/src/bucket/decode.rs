@@ -1,0 +1,70 @@
+//! From what is stored to what is typed, and back.
+
+use bytes::Bytes;
+
+use super::entry::{Entry, Removed, Version};
+use crate::backend::{Operation, RawEntry};
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, ModelKey};
+use crate::model::KvModel;
+
+fn undecodable(codec: &'static str, detail: String) -> Error {
+    Error::new(ErrorKind::Decode { codec, detail })
+}
+
+fn located(error: Error, raw: &RawEntry) -> Error {
+    error.at_revision(raw.revision).with_key(raw.key.as_str())
+}
+
+/// The typed key of a stored one.
+pub(super) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
+    T::Key::decode(stored.as_str()).map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()))
+}
+
+/// How the key went, if this is the marker of a removal.
+fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
+    match &raw.operation {
+        Operation::Put => Ok(None),
+        Operation::Delete => Ok(Some(Removed::Deleted)),
+        Operation::Purge => Ok(Some(Removed::Purged)),
+        Operation::Expired => Ok(Some(Removed::Expired)),
+        Operation::Unknown(name) => {
+            Err(located(undecodable("record", format!("its operation {name:?} is unknown to this version")), raw))
+        }
+    }
+}
+
+/// The record of an entry; none if the entry is the marker of a removal.
+pub(super) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
+    if removal(raw)?.is_some() {
+        return Ok(None);
+    }
+    let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
+    let stored = T::Codec::decode(&raw.value).map_err(|error| located(Error::decode(&error), raw))?;
+    let value = T::from_stored(key.clone(), stored);
+    if value.key() != key {
+        let detail = "the record names another key than the one under which it is stored".to_owned();
+        return Err(located(undecodable("key", detail), raw));
+    }
+    Ok(Some(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl }))
+}
+
+/// The step of the history that an entry is.
+pub(super) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
+    let key = key::<T>(&raw.key)?;
+    let revision = raw.revision;
+    Ok(match removal(raw) {
+        Ok(Some(reason)) => Version::Removed { key, revision, created: raw.created, reason },
+        _ => match entry(raw) {
+            Ok(Some(entry)) => Version::Put(entry),
+            Ok(None) => Version::Undecodable { key, revision, error: undecodable("record", "it has no value".into()) },
+            Err(error) => Version::Undecodable { key, revision, error },
+        },
+    })
+}
+
+/// The bytes of a record.
+pub(super) fn encode<T: KvModel>(value: &T) -> Result<Bytes> {
+    T::Codec::encode(value.stored()).map(Bytes::from).map_err(Error::encode)
+}

@@ -1,0 +1,172 @@
+//! What is read: a record with its facts.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::SystemTime;
+
+use crate::error::Error;
+use crate::model::KvModel;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// A record, and what the bucket knows of it. Dereferences to the record.
+pub struct Entry<T: KvModel> {
+    pub(super) value: T,
+    pub(super) key: T::Key,
+    pub(super) revision: Revision,
+    pub(super) created: SystemTime,
+    pub(super) ttl: Option<Ttl>,
+}
+
+impl<T: KvModel> Entry<T> {
+    /// The record.
+    pub fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// The record, without its facts.
+    pub fn into_value(self) -> T {
+        self.value
+    }
+
+    /// The key under which it is stored.
+    pub fn key(&self) -> &T::Key {
+        &self.key
+    }
+
+    /// The revision that [`update`](crate::Bucket::update) expects.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// When it was written, by the server's clock; by this process's own where this process has just written it.
+    pub fn created(&self) -> SystemTime {
+        self.created
+    }
+
+    /// The time to live with which it was written, if it had one of its own.
+    pub fn ttl(&self) -> Option<Ttl> {
+        self.ttl
+    }
+}
+
+impl<T: KvModel> Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: KvModel + Clone> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        let Self { value, key, revision, created, ttl } = self;
+        Self { value: value.clone(), key: key.clone(), revision: *revision, created: *created, ttl: *ttl }
+    }
+}
+
+/// Equal are two reads of the same write: same record, same key, same revision.
+impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.revision == other.revision && self.key == other.key && self.value == other.value
+    }
+}
+
+impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, key, revision, created, ttl } = self;
+        f.debug_struct("Entry")
+            .field("key", key)
+            .field("revision", revision)
+            .field("value", value)
+            .field("created", created)
+            .field("ttl", ttl)
+            .finish()
+    }
+}
+
+/// One step in the history of a key.
+#[non_exhaustive]
+pub enum Version<T: KvModel> {
+    /// It had this record.
+    Put(Entry<T>),
+    /// It was removed.
+    Removed {
+        /// The key.
+        key: T::Key,
+        /// The revision of the removal.
+        revision: Revision,
+        /// When.
+        created: SystemTime,
+        /// How.
+        reason: Removed,
+    },
+    /// Something was stored that is no record of the model.
+    Undecodable {
+        /// The key.
+        key: T::Key,
+        /// The revision.
+        revision: Revision,
+        /// What is wrong with it.
+        error: Error,
+    },
+}
+
+/// How a record went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Removed {
+    /// By `delete`; the history is kept.
+    Deleted,
+    /// By `purge`, with its history.
+    Purged,
+    /// Its time had come.
+    Expired,
+}
+
+impl<T: KvModel> Version<T> {
+    /// The key.
+    pub fn key(&self) -> &T::Key {
+        match self {
+            Self::Put(entry) => entry.key(),
+            Self::Removed { key, .. } | Self::Undecodable { key, .. } => key,
+        }
+    }
+
+    /// The revision.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision(),
+            Self::Removed { revision, .. } | Self::Undecodable { revision, .. } => *revision,
+        }
+    }
+
+    /// The record, if there was one.
+    pub fn entry(&self) -> Option<&Entry<T>> {
+        match self {
+            Self::Put(entry) => Some(entry),
+            _ => None,
+        }
+    }
+}
+
+impl<T: KvModel + fmt::Debug> fmt::Debug for Version<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(entry) => f.debug_tuple("Put").field(entry).finish(),
+            Self::Removed { key, revision, created, reason } => f
+                .debug_struct("Removed")
+                .field("key", key)
+                .field("revision", revision)
+                .field("created", created)
+                .field("reason", reason)
+                .finish(),
+            Self::Undecodable { key, revision, error } => f
+                .debug_struct("Undecodable")
+                .field("key", key)
+                .field("revision", revision)
+                .field("error", error)
+                .finish(),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Where types meet bytes: the typed bucket and its verbs.
+//!
+//! A verb returns a small builder; awaiting it does the work. [`ReadBucket`] has the verbs that read, [`Bucket`] adds
+//! those that write.
+
+mod backoff;
+mod decode;
+mod entry;
+mod list;
+mod modify;
+mod open;
+mod read;
+mod write;
+
+pub use self::entry::{Entry, Removed, Version};
+pub use self::list::{Entries, History, Keys, KeysStream, List};
+pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
+pub use self::open::{OpenBucket, OpenReadBucket};
+pub use self::read::Get;
+pub use self::write::{Create, Delete, Purge, Put, Touch, Update};
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::backend::{Backend, BucketStatus, Deadline, RawBucket};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyError;
+use crate::model::KvModel;
+
+/// Makes a builder of a verb awaitable: `run` is what awaiting it does.
+macro_rules! verb {
+    ($verb:ident => $output:ty) => {
+        impl<'a, T: $crate::model::KvModel> IntoFuture for $verb<'a, T> {
+            type Output = $crate::error::Result<$output>;
+            type IntoFuture = futures::future::BoxFuture<'a, Self::Output>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.run())
+            }
+        }
+    };
+}
+use verb;
+
+/// A bucket whose records are read, not written: writing does not compile.
+///
+/// ```compile_fail,E0599
+/// # use kvtyped::prelude::*;
+/// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+/// # #[kv(key = "app")]
+/// # struct AppConfig { limit: u32 }
+/// # async fn doc(store: Store) -> Result<(), kvtyped::Error> {
+/// let configs: ReadBucket<AppConfig> = store.bucket().read_only().await?;
+/// configs.put(&AppConfig { limit: 1 }).await?; // no method named `put`
+/// # Ok(())
+/// # }
+/// ```
+pub struct ReadBucket<T> {
+    inner: Arc<Inner>,
+    model: PhantomData<fn() -> T>,
+}
+
+/// A bucket of records of the model `T`. Cheap to clone; every clone is the same bucket.
+///
+/// Reads whatever [`ReadBucket`] reads. Made by [`Store::bucket`](crate::Store::bucket).
+///
+/// ```
+/// # use kvtyped::prelude::*;
+/// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+/// # #[kv(bucket = "sessions", key = "{tenant}.{id}")]
+/// # struct Session { tenant: String, id: u64, visits: u32 }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), kvtyped::Error> {
+/// let sessions: Bucket<Session> = Store::memory().bucket().await?;
+/// let key = SessionKey::new("acme", 7);
+///
+/// sessions.put(&Session { tenant: "acme".into(), id: 7, visits: 1 }).await?;
+/// let entry = sessions.modify(&key, |session| session.visits += 1).await?;
+/// assert_eq!(entry.visits, 2);
+/// assert_eq!(sessions.get(&key).await?, Some(entry));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Bucket<T> {
+    read: ReadBucket<T>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    raw: Arc<dyn RawBucket>,
+    timeout: Duration,
+    closed: AtomicBool,
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration) -> Self {
+        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false) });
+        Self { inner, model: PhantomData }
+    }
+
+    /// The name of the bucket.
+    pub fn name(&self) -> &str {
+        &self.config().name
+    }
+
+    /// Its settings, as they were when it was opened.
+    pub fn config(&self) -> &BucketConfig {
+        self.inner.raw.config()
+    }
+
+    /// How the bucket is now: asked of the server each time.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "config", key = "app", history = 5)]
+    /// # struct AppConfig { limit: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let configs: Bucket<AppConfig> = Store::memory().bucket().await?;
+    /// configs.put(&AppConfig { limit: 1 }).await?;
+    ///
+    /// let status = configs.status().await?;
+    /// assert_eq!((status.bucket(), status.values, status.config.history), ("config", 1, Some(5)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `BucketNotFound` if it is gone.
+    pub async fn status(&self) -> Result<BucketStatus> {
+        let raw = self.raw("status")?;
+        raw.status(self.deadline(None)).await.map_err(|error| error.within("status", self.name(), None))
+    }
+
+    /// Ends this handle and its clones: what is called on them from now on is an error of the kind `Closed`.
+    ///
+    /// What is under way goes on to its end; the bucket and the store stay as they are.
+    pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+    }
+
+    fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
+        }
+        Ok(&self.inner.raw)
+    }
+
+    fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
+        Error::from(error).within(operation, self.name(), None)
+    }
+
+    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+        Deadline::after(timeout.unwrap_or(self.inner.timeout))
+    }
+}
+
+impl<T: KvModel> Bucket<T> {
+    /// A handle on the same bucket that cannot write.
+    pub fn read_only(&self) -> ReadBucket<T> {
+        self.read.clone()
+    }
+
+    /// Deletes the bucket with all that is in it, on the server and for everybody.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "app")]
+    /// # struct AppConfig { limit: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let store = Store::memory();
+    /// let configs: Bucket<AppConfig> = store.bucket().await?;
+    /// configs.destroy().await?;
+    /// assert!(store.buckets().await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `BucketNotFound` if it is gone already.
+    pub async fn destroy(self) -> Result<()> {
+        self.raw("destroy")?;
+        let there = self.inner.backend.delete(self.name(), self.deadline(None)).await;
+        self.close();
+        match there {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(ErrorKind::BucketNotFound)),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| error.within("destroy", self.name(), None))
+    }
+}
+
+impl<T> Deref for Bucket<T> {
+    type Target = ReadBucket<T>;
+
+    fn deref(&self) -> &ReadBucket<T> {
+        &self.read
+    }
+}
+
+impl<T: KvModel> From<Bucket<T>> for ReadBucket<T> {
+    fn from(bucket: Bucket<T>) -> Self {
+        bucket.read
+    }
+}
+
+impl<T> Clone for ReadBucket<T> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), model: PhantomData }
+    }
+}
+
+impl<T> Clone for Bucket<T> {
+    fn clone(&self) -> Self {
+        Self { read: self.read.clone() }
+    }
+}
+
+impl<T> fmt::Debug for ReadBucket<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadBucket<{}>({:?})", std::any::type_name::<T>(), self.inner.raw.config().name)
+    }
+}
+
+impl<T> fmt::Debug for Bucket<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket<{}>({:?})", std::any::type_name::<T>(), self.inner.raw.config().name)
+    }
+}

@@ -1,0 +1,524 @@
+//! Optimistic concurrency: the one compare-and-set loop, and the verbs that stand on it.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+
+use super::backoff::Backoff;
+use super::write::check_ttl;
+use super::{Bucket, Entry, decode};
+use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, ModelKey};
+use crate::model::{KvModel, SingleRevision};
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// What a [`transform`](Bucket::transform) makes of a record.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<T> {
+    /// Leave it as it is.
+    Keep,
+    /// Write this record.
+    Put(T),
+    /// Remove it, and keep the history.
+    Delete,
+    /// Remove it with its history.
+    Purge,
+}
+
+/// Why a [`try_modify`](Bucket::try_modify) failed.
+#[derive(Debug)]
+pub enum ModifyError<E> {
+    /// The closure said so; nothing was written.
+    Closure(E),
+    /// The bucket did.
+    Kv(Error),
+}
+
+impl<E> ModifyError<E> {
+    /// The error of the bucket, if it was that.
+    pub fn kv(&self) -> Option<&Error> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Kv(error) => Some(error),
+        }
+    }
+}
+
+impl<E> From<Error> for ModifyError<E> {
+    fn from(error: Error) -> Self {
+        Self::Kv(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for ModifyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closure(error) => error.fmt(f),
+            Self::Kv(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for ModifyError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Closure(error) => error.source(),
+            Self::Kv(error) => std::error::Error::source(error),
+        }
+    }
+}
+
+/// From what the loop starts.
+pub(super) enum First {
+    /// From a guess, which costs no read.
+    Assume(Option<RawEntry>),
+    /// From a read of wherever is nearest: a stale answer costs one attempt.
+    Read,
+}
+
+/// When the loop gives up.
+pub(super) struct Limits {
+    pub(super) attempts: Option<u32>,
+    pub(super) deadline: Deadline,
+}
+
+/// What to do about what was read.
+pub(super) enum Decision<R> {
+    Write { kind: WriteKind, ttl: Option<Ttl>, result: R },
+    Stop { result: R },
+}
+
+/// What was done.
+pub(super) struct Done<R> {
+    /// The revision that was written; of the newest entry if nothing was.
+    pub(super) revision: Revision,
+    pub(super) result: R,
+}
+
+/// How often an update is tried unless its caller says otherwise; its time is the other limit.
+const MAX_ATTEMPTS: u32 = 100;
+
+impl<T: KvModel> Bucket<T> {
+    /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
+    ///
+    /// A stale read is harmless: its write is refused. A read behind a conflict comes from the leader, and one that is
+    /// older than the conflict is not decided upon. An outcome that is unknown ends the loop: to go on could apply twice.
+    pub(super) async fn compare_and_set<R, E: From<Error>>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        first: First,
+        limits: Limits,
+        mut decide: impl FnMut(Option<&RawEntry>) -> Result<Decision<R>, E>,
+    ) -> Result<Done<R>, E> {
+        let Limits { attempts: max_attempts, deadline } = limits;
+        let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
+        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
+        let started = tokio::time::Instant::now();
+        let raw = self.raw(operation)?;
+        let mut backoff = Backoff::new();
+        let mut attempts = 0;
+        let mut newest = match first {
+            First::Assume(entry) => entry,
+            First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
+        };
+        loop {
+            let revision = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            let (kind, ttl, result) = match decide(newest.as_ref())? {
+                Decision::Stop { result } => return Ok(Done { revision, result }),
+                Decision::Write { kind, ttl, result } => (kind, ttl, result),
+            };
+            attempts += 1;
+            let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
+            let conflict = match raw.write(write, deadline).await {
+                Ok(revision) => return Ok(Done { revision, result }),
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+                Err(error) => return Err(located(error).into()),
+            };
+            let least = match conflict.kind() {
+                ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
+                _ => revision,
+            };
+            if attempts >= max_attempts || deadline.has_passed() {
+                return Err(located(exhausted(attempts, started, conflict)).into());
+            }
+            newest = loop {
+                let wait = deadline.bound(tokio::time::sleep(backoff.next())).await;
+                if wait.is_err() {
+                    return Err(located(exhausted(attempts, started, conflict)).into());
+                }
+                match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {
+                    Some(entry) if entry.revision < least => {} // from a leader that does not know yet that it is none
+                    entry => break entry,
+                }
+            };
+        }
+    }
+}
+
+fn exhausted(attempts: u32, started: tokio::time::Instant, conflict: Error) -> Error {
+    Error::new(ErrorKind::RetriesExhausted { attempts, elapsed: started.elapsed() }).caused_by(conflict)
+}
+
+/// The options of the verbs of this file.
+#[derive(Debug, Default, Clone, Copy)]
+struct Options {
+    max_attempts: Option<u32>,
+    timeout: Option<Duration>,
+    ttl: Option<Duration>,
+}
+
+impl<T: KvModel> Bucket<T> {
+    /// Changes the record of a key by a closure, which runs again on the newest record whenever another writer came
+    /// between.
+    ///
+    /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
+    /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64, visits: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// let key = SessionKey::new(7);
+    /// let first = || Session { id: 7, visits: 1 };
+    /// for _ in 0..3 {
+    ///     sessions.modify(&key, |session| session.visits += 1).or_insert_with(first).await?;
+    /// }
+    /// assert_eq!(sessions.get(&key).await?.expect("written").visits, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` without [`or_insert_with`](Modify::or_insert_with) and a record; `KeyChanged`; `RetriesExhausted` with
+    /// the attempts and the time that it took. If the outcome is `Unknown`, the closure's change may have been written.
+    ///
+    /// # Panics
+    ///
+    /// Only if the closure does; then nothing was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown whether the change is written. It is written once at most.
+    pub fn modify<'a, F>(&'a self, key: &'a T::Key, change: F) -> Modify<'a, T, F>
+    where
+        F: FnMut(&mut T) + Send + 'a,
+    {
+        Modify { bucket: self, key, change, insert: None, options: Options::default() }
+    }
+
+    /// As [`modify`](Self::modify), with a closure that may refuse: its error ends the update and comes back as it is.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Account { id: u64, balance: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let accounts: Bucket<Account> = Store::memory().bucket().await?;
+    /// #[derive(Debug, PartialEq)]
+    /// struct Overdrawn;
+    ///
+    /// accounts.put(&Account { id: 7, balance: 3 }).await?;
+    /// let error = accounts
+    ///     .try_modify(&AccountKey::new(7), |account| {
+    ///         account.balance = account.balance.checked_sub(5).ok_or(Overdrawn)?;
+    ///         Ok::<_, Overdrawn>(())
+    ///     })
+    ///     .await
+    ///     .unwrap_err();
+    /// assert!(matches!(error, ModifyError::Closure(Overdrawn)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ModifyError::Closure`] with the closure's own; else as of `modify`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of `modify`.
+    pub fn try_modify<'a, F, E>(&'a self, key: &'a T::Key, change: F) -> TryModify<'a, T, F>
+    where
+        F: FnMut(&mut T) -> Result<(), E> + Send + 'a,
+    {
+        TryModify { bucket: self, key, change, insert: None, options: Options::default() }
+    }
+
+    /// Makes of the record of a key, or of its absence, whatever a closure says; the closure runs again on the newest
+    /// record whenever another writer came between.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64, visits: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// # sessions.put(&Session { id: 7, visits: 101 }).await?;
+    /// let left = sessions
+    ///     .transform(&SessionKey::new(7), |session| match session {
+    ///         Some(session) if session.visits > 100 => Change::Delete,
+    ///         Some(session) => Change::Put(Session { visits: session.visits + 1, ..session }),
+    ///         None => Change::Keep,
+    ///     })
+    ///     .await?;
+    /// assert_eq!(left, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `KeyChanged` if the closure gives a record of another key; `RetriesExhausted`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of `modify`.
+    pub fn transform<'a, F>(&'a self, key: &'a T::Key, change: F) -> Transform<'a, T, F>
+    where
+        F: FnMut(Option<T>) -> Change<T> + Send + 'a,
+    {
+        Transform { bucket: self, key, change, options: Options::default() }
+    }
+
+    /// The verbs of this file, over the loop: decode, change, compare, encode.
+    async fn change<E: From<Error>>(
+        &self,
+        operation: &'static str,
+        key: &T::Key,
+        options: Options,
+        mut change: impl FnMut(Option<T>) -> Result<Change<T>, E>,
+    ) -> Result<Option<Entry<T>>, E> {
+        let encoded = key.encode().map_err(|error| self.bad_key(operation, error))?;
+        let located = |error: Error| E::from(error.within(operation, self.name(), Some(encoded.as_str())));
+        let limits = Limits { attempts: options.max_attempts, deadline: self.deadline(options.timeout) };
+        let ttl = check_ttl(self.config(), options.ttl).map_err(located)?;
+        let done = self
+            .compare_and_set(operation, &encoded, First::Read, limits, |newest| {
+                let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+                let Some(entry) = current else {
+                    return match change(None)? {
+                        Change::Put(value) => put(key, value, None, ttl).map_err(located),
+                        Change::Keep | Change::Delete | Change::Purge => Ok(Decision::Stop { result: None }),
+                    };
+                };
+                // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
+                // is no change.
+                let before = decode::encode(&entry.value).map_err(located)?;
+                let Entry { value, key: _, revision, created, ttl: kept } = entry;
+                match change(Some(value))? {
+                    Change::Keep => {
+                        let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+                        Ok(Decision::Stop { result: unchanged })
+                    }
+                    Change::Put(value) => {
+                        let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
+                        match decision {
+                            // Nothing changed; but a TTL that was asked for is a change.
+                            Decision::Stop { result: Some(entry) } if ttl.is_none() => {
+                                Ok(Decision::Stop { result: Some(Entry { revision, created, ttl: kept, ..entry }) })
+                            }
+                            Decision::Stop { result } => {
+                                Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
+                            }
+                            write => Ok(write),
+                        }
+                    }
+                    Change::Delete => Ok(Decision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
+                    Change::Purge => Ok(Decision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
+                }
+            })
+            .await?;
+        let revision = done.revision;
+        Ok(done.result.map(|entry| Entry { revision, ..entry }))
+    }
+}
+
+/// The decision to write `value`; to stop, if its bytes are those of `before`.
+fn put<T: KvModel>(
+    key: &T::Key,
+    value: T,
+    before: Option<&bytes::Bytes>,
+    ttl: Option<Ttl>,
+) -> Result<Decision<Option<Entry<T>>>> {
+    if value.key() != *key {
+        return Err(Error::new(ErrorKind::KeyChanged));
+    }
+    let after = decode::encode(&value)?;
+    let changed = before != Some(&after);
+    let entry = Entry { value, key: key.clone(), revision: Revision::ZERO, created: SystemTime::now(), ttl };
+    let result = Some(entry);
+    Ok(if changed { Decision::Write { kind: WriteKind::Put(after), ttl, result } } else { Decision::Stop { result } })
+}
+
+type Insert<'a, T> = Box<dyn FnMut() -> T + Send + 'a>;
+
+/// A change of a record; see [`Bucket::modify`].
+#[must_use = "nothing is changed until it is awaited"]
+pub struct Modify<'a, T: KvModel, F> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    change: F,
+    insert: Option<Insert<'a, T>>,
+    options: Options,
+}
+
+/// A change that may be refused; see [`Bucket::try_modify`].
+#[must_use = "nothing is changed until it is awaited"]
+pub struct TryModify<'a, T: KvModel, F> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    change: F,
+    insert: Option<Insert<'a, T>>,
+    options: Options,
+}
+
+/// A change of a record or of its absence; see [`Bucket::transform`].
+#[must_use = "nothing is changed until it is awaited"]
+pub struct Transform<'a, T: KvModel, F> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    change: F,
+    options: Options,
+}
+
+macro_rules! options {
+    ($($verb:ident)*) => {$(
+        impl<T: KvModel, F> $verb<'_, T, F> {
+            /// How often it is tried at most; 100 times by default. Zero counts as one.
+            pub fn max_attempts(mut self, attempts: u32) -> Self {
+                self.options.max_attempts = Some(attempts);
+                self
+            }
+
+            /// How long it may take in all; the store's time by default.
+            pub fn timeout(mut self, timeout: Duration) -> Self {
+                self.options.timeout = Some(timeout);
+                self
+            }
+        }
+
+        impl<T: SingleRevision, F> $verb<'_, T, F> {
+            /// How long the record lives from now: rounded up to whole seconds, one at least. A TTL that is asked for is
+            /// written even if the closure changes nothing.
+            pub fn ttl(mut self, ttl: Duration) -> Self {
+                self.options.ttl = Some(ttl);
+                self
+            }
+        }
+
+        impl<T: KvModel, F> fmt::Debug for $verb<'_, T, F> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($verb))
+                    .field("bucket", self.bucket)
+                    .field("key", self.key)
+                    .field("options", &self.options)
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+options!(Modify TryModify Transform);
+
+macro_rules! or_insert_with {
+    ($($verb:ident)*) => {$(
+        impl<'a, T: KvModel, F> $verb<'a, T, F> {
+            /// The record to write where there is none. The changing closure does not run on it.
+            pub fn or_insert_with(mut self, insert: impl FnMut() -> T + Send + 'a) -> Self {
+                self.insert = Some(Box::new(insert));
+                self
+            }
+        }
+    )*};
+}
+
+or_insert_with!(Modify TryModify);
+
+/// What `modify` makes of a record or of its absence.
+fn modified<T: KvModel, E: From<Error>>(
+    current: Option<T>,
+    insert: Option<&mut Insert<'_, T>>,
+    change: impl FnOnce(&mut T) -> Result<(), E>,
+) -> Result<Change<T>, E> {
+    match (current, insert) {
+        (Some(mut value), _) => {
+            change(&mut value)?;
+            Ok(Change::Put(value))
+        }
+        (None, Some(insert)) => Ok(Change::Put(insert())),
+        (None, None) => Err(Error::new(ErrorKind::NotFound).into()),
+    }
+}
+
+impl<'a, T, F> IntoFuture for Modify<'a, T, F>
+where
+    T: KvModel,
+    F: FnMut(&mut T) + Send + 'a,
+{
+    type Output = Result<Entry<T>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { bucket, key, mut change, mut insert, options } = self;
+        Box::pin(async move {
+            let changed = bucket.change("modify", key, options, |current| {
+                modified::<T, Error>(current, insert.as_mut(), |value| {
+                    change(value);
+                    Ok(())
+                })
+            });
+            changed.await?.ok_or_else(|| Error::new(ErrorKind::NotFound))
+        })
+    }
+}
+
+impl<'a, T, F, E> IntoFuture for TryModify<'a, T, F>
+where
+    T: KvModel,
+    F: FnMut(&mut T) -> Result<(), E> + Send + 'a,
+    E: Send + 'a,
+{
+    type Output = Result<Entry<T>, ModifyError<E>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { bucket, key, mut change, mut insert, options } = self;
+        Box::pin(async move {
+            let changed = bucket.change("try_modify", key, options, |current| {
+                modified(current, insert.as_mut(), |value| change(value).map_err(ModifyError::Closure))
+            });
+            changed.await?.ok_or_else(|| ModifyError::Kv(Error::new(ErrorKind::NotFound)))
+        })
+    }
+}
+
+impl<'a, T, F> IntoFuture for Transform<'a, T, F>
+where
+    T: KvModel,
+    F: FnMut(Option<T>) -> Change<T> + Send + 'a,
+{
+    type Output = Result<Option<Entry<T>>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { bucket, key, mut change, options } = self;
+        Box::pin(
+            async move { bucket.change("transform", key, options, |current| Ok::<_, Error>(change(current))).await },
+        )
+    }
+}

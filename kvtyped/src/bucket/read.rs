@@ -1,0 +1,90 @@
+//! `get`.
+
+use std::time::Duration;
+
+use super::{ReadBucket, decode, verb};
+use crate::backend::{At, Read};
+use crate::bucket::Entry;
+use crate::error::Result;
+use crate::key::ModelKey;
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Reads the record of a key: `None` if there is none, or none any more.
+    ///
+    /// In a replicated bucket a plain read may miss a write that was just acknowledged: [`Get::read`] asks for more.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{name}", history = 8)]
+    /// # struct Flag { name: String, on: bool }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let flags: Bucket<Flag> = Store::memory().bucket().await?;
+    /// let key = FlagKey::new("dark");
+    /// let first = flags.put(&Flag { name: "dark".into(), on: false }).await?;
+    /// let second = flags.put(&Flag { name: "dark".into(), on: true }).await?;
+    ///
+    /// let entry = flags.get(&key).read(Read::AtLeast(second)).await?.expect("just written");
+    /// assert!(entry.on);
+    /// let before = flags.get(&key).at(first).await?.expect("eight revisions are kept");
+    /// assert!(!before.on);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if what is stored is no record of the model; `InvalidKey` if the key is too long.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub fn get<'a>(&'a self, key: &'a T::Key) -> Get<'a, T> {
+        Get { bucket: self, key, at: At::Newest(Read::Any), timeout: None }
+    }
+}
+
+/// A read of one record; see [`ReadBucket::get`].
+#[must_use = "nothing is read until it is awaited"]
+#[derive(Debug)]
+pub struct Get<'a, T: KvModel> {
+    bucket: &'a ReadBucket<T>,
+    key: &'a T::Key,
+    at: At,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Get<'_, T> {
+    /// How fresh the answer must be.
+    pub fn read(mut self, read: Read) -> Self {
+        self.at = At::Newest(read);
+        self
+    }
+
+    /// The record as it was at this revision: `None` if that is no revision of this key, or is not kept any more.
+    pub fn at(mut self, revision: Revision) -> Self {
+        self.at = At::Revision(revision);
+        self
+    }
+
+    /// How long it may take; the store's time by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn run(self) -> Result<Option<Entry<T>>> {
+        let Self { bucket, key, at, timeout } = self;
+        let raw = bucket.raw("get")?;
+        let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
+        let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await;
+        entry
+            .and_then(|entry| entry.as_ref().map_or(Ok(None), decode::entry))
+            .map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))
+    }
+}
+
+verb!(Get => Option<Entry<T>>);

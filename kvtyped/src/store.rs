@@ -1,0 +1,242 @@
+//! Where buckets are: the first thing that a program makes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::backend::memory::MemoryBackend;
+#[cfg(feature = "nats")]
+use crate::backend::nats::{NatsBackend, NatsOptions};
+use crate::backend::{Backend, Deadline};
+use crate::bucket::OpenBucket;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::KvModel;
+
+/// A place that holds buckets: this process's memory, a NATS server, a cluster. Cheap to clone.
+///
+/// The same program runs on each; only the URL differs.
+///
+/// ```
+/// use kvtyped::prelude::*;
+///
+/// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+/// #[kv(bucket = "config", key = "app")]
+/// struct AppConfig { limit: u32 }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), kvtyped::Error> {
+/// let url = std::env::var("KVTYPED_URL").unwrap_or_else(|_| "memory:".into());
+/// # let url = "memory:";
+/// let store = Store::connect(url).await?;
+/// let configs: Bucket<AppConfig> = store.bucket().await?;
+/// configs.put(&AppConfig { limit: 10 }).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    timeout: Duration,
+    closed: Arc<AtomicBool>,
+}
+
+impl Store {
+    /// How long an operation may take unless it, or the store, is told otherwise: long enough for a cluster to elect a
+    /// new leader meanwhile.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Opens the store at a URL.
+    ///
+    /// | URL | store |
+    /// |---|---|
+    /// | `memory:` | a fresh one in this process |
+    /// | `memory:name` | the one of this name in this process, for as long as somebody has it open |
+    /// | `nats://host:4222`, `nats://a:4222,nats://b:4222` | a NATS server, or a cluster by several of its servers |
+    /// | `tls://host:4222` | the same with TLS |
+    /// | `nats://user:password@host`, `nats://token@host` | with credentials |
+    /// | `nats://host?domain=hub`, `nats://host?prefix=$JS.hub.API` | in another JetStream domain or account |
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for a URL of another kind, `Unauthorized`, `Unavailable` or `Timeout` if no server lets us in.
+    pub fn connect(url: impl Into<String>) -> Connect {
+        Connect { url: url.into(), name: None, timeout: Self::TIMEOUT }
+    }
+
+    /// A fresh store in this process's memory: no server, the same semantics.
+    pub fn memory() -> Self {
+        Self::from_backend(Arc::new(MemoryBackend::new()))
+    }
+
+    /// The buckets that an application's own connection reaches.
+    ///
+    /// It stays the application's: [`close`](Self::close) leaves it open, and what its settings decide (how soon a hung
+    /// server is noticed, whether a denied permission is told at once) is as they say.
+    #[cfg(feature = "nats")]
+    pub fn from_client(client: async_nats::Client) -> Self {
+        Self::from_client_with(client, NatsOptions::default())
+    }
+
+    /// As [`from_client`](Self::from_client), in another JetStream domain or account.
+    #[cfg(feature = "nats")]
+    pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Self {
+        Self::from_backend(Arc::new(NatsBackend::from_client(client, options)))
+    }
+
+    /// The buckets of a backend of one's own; see [`backend`](crate::backend).
+    pub fn from_backend(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, timeout: Self::TIMEOUT, closed: Arc::default() }
+    }
+
+    /// The same store with another time for an operation: everything that it does, retries included, ends within it.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens the bucket of a model: makes it if it is missing, compares it with the model if it is there.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "app")]
+    /// # struct AppConfig { limit: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let store = Store::memory();
+    /// let configs: Bucket<AppConfig> = store.bucket().await?;
+    /// assert_eq!(configs.name(), "app_config");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bucket<T: KvModel>(&self) -> OpenBucket<T> {
+        OpenBucket::new(Arc::clone(&self.backend), self.timeout, self.closed.load(Ordering::Acquire))
+    }
+
+    /// The names of all buckets, in order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backend.
+    pub async fn buckets(&self) -> Result<Vec<String>> {
+        self.open()?.names(self.deadline()).await
+    }
+
+    /// Deletes a bucket with all that is in it; tells whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if the name is none; else those of the backend.
+    pub async fn delete_bucket(&self, name: &str) -> Result<bool> {
+        crate::config::check_bucket_name("name", name)?;
+        let deleted = self.open()?.delete(name, self.deadline()).await;
+        deleted.map_err(|error| error.within("delete_bucket", name, None))
+    }
+
+    /// Sends what is to be sent and closes the connection, if it was made by [`connect`](Self::connect). From then on
+    /// this store and its clones open nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the backend, if what was to be sent could not be.
+    pub async fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.backend.close().await
+    }
+
+    fn open(&self) -> Result<&Arc<dyn Backend>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed));
+        }
+        Ok(&self.backend)
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("backend", &self.backend).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// Opens a store; see [`Store::connect`]. Its `Debug` shows no credentials.
+#[must_use = "nothing is opened until it is awaited"]
+pub struct Connect {
+    url: String,
+    name: Option<String>,
+    timeout: Duration,
+}
+
+impl Connect {
+    /// How the connection is called on the server.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How long connecting, and every operation of the store unless it is told otherwise, may take;
+    /// [`Store::TIMEOUT`] by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    async fn run(self) -> Result<Store> {
+        let Self { url, name, timeout } = self;
+        let backend: Arc<dyn Backend> = match url.split_once(':') {
+            Some(("memory", "")) => Arc::new(MemoryBackend::new()),
+            Some(("memory", shared)) => shared_memory(shared.trim_start_matches('/')),
+            #[cfg(feature = "nats")]
+            Some(("nats" | "tls", _)) => {
+                Arc::new(NatsBackend::connect(&url, name.as_deref(), Deadline::after(timeout)).await?)
+            }
+            #[cfg(not(feature = "nats"))]
+            Some(("nats" | "tls", _)) => {
+                let _ = name;
+                return Err(Error::unsupported("the feature `nats` of kvtyped", "kvtyped without it"));
+            }
+            // The URL itself may hold a secret: it is not shown.
+            _ => return Err(Error::invalid_config("the URL begins with none of `memory:`, `nats://`, `tls://`")),
+        };
+        Ok(Store::from_backend(backend).with_timeout(timeout))
+    }
+}
+
+impl IntoFuture for Connect {
+    type Output = Result<Store>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect").field("name", &self.name).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// The memory of this name: what two parts of a process share when they open the same URL.
+fn shared_memory(name: &str) -> Arc<dyn Backend> {
+    static SHARED: LazyLock<Mutex<HashMap<String, Weak<MemoryBackend>>>> = LazyLock::new(Mutex::default);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(backend) = shared.get(name).and_then(Weak::upgrade) {
+        return backend;
+    }
+    let backend = Arc::new(MemoryBackend::new());
+    shared.retain(|_, other| other.strong_count() > 0);
+    shared.insert(name.to_owned(), Arc::downgrade(&backend));
+    backend
+}

@@ -1,0 +1,177 @@
+//! One real server on a free loopback port, with a store of its own.
+
+mod builder;
+
+use crate::process::{Process, lock};
+use crate::{wait, wire};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+pub use builder::Builder;
+pub(crate) use builder::is_port_race;
+
+/// How long a server may take to be ready.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long one look at a starting server may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running `nats-server`. Dropping it kills the server and removes its
+/// store; so does the end of the test process, however it ends.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    addr: SocketAddr,
+    ready: Ready,
+    process: Arc<Mutex<Process>>,
+}
+
+/// What a server must do to count as started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ready {
+    /// It says `INFO`.
+    Info,
+    /// It lets a client in.
+    Connect,
+    /// Its JetStream answers.
+    JetStream,
+}
+
+/// The server that all tests of a process share. Each uses bucket names of its
+/// own, and none harms the server.
+pub async fn shared() -> &'static Server {
+    static SHARED: OnceCell<Server> = OnceCell::const_new();
+    SHARED.get_or_init(Server::start).await
+}
+
+impl Server {
+    /// A server with JetStream and nothing else.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Options for a server.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Where a client connects to.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.addr)
+    }
+
+    /// Where the server listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The port the server listens on.
+    pub fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// The name the server gives itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of the server's process, another one after each restart.
+    ///
+    /// # Panics
+    ///
+    /// When the server is down.
+    pub fn pid(&self) -> u32 {
+        lock(&self.process).pid()
+    }
+
+    /// All that the server has logged, over all its starts.
+    pub fn log(&self) -> String {
+        lock(&self.process).log()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub async fn kill(&self) {
+        self.blocking(Process::kill).await;
+    }
+
+    /// SIGTERM, and waits until the process is gone.
+    pub async fn terminate(&self) {
+        self.blocking(Process::terminate).await;
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers, from the return of
+    /// this call on.
+    pub fn freeze(&self) {
+        lock(&self.process).freeze();
+    }
+
+    /// SIGCONT: what [`freeze`](Self::freeze) stopped goes on.
+    pub fn thaw(&self) {
+        lock(&self.process).thaw();
+    }
+
+    /// Starts the server again, on the same port and store, and waits until it
+    /// is ready; kills it before, if it runs.
+    pub async fn restart(&self) {
+        self.blocking(|process| {
+            process.kill();
+            process.start();
+        })
+        .await;
+        if let Err(why) = self.until_ready().await {
+            panic!("the server did not restart: {why}");
+        }
+    }
+
+    /// Asks the JetStream API; the answer may report an error of its own.
+    pub async fn api(&self, subject: &str, payload: &Value) -> std::io::Result<Value> {
+        wire::api(self.addr, subject, payload, LOOK_LIMIT).await
+    }
+
+    /// Does to the process what takes a while, away from the caller's runtime.
+    async fn blocking(&self, act: impl FnOnce(&mut Process) + Send + 'static) {
+        let process = Arc::clone(&self.process);
+        let done = tokio::task::spawn_blocking(move || act(&mut lock(&process)));
+        // The act's own panic says best what went wrong.
+        done.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
+    }
+
+    async fn until_ready(&self) -> Result<(), String> {
+        let mut last = "it was not looked at".to_owned();
+        let looked = wait::within(START_LIMIT, async || {
+            // Before the look: a server that has ended does not answer it.
+            if lock(&self.process).has_ended() {
+                return Some(Err("it ended".to_owned()));
+            }
+            match timeout(LOOK_LIMIT, self.look()).await {
+                Ok(Ok(())) => return Some(Ok(())),
+                Ok(Err(why)) => last = why.to_string(),
+                Err(_) => last = "no answer".to_owned(),
+            }
+            None
+        });
+        let looked = looked.await.unwrap_or_else(|| Err(format!("not ready within {START_LIMIT:?}: {last}")));
+        looked.map_err(|why| format!("{why}; its log:\n{}", self.log()))
+    }
+
+    /// One look at whether the server is ready.
+    async fn look(&self) -> std::io::Result<()> {
+        let info = wire::Wire::open(self.addr).await?;
+        if info.info()["server_name"] != self.name.as_str() {
+            return Err(std::io::Error::other("another server has the port"));
+        }
+        match self.ready {
+            Ready::Info => Ok(()),
+            Ready::Connect => wire::Wire::connect(self.addr).await.map(drop),
+            Ready::JetStream => {
+                let answer = self.api("$JS.API.INFO", &Value::Null).await?;
+                let error = &answer["error"];
+                if error.is_null() { Ok(()) } else { Err(std::io::Error::other(error.to_string())) }
+            }
+        }
+    }
+}

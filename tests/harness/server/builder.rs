@@ -1,0 +1,122 @@
+//! The options a server starts with.
+
+use super::{Ready, Server};
+use crate::ports;
+use crate::process::{Process, lock};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+/// How to start a [`Server`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    name: String,
+    config: String,
+    jetstream: Option<String>,
+    ready: Option<Ready>,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { name: "solo".to_owned(), config: String::new(), jetstream: Some(String::new()), ready: None }
+    }
+
+    /// The first part of the server's name; the port follows it.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// More text for the configuration file. It must set none of `listen`,
+    /// `server_name` and `jetstream`.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config.push_str(text);
+        self.config.push('\n');
+        self
+    }
+
+    /// More text for the `jetstream` block, such as `domain: hub`.
+    #[must_use]
+    pub fn jetstream(mut self, text: &str) -> Self {
+        let block = self.jetstream.get_or_insert_default();
+        block.push_str(text);
+        block.push('\n');
+        self
+    }
+
+    /// A server without JetStream.
+    #[must_use]
+    pub fn no_jetstream(mut self) -> Self {
+        self.jetstream = None;
+        self
+    }
+
+    /// The server lets no one in without credentials: it counts as ready when
+    /// it says `INFO`. Set this with a `config` that asks for them.
+    #[must_use]
+    pub fn auth(mut self) -> Self {
+        self.ready = Some(Ready::Info);
+        self
+    }
+
+    /// The server counts as ready when it lets a client in: in a cluster,
+    /// JetStream answers only once others have joined.
+    #[must_use]
+    pub(crate) fn clustered(mut self) -> Self {
+        self.ready = Some(Ready::Connect);
+        self
+    }
+
+    /// Starts the server and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start, with its log.
+    pub async fn start(self) -> Server {
+        let mut attempt = 1;
+        loop {
+            match self.try_start().await {
+                Ok(server) => return server,
+                // Another process took the port before the server did.
+                Err(why) if attempt < 5 && is_port_race(&why) => attempt += 1,
+                Err(why) => panic!("no server: {why}"),
+            }
+        }
+    }
+
+    /// One attempt, on a fresh port, with what went wrong.
+    pub(crate) async fn try_start(&self) -> Result<Server, String> {
+        let port = ports::free(1)[0];
+        let ready = if self.jetstream.is_some() { Ready::JetStream } else { Ready::Connect };
+        let server = Server {
+            name: format!("{}-{port}", self.name),
+            addr: (Ipv4Addr::LOCALHOST, port).into(),
+            ready: self.ready.unwrap_or(ready),
+            process: Arc::new(Mutex::new(Process::new())),
+        };
+        let text = self.text(&server);
+        server
+            .blocking(move |process| {
+                fs::write(process.config(), text).expect("the configuration can be written");
+                process.start();
+            })
+            .await;
+        server.until_ready().await.map(|()| server)
+    }
+
+    fn text(&self, server: &Server) -> String {
+        let mut text = format!("listen: \"{}\"\nserver_name: \"{}\"\n", server.addr, server.name);
+        if let Some(block) = &self.jetstream {
+            let store = lock(&server.process).dir().join("store");
+            text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", store);
+        }
+        text + &self.config
+    }
+}
+
+/// Whether a server did not start because another process took its port.
+pub(crate) fn is_port_race(why: &str) -> bool {
+    why.contains("address already in use")
+}

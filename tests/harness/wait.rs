@@ -1,0 +1,28 @@
+//! Bounded waiting for a condition that announces itself by no event.
+
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Calls `probe` until it gives a value, at most for `limit`.
+pub async fn within<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + limit;
+    let polling = async {
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            sleep(INTERVAL).await;
+        }
+    };
+    timeout_at(end, polling).await.ok()
+}
+
+/// Like [`within`], and panics with `what` when the time is up.
+pub async fn until<T>(what: &str, limit: Duration, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    match within(limit, probe).await {
+        Some(value) => value,
+        None => panic!("waited {limit:?} in vain until {what}"),
+    }
+}

@@ -1,0 +1,160 @@
+//! The rooms of `kvtyped/src` import only what lies below them.
+//!
+//! The sources are read as text: a path `crate::room::..` in code counts, one in a comment does not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms from the ground up; those of one line do not know each other.
+const FLOORS: &[&[&str]] = &[
+    &["key", "codec", "config", "revision", "ttl"],
+    &["error"],
+    &["model", "backend"],
+    &["backend/memory", "backend/nats", "conformance", "bucket"],
+    &["store"],
+    &["prelude", "private", "lib"],
+];
+
+/// What a room must not name, by prefix of a path in code.
+const BANS: &[(&[&str], &[&str])] = &[
+    (
+        &["key", "codec", "config", "model", "revision", "ttl"],
+        &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
+    ),
+    (
+        &["error", "backend", "backend/memory", "bucket", "conformance", "prelude", "private", "lib"],
+        &["async_nats::", "std::fs", "std::net"],
+    ),
+];
+
+struct Source {
+    path: PathBuf,
+    room: String,
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            let relative = path.strip_prefix(&root).expect("it is below the root").with_extension("");
+            let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+            let room = match parts.as_slice() {
+                [backend, room, ..] if backend == "backend" && (room == "memory" || room == "nats") => {
+                    format!("backend/{room}")
+                }
+                [room, ..] => room.clone(),
+                [] => unreachable!("a file has a name"),
+            };
+            Source { code: code(&fs::read_to_string(&path).expect("it is text")), path, room }
+        })
+        .collect()
+}
+
+/// The text without comments; tests inside a file may name what they like, and stand at its end.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn floor(room: &str) -> usize {
+    let floor = FLOORS.iter().position(|floor| floor.contains(&room));
+    floor.unwrap_or_else(|| panic!("the room `{room}` has no floor: give it one in {}", file!()))
+}
+
+/// The rooms that a source names.
+fn imports(source: &Source) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for (at, _) in source.code.match_indices("crate::") {
+        if source.code[..at].ends_with(['$', '_']) {
+            continue;
+        }
+        let path = &source.code[at + "crate::".len()..];
+        let name = |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+        let mut room = name(path);
+        assert!(
+            room.starts_with(|c: char| c.is_ascii_lowercase()),
+            "{}: name the room, not the façade: `crate::{}`",
+            source.path.display(),
+            path.lines().next().unwrap_or_default()
+        );
+        if room == "backend" {
+            let leaf = name(path.trim_start_matches("backend::"));
+            if leaf == "memory" || leaf == "nats" {
+                room = format!("backend/{leaf}");
+            }
+        }
+        rooms.push(room);
+    }
+    rooms
+}
+
+#[test]
+fn a_room_imports_only_what_lies_below_it() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for import in imports(&source) {
+            let below = floor(&import) < floor(&source.room);
+            let same = import == source.room;
+            // A leaf backend implements the waist; the waist only declares that its leaves exist.
+            if !below && !same {
+                wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.room));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_leaf_backend_is_named_by_the_store_alone() {
+    for source in sources() {
+        for import in imports(&source) {
+            let leaf = import.starts_with("backend/");
+            let allowed = import == source.room || ["store", "lib"].contains(&&*source.room);
+            assert!(!leaf || allowed, "{} names `{import}`", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn a_room_keeps_away_from_what_it_must_not_know() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (rooms, bans) in BANS {
+            if !rooms.contains(&&*source.room) {
+                continue;
+            }
+            for ban in bans.iter().filter(|ban| source.code.contains(**ban)) {
+                wrong.push(format!("{}: `{ban}`", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_compare_and_set_loop_stands_once() {
+    let expecting: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| source.room == "bucket" && source.code.contains(".expecting("))
+        .map(|source| source.path.file_name().expect("a file has a name").to_string_lossy().into_owned())
+        .collect();
+    // `write.rs` sends one guarded write and never retries; the loop is in `modify.rs`.
+    assert!(expecting.iter().all(|file| file == "modify.rs" || file == "write.rs"), "{expecting:?}");
+    let loops = sources().into_iter().filter(|source| source.room == "bucket" && source.code.contains("Backoff::new"));
+    assert_eq!(loops.count(), 1, "one file of `bucket/` backs off");
+}
