@@ -18,6 +18,8 @@ mod expiry;
 mod limits;
 mod recent;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};

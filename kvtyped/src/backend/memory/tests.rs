@@ -1,0 +1,288 @@
+//! What only this backend promises, or can be seen to promise: exact times, exact sizes. What every backend promises is
+//! in [`conformance`](crate::conformance).
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+
+use super::MemoryBackend;
+use super::limits::Size;
+use crate::backend::{
+    At, Backend, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
+};
+use crate::config::{BucketConfig, Source, Storage};
+use crate::error::{Error, ErrorKind};
+use crate::key::{Key, Pattern};
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+const SECOND: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(1);
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(5))
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+fn put(on: &str, value: &str) -> Write {
+    Write::new(key(on), WriteKind::Put(value.to_owned().into()))
+}
+
+fn seconds(seconds: u64) -> Option<Ttl> {
+    Ttl::new(Duration::from_secs(seconds))
+}
+
+async fn bucket(say: impl FnOnce(&mut BucketConfig)) -> Arc<dyn RawBucket> {
+    let mut config = BucketConfig::new("b");
+    say(&mut config);
+    MemoryBackend::new().create(config, soon()).await.unwrap()
+}
+
+async fn write(bucket: &Arc<dyn RawBucket>, write: Write) -> Result<u64, Error> {
+    bucket.write(write, soon()).await.map(Revision::get)
+}
+
+async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
+    bucket.read(&key(on), At::Newest(Read::Any), soon()).await.unwrap()
+}
+
+/// Every entry as its revision, its key and what it says.
+async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
+    let scan = Scan { patterns: vec![Pattern::all()], history: true, headers_only: false, patience: SECOND };
+    let tell = |entry: Result<RawEntry, Error>| {
+        let entry = entry.unwrap();
+        (entry.revision.get(), entry.key.to_string(), entry.operation)
+    };
+    bucket.scan(scan).map(tell).collect().await
+}
+
+fn entry(revision: u64, key: &str, operation: Operation) -> (u64, String, Operation) {
+    (revision, key.to_owned(), operation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_expires_on_time_and_never_before() {
+    let bucket = bucket(|_| {}).await;
+    write(&bucket, put("k", "v").with_ttl(seconds(2))).await.unwrap();
+    let written = newest(&bucket, "k").await.unwrap();
+
+    tokio::time::advance(2 * SECOND - TICK).await;
+    assert_eq!(newest(&bucket, "k").await.unwrap(), written);
+    tokio::time::advance(10 * SECOND).await;
+    let marker = newest(&bucket, "k").await.unwrap();
+    assert_eq!((marker.revision.get(), &marker.operation), (2, &Operation::Expired));
+    // Nobody looked for ten seconds, and it expired when it had to.
+    assert_eq!(marker.created, written.created + 2 * SECOND);
+    assert_eq!((marker.ttl, marker.id), (Ttl::new(BucketConfig::LIMIT_MARKERS), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_of_an_expiry_vanishes_without_a_trace() {
+    let bucket = bucket(|config| config.limit_markers = Some(3 * SECOND)).await;
+    write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
+    tokio::time::advance(4 * SECOND - TICK).await;
+    assert_eq!(newest(&bucket, "k").await.unwrap().operation, Operation::Expired);
+    tokio::time::advance(TICK).await;
+    assert_eq!(newest(&bucket, "k").await, None);
+    let status = bucket.status(soon()).await.unwrap();
+    assert_eq!((status.values, status.bytes, status.last_revision.get()), (0, 0, 2));
+    assert_eq!(write(&bucket, put("k", "again").expecting(Revision::ZERO)).await.unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_expire_in_the_order_of_their_times() {
+    let bucket = bucket(|_| {}).await;
+    write(&bucket, put("late", "v").with_ttl(seconds(3))).await.unwrap();
+    write(&bucket, put("early", "v").with_ttl(seconds(1))).await.unwrap();
+    tokio::time::advance(5 * SECOND).await;
+    let markers = [entry(3, "early", Operation::Expired), entry(4, "late", Operation::Expired)];
+    assert_eq!(history(&bucket).await, markers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_marker_of_a_purge_expires_in_silence_and_that_of_a_delete_does_not() {
+    let bucket = bucket(|_| {}).await;
+    write(&bucket, Write::new(key("purged"), WriteKind::Purge).with_ttl(seconds(1))).await.unwrap();
+    write(&bucket, Write::new(key("deleted"), WriteKind::Delete).with_ttl(seconds(1))).await.unwrap();
+    tokio::time::advance(SECOND).await;
+    assert_eq!(history(&bucket).await, [entry(3, "deleted", Operation::Expired)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bucket_ttl_leaves_one_marker_for_a_key() {
+    let bucket = bucket(|config| {
+        config.history = Some(3);
+        config.ttl = Some(10 * SECOND);
+    })
+    .await;
+    write(&bucket, put("k", "1")).await.unwrap();
+    tokio::time::advance(SECOND).await;
+    write(&bucket, put("k", "2")).await.unwrap();
+    tokio::time::advance(9 * SECOND).await;
+    assert_eq!(history(&bucket).await, [entry(2, "k", Operation::Put)]);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(history(&bucket).await, [entry(3, "k", Operation::Expired)]);
+    // The marker is under the bucket's TTL as well, which is shorter than its own.
+    tokio::time::advance(10 * SECOND).await;
+    assert_eq!(history(&bucket).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bucket_ttl_without_limit_markers_is_silent() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    {
+        // What a bucket of an old server is: no setting asks for it here.
+        let mut state = backend.0.lock();
+        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+        state.config.limit_markers = None;
+        state.config.ttl = Some(SECOND);
+    }
+    write(&bucket, put("k", "v")).await.unwrap();
+    tokio::time::advance(SECOND).await;
+    assert_eq!(history(&bucket).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_history_a_ttl_is_raised_and_the_value_before_comes_back() {
+    let bucket = bucket(|config| {
+        config.history = Some(5);
+        config.limit_markers = Some(10 * SECOND);
+    })
+    .await;
+    write(&bucket, put("k", "before")).await.unwrap();
+    write(&bucket, put("k", "v").with_ttl(seconds(2))).await.unwrap();
+    assert_eq!(newest(&bucket, "k").await.unwrap().ttl, seconds(10));
+    tokio::time::advance(10 * SECOND).await;
+    assert_eq!(history(&bucket).await, [entry(1, "k", Operation::Put)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_stands_still_keeps_everything() {
+    let bucket = bucket(|_| {}).await;
+    for number in 1..=100 {
+        assert_eq!(write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap(), number);
+    }
+    assert_eq!(history(&bucket).await, [entry(100, "k", Operation::Put)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
+    let backend = MemoryBackend::new();
+    let mut config = BucketConfig::new("b");
+    config.history = Some(3);
+    config.ttl = Some(60 * SECOND);
+    let bucket = backend.create(config, soon()).await.unwrap();
+    for value in ["1", "2", "3"] {
+        write(&bucket, put("k", value)).await.unwrap();
+        tokio::time::advance(SECOND).await;
+    }
+    let mut change = BucketConfig::new("b");
+    change.history = Some(2);
+    backend.update(change, soon()).await.unwrap();
+    assert_eq!(history(&bucket).await, [entry(2, "k", Operation::Put), entry(3, "k", Operation::Put)]);
+    let mut change = BucketConfig::new("b");
+    change.ttl = Some(2 * SECOND);
+    backend.update(change, soon()).await.unwrap();
+    assert_eq!(history(&bucket).await, [entry(3, "k", Operation::Put)]);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(history(&bucket).await, [entry(4, "k", Operation::Expired)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_forgotten_after_two_minutes() {
+    let bucket = bucket(|_| {}).await;
+    let once = put("k", "v");
+    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
+    tokio::time::advance(120 * SECOND - TICK).await;
+    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
+    tokio::time::advance(TICK).await;
+    assert_eq!(write(&bucket, once).await.unwrap(), 2);
+}
+
+#[test]
+fn a_size_is_that_of_the_message_on_the_wire() {
+    let mut write = put("k", "value");
+    write.id = OperationId::from_stored("id");
+    let size = |write: &Write| Size::of(write, "b").message();
+    assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
+    write.kind = WriteKind::Purge;
+    write.ttl = seconds(60);
+    write.guard = Some(Guard { key: key("g"), revision: Revision::new(10) });
+    let wire = "NATS/1.0\r\nNats-Msg-Id: id\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\
+        Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
+        Nats-TTL: 60\r\n\r\n";
+    assert_eq!(size(&write), wire.len());
+    let record = |storage| Size::of(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
+    assert_eq!((record(Storage::Memory), record(Storage::File)), ("$KV.b.k".len() + 16, "$KV.b.k".len() + 34));
+    let marker = |seconds| Size::of_expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
+    let wire = "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5m0s\r\nNats-Rollup: sub\r\n\r\n";
+    assert_eq!((marker(300), marker(9), marker(3600)), (wire.len(), wire.len() - 2, wire.len() + 2));
+}
+
+#[tokio::test]
+async fn a_full_bucket_takes_what_replaces_as_much() {
+    let bucket = bucket(|config| config.max_bytes = Some(500)).await;
+    let small = || put("k", "v");
+    write(&bucket, small()).await.unwrap();
+    write(&bucket, put("full", &"x".repeat(250))).await.unwrap();
+    let before = bucket.status(soon()).await.unwrap();
+    write(&bucket, small()).await.unwrap();
+    assert_eq!(bucket.status(soon()).await.unwrap().bytes, before.bytes);
+    for refused in [
+        put("other", "v"),
+        put("k", &"x".repeat(250)),
+        small().expecting(Revision::new(3)),
+        Write::new(key("k"), WriteKind::Delete),
+        Write::new(key("k"), WriteKind::Purge),
+    ] {
+        let error = write(&bucket, refused.clone()).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::BucketFull), "{refused:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_a_server_is_refused() {
+    let backend = MemoryBackend::new();
+    let mut config = BucketConfig::new("copy");
+    config.mirror = Some(Source::new("origin"));
+    let error = backend.create(config, soon()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+    assert_eq!(backend.names(soon()).await.unwrap(), <[String; 0]>::default());
+}
+
+#[tokio::test]
+async fn a_handle_works_on_whatever_bucket_has_its_name() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    write(&bucket, put("k", "v")).await.unwrap();
+    assert!(backend.delete("b", soon()).await.unwrap());
+    let error = write(&bucket, put("k", "v")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
+    backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    assert_eq!(newest(&bucket, "k").await, None);
+    assert_eq!(write(&bucket, put("k", "v")).await.unwrap(), 1);
+}
+
+#[test]
+fn a_backend_needs_no_runtime() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).now_or_never().unwrap().unwrap();
+    assert_eq!(write(&bucket, put("k", "v")).now_or_never().unwrap().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_after_its_deadline() {
+    let bucket = bucket(|_| {}).await;
+    let deadline = Deadline::after(SECOND);
+    tokio::time::advance(SECOND).await;
+    let error = bucket.write(put("k", "v"), deadline).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert_eq!(newest(&bucket, "k").await, None);
+}
