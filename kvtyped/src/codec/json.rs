@@ -7,7 +7,7 @@ use super::{Codec, CodecError, redact};
 
 /// Plain JSON, as every other client and `nats kv get` read it. The default.
 ///
-/// Nesting is read to a depth of 128. A float that JSON cannot express (`NaN`, infinities) is written as `null`, and a
+/// Nesting is read to a depth of 127. A float that JSON cannot express (`NaN`, infinities) is written as `null`, and a
 /// field of type `f64` does not read `null`: such a value comes back as an error.
 #[derive(Debug, Clone, Copy)]
 pub enum Json {}
