@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::{Category, Error};
 
 use super::{Codec, CodecError, redact};
 
@@ -21,15 +22,23 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
-        serde_json::from_slice(bytes).map_err(|error| {
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            let text = error.to_string();
-            let detail = match error.classify() {
-                serde_json::error::Category::Data => redact::message(text.strip_suffix(&*place).unwrap_or(&text)),
-                serde_json::error::Category::Eof => "the value ends too early".to_owned(),
-                _ => "this is not JSON".to_owned(),
-            };
-            CodecError::new("json", detail + &place)
-        })
+        serde_json::from_slice(bytes).map_err(|error| CodecError::new("json", detail(&error)))
     }
+}
+
+fn detail(error: &Error) -> String {
+    // An error that a type raised behind the end of its value is given no place.
+    let place = match error.line() {
+        0 => String::new(),
+        line => format!(" at line {line} column {}", error.column()),
+    };
+    let text = error.to_string();
+    let text = text.strip_suffix(&*place).unwrap_or(&text);
+    let what = match error.classify() {
+        Category::Data | Category::Io => redact::message(text),
+        Category::Eof => "the value ends too early".to_owned(),
+        // These are fixed texts: `trailing characters`, `recursion limit exceeded`.
+        Category::Syntax => text.to_owned(),
+    };
+    what + &place
 }
