@@ -84,7 +84,8 @@ fn imports(source: &Source) -> Vec<String> {
             continue;
         }
         let path = &source.code[at + "crate::".len()..];
-        let name = |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+        let name =
+            |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
         let mut room = name(path);
         assert!(
             room.starts_with(|c: char| c.is_ascii_lowercase()),
