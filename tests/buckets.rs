@@ -242,7 +242,15 @@ async fn memory_urls_of_one_name_are_one_store() {
 
 #[tokio::test]
 async fn a_url_of_another_kind_is_refused_without_being_shown() {
-    for url in ["redis://user:s3cret@host", "", "localhost:4222", "nats", "nats://", "nats://user:s3cret@ho st:1", "nats://h:99999"] {
+    for url in [
+        "redis://user:s3cret@host",
+        "",
+        "localhost:4222",
+        "nats",
+        "nats://",
+        "nats://user:s3cret@ho st:1",
+        "nats://h:99999",
+    ] {
         let error = Store::connect(url).timeout(Duration::from_secs(2)).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{url}: {error}");
         assert!(!format!("{error} {error:?} {:?}", Store::connect(url)).contains("s3cret"));

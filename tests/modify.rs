@@ -4,7 +4,7 @@ use futures::FutureExt;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
 
-use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends};
+use crate::support::{Document, DocumentKey, Session, SessionKey, on_both_backends};
 
 fn key() -> SessionKey {
     SessionKey::new("acme", 7)
@@ -142,8 +142,9 @@ on_both_backends! {
         let tasks = (0..64).map(|_| {
             let sessions = sessions.clone();
             tokio::spawn(async move {
+                let key = key();
                 for _ in 0..50 {
-                    let increment = sessions.modify(&key(), |session| session.visits += 1);
+                    let increment = sessions.modify(&key, |session| session.visits += 1);
                     increment.timeout(Duration::from_secs(60)).await.expect("it succeeds in the end");
                 }
             })
@@ -189,7 +190,7 @@ async fn an_update_that_always_loses_ends_with_its_time() {
             runs += 1;
             let other = sessions.put(&session().visited(1_000 + runs)).into_future().now_or_never();
             other.expect("memory answers at once").expect("it is written");
-            mine.visits = 0;
+            mine.visits = runs;
         })
         .max_attempts(u32::MAX)
         .timeout(time)

@@ -482,7 +482,8 @@ where
                     Ok(())
                 })
             });
-            changed.await?.ok_or_else(|| Error::new(ErrorKind::NotFound))
+            let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound)));
+            changed.map_err(|error| error.within("modify", bucket.name(), Some(&key.to_string())))
         })
     }
 }
@@ -502,7 +503,13 @@ where
             let changed = bucket.change("try_modify", key, options, |current| {
                 modified(current, insert.as_mut(), |value| change(value).map_err(ModifyError::Closure))
             });
-            changed.await?.ok_or_else(|| ModifyError::Kv(Error::new(ErrorKind::NotFound)))
+            let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound).into()));
+            changed.map_err(|error| match error {
+                ModifyError::Kv(error) => {
+                    ModifyError::Kv(error.within("try_modify", bucket.name(), Some(&key.to_string())))
+                }
+                closure => closure,
+            })
         })
     }
 }

@@ -293,7 +293,8 @@ impl<T: KvModel> Create<'_, T> {
             // Nothing, or a marker: the TTL goes with the write in both cases.
             _ => Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () }),
         };
-        let created = bucket.compare_and_set("create", &key, First::Assume(None), limits, decide).await?;
+        let created = bucket.compare_and_set("create", &key, First::Assume(None), limits, decide).await;
+        let created = created.map_err(|error| error.within("create", bucket.name(), Some(key.as_str())))?;
         Ok(created.revision)
     }
 }
@@ -397,7 +398,8 @@ impl<T: KvModel> Touch<'_, T> {
             }
             _ => Err(Error::new(ErrorKind::NotFound)),
         };
-        let touched = bucket.compare_and_set("touch", &key, First::Read, limits, decide).await?;
+        let touched = bucket.compare_and_set("touch", &key, First::Read, limits, decide).await;
+        let touched = touched.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
         Ok(touched.revision)
     }
 }
