@@ -8,12 +8,12 @@ pub use std::time::Duration;
 pub use futures::{StreamExt as _, TryStreamExt as _};
 pub use serde::{Deserialize, Serialize};
 
+pub use crate::backend::Read;
 pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed, Version};
 pub use crate::codec::{Bytes, Codec, Json, MsgPack, Text};
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, Outcome};
 pub use crate::key::{KeySegment, ModelKey};
 pub use crate::model::{Filter, KvModel};
-pub use crate::backend::Read;
 pub use crate::revision::Revision;
 pub use crate::store::Store;
