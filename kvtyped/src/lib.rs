@@ -124,6 +124,8 @@ mod store;
 mod bucket;
 pub mod model;
 pub mod backend;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 pub mod codec;
 pub mod config;

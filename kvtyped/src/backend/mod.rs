@@ -14,9 +14,12 @@
 //!   or not (`a_guard_lets_exactly_its_revision_pass`).
 //! * The guard [`Revision::ZERO`] lets pass only where the key has no entry at all; a marker is an entry
 //!   (`a_guard_of_zero_needs_a_key_without_any_entry`).
-//! * A guard may stand on another key than the one that is written (`a_guard_may_stand_on_another_key`).
+//! * A guard may stand on another key than the one that is written, where [`Capabilities::key_ttl`] says that the server
+//!   is so new; else it is `Unsupported` (`a_guard_may_stand_on_another_key`).
 //! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
 //! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
+//! * A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again: it
+//!   returns its first revision, or, where it has a guard, a conflict (`a_write_is_not_applied_twice`).
 //! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
 //!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
@@ -41,13 +44,17 @@
 //! * A scan of the latest gives each key once, marker or not, in the order of revisions, and ends, also where there is
 //!   nothing (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`).
 //! * A scan of the history gives every kept entry (`a_scan_of_history_gives_every_entry`).
-//! * A scan gives what one of its patterns matches, once, however they overlap (`a_scan_keeps_to_its_patterns`).
+//! * A scan gives what one of its patterns matches, once, however they overlap, and nothing where there is no pattern
+//!   (`a_scan_keeps_to_its_patterns`). It has no largest number of keys or patterns
+//!   (`a_scan_of_many_keys_gives_them_all`).
 //! * A scan of headers leaves the values out (`a_scan_of_headers_leaves_the_values_out`).
 //!
 //! Buckets:
 //! * `create` refuses a name that is taken, `open` finds none where there is none, and `delete` tells whether there was
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
-//! * A bucket's configuration is told as it was wanted (`a_bucket_tells_its_configuration`), and an update changes what it
+//! * A setting that no server takes, and a change that none makes, is `InvalidConfig` and changes nothing
+//!   (`a_wrong_setting_is_refused`).
+//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update changes what it
 //!   says and nothing else (`an_update_keeps_what_it_does_not_say`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).

@@ -1,0 +1,201 @@
+//! Buckets.
+
+use std::time::Duration;
+
+use super::subject::{Subject, delete, key, purge, put};
+use crate::config::{BucketConfig, Storage};
+use crate::error::ErrorKind;
+use crate::revision::Revision;
+
+/// What nothing in `found` differs from.
+fn assert_config(wanted: &BucketConfig, found: &BucketConfig, whose: &str) {
+    assert_eq!(found.name, wanted.name, "{whose}");
+    assert_eq!(wanted.differences(found), [], "{whose}: {found:?}");
+}
+
+/// A configuration that says as much as any backend takes.
+async fn rich(subject: &Subject) -> BucketConfig {
+    let key_ttl = subject.has_key_ttl().await;
+    subject.config(|config| {
+        config.history = Some(5);
+        config.ttl = Some(Duration::from_millis(3_600_500));
+        config.max_value_size = Some(4096);
+        config.max_bytes = Some(100_000);
+        config.compression = Some(true);
+        config.description = Some("what it is for: \"a test\"".into());
+        config.metadata = [("owner".into(), "ada".into()), ("stage".into(), "test".into())].into();
+        config.limit_markers = key_ttl.then_some(Duration::from_secs(60));
+    })
+}
+
+/// `create` refuses a name that is taken.
+pub async fn a_bucket_is_created_once(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    let revision = bucket.write(put(&key("k"), "v")).await;
+    let same = bucket.raw.config().clone();
+    let mut other = same.clone();
+    other.history = Some(3);
+    let mut short = BucketConfig::new(&same.name);
+    short.replicas = same.replicas;
+    for again in [same.clone(), other, short] {
+        let refused = match subject.backend().create(again.clone(), subject.deadline()).await {
+            Ok(_) => panic!("{again:?} is created again"),
+            Err(error) => error,
+        };
+        assert!(matches!(refused.kind(), ErrorKind::BucketExists), "{refused:?}");
+    }
+    assert_eq!(bucket.newest(&key("k")).await.map(|entry| entry.revision), Some(revision), "it is as it was");
+    let found = subject.backend().open(&same.name, subject.deadline()).await.expect("open answers");
+    assert_config(&same, found.expect("it is there").config(), "the bucket is as it was");
+}
+
+/// `open` finds none where there is none.
+pub async fn a_missing_bucket_is_none(subject: &Subject) {
+    let config = subject.config(|_| {});
+    let (backend, name) = (subject.backend(), config.name.clone());
+    assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none());
+    assert!(!backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was none");
+    assert!(!backend.names(subject.deadline()).await.expect("names answers").contains(&name));
+    match backend.update(config, subject.deadline()).await {
+        Ok(bucket) => panic!("{bucket:?} was not there"),
+        Err(error) => assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}"),
+    }
+    assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none(), "an update makes none");
+}
+
+/// `delete` tells whether there was one, and what is gone takes no write and gives no status.
+pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let backend = subject.backend();
+    let config = bucket.raw.config().clone();
+    let first = bucket.write(put(&key("k"), "v")).await;
+    assert!(backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was one");
+    assert!(!backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was none");
+    assert!(backend.open(&config.name, subject.deadline()).await.expect("open answers").is_none());
+    bucket.refusal(put(&key("k"), "too late")).await;
+    let error = bucket.raw.status(subject.deadline()).await.expect_err("there is no status");
+    assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
+
+    // Another bucket of the name has nothing of the first.
+    let mut again = BucketConfig::new(&config.name);
+    (again.replicas, again.storage) = (config.replicas, config.storage);
+    backend.create(again, subject.deadline()).await.expect("the name is free");
+    let found = backend.open(&config.name, subject.deadline()).await.expect("open answers").expect("it is there");
+    let status = found.status(subject.deadline()).await.expect("the bucket has a status");
+    assert_eq!((status.values, status.last_revision), (0, Revision::ZERO));
+    let revision = found.write(put(&key("k"), "v").expecting(Revision::ZERO), subject.deadline()).await;
+    assert_eq!(revision.expect("there is no entry"), first, "it begins anew");
+}
+
+/// A configuration that no server takes is `InvalidConfig`, and makes or changes nothing.
+pub async fn a_wrong_setting_is_refused(subject: &Subject) {
+    let wrongs: [fn(&mut BucketConfig); 4] = [
+        |config| config.history = Some(65),
+        |config| config.ttl = Some(Duration::from_millis(1)),
+        |config| config.max_value_size = Some(0),
+        |config| config.name = "not.a.name".into(),
+    ];
+    for wrong in wrongs {
+        let config = subject.config(wrong);
+        match subject.backend().create(config.clone(), subject.deadline()).await {
+            Ok(_) => panic!("{config:?} is created"),
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}"),
+        }
+        assert!(!subject.backend().names(subject.deadline()).await.expect("names answers").contains(&config.name));
+    }
+    let bucket = subject.bucket(|_| {}).await;
+    let config = bucket.raw.config();
+    let mut change = BucketConfig::new(&config.name);
+    change.storage = Some(if config.storage == Some(Storage::File) { Storage::Memory } else { Storage::File });
+    match subject.backend().update(change, subject.deadline()).await {
+        Ok(bucket) => panic!("the storage changed: {bucket:?}"),
+        Err(error) => assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}"),
+    }
+}
+
+/// A bucket's configuration is told as it was wanted, and complete.
+pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
+    let key_ttl = subject.has_key_ttl().await;
+    for wanted in [rich(subject).await, subject.config(|_| {})] {
+        let created = subject.backend().create(wanted.clone(), subject.deadline()).await.expect("it is legal");
+        let opened = subject.backend().open(&wanted.name, subject.deadline()).await.expect("open answers");
+        let opened = opened.expect("it is there");
+        let status = created.status(subject.deadline()).await.expect("the bucket has a status");
+        let complete = wanted.clone().with_defaults(key_ttl);
+        for (found, whose) in
+            [(created.config(), "as created"), (opened.config(), "as opened"), (&status.config, "in its status")]
+        {
+            assert_config(&complete, found, whose);
+            assert_eq!((found.ttl, found.max_bytes), (wanted.ttl, wanted.max_bytes), "{whose}: no more than was said");
+            assert_eq!(found.description, wanted.description, "{whose}: no more than was said");
+            assert_eq!(found.metadata, wanted.metadata, "{whose}: no more than was said");
+        }
+    }
+}
+
+/// An update changes what it says and nothing else.
+pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
+    let wanted = rich(subject).await;
+    let created = subject.backend().create(wanted.clone(), subject.deadline()).await.expect("it is legal");
+    let before = created.config().clone();
+    let k = key("k");
+    for number in 0..5 {
+        created.write(put(&k, &format!("{number}")), subject.deadline()).await.expect("it is written");
+    }
+
+    let mut change = BucketConfig::new(&wanted.name);
+    change.history = Some(2);
+    change.ttl = Some(Duration::from_secs(60));
+    change.metadata = [("stage".into(), "live".into())].into();
+    let mut after = before.clone();
+    (after.history, after.ttl) = (change.history, change.ttl);
+    after.metadata.insert("stage".into(), "live".into());
+    let updated = subject.backend().update(change, subject.deadline()).await.expect("it is legal");
+    assert_eq!(updated.config(), &after, "the handle of the update");
+    let status = created.status(subject.deadline()).await.expect("the bucket has a status");
+    assert_eq!(status.config, after, "the status by the old handle");
+    assert_eq!(status.values, 2, "the history is cut");
+    assert_eq!(created.config(), &before, "a handle tells how the bucket was when it was opened");
+
+    let nothing = BucketConfig::new(&wanted.name);
+    let updated = subject.backend().update(nothing, subject.deadline()).await.expect("it is legal");
+    assert_eq!(updated.config(), &after, "an update that says nothing");
+}
+
+/// `names` lists every bucket, in order.
+pub async fn names_list_every_bucket(subject: &Subject) {
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.push(subject.bucket(|_| {}).await.raw.config().name.clone());
+    }
+    let listed = async || {
+        let names = subject.backend().names(subject.deadline()).await.expect("names answers");
+        assert!(names.is_sorted_by(|a, b| a < b), "in order, each once: {names:?}");
+        made.iter().all(|name| names.contains(name)).then_some(())
+    };
+    subject.eventually(&format!("the names of {made:?} are listed"), listed).await;
+}
+
+/// The status counts what is stored now.
+pub async fn the_status_is_fresh(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    assert_eq!(bucket.counts().await, (0, Revision::ZERO), "an empty bucket");
+    let (a, b) = (key("a"), key("b"));
+    for (write, values) in [
+        (put(&a, "1"), 1),
+        (put(&b, "1"), 2),
+        (put(&a, "2"), 3),
+        (put(&a, "3"), 3),
+        (delete(&a), 3),
+        (purge(&a), 2),
+        (purge(&b), 2),
+    ] {
+        let revision = bucket.write(write.clone()).await;
+        assert_eq!(bucket.counts().await, (values, revision), "after {write:?}");
+    }
+    let bytes = async || bucket.raw.status(subject.deadline()).await.expect("the bucket has a status").bytes;
+    let before = bytes().await;
+    bucket.write(put(&a, &"x".repeat(10_000))).await;
+    let grown = bytes().await - before;
+    assert!((10_000..11_000).contains(&grown), "a value of 10,000 bytes makes it larger by {grown}");
+}

@@ -1,0 +1,124 @@
+//! Expiry. Where keys cannot have a TTL, the sentences say that it is refused.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::subject::{Bucket, Subject, delete, key, purge, put, seconds};
+use crate::backend::Operation;
+use crate::error::ErrorKind;
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// A bucket whose keys may have a TTL, and whose markers stay that long; nothing where no key can have one.
+async fn with_ttls(subject: &Subject, limit_markers: u64) -> Option<Bucket> {
+    if subject.has_key_ttl().await {
+        let markers = Duration::from_secs(limit_markers);
+        return Some(subject.bucket(|config| config.limit_markers = Some(markers)).await);
+    }
+    let bucket = subject.bucket(|_| {}).await;
+    let refused = bucket.refusal(put(&key("k"), "v").with_ttl(Some(seconds(1)))).await;
+    assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
+    None
+}
+
+/// Waits until a key has no value any more.
+async fn gone(subject: &Subject, bucket: &Bucket, on: &Key) {
+    let what = format!("the value of {on:?} expires");
+    let dead = async || bucket.newest(on).await.is_none_or(|entry| !entry.is_live()).then_some(());
+    subject.eventually(&what, dead).await;
+}
+
+/// A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision.
+pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &Subject) {
+    let Some(bucket) = with_ttls(subject, 4).await else { return };
+    let k = key("k");
+    let sent = Instant::now();
+    let revision = bucket.write(put(&k, "v").with_ttl(Some(seconds(2)))).await;
+    let entry = bucket.newest(&k).await.expect("it is not yet gone");
+    gone(subject, &bucket, &k).await;
+    assert!(sent.elapsed() >= Duration::from_secs(2), "it is gone after {:?}, its TTL is 2 s", sent.elapsed());
+
+    let marker = bucket.newest(&k).await.expect("the marker is an entry");
+    assert_eq!((&marker.operation, marker.value.len()), (&Operation::Expired, 0), "{marker:?}");
+    assert!(marker.revision > revision, "{marker:?} comes after {revision}");
+    let lived = marker.created.duration_since(entry.created).expect("it comes after the entry");
+    assert!(lived >= Duration::from_secs(2), "the marker says that it lived {lived:?}, its TTL is 2 s");
+    let refused = bucket.refusal(put(&k, "again").expecting(revision)).await;
+    assert!(refused.is_conflict(), "the entry is no longer what it was: {refused:?}");
+
+    let vanished = async || bucket.newest(&k).await.is_none().then_some(());
+    subject.eventually("the marker vanishes", vanished).await;
+    assert_eq!(bucket.counts().await, (0, marker.revision), "the marker leaves no trace");
+    bucket.write(put(&k, "again").expecting(Revision::ZERO)).await;
+}
+
+/// An entry tells its TTL.
+pub async fn an_entry_carries_its_ttl(subject: &Subject) {
+    let Some(bucket) = with_ttls(subject, 60).await else { return };
+    let k = key("k");
+    for ttl in [Some(seconds(60)), None, Some(seconds(90_000))] {
+        for write in [put(&k, "v"), purge(&k)] {
+            bucket.write(write.clone().with_ttl(ttl)).await;
+            let entry = bucket.newest(&k).await.expect("it is not yet gone");
+            assert_eq!(entry.ttl, ttl, "of {:?}", write.kind);
+        }
+    }
+}
+
+/// A purge with a TTL leaves a marker that goes without another.
+pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &Subject) {
+    let Some(bucket) = with_ttls(subject, 60).await else { return };
+    let k = key("k");
+    bucket.write(put(&k, "v")).await;
+    let purged = bucket.write(purge(&k).with_ttl(Some(seconds(1)))).await;
+    assert_eq!(bucket.says(&k).await, Some(Operation::Purge));
+    let vanished = async || bucket.newest(&k).await.is_none().then_some(());
+    subject.eventually("the marker vanishes", vanished).await;
+    assert_eq!(bucket.counts().await, (0, purged), "nothing is left, and nothing was written");
+}
+
+/// A write without a TTL over one that has one does not expire.
+pub async fn a_later_write_without_a_ttl_stays(subject: &Subject) {
+    let Some(bucket) = with_ttls(subject, 60).await else { return };
+    let writes = [put(&key("value"), "stays"), delete(&key("marker"))];
+    let mut revisions = Vec::new();
+    for write in writes.clone() {
+        bucket.write(put(&write.key, "v").with_ttl(Some(seconds(1)))).await;
+        revisions.push(bucket.write(write).await);
+    }
+    // What would expire now, had it not been written over, is due before this is.
+    let clock = key("clock");
+    bucket.write(put(&clock, "v").with_ttl(Some(seconds(2)))).await;
+    gone(subject, &bucket, &clock).await;
+    for (write, revision) in writes.iter().zip(revisions) {
+        let found = bucket.newest(&write.key).await.map(|entry| entry.revision);
+        assert_eq!(found, Some(revision), "of {:?}", write.key);
+    }
+}
+
+/// The bucket's own TTL removes every value.
+pub async fn the_bucket_ttl_removes_values(subject: &Subject) {
+    let ttl = Duration::from_secs(2);
+    let bucket = subject.bucket(|config| config.ttl = Some(ttl)).await;
+    let keys = [key("a"), key("b")];
+    for k in &keys {
+        bucket.write(put(k, "v")).await;
+    }
+    let sent = Instant::now();
+    let last = bucket.write(put(&keys[0], "later")).await;
+    gone(subject, &bucket, &keys[0]).await;
+    assert!(sent.elapsed() >= ttl, "revision {last} is gone after {:?}, the TTL is {ttl:?}", sent.elapsed());
+    gone(subject, &bucket, &keys[1]).await;
+}
+
+/// A TTL is `Unsupported` in a bucket without limit markers.
+pub async fn a_ttl_needs_limit_markers(subject: &Subject) {
+    // With a history, nothing that is not said gets limit markers.
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    for write in [put(&key("k"), "v"), purge(&key("k"))] {
+        let refused = bucket.refusal(write.with_ttl(Some(seconds(1)))).await;
+        assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
+    }
+    assert_eq!(bucket.counts().await, (0, Revision::ZERO), "nothing was written");
+}

@@ -1,0 +1,163 @@
+//! The [contract of backends](crate::backend#contract) as a test suite.
+//!
+//! Every sentence of the contract is a function of the same name here, under the heading that it has there. For a
+//! backend of your own, let [`conformance_tests!`](crate::conformance_tests) make a test of each; or run them all:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use kvtyped::backend::memory::MemoryBackend;
+//! use kvtyped::conformance::{self, Subject};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let subject = Subject::new(Arc::new(MemoryBackend::new()));
+//! conformance::run_all(&subject).await;
+//! # }
+//! ```
+//!
+//! The suite makes buckets of its own, under names that no other run has, and removes them. It takes half a minute at
+//! most where the clock is real: what expires must be waited for.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
+
+pub mod buckets;
+pub mod expiry;
+pub mod reading;
+mod subject;
+pub mod writing;
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+
+pub use self::subject::Subject;
+
+type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
+
+/// Every sentence, handed to the macro `$then` after `$first`. The one list of them.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_sentences {
+    ([$($then:tt)+] $($first:tt)*) => {
+        $($then)+! {
+            $($first)*
+            writing::revisions_grow_over_the_whole_bucket
+            writing::a_write_without_a_guard_always_lands
+            writing::a_guard_lets_exactly_its_revision_pass
+            writing::a_guard_of_zero_needs_a_key_without_any_entry
+            writing::a_guard_may_stand_on_another_key
+            writing::a_refused_write_changes_nothing
+            writing::one_of_many_writers_wins_each_revision
+            writing::a_write_is_not_applied_twice
+            writing::a_delete_leaves_a_marker_and_keeps_history
+            writing::a_purge_leaves_a_marker_and_drops_history
+            writing::history_is_bounded
+            writing::an_entry_carries_its_operation_id
+            writing::an_empty_value_is_a_value
+            writing::a_value_over_the_limit_is_refused
+            writing::a_full_bucket_refuses_writes
+            expiry::a_ttl_removes_the_value_and_leaves_a_marker
+            expiry::an_entry_carries_its_ttl
+            expiry::a_purge_marker_with_a_ttl_goes_in_silence
+            expiry::a_later_write_without_a_ttl_stays
+            expiry::the_bucket_ttl_removes_values
+            expiry::a_ttl_needs_limit_markers
+            reading::a_read_finds_the_newest_entry
+            reading::a_read_at_a_revision_finds_only_the_keys_own
+            reading::a_leader_read_sees_every_acknowledged_write
+            reading::a_scan_gives_each_key_once
+            reading::a_scan_of_nothing_ends
+            reading::a_scan_of_history_gives_every_entry
+            reading::a_scan_keeps_to_its_patterns
+            reading::a_scan_of_headers_leaves_the_values_out
+            reading::a_scan_of_many_keys_gives_them_all
+            buckets::a_bucket_is_created_once
+            buckets::a_missing_bucket_is_none
+            buckets::a_deleted_bucket_is_gone
+            buckets::a_wrong_setting_is_refused
+            buckets::a_bucket_tells_its_configuration
+            buckets::an_update_keeps_what_it_does_not_say
+            buckets::names_list_every_bucket
+            buckets::the_status_is_fresh
+        }
+    };
+}
+
+macro_rules! sentences {
+    ($($room:ident::$sentence:ident)*) => {
+        &[$((stringify!($sentence), |subject| Box::pin($room::$sentence(subject)))),*]
+    };
+}
+
+static SENTENCES: &[Sentence] = __conformance_sentences!([sentences]);
+
+/// The names of all sentences, in the order of the contract.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SENTENCES.iter().map(|(name, _)| *name)
+}
+
+/// Tests one sentence, and removes the buckets that it made, whatever comes of it.
+///
+/// # Panics
+///
+/// If the sentence is not true of the subject, or there is none of this name.
+pub async fn run(subject: &Subject, name: &str) {
+    let (name, sentence) =
+        SENTENCES.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no sentence is named `{name}`"));
+    let subject = subject.fresh();
+    let result = AssertUnwindSafe(sentence(&subject)).catch_unwind().await;
+    subject.clean().await;
+    if let Err(payload) = result {
+        let message = payload.downcast_ref::<String>().cloned();
+        match message.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())) {
+            Some(message) => panic!("`{name}` is not true of {subject:?}: {message}"),
+            None => resume_unwind(payload),
+        }
+    }
+}
+
+/// Tests every sentence, one after the other.
+///
+/// # Panics
+///
+/// At the first that is not true of the subject.
+pub async fn run_all(subject: &Subject) {
+    for name in names() {
+        run(subject, name).await;
+    }
+}
+
+/// Makes a `#[tokio::test]` of every sentence of the [contract](crate::backend#contract), by its name.
+///
+/// Takes an expression that is a [`Subject`](crate::conformance::Subject), or an `Arc<dyn Backend>`; it may await, and is
+/// evaluated for each test. The crate that calls this depends on tokio, with `macros` and `rt-multi-thread`.
+///
+/// ```
+/// mod memory {
+///     use std::sync::Arc;
+///     use kvtyped::backend::{Backend, memory::MemoryBackend};
+///
+///     kvtyped::conformance_tests!(Arc::new(MemoryBackend::new()) as Arc<dyn Backend>);
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! conformance_tests {
+    ($subject:expr $(,)?) => {
+        $crate::__conformance_sentences!([$crate::__conformance_tests][$subject]);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_tests {
+    ([$subject:expr] $($room:ident::$sentence:ident)*) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $sentence() {
+                let subject = ::core::convert::Into::<$crate::conformance::Subject>::into($subject);
+                $crate::conformance::run(&subject, ::core::stringify!($sentence)).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,199 @@
+//! Reading.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{self, StreamExt};
+
+use super::subject::{Subject, delete, key, purge, put};
+use crate::backend::{At, Operation, Read};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+/// The newest entry of a key is read, marker or not, or nothing where there is none.
+pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let k = key("a.b");
+    // Neither what a key begins with nor what begins with it is the key.
+    for other in ["a", "a.b.c", "a.bb"] {
+        bucket.write(put(&key(other), "other")).await;
+    }
+    for read in [Read::Any, Read::Leader] {
+        assert_eq!(bucket.read(&k, At::Newest(read)).await, None, "{read:?}");
+    }
+    let mut created = None;
+    for (write, says) in [
+        (put(&k, "first"), Operation::Put),
+        (put(&k, "second"), Operation::Put),
+        (delete(&k), Operation::Delete),
+        (put(&k, "third"), Operation::Put),
+        (purge(&k), Operation::Purge),
+    ] {
+        let revision = bucket.write(write.clone()).await;
+        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let found = (&entry.key, entry.revision, &entry.operation, &*entry.value);
+        assert_eq!(found, (&k, revision, &says, write.value()), "{write:?}");
+        assert!(created <= Some(entry.created), "{entry:?} was created after {created:?}");
+        created = Some(entry.created);
+        let nearest = async || bucket.read(&k, At::Newest(Read::Any)).await.filter(|any| any.revision == revision);
+        assert_eq!(subject.eventually("any server has it", nearest).await, entry, "however it is read");
+    }
+}
+
+/// A read at a revision finds that entry, if it is kept and of that key.
+pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    let (k, other) = (key("k"), key("k.other"));
+    let dropped = bucket.write(put(&k, "dropped")).await;
+    let first = bucket.write(put(&k, "first")).await;
+    let foreign = bucket.write(put(&other, "foreign")).await;
+    let last = bucket.write(delete(&k)).await;
+    for (on, revision, operation) in
+        [(&k, first, Operation::Put), (&k, last, Operation::Delete), (&other, foreign, Operation::Put)]
+    {
+        let what = format!("revision {revision} of {on:?} is read");
+        let entry = subject.eventually(&what, async || bucket.read(on, At::Revision(revision)).await).await;
+        assert_eq!((&entry.key, entry.revision, entry.operation), (on, revision, operation));
+    }
+    // By now every server that was asked has them all; and what is not there is not there anywhere.
+    let unwritten = Revision::new(last.get() + 1);
+    for (on, revision) in [(&k, foreign), (&other, first), (&k, unwritten), (&k, Revision::ZERO)] {
+        assert_eq!(bucket.read(on, At::Revision(revision)).await, None, "revision {revision} of {on:?}");
+    }
+    let forgotten = async || bucket.read(&k, At::Revision(dropped)).await.is_none().then_some(());
+    subject.eventually("what the history does not keep is not found", forgotten).await;
+}
+
+/// A leader read, and a read of at least the revision that a write returned, see that write.
+pub async fn a_leader_read_sees_every_acknowledged_write(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    for number in 0..100 {
+        let k = key(&format!("k{}", number % 3));
+        let write = if number % 10 == 9 { delete(&k) } else { put(&k, &format!("{number}")) };
+        let revision = bucket.write(write).await;
+        for read in [Read::Leader, Read::AtLeast(revision)] {
+            let found = bucket.read(&k, At::Newest(read)).await.map(|entry| entry.revision);
+            assert_eq!(found, Some(revision), "{read:?} of {k:?} after write {number}");
+        }
+    }
+    // Nothing is a fresh answer too: the revision is of another key.
+    let last = bucket.write(put(&key("other"), "v")).await;
+    assert_eq!(bucket.read(&key("never"), At::Newest(Read::AtLeast(last))).await, None);
+}
+
+/// A scan of the latest gives each key once, marker or not, in the order of revisions.
+pub async fn a_scan_gives_each_key_once(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let keys = ["d", "c", "b", "a", "e.f"].map(key);
+    for k in &keys {
+        bucket.write(put(k, "first")).await;
+    }
+    let mut newest = Vec::new();
+    for (number, k) in keys.iter().enumerate() {
+        newest.push(bucket.write(if number % 2 == 0 { put(k, "") } else { delete(k) }).await);
+    }
+    newest.push(bucket.write(purge(&key("never"))).await);
+    let scanned = bucket.scan_finds(&[Pattern::all()], false, &newest).await;
+    for entry in scanned {
+        let read = bucket.newest(&entry.key).await;
+        assert_eq!(read, Some(entry), "a scan gives what a read gives");
+    }
+}
+
+/// A scan ends also where there is nothing.
+pub async fn a_scan_of_nothing_ends(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let nothing = Pattern::new().literal("nothing");
+    for history in [false, true] {
+        assert_eq!(bucket.scan(&[Pattern::all()], history, false).await, [], "of an empty bucket");
+    }
+    bucket.write(put(&key("something"), "v")).await;
+    for history in [false, true] {
+        assert_eq!(bucket.scan(std::slice::from_ref(&nothing), history, false).await, [], "of what no key matches");
+        assert_eq!(bucket.scan(&[], history, false).await, [], "of no pattern at all");
+    }
+    bucket.write(purge(&key("nothing"))).await;
+    subject
+        .eventually("a marker is something", async || {
+            (!bucket.scan(std::slice::from_ref(&nothing), true, false).await.is_empty()).then_some(())
+        })
+        .await;
+}
+
+/// A scan of the history gives every kept entry.
+pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let (a, b) = (key("a"), key("b"));
+    let mut kept = Vec::new();
+    for write in [put(&a, "dropped"), put(&a, "1"), put(&b, "1"), delete(&a), put(&b, ""), put(&a, "2")] {
+        kept.push((write.key.clone(), bucket.write(write).await));
+    }
+    kept.remove(0);
+    let revisions = |of: &[_]| -> Vec<_> {
+        kept.iter().filter(|(key, _)| of.contains(key)).map(|(_, revision)| *revision).collect()
+    };
+    bucket.scan_finds(&[Pattern::all()], true, &revisions(&[a.clone(), b.clone()])).await;
+    bucket.scan_finds(&[Pattern::exact(&a)], true, &revisions(&[a])).await;
+}
+
+/// A scan gives what one of its patterns matches, once, however they overlap.
+pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let names = ["a", "a.1", "a.2", "a.2.x", "b.1", "b.p-1", "b.p-", "b.q-1", "c.1.x"];
+    let mut written = Vec::new();
+    for name in names {
+        written.push((name, bucket.write(put(&key(name), "v")).await));
+    }
+    let literal = |text: &str| Pattern::new().literal(text);
+    let any = |pattern: Pattern| pattern.segment::<String>(None, "", "");
+    let half = |pattern: Pattern| pattern.segment::<String>(None, "p-", "");
+    for (patterns, wanted) in [
+        (vec![Pattern::exact(&key("a.1"))], &["a.1"][..]),
+        (vec![any(literal("a"))], &["a.1", "a.2"]),
+        (vec![any(literal("a")), Pattern::exact(&key("a.1"))], &["a.1", "a.2"]),
+        (vec![any(literal("a")), any(Pattern::new()).literal("1")], &["a.1", "a.2", "b.1"]),
+        (vec![any(literal("a")), any(literal("c")).literal("x")], &["a.1", "a.2", "c.1.x"]),
+        (vec![half(literal("b"))], &["b.p-1"]),
+        (vec![half(literal("b")), Pattern::exact(&key("b.q-1"))], &["b.p-1", "b.q-1"]),
+        (vec![Pattern::exact(&key("c.1.x")), Pattern::exact(&key("a"))], &["a", "c.1.x"]),
+        (vec![any(Pattern::new()), Pattern::exact(&key("b.1"))], &["a", "b.1"]),
+        (vec![any(literal("a")), Pattern::all()], &names),
+    ] {
+        let wanted: Vec<_> = written.iter().filter(|(name, _)| wanted.contains(name)).map(|(_, at)| *at).collect();
+        bucket.scan_finds(&patterns, false, &wanted).await;
+        bucket.scan_finds(&patterns, true, &wanted).await;
+    }
+}
+
+/// A scan of headers leaves the values out.
+pub async fn a_scan_of_headers_leaves_the_values_out(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    let (a, b) = (key("a"), key("b"));
+    let revisions = [
+        bucket.write(put(&a, "a value")).await,
+        bucket.write(put(&b, "a value")).await,
+        bucket.write(delete(&a)).await,
+    ];
+    for (history, wanted) in [(true, &revisions[..]), (false, &revisions[1..])] {
+        let full = bucket.scan_finds(&[Pattern::all()], history, wanted).await;
+        let expected: Vec<_> =
+            full.into_iter().map(|entry| crate::backend::RawEntry { value: bytes::Bytes::new(), ..entry }).collect();
+        subject
+            .eventually(&format!("a scan of headers gives {expected:?}"), async || {
+                (bucket.scan(&[Pattern::all()], history, true).await == expected).then_some(())
+            })
+            .await;
+    }
+}
+
+/// A scan has no largest number of keys: more than a server gives in one answer (1,024) are found too.
+pub async fn a_scan_of_many_keys_gives_them_all(subject: &Subject) {
+    const KEYS: usize = 1_300;
+    let bucket = subject.bucket(|_| {}).await;
+    let write = |number: usize| bucket.write(put(&key(&format!("{}.{number}", number % 2)), "v"));
+    let revisions: BTreeSet<_> = stream::iter(0..KEYS).map(write).buffer_unordered(64).collect().await;
+    let revisions: Vec<_> = revisions.into_iter().collect();
+    assert_eq!(revisions.len(), KEYS, "each write has a revision of its own");
+    bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
+    let exact: Vec<_> = (0..KEYS).map(|number| Pattern::exact(&key(&format!("{}.{number}", number % 2)))).collect();
+    bucket.scan_finds(&exact, false, &revisions).await;
+}

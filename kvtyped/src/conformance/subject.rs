@@ -1,0 +1,260 @@
+//! What is tested, and the few verbs that every test needs.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use crate::backend::{
+    At, Backend, Deadline, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
+};
+use crate::config::{BucketConfig, Storage};
+use crate::error::{Error, Outcome};
+use crate::key::{Key, Pattern};
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// A backend under test, and how the buckets are in which it is tested.
+#[derive(Clone)]
+pub struct Subject {
+    backend: Arc<dyn Backend>,
+    replicas: u8,
+    storage: Storage,
+    max_payload: usize,
+    patience: Duration,
+    keeps: Vec<Arc<dyn Any + Send + Sync>>,
+    made: Arc<Mutex<Vec<String>>>,
+}
+
+impl Subject {
+    /// A backend with one replica of each bucket, in files.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            replicas: 1,
+            storage: Storage::File,
+            max_payload: 1024 * 1024,
+            patience: Duration::from_secs(15),
+            keeps: Vec::new(),
+            made: Arc::default(),
+        }
+    }
+
+    /// With this many replicas of each bucket.
+    #[must_use]
+    pub fn replicas(mut self, replicas: u8) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// With buckets that are stored there.
+    #[must_use]
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// The size of the largest message that the backend takes; 1 MiB by default, as of a server.
+    #[must_use]
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+
+    /// How long an operation may take, and how late something may come that comes by itself; 15 s by default.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Keeps something as long as the subject is there: the server that it runs on.
+    #[must_use]
+    pub fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.keeps.push(Arc::new(kept));
+        self
+    }
+
+    /// The same, with no bucket made yet.
+    pub(super) fn fresh(&self) -> Self {
+        Self { made: Arc::default(), ..self.clone() }
+    }
+
+    /// Removes the buckets that were made. One that stays is in nobody's way, so failures do not matter.
+    pub(super) async fn clean(&self) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        for name in made {
+            let _ = self.backend.delete(&name, Deadline::after(Duration::from_secs(5))).await;
+        }
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    pub(super) fn largest_message(&self) -> usize {
+        self.max_payload
+    }
+
+    /// A bucket of a name that nobody else has; it is removed at the end if it is made.
+    pub(super) fn config(&self, say: impl FnOnce(&mut BucketConfig)) -> BucketConfig {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut config = BucketConfig::new(format!("conformance-{:08x}-{number}", rand::random::<u32>()));
+        config.replicas = Some(self.replicas);
+        config.storage = Some(self.storage);
+        say(&mut config);
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(config.name.clone());
+        config
+    }
+
+    /// A new bucket.
+    pub(super) async fn bucket(&self, say: impl FnOnce(&mut BucketConfig)) -> Bucket {
+        let config = self.config(say);
+        match self.backend.create(config.clone(), self.deadline()).await {
+            Ok(raw) => Bucket { raw, subject: self.clone() },
+            Err(error) => panic!("cannot create {config:?}: {error:?}"),
+        }
+    }
+
+    /// Whether a key can have a TTL; see [`Capabilities::key_ttl`](crate::backend::Capabilities::key_ttl).
+    pub(super) async fn has_key_ttl(&self) -> bool {
+        self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").key_ttl
+    }
+
+    /// Asks until there is an answer; `what` is waited for.
+    pub(super) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "not within {:?}: {what}", self.patience);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("backend", &self.backend)
+            .field("replicas", &self.replicas)
+            .field("storage", &self.storage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Arc<dyn Backend>> for Subject {
+    fn from(backend: Arc<dyn Backend>) -> Self {
+        Self::new(backend)
+    }
+}
+
+/// A bucket under test: what must not fail does not.
+pub(super) struct Bucket {
+    pub(super) raw: Arc<dyn RawBucket>,
+    subject: Subject,
+}
+
+impl Bucket {
+    pub(super) async fn try_write(&self, write: Write) -> Result<Revision, Error> {
+        self.raw.write(write, self.subject.deadline()).await
+    }
+
+    pub(super) async fn write(&self, write: Write) -> Revision {
+        match self.try_write(write.clone()).await {
+            Ok(revision) => revision,
+            Err(error) => panic!("{write:?} is refused: {error:?}"),
+        }
+    }
+
+    /// The error of a write that must be refused, and for certain.
+    pub(super) async fn refusal(&self, write: Write) -> Error {
+        let error = match self.try_write(write.clone()).await {
+            Ok(revision) => panic!("{write:?} is applied at revision {revision}"),
+            Err(error) => error,
+        };
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{write:?} is refused with {error:?}");
+        error
+    }
+
+    pub(super) async fn read(&self, on: &Key, at: At) -> Option<RawEntry> {
+        match self.raw.read(on, at, self.subject.deadline()).await {
+            Ok(entry) => entry,
+            Err(error) => panic!("a read of {on:?}, {at:?}, fails: {error:?}"),
+        }
+    }
+
+    /// The newest entry of a key as the leader has it.
+    pub(super) async fn newest(&self, on: &Key) -> Option<RawEntry> {
+        self.read(on, At::Newest(Read::Leader)).await
+    }
+
+    /// What the newest entry of a key says; nothing where there is none.
+    pub(super) async fn says(&self, on: &Key) -> Option<Operation> {
+        self.newest(on).await.map(|entry| entry.operation)
+    }
+
+    /// How many entries there are, and the last revision.
+    pub(super) async fn counts(&self) -> (u64, Revision) {
+        let status = self.raw.status(self.subject.deadline()).await.expect("the bucket has a status");
+        (status.values, status.last_revision)
+    }
+
+    /// What a scan gives, in order; a key or a revision that comes twice, or not in order, fails at once.
+    pub(super) async fn scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) -> Vec<RawEntry> {
+        let patience = self.subject.patience;
+        let scan = Scan { patterns: patterns.to_vec(), history, headers_only, patience };
+        let entries = self.raw.scan(scan).map(|entry| entry.expect("the scan has no error"));
+        let entries: Vec<_> = tokio::time::timeout(2 * patience, entries.collect()).await.expect("the scan ends");
+        let brief: Vec<_> = entries.iter().map(|entry| (entry.revision.get(), entry.key.as_str())).collect();
+        assert!(brief.is_sorted_by(|a, b| a.0 < b.0), "the scan is in the order of revisions: {brief:?}");
+        let mut keys: Vec<_> = brief.iter().map(|(_, key)| key).collect();
+        keys.sort_unstable();
+        assert!(history || keys.is_sorted_by(|a, b| a < b), "the scan gives each key once: {brief:?}");
+        entries
+    }
+
+    /// Scans until the revisions are these: a scan may be a moment late.
+    pub(super) async fn scan_finds(&self, patterns: &[Pattern], history: bool, wanted: &[Revision]) -> Vec<RawEntry> {
+        let what = format!("a scan of {patterns:?} (history: {history}) gives the revisions {wanted:?}");
+        let found = async || {
+            let entries = self.scan(patterns, history, false).await;
+            entries.iter().map(|entry| entry.revision).eq(wanted.iter().copied()).then_some(entries)
+        };
+        self.subject.eventually(&what, found).await
+    }
+}
+
+pub(super) fn key(text: &str) -> Key {
+    Key::new(text).expect("a legal key")
+}
+
+pub(super) fn put(on: &Key, value: &str) -> Write {
+    Write::new(on.clone(), WriteKind::Put(value.to_owned().into()))
+}
+
+pub(super) fn delete(on: &Key) -> Write {
+    Write::new(on.clone(), WriteKind::Delete)
+}
+
+pub(super) fn purge(on: &Key) -> Write {
+    Write::new(on.clone(), WriteKind::Purge)
+}
+
+pub(super) fn seconds(seconds: u64) -> Ttl {
+    Ttl::new(Duration::from_secs(seconds)).expect("a legal TTL")
+}
+
+pub(super) fn id_of(entry: &RawEntry) -> Option<&str> {
+    entry.id.as_ref().map(OperationId::as_str)
+}

@@ -1,0 +1,299 @@
+//! Writing.
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use super::subject::{Bucket, Subject, delete, id_of, key, purge, put};
+use crate::backend::{At, Guard, Operation, Read, Write, WriteKind};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+/// A conflict that says what was expected, and, if it says what is there, says the truth.
+fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
+    assert!(error.is_conflict(), "it is a conflict: {error:?}");
+    let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
+        panic!("it is a conflict of revisions: {error:?}");
+    };
+    assert_eq!(*told, expected, "what was expected: {error:?}");
+    assert!(found.is_none_or(|found| found == actual), "what is there is {actual}: {error:?}");
+}
+
+/// Revisions grow over the whole bucket.
+pub async fn revisions_grow_over_the_whole_bucket(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (a, b) = (key("a"), key("b"));
+    let mut last = Revision::ZERO;
+    for write in [put(&a, "1"), put(&b, "1"), put(&a, "2"), delete(&b), put(&b, "2"), purge(&a), put(&a, "3")] {
+        let revision = bucket.write(write.clone()).await;
+        assert!(revision > last, "{write:?} has revision {revision} after {last}");
+        last = revision;
+    }
+    assert_eq!(bucket.counts().await.1, last, "the last revision of the bucket");
+}
+
+/// A write without a guard lands on whatever is there.
+pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    for (write, says) in [
+        (put(&k, "on nothing"), Operation::Put),
+        (put(&k, "on a value"), Operation::Put),
+        (delete(&k), Operation::Delete),
+        (delete(&k), Operation::Delete),
+        (put(&k, "on a delete"), Operation::Put),
+        (purge(&k), Operation::Purge),
+        (purge(&k), Operation::Purge),
+        (put(&k, "on a purge"), Operation::Put),
+    ] {
+        let revision = bucket.write(write.clone()).await;
+        let entry = bucket.newest(&k).await.expect("what was written is there");
+        assert_eq!((entry.revision, &entry.operation, &*entry.value), (revision, &says, write.value()), "{write:?}");
+    }
+}
+
+/// A guard lets pass exactly the revision that it names: that of the newest entry of its key, marker or not.
+pub async fn a_guard_lets_exactly_its_revision_pass(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let k = key("k");
+    let mut older = Revision::ZERO;
+    let mut newest = bucket.write(put(&k, "first").expecting(older)).await;
+    for write in [put(&k, "second"), delete(&k), put(&k, "third"), purge(&k), purge(&k), put(&k, "fourth")] {
+        let later = Revision::new(newest.get() + 1);
+        for wrong in [older, later, Revision::ZERO] {
+            assert_conflict(&bucket.refusal(write.clone().expecting(wrong)).await, wrong, newest);
+        }
+        (older, newest) = (newest, bucket.write(write.expecting(newest)).await);
+        // Another key's revision is the last of the bucket, and that is nothing to the guard.
+        bucket.write(put(&key("other"), "v")).await;
+    }
+}
+
+/// The guard [`Revision::ZERO`] lets pass only where the key has no entry at all; a marker is an entry.
+pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    // A key is not the longer one that begins with it.
+    bucket.write(put(&key("k.more"), "v")).await;
+    let mut newest = bucket.write(put(&k, "v").expecting(Revision::ZERO)).await;
+    for marker in [delete(&k), purge(&k)] {
+        let refused = bucket.refusal(put(&k, "again").expecting(Revision::ZERO)).await;
+        assert_conflict(&refused, Revision::ZERO, newest);
+        newest = bucket.write(marker).await;
+        let refused = bucket.refusal(put(&k, "again").expecting(Revision::ZERO)).await;
+        assert_conflict(&refused, Revision::ZERO, newest);
+    }
+}
+
+/// A guard may stand on another key than the one that is written, where keys can have a TTL; else it is refused.
+pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (lock, data) = (key("lock"), key("data"));
+    let guarded =
+        |value: &str, revision| Write { guard: Some(Guard { key: lock.clone(), revision }), ..put(&data, value) };
+    if !subject.has_key_ttl().await {
+        let refused = bucket.refusal(guarded("v", Revision::ZERO)).await;
+        assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
+        return;
+    }
+    bucket.write(guarded("before the lock", Revision::ZERO)).await;
+    let held = bucket.write(put(&lock, "mine")).await;
+    assert_conflict(&bucket.refusal(guarded("too late", Revision::ZERO)).await, Revision::ZERO, held);
+    bucket.write(guarded("under the lock", held)).await;
+    let last = bucket.write(guarded("and again", held)).await;
+    let lost = bucket.write(delete(&lock)).await;
+    assert_conflict(&bucket.refusal(guarded("no longer", held)).await, held, lost);
+    assert_eq!(bucket.newest(&data).await.map(|entry| entry.revision), Some(last), "the last that the guard let pass");
+}
+
+/// A refused write changes nothing, and its error is a conflict that is not applied.
+pub async fn a_refused_write_changes_nothing(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let first = bucket.write(put(&k, "first")).await;
+    let second = bucket.write(put(&k, "second")).await;
+    let before = (bucket.newest(&k).await, bucket.counts().await);
+    for write in [put(&k, "refused"), delete(&k), purge(&k)] {
+        assert_conflict(&bucket.refusal(write.expecting(first)).await, first, second);
+    }
+    assert_eq!((bucket.newest(&k).await, bucket.counts().await), before);
+    bucket.scan_finds(&[Pattern::all()], true, &[first, second]).await;
+}
+
+/// Of many writers at one revision exactly one wins, the others get a conflict.
+pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
+    const WRITERS: usize = 8;
+    const ROUNDS: usize = 50;
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    let mut expected = Revision::ZERO;
+    for round in 0..ROUNDS {
+        let race = (0..WRITERS).map(|writer| {
+            let (raw, deadline) = (bucket.raw.clone(), subject.deadline());
+            let write = put(&k, &format!("{writer}")).expecting(expected);
+            tokio::spawn(async move { raw.write(write, deadline).await })
+        });
+        let mut won = Vec::new();
+        for (writer, result) in join_all(race).await.into_iter().enumerate() {
+            match result.expect("no writer panics") {
+                Ok(revision) => won.push((writer, revision)),
+                Err(error) => {
+                    let conflict = matches!(error.kind(), ErrorKind::Conflict { .. });
+                    assert!(conflict && error.outcome() == Outcome::NotApplied, "round {round}, a loser: {error:?}");
+                }
+            }
+        }
+        let [(winner, revision)] = won[..] else { panic!("round {round} at revision {expected} was won by {won:?}") };
+        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let (found, wanted) = ((entry.revision, entry.value), (revision, Bytes::from(format!("{winner}"))));
+        assert_eq!(found, wanted, "round {round} was won by writer {winner}");
+        expected = revision;
+    }
+}
+
+/// A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again.
+pub async fn a_write_is_not_applied_twice(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    let write = put(&k, "once");
+    let first = bucket.write(write.clone()).await;
+    assert_eq!(bucket.write(write.clone()).await, first, "the second time has the revision of the first");
+    let later = bucket.write(put(&k, "later")).await;
+    assert_eq!(bucket.write(write).await, first, "and so has the third");
+    assert_eq!(bucket.newest(&k).await.map(|entry| entry.revision), Some(later));
+
+    // With a guard it may be a conflict as well: what it expected is no longer so, by its own doing.
+    let write = put(&k, "once").expecting(later);
+    let first = bucket.write(write.clone()).await;
+    match bucket.try_write(write).await {
+        Ok(revision) => assert_eq!(revision, first, "the second time has the revision of the first"),
+        Err(error) => assert_conflict(&error, later, first),
+    }
+    assert_eq!(bucket.newest(&k).await.map(|entry| entry.revision), Some(first));
+}
+
+/// A delete leaves a marker and keeps the history.
+pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let revisions =
+        [bucket.write(put(&k, "first")).await, bucket.write(put(&k, "second")).await, bucket.write(delete(&k)).await];
+    let marker = bucket.newest(&k).await.expect("the marker is an entry");
+    assert_eq!((marker.revision, marker.operation, marker.value), (revisions[2], Operation::Delete, Bytes::new()));
+    let kept = bucket.scan_finds(&[Pattern::exact(&k)], true, &revisions).await;
+    assert_eq!(kept.iter().map(|entry| &*entry.value).collect::<Vec<_>>(), [&b"first"[..], b"second", b""]);
+}
+
+/// A purge leaves a marker and nothing before it.
+pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let other = bucket.write(put(&key("other"), "stays")).await;
+    for write in [put(&k, "first"), delete(&k), put(&k, "second")] {
+        bucket.write(write).await;
+    }
+    let purged = bucket.write(purge(&k)).await;
+    let marker = bucket.newest(&k).await.expect("the marker is an entry");
+    assert_eq!((marker.revision, marker.operation, marker.value), (purged, Operation::Purge, Bytes::new()));
+    bucket.scan_finds(&[Pattern::all()], true, &[other, purged]).await;
+    assert_eq!(bucket.counts().await.0, 2, "the other key's entry, and the marker");
+}
+
+/// No key keeps more entries than the bucket's history.
+pub async fn history_is_bounded(subject: &Subject) {
+    for history in [1_u8, 3, BucketConfig::MAX_HISTORY] {
+        let bucket = subject.bucket(|config| config.history = Some(history)).await;
+        let (k, history) = (key("k"), usize::from(history));
+        let mut revisions = vec![bucket.write(put(&key("other"), "stays")).await];
+        for value in 0..history + 2 {
+            revisions.push(bucket.write(put(&k, &format!("{value}"))).await);
+        }
+        revisions.drain(1..3);
+        bucket.scan_finds(&[Pattern::all()], true, &revisions).await;
+        assert_eq!(bucket.counts().await.0, 1 + history as u64, "entries with a history of {history}");
+    }
+}
+
+/// The operation id of a write is returned with its entry.
+pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let writes = [put(&k, "v"), delete(&k), purge(&k), put(&k, "w")];
+    for write in writes.clone() {
+        let revision = bucket.write(write.clone()).await;
+        let entry = bucket.newest(&k).await.expect("what was written is there");
+        assert_eq!((entry.revision, id_of(&entry)), (revision, Some(write.id.as_str())), "{write:?}");
+        let at_revision = async || bucket.read(&k, At::Revision(revision)).await;
+        let read = subject.eventually("the revision is read", at_revision).await;
+        assert_eq!(id_of(&read), Some(write.id.as_str()), "{write:?}, read at its revision");
+    }
+    let last = bucket.newest(&k).await.expect("what was written is there").revision;
+    let nearest = bucket.read(&k, At::Newest(Read::AtLeast(last))).await;
+    assert_eq!(nearest.as_ref().and_then(id_of), Some(writes[3].id.as_str()), "read at least at {last}");
+    subject
+        .eventually("a scan of headers gives the operation id of the newest entry", async || {
+            let scanned = bucket.scan(&[Pattern::all()], false, true).await;
+            scanned.first().is_some_and(|entry| id_of(entry) == Some(writes[3].id.as_str())).then_some(())
+        })
+        .await;
+}
+
+/// An empty value is a value.
+pub async fn an_empty_value_is_a_value(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    let revision = bucket.write(put(&k, "").expecting(Revision::ZERO)).await;
+    let after = bucket.write(put(&key("z"), "after")).await;
+    let entry = bucket.newest(&k).await.expect("it is an entry");
+    assert!(entry.is_live() && entry.value.is_empty(), "{entry:?}");
+    let scanned = bucket.scan_finds(&[Pattern::all()], false, &[revision, after]).await;
+    assert_eq!(scanned[0], entry);
+}
+
+/// Tries a write that is too large: nothing is changed.
+async fn assert_too_large(bucket: &Bucket, write: Write) {
+    let before = bucket.counts().await;
+    let refused = bucket.refusal(write).await;
+    assert!(matches!(refused.kind(), ErrorKind::TooLarge { .. }), "{refused:?}");
+    assert_eq!(bucket.counts().await, before, "the number of entries and the last revision");
+}
+
+/// A value over the bucket's or the server's limit is `TooLarge`, and changes nothing.
+pub async fn a_value_over_the_limit_is_refused(subject: &Subject) {
+    let large = |bytes| Write::new(key("k"), WriteKind::Put(vec![b'x'; bytes].into()));
+    let bucket = subject.bucket(|config| config.max_value_size = Some(2048)).await;
+    bucket.write(large(1024)).await;
+    assert_too_large(&bucket, large(2049)).await;
+    bucket.write(large(1025)).await;
+    let bucket = subject.bucket(|_| {}).await;
+    // The headers count.
+    assert_too_large(&bucket, large(subject.largest_message())).await;
+    bucket.write(large(subject.largest_message() - 1024)).await;
+}
+
+/// A full bucket is `BucketFull`, and changes nothing.
+pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.max_bytes = Some(8192)).await;
+    let name = bucket.raw.config().name.clone();
+    let value = "x".repeat(1024);
+    let mut written = Vec::new();
+    let (refused, before) = loop {
+        let before = bucket.counts().await;
+        match bucket.try_write(put(&key(&format!("k{}", written.len())), &value)).await {
+            Ok(revision) => written.push(revision),
+            Err(error) => break (error, before),
+        }
+        assert!(written.len() < 8, "8192 bytes hold fewer than 8 values of 1024");
+    };
+    assert!(matches!(refused.kind(), ErrorKind::BucketFull), "{refused:?}");
+    assert_eq!(refused.outcome(), Outcome::NotApplied, "{refused:?}");
+    assert_eq!(bucket.counts().await, before, "the number of entries and the last revision");
+    assert_eq!(written.len() as u64, before.0, "what was acknowledged is stored");
+    bucket.scan_finds(&[Pattern::all()], false, &written).await;
+
+    let mut larger = BucketConfig::new(name);
+    larger.max_bytes = Some(65_536);
+    subject.backend().update(larger, subject.deadline()).await.expect("the limit can be raised");
+    bucket.write(put(&key("now"), &value)).await;
+}
