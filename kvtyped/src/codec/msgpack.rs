@@ -26,7 +26,8 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
         let mut rest = bytes;
         let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
         // `rmp_serde` counts no enums and believes every length: `Bounded` does neither.
-        let value = V::deserialize(Bounded::new(&mut deserializer)).map_err(|error| CodecError::new("msgpack", detail(&error)))?;
+        let value = V::deserialize(Bounded::new(&mut deserializer))
+            .map_err(|error| CodecError::new("msgpack", detail(&error)))?;
         match rest.len() {
             0 => Ok(value),
             more => Err(CodecError::new("msgpack", format!("{more} bytes follow the value"))),
