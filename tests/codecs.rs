@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use kvtyped::codec::{Bytes, Codec, CodecError, Json, MsgPack, Text};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -41,21 +42,40 @@ fn float() -> impl Strategy<Value = f64> {
     proptest::num::f64::NORMAL | proptest::num::f64::ZERO | proptest::num::f64::SUBNORMAL
 }
 
+/// Short enough that a record can be cut at every byte.
+fn word() -> impl Strategy<Value = String> {
+    "\\PC{0,6}|[\0-\x7f]{0,6}"
+}
+
+fn words() -> impl Strategy<Value = Vec<String>> {
+    vec(word(), 0..4)
+}
+
 fn shape() -> impl Strategy<Value = Shape> {
     prop_oneof![
         Just(Shape::Point),
         float().prop_map(Shape::Circle),
         any::<(i32, i32)>().prop_map(|(from, to)| Shape::Segment(from, to)),
-        any::<(String, Vec<String>)>().prop_map(|(name, tags)| Shape::Named { name, tags }),
+        (word(), words()).prop_map(|(name, tags)| Shape::Named { name, tags }),
     ]
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    let scalars = (any::<(u64, i64)>(), float(), any::<(String, char, bool)>());
-    let rest =
-        (any::<Option<String>>(), any::<Vec<u16>>(), any::<BTreeMap<String, i32>>(), shape(), any::<(u8, String)>());
-    (scalars, rest).prop_map(|(((id, delta), ratio, (name, letter, flag)), (note, parts, labels, shape, pair))| {
-        Record { id, delta, ratio, name, letter, flag, note, parts, labels, shape, pair }
+    let scalars = (any::<(u64, i64, char, bool)>(), float(), word());
+    let labels = proptest::collection::btree_map(word(), any::<i32>(), 0..4);
+    let rest = (proptest::option::of(word()), vec(any::<u16>(), 0..20), labels, shape(), (any::<u8>(), word()));
+    (scalars, rest).prop_map(|(((id, delta, letter, flag), ratio, name), (note, parts, labels, shape, pair))| Record {
+        id,
+        delta,
+        ratio,
+        name,
+        letter,
+        flag,
+        note,
+        parts,
+        labels,
+        shape,
+        pair,
     })
 }
 
@@ -118,6 +138,15 @@ fn everything(bytes: &[u8]) {
     let _ = <Text as Codec<String>>::decode(bytes);
     let _ = <Text as Codec<f64>>::decode(bytes);
     let _ = <Bytes as Codec<Vec<u8>>>::decode(bytes);
+}
+
+#[test]
+fn a_float_comes_back_as_itself_and_not_as_its_neighbour() {
+    for float in [3.677027846956851e49, 0.1, 5e-324, f64::MAX, f64::MIN_POSITIVE, -0.0] {
+        round_trip::<Json, _>(&float);
+        round_trip::<MsgPack, _>(&float);
+        round_trip::<Text, _>(&float);
+    }
 }
 
 #[test]
@@ -335,6 +364,48 @@ fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
     }
 }
 
+#[test]
+fn a_claimed_length_is_not_believed() {
+    /// How many items it was told to make room for.
+    #[derive(Debug)]
+    struct Claim(usize);
+    impl<'de> Deserialize<'de> for Claim {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visitor;
+            impl<'de> de::Visitor<'de> for Visitor {
+                type Value = Claim;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a sequence or a map")
+                }
+                fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Claim, A::Error> {
+                    let claim = items.size_hint().unwrap_or_default();
+                    while items.next_element::<u8>()?.is_some() {}
+                    Ok(Claim(claim))
+                }
+                fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Claim, A::Error> {
+                    let claim = entries.size_hint().unwrap_or_default();
+                    while entries.next_entry::<u8, u8>()?.is_some() {}
+                    Ok(Claim(claim))
+                }
+            }
+            deserializer.deserialize_any(Visitor)
+        }
+    }
+    impl Serialize for Claim {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_unit()
+        }
+    }
+    for items in [3_u16, 50_000] {
+        let array = [&[0xdc], &*items.to_be_bytes().to_vec(), &vec![7; items.into()]].concat();
+        let map = [&[0xde], &*items.to_be_bytes().to_vec(), &vec![7; 2 * usize::from(items)]].concat();
+        for bytes in [array, map] {
+            let Claim(claim) = MsgPack::decode(&bytes).unwrap();
+            assert!(claim <= 64, "{claim} of {items}");
+        }
+    }
+}
+
 fn every_truncation_is_refused<C: Codec<Record>>(record: &Record) {
     let bytes = C::encode(record).unwrap();
     for end in 0..bytes.len() {
@@ -352,7 +423,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_behind_a_value_are_an_error(record in record(), more in proptest::collection::vec(any::<u8>(), 1..9)) {
+    fn bytes_behind_a_value_are_an_error(record in record(), more in vec(any::<u8>(), 1..9)) {
         refused::<MsgPack, Record>(&[MsgPack::encode(&record).unwrap(), more.clone()].concat());
         // White space is no content in JSON.
         if !more.iter().all(|byte| b" \t\r\n".contains(byte)) {
@@ -578,7 +649,8 @@ fn json_string(text: &str) -> String {
 
 /// A secret that cannot be mistaken for anything else, among what messages are taken apart at.
 fn secret() -> impl Strategy<Value = String> {
-    let around = "[`'\", :a-z0-9]{0,6}|`, expected |, expected |\", expected |`, there are no (fields|variants)| at line 1 column 2|\\PC{0,4}";
+    let around =
+        "[`'\", :a-z0-9]{0,6}|[`\"]?, expected |`, there are no (fields|variants)| at line 1 column 2|\\PC{0,4}";
     (around, around).prop_map(|(before, behind)| format!("QXZ{before}QXZ{behind}QXZ"))
 }
 
@@ -593,14 +665,15 @@ fn read_as_everything(json: &str, msgpack: &[u8], secret: &str) {
         ($($type:ty),* $(,)?) => {$( both::<$type>(json, msgpack, secret); )*};
     }
     each![
-        (), bool, u8, u32, i64, i128, u128, f64, char, String, Option<u32>, Vec<u32>, Vec<String>, [u8; 3], (u32, u32), Small, Record,
-        Shape, Peel, Tagged, Untagged, Adjacent, Never, NoFields, Strict, Flat, HashMap<String, u32>, HashMap<u32, u32>,
-        HashMap<char, String>, BTreeMap<String, NoFields>, BTreeMap<bool, u8>, Vec<Never>, Duration, std::net::IpAddr,
-        std::num::NonZeroU8, std::ops::Range<u8>, std::time::SystemTime, std::path::PathBuf,
+        (), bool, u8, u32, i64, i128, u128, f64, char, String, Option<u32>, Vec<u32>, Vec<String>, [u8; 3], (u32, u32),
+        Small, Record, Shape, Peel, Tagged, Untagged, Adjacent, Never, NoFields, Strict, Flat, HashMap<String, u32>,
+        HashMap<u32, u32>, HashMap<char, String>, BTreeMap<String, NoFields>, BTreeMap<bool, u8>, Vec<Never>, Duration,
+        std::net::IpAddr, std::num::NonZeroU8, std::ops::Range<u8>, std::time::SystemTime, std::path::PathBuf,
     ];
     each![
-        Quoting<0>, Quoting<1>, Quoting<2>, Quoting<3>, Quoting<4>, Quoting<5>, Quoting<6>, Quoting<7>, Quoting<8>, Quoting<9>,
-        Quoting<10>, Quoting<11>, Vec<Quoting<2>>, Option<Quoting<3>>, HashMap<String, Quoting<6>>, (Quoting<11>,),
+        Quoting<0>, Quoting<1>, Quoting<2>, Quoting<3>, Quoting<4>, Quoting<5>, Quoting<6>, Quoting<7>, Quoting<8>,
+        Quoting<9>, Quoting<10>, Quoting<11>, Vec<Quoting<2>>, Option<Quoting<3>>, HashMap<String, Quoting<6>>,
+        (Quoting<11>,),
     ];
     for bytes in [json.as_bytes(), msgpack, secret.as_bytes()] {
         shows_nothing::<Text, u32>(bytes, secret);
