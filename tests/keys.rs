@@ -97,12 +97,13 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(character, 0..12).prop_map(String::from_iter)
 }
 
-/// Anything that could be taken for a segment: escapes, whole and broken.
+/// Anything that could be taken for a segment: escapes that are canonical, that are not, and broken ones.
 fn segment() -> impl Strategy<Value = String> {
-    let piece = select(vec![
-        "=", "=_", "_", "=2E", "=2e", "=41", "=5F", "=C3=9F", "=FF", "=E2=82", "=0", "=00", "a", "Z", "7", "-", "/",
-        ".", "*", ">", " ", "ß", "+", "\0",
-    ]);
+    let piece = prop_oneof![
+        8 => select(vec!["=2E", "=C3=9F", "=00", "=3D", "a", "Z", "7", "-", "/", "_"]),
+        3 => select(vec!["=41", "=5F", "=2D", "=30", "=2e", "=c3=9f"]),
+        1 => select(vec!["=", "=_", "=FF", "=E2=82", "=0", ".", "*", ">", " ", "ß", "+", "\0"]),
+    ];
     proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 
@@ -155,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn a_segment_is_read_only_if_it_is_what_escape_writes(segment in prop_oneof![segment(), text(), any::<String>()]) {
+    fn a_segment_is_read_only_if_it_is_what_escape_writes(segment in prop_oneof![8 => segment(), 1 => text(), 1 => any::<String>()]) {
         if let Ok(text) = unescape(&segment) {
             prop_assert_eq!(escape(&text), &*segment);
         }
