@@ -156,7 +156,9 @@ proptest! {
     }
 
     #[test]
-    fn a_segment_is_read_only_if_it_is_what_escape_writes(segment in prop_oneof![8 => segment(), 1 => text(), 1 => any::<String>()]) {
+    fn a_segment_is_read_only_if_it_is_what_escape_writes(
+        segment in prop_oneof![8 => segment(), 1 => text(), 1 => any::<String>()],
+    ) {
         if let Ok(text) = unescape(&segment) {
             prop_assert_eq!(escape(&text), &*segment);
         }
