@@ -8,7 +8,7 @@ struct Session {
 }
 
 #[derive(Clone, Debug, PartialEq, KvModel)]
-#[kv(key = "{id}", codec = MsgPack)]
+#[kv(key = "{id}", codec = kvtyped::codec::Json)]
 struct Visit {
     id: u64,
 }
