@@ -137,17 +137,15 @@ impl Api {
                     self.nobody(begun)?;
                     Error::unavailable(format!("nobody answers under `{}.{verb}`", self.prefix))
                 }
-                answer @ (Answer::Silent | Answer::Broken) if !again => {
-                    let silent = matches!(answer, Answer::Silent);
-                    let error = if silent { deadline.error() } else { convert::of_answer(answer) };
-                    return Err(error.unknown_outcome());
-                }
-                Answer::Silent if deadline.has_passed() => return Err(deadline.error()),
                 answer @ (Answer::Silent | Answer::Broken) => {
+                    let error = convert::of_answer(answer, deadline);
+                    if !again {
+                        return Err(error.unknown_outcome());
+                    }
                     length = Attempt::Long;
-                    convert::of_answer(answer)
+                    error
                 }
-                answer => return Err(convert::of_answer(answer)),
+                answer => return Err(convert::of_answer(answer, deadline)),
             };
             tracing::debug!(verb, %error, "asking again");
             if !backoff.pause(deadline).await {

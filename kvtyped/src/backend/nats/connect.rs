@@ -1,7 +1,5 @@
 //! A URL and options, and the connection that they make.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +9,8 @@ use super::convert;
 use super::wire::{Violations, Wire};
 use crate::error::{Error, Result};
 
-/// How to reach JetStream, and who is asking. Its `Debug` shows no secret.
-#[derive(Clone, Default)]
+/// How to reach JetStream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NatsOptions {
     /// The JetStream domain, if it is not the server's own: `hub`.
@@ -23,10 +21,6 @@ pub struct NatsOptions {
     pub name: Option<String>,
     /// Under which subjects answers arrive; `_INBOX` by default. A server's permissions can keep users apart by it.
     pub inbox_prefix: Option<String>,
-    /// The content of a credentials file: a JWT and its seed.
-    pub credentials: Option<String>,
-    /// A file with the certificates of the authorities to trust, beside those of the system.
-    pub root_certificates: Option<PathBuf>,
     /// How long connecting may take; 5 s by default.
     pub connect_timeout: Option<Duration>,
 }
@@ -65,20 +59,6 @@ impl NatsOptions {
         self
     }
 
-    /// With the content of a credentials file.
-    #[must_use]
-    pub fn credentials(mut self, credentials: impl Into<String>) -> Self {
-        self.credentials = Some(credentials.into());
-        self
-    }
-
-    /// Trusting the authorities in this file.
-    #[must_use]
-    pub fn root_certificates(mut self, file: impl Into<PathBuf>) -> Self {
-        self.root_certificates = Some(file.into());
-        self
-    }
-
     /// Giving up connecting after this time.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -101,21 +81,6 @@ impl NatsOptions {
     }
 }
 
-impl fmt::Debug for NatsOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { domain, prefix, name, inbox_prefix, credentials, root_certificates, connect_timeout } = self;
-        f.debug_struct("NatsOptions")
-            .field("domain", domain)
-            .field("prefix", prefix)
-            .field("name", name)
-            .field("inbox_prefix", inbox_prefix)
-            .field("credentials", &credentials.as_ref().map(|_| "***"))
-            .field("root_certificates", root_certificates)
-            .field("connect_timeout", connect_timeout)
-            .finish()
-    }
-}
-
 /// How often the server is asked whether it lives: it is given up after three times that.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -123,7 +88,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connects, and tells the prefix of the API.
-pub(super) async fn connect(url: &str, mut options: NatsOptions) -> Result<(Wire, String)> {
+pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: ConnectOptions) -> Result<(Wire, String)> {
     let target = Target::parse(url)?;
     if target.domain.is_some() || target.prefix.is_some() {
         (options.domain, options.prefix) = (target.domain, target.prefix);
@@ -132,7 +97,7 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions) -> Result<(Wire
     let timeout = options.connect_timeout.unwrap_or(Duration::from_secs(5));
     let violations = Arc::new(Violations::default());
     let reported = Arc::clone(&violations);
-    let mut connect = ConnectOptions::new()
+    let mut connect = connect
         .name(options.name.as_deref().unwrap_or("kvtyped"))
         .connection_timeout(timeout)
         .ping_interval(PING_INTERVAL)
@@ -150,14 +115,6 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions) -> Result<(Wire
         });
     if let Some(inbox) = options.inbox_prefix {
         connect = connect.custom_inbox_prefix(inbox);
-    }
-    if let Some(credentials) = options.credentials {
-        // The client's message may quote what it read.
-        connect =
-            connect.credentials(&credentials).map_err(|_| Error::invalid_config("the credentials are not legal"))?;
-    }
-    if let Some(file) = options.root_certificates {
-        connect = connect.add_root_certificates(file);
     }
     connect = match target.user {
         Some((user, Some(password))) => connect.user_and_password(user, password),
@@ -273,10 +230,5 @@ mod tests {
         assert_eq!(NatsOptions::new().domain("hub").prefix("acc.JS.").api_prefix().unwrap(), "acc.JS");
         assert!(NatsOptions::new().domain("a b").api_prefix().is_err());
         assert!(NatsOptions::new().prefix("a.>").api_prefix().is_err());
-    }
-
-    #[test]
-    fn options_show_no_secret() {
-        assert!(!format!("{:?}", NatsOptions::new().credentials("s3cr3t")).contains("s3cr3t"));
     }
 }

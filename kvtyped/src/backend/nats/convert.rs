@@ -6,6 +6,7 @@ use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestE
 use serde::Deserialize;
 
 use super::wire::Answer;
+use crate::backend::Deadline;
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
@@ -110,8 +111,8 @@ pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
 
 type Gone = tokio::sync::oneshot::error::RecvError;
 
-/// What a request means that has no message for an answer, to whoever may ask again.
-pub(super) fn of_answer(answer: Answer) -> Error {
+/// What a request means that has no message for an answer, to whoever has no time to ask again.
+pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
     match answer {
         Answer::Denied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
         Answer::Closed => Error::new(ErrorKind::Closed),
@@ -120,8 +121,7 @@ pub(super) fn of_answer(answer: Answer) -> Error {
         }
         Answer::Refused(error) => backend("the request cannot be sent").caused_by(error),
         Answer::NoResponders => Error::unavailable("nobody answers"),
-        Answer::Broken => Error::unavailable("the connection broke"),
-        Answer::Silent | Answer::Message(_) => Error::unavailable("no answer came"),
+        Answer::Broken | Answer::Silent | Answer::Message(_) => deadline.error(),
     }
 }
 
@@ -138,10 +138,6 @@ pub(super) fn of_connect(error: ConnectError) -> Error {
         ConnectErrorKind::ServerParse => Error::invalid_config("the URL of the server is not understood"),
         kind => Error::unavailable(format!("cannot connect to the server: {kind}")).caused_by(error),
     }
-}
-
-pub(super) fn of_close(error: impl StdError + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Closed).caused_by(error)
 }
 
 #[cfg(test)]

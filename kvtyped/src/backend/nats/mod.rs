@@ -67,7 +67,20 @@ impl NatsBackend {
     /// `InvalidConfig` if the URL is not understood, `Unauthorized` if the server does not accept the user, and
     /// `Unavailable` or `Timeout` if there is no server. Nothing is retried in the background.
     pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
-        let (wire, prefix) = connect::connect(url, options).await?;
+        Self::connect_with(url, options, async_nats::ConnectOptions::new()).await
+    }
+
+    /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: credentials
+    /// files, keys, certificates.
+    ///
+    /// The name, the timeout of connecting, the interval of pings, the delay of reconnecting and the event callback
+    /// are set here, whatever they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
+        let (wire, prefix) = connect::connect(url, options, client).await?;
         Ok(Self::over(wire, prefix, true))
     }
 

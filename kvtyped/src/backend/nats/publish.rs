@@ -26,7 +26,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
-    let publication = Publication::new(place, &write);
+    let publication = Publication::new(place, &write, deadline);
     publication.check_size()?;
     let mut backoff = Backoff::new();
     loop {
@@ -61,6 +61,7 @@ pub(super) struct Publication<'a> {
     payload: Bytes,
     /// As the server counts: the payload and the headers.
     size: usize,
+    deadline: Deadline,
 }
 
 /// What an answer to one copy of a write says of that copy.
@@ -85,7 +86,7 @@ struct Acknowledgement {
 }
 
 impl<'a> Publication<'a> {
-    fn new(place: &'a Place, write: &'a Write) -> Self {
+    fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
         let Write { key, kind, guard, ttl, id } = write;
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, id.as_str());
@@ -114,7 +115,7 @@ impl<'a> Publication<'a> {
         let header_size: usize =
             lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4).sum();
         let size = "NATS/1.0\r\n\r\n".len() + header_size + payload.len();
-        Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size }
+        Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size, deadline }
     }
 
     fn check_size(&self) -> Result<()> {
@@ -140,10 +141,10 @@ impl<'a> Publication<'a> {
             }
             // Where only the answers are denied, the write may well be applied.
             Answer::Denied(subject) if subject != self.subject => {
-                let denied = convert::of_answer(Answer::Denied(subject));
+                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
                 return Verdict::Refused(denied.unknown_outcome());
             }
-            answer => return Verdict::Refused(convert::of_answer(answer)),
+            answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
         };
         let error = match api::parse(&message.payload) {
             Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {

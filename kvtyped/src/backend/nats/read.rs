@@ -92,7 +92,7 @@ async fn direct(
             Answer::Message(message) => message,
             answer @ (Answer::Broken | Answer::Silent | Answer::NoResponders) => {
                 let nobody = matches!(answer, Answer::NoResponders);
-                let error = convert::of_answer(answer);
+                let error = convert::of_answer(answer, deadline);
                 tracing::debug!(verb, %error, "reading again");
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader just now.
                 if nobody && let Some(info) = place.information(deadline).await {
@@ -104,7 +104,7 @@ async fn direct(
                 }
                 continue;
             }
-            answer => return Err(convert::of_answer(answer)),
+            answer => return Err(convert::of_answer(answer, deadline)),
         };
         match message.status.map(|status| status.as_u16()) {
             None => return Stored::from_direct(message).map(Some),

@@ -1,6 +1,6 @@
 //! One request: its answer, or why there is none.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,10 +14,13 @@ use tokio::time::Instant;
 
 use super::convert;
 use crate::backend::Deadline;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How often a waiting request looks whether its connection still is the one that it was sent on.
 const SLICE: Duration = Duration::from_millis(50);
+
+/// How long closing may take.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long an answer may still come after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
@@ -26,6 +29,7 @@ const GRACE: Duration = Duration::from_millis(50);
 pub(super) struct Wire {
     client: Client,
     violations: Option<Arc<Violations>>,
+    closed: AtomicBool,
 }
 
 /// What came of a request.
@@ -48,7 +52,7 @@ pub(super) enum Answer {
 
 impl Wire {
     pub(super) fn new(client: Client, violations: Option<Arc<Violations>>) -> Self {
-        Self { client, violations }
+        Self { client, violations, closed: AtomicBool::new(false) }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -72,13 +76,18 @@ impl Wire {
     /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
     /// is one again: long after the caller gave up.
     pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
-        while !self.is_connected() {
+        loop {
+            if self.closed.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Closed));
+            }
+            if self.is_connected() {
+                return Ok(());
+            }
             if deadline.has_passed() {
                 return Err(Error::unavailable("not connected to a server"));
             }
             tokio::time::sleep(deadline.remaining().min(Duration::from_millis(10))).await;
         }
-        Ok(())
     }
 
     /// A request, which is sent when it is first waited for.
@@ -101,17 +110,20 @@ impl Wire {
 
     /// Sends what is to be sent, and closes the connection.
     pub(super) async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Relaxed);
         let closing = async {
-            if self.is_connected() {
-                self.client.flush().await.map_err(convert::of_close)?;
+            // Draining begins where the last command ends; once it is over, no command is taken any more.
+            if self.client.drain().await.is_ok() {
+                while self.client.flush().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
-            self.client.drain().await.map_err(convert::of_close)
         };
-        match tokio::time::timeout(Duration::from_secs(5), closing).await {
-            // Closed already is closed.
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::timeout(Duration::from_secs(5))),
+        // Without a connection there is nothing to send, and the client is busy making one.
+        if self.is_connected() && tokio::time::timeout(CLOSING, closing).await.is_err() {
+            return Err(Error::timeout(CLOSING));
         }
+        Ok(())
     }
 }
 
