@@ -54,8 +54,9 @@
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
 //! * A setting that no server takes, and a change that none makes, is `InvalidConfig` and changes nothing
 //!   (`a_wrong_setting_is_refused`).
-//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update changes what it
-//!   says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * What is gone takes no write, and has no status (`a_deleted_bucket_is_gone`).
+//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update
+//!   changes what it says and nothing else (`an_update_keeps_what_it_does_not_say`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!
