@@ -84,7 +84,8 @@ fn imports(source: &Source) -> Vec<String> {
             continue;
         }
         let path = &source.code[at + "crate::".len()..];
-        let name = |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+        let name =
+            |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
         let mut room = name(path);
         assert!(
             room.starts_with(|c: char| c.is_ascii_lowercase()),
@@ -153,8 +154,8 @@ fn the_compare_and_set_loop_stands_once() {
         .filter(|source| source.room == "bucket" && source.code.contains(".expecting("))
         .map(|source| source.path.file_name().expect("a file has a name").to_string_lossy().into_owned())
         .collect();
-    // `write.rs` sends one guarded write and never retries; the loop is in `modify.rs`.
-    assert!(expecting.iter().all(|file| file == "modify.rs" || file == "write.rs"), "{expecting:?}");
+    // `write.rs` sends one guarded write and never retries; the loop is in `cas.rs`.
+    assert!(expecting.iter().all(|file| file == "cas.rs" || file == "write.rs"), "{expecting:?}");
     let loops = sources().into_iter().filter(|source| source.room == "bucket" && source.code.contains("Backoff::new"));
     assert_eq!(loops.count(), 1, "one file of `bucket/` backs off");
 }

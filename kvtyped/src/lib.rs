@@ -133,6 +133,10 @@ pub mod key;
 mod revision;
 mod ttl;
 
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
+
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
     Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,
@@ -145,6 +149,7 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -3,21 +3,28 @@
 //! A verb returns a small builder; awaiting it does the work. [`ReadBucket`] has the verbs that read, [`Bucket`] adds
 //! those that write.
 
+mod open;
+mod entry;
+mod read;
+mod list;
+mod write;
+mod remove;
+mod touch;
+mod modify;
+mod change;
+mod cas;
 mod backoff;
 mod decode;
-mod entry;
-mod list;
-mod modify;
-mod open;
-mod read;
-mod write;
 
+pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};
 pub use self::list::{Entries, History, Keys, KeysStream, List};
-pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
+pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::read::Get;
-pub use self::write::{Create, Delete, Purge, Put, Touch, Update};
+pub use self::remove::{Delete, Purge};
+pub use self::touch::Touch;
+pub use self::write::{Create, Put, Update};
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -46,6 +53,31 @@ macro_rules! verb {
     };
 }
 use verb;
+
+/// The options that many verbs share.
+macro_rules! options {
+    (ttl: $($verb:ident)*) => {$(
+        impl<T: $crate::model::SingleRevision> $verb<'_, T> {
+            /// How long the record lives: rounded up to whole seconds, one at least (ADR-43).
+            ///
+            /// The next write of the record without a TTL makes it stay.
+            pub fn ttl(mut self, ttl: std::time::Duration) -> Self {
+                self.ttl = Some(ttl);
+                self
+            }
+        }
+    )*};
+    (timeout: $($verb:ident)*) => {$(
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
+            /// How long it may take in all; the store's time by default.
+            pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+                self.timeout = Some(timeout);
+                self
+            }
+        }
+    )*};
+}
+use options;
 
 /// A bucket whose records are read, not written: writing does not compile.
 ///

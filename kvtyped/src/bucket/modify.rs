@@ -1,4 +1,4 @@
-//! Optimistic concurrency: the one compare-and-set loop, and the verbs that stand on it.
+//! `modify`, `try_modify`, `transform`: optimistic concurrency by closures.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -6,164 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 
-use super::backoff::Backoff;
+use super::cas::{Decision, First, Limits};
+use super::change::{Change, ModifyError};
 use super::write::check_ttl;
 use super::{Bucket, Entry, decode};
-use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
+use crate::backend::WriteKind;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, ModelKey};
+use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
-
-/// What a [`transform`](Bucket::transform) makes of a record.
-#[must_use]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change<T> {
-    /// Leave it as it is.
-    Keep,
-    /// Write this record.
-    Put(T),
-    /// Remove it, and keep the history.
-    Delete,
-    /// Remove it with its history.
-    Purge,
-}
-
-/// Why a [`try_modify`](Bucket::try_modify) failed.
-#[derive(Debug)]
-pub enum ModifyError<E> {
-    /// The closure said so; nothing was written.
-    Closure(E),
-    /// The bucket did.
-    Kv(Error),
-}
-
-impl<E> ModifyError<E> {
-    /// The error of the bucket, if it was that.
-    pub fn kv(&self) -> Option<&Error> {
-        match self {
-            Self::Closure(_) => None,
-            Self::Kv(error) => Some(error),
-        }
-    }
-}
-
-impl<E> From<Error> for ModifyError<E> {
-    fn from(error: Error) -> Self {
-        Self::Kv(error)
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for ModifyError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closure(error) => error.fmt(f),
-            Self::Kv(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<E: std::error::Error + 'static> std::error::Error for ModifyError<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Closure(error) => error.source(),
-            Self::Kv(error) => std::error::Error::source(error),
-        }
-    }
-}
-
-/// From what the loop starts.
-pub(super) enum First {
-    /// From a guess, which costs no read.
-    Assume(Option<RawEntry>),
-    /// From a read of wherever is nearest: a stale answer costs one attempt.
-    Read,
-}
-
-/// When the loop gives up.
-pub(super) struct Limits {
-    pub(super) attempts: Option<u32>,
-    pub(super) deadline: Deadline,
-}
-
-/// What to do about what was read.
-pub(super) enum Decision<R> {
-    Write { kind: WriteKind, ttl: Option<Ttl>, result: R },
-    Stop { result: R },
-}
-
-/// What was done.
-pub(super) struct Done<R> {
-    /// The revision that was written; of the newest entry if nothing was.
-    pub(super) revision: Revision,
-    pub(super) result: R,
-}
-
-/// How often an update is tried unless its caller says otherwise; its time is the other limit.
-const MAX_ATTEMPTS: u32 = 100;
-
-impl<T: KvModel> Bucket<T> {
-    /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
-    ///
-    /// A stale read is harmless: its write is refused. A read behind a conflict comes from the leader, and one that is
-    /// older than the conflict is not decided upon. An outcome that is unknown ends the loop: to go on could apply twice.
-    pub(super) async fn compare_and_set<R, E: From<Error>>(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        first: First,
-        limits: Limits,
-        mut decide: impl FnMut(Option<&RawEntry>) -> Result<Decision<R>, E>,
-    ) -> Result<Done<R>, E> {
-        let Limits { attempts: max_attempts, deadline } = limits;
-        let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
-        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
-        let started = tokio::time::Instant::now();
-        let raw = self.raw(operation)?;
-        let mut backoff = Backoff::new();
-        let mut attempts = 0;
-        let mut newest = match first {
-            First::Assume(entry) => entry,
-            First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
-        };
-        loop {
-            let revision = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-            let (kind, ttl, result) = match decide(newest.as_ref())? {
-                Decision::Stop { result } => return Ok(Done { revision, result }),
-                Decision::Write { kind, ttl, result } => (kind, ttl, result),
-            };
-            attempts += 1;
-            let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
-            let conflict = match raw.write(write, deadline).await {
-                Ok(revision) => return Ok(Done { revision, result }),
-                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
-                Err(error) => return Err(located(error).into()),
-            };
-            let least = match conflict.kind() {
-                ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
-                _ => revision,
-            };
-            if attempts >= max_attempts || deadline.has_passed() {
-                return Err(located(exhausted(attempts, started, conflict)).into());
-            }
-            newest = loop {
-                let wait = deadline.bound(tokio::time::sleep(backoff.next())).await;
-                if wait.is_err() {
-                    return Err(located(exhausted(attempts, started, conflict)).into());
-                }
-                match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {
-                    Some(entry) if entry.revision < least => {} // from a leader that does not know yet that it is none
-                    entry => break entry,
-                }
-            };
-        }
-    }
-}
-
-fn exhausted(attempts: u32, started: tokio::time::Instant, conflict: Error) -> Error {
-    Error::new(ErrorKind::RetriesExhausted { attempts, elapsed: started.elapsed() }).caused_by(conflict)
-}
 
 /// The options of the verbs of this file.
 #[derive(Debug, Default, Clone, Copy)]
@@ -482,7 +334,8 @@ where
                     Ok(())
                 })
             });
-            changed.await?.ok_or_else(|| Error::new(ErrorKind::NotFound))
+            let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound)));
+            changed.map_err(|error| error.within("modify", bucket.name(), Some(&key.to_string())))
         })
     }
 }
@@ -502,7 +355,13 @@ where
             let changed = bucket.change("try_modify", key, options, |current| {
                 modified(current, insert.as_mut(), |value| change(value).map_err(ModifyError::Closure))
             });
-            changed.await?.ok_or_else(|| ModifyError::Kv(Error::new(ErrorKind::NotFound)))
+            let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound).into()));
+            changed.map_err(|error| match error {
+                ModifyError::Kv(error) => {
+                    ModifyError::Kv(error.within("try_modify", bucket.name(), Some(&key.to_string())))
+                }
+                closure => closure,
+            })
         })
     }
 }

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::{Category, Error};
 
 use super::{Codec, CodecError, redact};
 
 /// Plain JSON, as every other client and `nats kv get` read it. The default.
 ///
-/// Nesting is read to a depth of 128. A float that JSON cannot express (`NaN`, infinities) is written as `null`, and a
+/// Nesting is read to a depth of 127. A float that JSON cannot express (`NaN`, infinities) is written as `null`, and a
 /// field of type `f64` does not read `null`: such a value comes back as an error.
 #[derive(Debug, Clone, Copy)]
 pub enum Json {}
@@ -21,15 +22,23 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
-        serde_json::from_slice(bytes).map_err(|error| {
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            let text = error.to_string();
-            let detail = match error.classify() {
-                serde_json::error::Category::Data => redact::message(text.strip_suffix(&*place).unwrap_or(&text)),
-                serde_json::error::Category::Eof => "the value ends too early".to_owned(),
-                _ => "this is not JSON".to_owned(),
-            };
-            CodecError::new("json", detail + &place)
-        })
+        serde_json::from_slice(bytes).map_err(|error| CodecError::new("json", detail(&error)))
     }
+}
+
+fn detail(error: &Error) -> String {
+    // An error that a type raised behind the end of its value is given no place.
+    let place = match error.line() {
+        0 => String::new(),
+        line => format!(" at line {line} column {}", error.column()),
+    };
+    let text = error.to_string();
+    let text = text.strip_suffix(&*place).unwrap_or(&text);
+    let what = match error.classify() {
+        Category::Data | Category::Io => redact::message(text),
+        Category::Eof => "the value ends too early".to_owned(),
+        // These are fixed texts: `trailing characters`, `recursion limit exceeded`.
+        Category::Syntax => text.to_owned(),
+    };
+    what + &place
 }

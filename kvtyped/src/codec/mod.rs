@@ -4,6 +4,7 @@
 //! is not the whole encoding of one value, bounds its recursion, allocates in proportion to its input, and never puts
 //! content into an error.
 
+mod bounded;
 mod bytes;
 mod json;
 mod msgpack;
@@ -17,8 +18,8 @@ pub use self::text::Text;
 
 use std::fmt;
 
-/// How deep a value may nest when it is read.
-const MAX_DEPTH: usize = 128;
+/// How deep a value may nest when it is read: as deep as `serde_json` goes.
+const MAX_DEPTH: usize = 127;
 
 /// A way to write values of `V` as bytes.
 ///

@@ -4,11 +4,12 @@ use rmp_serde::decode::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bounded::{Bounded, TOO_DEEP};
 use super::{Codec, CodecError, MAX_DEPTH, redact};
 
 /// MessagePack with named fields: smaller than JSON, and as tolerant of added and removed fields.
 ///
-/// Nesting is read to a depth of 128; bytes behind the value are an error.
+/// Nesting is read to a depth of 127; bytes behind the value are an error.
 #[derive(Debug, Clone, Copy)]
 pub enum MsgPack {}
 
@@ -24,8 +25,9 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         let mut rest = bytes;
         let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
-        deserializer.set_max_depth(MAX_DEPTH);
-        let value = V::deserialize(&mut deserializer).map_err(|error| CodecError::new("msgpack", detail(&error)))?;
+        // `rmp_serde` counts no enums and believes every length: `Bounded` does neither.
+        let value = V::deserialize(Bounded::new(&mut deserializer))
+            .map_err(|error| CodecError::new("msgpack", detail(&error)))?;
         match rest.len() {
             0 => Ok(value),
             more => Err(CodecError::new("msgpack", format!("{more} bytes follow the value"))),
@@ -35,9 +37,9 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
 
 fn detail(error: &Error) -> String {
     match error {
+        Error::Syntax(text) if text == TOO_DEEP => format!("it nests deeper than {MAX_DEPTH}"),
         Error::Syntax(text) | Error::Uncategorized(text) => redact::message(text),
         Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => "the value ends too early".to_owned(),
-        Error::DepthLimitExceeded => format!("it nests deeper than {MAX_DEPTH}"),
         Error::Utf8Error(_) => "a string is not UTF-8".to_owned(),
         _ => "the bytes are not MessagePack of this type".to_owned(),
     }

@@ -1,6 +1,6 @@
 //! Bare text.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 
 use super::{Codec, CodecError};
@@ -14,7 +14,10 @@ impl<V: Display + FromStr> Codec<V> for Text {
     const NAME: &'static str = "text";
 
     fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
-        Ok(value.to_string().into_bytes())
+        let mut text = String::new();
+        // `to_string` panics where a type refuses to be displayed.
+        write!(text, "{value}").map_err(|_| CodecError::new("text", "the value cannot be displayed"))?;
+        Ok(text.into_bytes())
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {

@@ -9,7 +9,7 @@ use super::{Key, KeyError, KeySegment, Pattern};
 
 /// The key type of a model; `#[derive(KvModel)]` writes it.
 ///
-/// `Display` is the encoded key and `FromStr` its inverse.
+/// `Display` is the encoded key and `FromStr` its inverse, for every key that is short enough to be one.
 pub trait ModelKey:
     Clone + fmt::Debug + fmt::Display + FromStr<Err = KeyError> + Eq + Ord + Hash + Send + Sync + 'static
 {
@@ -46,6 +46,9 @@ pub trait ModelKey:
     ///
     /// [`KeyError`] if it encodes none.
     fn decode(text: &str) -> Result<Self, KeyError> {
+        if text.len() > Key::MAX_BYTES {
+            return Err(KeyError::TooLong { bytes: text.len() });
+        }
         let mut parser = KeyParser::new(text, Self::TEMPLATE);
         let key = Self::parse(&mut parser)?;
         parser.finish()?;
@@ -54,13 +57,14 @@ pub trait ModelKey:
 }
 
 /// Builds an encoded key from literals and segments.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct KeyBuilder {
     out: String,
 }
 
 impl KeyBuilder {
-    fn new() -> Self {
+    /// A builder into which nothing was written yet.
+    pub fn new() -> Self {
         Self { out: String::with_capacity(48) }
     }
 

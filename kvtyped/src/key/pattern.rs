@@ -20,6 +20,10 @@ pub enum Token {
 }
 
 impl Token {
+    fn any() -> Self {
+        Self::Any { prefix: String::new(), suffix: String::new() }
+    }
+
     fn matches(&self, segment: &str) -> bool {
         match self {
             Self::Literal(text) => segment == text,
@@ -126,11 +130,16 @@ impl Pattern {
         lengths && short.tokens.iter().zip(&long.tokens).all(|(a, b)| a.is_wild() || b.is_wild() || a == b)
     }
 
+    /// The pattern that matches what the subject filter matches.
+    fn widen(&self) -> Self {
+        let widen = |token: &Token| if token.is_wild() { Token::any() } else { token.clone() };
+        Self { tokens: self.tokens.iter().map(widen).collect(), tail: self.tail }
+    }
+
     /// A pattern whose subject filter matches whatever either matches.
     fn join(&self, other: &Self) -> Self {
-        let any = || Token::Any { prefix: String::new(), suffix: String::new() };
         let tokens = self.tokens.iter().zip(&other.tokens);
-        let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { any() }).collect::<Vec<_>>();
+        let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { Token::any() }).collect::<Vec<_>>();
         let same_length = self.tokens.len() == other.tokens.len() && self.tail == other.tail;
         let mut joined = Self { tokens, tail: self.tail || other.tail || !same_length };
         if joined.tail && !same_length {
@@ -143,11 +152,12 @@ impl Pattern {
 
     /// Patterns whose subject filters do not overlap, and which together match whatever `patterns` match, or more.
     ///
-    /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what [`matches`](Self::matches).
+    /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what one of `patterns`
+    /// [`matches`](Self::matches).
     pub fn disjoint(patterns: &[Self]) -> Vec<Self> {
         let mut disjoint: Vec<Self> = Vec::new();
         for pattern in patterns {
-            let mut pattern = pattern.clone();
+            let mut pattern = pattern.widen();
             while let Some(at) = disjoint.iter().position(|other| other.overlaps(&pattern)) {
                 let other = disjoint.swap_remove(at);
                 pattern = if other.covers(&pattern) {

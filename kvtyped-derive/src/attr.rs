@@ -1,0 +1,168 @@
+//! What is written in `#[kv(..)]`: syntax alone, with every token kept.
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, Token, Type};
+
+use crate::ctxt::Ctxt;
+use crate::names;
+
+const CONTAINER: [&str; 12] = [
+    "bucket",
+    "key",
+    "codec",
+    "history",
+    "ttl",
+    "max_value_size",
+    "max_bytes",
+    "storage",
+    "replicas",
+    "compression",
+    "description",
+    "crate",
+];
+const FIELD: [&str; 2] = ["key", "value"];
+
+/// The attributes of a model.
+#[derive(Default)]
+pub(crate) struct Container {
+    pub(crate) bucket: Option<LitStr>,
+    pub(crate) key: Option<LitStr>,
+    pub(crate) codec: Option<Type>,
+    pub(crate) history: Option<LitInt>,
+    pub(crate) ttl: Option<LitStr>,
+    pub(crate) max_value_size: Option<Lit>,
+    pub(crate) max_bytes: Option<Lit>,
+    pub(crate) storage: Option<LitStr>,
+    pub(crate) replicas: Option<LitInt>,
+    pub(crate) compression: Option<bool>,
+    pub(crate) description: Option<LitStr>,
+    pub(crate) krate: Option<Path>,
+}
+
+/// The attributes of a model's field: the words themselves.
+#[derive(Default)]
+pub(crate) struct Field {
+    pub(crate) key: Option<Ident>,
+    pub(crate) value: Option<Ident>,
+}
+
+pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
+    let mut found = Container::default();
+    each(attrs, ctxt, |name, input| match &*name.to_string() {
+        "bucket" => set(&mut found.bucket, name, || value(input, name, "a name: `bucket = \"sessions\"`")),
+        "key" => set(&mut found.key, name, || value(input, name, "a template: `key = \"{tenant}.{id}\"`")),
+        "codec" => set(&mut found.codec, name, || value(input, name, "a type: `codec = Json`")),
+        "history" => set(&mut found.history, name, || value(input, name, "a number from 1 to 64: `history = 5`")),
+        "ttl" => set(&mut found.ttl, name, || value(input, name, "a duration with its unit: `ttl = \"30m\"`")),
+        "max_value_size" => {
+            set(&mut found.max_value_size, name, || value(input, name, "a size: `max_value_size = \"64KiB\"`"))
+        }
+        "max_bytes" => set(&mut found.max_bytes, name, || value(input, name, "a size: `max_bytes = \"1GiB\"`")),
+        "storage" => set(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
+        "replicas" => set(&mut found.replicas, name, || value(input, name, "a number from 1 to 5: `replicas = 3`")),
+        "compression" => set(&mut found.compression, name, || {
+            let flag = |flag: LitBool| flag.value;
+            if input.peek(Token![=]) { value(input, name, "`true` or `false`").map(flag) } else { Ok(true) }
+        }),
+        "description" => set(&mut found.description, name, || value(input, name, "a text: `description = \"..\"`")),
+        "crate" => set(&mut found.krate, name, || krate(input, name)),
+        "value" => Err(Error::new_spanned(name, "`value` belongs on the field that is the value: `#[kv(value)]`")),
+        other => Err(unknown(name, names::suggest(other, CONTAINER, "a model has"))),
+    });
+    found
+}
+
+pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
+    let mut found = Field::default();
+    each(attrs, ctxt, |name, input| match &*name.to_string() {
+        "key" => set(&mut found.key, name, || flag(input, name)),
+        "value" => set(&mut found.value, name, || flag(input, name)),
+        other if CONTAINER.contains(&other) => {
+            Err(Error::new_spanned(name, format!("`{other}` belongs on the struct, not on a field")))
+        }
+        other => Err(unknown(name, names::suggest(other, FIELD, "a field has"))),
+    });
+    found
+}
+
+/// Goes through the items of every `#[kv(..)]`; an item that is wrong is reported and skipped.
+pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("kv")) {
+        let list = match attr.meta.require_list() {
+            Ok(list) => list,
+            Err(_) => {
+                ctxt.error(attr, "`kv` takes its attributes in parentheses: `#[kv(..)]`");
+                continue;
+            }
+        };
+        let parsed = (|input: ParseStream| {
+            while !input.is_empty() {
+                let result = input.call(Ident::parse_any).and_then(|name| {
+                    item(&name, input)?;
+                    if input.is_empty() || input.peek(Token![,]) {
+                        return Ok(());
+                    }
+                    Err(input.error("expected a comma between attributes"))
+                });
+                if let Err(error) = result {
+                    ctxt.push(error);
+                    while !input.is_empty() && !input.peek(Token![,]) {
+                        input.parse::<proc_macro2::TokenTree>()?;
+                    }
+                }
+                input.parse::<Option<Token![,]>>()?;
+            }
+            Ok(())
+        })
+        .parse2(list.tokens.clone());
+        ctxt.ok(parsed);
+    }
+}
+
+/// Stores what an item says, once.
+pub(crate) fn set<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
+    let parsed = parse()?;
+    if slot.replace(parsed).is_some() {
+        return Err(Error::new_spanned(name, format!("`{name}` is said twice; drop one of them")));
+    }
+    Ok(())
+}
+
+/// Reads `= value`.
+pub(crate) fn value<T: Parse>(input: ParseStream, name: &Ident, expected: &str) -> Result<T> {
+    if !input.peek(Token![=]) {
+        return Err(Error::new_spanned(name, format!("`{name}` takes {expected}")));
+    }
+    input.parse::<Token![=]>()?;
+    if input.is_empty() || input.peek(Token![,]) {
+        return Err(Error::new_spanned(name, format!("`{name}` takes {expected}")));
+    }
+    let begin = input.fork();
+    input.parse().map_err(|_| {
+        let found =
+            begin.parse::<proc_macro2::TokenTree>().map_or_else(|_| TokenStream::new(), ToTokens::into_token_stream);
+        Error::new_spanned(found, format!("`{name}` takes {expected}"))
+    })
+}
+
+/// Reads `= "path"`.
+pub(crate) fn krate(input: ParseStream, name: &Ident) -> Result<Path> {
+    let expected = "the path of `kvtyped` as a text: `crate = \"renamed\"`";
+    let text: LitStr = value(input, name, expected)?;
+    let path = text.parse_with(Path::parse_mod_style);
+    path.map_err(|_| Error::new_spanned(&text, format!("`crate` takes {expected}")))
+}
+
+fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
+    if input.is_empty() || input.peek(Token![,]) {
+        return Ok(name.clone());
+    }
+    Err(Error::new_spanned(name, format!("`{name}` on a field takes no value: `#[kv({name})]`")))
+}
+
+pub(crate) fn unknown(name: &Ident, suggestion: String) -> Error {
+    Error::new_spanned(name, format!("there is no attribute `{name}`; {suggestion}"))
+}

@@ -1,0 +1,100 @@
+//! The rules that look at more than one thing, or at the meaning of one.
+
+use quote::ToTokens;
+use syn::{GenericParam, Type};
+
+use crate::ctxt::Ctxt;
+use crate::model::{Field, Model, ungrouped};
+
+/// The third phase: every rule has its say.
+pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
+    there_is_a_key(model, ctxt);
+    the_key_is_said_once(model, ctxt);
+    key_fields_can_be_segments(model, ctxt);
+    there_is_one_value_at_most(model, ctxt);
+    the_value_is_not_in_the_key(model, ctxt);
+    beside_a_value_all_is_key(model, ctxt);
+    a_model_owns_its_data(model, ctxt);
+}
+
+fn there_is_a_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+    if model.segments.is_empty() && !model.has_template {
+        let message = format!(
+            "`{}` has no key: write a template, `#[kv(key = \"{{field}}\")]`, or mark the fields of the key `#[kv(key)]`",
+            model.input.ident
+        );
+        ctxt.error(&model.input.ident, message);
+    }
+}
+
+fn the_key_is_said_once(model: &Model<'_>, ctxt: &mut Ctxt) {
+    if !model.has_template {
+        return;
+    }
+    for mark in model.fields.iter().filter_map(|field| field.attrs.key.as_ref()) {
+        let message = format!("the template `{}` says the key already; drop one of them", model.template);
+        ctxt.error(mark, message);
+    }
+}
+
+fn key_fields_can_be_segments(model: &Model<'_>, ctxt: &mut Ctxt) {
+    for field in model.key_fields() {
+        let message = match ungrouped(field.ty) {
+            Type::Reference(_) => "a key owns its fields; write `String` or another owned type",
+            Type::Path(path) => match path.path.segments.last() {
+                Some(last) if last.ident == "Option" => {
+                    "an `Option` has no place in a key; give absence a value of its own, in an enum or as an empty text"
+                }
+                Some(last) if last.ident == "f64" || last.ident == "f32" => {
+                    "a float has no place in a key, for equal numbers have different texts; store an integer"
+                }
+                _ => continue,
+            },
+            _ => continue,
+        };
+        ctxt.error(field.ty, message);
+    }
+}
+
+fn there_is_one_value_at_most(model: &Model<'_>, ctxt: &mut Ctxt) {
+    for mark in model.fields.iter().filter_map(|field| field.attrs.value.as_ref()).skip(1) {
+        let message =
+            "a model has one `#[kv(value)]`; to store several fields mark none: then the whole struct is stored";
+        ctxt.error(mark, message);
+    }
+}
+
+fn the_value_is_not_in_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+    for field in model.key_fields() {
+        if let Some(mark) = &field.attrs.value {
+            let message =
+                format!("`{}` is in the key already, and what is in the key is not stored again", field.name());
+            ctxt.error(mark, message);
+        }
+    }
+}
+
+fn beside_a_value_all_is_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+    let Some(value) = model.value_field() else { return };
+    let stray = |field: &&Field<'_>| field.attrs.value.is_none() && !model.is_key_field(field.ident);
+    for field in model.fields.iter().filter(stray) {
+        let (name, value) = (field.name(), value.name());
+        let message = format!(
+            "`{name}` would be lost: only `{value}` is stored, and the key does not hold it; \
+             put `{{{name}}}` into the key, or drop `#[kv(value)]` to store the whole struct"
+        );
+        ctxt.error(field.ident, message);
+    }
+}
+
+fn a_model_owns_its_data(model: &Model<'_>, ctxt: &mut Ctxt) {
+    for param in &model.input.generics.params {
+        if let GenericParam::Lifetime(lifetime) = param {
+            let message = format!(
+                "a model owns its data, for it is read long after its bytes are gone; drop `{}` and write owned types",
+                lifetime.lifetime.to_token_stream()
+            );
+            ctxt.error(param, message);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The errors of one phase.
+
+use std::fmt::Display;
+
+use quote::ToTokens;
+use syn::{Error, Result};
+
+/// Collects errors, so that one compilation shows every mistake of a phase.
+#[derive(Default)]
+pub(crate) struct Ctxt {
+    errors: Option<Error>,
+}
+
+impl Ctxt {
+    /// Reports a mistake at these tokens.
+    pub(crate) fn error(&mut self, tokens: impl ToTokens, message: impl Display) {
+        self.push(Error::new_spanned(tokens, message));
+    }
+
+    /// Reports an error that knows its place.
+    pub(crate) fn push(&mut self, error: Error) {
+        match &mut self.errors {
+            Some(errors) => errors.combine(error),
+            None => self.errors = Some(error),
+        }
+    }
+
+    /// The value, or `None` and the error reported.
+    pub(crate) fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.push(error)).ok()
+    }
+
+    /// Ends a phase: its errors, if there are any.
+    pub(crate) fn end_of_phase(&mut self) -> Result<()> {
+        self.errors.take().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,166 @@
+//! The filter type.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse_quote;
+
+use super::{Names, parameter};
+use crate::generics;
+use crate::model::{Model, Segment};
+
+pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let definition = definition(model, names);
+    let setters = setters(model, names);
+    let traits = traits(names);
+    let conversions = conversions(model, names);
+    quote!(#definition #setters #traits #conversions)
+}
+
+fn definition(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Names<'_>) -> TokenStream {
+    let vis = &model.input.vis;
+    let where_clause = &generics.where_clause;
+    let doc = format!(" Some keys of the kind of [`{key}`]: those with the fields that are set.");
+    if fields.is_empty() {
+        let doc = format!(" [`{key}`] as a filter.");
+        return quote! {
+            #[doc = #doc]
+            #[allow(dead_code)]
+            #[derive(::core::clone::Clone, ::core::fmt::Debug, ::core::default::Default)]
+            #vis struct #filter;
+        };
+    }
+    let fields = fields.iter().map(|field| {
+        let (ident, ty) = (field.ident, field.ty);
+        quote!(#ident: ::core::option::Option<#ty>)
+    });
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[must_use]
+        #vis struct #filter #generics #where_clause { #(#fields,)* }
+    }
+}
+
+fn setters(model: &Model<'_>, Names { filter, fields, generics, .. }: &Names<'_>) -> TokenStream {
+    if fields.is_empty() {
+        return TokenStream::new();
+    }
+    let vis = &model.input.vis;
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let setters = fields.iter().map(|field| {
+        let ident = field.ident;
+        let (parameter, value) = parameter(field);
+        let doc = format!(" Only keys with this `{}`.", field.name());
+        quote! {
+            #[doc = #doc]
+            #vis fn #ident(mut self, #ident: #parameter) -> Self {
+                self.#ident = ::core::option::Option::Some(#value);
+                self
+            }
+        }
+    });
+    quote! {
+        #[allow(dead_code)]
+        #[automatically_derived]
+        impl #impl_generics #filter #ty_generics #where_clause {
+            #(#setters)*
+        }
+    }
+}
+
+fn traits(names: &Names<'_>) -> TokenStream {
+    let Names { filter, fields, generics, segment_generics, .. } = names;
+    if fields.is_empty() {
+        return TokenStream::new();
+    }
+    let name = filter.to_string();
+    let idents: Vec<_> = fields.iter().map(|field| field.ident).collect();
+    let maps = |method: TokenStream| {
+        names.each(|field| {
+            let (ident, as_field) = (field.ident, names.field(field.ty));
+            quote!(::core::option::Option::map(::core::option::Option::as_ref(&self.#ident), #as_field::#method))
+        })
+    };
+    let (clones, debugs) = (maps(quote!(copy)), maps(quote!(debug)));
+    let field_names = fields.iter().map(|field| field.name());
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let default = quote! {
+        #[automatically_derived]
+        impl #impl_generics ::core::default::Default for #filter #ty_generics #where_clause {
+            fn default() -> Self {
+                Self { #(#idents: ::core::option::Option::None,)* }
+            }
+        }
+    };
+    let (impl_generics, ty_generics, where_clause) = segment_generics.split_for_impl();
+    quote! {
+        #default
+
+        #[automatically_derived]
+        impl #impl_generics ::core::clone::Clone for #filter #ty_generics #where_clause {
+            fn clone(&self) -> Self {
+                Self { #(#idents: #clones,)* }
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::fmt::Debug for #filter #ty_generics #where_clause {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                f.debug_struct(#name) #(.field(#field_names, &#debugs))* .finish()
+            }
+        }
+    }
+}
+
+/// From the filter, and from a key, into the filter of the model.
+fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let Names { private, key, filter, generics: key_generics, .. } = names;
+    let ident = &model.input.ident;
+    let (_, model_generics, _) = model.input.generics.split_for_impl();
+    let (_, key_generics_of_type, _) = key_generics.split_for_impl();
+    let key = quote!(#key #key_generics_of_type);
+    let filter = quote!(#filter #key_generics_of_type);
+    let mut bounds: Vec<syn::WherePredicate> = Vec::new();
+    if !model.input.generics.params.is_empty() {
+        bounds.push(parse_quote!(#ident #model_generics: #private::KvModel<Key = #key>));
+        let segments = names.fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, key_generics));
+        bounds.extend(segments.map(|ty| -> syn::WherePredicate { parse_quote!(#ty: #private::KeySegment) }));
+    }
+    let all = generics::with(&model.input.generics, bounds);
+    let (impl_generics, _, where_clause) = all.split_for_impl();
+    let of_model = quote!(#private::Filter<#ident #model_generics>);
+    let patterns = model.segments.iter().map(|segment| match segment {
+        Segment::Literal(text) => quote!(let pattern = pattern.literal(#text);),
+        Segment::Field { prefix, field, suffix } => {
+            let Some(field) = model.fields.get(*field) else { return TokenStream::new() };
+            let (ident, as_field) = (field.ident, names.field(field.ty));
+            let value = quote!(::core::option::Option::as_ref(&filter.#ident));
+            quote!(let pattern = #as_field::pattern(pattern, #value, #prefix, #suffix);)
+        }
+    });
+    let parameter = if names.fields.is_empty() { quote!(_) } else { quote!(filter) };
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics ::core::convert::From<#filter> for #of_model #where_clause {
+            fn from(#parameter: #filter) -> Self {
+                let pattern = #private::Pattern::new();
+                #(#patterns)*
+                Self::of_pattern(pattern)
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::convert::From<#key> for #of_model #where_clause {
+            fn from(key: #key) -> Self {
+                Self::of_key(&key)
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::convert::From<&#key> for #of_model #where_clause {
+            fn from(key: &#key) -> Self {
+                Self::of_key(key)
+            }
+        }
+    }
+}

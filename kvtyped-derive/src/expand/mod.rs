@@ -1,0 +1,78 @@
+//! The generated code. Nothing is decided here: a model that arrives is right.
+
+mod filter;
+mod key;
+mod model;
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Generics, Ident, Type, WherePredicate, parse_quote};
+
+use crate::generics;
+use crate::model::{Field, Model, ungrouped};
+
+/// What several of the generated items need to know.
+struct Names<'a> {
+    private: TokenStream,
+    key: Ident,
+    filter: Ident,
+    fields: Vec<&'a Field<'a>>,
+    /// The generics of the key and of its filter.
+    generics: Generics,
+    /// The same, where the types of the fields are segments.
+    segment_generics: Generics,
+}
+
+/// The last phase: writes the key, the filter and the implementation.
+pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
+    let private = model.private();
+    let fields = model.key_fields();
+    let generics = generics::of_types(&model.input.generics, fields.iter().map(|field| field.ty));
+    let segments = fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, &generics));
+    let segments = segments.map(|ty| -> WherePredicate { parse_quote!(#ty: #private::KeySegment) });
+    let segment_generics = generics::with(&generics, segments);
+    let (key, filter) = key_and_filter(&model.input.ident);
+    let names = Names { private, key, filter, fields, generics, segment_generics };
+    let key = key::expand(model, &names);
+    let filter = filter::expand(model, &names);
+    let model = model::expand(model, &names);
+    quote!(#key #filter #model)
+}
+
+/// The names of the generated types.
+pub(crate) fn key_and_filter(model: &Ident) -> (Ident, Ident) {
+    (format_ident!("{model}Key"), format_ident!("{model}Filter"))
+}
+
+impl Names<'_> {
+    /// `<Type as KeyField>`, so that rustc points at the type if it is no segment.
+    ///
+    /// Whatever is done with a field of a key is done through this one trait: then the errors are all the same one.
+    fn field(&self, ty: &Type) -> TokenStream {
+        let private = &self.private;
+        quote_spanned!(ty.span()=> <#ty as #private::KeyField>)
+    }
+
+    fn each(&self, write: impl FnMut(&&Field<'_>) -> TokenStream) -> Vec<TokenStream> {
+        self.fields.iter().map(write).collect()
+    }
+}
+
+/// The type of a parameter for this field, and how the parameter becomes the field: primitive types are taken as they
+/// are, so that literals find their type.
+pub(crate) fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
+    const PRIMITIVE: [&str; 14] =
+        ["bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize"];
+    let (ident, ty) = (field.ident, field.ty);
+    match ungrouped(ty) {
+        Type::Path(path) if PRIMITIVE.iter().any(|name| path.path.is_ident(name)) => (quote!(#ty), quote!(#ident)),
+        _ => (quote!(impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::into(#ident))),
+    }
+}
+
+/// The article of a name.
+fn article(name: &Ident) -> &'static str {
+    let name = name.to_string();
+    if name.starts_with(['A', 'E', 'I', 'O']) || name.starts_with("Un") { "an" } else { "a" }
+}

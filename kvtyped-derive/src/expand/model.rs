@@ -1,0 +1,155 @@
+//! The implementation of `KvModel`.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Generics, WherePredicate, parse_quote};
+
+use super::Names;
+use crate::generics;
+use crate::model::Model;
+use crate::settings::{Settings, Storage};
+
+pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let Names { private, key, generics: key_generics, .. } = names;
+    let ident = &model.input.ident;
+    let generics = bounded(model, names);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let (_, ty_generics, _) = model.input.generics.split_for_impl();
+    let (_, key_generics, _) = key_generics.split_for_impl();
+    let codec = codec(model);
+    let settings = settings(&model.settings, private);
+    let key_of = key_of(names);
+    let (value, stored, from_stored) = stored(model);
+    let single = model.settings.is_single_revision().then(|| {
+        quote! {
+            #[automatically_derived]
+            impl #impl_generics #private::SingleRevision for #ident #ty_generics #where_clause {}
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics #private::KvModel for #ident #ty_generics #where_clause {
+            type Key = #key #key_generics;
+            type Value = #value;
+            type Codec = #codec;
+
+            fn settings() -> #private::BucketConfig {
+                #settings
+            }
+
+            fn key(&self) -> Self::Key {
+                #key_of
+            }
+
+            fn stored(&self) -> &Self::Value {
+                #stored
+            }
+
+            #from_stored
+        }
+
+        #single
+    }
+}
+
+/// What a generic model needs to be one; a plain model that lacks something gets its error where it lacks it.
+fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .. }: &Names<'_>) -> Generics {
+    let all = &model.input.generics;
+    if all.params.is_empty() {
+        return all.clone();
+    }
+    let ident = &model.input.ident;
+    let (_, ty_generics, _) = all.split_for_impl();
+    let codec = model.codec();
+    let value = model.value_field().map_or_else(|| quote!(#ident #ty_generics), |field| field.ty.to_token_stream());
+    let mut bounds: Vec<WherePredicate> = vec![
+        parse_quote!(#ident #ty_generics: ::core::marker::Send + ::core::marker::Sync + 'static),
+        parse_quote!(#codec: #private::Codec<#value>),
+    ];
+    let segments = fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, key_generics));
+    bounds.extend(segments.map(|ty| -> WherePredicate { parse_quote!(#ty: #private::KeySegment) }));
+    generics::with(all, bounds)
+}
+
+/// The codec; the default one is at the place of what it cannot encode.
+fn codec(model: &Model<'_>) -> TokenStream {
+    let codec = model.codec();
+    match (&model.codec, model.value_field()) {
+        (Some(codec), _) => codec.to_token_stream(),
+        (None, Some(value)) => respanned(codec, value.ty.span()),
+        (None, None) => respanned(codec, model.input.ident.span()),
+    }
+}
+
+/// Moves tokens to another place, where names mean what they meant.
+fn respanned(tokens: TokenStream, span: proc_macro2::Span) -> TokenStream {
+    let moved = tokens.into_iter().map(|mut token| {
+        token.set_span(token.span().located_at(span));
+        token
+    });
+    moved.collect()
+}
+
+fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
+    // Destructured, so that a new setting cannot be forgotten.
+    let Settings { bucket, history, ttl, max_value_size, max_bytes, storage, replicas, compression, description } =
+        settings;
+    let mut said = Vec::new();
+    let mut say = |name: &str, value: Option<TokenStream>| {
+        let name = quote::format_ident!("{name}");
+        said.extend(value.map(|value| quote!(settings.#name = ::core::option::Option::Some(#value);)));
+    };
+    say("history", history.map(ToTokens::into_token_stream));
+    say(
+        "ttl",
+        ttl.map(|ttl| {
+            let (seconds, nanos) = (ttl.as_secs(), ttl.subsec_nanos());
+            quote!(::core::time::Duration::new(#seconds, #nanos))
+        }),
+    );
+    say("max_value_size", max_value_size.map(ToTokens::into_token_stream));
+    say("max_bytes", max_bytes.map(ToTokens::into_token_stream));
+    say(
+        "storage",
+        storage.map(|storage| match storage {
+            Storage::File => quote!(#private::Storage::File),
+            Storage::Memory => quote!(#private::Storage::Memory),
+        }),
+    );
+    say("replicas", replicas.map(ToTokens::into_token_stream));
+    say("compression", compression.map(ToTokens::into_token_stream));
+    say("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
+    let new = quote!(#private::BucketConfig::new(#bucket));
+    if said.is_empty() { new } else { quote!(let mut settings = #new; #(#said)* settings) }
+}
+
+fn key_of(names: &Names<'_>) -> TokenStream {
+    let key = &names.key;
+    let fields = names.each(|field| {
+        let (ident, as_field) = (field.ident, names.field(field.ty));
+        quote!(#ident: #as_field::copy(&self.#ident))
+    });
+    quote!(#key { #(#fields,)* })
+}
+
+/// The type of what is stored, how it is taken and how the record is put together again.
+fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
+    let Some(value) = model.value_field() else {
+        let from_stored = quote! {
+            fn from_stored(_: Self::Key, stored: Self::Value) -> Self {
+                stored
+            }
+        };
+        return (quote!(Self), quote!(self), from_stored);
+    };
+    let (ident, ty) = (value.ident, value.ty);
+    let keys: Vec<_> = model.key_fields().iter().map(|field| field.ident).collect();
+    let key = if keys.is_empty() { quote!(_) } else { quote!(key) };
+    let from_stored = quote! {
+        fn from_stored(#key: Self::Key, stored: Self::Value) -> Self {
+            Self { #(#keys: key.#keys,)* #ident: stored }
+        }
+    };
+    (quote_spanned!(ty.span()=> #ty), quote!(&self.#ident), from_stored)
+}

@@ -1,0 +1,171 @@
+//! A model as the other phases see it: names resolved, nothing of the attribute syntax left.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
+use syn::{Data, DeriveInput, Fields, Ident, Path, Type};
+
+use crate::attr::{self, Container};
+use crate::ctxt::Ctxt;
+use crate::names;
+use crate::settings::Settings;
+use crate::template::{self, Template};
+
+/// What the attributes say, each for itself.
+pub(crate) struct Parts<'a> {
+    pub(crate) input: &'a DeriveInput,
+    pub(crate) attrs: Container,
+    pub(crate) settings: Settings,
+    pub(crate) template: Option<Template>,
+    pub(crate) fields: Vec<Field<'a>>,
+}
+
+/// A field of the model.
+pub(crate) struct Field<'a> {
+    pub(crate) ident: &'a Ident,
+    pub(crate) ty: &'a Type,
+    pub(crate) attrs: attr::Field,
+}
+
+impl Field<'_> {
+    /// The name, without the `r#` of a raw identifier.
+    pub(crate) fn name(&self) -> String {
+        self.ident.unraw().to_string()
+    }
+}
+
+/// The first phase: reads the attributes.
+pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
+    let attrs = attr::container(&input.attrs, ctxt);
+    let settings = Settings::read(&attrs, &input.ident, ctxt);
+    let template = attrs.key.as_ref().map(|literal| template::parse(literal, ctxt));
+    let fields = match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => fields.named.iter().collect::<Vec<_>>(),
+            Fields::Unit => Vec::new(),
+            Fields::Unnamed(fields) => {
+                ctxt.error(fields, "a model has named fields: its key names them; write `struct Model { .. }`");
+                Vec::new()
+            }
+        },
+        Data::Enum(data) => {
+            let message = "an enum is no model: it has no fields to make a key of; \
+                           write a struct with a field of this type, and mark that `#[kv(value)]`";
+            ctxt.error(data.enum_token, message);
+            Vec::new()
+        }
+        Data::Union(data) => {
+            ctxt.error(data.union_token, "a union is no model: nobody can tell which field it holds; write a struct");
+            Vec::new()
+        }
+    };
+    let fields = fields.into_iter().filter_map(|field| {
+        let attrs = attr::field(&field.attrs, ctxt);
+        Some(Field { ident: field.ident.as_ref()?, ty: &field.ty, attrs })
+    });
+    let fields = fields.collect();
+    Parts { input, attrs, settings, template, fields }
+}
+
+/// A model, ready to be checked and written.
+pub(crate) struct Model<'a> {
+    pub(crate) input: &'a DeriveInput,
+    pub(crate) krate: Path,
+    pub(crate) codec: Option<Type>,
+    pub(crate) settings: Settings,
+    pub(crate) fields: Vec<Field<'a>>,
+    /// Whether the key comes from a template.
+    pub(crate) has_template: bool,
+    /// The template's text, made up if the key comes from marked fields.
+    pub(crate) template: String,
+    pub(crate) segments: Vec<Segment>,
+}
+
+/// What stands between two dots of a key.
+pub(crate) enum Segment {
+    Literal(String),
+    Field { prefix: String, field: usize, suffix: String },
+}
+
+/// The second phase: resolves the names of the template.
+pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
+    let Parts { input, attrs, settings, template, fields } = parts;
+    let has_template = template.is_some();
+    let template = template.unwrap_or_else(|| of_marked(&fields));
+    let mut segments = Vec::new();
+    for segment in template.segments {
+        segments.push(match segment {
+            template::Segment::Literal(text) => Segment::Literal(text),
+            template::Segment::Field { prefix, name, suffix } => {
+                let Some(field) = fields.iter().position(|field| field.name() == name.text) else {
+                    let names: Vec<String> = fields.iter().map(Field::name).collect();
+                    let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name), "its fields are");
+                    let message = format!("`{}` has no field `{}`; {suggestion}", input.ident, name.text);
+                    ctxt.push(syn::Error::new(name.span, message));
+                    continue;
+                };
+                Segment::Field { prefix, field, suffix }
+            }
+        });
+    }
+    let krate = krate(&attrs);
+    Model { input, krate, codec: attrs.codec, settings, fields, has_template, template: template.text, segments }
+}
+
+/// The path by which generated code finds the library.
+pub(crate) fn krate(attrs: &Container) -> Path {
+    attrs.krate.clone().unwrap_or_else(|| syn::parse_quote!(::kvtyped))
+}
+
+/// The fields that are marked `#[kv(key)]`, one segment each.
+fn of_marked(fields: &[Field<'_>]) -> Template {
+    let marked =
+        fields.iter().filter(|field| field.attrs.key.is_some()).map(|field| (field.name(), field.ident.span()));
+    let (mut texts, mut segments) = (Vec::new(), Vec::new());
+    for (text, span) in marked {
+        texts.push(format!("{{{text}}}"));
+        let name = template::Name { text, span };
+        segments.push(template::Segment::Field { prefix: String::new(), name, suffix: String::new() });
+    }
+    Template { text: texts.join("."), segments }
+}
+
+impl<'a> Model<'a> {
+    /// The fields of the key, in the key's order.
+    pub(crate) fn key_fields(&self) -> Vec<&Field<'a>> {
+        let field = |segment: &Segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Field { field, .. } => self.fields.get(*field),
+        };
+        self.segments.iter().filter_map(field).collect()
+    }
+
+    pub(crate) fn is_key_field(&self, ident: &Ident) -> bool {
+        self.key_fields().iter().any(|field| field.ident == ident)
+    }
+
+    /// The field that is the value, if one is marked.
+    pub(crate) fn value_field(&self) -> Option<&Field<'a>> {
+        self.fields.iter().find(|field| field.attrs.value.is_some())
+    }
+
+    /// The path to what generated code may name.
+    pub(crate) fn private(&self) -> TokenStream {
+        let krate = &self.krate;
+        quote!(#krate::__private)
+    }
+
+    /// The codec, said or not.
+    pub(crate) fn codec(&self) -> TokenStream {
+        let private = self.private();
+        self.codec.as_ref().map_or_else(|| quote!(#private::Json), ToTokens::to_token_stream)
+    }
+}
+
+/// A type without the invisible group that a `macro_rules!` fragment comes in.
+pub(crate) fn ungrouped(mut ty: &Type) -> &Type {
+    while let Type::Group(group) = ty {
+        ty = &group.elem;
+    }
+    ty
+}

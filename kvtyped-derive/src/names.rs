@@ -1,0 +1,142 @@
+//! Names: their cases, and which one was probably meant.
+
+/// The words of a name in `PascalCase` or `snake_case`, in lower case; a row of capitals is one word (`HTTPServer` is
+/// `http`, `server`).
+fn words(name: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let characters: Vec<char> = name.chars().collect();
+    let mut fresh = true;
+    for (at, &character) in characters.iter().enumerate() {
+        if character == '_' {
+            fresh = true;
+            continue;
+        }
+        let before = at.checked_sub(1).and_then(|at| characters.get(at)).copied().unwrap_or('_');
+        let after = characters.get(at + 1).copied().unwrap_or('_');
+        let begins = character.is_uppercase() && (!before.is_uppercase() || after.is_lowercase());
+        match words.last_mut() {
+            Some(word) if !fresh && !begins => word.extend(character.to_lowercase()),
+            _ => words.push(character.to_lowercase().collect()),
+        }
+        fresh = false;
+    }
+    words
+}
+
+/// `AppConfig` as `app_config`.
+pub(crate) fn snake_case(name: &str) -> String {
+    words(name).join("_")
+}
+
+fn capitalized(word: &str) -> String {
+    let mut rest = word.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+}
+
+/// How the names of variants are written.
+#[derive(Clone, Copy)]
+pub(crate) enum Case {
+    Lower,
+    Upper,
+    Pascal,
+    Camel,
+    Snake,
+    ScreamingSnake,
+    Kebab,
+}
+
+impl Case {
+    /// Every case, by its name.
+    pub(crate) const ALL: [(&'static str, Self); 7] = [
+        ("lowercase", Self::Lower),
+        ("UPPERCASE", Self::Upper),
+        ("PascalCase", Self::Pascal),
+        ("camelCase", Self::Camel),
+        ("snake_case", Self::Snake),
+        ("SCREAMING_SNAKE_CASE", Self::ScreamingSnake),
+        ("kebab-case", Self::Kebab),
+    ];
+
+    /// The name in this case.
+    pub(crate) fn apply(self, name: &str) -> String {
+        let words = words(name);
+        match self {
+            Self::Lower => words.concat(),
+            Self::Upper => words.concat().to_uppercase(),
+            Self::Pascal => words.iter().map(|word| capitalized(word)).collect(),
+            Self::Camel => {
+                let mut words = words.iter();
+                let first = words.next().cloned().unwrap_or_default();
+                words.fold(first, |name, word| name + &capitalized(word))
+            }
+            Self::Snake => words.join("_"),
+            Self::ScreamingSnake => words.join("_").to_uppercase(),
+            Self::Kebab => words.join("-"),
+        }
+    }
+}
+
+/// The end of a message about a name that does not exist: the nearest legal one, else all of them.
+pub(crate) fn suggest<'a>(name: &str, legal: impl IntoIterator<Item = &'a str>, kind: &str) -> String {
+    let legal: Vec<&str> = legal.into_iter().collect();
+    let nearest = legal.iter().map(|legal| (distance(name, legal), *legal)).min();
+    match nearest {
+        Some((distance, nearest)) if distance <= nearest.len().max(3) / 3 => format!("did you mean `{nearest}`?"),
+        Some(_) => format!("{kind}: {}", list(legal)),
+        None => format!("{kind}: none"),
+    }
+}
+
+/// Names for a message: `` `a`, `b` ``.
+pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// How many characters to insert, drop, replace or swap with their neighbour; case does not count.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.to_lowercase().chars().collect();
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    // The last two rows of the table, the newer one last.
+    let mut older: Vec<usize> = Vec::new();
+    let mut old: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut new = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut best = (old[j] + usize::from(x != y)).min(old[j + 1] + 1).min(new[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == *y && *x == b[j - 1] {
+                best = best.min(older[j - 1] + 1);
+            }
+            new.push(best);
+        }
+        older = std::mem::replace(&mut old, new);
+    }
+    old.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Case, distance, snake_case, suggest};
+
+    #[test]
+    fn a_type_name_becomes_snake_case() {
+        let cases = [("Session", "session"), ("AppConfig", "app_config"), ("HTTPServer", "http_server")];
+        for (name, expected) in cases {
+            assert_eq!(snake_case(name), expected);
+        }
+        assert_eq!(snake_case("Utf8Row"), "utf8_row");
+        assert_eq!(snake_case("Already_Snake"), "already_snake");
+    }
+
+    #[test]
+    fn every_case_has_its_look() {
+        let looks: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
+        assert_eq!(looks, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west"]);
+    }
+
+    #[test]
+    fn a_typo_gets_the_nearest_name_and_nonsense_the_list() {
+        assert_eq!(distance("hsitory", "history"), 1);
+        assert_eq!(suggest("histroy", ["history", "ttl"], "legal"), "did you mean `history`?");
+        assert_eq!(suggest("timeout", ["history", "ttl"], "legal"), "legal: `history`, `ttl`");
+    }
+}

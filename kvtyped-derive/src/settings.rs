@@ -1,0 +1,125 @@
+//! The settings of the bucket, checked as `BucketConfig::validate` will check them.
+
+use std::time::Duration;
+
+use syn::{Error, Ident, Lit, LitInt, LitStr, Result};
+
+use crate::attr::Container;
+use crate::ctxt::Ctxt;
+use crate::names;
+use crate::units;
+
+/// What a model says about its bucket.
+pub(crate) struct Settings {
+    pub(crate) bucket: String,
+    pub(crate) history: Option<u8>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) max_value_size: Option<u32>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) storage: Option<Storage>,
+    pub(crate) replicas: Option<u8>,
+    pub(crate) compression: Option<bool>,
+    pub(crate) description: Option<String>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Storage {
+    File,
+    Memory,
+}
+
+impl Settings {
+    /// Reads every setting, and reports every one that is wrong.
+    pub(crate) fn read(attrs: &Container, model: &Ident, ctxt: &mut Ctxt) -> Self {
+        let bucket = bucket(attrs.bucket.as_ref(), model);
+        Self {
+            bucket: ctxt.ok(bucket).unwrap_or_default(),
+            history: one(ctxt, attrs.history.as_ref(), |history| number(history, "history", 64)),
+            ttl: one(ctxt, attrs.ttl.as_ref(), ttl),
+            max_value_size: one(ctxt, attrs.max_value_size.as_ref(), max_value_size),
+            max_bytes: one(ctxt, attrs.max_bytes.as_ref(), max_bytes),
+            storage: one(ctxt, attrs.storage.as_ref(), storage),
+            replicas: one(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
+            compression: attrs.compression,
+            description: attrs.description.as_ref().map(LitStr::value),
+        }
+    }
+
+    /// Whether its buckets keep one revision of each key.
+    pub(crate) fn is_single_revision(&self) -> bool {
+        self.history.is_none_or(|history| history == 1)
+    }
+}
+
+fn one<L, T>(ctxt: &mut Ctxt, literal: Option<&L>, read: impl FnOnce(&L) -> Result<T>) -> Option<T> {
+    literal.and_then(|literal| ctxt.ok(read(literal)))
+}
+
+fn bucket(said: Option<&LitStr>, model: &Ident) -> Result<String> {
+    let name = said.map_or_else(|| names::snake_case(&syn::ext::IdentExt::unraw(model).to_string()), LitStr::value);
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.len() <= 128 && name.chars().all(legal) {
+        return Ok(name);
+    }
+    let rule = "a bucket's name is `[a-zA-Z0-9_-]+`, 128 characters at most";
+    match said {
+        Some(said) => Err(Error::new_spanned(said, format!("{name:?} is no name for a bucket; {rule}"))),
+        None => Err(Error::new_spanned(
+            model,
+            format!("`{name}` is no name for a bucket: say one, `bucket = \"..\"`; {rule}"),
+        )),
+    }
+}
+
+fn number(literal: &LitInt, setting: &str, most: u8) -> Result<u8> {
+    match literal.base10_parse::<u8>() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(Error::new_spanned(literal, format!("`{setting}` is a number from 1 to {most}, not {literal}"))),
+    }
+}
+
+fn ttl(literal: &LitStr) -> Result<Duration> {
+    let ttl = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
+    if ttl < Duration::from_millis(100) || i64::try_from(ttl.as_nanos()).is_err() {
+        return Err(Error::new_spanned(
+            literal,
+            "a `ttl` is from 100ms to 292 years; for values that never expire say none",
+        ));
+    }
+    Ok(ttl)
+}
+
+fn size(literal: &Lit) -> Result<u64> {
+    match literal {
+        Lit::Str(text) => units::size(&text.value()).map_err(|message| Error::new_spanned(literal, message)),
+        Lit::Int(number) => number.base10_parse().map_err(|_| Error::new_spanned(literal, units::SIZE)),
+        _ => Err(Error::new_spanned(literal, units::SIZE)),
+    }
+}
+
+fn max_value_size(literal: &Lit) -> Result<u32> {
+    let bytes = i32::try_from(size(literal)?).unwrap_or(0);
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(Error::new_spanned(literal, "`max_value_size` is from 1 byte to 2 GiB - 1")),
+    }
+}
+
+fn max_bytes(literal: &Lit) -> Result<u64> {
+    let bytes = size(literal)?;
+    if bytes == 0 || i64::try_from(bytes).is_err() {
+        return Err(Error::new_spanned(literal, "`max_bytes` is from 1 byte to 8 EiB - 1"));
+    }
+    Ok(bytes)
+}
+
+fn storage(literal: &LitStr) -> Result<Storage> {
+    match &*literal.value() {
+        "file" => Ok(Storage::File),
+        "memory" => Ok(Storage::Memory),
+        other => {
+            let suggestion = names::suggest(other, ["file", "memory"], "write");
+            Err(Error::new_spanned(literal, format!("there is no storage `{other}`; {suggestion}")))
+        }
+    }
+}

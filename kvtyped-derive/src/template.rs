@@ -1,0 +1,165 @@
+//! The template of a key: `app.{tenant}.user-{id}`.
+
+use proc_macro2::Span;
+use syn::{Error, LitStr};
+
+use crate::ctxt::Ctxt;
+
+/// A template, segment by segment.
+pub(crate) struct Template {
+    pub(crate) text: String,
+    pub(crate) segments: Vec<Segment>,
+}
+
+/// What stands between two dots.
+pub(crate) enum Segment {
+    Literal(String),
+    Field { prefix: String, name: Name, suffix: String },
+}
+
+/// A placeholder, without its braces.
+pub(crate) struct Name {
+    pub(crate) text: String,
+    pub(crate) span: Span,
+}
+
+/// Reads a template; every segment that is wrong is reported.
+pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
+    let text = literal.value();
+    let mut template = Template { text: text.clone(), segments: Vec::new() };
+    if text.is_empty() {
+        ctxt.error(literal, "an empty template; write `{field}` for a field, or a fixed text for a single record");
+        return template;
+    }
+    for (start, end) in segments(&text) {
+        let place = Place { literal, start, end };
+        match segment(text.get(start..end).unwrap_or_default(), &place) {
+            Ok(segment) => template.segments.push(segment),
+            Err(error) => ctxt.push(error),
+        }
+    }
+    for (index, segment) in template.segments.iter().enumerate() {
+        let Segment::Field { name, .. } = segment else { continue };
+        let before = template.segments.iter().take(index);
+        let mut before = before.filter_map(Segment::name);
+        if before.any(|other| other.text == name.text) {
+            ctxt.push(Error::new(
+                name.span,
+                format!("`{{{}}}` stands twice in the template; once is enough", name.text),
+            ));
+        }
+    }
+    template
+}
+
+impl Segment {
+    pub(crate) fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Literal(_) => None,
+            Self::Field { name, .. } => Some(name),
+        }
+    }
+}
+
+/// Where the segments begin and end; a dot in braces ends none.
+fn segments(text: &str) -> Vec<(usize, usize)> {
+    let mut segments = Vec::new();
+    let (mut start, mut open) = (0, false);
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' => open = true,
+            '}' => open = false,
+            // A brace that is never closed ends with its segment, so that the others are still read.
+            '.' if !open || !text.get(at..).is_some_and(closes) => {
+                segments.push((start, at));
+                (start, open) = (at + 1, false);
+            }
+            _ => {}
+        }
+    }
+    segments.push((start, text.len()));
+    segments
+}
+
+/// Whether the next brace closes.
+fn closes(rest: &str) -> bool {
+    rest.chars().find(|c| matches!(c, '{' | '}')) == Some('}')
+}
+
+fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
+    let error = |message: String| Err(place.error(message));
+    if text.is_empty() {
+        return error("an empty segment: there is a dot too many in the template".into());
+    }
+    if text.contains("{{") || text.contains("}}") {
+        return error(format!(
+            "a brace cannot be part of a key; write `{{field}}` with one brace on each side in `{text}`"
+        ));
+    }
+    let Some((prefix, rest)) = text.split_once('{') else {
+        if text.contains('}') {
+            return error(format!("`}}` closes nothing in `{text}`; write `{{field}}`"));
+        }
+        check_literal(text, place)?;
+        return Ok(Segment::Literal(text.into()));
+    };
+    let Some((name, suffix)) = rest.split_once('}') else {
+        return error(format!("`{{` is not closed in `{text}`; write `{{field}}`"));
+    };
+    if prefix.contains('}') || name.contains('{') {
+        return error(format!("the braces of `{text}` do not match; write `{{field}}`"));
+    }
+    if suffix.contains('{') {
+        return error(format!(
+            "two fields in one segment, `{text}`, could not be told apart; put a dot between them: `{}`",
+            text.replace('{', ".{").replace("..", ".").trim_start_matches('.')
+        ));
+    }
+    if suffix.contains('}') {
+        return error(format!("`}}` closes nothing in `{text}`; write `{{field}}`"));
+    }
+    let name = name.strip_prefix("r#").unwrap_or(name);
+    if !is_name(name) {
+        return error(format!("`{{{name}}}` names no field; write a field's name and nothing else between the braces"));
+    }
+    check_literal(prefix, place)?;
+    check_literal(suffix, place)?;
+    let name = Name { text: name.into(), span: place.span() };
+    Ok(Segment::Field { prefix: prefix.into(), name, suffix: suffix.into() })
+}
+
+fn is_name(text: &str) -> bool {
+    // What rustc takes as an identifier is rustc's to say; the field's existence is checked later.
+    text.starts_with(|c: char| c == '_' || c.is_alphabetic()) && text.chars().all(|c| c == '_' || c.is_alphanumeric())
+}
+
+fn check_literal(text: &str, place: &Place<'_>) -> Result<(), Error> {
+    let legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '_' | '=');
+    match text.chars().find(|c| !legal(c)) {
+        Some(character) => {
+            Err(place.error(format!("{character:?} is not legal in a key; the fixed parts are of `[-/_=a-zA-Z0-9]`")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A part of the literal.
+struct Place<'a> {
+    literal: &'a LitStr,
+    start: usize,
+    end: usize,
+}
+
+impl Place<'_> {
+    /// The part where the compiler can tell (a nightly one, for now), else the whole literal.
+    fn span(&self) -> Span {
+        let token = self.literal.token();
+        let plain = token.to_string() == format!("\"{}\"", self.literal.value());
+        let part = plain.then(|| token.subspan(self.start + 1..self.end + 1)).flatten();
+        part.unwrap_or_else(|| self.literal.span())
+    }
+
+    fn error(&self, message: String) -> Error {
+        Error::new(self.span(), message)
+    }
+}

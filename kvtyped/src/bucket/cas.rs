@@ -1,0 +1,102 @@
+//! The one compare-and-set loop.
+
+use super::Bucket;
+use super::backoff::Backoff;
+use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::model::KvModel;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// From what the loop starts.
+pub(super) enum First {
+    /// From a guess, which costs no read.
+    Assume(Option<RawEntry>),
+    /// From a read of wherever is nearest: a stale answer costs one attempt.
+    Read,
+}
+
+/// When the loop gives up.
+pub(super) struct Limits {
+    pub(super) attempts: Option<u32>,
+    pub(super) deadline: Deadline,
+}
+
+/// What to do about what was read.
+pub(super) enum Decision<R> {
+    Write { kind: WriteKind, ttl: Option<Ttl>, result: R },
+    Stop { result: R },
+}
+
+/// What was done.
+pub(super) struct Done<R> {
+    /// The revision that was written; of the newest entry if nothing was.
+    pub(super) revision: Revision,
+    pub(super) result: R,
+}
+
+/// How often an update is tried unless its caller says otherwise; its time is the other limit.
+const MAX_ATTEMPTS: u32 = 100;
+
+impl<T: KvModel> Bucket<T> {
+    /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
+    ///
+    /// A stale read is harmless: its write is refused. A read behind a conflict comes from the leader, and one that is
+    /// older than the conflict is not decided upon. An outcome that is unknown ends the loop: to go on could apply twice.
+    pub(super) async fn compare_and_set<R, E: From<Error>>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        first: First,
+        limits: Limits,
+        mut decide: impl FnMut(Option<&RawEntry>) -> Result<Decision<R>, E>,
+    ) -> Result<Done<R>, E> {
+        let Limits { attempts: max_attempts, deadline } = limits;
+        let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
+        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
+        let started = tokio::time::Instant::now();
+        let raw = self.raw(operation)?;
+        let mut backoff = Backoff::new();
+        let mut attempts = 0;
+        let mut newest = match first {
+            First::Assume(entry) => entry,
+            First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
+        };
+        loop {
+            let revision = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            let (kind, ttl, result) = match decide(newest.as_ref())? {
+                Decision::Stop { result } => return Ok(Done { revision, result }),
+                Decision::Write { kind, ttl, result } => (kind, ttl, result),
+            };
+            attempts += 1;
+            let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
+            let conflict = match raw.write(write, deadline).await {
+                Ok(revision) => return Ok(Done { revision, result }),
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+                Err(error) => return Err(located(error).into()),
+            };
+            let least = match conflict.kind() {
+                ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
+                _ => revision,
+            };
+            if attempts >= max_attempts || deadline.has_passed() {
+                return Err(located(exhausted(attempts, started, conflict)).into());
+            }
+            newest = loop {
+                let wait = deadline.bound(tokio::time::sleep(backoff.next())).await;
+                if wait.is_err() {
+                    return Err(located(exhausted(attempts, started, conflict)).into());
+                }
+                match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {
+                    Some(entry) if entry.revision < least => {} // from a leader that does not know yet that it is none
+                    entry => break entry,
+                }
+            };
+        }
+    }
+}
+
+fn exhausted(attempts: u32, started: tokio::time::Instant, conflict: Error) -> Error {
+    Error::new(ErrorKind::RetriesExhausted { attempts, elapsed: started.elapsed() }).caused_by(conflict)
+}

@@ -1,0 +1,132 @@
+//! `delete`, `purge`.
+
+use std::time::Duration;
+
+use super::write::parse_ttl;
+use super::{Bucket, options, verb};
+use crate::backend::WriteKind;
+use crate::error::Result;
+use crate::key::ModelKey;
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+impl<T: KvModel> Bucket<T> {
+    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// let revision = sessions.put(&Session { id: 7 }).await?;
+    /// sessions.delete(&SessionKey::new(7)).if_revision(revision).await?;
+    /// assert_eq!(sessions.get(&SessionKey::new(7)).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if another revision than the one of [`if_revision`](Delete::if_revision) is there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown whether the record is removed.
+    pub fn delete<'a>(&'a self, key: &'a T::Key) -> Delete<'a, T> {
+        Delete { bucket: self, key, revision: None, timeout: None }
+    }
+
+    /// Removes the record of a key with its history. A marker stays, for ever or for its TTL.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}", history = 8)]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// sessions.put(&Session { id: 7 }).await?;
+    /// sessions.purge(&SessionKey::new(7)).await?;
+    /// assert_eq!(sessions.history(&SessionKey::new(7)).await?.len(), 1); // the marker
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if another revision than the one of [`if_revision`](Purge::if_revision) is there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown whether the record is removed.
+    pub fn purge<'a>(&'a self, key: &'a T::Key) -> Purge<'a, T> {
+        Purge { bucket: self, key, revision: None, ttl: None, timeout: None }
+    }
+}
+
+/// A removal; see [`Bucket::delete`].
+#[must_use = "nothing is removed until it is awaited"]
+#[derive(Debug)]
+pub struct Delete<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    revision: Option<Revision>,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Delete<'_, T> {
+    /// Only if this revision is there.
+    pub fn if_revision(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+
+    async fn run(self) -> Result<Revision> {
+        let Self { bucket, key, revision, timeout } = self;
+        let key = key.encode().map_err(|error| bucket.bad_key("delete", error))?;
+        bucket.send("delete", key, WriteKind::Delete, revision, None, timeout).await
+    }
+}
+
+/// A removal with the history; see [`Bucket::purge`].
+#[must_use = "nothing is removed until it is awaited"]
+#[derive(Debug)]
+pub struct Purge<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    revision: Option<Revision>,
+    ttl: Option<Duration>,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Purge<'_, T> {
+    /// Only if this revision is there.
+    pub fn if_revision(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+
+    /// How long the marker stays: rounded up to whole seconds, one at least. It needs a bucket with limit markers.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    async fn run(self) -> Result<Revision> {
+        let Self { bucket, key, revision, ttl, timeout } = self;
+        let key = key.encode().map_err(|error| bucket.bad_key("purge", error))?;
+        // Whatever the history: a purge leaves nothing that could come back to life.
+        let ttl = ttl.map(parse_ttl).transpose();
+        let ttl = ttl.map_err(|error| error.within("purge", bucket.name(), Some(key.as_str())))?;
+        bucket.send("purge", key, WriteKind::Purge, revision, ttl, timeout).await
+    }
+}
+
+options!(timeout: Delete Purge);
+
+verb!(Delete => Revision);
+verb!(Purge => Revision);

@@ -1,0 +1,83 @@
+//! `touch`.
+
+use std::time::Duration;
+
+use super::cas::{Decision, First, Limits};
+use super::write::check_ttl;
+use super::{Bucket, options, verb};
+use crate::backend::{RawEntry, WriteKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::ModelKey;
+use crate::model::{KvModel, SingleRevision};
+use crate::revision::Revision;
+
+impl<T: SingleRevision> Bucket<T> {
+    /// Writes the record of a key again as it is, so that its time begins anew.
+    ///
+    /// With [`ttl`](Touch::ttl) it lives that long from now; without, as long as it was given before (or as the bucket
+    /// gives).
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// sessions.create(&Session { id: 7 }).ttl(Duration::from_secs(60)).await?;
+    /// # tokio::time::advance(Duration::from_secs(50)).await;
+    /// // 50 seconds later:
+    /// sessions.touch(&SessionKey::new(7)).ttl(Duration::from_secs(60)).await?;
+    /// # tokio::time::advance(Duration::from_secs(50)).await;
+    /// // 50 seconds later still:
+    /// assert!(sessions.get(&SessionKey::new(7)).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no record; `RetriesExhausted` if other writers always come first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown whether the time began anew.
+    pub fn touch<'a>(&'a self, key: &'a T::Key) -> Touch<'a, T> {
+        Touch { bucket: self, key, ttl: None, timeout: None }
+    }
+}
+
+/// A new time to live; see [`Bucket::touch`].
+#[must_use = "nothing is written until it is awaited"]
+#[derive(Debug)]
+pub struct Touch<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    key: &'a T::Key,
+    ttl: Option<Duration>,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Touch<'_, T> {
+    async fn run(self) -> Result<Revision> {
+        let Self { bucket, key, ttl, timeout } = self;
+        let key = key.encode().map_err(|error| bucket.bad_key("touch", error))?;
+        let ttl = check_ttl(bucket.config(), ttl);
+        let ttl = ttl.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
+        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout) };
+        let decide = |newest: Option<&RawEntry>| match newest {
+            Some(live) if live.is_live() => {
+                Ok(Decision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
+            }
+            _ => Err(Error::new(ErrorKind::NotFound)),
+        };
+        let touched = bucket.compare_and_set("touch", &key, First::Read, limits, decide).await;
+        let touched = touched.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
+        Ok(touched.revision)
+    }
+}
+
+options!(ttl: Touch);
+options!(timeout: Touch);
+
+verb!(Touch => Revision);

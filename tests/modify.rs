@@ -1,0 +1,202 @@
+//! `modify try_modify transform`, on memory and on a server.
+
+use futures::FutureExt;
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Ttl};
+
+use crate::support::{Document, DocumentKey, Session, SessionKey, on_both_backends};
+
+fn key() -> SessionKey {
+    SessionKey::new("acme", 7)
+}
+
+fn session() -> Session {
+    Session::new("acme", 7)
+}
+
+on_both_backends! {
+    async fn modify_changes_the_record_and_returns_it(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let changed = sessions.modify(&key(), |session| session.visits += 1).await.unwrap();
+        assert_eq!(changed.visits, 1);
+        let read = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!(read, changed);
+    }
+
+    async fn modify_of_nothing_is_not_found(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let error = sessions.modify(&key(), |session| session.visits += 1).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::NotFound) && error.is_not_found());
+        sessions.put(&session()).await.unwrap();
+        sessions.delete(&key()).await.unwrap();
+        let error = sessions.modify(&key(), |session| session.visits += 1).await.unwrap_err();
+        assert!(error.is_not_found());
+    }
+
+    async fn modify_inserts_where_it_is_told_to(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let entry = sessions.modify(&key(), |session| session.visits += 1).or_insert_with(session).await.unwrap();
+        assert_eq!(entry.visits, 0, "the record that is inserted is not changed");
+        sessions.delete(&key()).await.unwrap();
+        sessions.modify(&key(), |session| session.visits += 1).or_insert_with(session).await.unwrap();
+        let entry = sessions.modify(&key(), |session| session.visits += 1).or_insert_with(session).await.unwrap();
+        assert_eq!(entry.visits, 1);
+    }
+
+    async fn a_closure_that_changes_a_field_of_the_key_is_refused(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let error = sessions.modify(&key(), |session| session.id = 8).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::KeyChanged), "{error}");
+        let other = || Session::new("acme", 9);
+        let error = sessions.modify(&SessionKey::new("acme", 1), |_| {}).or_insert_with(other).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::KeyChanged), "{error}");
+        let error = sessions.transform(&key(), |_| Change::Put(other())).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::KeyChanged), "{error}");
+        assert_eq!(sessions.keys(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap(), [key()]);
+    }
+
+    async fn a_closure_that_changes_nothing_writes_nothing(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let revision = sessions.put(&session()).await.unwrap();
+        let entry = sessions.modify(&key(), |session| session.visits += 0).await.unwrap();
+        assert_eq!((entry.revision(), entry.value()), (revision, &session()));
+        let entry = sessions.transform(&key(), |session| session.map_or(Change::Keep, Change::Put)).await.unwrap();
+        assert_eq!(entry.expect("kept").revision(), revision);
+        let entry = sessions.transform(&key(), |_| Change::Keep).await.unwrap();
+        assert_eq!(entry.expect("kept").revision(), revision);
+        assert_eq!(sessions.status().await.unwrap().last_revision, revision);
+    }
+
+    async fn the_closures_own_error_comes_back_and_nothing_is_written(world: World) {
+        #[derive(Debug, PartialEq)]
+        struct Refused(u32);
+
+        let sessions = world.bucket::<Session>().await;
+        let revision = sessions.put(&session()).await.unwrap();
+        let refuse = |session: &mut Session| {
+            session.visits = 100;
+            Err(Refused(session.visits))
+        };
+        let error = sessions.try_modify(&key(), refuse).await.unwrap_err();
+        assert!(matches!(error, ModifyError::Closure(Refused(100))));
+        assert_eq!(sessions.status().await.unwrap().last_revision, revision);
+        let error = sessions.try_modify(&SessionKey::new("acme", 8), refuse).await.unwrap_err();
+        assert!(error.kv().expect("the bucket's").is_not_found());
+        let charge = |session: &mut Session| {
+            session.visits += 1;
+            Ok::<_, Refused>(())
+        };
+        assert_eq!(sessions.try_modify(&key(), charge).await.unwrap().visits, 1);
+    }
+
+    async fn a_closure_that_panics_loses_nothing(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let revision = sessions.put(&session()).await.unwrap();
+        let mut panics = std::panic::AssertUnwindSafe(async {
+            sessions.modify(&key(), |_| std::panic::resume_unwind(Box::new("the closure's"))).await
+        })
+        .catch_unwind()
+        .boxed();
+        assert!(panics.as_mut().await.is_err());
+        drop(panics);
+        assert_eq!(sessions.status().await.unwrap().last_revision, revision);
+        assert_eq!(sessions.modify(&key(), |session| session.visits += 1).await.unwrap().visits, 1);
+    }
+
+    async fn transform_puts_deletes_purges_and_keeps(world: World) {
+        let documents = world.bucket::<Document>().await;
+        let key = DocumentKey::new("a");
+        let kept = documents.transform(&key, |current| { assert!(current.is_none()); Change::Keep }).await.unwrap();
+        assert_eq!(kept, None);
+        let put = documents.transform(&key, |_| Change::Put(Document::new("a", "one"))).await.unwrap().expect("put");
+        assert_eq!(put.text, "one");
+        let next = |current: Option<Document>| Change::Put(Document { text: current.expect("there").text + "!", name: "a".into() });
+        assert_eq!(documents.transform(&key, next).await.unwrap().expect("put").text, "one!");
+        assert_eq!(documents.transform(&key, |_| Change::Delete).await.unwrap(), None);
+        assert_eq!(documents.history(&key).await.unwrap().len(), 3);
+        documents.put(&Document::new("a", "two")).await.unwrap();
+        assert_eq!(documents.transform(&key, |_| Change::Purge).await.unwrap(), None);
+        assert_eq!(documents.history(&key).await.unwrap().len(), 1);
+        let before = documents.status().await.unwrap().last_revision;
+        documents.transform(&key, |_| Change::Delete).await.unwrap();
+        assert_eq!(documents.status().await.unwrap().last_revision, before, "nothing was there to delete");
+    }
+
+    async fn modify_keeps_the_ttl_that_a_record_has_unless_told_another(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let minute = Duration::from_secs(60);
+        sessions.create(&session()).ttl(minute).await.unwrap();
+        sessions.modify(&key(), |session| session.visits += 1).await.unwrap();
+        let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!(entry.ttl(), Ttl::new(minute));
+        sessions.modify(&key(), |_| {}).ttl(2 * minute).await.unwrap();
+        let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!((entry.ttl(), entry.visits), (Ttl::new(2 * minute), 1));
+    }
+
+    async fn sixty_four_tasks_lose_no_increment(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let tasks = (0..64).map(|_| {
+            let sessions = sessions.clone();
+            tokio::spawn(async move {
+                let key = key();
+                for _ in 0..50 {
+                    let increment = sessions.modify(&key, |session| session.visits += 1);
+                    increment.timeout(Duration::from_secs(60)).await.expect("it succeeds in the end");
+                }
+            })
+        });
+        futures::future::try_join_all(tasks).await.unwrap();
+        assert_eq!(sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 64 * 50);
+    }
+}
+
+/// Memory answers at once, so another writer can come between from inside of the closure.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    sessions.put(&session()).await.unwrap();
+    let mut runs = 0;
+    let error = sessions
+        .modify(&key(), |mine| {
+            runs += 1;
+            let theirs = session().visited(1_000 + runs);
+            let other = sessions.put(&theirs).into_future().now_or_never().expect("memory answers at once");
+            other.expect("it is written");
+            mine.visits = runs;
+        })
+        .max_attempts(5)
+        .await
+        .unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::RetriesExhausted { attempts: 5, .. }), "{error}");
+    assert!(error.is_conflict() && error.is_retryable());
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    assert_eq!(runs, 5);
+    assert_eq!(sessions.get(&key()).await.unwrap().expect("theirs").visits, 1_005);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_always_loses_ends_with_its_time() {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    sessions.put(&session()).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let mut runs = 0;
+    let time = Duration::from_secs(2);
+    let error = sessions
+        .modify(&key(), |mine| {
+            runs += 1;
+            let other = sessions.put(&session().visited(1_000 + runs)).into_future().now_or_never();
+            other.expect("memory answers at once").expect("it is written");
+            mine.visits = runs;
+        })
+        .max_attempts(u32::MAX)
+        .timeout(time)
+        .await
+        .unwrap_err();
+    let ErrorKind::RetriesExhausted { attempts, elapsed } = error.kind() else { panic!("{error}") };
+    assert_eq!(*attempts, runs);
+    assert!(*elapsed <= time && start.elapsed() <= time + Duration::from_millis(100), "{:?}", start.elapsed());
+}

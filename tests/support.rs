@@ -1,0 +1,113 @@
+//! What the tests of the verbs share: stores of both kinds, buckets with names of their own, models.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kvtyped::prelude::*;
+use kvtyped::{KvModel, OpenBucket};
+
+/// Turns each function into a test on memory and a test on a real server.
+///
+/// The function gets a [`World`]: a store, and names for buckets that nobody else uses.
+macro_rules! on_both_backends {
+    ($($(#[$attribute:meta])* async fn $name:ident($world:ident: World) $body:block)*) => {
+        $($(#[$attribute])* async fn $name($world: $crate::support::World) $body)*
+
+        mod on_memory {
+            $(#[tokio::test] async fn $name() { super::$name($crate::support::World::memory()).await; })*
+        }
+
+        mod on_nats {
+            $(#[tokio::test] async fn $name() { super::$name($crate::support::World::nats().await).await; })*
+        }
+    };
+}
+pub(crate) use on_both_backends;
+
+/// A store, and a way to name buckets in it.
+pub(crate) struct World {
+    pub(crate) store: Store,
+}
+
+impl World {
+    pub(crate) fn memory() -> Self {
+        Self { store: Store::memory() }
+    }
+
+    pub(crate) async fn nats() -> Self {
+        Self::at(&harness::shared().await.url()).await
+    }
+
+    pub(crate) async fn at(url: &str) -> Self {
+        Self { store: Store::connect(url).await.expect("the server is there") }
+    }
+
+    /// The builder of a bucket that no other test has.
+    pub(crate) fn fresh<T: KvModel>(&self) -> OpenBucket<T> {
+        self.store.bucket().name(unique(&T::settings().name))
+    }
+
+    /// A bucket that no other test has.
+    pub(crate) async fn bucket<T: KvModel>(&self) -> Bucket<T> {
+        self.fresh().await.expect("the bucket opens")
+    }
+}
+
+/// A name that is given once in this process; the server is this process's own.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// One revision is kept: single records may have a TTL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(key = "{tenant}.{id}", codec = MsgPack, history = 1)]
+pub(crate) struct Session {
+    pub(crate) tenant: String,
+    pub(crate) id: u64,
+    pub(crate) visits: u32,
+}
+
+impl Session {
+    pub(crate) fn new(tenant: &str, id: u64) -> Self {
+        Self { tenant: tenant.into(), id, visits: 0 }
+    }
+
+    pub(crate) fn visited(self, visits: u32) -> Self {
+        Self { visits, ..self }
+    }
+}
+
+/// Ten revisions are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(key = "doc.{name}", history = 10)]
+pub(crate) struct Document {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+impl Document {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+}
+
+/// Whatever bytes are stored, under the keys of [`Session`].
+#[derive(Clone, Debug, PartialEq, KvModel)]
+#[kv(key = "{tenant}.{id}", codec = Bytes)]
+pub(crate) struct RawSession {
+    pub(crate) tenant: String,
+    pub(crate) id: String,
+    #[kv(value)]
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl RawSession {
+    pub(crate) fn new(tenant: &str, id: &str, bytes: &[u8]) -> Self {
+        Self { tenant: tenant.into(), id: id.into(), bytes: bytes.into() }
+    }
+}
+
+/// The same bucket, seen through another model.
+pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> {
+    world.store.bucket().name(name).must_exist().on_drift(Drift::Adopt).await.expect("the bucket is there")
+}

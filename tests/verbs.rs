@@ -1,0 +1,410 @@
+//! `get put create update delete purge touch history list keys`, on memory and on a server.
+
+use std::time::Instant;
+
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Ttl};
+
+use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, on_both_backends, seen_as};
+
+const SECOND: Duration = Duration::from_secs(1);
+const NONE: [u64; 0] = [];
+
+/// Waits until the key holds nothing, and tells how long that took.
+async fn gone(sessions: &Bucket<Session>, key: &SessionKey) -> Duration {
+    let start = Instant::now();
+    while sessions.get(key).read(Read::Leader).await.expect("it reads").is_some() {
+        assert!(start.elapsed() < 20 * SECOND, "{key} does not expire");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    start.elapsed()
+}
+
+async fn ids(found: impl futures::Stream<Item = Result<Entry<Session>, Error>>) -> Vec<u64> {
+    found.map_ok(|session| session.id).try_collect().await.expect("all decode")
+}
+
+on_both_backends! {
+    async fn a_record_is_read_as_it_was_put(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7).visited(3);
+        assert_eq!(sessions.get(&session.key()).await.unwrap(), None);
+
+        let revision = sessions.put(&session).await.unwrap();
+        let entry = sessions.get(&session.key()).await.unwrap().expect("it was put");
+        assert_eq!(entry.value(), &session);
+        assert_eq!((entry.key(), entry.revision()), (&session.key(), revision));
+        let age = entry.created().elapsed().unwrap_or_default();
+        assert!(age < 60 * SECOND, "it was created {age:?} ago");
+        assert_eq!(entry.into_value(), session);
+    }
+
+    async fn revisions_grow_over_all_keys(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let mut last = Revision::ZERO;
+        for id in [1, 2, 1, 3, 2] {
+            let revision = sessions.put(&Session::new("acme", id)).await.unwrap();
+            assert!(revision > last);
+            last = revision;
+        }
+    }
+
+    async fn create_refuses_a_live_key(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let revision = sessions.create(&session).await.unwrap();
+        let error = sessions.create(&session.clone().visited(9)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::AlreadyExists));
+        assert!(error.is_conflict() && !error.is_retryable());
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert_eq!((error.operation(), error.key(), error.revision()), (Some("create"), Some("acme.7"), Some(revision)));
+        assert_eq!(sessions.get(&session.key()).await.unwrap().expect("kept").visits, 0);
+    }
+
+    async fn create_takes_a_key_that_was_removed_and_keeps_its_ttl(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let key = session.key();
+        let ttl = 2 * SECOND;
+
+        sessions.put(&session).await.unwrap();
+        sessions.delete(&key).await.unwrap();
+        sessions.create(&session).ttl(ttl).await.unwrap(); // over the marker of a delete
+        let entry = sessions.get(&key).read(Read::Leader).await.unwrap().expect("created");
+        assert_eq!(entry.ttl(), Ttl::new(ttl));
+
+        sessions.purge(&key).await.unwrap();
+        sessions.create(&session).ttl(ttl).await.unwrap(); // of a purge
+        let entry = sessions.get(&key).read(Read::Leader).await.unwrap().expect("created");
+        assert_eq!(entry.ttl(), Ttl::new(ttl));
+
+        gone(&sessions, &key).await;
+        sessions.create(&session).ttl(ttl).await.unwrap(); // of an expiry
+        let entry = sessions.get(&key).read(Read::Leader).await.unwrap().expect("created");
+        assert_eq!(entry.ttl(), Ttl::new(ttl));
+        gone(&sessions, &key).await;
+    }
+
+    async fn update_refuses_another_revision_and_tells_it(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let first = sessions.put(&session).await.unwrap();
+        let second = sessions.update(&session.clone().visited(1), first).await.unwrap();
+        let error = sessions.update(&session.clone().visited(2), first).await.unwrap_err();
+        let ErrorKind::Conflict { expected, actual } = error.kind() else { panic!("{error}") };
+        assert_eq!((*expected, *actual), (first, Some(second)));
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert_eq!(sessions.get(&session.key()).await.unwrap().expect("kept").visits, 1);
+    }
+
+    async fn update_needs_a_record_to_be_there(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let error = sessions.update(&Session::new("acme", 7), Revision::new(5)).await.unwrap_err();
+        assert!(error.is_conflict());
+        assert_eq!(sessions.get(&SessionKey::new("acme", 7)).await.unwrap(), None);
+    }
+
+    async fn delete_and_purge_may_expect_a_revision(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let stale = sessions.put(&session).await.unwrap();
+        let fresh = sessions.put(&session).await.unwrap();
+        assert!(sessions.delete(&session.key()).if_revision(stale).await.unwrap_err().is_conflict());
+        assert!(sessions.purge(&session.key()).if_revision(stale).await.unwrap_err().is_conflict());
+        assert!(sessions.get(&session.key()).await.unwrap().is_some());
+        let marker = sessions.delete(&session.key()).if_revision(fresh).await.unwrap();
+        assert!(marker > fresh);
+        assert_eq!(sessions.get(&session.key()).await.unwrap(), None);
+        sessions.purge(&session.key()).if_revision(marker).await.unwrap();
+    }
+
+    async fn what_is_not_there_can_be_deleted(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
+        sessions.purge(&SessionKey::new("acme", 2)).await.unwrap();
+    }
+
+    async fn a_record_is_read_as_it_was_at_a_revision(world: World) {
+        let documents = world.bucket::<Document>().await;
+        let key = DocumentKey::new("a");
+        let first = documents.put(&Document::new("a", "one")).await.unwrap();
+        documents.put(&Document::new("a", "two")).await.unwrap();
+        let other = documents.put(&Document::new("b", "three")).await.unwrap();
+        let marker = documents.delete(&key).await.unwrap();
+        assert_eq!(documents.get(&key).at(first).await.unwrap().expect("kept").text, "one");
+        assert_eq!(documents.get(&key).at(other).await.unwrap(), None, "another key's revision");
+        assert_eq!(documents.get(&key).at(marker).await.unwrap(), None, "a marker");
+        assert_eq!(documents.get(&key).at(Revision::new(9_999)).await.unwrap(), None, "the future");
+        assert_eq!(documents.get(&key).at(Revision::ZERO).await.unwrap(), None, "before the first");
+    }
+
+    async fn every_way_to_read_sees_what_was_acknowledged(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        for visits in 0..20 {
+            let revision = sessions.put(&session.clone().visited(visits)).await.unwrap();
+            for read in [Read::Leader, Read::AtLeast(revision)] {
+                let entry = sessions.get(&session.key()).read(read).await.unwrap().expect("put");
+                assert_eq!((entry.visits, entry.revision()), (visits, revision));
+            }
+        }
+    }
+
+    async fn history_tells_puts_deletes_and_purges_oldest_first(world: World) {
+        let documents = world.bucket::<Document>().await;
+        let key = DocumentKey::new("a");
+        assert!(documents.history(&key).await.unwrap().is_empty());
+        documents.put(&Document::new("other", "x")).await.unwrap();
+        let first = documents.put(&Document::new("a", "one")).await.unwrap();
+        let second = documents.delete(&key).await.unwrap();
+        let third = documents.put(&Document::new("a", "two")).await.unwrap();
+        let past = documents.history(&key).await.unwrap();
+        assert_eq!(past.iter().map(Version::revision).collect::<Vec<_>>(), [first, second, third]);
+        assert_eq!(past[0].entry().expect("a put").text, "one");
+        assert!(matches!(past[1], Version::Removed { reason: Removed::Deleted, .. }));
+        assert_eq!(past[2].entry().expect("a put").text, "two");
+
+        documents.purge(&key).await.unwrap();
+        let past = documents.history(&key).await.unwrap();
+        assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Purged, .. }]), "{past:?}");
+    }
+
+    async fn history_keeps_as_many_revisions_as_the_model_says(world: World) {
+        let documents = world.bucket::<Document>().await;
+        for number in 0..15 {
+            documents.put(&Document::new("a", &number.to_string())).await.unwrap();
+        }
+        let past = documents.history(&DocumentKey::new("a")).await.unwrap();
+        let texts: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.clone()).collect();
+        assert_eq!(texts, (5..15).map(|number: i32| number.to_string()).collect::<Vec<_>>());
+    }
+
+    async fn a_record_lives_as_long_as_asked_and_its_expiry_is_told(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let asked = Duration::from_millis(1_900);
+        let start = Instant::now();
+        sessions.create(&session).ttl(asked).await.unwrap();
+        let entry = sessions.get(&session.key()).read(Read::Leader).await.unwrap().expect("created");
+        assert_eq!(entry.ttl().expect("it has one").as_duration(), 2 * SECOND, "rounded up, never down");
+        gone(&sessions, &session.key()).await;
+        assert!(start.elapsed() >= asked, "it went {:?} after it was created", start.elapsed());
+        let past = sessions.history(&session.key()).await.unwrap();
+        assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Expired, .. }]), "{past:?}");
+    }
+
+    async fn a_later_put_without_a_ttl_stays(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let other = Session::new("acme", 8);
+        sessions.create(&session).ttl(SECOND).await.unwrap();
+        sessions.put(&session).await.unwrap();
+        sessions.create(&other).ttl(2 * SECOND).await.unwrap();
+        gone(&sessions, &other.key()).await; // later than the first would have gone
+        assert_eq!(sessions.get(&session.key()).await.unwrap().expect("it stays").ttl(), None);
+    }
+
+    async fn touch_lets_the_time_begin_anew(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7).visited(5);
+        let (clock, start) = (Session::new("clock", 1), Instant::now());
+        sessions.create(&session).ttl(2 * SECOND).await.unwrap();
+        sessions.create(&clock).ttl(SECOND).await.unwrap();
+        gone(&sessions, &clock.key()).await;
+        let touched = sessions.touch(&session.key()).ttl(3 * SECOND).await.unwrap();
+        let entry = sessions.get(&session.key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!((entry.revision(), entry.visits, entry.ttl()), (touched, 5, Ttl::new(3 * SECOND)));
+        sessions.touch(&session.key()).await.unwrap();
+        let entry = sessions.get(&session.key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!(entry.ttl(), Ttl::new(3 * SECOND), "the TTL that it had");
+        gone(&sessions, &session.key()).await;
+        assert!(start.elapsed() >= 4 * SECOND, "it went {:?} after it was created", start.elapsed());
+        let error = sessions.touch(&session.key()).ttl(SECOND).await.unwrap_err();
+        assert!(error.is_not_found());
+    }
+
+    async fn a_ttl_below_a_second_is_refused(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
+            let error = sessions.put(&session).ttl(ttl).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{ttl:?}: {error}");
+        }
+        assert_eq!(sessions.get(&session.key()).await.unwrap(), None);
+    }
+
+    async fn a_ttl_is_refused_in_a_bucket_that_keeps_more_than_one_revision(world: World) {
+        let sessions: Bucket<Session> = world.fresh().history(5).await.unwrap();
+        let session = Session::new("acme", 7);
+        let error = sessions.create(&session).ttl(SECOND).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found == "history = 5"), "{error}");
+        let error = sessions.modify(&session.key(), |_| {}).ttl(SECOND).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+    }
+
+    async fn the_ttl_of_a_bucket_lets_every_record_expire(world: World) {
+        let sessions: Bucket<Session> = world.fresh().ttl(SECOND).await.unwrap();
+        let session = Session::new("acme", 7);
+        sessions.put(&session).await.unwrap();
+        gone(&sessions, &session.key()).await;
+    }
+
+    async fn a_list_gives_what_its_filter_matches(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        for (tenant, id) in [("acme", 1), ("beta", 2), ("acme", 3), ("gamma", 1)] {
+            sessions.put(&Session::new(tenant, id)).await.unwrap();
+        }
+        sessions.put(&Session::new("acme", 4)).await.unwrap();
+        sessions.delete(&SessionKey::new("acme", 4)).await.unwrap();
+        sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
+
+        assert_eq!(ids(sessions.list(..).await.unwrap()).await, [2, 3, 1, 1]);
+        assert_eq!(ids(sessions.list(SessionKey::filter().tenant("acme")).await.unwrap()).await, [3, 1]);
+        assert_eq!(ids(sessions.list(SessionKey::filter().id(1)).await.unwrap()).await, [1, 1]);
+        assert_eq!(ids(sessions.list(SessionKey::new("beta", 2)).await.unwrap()).await, [2]);
+        assert_eq!(ids(sessions.list(SessionKey::filter().tenant("nobody")).await.unwrap()).await, NONE);
+        // The filters overlap; nothing comes twice.
+        let filters = vec![SessionKey::filter().tenant("acme"), SessionKey::filter().id(1)];
+        assert_eq!(ids(sessions.list(filters).await.unwrap()).await, [3, 1, 1]);
+        let none: Vec<SessionKey> = Vec::new();
+        assert_eq!(ids(sessions.list(none).await.unwrap()).await, NONE);
+
+        let keys: Vec<_> = sessions.keys(SessionKey::filter().tenant("acme")).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(keys, [SessionKey::new("acme", 3), SessionKey::new("acme", 1)]);
+    }
+
+    async fn a_list_of_an_empty_bucket_ends(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        assert_eq!(ids(sessions.list(..).await.unwrap()).await, NONE);
+        sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
+        assert_eq!(ids(sessions.list(..).await.unwrap()).await, NONE, "a marker is no record");
+    }
+
+    async fn a_list_of_thousands_is_complete_and_each_comes_once(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let puts = (0..3_000).map(|id| {
+            let sessions = sessions.clone();
+            async move { sessions.put(&Session::new("acme", id)).await }
+        });
+        futures::stream::iter(puts).buffer_unordered(128).try_collect::<Vec<_>>().await.unwrap();
+        let mut found = ids(sessions.list(..).await.unwrap()).await;
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..3_000));
+    }
+
+    /// P35.
+    async fn one_bad_record_stops_no_list_and_says_where_it_is(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let raw = seen_as::<RawSession>(&world, sessions.name()).await;
+        for id in 0..100 {
+            sessions.put(&Session::new("acme", id)).await.unwrap();
+        }
+        let planted = raw.put(&RawSession::new("acme", "50", b"\xc1 s3cret")).await.unwrap();
+        let foreign = raw.put(&RawSession::new("acme", "fifty", b"")).await.unwrap();
+
+        let found: Vec<_> = sessions.list(..).await.unwrap().collect().await;
+        let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+        assert_eq!((good.len(), bad.len()), (99, 2));
+        let errors: Vec<_> = bad.into_iter().map(Result::unwrap_err).collect();
+        assert_eq!((errors[0].key(), errors[0].revision()), (Some("acme.50"), Some(planted)));
+        assert!(matches!(errors[0].kind(), ErrorKind::Decode { codec: "msgpack", .. }), "{}", errors[0]);
+        assert_eq!((errors[1].key(), errors[1].revision()), (Some("acme.fifty"), Some(foreign)));
+        assert!(matches!(errors[1].kind(), ErrorKind::Decode { codec: "key", .. }), "{}", errors[1]);
+
+        let error = sessions.get(&SessionKey::new("acme", 50)).await.unwrap_err();
+        assert_eq!((error.bucket(), error.key(), error.revision()), (Some(sessions.name()), Some("acme.50"), Some(planted)));
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
+        let past = sessions.history(&SessionKey::new("acme", 50)).await.unwrap();
+        assert!(matches!(past.as_slice(), [Version::Undecodable { .. }]), "{past:?}");
+        let error = sessions.modify(&SessionKey::new("acme", 50), |session| session.visits += 1).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "a bad record is not overwritten: {error}");
+    }
+
+    async fn a_record_that_names_another_key_is_not_believed(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let raw = seen_as::<RawSession>(&world, sessions.name()).await;
+        let other = MsgPack::encode(&Session::new("victim", 1)).unwrap();
+        raw.put(&RawSession::new("acme", "7", &other)).await.unwrap();
+        let error = sessions.get(&SessionKey::new("acme", 7)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Decode { codec: "key", .. }), "{error}");
+    }
+
+    async fn any_text_is_a_key_and_stays_in_its_place(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let hostile = ["", ".", "*", ">", "a.b", "a b", "=", "=2E", "\0", "ünï/côdé-🦀", "_kv", "\r\n"];
+        for (id, tenant) in (0..).zip(hostile) {
+            sessions.put(&Session::new(tenant, id)).await.unwrap();
+        }
+        for (id, tenant) in (0..).zip(hostile) {
+            let entry = sessions.get(&SessionKey::new(tenant, id)).await.unwrap().expect("put");
+            assert_eq!(entry.tenant, tenant);
+            assert_eq!(ids(sessions.list(SessionKey::filter().tenant(tenant)).await.unwrap()).await, [id]);
+        }
+        assert_eq!(sessions.keys(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), hostile.len());
+    }
+
+    /// P32.
+    async fn a_key_that_is_too_long_is_an_error_of_its_own_and_disturbs_nobody(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let puts = (0..200).map(|id| {
+            let sessions = sessions.clone();
+            let tenant = if id == 100 { "x".repeat(5_000) } else { "acme".into() };
+            async move { sessions.put(&Session::new(&tenant, id)).await }
+        });
+        let results: Vec<_> = futures::future::join_all(puts).await;
+        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        assert!(matches!(errors.as_slice(), [error] if matches!(error.kind(), ErrorKind::InvalidKey)), "{errors:?}");
+        let long = SessionKey::new("x".repeat(5_000), 1);
+        assert!(matches!(sessions.get(&long).await.unwrap_err().kind(), ErrorKind::InvalidKey));
+        assert!(matches!(sessions.delete(&long).await.unwrap_err().kind(), ErrorKind::InvalidKey));
+    }
+
+    async fn a_value_that_is_too_large_is_refused_and_others_go_on(world: World) {
+        let documents: Bucket<Document> = world.fresh().max_value_size(1024).await.unwrap();
+        let error = documents.put(&Document::new("a", &"x".repeat(2_000))).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        documents.put(&Document::new("a", &"x".repeat(500))).await.unwrap();
+        let documents = world.bucket::<Document>().await;
+        let error = documents.put(&Document::new("a", &"x".repeat(1 << 21))).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
+        documents.put(&Document::new("a", "small")).await.unwrap();
+    }
+
+    async fn a_full_bucket_says_so(world: World) {
+        let documents: Bucket<Document> = world.fresh().max_bytes(10_000).await.unwrap();
+        let mut results = Vec::new();
+        for number in 0..20 {
+            results.push(documents.put(&Document::new(&number.to_string(), &"x".repeat(900))).await);
+        }
+        let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        assert!(!errors.is_empty() && errors.len() < 20);
+        assert!(errors.iter().all(|error| matches!(error.kind(), ErrorKind::BucketFull)), "{errors:?}");
+        assert!(errors.iter().all(|error| error.outcome() == Outcome::NotApplied));
+    }
+}
+
+mod values {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, KvModel)]
+    #[kv(bucket = "values", key = "app.{name}", codec = Text)]
+    pub(crate) struct Setting {
+        name: String,
+        #[kv(value)]
+        text: String,
+    }
+
+    on_both_backends! {
+        async fn a_bare_value_is_stored_bare_and_its_key_fills_the_rest(world: World) {
+            let settings = world.bucket::<Setting>().await;
+            let setting = Setting { name: "version".into(), text: "1.2.3".into() };
+            settings.put(&setting).await.unwrap();
+            let entry = settings.get(&SettingKey::new("version")).await.unwrap().expect("put");
+            assert_eq!(entry.into_value(), setting);
+            settings.put(&Setting { name: "empty".into(), text: String::new() }).await.unwrap();
+            let entry = settings.get(&SettingKey::new("empty")).await.unwrap().expect("an empty value is a value");
+            assert_eq!(entry.text, "");
+        }
+    }
+}
