@@ -18,8 +18,8 @@
 //!   is so new; else it is `Unsupported` (`a_guard_may_stand_on_another_key`).
 //! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
 //! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
-//! * A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again: it
-//!   returns its first revision, or, where it has a guard, a conflict (`a_write_is_not_applied_twice`).
+//! * An operation id is for one write: one that comes again under it, within a minute and the bucket's TTL, is not
+//!   applied again, and what is answered tells nothing (`a_write_is_not_applied_twice`).
 //! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
 //!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
