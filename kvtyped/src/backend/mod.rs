@@ -18,8 +18,8 @@
 //!   is so new; else it is `Unsupported` (`a_guard_may_stand_on_another_key`).
 //! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
 //! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
-//! * A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again: it
-//!   returns its first revision, or, where it has a guard, a conflict (`a_write_is_not_applied_twice`).
+//! * An operation id is for one write: one that comes again under it, within a minute and the bucket's TTL, is not
+//!   applied again, and what is answered tells nothing (`a_write_is_not_applied_twice`).
 //! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
 //!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
@@ -54,8 +54,9 @@
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
 //! * A setting that no server takes, and a change that none makes, is `InvalidConfig` and changes nothing
 //!   (`a_wrong_setting_is_refused`).
-//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update changes what it
-//!   says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * What is gone takes no write, and has no status (`a_deleted_bucket_is_gone`).
+//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update
+//!   changes what it says and nothing else (`an_update_keeps_what_it_does_not_say`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!

@@ -64,6 +64,9 @@ impl BucketState {
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = Size::of(&write, &self.config.name);
         size.check(limits::MAX_PAYLOAD)?;
+        if let Some(limit) = self.config.max_value_size {
+            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
+        }
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));
@@ -73,9 +76,6 @@ impl BucketState {
         }
         if let Some(applied) = self.recent.get(&write.id) {
             return Ok(applied);
-        }
-        if let Some(limit) = self.config.max_value_size {
-            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
         }
         write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
         let record = self.record(Size::of(&write, &self.config.name), &write.key);

@@ -2,7 +2,7 @@
 //!
 //! From nats-server: `memStoreMsgSizeRaw` and `storeRawMsg` in `server/memstore.go`, `fileStoreMsgSizeRaw` and
 //! `storeRawMsg` in `server/filestore.go`, and the checks before them in `server/stream.go` (`processJetStreamMsg`).
-//! What the headers are is said in [`backend::nats`](crate::backend): one line for each fact of a write.
+//! The headers are those that the NATS backend writes, one line for each fact of a write.
 
 use std::time::Duration;
 
