@@ -16,7 +16,6 @@
 mod bucket;
 mod expiry;
 mod limits;
-mod recent;
 mod state;
 #[cfg(test)]
 mod tests;
