@@ -167,9 +167,9 @@ impl BucketState {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 
-    /// The size of the entry that goes when the key gets another.
+    /// The size of the entry that makes room when the key gets another; in a replicated bucket none does.
     fn replaced(&self, key: &Key) -> Option<u64> {
-        let revisions = self.keys.get(key)?;
+        let revisions = self.keys.get(key).filter(|_| self.config.replicas.is_none_or(|replicas| replicas == 1))?;
         let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;
         self.entries.get(oldest).map(|stored| stored.record)
     }

@@ -237,6 +237,19 @@ async fn a_full_bucket_takes_what_replaces_as_much() {
 }
 
 #[tokio::test]
+async fn a_full_bucket_with_replicas_takes_nothing() {
+    let bucket = bucket(|config| {
+        config.max_bytes = Some(500);
+        config.replicas = Some(3);
+    })
+    .await;
+    write(&bucket, put("k", "v")).await.unwrap();
+    write(&bucket, put("full", &"x".repeat(250))).await.unwrap();
+    let error = write(&bucket, put("k", "v")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::BucketFull), "{error}");
+}
+
+#[tokio::test]
 async fn what_needs_a_server_is_refused() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("copy");
