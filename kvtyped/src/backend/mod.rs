@@ -18,12 +18,11 @@
 //!   is so new; else it is `Unsupported` (`a_guard_may_stand_on_another_key`).
 //! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
 //! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
-//! * A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again: it
-//!   returns its first revision, or, where it has a guard, a conflict (`a_write_is_not_applied_twice`).
 //! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
 //!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
-//! * The operation id of a write is returned with its entry (`an_entry_carries_its_operation_id`).
+//! * The operation id of a write, which no other write has, is returned with its entry
+//!   (`an_entry_carries_its_operation_id`).
 //! * An empty value is a value (`an_empty_value_is_a_value`).
 //! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
 //!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
@@ -54,8 +53,9 @@
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
 //! * A setting that no server takes, and a change that none makes, is `InvalidConfig` and changes nothing
 //!   (`a_wrong_setting_is_refused`).
-//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update changes what it
-//!   says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * What is gone takes no write, and has no status (`a_deleted_bucket_is_gone`).
+//! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update
+//!   changes what it says and nothing else (`an_update_keeps_what_it_does_not_say`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::subject::{Subject, delete, key, purge, put};
 use crate::config::{BucketConfig, Storage};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Outcome};
 use crate::revision::Revision;
 
 /// What nothing in `found` differs from.
@@ -72,7 +72,10 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     assert!(backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was one");
     assert!(!backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was none");
     assert!(backend.open(&config.name, subject.deadline()).await.expect("open answers").is_none());
-    bucket.refusal(put(&key("k"), "too late")).await;
+    // A cluster may take a moment until every server knows.
+    let refused = async || bucket.try_write(put(&key("k"), "too late")).await.err();
+    let error = subject.eventually("a write is refused", refused).await;
+    assert_eq!(error.outcome(), Outcome::NotApplied, "{error:?}");
     let error = bucket.raw.status(subject.deadline()).await.expect_err("there is no status");
     assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
 

@@ -152,27 +152,6 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
     }
 }
 
-/// A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again.
-pub async fn a_write_is_not_applied_twice(subject: &Subject) {
-    let bucket = subject.bucket(|_| {}).await;
-    let k = key("k");
-    let write = put(&k, "once");
-    let first = bucket.write(write.clone()).await;
-    assert_eq!(bucket.write(write.clone()).await, first, "the second time has the revision of the first");
-    let later = bucket.write(put(&k, "later")).await;
-    assert_eq!(bucket.write(write).await, first, "and so has the third");
-    assert_eq!(bucket.newest(&k).await.map(|entry| entry.revision), Some(later));
-
-    // With a guard it may be a conflict as well: what it expected is no longer so, by its own doing.
-    let write = put(&k, "once").expecting(later);
-    let first = bucket.write(write.clone()).await;
-    match bucket.try_write(write).await {
-        Ok(revision) => assert_eq!(revision, first, "the second time has the revision of the first"),
-        Err(error) => assert_conflict(&error, later, first),
-    }
-    assert_eq!(bucket.newest(&k).await.map(|entry| entry.revision), Some(first));
-}
-
 /// A delete leaves a marker and keeps the history.
 pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;

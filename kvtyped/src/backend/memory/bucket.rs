@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::limits::{self, Size};
-use super::recent::Recent;
 use crate::backend::{At, Operation, OperationId, Scan, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
@@ -30,7 +29,6 @@ pub(super) struct BucketState {
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
-    pub(super) recent: Recent,
 }
 
 /// One entry.
@@ -56,7 +54,6 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             due: BTreeSet::new(),
-            recent: Recent::default(),
         }
     }
 
@@ -64,18 +61,15 @@ impl BucketState {
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = Size::of(&write, &self.config.name);
         size.check(limits::MAX_PAYLOAD)?;
+        if let Some(limit) = self.config.max_value_size {
+            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
+        }
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));
         }
         if let Some(guard) = &write.guard {
             limits::check_guard(guard, self.newest(&guard.key))?;
-        }
-        if let Some(applied) = self.recent.get(&write.id) {
-            return Ok(applied);
-        }
-        if let Some(limit) = self.config.max_value_size {
-            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
         }
         write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
         let record = self.record(Size::of(&write, &self.config.name), &write.key);
@@ -87,10 +81,7 @@ impl BucketState {
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        let stored = Stored { key, at: now, operation, value, ttl, id: Some(id.clone()), record };
-        let revision = self.store(stored);
-        self.recent.add(now, id, revision);
-        Ok(revision)
+        Ok(self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record }))
     }
 
     /// One entry of a key.
@@ -176,9 +167,9 @@ impl BucketState {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 
-    /// The size of the entry that goes when the key gets another.
+    /// The size of the entry that makes room when the key gets another; in a replicated bucket none does.
     fn replaced(&self, key: &Key) -> Option<u64> {
-        let revisions = self.keys.get(key)?;
+        let revisions = self.keys.get(key).filter(|_| self.config.replicas.is_none_or(|replicas| replicas == 1))?;
         let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;
         self.entries.get(oldest).map(|stored| stored.record)
     }

@@ -19,7 +19,6 @@ impl BucketState {
     /// its key and the bucket has limit markers, a marker takes its place: under a new revision, created at that time,
     /// and due itself in turn. The markers of an expiry and of a purge go without another; that of a delete does not.
     pub(super) fn advance(&mut self, now: Duration) {
-        self.recent.forget(now, self.config.ttl);
         while let Some(&(at, revision)) = self.due.first().filter(|(at, _)| *at <= now) {
             // What is due is stored; were it not, this would be the end of it.
             self.due.remove(&(at, revision));

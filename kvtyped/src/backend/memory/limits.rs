@@ -2,7 +2,7 @@
 //!
 //! From nats-server: `memStoreMsgSizeRaw` and `storeRawMsg` in `server/memstore.go`, `fileStoreMsgSizeRaw` and
 //! `storeRawMsg` in `server/filestore.go`, and the checks before them in `server/stream.go` (`processJetStreamMsg`).
-//! What the headers are is said in [`backend::nats`](crate::backend): one line for each fact of a write.
+//! The headers are those that the NATS backend writes, one line for each fact of a write.
 
 use std::time::Duration;
 
@@ -82,7 +82,8 @@ impl Size {
 /// Refuses a record for which there is no room, as the discard policy `new` of a KV bucket does.
 ///
 /// `replaced` is the record that goes because its key keeps no more entries: it makes room if it is not smaller. (A
-/// delete or a purge has more headers than most values have bytes: a full bucket refuses them too.)
+/// delete or a purge has more headers than most values have bytes: a full bucket refuses them too. Of a replicated
+/// bucket the servers agree before anything goes, `server/jetstream_batching.go`: nothing is replaced.)
 pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
     match max_bytes {
         Some(limit) if stored + record > limit && replaced.is_none_or(|replaced| replaced < record) => {

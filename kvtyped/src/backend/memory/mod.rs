@@ -5,8 +5,8 @@
 //!
 //! What differs, because there is one process and one copy:
 //! * Every read is fresh, whatever [`Read`](crate::Read) says.
-//! * `replicas`, `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no
-//!   effect. `mirror` and `sources` are refused.
+//! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
+//!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time (a server is some hundred milliseconds late), and also where the bucket has no
 //!   room for its marker.
 //! * When the last handle goes, so does everything that was stored.
@@ -16,7 +16,6 @@
 mod bucket;
 mod expiry;
 mod limits;
-mod recent;
 mod state;
 #[cfg(test)]
 mod tests;

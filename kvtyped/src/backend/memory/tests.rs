@@ -195,17 +195,6 @@ async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
     assert_eq!(history(&bucket).await, [entry(4, "k", Operation::Expired)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_operation_is_forgotten_after_two_minutes() {
-    let bucket = bucket(|_| {}).await;
-    let once = put("k", "v");
-    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
-    tokio::time::advance(120 * SECOND - TICK).await;
-    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
-    tokio::time::advance(TICK).await;
-    assert_eq!(write(&bucket, once).await.unwrap(), 2);
-}
-
 #[test]
 fn a_size_is_that_of_the_message_on_the_wire() {
     let mut write = put("k", "value");
@@ -245,6 +234,19 @@ async fn a_full_bucket_takes_what_replaces_as_much() {
         let error = write(&bucket, refused.clone()).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::BucketFull), "{refused:?}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_full_bucket_with_replicas_takes_nothing() {
+    let bucket = bucket(|config| {
+        config.max_bytes = Some(500);
+        config.replicas = Some(3);
+    })
+    .await;
+    write(&bucket, put("k", "v")).await.unwrap();
+    write(&bucket, put("full", &"x".repeat(250))).await.unwrap();
+    let error = write(&bucket, put("k", "v")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::BucketFull), "{error}");
 }
 
 #[tokio::test]

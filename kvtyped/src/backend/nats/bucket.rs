@@ -36,6 +36,9 @@ pub(super) struct Place {
     /// Whose leader decides what is written: the origin's, of a mirror.
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
+    /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
+    /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
+    pub(super) heeds_headers: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
 }
@@ -62,6 +65,7 @@ impl NatsBucket {
             prefix,
             write_prefix,
             direct,
+            heeds_headers: config::level(&raw) >= 1,
             leader_api,
             duplicate_window,
             config,

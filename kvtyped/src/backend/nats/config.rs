@@ -90,6 +90,9 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         metadata,
         limit_markers,
     } = wanted;
+    if let Some(ttl) = ttl.and_then(nanos) {
+        fit_duplicate_window(raw, ttl);
+    }
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {
             raw.insert(field.to_owned(), value);
@@ -117,6 +120,27 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
             notes[key] = json!(value);
         }
     }
+}
+
+/// How long the server recognises a message that it has stored, where nothing is said: two minutes, in nanoseconds.
+const DUPLICATE_WINDOW: i64 = 120_000_000_000;
+
+/// Makes room for another `max_age`, which the duplicate window may not exceed: the server's default is left to the
+/// server again, and what somebody chose is cut.
+fn fit_duplicate_window(raw: &mut Map<String, Value>, ttl: i64) {
+    let number = |field: &str| raw.get(field).and_then(Value::as_i64).filter(|number| *number > 0);
+    let Some(window) = number("duplicate_window") else { return };
+    if window == number("max_age").map_or(DUPLICATE_WINDOW, |age| age.min(DUPLICATE_WINDOW)) {
+        raw.remove("duplicate_window");
+    } else if window > ttl {
+        raw.insert("duplicate_window".to_owned(), json!(ttl));
+    }
+}
+
+/// The level of the JetStream API of the server that told this configuration; 0 before there were levels.
+pub(super) fn level(raw: &Map<String, Value>) -> u64 {
+    let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
+    level.and_then(|level| level.parse().ok()).unwrap_or_default()
 }
 
 fn storage_name(storage: Storage) -> &'static str {
@@ -374,6 +398,22 @@ mod tests {
         assert_eq!(raw["metadata"], json!({ "_nats.level": "1", "owner": "me", "team": "us" }));
         let read = read("b", &raw).unwrap();
         assert_eq!(read.metadata.keys().collect::<Vec<_>>(), ["owner", "team"]);
+    }
+
+    #[test]
+    fn a_shorter_ttl_takes_the_duplicate_window_along() {
+        let window = |now: Option<i64>, ttl| {
+            let mut raw = stream(&BucketConfig::new("b"));
+            now.map(|now| raw.insert("duplicate_window".into(), json!(now)));
+            let mut wanted = BucketConfig::new("b");
+            wanted.ttl = Some(Duration::from_secs(ttl));
+            merge(&wanted, &mut raw);
+            raw.get("duplicate_window").and_then(Value::as_i64)
+        };
+        assert_eq!(window(None, 60), None);
+        assert_eq!(window(Some(DUPLICATE_WINDOW), 60), None);
+        assert_eq!(window(Some(90_000_000_000), 60), Some(60_000_000_000));
+        assert_eq!(window(Some(30_000_000_000), 60), Some(30_000_000_000));
     }
 
     #[test]

@@ -160,6 +160,9 @@ impl Target {
                 target.user = Some(user);
             }
             let host = host.trim_end_matches('/');
+            if host.is_empty() {
+                return Err(wrong("a server has no address"));
+            }
             let server = format!("{scheme}://{host}").parse();
             target.servers.push(server.map_err(|_| wrong("a server's address is not `host:port`"))?);
         }

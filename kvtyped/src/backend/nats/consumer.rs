@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, Subscriber};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -19,8 +19,8 @@ use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How often an idle server says that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often one who waits looks whether the connection still stands.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the server keeps a consumer that nobody listens to.
 const INACTIVE: Duration = Duration::from_secs(30);
@@ -33,6 +33,8 @@ pub(super) struct Request {
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
+    /// How often the server says that it lives, while there is nothing to deliver.
+    pub(super) heartbeat: Duration,
 }
 
 /// With which messages the delivery begins.
@@ -52,6 +54,8 @@ pub(super) struct Consumer {
     deliver: String,
     subscriber: Subscriber,
     denials: Option<broadcast::Receiver<Violation>>,
+    /// After which silence it is taken for lost.
+    patience: Duration,
     /// On which connection it was made.
     epoch: u64,
     /// The number of the last delivery.
@@ -88,6 +92,7 @@ impl Consumer {
             deliver,
             subscriber,
             denials,
+            patience: request.heartbeat.mul_f64(2.5),
             epoch,
             last: 0,
             pending: 0,
@@ -106,7 +111,7 @@ impl Consumer {
             "ack_policy": "none",
             "replay_policy": "instant",
             "flow_control": true,
-            "idle_heartbeat": nanos(HEARTBEAT),
+            "idle_heartbeat": nanos(request.heartbeat),
             "inactive_threshold": nanos(INACTIVE),
             "max_deliver": 1,
             "mem_storage": true,
@@ -141,31 +146,31 @@ impl Consumer {
     ///
     /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
-        let mut silent_at = Instant::now() + 2 * HEARTBEAT + HEARTBEAT / 2;
+        let mut until = until.min(Instant::now() + self.patience);
         loop {
-            let now = Instant::now();
-            if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch {
-                return Ok(Heard::Lost("the connection broke"));
-            }
-            if now >= until.min(silent_at) {
-                return Ok(Heard::Lost("no heartbeat came"));
-            }
-            let slice = until.min(silent_at).min(now + Duration::from_millis(250));
-            let message = tokio::select! {
-                biased;
-                message = self.subscriber.next() => message.ok_or_else(|| Error::new(ErrorKind::Closed))?,
-                subject = wire::denied(&mut self.denials, &self.deliver) => {
-                    return Err(Error::new(ErrorKind::PermissionDenied { subject }));
+            let message = match self.subscriber.next().now_or_never() {
+                Some(message) => message,
+                None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
+                    return Ok(Heard::Lost("the connection broke"));
                 }
-                () = tokio::time::sleep_until(slice) => continue,
+                None if Instant::now() >= until => return Ok(Heard::Lost("no heartbeat came")),
+                None => tokio::select! {
+                    biased;
+                    message = self.subscriber.next() => message,
+                    subject = wire::denied(&mut self.denials, &self.deliver) => {
+                        return Err(Error::new(ErrorKind::PermissionDenied { subject }));
+                    }
+                    () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => continue,
+                },
             };
-            silent_at = Instant::now() + 2 * HEARTBEAT + HEARTBEAT / 2;
+            let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
             match message.status.map(|status| status.as_u16()) {
                 None => return Ok(self.take(message)),
                 Some(100) => {
                     if let Some(heard) = self.told(&message).await {
                         return Ok(heard);
                     }
+                    until = until.max(Instant::now() + self.patience);
                 }
                 Some(_) => return Ok(Heard::Lost("the consumer is gone")),
             }
@@ -203,11 +208,11 @@ impl Consumer {
         }
     }
 
-    /// Asks how many messages are to come; `None` if that is not learned.
-    pub(super) async fn still_pending(&self, deadline: Deadline) -> Option<u64> {
+    /// Asks how many messages are to come.
+    pub(super) async fn still_pending(&self, deadline: Deadline) -> Result<u64> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
-        let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await.ok()?.ok()?;
-        info["num_pending"].as_u64()
+        let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
+        Ok(info["num_pending"].as_u64().unwrap_or_default())
     }
 }
 

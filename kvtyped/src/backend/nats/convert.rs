@@ -35,7 +35,7 @@ impl ApiError {
 
     /// Whether it passes: no leader now, or too much to do.
     pub(super) fn passes(&self) -> bool {
-        matches!(self.err_code, 10008 | 10009 | 10041 | 10163 | 10167) || self.code == 429
+        matches!(self.err_code, 10008 | 10009 | 10163 | 10167) || self.code == 429
     }
 
     /// The revision that the key of a guard has, of a conflict: `wrong last sequence: 7`.
@@ -66,12 +66,18 @@ pub(super) fn of_api(error: ApiError) -> Error {
 /// What an error of the API means to whoever made or changed a bucket.
 pub(super) fn of_settings(error: ApiError, wanted: &BucketConfig) -> Error {
     match error.err_code {
-        // 10074: replicas without a cluster; 10025: a field that the server does not know.
-        10052 | 10074 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
+        10058 | 10059 | 10039 | 10076 => of_api(error),
+        // A field that the server does not know.
         10025 => Error::unsupported("a newer server", error.description),
+        // Told as failures of the server's by some versions, and none.
+        10052 | 10074 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
+        _ if error.code == 400 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
         _ => of_api(error),
     }
 }
+
+/// What the TTL of a key needs.
+pub(super) const KEY_TTL: &str = "limit markers (`limit_markers`) for the TTL of a key";
 
 /// What an error of the API means to a write.
 pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
@@ -84,10 +90,9 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
         }
         10023 | 10028 | 10047 => ErrorKind::Unavailable { reason: error.description },
         10165 => ErrorKind::InvalidConfig { reason: error.description },
-        10166 => ErrorKind::Unsupported {
-            needs: "limit markers (`limit_markers`) for the TTL of a key".into(),
-            found: "a bucket without".into(),
-        },
+        10166 => ErrorKind::Unsupported { needs: KEY_TTL.into(), found: "a bucket without".into() },
+        // A failure of the server's may come before the write or after it.
+        _ if error.code >= 500 => return of_api(error).unknown_outcome(),
         _ => return of_api(error),
     };
     Error::new(kind)

@@ -1,7 +1,7 @@
 //! Buckets in JetStream.
 //!
 //! A bucket is a stream, a key a subject, a revision a sequence (ADR-8): what is stored here is what every NATS client
-//! stores, and reads. The JetStream API is spoken directly, because what [`async_nats::jetstream::kv`] makes of an
+//! stores, and reads. The JetStream API is spoken directly, because what `async_nats::jetstream::kv` makes of an
 //! answer loses what this library promises: which write a lost acknowledgement belongs to, what a conflict was about,
 //! and how long an operation may take.
 //!

@@ -27,7 +27,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let publication = Publication::new(place, &write, deadline);
-    publication.check_size()?;
+    publication.check()?;
     let mut backoff = Backoff::new();
     loop {
         place.api.wire().connected(deadline).await?;
@@ -118,12 +118,20 @@ impl<'a> Publication<'a> {
         Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size, deadline }
     }
 
-    fn check_size(&self) -> Result<()> {
+    /// Checks what the server would not check, or not without closing the connection.
+    fn check(&self) -> Result<()> {
         let limit = self.place.api.wire().client().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
         }
-        Ok(())
+        let elsewhere = self.write.guard.as_ref().is_some_and(|guard| guard.key != self.write.key);
+        let needs = match (self.place.heeds_headers, self.write.ttl, elsewhere) {
+            (true, _, _) | (false, None, false) => return Ok(()),
+            (false, Some(_), _) => convert::KEY_TTL,
+            (false, None, true) => "nats-server 2.11 for a guard on another key",
+        };
+        let version = self.place.api.wire().client().server_info().version;
+        Err(Error::unsupported(needs, format!("nats-server {version}")))
     }
 
     /// A copy; it is sent when it is first waited for.

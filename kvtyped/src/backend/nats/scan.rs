@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -17,9 +18,12 @@ use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::record::Stored;
 use crate::backend::{Deadline, RawEntry, Scan};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
+
+/// How often, at most and at least, an idle server says that it lives.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
     if scan.patterns.is_empty() {
@@ -85,19 +89,24 @@ impl Scanning {
                         return Ok(Some(entry));
                     }
                 }
-                // Some of what was to come is no longer there.
-                Heard::Idle => self.over = consumer.still_pending(deadline).await.unwrap_or_default() == 0,
-                Heard::Lost(why) => {
-                    tracing::debug!(stream = self.place.stream, why, "a scan goes on with another consumer");
-                    self.consumer = None;
-                    if !self.backoff.pause(deadline).await {
-                        return Err(deadline.error());
-                    }
-                }
+                // Some of what was to come may be there no longer.
+                Heard::Idle => match consumer.still_pending(deadline).await {
+                    Ok(pending) => self.over = pending == 0,
+                    // One who may not ask has to believe the silence.
+                    Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
+                    Err(error) => self.lost(&error.to_string(), deadline).await?,
+                },
+                Heard::Lost(why) => self.lost(why, deadline).await?,
             }
         }
         self.consumer = None;
         Ok(None)
+    }
+
+    async fn lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
+        tracing::debug!(stream = self.place.stream, why, "a scan goes on with another consumer");
+        self.consumer = None;
+        if self.backoff.pause(deadline).await { Ok(()) } else { Err(deadline.error()) }
     }
 
     async fn begin(&mut self, deadline: Deadline) -> Result<()> {
@@ -109,6 +118,7 @@ impl Scanning {
             filters: filters.collect(),
             start: if scan.history { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
             headers_only: scan.headers_only,
+            heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
         };
         let consumer = Consumer::create(&place.api, &request, deadline).await?;
         self.left = consumer.pending;
