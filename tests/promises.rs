@@ -83,8 +83,6 @@ impl Site {
 /// A bucket that is reached through a proxy, and past it.
 struct Behind<T> {
     proxy: Proxy,
-    /// The store that `through` was opened in.
-    world: World,
     through: Bucket<T>,
     /// Another connection, as other writers have it.
     past: Bucket<T>,
@@ -97,7 +95,7 @@ impl<T: KvModel> Behind<T> {
         let proxy = Proxy::start(site.server().await.addr()).await;
         let world = World::at(&proxy.url()).await;
         let through = seen_as(&world, past.name()).await;
-        Self { proxy, world, through, past }
+        Self { proxy, through, past }
     }
 
     /// Awaits a write whose acknowledgement is lost. `meanwhile` is over before the connection is sound again.

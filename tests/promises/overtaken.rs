@@ -17,7 +17,9 @@ on_both_sites! {
         let create = Document::new("create", "mine");
         let over = |name: &'static str| {
             let past = &behind.past;
-            async move { drop(past.put(&theirs(name)).await.expect("theirs is written")) }
+            async move {
+                past.put(&theirs(name)).await.expect("theirs is written");
+            }
         };
         let first = behind.past.put(&Document::new("update", "old")).await.unwrap();
 
@@ -42,7 +44,9 @@ on_both_sites! {
         let behind = Behind::<Session>::new(site).await;
         let session = Session::new("acme", 7);
         let written = async || behind.past.status().await.unwrap().last_revision.get();
-        let theirs = async || drop(behind.past.put(&session.clone().visited(99)).await.expect("theirs is written"));
+        let theirs = async || {
+            behind.past.put(&session.clone().visited(99)).await.expect("theirs is written");
+        };
 
         let put = behind.through.put(&session).timeout(PATIENT);
         let result = behind.losing_the_answer(put, theirs()).await;
