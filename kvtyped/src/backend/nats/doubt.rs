@@ -104,6 +104,7 @@ impl<'a> Doubt<'a> {
                     pause = COPY;
                 }
                 Ok(Sight::Open | Sight::Buried) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
                 Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not tell"),
             }
             if let Some(result) = self.listen(until.min(Instant::now() + pause)).await {
