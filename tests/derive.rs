@@ -231,6 +231,14 @@ mod generic {
         pub(crate) value: T,
     }
 
+    #[derive(Clone, Debug, PartialEq, KvModel)]
+    #[kv(key = "cells.{id}")]
+    pub(crate) struct Cell<T> {
+        pub(crate) id: u64,
+        #[kv(value)]
+        pub(crate) value: T,
+    }
+
     #[derive(KvModel)]
     #[kv(key = "{id}", codec = Text)]
     pub(crate) struct Projected<K: Kind>
@@ -258,6 +266,10 @@ fn a_key_takes_only_the_parameters_that_it_needs() {
     round_trips(&key, "a.1");
     filters::<Tagged<u8, bool, 3>>(TaggedKey::filter().kind(7), "7.*");
     assert_eq!(TaggedKey::<u8>::new(7, 1).clone(), TaggedKey { kind: 7, id: 1 });
+
+    let cell = Cell { id: 1, value: [1, 2] };
+    assert_eq!(Cell::from_stored(cell.key(), [1, 2]), cell);
+    filters::<Cell<String>>(CellKey::filter(), "cells.*");
 
     struct Users;
     impl Kind for Users {
@@ -479,6 +491,7 @@ fn more_history_is_said() {
     assert_eq!(public::OneKey, public::OneKey::new());
 }
 
+/// What rustc itself says in these changes with its version; write it anew with `TRYBUILD=overwrite`.
 #[test]
 fn every_mistake_has_its_message() {
     let cases = trybuild::TestCases::new();

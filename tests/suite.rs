@@ -1,6 +1,9 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod codecs;
+mod conformance;
+mod keys;
 mod layering;
 mod modify;
 mod support;

@@ -23,7 +23,67 @@ use syn::{DeriveInput, Error, parse_macro_input};
 
 use crate::ctxt::Ctxt;
 
-/// Makes a struct a model.
+/// Makes a struct with named fields a model: its values are the records of a bucket.
+///
+/// ```text
+/// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+/// #[kv(bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
+/// pub struct Session {
+///     pub tenant: String,
+///     pub id: u64,
+///     pub user: String,
+/// }
+/// ```
+///
+/// The trait `kvtyped::KvModel` shows the same as an example that runs.
+///
+/// # What it writes
+///
+/// With the visibility of the struct:
+///
+/// * `SessionKey { tenant, id }`: the key's fields, all as visible as the struct. `SessionKey::new("acme", 7)` takes
+///   `impl Into` of each field's type, and integers, `bool` and `char` as they are; `Display` is the encoded key,
+///   `acme.7`, and `FromStr` its inverse; `Clone`, `Debug`, `Eq`, `Ord` and `Hash` as they would be derived.
+/// * `SessionFilter`, from `SessionKey::filter()`: one setter a field; `SessionKey::filter().tenant("acme")` is
+///   `acme.*`. It and the key, owned or borrowed, become a `Filter<Session>`.
+/// * `KvModel` for `Session`, and `SingleRevision` if its history is 1 or not said.
+///
+/// A generic model's key takes only the parameters that the key's fields name. A model owns its data: it has no
+/// lifetimes.
+///
+/// # On the struct
+///
+/// | `#[kv(..)]` | meaning | if not said |
+/// |---|---|---|
+/// | `bucket = "sessions"` | the bucket's name: `[a-zA-Z0-9_-]+` | the struct's name in `snake_case` |
+/// | `key = "{tenant}.{id}"` | the template of the key, see below | the fields marked `#[kv(key)]` |
+/// | `codec = MsgPack` | a type that is a `Codec` of what is stored | `Json` |
+/// | `history = 5` | revisions kept of each key, 1 to 64 | as the bucket has it; 1 in a new one |
+/// | `ttl = "1h30m"` | how long after it was written every value expires, 100ms at least | as the bucket has it; never |
+/// | `max_value_size = "64KiB"` | the largest value | as the bucket has it; no limit |
+/// | `max_bytes = "1GiB"` | the largest bucket | as the bucket has it; no limit |
+/// | `storage = "memory"` | `"file"` or `"memory"` | as the bucket has it; `"file"` |
+/// | `replicas = 3` | how many servers store it, 1 to 5 | as the bucket has it; 1 |
+/// | `compression` | stored compressed; also `compression = false` | as the bucket has it; not |
+/// | `description = ".."` | what the bucket is for | as the bucket has it |
+/// | `crate = "path"` | where `kvtyped` is, if it has another name | `::kvtyped` |
+///
+/// Durations are made of `ms`, `s`, `m`, `h`, `d` and `w`. Sizes are bytes, or have one of the units `B`, `KB`, `MB`,
+/// `GB` (thousands), `KiB`, `MiB`, `GiB` (1,024). Both are read while compiling.
+///
+/// # On a field
+///
+/// | `#[kv(..)]` | meaning |
+/// |---|---|
+/// | `key` | one segment of the key; the marked fields in their order. Excludes a template. |
+/// | `value` | this field alone is what is stored; all others are in the key, and are filled from it on reading. |
+///
+/// # The template
+///
+/// Segments stand between dots. A segment is a literal, `[-/_=a-zA-Z0-9]+`, or one `{field}` with or without literals
+/// beside it, `user-{id}`: two fields in one segment could not be told apart. A field stands in it once. The type of a
+/// field is a `KeySegment`. A template without fields, `key = "app"`, is the key of a single record; then the key is a
+/// unit struct.
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -46,7 +106,31 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     Ok(expand::expand(&model))
 }
 
-/// Makes a type one segment of a key.
+/// Makes a newtype, or an enum without fields, one segment of a key.
+///
+/// ```text
+/// #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
+/// struct Tenant(String);
+///
+/// #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
+/// #[kv(rename_all = "kebab-case")]
+/// enum Region {
+///     EuWest,
+///     #[kv(rename = "us")]
+///     America,
+/// }
+/// ```
+///
+/// A newtype is written as what it holds. A variant is written as its name: `EuWest`, here `eu-west`. The derives above
+/// are what every segment needs. The trait `kvtyped::KeySegment` has an example that runs.
+///
+/// | `#[kv(..)]` | on | meaning |
+/// |---|---|---|
+/// | `rename_all = "snake_case"` | an enum | the case of its variants: also `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `SCREAMING_SNAKE_CASE`, `kebab-case` |
+/// | `rename = "us"` | a variant | its text, whatever the case of the others |
+/// | `crate = "path"` | the type | where `kvtyped` is, if it has another name |
+///
+/// Two variants with the same text are refused.
 #[proc_macro_derive(KeySegment, attributes(kv))]
 pub fn derive_key_segment(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -153,9 +153,9 @@ fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStre
             if generics::speaks_of(ty, &input.generics) {
                 bounds.push(parse_quote!(#ty: #private::KeySegment));
             }
-            let inner = quote_spanned!(ty.span()=> <#ty as #private::KeySegment>);
-            let parse = quote!(::core::result::Result::Ok(Self { #member: #inner::parse_segment(text)? }));
-            (quote!(#inner::write_segment(&self.#member, out)), parse)
+            let inner = quote_spanned!(ty.span()=> <#ty as #private::KeyField>);
+            let parse = quote!(::core::result::Result::Ok(Self { #member: #inner::parse_text(text)? }));
+            (quote!(#inner::write_text(&self.#member, out)), parse)
         }
         Segment::Enum(variants) => {
             let idents: Vec<&Ident> = variants.iter().map(|(ident, _)| *ident).collect();

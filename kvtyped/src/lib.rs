@@ -137,6 +137,8 @@ mod ttl;
 #[path = "private.rs"]
 pub mod __private;
 
+#[cfg(feature = "nats")]
+pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
     Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,

@@ -11,56 +11,101 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 
 use crate::codec::CodecError;
 
-/// A field of a generated key: everything that is done with one.
+/// A field of a generated key, or of a newtype that is a segment: everything that is done with one.
 ///
-/// All of it is asked of one trait, so that a field that is no segment is one error, at its type.
-pub trait KeyField: KeySegment {
+/// All of it is asked of one trait, which has no bound of its own, so that a field that is no segment is the same error
+/// wherever it is met: rustc shows it once, at the field's type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a segment of a key",
+    label = "not a key segment",
+    note = "a key is made of strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
+)]
+pub trait KeyField: Sized {
     /// `Clone`.
-    fn copy(&self) -> Self {
-        self.clone()
-    }
+    fn copy(&self) -> Self;
 
     /// `Debug`.
-    fn debug(&self) -> &dyn fmt::Debug {
-        self
-    }
+    fn debug(&self) -> &dyn fmt::Debug;
 
     /// `PartialEq`.
-    fn same(&self, other: &Self) -> bool {
-        self == other
-    }
+    fn same(&self, other: &Self) -> bool;
 
     /// `Ord`.
-    fn order(&self, other: &Self) -> Ordering {
-        self.cmp(other)
-    }
+    fn order(&self, other: &Self) -> Ordering;
 
     /// `Hash`.
-    fn digest<H: Hasher>(&self, state: &mut H) {
-        self.hash(state);
-    }
+    fn digest<H: Hasher>(&self, state: &mut H);
 
     /// Appends it to a key.
-    fn write(&self, out: &mut KeyBuilder) {
-        out.segment(self);
-    }
+    fn write(&self, out: &mut KeyBuilder);
 
     /// Reads it from a key.
     ///
     /// # Errors
     ///
     /// Those of [`KeyParser::segment`].
+    fn parse(parser: &mut KeyParser<'_>, field: &'static str, prefix: &str, suffix: &str) -> Result<Self, KeyError>;
+
+    /// Appends it to a pattern.
+    fn pattern(pattern: Pattern, value: Option<&Self>, prefix: &str, suffix: &str) -> Pattern;
+
+    /// Writes the text of a newtype around it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeySegment::write_segment`].
+    fn write_text(&self, out: &mut SegmentWriter<'_>) -> fmt::Result;
+
+    /// Reads the text of a newtype around it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeySegment::parse_segment`].
+    fn parse_text(text: &str) -> Result<Self, SegmentError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: KeySegment> KeyField for S {
+    fn copy(&self) -> Self {
+        self.clone()
+    }
+
+    fn debug(&self) -> &dyn fmt::Debug {
+        self
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.cmp(other)
+    }
+
+    fn digest<H: Hasher>(&self, state: &mut H) {
+        self.hash(state);
+    }
+
+    fn write(&self, out: &mut KeyBuilder) {
+        out.segment(self);
+    }
+
     fn parse(parser: &mut KeyParser<'_>, field: &'static str, prefix: &str, suffix: &str) -> Result<Self, KeyError> {
         parser.segment(field, prefix, suffix)
     }
 
-    /// Appends it to a pattern.
     fn pattern(pattern: Pattern, value: Option<&Self>, prefix: &str, suffix: &str) -> Pattern {
         pattern.segment(value, prefix, suffix)
     }
-}
 
-impl<S: KeySegment> KeyField for S {}
+    fn write_text(&self, out: &mut SegmentWriter<'_>) -> fmt::Result {
+        self.write_segment(out)
+    }
+
+    fn parse_text(text: &str) -> Result<Self, SegmentError> {
+        Self::parse_segment(text)
+    }
+}
 
 /// The `Display` of a generated key.
 ///

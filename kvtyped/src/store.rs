@@ -65,7 +65,12 @@ impl Store {
     ///
     /// `InvalidConfig` for a URL of another kind, `Unauthorized`, `Unavailable` or `Timeout` if no server lets us in.
     pub fn connect(url: impl Into<String>) -> Connect {
-        Connect { url: url.into(), name: None, timeout: Self::TIMEOUT }
+        Connect {
+            url: url.into(),
+            timeout: Self::TIMEOUT,
+            #[cfg(feature = "nats")]
+            options: NatsOptions::default(),
+        }
     }
 
     /// A fresh store in this process's memory: no server, the same semantics.
@@ -79,13 +84,17 @@ impl Store {
     /// server is noticed, whether a denied permission is told at once) is as they say.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::from_client_with(client, NatsOptions::default())
+        Self::from_backend(Arc::new(NatsBackend::from_client(client)))
     }
 
     /// As [`from_client`](Self::from_client), in another JetStream domain or account.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if the domain or the prefix is none. Of the options only these two are used.
     #[cfg(feature = "nats")]
-    pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Self {
-        Self::from_backend(Arc::new(NatsBackend::from_client(client, options)))
+    pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
+        Ok(Self::from_backend(Arc::new(NatsBackend::from_client_with(client, options)?)))
     }
 
     /// The buckets of a backend of one's own; see [`backend`](crate::backend).
@@ -174,14 +183,17 @@ impl fmt::Debug for Store {
 #[must_use = "nothing is opened until it is awaited"]
 pub struct Connect {
     url: String,
-    name: Option<String>,
     timeout: Duration,
+    #[cfg(feature = "nats")]
+    options: NatsOptions,
 }
 
 impl Connect {
-    /// How the connection is called on the server.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+    /// How a NATS server is reached, and who is asking: credentials, certificates, the connection's name. What the URL
+    /// says wins.
+    #[cfg(feature = "nats")]
+    pub fn options(mut self, options: NatsOptions) -> Self {
+        self.options = options;
         self
     }
 
@@ -193,23 +205,24 @@ impl Connect {
     }
 
     async fn run(self) -> Result<Store> {
-        let Self { url, name, timeout } = self;
+        let Self { url, timeout, .. } = &self;
         let backend: Arc<dyn Backend> = match url.split_once(':') {
             Some(("memory", "")) => Arc::new(MemoryBackend::new()),
             Some(("memory", shared)) => shared_memory(shared.trim_start_matches('/')),
             #[cfg(feature = "nats")]
             Some(("nats" | "tls", _)) => {
-                Arc::new(NatsBackend::connect(&url, name.as_deref(), Deadline::after(timeout)).await?)
+                let mut options = self.options.clone();
+                options.connect_timeout.get_or_insert(*timeout);
+                Arc::new(NatsBackend::connect(url, options).await?)
             }
             #[cfg(not(feature = "nats"))]
             Some(("nats" | "tls", _)) => {
-                let _ = name;
                 return Err(Error::unsupported("the feature `nats` of kvtyped", "kvtyped without it"));
             }
             // The URL itself may hold a secret: it is not shown.
             _ => return Err(Error::invalid_config("the URL begins with none of `memory:`, `nats://`, `tls://`")),
         };
-        Ok(Store::from_backend(backend).with_timeout(timeout))
+        Ok(Store::from_backend(backend).with_timeout(*timeout))
     }
 }
 
@@ -224,7 +237,7 @@ impl IntoFuture for Connect {
 
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connect").field("name", &self.name).field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("Connect").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 

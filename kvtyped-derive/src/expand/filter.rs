@@ -78,7 +78,7 @@ fn traits(names: &Names<'_>) -> TokenStream {
     let maps = |method: TokenStream| {
         names.each(|field| {
             let (ident, as_field) = (field.ident, names.field(field.ty));
-            quote!(::core::option::Option::map(::core::option::Option::as_ref(&self.#ident), #as_field::#method))
+            quote!(::core::option::Option::map(::core::option::Option::as_ref(&self.#ident), |field| #as_field::#method(field)))
         })
     };
     let (clones, debugs) = (maps(quote!(copy)), maps(quote!(debug)));
@@ -140,6 +140,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     });
     let parameter = if names.fields.is_empty() { quote!(_) } else { quote!(filter) };
     quote! {
+        #[allow(deprecated)]
         #[automatically_derived]
         impl #impl_generics ::core::convert::From<#filter> for #of_model #where_clause {
             fn from(#parameter: #filter) -> Self {
@@ -149,6 +150,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
         }
 
+        #[allow(deprecated)]
         #[automatically_derived]
         impl #impl_generics ::core::convert::From<#key> for #of_model #where_clause {
             fn from(key: #key) -> Self {
@@ -156,6 +158,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
         }
 
+        #[allow(deprecated)]
         #[automatically_derived]
         impl #impl_generics ::core::convert::From<&#key> for #of_model #where_clause {
             fn from(key: &#key) -> Self {

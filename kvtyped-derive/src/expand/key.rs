@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::{Names, article, parameter};
@@ -17,8 +18,9 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
 }
 
 fn definition(model: &Model<'_>, Names { key, fields, generics, .. }: &Names<'_>) -> TokenStream {
-    let (vis, ident) = (&model.input.vis, &model.input.ident);
-    let doc = format!(" The key of {} [`{ident}`]: `{}`.", article(ident), model.template);
+    let vis = &model.input.vis;
+    let name = model.input.ident.unraw().to_string();
+    let doc = format!(" The key of {} [`{name}`]: `{}`.", article(&name), model.template);
     let where_clause = &generics.where_clause;
     if fields.is_empty() {
         return quote! {
@@ -191,7 +193,7 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
                 let (ident, name, as_field) = (field.ident, field.name(), names.field(field.ty));
                 literal.push_str(prefix);
                 if !literal.is_empty() {
-                    writes.push(quote!(out.literal(#literal);));
+                    writes.push(quote!(let _ = out.literal(#literal);));
                 }
                 literal.clone_from(suffix);
                 writes.push(quote!(#as_field::write(&self.#ident, out);));
@@ -207,11 +209,10 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         }
     }
     if !literal.is_empty() {
-        writes.push(quote!(out.literal(#literal);));
+        writes.push(quote!(let _ = out.literal(#literal);));
     }
     quote! {
         #[automatically_derived]
-        #[allow(unused_results)]
         impl #impl_generics #private::ModelKey for #key #ty_generics #where_clause {
             const TEMPLATE: &'static ::core::primitive::str = #template;
 

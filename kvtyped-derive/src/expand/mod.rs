@@ -72,7 +72,6 @@ pub(crate) fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
 }
 
 /// The article of a name.
-fn article(name: &Ident) -> &'static str {
-    let name = name.to_string();
+fn article(name: &str) -> &'static str {
     if name.starts_with(['A', 'E', 'I', 'O']) || name.starts_with("Un") { "an" } else { "a" }
 }

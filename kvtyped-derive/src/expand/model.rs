@@ -23,11 +23,13 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let (value, stored, from_stored) = stored(model);
     let single = model.settings.is_single_revision().then(|| {
         quote! {
+            #[allow(deprecated)]
             #[automatically_derived]
             impl #impl_generics #private::SingleRevision for #ident #ty_generics #where_clause {}
         }
     });
     quote! {
+        #[allow(deprecated)]
         #[automatically_derived]
         impl #impl_generics #private::KvModel for #ident #ty_generics #where_clause {
             type Key = #key #key_generics;

@@ -18,12 +18,11 @@
 //!   is so new; else it is `Unsupported` (`a_guard_may_stand_on_another_key`).
 //! * A refused write changes nothing, and its error is a conflict that is not applied (`a_refused_write_changes_nothing`).
 //! * Of many writers at one revision exactly one wins, the others get a conflict (`one_of_many_writers_wins_each_revision`).
-//! * An operation id is for one write: one that comes again under it, within a minute and the bucket's TTL, is not
-//!   applied again, and what is answered tells nothing (`a_write_is_not_applied_twice`).
 //! * A delete leaves a marker and keeps the history; a purge leaves a marker and nothing before it
 //!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
-//! * The operation id of a write is returned with its entry (`an_entry_carries_its_operation_id`).
+//! * The operation id of a write, which no other write has, is returned with its entry
+//!   (`an_entry_carries_its_operation_id`).
 //! * An empty value is a value (`an_empty_value_is_a_value`).
 //! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
 //!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).

@@ -57,11 +57,14 @@ use verb;
 /// The options that many verbs share.
 macro_rules! options {
     (ttl: $($verb:ident)*) => {$(
-        impl<T: $crate::model::SingleRevision> $verb<'_, T> {
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// How long the record lives: rounded up to whole seconds, one at least (ADR-43).
             ///
             /// The next write of the record without a TTL makes it stay.
-            pub fn ttl(mut self, ttl: std::time::Duration) -> Self {
+            pub fn ttl(mut self, ttl: std::time::Duration) -> Self
+            where
+                T: $crate::model::SingleRevision,
+            {
                 self.ttl = Some(ttl);
                 self
             }

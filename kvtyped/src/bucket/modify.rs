@@ -262,15 +262,17 @@ macro_rules! options {
                 self.options.timeout = Some(timeout);
                 self
             }
-        }
 
-        impl<T: SingleRevision, F> $verb<'_, T, F> {
             /// How long the record lives from now: rounded up to whole seconds, one at least. A TTL that is asked for is
             /// written even if the closure changes nothing.
-            pub fn ttl(mut self, ttl: Duration) -> Self {
+            pub fn ttl(mut self, ttl: Duration) -> Self
+            where
+                T: SingleRevision,
+            {
                 self.options.ttl = Some(ttl);
                 self
             }
+
         }
 
         impl<T: KvModel, F> fmt::Debug for $verb<'_, T, F> {

@@ -11,7 +11,7 @@ use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 
-impl<T: SingleRevision> Bucket<T> {
+impl<T: KvModel> Bucket<T> {
     /// Writes the record of a key again as it is, so that its time begins anew.
     ///
     /// With [`ttl`](Touch::ttl) it lives that long from now; without, as long as it was given before (or as the bucket
@@ -43,7 +43,10 @@ impl<T: SingleRevision> Bucket<T> {
     /// # Cancel safety
     ///
     /// Dropping it before it ends leaves it unknown whether the time began anew.
-    pub fn touch<'a>(&'a self, key: &'a T::Key) -> Touch<'a, T> {
+    pub fn touch<'a>(&'a self, key: &'a T::Key) -> Touch<'a, T>
+    where
+        T: SingleRevision,
+    {
         Touch { bucket: self, key, ttl: None, timeout: None }
     }
 }

@@ -48,7 +48,6 @@ macro_rules! __conformance_sentences {
             writing::a_guard_may_stand_on_another_key
             writing::a_refused_write_changes_nothing
             writing::one_of_many_writers_wins_each_revision
-            writing::a_write_is_not_applied_twice
             writing::a_delete_leaves_a_marker_and_keeps_history
             writing::a_purge_leaves_a_marker_and_drops_history
             writing::history_is_bounded

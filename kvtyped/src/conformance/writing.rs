@@ -152,27 +152,6 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
     }
 }
 
-/// A write that comes again under its operation id, within a minute and the bucket's TTL, is not applied again. What is
-/// answered tells nothing: an id is for one write.
-pub async fn a_write_is_not_applied_twice(subject: &Subject) {
-    let bucket = subject.bucket(|_| {}).await;
-    let k = key("k");
-    let write = put(&k, "once");
-    let first = bucket.write(write.clone()).await;
-    let guarded = put(&k, "then").expecting(first);
-    for again in [&write, &guarded, &guarded, &write] {
-        let _ = bucket.try_write(again.clone()).await;
-    }
-    let entry = bucket.newest(&k).await.expect("what was written is there");
-    assert_eq!((&*entry.value, id_of(&entry)), (&b"then"[..], Some(guarded.id.as_str())), "{entry:?}");
-    assert_eq!(bucket.counts().await, (1, entry.revision), "no write came after it");
-    let last = bucket.write(put(&k, "last")).await;
-    for again in [write, guarded] {
-        let _ = bucket.try_write(again).await;
-    }
-    assert_eq!(bucket.newest(&k).await.map(|entry| entry.revision), Some(last));
-}
-
 /// A delete leaves a marker and keeps the history.
 pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;

@@ -193,3 +193,56 @@ impl fmt::Display for Pattern {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Pattern, Token};
+
+    /// Every pattern of at most three segments over two literals, with an open end and without.
+    fn patterns() -> Vec<Pattern> {
+        let tokens = || [Token::Literal("a".to_owned()), Token::Literal("b".to_owned()), Token::any()];
+        let mut rows: Vec<Vec<Token>> = vec![Vec::new()];
+        let mut from = 0;
+        for _ in 0..3 {
+            let longer = rows[from..].iter().flat_map(|row| tokens().map(|token| [row.as_slice(), &[token]].concat()));
+            let longer = longer.collect::<Vec<_>>();
+            from = rows.len();
+            rows.extend(longer);
+        }
+        let open = rows.clone().into_iter().map(|tokens| Pattern { tokens, tail: true });
+        let closed = rows.into_iter().skip(1).map(|tokens| Pattern { tokens, tail: false });
+        open.chain(closed).collect()
+    }
+
+    /// Every key of at most four segments over the two literals and another.
+    fn keys() -> Vec<String> {
+        let mut keys: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let mut from = 0;
+        for _ in 0..3 {
+            let longer = keys[from..].iter().flat_map(|key| ["a", "b", "c"].map(|end| format!("{key}.{end}")));
+            let longer = longer.collect::<Vec<_>>();
+            from = keys.len();
+            keys.extend(longer);
+        }
+        keys
+    }
+
+    #[test]
+    fn patterns_with_open_ends_cover_overlap_and_join_as_their_keys_do() {
+        let keys = keys();
+        let matched = patterns().into_iter().map(|pattern| {
+            let set = keys.iter().map(|key| pattern.matches(key)).collect::<Vec<_>>();
+            (pattern, set)
+        });
+        let matched = matched.collect::<Vec<_>>();
+        let both = |a: &[bool], b: &[bool], rule: fn(bool, bool) -> bool| a.iter().zip(b).all(|(a, b)| rule(*a, *b));
+        for (a, of_a) in &matched {
+            for (b, of_b) in &matched {
+                assert_eq!(a.covers(b), both(of_a, of_b, |a, b| a || !b), "{a} covers {b}");
+                assert_eq!(a.overlaps(b), !both(of_a, of_b, |a, b| !(a && b)), "{a} overlaps {b}");
+                let joined = a.join(b);
+                assert!(joined.covers(a) && joined.covers(b), "{a} and {b} join to {joined}");
+            }
+        }
+    }
+}

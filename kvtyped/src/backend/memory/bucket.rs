@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::limits::{self, Size};
-use super::recent::Recent;
 use crate::backend::{At, Operation, OperationId, Scan, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
@@ -30,7 +29,6 @@ pub(super) struct BucketState {
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
-    pub(super) recent: Recent,
 }
 
 /// One entry.
@@ -56,7 +54,6 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             due: BTreeSet::new(),
-            recent: Recent::default(),
         }
     }
 
@@ -72,9 +69,6 @@ impl BucketState {
         if let Some(guard) = &write.guard {
             limits::check_guard(guard, self.newest(&guard.key))?;
         }
-        if let Some(applied) = self.recent.get(&write.id) {
-            return Ok(applied);
-        }
         write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
         let record = self.admit(Size::of(&write, &self.config.name), &write.key)?;
 
@@ -84,10 +78,7 @@ impl BucketState {
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        let stored = Stored { key, at: now, operation, value, ttl, id: Some(id.clone()), record };
-        let revision = self.store(stored);
-        self.recent.add(now, id, revision);
-        Ok(revision)
+        Ok(self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record }))
     }
 
     /// One entry of a key.

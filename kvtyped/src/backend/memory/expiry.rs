@@ -26,7 +26,6 @@ impl BucketState {
     ///
     /// The marker is a write like another: where it does not fit, the entry stays, until it does.
     pub(super) fn advance(&mut self, now: Duration) {
-        self.recent.forget(now, self.config.ttl);
         while let Some(&(at, revision)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.pop_first();
             let Some(stored) = self.entries.get(&revision) else { continue };

@@ -15,7 +15,6 @@
 mod bucket;
 mod expiry;
 mod limits;
-mod recent;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -211,17 +211,6 @@ async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
     assert_eq!(history(&bucket).await, [entry(4, "k", Operation::Expired)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_operation_is_forgotten_after_two_minutes() {
-    let bucket = bucket(|_| {}).await;
-    let once = put("k", "v");
-    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
-    tokio::time::advance(120 * SECOND - TICK).await;
-    assert_eq!(write(&bucket, once.clone()).await.unwrap(), 1);
-    tokio::time::advance(TICK).await;
-    assert_eq!(write(&bucket, once).await.unwrap(), 2);
-}
-
 #[test]
 fn a_size_is_that_of_the_message_on_the_wire() {
     let mut write = put("k", "value");

@@ -1,1 +1,239 @@
 //! Buckets in JetStream.
+//!
+//! A bucket is a stream, a key a subject, a revision a sequence (ADR-8): what is stored here is what every NATS client
+//! stores, and reads. The JetStream API is spoken directly, because what `async_nats::jetstream::kv` makes of an
+//! answer loses what this library promises: which write a lost acknowledgement belongs to, what a conflict was about,
+//! and how long an operation may take.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `connect` | a URL and options, and the connection that they make |
+//! | `wire` | one request: its answer, or why there is none |
+//! | `api` | the JetStream API: JSON there and back |
+//! | `config` | a bucket's settings as a stream's configuration |
+//! | `bucket` | where a bucket is: its stream, its subjects, its leader |
+//! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
+//! | `read` | one entry |
+//! | `consumer`, `scan` | many entries |
+//! | `record` | what a stored message says |
+//! | `convert` | errors: the server's and the client's become the library's here, and only here |
+
+mod api;
+mod bucket;
+mod config;
+mod connect;
+mod consumer;
+mod convert;
+mod doubt;
+mod publish;
+mod read;
+mod record;
+mod scan;
+mod wire;
+
+pub use self::connect::NatsOptions;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use self::api::{Api, Repeat};
+use self::bucket::NatsBucket;
+use self::wire::Wire;
+use super::{Backend, Capabilities, Deadline, RawBucket};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The buckets of a NATS server, or of a cluster of them.
+pub struct NatsBackend {
+    api: Api,
+    owned: bool,
+    capabilities: OnceCell<Capabilities>,
+}
+
+impl NatsBackend {
+    /// Connects to a server: `nats://127.0.0.1:4222`.
+    ///
+    /// The URL may name several servers of a cluster, separated by commas, with `tls://` for an encrypted connection;
+    /// it may hold a user and a password, or a token, percent-encoded (`nats://user:password@host`); `?domain=hub` or
+    /// `?prefix=$JS.hub.API` selects another JetStream. What it says wins over the options.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if the URL is not understood, `Unauthorized` if the server does not accept the user, and
+    /// `Unavailable` or `Timeout` if there is no server. Nothing is retried in the background.
+    pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
+        Self::connect_with(url, options, async_nats::ConnectOptions::new()).await
+    }
+
+    /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: credentials
+    /// files, keys, certificates.
+    ///
+    /// The name, the timeout of connecting, the interval of pings, the delay of reconnecting and the event callback
+    /// are set here, whatever they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
+        let (wire, prefix) = connect::connect(url, options, client).await?;
+        Ok(Self::over(wire, prefix, true))
+    }
+
+    /// The buckets that an application's own connection reaches.
+    ///
+    /// The connection stays the application's: [`close`](Backend::close) leaves it open. Since its event callback
+    /// is the application's too, a subject that the server denies shows as a `Timeout` rather than as
+    /// `PermissionDenied`; and a hung server is noticed as fast as its `ping_interval` says.
+    pub fn from_client(client: async_nats::Client) -> Self {
+        Self::over(Wire::new(client, None), api::DEFAULT_PREFIX.into(), false)
+    }
+
+    /// As [`from_client`](Self::from_client), in another JetStream domain or account.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if the prefix or the domain is not one. Of the options only these two are used.
+    pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
+        let prefix = options.api_prefix()?;
+        Ok(Self::over(Wire::new(client, None), prefix, false))
+    }
+
+    fn over(wire: Wire, prefix: String, owned: bool) -> Self {
+        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: OnceCell::new() }
+    }
+
+    async fn known(&self, deadline: Deadline) -> Result<&Capabilities> {
+        self.capabilities.get_or_try_init(|| self.api.capabilities(deadline)).await
+    }
+
+    async fn make(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
+        config.validate()?;
+        let able = self.known(deadline).await?;
+        config::check(&config, able)?;
+        let config = config.with_defaults(able.key_ttl);
+        // A server takes the same configuration twice, and says so with nothing.
+        if self.api.stream(&config.name, deadline).await?.is_some() {
+            return Err(Error::new(ErrorKind::BucketExists));
+        }
+        let wanted = Value::Object(config::stream(&config));
+        let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
+        let answer = self.api.call(&verb, Some(&wanted), Repeat::Never, deadline).await?;
+        let info = answer.map_err(|error| convert::of_settings(error, &config))?;
+        self.echoed(info, &config, able)
+    }
+
+    async fn change(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
+        config.validate()?;
+        let able = self.known(deadline).await?;
+        config::check(&config, able)?;
+        let found = self.api.stream(&config.name, deadline).await?;
+        let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let (now, raw) = config::of_info(&info)?;
+        if config::normal(&config).differences(&now).is_empty() {
+            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw)));
+        }
+        let mut wanted = raw.clone();
+        config::merge(&config, &mut wanted);
+        let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
+        let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
+        let info = answer.map_err(|error| convert::of_settings(error, &config))?;
+        self.echoed(info, &config, able)
+    }
+
+    /// The bucket that a server says it has made, if it is the one that was wanted: a server ignores what it does not
+    /// know.
+    fn echoed(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
+        let (config, raw) = config::of_info(&info)?;
+        if let Some(difference) = config::normal(wanted).differences(&config).first() {
+            return Err(Error::unsupported(
+                format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
+                format!("{}, which made it {}", able.backend, difference.found),
+            ));
+        }
+        Ok(Arc::new(NatsBucket::new(&self.api, config, raw)))
+    }
+
+    async fn find(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
+        crate::config::check_bucket_name("name", name)?;
+        let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
+        let (config, raw) = config::of_info(&info)?;
+        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw))))
+    }
+
+    async fn remove(&self, name: &str, deadline: Deadline) -> Result<bool> {
+        crate::config::check_bucket_name("name", name)?;
+        let verb = format!("STREAM.DELETE.{}", config::stream_name(name));
+        match self.api.call(&verb, None, Repeat::Never, deadline).await? {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_stream_not_found() => Ok(false),
+            Err(error) => Err(convert::of_api(error)),
+        }
+    }
+
+    async fn list(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut offset = 0;
+        loop {
+            // Asking for `$KV.>` would leave out mirrors, which have no subjects of their own.
+            let asked = json!({ "offset": offset });
+            let answer = self.api.call("STREAM.NAMES", Some(&asked), Repeat::UntilAnswered, deadline).await?;
+            let answer = answer.map_err(convert::of_api)?;
+            let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+            names.extend(page.iter().filter_map(Value::as_str).filter_map(config::bucket_name).map(str::to_owned));
+            offset += page.len();
+            if page.is_empty() || offset as u64 >= answer["total"].as_u64().unwrap_or_default() {
+                names.sort_unstable();
+                names.dedup();
+                return Ok(names);
+            }
+        }
+    }
+}
+
+impl Backend for NatsBackend {
+    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
+        async move { self.known(deadline).await.cloned() }.boxed()
+    }
+
+    fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        self.make(config, deadline).boxed()
+    }
+
+    fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
+        self.find(name, deadline).boxed()
+    }
+
+    fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        self.change(config, deadline).boxed()
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
+        self.remove(name, deadline).boxed()
+    }
+
+    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
+        self.list(deadline).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            match self.owned {
+                true => self.api.wire().close().await,
+                false => Ok(()),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Names no server and no user.
+impl fmt::Debug for NatsBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.owned).finish_non_exhaustive()
+    }
+}

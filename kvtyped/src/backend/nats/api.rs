@@ -1,0 +1,248 @@
+//! The JetStream API: JSON there and back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::convert::{self, ApiError};
+use super::wire::{Answer, Wire};
+use super::{config, record};
+use crate::backend::{Capabilities, Deadline};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The prefix of the API of the account and the server that one is connected to.
+pub(super) const DEFAULT_PREFIX: &str = "$JS.API";
+
+/// How long an answer may take before a request that can do no harm is sent again.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How long nobody may answer on a server without JetStream; another, behind it, may just be starting.
+const NOBODY: Duration = Duration::from_secs(1);
+
+/// The API of one JetStream.
+#[derive(Clone)]
+pub(super) struct Api {
+    wire: Arc<Wire>,
+    prefix: Arc<str>,
+}
+
+/// Whether a request may be sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It only asks.
+    UntilAnswered,
+    /// It changes something.
+    Never,
+}
+
+/// How long one attempt waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// As long as a server that is well takes.
+    Short,
+    /// A few times that.
+    Long,
+    /// Until the deadline.
+    Whole,
+}
+
+/// A growing pause.
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    pub(super) fn new() -> Self {
+        Self(Duration::from_millis(4))
+    }
+
+    /// The next pause: half of it is chance, so that those who wait for the same do not come back together.
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+    }
+
+    /// Pauses; tells whether there is time left.
+    pub(super) async fn pause(&mut self, deadline: Deadline) -> bool {
+        tokio::time::sleep(self.next().min(deadline.remaining())).await;
+        !deadline.has_passed()
+    }
+}
+
+impl Api {
+    pub(super) fn new(wire: Arc<Wire>, prefix: String) -> Self {
+        Self { wire, prefix: prefix.into() }
+    }
+
+    /// The API of another account or domain, over the same connection.
+    pub(super) fn elsewhere(&self, prefix: String) -> Self {
+        Self { wire: Arc::clone(&self.wire), prefix: prefix.into() }
+    }
+
+    pub(super) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        &*self.prefix == DEFAULT_PREFIX
+    }
+
+    /// Asks under `<prefix>.<verb>`: what the server answers, or what it finds wrong.
+    pub(super) async fn call(
+        &self,
+        verb: &str,
+        body: Option<&Value>,
+        repeat: Repeat,
+        deadline: Deadline,
+    ) -> Result<Result<Value, ApiError>> {
+        let mut backoff = Backoff::new();
+        loop {
+            let message = self.ask(verb, body, repeat, deadline).await?;
+            let answer = parse(&message.payload)?;
+            match answer {
+                Err(error) if error.passes() => {
+                    tracing::debug!(verb, error = error.description, "JetStream is not able to answer now");
+                    if !backoff.pause(deadline).await {
+                        return Ok(Err(error));
+                    }
+                }
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Asks under `<prefix>.<verb>`: the message that the server answers.
+    async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new();
+        let (mut length, again) = match repeat {
+            Repeat::UntilAnswered => (Attempt::Short, true),
+            Repeat::Never => (Attempt::Whole, false),
+        };
+        loop {
+            let error = match self.attempt(verb, body, length, deadline).await? {
+                Answer::Message(message) => return Ok(message),
+                Answer::NoResponders => {
+                    self.nobody(begun)?;
+                    Error::unavailable(format!("nobody answers under `{}.{verb}`", self.prefix))
+                }
+                answer @ (Answer::Silent | Answer::Broken) => {
+                    let error = convert::of_answer(answer, deadline);
+                    if !again {
+                        return Err(error.unknown_outcome());
+                    }
+                    length = Attempt::Long;
+                    error
+                }
+                answer => return Err(convert::of_answer(answer, deadline)),
+            };
+            tracing::debug!(verb, %error, "asking again");
+            if !backoff.pause(deadline).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Asks once under `<prefix>.<verb>`, as soon as there is a connection.
+    pub(super) async fn attempt(
+        &self,
+        verb: &str,
+        body: Option<&Value>,
+        length: Attempt,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        self.wire.connected(deadline).await?;
+        let until = match length {
+            Attempt::Short => deadline.at().min(Instant::now() + ATTEMPT),
+            Attempt::Long => deadline.at().min(Instant::now() + 3 * ATTEMPT),
+            Attempt::Whole => deadline.at(),
+        };
+        let payload = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        Ok(self.wire.request(format!("{}.{verb}", self.prefix), None, payload).wait(until).await)
+    }
+
+    /// Nobody listens: an error as soon as it is clear that nobody will.
+    fn nobody(&self, begun: Instant) -> Result<()> {
+        let server = self.wire.client().server_info();
+        if server.jetstream || begun.elapsed() < NOBODY {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported {
+            needs: format!("JetStream under `{}`", self.prefix),
+            found: format!("nats-server {} without (`-js` enables it)", server.version),
+        }))
+    }
+
+    /// What the servers behind this API can do.
+    pub(super) async fn capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
+        let info = self.call("INFO", None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
+        let level = info["api"]["level"].as_u64().unwrap_or_default();
+        let version = self.wire.client().server_info().version;
+        let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
+        capabilities.key_ttl = level >= 1;
+        capabilities.mirrors = true;
+        Ok(capabilities)
+    }
+
+    /// The information of the stream of a bucket, if there is one.
+    pub(super) async fn stream(&self, bucket: &str, deadline: Deadline) -> Result<Option<Value>> {
+        let verb = format!("STREAM.INFO.{}", config::stream_name(bucket));
+        match self.call(&verb, None, Repeat::UntilAnswered, deadline).await? {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.is_stream_not_found() => Ok(None),
+            Err(error) => Err(convert::of_api(error)),
+        }
+    }
+
+    /// A message of a stream as its leader has it, if there is one.
+    pub(super) async fn leader(
+        &self,
+        stream: &str,
+        which: &Value,
+        deadline: Deadline,
+    ) -> Result<Option<record::Stored>> {
+        let verb = format!("STREAM.MSG.GET.{stream}");
+        match self.call(&verb, Some(which), Repeat::UntilAnswered, deadline).await? {
+            Ok(mut answer) => record::Stored::from_leader(answer["message"].take()).map(Some),
+            Err(error) if error.is_message_not_found() => Ok(None),
+            Err(error) => Err(convert::of_api(error)),
+        }
+    }
+
+    /// The newest message of a subject as the leader of the stream has it.
+    pub(super) async fn leader_newest(
+        &self,
+        stream: &str,
+        subject: &str,
+        deadline: Deadline,
+    ) -> Result<Option<record::Stored>> {
+        self.leader(stream, &json!({ "last_by_subj": subject }), deadline).await
+    }
+}
+
+/// What the server answers, or what it finds wrong.
+pub(super) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
+    let unreadable = |_| convert::backend("JetStream's answer is no JSON");
+    let mut answer: Value = serde_json::from_slice(payload).map_err(unreadable)?;
+    match answer.get_mut("error").map(Value::take) {
+        None | Some(Value::Null) => Ok(Ok(answer)),
+        Some(error) => Ok(Err(ApiError::deserialize(error).map_err(unreadable)?)),
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Api").field(&self.prefix).finish()
+    }
+}

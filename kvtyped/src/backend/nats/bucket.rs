@@ -1,0 +1,144 @@
+//! Where a bucket is: its stream, its subjects, its leader.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde_json::{Map, Value};
+
+use super::api::Api;
+use super::{config, publish, read, record, scan};
+use crate::backend::{At, BucketStatus, Deadline, RawBucket, RawEntry, Scan, Write};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// One bucket.
+pub(super) struct NatsBucket {
+    place: Arc<Place>,
+}
+
+/// Everything that an operation on a bucket needs to know of it.
+pub(super) struct Place {
+    pub(super) api: Api,
+    pub(super) config: BucketConfig,
+    pub(super) stream: String,
+    /// What the subjects in the stream begin with: `$KV.b.`. A mirror's are those of its origin.
+    pub(super) prefix: String,
+    /// What the subjects that are written to begin with: that of another account or domain before it.
+    pub(super) write_prefix: String,
+    /// Whether any server that stores it may answer.
+    pub(super) direct: bool,
+    /// Whose leader decides what is written: the origin's, of a mirror.
+    pub(super) leader_api: Api,
+    pub(super) leader_stream: String,
+    /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
+    /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
+    pub(super) heeds_headers: bool,
+    /// How long the server recognises the id of a message that it has stored.
+    pub(super) duplicate_window: Duration,
+}
+
+impl NatsBucket {
+    /// The bucket with these settings, which were read from this configuration of a stream.
+    pub(super) fn new(api: &Api, config: BucketConfig, raw: Map<String, Value>) -> Self {
+        let direct = raw.get("allow_direct").and_then(Value::as_bool).unwrap_or_default();
+        let duplicate_window =
+            Duration::from_nanos(raw.get("duplicate_window").and_then(Value::as_u64).unwrap_or_default());
+        let owner = config.mirror.as_ref().map_or(&*config.name, |origin| &*origin.bucket);
+        let prefix = config::mapped_prefix(&raw, &config.name).unwrap_or_else(|| config::subject_prefix(owner));
+        let elsewhere = config.mirror.as_ref().and_then(|origin| origin.external_api());
+        let leader_api = elsewhere.map_or_else(|| api.clone(), |prefix| api.elsewhere(prefix));
+        let written = config::subject_prefix(owner);
+        let write_prefix = match leader_api.is_default() {
+            true => written,
+            false => format!("{}.{written}", leader_api.prefix()),
+        };
+        let place = Place {
+            api: api.clone(),
+            stream: config::stream_name(&config.name),
+            leader_stream: config::stream_name(owner),
+            prefix,
+            write_prefix,
+            direct,
+            heeds_headers: config::level(&raw) >= 1,
+            leader_api,
+            duplicate_window,
+            config,
+        };
+        Self { place: Arc::new(place) }
+    }
+}
+
+impl Place {
+    /// The subject of a key in the stream.
+    pub(super) fn subject(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// The subject of a key in the stream whose leader decides.
+    pub(super) fn leader_subject(&self, key: &Key) -> String {
+        match self.config.mirror {
+            Some(ref origin) => format!("{}{key}", config::subject_prefix(&origin.bucket)),
+            None => self.subject(key),
+        }
+    }
+
+    /// What of an entry of the leader's begins its subject.
+    pub(super) fn leader_prefix(&self) -> String {
+        match self.config.mirror {
+            Some(ref origin) => config::subject_prefix(&origin.bucket),
+            None => self.prefix.clone(),
+        }
+    }
+
+    /// The newest message of a key as the leader has it.
+    pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<record::Stored>> {
+        self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
+    }
+
+    /// What the leader says of the bucket, which is nothing if it is gone; nothing at all if that is not learned soon.
+    pub(super) async fn information(&self, deadline: Deadline) -> Option<Option<Value>> {
+        let soon = Deadline::after(deadline.remaining().min(Duration::from_millis(500)));
+        let bucket = self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket);
+        self.leader_api.stream(bucket, soon).await.ok()
+    }
+
+    async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let info = self.api.stream(&self.config.name, deadline).await?;
+        let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        config::status(info)
+    }
+}
+
+impl RawBucket for NatsBucket {
+    fn config(&self) -> &BucketConfig {
+        &self.place.config
+    }
+
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        self.place.status(deadline).boxed()
+    }
+
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
+        publish::publish(&self.place, write, deadline).boxed()
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+        read::read(&self.place, key, at, deadline).boxed()
+    }
+
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
+        scan::scan(Arc::clone(&self.place), scan)
+    }
+}
+
+impl fmt::Debug for NatsBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsBucket").field("stream", &self.place.stream).field("api", &self.place.api).finish()
+    }
+}

@@ -1,0 +1,286 @@
+//! Many messages of a stream: an ephemeral push consumer of our own.
+//!
+//! The consumer has a name of our choosing, so that one who may read only some keys is allowed to make it and to remove
+//! it, and it is removed when it is dropped rather than after its inactivity.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::{Message, Subscriber};
+use futures::{FutureExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::api::{Api, Repeat};
+use super::convert;
+use super::record::Stored;
+use super::wire::{self, Violation};
+use crate::backend::Deadline;
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+
+/// How often one who waits looks whether the connection still stands.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long the server keeps a consumer that nobody listens to.
+const INACTIVE: Duration = Duration::from_secs(30);
+
+/// Which messages are delivered.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) stream: String,
+    /// Subject filters that do not overlap; one at least.
+    pub(super) filters: Vec<String>,
+    pub(super) start: Start,
+    pub(super) headers_only: bool,
+    /// How often the server says that it lives, while there is nothing to deliver.
+    pub(super) heartbeat: Duration,
+}
+
+/// With which messages the delivery begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With the newest of each subject.
+    Newest,
+    /// With the first from this revision on.
+    At(Revision),
+}
+
+/// A consumer, and the subscription that it delivers to.
+pub(super) struct Consumer {
+    api: Api,
+    stream: String,
+    name: String,
+    deliver: String,
+    subscriber: Subscriber,
+    denials: Option<broadcast::Receiver<Violation>>,
+    /// After which silence it is taken for lost.
+    patience: Duration,
+    /// On which connection it was made.
+    epoch: u64,
+    /// The number of the last delivery.
+    last: u64,
+    /// How many messages there were for it when it was made.
+    pub(super) pending: u64,
+}
+
+/// What a consumer hears.
+pub(super) enum Heard {
+    /// A message, and how many are to come after it.
+    Message(Stored, u64),
+    /// The server lives, and has delivered all that there is for now.
+    Idle,
+    /// A message was lost, or the consumer: another has to go on.
+    Lost(&'static str),
+}
+
+impl Consumer {
+    /// Makes a consumer and begins to listen.
+    pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
+        let connection = api.wire();
+        connection.connected(deadline).await?;
+        let epoch = connection.epoch();
+        let denials = connection.denials();
+        let name = format!("kvtyped-{:016x}", rand::random::<u64>());
+        let deliver = connection.client().new_inbox();
+        let subscriber = deadline.bound(connection.client().subscribe(deliver.clone())).await?;
+        let subscriber = subscriber.map_err(|_| Error::new(ErrorKind::Closed))?;
+        let mut consumer = Self {
+            api: api.clone(),
+            stream: request.stream.clone(),
+            name,
+            deliver,
+            subscriber,
+            denials,
+            patience: request.heartbeat.mul_f64(2.5),
+            epoch,
+            last: 0,
+            pending: 0,
+        };
+        let (verb, body) = consumer.creation(request);
+        let answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+        let answer = answer.map_err(convert::of_api)?;
+        consumer.pending = answer["num_pending"].as_u64().unwrap_or_default();
+        Ok(consumer)
+    }
+
+    fn creation(&self, request: &Request) -> (String, Value) {
+        let mut config = json!({
+            "name": self.name,
+            "deliver_subject": self.deliver,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "flow_control": true,
+            "idle_heartbeat": nanos(request.heartbeat),
+            "inactive_threshold": nanos(INACTIVE),
+            "max_deliver": 1,
+            "mem_storage": true,
+            "num_replicas": 1,
+        });
+        match request.start {
+            Start::Newest => config["deliver_policy"] = json!("last_per_subject"),
+            Start::At(revision) if revision <= Revision::new(1) => config["deliver_policy"] = json!("all"),
+            Start::At(revision) => {
+                config["deliver_policy"] = json!("by_start_sequence");
+                config["opt_start_seq"] = json!(revision.get());
+            }
+        }
+        if request.headers_only {
+            config["headers_only"] = json!(true);
+        }
+        let mut verb = format!("CONSUMER.CREATE.{}.{}", self.stream, self.name);
+        match request.filters.as_slice() {
+            // A permission can be limited to some keys only in this form of the request.
+            [filter] => {
+                config["filter_subject"] = json!(filter);
+                verb = format!("{verb}.{filter}");
+            }
+            filters => config["filter_subjects"] = json!(filters),
+        }
+        (verb, json!({ "stream_name": self.stream, "config": config }))
+    }
+
+    /// Waits for what comes next, until then.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
+    pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
+        let mut until = until.min(Instant::now() + self.patience);
+        loop {
+            let message = match self.subscriber.next().now_or_never() {
+                Some(message) => message,
+                None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
+                    return Ok(Heard::Lost("the connection broke"));
+                }
+                None if Instant::now() >= until => return Ok(Heard::Lost("no heartbeat came")),
+                None => tokio::select! {
+                    biased;
+                    message = self.subscriber.next() => message,
+                    subject = wire::denied(&mut self.denials, &self.deliver) => {
+                        return Err(Error::new(ErrorKind::PermissionDenied { subject }));
+                    }
+                    () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => continue,
+                },
+            };
+            let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            match message.status.map(|status| status.as_u16()) {
+                None => return Ok(self.take(message)),
+                Some(100) => {
+                    if let Some(heard) = self.told(&message).await {
+                        return Ok(heard);
+                    }
+                    until = until.max(Instant::now() + self.patience);
+                }
+                Some(_) => return Ok(Heard::Lost("the consumer is gone")),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Heard {
+        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
+            return Heard::Lost("a message came without its place");
+        };
+        if delivery.number != self.last + 1 {
+            return Heard::Lost("a message was lost");
+        }
+        self.last = delivery.number;
+        Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
+    }
+
+    /// Answers what the server asks, and hears what it tells.
+    async fn told(&mut self, message: &Message) -> Option<Heard> {
+        let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned());
+        let client = self.api.wire().client();
+        if let Some(reply) = message.reply.clone() {
+            // All that came before was taken: it may go on. If this is lost, the next heartbeat asks again.
+            let _ = client.publish(reply, bytes::Bytes::new()).await;
+            return None;
+        }
+        if let Some(stalled) = header("Nats-Consumer-Stalled") {
+            let _ = client.publish(stalled, bytes::Bytes::new()).await;
+            return None;
+        }
+        match header("Nats-Last-Consumer").and_then(|number| number.parse::<u64>().ok()) {
+            Some(number) if number == self.last => Some(Heard::Idle),
+            Some(number) if number > self.last => Some(Heard::Lost("a message was lost")),
+            _ => None,
+        }
+    }
+
+    /// Asks how many messages are to come.
+    pub(super) async fn still_pending(&self, deadline: Deadline) -> Result<u64> {
+        let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
+        let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
+        Ok(info["num_pending"].as_u64().unwrap_or_default())
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // Nobody waits for the answer. Should it get lost, the server removes the consumer after some time by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.api.wire().is_connected() {
+            return;
+        }
+        let client = self.api.wire().client().clone();
+        let subject = format!("{}.CONSUMER.DELETE.{}.{}", self.api.prefix(), self.stream, self.name);
+        let reply = format!("{}.gone", self.deliver);
+        runtime.spawn(async move { client.publish_with_reply(subject, reply, bytes::Bytes::new()).await });
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the reply subject of a delivered message tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Delivery {
+    revision: Revision,
+    /// The how manyth delivery of the consumer it is.
+    number: u64,
+    created: SystemTime,
+    /// How many are to come.
+    pending: u64,
+}
+
+impl Delivery {
+    /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
+    /// and an account before the stream.
+    fn parse(reply: &str) -> Option<Self> {
+        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let tokens = match tokens.len() {
+            7 => &tokens[..],
+            9.. => &tokens[2..9],
+            _ => return None,
+        };
+        let number = |at: usize| tokens[at].parse::<u64>().ok();
+        Some(Self {
+            revision: Revision::new(number(3)?),
+            number: number(4)?,
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(number(5)?),
+            pending: number(6)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_reply_subject_tell_the_same() {
+        let wanted = Delivery {
+            revision: Revision::new(20),
+            number: 3,
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001),
+            pending: 4,
+        };
+        let short = "$JS.ACK.KV_b.c.1.20.3.1700000000000000001.4";
+        assert_eq!(Delivery::parse(short).as_ref(), Some(&wanted));
+        let long = "$JS.ACK.hub.ACC.KV_b.c.1.20.3.1700000000000000001.4.rnd";
+        assert_eq!(Delivery::parse(long).as_ref(), Some(&wanted));
+        assert_eq!(Delivery::parse("_INBOX.x"), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Errors: the server's and the client's become the library's here, and only here.
+
+use std::error::Error as StdError;
+
+use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestErrorKind};
+use serde::Deserialize;
+
+use super::wire::Answer;
+use crate::backend::Deadline;
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind};
+use crate::revision::Revision;
+
+/// An error of the JetStream API.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct ApiError {
+    /// As of HTTP.
+    #[serde(default)]
+    pub(super) code: u64,
+    /// Which one exactly.
+    #[serde(default)]
+    pub(super) err_code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+impl ApiError {
+    pub(super) fn is_stream_not_found(&self) -> bool {
+        self.err_code == 10059
+    }
+
+    pub(super) fn is_message_not_found(&self) -> bool {
+        self.err_code == 10037
+    }
+
+    /// Whether it passes: no leader now, or too much to do.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self.err_code, 10008 | 10009 | 10163 | 10167) || self.code == 429
+    }
+
+    /// The revision that the key of a guard has, of a conflict: `wrong last sequence: 7`.
+    ///
+    /// There are two codes, and only the first tells it: the second means that another write is on its way.
+    pub(super) fn conflict(&self) -> Option<Option<Revision>> {
+        let actual = || self.description.rsplit_once(": ").and_then(|(_, number)| number.parse().ok());
+        match self.err_code {
+            10071 => Some(actual().map(Revision::new)),
+            10164 => Some(None),
+            _ => None,
+        }
+    }
+}
+
+/// What an error of the API means to whoever asked for anything but a write.
+pub(super) fn of_api(error: ApiError) -> Error {
+    let kind = match error.err_code {
+        10059 => ErrorKind::BucketNotFound,
+        10058 => ErrorKind::BucketExists,
+        10039 | 10076 => ErrorKind::Unsupported { needs: "JetStream".into(), found: error.description },
+        _ if error.passes() => ErrorKind::Unavailable { reason: error.description },
+        _ => ErrorKind::Backend { code: Some(error.err_code), detail: error.description },
+    };
+    Error::new(kind)
+}
+
+/// What an error of the API means to whoever made or changed a bucket.
+pub(super) fn of_settings(error: ApiError, wanted: &BucketConfig) -> Error {
+    match error.err_code {
+        10058 | 10059 | 10039 | 10076 => of_api(error),
+        // A field that the server does not know.
+        10025 => Error::unsupported("a newer server", error.description),
+        // Told as failures of the server's by some versions, and none.
+        10052 | 10074 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
+        _ if error.code == 400 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
+        _ => of_api(error),
+    }
+}
+
+/// What the TTL of a key needs.
+pub(super) const KEY_TTL: &str = "limit markers (`limit_markers`) for the TTL of a key";
+
+/// What an error of the API means to a write.
+pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
+    let kind = match error.err_code {
+        10054 => ErrorKind::TooLarge { size: Some(size), limit },
+        10077 if error.description.contains("maximum") => ErrorKind::BucketFull,
+        10077 => {
+            let error = Error::unavailable(error.description);
+            return error.unknown_outcome();
+        }
+        10023 | 10028 | 10047 => ErrorKind::Unavailable { reason: error.description },
+        10165 => ErrorKind::InvalidConfig { reason: error.description },
+        10166 => ErrorKind::Unsupported { needs: KEY_TTL.into(), found: "a bucket without".into() },
+        // A failure of the server's may come before the write or after it.
+        _ if error.code >= 500 => return of_api(error).unknown_outcome(),
+        _ => return of_api(error),
+    };
+    Error::new(kind)
+}
+
+/// What came back of a request.
+pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
+    let error = match reply {
+        Ok(message) => return Answer::Message(message),
+        Err(error) => error,
+    };
+    match error.kind() {
+        RequestErrorKind::NoResponders => Answer::NoResponders,
+        RequestErrorKind::TimedOut => Answer::Silent,
+        RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => Answer::Refused(error),
+        // It was handed over if the other end went away afterwards.
+        RequestErrorKind::Other if error.source().is_some_and(|source| source.is::<Gone>()) => Answer::Broken,
+        RequestErrorKind::Other => Answer::Closed,
+    }
+}
+
+type Gone = tokio::sync::oneshot::error::RecvError;
+
+/// What a request means that has no message for an answer, to whoever has no time to ask again.
+pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
+    match answer {
+        Answer::Denied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
+        Answer::Closed => Error::new(ErrorKind::Closed),
+        Answer::Refused(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
+            Error::new(ErrorKind::TooLarge { size: None, limit: None })
+        }
+        Answer::Refused(error) => backend("the request cannot be sent").caused_by(error),
+        Answer::NoResponders => Error::unavailable("nobody answers"),
+        Answer::Broken | Answer::Silent | Answer::Message(_) => deadline.error(),
+    }
+}
+
+/// An answer that cannot be read.
+pub(super) fn backend(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
+}
+
+pub(super) fn of_connect(error: ConnectError) -> Error {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            Error::new(ErrorKind::Unauthorized)
+        }
+        ConnectErrorKind::ServerParse => Error::invalid_config("the URL of the server is not understood"),
+        kind => Error::unavailable(format!("cannot connect to the server: {kind}")).caused_by(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(err_code: u64, description: &str) -> ApiError {
+        ApiError { code: 400, err_code, description: description.into() }
+    }
+
+    #[test]
+    fn both_codes_of_a_conflict_are_conflicts() {
+        assert_eq!(error(10071, "wrong last sequence: 7").conflict(), Some(Some(Revision::new(7))));
+        assert_eq!(error(10164, "wrong last sequence").conflict(), Some(None));
+        assert_eq!(error(10054, "message size exceeds maximum allowed").conflict(), None);
+    }
+
+    #[test]
+    fn a_full_bucket_is_no_failing_disk() {
+        let full = of_write(error(10077, "maximum bytes exceeded"), None, 1);
+        assert!(matches!(full.kind(), ErrorKind::BucketFull), "{full}");
+        let disk = of_write(error(10077, "no space left on device"), None, 1);
+        assert_eq!(disk.outcome(), crate::error::Outcome::Unknown);
+    }
+}

@@ -1,0 +1,188 @@
+//! The one write path.
+//!
+//! A write is published as a request, on a connection that stands, with the id of its operation; the acknowledgement
+//! tells its revision. An answer that says that it was not applied, because of what passes (no leader now), is followed
+//! by another attempt. Where no answer comes, [`doubt`](super::doubt) takes over.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::api::{self, Backoff};
+use super::bucket::Place;
+use super::convert::{self, ApiError};
+use super::doubt::Doubt;
+use super::record::header;
+use super::wire::{Answer, Pending};
+use crate::backend::{Deadline, Write, WriteKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+
+/// How long an acknowledgement may take before it is taken for lost.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Writes, and tells the revision.
+pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
+    let publication = Publication::new(place, &write, deadline);
+    publication.check()?;
+    let mut backoff = Backoff::new();
+    loop {
+        place.api.wire().connected(deadline).await?;
+        let mut pending = publication.send();
+        let until = deadline.at().min(Instant::now() + ATTEMPT);
+        let error = match publication.judge(pending.wait(until).await) {
+            Verdict::Applied { duplicate: true, .. } => {
+                return Err(convert::backend("a fresh operation id was taken for one that is known").unknown_outcome());
+            }
+            Verdict::Applied { revision, duplicate: false } => return Ok(revision),
+            Verdict::Refused(error) => return Err(error),
+            Verdict::Open => return Doubt::about(&publication, pending).resolve(deadline).await,
+            Verdict::NotNow(error) => error,
+        };
+        tracing::debug!(stream = place.stream, %error, "writing again");
+        if matches!(place.information(deadline).await, Some(None)) {
+            return Err(Error::new(ErrorKind::BucketNotFound));
+        }
+        if !backoff.pause(deadline).await {
+            return Err(error);
+        }
+    }
+}
+
+/// One write, as it is sent.
+pub(super) struct Publication<'a> {
+    pub(super) place: &'a Place,
+    pub(super) write: &'a Write,
+    subject: String,
+    headers: HeaderMap,
+    payload: Bytes,
+    /// As the server counts: the payload and the headers.
+    size: usize,
+    deadline: Deadline,
+}
+
+/// What an answer to one copy of a write says of that copy.
+pub(super) enum Verdict {
+    Applied {
+        revision: Revision,
+        duplicate: bool,
+    },
+    /// Not applied, and there is no use in sending it again.
+    Refused(Error),
+    /// Not applied, because of what passes.
+    NotNow(Error),
+    /// Nothing.
+    Open,
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+impl<'a> Publication<'a> {
+    fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
+        let Write { key, kind, guard, ttl, id } = write;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MESSAGE_ID, id.as_str());
+        let payload = match kind {
+            WriteKind::Put(value) => value.clone(),
+            WriteKind::Delete => {
+                headers.insert(header::OPERATION, "DEL");
+                Bytes::new()
+            }
+            WriteKind::Purge => {
+                headers.insert(header::OPERATION, "PURGE");
+                headers.insert(header::ROLLUP, "sub");
+                Bytes::new()
+            }
+        };
+        if let Some(guard) = guard {
+            headers.insert(header::EXPECTED, guard.revision.to_string());
+            if guard.key != *key {
+                headers.insert(header::EXPECTED_SUBJECT, place.leader_subject(&guard.key));
+            }
+        }
+        if let Some(ttl) = ttl {
+            headers.insert(header::TTL, ttl.as_secs().to_string());
+        }
+        let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        let header_size: usize =
+            lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4).sum();
+        let size = "NATS/1.0\r\n\r\n".len() + header_size + payload.len();
+        Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size, deadline }
+    }
+
+    /// Checks what the server would not check, or not without closing the connection.
+    fn check(&self) -> Result<()> {
+        let limit = self.place.api.wire().client().max_payload();
+        if self.size > limit {
+            return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
+        }
+        let elsewhere = self.write.guard.as_ref().is_some_and(|guard| guard.key != self.write.key);
+        let needs = match (self.place.heeds_headers, self.write.ttl, elsewhere) {
+            (true, _, _) | (false, None, false) => return Ok(()),
+            (false, Some(_), _) => convert::KEY_TTL,
+            (false, None, true) => "nats-server 2.11 for a guard on another key",
+        };
+        let version = self.place.api.wire().client().server_info().version;
+        Err(Error::unsupported(needs, format!("nats-server {version}")))
+    }
+
+    /// A copy; it is sent when it is first waited for.
+    pub(super) fn send(&self) -> Pending {
+        self.place.api.wire().request(self.subject.clone(), Some(self.headers.clone()), self.payload.clone())
+    }
+
+    /// What an answer to one copy says.
+    pub(super) fn judge(&self, answer: Answer) -> Verdict {
+        let message = match answer {
+            Answer::Message(message) => message,
+            Answer::Silent | Answer::Broken => return Verdict::Open,
+            Answer::NoResponders => {
+                return Verdict::NotNow(Error::unavailable("no leader takes writes of this bucket"));
+            }
+            // Where only the answers are denied, the write may well be applied.
+            Answer::Denied(subject) if subject != self.subject => {
+                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
+                return Verdict::Refused(denied.unknown_outcome());
+            }
+            answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
+        };
+        let error = match api::parse(&message.payload) {
+            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
+                Ok(Acknowledgement { seq, duplicate }) if seq > 0 => {
+                    return Verdict::Applied { revision: Revision::new(seq), duplicate };
+                }
+                _ => {
+                    return Verdict::Refused(
+                        convert::backend("a write was answered without a revision").unknown_outcome(),
+                    );
+                }
+            },
+            Ok(Err(error)) => error,
+            Err(error) => return Verdict::Refused(error.unknown_outcome()),
+        };
+        self.judge_error(error)
+    }
+
+    fn judge_error(&self, error: ApiError) -> Verdict {
+        if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
+            return Verdict::Refused(Error::new(ErrorKind::Conflict { expected: guard.revision, actual }));
+        }
+        match error.err_code {
+            // Another copy of this write is on its way.
+            10158 => Verdict::Open,
+            _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
+            _ => {
+                let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
+                Verdict::Refused(convert::of_write(error, limit, self.size))
+            }
+        }
+    }
+}

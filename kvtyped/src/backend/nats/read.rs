@@ -1,0 +1,118 @@
+//! One entry.
+//!
+//! A direct get is answered by any server that stores the bucket, so it may be behind; the leader is asked by an API
+//! request, which costs about as much and is answered by one server only.
+
+use serde_json::{Value, json};
+
+use super::api::{Attempt, Backoff};
+use super::bucket::Place;
+use super::convert;
+use super::record::Stored;
+use super::wire::Answer;
+use crate::backend::{At, Deadline, RawEntry, Read};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+
+pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
+    match at {
+        At::Newest(Read::Leader) => leader(place, key, deadline).await,
+        At::Newest(Read::Any) => any(place, key, deadline).await,
+        At::Newest(Read::AtLeast(revision)) => {
+            let found = any(place, key, deadline).await?;
+            match found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) {
+                found_revision if found_revision >= revision => Ok(found),
+                _ => leader(place, key, deadline).await,
+            }
+        }
+        At::Revision(revision) => at_revision(place, key, revision, deadline).await,
+    }
+}
+
+async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+    // A permission can be limited to some keys only in this form of the request.
+    let verb = format!("DIRECT.GET.{}.{}", place.stream, place.subject(key));
+    let local = json!({ "last_by_subj": place.subject(key) });
+    let found = direct(place, &verb, None, &local, deadline).await?;
+    found.map(|stored| stored.entry(&place.prefix)).transpose()
+}
+
+async fn leader(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+    let found = place.leader_newest(key, deadline).await?;
+    found.map(|stored| stored.entry(&place.leader_prefix())).transpose()
+}
+
+async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
+    if revision == Revision::ZERO {
+        return Ok(None);
+    }
+    let which = json!({ "seq": revision.get() });
+    let verb = format!("DIRECT.GET.{}", place.stream);
+    if let Some(stored) = direct(place, &verb, Some(&which), &which, deadline).await? {
+        return if stored.subject == place.subject(key) { stored.entry(&place.prefix).map(Some) } else { Ok(None) };
+    }
+    if !place.direct || !place.may_be_behind() {
+        return Ok(None);
+    }
+    // A server that is behind does not have it yet.
+    match place.leader_api.leader(&place.leader_stream, &which, deadline).await {
+        Ok(Some(stored)) if stored.subject == place.leader_subject(key) => {
+            stored.entry(&place.leader_prefix()).map(Some)
+        }
+        Ok(_) => Ok(None),
+        // One who may not ask the leader has to do with what there is.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Place {
+    /// Whether a server other than the leader may answer a direct get.
+    fn may_be_behind(&self) -> bool {
+        self.config.mirror.is_some() || self.config.replicas != Some(1)
+    }
+}
+
+/// A direct get; or, where the bucket does not allow it, the same of its leader.
+async fn direct(
+    place: &Place,
+    verb: &str,
+    body: Option<&Value>,
+    otherwise: &Value,
+    deadline: Deadline,
+) -> Result<Option<Stored>> {
+    let mut backoff = Backoff::new();
+    let mut allowed = place.direct;
+    loop {
+        if !allowed {
+            return place.api.leader(&place.stream, otherwise, deadline).await;
+        }
+        let message = match place.api.attempt(verb, body, Attempt::Short, deadline).await? {
+            Answer::Message(message) => message,
+            answer @ (Answer::Broken | Answer::Silent | Answer::NoResponders) => {
+                let nobody = matches!(answer, Answer::NoResponders);
+                let error = convert::of_answer(answer, deadline);
+                tracing::debug!(verb, %error, "reading again");
+                // The bucket is gone, or it no longer allows direct gets, or it has no leader just now.
+                if nobody && let Some(info) = place.information(deadline).await {
+                    let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+                    allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
+                }
+                if !backoff.pause(deadline).await {
+                    return Err(error);
+                }
+                continue;
+            }
+            answer => return Err(convert::of_answer(answer, deadline)),
+        };
+        match message.status.map(|status| status.as_u16()) {
+            None => return Stored::from_direct(message).map(Some),
+            Some(404) => return Ok(None),
+            Some(status) => {
+                let said = message.description.unwrap_or_default();
+                return Err(convert::backend(format!("a direct get was answered {status}: {said}")));
+            }
+        }
+    }
+}

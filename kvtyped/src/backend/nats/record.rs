@@ -1,0 +1,251 @@
+//! What a stored message says (ADR-8, ADR-43).
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::RawMessage;
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::convert;
+use crate::backend::{Operation, OperationId, RawEntry};
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// The headers that are written and read.
+pub(super) mod header {
+    pub(in super::super) const OPERATION: &str = "KV-Operation";
+    pub(in super::super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+    pub(in super::super) const ROLLUP: &str = "Nats-Rollup";
+    pub(in super::super) const TTL: &str = "Nats-TTL";
+    pub(in super::super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+    pub(in super::super) const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+    pub(super) const MARKER_REASON: &str = "Nats-Marker-Reason";
+    pub(super) const MESSAGE_SIZE: &str = "Nats-Msg-Size";
+    pub(super) const STREAM_SOURCE: &str = "Nats-Stream-Source";
+    pub(super) const SUBJECT: &str = "Nats-Subject";
+    pub(super) const SEQUENCE: &str = "Nats-Sequence";
+    pub(super) const TIME: &str = "Nats-Time-Stamp";
+}
+
+/// A message of a stream.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) subject: String,
+    pub(super) revision: Revision,
+    created: SystemTime,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+impl Stored {
+    /// A message that came by itself, with the rest told otherwise.
+    pub(super) fn new(message: Message, revision: Revision, created: SystemTime) -> Self {
+        let Message { subject, payload, headers, .. } = message;
+        let headers = headers.unwrap_or_default();
+        Self { subject: subject.into_string(), revision, created, headers, payload }
+    }
+
+    /// The answer to a direct get.
+    pub(super) fn from_direct(message: Message) -> Result<Self> {
+        let headers = message.headers.unwrap_or_default();
+        // A publisher can write these headers too; the server's own come last.
+        let text = |name: &str| headers.get_last(name).map(|value| value.as_str());
+        let missing = || convert::backend("an answer to a direct get lacks its headers");
+        let subject = text(header::SUBJECT).ok_or_else(missing)?.to_owned();
+        let sequence: u64 = text(header::SEQUENCE).and_then(|text| text.parse().ok()).ok_or_else(missing)?;
+        let created = text(header::TIME).and_then(time).ok_or_else(missing)?;
+        Ok(Self { subject, revision: Revision::new(sequence), created, headers, payload: message.payload })
+    }
+
+    /// The `message` of an answer of the stream's leader.
+    pub(super) fn from_leader(message: Value) -> Result<Self> {
+        let raw = RawMessage::deserialize(message).map_err(|_| convert::backend("a stored message is not readable"))?;
+        let message = StreamMessage::try_from(raw);
+        let message = message.map_err(|_| convert::backend("a stored message has headers that are none"))?;
+        Ok(Self {
+            subject: message.subject.into_string(),
+            revision: Revision::new(message.sequence),
+            created: message.time.into(),
+            headers: message.headers,
+            payload: message.payload,
+        })
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get_last(name).map(|value| value.as_str())
+    }
+
+    /// Whether this operation wrote it.
+    pub(super) fn is_by(&self, id: &OperationId) -> bool {
+        self.header(header::MESSAGE_ID) == Some(id.as_str())
+    }
+
+    /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
+    pub(super) fn directly_follows(&self, revision: Revision) -> bool {
+        self.header(header::EXPECTED).and_then(|text| text.parse().ok()) == Some(revision.get())
+            && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject)
+            // What was copied from another stream was looked at there.
+            && self.header(header::STREAM_SOURCE).is_none()
+    }
+
+    /// The entry that it is, of a bucket whose subjects begin so.
+    pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
+        let text = self.subject.strip_prefix(prefix).unwrap_or(&self.subject);
+        let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
+        let operation = self.operation();
+        let ttl = self.header(header::TTL).and_then(ttl);
+        let id = self.header(header::MESSAGE_ID).map(OperationId::from_stored);
+        Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl, id })
+    }
+
+    fn operation(&self) -> Operation {
+        match self.header(header::OPERATION) {
+            None => {}
+            Some("PUT") => return Operation::Put,
+            Some("DEL") => return Operation::Delete,
+            Some("PURGE") => return Operation::Purge,
+            Some(other) => return Operation::Unknown(other.to_owned()),
+        }
+        // A client can write this header too. A marker of the server's has no body; a message of which only the
+        // headers were asked for tells its size.
+        let size = self.header(header::MESSAGE_SIZE).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
+        match self.header(header::MARKER_REASON) {
+            Some(reason) if self.payload.is_empty() && size == 0 => match reason {
+                "MaxAge" => Operation::Expired,
+                "Purge" => Operation::Purge,
+                "Remove" => Operation::Delete,
+                other => Operation::Unknown(other.to_owned()),
+            },
+            _ => Operation::Put,
+        }
+    }
+}
+
+/// A time as the server writes it: `2026-08-14T12:02:39.123456789Z`.
+pub(super) fn time(text: &str) -> Option<SystemTime> {
+    async_nats::datetime::parse_rfc3339(text).ok().map(SystemTime::from)
+}
+
+/// A TTL as it is stored: whole seconds, or a duration as Go writes it; `never` is none.
+fn ttl(text: &str) -> Option<Ttl> {
+    let duration = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => go_duration(text)?,
+    };
+    Ttl::new(duration.max(Ttl::MIN))
+}
+
+/// Reads `1h30m`, `1.5s`, `1500ms`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(unit_at);
+        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    (!total.is_zero()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn stored(headers: &[(&str, &str)], payload: &'static str) -> Stored {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, *value);
+        }
+        Stored {
+            subject: "$KV.b.a.1".into(),
+            revision: Revision::new(7),
+            created: SystemTime::UNIX_EPOCH,
+            headers: map,
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
+    }
+
+    fn operation(headers: &[(&str, &str)], payload: &'static str) -> Operation {
+        stored(headers, payload).entry("$KV.b.").unwrap().operation
+    }
+
+    #[test]
+    fn headers_tell_the_operation() {
+        assert_eq!(operation(&[], ""), Operation::Put);
+        assert_eq!(operation(&[("KV-Operation", "DEL")], ""), Operation::Delete);
+        assert_eq!(operation(&[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], ""), Operation::Purge);
+        assert_eq!(operation(&[("KV-Operation", "MERGE")], "x"), Operation::Unknown("MERGE".into()));
+        assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge")], ""), Operation::Expired);
+        assert_eq!(operation(&[("Nats-Marker-Reason", "Remove")], ""), Operation::Delete);
+    }
+
+    #[test]
+    fn a_forged_marker_with_a_value_is_a_value() {
+        assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge")], "x"), Operation::Put);
+        assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge"), ("Nats-Msg-Size", "1")], ""), Operation::Put);
+    }
+
+    #[test]
+    fn a_ttl_is_read_as_every_client_writes_it() {
+        let seconds = |text| ttl(text).map(Ttl::as_secs);
+        assert_eq!(seconds("5"), Some(5));
+        assert_eq!(seconds("5s"), Some(5));
+        assert_eq!(seconds("1500ms"), Some(2));
+        assert_eq!(seconds("1h30m"), Some(5400));
+        assert_eq!(seconds("never"), None);
+        assert_eq!(seconds("5x"), None);
+        assert_eq!(seconds(""), None);
+    }
+
+    #[test]
+    fn an_illegal_key_is_an_error_with_the_key() {
+        let mut entry = stored(&[], "");
+        entry.subject = "$KV.b.a b".into();
+        let error = entry.entry("$KV.b.").unwrap_err();
+        assert_eq!((error.key(), error.revision()), (Some("a b"), Some(Revision::new(7))));
+    }
+
+    #[test]
+    fn only_a_guard_on_its_own_key_tells_what_an_entry_follows() {
+        assert!(stored(&[("Nats-Expected-Last-Subject-Sequence", "5")], "").directly_follows(Revision::new(5)));
+        assert!(!stored(&[("Nats-Expected-Last-Subject-Sequence", "5")], "").directly_follows(Revision::new(4)));
+        assert!(!stored(&[], "").directly_follows(Revision::ZERO));
+        let other = [
+            ("Nats-Expected-Last-Subject-Sequence", "5"),
+            ("Nats-Expected-Last-Subject-Sequence-Subject", "$KV.b.fence"),
+        ];
+        assert!(!stored(&other, "").directly_follows(Revision::new(5)));
+    }
+
+    #[test]
+    fn an_answer_of_the_leader_is_read() {
+        let message = serde_json::json!({
+            "subject": "$KV.b.a", "seq": 3, "data": "aGVsbG8=", "time": "2026-08-14T12:02:39.5Z",
+            "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiB4DQoNCg==",
+        });
+        let entry = Stored::from_leader(message).unwrap().entry("$KV.b.").unwrap();
+        assert_eq!((&entry.value[..], entry.revision), (&b"hello"[..], Revision::new(3)));
+        assert_eq!(entry.id, Some(OperationId::from_stored("x")));
+        assert_eq!(entry.created.duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_millis(), 500);
+    }
+}

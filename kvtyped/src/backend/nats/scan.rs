@@ -1,0 +1,160 @@
+//! The entries of many keys.
+//!
+//! The newest of each key come in the order of their revisions. A key that is written while the scan goes on is skipped
+//! where it was, and comes later; so a scan goes on until nothing is to come, and gives each key once. Under writes that
+//! never pause it ends when it has caught up with where they were when the last of the first entries came.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use super::api::Backoff;
+use super::bucket::Place;
+use super::consumer::{Consumer, Heard, Request, Start};
+use super::record::Stored;
+use crate::backend::{Deadline, RawEntry, Scan};
+use crate::error::{ErrorKind, Result};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+/// How often, at most and at least, an idle server says that it lives.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
+    if scan.patterns.is_empty() {
+        return stream::empty().boxed();
+    }
+    stream::unfold(Some(Scanning::new(place, scan)), |scanning| async move {
+        let mut scanning = scanning?;
+        match scanning.next().await {
+            Ok(Some(entry)) => Some((entry, Some(scanning))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+struct Scanning {
+    place: Arc<Place>,
+    scan: Scan,
+    consumer: Option<Consumer>,
+    backoff: Backoff,
+    /// The revision of the last message that came.
+    last: Revision,
+    /// The keys that were given, by their hash.
+    given: HashSet<u64>,
+    hasher: RandomState,
+    /// How many messages are to come until the end, of the current consumer.
+    left: u64,
+    /// Whether those are the ones that were there when the consumer was made.
+    first_round: bool,
+    over: bool,
+}
+
+impl Scanning {
+    fn new(place: Arc<Place>, scan: Scan) -> Self {
+        Self {
+            place,
+            scan,
+            consumer: None,
+            backoff: Backoff::new(),
+            last: Revision::ZERO,
+            given: HashSet::new(),
+            hasher: RandomState::new(),
+            left: 0,
+            first_round: true,
+            over: false,
+        }
+    }
+
+    /// The next entry, or an error in the place of one; an error of the scan itself ends it.
+    async fn next(&mut self) -> Result<Option<Result<RawEntry>>> {
+        let mut deadline = Deadline::after(self.scan.patience);
+        while !self.over {
+            let Some(consumer) = &mut self.consumer else {
+                self.begin(deadline).await?;
+                continue;
+            };
+            match consumer.next(deadline.at()).await? {
+                Heard::Message(stored, pending) => {
+                    deadline = Deadline::after(self.scan.patience);
+                    self.count(pending);
+                    if let Some(entry) = self.take(stored) {
+                        return Ok(Some(entry));
+                    }
+                }
+                // Some of what was to come may be there no longer.
+                Heard::Idle => match consumer.still_pending(deadline).await {
+                    Ok(pending) => self.over = pending == 0,
+                    // One who may not ask has to believe the silence.
+                    Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
+                    Err(error) => self.lost(&error.to_string(), deadline).await?,
+                },
+                Heard::Lost(why) => self.lost(why, deadline).await?,
+            }
+        }
+        self.consumer = None;
+        Ok(None)
+    }
+
+    async fn lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
+        tracing::debug!(stream = self.place.stream, why, "a scan goes on with another consumer");
+        self.consumer = None;
+        if self.backoff.pause(deadline).await { Ok(()) } else { Err(deadline.error()) }
+    }
+
+    async fn begin(&mut self, deadline: Deadline) -> Result<()> {
+        let Self { place, scan, last, .. } = self;
+        let patterns = Pattern::disjoint(&scan.patterns);
+        let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
+        let request = Request {
+            stream: place.stream.clone(),
+            filters: filters.collect(),
+            start: if scan.history { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
+            headers_only: scan.headers_only,
+            heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
+        };
+        let consumer = Consumer::create(&place.api, &request, deadline).await?;
+        self.left = consumer.pending;
+        self.first_round = true;
+        self.over = self.left == 0;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Counts a message after which so many are to come.
+    fn count(&mut self, pending: u64) {
+        self.left = self.left.saturating_sub(1);
+        if pending == 0 {
+            self.over = true;
+        } else if self.left == 0 {
+            // All that was there when this began came, or was written again: then it is among those to come.
+            self.over = !self.first_round || self.scan.history;
+            self.first_round = false;
+            self.left = pending;
+        }
+    }
+
+    /// The entry to give for a message, if one is.
+    fn take(&mut self, stored: Stored) -> Option<Result<RawEntry>> {
+        if stored.revision <= self.last {
+            return None;
+        }
+        self.last = stored.revision;
+        let entry = match stored.entry(&self.place.prefix) {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
+        if !self.scan.patterns.iter().any(|pattern| pattern.matches(entry.key.as_str())) {
+            return None;
+        }
+        let first = self.scan.history || self.given.insert(self.hasher.hash_one(&entry.key));
+        first.then_some(Ok(entry))
+    }
+}

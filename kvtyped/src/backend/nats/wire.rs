@@ -1,0 +1,257 @@
+//! One request: its answer, or why there is none.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, HeaderMap, Message, Request, RequestError};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::convert;
+use crate::backend::Deadline;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How often a waiting request looks whether its connection still is the one that it was sent on.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// How long closing may take.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How long an answer may still come after the server denied a request on the same subject.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// A connection, and what its server denied.
+pub(super) struct Wire {
+    client: Client,
+    violations: Option<Arc<Violations>>,
+    closed: AtomicBool,
+}
+
+/// What came of a request.
+pub(super) enum Answer {
+    /// The server's answer.
+    Message(Message),
+    /// Nobody listens on the subject, so nobody got it.
+    NoResponders,
+    /// The server denied this user the subject, and dropped it.
+    Denied(String),
+    /// It was never sent, and the connection will not send any more.
+    Closed,
+    /// It was never sent: it is too large, or its subject is not one.
+    Refused(RequestError),
+    /// The connection that it was sent on broke. An answer may yet come.
+    Broken,
+    /// None in the time given. It may yet come.
+    Silent,
+}
+
+impl Wire {
+    pub(super) fn new(client: Client, violations: Option<Arc<Violations>>) -> Self {
+        Self { client, violations, closed: AtomicBool::new(false) }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Denials of subscriptions, for one who waits on a subscription of his own.
+    pub(super) fn denials(&self) -> Option<broadcast::Receiver<Violation>> {
+        self.violations.as_ref().map(|violations| violations.sender.subscribe())
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Grows with every connection that was made.
+    pub(super) fn epoch(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
+    /// is one again: long after the caller gave up.
+    pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
+        loop {
+            if self.closed.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Closed));
+            }
+            if self.is_connected() {
+                return Ok(());
+            }
+            if deadline.has_passed() {
+                return Err(Error::unavailable("not connected to a server"));
+            }
+            tokio::time::sleep(deadline.remaining().min(Duration::from_millis(10))).await;
+        }
+    }
+
+    /// A request, which is sent when it is first waited for.
+    pub(super) fn request(&self, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
+        let mut request = Request::new().payload(payload).timeout(None);
+        request.headers = headers;
+        let client = self.client.clone();
+        let denials = self.denials();
+        let to = subject.clone();
+        Pending {
+            reply: async move { client.send_request(to, request).await }.boxed(),
+            client: self.client.clone(),
+            violations: self.violations.clone(),
+            denials,
+            denied: None,
+            subject,
+            epoch: Some(self.epoch()),
+        }
+    }
+
+    /// Sends what is to be sent, and closes the connection.
+    pub(super) async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Relaxed);
+        let closing = async {
+            // Draining begins where the last command ends; once it is over, no command is taken any more.
+            if self.client.drain().await.is_ok() {
+                while self.client.flush().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        // Without a connection there is nothing to send, and the client is busy making one.
+        if self.is_connected() && tokio::time::timeout(CLOSING, closing).await.is_err() {
+            return Err(Error::timeout(CLOSING));
+        }
+        Ok(())
+    }
+}
+
+/// A request on its way.
+pub(super) struct Pending {
+    reply: BoxFuture<'static, Result<Message, RequestError>>,
+    client: Client,
+    violations: Option<Arc<Violations>>,
+    denials: Option<broadcast::Receiver<Violation>>,
+    /// What was denied, and when an answer can no longer be expected.
+    denied: Option<(String, Instant)>,
+    subject: String,
+    /// The connection that it is sent on; `None` once it broke.
+    epoch: Option<u64>,
+}
+
+impl Pending {
+    /// Waits for the answer until then. May be called again after `Broken` and `Silent`, and only then.
+    pub(super) async fn wait(&mut self, until: Instant) -> Answer {
+        loop {
+            if self.denied.is_none()
+                && let Some(inbox) = self.violations.as_ref().and_then(|violations| violations.inbox())
+            {
+                self.denied = Some((inbox, Instant::now() + GRACE));
+            }
+            let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
+            let slice = enough.min(Instant::now() + SLICE);
+            tokio::select! {
+                biased;
+                reply = &mut self.reply => return convert::of_reply(reply),
+                denied = denied(&mut self.denials, &self.subject), if self.denied.is_none() => {
+                    self.denied = Some((denied, Instant::now() + GRACE));
+                }
+                () = tokio::time::sleep_until(slice) => {}
+            }
+            if let Some((subject, at)) = &self.denied
+                && Instant::now() >= *at
+            {
+                return Answer::Denied(subject.clone());
+            }
+            if let Some(epoch) = self.epoch
+                && (self.client.connection_state() != State::Connected
+                    || self.client.statistics().connects.load(Ordering::Relaxed) != epoch)
+            {
+                self.epoch = None;
+                return Answer::Broken;
+            }
+            if Instant::now() >= until {
+                return Answer::Silent;
+            }
+        }
+    }
+}
+
+/// Waits until the server denies this subject.
+pub(super) async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, subject: &str) -> String {
+    while let Some(receiver) = denials {
+        match receiver.recv().await {
+            Ok(violation) if violation.subject == subject => return violation.subject,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *denials = None,
+        }
+    }
+    std::future::pending().await
+}
+
+/// One subject that the server denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) subject: String,
+    is_subscription: bool,
+}
+
+impl Violation {
+    /// Reads `Permissions Violation for Publish to "$KV.b.k"`.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, what) = text.split_once("ermissions Violation for ")?;
+        let subject = what.split('"').nth(1)?;
+        Some(Self { subject: subject.to_owned(), is_subscription: what.starts_with("Subscription") })
+    }
+}
+
+/// What the server denied: told to whoever waits, since the server does not say which request it denies.
+pub(super) struct Violations {
+    sender: broadcast::Sender<Violation>,
+    /// The subscription under which all answers arrive, if it was denied: the server says so only once.
+    inbox: Mutex<Option<String>>,
+}
+
+impl Default for Violations {
+    fn default() -> Self {
+        Self { sender: broadcast::channel(64).0, inbox: Mutex::new(None) }
+    }
+}
+
+impl Violations {
+    /// Takes what the server said.
+    pub(super) fn report(&self, text: &str) {
+        let Some(violation) = Violation::parse(text) else { return };
+        tracing::debug!(subject = violation.subject, "the server denies a subject");
+        // Answers to requests arrive under one subscription that ends so.
+        if violation.is_subscription && violation.subject.ends_with(".*") {
+            *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(violation.subject.clone());
+        }
+        // An error says that nobody waits.
+        let _ = self.sender.send(violation);
+    }
+
+    /// Another connection may be allowed more; if not, the server says so again.
+    pub(super) fn forget(&self) {
+        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn inbox(&self) -> Option<String> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_is_read_from_what_the_server_says() {
+        let publish = Violation::parse(r#"Permissions Violation for Publish to "$KV.b.t2.k""#);
+        assert_eq!(publish, Some(Violation { subject: "$KV.b.t2.k".into(), is_subscription: false }));
+        let inbox = Violation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
+        assert_eq!(inbox, Some(Violation { subject: "_INBOX.x.*".into(), is_subscription: true }));
+        assert_eq!(Violation::parse("Stale Connection"), None);
+    }
+}

@@ -1,0 +1,789 @@
+//! Codecs: what they write they read, and strangers' bytes are an error and nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
+use std::fmt;
+use std::fmt::Debug;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use kvtyped::codec::{Bytes, Codec, CodecError, Json, MsgPack, Text};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde::de::{self, DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
+
+// ---- What is written is read ----
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Shape {
+    Point,
+    Circle(f64),
+    Segment(i32, i32),
+    Named { name: String, tags: Vec<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    id: u64,
+    delta: i64,
+    ratio: f64,
+    name: String,
+    letter: char,
+    flag: bool,
+    note: Option<String>,
+    parts: Vec<u16>,
+    labels: BTreeMap<String, i32>,
+    shape: Shape,
+    pair: (u8, String),
+}
+
+fn float() -> impl Strategy<Value = f64> {
+    proptest::num::f64::NORMAL | proptest::num::f64::ZERO | proptest::num::f64::SUBNORMAL
+}
+
+/// Short enough that a record can be cut at every byte.
+fn word() -> impl Strategy<Value = String> {
+    "\\PC{0,6}|[\0-\x7f]{0,6}"
+}
+
+fn words() -> impl Strategy<Value = Vec<String>> {
+    vec(word(), 0..4)
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![
+        Just(Shape::Point),
+        float().prop_map(Shape::Circle),
+        any::<(i32, i32)>().prop_map(|(from, to)| Shape::Segment(from, to)),
+        (word(), words()).prop_map(|(name, tags)| Shape::Named { name, tags }),
+    ]
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let scalars = (any::<(u64, i64, char, bool)>(), float(), word());
+    let labels = proptest::collection::btree_map(word(), any::<i32>(), 0..4);
+    let rest = (proptest::option::of(word()), vec(any::<u16>(), 0..20), labels, shape(), (any::<u8>(), word()));
+    (scalars, rest).prop_map(|(((id, delta, letter, flag), ratio, name), (note, parts, labels, shape, pair))| Record {
+        id,
+        delta,
+        ratio,
+        name,
+        letter,
+        flag,
+        note,
+        parts,
+        labels,
+        shape,
+        pair,
+    })
+}
+
+fn round_trip<C: Codec<V>, V: PartialEq + Debug>(value: &V) {
+    assert_eq!(&C::decode(&C::encode(value).unwrap()).unwrap(), value);
+}
+
+proptest! {
+    #[test]
+    fn a_record_round_trips_in_json_and_msgpack(record in record()) {
+        round_trip::<Json, _>(&record);
+        round_trip::<MsgPack, _>(&record);
+    }
+
+    #[test]
+    fn text_round_trips(text: String, number: i64, flag: bool, letter: char, ratio in float()) {
+        round_trip::<Text, _>(&text);
+        round_trip::<Text, _>(&number);
+        round_trip::<Text, _>(&flag);
+        round_trip::<Text, _>(&letter);
+        round_trip::<Text, _>(&ratio);
+    }
+
+    #[test]
+    fn bytes_are_written_as_they_are(bytes: Vec<u8>) {
+        prop_assert_eq!(&<Bytes as Codec<Vec<u8>>>::encode(&bytes).unwrap(), &bytes);
+        round_trip::<Bytes, _>(&bytes);
+    }
+
+    #[test]
+    fn no_bytes_make_a_codec_panic(bytes: Vec<u8>) {
+        everything(&bytes);
+    }
+
+    #[test]
+    fn no_change_of_a_written_value_makes_a_codec_panic(record in record(), at: prop::sample::Index, byte: u8) {
+        for mut bytes in [Json::encode(&record).unwrap(), MsgPack::encode(&record).unwrap()] {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            everything(&bytes);
+        }
+    }
+}
+
+/// Reads the bytes as many types; only that it comes back is of interest.
+fn everything(bytes: &[u8]) {
+    fn both<V: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        let _ = <Json as Codec<V>>::decode(bytes);
+        let _ = <MsgPack as Codec<V>>::decode(bytes);
+    }
+    both::<Record>(bytes);
+    both::<Vec<Record>>(bytes);
+    both::<Shape>(bytes);
+    both::<Tree>(bytes);
+    both::<Chain>(bytes);
+    both::<Tagged>(bytes);
+    both::<Untagged>(bytes);
+    both::<HashMap<String, Vec<u64>>>(bytes);
+    both::<(Option<i128>, Option<u128>, ())>(bytes);
+    let _ = <Text as Codec<String>>::decode(bytes);
+    let _ = <Text as Codec<f64>>::decode(bytes);
+    let _ = <Bytes as Codec<Vec<u8>>>::decode(bytes);
+}
+
+#[test]
+fn a_float_comes_back_as_itself_and_not_as_its_neighbour() {
+    for float in [3.677027846956851e49, 0.1, 5e-324, f64::MAX, f64::MIN_POSITIVE, -0.0] {
+        round_trip::<Json, _>(&float);
+        round_trip::<MsgPack, _>(&float);
+        round_trip::<Text, _>(&float);
+    }
+}
+
+#[test]
+fn an_error_names_its_codec() {
+    assert_eq!(<Json as Codec<u8>>::decode(b"").unwrap_err().codec(), <Json as Codec<u8>>::NAME);
+    assert_eq!(<MsgPack as Codec<u8>>::decode(b"").unwrap_err().codec(), <MsgPack as Codec<u8>>::NAME);
+    assert_eq!(<Text as Codec<u8>>::decode(b"").unwrap_err().codec(), <Text as Codec<u8>>::NAME);
+}
+
+#[test]
+fn a_value_that_a_codec_cannot_express_is_an_error() {
+    /// Refuses to be displayed.
+    struct Silent;
+    impl fmt::Display for Silent {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            Err(fmt::Error)
+        }
+    }
+    impl FromStr for Silent {
+        type Err = fmt::Error;
+        fn from_str(_: &str) -> Result<Self, fmt::Error> {
+            Err(fmt::Error)
+        }
+    }
+    assert_eq!(Text::encode(&Silent).unwrap_err().codec(), "text");
+    let keyed_by_a_list = BTreeMap::from([(vec![1_u8], 1_u8)]);
+    assert_eq!(<Json as Codec<_>>::encode(&keyed_by_a_list).unwrap_err().codec(), "json");
+}
+
+// ---- Hostile bytes ----
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Tree {
+    below: Vec<Tree>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct List(Vec<List>);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Chain {
+    next: Option<Box<Chain>>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Peel {
+    Core,
+    Skin(Box<Peel>),
+    Pair(Box<Peel>, Box<Peel>),
+    Field { inner: Box<Peel> },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "t")]
+enum Tagged {
+    End,
+    More { next: Box<Tagged> },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u64),
+    Many(Vec<Untagged>),
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Map(BTreeMap<String, Map>);
+
+/// Runs where a test or a task of tokio runs, whatever `RUST_MIN_STACK` says.
+fn on_two_mebibytes(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
+    thread.join().unwrap();
+}
+
+fn nested(open: &[u8], core: &[u8], close: &[u8], depth: usize) -> Vec<u8> {
+    [open.repeat(depth), core.to_vec(), close.repeat(depth)].concat()
+}
+
+fn refused<C: Codec<V>, V>(bytes: &[u8]) {
+    let error = C::decode(bytes).err().expect("these bytes are no value");
+    assert_eq!(error.codec(), C::NAME);
+}
+
+const DEPTHS: [usize; 4] = [128, 1_025, 10_000, 100_000];
+
+#[test]
+fn json_that_nests_without_end_is_an_error() {
+    on_two_mebibytes(|| {
+        for depth in DEPTHS {
+            // With an end, and without.
+            for closes in [true, false] {
+                let bomb = |open: &str, core: &str, close: &str| {
+                    nested(open.as_bytes(), core.as_bytes(), if closes { close.as_bytes() } else { b"" }, depth)
+                };
+                refused::<Json, List>(&bomb("[", "", "]"));
+                refused::<Json, Tree>(&bomb("{\"below\":[", "", "]}"));
+                refused::<Json, Chain>(&bomb("{\"next\":", "null", "}"));
+                refused::<Json, Map>(&bomb("{\"k\":", "{}", "}"));
+                refused::<Json, Peel>(&bomb("{\"Skin\":", "\"Core\"", "}"));
+                refused::<Json, Peel>(&bomb("{\"Field\":{\"inner\":", "\"Core\"", "}}"));
+                refused::<Json, Tagged>(&bomb("{\"t\":\"More\",\"next\":", "{\"t\":\"End\"}", "}"));
+                refused::<Json, Tagged>(&bomb("{\"next\":", "{\"t\":\"End\"}", ",\"t\":\"More\"}"));
+                refused::<Json, Untagged>(&bomb("[", "1", "]"));
+            }
+        }
+    });
+}
+
+#[test]
+fn msgpack_that_nests_without_end_is_an_error() {
+    on_two_mebibytes(|| {
+        for depth in DEPTHS {
+            let bomb = |open: &[u8], core: &[u8]| nested(open, core, b"", depth);
+            refused::<MsgPack, List>(&bomb(b"\x91", b"\x90"));
+            refused::<MsgPack, List>(&bomb(b"\xdd\0\0\0\x01", b"\x90"));
+            refused::<MsgPack, Tree>(&bomb(b"\x81\xa5below\x91", b"\x81\xa5below\x90"));
+            refused::<MsgPack, Tree>(&bomb(b"\x91\x91", b"\x91\x90"));
+            refused::<MsgPack, Chain>(&bomb(b"\x81\xa4next", b"\xc0"));
+            refused::<MsgPack, Chain>(&bomb(b"\x91", b"\xc0"));
+            refused::<MsgPack, Map>(&bomb(b"\x81\xa1k", b"\x80"));
+            refused::<MsgPack, Peel>(&bomb(b"\x81\xa4Skin", b"\xa4Core"));
+            refused::<MsgPack, Peel>(&bomb(b"\x81\x01", b"\0"));
+            refused::<MsgPack, Peel>(&bomb(b"\x81\xa4Pair\x92", b"\xa4Core"));
+            refused::<MsgPack, Peel>(&bomb(b"\x81\xa5Field\x81\xa5inner", b"\xa4Core"));
+            refused::<MsgPack, Tagged>(&bomb(b"\x82\xa1t\xa4More\xa4next", b"\x81\xa1t\xa3End"));
+            refused::<MsgPack, Untagged>(&bomb(b"\x91", b"\x01"));
+        }
+    });
+}
+
+#[test]
+fn variants_that_msgpack_finds_in_arrays_nest_no_deeper() {
+    // As a map of one entry, an array of one item begins a variant whose content is then read from behind the array:
+    // by its markers this is as flat as can be.
+    on_two_mebibytes(|| {
+        for depth in [128_u32, 10_000, 100_000] {
+            let mut bytes = vec![0xdd];
+            bytes.extend(depth.to_be_bytes());
+            bytes.extend(b"\x91\xa4Skin".repeat(depth as usize));
+            refused::<MsgPack, Vec<Peel>>(&bytes);
+            refused::<MsgPack, Peel>(&bytes[5..]);
+        }
+    });
+}
+
+#[test]
+fn what_a_type_ignores_nests_no_deeper() {
+    #[derive(Serialize, Deserialize)]
+    struct Empty {}
+    on_two_mebibytes(|| {
+        for depth in DEPTHS {
+            refused::<MsgPack, Empty>(&[b"\x81\xa1x".to_vec(), nested(b"\x91", b"\x90", b"", depth)].concat());
+            // JSON skips what is ignored without recursion: that it ends is enough.
+            let _ = <Json as Codec<Empty>>::decode(&nested(b"[", b"", b"]", depth));
+            let _ = <Json as Codec<Empty>>::decode(&[&b"{\"x\":"[..], &nested(b"[", b"", b"]", depth), b"}"].concat());
+        }
+    });
+}
+
+#[test]
+fn nesting_is_read_to_a_depth_of_127() {
+    fn list(depth: usize) -> List {
+        (1..depth).fold(List(Vec::new()), |below, _| List(vec![below]))
+    }
+    fn peel(depth: usize) -> Peel {
+        (0..depth).fold(Peel::Core, |core, _| Peel::Skin(Box::new(core)))
+    }
+    on_two_mebibytes(|| {
+        round_trip::<Json, _>(&list(127));
+        round_trip::<MsgPack, _>(&list(127));
+        refused::<Json, List>(&Json::encode(&list(128)).unwrap());
+        refused::<MsgPack, List>(&MsgPack::encode(&list(128)).unwrap());
+        // A variant without content is a level of its own to MessagePack, and none to JSON.
+        round_trip::<Json, _>(&peel(126));
+        round_trip::<MsgPack, _>(&peel(126));
+        refused::<Json, Peel>(&Json::encode(&peel(128)).unwrap());
+        refused::<MsgPack, Peel>(&MsgPack::encode(&peel(128)).unwrap());
+    });
+}
+
+/// The most memory that this process ever held, in KiB; where the system does not tell, nothing is measured.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
+    let claims =
+        [b"\xdd\xff\xff\xff\xff\x01", b"\xdb\xff\xff\xff\xffa", b"\xdf\xff\xff\xff\xff\x01", b"\xc6\xff\xff\xff\xff\0"];
+    let before = peak();
+    let start = Instant::now();
+    for claim in claims {
+        refused::<MsgPack, Vec<u64>>(claim);
+        refused::<MsgPack, Vec<[u64; 32]>>(claim);
+        refused::<MsgPack, Vec<()>>(claim);
+        refused::<MsgPack, String>(claim);
+        refused::<MsgPack, HashMap<String, u64>>(claim);
+        refused::<MsgPack, HashMap<u8, [u64; 32]>>(claim);
+        refused::<MsgPack, BTreeMap<u8, u8>>(claim);
+        refused::<MsgPack, Record>(claim);
+        refused::<MsgPack, List>(claim);
+        refused::<MsgPack, Shape>(claim);
+        refused::<MsgPack, Untagged>(claim);
+        // The same claim at every level that is read at all.
+        refused::<MsgPack, List>(&claim[..5].repeat(126));
+        refused::<MsgPack, Untagged>(&claim[..5].repeat(126));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+    if let (Some(before), Some(after)) = (before, peak()) {
+        // Far below the 4 GiB that each claims; other tests of this process allocate too.
+        assert!(after - before < 1 << 20, "{before} KiB, then {after} KiB");
+    }
+}
+
+#[test]
+fn a_claimed_length_is_not_believed() {
+    /// How many items it was told to make room for.
+    #[derive(Debug)]
+    struct Claim(usize);
+    impl<'de> Deserialize<'de> for Claim {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visitor;
+            impl<'de> de::Visitor<'de> for Visitor {
+                type Value = Claim;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a sequence or a map")
+                }
+                fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Claim, A::Error> {
+                    let claim = items.size_hint().unwrap_or_default();
+                    while items.next_element::<u8>()?.is_some() {}
+                    Ok(Claim(claim))
+                }
+                fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Claim, A::Error> {
+                    let claim = entries.size_hint().unwrap_or_default();
+                    while entries.next_entry::<u8, u8>()?.is_some() {}
+                    Ok(Claim(claim))
+                }
+            }
+            deserializer.deserialize_any(Visitor)
+        }
+    }
+    impl Serialize for Claim {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_unit()
+        }
+    }
+    for items in [3_u16, 50_000] {
+        let array = [&[0xdc], &*items.to_be_bytes().to_vec(), &vec![7; items.into()]].concat();
+        let map = [&[0xde], &*items.to_be_bytes().to_vec(), &vec![7; 2 * usize::from(items)]].concat();
+        for bytes in [array, map] {
+            let Claim(claim) = MsgPack::decode(&bytes).unwrap();
+            assert!(claim <= 64, "{claim} of {items}");
+        }
+    }
+}
+
+fn every_truncation_is_refused<C: Codec<Record>>(record: &Record) {
+    let bytes = C::encode(record).unwrap();
+    for end in 0..bytes.len() {
+        refused::<C, Record>(&bytes[..end]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_value_cut_short_anywhere_is_an_error(record in record()) {
+        every_truncation_is_refused::<Json>(&record);
+        every_truncation_is_refused::<MsgPack>(&record);
+    }
+
+    #[test]
+    fn bytes_behind_a_value_are_an_error(record in record(), more in vec(any::<u8>(), 1..9)) {
+        refused::<MsgPack, Record>(&[MsgPack::encode(&record).unwrap(), more.clone()].concat());
+        // White space is no content in JSON.
+        if !more.iter().all(|byte| b" \t\r\n".contains(byte)) {
+            refused::<Json, Record>(&[Json::encode(&record).unwrap(), more].concat());
+        }
+    }
+
+    #[test]
+    fn a_value_behind_a_value_is_an_error(record in record(), number: u64) {
+        refused::<MsgPack, Record>(&MsgPack::encode(&record).unwrap().repeat(2));
+        refused::<Json, Record>(&Json::encode(&record).unwrap().repeat(2));
+        refused::<MsgPack, u64>(&MsgPack::encode(&number).unwrap().repeat(2));
+        refused::<MsgPack, Option<u64>>(&MsgPack::encode(&number).unwrap().repeat(2));
+        refused::<MsgPack, IgnoredAnyValue>(&MsgPack::encode(&number).unwrap().repeat(2));
+    }
+}
+
+/// Takes whatever one value there is.
+struct IgnoredAnyValue;
+
+impl<'de> Deserialize<'de> for IgnoredAnyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl Serialize for IgnoredAnyValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+// ---- The wrong codec ----
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Small {
+    n: u64,
+}
+
+#[test]
+fn the_bytes_of_another_codec_are_an_error() {
+    let text = Text::encode(&"hello".to_owned()).unwrap();
+    refused::<MsgPack, u64>(&text);
+    refused::<MsgPack, String>(&text);
+    refused::<MsgPack, Option<u64>>(&text);
+    refused::<MsgPack, Small>(&text);
+    refused::<Json, u64>(&text);
+    refused::<Json, String>(&text);
+    refused::<Json, Option<u64>>(&text);
+    refused::<Text, u64>(&text);
+
+    let json = Json::encode(&Small { n: 5 }).unwrap();
+    refused::<MsgPack, u64>(&json);
+    refused::<MsgPack, String>(&json);
+    refused::<MsgPack, bool>(&json);
+    refused::<MsgPack, Small>(&json);
+    refused::<MsgPack, Vec<u64>>(&json);
+    refused::<Text, u64>(&json);
+    refused::<Text, bool>(&json);
+
+    let json = Json::encode(&"hello".to_owned()).unwrap();
+    refused::<MsgPack, String>(&json);
+    refused::<MsgPack, u64>(&json);
+
+    let json = Json::encode(&vec![1, 2, 3]).unwrap();
+    refused::<MsgPack, Vec<u64>>(&json);
+    refused::<MsgPack, u64>(&json);
+
+    let msgpack = MsgPack::encode(&Small { n: 5 }).unwrap();
+    refused::<Json, Small>(&msgpack);
+    refused::<Json, u64>(&msgpack);
+    refused::<Json, String>(&msgpack);
+    refused::<Text, String>(&msgpack);
+    refused::<Text, u64>(&msgpack);
+
+    for number in [200_u64, 300, 70_000, u64::MAX] {
+        let msgpack = MsgPack::encode(&number).unwrap();
+        refused::<Json, u64>(&msgpack);
+        refused::<Text, u64>(&msgpack);
+    }
+    let msgpack = MsgPack::encode(&"hello".to_owned()).unwrap();
+    refused::<Json, String>(&msgpack);
+    refused::<Text, String>(&msgpack);
+}
+
+#[test]
+fn one_digit_of_text_is_a_small_number_to_msgpack() {
+    // No reader can tell: a number below 128 is one byte in MessagePack. Who changes a codec changes the bucket.
+    assert_eq!(<MsgPack as Codec<u64>>::decode(b"7").unwrap(), 0x37);
+}
+
+#[test]
+fn the_wrong_type_is_an_error() {
+    let number = 5_u64;
+    refused::<Json, String>(&Json::encode(&number).unwrap());
+    refused::<MsgPack, String>(&MsgPack::encode(&number).unwrap());
+    refused::<Json, u8>(&Json::encode(&300).unwrap());
+    refused::<MsgPack, u8>(&MsgPack::encode(&300).unwrap());
+    refused::<Text, u8>(&Text::encode(&300).unwrap());
+    refused::<Json, u64>(&Json::encode(&-1).unwrap());
+    refused::<MsgPack, u64>(&MsgPack::encode(&-1).unwrap());
+    refused::<Json, Small>(b"{}");
+    refused::<MsgPack, Small>(b"\x80");
+    refused::<Json, Small>(b"{\"n\":1,\"n\":2}");
+    refused::<MsgPack, Small>(b"\x82\xa1n\x01\xa1n\x02");
+    refused::<Json, Shape>(b"\"Square\"");
+    refused::<MsgPack, Shape>(b"\xa6Square");
+    refused::<Text, String>(b"\xff");
+    refused::<Json, String>(b"\"\xff\"");
+    refused::<MsgPack, String>(b"\xa1\xff");
+}
+
+#[test]
+fn a_float_that_json_cannot_express_comes_back_as_an_error() {
+    refused::<Json, f64>(&Json::encode(&f64::NAN).unwrap());
+    refused::<Json, f64>(&Json::encode(&f64::INFINITY).unwrap());
+    assert!(<MsgPack as Codec<f64>>::decode(&MsgPack::encode(&f64::NAN).unwrap()).unwrap().is_nan());
+}
+
+// ---- Errors show no content ----
+
+/// How a hand-written type words its errors, with the content in them.
+const WORDINGS: [fn(&str) -> String; 12] = [
+    |content| content.to_owned(),
+    |content| format!("no such user: {content}"),
+    |content| format!("invalid value: {content}"),
+    |content| format!("invalid value: {content}, expected a user"),
+    |content| format!("invalid type: string {content}, expected a user"),
+    |content| format!("invalid length {content}, expected 3"),
+    |content| format!("unknown variant {content}, expected a user"),
+    |content| format!("unknown field {content}, expected a user"),
+    |content| format!("missing field {content}"),
+    |content| format!("missing field `user` in `{content}`"),
+    |content| format!("{content}, expected a user"),
+    |content| format!("{content} at line 1 column 1"),
+];
+
+/// A text that no reader accepts, and that the refusal quotes.
+#[derive(Debug)]
+struct Quoting<const WORDING: usize>;
+
+impl<'de, const WORDING: usize> Deserialize<'de> for Quoting<WORDING> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let content = String::deserialize(deserializer)?;
+        Err(de::Error::custom(WORDINGS[WORDING](&content)))
+    }
+}
+
+impl<const WORDING: usize> Serialize for Quoting<WORDING> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The refusal to be written quotes as well.
+        let _ = serializer;
+        Err(serde::ser::Error::custom(WORDINGS[WORDING](WRITTEN)))
+    }
+}
+
+const WRITTEN: &str = "QXZ-written-QXZ";
+
+/// Quotes what it is parsed from.
+struct Parsed;
+
+impl fmt::Display for Parsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("parsed")
+    }
+}
+
+impl FromStr for Parsed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Err(format!("{text} is not what it is parsed from"))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Never {}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoFields {}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Strict {
+    user: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "t", content = "c")]
+enum Adjacent {
+    One(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Flat {
+    #[serde(flatten)]
+    rest: HashMap<String, u32>,
+}
+
+/// Everything that an error lets be seen.
+fn shown(error: &CodecError) -> String {
+    let mut shown = format!("{error}\n{error:?}\n{error:#?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        shown += &format!("\n{error}\n{error:?}");
+        source = error.source();
+    }
+    shown
+}
+
+fn shows_nothing<C: Codec<V>, V>(bytes: &[u8], content: &str) {
+    if let Err(error) = C::decode(bytes) {
+        let shown = shown(&error);
+        assert!(!shown.contains(content), "{content:?} in {shown}");
+        assert!(!shown.contains("QXZ"), "a part of {content:?} in {shown}");
+    }
+}
+
+fn json_string(text: &str) -> String {
+    String::from_utf8(Json::encode(&text.to_owned()).unwrap()).unwrap()
+}
+
+/// A secret that cannot be mistaken for anything else, among what messages are taken apart at.
+fn secret() -> impl Strategy<Value = String> {
+    let around =
+        "[`'\", :a-z0-9]{0,6}|[`\"]?, expected |`, there are no (fields|variants)| at line 1 column 2|\\PC{0,4}";
+    (around, around).prop_map(|(before, behind)| format!("QXZ{before}QXZ{behind}QXZ"))
+}
+
+fn read_as_everything(json: &str, msgpack: &[u8], secret: &str) {
+    fn both<V: Serialize + DeserializeOwned>(json: &str, msgpack: &[u8], secret: &str) {
+        shows_nothing::<Json, V>(json.as_bytes(), secret);
+        shows_nothing::<MsgPack, V>(msgpack, secret);
+        shows_nothing::<Json, V>(msgpack, secret);
+        shows_nothing::<MsgPack, V>(json.as_bytes(), secret);
+    }
+    macro_rules! each {
+        ($($type:ty),* $(,)?) => {$( both::<$type>(json, msgpack, secret); )*};
+    }
+    each![
+        (), bool, u8, u32, i64, i128, u128, f64, char, String, Option<u32>, Vec<u32>, Vec<String>, [u8; 3], (u32, u32),
+        Small, Record, Shape, Peel, Tagged, Untagged, Adjacent, Never, NoFields, Strict, Flat, HashMap<String, u32>,
+        HashMap<u32, u32>, HashMap<char, String>, BTreeMap<String, NoFields>, BTreeMap<bool, u8>, Vec<Never>, Duration,
+        std::net::IpAddr, std::num::NonZeroU8, std::ops::Range<u8>, std::time::SystemTime, std::path::PathBuf,
+    ];
+    each![
+        Quoting<0>, Quoting<1>, Quoting<2>, Quoting<3>, Quoting<4>, Quoting<5>, Quoting<6>, Quoting<7>, Quoting<8>,
+        Quoting<9>, Quoting<10>, Quoting<11>, Vec<Quoting<2>>, Option<Quoting<3>>, HashMap<String, Quoting<6>>,
+        (Quoting<11>,),
+    ];
+    for bytes in [json.as_bytes(), msgpack, secret.as_bytes()] {
+        shows_nothing::<Text, u32>(bytes, secret);
+        shows_nothing::<Text, bool>(bytes, secret);
+        shows_nothing::<Text, Parsed>(bytes, secret);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn an_error_shows_nothing_of_the_value(secret in secret(), length in 0..4_usize) {
+        let text = json_string(&secret);
+        let mp = MsgPack::encode(&secret).unwrap();
+        let pairs = |key: &[u8], value: &[u8]| [b"\x81", key, value].concat();
+        let word = |word: &str| MsgPack::encode(&word.to_owned()).unwrap();
+        // The value itself, an item, a key, a field's value, a variant, a variant's content, a tag.
+        read_as_everything(&text, &mp, &secret);
+        read_as_everything(&format!("[{text}]"), &[b"\x91", &*mp].concat(), &secret);
+        read_as_everything(&format!("{{{text}:{text}}}"), &pairs(&mp, &mp), &secret);
+        for name in ["n", "user", "id", "t", "c", "below", "Circle", "Named", "One", "start", "secs", "V4", "Unix"] {
+            read_as_everything(&format!("{{\"{name}\":{text}}}"), &pairs(&word(name), &mp), &secret);
+            read_as_everything(&format!("{{{text}:\"{name}\"}}"), &pairs(&mp, &word(name)), &secret);
+        }
+        // As bytes, and cut short.
+        let bytes = [&[0xc4, u8::try_from(secret.len()).unwrap()], secret.as_bytes()].concat();
+        read_as_everything(&text[..text.len() - 1], &bytes, &secret);
+        read_as_everything(&format!("[{text}"), &mp[..mp.len().saturating_sub(length)], &secret);
+    }
+
+    #[test]
+    fn an_error_shows_nothing_of_a_number(number in 1_000_000_007_u64..=u64::MAX) {
+        fn both<V: Serialize + DeserializeOwned>(number: u64) {
+            shows_nothing::<Json, V>(&Json::encode(&number).unwrap(), &number.to_string());
+            shows_nothing::<MsgPack, V>(&MsgPack::encode(&number).unwrap(), &number.to_string());
+            shows_nothing::<Json, V>(number.to_string().as_bytes(), &number.to_string());
+        }
+        both::<u8>(number);
+        both::<i8>(number);
+        both::<bool>(number);
+        both::<String>(number);
+        both::<Strict>(number);
+        both::<Never>(number);
+        both::<Shape>(number);
+        both::<Untagged>(number);
+        shows_nothing::<Text, u8>(number.to_string().as_bytes(), &number.to_string());
+    }
+}
+
+#[test]
+fn an_error_of_writing_shows_nothing_of_the_value() {
+    let errors = [Json::encode(&Quoting::<0>).unwrap_err(), MsgPack::encode(&Quoting::<1>).unwrap_err()];
+    for error in errors {
+        assert!(!shown(&error).contains(WRITTEN));
+    }
+}
+
+// ---- The formats stay what they are ----
+
+fn golden() -> Record {
+    Record {
+        id: 18_446_744_073_709_551_615,
+        delta: -70_000,
+        ratio: 0.1,
+        name: "Grüße, \"NATS\"\n\0".to_owned(),
+        letter: 'ß',
+        flag: true,
+        note: None,
+        parts: vec![0, 127, 128, 255, 256, 65_535],
+        labels: BTreeMap::from([(String::new(), -1), ("a".to_owned(), 1)]),
+        shape: Shape::Named { name: "box".to_owned(), tags: vec!["x".to_owned()] },
+        pair: (7, "seven".to_owned()),
+    }
+}
+
+fn stays<C: Codec<V>, V: PartialEq + Debug>(value: &V, golden: &[u8]) {
+    assert_eq!(C::encode(value).unwrap(), golden);
+    assert_eq!(&C::decode(golden).unwrap(), value);
+}
+
+#[test]
+fn json_stays_what_it_was() {
+    stays::<Json, _>(&golden(), include_bytes!("golden/record.json"));
+}
+
+#[test]
+fn msgpack_stays_what_it_was() {
+    stays::<MsgPack, _>(&golden(), include_bytes!("golden/record.msgpack"));
+}
+
+#[test]
+fn text_stays_what_it_was() {
+    stays::<Text, _>(&-70_000_i64, include_bytes!("golden/number.text"));
+}
+
+#[test]
+fn bytes_stay_what_they_were() {
+    stays::<Bytes, _>(&vec![0_u8, 255, b'\n', b'k', 0xc3], include_bytes!("golden/some.bytes"));
+}
+
+#[test]
+fn a_record_of_tomorrow_is_read_by_the_type_of_today() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Less {
+        flag: bool,
+        #[serde(default)]
+        added: u8,
+    }
+    let less = Less { flag: true, added: 0 };
+    assert_eq!(<Json as Codec<Less>>::decode(include_bytes!("golden/record.json")).unwrap(), less);
+    assert_eq!(<MsgPack as Codec<Less>>::decode(include_bytes!("golden/record.msgpack")).unwrap(), less);
+}

@@ -1,0 +1,37 @@
+//! The contract of backends, sentence by sentence: on memory, on a server, on a cluster of three.
+
+mod memory {
+    use std::sync::Arc;
+
+    use kvtyped::backend::memory::MemoryBackend;
+    use kvtyped::conformance::Subject;
+
+    kvtyped::conformance_tests!(Subject::new(Arc::new(MemoryBackend::new())));
+}
+
+mod one_server {
+    use std::sync::Arc;
+
+    use kvtyped::backend::nats::{NatsBackend, NatsOptions};
+    use kvtyped::conformance::Subject;
+
+    async fn backend() -> NatsBackend {
+        NatsBackend::connect(&harness::shared().await.url(), NatsOptions::new()).await.expect("the server is there")
+    }
+
+    kvtyped::conformance_tests!(Subject::new(Arc::new(backend().await)));
+}
+
+mod three_servers {
+    use std::sync::Arc;
+
+    use kvtyped::backend::nats::{NatsBackend, NatsOptions};
+    use kvtyped::conformance::Subject;
+
+    async fn backend() -> NatsBackend {
+        let cluster = harness::cluster::shared().await;
+        NatsBackend::connect(&cluster.urls(), NatsOptions::new()).await.expect("the cluster is there")
+    }
+
+    kvtyped::conformance_tests!(Subject::new(Arc::new(backend().await)).replicas(3));
+}

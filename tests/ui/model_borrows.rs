@@ -1,0 +1,11 @@
+use kvtyped::prelude::*;
+
+#[derive(KvModel)]
+#[kv(key = "{id}", codec = Text)]
+struct Setting<'a> {
+    id: u64,
+    #[kv(value)]
+    text: &'a str,
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use kvtyped::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, KeySegment)]
+struct Tenant(String);
+
+fn main() {}
