@@ -32,11 +32,10 @@ use futures::future::{Either, select, select_all};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::Backoff;
 use super::publish::{Publication, Verdict};
 use super::record::Stored;
 use super::wire::{Answer, Pending};
-use crate::backend::{Deadline, Guard, Write};
+use crate::backend::{Backoff, Deadline, Guard, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -80,7 +79,7 @@ impl<'a> Doubt<'a> {
         let Publication { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "a write was not acknowledged");
         let mut until = deadline.at();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
         while Instant::now() < until {
             let sight = match select(pin!(self.publication.look(deadline)), pin!(self.listen(until))).await {
                 Either::Left((sight, _)) => sight,
@@ -108,6 +107,7 @@ impl<'a> Doubt<'a> {
                     pause = COPY;
                 }
                 Ok(Sight::Open | Sight::Buried) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
                 Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not tell"),
             }
             if let Some(result) = self.listen(until.min(Instant::now() + pause)).await {
