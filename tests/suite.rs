@@ -8,5 +8,6 @@ mod keys;
 mod layering;
 mod model;
 mod modify;
+mod promises;
 mod support;
 mod verbs;

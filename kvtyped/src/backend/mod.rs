@@ -62,6 +62,7 @@
 //! Every method gives up at its deadline, at most a moment later. A dropped future of a write leaves it unknown whether
 //! the write is applied; a dropped read leaves nothing.
 
+mod backoff;
 mod deadline;
 mod entry;
 mod status;
@@ -71,6 +72,7 @@ pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
 
+pub use self::backoff::Backoff;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
 pub use self::status::{BucketStatus, Capabilities};

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::convert::{self, ApiError};
 use super::wire::{Answer, Wire};
 use super::{config, record};
-use crate::backend::{Capabilities, Deadline};
+use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The prefix of the API of the account and the server that one is connected to.
@@ -52,30 +52,6 @@ pub(super) enum Attempt {
     Whole,
 }
 
-/// A growing pause.
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    const LONGEST: Duration = Duration::from_millis(250);
-
-    pub(super) fn new() -> Self {
-        Self(Duration::from_millis(4))
-    }
-
-    /// The next pause: half of it is chance, so that those who wait for the same do not come back together.
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Self::LONGEST);
-        pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
-    }
-
-    /// Pauses; tells whether there is time left.
-    pub(super) async fn pause(&mut self, deadline: Deadline) -> bool {
-        tokio::time::sleep(self.next().min(deadline.remaining())).await;
-        !deadline.has_passed()
-    }
-}
-
 impl Api {
     pub(super) fn new(wire: Arc<Wire>, prefix: String) -> Self {
         Self { wire, prefix: prefix.into() }
@@ -106,7 +82,7 @@ impl Api {
         repeat: Repeat,
         deadline: Deadline,
     ) -> Result<Result<Value, ApiError>> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
         loop {
             let message = self.ask(verb, body, repeat, deadline).await?;
             let answer = parse(&message.payload)?;
@@ -125,7 +101,7 @@ impl Api {
     /// Asks under `<prefix>.<verb>`: the message that the server answers.
     async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
         let begun = Instant::now();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
         let (mut length, again) = match repeat {
             Repeat::UntilAnswered => (Attempt::Short, true),
             Repeat::Never => (Attempt::Whole, false),
