@@ -14,11 +14,7 @@ use crate::support::{Document, DocumentKey, Session, World, unique};
 const TIME: Duration = SECOND;
 
 /// Runs every verb at once on a server that does not answer, and tells what came of the writes.
-async fn run_every_verb(
-    world: &World,
-    sessions: &Bucket<Session>,
-    revision: Revision,
-) -> Vec<Result<Revision, Error>> {
+async fn run_every_verb(world: &World, sessions: &Bucket<Session>, revision: Revision) -> Vec<Result<Revision, Error>> {
     let session = Session::new("acme", 7).visited(1);
     let key = session.key();
     let other = Session::new("acme", 8);

@@ -23,8 +23,7 @@ async fn write_then_read(rounds: u32, read: impl Fn(Revision) -> Read + Copy) ->
             let at = usize::try_from(pair).expect("small");
             let writer = World::at(&Site::ThreeServers.nth_server(at).await.url()).await;
             let reader = World::at(&Site::ThreeServers.nth_server(at / 3).await.url()).await;
-            let (writer, reader) =
-                (seen_as::<Session>(&writer, &name).await, seen_as::<Session>(&reader, &name).await);
+            let (writer, reader) = (seen_as::<Session>(&writer, &name).await, seen_as::<Session>(&reader, &name).await);
             let session = Session::new("acme", pair);
             let mut staleness = Staleness::default();
             let mut before = Revision::ZERO;

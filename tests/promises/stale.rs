@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
-use kvtyped::ErrorKind;
 
 use crate::support::{Session, SessionKey};
 
@@ -145,12 +145,7 @@ impl RawBucket for StaleBucket {
         .boxed()
     }
 
-    fn read<'a>(
-        &'a self,
-        key: &'a Key,
-        at: At,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         async move {
             tokio::task::yield_now().await;
             // A leader that was cut off answers what was true a while ago; any other server does so more often.

@@ -22,6 +22,9 @@ pub(super) const DEFAULT_PREFIX: &str = "$JS.API";
 /// How long an answer may take before a request that can do no harm is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
+/// How long after a server of a cluster denied a stream it is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// How long nobody may answer on a server without JetStream; another, behind it, may just be starting.
 const NOBODY: Duration = Duration::from_secs(1);
 
@@ -83,10 +86,19 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Result<Value, ApiError>> {
         let mut backoff = Backoff::outage();
+        let mut looked_again = false;
         loop {
             let message = self.ask(verb, body, repeat, deadline).await?;
             let answer = parse(&message.payload)?;
             match answer {
+                // A server of a cluster that has just begun to lead may not know every stream yet.
+                Err(error) if error.is_stream_not_found() && repeat == Repeat::UntilAnswered && !looked_again => {
+                    looked_again = true;
+                    if !self.wire.is_clustered() || deadline.remaining() < LOOK_AGAIN {
+                        return Ok(Err(error));
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
                 Err(error) if error.passes() => {
                     tracing::debug!(verb, error = error.description, "JetStream is not able to answer now");
                     if !backoff.pause(deadline).await {

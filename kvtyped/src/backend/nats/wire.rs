@@ -73,6 +73,11 @@ impl Wire {
         self.client.connection_state() == State::Connected
     }
 
+    /// Whether the server is one of several.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.client.server_info().cluster.is_some()
+    }
+
     /// Grows with every connection that was made.
     pub(super) fn epoch(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
