@@ -17,7 +17,7 @@ mod stored;
 
 use std::collections::BTreeSet;
 
-use harness::{Mode, Proxy, Server};
+use harness::{Mode, Proxy, Server, wait};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, KvModel, OpenBucket};
 use tokio::time::Instant;
@@ -143,8 +143,17 @@ impl Ledger {
     async fn agrees_with(&self, documents: &Bucket<Document>) {
         let names: BTreeSet<_> = self.0.iter().map(|(document, _)| document.name.as_str()).collect();
         for name in names {
-            let past = documents.history(&DocumentKey::new(name)).await.expect("it reads");
-            for (document, result) in self.0.iter().filter(|(document, _)| document.name == name) {
+            let writes = self.0.iter().filter(|(document, _)| document.name == name);
+            let acknowledged: Vec<_> = writes.clone().filter_map(|(_, result)| result.as_ref().ok()).collect();
+            let key = DocumentKey::new(name);
+            // Any server of a cluster may answer, and one that was away has not everything yet.
+            let past = wait::until(&format!("{acknowledged:?} of {name} are there"), 20 * SECOND, async || {
+                let past = documents.history(&key).await.expect("it reads");
+                let found = |revision| past.iter().any(|version| version.revision() == revision);
+                acknowledged.iter().all(|revision| found(**revision)).then_some(past)
+            })
+            .await;
+            for (document, result) in writes {
                 let text = document.text.as_str();
                 let same = past.iter().filter(|version| version.entry().is_some_and(|entry| entry.text == text));
                 let found: Vec<_> = same.map(Version::revision).collect();

@@ -99,7 +99,7 @@
 //! # What it is not
 //!
 //! * Not a database: no queries by value, no joins. A record is found by its key or by a filter on keys.
-//! * Not linearizable when it reads. A plain read of a replicated bucket may be stale; [`Read::Leader`] and
+//! * Not linearizable when it reads. A plain read or a list of a replicated bucket may be stale; [`Read::Leader`] and
 //!   [`Read::AtLeast`] see what was acknowledged, and still a leader that was cut off may answer for some seconds. What
 //!   decides is a write that expects a revision.
 //! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Cluster, Server, wait};
 use kvtyped::prelude::*;
-use serde_json::Value;
 
 use super::{Ledger, in_time, is_unknown};
 use crate::support::{Document, DocumentKey, World, seen_as};
@@ -50,7 +49,6 @@ async fn survives(
         fault.await;
         stop.store(true, Ordering::Relaxed);
     });
-    healed(observer).await;
     let (mut acknowledged, mut unknown) = (0, 0);
     for ledger in ledgers {
         ledger.agrees_with(observer).await;
@@ -73,17 +71,6 @@ async fn more_writes(documents: &Bucket<Document>, more: u64) {
         // Whom it is connected to may be the one that is gone.
         let now = documents.status().await.ok()?.last_revision.get();
         (now >= *before.get_or_insert(now) + more).then_some(())
-    })
-    .await;
-}
-
-/// Waits until every server that stores the bucket has all of it: any of them may answer for its history.
-async fn healed(documents: &Bucket<Document>) {
-    wait::until("every replica is current", 2 * PATIENT, async || {
-        let info = documents.status().await.ok()?.raw?;
-        let replicas = info["cluster"]["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let current = |replica: &Value| replica["current"] == true && replica["lag"].as_u64().unwrap_or_default() == 0;
-        replicas.iter().all(current).then_some(())
     })
     .await;
 }

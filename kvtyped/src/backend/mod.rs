@@ -61,8 +61,8 @@
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!
-//! Every method gives up at its deadline, at most a moment later. A dropped future of a write leaves it unknown whether
-//! the write is applied; a dropped read leaves nothing.
+//! A scan is as fresh as a read of [`Read::Any`]. Every method gives up at its deadline, at most a moment later. A
+//! dropped future of a write leaves it unknown whether the write is applied; a dropped read leaves nothing.
 
 mod backoff;
 mod deadline;

@@ -20,6 +20,9 @@ impl<T: KvModel> ReadBucket<T> {
     /// What does not decode is an `Err` in its place, with its key and revision; the stream goes on behind it. A record
     /// that is written while the list is read may be in it twice, or not.
     ///
+    /// In a replicated bucket any server that stores it may answer, as for a plain read: a list may miss what was just
+    /// acknowledged, and more where that server has just come back.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
@@ -81,6 +84,8 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// Reads all that is kept of a key, oldest first: records, deletes, purges, expiries.
+    ///
+    /// In a replicated bucket it is as fresh as a [`list`](Self::list).
     ///
     /// ```
     /// # use kvtyped::prelude::*;
