@@ -146,6 +146,13 @@ pub(super) fn level(raw: &Map<String, Value>) -> u64 {
     level.and_then(|level| level.parse().ok()).unwrap_or_default()
 }
 
+/// Whether the server that told this configuration is of this version, or newer.
+pub(super) fn is_version(raw: &Map<String, Value>, wanted: [u64; 3]) -> bool {
+    let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
+    std::array::from_fn::<u64, 3, _>(|_| numbers.next().unwrap_or_default()) >= wanted
+}
+
 /// Where a mirror that maps subjects keeps them, if it is one: below the second name rather than below its origin's.
 pub(super) fn mapped_prefix(raw: &Map<String, Value>, bucket: &str) -> Option<String> {
     let own = subject_prefix(bucket);
