@@ -79,7 +79,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     let history = prop_oneof![Just(1), Just(3), Just(64)];
     let storage = prop_oneof![Just(Storage::File), Just(Storage::Memory)];
     let small = prop_oneof![3 => Just(None), 1 => (60..400_u32).prop_map(Some)];
-    let full = prop_oneof![2 => Just(None), 1 => (200..3_000_u64).prop_map(Some)];
+    let full = prop_oneof![1 => Just(None), 1 => (200..1_500_u64).prop_map(Some)];
     (history, storage, small, full, any::<bool>()).prop_map(
         |(history, storage, max_value_size, max_bytes, limit_markers)| Settings {
             history,
@@ -133,7 +133,8 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn kind() -> impl Strategy<Value = WriteKind> {
-    let value = prop_oneof![4 => 0..40_usize, 1 => 40..500_usize];
+    // Many of one size: what a full bucket takes depends on it.
+    let value = prop_oneof![3 => Just(10_usize), 3 => 0..40_usize, 1 => 40..500_usize];
     prop_oneof![
         6 => value.prop_map(|size| WriteKind::Put(vec![b'v'; size].into())),
         2 => Just(WriteKind::Delete),
@@ -195,7 +196,7 @@ fn step() -> BoxedStrategy<Step> {
     });
     let update = (
         proptest::option::of(prop_oneof![Just(1), Just(3), Just(64)]),
-        proptest::option::of(60..400_u32),
+        proptest::option::weighted(0.2, 60..400_u32),
         proptest::option::weighted(0.3, 200..3_000_u64),
     );
     let update =
@@ -371,7 +372,7 @@ impl StateMachineTest for MemoryIsAServer {
 }
 
 prop_state_machine! {
-    #![proptest_config(Config { cases: cases(40), max_shrink_iters: 4_096, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: cases(100), max_shrink_iters: 4_096, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn memory_answers_as_a_server_does(sequential 5..60 => MemoryIsAServer);
