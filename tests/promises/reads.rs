@@ -76,6 +76,9 @@ async fn naive_reads_right_after_a_write_miss_it() {
             reads += 1;
             missed += usize::from(entry.is_none_or(|entry| entry.revision() < written));
         }
+        if missed > 0 && visits > 100 {
+            break;
+        }
     }
     println!("{missed} of {reads} plain reads were stale");
     assert!(missed > 0, "none of {reads} plain reads was stale: the tests of kvtyped prove nothing");
