@@ -48,6 +48,25 @@
 //!   (`a_scan_of_many_keys_gives_them_all`).
 //! * A scan of headers leaves the values out (`a_scan_of_headers_leaves_the_values_out`).
 //!
+//! Watching, one sitting at a time (what goes on after its end is decided above):
+//! * A watch begins with the facts of the bucket, tells what is there, then `Ready`, then what is written, in the order of
+//!   revisions, each entry once (`a_watch_tells_what_is_there_then_ready_then_news`).
+//! * Where nothing matches, it is ready at once (`a_watch_of_nothing_is_ready_at_once`).
+//! * Since the newest, it tells each key's newest entry, marker or not; since the history, every entry that is kept
+//!   (`a_watch_of_history_tells_every_entry`); since now, only what is written later
+//!   (`a_watch_since_now_tells_nothing_old`); after a revision, what is kept of a later one
+//!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
+//!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
+//! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
+//! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
+//!   told to (`a_watch_of_headers_leaves_the_values_out`).
+//! * While nothing happens it tells that it is alive, and how far it is (`a_watch_tells_that_it_is_alive`).
+//! * If its bucket goes, it ends within seconds, with `BucketNotFound` (`a_watch_ends_with_its_bucket`). If it cannot go
+//!   on for another reason, it ends with `Unavailable`: an error that names no key is its last word.
+//! * A reader that does not read costs a bounded amount of memory; whatever it misses is made up for by newer entries of
+//!   the same keys, or ends the sitting (`a_watch_that_is_not_read_costs_little`).
+//! * When it is dropped, nothing of it stays on the server (`a_dropped_watch_leaves_nothing`).
+//!
 //! Buckets:
 //! * `create` refuses a name that is taken, `open` finds none where there is none, and `delete` tells whether there was
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
@@ -65,6 +84,7 @@
 mod deadline;
 mod entry;
 mod status;
+mod watch;
 mod write;
 
 pub mod memory;
@@ -74,6 +94,7 @@ pub mod nats;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
 pub use self::status::{BucketStatus, Capabilities};
+pub use self::watch::{Begun, Signal, Since, Watch};
 pub use self::write::{Guard, OperationId, Write, WriteKind};
 
 use std::fmt;
@@ -131,6 +152,11 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
     /// ends it.
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>>;
+
+    /// Tells what is there, and then what changes, for one sitting.
+    ///
+    /// Errors are as of [`scan`](Self::scan).
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>>;
 }
 
 /// Which entry of a key is read, and how sure it must be.
