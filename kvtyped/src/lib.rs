@@ -121,6 +121,7 @@ extern crate self as kvtyped;
 pub mod prelude;
 mod store;
 // In reading order, from the top of the house to its ground.
+mod watch;
 mod bucket;
 pub mod model;
 pub mod backend;
@@ -151,6 +152,9 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+pub use crate::watch::{
+    Cache, CacheChange, CacheChanges, Event, Events, Index, Live, OpenCache, OpenLive, WaitFor, Watch,
+};
 pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]

@@ -18,3 +18,4 @@ pub use crate::model::{Filter, KvModel};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use kvtyped_derive::{KeySegment, KvModel};
+pub use crate::watch::{Cache, Event, Live};

@@ -13,7 +13,7 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
-mod decode;
+pub(crate) mod decode;
 
 pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};
@@ -180,7 +180,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.closed.store(true, Ordering::Release);
     }
 
-    fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
+    pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
         }
@@ -189,6 +189,11 @@ impl<T: KvModel> ReadBucket<T> {
 
     fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
         Error::from(error).within(operation, self.name(), None)
+    }
+
+    /// How long an operation may take unless it is told otherwise.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.timeout
     }
 
     fn deadline(&self, timeout: Option<Duration>) -> Deadline {
