@@ -46,6 +46,16 @@ on_both_backends! {
         assert_eq!(config.limit_markers, Some(Duration::from_secs(90)));
     }
 
+    async fn markers_are_left_where_they_fit(world: World) {
+        let plain = world.bucket::<Session>().await;
+        assert!(plain.config().limit_markers.is_some());
+        // A marker that does not fit would keep its value from expiring: nobody gets it unasked.
+        let full: Bucket<Session> = world.fresh().max_bytes(10_000).await.unwrap();
+        assert_eq!(full.config().limit_markers, None);
+        let error = full.put(&Session::new("acme", 7)).ttl(Duration::from_secs(60)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+    }
+
     async fn a_bucket_is_found_again_with_its_records(world: World) {
         let first = world.bucket::<Document>().await;
         first.put(&Document::new("a", "one")).await.unwrap();

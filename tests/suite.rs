@@ -6,5 +6,6 @@ mod conformance;
 mod keys;
 mod layering;
 mod modify;
+mod promises;
 mod support;
 mod verbs;

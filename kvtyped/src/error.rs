@@ -366,7 +366,7 @@ impl fmt::Display for ErrorKind {
                     None => Ok(()),
                 }
             }
-            Self::BucketFull => f.write_str("the bucket is full; raise its `max_bytes`, or let it expire something"),
+            Self::BucketFull => f.write_str("the bucket is full, and takes no delete either; raise its `max_bytes`"),
             Self::Unsupported { needs, found } => write!(f, "needs {needs}, found {found}"),
             Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),

@@ -30,6 +30,8 @@
 //! Expiry, where [`Capabilities::key_ttl`] says so:
 //! * A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision
 //!   (`a_ttl_removes_the_value_and_leaves_a_marker`); an entry tells its TTL (`an_entry_carries_its_ttl`).
+//!   The marker is a write that must fit: a bucket that is full, or whose `max_value_size` is under 100 bytes, keeps what
+//!   should expire, and a bucket that waits for room by expiry alone waits for ever.
 //! * A purge with a TTL leaves a marker that goes without another (`a_purge_marker_with_a_ttl_goes_in_silence`).
 //! * A write without a TTL over one that has one does not expire (`a_later_write_without_a_ttl_stays`).
 //! * The bucket's own TTL removes every value (`the_bucket_ttl_removes_values`).
@@ -81,6 +83,7 @@
 //! Every method gives up at its deadline, at most a moment later. A dropped future of a write leaves it unknown whether
 //! the write is applied; a dropped read leaves nothing.
 
+mod backoff;
 mod deadline;
 mod entry;
 mod status;
@@ -91,6 +94,7 @@ pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
 
+pub use self::backoff::Backoff;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
 pub use self::status::{BucketStatus, Capabilities};

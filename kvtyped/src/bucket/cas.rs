@@ -1,8 +1,7 @@
 //! The one compare-and-set loop.
 
 use super::Bucket;
-use super::backoff::Backoff;
-use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
+use crate::backend::{At, Backoff, Deadline, RawEntry, Read, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -57,7 +56,7 @@ impl<T: KvModel> Bucket<T> {
         let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
         let started = tokio::time::Instant::now();
         let raw = self.raw(operation)?;
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::contention();
         let mut attempts = 0;
         let mut newest = match first {
             First::Assume(entry) => entry,
@@ -84,8 +83,7 @@ impl<T: KvModel> Bucket<T> {
                 return Err(located(exhausted(attempts, started, conflict)).into());
             }
             newest = loop {
-                let wait = deadline.bound(tokio::time::sleep(backoff.next())).await;
-                if wait.is_err() {
+                if !backoff.pause(deadline).await {
                     return Err(located(exhausted(attempts, started, conflict)).into());
                 }
                 match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {

@@ -13,7 +13,6 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
-mod backoff;
 mod decode;
 
 pub use self::change::{Change, ModifyError};

@@ -48,7 +48,9 @@ pub struct BucketConfig {
     /// How long the marker of an expired value stays, so that watchers hear of it; 1 s at least.
     ///
     /// A bucket without this refuses the TTL of a single key. Where nothing is said, a new bucket that keeps one
-    /// revision of each key, or has a `ttl`, gets [`BucketConfig::LIMIT_MARKERS`] if the server can (2.11).
+    /// revision of each key, or has a `ttl`, gets [`BucketConfig::LIMIT_MARKERS`] if the server can (2.11); not one with
+    /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
+    /// that is full once would stay full.
     pub limit_markers: Option<Duration>,
 }
 
@@ -98,7 +100,8 @@ impl BucketConfig {
         self.storage.get_or_insert_default();
         self.replicas.get_or_insert(1);
         self.compression.get_or_insert(false);
-        if limit_markers && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
+        let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
+        if limit_markers && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
             self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
         }
         self

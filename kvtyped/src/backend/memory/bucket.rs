@@ -61,9 +61,7 @@ impl BucketState {
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = Size::of(&write, &self.config.name);
         size.check(limits::MAX_PAYLOAD)?;
-        if let Some(limit) = self.config.max_value_size {
-            size.check(usize::try_from(limit).unwrap_or(usize::MAX))?;
-        }
+        self.check_size(size)?;
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));
@@ -72,8 +70,7 @@ impl BucketState {
             limits::check_guard(guard, self.newest(&guard.key))?;
         }
         write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
-        let record = self.record(Size::of(&write, &self.config.name), &write.key);
-        limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(&write.key))?;
+        let record = self.admit(Size::of(&write, &self.config.name), &write.key)?;
 
         let Write { key, kind, guard: _, ttl, id } = write;
         let (operation, value) = match kind {
@@ -157,9 +154,16 @@ impl BucketState {
         Some(stored)
     }
 
-    /// The size of the record of a message of this size.
-    pub(super) fn record(&self, size: Size, key: &Key) -> u64 {
-        size.record(self.config.storage.unwrap_or_default(), &self.config.name, key)
+    /// Whether a message of this size may be stored now; the size of its record.
+    pub(super) fn admit(&self, size: Size, key: &Key) -> Result<u64> {
+        self.check_size(size)?;
+        let record = size.record(self.config.storage.unwrap_or_default(), &self.config.name, key);
+        limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(key))?;
+        Ok(record)
+    }
+
+    fn check_size(&self, size: Size) -> Result<()> {
+        size.check(self.config.max_value_size.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     /// The revision of the newest entry of a key.

@@ -10,7 +10,12 @@ use bytes::Bytes;
 use super::bucket::{BucketState, Stored};
 use super::limits::Size;
 use crate::backend::Operation;
+use crate::error::Result;
+use crate::key::Key;
 use crate::ttl::Ttl;
+
+/// After what time a server tries again to write a marker that did not fit.
+const RETRY: Duration = Duration::from_secs(2);
 
 impl BucketState {
     /// Lets go of everything that is due by now, in the order in which it was due.
@@ -18,29 +23,35 @@ impl BucketState {
     /// An entry goes at its own time or at the bucket's, whichever comes first, and never before. If it was the last of
     /// its key and the bucket has limit markers, a marker takes its place: under a new revision, created at that time,
     /// and due itself in turn. The markers of an expiry and of a purge go without another; that of a delete does not.
+    ///
+    /// The marker is a write like another: where it does not fit, the entry stays, until it does.
     pub(super) fn advance(&mut self, now: Duration) {
         while let Some(&(at, revision)) = self.due.first().filter(|(at, _)| *at <= now) {
-            // What is due is stored; were it not, this would be the end of it.
-            self.due.remove(&(at, revision));
-            let Some(stored) = self.remove(revision) else { continue };
-            let was_last = !self.keys.contains_key(&stored.key);
-            let was_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
-            if was_last
-                && !was_marker
-                && let Some(lives) = self.markers_live()
-            {
-                let record = self.record(Size::of_expired_marker(lives), &stored.key);
-                self.store(Stored {
-                    key: stored.key,
-                    at,
-                    operation: Operation::Expired,
-                    value: Bytes::new(),
-                    ttl: Some(lives),
-                    id: None,
-                    record,
-                });
+            self.due.pop_first();
+            let Some(stored) = self.entries.get(&revision) else { continue };
+            let is_last = self.keys.get(&stored.key).is_some_and(|revisions| revisions.len() == 1);
+            let is_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
+            match self.markers_live().filter(|_| is_last && !is_marker) {
+                None => {
+                    self.remove(revision);
+                }
+                Some(lives) => match self.expired_marker(stored.key.clone(), at, lives) {
+                    Ok(marker) => {
+                        self.store(marker);
+                    }
+                    Err(_) => {
+                        self.due.insert((now + RETRY, revision));
+                    }
+                },
             }
         }
+    }
+
+    fn expired_marker(&self, key: Key, at: Duration, lives: Ttl) -> Result<Stored> {
+        let size = Size::of_expired_marker(lives);
+        let record = self.admit(size, &key)?;
+        let operation = Operation::Expired;
+        Ok(Stored { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
     }
 
     /// When an entry goes.

@@ -7,8 +7,7 @@
 //! * Every read is fresh, whatever [`Read`](crate::Read) says.
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
-//! * An entry expires exactly on time (a server is some hundred milliseconds late), and also where the bucket has no
-//!   room for its marker.
+//! * An entry expires exactly on time; a server is some hundred milliseconds late.
 //! * When the last handle goes, so does everything that was stored.
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.

@@ -115,6 +115,22 @@ async fn the_marker_of_a_purge_expires_in_silence_and_that_of_a_delete_does_not(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_stays_until_there_is_room_for_its_marker() {
+    let backend = MemoryBackend::new();
+    let mut config = BucketConfig::new("b");
+    config.max_bytes = Some(600);
+    let bucket = backend.create(config, soon()).await.unwrap();
+    write(&bucket, put("k", "").with_ttl(seconds(1))).await.unwrap();
+    write(&bucket, put("full", &"x".repeat(300))).await.unwrap();
+    tokio::time::advance(60 * SECOND).await;
+    assert_eq!(newest(&bucket, "k").await.unwrap().operation, Operation::Put);
+    let mut change = BucketConfig::new("b");
+    change.max_bytes = Some(1000);
+    backend.update(change, soon()).await.unwrap();
+    assert_eq!(newest(&bucket, "k").await.unwrap().operation, Operation::Expired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_bucket_ttl_leaves_one_marker_for_a_key() {
     let bucket = bucket(|config| {
         config.history = Some(3);

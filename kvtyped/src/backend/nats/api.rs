@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::convert::{self, ApiError};
 use super::wire::{Answer, Wire};
 use super::{config, record};
-use crate::backend::{Capabilities, Deadline};
+use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The prefix of the API of the account and the server that one is connected to.
@@ -21,6 +21,9 @@ pub(super) const DEFAULT_PREFIX: &str = "$JS.API";
 
 /// How long an answer may take before a request that can do no harm is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How long after a server of a cluster denied a stream it is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long nobody may answer on a server without JetStream; another, behind it, may just be starting.
 const NOBODY: Duration = Duration::from_secs(1);
@@ -50,30 +53,6 @@ pub(super) enum Attempt {
     Long,
     /// Until the deadline.
     Whole,
-}
-
-/// A growing pause.
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    const LONGEST: Duration = Duration::from_millis(250);
-
-    pub(super) fn new() -> Self {
-        Self(Duration::from_millis(4))
-    }
-
-    /// The next pause: half of it is chance, so that those who wait for the same do not come back together.
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Self::LONGEST);
-        pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
-    }
-
-    /// Pauses; tells whether there is time left.
-    pub(super) async fn pause(&mut self, deadline: Deadline) -> bool {
-        tokio::time::sleep(self.next().min(deadline.remaining())).await;
-        !deadline.has_passed()
-    }
 }
 
 impl Api {
@@ -106,11 +85,20 @@ impl Api {
         repeat: Repeat,
         deadline: Deadline,
     ) -> Result<Result<Value, ApiError>> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
+        let mut looked_again = false;
         loop {
             let message = self.ask(verb, body, repeat, deadline).await?;
             let answer = parse(&message.payload)?;
             match answer {
+                // A server of a cluster that has just begun to lead may not know every stream yet.
+                Err(error) if error.is_stream_not_found() && repeat == Repeat::UntilAnswered && !looked_again => {
+                    looked_again = true;
+                    if !self.wire.is_clustered() || deadline.remaining() < LOOK_AGAIN {
+                        return Ok(Err(error));
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
                 Err(error) if error.passes() => {
                     tracing::debug!(verb, error = error.description, "JetStream is not able to answer now");
                     if !backoff.pause(deadline).await {
@@ -125,7 +113,7 @@ impl Api {
     /// Asks under `<prefix>.<verb>`: the message that the server answers.
     async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
         let begun = Instant::now();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
         let (mut length, again) = match repeat {
             Repeat::UntilAnswered => (Attempt::Short, true),
             Repeat::Never => (Attempt::Whole, false),

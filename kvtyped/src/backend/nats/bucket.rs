@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::{config, publish, read, record, scan};
+use super::{config, echo, publish, read, record, scan};
 use crate::backend::{At, BucketStatus, Deadline, RawBucket, RawEntry, Scan, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +50,7 @@ impl NatsBucket {
         let duplicate_window =
             Duration::from_nanos(raw.get("duplicate_window").and_then(Value::as_u64).unwrap_or_default());
         let owner = config.mirror.as_ref().map_or(&*config.name, |origin| &*origin.bucket);
-        let prefix = config::mapped_prefix(&raw, &config.name).unwrap_or_else(|| config::subject_prefix(owner));
+        let prefix = echo::mapped_prefix(&raw, &config.name).unwrap_or_else(|| config::subject_prefix(owner));
         let elsewhere = config.mirror.as_ref().and_then(|origin| origin.external_api());
         let leader_api = elsewhere.map_or_else(|| api.clone(), |prefix| api.elsewhere(prefix));
         let written = config::subject_prefix(owner);
@@ -65,7 +65,7 @@ impl NatsBucket {
             prefix,
             write_prefix,
             direct,
-            heeds_headers: config::level(&raw) >= 1,
+            heeds_headers: echo::level(&raw) >= 1,
             leader_api,
             duplicate_window,
             config,
@@ -111,7 +111,7 @@ impl Place {
     async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
         let info = self.api.stream(&self.config.name, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        config::status(info)
+        echo::status(info)
     }
 }
 

@@ -1,17 +1,12 @@
-//! A bucket's settings as a stream's configuration, there and back (ADR-8, ADR-57).
+//! A bucket's settings as a stream's configuration (ADR-8, ADR-57); [`echo`](super::echo) is the way back.
 //!
 //! The configuration stays JSON, so that an update keeps what this version does not know.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use serde_json::{Map, Value, json};
 
-use super::{convert, record};
-use crate::backend::{BucketStatus, Capabilities};
+use crate::backend::Capabilities;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage, nanos};
 use crate::error::{Error, Result};
-use crate::revision::Revision;
 
 /// The name of the stream of a bucket.
 pub(super) fn stream_name(bucket: &str) -> String {
@@ -26,13 +21,6 @@ pub(super) fn bucket_name(stream: &str) -> Option<&str> {
 /// What the subjects of a bucket begin with.
 pub(super) fn subject_prefix(bucket: &str) -> String {
     format!("$KV.{bucket}.")
-}
-
-/// Where a mirror that maps subjects keeps them, if it is one: below the second name rather than below its origin's.
-pub(super) fn mapped_prefix(raw: &Map<String, Value>, bucket: &str) -> Option<String> {
-    let own = subject_prefix(bucket);
-    let transforms = raw.get("mirror")?.get("subject_transforms")?.as_array()?;
-    transforms.iter().any(|transform| text(transform, "dest").is_some_and(|dest| dest.starts_with(&own))).then_some(own)
 }
 
 /// Whether the server can do what is wanted.
@@ -137,12 +125,6 @@ fn fit_duplicate_window(raw: &mut Map<String, Value>, ttl: i64) {
     }
 }
 
-/// The level of the JetStream API of the server that told this configuration; 0 before there were levels.
-pub(super) fn level(raw: &Map<String, Value>) -> u64 {
-    let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
-    level.and_then(|level| level.parse().ok()).unwrap_or_default()
-}
-
 fn storage_name(storage: Storage) -> &'static str {
     match storage {
         Storage::File => "file",
@@ -191,7 +173,7 @@ fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
 }
 
 /// A filter as the other side of a mapping: its nth `*` is what was there.
-fn destination(keys: &str) -> String {
+pub(super) fn destination(keys: &str) -> String {
     let mut wildcards = 0;
     let mut token = |token: &str| {
         if token == "*" {
@@ -203,138 +185,13 @@ fn destination(keys: &str) -> String {
     keys.split('.').map(&mut token).collect::<Vec<_>>().join(".")
 }
 
-/// What is wanted, in the words in which it is told afterwards.
-pub(super) fn normal(wanted: &BucketConfig) -> BucketConfig {
-    let mut config = wanted.clone();
-    for source in config.mirror.iter_mut().chain(&mut config.sources) {
-        *source = source_in_other_words(source);
-    }
-    config.description = config.description.filter(|text| !text.is_empty());
-    config.placement = config.placement.filter(|placement| *placement != Placement::default());
-    config
-}
-
-fn source_in_other_words(source: &Source) -> Source {
-    let api = source.external_api();
-    let domain = api.as_deref().and_then(domain_of).map(str::to_owned);
-    let api_prefix = if domain.is_some() { None } else { api.clone() };
-    let deliver_prefix = source.deliver_prefix.clone().filter(|prefix| !prefix.is_empty() && api.is_some());
-    let keys = source.keys.clone().filter(|keys| keys != ">");
-    Source { domain, api_prefix, deliver_prefix, keys, ..source.clone() }
-}
-
-/// The domain of which this is the prefix.
-fn domain_of(api: &str) -> Option<&str> {
-    let domain = api.strip_prefix("$JS.")?.strip_suffix(".API")?;
-    (!domain.is_empty() && !domain.contains('.')).then_some(domain)
-}
-
-/// The settings of a bucket, and the configuration of its stream, from the stream's information.
-pub(super) fn of_info(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
-    let raw = info["config"].as_object().ok_or_else(|| convert::backend("JetStream told no configuration"))?;
-    let name = raw.get("name").and_then(Value::as_str).and_then(bucket_name).unwrap_or_default();
-    Ok((read(name, raw)?, raw.clone()))
-}
-
-/// The settings of the bucket of this name.
-fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig> {
-    let number = |field: &str| raw.get(field).and_then(Value::as_i64).filter(|number| *number > 0);
-    let duration = |field: &str| number(field).map(|nanos| Duration::from_nanos(nanos.unsigned_abs()));
-    let history = number("max_msgs_per_subject").ok_or_else(|| {
-        Error::invalid_config(format!("`KV_{name}` is a stream that is no bucket: it keeps no history for each key"))
-    })?;
-    let flag = |field: &str| raw.get(field).and_then(Value::as_bool).unwrap_or_default();
-    let mut config = BucketConfig::new(name);
-    config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
-    config.ttl = duration("max_age");
-    config.max_value_size = number("max_msg_size").and_then(|size| u32::try_from(size).ok());
-    config.max_bytes = number("max_bytes").map(i64::unsigned_abs);
-    config.storage = Some(match raw.get("storage").and_then(Value::as_str) {
-        Some("memory") => Storage::Memory,
-        _ => Storage::File,
-    });
-    config.replicas = Some(number("num_replicas").and_then(|replicas| u8::try_from(replicas).ok()).unwrap_or(1));
-    config.compression = Some(raw.get("compression").and_then(Value::as_str) == Some("s2"));
-    config.description = raw.get("description").and_then(Value::as_str).filter(|d| !d.is_empty()).map(str::to_owned);
-    config.placement = raw.get("placement").map(read_placement).filter(|placement| *placement != Placement::default());
-    config.republish = raw.get("republish").filter(|value| value.is_object()).map(read_republish);
-    config.mirror = raw.get("mirror").filter(|value| value.is_object()).map(|origin| read_source(origin, name));
-    let sources = raw.get("sources").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    config.sources = sources.iter().map(|source| read_source(source, name)).collect();
-    config.metadata = read_metadata(raw.get("metadata"));
-    config.limit_markers = duration("subject_delete_marker_ttl").filter(|_| flag("allow_msg_ttl"));
-    Ok(config)
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
-    value[field].as_str().filter(|text| !text.is_empty())
-}
-
-fn read_placement(raw: &Value) -> Placement {
-    let tags = raw["tags"].as_array().map(Vec::as_slice).unwrap_or_default();
-    Placement {
-        cluster: text(raw, "cluster").map(str::to_owned),
-        tags: tags.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-    }
-}
-
-fn read_republish(raw: &Value) -> Republish {
-    Republish {
-        source: text(raw, "src").unwrap_or(">").to_owned(),
-        destination: text(raw, "dest").unwrap_or_default().to_owned(),
-        headers_only: raw["headers_only"].as_bool().unwrap_or_default(),
-    }
-}
-
-fn read_source(raw: &Value, bucket: &str) -> Source {
-    let stream = text(raw, "name").unwrap_or_default();
-    let mut source = Source::new(bucket_name(stream).unwrap_or(stream));
-    let below = subject_prefix(&source.bucket);
-    // Only a mapping of our own making is taken for a filter.
-    let mapping = raw["subject_transforms"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mapped = match mapping {
-        [only] => text(only, "src")
-            .and_then(|src| src.strip_prefix(&below))
-            .filter(|keys| text(only, "dest") == Some(&format!("{}{}", subject_prefix(bucket), destination(keys)))),
-        _ => None,
-    };
-    let filtered = text(raw, "filter_subject").and_then(|filter| filter.strip_prefix(&below));
-    source.keys = mapped.or(filtered).filter(|keys| *keys != ">").map(str::to_owned);
-    source.start_revision = raw["opt_start_seq"].as_u64().filter(|revision| *revision > 0);
-    if let Some(api) = text(&raw["external"], "api") {
-        match domain_of(api) {
-            Some(domain) => source.domain = Some(domain.to_owned()),
-            None => source.api_prefix = Some(api.to_owned()),
-        }
-        source.deliver_prefix = text(&raw["external"], "deliver").map(str::to_owned);
-    }
-    source
-}
-
-fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
-    let notes = raw.and_then(Value::as_object).into_iter().flatten();
-    let notes = notes.filter(|(key, _)| !key.starts_with("_nats."));
-    notes.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
-}
-
-/// How a bucket is now, from its stream's information.
-pub(super) fn status(info: Value) -> Result<BucketStatus> {
-    let (config, _) = of_info(&info)?;
-    let created = text(&info, "created").and_then(record::time);
-    let created = created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))?;
-    let mut status = BucketStatus::new(config, "JetStream", created);
-    let count = |field: &str| info["state"][field].as_u64().unwrap_or_default();
-    status.values = count("messages");
-    status.bytes = count("bytes");
-    status.last_revision = Revision::new(count("last_seq"));
-    status.raw = Some(info);
-    Ok(status)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::time::Duration;
+
+    use super::super::echo::{normal, of_info, read};
     use super::*;
 
     fn full() -> BucketConfig {

@@ -18,7 +18,8 @@
 //!   key tells what it followed, so this can be told of a key without history too, if its writers look before they
 //!   write.
 //! * *Otherwise nobody knows*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)). A key without
-//!   history that was overwritten by a write without a guard tells nothing of what was there before.
+//!   history that was overwritten by a write without a guard tells nothing of what was there before; only a replicated
+//!   bucket still knows the id of a guarded write, and answers another copy with its revision.
 //!
 //! A definite error therefore always means: not applied, and never will be. The answer of a leader that was cut off can
 //! be old, but not wrong: that our entry is there, and what an entry directly followed, stays true.
@@ -31,11 +32,10 @@ use futures::future::{Either, select, select_all};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::Backoff;
 use super::publish::{Publication, Verdict};
 use super::record::Stored;
 use super::wire::{Answer, Pending};
-use crate::backend::{Deadline, Guard, Write};
+use crate::backend::{Backoff, Deadline, Guard, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -79,7 +79,7 @@ impl<'a> Doubt<'a> {
         let Publication { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "a write was not acknowledged");
         let mut until = deadline.at();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::outage();
         while Instant::now() < until {
             let sight = match select(pin!(self.publication.look(deadline)), pin!(self.listen(until))).await {
                 Either::Left((sight, _)) => sight,
@@ -96,14 +96,18 @@ impl<'a> Doubt<'a> {
                 Ok(Sight::Buried) if !self.buried => {
                     self.buried = true;
                     until = until.min(Instant::now() + LAST_HOPE);
+                    // It can do no harm, and a replicated bucket may still know the id.
+                    if self.may_send_again() {
+                        self.send_again();
+                    }
                 }
                 Ok(Sight::Open) if self.refusal.is_some() => break,
                 Ok(Sight::Open) if self.may_send_again() => {
-                    tracing::debug!(stream = place.stream, key = %write.key, "writing again under the same id");
-                    self.unanswered.push(self.publication.send());
+                    self.send_again();
                     pause = COPY;
                 }
                 Ok(Sight::Open | Sight::Buried) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
                 Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not tell"),
             }
             if let Some(result) = self.listen(until.min(Instant::now() + pause)).await {
@@ -147,6 +151,12 @@ impl<'a> Doubt<'a> {
             Some(_) => self.begun.elapsed() * 2 < place.duplicate_window,
         };
         protected && place.api.wire().is_connected()
+    }
+
+    fn send_again(&mut self) {
+        let Publication { place, write, .. } = self.publication;
+        tracing::debug!(stream = place.stream, key = %write.key, "writing again under the same id");
+        self.unanswered.push(self.publication.send());
     }
 
     /// Nobody knows.

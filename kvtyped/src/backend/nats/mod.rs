@@ -10,7 +10,7 @@
 //! | `connect` | a URL and options, and the connection that they make |
 //! | `wire` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
-//! | `config` | a bucket's settings as a stream's configuration |
+//! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `read` | one entry |
@@ -25,6 +25,7 @@ mod connect;
 mod consumer;
 mod convert;
 mod doubt;
+mod echo;
 mod publish;
 mod read;
 mod record;
@@ -133,8 +134,8 @@ impl NatsBackend {
         config::check(&config, able)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (now, raw) = config::of_info(&info)?;
-        if config::normal(&config).differences(&now).is_empty() {
+        let (now, raw) = echo::of_info(&info)?;
+        if echo::normal(&config).differences(&now).is_empty() {
             return Ok(Arc::new(NatsBucket::new(&self.api, now, raw)));
         }
         let mut wanted = raw.clone();
@@ -148,8 +149,8 @@ impl NatsBackend {
     /// The bucket that a server says it has made, if it is the one that was wanted: a server ignores what it does not
     /// know.
     fn echoed(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
-        let (config, raw) = config::of_info(&info)?;
-        if let Some(difference) = config::normal(wanted).differences(&config).first() {
+        let (config, raw) = echo::of_info(&info)?;
+        if let Some(difference) = echo::normal(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
                 format!("{}, which made it {}", able.backend, difference.found),
@@ -161,7 +162,7 @@ impl NatsBackend {
     async fn find(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
-        let (config, raw) = config::of_info(&info)?;
+        let (config, raw) = echo::of_info(&info)?;
         Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw))))
     }
 

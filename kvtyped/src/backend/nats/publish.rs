@@ -11,13 +11,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::{self, Backoff};
+use super::api;
 use super::bucket::Place;
 use super::convert::{self, ApiError};
 use super::doubt::Doubt;
 use super::record::header;
 use super::wire::{Answer, Pending};
-use crate::backend::{Deadline, Write, WriteKind};
+use crate::backend::{Backoff, Deadline, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -28,7 +28,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let publication = Publication::new(place, &write, deadline);
     publication.check()?;
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::outage();
     loop {
         place.api.wire().connected(deadline).await?;
         let mut pending = publication.send();

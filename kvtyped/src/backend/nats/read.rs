@@ -5,12 +5,12 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Attempt, Backoff};
+use super::api::Attempt;
 use super::bucket::Place;
 use super::convert;
 use super::record::Stored;
 use super::wire::Answer;
-use crate::backend::{At, Deadline, RawEntry, Read};
+use crate::backend::{At, Backoff, Deadline, RawEntry, Read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -82,7 +82,7 @@ async fn direct(
     otherwise: &Value,
     deadline: Deadline,
 ) -> Result<Option<Stored>> {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::outage();
     let mut allowed = place.direct;
     loop {
         if !allowed {

@@ -13,11 +13,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::api::Backoff;
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::record::Stored;
-use crate::backend::{Deadline, RawEntry, Scan};
+use crate::backend::{Backoff, Deadline, RawEntry, Scan};
 use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
@@ -63,7 +62,7 @@ impl Scanning {
             place,
             scan,
             consumer: None,
-            backoff: Backoff::new(),
+            backoff: Backoff::outage(),
             last: Revision::ZERO,
             given: HashSet::new(),
             hasher: RandomState::new(),

@@ -19,7 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// How often a waiting request looks whether its connection still is the one that it was sent on.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// How long closing may take.
+/// How long closing waits for the answers to what is under way.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long closing may take after that.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long an answer may still come after the server denied a request on the same subject.
@@ -30,6 +33,8 @@ pub(super) struct Wire {
     client: Client,
     violations: Option<Arc<Violations>>,
     closed: AtomicBool,
+    /// Shared with every request on its way.
+    under_way: Arc<()>,
 }
 
 /// What came of a request.
@@ -52,7 +57,7 @@ pub(super) enum Answer {
 
 impl Wire {
     pub(super) fn new(client: Client, violations: Option<Arc<Violations>>) -> Self {
-        Self { client, violations, closed: AtomicBool::new(false) }
+        Self { client, violations, closed: AtomicBool::new(false), under_way: Arc::new(()) }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -66,6 +71,11 @@ impl Wire {
 
     pub(super) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Whether the server is one of several.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.client.server_info().cluster.is_some()
     }
 
     /// Grows with every connection that was made.
@@ -105,12 +115,18 @@ impl Wire {
             denied: None,
             subject,
             epoch: Some(self.epoch()),
+            _under_way: Arc::clone(&self.under_way),
         }
     }
 
     /// Sends what is to be sent, and closes the connection.
     pub(super) async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
+        // What is under way may well get its answer.
+        let answered = Instant::now() + LAST_ANSWERS;
+        while self.is_connected() && Arc::strong_count(&self.under_way) > 1 && Instant::now() < answered {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let closing = async {
             // Draining begins where the last command ends; once it is over, no command is taken any more.
             if self.client.drain().await.is_ok() {
@@ -138,6 +154,7 @@ pub(super) struct Pending {
     subject: String,
     /// The connection that it is sent on; `None` once it broke.
     epoch: Option<u64>,
+    _under_way: Arc<()>,
 }
 
 impl Pending {
@@ -153,7 +170,15 @@ impl Pending {
             let slice = enough.min(Instant::now() + SLICE);
             tokio::select! {
                 biased;
-                reply = &mut self.reply => return convert::of_reply(reply),
+                reply = &mut self.reply => {
+                    let answer = convert::of_reply(reply);
+                    if let Answer::Broken = answer {
+                        // The connection was closed for good: there is nothing to wait for any more.
+                        self.reply = std::future::pending().boxed();
+                        self.epoch = None;
+                    }
+                    return answer;
+                }
                 denied = denied(&mut self.denials, &self.subject), if self.denied.is_none() => {
                     self.denied = Some((denied, Instant::now() + GRACE));
                 }

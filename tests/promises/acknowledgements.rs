@@ -1,0 +1,170 @@
+//! Acknowledgements that are lost.
+
+use harness::Mode;
+use kvtyped::ErrorKind;
+use kvtyped::prelude::*;
+
+use super::{Behind, Ledger, SECOND, Site, in_time, is_unknown, on_both_sites};
+use crate::support::{Document, DocumentKey};
+
+/// How long an operation may take in these tests: longer than it takes to find out.
+const PATIENT: Duration = Duration::from_secs(8);
+
+async fn nothing() {}
+
+/// P5, P4: found by its id, under the revision that it has.
+async fn a_lost_acknowledgement_of_put(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
+    let mut ledger = Ledger::default();
+    ledger.note(old.clone(), behind.past.put(&old).await);
+    let result = behind.losing_the_answer(behind.through.put(&new).timeout(PATIENT), nothing()).await;
+    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
+    assert_eq!((stored.text.as_str(), result.as_ref().ok()), ("new", Some(&stored.revision())));
+    ledger.note(new, result);
+    ledger.agrees_with(&behind.past).await;
+}
+
+async fn a_lost_acknowledgement_of_create(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let new = Document::new("a", "new");
+    let mut ledger = Ledger::default();
+    let result = behind.losing_the_answer(behind.through.create(&new).timeout(PATIENT), nothing()).await;
+    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
+    assert_eq!(result.as_ref().ok(), Some(&stored.revision()), "not `AlreadyExists` by ourselves: {result:?}");
+    ledger.note(new, result);
+    ledger.agrees_with(&behind.past).await;
+}
+
+async fn a_lost_acknowledgement_of_update(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
+    let mut ledger = Ledger::default();
+    let first = behind.past.put(&old).await;
+    let revision = *first.as_ref().unwrap();
+    ledger.note(old, first);
+    let update = behind.through.update(&new, revision).timeout(PATIENT);
+    let result = behind.losing_the_answer(update, nothing()).await;
+    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("there");
+    assert_eq!(result.as_ref().ok(), Some(&stored.revision()), "not a conflict with ourselves: {result:?}");
+    ledger.note(new, result);
+    ledger.agrees_with(&behind.past).await;
+}
+
+async fn a_lost_acknowledgement_of_delete(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let key = DocumentKey::new("a");
+    for guarded in [false, true] {
+        let revision = behind.past.put(&Document::new("a", "there")).await.unwrap();
+        let delete = behind.through.delete(&key).timeout(PATIENT);
+        let delete = if guarded { delete.if_revision(revision) } else { delete };
+        let marker = behind.losing_the_answer(delete, nothing()).await.expect("it is found by its id");
+        let past = behind.past.history(&key).await.unwrap();
+        assert!(matches!(past.last(), Some(Version::Removed { revision, .. }) if *revision == marker), "{past:?}");
+    }
+    assert_eq!(behind.past.history(&key).await.unwrap().len(), 4, "each was applied once");
+}
+
+async fn a_lost_acknowledgement_of_purge(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let key = DocumentKey::new("a");
+    behind.past.put(&Document::new("a", "there")).await.unwrap();
+    let purge = behind.through.purge(&key).timeout(PATIENT);
+    let marker = behind.losing_the_answer(purge, nothing()).await.expect("it is found by its id");
+    assert_eq!(behind.past.status().await.unwrap().last_revision, marker, "it was applied once");
+}
+
+async fn a_lost_acknowledgement_of_modify(site: Site) {
+    let behind = Behind::<Document>::new(site).await;
+    let key = DocumentKey::new("a");
+    behind.past.put(&Document::new("a", "-")).await.unwrap();
+    let lost = behind.proxy.dropped_replies();
+    let mut runs = 0;
+    let modify = behind.through.modify(&key, |document| {
+        // What was read has come; what is written now is not acknowledged.
+        behind.proxy.set(Mode::DropReplies);
+        runs += 1;
+        document.text += "x";
+    });
+    let entry = behind.until_an_answer_is_lost(lost, modify.timeout(PATIENT), nothing()).await.unwrap();
+    assert_eq!((runs, entry.text.as_str()), (1, "-x"));
+    let stored = behind.past.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    assert_eq!((stored.text.as_str(), stored.revision()), ("-x", entry.revision()));
+}
+
+on_both_sites! {
+    /// P5, P4.
+    async fn a_write_whose_acknowledgement_is_lost_is_found_by_its_id(site: Site) {
+        tokio::join!(
+            a_lost_acknowledgement_of_put(site),
+            a_lost_acknowledgement_of_create(site),
+            a_lost_acknowledgement_of_update(site),
+            a_lost_acknowledgement_of_delete(site),
+            a_lost_acknowledgement_of_purge(site),
+            a_lost_acknowledgement_of_modify(site),
+        );
+    }
+
+    /// P5, P4, P8: no answer of any kind comes any more, so nobody can know, and nobody guesses.
+    async fn a_write_without_any_answer_is_unknown_when_its_time_is_over(site: Site) {
+        let time = 2 * SECOND;
+        let behind = Behind::<Document>::new(site).await;
+        let there = behind.past.put(&Document::new("there", "old")).await.unwrap();
+        let gone = DocumentKey::new("gone");
+        behind.past.put(&Document::new("gone", "old")).await.unwrap();
+        let put = Document::new("put", "p");
+        let create = Document::new("create", "c");
+        let update = Document::new("there", "u");
+        let again = Document::new("there", "create over what is there");
+        behind.proxy.set(Mode::DropReplies);
+        let (put_result, create_result, update_result, again_result, deleted) = tokio::join!(
+            in_time("put", time, behind.through.put(&put).timeout(time)),
+            in_time("create", time, behind.through.create(&create).timeout(time)),
+            in_time("update", time, behind.through.update(&update, there).timeout(time)),
+            in_time("create", time, behind.through.create(&again).timeout(time)),
+            in_time("delete", time, behind.through.delete(&gone).timeout(time)),
+        );
+        behind.proxy.set(Mode::Pass);
+        let mut ledger = Ledger::default();
+        for (document, result) in
+            [(put, put_result), (create, create_result), (update, update_result), (again, again_result)]
+        {
+            assert!(is_unknown(&result), "{}: {result:?}", document.text);
+            ledger.note(document, result);
+        }
+        assert!(is_unknown(&deleted), "{deleted:?}");
+        ledger.agrees_with(&behind.past).await;
+        // What did arrive is there once, and what could not be applied is not.
+        for (key, texts) in [("put", &["p"][..]), ("create", &["c"]), ("there", &["old", "u"])] {
+            let past = behind.past.history(&DocumentKey::new(key)).await.unwrap();
+            let found: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.as_str()).collect();
+            assert_eq!(found, texts);
+        }
+        assert_eq!(behind.past.history(&gone).await.unwrap().len(), 2, "a put and one marker");
+        // The handle is as good as new.
+        behind.through.put(&Document::new("there", "later")).await.unwrap();
+    }
+
+    /// P5, P4: what is lost is a refusal.
+    async fn a_refusal_that_is_lost_is_never_taken_for_a_success(site: Site) {
+        let behind = Behind::<Document>::new(site).await;
+        let first = behind.past.put(&Document::new("a", "old")).await.unwrap();
+        let newer = Document::new("a", "newer");
+        behind.past.update(&newer, first).await.unwrap();
+        let late = Document::new("a", "late");
+        let result = behind.losing_the_answer(behind.through.update(&late, first).timeout(PATIENT), nothing()).await;
+        let error = result.as_ref().expect_err("another came first");
+        // What followed was written by another, and says what it followed.
+        assert!(matches!(error.kind(), ErrorKind::Conflict { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+
+        let again = Document::new("a", "again");
+        let created = behind.losing_the_answer(behind.through.create(&again).timeout(PATIENT), nothing()).await;
+        created.as_ref().expect_err("there is a record");
+
+        let mut ledger = Ledger::default();
+        ledger.note(late, result);
+        ledger.note(again, created);
+        ledger.agrees_with(&behind.past).await;
+    }
+}

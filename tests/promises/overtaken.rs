@@ -1,0 +1,147 @@
+//! Acknowledgements that are lost while another writes the same key.
+
+use harness::Mode;
+use kvtyped::prelude::*;
+
+use super::{Behind, Ledger, SECOND, Site, in_time, is_unknown, on_both_sites};
+use crate::support::{Document, DocumentKey, Session, SessionKey};
+
+const PATIENT: Duration = Duration::from_secs(8);
+
+on_both_sites! {
+    /// P6, P4.
+    async fn a_write_is_found_in_the_history_although_another_came_after_it(site: Site) {
+        let behind = Behind::<Document>::new(site).await;
+        let theirs = |name: &str| Document::new(name, "theirs");
+        let (put, update) = (Document::new("put", "mine"), Document::new("update", "mine"));
+        let create = Document::new("create", "mine");
+        let over = |name: &'static str| {
+            let past = &behind.past;
+            async move {
+                past.put(&theirs(name)).await.expect("theirs is written");
+            }
+        };
+        let first = behind.past.put(&Document::new("update", "old")).await.unwrap();
+
+        let mut ledger = Ledger::default();
+        let result = behind.losing_the_answer(behind.through.put(&put).timeout(PATIENT), over("put")).await;
+        ledger.note(put, result);
+        let result = behind.losing_the_answer(behind.through.create(&create).timeout(PATIENT), over("create")).await;
+        ledger.note(create, result);
+        let guarded = behind.through.update(&update, first).timeout(PATIENT);
+        let result = behind.losing_the_answer(guarded, over("update")).await;
+        ledger.note(update, result);
+        for (document, result) in &ledger.0 {
+            assert!(result.is_ok(), "{}: {result:?}", document.name);
+            let now = behind.past.get(&document.key()).read(Read::Leader).await.unwrap().expect("theirs");
+            assert_eq!(now.text, "theirs");
+        }
+        ledger.agrees_with(&behind.past).await;
+    }
+
+    /// P6: nothing of ours is left to be found; the server itself may still remember the id of a guarded write.
+    async fn without_history_a_write_that_was_overwritten_is_told_right_or_unknown(site: Site) {
+        let behind = Behind::<Session>::new(site).await;
+        let session = Session::new("acme", 7);
+        let written = async || behind.past.status().await.unwrap().last_revision.get();
+        let theirs = async || {
+            behind.past.put(&session.clone().visited(99)).await.expect("theirs is written");
+        };
+
+        let put = behind.through.put(&session).timeout(PATIENT);
+        let result = behind.losing_the_answer(put, theirs()).await;
+        assert!(is_unknown(&result), "{result:?}");
+        assert_eq!(written().await, 2, "it was applied once");
+
+        let revision = behind.past.put(&session).await.unwrap();
+        let mine = session.clone().visited(1);
+        let update = behind.through.update(&mine, revision).timeout(PATIENT);
+        let result = behind.losing_the_answer(update, theirs()).await;
+        match (site, &result) {
+            (Site::ThreeServers, Ok(found)) => assert_eq!(found.get(), revision.get() + 1),
+            (Site::OneServer, result) if is_unknown(result) => {}
+            _ => panic!("{result:?}"),
+        }
+        assert_eq!(written().await, 5, "it was applied once");
+        let now = behind.past.get(&session.key()).read(Read::Leader).await.unwrap().expect("theirs");
+        assert_eq!(now.visits, 99);
+    }
+
+    /// P6: theirs says what it followed, and that was not ours.
+    async fn without_history_a_write_that_came_too_late_is_a_conflict(site: Site) {
+        let behind = Behind::<Session>::new(site).await;
+        let session = Session::new("acme", 7);
+        let revision = behind.past.put(&session).await.unwrap();
+        behind.past.update(&session.clone().visited(99), revision).await.unwrap();
+        let mine = session.clone().visited(1);
+        let update = behind.through.update(&mine, revision).timeout(PATIENT);
+        let error = behind.losing_the_answer(update, async {}).await.unwrap_err();
+        assert!(error.is_conflict() && error.outcome() == Outcome::NotApplied, "{error}");
+        assert_eq!(behind.past.status().await.unwrap().last_revision.get(), 2, "nothing else was written");
+    }
+
+    /// P6, P9: copies of a guarded write wait in a socket until another has written.
+    async fn a_guarded_write_that_arrives_late_is_refused(site: Site) {
+        let behind = Behind::<Document>::new(site).await;
+        let key = DocumentKey::new("a");
+        let first = behind.past.put(&Document::new("a", "old")).await.unwrap();
+        let (late, created) = (Document::new("a", "late"), Document::new("b", "late"));
+        behind.proxy.set(Mode::Stall);
+        let (late_result, created_result) = tokio::join!(
+            in_time("update", SECOND, behind.through.update(&late, first).timeout(SECOND)),
+            in_time("create", SECOND, behind.through.create(&created).timeout(SECOND)),
+        );
+        assert!(is_unknown(&late_result) && is_unknown(&created_result), "{late_result:?} {created_result:?}");
+        behind.past.put(&Document::new("a", "newer")).await.unwrap();
+        behind.past.put(&Document::new("b", "newer")).await.unwrap();
+
+        behind.proxy.set(Mode::Pass);
+        // It waits behind the copies, on the same connection.
+        behind.through.put(&Document::new("a", "last")).timeout(PATIENT).await.unwrap();
+        let past = behind.past.history(&key).await.unwrap();
+        let texts: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.as_str()).collect();
+        assert_eq!(texts, ["old", "newer", "last"]);
+        assert_eq!(behind.past.history(&DocumentKey::new("b")).await.unwrap().len(), 1, "theirs");
+    }
+
+    /// P5, P6: what was handed to a connection that broke is sent again if a guard protects it.
+    async fn a_guarded_write_survives_a_connection_that_breaks(site: Site) {
+        let behind = Behind::<Document>::new(site).await;
+        let mut ledger = Ledger::default();
+        let mut revision = behind.past.put(&Document::new("a", "first")).await.unwrap();
+        for number in 0..5 {
+            let document = Document::new("a", &number.to_string());
+            behind.proxy.set(Mode::Stall);
+            let update = behind.through.update(&document, revision).timeout(PATIENT);
+            let (result, ()) = tokio::join!(update.into_future(), async {
+                // What the connection holds by then is lost.
+                tokio::task::yield_now().await;
+                behind.proxy.cut();
+                behind.proxy.set(Mode::Pass);
+            });
+            revision = *result.as_ref().expect("it is written in the end");
+            ledger.note(document, result);
+        }
+        ledger.agrees_with(&behind.past).await;
+        assert_eq!(behind.past.status().await.unwrap().last_revision, revision);
+        assert_eq!(behind.past.get(&DocumentKey::new("a")).read(Read::Leader).await.unwrap().expect("there").text, "4");
+    }
+
+    /// P6: a counter by `modify` counts what it says it counted, whichever acknowledgements are lost.
+    async fn increments_whose_acknowledgements_are_lost_count_once(site: Site) {
+        let behind = Behind::<Session>::new(site).await;
+        let key = SessionKey::new("acme", 7);
+        behind.past.put(&Session::new("acme", 7)).await.unwrap();
+        for round in 1..=3_u32 {
+            let lost = behind.proxy.dropped_replies();
+            let modify = behind.through.modify(&key, |session| {
+                behind.proxy.set(Mode::DropReplies);
+                session.visits += 1;
+            });
+            let entry = behind.until_an_answer_is_lost(lost, modify.timeout(PATIENT), async {}).await.unwrap();
+            assert_eq!(entry.visits, round);
+        }
+        assert_eq!(behind.past.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 3);
+        assert_eq!(behind.past.status().await.unwrap().last_revision.get(), 4, "each was written once");
+    }
+}

@@ -1,0 +1,75 @@
+//! What is stored of a write, as a plain client sees it.
+
+use std::collections::HashSet;
+
+use async_nats::jetstream::stream::Stream;
+use kvtyped::prelude::*;
+
+use super::{Behind, Site, on_both_sites};
+use crate::support::{Document, Session};
+
+async fn stream(site: Site, bucket: &str) -> Stream {
+    let client = async_nats::connect(site.server().await.url()).await.unwrap();
+    async_nats::jetstream::new(client).get_stream(format!("KV_{bucket}")).await.unwrap()
+}
+
+/// A header of what is stored at a revision.
+async fn header(stream: &Stream, revision: Revision, name: &str) -> Option<String> {
+    let message = stream.get_raw_message(revision.get()).await.expect("it is stored");
+    message.headers.get(name).map(|value| value.as_str().to_owned())
+}
+
+on_both_sites! {
+    /// P7: no id is given twice, so no write is taken for another, also where it is sent again.
+    async fn every_write_has_an_id_and_a_revision_of_its_own(site: Site) {
+        let behind = Behind::<Document>::new(site).await;
+        let mut revisions = Vec::new();
+        for key in ["a", "b"] {
+            let mine = Document::new(key, "same");
+            revisions.push(behind.through.put(&mine).await.unwrap());
+            let last = *revisions.last().expect("pushed");
+            revisions.push(behind.losing_the_answer(behind.through.update(&mine, last), async {}).await.unwrap());
+            revisions.push(behind.losing_the_answer(behind.through.put(&mine), async {}).await.unwrap());
+        }
+        let both = [Document::new("c", "same"), Document::new("d", "same")];
+        let creates = both.iter().map(|document| behind.through.create(document).into_future());
+        let creates = futures::future::try_join_all(creates);
+        revisions.extend(behind.losing_the_answer(creates, async {}).await.unwrap());
+        revisions.push(behind.through.delete(&both[0].key()).await.unwrap());
+
+        let distinct: HashSet<_> = revisions.iter().collect();
+        assert_eq!(distinct.len(), revisions.len());
+        assert_eq!(behind.past.status().await.unwrap().last_revision.get(), revisions.len() as u64);
+        let stream = stream(site, behind.past.name()).await;
+        let mut ids = HashSet::new();
+        for revision in revisions {
+            let id = header(&stream, revision, "Nats-Msg-Id").await.expect("every write has one");
+            assert!(ids.insert(id), "revision {revision} has the id of another");
+        }
+    }
+
+    /// P17, and P16 for what is written over markers: the TTL is in the message, rounded up.
+    async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: Site) {
+        let world = site.world().await;
+        let sessions: Bucket<Session> = site.fresh(&world).await.unwrap();
+        let stream = stream(site, sessions.name()).await;
+        let session = Session::new("acme", 7);
+        let key = session.key();
+        for (asked, stored) in [(1_000, "1"), (1_001, "2"), (1_900, "2"), (2_000, "2"), (2_001, "3"), (59_999, "60")] {
+            let ttl = Duration::from_millis(asked);
+            let is_stored = async |revision| {
+                assert_eq!(header(&stream, revision, "Nats-TTL").await.as_deref(), Some(stored), "{ttl:?}");
+                revision
+            };
+            let last = is_stored(sessions.put(&session).ttl(ttl).await.unwrap()).await;
+            let last = is_stored(sessions.update(&session, last).ttl(ttl).await.unwrap()).await;
+            assert!(is_stored(sessions.touch(&key).ttl(ttl).await.unwrap()).await > last);
+            sessions.delete(&key).await.unwrap();
+            is_stored(sessions.create(&session).ttl(ttl).await.unwrap()).await;
+            sessions.purge(&key).await.unwrap();
+            is_stored(sessions.create(&session).ttl(ttl).await.unwrap()).await;
+            let entry = sessions.modify(&key, |session| session.visits += 1).ttl(ttl).await.unwrap();
+            is_stored(entry.revision()).await;
+        }
+    }
+}
