@@ -63,8 +63,9 @@
 //! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
 //!   told to (`a_watch_of_headers_leaves_the_values_out`).
 //! * While nothing happens it tells that it is alive, and how far it is (`a_watch_tells_that_it_is_alive`).
-//! * If its bucket goes, it ends within seconds, with `BucketNotFound` (`a_watch_ends_with_its_bucket`). If it cannot go
-//!   on for another reason, it ends with `Unavailable`: an error that names no key is its last word.
+//! * If its bucket goes, it ends within seconds, with `BucketNotFound`, also where another bucket has the name by then
+//!   (`a_watch_ends_with_its_bucket`). If it cannot go on for another reason, it ends with `Unavailable`: an error that
+//!   names no key is its last word.
 //! * A reader that does not read costs a bounded amount of memory; whatever it misses is made up for by newer entries of
 //!   the same keys, or ends the sitting (`a_watch_that_is_not_read_costs_little`).
 //! * When it is dropped, nothing of it stays on the server (`a_dropped_watch_leaves_nothing`).
@@ -157,7 +158,7 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// ends it.
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>>;
 
-    /// Tells what is there, and then what changes, for one sitting.
+    /// Tells what is there, and then what changes, for one sitting, which begins when it is first asked.
     ///
     /// Errors are as of [`scan`](Self::scan).
     fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>>;

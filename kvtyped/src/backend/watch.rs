@@ -61,6 +61,6 @@ pub struct Begun {
     /// The revision of its last write.
     pub last_revision: Revision,
     /// Of a watch [`Since::After`] a revision: whether every later write is kept, so that no removal was missed in
-    /// between. Always true of the others.
+    /// between; not so if that revision is still to come, for then it is one of another bucket. Always true of the others.
     pub complete: bool,
 }

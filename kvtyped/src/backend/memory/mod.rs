@@ -18,6 +18,7 @@ mod limits;
 mod state;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 
 use self::bucket::{BucketState, Stored};
 use self::state::State;
-use super::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
+use super::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Signal, Watch, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -122,11 +123,14 @@ impl MemoryBucket {
     /// Does something with the bucket of this name as it is now.
     fn with<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
         let mut state = self.shared.lock();
-        // Asked under the lock, so that the order of the clock is the order of the writes.
-        let (bucket, now) =
-            state.bucket(&self.config.name, self.shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let (bucket, now) = find(&mut state, &self.shared, &self.config.name)?;
         act(bucket, now)
     }
+}
+
+/// The bucket of a name as it is now. The clock is asked under the lock, so that its order is the order of the writes.
+fn find<'a>(state: &'a mut State, shared: &Shared, name: &str) -> Result<(&'a mut BucketState, Duration)> {
+    state.bucket(name, shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))
 }
 
 /// What every operation begins with: nothing is done after its deadline, and whoever does nothing but such operations
@@ -235,5 +239,9 @@ impl RawBucket for MemoryBucket {
             stream::iter(entries.unwrap_or_else(|error| vec![Err(error)]))
         };
         stream::once(listed).flatten().boxed()
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        watch::watch(Arc::clone(&self.shared), self.config.name.clone(), watch)
     }
 }
