@@ -10,8 +10,8 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::{config, echo, publish, read, record, scan};
-use crate::backend::{At, BucketStatus, Deadline, RawBucket, RawEntry, Scan, Write};
+use super::{config, echo, publish, read, record, scan, watch};
+use crate::backend::{At, BucketStatus, Deadline, RawBucket, RawEntry, Scan, Signal, Watch, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -134,6 +134,10 @@ impl RawBucket for NatsBucket {
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
         scan::scan(Arc::clone(&self.place), scan)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        watch::watch(Arc::clone(&self.place), watch)
     }
 }
 

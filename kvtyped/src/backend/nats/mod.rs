@@ -15,6 +15,7 @@
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `read` | one entry |
 //! | `consumer`, `scan` | many entries |
+//! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
 //! | `convert` | errors: the server's and the client's become the library's here, and only here |
 
@@ -30,6 +31,7 @@ mod publish;
 mod read;
 mod record;
 mod scan;
+mod watch;
 mod wire;
 
 pub use self::connect::NatsOptions;
