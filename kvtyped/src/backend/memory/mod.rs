@@ -9,7 +9,9 @@
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time (a server is some hundred milliseconds late), and also where the bucket has no
 //!   room for its marker.
-//! * When the last handle goes, so does everything that was stored.
+//! * A watch tells what is kept when its reader asks: of a key that is written faster than that, fewer entries than a
+//!   server sends.
+//! * When the last handle goes, so does everything that was stored. A watch is a handle.
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.
 
