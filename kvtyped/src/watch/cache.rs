@@ -231,7 +231,7 @@ async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>>) {
         match news {
             Ok(News::Entry(raw)) => {
                 reached = raw.revision;
-                let (key, new) = match told(&raw) {
+                let (key, new) = match told::<T>(&raw) {
                     Event::Put(entry) => (entry.key().clone(), Some(Arc::new(entry))),
                     Event::Removed { key, .. } => (key, None),
                     Event::Undecodable { error, .. } => {

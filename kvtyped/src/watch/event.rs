@@ -104,9 +104,7 @@ impl<T: KvModel> Events<T> {
             Ok(News::Lagging(behind)) => Event::Lagging { behind },
             Ok(News::Alive(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
-                Some(key) => {
-                    Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error }
-                },
+                Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
                 None => return Some(Err(error.within("watch", &self.bucket, None))),
             },
         };

@@ -304,6 +304,9 @@ impl<T: KvModel> Clone for Live<T> {
 
 impl<T: KvModel + fmt::Debug> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("value", &self.inner.shared.value.load()).field("revision", &self.revision()).finish()
+        f.debug_struct("Live")
+            .field("value", &self.inner.shared.value.load())
+            .field("revision", &self.revision())
+            .finish()
     }
 }

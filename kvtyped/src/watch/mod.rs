@@ -146,11 +146,17 @@ impl<T: KvModel> Watch<'_, T> {
     fn since(&self) -> Result<Since> {
         let illegal = |what: &str| Err(Error::invalid_config(what));
         match (self.updates_only, self.history, self.from) {
-            (true, true, _) => illegal("`updates_only` and `history` exclude each other: one wants nothing old, one all"),
-            (true, _, Some(_)) => illegal("`updates_only` and `from_revision` exclude each other: each says where to begin"),
+            (true, true, _) => {
+                illegal("`updates_only` and `history` exclude each other: one wants nothing old, one all")
+            }
+            (true, _, Some(_)) => {
+                illegal("`updates_only` and `from_revision` exclude each other: each says where to begin")
+            }
             (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each says where to begin"),
             (true, ..) => Ok(Since::Now),
-            (_, true, _) if self.coalesce => illegal("`history` and `coalesce` exclude each other: one wants every revision"),
+            (_, true, _) if self.coalesce => {
+                illegal("`history` and `coalesce` exclude each other: one wants every revision")
+            }
             (_, true, _) => Ok(Since::History),
             (.., Some(revision)) => Ok(Since::After(Revision::new(revision.get().saturating_sub(1)))),
             _ => Ok(Since::Newest),
