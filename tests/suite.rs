@@ -3,8 +3,10 @@
 mod buckets;
 mod codecs;
 mod conformance;
+mod interop;
 mod keys;
 mod layering;
+mod model;
 mod modify;
 mod promises;
 mod support;

@@ -131,7 +131,8 @@ async fn wrong_credentials_are_told_at_once() {
 #[tokio::test]
 async fn naive_put_without_permission_times_out() {
     let server = guarded().await;
-    let client = async_nats::connect(url(server, "guest", "guest")).await.unwrap();
+    let options = async_nats::ConnectOptions::with_user_and_password("guest".into(), "guest".into());
+    let client = options.connect(server.url()).await.unwrap();
     let jetstream = async_nats::jetstream::ContextBuilder::new().timeout(2 * SOON).build(client);
     let secret = jetstream.get_key_value("secret").await.unwrap();
     let start = tokio::time::Instant::now();

@@ -1,1 +1,153 @@
-//! x
+//! Servers that die and come back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::{Cluster, Server, wait};
+use kvtyped::prelude::*;
+
+use super::{Ledger, in_time, is_unknown};
+use crate::support::{Document, DocumentKey, World, seen_as};
+
+/// How long a write may take: longer than a server is gone.
+const PATIENT: Duration = Duration::from_secs(20);
+
+/// How long a write may take that is not sent twice: where its acknowledgement is lost, it waits for it in vain.
+const HASTY: Duration = Duration::from_secs(4);
+
+/// Writes again and again until told to stop: new records, blind writes, and guarded ones over what was just written.
+async fn write_on(writer: usize, documents: Bucket<Document>, stop: &AtomicBool) -> Ledger {
+    let mut ledger = Ledger::default();
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let document = |text: &str| Document::new(&format!("{writer}.{round}"), text);
+        let (created, put, updated) = (document("created"), document("put"), document("updated"));
+        let result = in_time("create", PATIENT, documents.create(&created).timeout(PATIENT)).await;
+        ledger.note(created, result);
+        let result = in_time("put", HASTY, documents.put(&put).timeout(HASTY)).await;
+        let revision = result.as_ref().ok().copied();
+        ledger.note(put, result);
+        if let Some(revision) = revision {
+            let result = in_time("update", PATIENT, documents.update(&updated, revision).timeout(PATIENT)).await;
+            ledger.note(updated, result);
+        }
+    }
+    ledger
+}
+
+/// Runs writers while `fault` does its worst, and compares what they were told with what is there. Tells how many
+/// writes were acknowledged, and how many of the others may have been applied.
+async fn survives(
+    writers: Vec<Bucket<Document>>,
+    observer: &Bucket<Document>,
+    fault: impl Future<Output = ()>,
+) -> (usize, usize) {
+    let stop = AtomicBool::new(false);
+    let running = writers.iter().enumerate().map(|(n, bucket)| write_on(n, bucket.clone(), &stop));
+    let (ledgers, ()) = tokio::join!(futures::future::join_all(running), async {
+        fault.await;
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (mut acknowledged, mut unknown) = (0, 0);
+    for ledger in ledgers {
+        ledger.agrees_with(observer).await;
+        for (document, result) in &ledger.0 {
+            match result {
+                Ok(_) => acknowledged += 1,
+                // What a guard protects is found, or written again.
+                Err(error) => assert_eq!(document.text, "put", "{error}"),
+            }
+            unknown += usize::from(is_unknown(result));
+        }
+    }
+    (acknowledged, unknown)
+}
+
+/// Waits until this many entries were written since.
+async fn more_writes(documents: &Bucket<Document>, more: u64) {
+    let before = documents.status().await.expect("it answers").last_revision.get();
+    wait::until("writes go on", PATIENT, async || {
+        let now = documents.status().await.ok()?.last_revision.get();
+        (now >= before + more).then_some(())
+    })
+    .await;
+}
+
+/// P4, P5: killed twice in the midst of writes.
+#[tokio::test]
+async fn what_a_server_acknowledged_is_there_when_it_comes_back() {
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let observer = world.bucket::<Document>().await;
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push(seen_as(&World::at(&server.url()).await, observer.name()).await);
+    }
+    let fault = async {
+        for _ in 0..2 {
+            more_writes(&observer, 100).await;
+            server.kill().await;
+            server.restart().await;
+        }
+        more_writes(&observer, 100).await;
+    };
+    let (acknowledged, unknown) = survives(writers, &observer, fault).await;
+    println!("{acknowledged} acknowledged, {unknown} unknown");
+    assert!(acknowledged >= 300);
+}
+
+/// P4, P5: what begins while the server is down is written as soon as it is up.
+#[tokio::test]
+async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let documents = world.bucket::<Document>().await;
+    let first = documents.put(&Document::new("a", "old")).await.unwrap();
+    server.kill().await;
+    let (create, update) = (Document::new("b", "created"), Document::new("a", "updated"));
+    let key = DocumentKey::new("a");
+    let (created, updated, read, ()) = tokio::join!(
+        in_time("create", PATIENT, documents.create(&create).timeout(PATIENT)),
+        in_time("update", PATIENT, documents.update(&update, first).timeout(PATIENT)),
+        in_time("get", PATIENT, documents.get(&key).timeout(PATIENT)),
+        server.restart(),
+    );
+    assert!(created.is_ok() && updated.is_ok(), "{created:?} {updated:?}");
+    assert!(read.unwrap().is_some());
+    let mut ledger = Ledger::default();
+    ledger.note(create, created);
+    ledger.note(update, updated);
+    ledger.agrees_with(&documents).await;
+}
+
+/// P4, P5: the leader is killed, and later the next one frozen, in the midst of writes.
+#[tokio::test]
+async fn what_a_cluster_acknowledged_survives_its_leaders() {
+    let cluster = Cluster::start(3).await;
+    let world = World::at(&cluster.urls()).await;
+    let observer: Bucket<Document> = world.fresh().replicas(3).await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..3 {
+        writers.push(seen_as(&World::at(&cluster.urls()).await, observer.name()).await);
+    }
+    let stream = format!("KV_{}", observer.name());
+    let leader =
+        async || wait::until("the stream has a leader", 3 * PATIENT, async || cluster.leader_of(&stream).await).await;
+    let fault = async {
+        more_writes(&observer, 50).await;
+        let first = leader().await;
+        cluster.node(first).kill().await;
+        more_writes(&observer, 50).await;
+        cluster.node(first).restart().await;
+        cluster.ready().await;
+        let second = leader().await;
+        cluster.node(second).freeze();
+        more_writes(&observer, 50).await;
+        cluster.node(second).thaw();
+        more_writes(&observer, 50).await;
+    };
+    let (acknowledged, unknown) = survives(writers, &observer, fault).await;
+    println!("{acknowledged} acknowledged, {unknown} unknown");
+    assert!(acknowledged > 150);
+}

@@ -48,7 +48,7 @@ on_both_sites! {
             behind.past.put(&session.clone().visited(99)).await.expect("theirs is written");
         };
 
-        let put = behind.through.put(&session).timeout(PATIENT);
+        let put = behind.through.put(&session).timeout(2 * SECOND);
         let result = behind.losing_the_answer(put, theirs()).await;
         assert!(is_unknown(&result), "{result:?}");
         assert_eq!(written().await, 2, "it was applied once");

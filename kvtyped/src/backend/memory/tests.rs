@@ -121,7 +121,7 @@ async fn a_value_stays_until_there_is_room_for_its_marker() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("b");
     config.max_bytes = Some(600);
-    config.limit_markers = Some(5 * SECOND);
+    config.limit_markers = Some(BucketConfig::LIMIT_MARKERS);
     let bucket = backend.create(config, soon()).await.unwrap();
     write(&bucket, put("k", "").with_ttl(seconds(1))).await.unwrap();
     write(&bucket, put("full", &"x".repeat(300))).await.unwrap();
