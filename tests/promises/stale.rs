@@ -173,6 +173,10 @@ impl RawBucket for StaleBucket {
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {
         self.raw.scan(scan)
     }
+
+    fn watch(&self, watch: kvtyped::backend::Watch) -> BoxStream<'static, Result<kvtyped::backend::Signal, Error>> {
+        self.raw.watch(watch)
+    }
 }
 
 const WRITERS: u64 = 8;
