@@ -89,6 +89,10 @@ impl<T: KvModel> Events<T> {
         Self { news, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
     }
 
+    pub(super) fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
     /// The event that news are, if they are one.
     fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
         let event = match news {

@@ -226,7 +226,7 @@ impl<T: KvModel> Keeper<T> {
                 Ok(_) => continue,
                 Err(error) => error,
             };
-            self.error = Some(error);
+            self.error = Some(error.within("live", self.events.bucket(), None));
             return Some(None);
         }
     }
