@@ -17,6 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
+/// The first server that counts right what is to come for several filters at once; older ones count too few.
+const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
+
 /// One bucket.
 pub(super) struct NatsBucket {
     place: Arc<Place>,
@@ -39,6 +42,8 @@ pub(super) struct Place {
     /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
     /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
     pub(super) heeds_headers: bool,
+    /// Whether the server counts right what is to come for several filters at once.
+    pub(super) counts_filters: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
 }
@@ -66,6 +71,7 @@ impl NatsBucket {
             write_prefix,
             direct,
             heeds_headers: echo::level(&raw) >= 1,
+            counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
             leader_api,
             duplicate_window,
             config,
