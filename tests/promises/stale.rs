@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
+use kvtyped::backend::{
+    At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
@@ -174,7 +176,7 @@ impl RawBucket for StaleBucket {
         self.raw.scan(scan)
     }
 
-    fn watch(&self, watch: kvtyped::backend::Watch) -> BoxStream<'static, Result<kvtyped::backend::Signal, Error>> {
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal, Error>> {
         self.raw.watch(watch)
     }
 }
