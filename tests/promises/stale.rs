@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -119,6 +119,10 @@ impl Backend for Stale {
 impl RawBucket for StaleBucket {
     fn config(&self) -> &BucketConfig {
         self.raw.config()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.raw.incarnation()
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {

@@ -78,6 +78,8 @@
 //! * What is gone takes no write, and has no status (`a_deleted_bucket_is_gone`).
 //! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update
 //!   changes what it says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * A handle tells when its bucket was made, and by another epoch that the bucket of its name may be another by now
+//!   (`a_handle_tells_that_its_bucket_may_be_another`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!
@@ -98,7 +100,7 @@ pub mod nats;
 pub use self::backoff::Backoff;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
-pub use self::status::{BucketStatus, Capabilities};
+pub use self::status::{BucketStatus, Capabilities, Incarnation};
 pub use self::watch::{Begun, Signal, Since, Watch};
 pub use self::write::{Guard, OperationId, Write, WriteKind};
 
@@ -142,6 +144,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// Its configuration as it was when it was opened, complete.
     fn config(&self) -> &BucketConfig;
+
+    /// Which bucket this was opened on, and whether it may be another by now. Costs nothing.
+    fn incarnation(&self) -> Incarnation;
 
     /// How it is now.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;

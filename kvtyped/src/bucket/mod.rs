@@ -13,6 +13,7 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
+mod incarnation;
 pub(crate) mod decode;
 
 pub use self::change::{Change, ModifyError};
@@ -24,6 +25,8 @@ pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
+
+use self::incarnation::Met;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -129,11 +132,13 @@ struct Inner {
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
+    met: Met,
 }
 
 impl<T: KvModel> ReadBucket<T> {
     fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration) -> Self {
-        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false) });
+        let met = Met::new(raw.incarnation());
+        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false), met });
         Self { inner, model: PhantomData }
     }
 

@@ -88,6 +88,7 @@ macro_rules! __conformance_sentences {
             buckets::a_bucket_is_created_once
             buckets::a_missing_bucket_is_none
             buckets::a_deleted_bucket_is_gone
+            buckets::a_handle_tells_that_its_bucket_may_be_another
             buckets::a_wrong_setting_is_refused
             buckets::a_bucket_tells_its_configuration
             buckets::an_update_keeps_what_it_does_not_say

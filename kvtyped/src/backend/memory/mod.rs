@@ -32,7 +32,9 @@ use tokio::time::Instant;
 
 use self::bucket::{BucketState, Stored};
 use self::state::State;
-use super::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Signal, Watch, Write};
+use super::{
+    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -73,6 +75,7 @@ struct Shared {
 struct MemoryBucket {
     shared: Arc<Shared>,
     config: BucketConfig,
+    created: SystemTime,
 }
 
 impl MemoryBackend {
@@ -83,7 +86,8 @@ impl MemoryBackend {
     }
 
     fn handle(&self, state: &BucketState) -> Arc<dyn RawBucket> {
-        Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone() })
+        let created = self.0.date(state.created);
+        Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone(), created })
     }
 }
 
@@ -196,6 +200,11 @@ impl RawBucket for MemoryBucket {
         &self.config
     }
 
+    fn incarnation(&self) -> Incarnation {
+        // No connection can be lost here: it is another bucket exactly if one was made since.
+        Incarnation { created: self.created, epoch: self.shared.lock().made() }
+    }
+
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
@@ -229,7 +238,7 @@ impl RawBucket for MemoryBucket {
     }
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
-        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone() };
+        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone(), created: self.created };
         let listed = async move {
             tokio::task::coop::consume_budget().await;
             let entries = bucket.with(|state, _| {
