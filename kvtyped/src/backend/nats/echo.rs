@@ -1,7 +1,7 @@
 //! What a server tells of a bucket: its settings, from its stream's configuration, and its state.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
@@ -137,8 +137,7 @@ fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
 /// How a bucket is now, from its stream's information.
 pub(super) fn status(info: Value) -> Result<BucketStatus> {
     let (config, _) = of_info(&info)?;
-    let created = text(&info, "created").and_then(record::time);
-    let created = created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))?;
+    let created = created(&info)?;
     let mut status = BucketStatus::new(config, "JetStream", created);
     let count = |field: &str| info["state"][field].as_u64().unwrap_or_default();
     status.values = count("messages");
@@ -146,6 +145,12 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     status.last_revision = Revision::new(count("last_seq"));
     status.raw = Some(info);
     Ok(status)
+}
+
+/// When a bucket was made, from its stream's information.
+pub(super) fn created(info: &Value) -> Result<SystemTime> {
+    let created = text(info, "created").and_then(record::time);
+    created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))
 }
 
 /// The level of the JetStream API of the server that told this configuration; 0 before there were levels.

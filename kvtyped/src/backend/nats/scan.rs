@@ -103,7 +103,7 @@ impl Scanning {
                     }
                 }
                 // Some of what was to come may be there no longer.
-                Heard::Idle => match consumer.still_pending(deadline).await {
+                Heard::Idle(_) => match consumer.still_pending(deadline).await {
                     Ok(pending) => self.over = pending == 0,
                     // One who may not ask has to believe the silence.
                     Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
