@@ -8,7 +8,9 @@
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time; a server is some hundred milliseconds late.
-//! * When the last handle goes, so does everything that was stored.
+//! * A watch tells what is kept when its reader asks: of a key that is written faster than that, fewer entries than a
+//!   server sends.
+//! * When the last handle goes, so does everything that was stored. A watch is a handle.
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.
 

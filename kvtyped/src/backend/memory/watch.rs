@@ -158,7 +158,7 @@ impl Sitting {
 
 impl BucketState {
     /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
-    fn next(
+    pub(super) fn next(
         &self,
         after: Revision,
         until: Revision,
