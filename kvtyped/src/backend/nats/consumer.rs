@@ -65,6 +65,8 @@ pub(super) struct Consumer {
     last: u64,
     /// How many messages there were for it when it was made.
     pub(super) pending: u64,
+    /// Which server of a cluster delivers.
+    pub(super) server: Option<String>,
     /// Whether there may be one on the server.
     made: Made,
 }
@@ -76,17 +78,6 @@ enum Made {
     /// It was asked for, and no answer came: it may be there, or come to be.
     Maybe,
     Yes,
-}
-
-/// How far a consumer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Position {
-    /// How many messages were sent, and have not come here yet.
-    pub(super) coming: u64,
-    /// How many are to be sent.
-    pub(super) pending: u64,
-    /// Whatever is to be delivered up to here was sent.
-    pub(super) upto: Revision,
 }
 
 /// What a consumer hears.
@@ -121,14 +112,17 @@ impl Consumer {
             epoch,
             last: 0,
             pending: 0,
+            server: None,
             made: Made::Maybe,
         };
         let (verb, body) = consumer.creation(request);
         let answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
         consumer.made = if answer.is_ok() { Made::Yes } else { Made::No };
-        let position = consumer.position_in(&answer.map_err(convert::of_api)?);
-        // The answer to a request that was repeated tells how far it is by now: some is on its way already.
-        consumer.pending = position.coming + position.pending;
+        let info = answer.map_err(convert::of_api)?;
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        // The answer to a request that was repeated tells how it is by now: some is on its way already.
+        consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
+        consumer.server = info["cluster"]["leader"].as_str().map(str::to_owned);
         Ok(consumer)
     }
 
@@ -242,23 +236,9 @@ impl Consumer {
 
     /// Asks how many messages are to come.
     pub(super) async fn still_pending(&self, deadline: Deadline) -> Result<u64> {
-        Ok(self.position(deadline).await?.pending)
-    }
-
-    /// Asks how far it is.
-    pub(super) async fn position(&self, deadline: Deadline) -> Result<Position> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
         let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
-        Ok(self.position_in(&info))
-    }
-
-    fn position_in(&self, info: &Value) -> Position {
-        let number = |value: &Value| value.as_u64().unwrap_or_default();
-        Position {
-            coming: number(&info["delivered"]["consumer_seq"]).saturating_sub(self.last),
-            pending: number(&info["num_pending"]),
-            upto: Revision::new(number(&info["delivered"]["stream_seq"])),
-        }
+        Ok(info["num_pending"].as_u64().unwrap_or_default())
     }
 }
 

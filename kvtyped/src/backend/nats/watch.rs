@@ -55,8 +55,6 @@ struct Sitting {
     consumer: Consumer,
     listing: Listing,
     ready: bool,
-    /// Whether it was asked how far the consumer is.
-    asked: bool,
     /// Everything to be told of this revision, or one before it, was told.
     upto: Revision,
     /// What is to be told before anything else.
@@ -91,11 +89,10 @@ impl Sitting {
                 Since::After(revision) => revision,
             };
             // The server that delivers may be behind the one that told the facts.
-            let behind = facts.replicated && start < facts.last;
+            let behind = !later.has_reached(consumer.server.as_deref(), facts.last);
             let listing = Listing::new(consumer.pending, if behind { facts.last } else { Revision::ZERO });
             return Ok(Self {
                 ready: start >= facts.last,
-                asked: false,
                 patterns: watch.patterns,
                 created: facts.created,
                 first: match start >= facts.last {
@@ -127,7 +124,7 @@ impl Sitting {
             if let Some(signal) = self.first.pop_front() {
                 return Ok(Ok(signal));
             }
-            if !self.ready && self.is_ready().await {
+            if !self.ready && self.listing.is_over() {
                 self.ready = true;
                 return Ok(Ok(Signal::Ready));
             }
@@ -151,22 +148,6 @@ impl Sitting {
                 Heard::Lost(why) => return Err(self.end(why).await),
             }
         }
-    }
-
-    /// Whether all that was there was told.
-    async fn is_ready(&mut self) -> bool {
-        if self.listing.is_through() && !self.listing.is_over() && !self.asked {
-            // Only the consumer knows whether its server has all that was there. One who may not ask, or gets no answer,
-            // waits for a heartbeat, which tells it too.
-            self.asked = true;
-            if let Ok(position) = self.consumer.position(Deadline::after(LOOK)).await {
-                match position.coming + position.pending {
-                    0 => self.listing.idle(position.upto),
-                    more => self.listing.expect(more),
-                }
-            }
-        }
-        self.listing.is_over()
     }
 
     /// The entry to tell for a message, if one is.
@@ -265,13 +246,24 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
 }
 
 /// What the leader says of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Facts {
     created: SystemTime,
     first: Revision,
     last: Revision,
     messages: u64,
     replicated: bool,
+    leader: Option<String>,
+    followers: Vec<Follower>,
+}
+
+/// What the leader knows of another server that stores the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Follower {
+    name: String,
+    current: bool,
+    /// How many writes it lacks, or less.
+    lag: u64,
 }
 
 impl Facts {
@@ -282,14 +274,33 @@ impl Facts {
     }
 
     fn of(info: &Value) -> Option<Self> {
-        let state = &info["state"];
+        let (state, cluster) = (&info["state"], &info["cluster"]);
+        let follower = |peer: &Value| {
+            Some(Follower {
+                name: peer["name"].as_str()?.to_owned(),
+                current: peer["current"].as_bool()?,
+                lag: peer["lag"].as_u64().unwrap_or_default(),
+            })
+        };
         Some(Self {
+            leader: cluster["leader"].as_str().map(str::to_owned),
+            followers: cluster["replicas"].as_array().into_iter().flatten().filter_map(follower).collect(),
             created: record::time(info["created"].as_str()?)?,
             first: Revision::new(state["first_seq"].as_u64()?),
             last: Revision::new(state["last_seq"].as_u64()?),
             messages: state["messages"].as_u64()?,
             replicated: info["config"]["num_replicas"].as_u64() != Some(1),
         })
+    }
+
+    /// Whether that server has the stream up to this revision, as far as the leader knows.
+    fn has_reached(&self, server: Option<&str>, revision: Revision) -> bool {
+        if !self.replicated || server.is_some() && server == self.leader.as_deref() {
+            return true;
+        }
+        let follower = self.followers.iter().find(|follower| Some(&*follower.name) == server);
+        follower
+            .is_some_and(|follower| follower.current && self.last.get().saturating_sub(follower.lag) >= revision.get())
     }
 
     /// Whether every message of a later revision is kept, if this alone tells.
@@ -338,41 +349,41 @@ impl Listing {
         }
     }
 
-    /// So many are to come.
-    fn expect(&mut self, more: u64) {
-        self.left = more;
-    }
-
     /// Nothing is to come up to this revision.
     fn idle(&mut self, upto: Revision) {
         self.reached = self.reached.max(upto);
         self.left = 0;
     }
 
-    /// Whether all came that the server that delivers had.
-    fn is_through(&self) -> bool {
-        self.left == 0
-    }
-
     /// Whether all came that was there.
     fn is_over(&self) -> bool {
-        self.is_through() && self.reached >= self.wanted
+        self.left == 0 && self.reached >= self.wanted
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn facts(first: u64, last: u64, messages: u64) -> Facts {
-        let created = SystemTime::UNIX_EPOCH;
-        Facts { created, first: Revision::new(first), last: Revision::new(last), messages, replicated: false }
+        Facts::of(&json!({
+            "created": "2026-08-14T12:02:39.5Z",
+            "config": { "num_replicas": 3 },
+            "state": { "first_seq": first, "last_seq": last, "messages": messages },
+            "cluster": { "leader": "a", "replicas": [
+                { "name": "b", "current": true, "lag": 2 },
+                { "name": "c", "current": false },
+            ] },
+        }))
+        .unwrap()
     }
 
     fn listing(pending: u64, wanted: u64, messages: &[(u64, u64)]) -> Listing {
         let mut listing = Listing::new(pending, Revision::new(wanted));
         for (revision, behind) in messages {
-            assert!(!listing.is_through(), "{listing:?}");
+            assert!(!listing.is_over(), "{listing:?}");
             listing.take(Revision::new(*revision), *behind);
         }
         listing
@@ -392,6 +403,15 @@ mod tests {
         // All of it was purged.
         assert_eq!(after(facts(6, 5, 0), 3), Some(false));
         assert_eq!(after(facts(6, 5, 0), 5), Some(true));
+    }
+
+    #[test]
+    fn facts_tell_whether_a_server_is_behind() {
+        let facts = facts(1, 9, 9);
+        let reached = |server, revision| facts.has_reached(server, Revision::new(revision));
+        assert!(reached(Some("a"), 9), "the leader");
+        assert!(reached(Some("b"), 7) && !reached(Some("b"), 8), "two behind");
+        assert!(!reached(Some("c"), 1) && !reached(Some("d"), 1) && !reached(None, 1), "nobody knows");
     }
 
     #[test]
@@ -421,8 +441,7 @@ mod tests {
     #[test]
     fn a_server_that_is_behind_is_waited_for() {
         let mut listing = listing(1, 9, &[(4, 0)]);
-        assert!(listing.is_through() && !listing.is_over());
-        listing.expect(1);
+        assert!(!listing.is_over());
         listing.take(Revision::new(8), 0);
         assert!(!listing.is_over());
         listing.idle(Revision::new(9));
