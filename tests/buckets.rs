@@ -175,6 +175,31 @@ on_both_backends! {
         gone(documents.destroy().await.unwrap_err());
     }
 
+    async fn a_bucket_made_anew_takes_no_revision_of_the_old(world: World) {
+        let documents = world.bucket::<Document>().await;
+        let document = Document::new("a", "old");
+        for _ in 0..5 {
+            documents.put(&document).await.unwrap();
+        }
+        let old = documents.put(&document).await.unwrap();
+        assert!(world.store.delete_bucket(documents.name()).await.unwrap());
+        let anew: Bucket<Document> = world.store.bucket().name(documents.name()).must_create().await.unwrap();
+        anew.put(&Document::new("a", "new")).await.unwrap();
+
+        for error in [
+            documents.update(&document, old).await.unwrap_err(),
+            documents.delete(&document.key()).if_revision(old).await.unwrap_err(),
+            documents.purge(&document.key()).if_revision(old).await.unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+            assert_eq!(error.outcome(), Outcome::NotApplied);
+        }
+        assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "new");
+        // What reads first and then writes does no harm.
+        documents.modify(&document.key(), |document| document.text += "er").await.unwrap();
+        assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "newer");
+    }
+
     async fn a_closed_handle_says_so_and_others_go_on(world: World) {
         let documents = world.bucket::<Document>().await;
         let other: Bucket<Document> = world.store.bucket().name(documents.name()).await.unwrap();

@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["model", "backend"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],
+    &["watch"],
     &["store"],
     &["prelude", "private", "lib"],
 ];
@@ -22,7 +23,7 @@ const BANS: &[(&[&str], &[&str])] = &[
         &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
     ),
     (
-        &["error", "backend", "backend/memory", "bucket", "conformance", "prelude", "private", "lib"],
+        &["error", "backend", "backend/memory", "bucket", "watch", "conformance", "prelude", "private", "lib"],
         &["async_nats::", "std::fs", "std::net"],
     ),
 ];

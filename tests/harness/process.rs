@@ -22,13 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Process {
     dir: PathBuf,
+    /// The version of the program; that of all others if there is none.
+    version: Option<String>,
     child: Option<Child>,
 }
 
 impl Process {
     /// A server that is not started yet, with an empty folder.
-    pub(crate) fn new() -> Self {
-        Self { dir: fresh_dir(watchdog::root(), "server"), child: None }
+    pub(crate) fn new(version: Option<String>) -> Self {
+        Self { dir: fresh_dir(watchdog::root(), "server"), version, child: None }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -50,7 +52,7 @@ impl Process {
         let child = Command::new("sh")
             .args(["-c", LAUNCH])
             .arg(&self.dir)
-            .arg(binary::nats_server())
+            .arg(self.version.as_deref().map_or_else(binary::nats_server, binary::nats_server_of))
             .arg("-c")
             .arg(self.config())
             .process_group(0)

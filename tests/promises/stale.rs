@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
+use kvtyped::backend::{
+    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
@@ -119,6 +121,10 @@ impl RawBucket for StaleBucket {
         self.raw.config()
     }
 
+    fn incarnation(&self) -> Incarnation {
+        self.raw.incarnation()
+    }
+
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
         self.raw.status(deadline)
     }
@@ -172,6 +178,10 @@ impl RawBucket for StaleBucket {
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {
         self.raw.scan(scan)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal, Error>> {
+        self.raw.watch(watch)
     }
 }
 

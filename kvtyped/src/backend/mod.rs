@@ -50,6 +50,26 @@
 //!   (`a_scan_of_many_keys_gives_them_all`).
 //! * A scan of headers leaves the values out (`a_scan_of_headers_leaves_the_values_out`).
 //!
+//! Watching, one sitting at a time (what goes on after its end is decided above):
+//! * A watch begins with the facts of the bucket, tells what is there, then `Ready`, then what is written, in the order of
+//!   revisions, each entry once (`a_watch_tells_what_is_there_then_ready_then_news`).
+//! * Where nothing matches, it is ready at once (`a_watch_of_nothing_is_ready_at_once`).
+//! * Since the newest, it tells each key's newest entry, marker or not; since the history, every entry that is kept
+//!   (`a_watch_of_history_tells_every_entry`); since now, only what is written later
+//!   (`a_watch_since_now_tells_nothing_old`); after a revision, what is kept of a later one
+//!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
+//!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
+//! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
+//! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
+//!   told to (`a_watch_of_headers_leaves_the_values_out`).
+//! * While nothing happens it tells that it is alive, and how far it is (`a_watch_tells_that_it_is_alive`).
+//! * If its bucket goes, it ends within seconds, with `BucketNotFound`, also where another bucket has the name by then
+//!   (`a_watch_ends_with_its_bucket`). If it cannot go on for another reason, it ends with `Unavailable`: an error that
+//!   names no key is its last word.
+//! * A reader that does not read costs a bounded amount of memory; whatever it misses is made up for by newer entries of
+//!   the same keys, or ends the sitting (`a_watch_that_is_not_read_costs_little`).
+//! * When it is dropped, nothing of it stays on the server (`a_dropped_watch_leaves_nothing`).
+//!
 //! Buckets:
 //! * `create` refuses a name that is taken, `open` finds none where there is none, and `delete` tells whether there was
 //!   one (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
@@ -58,6 +78,8 @@
 //! * What is gone takes no write, and has no status (`a_deleted_bucket_is_gone`).
 //! * A bucket's configuration is told as it was wanted, and complete (`a_bucket_tells_its_configuration`), and an update
 //!   changes what it says and nothing else (`an_update_keeps_what_it_does_not_say`).
+//! * A handle tells when its bucket was made, and by another epoch that the bucket of its name may be another by now
+//!   (`a_handle_tells_that_its_bucket_may_be_another`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!
@@ -68,6 +90,7 @@ mod backoff;
 mod deadline;
 mod entry;
 mod status;
+mod watch;
 mod write;
 
 pub mod memory;
@@ -77,7 +100,8 @@ pub mod nats;
 pub use self::backoff::Backoff;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
-pub use self::status::{BucketStatus, Capabilities};
+pub use self::status::{BucketStatus, Capabilities, Incarnation};
+pub use self::watch::{Begun, Signal, Since, Watch};
 pub use self::write::{Guard, OperationId, Write, WriteKind};
 
 use std::fmt;
@@ -121,6 +145,9 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// Its configuration as it was when it was opened, complete.
     fn config(&self) -> &BucketConfig;
 
+    /// Which bucket this was opened on, and whether it may be another by now. Costs nothing.
+    fn incarnation(&self) -> Incarnation;
+
     /// How it is now.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;
 
@@ -135,6 +162,11 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
     /// ends it.
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>>;
+
+    /// Tells what is there, and then what changes, for one sitting, which begins when it is first asked.
+    ///
+    /// Errors are as of [`scan`](Self::scan).
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>>;
 }
 
 /// Which entry of a key is read, and how sure it must be.

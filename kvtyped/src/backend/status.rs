@@ -24,6 +24,15 @@ impl Capabilities {
     }
 }
 
+/// Which bucket a handle was opened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incarnation {
+    /// When it was made.
+    pub created: SystemTime,
+    /// Grows whenever the bucket may have become another one, or an older copy of itself: the connection was lost, say.
+    pub epoch: u64,
+}
+
 /// How a bucket is at this moment.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -18,7 +18,7 @@ fn located(error: Error, raw: &RawEntry) -> Error {
 }
 
 /// The typed key of a stored one.
-pub(super) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
+pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
     T::Key::decode(stored.as_str()).map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()))
 }
 
@@ -36,7 +36,7 @@ fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
 }
 
 /// The record of an entry; none if the entry is the marker of a removal.
-pub(super) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
+pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
     if removal(raw)?.is_some() {
         return Ok(None);
     }
@@ -51,7 +51,7 @@ pub(super) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
 }
 
 /// The step of the history that an entry is.
-pub(super) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
+pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
     let key = key::<T>(&raw.key)?;
     let revision = raw.revision;
     Ok(match removal(raw) {
@@ -65,6 +65,6 @@ pub(super) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
 }
 
 /// The bytes of a record.
-pub(super) fn encode<T: KvModel>(value: &T) -> Result<Bytes> {
+pub(crate) fn encode<T: KvModel>(value: &T) -> Result<Bytes> {
     T::Codec::encode(value.stored()).map(Bytes::from).map_err(Error::encode)
 }

@@ -13,7 +13,8 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
-mod decode;
+mod incarnation;
+pub(crate) mod decode;
 
 pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};
@@ -24,6 +25,8 @@ pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
+
+use self::incarnation::Met;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -129,11 +132,13 @@ struct Inner {
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
+    met: Met,
 }
 
 impl<T: KvModel> ReadBucket<T> {
     fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration) -> Self {
-        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false) });
+        let met = Met::new(raw.incarnation());
+        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false), met });
         Self { inner, model: PhantomData }
     }
 
@@ -180,7 +185,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.closed.store(true, Ordering::Release);
     }
 
-    fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
+    pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
         }
@@ -189,6 +194,11 @@ impl<T: KvModel> ReadBucket<T> {
 
     fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
         Error::from(error).within(operation, self.name(), None)
+    }
+
+    /// How long an operation may take unless it is told otherwise.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.timeout
     }
 
     fn deadline(&self, timeout: Option<Duration>) -> Deadline {

@@ -80,10 +80,13 @@ impl<T: KvModel> Get<'_, T> {
         let Self { bucket, key, at, timeout } = self;
         let raw = bucket.raw("get")?;
         let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
-        let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await;
-        entry
-            .and_then(|entry| entry.as_ref().map_or(Ok(None), decode::entry))
-            .map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))
+        let read = async {
+            let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
+            let Some(entry) = entry else { return Ok(None) };
+            bucket.met(entry.revision);
+            decode::entry(&entry)
+        };
+        read.await.map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))
     }
 }
 

@@ -158,8 +158,19 @@ impl<T: KvModel> Bucket<T> {
         if let Some(expected) = expected {
             write = write.expecting(expected);
         }
-        let written = raw.write(write, self.deadline(timeout)).await;
-        written.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))
+        let deadline = self.deadline(timeout);
+        let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
+        let written = async {
+            if guarded {
+                self.check_incarnation(deadline).await?;
+            }
+            match raw.write(write, deadline).await {
+                Ok(revision) => Ok(self.met(revision)),
+                Err(error) if guarded => Err(self.explain(error, deadline).await),
+                Err(error) => Err(error),
+            }
+        };
+        written.await.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))
     }
 }
 

@@ -90,6 +90,25 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     assert_eq!(revision.expect("there is no entry"), first, "it begins anew");
 }
 
+/// A handle tells when its bucket was made, and that the bucket of its name may be another by now.
+pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let backend = subject.backend();
+    let name = bucket.raw.config().name.clone();
+    let first = bucket.raw.incarnation();
+    let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
+    assert_eq!(first.created, status.created);
+    let again = backend.open(&name, subject.deadline()).await.expect("open answers").expect("it is there");
+    assert_eq!(again.incarnation().created, first.created, "the same bucket");
+
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    let mut config = BucketConfig::new(&name);
+    config.replicas = bucket.raw.config().replicas;
+    let other = backend.create(config, subject.deadline()).await.expect("the name is free");
+    assert_ne!(other.incarnation().created, first.created, "another bucket");
+    assert_eq!(bucket.raw.incarnation().created, first.created, "a handle tells of the one that it was opened on");
+}
+
 /// A configuration that no server takes is `InvalidConfig`, and makes or changes nothing.
 pub async fn a_wrong_setting_is_refused(subject: &Subject) {
     let wrongs: [fn(&mut BucketConfig); 4] = [

@@ -22,7 +22,9 @@
 pub mod buckets;
 pub mod expiry;
 pub mod reading;
+mod sitting;
 mod subject;
+pub mod watching;
 pub mod writing;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -70,9 +72,23 @@ macro_rules! __conformance_sentences {
             reading::a_scan_keeps_to_its_patterns
             reading::a_scan_of_headers_leaves_the_values_out
             reading::a_scan_of_many_keys_gives_them_all
+            watching::a_watch_tells_what_is_there_then_ready_then_news
+            watching::a_watch_of_nothing_is_ready_at_once
+            watching::a_watch_of_history_tells_every_entry
+            watching::a_watch_since_now_tells_nothing_old
+            watching::a_watch_after_a_revision_tells_what_came_later
+            watching::a_watch_after_a_revision_tells_whether_something_is_missing
+            watching::a_watch_tells_every_kind_of_removal
+            watching::a_watch_keeps_to_its_patterns
+            watching::a_watch_of_headers_leaves_the_values_out
+            watching::a_watch_tells_that_it_is_alive
+            watching::a_watch_ends_with_its_bucket
+            watching::a_watch_that_is_not_read_costs_little
+            watching::a_dropped_watch_leaves_nothing
             buckets::a_bucket_is_created_once
             buckets::a_missing_bucket_is_none
             buckets::a_deleted_bucket_is_gone
+            buckets::a_handle_tells_that_its_bucket_may_be_another
             buckets::a_wrong_setting_is_refused
             buckets::a_bucket_tells_its_configuration
             buckets::an_update_keeps_what_it_does_not_say

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::stream::{self, StreamExt};
 
-use super::subject::{Subject, delete, key, purge, put};
+use super::subject::{Subject, delete, key, overlapping_patterns, purge, put};
 use crate::backend::{At, Operation, Read};
 use crate::key::Pattern;
 use crate::revision::Revision;
@@ -138,26 +138,12 @@ pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
 /// A scan gives what one of its patterns matches, once, however they overlap.
 pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
-    let names = ["a", "a.1", "a.2", "a.2.x", "b.1", "b.p-1", "b.p-", "b.q-1", "c.1.x"];
+    let (names, cases) = overlapping_patterns();
     let mut written = Vec::new();
     for name in names {
-        written.push((name, bucket.write(put(&key(name), "v")).await));
+        written.push((*name, bucket.write(put(&key(name), "v")).await));
     }
-    let literal = |text: &str| Pattern::new().literal(text);
-    let any = |pattern: Pattern| pattern.segment::<String>(None, "", "");
-    let half = |pattern: Pattern| pattern.segment::<String>(None, "p-", "");
-    for (patterns, wanted) in [
-        (vec![Pattern::exact(&key("a.1"))], &["a.1"][..]),
-        (vec![any(literal("a"))], &["a.1", "a.2"]),
-        (vec![any(literal("a")), Pattern::exact(&key("a.1"))], &["a.1", "a.2"]),
-        (vec![any(literal("a")), any(Pattern::new()).literal("1")], &["a.1", "a.2", "b.1"]),
-        (vec![any(literal("a")), any(literal("c")).literal("x")], &["a.1", "a.2", "c.1.x"]),
-        (vec![half(literal("b"))], &["b.p-1"]),
-        (vec![half(literal("b")), Pattern::exact(&key("b.q-1"))], &["b.p-1", "b.q-1"]),
-        (vec![Pattern::exact(&key("c.1.x")), Pattern::exact(&key("a"))], &["a", "c.1.x"]),
-        (vec![any(Pattern::new()), Pattern::exact(&key("b.1"))], &["a", "b.1"]),
-        (vec![any(literal("a")), Pattern::all()], &names),
-    ] {
+    for (patterns, wanted) in cases {
         let wanted: Vec<_> = written.iter().filter(|(name, _)| wanted.contains(name)).map(|(_, at)| *at).collect();
         bucket.scan_finds(&patterns, false, &wanted).await;
         bucket.scan_finds(&patterns, true, &wanted).await;

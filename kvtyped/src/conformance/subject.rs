@@ -166,6 +166,14 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    pub(super) fn patience(&self) -> Duration {
+        self.subject.patience
+    }
+
+    pub(super) async fn eventually<T>(&self, what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+        self.subject.eventually(what, ask).await
+    }
+
     pub(super) async fn try_write(&self, write: Write) -> Result<Revision, Error> {
         self.raw.write(write, self.subject.deadline()).await
     }
@@ -257,4 +265,27 @@ pub(super) fn seconds(seconds: u64) -> Ttl {
 
 pub(super) fn id_of(entry: &RawEntry) -> Option<&str> {
     entry.id.as_ref().map(OperationId::as_str)
+}
+
+type Texts = &'static [&'static str];
+
+/// Some keys, lists of patterns, and which of the keys each list matches.
+pub(super) fn overlapping_patterns() -> (Texts, Vec<(Vec<Pattern>, Texts)>) {
+    const KEYS: Texts = &["a", "a.1", "a.2", "a.2.x", "b.1", "b.p-1", "b.p-", "b.q-1", "c.1.x"];
+    let literal = |text: &str| Pattern::new().literal(text);
+    let any = |pattern: Pattern| pattern.segment::<String>(None, "", "");
+    let half = |pattern: Pattern| pattern.segment::<String>(None, "p-", "");
+    let cases: Vec<(_, Texts)> = vec![
+        (vec![Pattern::exact(&key("a.1"))], &["a.1"]),
+        (vec![any(literal("a"))], &["a.1", "a.2"]),
+        (vec![any(literal("a")), Pattern::exact(&key("a.1"))], &["a.1", "a.2"]),
+        (vec![any(literal("a")), any(Pattern::new()).literal("1")], &["a.1", "a.2", "b.1"]),
+        (vec![any(literal("a")), any(literal("c")).literal("x")], &["a.1", "a.2", "c.1.x"]),
+        (vec![half(literal("b"))], &["b.p-1"]),
+        (vec![half(literal("b")), Pattern::exact(&key("b.q-1"))], &["b.p-1", "b.q-1"]),
+        (vec![Pattern::exact(&key("c.1.x")), Pattern::exact(&key("a"))], &["a", "c.1.x"]),
+        (vec![any(Pattern::new()), Pattern::exact(&key("b.1"))], &["a", "b.1"]),
+        (vec![any(literal("a")), Pattern::all()], KEYS),
+    ];
+    (KEYS, cases)
 }

@@ -137,7 +137,7 @@ impl Pattern {
     }
 
     /// A pattern whose subject filter matches whatever either matches.
-    fn join(&self, other: &Self) -> Self {
+    pub(crate) fn join(&self, other: &Self) -> Self {
         let tokens = self.tokens.iter().zip(&other.tokens);
         let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { Token::any() }).collect::<Vec<_>>();
         let same_length = self.tokens.len() == other.tokens.len() && self.tail == other.tail;

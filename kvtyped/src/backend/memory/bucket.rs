@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::limits::{self, Size};
 use crate::backend::{At, Operation, OperationId, Scan, Write, WriteKind};
@@ -29,6 +30,8 @@ pub(super) struct BucketState {
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
+    /// Rings when there is something new for those who watch; with the bucket it goes.
+    pub(super) bell: watch::Sender<()>,
 }
 
 /// One entry.
@@ -54,6 +57,7 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             due: BTreeSet::new(),
+            bell: watch::Sender::new(()),
         }
     }
 
@@ -118,6 +122,7 @@ impl BucketState {
         self.due =
             self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
         self.advance(now);
+        self.ring();
     }
 
     /// Appends an entry; what it replaces goes.
@@ -135,6 +140,7 @@ impl BucketState {
         self.entries.insert(revision, stored);
         self.keys.entry(key.clone()).or_default().push_back(revision);
         self.trim(&key);
+        self.ring();
         revision
     }
 
@@ -164,6 +170,11 @@ impl BucketState {
 
     fn check_size(&self, size: Size) -> Result<()> {
         size.check(self.config.max_value_size.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
+    }
+
+    fn ring(&self) {
+        // Nothing where nobody listens.
+        let _ = self.bell.send(());
     }
 
     /// The revision of the newest entry of a key.

@@ -8,7 +8,9 @@
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time; a server is some hundred milliseconds late.
-//! * When the last handle goes, so does everything that was stored.
+//! * A watch tells what is kept when its reader asks: of a key that is written faster than that, fewer entries than a
+//!   server sends.
+//! * When the last handle goes, so does everything that was stored. A watch is a handle.
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.
 
@@ -18,6 +20,7 @@ mod limits;
 mod state;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -29,7 +32,9 @@ use tokio::time::Instant;
 
 use self::bucket::{BucketState, Stored};
 use self::state::State;
-use super::{At, Backend, BucketStatus, Capabilities, Deadline, RawBucket, RawEntry, Scan, Write};
+use super::{
+    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -70,6 +75,7 @@ struct Shared {
 struct MemoryBucket {
     shared: Arc<Shared>,
     config: BucketConfig,
+    created: SystemTime,
 }
 
 impl MemoryBackend {
@@ -80,7 +86,8 @@ impl MemoryBackend {
     }
 
     fn handle(&self, state: &BucketState) -> Arc<dyn RawBucket> {
-        Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone() })
+        let created = self.0.date(state.created);
+        Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone(), created })
     }
 }
 
@@ -122,11 +129,14 @@ impl MemoryBucket {
     /// Does something with the bucket of this name as it is now.
     fn with<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
         let mut state = self.shared.lock();
-        // Asked under the lock, so that the order of the clock is the order of the writes.
-        let (bucket, now) =
-            state.bucket(&self.config.name, self.shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let (bucket, now) = find(&mut state, &self.shared, &self.config.name)?;
         act(bucket, now)
     }
+}
+
+/// The bucket of a name as it is now. The clock is asked under the lock, so that its order is the order of the writes.
+fn find<'a>(state: &'a mut State, shared: &Shared, name: &str) -> Result<(&'a mut BucketState, Duration)> {
+    state.bucket(name, shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))
 }
 
 /// What every operation begins with: nothing is done after its deadline, and whoever does nothing but such operations
@@ -190,6 +200,11 @@ impl RawBucket for MemoryBucket {
         &self.config
     }
 
+    fn incarnation(&self) -> Incarnation {
+        // No connection can be lost here: it is another bucket exactly if one was made since.
+        Incarnation { created: self.created, epoch: self.shared.lock().made() }
+    }
+
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
@@ -223,7 +238,7 @@ impl RawBucket for MemoryBucket {
     }
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
-        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone() };
+        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone(), created: self.created };
         let listed = async move {
             tokio::task::coop::consume_budget().await;
             let entries = bucket.with(|state, _| {
@@ -235,5 +250,9 @@ impl RawBucket for MemoryBucket {
             stream::iter(entries.unwrap_or_else(|error| vec![Err(error)]))
         };
         stream::once(listed).flatten().boxed()
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        watch::watch(Arc::clone(&self.shared), self.config.name.clone(), watch)
     }
 }

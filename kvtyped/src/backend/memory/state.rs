@@ -15,6 +15,8 @@ pub(super) const NAME: &str = "memory:";
 pub(super) struct State {
     buckets: BTreeMap<String, BucketState>,
     now: Duration,
+    /// How many buckets were ever made.
+    made: u64,
 }
 
 impl State {
@@ -27,6 +29,9 @@ impl State {
         }
         let config = config.with_defaults(true);
         let name = config.name.clone();
+        // No two are made at the same time, so that one is told from the other.
+        let now = self.tick(now + Duration::from_nanos(1));
+        self.made += 1;
         Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, now)))
     }
 
@@ -51,6 +56,11 @@ impl State {
     /// Removes a bucket; tells whether there was one.
     pub(super) fn delete(&mut self, name: &str) -> bool {
         self.buckets.remove(name).is_some()
+    }
+
+    /// How many buckets were ever made.
+    pub(super) fn made(&self) -> u64 {
+        self.made
     }
 
     /// The names of all buckets, in order.

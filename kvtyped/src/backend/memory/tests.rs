@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod watch;
+
 use std::sync::Arc;
 use std::time::Duration;
 

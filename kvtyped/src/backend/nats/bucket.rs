@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,12 +10,15 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::{config, echo, publish, read, record, scan};
-use crate::backend::{At, BucketStatus, Deadline, RawBucket, RawEntry, Scan, Write};
+use super::{config, echo, publish, read, record, scan, watch};
+use crate::backend::{At, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
+
+/// The first server that counts right what is to come for several filters at once; older ones count too few.
+const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
 
 /// One bucket.
 pub(super) struct NatsBucket {
@@ -26,6 +29,8 @@ pub(super) struct NatsBucket {
 pub(super) struct Place {
     pub(super) api: Api,
     pub(super) config: BucketConfig,
+    /// When it was made.
+    created: SystemTime,
     pub(super) stream: String,
     /// What the subjects in the stream begin with: `$KV.b.`. A mirror's are those of its origin.
     pub(super) prefix: String,
@@ -39,13 +44,15 @@ pub(super) struct Place {
     /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
     /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
     pub(super) heeds_headers: bool,
+    /// Whether the server counts right what is to come for several filters at once.
+    pub(super) counts_filters: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
 }
 
 impl NatsBucket {
     /// The bucket with these settings, which were read from this configuration of a stream.
-    pub(super) fn new(api: &Api, config: BucketConfig, raw: Map<String, Value>) -> Self {
+    pub(super) fn new(api: &Api, config: BucketConfig, raw: Map<String, Value>, created: SystemTime) -> Self {
         let direct = raw.get("allow_direct").and_then(Value::as_bool).unwrap_or_default();
         let duplicate_window =
             Duration::from_nanos(raw.get("duplicate_window").and_then(Value::as_u64).unwrap_or_default());
@@ -66,8 +73,10 @@ impl NatsBucket {
             write_prefix,
             direct,
             heeds_headers: echo::level(&raw) >= 1,
+            counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
             leader_api,
             duplicate_window,
+            created,
             config,
         };
         Self { place: Arc::new(place) }
@@ -120,6 +129,10 @@ impl RawBucket for NatsBucket {
         &self.place.config
     }
 
+    fn incarnation(&self) -> Incarnation {
+        Incarnation { created: self.place.created, epoch: self.place.api.wire().epoch() }
+    }
+
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         self.place.status(deadline).boxed()
     }
@@ -134,6 +147,10 @@ impl RawBucket for NatsBucket {
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
         scan::scan(Arc::clone(&self.place), scan)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        watch::watch(Arc::clone(&self.place), watch)
     }
 }
 

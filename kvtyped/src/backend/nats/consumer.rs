@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::api::{Api, Repeat};
+use super::api::{self, Api, Attempt, Repeat};
 use super::convert;
 use super::record::Stored;
-use super::wire::{self, Violation};
-use crate::backend::Deadline;
+use super::wire::{self, Answer, Violation};
+use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the server keeps a consumer that nobody listens to.
 const INACTIVE: Duration = Duration::from_secs(30);
+
+/// How long it is tried to remove one that cannot be removed at once.
+const REMOVAL: Duration = Duration::from_secs(5);
 
 /// Which messages are delivered.
 #[derive(Debug, Clone)]
@@ -62,14 +65,27 @@ pub(super) struct Consumer {
     last: u64,
     /// How many messages there were for it when it was made.
     pub(super) pending: u64,
+    /// Which server of a cluster delivers.
+    pub(super) server: Option<String>,
+    /// Whether there may be one on the server.
+    made: Made,
+}
+
+/// Whether a consumer is on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    No,
+    /// It was asked for, and no answer came: it may be there, or come to be.
+    Maybe,
+    Yes,
 }
 
 /// What a consumer hears.
 pub(super) enum Heard {
     /// A message, and how many are to come after it.
     Message(Stored, u64),
-    /// The server lives, and has delivered all that there is for now.
-    Idle,
+    /// The server lives, and has delivered all that there is for now: at least up to this revision.
+    Idle(Revision),
     /// A message was lost, or the consumer: another has to go on.
     Lost(&'static str),
 }
@@ -96,11 +112,17 @@ impl Consumer {
             epoch,
             last: 0,
             pending: 0,
+            server: None,
+            made: Made::Maybe,
         };
         let (verb, body) = consumer.creation(request);
         let answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
-        let answer = answer.map_err(convert::of_api)?;
-        consumer.pending = answer["num_pending"].as_u64().unwrap_or_default();
+        consumer.made = if answer.is_ok() { Made::Yes } else { Made::No };
+        let info = answer.map_err(convert::of_api)?;
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        // The answer to a request that was repeated tells how it is by now: some is on its way already.
+        consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
+        consumer.server = info["cluster"]["leader"].as_str().map(str::to_owned);
         Ok(consumer)
     }
 
@@ -202,7 +224,11 @@ impl Consumer {
             return None;
         }
         match header("Nats-Last-Consumer").and_then(|number| number.parse::<u64>().ok()) {
-            Some(number) if number == self.last => Some(Heard::Idle),
+            // The server looks again at what is new after each of these: it may know of more by now, but no less.
+            Some(number) if number == self.last => {
+                let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
+                Some(Heard::Idle(Revision::new(upto)))
+            }
             Some(number) if number > self.last => Some(Heard::Lost("a message was lost")),
             _ => None,
         }
@@ -216,17 +242,46 @@ impl Consumer {
     }
 }
 
+/// Removes the consumer; also one that only may have been made, since the future of [`Consumer::create`] was dropped.
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // Nobody waits for the answer. Should it get lost, the server removes the consumer after some time by itself.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if !self.api.wire().is_connected() {
+        if self.made == Made::No {
             return;
         }
-        let client = self.api.wire().client().clone();
-        let subject = format!("{}.CONSUMER.DELETE.{}.{}", self.api.prefix(), self.stream, self.name);
-        let reply = format!("{}.gone", self.deliver);
-        runtime.spawn(async move { client.publish_with_reply(subject, reply, bytes::Bytes::new()).await });
+        let verb = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name);
+        if self.made == Made::Yes && self.api.wire().is_connected() {
+            // At once, so that it goes out before whatever the caller does next, closing the connection say. Nobody
+            // waits for the answer: should this get lost, the server removes the consumer after some time by itself.
+            let subject = format!("{}.{verb}", self.api.prefix());
+            let reply = format!("{}.gone", self.deliver);
+            let sent = self.api.wire().client().publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
+            if matches!(sent, Some(Ok(()))) {
+                return;
+            }
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(remove(self.api.clone(), verb, self.made));
+    }
+}
+
+/// Removes a consumer, as soon as there is a connection. One that may have been made, and is not there, may be on its
+/// way: a cluster makes it some time after it was asked to.
+async fn remove(api: Api, verb: String, made: Made) {
+    let deadline = Deadline::after(REMOVAL);
+    let mut backoff = Backoff::outage();
+    loop {
+        match api.attempt(&verb, None, Attempt::Short, deadline).await {
+            Ok(Answer::Message(message)) => match api::parse(&message.payload) {
+                Ok(Err(error)) if error.passes() => {}
+                Ok(Err(error)) if made == Made::Maybe && !error.is_stream_not_found() => {}
+                _ => return,
+            },
+            Ok(Answer::Broken | Answer::Silent | Answer::NoResponders) => {}
+            _ => return,
+        }
+        if !backoff.pause(deadline).await {
+            return;
+        }
     }
 }
 

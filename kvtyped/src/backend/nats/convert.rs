@@ -76,9 +76,6 @@ pub(super) fn of_settings(error: ApiError, wanted: &BucketConfig) -> Error {
     }
 }
 
-/// What the TTL of a key needs.
-pub(super) const KEY_TTL: &str = "limit markers (`limit_markers`) for the TTL of a key";
-
 /// What an error of the API means to a write.
 pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
     let kind = match error.err_code {
@@ -90,7 +87,10 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
         }
         10023 | 10028 | 10047 => ErrorKind::Unavailable { reason: error.description },
         10165 => ErrorKind::InvalidConfig { reason: error.description },
-        10166 => ErrorKind::Unsupported { needs: KEY_TTL.into(), found: "a bucket without".into() },
+        10166 => ErrorKind::Unsupported {
+            needs: "limit markers (`limit_markers`) for the TTL of a key".into(),
+            found: "a bucket without".into(),
+        },
         // A failure of the server's may come before the write or after it.
         _ if error.code >= 500 => return of_api(error).unknown_outcome(),
         _ => return of_api(error),

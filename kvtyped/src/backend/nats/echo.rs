@@ -1,7 +1,7 @@
 //! What a server tells of a bucket: its settings, from its stream's configuration, and its state.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
@@ -52,6 +52,14 @@ pub(super) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     let history = number("max_msgs_per_subject").ok_or_else(|| {
         Error::invalid_config(format!("`KV_{name}` is a stream that is no bucket: it keeps no history for each key"))
     })?;
+    // A mirror has no subjects of its own, nor has what some clients make with sources.
+    let subjects = raw.get("subjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let own = subject_prefix(name);
+    if !subjects.is_empty() && !subjects.iter().filter_map(Value::as_str).any(|subject| subject.starts_with(&own)) {
+        return Err(Error::invalid_config(format!(
+            "`KV_{name}` is a stream that is no bucket: it does not store `{own}>`"
+        )));
+    }
     let flag = |field: &str| raw.get(field).and_then(Value::as_bool).unwrap_or_default();
     let mut config = BucketConfig::new(name);
     config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
@@ -129,8 +137,7 @@ fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
 /// How a bucket is now, from its stream's information.
 pub(super) fn status(info: Value) -> Result<BucketStatus> {
     let (config, _) = of_info(&info)?;
-    let created = text(&info, "created").and_then(record::time);
-    let created = created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))?;
+    let created = created(&info)?;
     let mut status = BucketStatus::new(config, "JetStream", created);
     let count = |field: &str| info["state"][field].as_u64().unwrap_or_default();
     status.values = count("messages");
@@ -140,10 +147,23 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     Ok(status)
 }
 
+/// When a bucket was made, from its stream's information.
+pub(super) fn created(info: &Value) -> Result<SystemTime> {
+    let created = text(info, "created").and_then(record::time);
+    created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))
+}
+
 /// The level of the JetStream API of the server that told this configuration; 0 before there were levels.
 pub(super) fn level(raw: &Map<String, Value>) -> u64 {
     let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
     level.and_then(|level| level.parse().ok()).unwrap_or_default()
+}
+
+/// Whether the server that told this configuration is of this version, or newer.
+pub(super) fn is_version(raw: &Map<String, Value>, wanted: [u64; 3]) -> bool {
+    let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
+    std::array::from_fn::<u64, 3, _>(|_| numbers.next().unwrap_or_default()) >= wanted
 }
 
 /// Where a mirror that maps subjects keeps them, if it is one: below the second name rather than below its origin's.

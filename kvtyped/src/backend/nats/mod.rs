@@ -15,6 +15,7 @@
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `read` | one entry |
 //! | `consumer`, `scan` | many entries |
+//! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
 //! | `convert` | errors: the server's and the client's become the library's here, and only here |
 
@@ -30,6 +31,7 @@ mod publish;
 mod read;
 mod record;
 mod scan;
+mod watch;
 mod wire;
 
 pub use self::connect::NatsOptions;
@@ -136,7 +138,7 @@ impl NatsBackend {
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let (now, raw) = echo::of_info(&info)?;
         if echo::normal(&config).differences(&now).is_empty() {
-            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw)));
+            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, echo::created(&info)?)));
         }
         let mut wanted = raw.clone();
         config::merge(&config, &mut wanted);
@@ -156,14 +158,14 @@ impl NatsBackend {
                 format!("{}, which made it {}", able.backend, difference.found),
             ));
         }
-        Ok(Arc::new(NatsBucket::new(&self.api, config, raw)))
+        Ok(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?)))
     }
 
     async fn find(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
         let (config, raw) = echo::of_info(&info)?;
-        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw))))
+        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?))))
     }
 
     async fn remove(&self, name: &str, deadline: Deadline) -> Result<bool> {

@@ -127,7 +127,7 @@ impl<'a> Publication<'a> {
         let elsewhere = self.write.guard.as_ref().is_some_and(|guard| guard.key != self.write.key);
         let needs = match (self.place.heeds_headers, self.write.ttl, elsewhere) {
             (true, _, _) | (false, None, false) => return Ok(()),
-            (false, Some(_), _) => convert::KEY_TTL,
+            (false, Some(_), _) => "nats-server 2.11 for the TTL of a key",
             (false, None, true) => "nats-server 2.11 for a guard on another key",
         };
         let version = self.place.api.wire().client().server_info().version;

@@ -30,6 +30,7 @@ pub(super) mod header {
     pub(super) const SUBJECT: &str = "Nats-Subject";
     pub(super) const SEQUENCE: &str = "Nats-Sequence";
     pub(super) const TIME: &str = "Nats-Time-Stamp";
+    pub(in super::super) const PENDING: &str = "Nats-Num-Pending";
 }
 
 /// A message of a stream.

@@ -39,6 +39,20 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<R
     .boxed()
 }
 
+/// What the server is asked for: it may match more than `patterns`.
+///
+/// A scan ends when all that was to come came. A server that counts too few of several filters, unless they are keys of
+/// one length, is asked for one filter.
+fn filters(patterns: &[Pattern], counted: bool) -> Vec<Pattern> {
+    let disjoint = Pattern::disjoint(patterns);
+    let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
+    let plain = disjoint.iter().all(|pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]));
+    if counted || plain {
+        return disjoint;
+    }
+    disjoint.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
+}
+
 struct Scanning {
     place: Arc<Place>,
     scan: Scan,
@@ -89,7 +103,7 @@ impl Scanning {
                     }
                 }
                 // Some of what was to come may be there no longer.
-                Heard::Idle => match consumer.still_pending(deadline).await {
+                Heard::Idle(_) => match consumer.still_pending(deadline).await {
                     Ok(pending) => self.over = pending == 0,
                     // One who may not ask has to believe the silence.
                     Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
@@ -110,7 +124,7 @@ impl Scanning {
 
     async fn begin(&mut self, deadline: Deadline) -> Result<()> {
         let Self { place, scan, last, .. } = self;
-        let patterns = Pattern::disjoint(&scan.patterns);
+        let patterns = filters(&scan.patterns, place.counts_filters);
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
         let request = Request {
             stream: place.stream.clone(),

@@ -1,0 +1,281 @@
+//! Watches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
+
+use super::super::MemoryBackend;
+use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
+use crate::backend::{Backend, Begun, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
+use crate::config::BucketConfig;
+use crate::error::{ErrorKind, Result};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+type Watching = BoxStream<'static, Result<Signal>>;
+
+fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
+    watch_some(bucket, since, vec![Pattern::all()])
+}
+
+fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
+    bucket.watch(Watch { patterns, since, headers_only: false, patience: SECOND })
+}
+
+async fn next(watching: &mut Watching) -> Signal {
+    watching.next().await.unwrap().unwrap()
+}
+
+async fn begun(watching: &mut Watching) -> Begun {
+    let Signal::Begun(begun) = next(watching).await else { unreachable!("it begins with that") };
+    begun
+}
+
+/// The next entry as its revision, its key and what it says.
+async fn told(watching: &mut Watching) -> (u64, String, Operation) {
+    for _ in 0..100 {
+        if let Signal::Entry { entry: found, .. } = next(watching).await {
+            return entry(found.revision.get(), found.key.as_str(), found.operation);
+        }
+    }
+    unreachable!("it tells no entry")
+}
+
+/// Reads a watch of nothing yet until it waits.
+async fn ready(watching: &mut Watching) {
+    begun(watching).await;
+    assert_eq!(next(watching).await, Signal::Ready);
+}
+
+async fn gone(watching: &mut Watching) {
+    let error = watching.next().await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
+    assert!(watching.next().await.is_none());
+}
+
+fn alive(upto: u64) -> Signal {
+    Signal::Alive { upto: Revision::new(upto) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
+    let bucket = bucket(|_| {}).await;
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    let written = Instant::now();
+    write(&bucket, put("late", "v").with_ttl(seconds(4))).await.unwrap();
+    write(&bucket, put("early", "v").with_ttl(seconds(2))).await.unwrap();
+    // So that no sign of life is due when an entry is.
+    tokio::time::advance(SECOND / 4).await;
+    assert_eq!(told(&mut watching).await, entry(1, "late", Operation::Put));
+    assert_eq!(told(&mut watching).await, entry(2, "early", Operation::Put));
+    for (revision, key, after) in [(3, "early", 2 * SECOND), (4, "late", 4 * SECOND)] {
+        assert_eq!(told(&mut watching).await, entry(revision, key, Operation::Expired));
+        assert_eq!(written.elapsed(), after);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    write(&bucket, put("k", "v")).await.unwrap();
+    let written = Instant::now();
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    let mut expired = Box::pin(told(&mut watching));
+    assert!((&mut expired).now_or_never().is_none());
+    let mut change = BucketConfig::new("b");
+    change.ttl = Some(SECOND / 2);
+    backend.update(change, soon()).await.unwrap();
+    assert_eq!(expired.await, entry(2, "k", Operation::Expired));
+    assert_eq!(written.elapsed(), SECOND / 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_told_each_second_and_nothing_else_is() {
+    let bucket = bucket(|_| {}).await;
+    write(&bucket, put("k", "v")).await.unwrap();
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    let start = Instant::now();
+    for round in 1..=3 {
+        assert_eq!(next(&mut watching).await, alive(1));
+        assert_eq!(start.elapsed(), round * SECOND);
+    }
+    tokio::time::advance(SECOND / 2).await;
+    write(&bucket, put("k", "w")).await.unwrap();
+    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+    let start = Instant::now();
+    assert_eq!(next(&mut watching).await, alive(2));
+    assert_eq!(start.elapsed(), SECOND);
+    // To a late reader it is told once.
+    tokio::time::advance(10 * SECOND).await;
+    assert_eq!(next(&mut watching).await, alive(2));
+    assert!(next(&mut watching).now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_match_is_no_news_but_is_behind_it() {
+    let bucket = bucket(|_| {}).await;
+    for patterns in [vec![], vec![Pattern::exact(&key("other"))]] {
+        let before = bucket.status(soon()).await.unwrap().last_revision.get();
+        let mut watching = watch_some(&bucket, Since::Newest, patterns);
+        ready(&mut watching).await;
+        let start = Instant::now();
+        // A bell that rings all the time does not put off the sign of life.
+        let writes = async {
+            for _ in 0..20 {
+                tokio::time::sleep(SECOND / 10).await;
+                write(&bucket, put("k", "v")).await.unwrap();
+            }
+        };
+        let (alive_at, ()) = tokio::join!(
+            async {
+                let signal = next(&mut watching).await;
+                assert!(signal == alive(before + 9) || signal == alive(before + 10), "{signal:?}");
+                start.elapsed()
+            },
+            writes
+        );
+        assert_eq!(alive_at, SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_goes_ends_it_at_once() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    let mut waiting = watch(&bucket, Since::Now);
+    ready(&mut waiting).await;
+    write(&bucket, put("k", "v")).await.unwrap();
+    let mut unread = watch(&bucket, Since::Newest);
+    begun(&mut unread).await;
+    assert_eq!(told(&mut waiting).await, entry(1, "k", Operation::Put));
+
+    let start = Instant::now();
+    let mut end = Box::pin(gone(&mut waiting));
+    assert!((&mut end).now_or_never().is_none());
+    assert!(backend.delete("b", soon()).await.unwrap());
+    end.await;
+    gone(&mut unread).await;
+    gone(&mut watch(&bucket, Since::Newest)).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    let start = Instant::now();
+    let mut end = Box::pin(gone(&mut watching));
+    assert!((&mut end).now_or_never().is_none());
+    backend.delete("b", soon()).await.unwrap();
+    // At the same time, so that nothing else tells them apart.
+    backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    write(&bucket, put("k", "v")).await.unwrap();
+    end.await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+
+    let mut watching = watch(&bucket, Since::After(Revision::new(7)));
+    let Begun { complete, last_revision, created: _ } = begun(&mut watching).await;
+    assert_eq!((complete, last_revision.get()), (false, 1));
+    assert_eq!(next(&mut watching).await, Signal::Ready);
+    write(&bucket, put("k", "w")).await.unwrap();
+    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_overwritten_while_it_is_listed_is_news() {
+    let bucket = bucket(|config| config.history = Some(2)).await;
+    for number in 0..4 {
+        write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
+    }
+    let mut watching = watch(&bucket, Since::Newest);
+    assert_eq!(begun(&mut watching).await.last_revision.get(), 4);
+    assert_eq!(told(&mut watching).await, entry(1, "k0", Operation::Put));
+    write(&bucket, put("k0", "new")).await.unwrap();
+    write(&bucket, put("k1", "new")).await.unwrap();
+    write(&bucket, Write::new(key("k2"), WriteKind::Purge)).await.unwrap();
+    let mut signals = Vec::new();
+    for _ in 0..6 {
+        signals.push(match next(&mut watching).await {
+            Signal::Entry { entry, behind } => (entry.revision.get(), behind),
+            _ => (0, 0),
+        });
+    }
+    // `k1` is told as it was at the beginning, for it is kept; `k2` is not.
+    assert_eq!(signals, [(2, 5), (4, 3), (0, 0), (5, 2), (6, 1), (7, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
+    let bucket = bucket(|config| config.history = Some(3)).await;
+    for on in ["a", "b", "a", "a", "a"] {
+        write(&bucket, put(on, "v")).await.unwrap();
+    }
+    for (since, wanted) in [
+        (Since::Newest, &[2, 5][..]),
+        (Since::History, &[2, 3, 4, 5]),
+        (Since::Now, &[]),
+        (Since::After(Revision::new(3)), &[4, 5]),
+        (Since::After(Revision::ZERO), &[2, 3, 4, 5]),
+    ] {
+        let mut watching = watch(&bucket, since);
+        let complete = begun(&mut watching).await.complete;
+        assert_eq!(complete, since != Since::After(Revision::ZERO), "{since:?}");
+        let mut revisions = Vec::new();
+        while let Signal::Entry { entry, .. } = next(&mut watching).await {
+            revisions.push(entry.revision.get());
+        }
+        assert_eq!(revisions, wanted, "{since:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_entries_are_passed_over_in_steps() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    for number in 0..1000 {
+        write(&bucket, put(&format!("k{number}"), "v")).await.unwrap();
+    }
+    write(&bucket, put("last", "v")).await.unwrap();
+    {
+        let mut state = backend.0.lock();
+        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+        let look = |after| state.next(Revision::new(after), state.last_revision, |_, _| false).0.get();
+        assert_eq!([look(0), look(256), look(512), look(768)], [256, 512, 768, 1001]);
+    }
+    let any = Pattern::new().segment::<String>(None, "la", "");
+    for patterns in [vec![Pattern::exact(&key("last"))], vec![any, Pattern::exact(&key("last"))]] {
+        let mut watching = watch_some(&bucket, Since::Newest, patterns);
+        begun(&mut watching).await;
+        assert_eq!(told(&mut watching).await, entry(1001, "last", Operation::Put));
+        assert_eq!(next(&mut watching).await, Signal::Ready);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_does_not_read_holds_nothing_and_finds_what_is_left() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    for number in 0..1000 {
+        write(&bucket, put(&format!("k{}", number % 3), "v")).await.unwrap();
+    }
+    for revision in 998..=1000 {
+        assert_eq!(told(&mut watching).await, entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put));
+    }
+    tokio::time::advance(SECOND - TICK).await;
+    assert!(next(&mut watching).now_or_never().is_none());
+    drop(watching);
+    let mut state = backend.0.lock();
+    let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+    assert_eq!(state.bell.receiver_count(), 0);
+}

@@ -1,0 +1,214 @@
+//! One sitting of a watch: a position in a bucket.
+//!
+//! Nothing is kept for a reader. When it asks, it is told the first entry after its position; what was overwritten in the
+//! meantime is not there any more, and what replaced it comes in its turn. So a reader that does not read costs nothing.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
+
+use super::bucket::{BucketState, Stored};
+use super::{Shared, find};
+use crate::backend::{Begun, Signal, Since, Watch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, Pattern};
+use crate::revision::Revision;
+
+/// How long nothing is told until that is told.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How many entries are looked at before somebody else gets the lock.
+const AT_ONCE: usize = 256;
+
+pub(super) fn watch(shared: Arc<Shared>, bucket: String, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+    let begun = async move {
+        tokio::task::coop::consume_budget().await;
+        match Sitting::begin(shared, bucket, watch) {
+            Ok((begun, sitting)) => (Ok(Signal::Begun(begun)), Some(sitting)),
+            Err(error) => (Err(error), None),
+        }
+    };
+    let then = |sitting| {
+        stream::unfold(sitting, |sitting: Option<Sitting>| async move {
+            let mut sitting = sitting?;
+            match sitting.next().await {
+                Ok(signal) => Some((Ok(signal), Some(sitting))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    };
+    stream::once(begun).flat_map(move |(first, sitting)| stream::iter([first]).chain(then(sitting))).boxed()
+}
+
+struct Sitting {
+    shared: Arc<Shared>,
+    /// The name of the bucket.
+    bucket: String,
+    /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
+    bell: Receiver<()>,
+    wanted: Wanted,
+    headers_only: bool,
+    /// All that matches was told up to here.
+    position: Revision,
+    /// Up to where there was something at the beginning, until all of it was told.
+    listing: Option<Listing>,
+    /// When something was told last.
+    told: Instant,
+}
+
+/// What a sitting begins with.
+#[derive(Debug, Clone, Copy)]
+struct Listing {
+    until: Revision,
+    /// No entry but the newest of each key, as it was at the beginning.
+    newest: bool,
+}
+
+/// What comes of a look at the bucket.
+enum Step {
+    Tell(Signal),
+    /// There is more to look at.
+    Again,
+    /// Nothing comes before this time, if the bell does not ring.
+    Wait(Instant),
+}
+
+impl Sitting {
+    fn begin(shared: Arc<Shared>, name: String, watch: Watch) -> Result<(Begun, Self)> {
+        // A beginning needs no patience here.
+        let Watch { patterns, since, headers_only, patience: _ } = watch;
+        let mut state = shared.lock();
+        let (bucket, _) = find(&mut state, &shared, &name)?;
+        let last = bucket.last_revision;
+        let (position, complete) = match since {
+            Since::Newest | Since::History => (Revision::ZERO, true),
+            Since::Now => (last, true),
+            // All that a bucket gets which is not yet so far is news.
+            Since::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
+        };
+        let begun = Begun { created: shared.date(bucket.created), last_revision: last, complete };
+        let bell = bucket.bell.subscribe();
+        drop(state);
+        let sitting = Self {
+            shared,
+            bucket: name,
+            bell,
+            wanted: Wanted::new(patterns),
+            headers_only,
+            position,
+            listing: Some(Listing { until: last, newest: since == Since::Newest }),
+            told: Instant::now(),
+        };
+        Ok((begun, sitting))
+    }
+
+    async fn next(&mut self) -> Result<Signal> {
+        loop {
+            tokio::task::coop::consume_budget().await;
+            match self.step()? {
+                Step::Tell(signal) => {
+                    self.told = Instant::now();
+                    return Ok(signal);
+                }
+                Step::Again => {}
+                // Whatever ends it: the next look shows why.
+                Step::Wait(until) => drop(tokio::time::timeout_at(until, self.bell.changed()).await),
+            }
+        }
+    }
+
+    /// Looks at the bucket as it is now.
+    fn step(&mut self) -> Result<Step> {
+        let Self { shared, bucket, bell, wanted, headers_only, position, listing, told } = self;
+        let mut state = shared.lock();
+        let (bucket, _) = find(&mut state, shared, bucket)?;
+        if bell.has_changed().is_err() {
+            return Err(Error::new(ErrorKind::BucketNotFound));
+        }
+        let until = listing.map_or(bucket.last_revision, |listing| listing.until);
+        let newest = listing.is_some_and(|listing| listing.newest);
+        let (seen, found) = bucket.next(*position, until, |revision, stored| {
+            wanted.contains(&stored.key) && !(newest && bucket.has_another(&stored.key, revision, until))
+        });
+        *position = seen;
+        if let Some(stored) = found {
+            let (entry, behind) = (shared.entry(seen, stored, !*headers_only), bucket.at_most_after(seen));
+            return Ok(Step::Tell(Signal::Entry { entry, behind }));
+        }
+        if seen < until {
+            return Ok(Step::Again);
+        }
+        if listing.take().is_some() {
+            return Ok(Step::Tell(Signal::Ready));
+        }
+        let silent = *told + SILENCE;
+        if Instant::now() >= silent {
+            return Ok(Step::Tell(Signal::Alive { upto: seen }));
+        }
+        // Nobody else may look at the bucket when something in it expires.
+        let due = bucket.due.first().and_then(|(at, _)| shared.epoch.checked_add(*at));
+        Ok(Step::Wait(due.map_or(silent, |due| due.min(silent))))
+    }
+}
+
+impl BucketState {
+    /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
+    pub(super) fn next(
+        &self,
+        after: Revision,
+        until: Revision,
+        wanted: impl Fn(Revision, &Stored) -> bool,
+    ) -> (Revision, Option<&Stored>) {
+        let range = self.entries.range((Bound::Excluded(after), Bound::Included(until)));
+        for (looked, (revision, stored)) in (1..).zip(range) {
+            if wanted(*revision, stored) {
+                return (*revision, Some(stored));
+            }
+            if looked == AT_ONCE {
+                return (*revision, None);
+            }
+        }
+        (until, None)
+    }
+
+    /// Whether a key has another entry between one of its revisions and this one.
+    fn has_another(&self, key: &Key, after: Revision, until: Revision) -> bool {
+        self.keys.get(key).is_some_and(|revisions| revisions.iter().any(|other| (after < *other) && (*other <= until)))
+    }
+
+    /// Whether every write after this one is kept; of one that is still to come nothing is known.
+    fn keeps_all_after(&self, revision: Revision) -> bool {
+        let later = self.entries.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(later, _)| later.get());
+        revision <= self.last_revision && (revision.get() + 1..=self.last_revision.get()).eq(later)
+    }
+
+    /// How many entries may be stored after this one.
+    fn at_most_after(&self, revision: Revision) -> u64 {
+        (self.last_revision.get() - revision.get()).min(self.entries.len() as u64)
+    }
+}
+
+/// The keys that are watched.
+enum Wanted {
+    Keys(HashSet<Key>),
+    Patterns(Vec<Pattern>),
+}
+
+impl Wanted {
+    fn new(patterns: Vec<Pattern>) -> Self {
+        let exact = patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok()));
+        exact.collect::<Option<_>>().map_or(Self::Patterns(patterns), Self::Keys)
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        match self {
+            Self::Keys(keys) => keys.contains(key),
+            Self::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(key.as_str())),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Watching.
+
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt};
+
+use super::subject::{Subject, delete, key, overlapping_patterns, purge, put, seconds};
+use crate::backend::{At, Operation, RawEntry, Since};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+/// A watch begins with the facts of the bucket, tells what is there, then `Ready`, then what is written, in the order of
+/// revisions, each entry once. Since the newest, that is the newest entry of each key, marker or not.
+pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let mut revisions = Vec::new();
+    for write in [put(&a, "old"), put(&b, "old"), put(&c, "old"), delete(&b), put(&a, ""), purge(&c)] {
+        revisions.push(bucket.write(write).await);
+    }
+    let all = [Pattern::all()];
+    let (mut sitting, listed) = bucket.watch_finds(&all, Since::Newest, false, &revisions[3..]).await;
+    let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
+    let begun = sitting.begun;
+    assert_eq!(
+        (begun.created, begun.last_revision, begun.complete),
+        (status.created, status.last_revision, true),
+        "the facts of the bucket"
+    );
+    let mut news = Vec::new();
+    for write in [put(&b, "new"), put(&b, "newer"), delete(&a), put(&key("d"), "new")] {
+        news.push(bucket.write(write).await);
+    }
+    for entry in listed.into_iter().chain(sitting.tells(&news).await) {
+        let read = bucket.read(&entry.key, At::Revision(entry.revision)).await;
+        assert_eq!(Some(entry), read, "an entry is told as it is read");
+    }
+    sitting.is_silent().await;
+}
+
+/// A watch where nothing matches is ready at once.
+pub async fn a_watch_of_nothing_is_ready_at_once(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let nothing = [Pattern::new().literal("nothing")];
+    let sinces = [Since::Newest, Since::History, Since::Now, Since::After(Revision::ZERO)];
+    for since in sinces {
+        bucket.watch_finds(&[Pattern::all()], since, false, &[]).await;
+    }
+    bucket.write(put(&key("something"), "v")).await;
+    for since in sinces {
+        bucket.watch_finds(&nothing, since, false, &[]).await;
+    }
+    let (mut something, _) = bucket.watch_finds(&nothing, Since::Newest, false, &[]).await;
+    let (mut none, _) = bucket.watch_finds(&[], Since::Newest, false, &[]).await;
+    bucket.write(put(&key("something"), "v")).await;
+    let revision = bucket.write(put(&key("nothing"), "v")).await;
+    something.tells(&[revision]).await;
+    none.is_silent().await;
+}
+
+/// A watch since the history tells every entry that is kept.
+pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let mut kept = Vec::new();
+    for write in
+        [put(&a, "dropped"), put(&c, "purged"), put(&a, "1"), put(&b, "1"), delete(&a), purge(&c), put(&a, "2")]
+    {
+        kept.push(bucket.write(write).await);
+    }
+    kept.drain(..2);
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::History, false, &kept).await;
+    assert!(sitting.begun.complete, "that is true of all that is not after a revision");
+    let news = [bucket.write(put(&a, "3")).await, bucket.write(put(&a, "4")).await];
+    sitting.tells(&news).await;
+    let of_b = kept[1];
+    bucket.watch_finds(&[Pattern::exact(&b)], Since::History, false, &[of_b]).await;
+}
+
+/// A watch since now tells only what is written later.
+pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let (a, b) = (key("a"), key("b"));
+    for write in [put(&a, "1"), put(&b, "1"), put(&a, "2")] {
+        bucket.write(write).await;
+    }
+    let last = bucket.counts().await.1;
+    // Not sought until it is so: whatever is old when it begins must not come, and no server may be so late.
+    let mut sitting = bucket.watch(Since::Now).await;
+    assert_eq!((sitting.begun.last_revision, sitting.begun.complete), (last, true));
+    assert_eq!(sitting.until_ready().await, [], "it is ready at once");
+    let news = [bucket.write(put(&b, "2")).await, bucket.write(delete(&a)).await];
+    sitting.tells(&news).await;
+    sitting.is_silent().await;
+}
+
+/// A watch after a revision tells what is kept of a later one.
+pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    let (a, b) = (key("a"), key("b"));
+    let mut revisions = Vec::new();
+    for write in [put(&a, "1"), put(&b, "1"), put(&a, "2"), delete(&b), put(&a, "3")] {
+        revisions.push(bucket.write(write).await);
+    }
+    let all = [Pattern::all()];
+    bucket.watch_finds(&all, Since::After(Revision::ZERO), false, &revisions[1..]).await;
+    for after in 1..revisions.len() {
+        bucket.watch_finds(&all, Since::After(revisions[after - 1]), false, &revisions[after..]).await;
+    }
+    bucket.watch_finds(&[Pattern::exact(&b)], Since::After(revisions[1]), false, &revisions[3..4]).await;
+    let (mut sitting, _) = bucket.watch_finds(&all, Since::After(revisions[4]), false, &[]).await;
+    let news = [bucket.write(put(&b, "2")).await, bucket.write(put(&a, "4")).await];
+    sitting.tells(&news).await;
+}
+
+/// A watch after a revision tells whether every later write is kept; of a revision that is still to come it is not so.
+pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(2)).await;
+    let (a, b) = (key("a"), key("b"));
+    let complete = async |patterns: &[Pattern], after| {
+        bucket.watch_some(patterns, Since::After(after), false).await.begun.complete
+    };
+    let all = [Pattern::all()];
+    assert!(complete(&all, Revision::ZERO).await, "of an empty bucket nothing is missing");
+    let mut revisions = vec![Revision::ZERO];
+    for write in [put(&a, "1"), put(&b, "1"), put(&b, "2"), delete(&a)] {
+        revisions.push(bucket.write(write).await);
+    }
+    let to_come = |last: Revision| Revision::new(last.get() + 5);
+    for revision in &revisions {
+        assert!(complete(&all, *revision).await, "nothing is missing after {revision} of {revisions:?}");
+        assert!(complete(&[Pattern::exact(&b)], *revision).await, "nor to one who watches a key");
+    }
+    assert!(!complete(&all, to_come(revisions[4])).await, "a revision that is still to come");
+
+    // One goes, and what came before and after it stays.
+    revisions.push(bucket.write(put(&key("c"), "v")).await);
+    let purged = bucket.write(purge(&key("c"))).await;
+    let hole = revisions[5];
+    for revision in &revisions[..5] {
+        assert!(!complete(&all, *revision).await, "{hole} is missing after {revision}");
+    }
+    assert!(complete(&all, hole).await, "nothing is missing after what is missing");
+    assert!(complete(&all, purged).await, "nothing is missing after the last");
+    assert!(!complete(&all, to_come(purged)).await, "a revision that is still to come");
+}
+
+/// A watch tells deletes, purges and expiries as they happen; the last where keys can have a TTL.
+pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    for (write, says) in [
+        (put(&a, "v"), Operation::Put),
+        (put(&b, "v"), Operation::Put),
+        (delete(&a), Operation::Delete),
+        (purge(&b), Operation::Purge),
+    ] {
+        let revision = bucket.write(write.clone()).await;
+        let entry = sitting.entry().await;
+        assert_eq!((&entry.key, entry.revision, &entry.operation), (&write.key, revision, &says), "{entry:?}");
+    }
+    if subject.has_key_ttl().await {
+        let revision = bucket.write(put(&c, "v").with_ttl(Some(seconds(1)))).await;
+        let written = sitting.entry().await;
+        assert_eq!((written.revision, written.ttl), (revision, Some(seconds(1))), "{written:?}");
+        let expired = sitting.entry().await;
+        assert_eq!((&expired.key, &expired.operation), (&c, &Operation::Expired), "{expired:?}");
+        assert_eq!(Some(expired), bucket.newest(&c).await, "it is told as it is read");
+    }
+}
+
+/// A watch tells what one of its patterns matches, once, however they overlap.
+pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (names, cases) = overlapping_patterns();
+    let write_all = async || {
+        let mut written = Vec::new();
+        for name in names {
+            written.push((*name, bucket.write(put(&key(name), "v")).await));
+        }
+        written
+    };
+    let of = |written: &[(_, Revision)], wanted: &[&str]| -> Vec<_> {
+        written.iter().filter(|(name, _)| wanted.contains(name)).map(|(_, revision)| *revision).collect()
+    };
+    let there = write_all().await;
+    let mut sittings = Vec::new();
+    for (patterns, wanted) in cases {
+        let (sitting, _) = bucket.watch_finds(&patterns, Since::Newest, false, &of(&there, wanted)).await;
+        sittings.push((sitting, wanted));
+    }
+    let news = write_all().await;
+    let reads = sittings.into_iter().map(|(mut sitting, wanted)| {
+        let news = of(&news, wanted);
+        async move {
+            sitting.tells(&news).await;
+            // What comes next is a sign of life, if it is not an entry too much.
+            sitting.is_silent().await;
+        }
+    });
+    join_all(reads).await;
+}
+
+/// A watch of headers leaves the values out.
+pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let (a, b) = (key("a"), key("b"));
+    let there = [
+        bucket.write(put(&a, "a value")).await,
+        bucket.write(put(&b, "a value")).await,
+        bucket.write(delete(&a)).await,
+    ];
+    let (mut sitting, mut told) = bucket.watch_finds(&[Pattern::all()], Since::History, true, &there).await;
+    let news = [bucket.write(put(&b, "another value")).await, bucket.write(purge(&a)).await];
+    told.extend(sitting.tells(&news).await);
+    for entry in told {
+        assert_eq!(entry.value, Bytes::new(), "{entry:?}");
+        // What was purged since cannot be read any more.
+        if let Some(read) = bucket.read(&entry.key, At::Revision(entry.revision)).await {
+            assert_eq!(entry, RawEntry { value: Bytes::new(), ..read }, "the rest is as it is read");
+        }
+    }
+}
+
+/// While nothing happens, a watch tells that it is alive, and how far it is.
+pub async fn a_watch_tells_that_it_is_alive(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    let there = bucket.write(put(&k, "v")).await;
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
+    for _ in 0..2 {
+        assert_eq!(sitting.is_silent().await, there, "all of the bucket was told, and that is how far it is");
+    }
+    let news = bucket.write(put(&k, "w")).await;
+    sitting.tells(&[news]).await;
+    assert_eq!(sitting.is_silent().await, news, "all of the bucket was told, and that is how far it is");
+}
+
+/// If its bucket goes, a watch ends within seconds, with `BucketNotFound`; and if there is another of its name by then.
+pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (backend, name) = (subject.backend(), bucket.raw.config().name.clone());
+    let not_found = |error: Error| assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
+    let revision = bucket.write(put(&key("k"), "v")).await;
+    let (waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[revision]).await;
+    let (of_nothing, _) = bucket.watch_finds(&[], Since::Newest, false, &[]).await;
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    not_found(waiting.ends().await);
+    not_found(of_nothing.ends().await);
+    not_found(bucket.watch_error(Since::Newest).await);
+
+    let mut again = BucketConfig::new(&name);
+    (again.replicas, again.storage) = (bucket.raw.config().replicas, bucket.raw.config().storage);
+    backend.create(again.clone(), subject.deadline()).await.expect("the name is free");
+    let (replaced, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    backend.create(again, subject.deadline()).await.expect("the name is free");
+    not_found(replaced.ends().await);
+}
+
+/// A reader that does not read finds what is left when it does: the newest of each key, in order; or that its sitting is
+/// over. (That it costs little meanwhile cannot be seen from here.)
+pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
+    const WRITES: usize = 3_000;
+    const KEYS: usize = 4;
+    let bucket = subject.bucket(|_| {}).await;
+    let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("{number}"))).collect();
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    let value = "v".repeat(1024);
+    let writes = stream::iter((0..WRITES).map(|number| put(&keys[number % KEYS], &value)));
+    writes.map(|write| bucket.write(write)).buffer_unordered(64).for_each(|_| async {}).await;
+    let mut newest = Vec::new();
+    for k in &keys {
+        newest.push(bucket.newest(k).await.expect("it was written").revision);
+    }
+    if let Err(error) = sitting.catches_up(&newest).await {
+        assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error:?}");
+    }
+}
+
+/// When a watch is dropped, nothing of it stays on the server, where there is one.
+pub async fn a_dropped_watch_leaves_nothing(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let there = bucket.write(put(&key("k"), "v")).await;
+    let consumers = async || {
+        let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
+        status.raw.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
+    };
+    let unread = bucket.watch(Since::History).await;
+    let (mut waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
+    waiting.is_silent().await;
+    let counted = consumers().await;
+    assert!(counted.is_none_or(|count| count >= 1), "a watch is there: {counted:?}");
+    drop(unread);
+    drop(waiting);
+    let none = async || consumers().await.is_none_or(|count| count == 0).then_some(());
+    subject.eventually("no consumer is left", none).await;
+}

@@ -1,0 +1,415 @@
+//! A local copy of some records, kept by a watch.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, Stream, StreamExt};
+use papaya::HashMap;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::event::{Event, told};
+use super::index::{Index, Indexes};
+use super::recover::News;
+use super::{NewsStream, begin};
+use crate::backend::{Deadline, Since};
+use crate::bucket::{Entry, ReadBucket};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Filter, KvModel};
+use crate::revision::Revision;
+
+/// How many changes wait for a reader of [`Cache::changes`] before it is told that it missed some.
+const CHANGES: usize = 1_024;
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Keeps a local copy of the records that a filter matches: ready when it is awaited, and up to date from then on.
+    ///
+    /// Reading it takes no network, no `await` and no lock. It may be behind: by a moment while all is well, for as long
+    /// as it lasts while the connection is lost ([`Cache::staleness`] tells). It drives itself, in a task that ends with the
+    /// last handle.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{tenant}.{id}")]
+    /// # struct Session { tenant: String, id: u64, user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// let cache = sessions.cache(..).await?;
+    /// let by_user = cache.index_by(|session| session.user.clone());
+    ///
+    /// let ada = Session { tenant: "acme".into(), id: 7, user: "ada".into() };
+    /// let revision = sessions.put(&ada).await?;
+    /// cache.wait_for_revision(revision).await?; // a writer that reads its own write
+    /// assert_eq!(cache.get(&ada.key()).expect("cached").user, "ada");
+    /// assert_eq!(by_user.get(&"ada".to_owned()).len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of a watch that does not begin; `Timeout` if it is not ready in the store's time.
+    pub fn cache(&self, filter: impl Into<Filter<T>>) -> OpenCache<'_, T> {
+        OpenCache { bucket: self, filter: filter.into(), timeout: None }
+    }
+}
+
+/// A cache that is filled; see [`ReadBucket::cache`].
+#[must_use = "nothing is cached until it is awaited"]
+#[derive(Debug)]
+pub struct OpenCache<'a, T: KvModel> {
+    bucket: &'a ReadBucket<T>,
+    filter: Filter<T>,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> OpenCache<'_, T> {
+    /// How long the filling may take; the store's time by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn run(self) -> Result<Cache<T>> {
+        let Self { bucket, filter, timeout } = self;
+        let deadline = Deadline::after(timeout.unwrap_or_else(|| bucket.timeout()));
+        let news = begin(bucket, &filter, Since::Newest, false, Some(deadline.remaining())).await?;
+        let shared = Arc::new(Shared::new(bucket.name()));
+        let mut progress = shared.progress.subscribe();
+        let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
+        let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
+        // The keeper ends only with an error that the cache then has.
+        let ready = deadline.bound(progress.wait_for(|progress| progress.ready || progress.over)).await?;
+        let over = ready.map_or(true, |progress| progress.over);
+        if over { Err(cache.error()) } else { Ok(cache) }
+    }
+}
+
+impl<'a, T: KvModel> IntoFuture for OpenCache<'a, T> {
+    type Output = Result<Cache<T>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let name = self.bucket.name().to_owned();
+        Box::pin(async move { self.run().await.map_err(|error| error.within("cache", &name, None)) })
+    }
+}
+
+/// A local copy of some records; see [`ReadBucket::cache`]. Cheap to clone; every clone is the same cache.
+pub struct Cache<T: KvModel> {
+    inner: Arc<Inner<T>>,
+}
+
+struct Inner<T: KvModel> {
+    shared: Arc<Shared<T>>,
+    keeper: JoinHandle<()>,
+}
+
+impl<T: KvModel> Drop for Inner<T> {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
+
+/// What the keeper writes and the readers read.
+struct Shared<T: KvModel> {
+    bucket: String,
+    /// Swapped whole after a resync, so that nobody sees it half full.
+    records: ArcSwap<Records<T>>,
+    /// Held by the keeper while it writes, and by whoever adds an index.
+    indexes: Mutex<Indexes<T>>,
+    progress: watch::Sender<Progress>,
+    changes: broadcast::Sender<CacheChange<T>>,
+    error: Mutex<Option<Arc<Error>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    revision: Revision,
+    ready: bool,
+    over: bool,
+    /// When the bucket was last heard of, all that was there before being known.
+    heard: Instant,
+}
+
+/// One change of a cache.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CacheChange<T: KvModel> {
+    /// The key.
+    pub key: T::Key,
+    /// The record before.
+    pub old: Option<Arc<Entry<T>>>,
+    /// The record after.
+    pub new: Option<Arc<Entry<T>>>,
+}
+
+impl<T: KvModel> Clone for CacheChange<T> {
+    fn clone(&self) -> Self {
+        Self { key: self.key.clone(), old: self.old.clone(), new: self.new.clone() }
+    }
+}
+
+impl<T: KvModel> Shared<T> {
+    fn new(bucket: &str) -> Self {
+        let progress = Progress { revision: Revision::ZERO, ready: false, over: false, heard: Instant::now() };
+        Self {
+            bucket: bucket.to_owned(),
+            records: ArcSwap::from_pointee(HashMap::new()),
+            indexes: Mutex::default(),
+            progress: watch::Sender::new(progress),
+            changes: broadcast::channel(CHANGES).0,
+            error: Mutex::new(None),
+        }
+    }
+
+    /// Takes one change into a map of records.
+    fn apply(&self, records: &Records<T>, key: T::Key, new: Option<Arc<Entry<T>>>) -> Option<CacheChange<T>> {
+        let pinned = records.pin();
+        let old = match &new {
+            Some(entry) => pinned.insert(key.clone(), Arc::clone(entry)).cloned(),
+            None => pinned.remove(&key).cloned(),
+        };
+        (old.is_some() || new.is_some()).then_some(CacheChange { key, old, new })
+    }
+
+    /// Tells a change to indexes and readers.
+    fn tell(&self, change: CacheChange<T>) {
+        self.indexes.lock().unwrap_or_else(PoisonError::into_inner).apply(&change);
+        // An error says that nobody listens.
+        let _ = self.changes.send(change);
+    }
+
+    /// Puts a whole new map in place of the old one, and tells what differs.
+    fn swap(&self, records: Records<T>) {
+        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.records.swap(Arc::new(records));
+        let new = self.records.load_full();
+        indexes.rebuild(&new);
+        drop(indexes);
+        let (old, new) = (old.pin(), new.pin());
+        for (key, entry) in &new {
+            let before = old.get(key).cloned();
+            if before.as_ref().is_none_or(|before| before.revision() != entry.revision()) {
+                let _ = self.changes.send(CacheChange { key: key.clone(), old: before, new: Some(Arc::clone(entry)) });
+            }
+        }
+        for (key, entry) in old.iter().filter(|(key, _)| new.get(*key).is_none()) {
+            let _ = self.changes.send(CacheChange { key: key.clone(), old: Some(Arc::clone(entry)), new: None });
+        }
+    }
+}
+
+/// Tells the waiting that nothing comes any more, also if a closure of theirs panics.
+struct End<T: KvModel>(Arc<Shared<T>>);
+
+impl<T: KvModel> Drop for End<T> {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.over = true);
+    }
+}
+
+/// Keeps the cache, until its last handle goes or nothing comes any more.
+async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>>) {
+    let _end = End(Arc::clone(&shared));
+    // Filled aside until it is complete: in the beginning, and after each resync.
+    let mut aside: Option<Records<T>> = Some(HashMap::new());
+    let mut reached = Revision::ZERO;
+    while let Some(news) = news.next().await {
+        let mut ready = false;
+        match news {
+            Ok(News::Entry(raw)) => {
+                reached = raw.revision;
+                let (key, new) = match told::<T>(&raw) {
+                    Event::Put(entry) => (entry.key().clone(), Some(Arc::new(entry))),
+                    Event::Removed { key, .. } => (key, None),
+                    Event::Undecodable { error, .. } => {
+                        // The record that was there is not there any more.
+                        *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+                        match crate::bucket::decode::key::<T>(&raw.key) {
+                            Ok(key) => (key, None),
+                            Err(_) => continue,
+                        }
+                    }
+                    _ => continue,
+                };
+                match &aside {
+                    Some(records) => drop(shared.apply(records, key, new)),
+                    None => {
+                        if let Some(change) = shared.apply(&shared.records.load(), key, new) {
+                            shared.tell(change);
+                        }
+                    }
+                }
+            }
+            Ok(News::Ready) => {
+                if let Some(records) = aside.take() {
+                    shared.swap(records);
+                }
+                ready = true;
+            }
+            Ok(News::Resync) => {
+                aside = Some(HashMap::new());
+                reached = Revision::ZERO;
+            }
+            Ok(News::Alive(upto)) => reached = upto,
+            Ok(News::Lagging(_)) => continue,
+            Err(error) => {
+                *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+                continue;
+            }
+        }
+        if aside.is_none() {
+            shared.progress.send_modify(|progress| {
+                progress.revision = if ready { reached } else { progress.revision.max(reached) };
+                progress.ready = true;
+                progress.heard = Instant::now();
+            });
+        }
+    }
+}
+
+impl<T: KvModel> Cache<T> {
+    /// The record of a key, if it is cached.
+    pub fn get(&self, key: &T::Key) -> Option<Arc<Entry<T>>> {
+        self.inner.shared.records.load().pin().get(key).cloned()
+    }
+
+    /// Whether the record of a key is cached.
+    pub fn contains(&self, key: &T::Key) -> bool {
+        self.inner.shared.records.load().pin().contains_key(key)
+    }
+
+    /// How many records are cached.
+    pub fn len(&self) -> usize {
+        self.inner.shared.records.load().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All records that are cached now, in no order.
+    pub fn snapshot(&self) -> Vec<Arc<Entry<T>>> {
+        self.inner.shared.records.load().pin().values().cloned().collect()
+    }
+
+    /// The records that are cached now, one after the other, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Entry<T>>> + use<T> {
+        self.snapshot().into_iter()
+    }
+
+    /// Every change from now on, with the record before and after.
+    pub fn changes(&self) -> CacheChanges<T> {
+        let receiver = self.inner.shared.changes.subscribe();
+        let changes = futures::stream::unfold(receiver, |mut receiver| async move {
+            let change = match receiver.recv().await {
+                Ok(change) => Ok(change),
+                Err(broadcast::error::RecvError::Lagged(missed)) => Err(missed),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((change, receiver))
+        });
+        CacheChanges { changes: changes.boxed() }
+    }
+
+    /// An index of the records by something other than their key; it is kept as the cache is.
+    pub fn index_by<K, F>(&self, by: F) -> Index<K, T>
+    where
+        K: Eq + std::hash::Hash + Clone + Send + Sync + 'static,
+        F: Fn(&T) -> K + Send + Sync + 'static,
+    {
+        let shared = &self.inner.shared;
+        let mut indexes = shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        indexes.add(by, &shared.records.load())
+    }
+
+    /// Everything up to this revision is in the cache.
+    pub fn revision(&self) -> Revision {
+        self.inner.shared.progress.borrow().revision
+    }
+
+    /// Waits until everything up to a revision is in the cache: a writer then reads its own write here.
+    ///
+    /// # Errors
+    ///
+    /// Why the cache ended, if it did.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub async fn wait_for_revision(&self, revision: Revision) -> Result<()> {
+        let mut progress = self.inner.shared.progress.subscribe();
+        match progress.wait_for(|progress| progress.revision >= revision || progress.over).await {
+            Ok(progress) if progress.revision >= revision => Ok(()),
+            _ => Err(self.error().within("wait_for_revision", &self.inner.shared.bucket, None)),
+        }
+    }
+
+    /// How long ago the bucket was last heard of: about a second at most while all is well.
+    pub fn staleness(&self) -> Duration {
+        self.inner.shared.progress.borrow().heard.elapsed()
+    }
+
+    /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission.
+    pub fn last_error(&self) -> Option<Arc<Error>> {
+        self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn error(&self) -> Error {
+        match self.last_error() {
+            Some(error) => Error::new(ErrorKind::Closed).caused_by(error),
+            None => Error::new(ErrorKind::Closed),
+        }
+    }
+}
+
+impl<T: KvModel> Clone for Cache<T> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<T: KvModel> fmt::Debug for Cache<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("bucket", &self.inner.shared.bucket)
+            .field("len", &self.len())
+            .field("revision", &self.revision())
+            .finish()
+    }
+}
+
+/// A stream of changes; see [`Cache::changes`].
+///
+/// An `Err` tells a reader that was too slow how many changes it missed; the stream goes on.
+#[must_use = "a stream does nothing until it is polled"]
+pub struct CacheChanges<T: KvModel> {
+    changes: BoxStream<'static, Result<CacheChange<T>, u64>>,
+}
+
+impl<T: KvModel> Stream for CacheChanges<T> {
+    type Item = Result<CacheChange<T>, u64>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.changes.poll_next_unpin(context)
+    }
+}
+
+impl<T: KvModel> fmt::Debug for CacheChanges<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheChanges").finish_non_exhaustive()
+    }
+}

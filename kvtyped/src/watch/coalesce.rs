@@ -1,0 +1,100 @@
+//! A slow reader's waiting room: the newest event of each key.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, StreamExt};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::NewsStream;
+use super::recover::News;
+use crate::error::Result;
+
+/// What waits, in the order in which it is told.
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    news: BTreeMap<u64, Result<News>>,
+    /// Where the event of a key waits.
+    keys: HashMap<String, u64>,
+    over: bool,
+}
+
+impl Waiting {
+    fn push(&mut self, news: Result<News>) {
+        if let Some(older) = key(&news).and_then(|key| self.keys.insert(key.to_owned(), self.next)) {
+            self.news.remove(&older);
+        }
+        match &news {
+            // What waits is forgotten with all that was told.
+            Ok(News::Resync) => {
+                self.news.clear();
+                self.keys.clear();
+            }
+            // The reader that lags is the one that this makes up for.
+            Ok(News::Lagging(_) | News::Alive(_)) => return,
+            Ok(News::Entry(_) | News::Ready) | Err(_) => {}
+        }
+        self.news.insert(self.next, news);
+        self.next += 1;
+    }
+
+    fn pop(&mut self) -> Option<Result<News>> {
+        let (_, news) = self.news.pop_first()?;
+        if let Some(key) = key(&news) {
+            self.keys.remove(key);
+        }
+        Some(news)
+    }
+}
+
+/// The key that news are about, if they are about one.
+fn key(news: &Result<News>) -> Option<&str> {
+    match news {
+        Ok(News::Entry(entry)) => Some(entry.key.as_str()),
+        Ok(_) => None,
+        Err(error) => error.key(),
+    }
+}
+
+/// Ends the listening task with the stream that it feeds.
+struct Listener(JoinHandle<()>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Listens in a task, and keeps the newest of each key for whoever reads.
+pub(super) fn coalesce(mut news: NewsStream) -> NewsStream {
+    let shared = Arc::new((Mutex::new(Waiting::default()), Notify::new()));
+    let feed = Arc::clone(&shared);
+    let listener = Listener(tokio::spawn(async move {
+        let (waiting, arrived) = &*feed;
+        while let Some(news) = news.next().await {
+            waiting.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+            arrived.notify_one();
+        }
+        waiting.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        arrived.notify_one();
+    }));
+    stream::unfold((shared, listener), |(shared, listener)| async move {
+        loop {
+            let (waiting, arrived) = &*shared;
+            {
+                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(news) = waiting.pop() {
+                    drop(waiting);
+                    return Some((news, (shared, listener)));
+                }
+                if waiting.over {
+                    return None;
+                }
+            }
+            arrived.notified().await;
+        }
+    })
+    .boxed()
+}

@@ -1,0 +1,157 @@
+//! Typed events.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use futures::ready;
+use futures::stream::{Stream, StreamExt};
+
+use super::NewsStream;
+use super::recover::News;
+use crate::backend::RawEntry;
+use crate::bucket::{Entry, Removed, Version, decode};
+use crate::error::{Error, Result};
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+/// What happens to the records of a watch.
+#[non_exhaustive]
+pub enum Event<T: KvModel> {
+    /// There is this record: a current one before [`Event::Ready`], a change after it.
+    Put(Entry<T>),
+    /// There is a record, of a watch that leaves the values out.
+    Touched {
+        /// Its key.
+        key: T::Key,
+        /// Its revision.
+        revision: Revision,
+        /// When it was written.
+        created: SystemTime,
+    },
+    /// The record went.
+    Removed {
+        /// Its key.
+        key: T::Key,
+        /// The revision of the removal.
+        revision: Revision,
+        /// How it went.
+        reason: Removed,
+    },
+    /// All current records were told; at once, if there are none.
+    Ready,
+    /// Something was stored that is no record of the model. The stream goes on.
+    Undecodable {
+        /// The key as it is stored.
+        key: String,
+        /// The revision; zero where it is not known.
+        revision: Revision,
+        /// What is wrong with it.
+        error: Error,
+    },
+    /// Something may have been missed: forget what was told. All current records follow, and `Ready`.
+    Resync,
+    /// The reader is this many changes behind, or more. They are not lost; `coalesce` makes fewer of them.
+    Lagging {
+        /// How many are to come.
+        behind: u64,
+    },
+}
+
+impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(entry) => f.debug_tuple("Put").field(entry).finish(),
+            Self::Touched { key, revision, .. } => write!(f, "Touched({key} at {revision})"),
+            Self::Removed { key, revision, reason } => write!(f, "Removed({key} at {revision}, {reason:?})"),
+            Self::Ready => f.write_str("Ready"),
+            Self::Undecodable { key, error, .. } => write!(f, "Undecodable({key}, {error})"),
+            Self::Resync => f.write_str("Resync"),
+            Self::Lagging { behind } => write!(f, "Lagging({behind})"),
+        }
+    }
+}
+
+/// A stream of events; see [`ReadBucket::watch`](crate::ReadBucket::watch).
+#[must_use = "a stream does nothing until it is polled"]
+pub struct Events<T: KvModel> {
+    news: NewsStream,
+    bucket: String,
+    headers_only: bool,
+    ignore_deletes: bool,
+    model: PhantomData<fn() -> T>,
+}
+
+impl<T: KvModel> Events<T> {
+    pub(super) fn new(news: NewsStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
+        Self { news, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
+    }
+
+    pub(super) fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The event that news are, if they are one.
+    fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
+        let event = match news {
+            Ok(News::Entry(raw)) => {
+                let event = if self.headers_only { touched(&raw) } else { told(&raw) };
+                if self.ignore_deletes && matches!(event, Event::Removed { .. }) {
+                    return None;
+                }
+                event
+            }
+            Ok(News::Ready) => Event::Ready,
+            Ok(News::Resync) => Event::Resync,
+            Ok(News::Lagging(behind)) => Event::Lagging { behind },
+            Ok(News::Alive(_)) => return None,
+            Err(error) => match error.key().map(str::to_owned) {
+                Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
+                None => return Some(Err(error.within("watch", &self.bucket, None))),
+            },
+        };
+        Some(Ok(event))
+    }
+}
+
+/// The event of an entry.
+pub(super) fn told<T: KvModel>(raw: &RawEntry) -> Event<T> {
+    match decode::version(raw) {
+        Ok(Version::Put(entry)) => Event::Put(entry),
+        Ok(Version::Removed { key, revision, reason, .. }) => Event::Removed { key, revision, reason },
+        Ok(Version::Undecodable { error, .. }) | Err(error) => undecodable(raw, error),
+    }
+}
+
+fn touched<T: KvModel>(raw: &RawEntry) -> Event<T> {
+    match decode::key::<T>(&raw.key) {
+        Ok(key) if raw.is_live() => Event::Touched { key, revision: raw.revision, created: raw.created },
+        Ok(_) => told(raw),
+        Err(error) => undecodable(raw, error),
+    }
+}
+
+fn undecodable<T: KvModel>(raw: &RawEntry, error: Error) -> Event<T> {
+    Event::Undecodable { key: raw.key.to_string(), revision: raw.revision, error }
+}
+
+impl<T: KvModel> Stream for Events<T> {
+    type Item = Result<Event<T>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let Some(news) = ready!(self.news.poll_next_unpin(context)) else { return Poll::Ready(None) };
+            if let Some(event) = self.event(news) {
+                return Poll::Ready(Some(event));
+            }
+        }
+    }
+}
+
+impl<T: KvModel> fmt::Debug for Events<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! Looking a cache up by something other than the key.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use papaya::HashMap;
+
+use super::cache::{CacheChange, Records};
+use crate::bucket::Entry;
+use crate::model::KvModel;
+
+/// The records of a cache by something other than their key; see [`Cache::index_by`](super::Cache::index_by).
+pub struct Index<K, T: KvModel> {
+    groups: Arc<Groups<K, T>>,
+}
+
+type Group<T> = Arc<[Arc<Entry<T>>]>;
+type Groups<K, T> = ArcSwap<HashMap<K, Group<T>>>;
+
+impl<K: Eq + Hash + Clone, T: KvModel> Index<K, T> {
+    /// The records for which the function gave this.
+    pub fn get(&self, by: &K) -> Vec<Arc<Entry<T>>> {
+        self.groups.load().pin().get(by).map(|group| group.to_vec()).unwrap_or_default()
+    }
+
+    /// Whether there is one.
+    pub fn contains(&self, by: &K) -> bool {
+        self.groups.load().pin().contains_key(by)
+    }
+
+    /// What the function gave for the records that are cached now.
+    pub fn keys(&self) -> Vec<K> {
+        self.groups.load().pin().keys().cloned().collect()
+    }
+}
+
+impl<K, T: KvModel> Clone for Index<K, T> {
+    fn clone(&self) -> Self {
+        Self { groups: Arc::clone(&self.groups) }
+    }
+}
+
+impl<K, T: KvModel> fmt::Debug for Index<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index").finish_non_exhaustive()
+    }
+}
+
+/// All indexes of a cache.
+pub(super) struct Indexes<T: KvModel> {
+    all: Vec<Box<dyn Keep<T>>>,
+}
+
+impl<T: KvModel> Default for Indexes<T> {
+    fn default() -> Self {
+        Self { all: Vec::new() }
+    }
+}
+
+impl<T: KvModel> Indexes<T> {
+    pub(super) fn add<K, F>(&mut self, by: F, records: &Records<T>) -> Index<K, T>
+    where
+        K: Eq + Hash + Clone + Send + Sync + 'static,
+        F: Fn(&T) -> K + Send + Sync + 'static,
+    {
+        let groups = Arc::new(ArcSwap::from_pointee(HashMap::new()));
+        let kept = Kept { by, groups: Arc::clone(&groups) };
+        kept.rebuild(records);
+        self.all.push(Box::new(kept));
+        Index { groups }
+    }
+
+    pub(super) fn apply(&mut self, change: &CacheChange<T>) {
+        self.all.retain(|index| index.is_used());
+        for index in &self.all {
+            index.apply(change);
+        }
+    }
+
+    pub(super) fn rebuild(&mut self, records: &Records<T>) {
+        self.all.retain(|index| index.is_used());
+        for index in &self.all {
+            index.rebuild(records);
+        }
+    }
+}
+
+/// An index, whatever it is by.
+trait Keep<T: KvModel>: Send + Sync {
+    fn apply(&self, change: &CacheChange<T>);
+    fn rebuild(&self, records: &Records<T>);
+    fn is_used(&self) -> bool;
+}
+
+struct Kept<K, T: KvModel, F> {
+    by: F,
+    groups: Arc<Groups<K, T>>,
+}
+
+impl<K, T, F> Keep<T> for Kept<K, T, F>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    T: KvModel,
+    F: Fn(&T) -> K + Send + Sync + 'static,
+{
+    fn apply(&self, change: &CacheChange<T>) {
+        let groups = self.groups.load();
+        let groups = groups.pin();
+        let CacheChange { key, old, new } = change;
+        let left = old.as_ref().map(|entry| (self.by)(entry));
+        let joined = new.as_ref().map(|entry| (self.by)(entry));
+        // The group that it joins gets it before the other loses it: a reader may see it twice, but never not at all.
+        if let (Some(by), Some(entry)) = (&joined, new) {
+            let others = groups.get(by).into_iter().flat_map(|group| group.iter());
+            let others = others.filter(|other| other.key() != key).cloned();
+            groups.insert(by.clone(), others.chain([Arc::clone(entry)]).collect());
+        }
+        if let Some(by) = left
+            && joined.as_ref() != Some(&by)
+        {
+            let others = groups.get(&by).into_iter().flat_map(|group| group.iter());
+            let others: Group<T> = others.filter(|other| other.key() != key).cloned().collect();
+            match others.is_empty() {
+                true => groups.remove(&by),
+                false => groups.insert(by, others),
+            };
+        }
+    }
+
+    fn rebuild(&self, records: &Records<T>) {
+        let mut groups: std::collections::HashMap<K, Vec<Arc<Entry<T>>>> = std::collections::HashMap::new();
+        for entry in records.pin().values() {
+            groups.entry((self.by)(entry)).or_default().push(Arc::clone(entry));
+        }
+        let groups = groups.into_iter().map(|(by, group)| (by, Group::from(group)));
+        self.groups.store(Arc::new(groups.collect()));
+    }
+
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.groups) > 1
+    }
+}

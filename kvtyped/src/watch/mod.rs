@@ -1,0 +1,198 @@
+//! Watching: what is there, and what changes, for as long as one likes.
+//!
+//! [`ReadBucket::watch`] is a stream of typed events that goes on over restarts, lost connections and buckets that are made
+//! anew; [`ReadBucket::cache`] keeps a local copy by it, [`ReadBucket::live`] a single value, and
+//! [`ReadBucket::wait_for`] waits for one.
+
+mod cache;
+mod coalesce;
+mod event;
+mod index;
+mod live;
+mod recover;
+mod wait;
+
+pub use self::cache::{Cache, CacheChange, CacheChanges, OpenCache};
+pub use self::event::{Event, Events};
+pub use self::index::Index;
+pub use self::live::{Live, OpenLive};
+pub use self::wait::WaitFor;
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use self::recover::{News, Plan, Recovery};
+use crate::backend::Since;
+use crate::bucket::ReadBucket;
+use crate::error::{Error, Result};
+use crate::model::{Filter, KvModel};
+use crate::revision::Revision;
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Watches the records that a filter matches: what is there, then [`Event::Ready`], then what changes.
+    ///
+    /// The stream goes on over everything that passes: a server that restarts, a leader that changes, a connection that is
+    /// lost. Where something may have been missed meanwhile, [`Event::Resync`] says so, and what is there is told again. You
+    /// see the newest state of every record, but not necessarily every state in between.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{tenant}.{id}")]
+    /// # struct Session { tenant: String, id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// sessions.put(&Session { tenant: "acme".into(), id: 1 }).await?;
+    /// let mut events = sessions.watch(SessionKey::filter().tenant("acme")).await?;
+    /// assert!(matches!(events.try_next().await?, Some(Event::Put(session)) if session.id == 1));
+    /// assert!(matches!(events.try_next().await?, Some(Event::Ready)));
+    ///
+    /// sessions.delete(&SessionKey::new("acme", 1)).await?;
+    /// let event = events.try_next().await?;
+    /// assert!(matches!(event, Some(Event::Removed { reason: Removed::Deleted, .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and tells
+    /// a `Resync` if the bucket is made anew. `PermissionDenied` and `Closed` are the last. A record that does not decode is
+    /// an [`Event::Undecodable`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
+    pub fn watch(&self, filter: impl Into<Filter<T>>) -> Watch<'_, T> {
+        Watch {
+            bucket: self,
+            filter: filter.into(),
+            updates_only: false,
+            history: false,
+            from: None,
+            headers_only: false,
+            ignore_deletes: false,
+            coalesce: false,
+            timeout: None,
+        }
+    }
+}
+
+/// A watch that begins; see [`ReadBucket::watch`].
+#[must_use = "nothing is watched until it is awaited"]
+#[derive(Debug)]
+pub struct Watch<'a, T: KvModel> {
+    bucket: &'a ReadBucket<T>,
+    filter: Filter<T>,
+    updates_only: bool,
+    history: bool,
+    from: Option<Revision>,
+    headers_only: bool,
+    ignore_deletes: bool,
+    coalesce: bool,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Watch<'_, T> {
+    /// Only what changes from now on: `Ready` comes at once.
+    pub fn updates_only(mut self) -> Self {
+        self.updates_only = true;
+        self
+    }
+
+    /// Every revision that is kept, rather than the newest of each record.
+    pub fn history(mut self) -> Self {
+        self.history = true;
+        self
+    }
+
+    /// What is kept from this revision on, it included. Removals whose markers are gone are not told.
+    pub fn from_revision(mut self, revision: Revision) -> Self {
+        self.from = Some(revision);
+        self
+    }
+
+    /// Keys and revisions without the values: a live record is an [`Event::Touched`].
+    pub fn headers_only(mut self) -> Self {
+        self.headers_only = true;
+        self
+    }
+
+    /// Without removals of any kind.
+    pub fn ignore_deletes(mut self) -> Self {
+        self.ignore_deletes = true;
+        self
+    }
+
+    /// For a reader that may be slow: what waits for it is the newest event of each key, and no more. A task of its own
+    /// listens meanwhile; it ends with the stream.
+    pub fn coalesce(mut self) -> Self {
+        self.coalesce = true;
+        self
+    }
+
+    /// How long the beginning may take; the store's time by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    fn since(&self) -> Result<Since> {
+        let illegal = |what: &str| Err(Error::invalid_config(what));
+        match (self.updates_only, self.history, self.from) {
+            (true, true, _) => {
+                illegal("`updates_only` and `history` exclude each other: one wants nothing old, one all")
+            }
+            (true, _, Some(_)) => {
+                illegal("`updates_only` and `from_revision` exclude each other: each says where to begin")
+            }
+            (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each says where to begin"),
+            (true, ..) => Ok(Since::Now),
+            (_, true, _) if self.coalesce => {
+                illegal("`history` and `coalesce` exclude each other: one wants every revision")
+            }
+            (_, true, _) => Ok(Since::History),
+            (.., Some(revision)) => Ok(Since::After(Revision::new(revision.get().saturating_sub(1)))),
+            _ => Ok(Since::Newest),
+        }
+    }
+
+    async fn run(self) -> Result<Events<T>> {
+        let located = |error: Error| error.within("watch", self.bucket.name(), None);
+        let since = self.since().map_err(located)?;
+        let news = begin(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
+        let news = if self.coalesce { coalesce::coalesce(news) } else { news };
+        Ok(Events::new(news, self.bucket.name(), self.headers_only, self.ignore_deletes))
+    }
+}
+
+impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
+    type Output = Result<Events<T>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+type NewsStream = BoxStream<'static, Result<News>>;
+
+/// Begins to watch; what everything in this room stands on.
+async fn begin<T: KvModel>(
+    bucket: &ReadBucket<T>,
+    filter: &Filter<T>,
+    since: Since,
+    headers_only: bool,
+    timeout: Option<Duration>,
+) -> Result<NewsStream> {
+    let raw = Arc::clone(bucket.raw("watch")?);
+    let patience = timeout.unwrap_or_else(|| bucket.timeout());
+    let plan = Plan { patterns: filter.patterns().to_vec(), since, headers_only, patience };
+    Ok(Recovery::begin(raw, plan).await?.into_stream().boxed())
+}

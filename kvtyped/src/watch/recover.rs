@@ -1,0 +1,246 @@
+//! One watch over many sittings: what happens when one ends.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream, Stream};
+
+use crate::backend::{Backoff, Begun, RawBucket, RawEntry, Signal, Since, Watch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Pattern;
+use crate::revision::Revision;
+
+/// How many entries may be behind one that is told before the reader is told that it lags.
+const LAG: u64 = 1_000;
+
+/// What a watch tells, whatever happens to its sittings.
+#[derive(Debug)]
+pub(super) enum News {
+    Entry(RawEntry),
+    /// All current entries were told.
+    Ready,
+    /// What was told may be gone, and nobody will say so: all current entries follow, and `Ready`.
+    Resync,
+    /// So many entries wait for the reader.
+    Lagging(u64),
+    /// Nothing happens. Everything up to this revision was told.
+    Alive(Revision),
+}
+
+/// What is watched, and from where.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) since: Since,
+    pub(super) headers_only: bool,
+    pub(super) patience: Duration,
+}
+
+type Sitting = BoxStream<'static, Result<Signal>>;
+
+/// Where a watch is.
+enum State {
+    /// There is no sitting. One that does not begin is tried again, less and less often; a bucket that is gone is told
+    /// once, and waited for; what no patience helps against (a permission, a closed connection) is the end.
+    Begin(Since),
+    /// A sitting tells what is there. If it ends, what is there is told from the start, behind a `Resync`.
+    Listing(Sitting),
+    /// A sitting tells what is new. If it ends, the next goes on behind the last revision; behind a `Resync`, if
+    /// something is missing in between, or the bucket is another one, or an older copy of itself.
+    Live(Sitting),
+    /// Nothing comes any more.
+    Over,
+}
+
+/// A watch that goes on.
+pub(super) struct Recovery {
+    raw: Arc<dyn RawBucket>,
+    plan: Plan,
+    state: State,
+    backoff: Backoff,
+    /// When the bucket was made, and its highest revision that was heard of.
+    bucket: Option<(SystemTime, Revision)>,
+    /// Everything up to here was told.
+    position: Revision,
+    /// The reader has to forget what it was told.
+    resync: bool,
+    told_anything: bool,
+    told_gone: bool,
+    lagging: bool,
+    held_back: Option<News>,
+}
+
+impl Recovery {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    ///
+    /// Those of the first sitting, if it does not begin.
+    pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: Plan) -> Result<Self> {
+        let state = State::Begin(plan.since);
+        let mut recovery = Self {
+            raw,
+            plan,
+            state,
+            backoff: Backoff::outage(),
+            bucket: None,
+            position: Revision::ZERO,
+            resync: false,
+            told_anything: false,
+            told_gone: false,
+            lagging: false,
+            held_back: None,
+        };
+        recovery.sit_down(recovery.plan.since).await?;
+        Ok(recovery)
+    }
+
+    /// What it tells, one after the other; an error that names a key stands in the place of an entry.
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<News>> + Send {
+        stream::unfold(self, |mut recovery| async move {
+            let news = recovery.next().await?;
+            Some((news, recovery))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<News>> {
+        if let Some(news) = self.held_back.take() {
+            return Some(Ok(news));
+        }
+        loop {
+            if let Some(news) = self.step().await {
+                return news;
+            }
+        }
+    }
+
+    /// One step of the machine: what to tell (`Some(None)` is the end), if that is anything.
+    async fn step(&mut self) -> Option<Option<Result<News>>> {
+        let heard = match &mut self.state {
+            State::Over => return Some(None),
+            State::Begin(since) => {
+                let since = *since;
+                return match self.sit_down(since).await {
+                    Ok(()) if std::mem::take(&mut self.resync) => Some(Some(Ok(News::Resync))),
+                    Ok(()) => None,
+                    Err(error) => self.lost(error).await,
+                };
+            }
+            State::Listing(sitting) | State::Live(sitting) => sitting.next().await,
+        };
+        match heard {
+            Some(Ok(signal)) => self.heard(signal).map(|news| Some(Ok(news))),
+            Some(Err(error)) if error.key().is_some() => Some(Some(Err(error))),
+            Some(Err(error)) => self.lost(error).await,
+            None => self.lost(Error::unavailable("the watch was ended")).await,
+        }
+    }
+
+    /// Begins a sitting, if the bucket is still the one that is known and nothing is missing.
+    async fn sit_down(&mut self, since: Since) -> Result<()> {
+        let Plan { patterns, headers_only, patience, .. } = self.plan.clone();
+        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience });
+        let begun = match sitting.next().await {
+            Some(Ok(Signal::Begun(begun))) => begun,
+            Some(Err(error)) => return Err(error),
+            _ => return Err(Error::unavailable("a watch did not begin")),
+        };
+        let Begun { created, last_revision, complete } = begun;
+        let first = self.bucket.is_none();
+        let another = self.bucket.is_some_and(|(made, highest)| made != created || last_revision < highest);
+        self.bucket = Some((created, last_revision));
+        if let Since::After(revision) = since
+            && (another || (!first && !complete) || revision > last_revision)
+        {
+            // Whatever was told is not what is there: the next sitting tells that from the start.
+            self.resync = true;
+            self.position = Revision::ZERO;
+            self.state = State::Begin(self.listing());
+            return Box::pin(self.sit_down(self.listing())).await;
+        }
+        self.resync |= another;
+        self.told_gone = false;
+        self.backoff = Backoff::outage();
+        self.position = match since {
+            Since::Now => last_revision,
+            Since::After(revision) => revision,
+            Since::Newest | Since::History => Revision::ZERO,
+        };
+        self.state = State::Listing(sitting);
+        Ok(())
+    }
+
+    /// How what is there is told from the start.
+    fn listing(&self) -> Since {
+        if self.plan.since == Since::History { Since::History } else { Since::Newest }
+    }
+
+    fn heard(&mut self, signal: Signal) -> Option<News> {
+        match signal {
+            Signal::Begun(_) => None,
+            Signal::Entry { entry, behind } => {
+                self.reached(entry.revision);
+                self.told_anything = true;
+                let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG);
+                if self.lagging && !was_lagging && matches!(self.state, State::Live(_)) {
+                    self.held_back = Some(News::Entry(entry));
+                    return Some(News::Lagging(behind));
+                }
+                Some(News::Entry(entry))
+            }
+            Signal::Ready => {
+                self.state = match std::mem::replace(&mut self.state, State::Over) {
+                    State::Listing(sitting) | State::Live(sitting) => State::Live(sitting),
+                    other => other,
+                };
+                if let Some((_, revision)) = self.bucket {
+                    self.reached(revision);
+                }
+                Some(News::Ready)
+            }
+            Signal::Alive { upto } => {
+                self.reached(upto);
+                matches!(self.state, State::Live(_)).then_some(News::Alive(self.position))
+            }
+        }
+    }
+
+    fn reached(&mut self, revision: Revision) {
+        self.position = self.position.max(revision);
+        if let Some((_, highest)) = &mut self.bucket {
+            *highest = revision.max(*highest);
+        }
+    }
+
+    /// A sitting ended, or did not begin: what is told of that, and where to go on.
+    async fn lost(&mut self, error: Error) -> Option<Option<Result<News>>> {
+        tracing::debug!(bucket = self.raw.config().name, %error, "a watch lost its sitting");
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let next = match (state, self.plan.since) {
+            (State::Begin(since), _) => since,
+            (State::Listing(_), Since::Newest | Since::History) => {
+                self.resync |= self.told_anything;
+                self.listing()
+            }
+            // In the order of revisions, so what was told is told.
+            (State::Listing(_) | State::Live(_), _) => Since::After(self.position),
+            (State::Over, _) => return Some(None),
+        };
+        match error.kind() {
+            ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {
+                self.state = State::Begin(next);
+            }
+            ErrorKind::BucketNotFound => {
+                self.state = State::Begin(self.listing());
+                self.resync = true;
+                if !std::mem::replace(&mut self.told_gone, true) {
+                    return Some(Some(Err(error)));
+                }
+            }
+            _ => return Some(Some(Err(error))),
+        }
+        tokio::time::sleep(self.backoff.next()).await;
+        None
+    }
+}

@@ -1,0 +1,106 @@
+//! Waiting for a record.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+
+use super::event::Event;
+use crate::backend::Deadline;
+use crate::bucket::{Entry, ReadBucket};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::ModelKey;
+use crate::model::{Filter, KvModel};
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Waits until the record of a key is there and as a predicate wants it; one that is there already is seen.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Job { id: u64, done: bool }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let jobs: Bucket<Job> = Store::memory().bucket().await?;
+    /// let worker = jobs.clone();
+    /// tokio::spawn(async move { worker.put(&Job { id: 7, done: true }).await });
+    ///
+    /// let key = JobKey::new(7);
+    /// let job = jobs.wait_for(&key, |job| job.done).timeout(Duration::from_secs(5)).await?;
+    /// assert!(job.done);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if the
+    /// bucket goes meanwhile. A record that does not decode is not what is waited for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub fn wait_for<'a, P>(&'a self, key: &'a T::Key, predicate: P) -> WaitFor<'a, T, P>
+    where
+        P: FnMut(&Entry<T>) -> bool + Send + 'a,
+    {
+        WaitFor { bucket: self, key, predicate, timeout: None }
+    }
+}
+
+/// A wait for a record; see [`ReadBucket::wait_for`].
+#[must_use = "nothing is waited for until it is awaited"]
+pub struct WaitFor<'a, T: KvModel, P> {
+    bucket: &'a ReadBucket<T>,
+    key: &'a T::Key,
+    predicate: P,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel, P> WaitFor<'_, T, P> {
+    /// How long to wait.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<'a, T, P> IntoFuture for WaitFor<'a, T, P>
+where
+    T: KvModel,
+    P: FnMut(&Entry<T>) -> bool + Send + 'a,
+{
+    type Output = Result<Entry<T>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { bucket, key, mut predicate, timeout } = self;
+        Box::pin(async move {
+            let wait = async {
+                key.encode()?;
+                let mut events = bucket.watch(Filter::of_key(key)).await?;
+                loop {
+                    match events.next().await {
+                        Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => return Err(error),
+                        None => return Err(Error::new(ErrorKind::Closed)),
+                    }
+                }
+            };
+            let waited = match timeout {
+                Some(timeout) => Deadline::after(timeout).bound(wait).await.and_then(|waited| waited),
+                None => wait.await,
+            };
+            waited.map_err(|error| error.within("wait_for", bucket.name(), Some(&key.to_string())))
+        })
+    }
+}
+
+impl<T: KvModel, P> std::fmt::Debug for WaitFor<'_, T, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitFor").field("key", self.key).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
