@@ -3,30 +3,23 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream, StreamExt};
-use papaya::HashMap;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-use super::event::{Event, told};
-use super::index::{Index, Indexes};
-use super::recover::News;
-use super::{NewsStream, begin};
+use super::begin;
+use super::index::Index;
+use super::keeper::{Shared, keep};
 use crate::backend::{Deadline, Since};
 use crate::bucket::{Entry, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
-
-/// How many changes wait for a reader of [`Cache::changes`] before it is told that it missed some.
-const CHANGES: usize = 1_024;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Keeps a local copy of the records that a filter matches: ready when it is awaited, and up to date from then on.
@@ -120,29 +113,6 @@ impl<T: KvModel> Drop for Inner<T> {
     }
 }
 
-pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
-
-/// What the keeper writes and the readers read.
-struct Shared<T: KvModel> {
-    bucket: String,
-    /// Swapped whole after a resync, so that nobody sees it half full.
-    records: ArcSwap<Records<T>>,
-    /// Held by the keeper while it writes, and by whoever adds an index.
-    indexes: Mutex<Indexes<T>>,
-    progress: watch::Sender<Progress>,
-    changes: broadcast::Sender<CacheChange<T>>,
-    error: Mutex<Option<Arc<Error>>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    revision: Revision,
-    ready: bool,
-    over: bool,
-    /// When the bucket was last heard of, all that was there before being known.
-    heard: Instant,
-}
-
 /// One change of a cache.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -158,125 +128,6 @@ pub struct CacheChange<T: KvModel> {
 impl<T: KvModel> Clone for CacheChange<T> {
     fn clone(&self) -> Self {
         Self { key: self.key.clone(), old: self.old.clone(), new: self.new.clone() }
-    }
-}
-
-impl<T: KvModel> Shared<T> {
-    fn new(bucket: &str) -> Self {
-        let progress = Progress { revision: Revision::ZERO, ready: false, over: false, heard: Instant::now() };
-        Self {
-            bucket: bucket.to_owned(),
-            records: ArcSwap::from_pointee(HashMap::new()),
-            indexes: Mutex::default(),
-            progress: watch::Sender::new(progress),
-            changes: broadcast::channel(CHANGES).0,
-            error: Mutex::new(None),
-        }
-    }
-
-    /// Takes one change into a map of records.
-    fn apply(&self, records: &Records<T>, key: T::Key, new: Option<Arc<Entry<T>>>) -> Option<CacheChange<T>> {
-        let pinned = records.pin();
-        let old = match &new {
-            Some(entry) => pinned.insert(key.clone(), Arc::clone(entry)).cloned(),
-            None => pinned.remove(&key).cloned(),
-        };
-        (old.is_some() || new.is_some()).then_some(CacheChange { key, old, new })
-    }
-
-    /// Tells a change to indexes and readers.
-    fn tell(&self, change: CacheChange<T>) {
-        self.indexes.lock().unwrap_or_else(PoisonError::into_inner).apply(&change);
-        // An error says that nobody listens.
-        let _ = self.changes.send(change);
-    }
-
-    /// Puts a whole new map in place of the old one, and tells what differs.
-    fn swap(&self, records: Records<T>) {
-        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.records.swap(Arc::new(records));
-        let new = self.records.load_full();
-        indexes.rebuild(&new);
-        drop(indexes);
-        let (old, new) = (old.pin(), new.pin());
-        for (key, entry) in &new {
-            let before = old.get(key).cloned();
-            if before.as_ref().is_none_or(|before| before.revision() != entry.revision()) {
-                let _ = self.changes.send(CacheChange { key: key.clone(), old: before, new: Some(Arc::clone(entry)) });
-            }
-        }
-        for (key, entry) in old.iter().filter(|(key, _)| new.get(*key).is_none()) {
-            let _ = self.changes.send(CacheChange { key: key.clone(), old: Some(Arc::clone(entry)), new: None });
-        }
-    }
-}
-
-/// Tells the waiting that nothing comes any more, also if a closure of theirs panics.
-struct End<T: KvModel>(Arc<Shared<T>>);
-
-impl<T: KvModel> Drop for End<T> {
-    fn drop(&mut self) {
-        self.0.progress.send_modify(|progress| progress.over = true);
-    }
-}
-
-/// Keeps the cache, until its last handle goes or nothing comes any more.
-async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>>) {
-    let _end = End(Arc::clone(&shared));
-    // Filled aside until it is complete: in the beginning, and after each resync.
-    let mut aside: Option<Records<T>> = Some(HashMap::new());
-    let mut reached = Revision::ZERO;
-    while let Some(news) = news.next().await {
-        let mut ready = false;
-        match news {
-            Ok(News::Entry(raw)) => {
-                reached = raw.revision;
-                let (key, new) = match told::<T>(&raw) {
-                    Event::Put(entry) => (entry.key().clone(), Some(Arc::new(entry))),
-                    Event::Removed { key, .. } => (key, None),
-                    Event::Undecodable { error, .. } => {
-                        // The record that was there is not there any more.
-                        *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
-                        match crate::bucket::decode::key::<T>(&raw.key) {
-                            Ok(key) => (key, None),
-                            Err(_) => continue,
-                        }
-                    }
-                    _ => continue,
-                };
-                match &aside {
-                    Some(records) => drop(shared.apply(records, key, new)),
-                    None => {
-                        if let Some(change) = shared.apply(&shared.records.load(), key, new) {
-                            shared.tell(change);
-                        }
-                    }
-                }
-            }
-            Ok(News::Ready) => {
-                if let Some(records) = aside.take() {
-                    shared.swap(records);
-                }
-                ready = true;
-            }
-            Ok(News::Resync) => {
-                aside = Some(HashMap::new());
-                reached = Revision::ZERO;
-            }
-            Ok(News::Alive(upto)) => reached = upto,
-            Ok(News::Lagging(_)) => continue,
-            Err(error) => {
-                *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
-                continue;
-            }
-        }
-        if aside.is_none() {
-            shared.progress.send_modify(|progress| {
-                progress.revision = if ready { reached } else { progress.revision.max(reached) };
-                progress.ready = true;
-                progress.heard = Instant::now();
-            });
-        }
     }
 }
 

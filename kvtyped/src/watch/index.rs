@@ -7,7 +7,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use papaya::HashMap;
 
-use super::cache::{CacheChange, Records};
+use super::cache::CacheChange;
+use super::keeper::Records;
 use crate::bucket::Entry;
 use crate::model::KvModel;
 

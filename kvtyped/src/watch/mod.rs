@@ -8,6 +8,7 @@ mod cache;
 mod coalesce;
 mod event;
 mod index;
+mod keeper;
 mod live;
 mod recover;
 mod wait;

@@ -27,6 +27,7 @@ mod consumer;
 mod convert;
 mod doubt;
 mod echo;
+mod facts;
 mod publish;
 mod read;
 mod record;

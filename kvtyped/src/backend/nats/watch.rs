@@ -12,15 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::Attempt;
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
-use super::convert;
-use super::record::{self, Stored};
-use super::wire::Answer;
+use super::facts::{Facts, keeps_all};
+use super::record::Stored;
 use crate::backend::{Begun, Deadline, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Pattern;
@@ -31,9 +28,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long may be asked what became of a bucket, or of a consumer.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How often it is tried to learn whether all of a stream is kept, while it is written to.
-const TRIES: usize = 3;
 
 /// Matches no key: nothing legal begins so.
 const NO_KEY: &str = "!";
@@ -197,126 +191,6 @@ fn request(place: &Place, watch: &Watch, facts: &Facts) -> Request {
     }
 }
 
-/// Whether every write after this revision is kept, as far as can be proven.
-///
-/// Nobody tells how many messages of a stream are kept between two revisions. But a count of those after one, taken
-/// before the last revision is learned, is the distance of the two only if nothing is missing: even if the count came
-/// from a server that is behind.
-async fn keeps_all(
-    place: &Place,
-    facts: &Facts,
-    later: &mut Facts,
-    revision: Revision,
-    mut counted: Option<u64>,
-    deadline: Deadline,
-) -> Result<bool> {
-    if let Some(known) = facts.keeps_all_after(revision) {
-        return Ok(known);
-    }
-    for _ in 0..TRIES {
-        if counted.is_none() {
-            counted = count_after(place, revision, deadline).await?;
-            *later = Facts::learn(place, deadline).await?;
-        }
-        match counted.take() {
-            Some(count) if count >= later.last.get().saturating_sub(revision.get()) => return Ok(true),
-            Some(_) => {}
-            None => return Ok(false),
-        }
-    }
-    Ok(false)
-}
-
-/// How many messages of a later revision some server has; `None` where it does not tell (before 2.11, or where direct
-/// gets are not allowed).
-async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
-    if !place.direct {
-        return Ok(None);
-    }
-    let verb = format!("DIRECT.GET.{}", place.stream);
-    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
-    let answer = place.api.attempt(&verb, Some(&asked), Attempt::Short, deadline).await?;
-    let Answer::Message(message) = answer else { return Ok(None) };
-    if message.status.is_some() {
-        return Ok(None);
-    }
-    let header = |name: &str| message.headers.as_ref()?.get_last(name)?.as_str().parse::<u64>().ok();
-    let behind = header(record::header::PENDING);
-    Ok(behind.map(|behind| behind + 1))
-}
-
-/// What the leader says of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
-    created: SystemTime,
-    first: Revision,
-    last: Revision,
-    messages: u64,
-    replicated: bool,
-    leader: Option<String>,
-    followers: Vec<Follower>,
-}
-
-/// What the leader knows of another server that stores the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Follower {
-    name: String,
-    current: bool,
-    /// How many writes it lacks, or less.
-    lag: u64,
-}
-
-impl Facts {
-    async fn learn(place: &Place, deadline: Deadline) -> Result<Self> {
-        let info = place.api.stream(&place.config.name, deadline).await?;
-        let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        Self::of(&info).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
-    }
-
-    fn of(info: &Value) -> Option<Self> {
-        let (state, cluster) = (&info["state"], &info["cluster"]);
-        let follower = |peer: &Value| {
-            Some(Follower {
-                name: peer["name"].as_str()?.to_owned(),
-                current: peer["current"].as_bool()?,
-                lag: peer["lag"].as_u64().unwrap_or_default(),
-            })
-        };
-        Some(Self {
-            leader: cluster["leader"].as_str().map(str::to_owned),
-            followers: cluster["replicas"].as_array().into_iter().flatten().filter_map(follower).collect(),
-            created: record::time(info["created"].as_str()?)?,
-            first: Revision::new(state["first_seq"].as_u64()?),
-            last: Revision::new(state["last_seq"].as_u64()?),
-            messages: state["messages"].as_u64()?,
-            replicated: info["config"]["num_replicas"].as_u64() != Some(1),
-        })
-    }
-
-    /// Whether that server has the stream up to this revision, as far as the leader knows.
-    fn has_reached(&self, server: Option<&str>, revision: Revision) -> bool {
-        if !self.replicated || server.is_some() && server == self.leader.as_deref() {
-            return true;
-        }
-        let follower = self.followers.iter().find(|follower| Some(&*follower.name) == server);
-        follower
-            .is_some_and(|follower| follower.current && self.last.get().saturating_sub(follower.lag) >= revision.get())
-    }
-
-    /// Whether every message of a later revision is kept, if this alone tells.
-    fn keeps_all_after(&self, revision: Revision) -> Option<bool> {
-        let next = revision.get().saturating_add(1);
-        if revision >= self.last {
-            return Some(revision == self.last);
-        }
-        if next < self.first.get() {
-            return Some(false);
-        }
-        let all = self.last.get() - self.first.get() + 1;
-        (self.messages == all).then_some(true)
-    }
-}
-
 /// How much of what was there when a consumer was made has come.
 ///
 /// A key that is written meanwhile is skipped where it was, and comes later. So it goes on until nothing is to come; but
@@ -367,19 +241,6 @@ mod tests {
 
     use super::*;
 
-    fn facts(first: u64, last: u64, messages: u64) -> Facts {
-        Facts::of(&json!({
-            "created": "2026-08-14T12:02:39.5Z",
-            "config": { "num_replicas": 3 },
-            "state": { "first_seq": first, "last_seq": last, "messages": messages },
-            "cluster": { "leader": "a", "replicas": [
-                { "name": "b", "current": true, "lag": 2 },
-                { "name": "c", "current": false },
-            ] },
-        }))
-        .unwrap()
-    }
-
     fn listing(pending: u64, wanted: u64, messages: &[(u64, u64)]) -> Listing {
         let mut listing = Listing::new(pending, Revision::new(wanted));
         for (revision, behind) in messages {
@@ -387,31 +248,6 @@ mod tests {
             listing.take(Revision::new(*revision), *behind);
         }
         listing
-    }
-
-    #[test]
-    fn facts_tell_whether_something_is_missing() {
-        let after = |facts: Facts, revision| facts.keeps_all_after(Revision::new(revision));
-        assert_eq!(after(facts(0, 0, 0), 0), Some(true));
-        assert_eq!(after(facts(1, 5, 5), 0), Some(true));
-        assert_eq!(after(facts(4, 5, 2), 3), Some(true));
-        assert_eq!(after(facts(4, 5, 2), 2), Some(false));
-        assert_eq!(after(facts(1, 5, 3), 2), None);
-        assert_eq!(after(facts(1, 5, 3), 5), Some(true));
-        assert_eq!(after(facts(1, 5, 5), 6), Some(false));
-        assert_eq!(after(facts(1, 5, 5), u64::MAX), Some(false));
-        // All of it was purged.
-        assert_eq!(after(facts(6, 5, 0), 3), Some(false));
-        assert_eq!(after(facts(6, 5, 0), 5), Some(true));
-    }
-
-    #[test]
-    fn facts_tell_whether_a_server_is_behind() {
-        let facts = facts(1, 9, 9);
-        let reached = |server, revision| facts.has_reached(server, Revision::new(revision));
-        assert!(reached(Some("a"), 9), "the leader");
-        assert!(reached(Some("b"), 7) && !reached(Some("b"), 8), "two behind");
-        assert!(!reached(Some("c"), 1) && !reached(Some("d"), 1) && !reached(None, 1), "nobody knows");
     }
 
     #[test]

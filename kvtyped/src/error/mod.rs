@@ -1,11 +1,15 @@
 //! The one error of the library.
 
+mod kind;
+
+pub use self::kind::ErrorKind;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
 use crate::codec::CodecError;
-use crate::config::{ConfigError, Difference};
+use crate::config::ConfigError;
 use crate::key::KeyError;
 use crate::revision::Revision;
 
@@ -57,110 +61,6 @@ pub enum Outcome {
     NotApplied,
     /// It may have been applied, or may yet be: its acknowledgement never came, and what is stored does not tell.
     Unknown,
-}
-
-/// What kind of failure an [`Error`] is.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The key has not the revision that the write expected. Read it again.
-    Conflict {
-        /// The revision that was expected; zero where nothing was.
-        expected: Revision,
-        /// The revision that the key has, if the server said.
-        actual: Option<Revision>,
-    },
-    /// `create` found a live record under the key. [`Error::revision`] is its revision.
-    AlreadyExists,
-    /// There is no record under the key.
-    NotFound,
-    /// The closure of a `modify` changed a field of the key.
-    KeyChanged,
-    /// A retried update lost against other writers until its attempts or its time ran out.
-    RetriesExhausted {
-        /// How often it was tried.
-        attempts: u32,
-        /// How long.
-        elapsed: Duration,
-    },
-    /// What is stored is no record of the model.
-    Decode {
-        /// The codec, or `key` where the key is none of the model's, or `record` where the record's kind is unknown.
-        codec: &'static str,
-        /// What is wrong, without content.
-        detail: String,
-    },
-    /// A value that is stored did not pass the check of a live value.
-    Rejected {
-        /// What the check said.
-        reason: String,
-    },
-    /// The bucket is not the one that this handle was opened on: it was made anew, or set back to an older copy. What was
-    /// read before says nothing about it. Open it again.
-    HistoryRewound,
-    /// The value cannot be written with the model's codec.
-    Encode {
-        /// The codec.
-        codec: &'static str,
-    },
-    /// The key cannot be sent.
-    InvalidKey,
-    /// A setting, a URL or an option is wrong.
-    InvalidConfig {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is no such bucket.
-    BucketNotFound,
-    /// There is such a bucket already.
-    BucketExists,
-    /// The bucket differs from what the model and the builder say.
-    Drift {
-        /// In these settings.
-        differences: Vec<Difference>,
-    },
-    /// The value is larger than the bucket or the server takes.
-    TooLarge {
-        /// The size that was refused, headers included, in bytes, where it is known.
-        size: Option<usize>,
-        /// The limit, in bytes, where it is known.
-        limit: Option<usize>,
-    },
-    /// The bucket has reached its `max_bytes`.
-    BucketFull,
-    /// The backend, or this bucket, cannot do that.
-    Unsupported {
-        /// What it needs.
-        needs: String,
-        /// What there is.
-        found: String,
-    },
-    /// The server denies this user the subject.
-    PermissionDenied {
-        /// The subject, or what the server said of it.
-        subject: String,
-    },
-    /// The server does not let this user in.
-    Unauthorized,
-    /// The time of the operation ran out.
-    Timeout {
-        /// The time that it had.
-        after: Duration,
-    },
-    /// There is no connection, no leader or no server for it now.
-    Unavailable {
-        /// What is missing.
-        reason: String,
-    },
-    /// The handle or its store was closed.
-    Closed,
-    /// The server answered with something else.
-    Backend {
-        /// Its error code, if it gave one.
-        code: Option<u64>,
-        /// What it said.
-        detail: String,
-    },
 }
 
 impl Error {
@@ -232,17 +132,23 @@ impl Error {
             )
     }
 
-    pub(crate) fn unknown_outcome(mut self) -> Self {
+    /// The same error of a write that may have been applied, or may yet be. For backends.
+    #[must_use]
+    pub fn unknown_outcome(mut self) -> Self {
         self.0.outcome = Outcome::Unknown;
         self
     }
 
-    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    /// The same error with what caused it. For backends.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    pub(crate) fn at_revision(mut self, revision: Revision) -> Self {
+    /// The same error about this revision. For backends.
+    #[must_use]
+    pub fn at_revision(mut self, revision: Revision) -> Self {
         self.0.revision = Some(revision);
         self
     }
@@ -257,7 +163,10 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_key(mut self, key: impl Into<String>) -> Self {
+    /// The same error about this key, encoded. For backends: in a scan or a watch an error with a key stands in the place of
+    /// an entry, one without is the last.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
         self.0.key = Some(key.into());
         self
     }
@@ -326,68 +235,6 @@ impl fmt::Display for Error {
             f.write_str("; it may have been applied, or may yet be: read the key before you decide")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Conflict { expected, actual } => {
-                write!(f, "conflict: expected revision {expected}, ")?;
-                match actual {
-                    Some(actual) => write!(f, "found {actual}")?,
-                    None => f.write_str("found another write")?,
-                }
-                f.write_str("; read again, or use `modify`")
-            }
-            Self::AlreadyExists => {
-                f.write_str("a record is there already; use `update`, `put` or `modify` to change it")
-            }
-            Self::NotFound => f.write_str("there is no record; `.or_insert_with(..)` would make one"),
-            Self::KeyChanged => f.write_str("the closure changed a field of the key; write a new record instead"),
-            Self::RetriesExhausted { attempts, elapsed } => write!(
-                f,
-                "other writers came first {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or spread the key"
-            ),
-            Self::Decode { codec, detail } => {
-                write!(f, "what is stored is not a record of this model: {codec}: {detail}")
-            }
-            Self::Rejected { reason } => write!(f, "what is stored was rejected: {reason}"),
-            Self::HistoryRewound => {
-                f.write_str("the bucket was made anew, or set back, since it was opened; open it again, and read again")
-            }
-            Self::Encode { codec } => write!(f, "the value cannot be written as {codec}"),
-            Self::InvalidKey => f.write_str("the key is not legal"),
-            Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
-            Self::BucketNotFound => f.write_str("there is no such bucket"),
-            Self::BucketExists => f.write_str("there is such a bucket already"),
-            Self::Drift { differences } => {
-                f.write_str("the bucket differs from what is wanted (")?;
-                for (index, difference) in differences.iter().enumerate() {
-                    write!(f, "{}{difference}", if index > 0 { "; " } else { "" })?;
-                }
-                f.write_str("); change the model, or open it with `.on_drift(Drift::Adopt)` or `Drift::Update`")
-            }
-            Self::TooLarge { size, limit } => {
-                f.write_str("the value is too large")?;
-                if let Some(size) = size {
-                    write!(f, ": {size} bytes with its headers")?;
-                }
-                match limit {
-                    Some(limit) => write!(f, ", {limit} are allowed"),
-                    None => Ok(()),
-                }
-            }
-            Self::BucketFull => f.write_str("the bucket is full, and takes no delete either; raise its `max_bytes`"),
-            Self::Unsupported { needs, found } => write!(f, "needs {needs}, found {found}"),
-            Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
-            Self::Unauthorized => f.write_str("the server does not accept these credentials"),
-            Self::Timeout { after } => write!(f, "no answer within {after:?}"),
-            Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
-            Self::Closed => f.write_str("the handle was closed"),
-            Self::Backend { code: Some(code), detail } => write!(f, "the server answered {code}: {detail}"),
-            Self::Backend { code: None, detail } => f.write_str(detail),
-        }
     }
 }
 
