@@ -1,6 +1,7 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod cache;
 mod codecs;
 mod conformance;
 mod interop;
@@ -11,3 +12,4 @@ mod modify;
 mod promises;
 mod support;
 mod verbs;
+mod watch;
