@@ -209,8 +209,8 @@ on_both_backends! {
         assert!(cache.contains(&key(1)), "the last state that was known");
         assert!(matches!(sessions.cache(..).await.unwrap_err().kind(), ErrorKind::BucketNotFound));
 
-        let anew: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
         let mut changes = cache.changes();
+        let anew: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
         wait::until("the old state is forgotten", SOON, async || (!cache.contains(&key(1))).then_some(())).await;
         assert_eq!(soon(&mut changes).await.unwrap().key, key(1), "which is a change");
         let first = anew.put(&Session::new("acme", 2)).await.unwrap();

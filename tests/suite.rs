@@ -10,6 +10,7 @@ mod layering;
 mod model;
 mod modify;
 mod promises;
+mod recovery;
 mod support;
 mod verbs;
 mod watch;
