@@ -1,6 +1,7 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod cache;
 mod codecs;
 mod conformance;
 mod interop;
@@ -10,5 +11,7 @@ mod model;
 mod modify;
 mod nats;
 mod promises;
+mod recovery;
 mod support;
 mod verbs;
+mod watch;
