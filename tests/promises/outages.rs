@@ -145,3 +145,41 @@ async fn what_a_cluster_acknowledged_survives_its_leader() {
     println!("{acknowledged} acknowledged, {unknown} unknown");
     assert!(acknowledged >= 100);
 }
+
+/// P4: a leader that hung comes back, and decides on what it was sent meanwhile before it hears of the other one, which
+/// is slower, and whose decision holds.
+#[tokio::test]
+async fn what_a_leader_refuses_that_is_none_any_more_is_not_refused() {
+    let cluster = Cluster::start(3).await;
+    let made: Bucket<Document> = World::at(&cluster.urls()).await.fresh().replicas(3).await.unwrap();
+    let stream = format!("KV_{}", made.name());
+    let leader = async || cluster.leader_of(&stream).await;
+    let old = wait::until("it has a leader", PATIENT, leader).await;
+    cluster.node(old).freeze();
+    let new =
+        wait::until("it has another leader", 2 * PATIENT, async || leader().await.filter(|new| *new != old)).await;
+    let third = 3 - old - new;
+    let documents: Bucket<Document> = seen_as(&World::at(&cluster.node(third).url()).await, made.name()).await;
+    let mut ledger = Ledger::default();
+    let mut writes = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (put, update) = (Document::new(name, "put"), Document::new(name, "updated"));
+        let result = documents.put(&put).timeout(PATIENT).await;
+        writes.push((update, *result.as_ref().expect("it has a leader")));
+        ledger.note(put, result);
+    }
+    cluster.node(new).freeze();
+    let updates = writes.iter().map(|(update, read)| documents.update(update, *read).timeout(PATIENT).into_future());
+    let (results, ()) = tokio::join!(futures::future::join_all(updates), async {
+        // No event tells that the wrong one has them, and that it has answered.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cluster.node(old).thaw();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.node(new).thaw();
+    });
+    for ((update, _), result) in writes.into_iter().zip(results) {
+        assert!(result.is_ok() || is_unknown(&result), "nobody else wrote: {result:?}");
+        ledger.note(update, result);
+    }
+    ledger.agrees_with(&documents).await;
+}
