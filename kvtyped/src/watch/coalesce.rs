@@ -18,12 +18,15 @@ struct Waiting {
     news: BTreeMap<u64, Result<News>>,
     /// Where the event of a key waits.
     keys: HashMap<String, u64>,
+    /// Where `Ready` waits, or waited last.
+    ready: u64,
     over: bool,
 }
 
 impl Waiting {
     fn push(&mut self, news: Result<News>) {
-        if let Some(older) = key(&news).and_then(|key| self.keys.insert(key.to_owned(), self.next)) {
+        let older = key(&news).and_then(|key| self.keys.insert(key.to_owned(), self.next));
+        if let Some(older) = older {
             self.news.remove(&older);
         }
         match &news {
@@ -35,6 +38,19 @@ impl Waiting {
             // The reader that lags is the one that this makes up for.
             Ok(News::Lagging(_) | News::Alive(_)) => return,
             Ok(News::Entry(_) | News::Ready) | Err(_) => {}
+        }
+        self.put(news);
+        // What was to come before `Ready` still does.
+        if older.is_some_and(|older| older < self.ready)
+            && let Some(ready) = self.news.remove(&self.ready)
+        {
+            self.put(ready);
+        }
+    }
+
+    fn put(&mut self, news: Result<News>) {
+        if matches!(news, Ok(News::Ready)) {
+            self.ready = self.next;
         }
         self.news.insert(self.next, news);
         self.next += 1;
