@@ -93,6 +93,8 @@ impl Recovery {
             held_back: None,
         };
         recovery.sit_down(recovery.plan.since).await?;
+        // A revision to begin at that the bucket has not reached was told by another bucket.
+        recovery.held_back = std::mem::take(&mut recovery.resync).then_some(News::Resync);
         Ok(recovery)
     }
 
