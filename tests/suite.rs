@@ -1,6 +1,7 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod cache;
 mod codecs;
 mod conformance;
 mod interop;
@@ -9,5 +10,7 @@ mod layering;
 mod model;
 mod modify;
 mod promises;
+mod recovery;
 mod support;
 mod verbs;
+mod watch;

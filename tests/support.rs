@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvtyped::prelude::*;
-use kvtyped::{KvModel, OpenBucket};
+use kvtyped::{Events, OpenBucket};
 
 /// Turns each function into a test on memory and a test on a real server.
 ///
@@ -110,4 +110,56 @@ impl RawSession {
 /// The same bucket, seen through another model.
 pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> {
     world.store.bucket().name(name).must_exist().on_drift(Drift::Adopt).await.expect("the bucket is there")
+}
+
+/// How long anything that must come may take, on a machine that is busy.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// What an event says, to be compared.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Told {
+    Put(String, Revision),
+    Touched(String, Revision),
+    Removed(String, Revision, Removed),
+    Undecodable(String, Revision),
+    Ready,
+    Resync,
+    Lagging,
+}
+
+impl Told {
+    pub(crate) fn of<T: KvModel>(event: &Event<T>) -> Self {
+        match event {
+            Event::Put(entry) => Self::Put(entry.key().to_string(), entry.revision()),
+            Event::Touched { key, revision, .. } => Self::Touched(key.to_string(), *revision),
+            Event::Removed { key, revision, reason } => Self::Removed(key.to_string(), *revision, *reason),
+            Event::Undecodable { key, revision, .. } => Self::Undecodable(key.clone(), *revision),
+            Event::Ready => Self::Ready,
+            Event::Resync => Self::Resync,
+            Event::Lagging { .. } => Self::Lagging,
+            _ => panic!("an event that the tests do not know"),
+        }
+    }
+}
+
+/// The next item of a stream that must have one.
+pub(crate) async fn soon<S: futures::Stream + Unpin>(stream: &mut S) -> S::Item {
+    let next = tokio::time::timeout(SOON, stream.next()).await;
+    next.expect("it comes soon").expect("the stream goes on")
+}
+
+/// What the next event says.
+pub(crate) async fn told<T: KvModel>(events: &mut Events<T>) -> Told {
+    Told::of(&soon(events).await.expect("an event"))
+}
+
+/// What comes before `Ready`.
+pub(crate) async fn listing<T: KvModel>(events: &mut Events<T>) -> Vec<Told> {
+    let mut before = Vec::new();
+    loop {
+        match told(events).await {
+            Told::Ready => return before,
+            other => before.push(other),
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::{wait, wire};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -91,6 +92,11 @@ impl Server {
     /// All that the server has logged, over all its starts.
     pub fn log(&self) -> String {
         lock(&self.process).log()
+    }
+
+    /// The folder where JetStream keeps what is stored: for copies of it, made while the server is down.
+    pub fn store(&self) -> PathBuf {
+        lock(&self.process).dir().join("store")
     }
 
     /// SIGKILL, and waits until the process is gone.

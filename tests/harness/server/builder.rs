@@ -2,7 +2,7 @@
 
 use super::{Ready, Server};
 use crate::ports;
-use crate::process::{Process, lock};
+use crate::process::Process;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -109,8 +109,7 @@ impl Builder {
     fn text(&self, server: &Server) -> String {
         let mut text = format!("listen: \"{}\"\nserver_name: \"{}\"\n", server.addr, server.name);
         if let Some(block) = &self.jetstream {
-            let store = lock(&server.process).dir().join("store");
-            text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", store);
+            text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", server.store());
         }
         text + &self.config
     }

@@ -1,0 +1,767 @@
+//! Watches and caches over servers that die, connections that break and buckets that are not what they were.
+//!
+//! Each test compares what a cache holds, and what is folded from events, with what is really there. One whose name
+//! begins with `naive_` does the same with the plain client, and expects it to fail.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use harness::{Mode, Proxy, Server, wait};
+use kvtyped::ErrorKind;
+use kvtyped::prelude::*;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, World, seen_as, soon, told};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How many keys there are.
+const KEYS: u64 = 20;
+
+/// The key whose writes show that a watch works again.
+const PROBE: u64 = KEYS - 1;
+
+type View = BTreeMap<SessionKey, (Revision, u32)>;
+
+fn key(id: u64) -> SessionKey {
+    SessionKey::new("acme", id)
+}
+
+/// What is really there.
+async fn truth(bucket: &Bucket<Session>) -> View {
+    let mut view = View::new();
+    for id in 0..KEYS {
+        let read = bucket.get(&key(id)).read(Read::Leader).await;
+        if let Some(entry) = read.expect("the leader answers") {
+            view.insert(key(id), (entry.revision(), entry.visits));
+        }
+    }
+    view
+}
+
+/// What events tell.
+#[derive(Debug, Default)]
+struct Fold {
+    view: View,
+    last: Revision,
+    resyncs: usize,
+    /// Whether the bucket was told to be gone.
+    gone: usize,
+    /// The first event that came out of order.
+    disorder: Option<String>,
+}
+
+impl Fold {
+    fn take(&mut self, item: Result<Event<Session>, Error>) {
+        let revision = match &item {
+            Ok(Event::Put(entry)) => entry.revision(),
+            Ok(Event::Removed { revision, .. }) => *revision,
+            _ => Revision::new(u64::MAX),
+        };
+        match item {
+            Ok(Event::Put(entry)) => {
+                self.view.insert(entry.key().clone(), (revision, entry.visits));
+            }
+            Ok(Event::Removed { key, .. }) => {
+                self.view.remove(&key);
+            }
+            Ok(Event::Resync) => {
+                self.resyncs += 1;
+                self.view.clear();
+                self.last = Revision::ZERO;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::BucketNotFound) => self.gone += 1,
+            Err(error) => self.disorder = Some(error.to_string()),
+            Ok(_) => {}
+        }
+        if revision.get() < u64::MAX {
+            if revision <= self.last {
+                self.disorder.get_or_insert_with(|| format!("{revision} came after {}", self.last));
+            }
+            self.last = revision;
+        }
+    }
+}
+
+/// A bucket that is watched in both ways.
+struct Watched {
+    cache: Cache<Session>,
+    fold: Arc<Mutex<Fold>>,
+    folding: JoinHandle<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.folding.abort();
+    }
+}
+
+impl Watched {
+    async fn new(bucket: &Bucket<Session>) -> Self {
+        let cache = bucket.cache(..).await.expect("it is filled");
+        let mut events = bucket.watch(..).await.expect("it begins");
+        let fold = Arc::new(Mutex::new(Fold::default()));
+        let folded = Arc::clone(&fold);
+        let folding = tokio::spawn(async move {
+            while let Some(item) = events.next().await {
+                folded.lock().unwrap_or_else(PoisonError::into_inner).take(item);
+            }
+        });
+        Self { cache, fold, folding }
+    }
+
+    fn fold(&self) -> MutexGuard<'_, Fold> {
+        self.fold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the bucket was told to be gone, and how often all was told again.
+    fn told(&self) -> (usize, usize) {
+        let fold = self.fold();
+        (fold.gone, fold.resyncs)
+    }
+
+    fn cached(&self) -> View {
+        self.cache.iter().map(|entry| (entry.key().clone(), (entry.revision(), entry.visits))).collect()
+    }
+
+    /// Waits until a write that is made now is seen both ways.
+    async fn sees_writes(&self, bucket: &Bucket<Session>) {
+        let probe = bucket.put(&Session::new("acme", PROBE)).timeout(SOON).await.expect("it is written");
+        let seen = wait::within(SOON, async || {
+            let cached = self.cache.get(&key(PROBE)).is_some_and(|entry| entry.revision() == probe);
+            let folded = self.fold().view.get(&key(PROBE)).is_some_and(|(revision, _)| *revision == probe);
+            (cached && folded).then_some(())
+        });
+        assert!(seen.await.is_some(), "{:?}, {:?}", self.cache, self.fold());
+    }
+
+    /// Waits until a watch works again, and tells how long that took.
+    async fn recovers(&self, what: &str, fault: Instant, over: Instant, bucket: &Bucket<Session>) {
+        self.sees_writes(bucket).await;
+        println!("{what}: seen again {:?} after the fault, {:?} after its end", fault.elapsed(), over.elapsed());
+        self.agrees_with(bucket).await;
+    }
+
+    /// P25: both views are equal to what is there.
+    async fn agrees_with(&self, bucket: &Bucket<Session>) {
+        let agreed = wait::within(SOON, async || {
+            let truth = truth(bucket).await;
+            (self.cached() == truth && self.fold().view == truth).then_some(())
+        });
+        if agreed.await.is_none() {
+            let (truth, cached) = (truth(bucket).await, self.cached());
+            panic!("there is {truth:#?}\ncached is {cached:#?}\n{:#?}", self.fold());
+        }
+        assert_eq!(self.fold().disorder, None);
+    }
+}
+
+/// Writes of all kinds: some keys come, some change, some go.
+async fn write(bucket: &Bucket<Session>, visits: u32) {
+    for id in 0..PROBE {
+        let session = Session::new("acme", id).visited(visits);
+        let written = match (id + u64::from(visits)) % 5 {
+            0 => bucket.delete(&key(id)).timeout(SOON).await,
+            1 => bucket.purge(&key(id)).timeout(SOON).await,
+            _ => bucket.put(&session).timeout(SOON).await,
+        };
+        written.expect("it is written");
+    }
+}
+
+/// A bucket that is written on one connection, and watched on another.
+async fn two_sides(server: &Server, watching: &str) -> (World, Bucket<Session>, Watched) {
+    let world = World::at(&server.url()).await;
+    let writing = world.bucket::<Session>().await;
+    write(&writing, 0).await;
+    let watching = seen_as(&World::at(watching).await, writing.name()).await;
+    let watched = Watched::new(&watching).await;
+    watched.agrees_with(&writing).await;
+    (world, writing, watched)
+}
+
+async fn consumers(server: &Server, bucket: &str) -> Vec<String> {
+    let names = server.api(&format!("$JS.API.CONSUMER.NAMES.KV_{bucket}"), &Value::Null).await.expect("it answers");
+    let names = names["consumers"].as_array().cloned().unwrap_or_default();
+    names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+}
+
+async fn delete_consumers(server: &Server, bucket: &str) -> usize {
+    let names = consumers(server, bucket).await;
+    for name in &names {
+        let deleted = server.api(&format!("$JS.API.CONSUMER.DELETE.KV_{bucket}.{name}"), &Value::Null).await;
+        assert_eq!(deleted.expect("it answers")["success"], true);
+    }
+    names.len()
+}
+
+/// Waits until there is none: sooner than the server removes them by itself.
+async fn no_consumers(server: &Server, bucket: &str) {
+    wait::until("the consumers are gone", 10 * SECOND, async || {
+        consumers(server, bucket).await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_is_killed_and_comes_back() {
+    let server = Server::start().await;
+    let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
+    for visits in 1..3 {
+        let fault = Instant::now();
+        server.kill().await;
+        server.restart().await;
+        let over = Instant::now();
+        write(&bucket, visits).await;
+        watched.recovers("server killed", fault, over, &bucket).await;
+    }
+    assert_eq!(watched.fold().gone, 0);
+}
+
+#[tokio::test]
+async fn a_consumer_is_deleted() {
+    let server = harness::shared().await;
+    let (_world, bucket, watched) = two_sides(server, &server.url()).await;
+    for visits in 1..3 {
+        assert_eq!(delete_consumers(server, bucket.name()).await, 2);
+        let fault = Instant::now();
+        write(&bucket, visits).await;
+        watched.recovers("consumers deleted", fault, fault, &bucket).await;
+        assert!(fault.elapsed() < 15 * SECOND, "it took {:?}", fault.elapsed());
+    }
+    assert_eq!(consumers(server, bucket.name()).await.len(), 2);
+    // P44.
+    drop(watched);
+    no_consumers(server, bucket.name()).await;
+}
+
+#[tokio::test]
+async fn a_connection_is_cut() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
+    for visits in 1..4 {
+        let fault = Instant::now();
+        proxy.cut();
+        write(&bucket, visits).await;
+        watched.recovers("connection cut", fault, fault, &bucket).await;
+    }
+    let before = watched.fold().resyncs;
+    let fault = Instant::now();
+    proxy.cut();
+    watched.recovers("connection cut, nothing missed", fault, fault, &bucket).await;
+    assert_eq!(watched.fold().resyncs, before, "nothing was missed, so nothing is told again");
+    drop(watched);
+    no_consumers(server, bucket.name()).await;
+}
+
+/// The consumers are gone by then, as they are after thirty seconds.
+#[tokio::test]
+async fn a_connection_is_lost_for_longer_than_a_consumer_lives() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
+    let fault = Instant::now();
+    proxy.set(Mode::Refuse);
+    delete_consumers(server, bucket.name()).await;
+    write(&bucket, 1).await;
+    wait::until("the cache is stale", SOON, async || (watched.cache.staleness() > 3 * SECOND).then_some(())).await;
+    write(&bucket, 2).await;
+    let over = Instant::now();
+    proxy.set(Mode::Pass);
+    watched.recovers("connection refused for long", fault, over, &bucket).await;
+    assert!(over.elapsed() < 15 * SECOND, "it took {:?}", over.elapsed());
+}
+
+/// Nothing is closed, and nothing comes.
+#[tokio::test]
+async fn a_connection_stalls() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
+    let fault = Instant::now();
+    proxy.set(Mode::Stall);
+    write(&bucket, 1).await;
+    wait::until("the cache is stale", SOON, async || (watched.cache.staleness() > 4 * SECOND).then_some(())).await;
+    let over = Instant::now();
+    proxy.set(Mode::Pass);
+    watched.recovers("connection stalled", fault, over, &bucket).await;
+}
+
+#[tokio::test]
+async fn a_server_is_frozen_and_goes_on() {
+    let server = Server::start().await;
+    let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
+    let fault = Instant::now();
+    server.freeze();
+    wait::until("the cache is stale", SOON, async || (watched.cache.staleness() > 4 * SECOND).then_some(())).await;
+    let over = Instant::now();
+    server.thaw();
+    write(&bucket, 1).await;
+    watched.recovers("server frozen", fault, over, &bucket).await;
+}
+
+#[tokio::test]
+async fn a_leader_steps_down() {
+    let cluster = harness::cluster::shared().await;
+    let world = World::at(&cluster.urls()).await;
+    let bucket: Bucket<Session> = world.fresh().replicas(3).await.unwrap();
+    write(&bucket, 0).await;
+    let mut watched = Vec::new();
+    for node in cluster.nodes() {
+        let watching = seen_as(&World::at(&node.url()).await, bucket.name()).await;
+        watched.push(Watched::new(&watching).await);
+    }
+    for visits in 1..4 {
+        let fault = Instant::now();
+        cluster.step_down(&format!("KV_{}", bucket.name())).await;
+        write(&bucket, visits).await;
+        for watched in &watched {
+            watched.recovers("leader stepped down", fault, fault, &bucket).await;
+        }
+    }
+    drop(watched);
+    no_consumers(cluster.node(0), bucket.name()).await;
+}
+
+/// P27: told while it is away, or found out afterwards.
+#[tokio::test]
+async fn a_bucket_is_made_anew() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let (world, bucket, watched) = two_sides(server, &proxy.url()).await;
+    let fault = Instant::now();
+    assert!(world.store.delete_bucket(bucket.name()).await.unwrap());
+    wait::until("the bucket is told to be gone", 6 * SECOND, async || (watched.fold().gone == 1).then_some(())).await;
+    println!("bucket deleted: told after {:?}", fault.elapsed());
+    assert!(matches!(watched.cache.last_error().expect("told").kind(), ErrorKind::BucketNotFound));
+    let anew: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
+    let over = Instant::now();
+    write(&anew, 1).await;
+    watched.recovers("bucket made anew", fault, over, &anew).await;
+    assert_eq!(watched.told(), (1, 1));
+
+    // Unseen, and with more revisions than the old one had.
+    let fault = Instant::now();
+    proxy.set(Mode::Refuse);
+    assert!(world.store.delete_bucket(bucket.name()).await.unwrap());
+    let anew: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
+    for visits in 2..6 {
+        write(&anew, visits).await;
+    }
+    let over = Instant::now();
+    proxy.set(Mode::Pass);
+    watched.recovers("bucket made anew, unseen", fault, over, &anew).await;
+    // That it was gone is found out too, or not.
+    assert_eq!(watched.told().1, 2);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("it is copied");
+        }
+    }
+}
+
+/// P27, and no reader of the cache sees anything between the new state and the old.
+#[tokio::test]
+async fn an_older_copy_of_the_store_is_restored() {
+    let server = Server::start().await;
+    let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
+    server.terminate().await;
+    let (store, aside) = (server.store(), server.store().with_extension("aside"));
+    copy(&store, &aside);
+    server.restart().await;
+    watched.sees_writes(&bucket).await;
+    for id in 0..KEYS {
+        bucket.put(&Session::new("acme", id).visited(77)).await.unwrap();
+    }
+    watched.agrees_with(&bucket).await;
+    assert_eq!(watched.cache.len(), usize::try_from(KEYS).unwrap());
+    let resyncs = watched.fold().resyncs;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let sizes = std::thread::spawn({
+        let (cache, stop) = (watched.cache.clone(), Arc::clone(&stop));
+        move || {
+            let mut sizes = vec![cache.snapshot().len()];
+            while !stop.load(Ordering::Relaxed) {
+                let now = cache.snapshot().len();
+                if sizes.last() != Some(&now) {
+                    sizes.push(now);
+                }
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            sizes
+        }
+    });
+    let fault = Instant::now();
+    server.kill().await;
+    std::fs::remove_dir_all(&store).expect("it is removed");
+    copy(&aside, &store);
+    server.restart().await;
+    let over = Instant::now();
+    let old = truth(&bucket).await;
+    wait::until("the cache is what is restored", SOON, async || (watched.cached() == old).then_some(())).await;
+    println!("older copy restored: known {:?} after the fault, {:?} after its end", fault.elapsed(), over.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(sizes.join().expect("it ends"), [usize::try_from(KEYS).unwrap(), old.len()], "in one step");
+    write(&bucket, 5).await;
+    watched.recovers("older copy restored", fault, over, &bucket).await;
+    assert!(watched.fold().resyncs > resyncs, "{:?}", watched.fold());
+}
+
+/// P26.
+#[tokio::test]
+async fn what_is_old_is_never_told_as_news() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let documents = world.bucket::<Document>().await;
+    let mut start = Revision::ZERO;
+    for text in ["1", "2", "3", "4", "5", "6"] {
+        start = documents.put(&Document::new("a", text)).await.unwrap();
+    }
+    let next = Revision::new(start.get() + 1);
+    let mut watches = [
+        documents.watch(..).updates_only().await.unwrap(),
+        documents.watch(..).from_revision(next).await.unwrap(),
+        documents.watch(..).updates_only().headers_only().await.unwrap(),
+        documents.watch(..).updates_only().coalesce().await.unwrap(),
+    ];
+    // A stream that nobody reads does not go on.
+    let told_first = futures::future::join_all(watches.iter_mut().map(|events| told(events))).await;
+    assert!(told_first.iter().all(|told| *told == Told::Ready), "{told_first:?}");
+    assert_eq!(delete_consumers(server, documents.name()).await, watches.len());
+    let news = documents.put(&Document::new("b", "7")).await.unwrap();
+    let more = documents.put(&Document::new("a", "8")).await.unwrap();
+    for events in &mut watches {
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            match told(events).await {
+                Told::Put(_, revision) | Told::Touched(_, revision) => seen.push(revision),
+                Told::Ready => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen, [news, more]);
+    }
+}
+
+/// P26, where something may have been missed: what is there may be told again, but as such.
+#[tokio::test]
+async fn what_is_told_again_is_told_as_such() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let sessions = world.bucket::<Session>().await;
+    for id in 0..6 {
+        sessions.put(&Session::new("acme", id)).await.unwrap();
+    }
+    let mut events = sessions.watch(..).updates_only().await.unwrap();
+    assert_eq!(told(&mut events).await, Told::Ready);
+    let start = sessions.status().await.unwrap().last_revision;
+    assert_eq!(delete_consumers(server, sessions.name()).await, 1);
+    sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
+    let last = sessions.put(&Session::new("acme", 1).visited(2)).await.unwrap();
+    let mut resynced = false;
+    loop {
+        match told(&mut events).await {
+            Told::Resync => resynced = true,
+            Told::Put(_, revision) if revision == last => break,
+            Told::Put(_, revision) => assert!(resynced || revision > start, "{revision} is no news after {start}"),
+            Told::Ready => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn stock(server: &Server, bucket: &str) -> async_nats::jetstream::kv::Store {
+    let client = async_nats::connect(server.url()).await.expect("the server is there");
+    async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there")
+}
+
+/// P26 and P27, the control; it takes long until the plain client misses its consumer.
+#[tokio::test]
+async fn naive_watch_tells_what_is_old_as_news_and_misses_that_its_bucket_went() {
+    tokio::join!(naive_news(), naive_silence());
+}
+
+async fn naive_news() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let documents = world.bucket::<Document>().await;
+    let mut start = Revision::ZERO;
+    for text in ["1", "2", "3", "4", "5", "6"] {
+        start = documents.put(&Document::new("a", text)).await.unwrap();
+    }
+    let kv = stock(server, documents.name()).await;
+    let mut watch = kv.watch(">").await.unwrap();
+    assert_eq!(delete_consumers(server, documents.name()).await, 1);
+    let reading = tokio::spawn(async move {
+        loop {
+            if let Ok(entry) = soon(&mut watch).await {
+                return entry.revision;
+            }
+        }
+    });
+    wait::until("the watch has another consumer", SOON, async || {
+        (!consumers(server, documents.name()).await.is_empty()).then_some(())
+    })
+    .await;
+    documents.put(&Document::new("a", "7")).await.unwrap();
+    let first = reading.await.unwrap();
+    assert!(first <= start.get(), "a watch begun after {start} began with {first}: the test of kvtyped proves nothing");
+}
+
+async fn naive_silence() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let documents = world.bucket::<Document>().await;
+    let kv = stock(server, documents.name()).await;
+    let mut watch = kv.watch(">").await.unwrap();
+    assert!(world.store.delete_bucket(documents.name()).await.unwrap());
+    let said = tokio::time::timeout(6 * SECOND, watch.next()).await;
+    assert!(said.is_err(), "the test of kvtyped proves nothing: {said:?}");
+}
+
+/// What went while nobody looked, and left nothing that says so, is gone from the cache all the same.
+#[tokio::test]
+async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let world = World::at(&server.url()).await;
+    let bucket: Bucket<Session> = world.fresh().limit_markers(SECOND).await.unwrap();
+    for id in 0..5 {
+        bucket.put(&Session::new("acme", id)).await.unwrap();
+    }
+    let watching = seen_as(&World::at(&proxy.url()).await, bucket.name()).await;
+    let watched = Watched::new(&watching).await;
+    watched.agrees_with(&bucket).await;
+
+    let fault = Instant::now();
+    proxy.set(Mode::Refuse);
+    bucket.purge(&key(1)).ttl(SECOND).await.unwrap();
+    bucket.put(&Session::new("acme", 2)).ttl(SECOND).await.unwrap(); // and expires
+    wait::until("nothing tells of the two", SOON, async || {
+        let (one, two) = (bucket.history(&key(1)).await.ok()?, bucket.history(&key(2)).await.ok()?);
+        (one.is_empty() && two.is_empty()).then_some(())
+    })
+    .await;
+    assert!(watched.cache.contains(&key(1)) && watched.cache.contains(&key(2)));
+    let over = Instant::now();
+    proxy.set(Mode::Pass);
+    watched.recovers("markers expired meanwhile", fault, over, &bucket).await;
+    assert!(!watched.cache.contains(&key(1)) && !watched.cache.contains(&key(2)));
+    assert_eq!(watched.fold().resyncs, 1);
+}
+
+/// A number below `sides` (splitmix64).
+fn roll(dice: &mut u64, sides: u64) -> u64 {
+    *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *dice;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) % sides
+}
+
+async fn write_on(bucket: Bucket<Session>, mut dice: u64, stop: &AtomicBool) -> usize {
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let id = roll(&mut dice, PROBE);
+        let session = Session::new("acme", id).visited(u32::try_from(roll(&mut dice, 1_000)).expect("small"));
+        let result = match roll(&mut dice, 10) {
+            0 => bucket.delete(&key(id)).timeout(SECOND).await,
+            1 => bucket.purge(&key(id)).timeout(SECOND).await,
+            2 => bucket.purge(&key(id)).ttl(SECOND).timeout(SECOND).await,
+            3 | 4 => bucket.put(&session).ttl(SECOND).timeout(SECOND).await,
+            _ => bucket.put(&session).timeout(SECOND).await,
+        };
+        written += usize::from(result.is_ok());
+        tokio::time::sleep(Duration::from_millis(roll(&mut dice, 10))).await;
+    }
+    written
+}
+
+/// P25.
+#[tokio::test]
+async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let world = World::at(&server.url()).await;
+    let bucket: Bucket<Session> = world.fresh().limit_markers(SECOND).await.unwrap();
+    let watching = seen_as(&World::at(&proxy.url()).await, bucket.name()).await;
+    let watched = Watched::new(&watching).await;
+    let other = seen_as(&World::at(&server.url()).await, bucket.name()).await;
+    let stop = AtomicBool::new(false);
+    let (first, second, ()) = tokio::join!(write_on(bucket.clone(), 1, &stop), write_on(other, 2, &stop), async {
+        for round in 0..5 {
+            tokio::time::sleep(SECOND).await;
+            match round {
+                0 => proxy.cut(),
+                1 => {
+                    delete_consumers(&server, bucket.name()).await;
+                }
+                2 => {
+                    server.kill().await;
+                    server.restart().await;
+                }
+                3 => {
+                    proxy.set(Mode::Stall);
+                    tokio::time::sleep(SECOND / 2).await;
+                    proxy.set(Mode::Pass);
+                }
+                _ => {
+                    proxy.set(Mode::Refuse);
+                    tokio::time::sleep(2 * SECOND).await;
+                    proxy.set(Mode::Pass);
+                }
+            }
+        }
+        tokio::time::sleep(SECOND).await;
+        stop.store(true, Ordering::Relaxed);
+    });
+    let end = Instant::now();
+    watched.sees_writes(&bucket).await;
+    watched.agrees_with(&bucket).await;
+    println!("soak: {} writes; equal {:?} after its end; {:?}", first + second, end.elapsed(), watched.cache);
+    assert!(first + second > 200, "{first} + {second}");
+    assert_eq!(watched.fold().gone, 0);
+}
+
+/// P44: also of one that is dropped while there is no connection.
+#[tokio::test]
+async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
+    proxy.set(Mode::Refuse);
+    wait::until("the outage is known", SOON, async || (watched.cache.staleness() > 2 * SECOND).then_some(())).await;
+    drop(watched);
+    proxy.set(Mode::Pass);
+    let start = Instant::now();
+    no_consumers(server, bucket.name()).await;
+    println!("dropped in an outage: no consumer after {:?}", start.elapsed());
+}
+
+/// From the moment of the write to the event.
+#[tokio::test]
+async fn an_event_follows_its_write_at_once() {
+    let world = World::nats().await;
+    let sessions = world.bucket::<Session>().await;
+    let mut events = sessions.watch(..).await.unwrap();
+    assert_eq!(told(&mut events).await, Told::Ready);
+    let mut times = Vec::new();
+    for visits in 0..300 {
+        let session = Session::new("acme", 1).visited(visits);
+        let start = Instant::now();
+        let (_, time) = tokio::join!(sessions.put(&session).into_future(), async {
+            told(&mut events).await;
+            start.elapsed()
+        });
+        times.push(time);
+    }
+    times.sort_unstable();
+    println!("put to event: p50 {:?}, p99 {:?}", times[150], times[297]);
+    assert!(times[150] < SECOND, "{:?}", times[150]);
+}
+
+mod stalled {
+    use super::*;
+
+    const NAME: &str = "recovery::stalled::a_reader_that_does_not_read_costs_little";
+    const ALONE: &str = "KVTYPED_TESTS_ALONE";
+    const DOCUMENTS: u64 = 5_000;
+    const ROUNDS: u64 = 4;
+    const SIZE: usize = 2_048;
+
+    /// How many MiB of memory this process has.
+    fn resident() -> Option<u64> {
+        let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+        Some(pages * 4_096 / (1 << 20))
+    }
+
+    async fn write(documents: &Bucket<Document>, round: u64) -> Revision {
+        let puts = (0..DOCUMENTS).map(|number| {
+            let documents = documents.clone();
+            let document = Document::new(&number.to_string(), &format!("{round}{}", "x".repeat(SIZE)));
+            async move { documents.put(&document).await }
+        });
+        let revisions = futures::stream::iter(puts).buffer_unordered(64);
+        revisions.try_fold(Revision::ZERO, async |last, next| Ok(last.max(next))).await.expect("they are written")
+    }
+
+    async fn stall() {
+        let server = Server::start().await;
+        let writing: Bucket<Document> = World::at(&server.url()).await.fresh().history(1).await.unwrap();
+        let world = World::at(&server.url()).await;
+        let documents: Bucket<Document> = seen_as(&world, writing.name()).await;
+        let mut stalled = documents.watch(..).updates_only().await.unwrap();
+        assert_eq!(told(&mut stalled).await, Told::Ready);
+        let bystander = documents.cache(DocumentKey::new("0")).await.unwrap();
+        let before = resident();
+        let mut last = Revision::ZERO;
+        for round in 1..=ROUNDS {
+            last = write(&writing, round).await;
+        }
+        let start = Instant::now();
+        // The same connection serves others meanwhile.
+        let revision = documents.put(&Document::new("0", "last")).await.unwrap();
+        assert_eq!(documents.get(&DocumentKey::new("0")).await.unwrap().expect("put").revision(), revision);
+        tokio::time::timeout(SOON, bystander.wait_for_revision(revision)).await.unwrap().unwrap();
+        println!("beside a stalled reader: put, got and cached in {:?}", start.elapsed());
+        if let (Some(before), Some(after)) = (before, resident()) {
+            println!(
+                "a stalled reader of {} MiB: {before} MiB before, {after} MiB after",
+                DOCUMENTS * ROUNDS * SIZE as u64 / (1 << 20)
+            );
+            assert!(after.saturating_sub(before) < 20, "{before} MiB before, {after} MiB after");
+        }
+
+        let mut finals = BTreeMap::new();
+        let mut lagging = 0;
+        while finals.get("0") != Some(&revision) {
+            match soon(&mut stalled).await.unwrap() {
+                Event::Put(document) => {
+                    let (name, revision) = (document.name.clone(), document.revision());
+                    assert!(finals.insert(name, revision).is_none_or(|older| older < revision));
+                }
+                Event::Lagging { behind } => {
+                    assert!(behind >= 1_000, "{behind}");
+                    lagging += 1;
+                }
+                Event::Resync => finals.clear(),
+                _ => {}
+            }
+        }
+        assert!(lagging > 0, "it was never told");
+        assert_eq!(finals.len() as u64, DOCUMENTS);
+        assert_eq!(finals.values().filter(|final_one| **final_one > last).count(), 1);
+        println!("it was told {lagging} times");
+    }
+
+    /// In a process of its own, whose memory is nobody else's.
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_costs_little() {
+        if std::env::var_os(ALONE).is_some() {
+            return stall().await;
+        }
+        let ran = tokio::task::spawn_blocking(|| {
+            let program = std::env::current_exe().expect("this program");
+            let mut command = std::process::Command::new(program);
+            command.args(["--exact", NAME, "--nocapture"]).env(ALONE, "1").output().expect("it runs")
+        });
+        let ran = ran.await.unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        println!("{said}");
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
