@@ -439,7 +439,7 @@ async fn what_is_old_is_never_told_as_news() {
         documents.watch(..).updates_only().coalesce().await.unwrap(),
     ];
     // A stream that nobody reads does not go on.
-    let told_first = futures::future::join_all(watches.iter_mut().map(|events| told(events))).await;
+    let told_first = futures::future::join_all(watches.iter_mut().map(told)).await;
     assert!(told_first.iter().all(|told| *told == Told::Ready), "{told_first:?}");
     assert_eq!(delete_consumers(server, documents.name()).await, watches.len());
     let news = documents.put(&Document::new("b", "7")).await.unwrap();
