@@ -12,11 +12,11 @@
 //!   often as one likes, so only the id protects such a write, and only as long as the server remembers it.
 //! * *A write without a guard is never sent again*: a copy could overwrite what came after the first. One only listens
 //!   on, and looks, until the deadline.
-//! * *A write is refused for sure* if each copy of it was answered, and none with a revision. Or if its guard's key has
-//!   moved on (revisions never come back, so no copy can be applied any more) and it can be seen that none was: what
-//!   directly followed the guarded revision was written by another. An entry that was written with a guard on its own
-//!   key tells what it followed, so this can be told of a key without history too, if its writers look before they
-//!   write.
+//! * *A write is refused for sure* if each copy of it was answered, by what proves something (see
+//!   [`publish`](super::publish)), and none with a revision. Or if its guard's key has moved on (revisions never come
+//!   back, so no copy can be applied any more) and it can be seen that none was: what directly followed the guarded
+//!   revision was written by another. An entry that was written with a guard on its own key tells what it followed, so
+//!   this can be told of a key without history too, if its writers look before they write.
 //! * *Otherwise nobody knows*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)). A key without
 //!   history that was overwritten by a write without a guard tells nothing of what was there before; only a replicated
 //!   bucket still knows the id of a guarded write, and answers another copy with its revision.
@@ -51,6 +51,8 @@ pub(super) struct Doubt<'a> {
     begun: Instant,
     /// The copies that were sent, and not answered.
     unanswered: Vec<Pending>,
+    /// Whether one was answered by what proves nothing.
+    doubtful: bool,
     /// Why a copy was not applied, other than for its guard.
     refusal: Option<Error>,
     /// Whether no copy can be applied any more, and it cannot be seen whether one was.
@@ -69,9 +71,10 @@ enum Sight {
 }
 
 impl<'a> Doubt<'a> {
-    /// Of a write of which one copy was sent.
-    pub(super) fn about(publication: &'a Publication<'a>, pending: Pending) -> Self {
-        Self { publication, begun: Instant::now(), unanswered: vec![pending], refusal: None, buried: false }
+    /// Of a write of which one copy was not answered, and perhaps others were, by what proves nothing.
+    pub(super) fn about(publication: &'a Publication<'a>, pending: Pending, doubtful: bool) -> Self {
+        let unanswered = vec![pending];
+        Self { publication, begun: Instant::now(), unanswered, doubtful, refusal: None, buried: false }
     }
 
     /// Finds out: looks and listens at once, whichever tells first.
@@ -84,7 +87,7 @@ impl<'a> Doubt<'a> {
             let sight = match select(pin!(self.publication.look(deadline)), pin!(self.listen(until))).await {
                 Either::Left((sight, _)) => sight,
                 Either::Right((Some(result), _)) => return result,
-                Either::Right((None, _)) => break,
+                Either::Right((None, _)) => continue,
             };
             let mut pause = backoff.next();
             match sight {
@@ -120,25 +123,31 @@ impl<'a> Doubt<'a> {
     /// Listens for answers until then, or until one changes what is known; a result if one tells it.
     async fn listen(&mut self, until: Instant) -> Option<Result<Revision>> {
         while Instant::now() < until {
+            if self.unanswered.is_empty() {
+                tokio::time::sleep_until(until).await;
+                return None;
+            }
             let waiting = self.unanswered.iter_mut().map(|copy| copy.wait(until).boxed());
             let (answer, at, _) = select_all(waiting).await;
             if matches!(answer, Answer::Silent | Answer::Broken) {
                 continue;
             }
             drop(self.unanswered.swap_remove(at));
-            let error = match self.publication.judge(answer) {
+            let was_last = self.unanswered.is_empty();
+            match self.publication.judge(answer) {
                 Verdict::Applied { revision, .. } => return Some(Ok(revision)),
-                Verdict::Open => continue,
-                Verdict::NotNow(error) | Verdict::Refused(error) if self.unanswered.is_empty() => {
+                Verdict::Open => {}
+                Verdict::Refused(error) if was_last && (!self.doubtful || error.is_conflict()) => {
                     return Some(Err(error));
                 }
-                Verdict::NotNow(_) => return None,
-                Verdict::Refused(error) => error,
-            };
-            if !error.is_conflict() {
-                self.refusal = Some(error);
+                Verdict::NotNow(error) if was_last && !self.doubtful => return Some(Err(error)),
+                Verdict::Refused(error) if !error.is_conflict() => {
+                    self.refusal = Some(error);
+                    return None;
+                }
+                Verdict::Refused(_) | Verdict::NotNow(_) => return None,
+                Verdict::Doubtful(_) => self.doubtful = true,
             }
-            return None;
         }
         None
     }

@@ -3,6 +3,12 @@
 //! A write is published as a request, on a connection that stands, with the id of its operation; the acknowledgement
 //! tells its revision. An answer that says that it was not applied, because of what passes (no leader now), is followed
 //! by another attempt. Where no answer comes, [`doubt`](super::doubt) takes over.
+//!
+//! Two servers may take themselves for the leader of a replicated bucket: one that hung does, until it hears of the
+//! other. Both get a write, the first answer counts, and only the other one's decision holds. So a conflict that does
+//! not show a later revision (the key has another write on its way, or does not know the expected one yet) proves
+//! nothing: one asks again under the same id. A revision, or a conflict with a later one, settles it: a leader looks for
+//! the id before it looks at the guard.
 
 use std::time::Duration;
 
@@ -24,30 +30,52 @@ use crate::revision::Revision;
 /// How long an acknowledgement may take before it is taken for lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
+/// How long a leader that is none any more may take to notice, once it hears of another.
+const ABDICATION: Duration = Duration::from_millis(50);
+
+/// How often in a row it must be told that an expected revision does not exist yet.
+const SURE: u32 = 3;
+
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let publication = Publication::new(place, &write, deadline);
     publication.check()?;
-    let mut backoff = Backoff::outage();
+    let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
+    let (mut copies, mut doubts) = (0_u32, 0_u32);
     loop {
         place.api.wire().connected(deadline).await?;
         let mut pending = publication.send();
+        copies += 1;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
-        let error = match publication.judge(pending.wait(until).await) {
-            Verdict::Applied { duplicate: true, .. } => {
+        let (error, time_is_left) = match publication.judge(pending.wait(until).await) {
+            Verdict::Applied { duplicate: true, .. } if copies == 1 => {
                 return Err(convert::backend("a fresh operation id was taken for one that is known").unknown_outcome());
             }
-            Verdict::Applied { revision, duplicate: false } => return Ok(revision),
-            Verdict::Refused(error) => return Err(error),
-            Verdict::Open => return Doubt::about(&publication, pending).resolve(deadline).await,
-            Verdict::NotNow(error) => error,
+            Verdict::Applied { revision, .. } => return Ok(revision),
+            Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
+            Verdict::Refused(error) => return Err(error.unknown_outcome()),
+            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).await,
+            Verdict::NotNow(error) => {
+                tracing::debug!(stream = place.stream, %error, "writing again");
+                if matches!(place.information(deadline).await, Some(None)) {
+                    return Err(Error::new(ErrorKind::BucketNotFound));
+                }
+                (error, outage.pause(deadline).await)
+            }
+            Verdict::Doubtful(error) => {
+                doubts += 1;
+                let expected_the_future = matches!(error.kind(), ErrorKind::Conflict { actual: Some(_), .. });
+                if expected_the_future && doubts >= SURE {
+                    return Err(error);
+                }
+                if expected_the_future {
+                    tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
+                }
+                (error, contention.pause(deadline).await)
+            }
         };
-        tracing::debug!(stream = place.stream, %error, "writing again");
-        if matches!(place.information(deadline).await, Some(None)) {
-            return Err(Error::new(ErrorKind::BucketNotFound));
-        }
-        if !backoff.pause(deadline).await {
-            return Err(error);
+        if !time_is_left {
+            return Err(if doubts > 0 { error.unknown_outcome() } else { error });
         }
     }
 }
@@ -74,6 +102,8 @@ pub(super) enum Verdict {
     Refused(Error),
     /// Not applied, because of what passes.
     NotNow(Error),
+    /// Not applied by whoever answered; but another copy, or this one at another server, may be on its way.
+    Doubtful(Error),
     /// Nothing.
     Open,
 }
@@ -173,11 +203,14 @@ impl<'a> Publication<'a> {
 
     fn judge_error(&self, error: ApiError) -> Verdict {
         if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
-            return Verdict::Refused(Error::new(ErrorKind::Conflict { expected: guard.revision, actual }));
+            let sure = self.place.config.replicas == Some(1)
+                || guard.key != self.write.key
+                || actual.is_some_and(|actual| actual > guard.revision);
+            let error = Error::new(ErrorKind::Conflict { expected: guard.revision, actual });
+            return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };
         }
         match error.err_code {
-            // Another copy of this write is on its way.
-            10158 => Verdict::Open,
+            10158 => Verdict::Doubtful(Error::unavailable("another copy of the write is on its way")),
             _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
             _ => {
                 let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
