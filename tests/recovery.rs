@@ -373,6 +373,47 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// P28: a revision from before says nothing of a bucket that was set back, though it has that revision again.
+#[tokio::test]
+async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let mine = world.bucket::<Session>().await;
+    let key = key(0);
+    for visits in 0..10 {
+        mine.put(&Session::new("acme", 0).visited(visits)).await.unwrap();
+    }
+    server.terminate().await;
+    let (store, aside) = (server.store(), server.store().with_extension("aside"));
+    copy(&store, &aside);
+    server.restart().await;
+    let mut lost = Revision::ZERO;
+    for visits in 10..20 {
+        lost = mine.put(&Session::new("acme", 0).visited(visits)).await.unwrap();
+    }
+    server.kill().await;
+    std::fs::remove_dir_all(&store).expect("it is removed");
+    copy(&aside, &store);
+    server.restart().await;
+
+    let update = async || mine.update(&Session::new("acme", 0).visited(999), lost).await.unwrap_err();
+    let error = update().await;
+    assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+
+    // Somebody else writes until the revision is there again, with what nobody here has seen.
+    let theirs = seen_as::<Session>(&World::at(&server.url()).await, mine.name()).await;
+    while theirs.put(&Session::new("acme", 0).visited(777)).await.unwrap() < lost {}
+    let naive = theirs.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    assert_eq!(naive.revision(), lost, "the guard alone would let the update pass");
+    let error = update().await;
+    assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+    assert_eq!(theirs.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 777);
+
+    // Whoever reads first goes on.
+    let entry = mine.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    mine.update(&Session::new("acme", 0).visited(778), entry.revision()).await.unwrap();
+}
+
 /// P27, and no reader of the cache sees anything between the new state and the old.
 #[tokio::test]
 async fn an_older_copy_of_the_store_is_restored() {
