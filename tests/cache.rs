@@ -156,11 +156,11 @@ on_both_backends! {
         let cache = sessions.cache(..).await.unwrap();
         let start = Instant::now();
         let mut worst = Duration::ZERO;
-        while start.elapsed() < 4 * SECOND {
+        while start.elapsed() < 5 * SECOND / 2 {
             worst = worst.max(cache.staleness());
             tokio::time::sleep(SECOND / 20).await;
         }
-        assert!(worst < 3 * SECOND, "{worst:?}");
+        assert!(worst < 2 * SECOND, "{worst:?}");
     }
 
     async fn a_cache_ends_with_its_last_handle(world: World) {
@@ -271,7 +271,7 @@ async fn what_watches_leaves_no_consumer_behind() {
     let coalesced = sessions.watch(..).coalesce().await.unwrap();
     let cache = sessions.cache(..).await.unwrap();
     let live = sessions.live(&key(1)).or_else(|| Session::new("acme", 1)).await.unwrap();
-    assert!(sessions.wait_for(&key(2), |_| true).timeout(SECOND).await.is_err());
+    assert!(sessions.wait_for(&key(2), |_| true).timeout(SECOND / 4).await.is_err());
     assert_eq!(consumers().await, Some(4));
     drop((watch, coalesced, cache, live));
     let start = Instant::now();

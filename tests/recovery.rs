@@ -118,6 +118,12 @@ impl Watched {
         self.fold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often the bucket was told to be gone, and how often all was told again.
+    fn told(&self) -> (usize, usize) {
+        let fold = self.fold();
+        (fold.gone, fold.resyncs)
+    }
+
     fn cached(&self) -> View {
         self.cache.iter().map(|entry| (entry.key().clone(), (entry.revision(), entry.visits))).collect()
     }
@@ -193,9 +199,12 @@ async fn delete_consumers(server: &Server, bucket: &str) -> usize {
     names.len()
 }
 
-async fn no_consumers(server: &Server, bucket: &str, limit: Duration) {
-    wait::until("the consumers are gone", limit, async || consumers(server, bucket).await.is_empty().then_some(()))
-        .await;
+/// Waits until there is none: sooner than the server removes them by itself.
+async fn no_consumers(server: &Server, bucket: &str) {
+    wait::until("the consumers are gone", 10 * SECOND, async || {
+        consumers(server, bucket).await.is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -227,7 +236,7 @@ async fn a_consumer_is_deleted() {
     assert_eq!(consumers(server, bucket.name()).await.len(), 2);
     // P44.
     drop(watched);
-    no_consumers(server, bucket.name(), SOON).await;
+    no_consumers(server, bucket.name()).await;
 }
 
 #[tokio::test]
@@ -247,7 +256,7 @@ async fn a_connection_is_cut() {
     watched.recovers("connection cut, nothing missed", fault, fault, &bucket).await;
     assert_eq!(watched.fold().resyncs, before, "nothing was missed, so nothing is told again");
     drop(watched);
-    no_consumers(server, bucket.name(), 40 * SECOND).await;
+    no_consumers(server, bucket.name()).await;
 }
 
 /// The consumers are gone by then, as they are after thirty seconds.
@@ -316,7 +325,7 @@ async fn a_leader_steps_down() {
         }
     }
     drop(watched);
-    no_consumers(cluster.node(0), bucket.name(), SOON).await;
+    no_consumers(cluster.node(0), bucket.name()).await;
 }
 
 /// P27: told while it is away, or found out afterwards.
@@ -334,7 +343,7 @@ async fn a_bucket_is_made_anew() {
     let over = Instant::now();
     write(&anew, 1).await;
     watched.recovers("bucket made anew", fault, over, &anew).await;
-    assert_eq!((watched.fold().gone, watched.fold().resyncs), (1, 1));
+    assert_eq!(watched.told(), (1, 1));
 
     // Unseen, and with more revisions than the old one had.
     let fault = Instant::now();
@@ -347,7 +356,8 @@ async fn a_bucket_is_made_anew() {
     let over = Instant::now();
     proxy.set(Mode::Pass);
     watched.recovers("bucket made anew, unseen", fault, over, &anew).await;
-    assert_eq!((watched.fold().gone, watched.fold().resyncs), (1, 2));
+    // That it was gone is found out too, or not.
+    assert_eq!(watched.told().1, 2);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -361,6 +371,47 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("it is copied");
         }
     }
+}
+
+/// P28: a revision from before says nothing of a bucket that was set back, though it has that revision again.
+#[tokio::test]
+async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let mine = world.bucket::<Session>().await;
+    let key = key(0);
+    for visits in 0..10 {
+        mine.put(&Session::new("acme", 0).visited(visits)).await.unwrap();
+    }
+    server.terminate().await;
+    let (store, aside) = (server.store(), server.store().with_extension("aside"));
+    copy(&store, &aside);
+    server.restart().await;
+    let mut lost = Revision::ZERO;
+    for visits in 10..20 {
+        lost = mine.put(&Session::new("acme", 0).visited(visits)).await.unwrap();
+    }
+    server.kill().await;
+    std::fs::remove_dir_all(&store).expect("it is removed");
+    copy(&aside, &store);
+    server.restart().await;
+
+    let update = async || mine.update(&Session::new("acme", 0).visited(999), lost).await.unwrap_err();
+    let error = update().await;
+    assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+
+    // Somebody else writes until the revision is there again, with what nobody here has seen.
+    let theirs = seen_as::<Session>(&World::at(&server.url()).await, mine.name()).await;
+    while theirs.put(&Session::new("acme", 0).visited(777)).await.unwrap() < lost {}
+    let naive = theirs.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    assert_eq!(naive.revision(), lost, "the guard alone would let the update pass");
+    let error = update().await;
+    assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+    assert_eq!(theirs.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 777);
+
+    // Whoever reads first goes on.
+    let entry = mine.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    mine.update(&Session::new("acme", 0).visited(778), entry.revision()).await.unwrap();
 }
 
 /// P27, and no reader of the cache sees anything between the new state and the old.
@@ -479,9 +530,13 @@ async fn stock(server: &Server, bucket: &str) -> async_nats::jetstream::kv::Stor
     async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there")
 }
 
-/// P26, the control.
+/// P26 and P27, the control; it takes long until the plain client misses its consumer.
 #[tokio::test]
-async fn naive_watch_tells_what_is_old_as_news() {
+async fn naive_watch_tells_what_is_old_as_news_and_misses_that_its_bucket_went() {
+    tokio::join!(naive_news(), naive_silence());
+}
+
+async fn naive_news() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let documents = world.bucket::<Document>().await;
@@ -508,9 +563,7 @@ async fn naive_watch_tells_what_is_old_as_news() {
     assert!(first <= start.get(), "a watch begun after {start} began with {first}: the test of kvtyped proves nothing");
 }
 
-/// P27, the control.
-#[tokio::test]
-async fn naive_watch_says_nothing_of_a_bucket_that_goes() {
+async fn naive_silence() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let documents = world.bucket::<Document>().await;
@@ -609,7 +662,7 @@ async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
                 }
                 _ => {
                     proxy.set(Mode::Refuse);
-                    tokio::time::sleep(3 * SECOND).await;
+                    tokio::time::sleep(2 * SECOND).await;
                     proxy.set(Mode::Pass);
                 }
             }
@@ -636,7 +689,7 @@ async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
     drop(watched);
     proxy.set(Mode::Pass);
     let start = Instant::now();
-    no_consumers(server, bucket.name(), 40 * SECOND).await;
+    no_consumers(server, bucket.name()).await;
     println!("dropped in an outage: no consumer after {:?}", start.elapsed());
 }
 
@@ -669,7 +722,7 @@ mod stalled {
     const ALONE: &str = "KVTYPED_TESTS_ALONE";
     const DOCUMENTS: u64 = 5_000;
     const ROUNDS: u64 = 4;
-    const SIZE: usize = 4_096;
+    const SIZE: usize = 2_048;
 
     /// How many MiB of memory this process has.
     fn resident() -> Option<u64> {
@@ -692,8 +745,6 @@ mod stalled {
         let writing: Bucket<Document> = World::at(&server.url()).await.fresh().history(1).await.unwrap();
         let world = World::at(&server.url()).await;
         let documents: Bucket<Document> = seen_as(&world, writing.name()).await;
-        write(&writing, 0).await;
-
         let mut stalled = documents.watch(..).updates_only().await.unwrap();
         assert_eq!(told(&mut stalled).await, Told::Ready);
         let bystander = documents.cache(DocumentKey::new("0")).await.unwrap();
@@ -713,7 +764,7 @@ mod stalled {
                 "a stalled reader of {} MiB: {before} MiB before, {after} MiB after",
                 DOCUMENTS * ROUNDS * SIZE as u64 / (1 << 20)
             );
-            assert!(after.saturating_sub(before) < 48, "{before} MiB before, {after} MiB after");
+            assert!(after.saturating_sub(before) < 20, "{before} MiB before, {after} MiB after");
         }
 
         let mut finals = BTreeMap::new();

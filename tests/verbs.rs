@@ -395,7 +395,26 @@ mod values {
         text: String,
     }
 
+    /// Its key holds what the value leaves out.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    #[kv(bucket = "lean", key = "{tenant}.{id}")]
+    pub(crate) struct Lean {
+        #[serde(skip)]
+        tenant: String,
+        #[serde(rename = "number", skip_deserializing, default)]
+        id: u64,
+        visits: u32,
+    }
+
     on_both_backends! {
+        async fn a_field_of_the_key_that_serde_skips_is_read_from_the_key(world: World) {
+            let records = world.bucket::<Lean>().await;
+            let lean = Lean { tenant: "acme".into(), id: 7, visits: 3 };
+            records.put(&lean).await.unwrap();
+            assert_eq!(records.get(&lean.key()).await.unwrap().expect("put").into_value(), lean);
+            assert_eq!(records.modify(&lean.key(), |lean| lean.visits += 1).await.unwrap().visits, 4);
+        }
+
         async fn a_bare_value_is_stored_bare_and_its_key_fills_the_rest(world: World) {
             let settings = world.bucket::<Setting>().await;
             let setting = Setting { name: "version".into(), text: "1.2.3".into() };

@@ -166,3 +166,23 @@ fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
 pub(crate) fn unknown(name: &Ident, suggestion: String) -> Error {
     Error::new_spanned(name, format!("there is no attribute `{name}`; {suggestion}"))
 }
+
+/// Whether serde leaves a field out when it reads: `#[serde(skip)]`, `#[serde(skip_deserializing)]`.
+pub(crate) fn is_skipped(attributes: &[Attribute]) -> bool {
+    let mut skipped = false;
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+        // What serde does not understand is serde's to say.
+        let _ = attribute.parse_nested_meta(|meta| {
+            skipped |= meta.path.is_ident("skip") || meta.path.is_ident("skip_deserializing");
+            if meta.input.peek(syn::Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            } else if meta.input.peek(syn::token::Paren) {
+                let content;
+                syn::parenthesized!(content in meta.input);
+                content.parse::<proc_macro2::TokenStream>()?;
+            }
+            Ok(())
+        });
+    }
+    skipped
+}

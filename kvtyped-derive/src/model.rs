@@ -25,6 +25,8 @@ pub(crate) struct Field<'a> {
     pub(crate) ident: &'a Ident,
     pub(crate) ty: &'a Type,
     pub(crate) attrs: attr::Field,
+    /// Whether serde leaves it out of what is stored.
+    pub(crate) skipped: bool,
 }
 
 impl Field<'_> {
@@ -61,7 +63,7 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
     };
     let fields = fields.into_iter().filter_map(|field| {
         let attrs = attr::field(&field.attrs, ctxt);
-        Some(Field { ident: field.ident.as_ref()?, ty: &field.ty, attrs })
+        Some(Field { ident: field.ident.as_ref()?, ty: &field.ty, attrs, skipped: attr::is_skipped(&field.attrs) })
     });
     let fields = fields.collect();
     Parts { input, attrs, settings, template, fields }

@@ -162,6 +162,9 @@ mod ttl;
 pub mod __private;
 
 #[cfg(feature = "nats")]
+pub use async_nats;
+
+#[cfg(feature = "nats")]
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{

@@ -70,6 +70,8 @@ impl Store {
             timeout: Self::TIMEOUT,
             #[cfg(feature = "nats")]
             options: NatsOptions::default(),
+            #[cfg(feature = "nats")]
+            client: async_nats::ConnectOptions::new(),
         }
     }
 
@@ -78,7 +80,17 @@ impl Store {
         Self::from_backend(Arc::new(MemoryBackend::new()))
     }
 
-    /// The buckets that an application's own connection reaches.
+    /// The buckets that an application's own connection reaches. The client is that of the `async-nats` which this crate
+    /// re-exports as [`async_nats`](crate::async_nats).
+    ///
+    /// ```no_run
+    /// # use kvtyped::prelude::*;
+    /// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = kvtyped::async_nats::connect("nats://127.0.0.1:4222").await?;
+    /// let store = Store::from_client(client);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// It stays the application's: [`close`](Self::close) leaves it open, and what its settings decide (how soon a hung
     /// server is noticed, whether a denied permission is told at once) is as they say.
@@ -125,7 +137,7 @@ impl Store {
     /// # }
     /// ```
     pub fn bucket<T: KvModel>(&self) -> OpenBucket<T> {
-        OpenBucket::new(Arc::clone(&self.backend), self.timeout, self.closed.load(Ordering::Acquire))
+        OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.closed))
     }
 
     /// The names of all buckets, in order.
@@ -149,7 +161,7 @@ impl Store {
     }
 
     /// Sends what is to be sent and closes the connection, if it was made by [`connect`](Self::connect). From then on
-    /// this store and its clones open nothing.
+    /// this store, its clones and the buckets that they opened answer with errors of the kind `Closed`.
     ///
     /// # Errors
     ///
@@ -186,14 +198,24 @@ pub struct Connect {
     timeout: Duration,
     #[cfg(feature = "nats")]
     options: NatsOptions,
+    #[cfg(feature = "nats")]
+    client: async_nats::ConnectOptions,
 }
 
 impl Connect {
-    /// How a NATS server is reached, and who is asking: credentials, certificates, the connection's name. What the URL
-    /// says wins.
+    /// How a NATS server is reached: JetStream domain or prefix, the connection's name, the prefix of its inboxes. What the
+    /// URL says wins.
     #[cfg(feature = "nats")]
     pub fn options(mut self, options: NatsOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// The client's own options, for what a URL cannot say: certificates, or, with the feature `nkeys` of `async-nats`, nkeys
+    /// and credentials files. How soon a hung server is noticed and how denials are told stays this crate's.
+    #[cfg(feature = "nats")]
+    pub fn client(mut self, options: async_nats::ConnectOptions) -> Self {
+        self.client = options;
         self
     }
 
@@ -206,19 +228,29 @@ impl Connect {
 
     async fn run(self) -> Result<Store> {
         let Self { url, timeout, .. } = &self;
-        let backend: Arc<dyn Backend> = match url.split_once(':') {
-            Some(("memory", "")) => Arc::new(MemoryBackend::new()),
-            Some(("memory", shared)) => shared_memory(shared.trim_start_matches('/')),
+        let url = url.trim();
+        let (scheme, rest) = match url.split_once(':') {
+            Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+            None => (None, url),
+        };
+        let backend: Arc<dyn Backend> = match (scheme.as_deref(), rest) {
+            (Some("memory"), "" | "//") => Arc::new(MemoryBackend::new()),
+            (Some("memory"), name) => {
+                let name = name.trim_start_matches('/');
+                crate::config::check_bucket_name("the name of a memory", name)?;
+                shared_memory(name)
+            }
             #[cfg(feature = "nats")]
-            Some(("nats" | "tls", _)) => {
+            (Some("nats" | "tls"), _) => {
                 let mut options = self.options.clone();
                 options.connect_timeout.get_or_insert(*timeout);
-                Arc::new(NatsBackend::connect(url, options).await?)
+                Arc::new(NatsBackend::connect_with(url, options, self.client.clone()).await?)
             }
             #[cfg(not(feature = "nats"))]
-            Some(("nats" | "tls", _)) => {
+            (Some("nats" | "tls"), _) => {
                 return Err(Error::unsupported("the feature `nats` of kvtyped", "kvtyped without it"));
             }
+            (None, "") => return Err(Error::invalid_config("the URL is empty")),
             // The URL itself may hold a secret: it is not shown.
             _ => return Err(Error::invalid_config("the URL begins with none of `memory:`, `nats://`, `tls://`")),
         };

@@ -138,10 +138,22 @@ fn key_of(names: &Names<'_>) -> TokenStream {
 /// The type of what is stored, how it is taken and how the record is put together again.
 fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
     let Some(value) = model.value_field() else {
-        let from_stored = quote! {
-            fn from_stored(_: Self::Key, stored: Self::Value) -> Self {
-                stored
-            }
+        // What serde left out is in the key.
+        let skipped: Vec<_> =
+            model.key_fields().iter().filter(|field| field.skipped).map(|field| field.ident).collect();
+        let from_stored = match skipped.is_empty() {
+            true => quote! {
+                fn from_stored(_: Self::Key, stored: Self::Value) -> Self {
+                    stored
+                }
+            },
+            false => quote! {
+                fn from_stored(key: Self::Key, stored: Self::Value) -> Self {
+                    let mut record = stored;
+                    #(record.#skipped = key.#skipped;)*
+                    record
+                }
+            },
         };
         return (quote!(Self), quote!(self), from_stored);
     };

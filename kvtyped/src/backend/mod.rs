@@ -1,7 +1,7 @@
 //! The waist: bytes, keys, revisions and guards; below it I/O, above it types.
 //!
 //! An application never needs this module. It is public for those who write a backend of their own, or wrap one: the
-//! contract is below, and with the feature `conformance` it is a test suite ([`conformance`](crate::conformance)).
+//! contract is below, and with the feature `conformance` it is a test suite (`kvtyped::conformance`).
 //!
 //! # Contract
 //!
@@ -188,7 +188,8 @@ pub enum Read {
     /// The leader of the bucket: sees every write that was acknowledged. Not linearizable all the same: a leader that
     /// was cut off may answer for some seconds more.
     Leader,
-    /// Any server that has at least this revision: the revision that a write of yours returned, say.
+    /// Any server that has at least this revision: the revision that a write of yours returned, say. A server whose newest
+    /// record of the key is older may be behind, so the leader is asked then, and what it answers is the answer.
     AtLeast(Revision),
 }
 

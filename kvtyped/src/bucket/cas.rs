@@ -70,8 +70,9 @@ impl<T: KvModel> Bucket<T> {
             };
             attempts += 1;
             let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
+            let id = write.id.clone();
             let conflict = match raw.write(write, deadline).await {
-                Ok(revision) => return Ok(Done { revision: self.met(revision), result }),
+                Ok(revision) => return Ok(Done { revision: self.wrote(revision, &id), result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                 Err(error) => return Err(located(error).into()),
             };

@@ -2,46 +2,119 @@
 //!
 //! A revision says something only of the bucket that gave it. If the bucket is deleted and made anew, or its server is set
 //! back to an older copy of its disk, the same numbers come again for other records; an `update` by a revision from before
-//! could overwrite what its caller never saw. So a handle remembers when its bucket was made and the highest revision that
-//! it met, and asks the server again when it may have changed: after a lost connection, and after a conflict in which the
-//! revision went back. What it cannot notice is a bucket that was set back and has grown past that revision since, or one
-//! that was made anew while the connection stood and has, under the same key, the very same revision.
+//! could overwrite what its caller never saw. So a handle remembers when its bucket was made, the highest revision that it
+//! met, and of the last ones that it met who wrote them. It asks the server again when that may have changed: after a lost
+//! connection, and after a conflict in which the revision went back. What it cannot notice is a bucket that was made anew
+//! while the connection stood and has, under the same key, the very same revision; and, of a bucket that was set back and
+//! has grown past all that was met, a revision that is not among the last ones.
 
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ReadBucket;
-use crate::backend::{Deadline, Incarnation};
+use crate::backend::{At, Deadline, Incarnation, OperationId, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
+
+/// Of how many revisions a handle remembers who wrote them.
+const REMEMBERED: usize = 256;
 
 /// What a handle and its clones know of their bucket.
 #[derive(Debug)]
 pub(super) struct Met {
-    /// In which it was the one that was opened.
-    epoch: AtomicU64,
+    /// In which it was opened.
+    epoch: u64,
     highest: AtomicU64,
+    /// Never held across an await.
+    last: Mutex<VecDeque<Meeting>>,
+}
+
+/// A revision that was met.
+#[derive(Debug, Clone, Copy)]
+struct Meeting {
+    revision: Revision,
+    /// In which it was met, or met again.
+    epoch: u64,
+    /// Who wrote it.
+    writer: u64,
 }
 
 impl Met {
     pub(super) fn new(incarnation: Incarnation) -> Self {
-        Self { epoch: AtomicU64::new(incarnation.epoch), highest: AtomicU64::new(0) }
+        Self { epoch: incarnation.epoch, highest: AtomicU64::new(0), last: Mutex::default() }
+    }
+
+    fn last(&self) -> MutexGuard<'_, VecDeque<Meeting>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, meeting: Meeting) {
+        self.highest.fetch_max(meeting.revision.get(), Ordering::AcqRel);
+        let mut last = self.last();
+        if last.len() == REMEMBERED {
+            last.pop_front();
+        }
+        last.push_back(meeting);
+    }
+
+    fn of(&self, revision: Revision) -> Option<Meeting> {
+        self.last().iter().rev().find(|meeting| meeting.revision == revision).copied()
+    }
+}
+
+/// What tells one writing from another, whatever its revision.
+fn writer_of(id: &OperationId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The same of an entry; one of a foreign client is told by its time.
+fn writer_of_entry(entry: &RawEntry) -> u64 {
+    match &entry.id {
+        Some(id) => writer_of(id),
+        None => {
+            let mut hasher = DefaultHasher::new();
+            entry.created.hash(&mut hasher);
+            hasher.finish()
+        }
     }
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Remembers a revision that the bucket gave.
-    pub(super) fn met(&self, revision: Revision) -> Revision {
-        self.inner.met.highest.fetch_max(revision.get(), Ordering::AcqRel);
+    /// Remembers what this handle has written.
+    pub(super) fn wrote(&self, revision: Revision, id: &OperationId) -> Revision {
+        let epoch = self.inner.raw.incarnation().epoch;
+        self.inner.met.add(Meeting { revision, epoch, writer: writer_of(id) });
         revision
     }
 
+    /// Remembers what this handle has read.
+    pub(super) fn met(&self, entry: &RawEntry) {
+        let epoch = self.inner.raw.incarnation().epoch;
+        self.inner.met.add(Meeting { revision: entry.revision, epoch, writer: writer_of_entry(entry) });
+    }
+
     /// Before a write that expects a revision which was read some time ago.
-    pub(super) async fn check_incarnation(&self, deadline: Deadline) -> Result<()> {
-        if self.inner.raw.incarnation().epoch == self.inner.met.epoch.load(Ordering::Acquire) {
+    pub(super) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
+        let epoch = self.inner.raw.incarnation().epoch;
+        let meeting = self.inner.met.of(expected);
+        if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
             return Ok(());
         }
-        self.ask_incarnation(deadline).await
+        self.ask_incarnation(deadline).await?;
+        let Some(meeting) = meeting else { return Ok(()) };
+        // If it is not there any more, the guard refuses the write.
+        let now = self.inner.raw.read(key, At::Revision(expected), deadline).await?;
+        if now.is_some_and(|entry| writer_of_entry(&entry) != meeting.writer) {
+            return Err(Error::new(ErrorKind::HistoryRewound));
+        }
+        self.inner.met.add(Meeting { epoch, ..meeting });
+        Ok(())
     }
 
     /// After a conflict: whether the revision that is there is a step back.
@@ -55,7 +128,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     async fn ask_incarnation(&self, deadline: Deadline) -> Result<()> {
-        let Incarnation { created, epoch } = self.inner.raw.incarnation();
+        let created = self.inner.raw.incarnation().created;
         let status = match self.inner.raw.status(deadline).await {
             Ok(status) => status,
             // One who may not ask has to do without.
@@ -66,7 +139,6 @@ impl<T: KvModel> ReadBucket<T> {
         if status.created != created || status.last_revision.get() < highest {
             return Err(Error::new(ErrorKind::HistoryRewound));
         }
-        self.inner.met.epoch.store(epoch, Ordering::Release);
         Ok(())
     }
 }

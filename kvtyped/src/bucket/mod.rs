@@ -132,13 +132,20 @@ struct Inner {
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
+    /// Whether the store was closed.
+    store_closed: Arc<AtomicBool>,
     met: Met,
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration) -> Self {
+    fn new(
+        backend: Arc<dyn Backend>,
+        raw: Arc<dyn RawBucket>,
+        timeout: Duration,
+        store_closed: Arc<AtomicBool>,
+    ) -> Self {
         let met = Met::new(raw.incarnation());
-        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false), met });
+        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false), store_closed, met });
         Self { inner, model: PhantomData }
     }
 
@@ -186,7 +193,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
-        if self.inner.closed.load(Ordering::Acquire) {
+        if self.inner.closed.load(Ordering::Acquire) || self.inner.store_closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
         }
         Ok(&self.inner.raw)

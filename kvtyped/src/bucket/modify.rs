@@ -175,7 +175,14 @@ impl<T: KvModel> Bucket<T> {
                 match change(Some(value))? {
                     Change::Keep => {
                         let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
-                        Ok(Decision::Stop { result: unchanged })
+                        // A TTL that was asked for is a change.
+                        match (ttl, unchanged) {
+                            (Some(_), Some(entry)) => {
+                                let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
+                                Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
+                            }
+                            (_, result) => Ok(Decision::Stop { result }),
+                        }
                     }
                     Change::Put(value) => {
                         let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;

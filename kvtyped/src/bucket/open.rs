@@ -3,15 +3,19 @@
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::{Bucket, ReadBucket};
-use crate::backend::{Backend, Deadline, RawBucket};
+use crate::backend::{Backend, Deadline, OperationId, RawBucket};
 use crate::config::{BucketConfig, Drift, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
+
+/// The note that tells one making of a bucket from another.
+const MADE_BY: &str = "kvtyped.made-by";
 
 /// What must be true of the bucket before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,14 @@ enum Presence {
     Any,
     MustExist,
     MustCreate,
+    /// Both at once.
+    Contradiction,
+}
+
+impl Presence {
+    fn and(self, other: Self) -> Self {
+        if self == Self::Any || self == other { other } else { Self::Contradiction }
+    }
 }
 
 /// Opens a bucket: makes it if it is missing, compares it with the model if it is there. See
@@ -61,12 +73,12 @@ pub struct OpenBucket<T> {
     presence: Presence,
     drift: Drift,
     timeout: Duration,
-    closed: bool,
+    closed: Arc<AtomicBool>,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> OpenBucket<T> {
-    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: bool) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<AtomicBool>) -> Self {
         let (presence, drift) = (Presence::Any, Drift::default());
         Self { backend, config: T::settings(), presence, drift, timeout, closed, model: PhantomData }
     }
@@ -155,13 +167,13 @@ impl<T: KvModel> OpenBucket<T> {
 
     /// Never make the bucket.
     pub fn must_exist(mut self) -> Self {
-        self.presence = Presence::MustExist;
+        self.presence = self.presence.and(Presence::MustExist);
         self
     }
 
-    /// Always make the bucket.
+    /// Always make the bucket: of several who try at once, one does. (It gets a note in its metadata for that.)
     pub fn must_create(mut self) -> Self {
-        self.presence = Presence::MustCreate;
+        self.presence = self.presence.and(Presence::MustCreate);
         self
     }
 
@@ -184,12 +196,20 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         let Self { backend, config, presence, drift, timeout: _, closed, model: _ } = self;
-        if *closed {
+        if closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed));
         }
         config.validate()?;
+        if *presence == Presence::Contradiction {
+            return Err(Error::invalid_config(
+                "`must_exist` (which `read_only` implies) and `must_create` exclude each other",
+            ));
+        }
         if *presence == Presence::MustCreate {
-            return backend.create(config.clone(), deadline).await;
+            // A server takes the same configuration twice, and says so with nothing: this one is never the same.
+            let mut config = config.clone();
+            config.metadata.insert(MADE_BY.to_owned(), OperationId::generate().as_str().to_owned());
+            return backend.create(config, deadline).await;
         }
         loop {
             if let Some(found) = backend.open(&config.name, deadline).await? {
@@ -214,8 +234,8 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
-        let raw = raw.map_err(|error| error.within("bucket", &self.config.name, None))?;
-        Ok(ReadBucket::new(self.backend, raw, self.timeout))
+        let raw = raw.map_err(|error| error.within("open", &self.config.name, None))?;
+        Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
     }
 }
 

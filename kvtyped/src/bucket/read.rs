@@ -83,7 +83,7 @@ impl<T: KvModel> Get<'_, T> {
         let read = async {
             let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
             let Some(entry) = entry else { return Ok(None) };
-            bucket.met(entry.revision);
+            bucket.met(&entry);
             decode::entry(&entry)
         };
         read.await.map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))

@@ -158,14 +158,15 @@ impl<T: KvModel> Bucket<T> {
         if let Some(expected) = expected {
             write = write.expecting(expected);
         }
+        let id = write.id.clone();
         let deadline = self.deadline(timeout);
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
             if guarded {
-                self.check_incarnation(deadline).await?;
+                self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
             match raw.write(write, deadline).await {
-                Ok(revision) => Ok(self.met(revision)),
+                Ok(revision) => Ok(self.wrote(revision, &id)),
                 Err(error) if guarded => Err(self.explain(error, deadline).await),
                 Err(error) => Err(error),
             }

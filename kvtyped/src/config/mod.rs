@@ -141,6 +141,9 @@ impl BucketConfig {
         if self.max_bytes.is_some_and(|size| size == 0 || i64::try_from(size).is_err()) {
             return wrong("max_bytes", "must be from 1 byte to 8 EiB - 1".into());
         }
+        if self.description.as_ref().is_some_and(|text| text.len() > 4_096) {
+            return wrong("description", "is longer than 4,096 bytes".into());
+        }
         if self.mirror.is_some() && !self.sources.is_empty() {
             return wrong("mirror", "and `sources` exclude each other".into());
         }

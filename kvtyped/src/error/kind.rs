@@ -124,7 +124,7 @@ impl fmt::Display for ErrorKind {
             Self::AlreadyExists => {
                 f.write_str("a record is there already; use `update`, `put` or `modify` to change it")
             }
-            Self::NotFound => f.write_str("there is no record; `.or_insert_with(..)` would make one"),
+            Self::NotFound => f.write_str("there is no record"),
             Self::KeyChanged => f.write_str("the closure changed a field of the key; write a new record instead"),
             Self::RetriesExhausted { attempts, elapsed } => write!(
                 f,

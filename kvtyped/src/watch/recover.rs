@@ -65,6 +65,8 @@ pub(super) struct Recovery {
     position: Revision,
     /// The reader has to forget what it was told.
     resync: bool,
+    /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
+    owes_ready: bool,
     told_anything: bool,
     told_gone: bool,
     lagging: bool,
@@ -87,6 +89,7 @@ impl Recovery {
             bucket: None,
             position: Revision::ZERO,
             resync: false,
+            owes_ready: true,
             told_anything: false,
             told_gone: false,
             lagging: false,
@@ -162,6 +165,7 @@ impl Recovery {
             return Box::pin(self.sit_down(self.listing())).await;
         }
         self.resync |= another;
+        self.owes_ready |= self.resync;
         self.told_gone = false;
         self.backoff = Backoff::outage();
         self.position = match since {
@@ -199,7 +203,7 @@ impl Recovery {
                 if let Some((_, revision)) = self.bucket {
                     self.reached(revision);
                 }
-                Some(News::Ready)
+                std::mem::take(&mut self.owes_ready).then_some(News::Ready)
             }
             Signal::Alive { upto } => {
                 self.reached(upto);

@@ -22,6 +22,7 @@ mod state;
 mod tests;
 mod watch;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -61,17 +62,15 @@ use crate::revision::Revision;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemoryBackend(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     epoch: Instant,
     epoch_as_date: SystemTime,
 }
 
-#[derive(Debug)]
 struct MemoryBucket {
     shared: Arc<Shared>,
     config: BucketConfig,
@@ -88,6 +87,19 @@ impl MemoryBackend {
     fn handle(&self, state: &BucketState) -> Arc<dyn RawBucket> {
         let created = self.0.date(state.created);
         Arc::new(MemoryBucket { shared: Arc::clone(&self.0), config: state.config.clone(), created })
+    }
+}
+
+/// The names of its buckets, and nothing of what is in them.
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryBackend").field(&self.0.lock().names()).finish()
+    }
+}
+
+impl fmt::Debug for MemoryBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBucket").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 

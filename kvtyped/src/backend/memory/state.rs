@@ -17,6 +17,8 @@ pub(super) struct State {
     now: Duration,
     /// How many buckets were ever made.
     made: u64,
+    /// When the last of them was.
+    last_made: Option<Duration>,
 }
 
 impl State {
@@ -30,9 +32,10 @@ impl State {
         let config = config.with_defaults(true);
         let name = config.name.clone();
         // No two are made at the same time, so that one is told from the other.
-        let now = self.tick(now + Duration::from_nanos(1));
+        let created = self.last_made.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
+        self.last_made = Some(created);
         self.made += 1;
-        Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, now)))
+        Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, created)))
     }
 
     /// Finds a bucket and brings it up to now. By its name, each time: as on a server, a handle works on whatever bucket

@@ -129,7 +129,7 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: Connec
         loop {
             match connect.clone().connect(target.servers.as_slice()).await {
                 Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
-                connected => return connected.map_err(convert::of_connect),
+                connected => return connected.map_err(|error| convert::of_connect(error, &target.servers)),
             }
         }
     };
@@ -171,6 +171,9 @@ impl Target {
                 target.user = Some(user);
             }
             let host = host.trim_end_matches('/');
+            if host.contains('/') {
+                return Err(wrong("a server has no path"));
+            }
             if host.is_empty() {
                 return Err(wrong("a server has no address"));
             }

@@ -254,8 +254,13 @@ impl Drop for Consumer {
             // waits for the answer: should this get lost, the server removes the consumer after some time by itself.
             let subject = format!("{}.{verb}", self.api.prefix());
             let reply = format!("{}.gone", self.deliver);
-            let sent = self.api.wire().client().publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
+            let client = self.api.wire().client().clone();
+            let sent = client.publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
             if matches!(sent, Some(Ok(()))) {
+                // A connection whose last handle goes with this is closed, whatever it has still to send.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move { client.flush().await });
+                }
                 return;
             }
         }

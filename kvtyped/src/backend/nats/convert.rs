@@ -2,12 +2,11 @@
 
 use std::error::Error as StdError;
 
-use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestErrorKind};
+use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestErrorKind, ServerAddr};
 use serde::Deserialize;
 
 use super::wire::Answer;
 use crate::backend::Deadline;
-use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 
@@ -64,14 +63,14 @@ pub(super) fn of_api(error: ApiError) -> Error {
 }
 
 /// What an error of the API means to whoever made or changed a bucket.
-pub(super) fn of_settings(error: ApiError, wanted: &BucketConfig) -> Error {
+pub(super) fn of_settings(error: ApiError) -> Error {
     match error.err_code {
         10058 | 10059 | 10039 | 10076 => of_api(error),
         // A field that the server does not know.
         10025 => Error::unsupported("a newer server", error.description),
         // Told as failures of the server's by some versions, and none.
-        10052 | 10074 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
-        _ if error.code == 400 => Error::invalid_config(format!("of bucket `{}`: {}", wanted.name, error.description)),
+        10052 | 10074 => Error::invalid_config(error.description),
+        _ if error.code == 400 => Error::invalid_config(error.description),
         _ => of_api(error),
     }
 }
@@ -135,13 +134,17 @@ pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
-pub(super) fn of_connect(error: ConnectError) -> Error {
+/// Why there is no connection to any of these servers, which are told without their users.
+pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr]) -> Error {
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Error::new(ErrorKind::Unauthorized)
         }
         ConnectErrorKind::ServerParse => Error::invalid_config("the URL of the server is not understood"),
-        kind => Error::unavailable(format!("cannot connect to the server: {kind}")).caused_by(error),
+        _ => {
+            let servers: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+            Error::unavailable(format!("no connection to {}", servers.join(", "))).caused_by(error)
+        }
     }
 }
 

@@ -127,7 +127,7 @@ impl NatsBackend {
         let wanted = Value::Object(config::stream(&config));
         let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&wanted), Repeat::Never, deadline).await?;
-        let info = answer.map_err(|error| convert::of_settings(error, &config))?;
+        let info = answer.map_err(convert::of_settings)?;
         self.echoed(info, &config, able)
     }
 
@@ -145,7 +145,7 @@ impl NatsBackend {
         config::merge(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
-        let info = answer.map_err(|error| convert::of_settings(error, &config))?;
+        let info = answer.map_err(convert::of_settings)?;
         self.echoed(info, &config, able)
     }
 

@@ -90,11 +90,11 @@ impl Wire {
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Closed));
             }
-            if self.is_connected() {
-                return Ok(());
-            }
-            if deadline.has_passed() {
-                return Err(Error::unavailable("not connected to a server"));
+            match (self.is_connected(), deadline.has_passed()) {
+                (true, false) => return Ok(()),
+                (true, true) => return Err(deadline.error()),
+                (false, true) => return Err(Error::unavailable("not connected to a server")),
+                (false, false) => {}
             }
             tokio::time::sleep(deadline.remaining().min(Duration::from_millis(10))).await;
         }

@@ -1,6 +1,0 @@
-use kvtyped::prelude::*;
-
-#[derive(Clone, Debug, PartialEq, Eq, KeySegment)]
-struct Tenant(String);
-
-fn main() {}
