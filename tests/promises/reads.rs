@@ -69,7 +69,7 @@ async fn naive_reads_right_after_a_write_miss_it() {
     let session = Session::new("acme", 7);
     let key = session.key();
     let (mut reads, mut missed) = (0, 0);
-    for visits in 0..1_000 {
+    for visits in 0..5_000 {
         let written = writer.put(&session.clone().visited(visits)).await.unwrap();
         let found = futures::future::try_join_all(readers.iter().map(|bucket| bucket.get(&key).into_future()));
         for entry in found.await.unwrap() {
