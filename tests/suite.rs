@@ -7,6 +7,7 @@ mod conformance;
 mod interop;
 mod keys;
 mod layering;
+mod locks;
 mod model;
 mod modify;
 mod nats;

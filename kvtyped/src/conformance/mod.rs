@@ -33,6 +33,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use self::subject::Subject;
+pub use crate::chance::determine;
 
 type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
 
