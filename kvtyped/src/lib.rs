@@ -168,8 +168,9 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,
-    OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version,
+    Bucket, Change, Create, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream, List, Modify,
+    ModifyError, OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update,
+    Version,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
