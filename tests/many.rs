@@ -1,12 +1,11 @@
-//! Many records at once: `get_many`, and what lists do beyond giving records.
+//! Many records at once: `get_many`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream;
-use harness::{Mode, Proxy, Server, wait};
+use harness::{Mode, Proxy, Server};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Source};
-use serde_json::Value;
 
 use crate::support::{OLD, RawSession, SOON, Session, SessionKey, World, on_both_backends, seen_as, unique};
 
@@ -313,14 +312,4 @@ async fn a_bucket_that_is_gone_is_told() {
         let error = other.get_many(&keys).read(read).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
     }
-}
-
-/// How many consumers a bucket has.
-async fn consumers(server: &Server, bucket: &str) -> u64 {
-    let info = server.api(&format!("$JS.API.STREAM.INFO.KV_{bucket}"), &Value::Null).await.expect("the server answers");
-    info["state"]["consumer_count"].as_u64().expect("a count")
-}
-
-async fn no_consumers(server: &Server, bucket: &str) {
-    wait::until("no consumer is left", SOON, async || (consumers(server, bucket).await == 0).then_some(())).await;
 }

@@ -70,7 +70,8 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, the history of a key, the status of the bucket.
+//! **Looking around**: lists and keys by a typed filter, many records by their keys in few round trips
+//! ([`get_many`](ReadBucket::get_many)), the history of a key, the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
