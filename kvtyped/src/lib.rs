@@ -145,6 +145,7 @@ extern crate self as kvtyped;
 pub mod prelude;
 mod store;
 // In reading order, from the top of the house to its ground.
+pub mod recipes;
 mod watch;
 mod bucket;
 pub mod model;

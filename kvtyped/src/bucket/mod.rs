@@ -194,6 +194,11 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.closed.store(true, Ordering::Release);
     }
 
+    /// The same bucket, for records of another model.
+    pub(crate) fn of<M: KvModel>(&self) -> Bucket<M> {
+        Bucket { read: ReadBucket { inner: Arc::clone(&self.inner), model: PhantomData } }
+    }
+
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
         if self.inner.closed.load(Ordering::Acquire) || self.inner.store_closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
