@@ -8,6 +8,7 @@ mod interop;
 mod keys;
 mod layering;
 mod locks;
+mod many;
 mod model;
 mod modify;
 mod nats;

@@ -70,7 +70,8 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, the history of a key, the status of the bucket.
+//! **Looking around**: lists and keys by a typed filter, many records by their keys in few round trips
+//! ([`get_many`](ReadBucket::get_many)), the history of a key, the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -170,8 +171,9 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,
-    OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version,
+    Bucket, Change, Create, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream, List, Modify,
+    ModifyError, OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update,
+    Version,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};

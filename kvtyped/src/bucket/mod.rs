@@ -6,6 +6,7 @@
 mod open;
 mod entry;
 mod read;
+mod get_many;
 mod list;
 mod write;
 mod remove;
@@ -19,6 +20,7 @@ pub(crate) mod decode;
 
 pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};
+pub use self::get_many::{GetEach, GetMany};
 pub use self::list::{Entries, History, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};

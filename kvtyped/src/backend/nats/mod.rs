@@ -14,6 +14,7 @@
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `read` | one entry |
+//! | `replies`, `many` | the entries of many keys, by their names |
 //! | `consumer`, `scan` | many entries |
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
@@ -28,9 +29,11 @@ mod convert;
 mod doubt;
 mod echo;
 mod facts;
+mod many;
 mod publish;
 mod read;
 mod record;
+mod replies;
 mod scan;
 mod watch;
 mod wire;
