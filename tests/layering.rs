@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up; those of one line do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["key", "codec", "config", "revision", "ttl"],
+    &["key", "codec", "config", "revision", "ttl", "chance"],
     &["error"],
     &["model", "backend"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],
     &["watch"],
     &["store"],
+    &["recipes"],
     &["prelude", "private", "lib"],
 ];
 
@@ -23,7 +24,18 @@ const BANS: &[(&[&str], &[&str])] = &[
         &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
     ),
     (
-        &["error", "backend", "backend/memory", "bucket", "watch", "conformance", "prelude", "private", "lib"],
+        &[
+            "error",
+            "backend",
+            "backend/memory",
+            "bucket",
+            "watch",
+            "recipes",
+            "conformance",
+            "prelude",
+            "private",
+            "lib",
+        ],
         &["async_nats::", "std::fs", "std::net"],
     ),
 ];

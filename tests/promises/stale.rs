@@ -181,6 +181,15 @@ impl RawBucket for StaleBucket {
         .boxed()
     }
 
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
+        self.raw.read_many(keys, read, deadline)
+    }
+
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {
         self.raw.scan(scan)
     }

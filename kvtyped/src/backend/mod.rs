@@ -55,6 +55,12 @@
 //! * A read at a revision finds that entry, if it is kept and of that key (`a_read_at_a_revision_finds_only_the_keys_own`).
 //! * A leader read, and a read of at least the revision that a write returned, see that write
 //!   (`a_leader_read_sees_every_acknowledged_write`).
+//! * A read of many gives for each key what a read of it gives, in the order asked, also for one that is asked for twice
+//!   (`a_read_of_many_gives_what_single_reads_give`). It has no largest number of keys, nor of bytes
+//!   (`a_read_of_many_has_no_largest_number`).
+//! * A leader read of many, and one of at least a revision, see every write that was acknowledged, up to that revision
+//!   (`a_leader_read_of_many_sees_every_acknowledged_write`). What it gives is no snapshot: of two writes it may see the
+//!   later one alone.
 //! * A scan of the latest gives each key once, marker or not, in the order of revisions, and ends, also where there is
 //!   nothing (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`).
 //! * A scan of the history gives every kept entry (`a_scan_of_history_gives_every_entry`).
@@ -175,7 +181,15 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// Reads one entry of a key.
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
-    /// Reads the entries of many keys, as they are about now.
+    /// Reads the newest entry of each of these keys: as many answers as keys, in their order.
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>>;
+
+    /// Reads the entries of all keys that match, as they are about now.
     ///
     /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
     /// ends it.

@@ -34,6 +34,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use self::subject::Subject;
+pub use crate::chance::determine;
 
 type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
 
@@ -74,6 +75,9 @@ macro_rules! __conformance_sentences {
             reading::a_read_finds_the_newest_entry
             reading::a_read_at_a_revision_finds_only_the_keys_own
             reading::a_leader_read_sees_every_acknowledged_write
+            reading::a_read_of_many_gives_what_single_reads_give
+            reading::a_read_of_many_has_no_largest_number
+            reading::a_leader_read_of_many_sees_every_acknowledged_write
             reading::a_scan_gives_each_key_once
             reading::a_scan_of_nothing_ends
             reading::a_scan_of_history_gives_every_entry

@@ -231,6 +231,13 @@ impl Bucket {
         }
     }
 
+    pub(super) async fn read_many(&self, keys: &[Key], read: Read) -> Vec<Option<RawEntry>> {
+        match self.raw.read_many(keys, read, self.subject.deadline()).await {
+            Ok(entries) => entries,
+            Err(error) => panic!("a read of {} keys, {read:?}, fails: {error:?}", keys.len()),
+        }
+    }
+
     /// The newest entry of a key as the leader has it.
     pub(super) async fn newest(&self, on: &Key) -> Option<RawEntry> {
         self.read(on, At::Newest(Read::Leader)).await

@@ -23,7 +23,7 @@ use std::str::FromStr;
 ///
 /// Legal is `[-/_=.a-zA-Z0-9]+` (ADR-6) without an empty segment (no dot at either end, no two in a row), of at
 /// most [`Key::MAX_BYTES`] bytes. Keys whose first segment begins with `_kv` are reserved by ADR-6 for the system;
-/// no server enforces that, and neither does this type.
+/// no server enforces that, and neither does this type. Keys whose first segment is [`Key::RESERVED`] are this crate's own.
 ///
 /// ```
 /// use kvtyped::Key;
@@ -41,6 +41,11 @@ impl Key {
     /// A server closes the connection, which everybody shares, when a protocol line is longer than 4,096 bytes; this
     /// limit leaves room for every subject that a key is put into.
     pub const MAX_BYTES: usize = 1024;
+
+    /// The first segment of the keys that this crate itself writes into a bucket: locks beside the records that they
+    /// protect, say. No text is escaped to it, and no open segment of a [`Pattern`] matches it, so the records of a model
+    /// and these keys never meet.
+    pub const RESERVED: &str = "=kvtyped";
 
     /// Checks a text and makes it a key.
     ///

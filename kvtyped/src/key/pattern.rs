@@ -96,9 +96,12 @@ impl Pattern {
         &self.tokens
     }
 
-    /// Whether this key is in the set.
+    /// Whether this key is in the set. An open first segment leaves out the [reserved](Key::RESERVED) keys.
     pub fn matches(&self, key: &str) -> bool {
         let mut segments = key.split('.');
+        if self.tokens.first().is_some_and(Token::is_wild) && segments.clone().next() == Some(Key::RESERVED) {
+            return false;
+        }
         for token in &self.tokens {
             match segments.next() {
                 Some(segment) if token.matches(segment) => {}

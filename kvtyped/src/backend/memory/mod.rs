@@ -34,8 +34,8 @@ use tokio::time::Instant;
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch,
-    Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal,
+    Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -253,6 +253,22 @@ impl RawBucket for MemoryBucket {
             self.with(|bucket, _| {
                 let found = bucket.read(key, at);
                 Ok(found.map(|(revision, stored)| self.shared.entry(revision, stored, true)))
+            })
+        })
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| {
+                let found = keys.iter().map(|key| bucket.read(key, At::Newest(read)));
+                let entry = |(revision, stored)| self.shared.entry(revision, stored, true);
+                Ok(found.map(|found| found.map(entry)).collect())
             })
         })
     }

@@ -15,6 +15,7 @@
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `commit`, `parcel` | several writes, all or nothing: what became of them, and their messages |
 //! | `read` | one entry |
+//! | `replies`, `many` | the entries of many keys, by their names |
 //! | `consumer`, `scan` | many entries |
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
@@ -30,10 +31,12 @@ mod convert;
 mod doubt;
 mod echo;
 mod facts;
+mod many;
 mod parcel;
 mod publish;
 mod read;
 mod record;
+mod replies;
 mod scan;
 mod watch;
 mod wire;

@@ -35,6 +35,7 @@ pub(super) mod header {
     pub(super) const SEQUENCE: &str = "Nats-Sequence";
     pub(super) const TIME: &str = "Nats-Time-Stamp";
     pub(in super::super) const PENDING: &str = "Nats-Num-Pending";
+    pub(in super::super) const UP_TO: &str = "Nats-UpTo-Sequence";
 }
 
 /// A message of a stream.

@@ -100,6 +100,11 @@ impl Wire {
         self.client.connection_state() == State::Connected
     }
 
+    /// Something that is under way as long as this is held: closing waits for it.
+    pub(super) fn under_way(&self) -> Arc<()> {
+        Arc::clone(&self.under_way)
+    }
+
     /// Whether the server is one of several.
     pub(super) fn is_clustered(&self) -> bool {
         self.client.server_info().cluster.is_some()
@@ -142,7 +147,7 @@ impl Wire {
             denied: None,
             subject,
             epoch: Some(self.epoch()),
-            _under_way: Arc::clone(&self.under_way),
+            _under_way: self.under_way(),
         }
     }
 
