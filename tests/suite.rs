@@ -15,5 +15,6 @@ mod nats;
 mod promises;
 mod recovery;
 mod support;
+mod transactions;
 mod verbs;
 mod watch;

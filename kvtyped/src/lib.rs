@@ -146,6 +146,7 @@ pub mod prelude;
 mod store;
 // In reading order, from the top of the house to its ground.
 pub mod recipes;
+mod txn;
 mod watch;
 mod bucket;
 pub mod model;
@@ -183,6 +184,7 @@ pub use crate::recipes::{Fence, Holder, Lease, Lock, LockGuard, Locks, OpenLocks
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+pub use crate::txn::{Abort, Committed, Transact, TransactError, Transaction, Tx};
 pub use crate::watch::{
     Cache, CacheChange, CacheChanges, Event, Events, Index, Live, OpenCache, OpenLive, WaitFor, Watch,
 };

@@ -30,6 +30,8 @@ pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
+pub(crate) use self::write::{check_ttl, parse_ttl};
+
 use self::incarnation::Met;
 
 use std::any::{Any, TypeId};
@@ -248,7 +250,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.timeout
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::after(timeout.unwrap_or(self.inner.timeout))
     }
 }
