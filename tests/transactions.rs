@@ -492,9 +492,10 @@ async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
             proxy.set(Mode::Pass);
         });
         let committed = result.expect("it is found");
-        let stored = [&a, &b].map(|session| past.get(&session.key()).read(Read::Leader).into_future());
-        let stored: Vec<_> =
-            join_all(stored).await.into_iter().map(|entry| entry.unwrap().unwrap().revision()).collect();
+        let mut stored = Vec::new();
+        for session in [&a, &b] {
+            stored.push(past.get(&session.key()).read(Read::Leader).await.unwrap().expect("written").revision());
+        }
         assert_eq!(committed.revisions(), stored, "guarded: {guarded}");
         assert_eq!(past.status().await.unwrap().last_revision, stored[1], "it was applied once");
     }
