@@ -4,7 +4,7 @@
 //! markers, history, expiry and limits are a server's, down to its count of bytes.
 //!
 //! What differs, because there is one process and one copy:
-//! * Every read is fresh, whatever [`Read`](crate::Read) says.
+//! * Every read is fresh, whatever [`Read`] says.
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time; a server is some hundred milliseconds late.
