@@ -7,6 +7,7 @@ mod conformance;
 mod interop;
 mod keys;
 mod layering;
+mod lists;
 mod many;
 mod model;
 mod modify;
