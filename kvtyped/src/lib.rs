@@ -159,6 +159,7 @@ pub mod config;
 pub mod key;
 mod revision;
 mod ttl;
+mod chance;
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -179,6 +180,7 @@ pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, S
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
+pub use crate::recipes::{Fence, Holder, Lease, Lock, LockGuard, Locks, OpenLocks, TryLock};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
