@@ -8,6 +8,7 @@ mod holders;
 mod interop;
 mod keys;
 mod layering;
+mod lists;
 mod locks;
 mod many;
 mod model;

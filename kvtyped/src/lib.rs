@@ -70,8 +70,9 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, many records by their keys in few round trips
-//! ([`get_many`](ReadBucket::get_many)), the history of a key, the status of the bucket.
+//! **Looking around**: lists and keys by a typed filter, of any length, in pages if wanted ([`List::limit`],
+//! [`List::after`]); many records by their keys in few round trips ([`get_many`](ReadBucket::get_many)); the history of a
+//! key, the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -197,9 +198,9 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Create, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream, List, Modify,
-    ModifyError, OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update,
-    Version,
+    Bucket, Change, Count, Create, Cursor, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream,
+    List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put, ReadBucket, Removed, Touch, Transform,
+    TryModify, Update, Version,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
