@@ -14,6 +14,7 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
+mod combine;
 mod standing;
 mod incarnation;
 pub(crate) mod decode;
@@ -30,6 +31,7 @@ pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
+use self::combine::Lanes;
 use self::incarnation::Met;
 
 use std::any::{Any, TypeId};
@@ -150,6 +152,7 @@ struct Inner {
     /// Whether the store was closed.
     store_closed: Arc<AtomicBool>,
     met: Met,
+    lanes: Lanes,
     shared: Shared,
 }
 
@@ -172,6 +175,7 @@ impl<T: KvModel> ReadBucket<T> {
             closed: AtomicBool::new(false),
             store_closed,
             met,
+            lanes: Lanes::default(),
             shared: Shared::default(),
         });
         Self { inner, model: PhantomData }

@@ -162,6 +162,10 @@ impl<T: KvModel> Bucket<T> {
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
             let on = standing::guard(footing, self)?;
+            if let Some(expected) = expected.filter(|expected| expected.is_overtaken()) {
+                // Another change was stored with this number.
+                return Err(Error::new(ErrorKind::Conflict { expected, actual: Some(Revision::new(expected.get())) }));
+            }
             if guarded {
                 self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
