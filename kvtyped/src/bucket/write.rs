@@ -103,7 +103,7 @@ impl<T: KvModel> Bucket<T> {
 }
 
 /// Checks a TTL against what a bucket can do.
-pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
+pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
     let Some(asked) = ttl else { return Ok(None) };
     match config.history {
         None | Some(1) => {}
@@ -117,7 +117,7 @@ pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     parse_ttl(asked).map(Some)
 }
 
-pub(super) fn parse_ttl(asked: Duration) -> Result<Ttl> {
+pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("a TTL of {asked:?}: it is 1 s at least and a century at most (ADR-43)"))
     })
@@ -162,10 +162,6 @@ impl<T: KvModel> Bucket<T> {
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
             let on = standing::guard(footing, self)?;
-            if let Some(expected) = expected.filter(|expected| expected.is_overtaken()) {
-                // Another change was stored with this number.
-                return Err(Error::new(ErrorKind::Conflict { expected, actual: Some(Revision::new(expected.get())) }));
-            }
             if guarded {
                 self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
