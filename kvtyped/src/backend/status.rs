@@ -13,6 +13,8 @@ pub struct Capabilities {
     pub key_ttl: bool,
     /// Whether buckets can mirror and source other buckets.
     pub mirrors: bool,
+    /// Whether it adds counters up itself (nats-server 2.12).
+    pub counters: bool,
     /// Who answers, for messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
 }
@@ -20,7 +22,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of a backend of this name that can do nothing beyond the contract.
     pub fn new(backend: impl Into<String>) -> Self {
-        Self { key_ttl: false, mirrors: false, backend: backend.into() }
+        Self { key_ttl: false, mirrors: false, counters: false, backend: backend.into() }
     }
 }
 

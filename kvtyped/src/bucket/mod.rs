@@ -14,7 +14,11 @@ mod modify;
 mod change;
 mod cas;
 mod incarnation;
+mod counters;
 pub(crate) mod decode;
+
+pub(crate) use self::counters::CounterBucket;
+pub(crate) use crate::backend::Read;
 
 pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};

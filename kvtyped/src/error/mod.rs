@@ -183,6 +183,10 @@ impl Error {
         Self::new(ErrorKind::InvalidConfig { reason: reason.into() })
     }
 
+    pub(crate) fn out_of_range(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::OutOfRange { detail: detail.into() })
+    }
+
     pub(crate) fn unsupported(needs: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported { needs: needs.into(), found: found.into() })
     }

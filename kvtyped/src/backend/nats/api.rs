@@ -180,6 +180,7 @@ impl Api {
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
         capabilities.key_ttl = level >= 1;
         capabilities.mirrors = true;
+        capabilities.counters = level >= 2;
         Ok(capabilities)
     }
 

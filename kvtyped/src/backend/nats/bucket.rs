@@ -81,6 +81,10 @@ impl NatsBucket {
         };
         Self { place: Arc::new(place) }
     }
+
+    pub(super) fn into_place(self) -> Arc<Place> {
+        self.place
+    }
 }
 
 impl Place {
