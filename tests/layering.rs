@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up; those of one line do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["key", "codec", "config", "revision", "ttl"],
+    &["key", "codec", "config", "revision", "ttl", "chance"],
     &["error"],
     &["model", "backend"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],

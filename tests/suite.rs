@@ -7,6 +7,8 @@ mod conformance;
 mod interop;
 mod keys;
 mod layering;
+mod locks;
+mod many;
 mod model;
 mod modify;
 mod nats;

@@ -70,7 +70,8 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, the history of a key, the status of the bucket.
+//! **Looking around**: lists and keys by a typed filter, many records by their keys in few round trips
+//! ([`get_many`](ReadBucket::get_many)), the history of a key, the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -157,6 +158,7 @@ pub mod config;
 pub mod key;
 mod revision;
 mod ttl;
+mod chance;
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -169,13 +171,18 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Create, Delete, Entries, Entry, Get, History, Keys, KeysStream, List, Modify, ModifyError,
-    OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version,
+    Bucket, Change, Create, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream, List, Modify,
+    ModifyError, OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update,
+    Version,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
+pub use crate::recipes::{
+    Counters, Decision, Fence, Holder, Ids, Lease, Lock, LockGuard, Locks, OpenCounters, OpenIds, OpenLocks,
+    OpenRateLimiter, Quota, RateLimiter, TryLock, UntilReady,
+};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;

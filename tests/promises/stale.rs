@@ -9,8 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan, Signal,
-    Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
+    Signal, Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -160,6 +160,10 @@ impl RawBucket for StaleBucket {
         .boxed()
     }
 
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
+        self.raw.commit(batch, deadline)
+    }
+
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         async move {
             tokio::task::yield_now().await;
@@ -183,6 +187,15 @@ impl RawBucket for StaleBucket {
             }
         }
         .boxed()
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
+        self.raw.read_many(keys, read, deadline)
     }
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {

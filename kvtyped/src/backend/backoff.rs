@@ -31,7 +31,7 @@ impl Backoff {
     pub fn next(&mut self) -> Duration {
         let ceiling = std::mem::replace(&mut self.ceiling, self.next);
         self.next = (2 * self.next).min(self.highest);
-        ceiling.mul_f64(rand::random::<f64>())
+        crate::chance::up_to(ceiling)
     }
 
     /// Waits; tells whether there is time left.

@@ -27,6 +27,19 @@
 //! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
 //!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
 //!
+//! Batches, where [`Capabilities::atomic`] says so and the bucket's [`atomic`](crate::BucketConfig::atomic) is on:
+//! * All writes of a batch are applied, at revisions that follow one another in the order of the writes, or none is
+//!   (`a_batch_is_applied_as_a_whole`). Markers behind them may carry checks; see [`Batch::messages`].
+//! * Every guard and every check is held at one moment, the one at which the batch is applied
+//!   (`a_batch_holds_every_guard_at_one_moment`).
+//! * A refused batch changes nothing; a conflict names its key where that is known (`a_refused_batch_changes_nothing`).
+//! * A watcher sees the entries of a batch one after the other, with nothing between (`a_watcher_sees_a_batch_contiguous`).
+//! * A batch of nothing does nothing; one of a single message is a write, and needs no more than that, wherever it is
+//!   (`a_batch_of_one_message_is_a_write`).
+//! * A key that is written twice, two revisions expected of one key, and more than [`Batch::MAX_MESSAGES`] messages are
+//!   `InvalidBatch` (`a_batch_that_makes_no_sense_is_refused`).
+//! * Elsewhere, a batch of several messages is `Unsupported` (`a_batch_needs_a_bucket_that_takes_it`).
+//!
 //! Expiry, where [`Capabilities::key_ttl`] says so:
 //! * A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision
 //!   (`a_ttl_removes_the_value_and_leaves_a_marker`); an entry tells its TTL (`an_entry_carries_its_ttl`).
@@ -42,6 +55,12 @@
 //! * A read at a revision finds that entry, if it is kept and of that key (`a_read_at_a_revision_finds_only_the_keys_own`).
 //! * A leader read, and a read of at least the revision that a write returned, see that write
 //!   (`a_leader_read_sees_every_acknowledged_write`).
+//! * A read of many gives for each key what a read of it gives, in the order asked, also for one that is asked for twice
+//!   (`a_read_of_many_gives_what_single_reads_give`). It has no largest number of keys, nor of bytes
+//!   (`a_read_of_many_has_no_largest_number`).
+//! * A leader read of many, and one of at least a revision, see every write that was acknowledged, up to that revision
+//!   (`a_leader_read_of_many_sees_every_acknowledged_write`). What it gives is no snapshot: of two writes it may see the
+//!   later one alone.
 //! * A scan of the latest gives each key once, marker or not, in the order of revisions, and ends, also where there is
 //!   nothing (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`).
 //! * A scan of the history gives every kept entry (`a_scan_of_history_gives_every_entry`).
@@ -98,6 +117,7 @@
 //! dropped future of a write leaves it unknown whether the write is applied; a dropped read leaves nothing.
 
 mod backoff;
+mod batch;
 mod counters;
 mod deadline;
 mod entry;
@@ -110,6 +130,7 @@ pub mod memory;
 pub mod nats;
 
 pub use self::backoff::Backoff;
+pub use self::batch::Batch;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
@@ -172,10 +193,21 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// Writes one entry and tells its revision.
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>>;
 
+    /// Writes all entries of a batch or none, and tells the revisions of the writes in their order.
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>>;
+
     /// Reads one entry of a key.
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
-    /// Reads the entries of many keys, as they are about now.
+    /// Reads the newest entry of each of these keys: as many answers as keys, in their order.
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>>;
+
+    /// Reads the entries of all keys that match, as they are about now.
     ///
     /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
     /// ends it.

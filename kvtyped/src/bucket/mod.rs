@@ -6,6 +6,7 @@
 mod open;
 mod entry;
 mod read;
+mod get_many;
 mod list;
 mod write;
 mod remove;
@@ -13,30 +14,34 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
+mod standing;
 mod incarnation;
 mod counters;
 pub(crate) mod decode;
 
 pub(crate) use self::counters::CounterBucket;
-pub(crate) use crate::backend::Read;
 
 pub use self::change::{Change, ModifyError};
 pub use self::entry::{Entry, Removed, Version};
+pub use self::get_many::{GetEach, GetMany};
 pub use self::list::{Entries, History, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
+pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
 use self::incarnation::Met;
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::backend::{Backend, BucketStatus, Deadline, RawBucket};
@@ -72,6 +77,15 @@ macro_rules! options {
                 T: $crate::model::SingleRevision,
             {
                 self.ttl = Some(ttl);
+                self
+            }
+        }
+    )*};
+    (standing: $($verb:ident)*) => {$(
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
+            /// Only while another record is as it was.
+            pub(crate) fn standing_on(mut self, footing: $crate::bucket::Footing) -> Self {
+                self.footing = footing;
                 self
             }
         }
@@ -139,7 +153,12 @@ struct Inner {
     /// Whether the store was closed.
     store_closed: Arc<AtomicBool>,
     met: Met,
+    shared: Shared,
 }
+
+/// What the rooms above keep with a bucket, one of each type.
+#[derive(Default)]
+struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl<T: KvModel> ReadBucket<T> {
     fn new(
@@ -149,7 +168,15 @@ impl<T: KvModel> ReadBucket<T> {
         store_closed: Arc<AtomicBool>,
     ) -> Self {
         let met = Met::new(raw.incarnation());
-        let inner = Arc::new(Inner { backend, raw, timeout, closed: AtomicBool::new(false), store_closed, met });
+        let inner = Arc::new(Inner {
+            backend,
+            raw,
+            timeout,
+            closed: AtomicBool::new(false),
+            store_closed,
+            met,
+            shared: Shared::default(),
+        });
         Self { inner, model: PhantomData }
     }
 
@@ -199,6 +226,13 @@ impl<T: KvModel> ReadBucket<T> {
     /// The same bucket, for records of another model.
     pub(crate) fn of<M: KvModel>(&self) -> Bucket<M> {
         Bucket { read: ReadBucket { inner: Arc::clone(&self.inner), model: PhantomData } }
+    }
+
+    /// What a room above keeps with this bucket, for every handle that was cloned from the same.
+    pub(crate) fn shared<S: Default + Send + Sync + 'static>(&self) -> Arc<S> {
+        let mut shared = self.inner.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_type = shared.entry(TypeId::of::<S>()).or_insert_with(|| Arc::new(S::default()));
+        Arc::clone(of_type).downcast().unwrap_or_default()
     }
 
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {

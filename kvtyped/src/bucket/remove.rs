@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::write::parse_ttl;
+use super::write::{Terms, parse_ttl};
 use super::{Bucket, options, verb};
 use crate::backend::WriteKind;
 use crate::error::Result;
@@ -88,7 +88,8 @@ impl<T: KvModel> Delete<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, key, revision, timeout } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("delete", error))?;
-        bucket.send("delete", key, WriteKind::Delete, revision, None, timeout).await
+        let terms = Terms { expected: revision, timeout, ..Terms::default() };
+        bucket.send("delete", key, WriteKind::Delete, None, terms).await
     }
 }
 
@@ -122,7 +123,8 @@ impl<T: KvModel> Purge<'_, T> {
         // Whatever the history: a purge leaves nothing that could come back to life.
         let ttl = ttl.map(parse_ttl).transpose();
         let ttl = ttl.map_err(|error| error.within("purge", bucket.name(), Some(key.as_str())))?;
-        bucket.send("purge", key, WriteKind::Purge, revision, ttl, timeout).await
+        let terms = Terms { expected: revision, timeout, ..Terms::default() };
+        bucket.send("purge", key, WriteKind::Purge, ttl, terms).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cas::{Decision, First, Limits};
+use super::standing::{self, Footing};
 use super::{Bucket, decode, options, verb};
 use crate::backend::{RawEntry, Write, WriteKind};
 use crate::config::BucketConfig;
@@ -41,7 +42,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Dropping it before it ends leaves it unknown whether the record is written.
     pub fn put<'a>(&'a self, record: &'a T) -> Put<'a, T> {
-        Put { bucket: self, record, ttl: None, timeout: None }
+        Put { bucket: self, record, ttl: None, timeout: None, footing: None }
     }
 
     /// Writes a record if there is none under its key, or none any more.
@@ -122,20 +123,17 @@ pub(super) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     })
 }
 
-impl<T: KvModel> Bucket<T> {
-    /// Sends one write of a record; what is guarded is guarded by its own key.
-    async fn write_record(
-        &self,
-        operation: &'static str,
-        record: &T,
-        expected: Option<Revision>,
-        ttl: Option<Duration>,
-        timeout: Option<Duration>,
-    ) -> Result<Revision> {
-        let (key, value, ttl) = self.prepare(operation, record, ttl)?;
-        self.send(operation, key, WriteKind::Put(value), expected, ttl, timeout).await
-    }
+/// Under which terms something is written.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    /// The revision that the key must have.
+    pub(super) expected: Option<Revision>,
+    /// Another record that must not have changed.
+    pub(super) footing: Footing,
+    pub(super) timeout: Option<Duration>,
+}
 
+impl<T: KvModel> Bucket<T> {
     /// The encoded parts of a record that is to be written.
     fn prepare(&self, operation: &'static str, record: &T, ttl: Option<Duration>) -> Result<(Key, Bytes, Option<Ttl>)> {
         let key = record.key().encode().map_err(|error| self.bad_key(operation, error))?;
@@ -144,16 +142,17 @@ impl<T: KvModel> Bucket<T> {
         Ok((key, value, ttl))
     }
 
+    /// Sends one write.
     pub(super) async fn send(
         &self,
         operation: &'static str,
         key: Key,
         kind: WriteKind,
-        expected: Option<Revision>,
         ttl: Option<Ttl>,
-        timeout: Option<Duration>,
+        terms: Terms,
     ) -> Result<Revision> {
         let raw = self.raw(operation)?;
+        let Terms { expected, footing, timeout } = terms;
         let mut write = Write::new(key.clone(), kind).with_ttl(ttl);
         if let Some(expected) = expected {
             write = write.expecting(expected);
@@ -162,10 +161,11 @@ impl<T: KvModel> Bucket<T> {
         let deadline = self.deadline(timeout);
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
+            let on = footing.transpose()?.map(|standing| standing.within(self)).transpose()?;
             if guarded {
                 self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
-            match raw.write(write, deadline).await {
+            match standing::write(&**raw, write, on.as_ref(), deadline).await {
                 Ok(revision) => Ok(self.wrote(revision, &id)),
                 Err(error) if guarded => Err(self.explain(error, deadline).await),
                 Err(error) => Err(error),
@@ -183,12 +183,15 @@ pub struct Put<'a, T: KvModel> {
     record: &'a T,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Put<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout } = self;
-        bucket.write_record("put", record, None, ttl, timeout).await
+        let Self { bucket, record, ttl, timeout, footing } = self;
+        let (key, value, ttl) = bucket.prepare("put", record, ttl)?;
+        let terms = Terms { footing, timeout, ..Terms::default() };
+        bucket.send("put", key, WriteKind::Put(value), ttl, terms).await
     }
 }
 
@@ -232,10 +235,13 @@ pub struct Update<'a, T: KvModel> {
 impl<T: KvModel> Update<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, revision, ttl, timeout } = self;
-        bucket.write_record("update", record, Some(revision), ttl, timeout).await
+        let (key, value, ttl) = bucket.prepare("update", record, ttl)?;
+        let terms = Terms { expected: Some(revision), timeout, ..Terms::default() };
+        bucket.send("update", key, WriteKind::Put(value), ttl, terms).await
     }
 }
 
+options!(standing: Put);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 

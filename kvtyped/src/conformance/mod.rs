@@ -19,7 +19,9 @@
 //! most where the clock is real: what expires must be waited for.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
 
+pub mod batching;
 pub mod buckets;
+pub mod counters;
 pub mod expiry;
 pub mod reading;
 mod sitting;
@@ -33,6 +35,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use self::subject::Subject;
+pub use crate::chance::determine;
 
 type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
 
@@ -57,6 +60,13 @@ macro_rules! __conformance_sentences {
             writing::an_empty_value_is_a_value
             writing::a_value_over_the_limit_is_refused
             writing::a_full_bucket_refuses_writes
+            batching::a_batch_is_applied_as_a_whole
+            batching::a_batch_holds_every_guard_at_one_moment
+            batching::a_refused_batch_changes_nothing
+            batching::a_watcher_sees_a_batch_contiguous
+            batching::a_batch_of_one_message_is_a_write
+            batching::a_batch_that_makes_no_sense_is_refused
+            batching::a_batch_needs_a_bucket_that_takes_it
             expiry::a_ttl_removes_the_value_and_leaves_a_marker
             expiry::an_entry_carries_its_ttl
             expiry::a_purge_marker_with_a_ttl_goes_in_silence
@@ -66,6 +76,9 @@ macro_rules! __conformance_sentences {
             reading::a_read_finds_the_newest_entry
             reading::a_read_at_a_revision_finds_only_the_keys_own
             reading::a_leader_read_sees_every_acknowledged_write
+            reading::a_read_of_many_gives_what_single_reads_give
+            reading::a_read_of_many_has_no_largest_number
+            reading::a_leader_read_of_many_sees_every_acknowledged_write
             reading::a_scan_gives_each_key_once
             reading::a_scan_of_nothing_ends
             reading::a_scan_of_history_gives_every_entry
@@ -94,6 +107,13 @@ macro_rules! __conformance_sentences {
             buckets::an_update_keeps_what_it_does_not_say
             buckets::names_list_every_bucket
             buckets::the_status_is_fresh
+            counters::counters_and_records_have_buckets_of_their_own
+            counters::an_addition_tells_the_new_total
+            counters::every_addition_is_counted_once
+            counters::a_counter_goes_beyond_64_bits
+            counters::a_counter_tells_what_was_added
+            counters::a_scan_gives_each_counter_once
+            counters::a_removed_counter_begins_anew
         }
     };
 }

@@ -80,6 +80,88 @@ pub async fn a_leader_read_sees_every_acknowledged_write(subject: &Subject) {
     assert_eq!(bucket.read(&key("never"), At::Newest(Read::AtLeast(last))).await, None);
 }
 
+/// A read of many gives for each key what a read of it gives, in the order asked, also for one that is asked for twice.
+pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(3)).await;
+    let keys = ["full", "empty", "deleted", "purged", "missing", "a", "a.b", "again"].map(key);
+    let [full, empty, deleted, purged, _, a, _, again] = &keys;
+    for write in [put(full, "1"), put(deleted, "1"), put(empty, ""), put(purged, "1"), delete(deleted), put(a, "1")] {
+        bucket.write(write).await;
+    }
+    bucket.write(purge(purged)).await;
+    bucket.write(put(again, "2")).await;
+    let last = bucket.write(put(full, "2")).await;
+    for asked in
+        [vec![], vec![4], vec![4, 4, 4, 6, 6], vec![0, 1], vec![0, 1, 2, 3, 4, 5, 6, 7], vec![7, 4, 0, 2, 0, 7, 1, 4]]
+    {
+        let asked: Vec<_> = asked.into_iter().map(|at: usize| keys[at].clone()).collect();
+        let mut single = Vec::new();
+        for k in &asked {
+            single.push(bucket.newest(k).await);
+        }
+        for read in [Read::Leader, Read::AtLeast(last)] {
+            assert_eq!(bucket.read_many(&asked, read).await, single, "{read:?} of {asked:?}");
+        }
+        let nearest = async || (bucket.read_many(&asked, Read::Any).await == single).then_some(());
+        subject.eventually(&format!("any server has {asked:?}"), nearest).await;
+    }
+}
+
+/// A read of many has no largest number of keys, nor of bytes.
+pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
+    const KEYS: usize = 3_300;
+    let bucket = subject.bucket(|_| {}).await;
+    // Long names, so that a request cannot hold many; and every third has no entry.
+    let long = "x".repeat(700);
+    let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("{number}.{long}"))).collect();
+    let write = |number: usize| bucket.write(put(&keys[number], &format!("{number}")));
+    let written: Vec<_> =
+        stream::iter((0..KEYS).filter(|number| number % 3 > 0)).map(write).buffered(64).collect().await;
+    let last = *written.last().expect("some were written");
+    let found = bucket.read_many(&keys, Read::AtLeast(last)).await;
+    let mut written = written.into_iter();
+    for (number, entry) in found.into_iter().enumerate() {
+        let wanted = (number % 3 > 0).then(|| (keys[number].clone(), written.next().expect("written")));
+        assert_eq!(entry.map(|entry| (entry.key, entry.revision)), wanted, "key {number}");
+    }
+
+    // More bytes than a server sends at once.
+    let value = "v".repeat(512 * 1024);
+    let large: Vec<_> = (0..40).map(|number| key(&format!("large.{number}"))).collect();
+    for k in &large {
+        bucket.write(put(k, &value)).await;
+    }
+    let found = bucket.read_many(&large, Read::Leader).await;
+    assert!(found.iter().flatten().all(|entry| entry.value.len() == value.len()), "all of each is read");
+    let found: Vec<_> = found.into_iter().flatten().map(|entry| entry.key).collect();
+    assert_eq!(found, large);
+}
+
+/// A leader read of many, and one of at least a revision, see every acknowledged write.
+pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subject) {
+    const KEYS: usize = 12;
+    let bucket = subject.bucket(|_| {}).await;
+    let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("k{number}"))).collect();
+    let mut newest = vec![None; KEYS];
+    for number in 0..100 {
+        let at = number * 7 % KEYS;
+        let write = if number % 10 == 9 { delete(&keys[at]) } else { put(&keys[at], &format!("{number}")) };
+        let revision = bucket.write(write).await;
+        newest[at] = Some(revision);
+        for read in [Read::Leader, Read::AtLeast(revision)] {
+            let found = bucket.read_many(&keys, read).await;
+            let found: Vec<_> = found.into_iter().map(|entry| entry.map(|entry| entry.revision)).collect();
+            assert_eq!(found, newest, "{read:?} after write {number}");
+        }
+    }
+    // Nothing is a fresh answer too: the revision is of another key.
+    let last = bucket.write(put(&key("other"), "v")).await;
+    let never: Vec<_> = (0..KEYS).map(|number| key(&format!("never{number}"))).collect();
+    for read in [Read::Leader, Read::AtLeast(last)] {
+        assert_eq!(bucket.read_many(&never, read).await, vec![None; KEYS], "{read:?}");
+    }
+}
+
 /// A scan of the latest gives each key once, marker or not, in the order of revisions.
 pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;

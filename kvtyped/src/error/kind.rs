@@ -71,6 +71,11 @@ pub enum ErrorKind {
         /// In these settings.
         differences: Vec<Difference>,
     },
+    /// Writes that make no sense together: a key that is written twice, or too many of them.
+    InvalidBatch {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The value is larger than the bucket or the server takes.
     TooLarge {
         /// The size that was refused, headers included, in bytes, where it is known.
@@ -104,6 +109,10 @@ pub enum ErrorKind {
         /// What is missing.
         reason: String,
     },
+    /// The lease is lost, or may be: it was not renewed in time, or another has it. Stop what it protected.
+    Lost,
+    /// Another holder has taken the lock since: the write was refused by its fence. Stop what the lock protected.
+    Fenced,
     /// The handle or its store was closed.
     Closed,
     /// The server answered with something else.
@@ -146,6 +155,7 @@ impl fmt::Display for ErrorKind {
             Self::Encode { codec } => write!(f, "the value cannot be written as {codec}"),
             Self::InvalidKey => f.write_str("the key is not legal"),
             Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
+            Self::InvalidBatch { reason } => write!(f, "what is to be written at once makes no sense: {reason}"),
             Self::BucketNotFound => f.write_str("there is no such bucket"),
             Self::BucketExists => f.write_str("there is such a bucket already"),
             Self::Drift { differences } => {
@@ -171,6 +181,10 @@ impl fmt::Display for ErrorKind {
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),
             Self::Timeout { after } => write!(f, "no answer within {after:?}"),
             Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
+            Self::Lost => f.write_str("the lease is lost, or may be; stop what it protected, and take it anew"),
+            Self::Fenced => f.write_str(
+                "another holder has taken the lock since, and the write was refused; stop what the lock protected, and take it anew",
+            ),
             Self::Closed => f.write_str("the handle was closed"),
             Self::Backend { code: Some(code), detail } => write!(f, "the server answered {code}: {detail}"),
             Self::Backend { code: None, detail } => f.write_str(detail),

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::quota::{Now, nanos};
 use super::slot::{Slot, SlotKey};
-use crate::bucket::{Bucket, Read};
+use crate::backend::Read;
+use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 
 /// After how long the clock is read again.

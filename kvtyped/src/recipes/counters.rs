@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::place::{Place, place_options};
 use super::slot::{Slot, SlotKey};
-use crate::bucket::{Bucket, CounterBucket, ModifyError, Read};
+use crate::backend::Read;
+use crate::bucket::{Bucket, CounterBucket, ModifyError};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -97,7 +98,7 @@ impl IntoFuture for OpenCounters {
 /// # What this does not guarantee
 ///
 /// * Uniqueness of totals. Two additions may be told the same total: one that had to be looked up is told the total as of
-///   then. For numbers that nobody else gets there are [`Ids`](crate::recipes::Ids).
+///   then. For numbers that nobody else gets there are [`Ids`](crate::Ids).
 /// * A limit that holds at each moment. A total that leaves the range of `i64` on a server is taken back by the opposite
 ///   addition; until then readers get `OutOfRange`, and an addition that would have fitted may be refused, or be told a
 ///   total that holds what is about to be taken back. Nothing that was acknowledged is lost by that.

@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// ```
 /// use std::time::Duration;
-/// use kvtyped::recipes::Quota;
+/// use kvtyped::Quota;
 ///
 /// let api = Quota::per_second(10).burst(20);
 /// let mails = Quota::new(3, Duration::from_secs(600)).burst(1); // never two within 200 s

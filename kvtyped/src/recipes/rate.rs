@@ -28,7 +28,6 @@ impl Store {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::recipes::Quota;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let store = Store::memory();
@@ -205,7 +204,6 @@ impl RateLimiter {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::recipes::Quota;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let store = Store::memory();

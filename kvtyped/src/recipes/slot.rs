@@ -27,6 +27,10 @@ impl SlotKey {
         Self { recipe: recipe.to_owned(), name: name.into(), part: part.into() }
     }
 
+    pub(super) fn recipe(&self) -> &str {
+        &self.recipe
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

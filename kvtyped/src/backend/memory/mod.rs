@@ -34,8 +34,8 @@ use tokio::time::Instant;
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan, Signal,
-    Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Read,
+    Scan, Signal, Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -163,7 +163,7 @@ impl Backend for MemoryBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities { key_ttl: true, ..Capabilities::new(state::NAME) })
+            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(state::NAME) })
         })
     }
 
@@ -252,12 +252,35 @@ impl RawBucket for MemoryBucket {
         })
     }
 
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, now| bucket.commit(batch, now))
+        })
+    }
+
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             begin(deadline).await?;
             self.with(|bucket, _| {
                 let found = bucket.read(key, at);
                 Ok(found.map(|(revision, stored)| self.shared.entry(revision, stored, true)))
+            })
+        })
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| {
+                let found = keys.iter().map(|key| bucket.read(key, At::Newest(read)));
+                let entry = |(revision, stored)| self.shared.entry(revision, stored, true);
+                Ok(found.map(|found| found.map(entry)).collect())
             })
         })
     }

@@ -10,8 +10,10 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::{config, echo, publish, read, record, scan, watch};
-use crate::backend::{At, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write};
+use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
+use crate::backend::{
+    At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal, Watch, Write,
+};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -44,10 +46,14 @@ pub(super) struct Place {
     /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
     /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
     pub(super) heeds_headers: bool,
+    /// Whether the server takes batches, if the bucket does (2.12). An older one would store each message by itself.
+    pub(super) takes_batches: bool,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
+    /// Whether requests about many keys are answered.
+    pub(super) many: many::Support,
 }
 
 impl NatsBucket {
@@ -73,9 +79,11 @@ impl NatsBucket {
             write_prefix,
             direct,
             heeds_headers: echo::level(&raw) >= 1,
+            takes_batches: echo::level(&raw) >= 2,
             counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
             leader_api,
             duplicate_window,
+            many: many::Support::default(),
             created,
             config,
         };
@@ -114,11 +122,23 @@ impl Place {
         self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
     }
 
+    /// The last revision that the leader has.
+    pub(super) async fn leader_last(&self, deadline: Deadline) -> Result<Revision> {
+        let info = self.leader_api.stream(self.owner(), deadline).await?;
+        let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let last = info["state"]["last_seq"].as_u64();
+        last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
+    }
+
+    /// The bucket whose leader decides.
+    fn owner(&self) -> &str {
+        self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
+    }
+
     /// What the leader says of the bucket, which is nothing if it is gone; nothing at all if that is not learned soon.
     pub(super) async fn information(&self, deadline: Deadline) -> Option<Option<Value>> {
         let soon = Deadline::after(deadline.remaining().min(Duration::from_millis(500)));
-        let bucket = self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket);
-        self.leader_api.stream(bucket, soon).await.ok()
+        self.leader_api.stream(self.owner(), soon).await.ok()
     }
 
     async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
@@ -145,8 +165,21 @@ impl RawBucket for NatsBucket {
         publish::publish(&self.place, write, deadline).boxed()
     }
 
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        commit::commit(&self.place, batch, deadline).boxed()
+    }
+
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         read::read(&self.place, key, at, deadline).boxed()
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
+        many::read_many(&self.place, keys, read, deadline).boxed()
     }
 
     fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {

@@ -14,7 +14,9 @@
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `count` | counters, which the server adds up (ADR-49) |
+//! | `commit`, `parcel` | several writes, all or nothing: what became of them, and their messages |
 //! | `read` | one entry |
+//! | `replies`, `many` | the entries of many keys, by their names |
 //! | `consumer`, `scan` | many entries |
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
@@ -22,6 +24,7 @@
 
 mod api;
 mod bucket;
+mod commit;
 mod config;
 mod connect;
 mod consumer;
@@ -30,9 +33,12 @@ mod count;
 mod doubt;
 mod echo;
 mod facts;
+mod many;
+mod parcel;
 mod publish;
 mod read;
 mod record;
+mod replies;
 mod scan;
 mod watch;
 mod wire;
@@ -122,7 +128,7 @@ impl NatsBackend {
         config.validate()?;
         let able = self.known(deadline).await?;
         config::check(&config, able)?;
-        let config = config.with_defaults(able.key_ttl);
+        let config = config.with_defaults(able.key_ttl, able.atomic);
         // A server takes the same configuration twice, and says so with nothing.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
@@ -186,7 +192,7 @@ impl NatsBackend {
     async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let able = self.known(deadline).await?;
-        let config = config.with_defaults(false);
+        let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
                 Some(info) => info,

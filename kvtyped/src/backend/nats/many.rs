@@ -1,0 +1,382 @@
+//! The newest entries of many keys, by their names.
+//!
+//! A server from 2.11 on answers one request about as many as 1,024 keys (`multi_last`, ADR-31), with a message for each
+//! that has an entry, in the order of revisions, and a status at the end. Any server that stores the bucket may answer;
+//! so may a mirror of it, also where the bucket has one replica. How far the one that answered was is told at the end: an
+//! answer that is behind what was wanted is asked for again, and what the leader knows is learned before a read of the
+//! leader's.
+//!
+//! Where that form is not to be had, each key is read alone, some at once: on a server that is older, by a user who is
+//! not allowed it, in a bucket without direct gets.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::Message;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::bucket::Place;
+use super::read;
+use super::record::{Stored, header};
+use super::replies::{Replies, Reply};
+use crate::backend::{At, Backoff, Deadline, RawEntry, Read};
+use crate::error::{ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// Up to how many keys are read alone: it is faster.
+const FEW: usize = 3;
+
+/// How many keys a request names; a server gives 1,024 entries at most, and none if there are more.
+const CHUNK: usize = 1_000;
+
+/// How many bytes of entries an answer may have. What is on the way at once has to fit into what a server keeps for a
+/// connection (64 MiB by default).
+const ANSWER: usize = 8 * 1024 * 1024;
+
+/// How many requests are on their way at once.
+const AT_ONCE: usize = 4;
+
+/// How many keys are read at once where each is read alone.
+const ALONE_AT_ONCE: usize = 64;
+
+/// How often the same keys are asked for before they are read alone.
+const TRIES: u32 = 4;
+
+/// After which silence it is not waited for any more.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What a request may need beside the names of its keys, in bytes.
+const FRAME: usize = 256;
+
+/// Whether a bucket answers requests about many keys.
+#[derive(Debug, Default)]
+pub(super) struct Support {
+    /// On which connection it was found that it does not; another may lead to another server, with other permissions.
+    refused: AtomicU64,
+    /// How often in a row nothing was answered, while reads of single keys were.
+    silences: AtomicU32,
+}
+
+impl Support {
+    fn is_refused(&self, epoch: u64) -> bool {
+        self.refused.load(Ordering::Relaxed) == epoch
+    }
+
+    fn refuse(&self, epoch: u64) {
+        self.refused.store(epoch, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        self.silences.store(0, Ordering::Relaxed);
+    }
+
+    /// Nobody tells an application's own connection of a denial: there it shows as silence.
+    fn silent(&self, epoch: u64) {
+        if self.silences.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.answered();
+            self.refuse(epoch);
+        }
+    }
+}
+
+/// The newest entry of each key, marker or not, in the order of the keys.
+pub(super) async fn read_many(
+    place: &Place,
+    keys: &[Key],
+    read: Read,
+    deadline: Deadline,
+) -> Result<Vec<Option<RawEntry>>> {
+    let mut wanted = Wanted::new(keys);
+    let mut was_silent = None;
+    if wanted.keys.len() > FEW {
+        was_silent = ask(place, &mut wanted, read, deadline).await?;
+    }
+    let left = stream::iter(wanted.unanswered()).map(|at| alone(place, wanted.keys[at], at, read, deadline));
+    let left: Vec<_> = left.buffer_unordered(ALONE_AT_ONCE).try_collect().await?;
+    for (at, entry) in left {
+        wanted.answers[at] = Some(entry);
+    }
+    if let Some(epoch) = was_silent {
+        place.many.silent(epoch);
+    }
+    Ok(wanted.in_order())
+}
+
+async fn alone(
+    place: &Place,
+    key: &Key,
+    at: usize,
+    read: Read,
+    deadline: Deadline,
+) -> Result<(usize, Option<RawEntry>)> {
+    let entry = read::read(place, key, At::Newest(read), deadline).await;
+    Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
+}
+
+/// The keys, each once, and what was answered.
+struct Wanted<'a> {
+    keys: Vec<&'a Key>,
+    numbers: HashMap<&'a str, usize>,
+    answers: Vec<Option<Option<RawEntry>>>,
+    /// Which key each place holds.
+    order: Vec<usize>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(asked: &'a [Key]) -> Self {
+        let mut keys = Vec::with_capacity(asked.len());
+        let mut numbers = HashMap::with_capacity(asked.len());
+        let order = asked.iter().map(|key| {
+            *numbers.entry(key.as_str()).or_insert_with(|| {
+                keys.push(key);
+                keys.len() - 1
+            })
+        });
+        let order = order.collect();
+        let answers = keys.iter().map(|_| None).collect();
+        Self { keys, numbers, answers, order }
+    }
+
+    fn unanswered(&self) -> Vec<usize> {
+        (0..self.keys.len()).filter(|at| self.answers[*at].is_none()).collect()
+    }
+
+    fn in_order(self) -> Vec<Option<RawEntry>> {
+        let Self { keys: _, numbers: _, mut answers, order } = self;
+        let mut left = vec![0_usize; answers.len()];
+        for at in &order {
+            left[*at] += 1;
+        }
+        let answer = |at: usize| {
+            left[at] -= 1;
+            let answer = answers[at].as_mut().filter(|_| left[at] == 0).map(Option::take);
+            answer.unwrap_or_else(|| answers[at].clone().flatten())
+        };
+        order.into_iter().map(answer).collect()
+    }
+}
+
+/// Some keys that are asked for in one request.
+struct Chunk {
+    keys: Vec<usize>,
+    tries: u32,
+    found: Vec<(usize, RawEntry)>,
+    /// How many messages come after the last one, as it told.
+    pending: Option<u64>,
+    /// Whether a message was lost.
+    gap: bool,
+}
+
+impl Chunk {
+    fn new(keys: Vec<usize>, tries: u32) -> Self {
+        Self { keys, tries, found: Vec::new(), pending: None, gap: false }
+    }
+}
+
+/// What comes of a chunk.
+enum Done {
+    /// Not yet.
+    No,
+    /// All of it is known.
+    Yes,
+    /// So much of it is known.
+    Partly,
+    /// Nothing of it can be used.
+    Again,
+    /// It has to be read otherwise.
+    Never,
+}
+
+/// Asks for as much as can be had in requests about many keys; what is left is to be read alone. Tells the connection on
+/// which nothing was answered, if that is so.
+async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadline) -> Result<Option<u64>> {
+    if !place.direct || place.many.is_refused(place.api.wire().epoch()) {
+        return Ok(None);
+    }
+    let floor = match read {
+        Read::Any => Revision::ZERO,
+        Read::AtLeast(revision) => revision,
+        Read::Leader => match place.leader_last(deadline).await {
+            Ok(revision) => revision,
+            // One who may not ask that may still ask for the entries.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        },
+    };
+    let mut backoff = Backoff::outage();
+    loop {
+        let replies = Replies::listen(&place.api, &format!("DIRECT.GET.{}", place.stream), deadline).await?;
+        let mut asking = Asking::new(place, wanted, floor, replies);
+        match asking.run(deadline).await? {
+            End::Over => return Ok(None),
+            End::Silent => return Ok(Some(asking.epoch)),
+            End::Broken if backoff.pause(deadline).await => {}
+            End::Broken => return Err(deadline.error()),
+        }
+    }
+}
+
+/// How asking ends.
+enum End {
+    Over,
+    Silent,
+    Broken,
+}
+
+struct Asking<'a, 'k> {
+    place: &'a Place,
+    wanted: &'a mut Wanted<'k>,
+    /// How far a server has to be.
+    floor: Revision,
+    replies: Replies,
+    epoch: u64,
+    waiting: VecDeque<Chunk>,
+    on_their_way: HashMap<u64, Chunk>,
+    asked: u64,
+}
+
+impl<'a, 'k> Asking<'a, 'k> {
+    fn new(place: &'a Place, wanted: &'a mut Wanted<'k>, floor: Revision, replies: Replies) -> Self {
+        let most = place.api.wire().client().server_info().max_payload.saturating_sub(FRAME);
+        let mut waiting = VecDeque::new();
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        for at in wanted.unanswered() {
+            let more = place.prefix.len() + wanted.keys[at].as_str().len() + r#""","#.len();
+            if keys.len() == CHUNK || bytes + more > most {
+                waiting.push_back(Chunk::new(std::mem::take(&mut keys), 0));
+                bytes = 0;
+            }
+            keys.push(at);
+            bytes += more;
+        }
+        waiting.push_back(Chunk::new(keys, 0));
+        let epoch = place.api.wire().epoch();
+        Self { place, wanted, floor, replies, epoch, waiting, on_their_way: HashMap::new(), asked: 0 }
+    }
+
+    async fn run(&mut self, deadline: Deadline) -> Result<End> {
+        let mut backoff = Backoff::outage();
+        loop {
+            while self.on_their_way.len() < AT_ONCE
+                && let Some(chunk) = self.waiting.pop_front()
+            {
+                self.send(chunk, deadline).await?;
+            }
+            if self.on_their_way.is_empty() {
+                return Ok(End::Over);
+            }
+            let until = deadline.at().min(Instant::now() + SILENCE);
+            let (number, message) = match self.replies.next(until).await? {
+                Reply::Message(number, message) => (number, message),
+                Reply::Denied => {
+                    self.place.many.refuse(self.epoch);
+                    return Ok(End::Over);
+                }
+                Reply::Broken => return Ok(End::Broken),
+                Reply::Silent if deadline.has_passed() => return Err(deadline.error()),
+                Reply::Silent => return Ok(End::Silent),
+            };
+            // What was given up may still be answered.
+            let Some(mut chunk) = self.on_their_way.remove(&number) else { continue };
+            match self.take(&mut chunk, message)? {
+                Done::No => {
+                    self.on_their_way.insert(number, chunk);
+                }
+                done => {
+                    let again = matches!(done, Done::Again);
+                    self.settle(chunk, done);
+                    // A server that is behind catches up in a moment.
+                    if again && !backoff.pause(deadline).await {
+                        return Err(deadline.error());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, chunk: Chunk, deadline: Deadline) -> Result<()> {
+        // A few are read alone; so is one whose name fills a request.
+        if chunk.keys.len() <= FEW || chunk.tries == TRIES {
+            return Ok(());
+        }
+        let Self { place, wanted, .. } = self;
+        let subjects: Vec<_> = chunk.keys.iter().map(|at| place.subject(wanted.keys[*at])).collect();
+        let body = json!({ "multi_last": subjects, "max_bytes": ANSWER });
+        self.asked += 1;
+        if self.replies.ask(self.asked, Bytes::from(body.to_string()), deadline).await? {
+            self.on_their_way.insert(self.asked, chunk);
+        }
+        Ok(())
+    }
+
+    /// What a message says of a chunk.
+    fn take(&self, chunk: &mut Chunk, message: Message) -> Result<Done> {
+        let Some(status) = message.status.map(|status| status.as_u16()) else {
+            let Ok(pending) = number(&message, header::PENDING) else { return Ok(Done::Never) };
+            chunk.gap |= chunk.pending.is_some_and(|before| before != pending + 1);
+            chunk.pending = Some(pending);
+            let entry = Stored::from_direct(message)?.entry(&self.place.prefix)?;
+            if let Some(at) = self.wanted.numbers.get(entry.key.as_str()) {
+                chunk.found.push((*at, entry));
+            }
+            return Ok(Done::No);
+        };
+        self.place.many.answered();
+        let said = message.description.as_deref().unwrap_or_default();
+        Ok(match status {
+            204 if number(&message, header::UP_TO).unwrap_or_default() < self.floor.get() => Done::Again,
+            // The number at the end is one too low on some servers: the last message tells whether there is more.
+            204 if chunk.gap => Done::Again,
+            204 if chunk.pending == Some(0) => Done::Yes,
+            204 => Done::Partly,
+            // Something went between the look and the reading.
+            404 if chunk.pending.is_some() || said.contains("Not Found") => Done::Again,
+            // This tells nothing of how far the server is.
+            404 if self.floor > Revision::ZERO => Done::Never,
+            404 => Done::Yes,
+            // Nobody answers just now, or no longer: a read of one key finds out.
+            503 => Done::Never,
+            status => {
+                tracing::debug!(stream = self.place.stream, status, said, "no request about many keys is answered");
+                if status != 413 {
+                    self.place.many.refuse(self.epoch);
+                }
+                Done::Never
+            }
+        })
+    }
+
+    fn settle(&mut self, chunk: Chunk, done: Done) {
+        let Chunk { keys, tries, found, .. } = chunk;
+        let answers = &mut self.wanted.answers;
+        let progress = !found.is_empty();
+        if matches!(done, Done::Yes | Done::Partly) {
+            for (at, entry) in found {
+                answers[at] = Some(Some(entry));
+            }
+        }
+        match done {
+            Done::Yes => {
+                for at in keys {
+                    answers[at].get_or_insert(None);
+                }
+            }
+            Done::Partly | Done::Again => {
+                let keys = keys.into_iter().filter(|at| answers[*at].is_none()).collect();
+                let fresh = matches!(done, Done::Partly) && progress;
+                self.waiting.push_back(Chunk::new(keys, if fresh { 0 } else { tries + 1 }));
+            }
+            Done::No | Done::Never => {}
+        }
+    }
+}
+
+fn number(message: &Message, name: &str) -> Result<u64, ()> {
+    let text = message.headers.as_ref().and_then(|headers| headers.get_last(name)).ok_or(())?;
+    text.as_str().parse().map_err(|_| ())
+}

@@ -1,0 +1,100 @@
+//! Requests that many messages answer: a subscription of their own, under which each has a number.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::api::Api;
+use super::wire::{self, Violation};
+use crate::backend::Deadline;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How often one who waits looks whether the connection still stands.
+const SLICE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Where the answers arrive.
+pub(super) struct Replies {
+    api: Api,
+    /// What all of them are asked under.
+    subject: String,
+    inbox: String,
+    subscriber: Subscriber,
+    /// Denials of the subject, and of the inbox.
+    denials: [Option<broadcast::Receiver<Violation>>; 2],
+    /// On which connection they are asked.
+    epoch: u64,
+    _under_way: Arc<()>,
+}
+
+/// What comes of the requests.
+pub(super) enum Reply {
+    /// A message that answers the request of this number.
+    Message(u64, Message),
+    /// The server denied this user the subject, or the inbox.
+    Denied,
+    /// The connection broke: what is still to come does not.
+    Broken,
+    /// Nothing came in the time given.
+    Silent,
+}
+
+impl Replies {
+    /// Begins to listen, as soon as there is a connection.
+    pub(super) async fn listen(api: &Api, verb: &str, deadline: Deadline) -> Result<Self> {
+        let connection = api.wire();
+        connection.connected(deadline).await?;
+        let epoch = connection.epoch();
+        let denials = [connection.denials(), connection.denials()];
+        let inbox = connection.client().new_inbox();
+        let subscriber = deadline.bound(connection.client().subscribe(format!("{inbox}.*"))).await?;
+        let subscriber = subscriber.map_err(|_| Error::new(ErrorKind::Closed))?;
+        let subject = format!("{}.{verb}", api.prefix());
+        let under_way = connection.under_way();
+        Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _under_way: under_way })
+    }
+
+    /// Sends a request; whether it could be sent.
+    pub(super) async fn ask(&self, number: u64, body: Bytes, deadline: Deadline) -> Result<bool> {
+        let client = self.api.wire().client();
+        let reply = format!("{}.{number}", self.inbox);
+        let sent = deadline.bound(client.publish_with_reply(self.subject.clone(), reply, body)).await?;
+        Ok(sent.is_ok())
+    }
+
+    /// Waits for what comes next, until then.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` if the connection was closed.
+    pub(super) async fn next(&mut self, until: Instant) -> Result<Reply> {
+        let inbox = format!("{}.*", self.inbox);
+        loop {
+            let message = match self.subscriber.next().now_or_never() {
+                Some(message) => message,
+                None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
+                    return Ok(Reply::Broken);
+                }
+                None if Instant::now() >= until => return Ok(Reply::Silent),
+                None => {
+                    let [of_subject, of_inbox] = &mut self.denials;
+                    tokio::select! {
+                        biased;
+                        message = self.subscriber.next() => message,
+                        _ = wire::denied(of_subject, &self.subject) => return Ok(Reply::Denied),
+                        _ = wire::denied(of_inbox, &inbox) => return Ok(Reply::Denied),
+                        () = tokio::time::sleep_until(until.min(Instant::now() + SLICE)) => continue,
+                    }
+                }
+            };
+            let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            let number = message.subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
+            if let Some(number) = number {
+                return Ok(Reply::Message(number, message));
+            }
+        }
+    }
+}

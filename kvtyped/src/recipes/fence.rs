@@ -1,0 +1,81 @@
+//! Fences: what tells a tenure from those before it.
+
+use std::fmt;
+
+use super::lock::LockGuard;
+use super::slot::SlotKey;
+use crate::bucket::{Put, Standing};
+use crate::error::{Error, Result};
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+/// The part of a lock's key under which its fence is.
+pub(super) const FENCE: &str = "fence";
+
+/// A fence in a bucket: a record that is written once a tenure, so that it has its revision for as long as no other holder
+/// has taken the lock.
+#[derive(Debug, Clone)]
+pub(super) struct Fencing {
+    pub(super) at: SlotKey,
+    pub(super) revision: Revision,
+    pub(super) standing: Standing,
+}
+
+/// The number of a tenure: it grows with every holder of the same lock, whoever it is.
+///
+/// For systems outside: one that remembers the highest fence that it met, and refuses what comes with a lower one, takes
+/// nothing from a holder that was overtaken. It is the revision with which the lock was taken, so it grows for as long as
+/// the bucket lives and is not set back to an older copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(u64);
+
+impl Fence {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// The writes that a fence can guard.
+macro_rules! fenced {
+    ($($verb:ident<$($generic:ident),+>)*) => {$(
+        impl<'a, $($generic),+> $verb<'a, $($generic),+>
+        where
+            T: KvModel,
+        {
+            /// Only while nobody else has taken the lock since `guard` was given: checked by the server, at the moment of the
+            /// write. The lock is one of the same bucket: [`Bucket::lock`](crate::Bucket::lock).
+            ///
+            /// The error is of the kind `Fenced`, and nothing was written. A guard that is lost already is refused before
+            /// anything is sent, with `Lost`; one of another bucket, or of [`Store::locks`](crate::Store::locks), with
+            /// `InvalidConfig`. It needs nats-server 2.11; together with a revision that is expected (`update`, `create`,
+            /// `modify`, `if_revision`) 2.12, and a bucket with atomic batches.
+            pub fn fenced_by(self, guard: &LockGuard) -> Self {
+                self.standing_on(Some(standing(guard)))
+            }
+        }
+    )*};
+}
+
+fenced!(Put<T>);
+
+/// What a write that a guard fences stands on.
+fn standing(guard: &LockGuard) -> Result<Standing> {
+    guard.check()?;
+    let Some(fencing) = guard.fencing() else {
+        return Err(Error::invalid_config(
+            "this lock has no fence in a bucket of records: take the lock with `lock` of the bucket that is written",
+        ));
+    };
+    Ok(fencing.standing.clone())
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

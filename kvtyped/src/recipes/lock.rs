@@ -1,0 +1,477 @@
+//! Locks: by name, or beside the record that they protect.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::fence::Fencing;
+use super::holding::{Holder, Holding, usual_owner};
+use super::lease::Lease;
+use super::place::{Place, check, place_options};
+use super::queue::Ticket;
+use super::slot::{Slot, SlotKey};
+use super::tenure::{Attempt, Claim, Over, Turn};
+use super::times::Wanted;
+use super::wait::Waiting;
+use crate::backend::Read;
+use crate::bucket::Bucket;
+use crate::error::{Error, Result};
+use crate::key::{KeyError, ModelKey};
+use crate::model::SingleRevision;
+use crate::revision::Revision;
+use crate::store::Store;
+
+/// The recipe's part of a key.
+const RECIPE: &str = "lock";
+const LEASE: &str = "lease";
+
+/// What may be said of a lock, or of all of a name.
+#[derive(Debug, Clone, Default)]
+struct Options {
+    wanted: Wanted,
+    owner: Option<String>,
+    note: Option<String>,
+    fair: bool,
+}
+
+impl Store {
+    /// Locks by name, in the bucket of this name, which is made if it is missing.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let store = Store::memory();
+    /// let locks = store.locks("jobs").await?;
+    /// let guard = locks.lock("invoice-42").wait(Duration::from_secs(30)).await?;
+    /// assert!(locks.try_lock("invoice-42").await?.is_none());
+    /// guard.run(async { /* send the invoice */ }).await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
+    /// the server, lets single records not expire (before nats-server 2.11, more history than one, ..).
+    pub fn locks(&self, name: impl Into<String>) -> OpenLocks {
+        OpenLocks { place: Place::new(self, name), options: Options::default() }
+    }
+}
+
+impl<T: SingleRevision> Bucket<T> {
+    /// Takes the lock of a key: it stands in this bucket, beside the record that it protects, whether there is one or not.
+    ///
+    /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
+    /// taken the lock, even if their sender believes that it still has it. A write that is not fenced asks nobody.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Invoice { id: u64, sent: bool }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let invoices: Bucket<Invoice> = Store::memory().bucket().await?;
+    /// let invoice = Invoice { id: 42, sent: true };
+    /// let guard = invoices.lock(&invoice.key()).await?;
+    /// invoices.put(&invoice).fenced_by(&guard).await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Timeout`, if [`wait`](Lock::wait) passes; else as of [`Store::locks`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Locks::lock`].
+    pub fn lock(&self, key: &T::Key) -> Lock {
+        Lock { wanted: WantedLock::beside(self, key), wait: None }
+    }
+
+    /// Takes the lock of a key if it is free; see [`lock`](Self::lock).
+    ///
+    /// # Errors
+    ///
+    /// As of [`Store::locks`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Locks::lock`].
+    pub fn try_lock(&self, key: &T::Key) -> TryLock {
+        TryLock { wanted: WantedLock::beside(self, key) }
+    }
+
+    /// Who holds the lock of a key.
+    ///
+    /// # Errors
+    ///
+    /// Those of a read; `Decode` if something else stands where the lock should.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<Holder>> {
+        let key = SlotKey::new(RECIPE, key.encode()?.as_str(), LEASE);
+        holder(&self.of(), &key).await
+    }
+}
+
+async fn holder(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Result<Option<Holder>> {
+    Ok(bucket.get(key).read(Read::Leader).await?.map(Holder::of))
+}
+
+/// Opens locks; see [`Store::locks`].
+#[must_use = "nothing is opened until it is awaited"]
+#[derive(Debug)]
+pub struct OpenLocks {
+    place: Place,
+    options: Options,
+}
+
+place_options!(OpenLocks);
+
+impl IntoFuture for OpenLocks {
+    type Output = Result<Locks>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let times = self.options.wanted.times()?;
+            Ok(Locks { bucket: self.place.open(Some(times.ttl)).await?, options: self.options })
+        })
+    }
+}
+
+/// Locks by name. Cheap to clone.
+///
+/// A lock is a record with a time to live under its name, which its holder renews: one holder at a time, whatever the
+/// process. It is free again when its holder gives it back, or soon after the holder dies: after its time to live, 30 s
+/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait watch it; nobody polls, but for a look now and then lest
+/// something was missed.
+///
+/// It is **not reentrant**: a task that holds a lock and takes it again waits for itself.
+///
+/// # What this does not guarantee
+///
+/// That two holders never *act* at the same time. A holder that is paused, or whose request is slow, may act after its lease
+/// has passed to another; see [`Lease`]. Where that must not be, take the lock beside the record that it protects
+/// ([`Bucket::lock`]) and fence the writes, or give [`fence`](Lease::fence) to the system outside and let it refuse lower
+/// ones.
+///
+/// That it survives what the bucket does not: a server acknowledges a write before it is synced to disk, by default up to
+/// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
+/// on it: three replicas, and `sync_interval: always`.
+///
+/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair).
+#[derive(Debug, Clone)]
+pub struct Locks {
+    bucket: Bucket<Slot<Holding>>,
+    options: Options,
+}
+
+impl Locks {
+    /// Takes a lock; waits, if another has it.
+    ///
+    /// # Errors
+    ///
+    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held.
+    /// `BucketNotFound` if the bucket goes meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot be
+    /// sent, it is free after its time to live.
+    pub fn lock(&self, name: impl Into<String>) -> Lock {
+        Lock { wanted: self.wanted(name), wait: None }
+    }
+
+    /// Takes a lock if it is free, and nobody in this process waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of a write.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`lock`](Self::lock).
+    pub fn try_lock(&self, name: impl Into<String>) -> TryLock {
+        TryLock { wanted: self.wanted(name) }
+    }
+
+    /// Who holds a lock now; `None` if nobody does. The answer may be old when it is read.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let locks = Store::memory().locks("jobs").owner("worker-7").await?;
+    /// let guard = locks.lock("invoice-42").note("monthly run").await?;
+    /// let holder = locks.holder("invoice-42").await?.expect("it is held");
+    /// assert_eq!((holder.owner.as_str(), holder.fence), ("worker-7", guard.fence()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of a read; `Decode` if something else stands where the lock should.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub async fn holder(&self, name: &str) -> Result<Option<Holder>> {
+        holder(&self.bucket, &SlotKey::new(RECIPE, name, LEASE)).await
+    }
+
+    fn wanted(&self, name: impl Into<String>) -> WantedLock {
+        let (bucket, options) = (self.bucket.clone(), self.options.clone());
+        WantedLock { bucket, name: Ok(name.into()), options, fenced: false }
+    }
+}
+
+/// A lock that somebody wants.
+#[derive(Debug)]
+struct WantedLock {
+    bucket: Bucket<Slot<Holding>>,
+    name: Result<String, KeyError>,
+    options: Options,
+    fenced: bool,
+}
+
+impl WantedLock {
+    fn beside<T: SingleRevision>(bucket: &Bucket<T>, key: &T::Key) -> Self {
+        let name = key.encode().map(|key| key.as_str().to_owned());
+        Self { bucket: bucket.of(), name, options: Options::default(), fenced: true }
+    }
+
+    fn claim(self) -> Result<Claim> {
+        let Self { bucket, name, options, fenced } = self;
+        let Options { wanted, owner, note, fair: _ } = options;
+        let times = wanted.times()?;
+        check(bucket.config(), Some(times.ttl))?;
+        let name = name?;
+        let key = SlotKey::new(RECIPE, &*name, LEASE);
+        key.encode()?;
+        let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
+        Ok(Claim { bucket, key, name, holding, times, fenced })
+    }
+
+    /// `operation` on the lock, located.
+    async fn take(self, operation: &'static str, how: How) -> Result<Option<LockGuard>> {
+        let (bucket, fair) = (self.bucket.clone(), self.options.fair);
+        let key = self.name.as_ref().ok().cloned();
+        let taken = async {
+            let claim = self.claim()?;
+            let lease = match how {
+                How::Now => now(claim, fair).await?,
+                How::Wait(None) => Some(wait(claim, fair).await?),
+                How::Wait(Some(longest)) => match tokio::time::timeout(longest, wait(claim, fair)).await {
+                    Ok(lease) => Some(lease?),
+                    Err(_) => return Err(Error::timeout(longest)),
+                },
+            };
+            Ok(lease.map(|lease| LockGuard { lease }))
+        };
+        taken.await.map_err(|error: Error| error.within(operation, bucket.name(), key.as_deref()))
+    }
+}
+
+enum How {
+    Now,
+    Wait(Option<Duration>),
+}
+
+/// The turns of the locks of a bucket in this process: who waits here waits in a row, and one of them on the server.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<SlotKey, Arc<tokio::sync::Mutex<Option<Revision>>>>>);
+
+/// How many turns are remembered for the sake of the marker that stands at the end of the last one.
+const REMEMBERED: usize = 1_024;
+
+fn turn(claim: &Claim) -> Arc<tokio::sync::Mutex<Option<Revision>>> {
+    let turns = claim.bucket.shared::<Turns>();
+    let mut turns = turns.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if turns.len() >= REMEMBERED {
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    }
+    Arc::clone(turns.entry(claim.key.clone()).or_default())
+}
+
+async fn now(claim: Claim, fair: bool) -> Result<Option<Lease>> {
+    let Ok(turn) = turn(&claim).try_lock_owned() else { return Ok(None) };
+    if fair && Ticket::others(&claim).await? {
+        return Ok(None);
+    }
+    match first(claim, turn).await {
+        Attempt::Taken(lease) => Ok(Some(lease)),
+        Attempt::Refused(_) => Ok(None),
+        Attempt::Failed(error, _) => Err(error),
+    }
+}
+
+async fn wait(claim: Claim, fair: bool) -> Result<Lease> {
+    if fair {
+        return Ticket::draw(&claim).await?.wait(claim).await;
+    }
+    let turn = turn(&claim).lock_owned().await;
+    match first(claim.clone(), turn).await {
+        Attempt::Taken(lease) => Ok(lease),
+        Attempt::Refused(turn) => Waiting::new(claim, turn).wait().await,
+        Attempt::Failed(error, _) => Err(error),
+    }
+}
+
+/// The first attempt, over the marker that this process has left, if it was the last.
+async fn first(claim: Claim, mut turn: Turn) -> Attempt {
+    let over = turn.take().map_or(Over::Nothing, Over::Remembered);
+    claim.attempt(over, Some(turn)).await
+}
+
+/// A lock that somebody waits for; see [`Locks::lock`].
+#[must_use = "nothing is taken until it is awaited"]
+#[derive(Debug)]
+pub struct Lock {
+    wanted: WantedLock,
+    wait: Option<Duration>,
+}
+
+impl Lock {
+    /// How long to wait; for ever by default.
+    pub fn wait(mut self, longest: Duration) -> Self {
+        self.wait = Some(longest);
+        self
+    }
+}
+
+impl IntoFuture for Lock {
+    type Output = Result<LockGuard>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let taken = self.wanted.take("lock", How::Wait(self.wait)).await?;
+            // Who waits gets it, or an error.
+            taken.ok_or_else(|| Error::unavailable("nobody gave the lock"))
+        })
+    }
+}
+
+/// A lock that somebody takes if it is free; see [`Locks::try_lock`].
+#[must_use = "nothing is taken until it is awaited"]
+#[derive(Debug)]
+pub struct TryLock {
+    wanted: WantedLock,
+}
+
+impl IntoFuture for TryLock {
+    type Output = Result<Option<LockGuard>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.wanted.take("try_lock", How::Now))
+    }
+}
+
+macro_rules! lock_options {
+    ($($builder:ident: $($path:ident).+),* $(,)?) => {$(
+        impl $builder {
+            /// How long after its holder's last sign of life a lock is free again: 1 s at least, 30 s by default.
+            ///
+            /// Below 15 s it may not survive the election of a new leader in a cluster.
+            pub fn ttl(mut self, ttl: Duration) -> Self {
+                self.$($path).+.wanted.ttl = Some(ttl);
+                self
+            }
+
+            /// How often its holder renews it; a third of its time to live by default.
+            pub fn renew_every(mut self, interval: Duration) -> Self {
+                self.$($path).+.wanted.renew_every = Some(interval);
+                self
+            }
+
+            /// How long before it can expire its holder gives it up; a tenth of its time to live by default, 1 s at least
+            /// where that is no more than a third.
+            pub fn margin(mut self, margin: Duration) -> Self {
+                self.$($path).+.wanted.margin = Some(margin);
+                self
+            }
+
+            /// What its holder calls itself, for others to read; the number of the process by default.
+            pub fn owner(mut self, owner: impl Into<String>) -> Self {
+                self.$($path).+.owner = Some(owner.into());
+                self
+            }
+
+            /// What its holder notes beside, for others to read.
+            pub fn note(mut self, note: impl Into<String>) -> Self {
+                self.$($path).+.note = Some(note.into());
+                self
+            }
+
+            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more.
+            /// One who does not say so does not look at the tickets.
+            pub fn fair(mut self) -> Self {
+                self.$($path).+.fair = true;
+                self
+            }
+        }
+    )*};
+}
+
+lock_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
+
+/// A lock that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+///
+/// Dropping it gives the lock back without waiting; [`release`](Self::release) waits until that is sure.
+///
+/// # What this does not guarantee
+///
+/// See [`Locks`].
+#[must_use = "a lock whose guard is dropped is given back"]
+pub struct LockGuard {
+    lease: Lease,
+}
+
+impl LockGuard {
+    /// Gives the lock back, and waits until that is sure; see [`Lease::release`].
+    ///
+    /// # Errors
+    ///
+    /// `Lost`, if it was lost before: what it protected may have met another holder.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves the release to go on without a witness.
+    pub async fn release(self) -> Result<()> {
+        self.lease.release().await
+    }
+
+    /// What its fence stands on, if it has one in its bucket.
+    pub(super) fn fencing(&self) -> Option<&Fencing> {
+        self.lease.fencing()
+    }
+}
+
+impl Deref for LockGuard {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LockGuard").field(&self.lease).finish()
+    }
+}

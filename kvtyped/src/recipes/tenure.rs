@@ -1,0 +1,360 @@
+//! The life of a lease: it is taken, renewed, and given back or lost.
+
+use serde_json::Value;
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::fence::{FENCE, Fence, Fencing};
+use super::holding::Holding;
+use super::lease::{Lease, Shown};
+use super::slot::{Slot, SlotKey};
+use super::times::Times;
+use crate::backend::Read;
+use crate::bucket::Bucket;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::key::ModelKey;
+use crate::revision::Revision;
+
+/// Where a lease is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum State {
+    /// It is valid until then, unless it is renewed.
+    Held { until: Instant },
+    /// Another has it, or nobody, or the time has passed.
+    Lost,
+    /// It was given back.
+    Released,
+}
+
+/// What its holder wants of it. That nobody can want anything any more is a release, too.
+pub(super) enum Order {
+    Renew(oneshot::Sender<Result<()>>),
+    Say(Option<Value>, oneshot::Sender<Result<()>>),
+    Release(oneshot::Sender<Result<()>>),
+}
+
+/// What the holders of one lease in this process know together: the revision of the marker that the last of them left.
+/// Whoever has it may try to take the lease; it is given on when the lease is over.
+pub(super) type Turn = OwnedMutexGuard<Option<Revision>>;
+
+/// What is wanted of a lease before it is there.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) bucket: Bucket<Slot<Holding>>,
+    pub(super) key: SlotKey,
+    pub(super) name: String,
+    pub(super) holding: Holding,
+    pub(super) times: Times,
+    /// Whether a fence is written with it, on which writes of this bucket can stand.
+    pub(super) fenced: bool,
+}
+
+/// Over what a lease is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Over {
+    /// Whatever there is: that is found out.
+    Nothing,
+    /// The marker of this revision, if it is still there: one write.
+    Remembered(Revision),
+    /// The marker of this revision, of which a watch has just told: who is too late hears of that soon enough.
+    Told(Revision),
+}
+
+/// What came of an attempt to take a lease.
+pub(super) enum Attempt {
+    Taken(Lease),
+    /// Another has it; the turn is given back.
+    Refused(Option<Turn>),
+    Failed(Error, Option<Turn>),
+}
+
+impl Claim {
+    /// Tries once to take the lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// A lease that is taken while nobody waits for it any more is given back.
+    pub(super) async fn attempt(self, over: Over, turn: Option<Turn>) -> Attempt {
+        let (witness, taken) = oneshot::channel();
+        tokio::spawn(async move {
+            let attempt = match self.take(over).await {
+                Ok(Some(taken)) => match self.fence(&taken).await {
+                    Ok(fencing) => Attempt::Taken(self.begin(taken, fencing, turn)),
+                    Err(error) => {
+                        // Dropped at once, so it is given back.
+                        drop(self.begin(taken, None, turn));
+                        Attempt::Failed(error, None)
+                    }
+                },
+                Ok(None) => Attempt::Refused(turn),
+                Err(error) => Attempt::Failed(error, turn),
+            };
+            // If nobody waits any more, what was taken is dropped here, and so given back.
+            let _ = witness.send(attempt);
+        });
+        match taken.await {
+            Ok(attempt) => attempt,
+            Err(_) => Attempt::Failed(Error::new(ErrorKind::Closed), None),
+        }
+    }
+
+    async fn take(&self, mut over: Over) -> Result<Option<Taken>> {
+        let Self { bucket, key, holding, times, .. } = self;
+        let slot = Slot { key: key.clone(), value: holding.clone() };
+        // An answer that comes after the lease has ended is none.
+        let timeout = bucket.timeout().min(times.valid());
+        loop {
+            let sent = Instant::now();
+            let written = match over {
+                Over::Nothing => bucket.create(&slot).ttl(times.ttl).timeout(timeout).await,
+                Over::Remembered(marker) | Over::Told(marker) => {
+                    bucket.update(&slot, marker).ttl(times.ttl).timeout(timeout).await
+                }
+            };
+            let revision = match written {
+                Ok(revision) => revision,
+                Err(error) if error.is_conflict() => match (over, error.kind()) {
+                    (Over::Remembered(_), _)
+                    | (Over::Told(_), ErrorKind::Conflict { actual: Some(Revision::ZERO), .. }) => {
+                        over = Over::Nothing;
+                        continue;
+                    }
+                    _ => return Ok(None),
+                },
+                Err(error) if error.outcome() == Outcome::Unknown => match self.look(&self.key).await {
+                    Ok(Some(revision)) => revision,
+                    _ => return Err(error),
+                },
+                Err(error) => return Err(error),
+            };
+            return Ok(Some(Taken { revision, sent }));
+        }
+    }
+
+    /// Writes the fence of the tenure. The server takes it from the holder of the lease only.
+    async fn fence(&self, taken: &Taken) -> Result<Option<Fencing>> {
+        let Self { bucket, key, holding, times, fenced, .. } = self;
+        let late = Instant::now() >= taken.sent + times.valid();
+        if late {
+            return Err(Error::timeout(times.valid()));
+        }
+        if !fenced {
+            return Ok(None);
+        }
+        let at = key.beside(FENCE);
+        let slot = Slot { key: at.clone(), value: holding.clone() };
+        let lease = bucket.standing(key.encode()?, taken.revision);
+        let timeout = bucket.timeout().min(times.valid());
+        let revision = match bucket.put(&slot).standing_on(Some(Ok(lease))).timeout(timeout).await {
+            Ok(revision) => revision,
+            Err(error) if error.outcome() == Outcome::Unknown => self.look(&at).await?.ok_or(error)?,
+            Err(error) => return Err(error),
+        };
+        let standing = bucket.standing(at.encode()?, revision);
+        Ok(Some(Fencing { at, revision, standing }))
+    }
+
+    /// The revision of the lease, or its fence, if it is this holder's.
+    async fn look(&self, key: &SlotKey) -> Result<Option<Revision>> {
+        let entry = self.bucket.get(key).read(Read::Leader).timeout(self.times.attempt()).await?;
+        Ok(entry.filter(|entry| entry.value.id == self.holding.id).map(|entry| entry.revision()))
+    }
+
+    fn begin(mut self, taken: Taken, fencing: Option<Fencing>, turn: Option<Turn>) -> Lease {
+        let Taken { revision, sent } = taken;
+        let until = sent + self.times.valid();
+        let shown = Shown {
+            name: self.name.clone(),
+            bucket: self.bucket.name().to_owned(),
+            key: self.key.to_string(),
+            fence: Fence::new(revision.get()),
+            fencing: fencing.clone(),
+            times: self.times,
+        };
+        self.holding.term = Some(revision.get());
+        let (state, seen) = watch::channel(State::Held { until });
+        let (orders, received) = mpsc::unbounded_channel();
+        let tenure = Tenure { claim: self, fencing, revision, doubted: false, sent, until, state, turn };
+        tokio::spawn(tenure.keep(received));
+        Lease::new(shown, seen, orders)
+    }
+}
+
+/// A lease that was just taken.
+struct Taken {
+    revision: Revision,
+    sent: Instant,
+}
+
+/// A lease while it lasts.
+struct Tenure {
+    claim: Claim,
+    fencing: Option<Fencing>,
+    /// Of the last write of the lease that is known.
+    revision: Revision,
+    /// A write of the lease may have been applied, or not.
+    doubted: bool,
+    /// When the last renewal that counts was sent.
+    sent: Instant,
+    until: Instant,
+    state: watch::Sender<State>,
+    turn: Option<Turn>,
+}
+
+impl Tenure {
+    async fn keep(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut due = self.sent + self.claim.times.renewal();
+        let end = loop {
+            tokio::select! {
+                biased;
+                order = orders.recv() => {
+                    let (renewed, reply) = match order {
+                        None => {
+                            let _ = self.release().await;
+                            break State::Released;
+                        }
+                        Some(Order::Release(reply)) => {
+                            let released = self.release().await;
+                            let _ = reply.send(released);
+                            break State::Released;
+                        }
+                        Some(Order::Renew(reply)) => (self.renew().await, reply),
+                        Some(Order::Say(value, reply)) => {
+                            self.claim.holding.value = value;
+                            (self.renew().await, reply)
+                        }
+                    };
+                    due = self.after(&renewed);
+                    let lost = is_lost(&renewed);
+                    let _ = reply.send(renewed);
+                    if lost {
+                        break State::Lost;
+                    }
+                }
+                () = sleep_until(due.min(self.until)) => {
+                    if self.until <= Instant::now() {
+                        break State::Lost;
+                    }
+                    let renewed = self.renew().await;
+                    due = self.after(&renewed);
+                    if is_lost(&renewed) {
+                        break State::Lost;
+                    }
+                }
+            }
+        };
+        self.state.send_replace(end);
+    }
+
+    /// When the next renewal is due.
+    fn after(&self, renewed: &Result<()>) -> Instant {
+        match renewed {
+            Ok(()) => self.sent + self.claim.times.renewal(),
+            Err(_) => Instant::now() + self.claim.times.retry(),
+        }
+    }
+
+    /// Tries once to renew it.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if it is another's by now, or gone; any other error leaves it as it was.
+    async fn renew(&mut self) -> Result<()> {
+        let Times { ttl, .. } = self.claim.times;
+        loop {
+            if self.doubted {
+                self.look().await?;
+            }
+            let sent = Instant::now();
+            let timeout = self.claim.times.attempt().min(self.until.saturating_duration_since(sent));
+            if timeout.is_zero() {
+                return Err(Error::new(ErrorKind::Lost));
+            }
+            let slot = Slot { key: self.claim.key.clone(), value: self.claim.holding.clone() };
+            match self.claim.bucket.update(&slot, self.revision).ttl(ttl).timeout(timeout).await {
+                Ok(revision) => {
+                    self.revision = revision;
+                    self.sent = sent;
+                    self.until = sent + self.claim.times.valid();
+                    self.state.send_replace(State::Held { until: self.until });
+                    return Ok(());
+                }
+                // Ours all the same, if a write of ours came late; `look` says.
+                Err(error) if error.is_conflict() => self.doubted = true,
+                Err(error) => {
+                    self.doubted |= error.outcome() == Outcome::Unknown;
+                    return Err(lost_for_good(error));
+                }
+            }
+        }
+    }
+
+    /// Ends a doubt: asks the leader whose the lease is.
+    async fn look(&mut self) -> Result<()> {
+        match self.claim.look(&self.claim.key).await {
+            Ok(Some(revision)) => {
+                self.revision = revision;
+                self.doubted = false;
+                Ok(())
+            }
+            Ok(None) => Err(Error::new(ErrorKind::Lost)),
+            Err(error) => Err(lost_for_good(error)),
+        }
+    }
+
+    /// Removes it and its fence, if they are still these.
+    async fn release(&mut self) -> Result<()> {
+        let unfence = self.fencing.take().map(|Fencing { at, revision, .. }| {
+            let Claim { bucket, times, .. } = self.claim.clone();
+            async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).await.map(drop) }
+        });
+        match unfence {
+            // A fence that stays, or is another's by now, does no harm.
+            Some(unfence) => futures::join!(self.remove(), unfence).0,
+            None => self.remove().await,
+        }
+    }
+
+    async fn remove(&mut self) -> Result<()> {
+        let Times { ttl, .. } = self.claim.times;
+        let timeout = self.claim.bucket.timeout();
+        // A lease that was in doubt, and a release whose acknowledgement was lost, are looked at and tried once more.
+        let mut tries = 0..3;
+        loop {
+            if self.doubted {
+                self.look().await?;
+            }
+            let purge = self.claim.bucket.purge(&self.claim.key).if_revision(self.revision).ttl(ttl);
+            match purge.timeout(timeout).await {
+                Ok(marker) => {
+                    if let Some(turn) = &mut self.turn {
+                        **turn = Some(marker);
+                    }
+                    return Ok(());
+                }
+                Err(error) if tries.next().is_none() => return Err(error),
+                Err(error) if error.is_conflict() => self.doubted = true,
+                Err(error) if error.outcome() == Outcome::Unknown => match self.claim.look(&self.claim.key).await {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(revision)) => self.revision = revision,
+                    Err(_) => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn is_lost(renewed: &Result<()>) -> bool {
+    matches!(renewed, Err(error) if matches!(error.kind(), ErrorKind::Lost))
+}
+
+/// The error of a renewal; `Lost`, if no later one can do better.
+fn lost_for_good(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::BucketNotFound | ErrorKind::HistoryRewound | ErrorKind::Closed => {
+            Error::new(ErrorKind::Lost).caused_by(error)
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,128 @@
+//! How long a lease lives, and when what is done about it.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::ttl::Ttl;
+
+/// How long a lease lives unless its user says otherwise: long enough for a cluster to elect a new leader meanwhile.
+pub(super) const TTL: Duration = Duration::from_secs(30);
+
+/// The times of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Times {
+    /// How long after its last renewal the server lets it expire.
+    pub(super) ttl: Duration,
+    /// How long after the sending of a renewal the next is due, at most.
+    pub(super) renew_every: Duration,
+    /// How long before the server can let it expire its holder gives it up.
+    pub(super) margin: Duration,
+}
+
+/// What a user said of the times of a lease.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    pub(super) ttl: Option<Duration>,
+    pub(super) renew_every: Option<Duration>,
+    pub(super) margin: Option<Duration>,
+}
+
+impl Wanted {
+    /// The times: what was said, and what follows from it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig`, if they contradict each other.
+    pub(super) fn times(self) -> Result<Times> {
+        let wrong = |reason: String| Err(Error::invalid_config(reason));
+        let ttl = self.ttl.unwrap_or(TTL);
+        if Ttl::new(ttl).is_none() {
+            return wrong(format!("a lease of {ttl:?}: it is 1 s at least and a century at most (ADR-43)"));
+        }
+        // A second is what a busy machine may lose; of a short lease it would leave nothing.
+        let usual = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
+        let margin = self.margin.unwrap_or(usual);
+        let Some(valid) = ttl.checked_sub(margin).filter(|valid| !valid.is_zero()) else {
+            return wrong(format!("a lease is given up before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
+        };
+        let renew_every = self.renew_every.unwrap_or((ttl / 3).min(valid / 2));
+        if renew_every.is_zero() || renew_every >= valid {
+            return wrong(format!(
+                "a lease is renewed before it is given up: 0 < renew_every ({renew_every:?}) < ttl ({ttl:?}) - margin ({margin:?})"
+            ));
+        }
+        Ok(Times { ttl, renew_every, margin })
+    }
+}
+
+impl Times {
+    /// How long it is valid after the sending of its last renewal.
+    pub(super) fn valid(self) -> Duration {
+        self.ttl - self.margin
+    }
+
+    /// How long one attempt to renew it may take.
+    pub(super) fn attempt(self) -> Duration {
+        Duration::from_secs(2).min(self.valid() / 2)
+    }
+
+    /// How long after a renewal that failed the next is tried.
+    pub(super) fn retry(self) -> Duration {
+        Duration::from_millis(500).min(self.valid() / 6)
+    }
+
+    /// When to renew next, counted from the sending of the last: a little earlier each time, so that those who began
+    /// together do not stay together.
+    pub(super) fn renewal(self) -> Duration {
+        self.renew_every - crate::chance::up_to(self.renew_every / 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn wanted(ttl: u64, renew_every: Option<u64>, margin: Option<u64>) -> Result<Times> {
+        let ms = Duration::from_millis;
+        Wanted { ttl: Some(ms(ttl)), renew_every: renew_every.map(ms), margin: margin.map(ms) }.times()
+    }
+
+    #[test]
+    fn the_usual_times_are_those_of_the_docs() {
+        let times = Wanted::default().times().unwrap();
+        assert_eq!((times.ttl.as_secs(), times.renew_every.as_secs(), times.margin.as_secs()), (30, 10, 3));
+        assert_eq!((times.attempt().as_secs(), times.retry().as_millis()), (2, 500));
+    }
+
+    #[test]
+    fn short_leases_have_time_to_be_renewed() {
+        for ttl in [1_000, 1_001, 1_500, 2_000, 3_000, 6_000, 15_000] {
+            let times = wanted(ttl, None, None).unwrap();
+            assert!(times.renew_every + times.attempt() <= times.valid() + times.attempt() / 2, "{times:?}");
+            assert!(times.renew_every < times.valid() && times.valid() < times.ttl, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn times_that_contradict_each_other_are_refused_with_the_relation() {
+        for (wanted, relation) in [
+            (wanted(999, None, None), "1 s at least"),
+            (wanted(2_000, None, Some(2_000)), "margin (2s) < ttl (2s)"),
+            (wanted(3_000, Some(2_000), Some(1_000)), "renew_every (2s) < ttl (3s) - margin (1s)"),
+            (wanted(3_000, Some(0), None), "0 < renew_every"),
+        ] {
+            let error = wanted.unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::InvalidConfig { reason } if reason.contains(relation)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn renewals_are_never_later_than_said() {
+        let times = Wanted::default().times().unwrap();
+        assert!((0..1_000).map(|_| times.renewal()).all(|after| (9..=10).contains(&after.as_secs())));
+    }
+}

@@ -1,0 +1,251 @@
+//! Locks on memory and on a server: one holder at a time, told, handed over, lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use futures::future::join_all;
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Lease, OpenLocks};
+
+use crate::support::{Document, Session, SessionKey, World, on_both_backends, unique};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Locks in a bucket that no other test has.
+fn fresh(world: &World) -> OpenLocks {
+    world.store.locks(unique("locks"))
+}
+
+/// What happens in there: never two at once.
+#[derive(Default)]
+struct Room {
+    inside: AtomicU32,
+    visits: AtomicU32,
+    last_fence: AtomicU64,
+}
+
+impl Room {
+    async fn visit(&self, lease: &Lease) {
+        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two hold {lease:?} at once");
+        let fence = lease.fence().get();
+        assert!(self.last_fence.swap(fence, Ordering::SeqCst) < fence, "fences grow");
+        tokio::task::yield_now().await;
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+on_both_backends! {
+    async fn a_lock_has_one_holder(world: World) {
+        let locks = fresh(&world).await.unwrap();
+        let guard = locks.lock("invoice-42").await.unwrap();
+        assert!(guard.is_held());
+        assert_eq!(guard.name(), "invoice-42");
+        assert!(locks.try_lock("invoice-42").await.unwrap().is_none());
+        let other = locks.try_lock("invoice-43").await.unwrap().expect("another name is another lock");
+        other.release().await.unwrap();
+        let fence = guard.fence();
+        guard.release().await.unwrap();
+        let again = locks.try_lock("invoice-42").await.unwrap().expect("it was given back");
+        assert!(again.fence() > fence);
+    }
+
+    async fn two_stores_share_the_locks_of_a_name(world: World) {
+        let name = unique("locks");
+        let here = world.store.locks(&name).await.unwrap();
+        let there = world.store.locks(&name).await.unwrap();
+        let guard = here.lock("a").await.unwrap();
+        assert!(there.try_lock("a").await.unwrap().is_none());
+        guard.release().await.unwrap();
+        let guard = there.try_lock("a").await.unwrap().expect("free");
+        assert!(here.try_lock("a").await.unwrap().is_none());
+        guard.release().await.unwrap();
+        // What this handle remembers of the lock is old by now.
+        assert!(here.try_lock("a").await.unwrap().is_some());
+    }
+
+    async fn a_waiter_gets_the_lock_when_it_is_given_back(world: World) {
+        let name = unique("locks");
+        let here = world.store.locks(&name).await.unwrap();
+        let there = world.store.locks(&name).await.unwrap();
+        for locks in [&here, &there] {
+            let guard = here.lock("a").await.unwrap();
+            let waiter = tokio::spawn(locks.lock("a").into_future());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!waiter.is_finished());
+            guard.release().await.unwrap();
+            waiter.await.unwrap().unwrap().release().await.unwrap();
+        }
+    }
+
+    async fn a_wait_that_passes_is_a_timeout(world: World) {
+        let locks = fresh(&world).await.unwrap();
+        let guard = locks.lock("a").await.unwrap();
+        let error = locks.lock("a").wait(Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
+        assert_eq!((error.operation(), error.key()), (Some("lock"), Some("a")));
+        guard.release().await.unwrap();
+        locks.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    }
+
+    async fn a_guard_that_is_dropped_gives_the_lock_back(world: World) {
+        let name = unique("locks");
+        let here = world.store.locks(&name).await.unwrap();
+        drop(here.lock("a").await.unwrap());
+        let there = world.store.locks(&name).await.unwrap();
+        there.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    }
+
+    async fn others_can_read_who_holds_it(world: World) {
+        let locks = fresh(&world).owner("worker-7").await.unwrap();
+        assert_eq!(locks.holder("a.*").await.unwrap(), None);
+        let guard = locks.lock("a.*").note("monthly run").await.unwrap();
+        let holder = locks.holder("a.*").await.unwrap().expect("it is held");
+        assert_eq!((holder.owner.as_str(), holder.note.as_deref()), ("worker-7", Some("monthly run")));
+        assert_eq!(holder.fence, guard.fence());
+        assert!(holder.since.elapsed().unwrap_or_default() < 60 * SECOND);
+        guard.release().await.unwrap();
+        assert_eq!(locks.holder("a.*").await.unwrap(), None);
+    }
+
+    async fn a_renewal_keeps_the_fence_and_moves_the_end(world: World) {
+        let locks = fresh(&world).ttl(2 * SECOND).await.unwrap();
+        let guard = locks.lock("a").await.unwrap();
+        tokio::time::sleep(3 * SECOND).await;
+        guard.check().unwrap();
+        assert_eq!(locks.holder("a").await.unwrap().expect("it is held").fence, guard.fence());
+        guard.ensure(SECOND).await.unwrap();
+        assert!(guard.remaining() > SECOND - Duration::from_millis(300));
+        assert!(matches!(guard.ensure(2 * SECOND).await.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }));
+        guard.release().await.unwrap();
+    }
+
+    async fn work_runs_under_a_lock_to_its_end(world: World) {
+        let locks = fresh(&world).await.unwrap();
+        let guard = locks.lock("a").await.unwrap();
+        assert_eq!(guard.run(async { 7 }).await.unwrap(), 7);
+        guard.release().await.unwrap();
+    }
+
+    async fn many_workers_never_meet(world: World) {
+        let name = unique("locks");
+        let room = Arc::new(Room::default());
+        let mut workers = Vec::new();
+        for worker in 0..8 {
+            let locks = world.store.locks(&name).owner(format!("worker-{worker}")).await.unwrap();
+            let room = Arc::clone(&room);
+            workers.push(tokio::spawn(async move {
+                for _ in 0..10 {
+                    let guard = locks.lock("room").await.unwrap();
+                    room.visit(&guard).await;
+                    guard.release().await.unwrap();
+                }
+            }));
+        }
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        assert_eq!(room.visits.load(Ordering::SeqCst), 80);
+    }
+
+    async fn the_fair_are_served_in_their_order(world: World) {
+        let name = unique("locks");
+        let first = world.store.locks(&name).fair().await.unwrap();
+        let guard = first.lock("a").await.unwrap();
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for number in 0..5 {
+            let locks = world.store.locks(&name).fair().await.unwrap();
+            let order = Arc::clone(&order);
+            waiters.push(tokio::spawn(async move {
+                let guard = locks.lock("a").await.unwrap();
+                order.lock().unwrap().push(number);
+                guard.release().await.unwrap();
+            }));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(first.try_lock("a").await.unwrap().is_none());
+        guard.release().await.unwrap();
+        join_all(waiters).await.into_iter().for_each(|waiter| waiter.unwrap());
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    async fn a_lock_beside_a_record_fences_its_writes(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let guard = sessions.lock(&session.key()).ttl(SECOND).await.unwrap();
+        let revision = sessions.put(&session).fenced_by(&guard).await.unwrap();
+        assert_eq!(sessions.get(&session.key()).await.unwrap().unwrap().revision(), revision);
+
+        // Made while the lock is held, sent when another has it.
+        let late = session.clone().visited(9);
+        let late = sessions.put(&late).fenced_by(&guard);
+        guard.release().await.unwrap();
+        let next = sessions.lock(&session.key()).await.unwrap();
+        let error = late.await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Fenced), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert_eq!(sessions.get(&session.key()).await.unwrap().unwrap().visits, 0);
+        sessions.put(&session.clone().visited(1)).fenced_by(&next).await.unwrap();
+        next.release().await.unwrap();
+    }
+
+    async fn lists_and_watches_of_the_model_do_not_see_its_locks(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        sessions.put(&session).await.unwrap();
+        let cache = sessions.cache(..).await.unwrap();
+        let guard = sessions.lock(&session.key()).await.unwrap();
+        let keys: Vec<SessionKey> = sessions.keys(..).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(keys, [session.key()]);
+        assert_eq!(sessions.list(..).await.unwrap().count().await, 1);
+        let revision = sessions.put(&session.clone().visited(1)).fenced_by(&guard).await.unwrap();
+        cache.wait_for_revision(revision).await.unwrap();
+        assert_eq!(cache.len(), 1);
+        assert!(cache.last_error().is_none());
+        assert_eq!(sessions.lock_holder(&session.key()).await.unwrap().expect("held").fence, guard.fence());
+        guard.release().await.unwrap();
+    }
+
+    async fn a_fence_of_another_bucket_is_refused(world: World) {
+        let (here, there) = (world.bucket::<Session>().await, world.bucket::<Session>().await);
+        let session = Session::new("acme", 7);
+        let elsewhere = there.lock(&session.key()).await.unwrap();
+        let by_name = fresh(&world).await.unwrap().lock("acme.7").await.unwrap();
+        for guard in [&elsewhere, &by_name] {
+            let error = here.put(&session).fenced_by(guard).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+        }
+        assert_eq!(here.get(&session.key()).await.unwrap(), None);
+    }
+
+    async fn an_unfit_bucket_is_refused_when_locks_are_opened(world: World) {
+        let history = world.fresh::<Document>().history(5).limit_markers(60 * SECOND).await.unwrap();
+        let full = world.fresh::<Session>().max_bytes(100_000).limit_markers(60 * SECOND).await.unwrap();
+        let short = world.fresh::<Session>().ttl(10 * SECOND).await.unwrap();
+        let small = world.fresh::<Session>().max_value_size(200).limit_markers(60 * SECOND).await.unwrap();
+        for name in [history.name(), full.name(), short.name(), small.name()] {
+            let error = world.store.locks(name).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{name}: {error}");
+        }
+    }
+
+    async fn a_bucket_of_records_can_hold_locks_by_name_too(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let locks = world.store.locks(sessions.name()).await.unwrap();
+        let guard = locks.lock("acme.7").await.unwrap();
+        assert_eq!(sessions.list(..).await.unwrap().count().await, 0);
+        guard.release().await.unwrap();
+    }
+
+    async fn times_that_contradict_each_other_are_refused(world: World) {
+        for locks in [
+            fresh(&world).ttl(Duration::from_millis(999)),
+            fresh(&world).ttl(3 * SECOND).margin(3 * SECOND),
+            fresh(&world).ttl(3 * SECOND).renew_every(3 * SECOND),
+        ] {
+            let error = locks.await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+        }
+    }
+}
