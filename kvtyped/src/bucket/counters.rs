@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::backend::{Backoff, Deadline, RawCounters};
+use crate::backend::{Deadline, RawCounters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
 
@@ -49,7 +49,6 @@ impl CounterBucket {
         let (raw, key, deadline) = (self.raw("add")?, self.key("add", name)?, self.deadline(timeout));
         let located = |error| self.located(error, "add", &key);
         let delta = i128::from(delta);
-        let mut backoff = Backoff::contention();
         let mut attempts = 0;
         loop {
             let total = raw.add(&key, delta, deadline).await.map_err(located)?;
@@ -62,7 +61,7 @@ impl CounterBucket {
             }
             attempts += 1;
             let was_in_range = i64::try_from(total.saturating_sub(delta)).is_ok();
-            if was_in_range || attempts >= ATTEMPTS || !backoff.pause(deadline).await {
+            if was_in_range || attempts >= ATTEMPTS || deadline.has_passed() {
                 return Err(located(refusal));
             }
         }

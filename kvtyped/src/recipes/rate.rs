@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::clock::{DRIFT, ServerClock};
 use super::place::{Place, place_options};
-use super::quota::{Quota, Rule};
+use super::quota::{Quota, Rule, Used};
 use super::slot::{Slot, SlotKey};
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
@@ -116,8 +115,8 @@ impl IntoFuture for OpenRateLimiter {
 /// # What this does not guarantee
 ///
 /// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose clock is
-///   ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as a burst takes to
-///   come back.
+///   ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two bursts take
+///   to come back.
 /// * Fairness. Of several that wait for one key, any may come first.
 /// * A use for each permit. An event that was allowed counts, whether the caller makes use of it or not; so may one whose
 ///   check was cancelled, or failed with an unknown outcome.
@@ -135,13 +134,6 @@ struct Inner {
     timeout: Duration,
     max_attempts: u32,
     clock: ServerClock,
-}
-
-/// The state of a key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Used {
-    /// When nothing of the burst is used any more, in nanoseconds since 1970 by the server's clock.
-    whole_at: u64,
 }
 
 /// What a rate limiter says of an event.
@@ -242,19 +234,20 @@ impl Inner {
         clock.refresh(bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         let first = || {
-            let whole_at = rule.decide(None, events, clock.now()).unwrap_or(u64::MAX);
-            Slot { key: key.clone(), value: Used { whole_at } }
+            // A burst is always allowed to a key that is whole.
+            let used = rule.decide(Used::default(), events, clock.now()).unwrap_or_default();
+            Slot { key: key.clone(), value: used }
         };
         let checked = bucket.try_modify(key, |slot: &mut Slot<Used>| {
             let now = clock.now();
-            let denied = |wait| (wait, rule.remaining(Some(slot.value.whole_at), now));
-            slot.value.whole_at = rule.decide(Some(slot.value.whole_at), events, now).map_err(denied)?;
+            let denied = |wait| (wait, rule.remaining(slot.value, now));
+            slot.value = rule.decide(slot.value, events, now).map_err(denied)?;
             Ok::<_, (Duration, u32)>(())
         });
         let checked = checked.or_insert_with(first).ttl(self.ttl).max_attempts(self.max_attempts).timeout(left);
         match checked.await {
             Ok(entry) => {
-                let remaining = rule.remaining(Some(entry.value.whole_at), clock.now());
+                let remaining = rule.remaining(entry.value, clock.now());
                 Ok(Decision { retry_after: None, remaining })
             }
             Err(ModifyError::Closure((wait, remaining))) => {

@@ -32,7 +32,7 @@ use super::api::{self, Repeat};
 use super::bucket::Place;
 use super::record::header;
 use super::wire::{Answer, Pending};
-use super::{convert, scan};
+use super::{convert, echo, scan};
 use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Pattern};
@@ -171,7 +171,7 @@ impl Addition<'_> {
         let mut forgotten = false;
         while Instant::now() < until {
             let epoch = self.place.api.wire().epoch();
-            let asked = match select(pin!(self.ask(&self.id)), pin!(wait(&mut copy, until))).await {
+            let asked = match select(pin!(self.look()), pin!(wait(&mut copy, until))).await {
                 Either::Left((asked, _)) => asked?,
                 Either::Right((answer, _)) => self.judge(answer),
             };
@@ -219,13 +219,21 @@ impl Addition<'_> {
         self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new())
     }
 
+    /// Asks whether our id is known, if these are the same counters still: a bucket of records would store the question.
+    async fn look(&self) -> Result<Verdict> {
+        match self.place.information(self.deadline).await {
+            None => Ok(Verdict::Open),
+            Some(None) => Err(Error::new(ErrorKind::BucketNotFound)),
+            Some(Some(info)) if echo::created(&info)? == self.place.created => self.ask(&self.id).await,
+            Some(Some(_)) => Err(Error::new(ErrorKind::HistoryRewound)),
+        }
+    }
+
     /// Asks whether an id is known to the leader.
     async fn ask(&self, id: &OperationId) -> Result<Verdict> {
         self.place.api.wire().connected(self.deadline).await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, id.as_str());
-        // Should the stream be one of records by now, it stores nothing either.
-        headers.insert(header::EXPECTED, u64::MAX.to_string());
         let mut question = self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new());
         let until = self.deadline.at().min(Instant::now() + ATTEMPT);
         Ok(self.judge(question.wait(until).await))
