@@ -10,7 +10,7 @@ use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
     At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
-    Signal, Watch, Write,
+    Scanned, Signal, Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -198,7 +198,7 @@ impl RawBucket for StaleBucket {
         self.raw.read_many(keys, read, deadline)
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned, Error>> {
         self.raw.scan(scan)
     }
 

@@ -1,6 +1,7 @@
 //! The one compare-and-set loop.
 
 use super::Bucket;
+use super::standing::{self, Footing};
 use crate::backend::{At, Backoff, Deadline, RawEntry, Read, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -20,6 +21,8 @@ pub(super) enum First {
 pub(super) struct Limits {
     pub(super) attempts: Option<u32>,
     pub(super) deadline: Deadline,
+    /// Another record on which its writes stand.
+    pub(super) footing: Footing,
 }
 
 /// What to do about what was read.
@@ -51,10 +54,11 @@ impl<T: KvModel> Bucket<T> {
         limits: Limits,
         mut decide: impl FnMut(Option<&RawEntry>) -> Result<Decision<R>, E>,
     ) -> Result<Done<R>, E> {
-        let Limits { attempts: max_attempts, deadline } = limits;
+        let Limits { attempts: max_attempts, deadline, footing } = limits;
         let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
         let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
         let started = tokio::time::Instant::now();
+        let on = standing::guard(footing, self).map_err(located)?;
         let raw = self.raw(operation)?;
         let mut backoff = Backoff::contention();
         let mut attempts = 0;
@@ -71,7 +75,7 @@ impl<T: KvModel> Bucket<T> {
             attempts += 1;
             let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
             let id = write.id.clone();
-            let conflict = match raw.write(write, deadline).await {
+            let conflict = match standing::write(&**raw, write, on.as_ref(), deadline).await {
                 Ok(revision) => return Ok(Done { revision: self.wrote(revision, &id), result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                 Err(error) => return Err(located(error).into()),

@@ -7,7 +7,11 @@ mod open;
 mod entry;
 mod read;
 mod get_many;
+mod rows;
+mod cursor;
 mod list;
+mod history;
+mod count;
 mod write;
 mod remove;
 mod touch;
@@ -22,9 +26,12 @@ pub(crate) mod decode;
 pub(crate) use self::counters::CounterBucket;
 
 pub use self::change::{Change, ModifyError};
+pub use self::count::Count;
+pub use self::cursor::{Cursor, Progress};
 pub use self::entry::{Entry, Removed, Version};
 pub use self::get_many::{GetEach, GetMany};
-pub use self::list::{Entries, History, Keys, KeysStream, List};
+pub use self::history::History;
+pub use self::list::{Entries, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::read::Get;
@@ -32,6 +39,8 @@ pub use self::remove::{Delete, Purge};
 pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
+
+pub(crate) use self::write::{check_ttl, parse_ttl};
 
 use self::incarnation::Met;
 
@@ -251,7 +260,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.timeout
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::after(timeout.unwrap_or(self.inner.timeout))
     }
 }

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use super::cas::{Decision, First, Limits};
 use super::change::{Change, ModifyError};
+use super::standing::Footing;
 use super::write::check_ttl;
 use super::{Bucket, Entry, decode};
 use crate::backend::WriteKind;
@@ -18,11 +19,12 @@ use crate::revision::Revision;
 use crate::ttl::Ttl;
 
 /// The options of the verbs of this file.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Options {
     max_attempts: Option<u32>,
     timeout: Option<Duration>,
     ttl: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Bucket<T> {
@@ -157,8 +159,9 @@ impl<T: KvModel> Bucket<T> {
     ) -> Result<Option<Entry<T>>, E> {
         let encoded = key.encode().map_err(|error| self.bad_key(operation, error))?;
         let located = |error: Error| E::from(error.within(operation, self.name(), Some(encoded.as_str())));
-        let limits = Limits { attempts: options.max_attempts, deadline: self.deadline(options.timeout) };
-        let ttl = check_ttl(self.config(), options.ttl).map_err(located)?;
+        let Options { max_attempts, timeout, ttl, footing } = options;
+        let limits = Limits { attempts: max_attempts, deadline: self.deadline(timeout), footing };
+        let ttl = check_ttl(self.config(), ttl).map_err(located)?;
         let done = self
             .compare_and_set(operation, &encoded, First::Read, limits, |newest| {
                 let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
@@ -280,6 +283,11 @@ macro_rules! options {
                 self
             }
 
+            /// Only while another record is as it was.
+            pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
+                self.options.footing = footing;
+                self
+            }
         }
 
         impl<T: KvModel, F> fmt::Debug for $verb<'_, T, F> {

@@ -35,6 +35,8 @@ pub enum ErrorKind {
         /// Of what to what.
         detail: String,
     },
+    /// The closure of a transaction gave up; its error is the cause.
+    Aborted,
     /// What is stored is no record of the model.
     Decode {
         /// The codec, or `key` where the key is none of the model's, or `record` where the record's kind is unknown.
@@ -145,6 +147,7 @@ impl fmt::Display for ErrorKind {
                 "other writers came first {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or spread the key"
             ),
             Self::OutOfRange { detail } => write!(f, "out of range: {detail}"),
+            Self::Aborted => f.write_str("the closure of the transaction gave up, and nothing was written"),
             Self::Decode { codec, detail } => {
                 write!(f, "what is stored is not a record of this model: {codec}: {detail}")
             }

@@ -233,7 +233,8 @@ mod tests {
             for (from, first) in allowed.iter().enumerate() {
                 for (to, last) in allowed.iter().enumerate().skip(from) {
                     let most = u64::from(burst) + (last - first) / rule.interval;
-                    assert!((to - from) as u64 + 1 <= most, "seed {seed}: {} of {most}", to - from + 1);
+                    let count = (to - from + 1) as u64;
+                    assert!(count <= most, "seed {seed}: {count} of {most}");
                 }
             }
         }

@@ -33,9 +33,10 @@ use super::bucket::Place;
 use super::record::header;
 use super::wire::{Answer, Pending};
 use super::{convert, echo, scan};
-use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan};
-use crate::error::{Error, ErrorKind, Result};
+use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan, Scanned};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::{Key, Pattern};
+use crate::revision::Revision;
 
 /// How long an acknowledgement may take before it is taken for lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -288,7 +289,15 @@ impl Addition<'_> {
             // The same id is on its way.
             10158 => Verdict::Open,
             _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
-            _ => Verdict::Refused(convert::of_write(error, None, 0)),
+            _ => {
+                let refused = convert::of_write(error, None, 0);
+                if refused.outcome() == Outcome::NotApplied {
+                    return Verdict::Refused(refused);
+                }
+                // A failure of the server's, before it counted or after: as good as no answer.
+                tracing::debug!(stream = self.place.stream, error = %refused, "an addition failed");
+                Verdict::Open
+            }
         }
     }
 }
@@ -346,10 +355,17 @@ impl RawCounters for NatsCounters {
     }
 
     fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>> {
-        let scan = Scan { patterns: vec![pattern], history: false, headers_only: false, patience };
+        let scan = Scan {
+            patterns: vec![pattern],
+            history: false,
+            headers_only: false,
+            after: Revision::ZERO,
+            wanted: None,
+            patience,
+        };
         let entries = scan::scan(Arc::clone(&self.place), scan);
         let totals = entries.map(|entry| {
-            let entry = entry?;
+            let Scanned { entry, behind: _ } = entry?;
             let total = total(&entry.value);
             let total = total.map_err(|error| error.with_key(entry.key.as_str()).at_revision(entry.revision))?;
             Ok((entry.key, total))
