@@ -98,7 +98,9 @@ async fn no_window_has_more_than_the_quota() {
         }
         let end = Instant::now() + Duration::from_secs(45);
         let pause = |turn: u64| {
-            Duration::from_millis(turn.wrapping_mul(2_654_435_761) % 97 + if turn % 50 == 0 { 3000 } else { 0 })
+            Duration::from_millis(
+                turn.wrapping_mul(2_654_435_761) % 97 + if turn.is_multiple_of(50) { 3000 } else { 0 },
+            )
         };
         let allowed = ask(&handles, 6, end, pause).await;
         for (from, first) in allowed.iter().enumerate() {

@@ -116,7 +116,7 @@ impl IntoFuture for OpenRateLimiter {
 ///
 /// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose clock is
 ///   ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two bursts take
-///   to come back.
+///   to come back, and ten seconds.
 /// * Fairness. Of several that wait for one key, any may come first.
 /// * A use for each permit. An event that was allowed counts, whether the caller makes use of it or not; so may one whose
 ///   check was cancelled, or failed with an unknown outcome.
