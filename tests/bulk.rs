@@ -3,7 +3,7 @@
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
-use crate::support::{Session, World, on_both_backends};
+use crate::support::{Session, on_both_backends};
 
 fn rows(count: u64) -> Vec<Session> {
     (0..count).map(|id| Session::new("acme", id)).collect()
