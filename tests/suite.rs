@@ -17,5 +17,6 @@ mod nats;
 mod promises;
 mod recovery;
 mod support;
+mod transactions;
 mod verbs;
 mod watch;

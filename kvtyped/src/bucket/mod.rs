@@ -18,6 +18,7 @@ mod touch;
 mod modify;
 mod change;
 mod cas;
+mod combine;
 mod standing;
 mod incarnation;
 pub(crate) mod decode;
@@ -37,6 +38,9 @@ pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
+pub(crate) use self::write::{check_ttl, parse_ttl};
+
+use self::combine::Lanes;
 use self::incarnation::Met;
 
 use std::any::{Any, TypeId};
@@ -157,6 +161,7 @@ struct Inner {
     /// Whether the store was closed.
     store_closed: Arc<AtomicBool>,
     met: Met,
+    lanes: Lanes,
     shared: Shared,
 }
 
@@ -179,6 +184,7 @@ impl<T: KvModel> ReadBucket<T> {
             closed: AtomicBool::new(false),
             store_closed,
             met,
+            lanes: Lanes::default(),
             shared: Shared::default(),
         });
         Self { inner, model: PhantomData }
@@ -255,7 +261,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.timeout
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::after(timeout.unwrap_or(self.inner.timeout))
     }
 }

@@ -103,7 +103,7 @@ impl<T: KvModel> Bucket<T> {
 }
 
 /// Checks a TTL against what a bucket can do.
-pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
+pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
     let Some(asked) = ttl else { return Ok(None) };
     match config.history {
         None | Some(1) => {}
@@ -117,7 +117,7 @@ pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     parse_ttl(asked).map(Some)
 }
 
-pub(super) fn parse_ttl(asked: Duration) -> Result<Ttl> {
+pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("a TTL of {asked:?}: it is 1 s at least and a century at most (ADR-43)"))
     })
