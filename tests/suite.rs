@@ -1,6 +1,7 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod bulk;
 mod cache;
 mod codecs;
 mod conformance;

@@ -198,9 +198,9 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Count, Create, Cursor, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream,
-    List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put, ReadBucket, Removed, Touch, Transform,
-    TryModify, Update, Version,
+    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetEach,
+    GetMany, History, Keys, KeysStream, List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put,
+    PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteEach, Written,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};

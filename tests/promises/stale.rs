@@ -164,6 +164,10 @@ impl RawBucket for StaleBucket {
         self.raw.commit(batch, deadline)
     }
 
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64, Error>> {
+        self.raw.erase(key, upto, deadline)
+    }
+
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         async move {
             tokio::task::yield_now().await;

@@ -27,6 +27,9 @@
 //! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
 //!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
 //!
+//! * What is erased of a key goes without a marker and without a word to those who watch, and nothing that is later than the
+//!   revision which was named (`an_erasure_takes_nothing_that_is_later`).
+//!
 //! Batches, where [`Capabilities::atomic`] says so and the bucket's [`atomic`](crate::BucketConfig::atomic) is on:
 //! * All writes of a batch are applied, at revisions that follow one another in the order of the writes, or none is
 //!   (`a_batch_is_applied_as_a_whole`). Markers behind them may carry checks; see [`Batch::messages`].
@@ -202,6 +205,9 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
 
     /// Writes all entries of a batch or none, and tells the revisions of the writes in their order.
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>>;
+
+    /// Removes the entries of a key up to a revision without a trace; tells how many there were.
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>>;
 
     /// Reads one entry of a key.
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;

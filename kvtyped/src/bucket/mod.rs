@@ -17,7 +17,10 @@ mod remove;
 mod touch;
 mod modify;
 mod change;
+mod put_many;
+mod compact;
 mod cas;
+mod combine;
 mod standing;
 mod incarnation;
 mod counters;
@@ -26,6 +29,7 @@ pub(crate) mod decode;
 pub(crate) use self::counters::CounterBucket;
 
 pub use self::change::{Change, ModifyError};
+pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;
 pub use self::cursor::{Cursor, Progress};
 pub use self::entry::{Entry, Removed, Version};
@@ -34,6 +38,7 @@ pub use self::history::History;
 pub use self::list::{Entries, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
+pub use self::put_many::{DeleteMany, PutMany, WriteEach, Written};
 pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
 pub(crate) use self::standing::{Footing, Standing};
@@ -42,6 +47,7 @@ pub use self::write::{Create, Put, Update};
 
 pub(crate) use self::write::{check_ttl, parse_ttl};
 
+use self::combine::Lanes;
 use self::incarnation::Met;
 
 use std::any::{Any, TypeId};
@@ -162,6 +168,7 @@ struct Inner {
     /// Whether the store was closed.
     store_closed: Arc<AtomicBool>,
     met: Met,
+    lanes: Lanes,
     shared: Shared,
 }
 
@@ -184,6 +191,7 @@ impl<T: KvModel> ReadBucket<T> {
             closed: AtomicBool::new(false),
             store_closed,
             met,
+            lanes: Lanes::default(),
             shared: Shared::default(),
         });
         Self { inner, model: PhantomData }

@@ -60,6 +60,7 @@ macro_rules! __conformance_sentences {
             writing::an_empty_value_is_a_value
             writing::a_value_over_the_limit_is_refused
             writing::a_full_bucket_refuses_writes
+            writing::an_erasure_takes_nothing_that_is_later
             batching::a_batch_is_applied_as_a_whole
             batching::a_batch_holds_every_guard_at_one_moment
             batching::a_refused_batch_changes_nothing

@@ -7,7 +7,7 @@ use crate::config::Difference;
 use crate::revision::Revision;
 
 /// What kind of failure an [`Error`](super::Error) is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The key has not the revision that the write expected. Read it again.

@@ -260,6 +260,13 @@ impl RawBucket for MemoryBucket {
         })
     }
 
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| Ok(bucket.erase(key, upto)))
+        })
+    }
+
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             begin(deadline).await?;
