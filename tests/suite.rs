@@ -1,10 +1,13 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod bulk;
 mod cache;
 mod codecs;
 mod conformance;
+mod counters;
 mod holders;
+mod ids;
 mod interop;
 mod keys;
 mod layering;
@@ -15,6 +18,7 @@ mod model;
 mod modify;
 mod nats;
 mod promises;
+mod rate;
 mod recovery;
 mod support;
 mod transactions;

@@ -15,7 +15,7 @@ pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, Outcome};
 pub use crate::key::{KeySegment, ModelKey};
 pub use crate::model::{Filter, KvModel};
-pub use crate::recipes::{Fence, LockGuard, Locks};
+pub use crate::recipes::{Counters, Fence, Ids, LockGuard, Locks, Quota, RateLimiter};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::txn::{Abort, TransactError, Tx};

@@ -45,6 +45,9 @@
 //! Lists, watches and caches of models do not see them, so recipes and records share a bucket without meeting.
 
 mod lock;
+mod counters;
+mod ids;
+mod rate;
 mod lease;
 mod fence;
 mod holding;
@@ -52,10 +55,16 @@ mod tenure;
 mod times;
 mod wait;
 mod queue;
+mod clock;
+mod quota;
 mod place;
 mod slot;
 
+pub use self::counters::{Counters, OpenCounters};
 pub use self::fence::Fence;
 pub use self::holding::Holder;
+pub use self::ids::{Ids, OpenIds};
 pub use self::lease::Lease;
 pub use self::lock::{Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use self::quota::Quota;
+pub use self::rate::{Decision, OpenRateLimiter, RateLimiter, UntilReady};
