@@ -11,8 +11,9 @@ use kvtyped::prelude::*;
 use crate::measure::{Measured, median, pairs, quantile, time};
 use crate::world::{Session, World, encode};
 
-/// For how long a holder of a contended lock keeps it, so that those who want it are all waiting.
-const HOLD: Duration = Duration::from_millis(3);
+/// What a holder of a contended lock does with it: so many puts. Each is what a hand-over is set beside, and those who want
+/// the lock are waiting by then.
+const WORK: usize = 5;
 
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("Locks");
@@ -78,47 +79,40 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     let (_, plain) = world.bucket("beside").await;
     let name = format!("{waiters}-{fair}-{shared}");
     let mut measured = Measured::default();
-    let changes = world.effort.of(100);
-    contend(&locks, &name, waiters).await;
+    contend(&locks, &plain, &name, waiters).await;
     for _ in 0..world.effort.blocks(5) {
-        measured.theirs.push(puts(&plain, changes).await);
-        let mut gaps = contend(&locks, &name, changes).await;
-        if gaps.is_empty() {
-            // Nobody but the same one took it.
-            gaps.push(f64::INFINITY);
-        }
+        let Contended { gaps, puts } = contend(&locks, &plain, &name, world.effort.of(100)).await;
         measured.ours.push(gaps);
+        measured.theirs.push(puts);
     }
     let how = if fair { "in turn" } else { "whoever comes first" };
     let whose = if shared { "of one process" } else { "each on a connection" };
     let row = format!("hand-over to one of {waiters} {whose}, {how}");
-    world.report.row(format!("{row}: median"), "kv.put").goal(goals[0]).measured(&measured);
+    world.report.row(format!("{row}: median"), "kv.put of the holder").goal(goals[0]).measured(&measured);
     // The rare ones are too few in a block: one ratio over all.
     let ours = quantile(measured.ours.into_iter().flatten(), 0.99);
     let theirs = median(measured.theirs.into_iter().flatten());
     let measured = Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
     let goal = Some(goals[1]).filter(|goal| goal.is_finite());
-    world.report.row(format!("{row}: 99th percentile"), "kv.put, median").goal(goal).measured(&measured);
+    world.report.row(format!("{row}: 99th percentile"), "kv.put of the holder, median").goal(goal).measured(&measured);
 }
 
-async fn puts(plain: &kv::Store, many: usize) -> Vec<f64> {
-    let bytes = encode(&Session::new("acme", 1));
-    let mut took = Vec::new();
-    for _ in 0..many {
-        let put = async { plain.put("put", bytes.clone()).await.expect("it is put") };
-        took.push(time(put).await.as_secs_f64());
-    }
-    took
+/// The seconds that things took.
+#[derive(Debug, Default)]
+struct Contended {
+    gaps: Vec<f64>,
+    puts: Vec<f64>,
 }
 
-/// Everybody takes the lock again and again, until it has changed hands so many times; the seconds that each change took.
-async fn contend(locks: &[Locks], name: &str, changes: usize) -> Vec<f64> {
+/// Everybody takes the lock again and again, until it has changed hands so many times.
+async fn contend(locks: &[Locks], plain: &kv::Store, name: &str, changes: usize) -> Contended {
     let left = Arc::new(AtomicUsize::new(changes));
     // When it was last given back, and by whom, while the others waited.
     let given: Arc<Mutex<Option<(Instant, usize)>>> = Arc::default();
-    let gaps: Arc<Mutex<Vec<f64>>> = Arc::default();
+    let seen: Arc<Mutex<Contended>> = Arc::default();
     let tasks = locks.iter().cloned().enumerate().map(|(who, locks)| {
-        let (left, given, gaps, name) = (Arc::clone(&left), Arc::clone(&given), Arc::clone(&gaps), name.to_owned());
+        let (left, given, seen) = (Arc::clone(&left), Arc::clone(&given), Arc::clone(&seen));
+        let (plain, name) = (plain.clone(), name.to_owned());
         tokio::spawn(async move {
             loop {
                 let guard = locks.lock(&name).wait(Duration::from_secs(60)).await.expect("it comes");
@@ -129,11 +123,12 @@ async fn contend(locks: &[Locks], name: &str, changes: usize) -> Vec<f64> {
                     && by != who
                     && !over
                 {
-                    gaps.lock().expect("no panic").push((now - at).as_secs_f64());
+                    seen.lock().expect("no panic").gaps.push((now - at).as_secs_f64());
                     left.fetch_sub(1, Ordering::SeqCst);
                 }
                 if !over {
-                    tokio::time::sleep(HOLD).await;
+                    let puts = puts(&plain).await;
+                    seen.lock().expect("no panic").puts.extend(puts);
                     *given.lock().expect("no panic") = Some((Instant::now(), who));
                 }
                 guard.release().await.expect("it is held");
@@ -146,5 +141,15 @@ async fn contend(locks: &[Locks], name: &str, changes: usize) -> Vec<f64> {
     for task in join_all(tasks).await {
         task.expect("no task panics");
     }
-    std::mem::take(&mut *gaps.lock().expect("no panic"))
+    std::mem::take(&mut *seen.lock().expect("no panic"))
+}
+
+async fn puts(plain: &kv::Store) -> [f64; WORK] {
+    let bytes = encode(&Session::new("acme", 1));
+    let mut took = [0.0; WORK];
+    for took in &mut took {
+        let put = async { plain.put("put", bytes.clone()).await.expect("it is put") };
+        *took = time(put).await.as_secs_f64();
+    }
+    took
 }

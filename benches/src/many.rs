@@ -4,15 +4,23 @@ use futures::{StreamExt, stream};
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time};
-use crate::world::{Session, World, decode, publish_all};
+use crate::world::{Session, WINDOW, World, decode, encode, publish_all};
 
 const NAME: &str = "many";
+/// Where many are written.
+const WRITES: &str = "many-writes";
 
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("Many records");
+    reads(world).await;
+    writes(world).await;
+    removals(world).await;
+}
+
+async fn reads(world: &mut World) {
     let all = world.effort.of(20_000);
     let (bucket, plain) = world.bucket(NAME).await;
-    let records: Vec<_> = (0..all as u64).map(|id| Session::new("acme", id)).collect();
+    let records = records("acme", all);
     publish_all(&world.raw, NAME, &records).await;
 
     for (many, sequential_goal, parallel_goal) in
@@ -49,4 +57,65 @@ pub(crate) async fn measure(world: &mut World) {
         let measured = pairs(blocks, each, ours, async || at_once(64).await).await;
         world.report.row(&name, "64 kv.get at once").goal(parallel_goal).measured(&measured);
     }
+}
+
+async fn writes(world: &mut World) {
+    let (bucket, plain) = world.bucket(WRITES).await;
+    for (many, blocks) in [(10_000, 7), (100_000, 3)] {
+        let many = world.effort.of(many);
+        let [ours, theirs] = ["ours", "theirs"].map(|tenant| records(tenant, many));
+        let put_many = async || {
+            time(async {
+                let written = bucket.put_many(&ours).window(WINDOW).await.expect("they are written");
+                assert_eq!(written.len(), many);
+            })
+            .await
+        };
+        let blocks = world.effort.blocks(blocks);
+        let by_hand = async || time(publish_all(&world.raw, WRITES, &theirs)).await;
+        let measured = pairs(blocks, 2, put_many, by_hand).await;
+        let name = format!("put_many of {many}");
+        let beside = format!("publish + serde_json, {WINDOW} on their way");
+        world.report.row(&name, beside).goal(1.5).measured(&measured);
+        if many > 10_000 {
+            continue;
+        }
+        let one_by_one = async || {
+            time(async {
+                for record in &theirs {
+                    plain.put(record.by_hand(), encode(record)).await.expect("it is put");
+                }
+            })
+            .await
+        };
+        let measured = pairs(world.effort.blocks(3), 1, put_many, one_by_one).await;
+        world.report.row(&name, "kv.put one after the other").goal(0.067).measured(&measured);
+    }
+}
+
+async fn removals(world: &mut World) {
+    let many = world.effort.of(1_000);
+    let (bucket, plain) = world.bucket("many-removals").await;
+    let [ours, theirs] = ["ours", "theirs"].map(|tenant| records(tenant, many));
+    let keys: Vec<_> = ours.iter().map(Session::key).collect();
+    let delete_many = async || {
+        publish_all(&world.raw, "many-removals", &ours).await;
+        time(async { bucket.delete_many(&keys).await.expect("they are removed") }).await
+    };
+    let one_by_one = async || {
+        publish_all(&world.raw, "many-removals", &theirs).await;
+        time(async {
+            for record in &theirs {
+                plain.delete(record.by_hand()).await.expect("it is removed");
+            }
+        })
+        .await
+    };
+    let measured = pairs(world.effort.blocks(5), 2, delete_many, one_by_one).await;
+    let name = format!("delete_many of {many}");
+    world.report.row(name, "kv.delete one after the other").goal(0.125).measured(&measured);
+}
+
+fn records(tenant: &str, many: usize) -> Vec<Session> {
+    (0..many as u64).map(|id| Session::new(tenant, id)).collect()
 }

@@ -156,7 +156,19 @@ async fn transactions(world: &mut World, storage: Storage, goal: Option<f64>) {
     world.report.row(format!("transaction of 3 keys, {storage} storage"), "one kv.put").goal(goal).measured(&measured);
 }
 
-async fn counters(_world: &mut World) {}
+async fn counters(world: &mut World) {
+    let (_, plain) = world.bucket("beside-counters").await;
+    let counters = world.store.counters("counters").await.expect("the bucket is made");
+    assert!(counters.is_server_side(), "this server counts by itself");
+    let next = rounds();
+    let ours = async || time(async { counters.add("requests", 1).await.expect("it is added") }).await;
+    let theirs = async || {
+        let session = Session::new("acme", next());
+        time(async { plain.put(session.by_hand(), encode(&session)).await.expect("it is put") }).await
+    };
+    let measured = pairs(world.effort.blocks(7), world.effort.of(1_000), ours, theirs).await;
+    world.report.row("add to a counter", "kv.put + serde_json").goal(1.1).measured(&measured);
+}
 
 /// Ids that go round, so that a bucket does not grow.
 fn rounds() -> impl Fn() -> u64 {
