@@ -61,7 +61,7 @@ async fn reads(world: &mut World) {
 
 async fn writes(world: &mut World) {
     let (bucket, plain) = world.bucket(WRITES).await;
-    for (many, blocks) in [(10_000, 7), (100_000, 3)] {
+    for (many, blocks, each) in [(10_000, 5, 2), (100_000, 3, 1)] {
         let many = world.effort.of(many);
         let [ours, theirs] = ["ours", "theirs"].map(|tenant| records(tenant, many));
         let put_many = async || {
@@ -73,7 +73,7 @@ async fn writes(world: &mut World) {
         };
         let blocks = world.effort.blocks(blocks);
         let by_hand = async || time(publish_all(&world.raw, WRITES, &theirs)).await;
-        let measured = pairs(blocks, 2, put_many, by_hand).await;
+        let measured = pairs(blocks, each, put_many, by_hand).await;
         let name = format!("put_many of {many}");
         let beside = format!("publish + serde_json, {WINDOW} on their way");
         world.report.row(&name, beside).goal(1.5).measured(&measured);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use async_nats::HeaderMap;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
@@ -60,6 +61,23 @@ async fn writes(world: &mut World) {
     };
     let measured = pairs(blocks, each, ours, theirs).await;
     world.report.row("put", "kv.put + serde_json").goal(1.05).measured(&measured);
+
+    // The same client, with what lets a write be looked up: a header that the server reads and stores.
+    let mut publishes = 0_u64;
+    let stamped = async || {
+        let session = Session::new("acme", next());
+        publishes += 1;
+        time(async {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("{:024x}{publishes:x}", u64::MAX));
+            let subject = format!("$KV.writes.{}", session.by_hand());
+            let sent = world.raw.publish_with_headers(subject, headers, encode(&session)).await.expect("it is sent");
+            sent.await.expect("it is stored")
+        })
+        .await
+    };
+    let measured = pairs(blocks, each, ours, stamped).await;
+    world.report.row("put", "publish with a message id + serde_json").measured(&measured);
 
     let session = Session::new("update", 1);
     let other = Session::new("update", 2);
