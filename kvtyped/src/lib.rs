@@ -179,7 +179,11 @@ pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, S
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
-pub use crate::recipes::{Fence, Holder, Lease, Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use crate::recipes::{
+    Acquire, Campaign, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Holder, Join, Leader,
+    Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once, OpenLocks, Permit, Run, RunError,
+    RunOutput, Semaphore, TryAcquire, TryLock,
+};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;

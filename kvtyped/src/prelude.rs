@@ -15,7 +15,7 @@ pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, Outcome};
 pub use crate::key::{KeySegment, ModelKey};
 pub use crate::model::{Filter, KvModel};
-pub use crate::recipes::{Fence, LockGuard, Locks};
+pub use crate::recipes::{Election, Fence, Group, Leadership, LockGuard, Locks, Member, Once, Permit, Semaphore};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::watch::{Cache, Event, Live};
