@@ -4,6 +4,7 @@ mod buckets;
 mod cache;
 mod codecs;
 mod conformance;
+mod holders;
 mod interop;
 mod keys;
 mod layering;

@@ -9,7 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch,
+    Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -149,6 +150,10 @@ impl RawBucket for StaleBucket {
             result
         }
         .boxed()
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
+        self.raw.commit(batch, deadline)
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {

@@ -27,6 +27,19 @@
 //! * A value over the bucket's or the server's limit is `TooLarge`, a full bucket is `BucketFull`, and neither changes
 //!   anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
 //!
+//! Batches, where [`Capabilities::atomic`] says so and the bucket's [`atomic`](crate::BucketConfig::atomic) is on:
+//! * All writes of a batch are applied, at revisions that follow one another in the order of the writes, or none is
+//!   (`a_batch_is_applied_as_a_whole`). Markers behind them may carry checks; see [`Batch::messages`].
+//! * Every guard and every check is held at one moment, the one at which the batch is applied
+//!   (`a_batch_holds_every_guard_at_one_moment`).
+//! * A refused batch changes nothing; a conflict names its key where that is known (`a_refused_batch_changes_nothing`).
+//! * A watcher sees the entries of a batch one after the other, with nothing between (`a_watcher_sees_a_batch_contiguous`).
+//! * A batch of nothing does nothing; one of a single message is a write, and needs no more than that, wherever it is
+//!   (`a_batch_of_one_message_is_a_write`).
+//! * A key that is written twice, two revisions expected of one key, and more than [`Batch::MAX_MESSAGES`] messages are
+//!   `InvalidBatch` (`a_batch_that_makes_no_sense_is_refused`).
+//! * Elsewhere, a batch of several messages is `Unsupported` (`a_batch_needs_a_bucket_that_takes_it`).
+//!
 //! Expiry, where [`Capabilities::key_ttl`] says so:
 //! * A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision
 //!   (`a_ttl_removes_the_value_and_leaves_a_marker`); an entry tells its TTL (`an_entry_carries_its_ttl`).
@@ -93,6 +106,7 @@
 //! dropped future of a write leaves it unknown whether the write is applied; a dropped read leaves nothing.
 
 mod backoff;
+mod batch;
 mod deadline;
 mod entry;
 mod status;
@@ -104,6 +118,7 @@ pub mod memory;
 pub mod nats;
 
 pub use self::backoff::Backoff;
+pub use self::batch::Batch;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
 pub use self::status::{BucketStatus, Capabilities, Incarnation};
@@ -159,6 +174,9 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
 
     /// Writes one entry and tells its revision.
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>>;
+
+    /// Writes all entries of a batch or none, and tells the revisions of the writes in their order.
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>>;
 
     /// Reads one entry of a key.
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;

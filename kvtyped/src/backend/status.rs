@@ -11,6 +11,8 @@ use crate::revision::Revision;
 pub struct Capabilities {
     /// Whether single keys can have a TTL, and expired ones leave a marker (nats-server 2.11).
     pub key_ttl: bool,
+    /// Whether buckets can take several writes, all or nothing (nats-server 2.12).
+    pub atomic: bool,
     /// Whether buckets can mirror and source other buckets.
     pub mirrors: bool,
     /// Who answers, for messages: `nats-server 2.15.1 (JetStream API level 5)`.
@@ -20,7 +22,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of a backend of this name that can do nothing beyond the contract.
     pub fn new(backend: impl Into<String>) -> Self {
-        Self { key_ttl: false, mirrors: false, backend: backend.into() }
+        Self { key_ttl: false, atomic: false, mirrors: false, backend: backend.into() }
     }
 }
 

@@ -52,6 +52,9 @@ pub struct BucketConfig {
     /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
     /// that is full once would stay full.
     pub limit_markers: Option<Duration>,
+    /// Whether several writes can be applied all or nothing, in one batch. Where nothing is said, a new
+    /// bucket that is no mirror takes batches if the server can (2.12).
+    pub atomic: Option<bool>,
 }
 
 /// Where a bucket is stored.
@@ -93,13 +96,14 @@ impl BucketConfig {
 
     /// The settings of a new bucket: what is said, and the default of what is not.
     ///
-    /// `limit_markers` tells whether the backend can leave them.
+    /// `limit_markers` tells whether the backend can leave them, `atomic` whether it takes batches.
     #[must_use]
-    pub fn with_defaults(mut self, limit_markers: bool) -> Self {
+    pub fn with_defaults(mut self, limit_markers: bool, atomic: bool) -> Self {
         let history = *self.history.get_or_insert(1);
         self.storage.get_or_insert_default();
         self.replicas.get_or_insert(1);
         self.compression.get_or_insert(false);
+        self.atomic.get_or_insert(atomic && self.mirror.is_none());
         let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
         if limit_markers && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
             self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
@@ -146,6 +150,9 @@ impl BucketConfig {
         }
         if self.mirror.is_some() && !self.sources.is_empty() {
             return wrong("mirror", "and `sources` exclude each other".into());
+        }
+        if self.mirror.is_some() && self.atomic == Some(true) {
+            return wrong("atomic", "is for the bucket that a mirror copies, not for the mirror".into());
         }
         for source in self.mirror.iter().chain(&self.sources) {
             check_bucket_name("the name of a mirrored or sourced bucket", &source.bucket)?;

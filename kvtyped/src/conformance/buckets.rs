@@ -143,7 +143,7 @@ pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
         let opened = subject.backend().open(&wanted.name, subject.deadline()).await.expect("open answers");
         let opened = opened.expect("it is there");
         let status = created.status(subject.deadline()).await.expect("the bucket has a status");
-        let complete = wanted.clone().with_defaults(key_ttl);
+        let complete = wanted.clone().with_defaults(key_ttl, subject.has_batches().await);
         for (found, whose) in
             [(created.config(), "as created"), (opened.config(), "as opened"), (&status.config, "in its status")]
         {

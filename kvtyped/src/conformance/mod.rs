@@ -19,6 +19,7 @@
 //! most where the clock is real: what expires must be waited for.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
 
+pub mod batching;
 pub mod buckets;
 pub mod expiry;
 pub mod reading;
@@ -58,6 +59,13 @@ macro_rules! __conformance_sentences {
             writing::an_empty_value_is_a_value
             writing::a_value_over_the_limit_is_refused
             writing::a_full_bucket_refuses_writes
+            batching::a_batch_is_applied_as_a_whole
+            batching::a_batch_holds_every_guard_at_one_moment
+            batching::a_refused_batch_changes_nothing
+            batching::a_watcher_sees_a_batch_contiguous
+            batching::a_batch_of_one_message_is_a_write
+            batching::a_batch_that_makes_no_sense_is_refused
+            batching::a_batch_needs_a_bucket_that_takes_it
             expiry::a_ttl_removes_the_value_and_leaves_a_marker
             expiry::an_entry_carries_its_ttl
             expiry::a_purge_marker_with_a_ttl_goes_in_silence

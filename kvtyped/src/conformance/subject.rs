@@ -10,7 +10,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::backend::{
-    At, Backend, Deadline, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
+    At, Backend, Batch, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Storage};
 use crate::error::{Error, Outcome};
@@ -130,6 +130,11 @@ impl Subject {
         self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").key_ttl
     }
 
+    /// Whether buckets take batches; see [`Capabilities::atomic`](crate::backend::Capabilities::atomic).
+    pub(super) async fn has_batches(&self) -> bool {
+        self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").atomic
+    }
+
     /// Asks until there is an answer; `what` is waited for.
     pub(super) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + self.patience;
@@ -192,6 +197,30 @@ impl Bucket {
             Err(error) => error,
         };
         assert_eq!(error.outcome(), Outcome::NotApplied, "{write:?} is refused with {error:?}");
+        error
+    }
+
+    pub(super) async fn try_commit(&self, writes: &[Write], checks: &[Guard]) -> Result<Vec<Revision>, Error> {
+        let batch = Batch { writes: writes.to_vec(), checks: checks.to_vec() };
+        self.raw.commit(batch, self.subject.deadline()).await
+    }
+
+    pub(super) async fn commit(&self, writes: &[Write], checks: &[Guard]) -> Vec<Revision> {
+        match self.try_commit(writes, checks).await {
+            Ok(revisions) => revisions,
+            Err(error) => panic!("{writes:?} with {checks:?} is refused: {error:?}"),
+        }
+    }
+
+    /// The error of a batch that must be refused, for certain, and without a trace.
+    pub(super) async fn refusal_of_batch(&self, writes: &[Write], checks: &[Guard]) -> Error {
+        let before = self.counts().await;
+        let error = match self.try_commit(writes, checks).await {
+            Ok(revisions) => panic!("{writes:?} with {checks:?} is applied at {revisions:?}"),
+            Err(error) => error,
+        };
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{writes:?} with {checks:?} is refused with {error:?}");
+        assert_eq!(self.counts().await, before, "the number of entries and the last revision after {error:?}");
         error
     }
 

@@ -66,6 +66,11 @@ pub enum ErrorKind {
         /// In these settings.
         differences: Vec<Difference>,
     },
+    /// Writes that make no sense together: a key that is written twice, or too many of them.
+    InvalidBatch {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The value is larger than the bucket or the server takes.
     TooLarge {
         /// The size that was refused, headers included, in bytes, where it is known.
@@ -144,6 +149,7 @@ impl fmt::Display for ErrorKind {
             Self::Encode { codec } => write!(f, "the value cannot be written as {codec}"),
             Self::InvalidKey => f.write_str("the key is not legal"),
             Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
+            Self::InvalidBatch { reason } => write!(f, "what is to be written at once makes no sense: {reason}"),
             Self::BucketNotFound => f.write_str("there is no such bucket"),
             Self::BucketExists => f.write_str("there is such a bucket already"),
             Self::Drift { differences } => {

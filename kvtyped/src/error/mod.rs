@@ -183,6 +183,14 @@ impl Error {
         Self::new(ErrorKind::InvalidConfig { reason: reason.into() })
     }
 
+    /// Several writes at once, in a bucket that does not take them.
+    pub(crate) fn no_batches(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket that takes several writes at once: open it with `.atomic(true).on_drift(Drift::Update)`",
+            format!("bucket `{bucket}`, which does not"),
+        )
+    }
+
     pub(crate) fn unsupported(needs: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported { needs: needs.into(), found: found.into() })
     }

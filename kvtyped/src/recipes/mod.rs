@@ -1,4 +1,48 @@
 //! Coordination: what several processes agree on by a bucket.
+//!
+//! # Which recipe do I need?
+//!
+//! | I want | take | it is |
+//! |---|---|---|
+//! | a record that others change, too, changed without loss | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set that is tried again |
+//! | one at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
+//! | the same, and the server to refuse who was overtaken | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence beside the record |
+//!
+//! Two records of a bucket that change together need no lock either.
+//! A lock is for what is outside of the bucket: a file, a device, a service that is to be called by one at a time.
+//!
+//! # Leases
+//!
+//! All that is *held* here is a [`Lease`]: a record with a time to live (30 s) that a task renews (every 10 s) by
+//! compare-and-set.
+//! It counts from before its last renewal was sent, by this machine's monotonic clock, and is given up a margin (3 s) before
+//! the server can let it expire: so its holder knows without a network that it is lost, before anybody else has it.
+//! A renewal whose acknowledgement is lost is looked up at the leader, never assumed.
+//! Wall clocks are never compared.
+//!
+//! | | default | relation |
+//! |---|---|---|
+//! | `ttl` | 30 s | 1 s at least (ADR-43); below 15 s it may not survive the election of a new leader |
+//! | `renew_every` | a third of `ttl` | `renew_every < ttl - margin` |
+//! | `margin` | a tenth of `ttl`, 1 s at least where that is no more than a third | `margin < ttl` |
+//!
+//! It needs nats-server 2.11 and a bucket that keeps one revision of each key and leaves markers of what expired, as every
+//! bucket that this crate makes for one; a bucket that is not fit is refused with `Unsupported` when it is opened.
+//!
+//! # Durability
+//!
+//! A NATS server acknowledges a write before it is synced to disk: by default up to two minutes before (`sync_interval`).
+//! A process that dies loses nothing; a machine that loses its power may, and a replicated bucket whose servers lose theirs
+//! together, too.
+//! Then two processes may hold the same lock, and a [`Fence`] may come twice.
+//! Where correctness hangs on a recipe: three replicas in different places, and `sync_interval: always`.
+//!
+//! # Where the records are
+//!
+//! In the bucket of the recipe's name, or the one that it is told, under keys that begin with
+//! [`=kvtyped`](crate::Key::RESERVED): `=kvtyped.lock.invoice-42.lease`.
+//! They are JSON and readable with `nats kv get`.
+//! Lists, watches and caches of models do not see them, so recipes and records share a bucket without meeting.
 
 mod lock;
 mod election;

@@ -63,12 +63,13 @@ impl Times {
 
     /// How long one attempt to renew it may take.
     pub(super) fn attempt(self) -> Duration {
-        Duration::from_secs(2).min(self.valid() / 2)
+        // Time for several; but a busy machine needs a quarter of a second for one.
+        Duration::from_secs(2).min((self.valid() / 4).max(Duration::from_millis(250)))
     }
 
     /// How long after a renewal that failed the next is tried.
     pub(super) fn retry(self) -> Duration {
-        Duration::from_millis(500).min(self.valid() / 6)
+        Duration::from_millis(500).min(self.valid() / 8)
     }
 
     /// When to renew next, counted from the sending of the last: a little earlier each time, so that those who began
@@ -99,8 +100,7 @@ mod tests {
     fn short_leases_have_time_to_be_renewed() {
         for ttl in [1_000, 1_001, 1_500, 2_000, 3_000, 6_000, 15_000] {
             let times = wanted(ttl, None, None).unwrap();
-            assert!(times.renew_every + times.attempt() <= times.valid() + times.attempt() / 2, "{times:?}");
-            assert!(times.renew_every < times.valid() && times.valid() < times.ttl, "{times:?}");
+            assert!(times.renew_every + times.attempt() < times.valid() && times.valid() < times.ttl, "{times:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::limits::{self, Size};
-use crate::backend::{At, Operation, OperationId, Scan, Write, WriteKind};
+use crate::backend::{At, Batch, Operation, OperationId, Scan, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -63,7 +63,49 @@ impl BucketState {
 
     /// Applies a write, or refuses it without a trace.
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
-        let size = Size::of(&write, &self.config.name);
+        let size = self.check(&mut write, |size| size)?;
+        let record = self.admit(size, &write.key)?;
+        Ok(self.apply(write, record, now))
+    }
+
+    /// Applies every write of a batch, or refuses it without a trace.
+    pub(super) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Vec<Revision>> {
+        let wanted = batch.writes.len();
+        let mut messages = batch.messages()?;
+        let Some(id) = messages.first().map(|write| write.id.clone()) else { return Ok(Vec::new()) };
+        let count = messages.len();
+        if count > 1 && self.config.atomic != Some(true) {
+            return Err(Error::no_batches(&self.config.name));
+        }
+        let mut sizes = Vec::with_capacity(count);
+        for (index, write) in messages.iter_mut().enumerate() {
+            let number = index + 1;
+            let framed = |size: Size| if count == 1 { size } else { size.in_batch(&id, number, number == count) };
+            let guarded = write.guard.as_ref().map_or_else(|| write.key.clone(), |guard| guard.key.clone());
+            let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
+                true => error.with_key(guarded.as_str()),
+                false => error.with_key(write.key.as_str()),
+            })?;
+            sizes.push(size);
+        }
+        let mut bytes = self.bytes;
+        let mut records = Vec::with_capacity(count);
+        for (write, size) in messages.iter().zip(sizes) {
+            let record = self.record(size, &write.key);
+            let replaced = self.replaced(&write.key);
+            limits::check_room(bytes, record, self.config.max_bytes, replaced)?;
+            bytes = bytes + record - replaced.unwrap_or_default();
+            records.push(record);
+        }
+        let revisions = messages.into_iter().zip(records).map(|(write, record)| self.apply(write, record, now));
+        let mut revisions: Vec<_> = revisions.collect();
+        revisions.truncate(wanted);
+        Ok(revisions)
+    }
+
+    /// Whether a write may be applied now, if there is room for it; the size of its message, which is `framed` in a batch.
+    fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
+        let size = framed(Size::of(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
         self.check_size(size)?;
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
@@ -74,15 +116,18 @@ impl BucketState {
             limits::check_guard(guard, self.newest(&guard.key))?;
         }
         write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
-        let record = self.admit(Size::of(&write, &self.config.name), &write.key)?;
+        Ok(framed(Size::of(write, &self.config.name)))
+    }
 
+    /// Applies a write that was checked and has room.
+    fn apply(&mut self, write: Write, record: u64, now: Duration) -> Revision {
         let Write { key, kind, guard: _, ttl, id } = write;
         let (operation, value) = match kind {
             WriteKind::Put(value) => (Operation::Put, value),
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        Ok(self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record }))
+        self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record })
     }
 
     /// One entry of a key.
@@ -163,9 +208,14 @@ impl BucketState {
     /// Whether a message of this size may be stored now; the size of its record.
     pub(super) fn admit(&self, size: Size, key: &Key) -> Result<u64> {
         self.check_size(size)?;
-        let record = size.record(self.config.storage.unwrap_or_default(), &self.config.name, key);
+        let record = self.record(size, key);
         limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(key))?;
         Ok(record)
+    }
+
+    /// The size of the record of a message.
+    fn record(&self, size: Size, key: &Key) -> u64 {
+        size.record(self.config.storage.unwrap_or_default(), &self.config.name, key)
     }
 
     fn check_size(&self, size: Size) -> Result<()> {

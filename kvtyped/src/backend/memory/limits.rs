@@ -45,6 +45,16 @@ impl Size {
         Self { headers: headers.end(), body: write.value().len() }
     }
 
+    /// The same as a message of a batch: of which number in it, and whether it is the last.
+    pub(super) fn in_batch(self, id: &OperationId, number: usize, last: bool) -> Self {
+        // The name of the batch is an operation id and the number of the attempt.
+        let frame = Headers(0)
+            .line("Nats-Batch-Id", id.as_str().len() + "-1".len())
+            .line("Nats-Batch-Sequence", digits(number as u64));
+        let frame = if last { frame.line("Nats-Batch-Commit", "1".len()) } else { frame };
+        Self { headers: self.headers + frame.0, ..self }
+    }
+
     /// That of the marker that a server leaves where the last entry of a key expired.
     pub(super) fn of_expired_marker(lives: Ttl) -> Self {
         let headers = Headers::new()

@@ -34,8 +34,8 @@ use tokio::time::Instant;
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal, Watch,
-    Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal,
+    Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -163,7 +163,7 @@ impl Backend for MemoryBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities { key_ttl: true, ..Capabilities::new(state::NAME) })
+            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(state::NAME) })
         })
     }
 
@@ -237,6 +237,13 @@ impl RawBucket for MemoryBucket {
         Box::pin(async move {
             begin(deadline).await?;
             self.with(|bucket, now| bucket.write(write, now))
+        })
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, now| bucket.commit(batch, now))
         })
     }
 

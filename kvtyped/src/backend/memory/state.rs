@@ -29,7 +29,7 @@ impl State {
         if self.buckets.contains_key(&config.name) {
             return Err(Error::new(ErrorKind::BucketExists));
         }
-        let config = config.with_defaults(true);
+        let config = config.with_defaults(true, true);
         let name = config.name.clone();
         // No two are made at the same time, so that one is told from the other.
         let created = self.last_made.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
@@ -106,6 +106,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources,
         metadata,
         limit_markers,
+        atomic,
     } = new;
     if storage.is_some() && storage != old.storage {
         return Err(Error::invalid_config("`storage` cannot change"));
@@ -128,5 +129,6 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
         limit_markers: limit_markers.or(old.limit_markers),
+        atomic: atomic.or(old.atomic),
     })
 }

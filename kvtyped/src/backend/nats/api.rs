@@ -179,6 +179,7 @@ impl Api {
         let version = self.wire.client().server_info().version;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
         capabilities.key_ttl = level >= 1;
+        capabilities.atomic = level >= 2;
         capabilities.mirrors = true;
         Ok(capabilities)
     }

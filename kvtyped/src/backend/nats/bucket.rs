@@ -10,8 +10,10 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::{config, convert, echo, many, publish, read, record, scan, watch};
-use crate::backend::{At, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal, Watch, Write};
+use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
+use crate::backend::{
+    At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal, Watch, Write,
+};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -44,6 +46,8 @@ pub(super) struct Place {
     /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
     /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
     pub(super) heeds_headers: bool,
+    /// Whether the server takes batches, if the bucket does (2.12). An older one would store each message by itself.
+    pub(super) takes_batches: bool,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
     /// How long the server recognises the id of a message that it has stored.
@@ -75,6 +79,7 @@ impl NatsBucket {
             write_prefix,
             direct,
             heeds_headers: echo::level(&raw) >= 1,
+            takes_batches: echo::level(&raw) >= 2,
             counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
             leader_api,
             duplicate_window,
@@ -154,6 +159,10 @@ impl RawBucket for NatsBucket {
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         publish::publish(&self.place, write, deadline).boxed()
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        commit::commit(&self.place, batch, deadline).boxed()
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {

@@ -29,6 +29,10 @@ pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
         let needs = "nats-server 2.11 (JetStream API level 1) for limit markers";
         return Err(Error::unsupported(needs, able.backend.clone()));
     }
+    if wanted.atomic == Some(true) && !able.atomic {
+        let needs = "nats-server 2.12 (JetStream API level 2) for atomic batches";
+        return Err(Error::unsupported(needs, able.backend.clone()));
+    }
     Ok(())
 }
 
@@ -77,7 +81,10 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         sources,
         metadata,
         limit_markers,
+        atomic,
     } = wanted;
+    // A server that cannot does not know the field.
+    let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
     if let Some(ttl) = ttl.and_then(nanos) {
         fit_duplicate_window(raw, ttl);
     }
@@ -102,6 +109,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     set("sources", (!sources.is_empty()).then(copied));
     set("allow_msg_ttl", limit_markers.map(|_| json!(true)));
     set("subject_delete_marker_ttl", limit_markers.and_then(nanos).map(|ttl| json!(ttl)));
+    set("allow_atomic", atomic.map(|on| json!(on)));
     if !metadata.is_empty() {
         let notes = raw.entry("metadata").or_insert_with(|| json!({}));
         for (key, value) in metadata {
@@ -213,13 +221,14 @@ mod tests {
         ];
         config.metadata = [("owner".to_owned(), "me".to_owned())].into();
         config.limit_markers = Some(Duration::from_secs(5));
+        config.atomic = Some(true);
         config
     }
 
     #[test]
     fn a_configuration_comes_back_as_it_was_wanted() {
         assert_eq!(read("b", &stream(&full())).unwrap(), full());
-        let mut mirror = BucketConfig::new("m").with_defaults(false);
+        let mut mirror = BucketConfig::new("m").with_defaults(false, false);
         mirror.mirror = Some(Source::new("b").keys("eu.>"));
         let raw = stream(&mirror);
         assert_eq!(raw.get("subjects"), None);

@@ -217,7 +217,7 @@ impl Publication<'_> {
     }
 
     /// Our entry among those that are kept of the key after that revision, and the first of them.
-    async fn kept(&self, after: Revision, deadline: Deadline) -> Result<(Option<Revision>, Option<Stored>)> {
+    pub(super) async fn kept(&self, after: Revision, deadline: Deadline) -> Result<(Option<Revision>, Option<Stored>)> {
         let Self { place, write: Write { key, id, .. }, .. } = self;
         let subject = place.leader_subject(key);
         let mut first = None;

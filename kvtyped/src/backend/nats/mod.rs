@@ -13,6 +13,7 @@
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
+//! | `commit`, `parcel` | several writes, all or nothing: what became of them, and their messages |
 //! | `read` | one entry |
 //! | `replies`, `many` | the entries of many keys, by their names |
 //! | `consumer`, `scan` | many entries |
@@ -22,6 +23,7 @@
 
 mod api;
 mod bucket;
+mod commit;
 mod config;
 mod connect;
 mod consumer;
@@ -30,6 +32,7 @@ mod doubt;
 mod echo;
 mod facts;
 mod many;
+mod parcel;
 mod publish;
 mod read;
 mod record;
@@ -122,7 +125,7 @@ impl NatsBackend {
         config.validate()?;
         let able = self.known(deadline).await?;
         config::check(&config, able)?;
-        let config = config.with_defaults(able.key_ttl);
+        let config = config.with_defaults(able.key_ttl, able.atomic);
         // A server takes the same configuration twice, and says so with nothing.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));

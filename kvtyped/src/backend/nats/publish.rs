@@ -31,10 +31,10 @@ use crate::revision::Revision;
 const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How long a leader that is none any more may take to notice, once it hears of another.
-const ABDICATION: Duration = Duration::from_millis(50);
+pub(super) const ABDICATION: Duration = Duration::from_millis(50);
 
 /// How often in a row it must be told that an expected revision does not exist yet.
-const SURE: u32 = 3;
+pub(super) const SURE: u32 = 3;
 
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
@@ -84,11 +84,11 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
 pub(super) struct Publication<'a> {
     pub(super) place: &'a Place,
     pub(super) write: &'a Write,
-    subject: String,
-    headers: HeaderMap,
-    payload: Bytes,
+    pub(super) subject: String,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
     /// As the server counts: the payload and the headers.
-    size: usize,
+    pub(super) size: usize,
     deadline: Deadline,
 }
 
@@ -116,7 +116,7 @@ struct Acknowledgement {
 }
 
 impl<'a> Publication<'a> {
-    fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
+    pub(super) fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
         let Write { key, kind, guard, ttl, id } = write;
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, id.as_str());
@@ -141,15 +141,22 @@ impl<'a> Publication<'a> {
         if let Some(ttl) = ttl {
             headers.insert(header::TTL, ttl.as_secs().to_string());
         }
-        let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        let header_size: usize =
-            lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4).sum();
-        let size = "NATS/1.0\r\n\r\n".len() + header_size + payload.len();
+        let size = size(&headers, &payload);
         Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size, deadline }
     }
 
+    /// Makes it the message of this number in a batch.
+    pub(super) fn join(&mut self, batch: &str, number: usize, is_last: bool) {
+        self.headers.insert(header::BATCH, batch);
+        self.headers.insert(header::BATCH_SEQUENCE, number.to_string());
+        if is_last {
+            self.headers.insert(header::BATCH_COMMIT, "1");
+        }
+        self.size = size(&self.headers, &self.payload);
+    }
+
     /// Checks what the server would not check, or not without closing the connection.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let limit = self.place.api.wire().client().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
@@ -203,8 +210,9 @@ impl<'a> Publication<'a> {
 
     fn judge_error(&self, error: ApiError) -> Verdict {
         if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
+            // Whoever else looks at another key, or writes it, makes a guard on it fail that holds.
             let sure = self.place.config.replicas == Some(1)
-                || guard.key != self.write.key
+                || (guard.key != self.write.key && actual.is_some())
                 || actual.is_some_and(|actual| actual > guard.revision);
             let error = Error::new(ErrorKind::Conflict { expected: guard.revision, actual });
             return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };
@@ -218,4 +226,11 @@ impl<'a> Publication<'a> {
             }
         }
     }
+}
+
+/// The size of a message as the server counts it.
+fn size(headers: &HeaderMap, payload: &Bytes) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let lines = lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4);
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>() + payload.len()
 }

@@ -24,6 +24,10 @@ pub(super) mod header {
     pub(in super::super) const TTL: &str = "Nats-TTL";
     pub(in super::super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
     pub(in super::super) const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+    pub(in super::super) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+    pub(in super::super) const BATCH: &str = "Nats-Batch-Id";
+    pub(in super::super) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+    pub(in super::super) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
     pub(super) const MARKER_REASON: &str = "Nats-Marker-Reason";
     pub(super) const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     pub(super) const STREAM_SOURCE: &str = "Nats-Stream-Source";

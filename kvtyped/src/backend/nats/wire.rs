@@ -1,7 +1,9 @@
 //! One request: its answer, or why there is none.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -9,7 +11,7 @@ use async_nats::{Client, HeaderMap, Message, Request, RequestError};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast};
 use tokio::time::Instant;
 
 use super::convert;
@@ -28,6 +30,10 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long an answer may still come after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// How many batches of one connection may be without an answer. A server takes up to 50 for a bucket, of everybody, and
+/// works on one after the other.
+const BATCHES: usize = 32;
+
 /// A connection, and what its server denied.
 pub(super) struct Wire {
     client: Client,
@@ -35,6 +41,10 @@ pub(super) struct Wire {
     closed: AtomicBool,
     /// Shared with every request on its way.
     under_way: Arc<()>,
+    /// For the batches that are not answered yet.
+    batches: Semaphore,
+    /// Held while the messages of a batch are handed over, so that one connection has one batch that is not complete.
+    turn: Mutex<()>,
 }
 
 /// What came of a request.
@@ -57,7 +67,14 @@ pub(super) enum Answer {
 
 impl Wire {
     pub(super) fn new(client: Client, violations: Option<Arc<Violations>>) -> Self {
-        Self { client, violations, closed: AtomicBool::new(false), under_way: Arc::new(()) }
+        Self {
+            client,
+            violations,
+            closed: AtomicBool::new(false),
+            under_way: Arc::new(()),
+            batches: Semaphore::new(BATCHES),
+            turn: Mutex::new(()),
+        }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -67,6 +84,16 @@ impl Wire {
     /// Denials of subscriptions, for one who waits on a subscription of his own.
     pub(super) fn denials(&self) -> Option<broadcast::Receiver<Violation>> {
         self.violations.as_ref().map(|violations| violations.sender.subscribe())
+    }
+
+    /// Waits until there are not too many batches under way: for a place among them.
+    pub(super) async fn place_of_batch(&self) -> Option<SemaphorePermit<'_>> {
+        self.batches.acquire().await.ok()
+    }
+
+    /// Waits until nobody else hands over a batch.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -163,6 +190,14 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Sends it now, rather than when it is first waited for.
+    pub(super) async fn start(&mut self) {
+        let reply = poll_fn(|context| Poll::Ready(self.reply.as_mut().poll(context))).await;
+        if let Poll::Ready(reply) = reply {
+            self.reply = std::future::ready(reply).boxed();
+        }
+    }
+
     /// Waits for the answer until then. May be called again after `Broken` and `Silent`, and only then.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
         loop {
@@ -240,12 +275,12 @@ impl Violation {
 pub(super) struct Violations {
     sender: broadcast::Sender<Violation>,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
-    inbox: Mutex<Option<String>>,
+    inbox: std::sync::Mutex<Option<String>>,
 }
 
 impl Default for Violations {
     fn default() -> Self {
-        Self { sender: broadcast::channel(64).0, inbox: Mutex::new(None) }
+        Self { sender: broadcast::channel(64).0, inbox: std::sync::Mutex::new(None) }
     }
 }
 

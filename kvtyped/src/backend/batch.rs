@@ -1,0 +1,147 @@
+//! Several writes, all or nothing, as data.
+
+use std::collections::BTreeMap;
+
+use super::write::{Guard, Write, WriteKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+
+/// Several writes, of which all are applied, one after the other with nothing between, or none.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// What is written: each key once.
+    pub writes: Vec<Write>,
+    /// What must be so at that moment: keys, written here or not, and the revision that each must have.
+    pub checks: Vec<Guard>,
+}
+
+impl Batch {
+    /// How many messages a batch may have: what a server takes by default.
+    pub const MAX_MESSAGES: usize = 1_000;
+
+    /// What the keys of the messages begin with that carry a check and nothing else.
+    pub const CHECKS: &str = "=kvtyped.check";
+
+    /// The messages that make it: the writes in their order, and behind them as many markers on keys below
+    /// [`CHECKS`](Self::CHECKS) as are needed. For backends.
+    ///
+    /// A message has one guard. The guard of a written key stands on its own message; every other one on a message that
+    /// has none, and where all have one, on a marker: a delete of a key that never has a record.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidBatch` if a key is written twice, or expected to have two revisions, or if there are more messages than
+    /// [`MAX_MESSAGES`](Self::MAX_MESSAGES).
+    pub fn messages(self) -> Result<Vec<Write>> {
+        let Self { mut writes, checks } = self;
+        let mut written = BTreeMap::new();
+        for (index, write) in writes.iter().enumerate() {
+            if written.insert(write.key.clone(), index).is_some() {
+                return Err(invalid(format!("it writes `{}` twice", write.key)).with_key(write.key.as_str()));
+            }
+        }
+        let mut expected = BTreeMap::new();
+        for guard in writes.iter_mut().filter_map(|write| write.guard.take()).chain(checks) {
+            let Guard { key, revision } = guard;
+            if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
+                return Err(invalid(format!("it expects two revisions of `{key}`")).with_key(key.as_str()));
+            }
+        }
+        let mut elsewhere = Vec::new();
+        for (key, revision) in expected {
+            match written.get(&key) {
+                Some(index) => writes[*index].guard = Some(Guard { key, revision }),
+                None => elsewhere.push(Guard { key, revision }),
+            }
+        }
+        let mut elsewhere = elsewhere.into_iter();
+        for (write, guard) in writes.iter_mut().filter(|write| write.guard.is_none()).zip(&mut elsewhere) {
+            write.guard = Some(guard);
+        }
+        for (index, guard) in elsewhere.enumerate() {
+            let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECKS))?, WriteKind::Delete);
+            writes.push(Write { guard: Some(guard), ..marker });
+        }
+        if writes.len() > Self::MAX_MESSAGES {
+            let (count, most) = (writes.len(), Self::MAX_MESSAGES);
+            return Err(invalid(format!(
+                "it takes {count} messages for its writes and checks, and {most} are allowed"
+            )));
+        }
+        Ok(writes)
+    }
+}
+
+fn invalid(reason: String) -> Error {
+    Error::new(ErrorKind::InvalidBatch { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::revision::Revision;
+
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    fn write(on: &str) -> Write {
+        Write::new(key(on), WriteKind::Delete)
+    }
+
+    fn guard(on: &str, revision: u64) -> Guard {
+        Guard { key: key(on), revision: Revision::new(revision) }
+    }
+
+    /// What is written, and on what each guard stands.
+    fn brief(batch: Batch) -> Vec<(String, Option<String>)> {
+        let messages = batch.messages().unwrap().into_iter();
+        messages.map(|write| (write.key.to_string(), write.guard.map(|guard| guard.key.to_string()))).collect()
+    }
+
+    fn on(key: &str, guard: Option<&str>) -> (String, Option<String>) {
+        (key.to_owned(), guard.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_check_rides_on_a_write_without_a_guard() {
+        let batch =
+            Batch { writes: vec![write("a").expecting(Revision::new(1)), write("b")], checks: vec![guard("c", 3)] };
+        assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("c"))]);
+    }
+
+    #[test]
+    fn a_check_that_finds_no_room_gets_a_marker() {
+        let checks = vec![guard("x", 1), guard("y", 2), guard("z", 0)];
+        let wanted = [on("a", Some("x")), on("=kvtyped.check.0", Some("y")), on("=kvtyped.check.1", Some("z"))];
+        assert_eq!(brief(Batch { writes: vec![write("a")], checks }), wanted);
+    }
+
+    #[test]
+    fn a_check_of_a_written_key_is_its_own_guard() {
+        let elsewhere = Write { guard: Some(guard("b", 7)), ..write("a") };
+        let batch = Batch { writes: vec![elsewhere, write("b")], checks: vec![guard("a", 4), guard("b", 7)] };
+        assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("b"))]);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
+        let twice = Batch { writes: vec![write("a"), write("a")], checks: Vec::new() };
+        assert_eq!(refusal(twice).as_deref(), Some("a"));
+        let contradiction = Batch { writes: vec![write("a").expecting(Revision::new(1))], checks: vec![guard("a", 2)] };
+        assert_eq!(refusal(contradiction).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn markers_count() {
+        let batch = |checks: u64| Batch {
+            writes: vec![write("a")],
+            checks: (0..checks).map(|n| guard(&format!("k{n}"), n)).collect(),
+        };
+        assert_eq!(batch(1_000).messages().unwrap().len(), 1_000);
+        assert!(matches!(batch(1_001).messages().unwrap_err().kind(), ErrorKind::InvalidBatch { .. }));
+    }
+}

@@ -1,0 +1,346 @@
+//! Several writes, all or nothing, and what became of them.
+//!
+//! A batch is sent as [`parcel`](super::parcel) says. What was said of single writes in [`publish`](super::publish) and
+//! [`doubt`](super::doubt) holds here too, and is simpler: a leader looks for the operation ids before it looks at the
+//! guards, also of a bucket that is not replicated, and one entry with our id proves that all were applied.
+//!
+//! * *A batch with a guard is sent again under the same ids* until an answer settles it: applied, known already (then what
+//!   is stored tells the revisions), or a conflict. A batch whose guards all stand on keys that it does not write is
+//!   protected by its ids alone, so only as long as the server remembers them; one without any is not sent again before
+//!   its copy is answered.
+//! * *A conflict proves something if the guard's key has moved on*, or if the one server there is was asked once. A server
+//!   of a cluster also refuses while a guarded key is being written, or looked at by another batch; that proves nothing.
+//!   If another copy was not answered, it must also be seen that it was not applied (its id may be forgotten by now).
+//! * *Which key it was* is not said: the guarded keys are read again, and the one whose revision is not the expected one
+//!   is named.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::{Either, select, select_all};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::bucket::Place;
+use super::convert;
+use super::parcel::{Parcel, Sent, Verdict};
+use super::publish::{self, ABDICATION, Publication, SURE};
+use super::wire::Answer;
+use crate::backend::{Backoff, Batch, Deadline, Guard};
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+
+/// How long an acknowledgement may take before it is taken for lost: a server that stores in files works on one batch
+/// after the other, and takes its time.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long one listens on where looking does not tell any more.
+const LAST_HOPE: Duration = Duration::from_millis(500);
+
+/// How many keys are read at once.
+const READS: usize = 16;
+
+/// Writes all or nothing, and tells the revisions of the writes.
+pub(super) async fn commit(place: &Place, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
+    let wanted = batch.writes.len();
+    let mut messages = batch.messages()?;
+    if messages.len() < 2 {
+        let Some(only) = messages.pop() else { return Ok(Vec::new()) };
+        let guarded = only.guard.as_ref().map_or_else(|| only.key.clone(), |guard| guard.key.clone());
+        let written = publish::publish(place, only, deadline).await;
+        let revision = written.map_err(|e| if e.is_conflict() { e.with_key(guarded.as_str()) } else { e })?;
+        return Ok(vec![revision; wanted]);
+    }
+    place.check_batches()?;
+    let commit = Commit { parcel: Parcel::new(place, &messages, deadline)?, begun: Instant::now(), deadline };
+    let first = commit.run().await?;
+    Ok((first.get()..).map(Revision::new).take(wanted).collect())
+}
+
+impl Place {
+    /// Refuses batches where the server would take each message by itself, or none.
+    fn check_batches(&self) -> Result<()> {
+        if !self.takes_batches {
+            let version = self.api.wire().client().server_info().version;
+            return Err(Error::unsupported(
+                "nats-server 2.12 for several writes at once",
+                format!("nats-server {version}"),
+            ));
+        }
+        // A mirror does not tell whether its origin takes them.
+        if self.config.mirror.is_none() && self.config.atomic != Some(true) {
+            return Err(Error::no_batches(&self.config.name));
+        }
+        Ok(())
+    }
+}
+
+/// A batch that is to be applied.
+struct Commit<'a> {
+    parcel: Parcel<'a>,
+    begun: Instant,
+    deadline: Deadline,
+}
+
+/// The copies of it that were sent.
+#[derive(Default)]
+struct Copies<'a> {
+    unanswered: Vec<Sent<'a>>,
+    /// How many were not answered in time, or by what proves nothing.
+    doubts: u32,
+}
+
+impl<'a> Commit<'a> {
+    async fn run(mut self) -> Result<Revision> {
+        let deadline = self.deadline;
+        let sole = self.parcel.place.config.replicas == Some(1);
+        let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
+        let mut copies = Copies::default();
+        let (mut asks, mut futures) = (false, 0);
+        loop {
+            let verdict = self.attempt(&mut copies, std::mem::take(&mut asks)).await?;
+            let (error, time_is_left) = match verdict {
+                Verdict::Applied(first) => return Ok(first),
+                Verdict::Known if self.parcel.copies == 1 => {
+                    let error = convert::backend("a fresh operation id was taken for one that is known");
+                    return Err(error.unknown_outcome());
+                }
+                Verdict::Known => return self.find().await,
+                Verdict::Refused(error) if copies.doubts == 0 => return Err(error),
+                Verdict::Refused(error) => return Err(error.unknown_outcome()),
+                Verdict::Conflict(actual) => {
+                    let (error, moved_on) = self.explain(actual).await;
+                    futures += 1;
+                    let all_answered = copies.unanswered.is_empty();
+                    if all_answered && (moved_on || (sole && copies.doubts == 0) || futures >= SURE) {
+                        return Err(error);
+                    }
+                    if moved_on {
+                        return self.settle(&mut copies, error).await;
+                    }
+                    copies.doubts += 1;
+                    tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
+                    (error, contention.pause(deadline).await)
+                }
+                Verdict::Busy => {
+                    copies.doubts += u32::from(!sole);
+                    let error = ErrorKind::Conflict { expected: Revision::ZERO, actual: None };
+                    (Error::new(error), contention.pause(deadline).await)
+                }
+                Verdict::Incomplete => {
+                    copies.doubts += u32::from(!sole);
+                    asks = true;
+                    let error = Error::unavailable("the server took only some of the writes, and none in the end");
+                    (error, outage.pause(deadline).await)
+                }
+                Verdict::NotNow(error) => {
+                    tracing::debug!(stream = self.parcel.place.stream, %error, "writing again");
+                    if matches!(self.parcel.place.information(deadline).await, Some(None)) {
+                        let error = Error::new(ErrorKind::BucketNotFound);
+                        return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
+                    }
+                    (error, outage.pause(deadline).await)
+                }
+            };
+            if !time_is_left {
+                return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
+            }
+        }
+    }
+
+    /// Sends it, and waits until an answer, or what is stored, tells something.
+    async fn attempt(&mut self, copies: &mut Copies<'a>, asks: bool) -> Result<Verdict> {
+        let deadline = self.deadline;
+        let until = deadline.at().min(Instant::now() + ATTEMPT);
+        if let Err(error) = self.parcel.place.api.wire().connected(deadline).await {
+            return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
+        }
+        let verdict = if asks {
+            self.parcel.send_and_ask(until).await
+        } else {
+            match self.parcel.send().await {
+                Ok(sent) => copies.unanswered.push(sent),
+                Err(error) if copies.doubts > 0 => return Err(error.unknown_outcome()),
+                Err(error) => return Err(error),
+            }
+            self.listen(copies, until).await
+        };
+        if let Some(verdict) = verdict {
+            return Ok(verdict);
+        }
+        tracing::debug!(stream = self.parcel.place.stream, "a batch was not acknowledged");
+        copies.doubts += 1;
+        let (mut backoff, mut wait) = (Backoff::outage(), ATTEMPT / 4);
+        while !deadline.has_passed() {
+            let sight = match select(pin!(self.look()), pin!(self.listen(copies, deadline.at()))).await {
+                Either::Left((sight, _)) => sight,
+                Either::Right((Some(verdict), _)) => return Ok(verdict),
+                Either::Right((None, _)) => break,
+            };
+            let mut pause = backoff.next();
+            match sight {
+                Ok(Some(first)) => return Ok(Verdict::Applied(first)),
+                Ok(None) if self.may_send_again() => {
+                    let sent = self.parcel.send().await.map_err(Error::unknown_outcome)?;
+                    copies.unanswered.push(sent);
+                    // A server that is busy is not helped by more copies.
+                    pause = wait;
+                    wait *= 2;
+                }
+                Ok(None) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
+                Err(error) => tracing::debug!(stream = self.parcel.place.stream, %error, "the leader does not tell"),
+            }
+            if let Some(verdict) = self.listen(copies, deadline.at().min(Instant::now() + pause)).await {
+                return Ok(verdict);
+            }
+        }
+        Err(deadline.error().unknown_outcome())
+    }
+
+    /// Waits for an answer to any copy until then.
+    async fn listen(&self, copies: &mut Copies<'a>, until: Instant) -> Option<Verdict> {
+        while Instant::now() < until {
+            if copies.unanswered.is_empty() {
+                tokio::time::sleep_until(until).await;
+                return None;
+            }
+            let waiting = copies.unanswered.iter_mut().map(|copy| copy.wait(until).boxed());
+            let (answer, at, _) = select_all(waiting).await;
+            match answer {
+                // Whether it was the connection that broke can be looked up at once.
+                Answer::Broken if copies.doubts == 0 => return None,
+                Answer::Broken | Answer::Silent => continue,
+                answer => {
+                    drop(copies.unanswered.swap_remove(at));
+                    if let Some(verdict) = self.parcel.judge_last(answer) {
+                        return Some(verdict);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn may_send_again(&self) -> bool {
+        let mut guards = self.parcel.publications.iter().filter_map(|publication| {
+            let guard = publication.write.guard.as_ref()?;
+            Some(guard.key == publication.write.key)
+        });
+        let protected = match guards.next() {
+            None => false,
+            Some(own) if own || guards.any(|own| own) => true,
+            Some(_) => self.begun.elapsed() * 2 < self.parcel.place.duplicate_window,
+        };
+        protected && self.parcel.place.api.wire().is_connected()
+    }
+
+    /// The revision of the first message, if the leader has an entry that is ours.
+    async fn look(&self) -> Result<Option<Revision>> {
+        let deadline = self.deadline;
+        let newest = |(index, publication): (u64, &'_ Publication<'a>)| {
+            let (place, write) = (publication.place, publication.write);
+            async move {
+                let newest = place.leader_newest(&write.key, deadline).await?;
+                let ours = newest.filter(|entry| entry.is_by(&write.id));
+                Ok::<_, Error>(ours.map(|entry| revision_before(entry.revision, index)))
+            }
+        };
+        let all = stream::iter((0..).zip(&self.parcel.publications)).map(newest).buffer_unordered(READS);
+        if let Some(first) = all.try_filter_map(|found| async move { Ok(found) }).boxed().try_next().await? {
+            return Ok(Some(first));
+        }
+        if self.parcel.place.config.history == Some(1) {
+            return Ok(None);
+        }
+        for (index, publication) in (0..).zip(&self.parcel.publications) {
+            let own = publication.write.guard.as_ref().filter(|guard| guard.key == publication.write.key);
+            let after = own.map_or(Revision::ZERO, |guard| guard.revision);
+            if let (Some(ours), _) = publication.kept(after, deadline).await? {
+                return Ok(Some(revision_before(ours, index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What became of a batch of which a copy was refused with this conflict, and cannot be applied any more, while others
+    /// were not answered. A server that was started again may not know an id any more whose entry was overwritten.
+    async fn settle(&self, copies: &mut Copies<'a>, conflict: Error) -> Result<Revision> {
+        match self.look().await {
+            Ok(Some(first)) => return Ok(first),
+            Ok(None) if self.is_refuted().await.unwrap_or_default() => return Err(conflict),
+            Ok(None) | Err(_) => {}
+        }
+        let until = self.deadline.at().min(Instant::now() + LAST_HOPE);
+        if let Some(Verdict::Applied(first)) = self.listen(copies, until).await {
+            return Ok(first);
+        }
+        let error = Error::unavailable("the acknowledgement was lost, and its keys were written again since");
+        Err(error.caused_by(conflict).unknown_outcome())
+    }
+
+    /// Whether it can be seen that no copy was applied, once none can be any more: something else followed the revision
+    /// that was expected of a written key, or the only server has nothing new under one.
+    async fn is_refuted(&self) -> Result<bool> {
+        let Self { parcel: Parcel { place, publications, .. }, deadline, .. } = self;
+        let guards = publications.iter().filter_map(|publication| publication.write.guard.as_ref());
+        let highest = guards.map(|guard| guard.revision).max().unwrap_or_default();
+        for publication in publications {
+            let write = publication.write;
+            if let Some(own) = write.guard.as_ref().filter(|guard| guard.key == write.key)
+                && let (None, Some(first)) = publication.kept(own.revision, *deadline).await?
+                && first.directly_follows(own.revision)
+            {
+                return Ok(true);
+            }
+            if place.config.replicas == Some(1) && place.config.mirror.is_none() {
+                let newest = place.leader_newest(&write.key, *deadline).await?;
+                if newest.is_none_or(|entry| entry.revision <= highest) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The revision of the first message of a batch that was applied.
+    async fn find(&self) -> Result<Revision> {
+        match self.look().await {
+            Ok(Some(first)) => Ok(first),
+            Ok(None) => Err(Error::unavailable("it was applied, and each of its keys was written again since")),
+            Err(error) => Err(error),
+        }
+        .map_err(Error::unknown_outcome)
+    }
+
+    /// The error of a conflict in which some key has this revision, and whether a guarded key has moved on, so that no copy
+    /// can be applied any more, nor was.
+    async fn explain(&self, actual: Revision) -> (Error, bool) {
+        let guards = || self.parcel.publications.iter().filter_map(|publication| publication.write.guard.as_ref());
+        let beyond_all = guards().all(|guard| guard.revision < actual);
+        let now = |guard: &'a Guard| {
+            let (place, deadline) = (self.parcel.place, self.deadline);
+            async move {
+                let newest = place.leader_newest(&guard.key, deadline).await?;
+                Ok::<_, Error>((guard, newest.map_or(Revision::ZERO, |entry| entry.revision)))
+            }
+        };
+        let read: Result<Vec<_>> = stream::iter(guards()).map(now).buffered(READS).boxed().try_collect().await;
+        let differing: Vec<_> =
+            read.unwrap_or_default().into_iter().filter(|(guard, now)| guard.revision != *now).collect();
+        let told = differing.iter().find(|(_, now)| *now == actual);
+        let moved_on = beyond_all || told.is_some_and(|(guard, _)| guard.revision < actual);
+        let error = match told.or(differing.first()) {
+            Some((Guard { key, revision }, now)) => {
+                Error::new(ErrorKind::Conflict { expected: *revision, actual: Some(*now) }).with_key(key.as_str())
+            }
+            None => Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: Some(actual) }),
+        };
+        (error, moved_on)
+    }
+}
+
+/// The revision of the message that stands so many places before the one with this revision.
+fn revision_before(revision: Revision, places: u64) -> Revision {
+    Revision::new(revision.get().saturating_sub(places))
+}

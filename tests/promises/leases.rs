@@ -1,0 +1,312 @@
+//! Locks while servers and connections fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use async_nats::jetstream;
+use harness::{Cluster, Mode, Proxy, Server};
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Lease};
+use tokio::time::Instant;
+
+use super::SECOND;
+use crate::support::{OLD, Session, World, unique};
+
+/// What happens under a lock: never two at once, by guards that say they are valid; the fence grows.
+#[derive(Default)]
+struct Room {
+    inside: AtomicU32,
+    visits: AtomicU32,
+    last_fence: AtomicU64,
+}
+
+impl Room {
+    async fn visit(&self, lease: &Lease) {
+        if !lease.is_held() {
+            return;
+        }
+        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two hold {lease:?} at once");
+        let fence = lease.fence().get();
+        let last = self.last_fence.swap(fence, Ordering::SeqCst);
+        assert!(last <= fence, "the fence went back from {last} to {fence}");
+        tokio::task::yield_now().await;
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// P13: with no network the guard says that it is lost before the server can let anybody else have it.
+async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {
+    let proxy = Proxy::start(server.addr()).await;
+    let ttl = 3 * SECOND;
+    let name = unique("locks");
+    let through = World::at(&proxy.url()).await.store.locks(&name).ttl(ttl).await.unwrap();
+    let past = World::at(&server.url()).await.store.locks(&name).ttl(ttl).await.unwrap();
+    let guard = through.lock("a").await.unwrap();
+    let other = tokio::spawn(past.lock("a").wait(60 * SECOND).into_future());
+    fault(&proxy).await;
+    // It may have been renewed at that very moment.
+    let latest = Instant::now() + ttl - SECOND;
+    let work = guard.run(std::future::pending::<()>()).await;
+    assert!(matches!(work.unwrap_err().kind(), ErrorKind::Lost));
+    let late = Instant::now().saturating_duration_since(latest);
+    assert!(late < SECOND, "it was lost {late:?} after its end");
+    assert!(!other.is_finished(), "another had it before it was lost here");
+    assert!(guard.remaining().is_zero() && !guard.is_held());
+    let taken = other.await.unwrap().unwrap();
+    assert!(taken.fence() > guard.fence());
+
+    // P19: whoever has lost it does not touch what another has.
+    proxy.set(Mode::Pass);
+    assert!(matches!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost));
+    assert_eq!(past.holder("a").await.unwrap().expect("it is held").fence, taken.fence());
+    taken.check().unwrap();
+    taken.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_behind_a_refused_connection_is_lost_in_time() {
+    lost_before_another_has_it(harness::shared().await, async |proxy| {
+        proxy.set(Mode::Refuse);
+        proxy.cut();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lock_behind_a_stalled_connection_is_lost_in_time() {
+    lost_before_another_has_it(harness::shared().await, async |proxy| proxy.set(Mode::Stall)).await;
+}
+
+#[tokio::test]
+async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
+    // The renewals arrive, so nobody else gets it until they end: what counts is what the holder knows.
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let name = unique("locks");
+    let through = World::at(&proxy.url()).await.store.locks(&name).ttl(3 * SECOND).await.unwrap();
+    let guard = through.lock("a").await.unwrap();
+    proxy.set(Mode::DropReplies);
+    guard.lost().await;
+    assert!(guard.check().is_err());
+    proxy.set(Mode::Pass);
+    through.lock("a").wait(60 * SECOND).await.unwrap().release().await.unwrap();
+}
+
+/// A renewal whose acknowledgement is lost is looked up, and counts when it was applied.
+#[tokio::test]
+async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
+    let server = harness::shared().await;
+    let proxy = Proxy::start(server.addr()).await;
+    let through = World::at(&proxy.url()).await.store.locks(unique("locks")).renew_every(SECOND).await.unwrap();
+    let guard = through.lock("a").await.unwrap();
+    for _ in 0..3 {
+        let dropped = proxy.dropped_replies();
+        proxy.set(Mode::DropReplies);
+        proxy.await_dropped(dropped + 1).await;
+        proxy.set(Mode::Pass);
+        let held = through.holder("a").await.unwrap().expect("it is held");
+        assert_eq!(held.fence, guard.fence());
+        guard.check().unwrap();
+    }
+    guard.release().await.unwrap();
+}
+
+/// P13: all servers stand still.
+#[tokio::test]
+async fn a_lock_of_a_frozen_server_is_lost_in_time() {
+    let server = Server::start().await;
+    let locks = World::at(&server.url()).await.store.locks("locks").ttl(3 * SECOND).await.unwrap();
+    let guard = locks.lock("a").await.unwrap();
+    let end = Instant::now() + 3 * SECOND;
+    server.freeze();
+    guard.lost().await;
+    assert!(Instant::now() < end, "lost after its time to live");
+    server.thaw();
+    locks.lock("a").wait(60 * SECOND).await.unwrap().release().await.unwrap();
+}
+
+/// P15 on one server: a restart that takes less than the lease lives is outlived, by the lock and by its fence.
+#[tokio::test]
+async fn a_lock_outlives_the_restart_of_its_server() {
+    let server = Server::start().await;
+    let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
+    let session = Session::new("acme", 7);
+    let guard = sessions.lock(&session.key()).ttl(15 * SECOND).renew_every(SECOND).await.unwrap();
+    sessions.put(&session).fenced_by(&guard).await.unwrap();
+    server.kill().await;
+    server.restart().await;
+    guard.ensure(13 * SECOND).await.unwrap();
+    sessions.put(&session.clone().visited(1)).fenced_by(&guard).await.unwrap();
+    assert_eq!(sessions.lock_holder(&session.key()).await.unwrap().expect("held").fence, guard.fence());
+    guard.release().await.unwrap();
+}
+
+/// P15, P12: the usual lease outlives the loss of the leader, and tokens grow over it.
+#[tokio::test]
+async fn a_lock_outlives_the_death_of_the_leader() {
+    let cluster = Cluster::start(3).await;
+    cluster.ready().await;
+    let store = World::at(&cluster.urls()).await.store;
+    let locks = store.locks("locks").replicas(3).renew_every(SECOND).await.unwrap();
+    let mut fence = None;
+    for round in 0..2 {
+        let guard = locks.lock("a").wait(60 * SECOND).await.unwrap();
+        assert!(fence.replace(guard.fence()) < Some(guard.fence()));
+        let leader = cluster.leader_of("KV_locks").await.expect("there is one");
+        if round == 0 {
+            cluster.node(leader).kill().await;
+        } else {
+            cluster.node(leader).freeze();
+        }
+        // Two renewals behind the fault, at the least.
+        for _ in 0..2 {
+            let before = guard.remaining();
+            while guard.remaining() <= before && guard.is_held() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        guard.check().unwrap();
+        if round == 0 {
+            cluster.node(leader).restart().await;
+        } else {
+            cluster.node(leader).thaw();
+        }
+        cluster.ready().await;
+        guard.release().await.unwrap();
+    }
+}
+
+/// P10 for guards that are looked at right before: many workers, while their server is killed again and again.
+#[tokio::test]
+async fn many_workers_never_meet_while_their_server_dies() {
+    let server = Arc::new(Server::start().await);
+    let room = Arc::new(Room::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let mut workers = Vec::new();
+    for worker in 0..8 {
+        let locks = World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND).await.unwrap();
+        let locks = if worker % 2 == 0 {
+            locks
+        } else {
+            World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND).fair().await.unwrap()
+        };
+        let (room, over) = (Arc::clone(&room), Arc::clone(&over));
+        workers.push(tokio::spawn(async move {
+            while !over.load(Ordering::SeqCst) {
+                // A server that is away is an error; one tries again.
+                if let Ok(guard) = locks.lock("room").wait(5 * SECOND).await {
+                    room.visit(&guard).await;
+                    let _ = guard.release().await;
+                }
+            }
+        }));
+    }
+    for _ in 0..3 {
+        let before = room.visits.load(Ordering::SeqCst);
+        harness::wait::until("the workers go on", 60 * SECOND, async || {
+            (room.visits.load(Ordering::SeqCst) > before + 20).then_some(())
+        })
+        .await;
+        server.kill().await;
+        server.restart().await;
+    }
+    over.store(true, Ordering::SeqCst);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    eprintln!("{} visits, one at a time", room.visits.load(Ordering::SeqCst));
+}
+
+/// P16: whatever was done with it, every record and every marker of a lock has a time to live.
+#[tokio::test]
+async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
+    let server = Server::start().await;
+    let locks = World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND).await.unwrap();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("KV_locks").await.unwrap();
+    let mut seen = BTreeMap::new();
+    let mut last = 0;
+    for round in 0..100_u32 {
+        let guard = locks.lock(format!("lock-{}", round % 7)).await.unwrap();
+        if round % 3 == 0 {
+            guard.ensure(Duration::from_millis(1_300)).await.unwrap();
+        }
+        if round % 20 == 19 {
+            // Expires: nothing renews it any more, and its marker is written over in the next rounds.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let url = server.url();
+            let name = format!("lock-{}", (round + 1) % 7);
+            std::thread::spawn(move || {
+                let _ = runtime.block_on(async {
+                    let locks = World::at(&url).await.store.locks("locks").ttl(SECOND).await.unwrap();
+                    locks.try_lock(name).await.unwrap().map(std::mem::forget)
+                });
+                drop(runtime);
+            })
+            .join()
+            .unwrap();
+        }
+        guard.release().await.unwrap();
+        let info = stream.get_info().await.unwrap();
+        for sequence in last + 1..=info.state.last_sequence {
+            let Ok(message) = stream.get_raw_message(sequence).await else { continue };
+            let ttl = message.headers.get("Nats-TTL").map(ToString::to_string);
+            let Some(ttl) = ttl else { panic!("{} at {sequence} has no time to live", message.subject) };
+            *seen.entry(ttl).or_insert(0) += 1;
+        }
+        last = info.state.last_sequence;
+    }
+    eprintln!("times to live of what was stored: {seen:?}");
+    assert!(seen.values().sum::<u32>() > 100);
+}
+
+/// P18: a server that knows no time to live of single records.
+#[tokio::test]
+async fn an_old_server_is_told_when_locks_are_opened() {
+    let server = Server::builder().version(OLD).start().await;
+    let world = World::at(&server.url()).await;
+    let error = world.store.locks("locks").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+    let sessions: Bucket<Session> = world.bucket().await;
+    let error = sessions.lock(&Session::new("acme", 7).key()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+}
+
+/// P22: a waiter whose watch was deleted under it hears of the release, or looks for itself.
+#[tokio::test]
+async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
+    let server = Server::start().await;
+    let store = World::at(&server.url()).await.store;
+    let locks = store.locks("locks").await.unwrap();
+    let there = store.locks("locks").await.unwrap();
+    let guard = locks.lock("a").await.unwrap();
+    let waiter = tokio::spawn(there.lock("a").wait(60 * SECOND).into_future());
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("KV_locks").await.unwrap();
+    let names = harness::wait::until("the waiter watches", 20 * SECOND, async || {
+        let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
+        (!names.is_empty()).then_some(names)
+    })
+    .await;
+    for name in names {
+        stream.delete_consumer(&name).await.unwrap();
+    }
+    guard.release().await.unwrap();
+    let released = Instant::now();
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    eprintln!("a blind waiter has the lock after {:?}", released.elapsed());
+}
+
+/// P12: tokens grow over many tenures.
+#[tokio::test]
+async fn fences_grow_over_200_tenures() {
+    let locks = World::nats().await.store.locks(unique("locks")).await.unwrap();
+    let mut last = None;
+    for _ in 0..200 {
+        let guard = locks.lock("a").await.unwrap();
+        assert!(last.replace(guard.fence()) < Some(guard.fence()));
+        guard.release().await.unwrap();
+    }
+}
