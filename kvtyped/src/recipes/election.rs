@@ -18,7 +18,7 @@ use super::lease::Lease;
 use super::place::place_options;
 use super::slot::Slot;
 use super::terms::lease_options;
-use super::told::{Saying, Speaker, Told, pack, speaks};
+use super::told::{Heard, Saying, Speaker, Told, pack, speaks, understood};
 use super::wait;
 use crate::backend::Read;
 use crate::error::Result;
@@ -150,11 +150,11 @@ where
     /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
     pub async fn observe(&self) -> Result<Leaders<T>> {
         let watch = async {
-            let bucket = self.place.bucket().await?.of::<Slot<Told<T>>>();
+            let bucket = self.place.bucket().await?.of::<Slot<Heard>>();
             bucket.watch(Filter::of_key(&self.place.key(LEASE))).await
         };
         let events = self.place.within("observe", None, watch).await?;
-        Ok(Leaders { events, last: None, unread: false })
+        Ok(Leaders { events, last: None, value: PhantomData })
     }
 }
 
@@ -259,10 +259,10 @@ pub struct Leaders<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    events: Events<Slot<Told<T>>>,
+    events: Events<Slot<Heard>>,
+    /// What was told last.
     last: Option<Saying>,
-    /// What stands there now cannot be read, and that was told: renewals say nothing new.
-    unread: bool,
+    value: PhantomData<fn() -> T>,
 }
 
 impl<T> Stream for Leaders<T>
@@ -275,25 +275,14 @@ where
         loop {
             let item = match ready!(self.events.poll_next_unpin(context)) {
                 Some(Ok(Event::Put(entry))) => {
-                    self.unread = false;
                     let saying = entry.value.saying();
                     if self.last.as_ref() == Some(&saying) {
                         continue;
                     }
                     self.last = Some(saying);
-                    Some(Ok(Leader { speaker: Speaker::of(entry) }))
+                    Some(understood(entry).map(|(_, speaker)| Leader { speaker }))
                 }
-                Some(Ok(Event::Undecodable { error, .. })) => {
-                    if std::mem::replace(&mut self.unread, true) {
-                        continue;
-                    }
-                    self.last = None;
-                    Some(Err(error))
-                }
-                Some(Ok(Event::Removed { .. } | Event::Resync)) => {
-                    self.unread = false;
-                    continue;
-                }
+                Some(Ok(Event::Undecodable { error, .. })) => Some(Err(error)),
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => Some(Err(error)),
                 None => None,

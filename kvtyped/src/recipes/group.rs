@@ -16,7 +16,7 @@ use super::group_watch::GroupEvents;
 use super::home::Home;
 use super::lease::Lease;
 use super::place::place_options;
-use super::slot::Slot;
+use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Over};
 use super::terms::lease_options;
 use super::told::{Speaker, Told, pack, speaks};
@@ -24,7 +24,6 @@ use super::wait;
 use crate::backend::Read;
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::ModelKey;
 use crate::store::Store;
 
 /// The recipe's part of a key; the parts of one are its members, by their names.
@@ -113,7 +112,7 @@ where
     /// Dropping it leaves nothing behind.
     pub async fn members(&self) -> Result<Vec<MemberInfo<T>>> {
         let list = async {
-            let entries = self.bucket().await?.list(self.place.all()).await?;
+            let entries = self.opened().await?.list(self.place.all()).await?;
             let mut members: Vec<_> = entries.map_ok(MemberInfo::of).try_collect().await?;
             members.sort_by(|one: &MemberInfo<T>, other| one.id.cmp(&other.id));
             Ok(members)
@@ -132,7 +131,7 @@ where
     /// Dropping it leaves nothing behind.
     pub async fn get(&self, id: &str) -> Result<Option<MemberInfo<T>>> {
         let read = async {
-            let entry = self.bucket().await?.get(&self.place.key(id)).read(Read::Leader).await?;
+            let entry = self.opened().await?.get(&self.place.key(id)).read(Read::Leader).await?;
             Ok(entry.map(MemberInfo::of))
         };
         self.place.within("get", Some(id), read).await
@@ -169,7 +168,7 @@ where
     ///
     /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
     pub async fn watch(&self) -> Result<GroupEvents<T>> {
-        let watch = async { self.bucket().await?.watch(self.place.all()).await };
+        let watch = async { self.place.bucket().await?.of().watch(self.place.all()).await };
         Ok(GroupEvents::new(self.place.within("watch", None, watch).await?))
     }
 
@@ -200,11 +199,11 @@ where
     ///
     /// Dropping it leaves nothing behind.
     pub async fn view(&self) -> Result<GroupView<T>> {
-        let open = async { self.bucket().await?.cache(self.place.all()).await };
+        let open = async { self.opened().await?.cache(self.place.all()).await };
         Ok(GroupView::new(self.place.within("view", None, open).await?, self.place.clone()))
     }
 
-    async fn bucket(&self) -> Result<Bucket<Slot<Told<T>>>> {
+    async fn opened(&self) -> Result<Bucket<Slot<Told<T>>>> {
         Ok(self.place.bucket().await?.of())
     }
 }
@@ -336,6 +335,10 @@ impl<T> MemberInfo<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
+    pub(super) fn heard((key, speaker): (SlotKey, Speaker<T>)) -> Self {
+        Self { id: key.part().to_owned(), speaker }
+    }
+
     pub(super) fn of(entry: Entry<Slot<Told<T>>>) -> Self {
         Self { id: entry.key().part().to_owned(), speaker: Speaker::of(entry) }
     }

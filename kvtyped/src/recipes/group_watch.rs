@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::group::MemberInfo;
 use super::slot::Slot;
-use super::told::{Saying, Told};
+use super::told::{Heard, Saying, understood};
 use crate::bucket::Removed;
 use crate::error::Result;
 use crate::watch::{Event, Events};
@@ -53,7 +53,7 @@ pub struct GroupEvents<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    events: Events<Slot<Told<T>>>,
+    events: Events<Slot<Heard>>,
     known: Known,
     told: VecDeque<Result<GroupEvent<T>>>,
 }
@@ -61,68 +61,74 @@ where
 /// What was told so far.
 #[derive(Debug, Default)]
 struct Known {
-    members: HashMap<String, Saying>,
-    /// The keys of what cannot be read, and was told: renewals say nothing new.
-    unread: HashSet<String>,
+    /// What each member said last; those who were never understood were not told.
+    members: HashMap<String, Member>,
     /// Who was seen since the watch began anew.
     anew: Option<HashSet<String>>,
     ready: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    said: Saying,
+    told: bool,
 }
 
 impl<T> GroupEvents<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn new(events: Events<Slot<Told<T>>>) -> Self {
+    pub(super) fn new(events: Events<Slot<Heard>>) -> Self {
         Self { events, known: Known::default(), told: VecDeque::new() }
     }
 
     /// Takes one event in: what it means is in `told`.
-    fn learn(&mut self, event: Event<Slot<Told<T>>>) {
+    fn learn(&mut self, event: Event<Slot<Heard>>) {
         let Self { known, told, events: _ } = self;
         match event {
             Event::Put(entry) => {
                 let id = entry.key().part().to_owned();
-                let saying = entry.value.saying();
-                known.unread.remove(&entry.key().to_string());
+                let said = entry.value.saying();
                 if let Some(anew) = &mut known.anew {
                     anew.insert(id.clone());
                 }
-                match known.members.insert(id.clone(), saying.clone()) {
-                    Some(before) if before == saying => {}
-                    Some(before) if before.id == saying.id => {
-                        told.push_back(Ok(GroupEvent::Updated(MemberInfo::of(entry))));
-                    }
-                    Some(_) => {
-                        told.push_back(Ok(GroupEvent::Left { id, reason: Departure::Missed }));
-                        told.push_back(Ok(GroupEvent::Joined(MemberInfo::of(entry))));
-                    }
-                    None => told.push_back(Ok(GroupEvent::Joined(MemberInfo::of(entry)))),
+                let before = known.members.remove(&id);
+                if before.as_ref().is_some_and(|before| before.said == said) {
+                    known.members.extend(before.map(|before| (id, before)));
+                    return;
                 }
+                let same = before.as_ref().is_some_and(|before| before.said.id == said.id);
+                let mut was_told = before.is_some_and(|before| before.told);
+                if was_told && !same {
+                    told.push_back(Ok(GroupEvent::Left { id: id.clone(), reason: Departure::Missed }));
+                    was_told = false;
+                }
+                match understood(entry).map(MemberInfo::heard) {
+                    Ok(member) if was_told => told.push_back(Ok(GroupEvent::Updated(member))),
+                    Ok(member) => {
+                        told.push_back(Ok(GroupEvent::Joined(member)));
+                        was_told = true;
+                    }
+                    // If it was a member, it is one still, and says what nobody here understands.
+                    Err(error) => told.push_back(Err(error)),
+                }
+                known.members.insert(id, Member { said, told: was_told });
             }
             Event::Removed { key, reason, .. } => {
-                known.unread.remove(&key.to_string());
                 let reason = if reason == Removed::Expired { Departure::Died } else { Departure::Left };
-                if known.members.remove(key.part()).is_some() {
+                if known.members.remove(key.part()).is_some_and(|member| member.told) {
                     told.push_back(Ok(GroupEvent::Left { id: key.part().to_owned(), reason }));
                 }
             }
-            Event::Undecodable { key, error, .. } => {
-                // If it was a member, it is one still, and says what nobody here understands.
-                if let (Some(anew), Ok(key)) = (&mut known.anew, key.parse::<super::slot::SlotKey>()) {
-                    anew.insert(key.part().to_owned());
-                }
-                if known.unread.insert(key) {
-                    told.push_back(Err(error));
-                }
-            }
+            Event::Undecodable { error, .. } => told.push_back(Err(error)),
             Event::Resync => known.anew = Some(HashSet::new()),
             Event::Ready => {
                 if let Some(anew) = known.anew.take() {
                     let gone: Vec<_> = known.members.keys().filter(|id| !anew.contains(*id)).cloned().collect();
                     for id in gone {
-                        known.members.remove(&id);
-                        told.push_back(Ok(GroupEvent::Left { id, reason: Departure::Missed }));
+                        if known.members.remove(&id).is_some_and(|member| member.told) {
+                            told.push_back(Ok(GroupEvent::Left { id, reason: Departure::Missed }));
+                        }
                     }
                 }
                 if !std::mem::replace(&mut known.ready, true) {

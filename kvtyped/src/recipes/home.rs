@@ -1,7 +1,6 @@
 //! What the handle of a recipe knows: where it works, under which name, and on what terms.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -112,10 +111,5 @@ impl Home {
     /// An error, and where it happened.
     pub(super) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
         error.within(operation, self.place.bucket(), Some(part.unwrap_or(&self.name)))
-    }
-
-    /// How long a lease lives.
-    pub(super) fn ttl(&self) -> Result<Duration> {
-        Ok(self.terms.wanted.times()?.ttl)
     }
 }

@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// the server lets a lease expire is the server's affair; that it does so earlier takes a jump of the server's clock.
 #[must_use = "a lease that is dropped is given back"]
 pub struct Lease {
-    shown: Shown,
+    shown: Box<Shown>,
     state: watch::Receiver<State>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -52,7 +52,7 @@ pub(super) struct Shown {
 
 impl Lease {
     pub(super) fn new(shown: Shown, state: watch::Receiver<State>, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { shown, state, orders }
+        Self { shown: Box::new(shown), state, orders }
     }
 
     /// Its name.

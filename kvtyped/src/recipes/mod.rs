@@ -7,6 +7,10 @@
 //! | a record that others change, too, changed without loss | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set that is tried again |
 //! | one at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
 //! | the same, and the server to refuse who was overtaken | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence beside the record |
+//! | one process to lead, and all to know which | [`Store::election`](crate::Store::election) | a lease in which its holder says who it is |
+//! | so many at a time | [`Store::semaphore`](crate::Store::semaphore) | as many leases, of which each takes any |
+//! | to know who is there | [`Store::group`](crate::Store::group) | a lease for each member |
+//! | work done one time for a key, and its result | [`Store::once`](crate::Store::once) | a lease that gives way to the result |
 //!
 //! Two records of a bucket that change together need no lock either.
 //! A lock is for what is outside of the bucket: a file, a device, a service that is to be called by one at a time.

@@ -1,13 +1,13 @@
 //! What a holder says beside its lease, as others read it.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Packed;
 
 use super::fence::Fence;
 use super::holding::time_of;
-use super::slot::Slot;
+use super::slot::{Slot, SlotKey, Value};
 use crate::bucket::Entry;
-use crate::codec::{Codec, Json};
+use crate::codec::{Codec, CodecError, Json};
 use crate::error::{Error, Result};
 
 /// A [`Holding`](super::holding::Holding) whose value is known to be a `T`.
@@ -36,14 +36,38 @@ impl<T> Told<T> {
     }
 }
 
-/// A value as it stands in a record.
+/// A value as it stands in a record. What would not come back from there is refused.
 ///
 /// # Errors
 ///
 /// `Encode`.
-pub(super) fn pack<T: Serialize + DeserializeOwned>(value: &T) -> Result<serde_json::Value> {
-    let bytes = Json::encode(value).map_err(Error::encode)?;
-    <Json as Codec<serde_json::Value>>::decode(&bytes).map_err(Error::encode)
+pub(super) fn pack<T: Value>(value: &T) -> Result<Packed> {
+    let pack = || {
+        let packed = <Json as Codec<Packed>>::decode(&Json::encode(value)?)?;
+        unpack::<T>(&packed).map(|_| packed)
+    };
+    pack().map_err(Error::encode)
+}
+
+fn unpack<T: Value>(packed: &Packed) -> Result<T, CodecError> {
+    Json::decode(&Json::encode(packed)?)
+}
+
+/// What a holder says, as one who watches hears of it: also what he does not understand is told from what came before.
+pub(super) type Heard = Told<Packed>;
+
+/// What it says, understood.
+///
+/// # Errors
+///
+/// `Decode`, if it is no `T`.
+pub(super) fn understood<T: Value>(entry: Entry<Slot<Heard>>) -> Result<(SlotKey, Speaker<T>)> {
+    let (key, revision) = (entry.key().clone(), entry.revision());
+    let Told { owner, since, term, value, .. } = entry.into_value().value;
+    let value =
+        unpack(&value).map_err(|error| Error::decode(&error).at_revision(revision).with_key(key.to_string()))?;
+    let fence = Fence::new(term.unwrap_or(revision.get()));
+    Ok((key, Speaker { value, owner, since: time_of(since), fence }))
 }
 
 /// What others are told of a holder.
@@ -55,7 +79,7 @@ pub(super) struct Speaker<T> {
     pub(super) fence: Fence,
 }
 
-impl<T: super::slot::Value> Speaker<T> {
+impl<T: Value> Speaker<T> {
     pub(super) fn of(entry: Entry<Slot<Told<T>>>) -> Self {
         let revision = entry.revision().get();
         let Told { owner, since, term, value, .. } = entry.into_value().value;
