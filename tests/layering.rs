@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["model", "backend"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],
     &["watch"],
+    &["txn"],
     &["store"],
     &["recipes"],
     &["prelude", "private", "lib"],

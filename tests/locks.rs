@@ -190,6 +190,75 @@ on_both_backends! {
         next.release().await.unwrap();
     }
 
+    async fn every_write_can_be_fenced(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = |visits| Session::new("acme", 7).visited(visits);
+        let key = session(0).key();
+        let guard = sessions.lock(&key).await.unwrap();
+        let revision = sessions.create(&session(1)).fenced_by(&guard).await.unwrap();
+        let error = sessions.create(&session(1)).fenced_by(&guard).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::AlreadyExists), "{error}");
+        let updated = sessions.update(&session(2), revision).fenced_by(&guard).await.unwrap();
+        let error = sessions.update(&session(2), revision).fenced_by(&guard).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Conflict { .. }), "{error}");
+        assert_eq!(sessions.modify(&key, |it| it.visits += 1).fenced_by(&guard).await.unwrap().visits, 3);
+        let refuse = sessions.try_modify(&key, |_| Err::<(), _>("no")).fenced_by(&guard).await.unwrap_err();
+        assert!(matches!(refuse, ModifyError::Closure("no")));
+        sessions.touch(&key).ttl(60 * SECOND).fenced_by(&guard).await.unwrap();
+        sessions.delete(&key).fenced_by(&guard).await.unwrap();
+        sessions.transform(&key, |_| Change::Put(session(4))).fenced_by(&guard).await.unwrap();
+        let latest = sessions.get(&key).read(Read::Leader).await.unwrap().expect("written").revision();
+        assert!(latest > updated);
+        let error = sessions.purge(&key).if_revision(updated).fenced_by(&guard).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Conflict { .. }), "{error}");
+        sessions.purge(&key).if_revision(latest).fenced_by(&guard).await.unwrap();
+        let latest = sessions.put(&session(5)).fenced_by(&guard).await.unwrap();
+
+        // Made while the lock is held, sent when another has it.
+        let (five, six) = (session(5), session(6));
+        let put = sessions.put(&six).fenced_by(&guard);
+        let create = sessions.create(&six).fenced_by(&guard);
+        let update = sessions.update(&six, latest).fenced_by(&guard);
+        let modify = sessions.modify(&key, |it| it.visits += 1).fenced_by(&guard);
+        let transform = sessions.transform(&key, |_| Change::Delete).fenced_by(&guard);
+        let touch = sessions.touch(&key).ttl(60 * SECOND).fenced_by(&guard);
+        let delete = sessions.delete(&key).fenced_by(&guard);
+        let purge = sessions.purge(&key).if_revision(latest).fenced_by(&guard);
+        guard.release().await.unwrap();
+        let next = sessions.lock(&key).await.unwrap();
+        for error in [
+            put.await.unwrap_err(),
+            update.await.unwrap_err(),
+            modify.await.unwrap_err(),
+            transform.await.unwrap_err(),
+            touch.await.unwrap_err(),
+            delete.await.unwrap_err(),
+            purge.await.unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::Fenced), "{error}");
+            assert_eq!((error.outcome(), error.key()), (Outcome::NotApplied, Some("acme.7")));
+        }
+        assert!(create.await.is_err());
+        let entry = sessions.get(&key).read(Read::Leader).await.unwrap().expect("untouched");
+        assert_eq!((entry.revision(), entry.value()), (latest, &five));
+        next.release().await.unwrap();
+    }
+
+    async fn renewals_do_not_disturb_fenced_writes(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let lock = sessions.lock(&session.key()).ttl(2 * SECOND).renew_every(Duration::from_millis(50));
+        let guard = lock.await.unwrap();
+        let end = tokio::time::Instant::now() + SECOND;
+        let mut writes = 0;
+        while tokio::time::Instant::now() < end {
+            sessions.put(&session).fenced_by(&guard).await.unwrap();
+            writes += 1;
+        }
+        assert!(writes > 10);
+        guard.release().await.unwrap();
+    }
+
     async fn lists_and_watches_of_the_model_do_not_see_its_locks(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);

@@ -301,7 +301,8 @@ impl Twins {
     }
 
     async fn compare_scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) {
-        let scan = || Scan { patterns: patterns.to_vec(), history, headers_only, patience: Duration::from_secs(10) };
+        let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
+        let scan = || Scan { patterns: patterns.to_vec(), history, headers_only, after, wanted, patience };
         let in_memory = entries(&self.of_memory, scan()).await;
         let on_server = entries(&self.of_server, scan()).await;
         assert_eq!(told(&in_memory), told(&on_server), "{:?}: memory, server", scan());
@@ -329,7 +330,7 @@ impl Twins {
 }
 
 async fn entries(bucket: &Arc<dyn RawBucket>, scan: Scan) -> Result<Vec<RawEntry>, Error> {
-    bucket.scan(scan).map_ok(timeless).try_collect().await
+    bucket.scan(scan).map_ok(|scanned| timeless(scanned.entry)).try_collect().await
 }
 
 /// An entry without the time of its server.
@@ -429,15 +430,16 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
         keys
     };
     for patterns in filters {
-        let scan =
-            Scan { patterns: patterns.clone(), history: false, headers_only: true, patience: Duration::from_secs(10) };
-        let found = bucket.scan(scan).map(|entry| entry.expect("the scan has no error").key.as_str().to_owned());
+        let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
+        let patterns = patterns.clone();
+        let scan = Scan { patterns: patterns.clone(), history: false, headers_only: true, after, wanted, patience };
+        let found = bucket.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry.key.to_string());
         let mut found: Vec<_> = found.collect().await;
         found.sort_unstable();
-        assert_eq!(matched(patterns), found, "{patterns:?}: matched here, found by a scan");
+        assert_eq!(matched(&patterns), found, "{patterns:?}: matched here, found by a scan");
 
         // The subject filter of each says the same to the server, but for what it cannot say: half of a segment.
-        for pattern in patterns {
+        for pattern in &patterns {
             let asked = json!({ "subjects_filter": format!("$KV.{name}.{pattern}") });
             let info = api.api(&format!("$JS.API.STREAM.INFO.KV_{name}"), &asked).await;
             let info = info.expect("the server tells");

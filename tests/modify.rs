@@ -156,6 +156,138 @@ on_both_backends! {
         futures::future::try_join_all(tasks).await.unwrap();
         assert_eq!(sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 64 * 50);
     }
+
+    async fn everybody_gets_what_his_own_change_made(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let before = sessions.status().await.unwrap().last_revision;
+        let key = key();
+        let changes = (0..200).map(|_| sessions.modify(&key, |session| session.visits += 1).into_future());
+        let entries = futures::future::try_join_all(changes).await.unwrap();
+        let mut seen: Vec<_> = entries.iter().map(|entry| (entry.visits, entry.revision())).collect();
+        seen.sort_unstable();
+        assert_eq!(seen.iter().map(|(visits, _)| *visits).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+        assert!(seen.is_sorted_by_key(|(_, revision)| *revision), "the order of the changes is that of their revisions");
+        let writes = sessions.status().await.unwrap().last_revision.get() - before.get();
+        assert!(writes < 100, "{writes} writes for 200 changes");
+
+        // One that was stored under another is no state that anybody may build on.
+        for entry in &entries {
+            let update = sessions.update(entry.value(), entry.revision()).await;
+            if entry.visits < 200 {
+                assert!(matches!(update.unwrap_err().kind(), ErrorKind::Conflict { .. }));
+                let removal = sessions.delete(&key).if_revision(entry.revision()).await;
+                assert!(removal.unwrap_err().is_conflict());
+            }
+            assert!(sessions.get(&key).read(Read::AtLeast(entry.revision())).await.unwrap().is_some());
+        }
+    }
+
+    async fn a_change_that_fails_or_panics_harms_nobody_beside_it(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        let changes = (0..120).map(|n| {
+            let (sessions, key) = (sessions.clone(), key.clone());
+            let change = async move {
+                let change = sessions.try_modify(&key, |session| match n % 4 {
+                    0 => std::panic::resume_unwind(Box::new("the closure's")),
+                    1 => Err(n),
+                    _ => {
+                        session.visits += 1;
+                        Ok(())
+                    }
+                });
+                change.await.map(|entry| entry.visits)
+            };
+            std::panic::AssertUnwindSafe(change).catch_unwind()
+        });
+        let results = futures::future::join_all(changes).await;
+        for (n, result) in results.iter().enumerate() {
+            match n % 4 {
+                0 => assert!(result.is_err()),
+                1 => assert!(matches!(result, Ok(Err(ModifyError::Closure(own))) if *own == n)),
+                _ => assert!(matches!(result, Ok(Ok(_)))),
+            }
+        }
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 60);
+    }
+
+    async fn changes_that_are_dropped_at_any_moment_hold_up_nobody(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        for steps in 0..12 {
+            let mut changes: Vec<_> =
+                (0..16).map(|_| sessions.modify(&key, |session| session.visits += 1).into_future()).collect();
+            // Some are polled a few times and dropped, the others go on.
+            for _ in 0..steps {
+                let mut going = Vec::new();
+                for mut change in changes {
+                    if futures::poll!(change.as_mut()).is_pending() {
+                        going.push(change);
+                    }
+                }
+                changes = going;
+                tokio::task::yield_now().await;
+            }
+            drop(changes);
+            let next = sessions.modify(&key, |session| session.visits += 1).timeout(Duration::from_secs(20));
+            next.await.expect("nobody is in the way");
+        }
+    }
+
+    async fn a_value_that_is_too_large_is_the_error_of_its_own_change(world: World) {
+        let open = world.fresh::<crate::support::RawSession>().max_value_size(1_000).limit_markers(Duration::from_secs(60));
+        let sessions = open.await.unwrap();
+        let record = |bytes: usize| crate::support::RawSession::new("acme", "7", &vec![7; bytes]);
+        sessions.put(&record(1)).await.unwrap();
+        let key = record(1).key();
+        let changes = (0..40).map(|n| {
+            let grow = if n % 10 == 0 { 5_000 } else { 1 };
+            sessions.modify(&key, move |record| record.bytes.resize(record.bytes.len() + grow, 7)).into_future()
+        });
+        let results = futures::future::join_all(changes).await;
+        for (n, result) in results.iter().enumerate() {
+            match result {
+                Ok(_) => assert!(n % 10 != 0),
+                Err(error) => {
+                    assert!(n % 10 == 0, "{error}");
+                    assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
+                }
+            }
+        }
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").bytes.len(), 37);
+    }
+
+    async fn what_was_remembered_decides_nothing_that_is_not_written(world: World) {
+        let here = world.bucket::<Session>().await;
+        let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
+        here.put(&session()).await.unwrap();
+        here.modify(&key(), |session| session.visits = 1).await.unwrap();
+        let theirs = there.put(&session().visited(50)).await.unwrap();
+        let kept = here.transform(&key(), |session| session.map_or(Change::Keep, Change::Put)).await.unwrap().unwrap();
+        assert_eq!((kept.visits, kept.revision()), (50, theirs));
+        here.modify(&key(), |session| session.visits = 1).await.unwrap();
+        there.delete(&key()).await.unwrap();
+        assert!(here.modify(&key(), |session| session.visits += 0).await.unwrap_err().is_not_found());
+        there.put(&session().visited(7)).await.unwrap();
+        assert_eq!(here.modify(&key(), |session| session.visits += 1).await.unwrap().visits, 8);
+    }
+
+    async fn with_more_history_every_change_is_a_revision(world: World) {
+        let documents = world.bucket::<crate::support::Document>().await;
+        documents.put(&crate::support::Document::new("a", "")).await.unwrap();
+        let key = crate::support::DocumentKey::new("a");
+        let changes = (0..8).map(|_| documents.modify(&key, |document| document.text.push('x')).into_future());
+        let entries = futures::future::try_join_all(changes).await.unwrap();
+        let past = documents.history(&key).await.unwrap();
+        assert_eq!(past.len(), 9);
+        for entry in entries {
+            let kept = documents.get(&key).at(entry.revision()).await.unwrap().expect("it is kept");
+            assert_eq!(kept.text, entry.text);
+        }
+    }
 }
 
 /// Memory answers at once, so another writer can come between from inside of the closure.

@@ -70,8 +70,9 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, many records by their keys in few round trips
-//! ([`get_many`](ReadBucket::get_many)), the history of a key, the status of the bucket.
+//! **Looking around**: lists and keys by a typed filter, of any length, in pages if wanted ([`List::limit`],
+//! [`List::after`]); many records by their keys in few round trips ([`get_many`](ReadBucket::get_many)); the history of a
+//! key, the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -111,6 +112,31 @@
 //! # }
 //! ```
 //!
+//! **Several records at once**: all or nothing, of any models that share a bucket; and by a closure that runs again until
+//! what it read is what is there. (On a server it needs nats-server 2.12.)
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "account.{owner}")]
+//! # struct Account { owner: String, balance: u64 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let accounts: Bucket<Account> = Store::memory().bucket().await?;
+//! let [ada, bob] = ["ada", "bob"].map(|owner| Account { owner: owner.into(), balance: 10 });
+//! accounts.transaction().create(&ada).create(&bob).commit().await?;
+//!
+//! let (from, to) = (&ada.key(), &bob.key());
+//! accounts.transact(|tx| async move {
+//!     let (mut from, mut to) = (tx.get(from).await?.expect("there"), tx.get(to).await?.expect("there"));
+//!     (from.balance, to.balance) = (from.balance - 5, to.balance + 5);
+//!     tx.put(&from)?;
+//!     Ok(tx.put(&to)?)
+//! }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Should I use this?
 //!
 //! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
@@ -146,6 +172,7 @@ pub mod prelude;
 mod store;
 // In reading order, from the top of the house to its ground.
 pub mod recipes;
+mod txn;
 mod watch;
 mod bucket;
 pub mod model;
@@ -171,9 +198,9 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Create, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream, List, Modify,
-    ModifyError, OpenBucket, OpenReadBucket, Purge, Put, ReadBucket, Removed, Touch, Transform, TryModify, Update,
-    Version,
+    Bucket, Change, Count, Create, Cursor, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream,
+    List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put, ReadBucket, Removed, Touch, Transform,
+    TryModify, Update, Version,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -187,6 +214,7 @@ pub use crate::recipes::{
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
+pub use crate::txn::{Abort, Committed, Transact, TransactError, Transaction, Tx};
 pub use crate::watch::{
     Cache, CacheChange, CacheChanges, Event, Events, Index, Live, OpenCache, OpenLive, WaitFor, Watch,
 };

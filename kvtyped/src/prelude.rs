@@ -18,5 +18,6 @@ pub use crate::model::{Filter, KvModel};
 pub use crate::recipes::{Election, Fence, Group, Leadership, LockGuard, Locks, Member, Once, Permit, Semaphore};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
+pub use crate::txn::{Abort, TransactError, Tx};
 pub use crate::watch::{Cache, Event, Live};
 pub use kvtyped_derive::{KeySegment, KvModel};

@@ -9,8 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Signal, Watch,
-    Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Scanned, Signal,
+    Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -190,7 +190,7 @@ impl RawBucket for StaleBucket {
         self.raw.read_many(keys, read, deadline)
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry, Error>> {
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned, Error>> {
         self.raw.scan(scan)
     }
 

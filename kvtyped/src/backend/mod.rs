@@ -61,8 +61,14 @@
 //! * A leader read of many, and one of at least a revision, see every write that was acknowledged, up to that revision
 //!   (`a_leader_read_of_many_sees_every_acknowledged_write`). What it gives is no snapshot: of two writes it may see the
 //!   later one alone.
-//! * A scan of the latest gives each key once, marker or not, in the order of revisions, and ends, also where there is
-//!   nothing (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`).
+//! * A scan of the latest gives each key, marker or not, in the order of revisions, and ends, also where there is nothing
+//!   (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`). A key that is written meanwhile moves to where its new
+//!   revision is: it may come twice, and does come (`a_scan_misses_nothing_that_is_written_meanwhile`), unless it is
+//!   written again and again faster than it is read.
+//! * A scan after a revision gives what has a later one (`a_scan_after_a_revision_gives_what_is_later`). Each entry tells
+//!   how many are behind it (`a_scan_tells_how_many_are_behind`).
+//! * A scan that is read slowly, or not to its end, has fetched no more than a bounded amount; dropped, it leaves nothing
+//!   on the server (`a_dropped_scan_leaves_nothing`).
 //! * A scan of the history gives every kept entry (`a_scan_of_history_gives_every_entry`).
 //! * A scan gives what one of its patterns matches, once, however they overlap, and nothing where there is no pattern
 //!   (`a_scan_keeps_to_its_patterns`). It has no largest number of keys or patterns
@@ -109,6 +115,7 @@ mod backoff;
 mod batch;
 mod deadline;
 mod entry;
+mod scan;
 mod status;
 mod watch;
 mod write;
@@ -121,20 +128,20 @@ pub use self::backoff::Backoff;
 pub use self::batch::Batch;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
+pub use self::scan::{Scan, Scanned};
 pub use self::status::{BucketStatus, Capabilities, Incarnation};
 pub use self::watch::{Begun, Signal, Since, Watch};
 pub use self::write::{Guard, OperationId, Write, WriteKind};
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::config::BucketConfig;
 use crate::error::Result;
-use crate::key::{Key, Pattern};
+use crate::key::Key;
 use crate::revision::Revision;
 
 /// A place that holds buckets. The [contract](self#contract) says what each method promises.
@@ -193,7 +200,7 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     ///
     /// An entry whose key is not legal is an error in its place, after which the scan goes on; an error without a key
     /// ends it.
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>>;
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>>;
 
     /// Tells what is there, and then what changes, for one sitting, which begins when it is first asked.
     ///
@@ -223,17 +230,4 @@ pub enum Read {
     /// Any server that has at least this revision: the revision that a write of yours returned, say. A server whose newest
     /// record of the key is older may be behind, so the leader is asked then, and what it answers is the answer.
     AtLeast(Revision),
-}
-
-/// What a scan reads.
-#[derive(Debug, Clone)]
-pub struct Scan {
-    /// Keys that match one of these.
-    pub patterns: Vec<Pattern>,
-    /// Every kept entry of a key, rather than the newest.
-    pub history: bool,
-    /// Without the values.
-    pub headers_only: bool,
-    /// How long it may go without progress.
-    pub patience: Duration,
 }

@@ -1,6 +1,9 @@
 //! The one compare-and-set loop.
 
+use tokio::time::Instant;
+
 use super::Bucket;
+use super::standing::{self, Footing};
 use crate::backend::{At, Backoff, Deadline, RawEntry, Read, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -20,6 +23,8 @@ pub(super) enum First {
 pub(super) struct Limits {
     pub(super) attempts: Option<u32>,
     pub(super) deadline: Deadline,
+    /// Another record on which its writes stand.
+    pub(super) footing: Footing,
 }
 
 /// What to do about what was read.
@@ -38,6 +43,47 @@ pub(super) struct Done<R> {
 /// How often an update is tried unless its caller says otherwise; its time is the other limit.
 const MAX_ATTEMPTS: u32 = 100;
 
+/// How often a change was tried.
+pub(super) struct Attempts {
+    most: u32,
+    made: u32,
+    started: Instant,
+    lost: Option<Error>,
+}
+
+impl Attempts {
+    pub(super) fn new(most: Option<u32>) -> Self {
+        Self { most: most.unwrap_or(MAX_ATTEMPTS).max(1), made: 0, started: Instant::now(), lost: None }
+    }
+
+    /// Counts one that another came before.
+    ///
+    /// # Errors
+    ///
+    /// `RetriesExhausted`, if it was the last.
+    pub(super) fn lost(&mut self, conflict: Error, deadline: Deadline) -> Result<()> {
+        self.made += 1;
+        if self.made >= self.most || deadline.has_passed() {
+            return Err(self.exhausted(conflict));
+        }
+        self.lost = Some(conflict);
+        Ok(())
+    }
+
+    /// The error of whoever has no time left: behind a conflict it is that which took the time.
+    pub(super) fn explain(&mut self, error: Error) -> Error {
+        match self.lost.take() {
+            Some(conflict) if matches!(error.kind(), ErrorKind::Timeout { .. }) => self.exhausted(conflict),
+            _ => error,
+        }
+    }
+
+    fn exhausted(&self, conflict: Error) -> Error {
+        let (attempts, elapsed) = (self.made, self.started.elapsed());
+        Error::new(ErrorKind::RetriesExhausted { attempts, elapsed }).caused_by(conflict)
+    }
+}
+
 impl<T: KvModel> Bucket<T> {
     /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
     ///
@@ -51,13 +97,12 @@ impl<T: KvModel> Bucket<T> {
         limits: Limits,
         mut decide: impl FnMut(Option<&RawEntry>) -> Result<Decision<R>, E>,
     ) -> Result<Done<R>, E> {
-        let Limits { attempts: max_attempts, deadline } = limits;
-        let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
+        let Limits { attempts, deadline, footing } = limits;
+        let mut attempts = Attempts::new(attempts);
         let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
-        let started = tokio::time::Instant::now();
+        let on = standing::guard(footing, self).map_err(located)?;
         let raw = self.raw(operation)?;
         let mut backoff = Backoff::contention();
-        let mut attempts = 0;
         let mut newest = match first {
             First::Assume(entry) => entry,
             First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
@@ -68,10 +113,9 @@ impl<T: KvModel> Bucket<T> {
                 Decision::Stop { result } => return Ok(Done { revision, result }),
                 Decision::Write { kind, ttl, result } => (kind, ttl, result),
             };
-            attempts += 1;
             let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
             let id = write.id.clone();
-            let conflict = match raw.write(write, deadline).await {
+            let conflict = match standing::write(&**raw, write, on.as_ref(), deadline).await {
                 Ok(revision) => return Ok(Done { revision: self.wrote(revision, &id), result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                 Err(error) => return Err(located(error).into()),
@@ -80,12 +124,10 @@ impl<T: KvModel> Bucket<T> {
                 ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
                 _ => revision,
             };
-            if attempts >= max_attempts || deadline.has_passed() {
-                return Err(located(exhausted(attempts, started, conflict)).into());
-            }
+            attempts.lost(conflict, deadline).map_err(located)?;
             newest = loop {
                 if !backoff.pause(deadline).await {
-                    return Err(located(exhausted(attempts, started, conflict)).into());
+                    return Err(located(attempts.explain(deadline.error())).into());
                 }
                 match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {
                     Some(entry) if entry.revision < least => {} // from a leader that does not know yet that it is none
@@ -94,8 +136,4 @@ impl<T: KvModel> Bucket<T> {
             };
         }
     }
-}
-
-fn exhausted(attempts: u32, started: tokio::time::Instant, conflict: Error) -> Error {
-    Error::new(ErrorKind::RetriesExhausted { attempts, elapsed: started.elapsed() }).caused_by(conflict)
 }

@@ -87,20 +87,25 @@ fn writer_of_entry(entry: &RawEntry) -> u64 {
 
 impl<T: KvModel> ReadBucket<T> {
     /// Remembers what this handle has written.
-    pub(super) fn wrote(&self, revision: Revision, id: &OperationId) -> Revision {
+    pub(crate) fn wrote(&self, revision: Revision, id: &OperationId) -> Revision {
         let epoch = self.inner.raw.incarnation().epoch;
         self.inner.met.add(Meeting { revision, epoch, writer: writer_of(id) });
         revision
     }
 
     /// Remembers what this handle has read.
-    pub(super) fn met(&self, entry: &RawEntry) {
+    pub(crate) fn met(&self, entry: &RawEntry) {
         let epoch = self.inner.raw.incarnation().epoch;
         self.inner.met.add(Meeting { revision: entry.revision, epoch, writer: writer_of_entry(entry) });
     }
 
     /// Before a write that expects a revision which was read some time ago.
-    pub(super) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
+    pub(crate) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
+        if expected.is_overtaken() {
+            // A later change was stored with this number.
+            let actual = Some(Revision::new(expected.get()));
+            return Err(Error::new(ErrorKind::Conflict { expected, actual }).with_key(key.as_str()));
+        }
         let epoch = self.inner.raw.incarnation().epoch;
         let meeting = self.inner.met.of(expected);
         if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
@@ -118,7 +123,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// After a conflict: whether the revision that is there is a step back.
-    pub(super) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
+    pub(crate) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
         match conflict.kind() {
             ErrorKind::Conflict { expected, actual: Some(actual) } if actual < expected => {
                 self.ask_incarnation(deadline).await.err().unwrap_or(conflict)

@@ -7,21 +7,29 @@ mod open;
 mod entry;
 mod read;
 mod get_many;
+mod rows;
+mod cursor;
 mod list;
+mod history;
+mod count;
 mod write;
 mod remove;
 mod touch;
 mod modify;
 mod change;
 mod cas;
+mod combine;
 mod standing;
 mod incarnation;
 pub(crate) mod decode;
 
 pub use self::change::{Change, ModifyError};
+pub use self::count::Count;
+pub use self::cursor::{Cursor, Progress};
 pub use self::entry::{Entry, Removed, Version};
 pub use self::get_many::{GetEach, GetMany};
-pub use self::list::{Entries, History, Keys, KeysStream, List};
+pub use self::history::History;
+pub use self::list::{Entries, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::read::Get;
@@ -30,6 +38,9 @@ pub(crate) use self::standing::{Footing, Standing};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
+pub(crate) use self::write::{check_ttl, parse_ttl};
+
+use self::combine::Lanes;
 use self::incarnation::Met;
 
 use std::any::{Any, TypeId};
@@ -150,6 +161,7 @@ struct Inner {
     /// Whether the store was closed.
     store_closed: Arc<AtomicBool>,
     met: Met,
+    lanes: Lanes,
     shared: Shared,
 }
 
@@ -172,6 +184,7 @@ impl<T: KvModel> ReadBucket<T> {
             closed: AtomicBool::new(false),
             store_closed,
             met,
+            lanes: Lanes::default(),
             shared: Shared::default(),
         });
         Self { inner, model: PhantomData }
@@ -248,7 +261,7 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.timeout
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::after(timeout.unwrap_or(self.inner.timeout))
     }
 }

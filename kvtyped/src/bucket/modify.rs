@@ -8,9 +8,10 @@ use futures::future::BoxFuture;
 
 use super::cas::{Decision, First, Limits};
 use super::change::{Change, ModifyError};
+use super::standing::Footing;
 use super::write::check_ttl;
 use super::{Bucket, Entry, decode};
-use crate::backend::WriteKind;
+use crate::backend::{RawEntry, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
@@ -18,11 +19,12 @@ use crate::revision::Revision;
 use crate::ttl::Ttl;
 
 /// The options of the verbs of this file.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Options {
     max_attempts: Option<u32>,
     timeout: Option<Duration>,
     ttl: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Bucket<T> {
@@ -157,51 +159,53 @@ impl<T: KvModel> Bucket<T> {
     ) -> Result<Option<Entry<T>>, E> {
         let encoded = key.encode().map_err(|error| self.bad_key(operation, error))?;
         let located = |error: Error| E::from(error.within(operation, self.name(), Some(encoded.as_str())));
-        let limits = Limits { attempts: options.max_attempts, deadline: self.deadline(options.timeout) };
-        let ttl = check_ttl(self.config(), options.ttl).map_err(located)?;
-        let done = self
-            .compare_and_set(operation, &encoded, First::Read, limits, |newest| {
-                let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
-                let Some(entry) = current else {
-                    return match change(None)? {
-                        Change::Put(value) => put(key, value, None, ttl).map_err(located),
-                        Change::Keep | Change::Delete | Change::Purge => Ok(Decision::Stop { result: None }),
-                    };
+        let Options { max_attempts, timeout, ttl, footing } = options;
+        let limits = Limits { attempts: max_attempts, deadline: self.deadline(timeout), footing };
+        let ttl = check_ttl(self.config(), ttl).map_err(located)?;
+        let decide = |newest: Option<&RawEntry>| {
+            let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+            let Some(entry) = current else {
+                return match change(None)? {
+                    Change::Put(value) => put(key, value, None, ttl).map_err(located),
+                    Change::Keep | Change::Delete | Change::Purge => Ok(Decision::Stop { result: None }),
                 };
-                // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
-                // is no change.
-                let before = decode::encode(&entry.value).map_err(located)?;
-                let Entry { value, key: _, revision, created, ttl: kept } = entry;
-                match change(Some(value))? {
-                    Change::Keep => {
-                        let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
-                        // A TTL that was asked for is a change.
-                        match (ttl, unchanged) {
-                            (Some(_), Some(entry)) => {
-                                let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
-                                Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
-                            }
-                            (_, result) => Ok(Decision::Stop { result }),
+            };
+            // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
+            // is no change.
+            let before = decode::encode(&entry.value).map_err(located)?;
+            let Entry { value, key: _, revision, created, ttl: kept } = entry;
+            match change(Some(value))? {
+                Change::Keep => {
+                    let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+                    // A TTL that was asked for is a change.
+                    match (ttl, unchanged) {
+                        (Some(_), Some(entry)) => {
+                            let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
+                            Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
                         }
+                        (_, result) => Ok(Decision::Stop { result }),
                     }
-                    Change::Put(value) => {
-                        let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
-                        match decision {
-                            // Nothing changed; but a TTL that was asked for is a change.
-                            Decision::Stop { result: Some(entry) } if ttl.is_none() => {
-                                Ok(Decision::Stop { result: Some(Entry { revision, created, ttl: kept, ..entry }) })
-                            }
-                            Decision::Stop { result } => {
-                                Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
-                            }
-                            write => Ok(write),
-                        }
-                    }
-                    Change::Delete => Ok(Decision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
-                    Change::Purge => Ok(Decision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
                 }
-            })
-            .await?;
+                Change::Put(value) => {
+                    let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
+                    match decision {
+                        // Nothing changed; but a TTL that was asked for is a change.
+                        Decision::Stop { result: Some(entry) } if ttl.is_none() => {
+                            Ok(Decision::Stop { result: Some(Entry { revision, created, ttl: kept, ..entry }) })
+                        }
+                        Decision::Stop { result } => Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result }),
+                        write => Ok(write),
+                    }
+                }
+                Change::Delete => Ok(Decision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
+                Change::Purge => Ok(Decision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
+            }
+        };
+        let done = match limits.footing {
+            // What another record decides is not shared.
+            Some(_) => self.compare_and_set(operation, &encoded, First::Read, limits, decide).await?,
+            None => self.change_in_turn(operation, &encoded, limits, decide).await?,
+        };
         let revision = done.revision;
         Ok(done.result.map(|entry| Entry { revision, ..entry }))
     }
@@ -280,6 +284,11 @@ macro_rules! options {
                 self
             }
 
+            /// Only while another record is as it was.
+            pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
+                self.options.footing = footing;
+                self
+            }
         }
 
         impl<T: KvModel, F> fmt::Debug for $verb<'_, T, F> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::standing::Footing;
 use super::write::{Terms, parse_ttl};
 use super::{Bucket, options, verb};
 use crate::backend::WriteKind;
@@ -36,7 +37,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Dropping it before it ends leaves it unknown whether the record is removed.
     pub fn delete<'a>(&'a self, key: &'a T::Key) -> Delete<'a, T> {
-        Delete { bucket: self, key, revision: None, timeout: None }
+        Delete { bucket: self, key, revision: None, timeout: None, footing: None }
     }
 
     /// Removes the record of a key with its history. A marker stays, for ever or for its TTL.
@@ -64,7 +65,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Dropping it before it ends leaves it unknown whether the record is removed.
     pub fn purge<'a>(&'a self, key: &'a T::Key) -> Purge<'a, T> {
-        Purge { bucket: self, key, revision: None, ttl: None, timeout: None }
+        Purge { bucket: self, key, revision: None, ttl: None, timeout: None, footing: None }
     }
 }
 
@@ -76,6 +77,7 @@ pub struct Delete<'a, T: KvModel> {
     key: &'a T::Key,
     revision: Option<Revision>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Delete<'_, T> {
@@ -86,9 +88,9 @@ impl<T: KvModel> Delete<'_, T> {
     }
 
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, revision, timeout } = self;
+        let Self { bucket, key, revision, timeout, footing } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("delete", error))?;
-        let terms = Terms { expected: revision, timeout, ..Terms::default() };
+        let terms = Terms { expected: revision, footing, timeout };
         bucket.send("delete", key, WriteKind::Delete, None, terms).await
     }
 }
@@ -102,6 +104,7 @@ pub struct Purge<'a, T: KvModel> {
     revision: Option<Revision>,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Purge<'_, T> {
@@ -118,16 +121,17 @@ impl<T: KvModel> Purge<'_, T> {
     }
 
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, revision, ttl, timeout } = self;
+        let Self { bucket, key, revision, ttl, timeout, footing } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("purge", error))?;
         // Whatever the history: a purge leaves nothing that could come back to life.
         let ttl = ttl.map(parse_ttl).transpose();
         let ttl = ttl.map_err(|error| error.within("purge", bucket.name(), Some(key.as_str())))?;
-        let terms = Terms { expected: revision, timeout, ..Terms::default() };
+        let terms = Terms { expected: revision, footing, timeout };
         bucket.send("purge", key, WriteKind::Purge, ttl, terms).await
     }
 }
 
+options!(standing: Delete Purge);
 options!(timeout: Delete Purge);
 
 verb!(Delete => Revision);

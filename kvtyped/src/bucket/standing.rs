@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::ReadBucket;
-use crate::backend::{Deadline, Guard, RawBucket, Write};
+use crate::backend::{At, Batch, Deadline, Guard, RawBucket, Read, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -49,17 +49,40 @@ impl<T: KvModel> ReadBucket<T> {
     }
 }
 
-/// Writes, if the record that it stands on has not changed.
+/// What a builder stands on, as a guard in this bucket.
+pub(super) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Result<Option<Guard>> {
+    footing.transpose()?.map(|standing| standing.within(bucket)).transpose()
+}
+
+/// Writes, if the record that it stands on has not changed. A write that expects a revision of its own key, too, is a batch.
+///
+/// # Errors
+///
+/// `Fenced`, if what it stands on has changed; `Conflict`, if that has not and its own key has.
 pub(super) async fn write(
     raw: &dyn RawBucket,
-    mut write: Write,
+    write: Write,
     on: Option<&Guard>,
     deadline: Deadline,
 ) -> Result<Revision> {
     let Some(on) = on else { return raw.write(write, deadline).await };
-    write.guard = Some(on.clone());
-    match raw.write(write, deadline).await {
-        Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => Err(Error::new(ErrorKind::Fenced)),
-        written => written,
-    }
+    let guarded = write.guard.is_some();
+    let conflict = match raw.commit(Batch { writes: vec![write], checks: vec![on.clone()] }, deadline).await {
+        Ok(revisions) => {
+            let revision = revisions.first().copied();
+            return revision.ok_or_else(|| Error::unavailable("the server told no revision").unknown_outcome());
+        }
+        Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
+        Err(conflict) => conflict,
+    };
+    // A conflict does not always say which of the two it is.
+    let fenced = match conflict.key() {
+        _ if !guarded => true,
+        Some(key) => key == on.key.as_str(),
+        None => {
+            let now = raw.read(&on.key, At::Newest(Read::Leader), deadline).await?;
+            now.is_none_or(|now| now.revision != on.revision)
+        }
+    };
+    Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
 }

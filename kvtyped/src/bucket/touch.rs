@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cas::{Decision, First, Limits};
+use super::standing::Footing;
 use super::write::check_ttl;
 use super::{Bucket, options, verb};
 use crate::backend::{RawEntry, WriteKind};
@@ -47,7 +48,7 @@ impl<T: KvModel> Bucket<T> {
     where
         T: SingleRevision,
     {
-        Touch { bucket: self, key, ttl: None, timeout: None }
+        Touch { bucket: self, key, ttl: None, timeout: None, footing: None }
     }
 }
 
@@ -59,15 +60,16 @@ pub struct Touch<'a, T: KvModel> {
     key: &'a T::Key,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Touch<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, ttl, timeout } = self;
+        let Self { bucket, key, ttl, timeout, footing } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("touch", error))?;
         let ttl = check_ttl(bucket.config(), ttl);
         let ttl = ttl.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
-        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout) };
+        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if live.is_live() => {
                 Ok(Decision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
@@ -81,6 +83,7 @@ impl<T: KvModel> Touch<'_, T> {
 }
 
 options!(ttl: Touch);
+options!(standing: Touch);
 options!(timeout: Touch);
 
 verb!(Touch => Revision);

@@ -70,7 +70,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Dropping it before it ends leaves it unknown whether the record is written.
     pub fn create<'a>(&'a self, record: &'a T) -> Create<'a, T> {
-        Create { bucket: self, record, ttl: None, timeout: None }
+        Create { bucket: self, record, ttl: None, timeout: None, footing: None }
     }
 
     /// Writes a record if the revision under its key is this one: compare and set.
@@ -98,12 +98,12 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Dropping it before it ends leaves it unknown whether the record is written.
     pub fn update<'a>(&'a self, record: &'a T, revision: Revision) -> Update<'a, T> {
-        Update { bucket: self, record, revision, ttl: None, timeout: None }
+        Update { bucket: self, record, revision, ttl: None, timeout: None, footing: None }
     }
 }
 
 /// Checks a TTL against what a bucket can do.
-pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
+pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
     let Some(asked) = ttl else { return Ok(None) };
     match config.history {
         None | Some(1) => {}
@@ -117,7 +117,7 @@ pub(super) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     parse_ttl(asked).map(Some)
 }
 
-pub(super) fn parse_ttl(asked: Duration) -> Result<Ttl> {
+pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("a TTL of {asked:?}: it is 1 s at least and a century at most (ADR-43)"))
     })
@@ -161,7 +161,7 @@ impl<T: KvModel> Bucket<T> {
         let deadline = self.deadline(timeout);
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
-            let on = footing.transpose()?.map(|standing| standing.within(self)).transpose()?;
+            let on = standing::guard(footing, self)?;
             if guarded {
                 self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
@@ -203,13 +203,14 @@ pub struct Create<'a, T: KvModel> {
     record: &'a T,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout } = self;
+        let Self { bucket, record, ttl, timeout, footing } = self;
         let (key, value, ttl) = bucket.prepare("create", record, ttl)?;
-        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout) };
+        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if live.is_live() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(live.revision)),
             // Nothing, or a marker: the TTL goes with the write in both cases.
@@ -230,18 +231,19 @@ pub struct Update<'a, T: KvModel> {
     revision: Revision,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
+    footing: Footing,
 }
 
 impl<T: KvModel> Update<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, revision, ttl, timeout } = self;
+        let Self { bucket, record, revision, ttl, timeout, footing } = self;
         let (key, value, ttl) = bucket.prepare("update", record, ttl)?;
-        let terms = Terms { expected: Some(revision), timeout, ..Terms::default() };
+        let terms = Terms { expected: Some(revision), footing, timeout };
         bucket.send("update", key, WriteKind::Put(value), ttl, terms).await
     }
 }
 
-options!(standing: Put);
+options!(standing: Put Create Update);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 

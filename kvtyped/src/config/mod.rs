@@ -52,7 +52,7 @@ pub struct BucketConfig {
     /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
     /// that is full once would stay full.
     pub limit_markers: Option<Duration>,
-    /// Whether several writes can be applied all or nothing, in one batch. Where nothing is said, a new
+    /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12).
     pub atomic: Option<bool>,
 }

@@ -79,6 +79,10 @@ macro_rules! __conformance_sentences {
             reading::a_read_of_many_has_no_largest_number
             reading::a_leader_read_of_many_sees_every_acknowledged_write
             reading::a_scan_gives_each_key_once
+            reading::a_scan_misses_nothing_that_is_written_meanwhile
+            reading::a_scan_after_a_revision_gives_what_is_later
+            reading::a_scan_tells_how_many_are_behind
+            reading::a_dropped_scan_leaves_nothing
             reading::a_scan_of_nothing_ends
             reading::a_scan_of_history_gives_every_entry
             reading::a_scan_keeps_to_its_patterns

@@ -1,12 +1,12 @@
 //! Reading.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt};
 
 use super::subject::{Subject, delete, key, overlapping_patterns, purge, put};
-use crate::backend::{At, Operation, Read};
-use crate::key::Pattern;
+use crate::backend::{At, Operation, Read, Scan};
+use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// The newest entry of a key is read, marker or not, or nothing where there is none.
@@ -162,7 +162,7 @@ pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subje
     }
 }
 
-/// A scan of the latest gives each key once, marker or not, in the order of revisions.
+/// A scan of the latest gives each key, marker or not, in the order of revisions; once, while nothing is written.
 pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["d", "c", "b", "a", "e.f"].map(key);
@@ -178,6 +178,97 @@ pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     for entry in scanned {
         let read = bucket.newest(&entry.key).await;
         assert_eq!(read, Some(entry), "a scan gives what a read gives");
+    }
+}
+
+/// A key that is written while a scan goes on moves to where its new revision is: it may come twice, and does come.
+pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) {
+    const KEYS: usize = 600;
+    for history in [1, 3] {
+        let bucket = subject.bucket(|config| config.history = Some(history)).await;
+        let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("k.{number}"))).collect();
+        let write = |number: usize, value: &'static str| bucket.write(put(&keys[number], value));
+        let first = stream::iter(0..KEYS).map(|number| write(number, "old")).buffer_unordered(64);
+        let first: BTreeSet<_> = first.collect().await;
+        bucket.scan_finds(&[Pattern::all()], false, &first.into_iter().collect::<Vec<_>>()).await;
+        let mut scan = bucket.raw.scan(bucket.scan_of(&[Pattern::all()]));
+        let mut given = BTreeMap::new();
+        let mut last = Revision::ZERO;
+        let mut taken = 0;
+        while let Some(scanned) = scan.next().await {
+            let entry = scanned.expect("the scan has no error").entry;
+            assert!(entry.revision > last, "{} comes after {last}", entry.revision);
+            last = entry.revision;
+            given.insert(entry.key.clone(), entry.revision);
+            taken += 1;
+            if taken == 10 {
+                // Some that came, some that are to come, and one that was not there.
+                for number in [0, 1, 2, KEYS / 2, KEYS - 2, KEYS - 1] {
+                    write(number, "new").await;
+                }
+                bucket.write(delete(&keys[KEYS - 3])).await;
+                bucket.write(put(&key("k.late"), "new")).await;
+            }
+        }
+        let missing: Vec<_> = keys.iter().filter(|key| !given.contains_key(key)).collect();
+        assert_eq!(missing, Vec::<&Key>::new(), "with a history of {history}, of {taken}");
+    }
+}
+
+/// A scan after a revision gives what has a later one.
+pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
+    for history in [1, 3] {
+        let bucket = subject.bucket(|config| config.history = Some(history)).await;
+        let (a, b, c) = (key("a"), key("b"), key("x.c"));
+        let mut revisions = Vec::new();
+        for write in [put(&a, "1"), put(&b, "1"), put(&c, "1"), put(&a, "2"), delete(&b), put(&a, "3")] {
+            revisions.push(bucket.write(write).await);
+        }
+        let newest = [revisions[2], revisions[4], revisions[5]];
+        let kept = if history == 1 { &newest[..] } else { &revisions[..] };
+        bucket.scan_finds(&[Pattern::all()], true, kept).await;
+        for after in [Revision::ZERO].into_iter().chain(revisions.clone()) {
+            for (is_history, there) in [(false, &newest[..]), (true, kept)] {
+                let wanted: Vec<_> = there.iter().copied().filter(|revision| *revision > after).collect();
+                let what = format!("after {after} there are {wanted:?} (history: {is_history})");
+                let scan = || Scan { after, history: is_history, ..bucket.scan_of(&[Pattern::all()]) };
+                let found = async || {
+                    let entries = bucket.scan_as(scan()).await;
+                    entries.iter().map(|entry| entry.revision).eq(wanted.iter().copied()).then_some(())
+                };
+                subject.eventually(&what, found).await;
+            }
+        }
+    }
+}
+
+/// Each entry of a scan tells how many are behind it.
+pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
+    const KEYS: u64 = 300;
+    let bucket = subject.bucket(|_| {}).await;
+    let mut revisions = Vec::new();
+    for number in 0..KEYS {
+        revisions.push(bucket.write(put(&key(&format!("k.{number}")), "v")).await);
+    }
+    bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
+    let found: Vec<_> = bucket.raw.scan(bucket.scan_of(&[Pattern::all()])).collect().await;
+    let behind = found.into_iter().map(|scanned| scanned.expect("the scan has no error").behind);
+    assert!(behind.eq((0..KEYS).rev()), "it counts down to zero");
+}
+
+/// When a scan is dropped, nothing of it stays on the server, where there is one.
+pub async fn a_dropped_scan_leaves_nothing(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    for number in 0..50 {
+        bucket.write(put(&key(&format!("k.{number}")), "v")).await;
+    }
+    for wanted in [None, Some(1)] {
+        let mut scan = bucket.raw.scan(Scan { wanted, ..bucket.scan_of(&[Pattern::all()]) });
+        assert!(scan.next().await.is_some_and(|scanned| scanned.is_ok()));
+        let unread = bucket.raw.scan(bucket.scan_of(&[Pattern::all()]));
+        drop((scan, unread));
+        let none = async || bucket.consumers().await.is_none_or(|count| count == 0).then_some(());
+        subject.eventually("no consumer is left", none).await;
     }
 }
 

@@ -256,9 +256,31 @@ impl Bucket {
 
     /// What a scan gives, in order; a key or a revision that comes twice, or not in order, fails at once.
     pub(super) async fn scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) -> Vec<RawEntry> {
-        let patience = self.subject.patience;
-        let scan = Scan { patterns: patterns.to_vec(), history, headers_only, patience };
-        let entries = self.raw.scan(scan).map(|entry| entry.expect("the scan has no error"));
+        self.scan_as(Scan { history, headers_only, ..self.scan_of(patterns) }).await
+    }
+
+    /// A scan of the newest entries.
+    pub(super) fn scan_of(&self, patterns: &[Pattern]) -> Scan {
+        Scan {
+            patterns: patterns.to_vec(),
+            history: false,
+            headers_only: false,
+            after: Revision::ZERO,
+            wanted: None,
+            patience: self.subject.patience,
+        }
+    }
+
+    /// How many consumers a server counts.
+    pub(super) async fn consumers(&self) -> Option<u64> {
+        let status = self.raw.status(self.subject.deadline()).await.expect("the bucket has a status");
+        status.raw.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
+    }
+
+    /// The same of any scan.
+    pub(super) async fn scan_as(&self, scan: Scan) -> Vec<RawEntry> {
+        let (patience, history) = (scan.patience, scan.history);
+        let entries = self.raw.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry);
         let entries: Vec<_> = tokio::time::timeout(2 * patience, entries.collect()).await.expect("the scan ends");
         let brief: Vec<_> = entries.iter().map(|entry| (entry.revision.get(), entry.key.as_str())).collect();
         assert!(brief.is_sorted_by(|a, b| a.0 < b.0), "the scan is in the order of revisions: {brief:?}");

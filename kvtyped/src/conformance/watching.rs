@@ -285,10 +285,7 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
 pub async fn a_dropped_watch_leaves_nothing(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let there = bucket.write(put(&key("k"), "v")).await;
-    let consumers = async || {
-        let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
-        status.raw.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
-    };
+    let consumers = async || bucket.consumers().await;
     let unread = bucket.watch(Since::History).await;
     let (mut waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
     waiting.is_silent().await;

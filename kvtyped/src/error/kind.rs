@@ -7,7 +7,7 @@ use crate::config::Difference;
 use crate::revision::Revision;
 
 /// What kind of failure an [`Error`](super::Error) is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The key has not the revision that the write expected. Read it again.
@@ -30,6 +30,8 @@ pub enum ErrorKind {
         /// How long.
         elapsed: Duration,
     },
+    /// The closure of a transaction gave up; its error is the cause.
+    Aborted,
     /// What is stored is no record of the model.
     Decode {
         /// The codec, or `key` where the key is none of the model's, or `record` where the record's kind is unknown.
@@ -139,6 +141,7 @@ impl fmt::Display for ErrorKind {
                 f,
                 "other writers came first {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or spread the key"
             ),
+            Self::Aborted => f.write_str("the closure of the transaction gave up, and nothing was written"),
             Self::Decode { codec, detail } => {
                 write!(f, "what is stored is not a record of this model: {codec}: {detail}")
             }

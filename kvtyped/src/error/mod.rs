@@ -6,6 +6,7 @@ pub use self::kind::ErrorKind;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::CodecError;
@@ -171,6 +172,22 @@ impl Error {
         self
     }
 
+    /// The same failure, for another of those whom it struck.
+    pub(crate) fn also(error: &Arc<Self>) -> Self {
+        let Inner { kind, outcome, operation: _, bucket: _, key, revision, source } = &*error.0;
+        let source = source.is_some().then(|| Box::new(Shared(Arc::clone(error))) as _);
+        let (kind, key) = (kind.clone(), key.clone());
+        Self(Box::new(Inner {
+            kind,
+            outcome: *outcome,
+            operation: None,
+            bucket: None,
+            key,
+            revision: *revision,
+            source,
+        }))
+    }
+
     pub(crate) fn timeout(after: Duration) -> Self {
         Self::new(ErrorKind::Timeout { after })
     }
@@ -262,5 +279,24 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The cause of an error that struck several.
+#[derive(Debug)]
+struct Shared(Arc<Error>);
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.source() {
+            Some(cause) => fmt::Display::fmt(cause, f),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Shared {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source().and_then(StdError::source)
     }
 }

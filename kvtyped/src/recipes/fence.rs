@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::lock::LockGuard;
 use super::slot::SlotKey;
-use crate::bucket::{Put, Standing};
+use crate::bucket::{Create, Delete, Modify, Purge, Put, Standing, Touch, Transform, TryModify, Update};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -42,11 +42,8 @@ impl Fence {
 
 /// The writes that a fence can guard.
 macro_rules! fenced {
-    ($($verb:ident<$($generic:ident),+>)*) => {$(
-        impl<'a, $($generic),+> $verb<'a, $($generic),+>
-        where
-            T: KvModel,
-        {
+    ($($verb:ident $(<$closure:ident>)?)*) => {$(
+        impl<T: KvModel $(, $closure)?> $verb<'_, T $(, $closure)?> {
             /// Only while nobody else has taken the lock since `guard` was given: checked by the server, at the moment of the
             /// write. The lock is one of the same bucket: [`Bucket::lock`](crate::Bucket::lock).
             ///
@@ -61,7 +58,7 @@ macro_rules! fenced {
     )*};
 }
 
-fenced!(Put<T>);
+fenced!(Put Create Update Delete Purge Touch Modify<F> TryModify<F> Transform<F>);
 
 /// What a write that a guard fences stands on.
 fn standing(guard: &LockGuard) -> Result<Standing> {

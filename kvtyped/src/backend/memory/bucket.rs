@@ -1,6 +1,7 @@
 //! One bucket, as plain data: time is an argument, and nothing waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,20 +142,23 @@ impl BucketState {
         (stored.key == *key).then_some((revision, stored))
     }
 
-    /// The entries that a scan gives, in the order of their revisions.
-    pub(super) fn scan(&self, scan: &Scan) -> Vec<(Revision, &Stored)> {
-        let Scan { patterns, history, headers_only: _, patience: _ } = scan;
-        let wanted = |revision, stored: &Stored| *history || self.newest(&stored.key) == revision;
+    /// The revisions of the entries that a scan gives, in their order.
+    pub(super) fn scan(&self, scan: &Scan) -> Vec<Revision> {
+        let Scan { patterns, history, headers_only: _, after, wanted: _, patience: _ } = scan;
+        let newest = |revision, stored: &Stored| *history || self.newest(&stored.key) == revision;
         let exact: Option<BTreeSet<Key>> =
             patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok())).collect();
         if let Some(keys) = exact {
             let revisions: BTreeSet<_> = keys.iter().filter_map(|key| self.keys.get(key)).flatten().copied().collect();
-            let entries = revisions.into_iter().filter_map(|revision| Some((revision, self.entries.get(&revision)?)));
-            return entries.filter(|(revision, stored)| wanted(*revision, stored)).collect();
+            let entries = revisions.into_iter().filter(|revision| revision > after);
+            return entries
+                .filter(|revision| self.entries.get(revision).is_some_and(|stored| newest(*revision, stored)))
+                .collect();
         }
-        let entries = self.entries.iter().map(|(revision, stored)| (*revision, stored));
-        let entries = entries.filter(|(revision, stored)| wanted(*revision, stored));
-        entries.filter(|(_, stored)| patterns.iter().any(|pattern| pattern.matches(stored.key.as_str()))).collect()
+        let later = (Bound::Excluded(*after), Bound::Unbounded);
+        let entries = self.entries.range(later).filter(|(revision, stored)| newest(**revision, stored));
+        let entries = entries.filter(|(_, stored)| patterns.iter().any(|pattern| pattern.matches(stored.key.as_str())));
+        entries.map(|(revision, _)| *revision).collect()
     }
 
     /// Takes a new configuration, which is complete, and what it says of history and time at once.

@@ -4,7 +4,7 @@
 //! markers, history, expiry and limits are a server's, down to its count of bytes.
 //!
 //! What differs, because there is one process and one copy:
-//! * Every read is fresh, whatever [`Read`](crate::Read) says.
+//! * Every read is fresh, whatever [`Read`] says.
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time; a server is some hundred milliseconds late.
@@ -17,6 +17,7 @@
 mod bucket;
 mod expiry;
 mod limits;
+mod scan;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,14 +29,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use tokio::time::Instant;
 
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal,
-    Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned,
+    Signal, Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -273,19 +274,8 @@ impl RawBucket for MemoryBucket {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
-        let bucket = Self { shared: Arc::clone(&self.shared), config: self.config.clone(), created: self.created };
-        let listed = async move {
-            tokio::task::coop::consume_budget().await;
-            let entries = bucket.with(|state, _| {
-                let found = state.scan(&scan).into_iter();
-                Ok(found
-                    .map(|(revision, stored)| Ok(bucket.shared.entry(revision, stored, !scan.headers_only)))
-                    .collect())
-            });
-            stream::iter(entries.unwrap_or_else(|error| vec![Err(error)]))
-        };
-        stream::once(listed).flatten().boxed()
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+        scan::scan(Arc::clone(&self.shared), self.config.name.clone(), scan)
     }
 
     fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {

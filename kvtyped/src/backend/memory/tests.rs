@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt};
 use super::MemoryBackend;
 use super::limits::Size;
 use crate::backend::{
-    At, Backend, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
+    At, Backend, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Scanned, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Source, Storage};
 use crate::error::{Error, ErrorKind};
@@ -56,9 +56,16 @@ async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
 
 /// Every entry as its revision, its key and what it says.
 async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
-    let scan = Scan { patterns: vec![Pattern::all()], history: true, headers_only: false, patience: SECOND };
-    let tell = |entry: Result<RawEntry, Error>| {
-        let entry = entry.unwrap();
+    let scan = Scan {
+        patterns: vec![Pattern::all()],
+        history: true,
+        headers_only: false,
+        after: Revision::ZERO,
+        wanted: None,
+        patience: SECOND,
+    };
+    let tell = |entry: Result<Scanned, Error>| {
+        let entry = entry.unwrap().entry;
         (entry.revision.get(), entry.key.to_string(), entry.operation)
     };
     bucket.scan(scan).map(tell).collect().await

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use super::api::Api;
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
-    At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Signal, Watch, Write,
+    At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,6 +55,10 @@ pub(super) struct Place {
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
     pub(super) many: many::Support,
+    /// How many messages a consumer may have on their way, as the stream has it.
+    pub(super) max_ack_pending: usize,
+    /// Whether it was found that a consumer with a window does not get on here.
+    pub(super) unwindowed: AtomicBool,
 }
 
 impl NatsBucket {
@@ -71,6 +76,9 @@ impl NatsBucket {
             true => written,
             false => format!("{}.{written}", leader_api.prefix()),
         };
+        let limits = raw.get("consumer_limits").and_then(|limits| limits["max_ack_pending"].as_u64());
+        let limit = limits.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+        let max_ack_pending = limit.unwrap_or(usize::MAX);
         let place = Place {
             api: api.clone(),
             stream: config::stream_name(&config.name),
@@ -84,6 +92,8 @@ impl NatsBucket {
             leader_api,
             duplicate_window,
             many: many::Support::default(),
+            max_ack_pending,
+            unwindowed: AtomicBool::new(false),
             created,
             config,
         };
@@ -178,7 +188,7 @@ impl RawBucket for NatsBucket {
         many::read_many(&self.place, keys, read, deadline).boxed()
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
         scan::scan(Arc::clone(&self.place), scan)
     }
 

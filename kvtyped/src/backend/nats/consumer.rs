@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long the server keeps a consumer that nobody listens to.
 const INACTIVE: Duration = Duration::from_secs(30);
 
+/// After which time an acknowledgement is missed: a reader may take its time.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,9 @@ pub(super) struct Request {
     pub(super) headers_only: bool,
     /// How often the server says that it lives, while there is nothing to deliver.
     pub(super) heartbeat: Duration,
+    /// How many messages may be on their way to one who does not read; else only their bytes are bounded (32 MiB), which
+    /// is more messages than a subscription holds.
+    pub(super) window: Option<u32>,
 }
 
 /// With which messages the delivery begins.
@@ -63,6 +69,9 @@ pub(super) struct Consumer {
     epoch: u64,
     /// The number of the last delivery.
     last: u64,
+    /// How many messages may be on their way, and the number of the last one that was acknowledged.
+    window: Option<u32>,
+    acknowledged: u64,
     /// How many messages there were for it when it was made.
     pub(super) pending: u64,
     /// Which server of a cluster delivers.
@@ -88,6 +97,16 @@ pub(super) enum Heard {
     Idle(Revision),
     /// A message was lost, or the consumer: another has to go on.
     Lost(&'static str),
+    /// The server does not hear that messages are taken: another has to go on, without a window.
+    Unheard,
+}
+
+/// How far a consumer is, as its server knows.
+pub(super) struct Ahead {
+    /// How many messages are to come, or on their way.
+    pub(super) pending: u64,
+    /// Whether it waits for an acknowledgement of what was taken.
+    pub(super) waits: bool,
 }
 
 impl Consumer {
@@ -111,6 +130,8 @@ impl Consumer {
             patience: request.heartbeat.mul_f64(2.5),
             epoch,
             last: 0,
+            window: request.window,
+            acknowledged: 0,
             pending: 0,
             server: None,
             made: Made::Maybe,
@@ -150,6 +171,11 @@ impl Consumer {
         if request.headers_only {
             config["headers_only"] = json!(true);
         }
+        if let Some(window) = request.window {
+            config["ack_policy"] = json!("all");
+            config["max_ack_pending"] = json!(window);
+            config["ack_wait"] = json!(nanos(NEVER));
+        }
         let mut verb = format!("CONSUMER.CREATE.{}.{}", self.stream, self.name);
         match request.filters.as_slice() {
             // A permission can be limited to some keys only in this form of the request.
@@ -169,6 +195,7 @@ impl Consumer {
     /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
+        let acknowledgement = format!("$JS.ACK.{}.{}.", self.stream, self.name);
         loop {
             let message = match self.subscriber.next().now_or_never() {
                 Some(message) => message,
@@ -179,7 +206,10 @@ impl Consumer {
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
-                    subject = wire::denied(&mut self.denials, &self.deliver) => {
+                    subject = denied(&mut self.denials, &self.deliver, &acknowledgement) => {
+                        if subject.starts_with(&acknowledgement) {
+                            return Ok(Heard::Unheard);
+                        }
                         return Err(Error::new(ErrorKind::PermissionDenied { subject }));
                     }
                     () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => continue,
@@ -187,7 +217,7 @@ impl Consumer {
             };
             let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(self.take(message)),
+                None => return Ok(self.take(message).await),
                 Some(100) => {
                     if let Some(heard) = self.told(&message).await {
                         return Ok(heard);
@@ -199,7 +229,7 @@ impl Consumer {
         }
     }
 
-    fn take(&mut self, message: Message) -> Heard {
+    async fn take(&mut self, message: Message) -> Heard {
         let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
             return Heard::Lost("a message came without its place");
         };
@@ -207,6 +237,13 @@ impl Consumer {
             return Heard::Lost("a message was lost");
         }
         self.last = delivery.number;
+        if let Some(window) = self.window
+            && self.last - self.acknowledged >= u64::from(window.div_ceil(2))
+            && let Some(reply) = message.reply.clone()
+        {
+            self.acknowledged = self.last;
+            let _ = self.api.wire().client().publish(reply, bytes::Bytes::new()).await;
+        }
         Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
     }
 
@@ -234,12 +271,22 @@ impl Consumer {
         }
     }
 
-    /// Asks how many messages are to come.
-    pub(super) async fn still_pending(&self, deadline: Deadline) -> Result<u64> {
+    /// Asks how far it is.
+    pub(super) async fn ahead(&self, deadline: Deadline) -> Result<Ahead> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
         let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
-        Ok(info["num_pending"].as_u64().unwrap_or_default())
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        let on_their_way = number(&info["delivered"]["consumer_seq"]).saturating_sub(self.last);
+        let pending = number(&info["num_pending"]);
+        let window = self.window.map_or(u64::MAX, u64::from);
+        let waits = pending > 0 && on_their_way == 0 && number(&info["num_ack_pending"]) >= window;
+        Ok(Ahead { pending: pending + on_their_way, waits })
     }
+}
+
+/// Waits until the server denies that we listen, or that we acknowledge.
+async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, acknowledgement: &str) -> String {
+    wire::denied_one(denials, |subject| subject == deliver || subject.starts_with(acknowledgement)).await
 }
 
 /// Removes the consumer; also one that only may have been made, since the future of [`Consumer::create`] was dropped.

@@ -1,13 +1,14 @@
-//! The entries of many keys.
+//! The entries of all keys that match.
 //!
 //! The newest of each key come in the order of their revisions. A key that is written while the scan goes on is skipped
-//! where it was, and comes later; so a scan goes on until nothing is to come, and gives each key once. Under writes that
-//! never pause it ends when it has caught up with where they were when the last of the first entries came.
+//! where it was, and comes later; so a scan goes on until nothing is to come. Under writes that never pause it ends when it
+//! has caught up with where they were when the last of the first entries came.
+//!
+//! It is one consumer, whatever the number of entries: a page read without one costs the server a look at all that is
+//! behind it. The server sends ahead of the reader, no more than a window, so that a reader may take its time.
 
-use std::collections::HashSet;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,7 +17,7 @@ use futures::stream::{self, BoxStream};
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::record::Stored;
-use crate::backend::{Backoff, Deadline, RawEntry, Scan};
+use crate::backend::{Backoff, Deadline, Scan, Scanned};
 use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
@@ -24,7 +25,13 @@ use crate::revision::Revision;
 /// How often, at most and at least, an idle server says that it lives.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<RawEntry>> {
+/// How soon a server tells how far it is, if it does.
+const SOON: Duration = Duration::from_secs(1);
+
+/// How many messages a server sends ahead of the reader, at least and at most.
+const WINDOW: (usize, usize) = (32, 4_096);
+
+pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
     if scan.patterns.is_empty() {
         return stream::empty().boxed();
     }
@@ -58,36 +65,37 @@ struct Scanning {
     scan: Scan,
     consumer: Option<Consumer>,
     backoff: Backoff,
-    /// The revision of the last message that came.
+    /// The revision of the last message that came, or the one after which to begin.
     last: Revision,
-    /// The keys that were given, by their hash.
-    given: HashSet<u64>,
-    hasher: RandomState,
     /// How many messages are to come until the end, of the current consumer.
     left: u64,
     /// Whether those are the ones that were there when the consumer was made.
     first_round: bool,
     over: bool,
+    /// Whether the server sends no more than a window ahead of the reader.
+    windowed: bool,
+    /// Whether the consumer waits, as was learned last, for an acknowledgement that was sent.
+    waits: bool,
 }
 
 impl Scanning {
     fn new(place: Arc<Place>, scan: Scan) -> Self {
         Self {
+            last: scan.after,
+            windowed: !place.unwindowed.load(Ordering::Relaxed),
             place,
             scan,
             consumer: None,
             backoff: Backoff::outage(),
-            last: Revision::ZERO,
-            given: HashSet::new(),
-            hasher: RandomState::new(),
             left: 0,
             first_round: true,
             over: false,
+            waits: false,
         }
     }
 
     /// The next entry, or an error in the place of one; an error of the scan itself ends it.
-    async fn next(&mut self) -> Result<Option<Result<RawEntry>>> {
+    async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
         let mut deadline = Deadline::after(self.scan.patience);
         while !self.over {
             let Some(consumer) = &mut self.consumer else {
@@ -97,18 +105,29 @@ impl Scanning {
             match consumer.next(deadline.at()).await? {
                 Heard::Message(stored, pending) => {
                     deadline = Deadline::after(self.scan.patience);
+                    self.waits = false;
                     self.count(pending);
-                    if let Some(entry) = self.take(stored) {
+                    if let Some(entry) = self.take(stored, pending) {
                         return Ok(Some(entry));
                     }
                 }
                 // Some of what was to come may be there no longer.
-                Heard::Idle(_) => match consumer.still_pending(deadline).await {
-                    Ok(pending) => self.over = pending == 0,
+                Heard::Idle(_) if self.windowed => {
+                    let soon = Deadline::after(deadline.remaining().min(SOON));
+                    match consumer.ahead(soon).await {
+                        Ok(ahead) if ahead.waits && self.waits => self.unheard(deadline).await?,
+                        Ok(ahead) => (self.over, self.waits) = (ahead.pending == 0, ahead.waits),
+                        // The silence may mean that the window is full.
+                        Err(error) => self.without_window(&error.to_string(), deadline).await?,
+                    }
+                }
+                Heard::Idle(_) => match consumer.ahead(deadline).await {
+                    Ok(ahead) => self.over = ahead.pending == 0,
                     // One who may not ask has to believe the silence.
                     Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
                     Err(error) => self.lost(&error.to_string(), deadline).await?,
                 },
+                Heard::Unheard => self.unheard(deadline).await?,
                 Heard::Lost(why) => self.lost(why, deadline).await?,
             }
         }
@@ -122,20 +141,34 @@ impl Scanning {
         if self.backoff.pause(deadline).await { Ok(()) } else { Err(deadline.error()) }
     }
 
+    async fn unheard(&mut self, deadline: Deadline) -> Result<()> {
+        self.place.unwindowed.store(true, Ordering::Relaxed);
+        self.without_window("its acknowledgements are not heard", deadline).await
+    }
+
+    async fn without_window(&mut self, why: &str, deadline: Deadline) -> Result<()> {
+        self.windowed = false;
+        self.lost(why, deadline).await
+    }
+
     async fn begin(&mut self, deadline: Deadline) -> Result<()> {
-        let Self { place, scan, last, .. } = self;
+        let Self { place, scan, last, windowed, .. } = self;
         let patterns = filters(&scan.patterns, place.counts_filters);
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
+        // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
+        let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
+        let window = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1).min(place.max_ack_pending);
         let request = Request {
             stream: place.stream.clone(),
             filters: filters.collect(),
-            start: if scan.history { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
+            start: if from { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
             headers_only: scan.headers_only,
             heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
+            window: u32::try_from(window).ok().filter(|_| *windowed),
         };
         let consumer = Consumer::create(&place.api, &request, deadline).await?;
         self.left = consumer.pending;
-        self.first_round = true;
+        (self.first_round, self.waits) = (true, false);
         self.over = self.left == 0;
         self.consumer = Some(consumer);
         Ok(())
@@ -155,7 +188,7 @@ impl Scanning {
     }
 
     /// The entry to give for a message, if one is.
-    fn take(&mut self, stored: Stored) -> Option<Result<RawEntry>> {
+    fn take(&mut self, stored: Stored, behind: u64) -> Option<Result<Scanned>> {
         if stored.revision <= self.last {
             return None;
         }
@@ -164,10 +197,7 @@ impl Scanning {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
-        if !self.scan.patterns.iter().any(|pattern| pattern.matches(entry.key.as_str())) {
-            return None;
-        }
-        let first = self.scan.history || self.given.insert(self.hasher.hash_one(&entry.key));
-        first.then_some(Ok(entry))
+        let matches = self.scan.patterns.iter().any(|pattern| pattern.matches(entry.key.as_str()));
+        matches.then_some(Ok(Scanned { entry, behind }))
     }
 }

@@ -140,6 +140,8 @@ impl Sitting {
                     self.first.push_back(Signal::Alive { upto: self.upto });
                 }
                 Heard::Lost(why) => return Err(self.end(why).await),
+                // It has no window.
+                Heard::Unheard => return Err(self.end("it is not heard").await),
             }
         }
     }
@@ -188,6 +190,7 @@ fn request(place: &Place, watch: &Watch, facts: &Facts) -> Request {
         },
         headers_only: watch.headers_only,
         heartbeat: HEARTBEAT,
+        window: None,
     }
 }
 

@@ -245,9 +245,17 @@ impl Pending {
 
 /// Waits until the server denies this subject.
 pub(super) async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, subject: &str) -> String {
+    denied_one(denials, |denied| denied == subject).await
+}
+
+/// Waits until the server denies one of these subjects.
+pub(super) async fn denied_one(
+    denials: &mut Option<broadcast::Receiver<Violation>>,
+    of: impl Fn(&str) -> bool,
+) -> String {
     while let Some(receiver) = denials {
         match receiver.recv().await {
-            Ok(violation) if violation.subject == subject => return violation.subject,
+            Ok(violation) if of(&violation.subject) => return violation.subject,
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => *denials = None,
         }

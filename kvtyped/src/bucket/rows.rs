@@ -1,0 +1,125 @@
+//! What lists have in common: a scan, how far it is, and when it is enough.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures::stream::{BoxStream, StreamExt};
+
+use super::cursor::{Cursor, Progress};
+use super::{Deadline, ReadBucket};
+use crate::backend::{RawEntry, Scan, Scanned};
+use crate::error::Result;
+use crate::key::Pattern;
+use crate::model::{Filter, KvModel};
+use crate::revision::Revision;
+
+impl<T: KvModel> ReadBucket<T> {
+    /// A scan of the newest entries with all that is in them.
+    pub(super) fn scan_of(&self, patterns: &[Pattern], timeout: Option<Duration>) -> Scan {
+        Scan {
+            patterns: patterns.to_vec(),
+            history: false,
+            headers_only: false,
+            after: Revision::ZERO,
+            wanted: None,
+            patience: timeout.unwrap_or(self.inner.timeout),
+        }
+    }
+
+    pub(super) fn scan(&self, operation: &'static str, scan: Scan) -> Result<BoxStream<'static, Result<Scanned>>> {
+        let entries = self.raw(operation)?.scan(scan);
+        let name = self.name().to_owned();
+        Ok(entries.map(move |entry| entry.map_err(|error| error.within(operation, &name, None))).boxed())
+    }
+}
+
+/// What is asked of a list.
+#[derive(Debug)]
+pub(super) struct Request<'a, T: KvModel> {
+    pub(super) bucket: &'a ReadBucket<T>,
+    pub(super) filter: Filter<T>,
+    pub(super) after: Option<Cursor>,
+    pub(super) limit: Option<usize>,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl<'a, T: KvModel> Request<'a, T> {
+    pub(super) fn new(bucket: &'a ReadBucket<T>, filter: Filter<T>) -> Self {
+        Self { bucket, filter, after: None, limit: None, timeout: None }
+    }
+
+    pub(super) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<Rows> {
+        let Self { bucket, filter, after, limit, timeout } = self;
+        let raw = bucket.raw(operation)?;
+        let mut scan = Scan { headers_only, wanted: limit, ..bucket.scan_of(filter.patterns(), timeout) };
+        if let Some(cursor) = after {
+            let position = bucket.resume(cursor, Deadline::after(scan.patience)).await;
+            scan.after = position.map_err(|error| error.within(operation, bucket.name(), None))?;
+        }
+        let created = raw.incarnation().created;
+        let (last, bucket_name) = (scan.after, bucket.name().to_owned());
+        let entries = (limit != Some(0)).then(|| bucket.scan(operation, scan)).transpose()?;
+        let progress = Progress::default();
+        Ok(Rows { entries, operation, bucket: bucket_name, created, last, progress, left: limit })
+    }
+}
+
+/// A scan that is read.
+pub(super) struct Rows {
+    /// None once it is over.
+    entries: Option<BoxStream<'static, Result<Scanned>>>,
+    operation: &'static str,
+    bucket: String,
+    created: SystemTime,
+    /// The revision of the last entry that came, or the one after which it begins.
+    last: Revision,
+    progress: Progress,
+    /// How many more are to be given.
+    left: Option<usize>,
+}
+
+impl Rows {
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor::new(self.created, self.last)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The next row that is made of an entry.
+    pub(super) fn poll<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        row: impl Fn(&RawEntry) -> Result<Option<R>>,
+    ) -> Poll<Option<Result<R>>> {
+        loop {
+            let Some(entries) = &mut self.entries else { return Poll::Ready(None) };
+            let row = match entries.poll_next_unpin(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {
+                    self.progress.remaining = Some(0);
+                    self.entries = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Ok(Scanned { entry, behind }))) => {
+                    self.last = entry.revision;
+                    self.progress.remaining = Some(behind);
+                    row(&entry)
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.last = error.revision().unwrap_or(self.last);
+                    Err(error)
+                }
+            };
+            self.progress.seen += 1;
+            let Some(row) = row.transpose() else { continue };
+            self.left = self.left.map(|left| left - 1);
+            if self.left == Some(0) {
+                // Nothing of it stays on the server, even if its reader keeps it.
+                self.entries = None;
+            }
+            return Poll::Ready(Some(row.map_err(|error| error.within(self.operation, &self.bucket, None))));
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! `transaction`: what is to be written at once, said one after the other.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::backend::{Backoff, Batch, Guard, Read, Write, WriteKind};
+use crate::bucket::{Bucket, check_ttl, decode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, ModelKey};
+use crate::model::KvModel;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+const OPERATION: &str = "commit";
+
+impl<T: KvModel> Bucket<T> {
+    /// Several writes that are applied all or nothing.
+    ///
+    /// The records may be of any models whose records live in this bucket, each with its own key template. Each key is
+    /// written once. It takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and checks.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// #[kv(bucket = "bank", key = "account.{name}")]
+    /// struct Account { name: String, balance: u64 }
+    ///
+    /// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// #[kv(bucket = "bank", key = "transfer.{id}")]
+    /// struct Transfer { id: u64, amount: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let accounts: Bucket<Account> = Store::memory().bucket().await?;
+    /// # let (mut ada, mut bob) = (Account { name: "ada".into(), balance: 9 }, Account { name: "bob".into(), balance: 0 });
+    /// # let (read_ada, read_bob) = (accounts.put(&ada).await?, accounts.put(&bob).await?);
+    ///
+    /// (ada.balance, bob.balance) = (4, 5);
+    /// let transfer = Transfer { id: 1, amount: 5 };
+    /// let both = accounts.transaction().update(&ada, read_ada).update(&bob, read_bob).create(&transfer);
+    /// let committed = both.commit().await?;
+    /// assert_eq!(committed.revisions().len(), 3);
+    ///
+    /// let error = accounts.transaction().update(&ada, read_ada).put(&bob).commit().await.unwrap_err();
+    /// assert!(error.is_conflict() && error.key() == Some("account.ada"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn transaction(&self) -> Transaction<'_, T> {
+        let (steps, checks) = (Vec::new(), Vec::new());
+        Transaction { bucket: self, steps, checks, wrong: None, timeout: None }
+    }
+}
+
+/// Writes that are applied all or nothing; see [`Bucket::transaction`].
+#[must_use = "nothing is written until it is committed"]
+pub struct Transaction<'a, T> {
+    bucket: &'a Bucket<T>,
+    steps: Vec<Step>,
+    checks: Vec<Guard>,
+    /// What cannot be written, if something cannot.
+    wrong: Option<Error>,
+    timeout: Option<Duration>,
+}
+
+/// One write.
+struct Step {
+    key: Key,
+    kind: WriteKind,
+    ttl: Option<Ttl>,
+    expected: Expected,
+}
+
+/// What must be under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Anything,
+    This(Revision),
+    /// No record: nothing at all, or the marker of this revision.
+    NoRecord(Revision),
+}
+
+/// What was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    revisions: Vec<Revision>,
+}
+
+impl Committed {
+    /// The revisions of the writes, in their order: each is the one after that before it.
+    pub fn revisions(&self) -> &[Revision] {
+        &self.revisions
+    }
+
+    /// The revision of the last write, if there was one: a read of at least this one sees all of them.
+    pub fn last(&self) -> Option<Revision> {
+        self.revisions.last().copied()
+    }
+}
+
+impl<T: KvModel> Transaction<'_, T> {
+    /// Writes a record over whatever is under its key.
+    pub fn put<M: KvModel>(self, record: &M) -> Self {
+        self.record(record, Expected::Anything)
+    }
+
+    /// Writes a record if there is none under its key, or none any more.
+    pub fn create<M: KvModel>(self, record: &M) -> Self {
+        self.record(record, Expected::NoRecord(Revision::ZERO))
+    }
+
+    /// Writes a record if the revision under its key is this one.
+    pub fn update<M: KvModel>(self, record: &M, revision: Revision) -> Self {
+        self.record(record, Expected::This(revision))
+    }
+
+    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    pub fn delete<K: ModelKey>(self, key: &K) -> Self {
+        self.removal(key, WriteKind::Delete)
+    }
+
+    /// Removes the record of a key with its history. A marker stays, for ever or for its TTL.
+    pub fn purge<K: ModelKey>(self, key: &K) -> Self {
+        self.removal(key, WriteKind::Purge)
+    }
+
+    /// The last write only if this revision is there. (For `delete` and `purge`; a `put` with it is an `update`.)
+    pub fn if_revision(mut self, revision: Revision) -> Self {
+        match self.steps.last_mut() {
+            Some(last) => last.expected = Expected::This(revision),
+            None => self.fail(nothing_before("if_revision")),
+        }
+        self
+    }
+
+    /// How long the record, or the marker of a purge, of the last write lives: rounded up to whole seconds, one at least.
+    /// A record can have it where the bucket keeps one revision of each key.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        let ttl = match self.steps.last() {
+            // A purge leaves nothing that could come back to life.
+            Some(Step { kind: WriteKind::Purge, .. }) => crate::bucket::parse_ttl(ttl).map(Some),
+            Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
+            None => Err(nothing_before("ttl")),
+        };
+        match (ttl, self.steps.last_mut()) {
+            (Ok(ttl), Some(last)) => last.ttl = ttl,
+            (Err(error), Some(last)) => {
+                let error = error.with_key(last.key.as_str());
+                self.fail(error);
+            }
+            (Err(error), None) => self.fail(error),
+            (Ok(_), None) => {}
+        }
+        self
+    }
+
+    /// Only if the revision under a key is this one, whether the key is written or not; [`Revision::ZERO`] where there
+    /// must be nothing, and never was.
+    pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
+        match key.encode() {
+            Ok(key) => self.checking(Guard { key, revision }),
+            Err(error) => {
+                self.fail(error.into());
+                self
+            }
+        }
+    }
+
+    /// Only if this holds.
+    pub(crate) fn checking(mut self, guard: Guard) -> Self {
+        self.checks.push(guard);
+        self
+    }
+
+    /// How long it may take in all; the store's time by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Applies all of it, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if a revision is not there, and `AlreadyExists` if a record is that was to be created; both name the
+    /// key where it is known. `InvalidBatch` if a key is written twice, or there is too much of it. `Unsupported` if
+    /// several writes need a newer server (nats-server 2.12), or a bucket with
+    /// [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not tell, the outcome
+    /// is `Unknown`: all of it was applied, or nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown whether all of it is applied, or nothing.
+    pub async fn commit(self) -> Result<Committed> {
+        let bucket = self.bucket;
+        self.run().await.map_err(|error| error.within(OPERATION, bucket.name(), None))
+    }
+
+    async fn run(self) -> Result<Committed> {
+        let Self { bucket, mut steps, checks, wrong, timeout } = self;
+        if let Some(error) = wrong {
+            return Err(error);
+        }
+        let raw = bucket.raw(OPERATION)?;
+        let deadline = bucket.deadline(timeout);
+        let expected = steps.iter().filter_map(Step::guard).chain(checks.clone());
+        let seen: Vec<_> = expected.filter(|guard| guard.revision > Revision::ZERO).collect();
+        for Guard { key, revision } in &seen {
+            let same = bucket.check_incarnation(key, *revision, deadline).await;
+            same.map_err(|error| error.with_key(key.as_str()))?;
+        }
+        let mut backoff = Backoff::contention();
+        loop {
+            let batch = Batch { writes: steps.iter().map(Step::write).collect(), checks: checks.clone() };
+            let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
+            let conflict = match raw.commit(batch, deadline).await {
+                Ok(revisions) => {
+                    let revisions = revisions.into_iter().zip(&ids).map(|(revision, id)| bucket.wrote(revision, id));
+                    return Ok(Committed { revisions: revisions.collect() });
+                }
+                Err(error) if error.is_conflict() => bucket.explain(error, deadline).await,
+                Err(error) => return Err(error),
+            };
+            // What is to be created may be there as a marker: then it must be written over that.
+            let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
+            let found = raw.read_many(&created, Read::Leader, deadline).await?;
+            let mut learned = false;
+            for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
+                let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+                if entry.is_some_and(|entry| entry.is_live()) {
+                    let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
+                    return Err(error.with_key(step.key.as_str()));
+                }
+                learned |= step.expected != Expected::NoRecord(revision);
+                step.expected = Expected::NoRecord(revision);
+            }
+            if !learned || !backoff.pause(deadline).await {
+                return Err(conflict);
+            }
+        }
+    }
+
+    fn record<M: KvModel>(mut self, record: &M, expected: Expected) -> Self {
+        let parts = record.key().encode().map_err(Error::from).and_then(|key| {
+            let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
+            Ok(Step { key, kind: WriteKind::Put(value), ttl: None, expected })
+        });
+        match parts {
+            Ok(step) => self.steps.push(step),
+            Err(error) => self.fail(error),
+        }
+        self
+    }
+
+    fn removal<K: ModelKey>(mut self, key: &K, kind: WriteKind) -> Self {
+        match key.encode() {
+            Ok(key) => self.steps.push(Step { key, kind, ttl: None, expected: Expected::Anything }),
+            Err(error) => self.fail(error.into()),
+        }
+        self
+    }
+
+    /// Remembers the first thing that is wrong.
+    fn fail(&mut self, error: Error) {
+        self.wrong.get_or_insert(error);
+    }
+}
+
+fn nothing_before(option: &str) -> Error {
+    Error::new(ErrorKind::InvalidBatch { reason: format!("`.{option}` stands behind the write that it is about") })
+}
+
+impl Step {
+    fn is_create(&self) -> bool {
+        matches!(self.expected, Expected::NoRecord(_))
+    }
+
+    fn guard(&self) -> Option<Guard> {
+        match self.expected {
+            Expected::Anything => None,
+            Expected::This(revision) | Expected::NoRecord(revision) => Some(Guard { key: self.key.clone(), revision }),
+        }
+    }
+
+    /// The write, under a fresh operation id.
+    fn write(&self) -> Write {
+        let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
+        Write { guard: self.guard(), ..write }
+    }
+}
+
+/// Shows keys, and no values.
+impl<T: KvModel> fmt::Debug for Transaction<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, steps, checks, wrong: _, timeout } = self;
+        let keys: Vec<_> = steps.iter().map(|step| step.key.as_str()).collect();
+        f.debug_struct("Transaction")
+            .field("bucket", bucket)
+            .field("writes", &keys)
+            .field("checks", checks)
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,227 @@
+//! What the closure of a transaction reads and writes with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::backend::{At, Batch, Deadline, Guard, Operation, RawBucket, RawEntry, Read, Write, WriteKind};
+use crate::bucket::{check_ttl, decode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, ModelKey};
+use crate::model::{KvModel, SingleRevision};
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+pub(super) const OPERATION: &str = "transact";
+
+/// What the closure of a [`transact`](crate::Bucket::transact) reads and writes with.
+///
+/// A key is read once: what was read, or written here, is what is read again. What is written is sent when the closure is
+/// done, and not at all if it fails. Each method names the key types of its own model; [`of`](Self::of) gives the same
+/// transaction for another model of the bucket.
+pub struct Tx<T> {
+    run: Arc<Run>,
+    model: PhantomData<fn() -> T>,
+}
+
+/// One run of a closure.
+pub(super) struct Run {
+    raw: Arc<dyn RawBucket>,
+    read: Read,
+    deadline: Deadline,
+    /// Never held across an await.
+    view: Mutex<View>,
+}
+
+/// What was read and written in one run.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// The newest entry of each key that was read, marker or not.
+    pub(super) read: BTreeMap<Key, Option<RawEntry>>,
+    written: BTreeMap<Key, (WriteKind, Option<Ttl>)>,
+    is_over: bool,
+}
+
+impl View {
+    /// The revision of each key that was read.
+    pub(super) fn guards(&self) -> Vec<Guard> {
+        let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        self.read.iter().map(|(key, entry)| Guard { key: key.clone(), revision: revision(entry) }).collect()
+    }
+
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.written.is_empty()
+    }
+
+    /// What was written, if everything still is as it was read.
+    pub(super) fn batch(&self) -> Batch {
+        let write = |(key, (kind, ttl)): (&Key, &(WriteKind, Option<Ttl>))| {
+            Write::new(key.clone(), kind.clone()).with_ttl(*ttl)
+        };
+        Batch { writes: self.written.iter().map(write).collect(), checks: self.guards() }
+    }
+}
+
+impl Run {
+    pub(super) fn new(raw: Arc<dyn RawBucket>, read: Read, deadline: Deadline) -> Arc<Self> {
+        Arc::new(Self { raw, read, deadline, view: Mutex::default() })
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was read and written; from now on nothing is any more.
+    pub(super) fn end(&self) -> View {
+        std::mem::replace(&mut *self.view(), View { is_over: true, ..View::default() })
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<RawEntry>> {
+        if let Some(entry) = self.view().read.get(key) {
+            return Ok(entry.clone());
+        }
+        let entry = self.raw.read(key, At::Newest(self.read), self.deadline).await?;
+        // Of two who read it at once the first one's is what both have read.
+        Ok(self.view().read.entry(key.clone()).or_insert(entry).clone())
+    }
+}
+
+impl<T> Tx<T> {
+    pub(super) fn new(run: &Arc<Run>) -> Self {
+        Self { run: Arc::clone(run), model: PhantomData }
+    }
+
+    fn located(&self, error: Error, key: Option<&Key>) -> Error {
+        error.within(OPERATION, &self.run.raw.config().name, key.map(Key::as_str))
+    }
+
+    fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
+        key.encode().map_err(|error| self.located(error.into(), None))
+    }
+
+    fn view(&self) -> Result<MutexGuard<'_, View>> {
+        let view = self.run.view();
+        if view.is_over {
+            let reason = "the run of the closure that it belongs to is over".to_owned();
+            return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
+        }
+        Ok(view)
+    }
+
+    fn stage(&self, key: Key, kind: WriteKind, ttl: Option<Ttl>) -> Result<()> {
+        let mut view = self.view()?;
+        view.written.insert(key, (kind, ttl));
+        if view.written.len() > Batch::MAX_MESSAGES {
+            let reason = format!("a transaction takes {} writes and checks at most", Batch::MAX_MESSAGES);
+            return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
+        }
+        Ok(())
+    }
+
+    fn stage_record<M: KvModel>(&self, record: &M, ttl: Option<Duration>) -> Result<()> {
+        let key = self.encode(&record.key())?;
+        let parts = decode::encode(record).and_then(|value| Ok((value, check_ttl(self.run.raw.config(), ttl)?)));
+        let (value, ttl) = parts.map_err(|error| self.located(error, Some(&key)))?;
+        self.stage(key, WriteKind::Put(value), ttl)
+    }
+
+    /// The newest entry of a key as this transaction sees it.
+    async fn newest(&self, key: &Key) -> Result<Option<RawEntry>> {
+        if let Some((kind, ttl)) = self.view()?.written.get(key) {
+            let (operation, value) = match kind {
+                WriteKind::Put(value) => (Operation::Put, value.clone()),
+                WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
+                WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
+            };
+            let (revision, created) = (Revision::ZERO, SystemTime::UNIX_EPOCH);
+            return Ok(Some(RawEntry { key: key.clone(), revision, created, operation, value, ttl: *ttl, id: None }));
+        }
+        self.run.read(key).await.map_err(|error| self.located(error, Some(key)))
+    }
+
+    /// Writes a record over whatever is under its key.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be encoded, or if there are too many writes.
+    pub fn put<M: KvModel>(&self, record: &M) -> Result<()> {
+        self.stage_record(record, None)
+    }
+
+    /// The same for a record that lives that long: rounded up to whole seconds, one at least.
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put), and if the bucket does not keep one revision of each key.
+    pub fn put_for<M: SingleRevision>(&self, record: &M, ttl: Duration) -> Result<()> {
+        self.stage_record(record, Some(ttl))
+    }
+
+    /// Writes a record if there is none under its key, or none any more.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` if there is one, and as of [`put`](Self::put).
+    pub async fn create<M: KvModel>(&self, record: &M) -> Result<()> {
+        let key = self.encode(&record.key())?;
+        match self.newest(&key).await? {
+            Some(live) if live.is_live() => {
+                let error = Error::new(ErrorKind::AlreadyExists).at_revision(live.revision);
+                Err(self.located(error, Some(&key)))
+            }
+            _ => self.stage_record(record, None),
+        }
+    }
+
+    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    ///
+    /// # Errors
+    ///
+    /// If the key cannot be sent, or if there are too many writes.
+    pub fn delete<K: ModelKey>(&self, key: &K) -> Result<()> {
+        self.stage(self.encode(key)?, WriteKind::Delete, None)
+    }
+
+    /// Removes the record of a key with its history. A marker stays.
+    ///
+    /// # Errors
+    ///
+    /// If the key cannot be sent, or if there are too many writes.
+    pub fn purge<K: ModelKey>(&self, key: &K) -> Result<()> {
+        self.stage(self.encode(key)?, WriteKind::Purge, None)
+    }
+
+    /// The same transaction, for the records of another model in the same bucket.
+    pub fn of<M: KvModel>(&self) -> Tx<M> {
+        Tx::new(&self.run)
+    }
+}
+
+impl<T: KvModel> Tx<T> {
+    /// Reads the record of a key: `None` if there is none, or none any more.
+    ///
+    /// # Errors
+    ///
+    /// As of [`get`](crate::ReadBucket::get).
+    pub async fn get(&self, key: &T::Key) -> Result<Option<T>> {
+        let key = self.encode(key)?;
+        let Some(entry) = self.newest(&key).await? else { return Ok(None) };
+        let found = decode::entry::<T>(&entry).map_err(|error| self.located(error, Some(&key)))?;
+        Ok(found.map(|entry| entry.into_value()))
+    }
+}
+
+/// Shows keys, and no values.
+impl<T> fmt::Debug for Tx<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.run.view();
+        let keys = |keys: Vec<&Key>| keys.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        f.debug_struct("Tx")
+            .field("bucket", &self.run.raw.config().name)
+            .field("read", &keys(view.read.keys().collect()))
+            .field("written", &keys(view.written.keys().collect()))
+            .finish()
+    }
+}
