@@ -290,7 +290,7 @@ async fn a_dead_run_is_over_before_the_next_begins() {
     let start = Instant::now();
     let dead = tokio::spawn({
         let once = doomed.once::<Duration>("o");
-        async move { once.run("a", || std::future::pending::<Duration>()).await.map_err(|_| start.elapsed()) }
+        async move { once.run("a", std::future::pending::<Duration>).await.map_err(|_| start.elapsed()) }
     });
     tokio::time::sleep(SECOND).await;
     doomed.close().await.unwrap();

@@ -137,7 +137,8 @@ where
         self.place.within("get", Some(id), read).await
     }
 
-    /// Watches who comes and goes: who is there, then [`GroupEvent::Ready`], then what changes.
+    /// Watches who comes and goes: who is there, then [`GroupEvent::Ready`](super::GroupEvent::Ready), then what
+    /// changes.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
