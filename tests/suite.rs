@@ -1,12 +1,15 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
 mod buckets;
+mod bulk;
 mod cache;
 mod codecs;
 mod conformance;
+mod counters;
 mod election;
 mod group;
 mod holders;
+mod ids;
 mod interop;
 mod keys;
 mod layering;
@@ -18,6 +21,7 @@ mod modify;
 mod nats;
 mod once;
 mod promises;
+mod rate;
 mod recovery;
 mod semaphore;
 mod support;

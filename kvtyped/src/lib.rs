@@ -198,18 +198,19 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Count, Create, Cursor, Delete, Entries, Entry, Get, GetEach, GetMany, History, Keys, KeysStream,
-    List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put, ReadBucket, Removed, Touch, Transform,
-    TryModify, Update, Version,
+    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetEach,
+    GetMany, History, Keys, KeysStream, List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put,
+    PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteEach, Written,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::recipes::{
-    Acquire, Campaign, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Holder, Join, Leader,
-    Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once, OpenLocks, Permit, Run, RunError,
-    RunOutput, Semaphore, TryAcquire, TryLock,
+    Acquire, Campaign, Counters, Decision, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView,
+    Holder, Ids, Join, Leader, Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once,
+    OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimiter, Run, RunError, RunOutput, Semaphore,
+    TryAcquire, TryLock, UntilReady,
 };
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};

@@ -9,8 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Scanned, Signal,
-    Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
+    Scanned, Signal, Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -108,6 +108,14 @@ impl Backend for Stale {
         self.shared.memory.delete(name, deadline)
     }
 
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>, Error>> {
+        self.shared.memory.counters(config, deadline)
+    }
+
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>, Error>> {
         self.shared.memory.names(deadline)
     }
@@ -154,6 +162,10 @@ impl RawBucket for StaleBucket {
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
         self.raw.commit(batch, deadline)
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64, Error>> {
+        self.raw.erase(key, upto, deadline)
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {

@@ -17,13 +17,19 @@ mod remove;
 mod touch;
 mod modify;
 mod change;
+mod put_many;
+mod compact;
 mod cas;
 mod combine;
 mod standing;
 mod incarnation;
+mod counters;
 pub(crate) mod decode;
 
+pub(crate) use self::counters::CounterBucket;
+
 pub use self::change::{Change, ModifyError};
+pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;
 pub use self::cursor::{Cursor, Progress};
 pub use self::entry::{Entry, Removed, Version};
@@ -32,6 +38,7 @@ pub use self::history::History;
 pub use self::list::{Entries, Keys, KeysStream, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
+pub use self::put_many::{DeleteMany, PutMany, WriteEach, Written};
 pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
 pub(crate) use self::standing::{Footing, Standing};

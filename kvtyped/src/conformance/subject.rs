@@ -238,6 +238,11 @@ impl Bucket {
         }
     }
 
+    /// Erases what is of a key up to a revision; how many entries that was.
+    pub(super) async fn erase(&self, on: &Key, upto: Revision) -> u64 {
+        self.raw.erase(on, upto, self.subject.deadline()).await.expect("it is erased")
+    }
+
     /// The newest entry of a key as the leader has it.
     pub(super) async fn newest(&self, on: &Key) -> Option<RawEntry> {
         self.read(on, At::Newest(Read::Leader)).await

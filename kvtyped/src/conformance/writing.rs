@@ -276,3 +276,19 @@ pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
     subject.backend().update(larger, subject.deadline()).await.expect("the limit can be raised");
     bucket.write(put(&key("now"), &value)).await;
 }
+
+/// What is erased of a key goes without a marker, and nothing that is later than the revision which was named.
+pub async fn an_erasure_takes_nothing_that_is_later(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let other = bucket.write(put(&key("other"), "stays")).await;
+    bucket.write(put(&k, "first")).await;
+    let marker = bucket.write(delete(&k)).await;
+    let later = bucket.write(put(&k, "second")).await;
+    assert_eq!(bucket.erase(&k, marker).await, 2);
+    bucket.scan_finds(&[Pattern::all()], true, &[other, later]).await;
+    assert_eq!(bucket.erase(&k, marker).await, 0, "it is gone already");
+    assert_eq!(bucket.erase(&k, later).await, 1);
+    assert_eq!(bucket.newest(&k).await, None, "no marker is left");
+    bucket.write(put(&k, "third").expecting(Revision::ZERO)).await;
+}

@@ -43,6 +43,30 @@ impl Place {
         self.replicas = Some(replicas);
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is said of the bucket.
+    pub(super) fn config(&self) -> BucketConfig {
+        let mut config = BucketConfig::new(&self.bucket);
+        (config.storage, config.replicas) = (self.storage, self.replicas);
+        config
+    }
+
+    /// Opens the bucket for records that stay for ever.
+    pub(super) async fn open_lasting<V: Value>(&self) -> Result<Bucket<Slot<V>>> {
+        let bucket = self.open(None).await?;
+        match bucket.config().ttl {
+            None => Ok(bucket),
+            Some(ttl) => {
+                let error =
+                    Error::unsupported("a bucket without a `ttl`: what is counted must stay", format!("ttl = {ttl:?}"));
+                Err(error.within("open", bucket.name(), None))
+            }
+        }
+    }
+
     /// Opens the bucket; `longest` is the longest TTL that a record of the recipe will ask for, if any asks.
     pub(super) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<Slot<V>>> {
         let mut open: OpenBucket<Slot<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);

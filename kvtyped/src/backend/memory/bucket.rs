@@ -131,6 +131,13 @@ impl BucketState {
         self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record })
     }
 
+    /// Removes the entries of a key up to a revision; tells how many there were.
+    pub(super) fn erase(&mut self, key: &Key, upto: Revision) -> u64 {
+        let revisions = self.keys.get(key).into_iter().flatten();
+        let old: Vec<_> = revisions.copied().filter(|revision| *revision <= upto).collect();
+        old.into_iter().filter_map(|revision| self.remove(revision)).count() as u64
+    }
+
     /// One entry of a key.
     pub(super) fn read(&self, key: &Key, at: At) -> Option<(Revision, &Stored)> {
         let revision = match at {

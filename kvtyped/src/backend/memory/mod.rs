@@ -35,8 +35,8 @@ use tokio::time::Instant;
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned,
-    Signal, Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Read,
+    Scan, Scanned, Signal, Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -196,6 +196,18 @@ impl Backend for MemoryBackend {
         })
     }
 
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            config.validate()?;
+            Ok(None)
+        })
+    }
+
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
         Box::pin(async move {
             begin(deadline).await?;
@@ -245,6 +257,13 @@ impl RawBucket for MemoryBucket {
         Box::pin(async move {
             begin(deadline).await?;
             self.with(|bucket, now| bucket.commit(batch, now))
+        })
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            self.with(|bucket, _| Ok(bucket.erase(key, upto)))
         })
     }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::api::Api;
+use super::api::{Api, Repeat};
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
     At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch, Write,
@@ -33,7 +33,7 @@ pub(super) struct Place {
     pub(super) api: Api,
     pub(super) config: BucketConfig,
     /// When it was made.
-    created: SystemTime,
+    pub(super) created: SystemTime,
     pub(super) stream: String,
     /// What the subjects in the stream begin with: `$KV.b.`. A mirror's are those of its origin.
     pub(super) prefix: String,
@@ -99,6 +99,10 @@ impl NatsBucket {
         };
         Self { place: Arc::new(place) }
     }
+
+    pub(super) fn into_place(self) -> Arc<Place> {
+        self.place
+    }
 }
 
 impl Place {
@@ -147,6 +151,17 @@ impl Place {
         self.leader_api.stream(self.owner(), soon).await.ok()
     }
 
+    /// What is later than the revision is safe from it, so it may be asked for twice.
+    async fn erase(&self, key: &Key, upto: Revision, deadline: Deadline) -> Result<u64> {
+        let verb = format!("STREAM.PURGE.{}", self.leader_stream);
+        let which = json!({ "filter": self.leader_subject(key), "seq": upto.get().saturating_add(1) });
+        match self.leader_api.call(&verb, Some(&which), Repeat::UntilAnswered, deadline).await? {
+            Ok(answer) => Ok(answer["purged"].as_u64().unwrap_or_default()),
+            Err(error) if error.is_stream_not_found() => Err(Error::new(ErrorKind::BucketNotFound)),
+            Err(error) => Err(convert::of_api(error)),
+        }
+    }
+
     async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
         let info = self.api.stream(&self.config.name, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
@@ -173,6 +188,10 @@ impl RawBucket for NatsBucket {
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
         commit::commit(&self.place, batch, deadline).boxed()
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+        self.place.erase(key, upto, deadline).boxed()
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {

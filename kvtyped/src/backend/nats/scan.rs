@@ -69,8 +69,14 @@ struct Scanning {
     last: Revision,
     /// How many messages are to come until the end, of the current consumer.
     left: u64,
+    /// How many were to come after the last message, as it told.
+    pending: u64,
     /// Whether those are the ones that were there when the consumer was made.
     first_round: bool,
+    /// Whether the server's count of what is to come went down by one with each message.
+    steady: bool,
+    /// Whether it has to be asked how many are to come.
+    unsure: bool,
     over: bool,
     /// Whether the server sends no more than a window ahead of the reader.
     windowed: bool,
@@ -88,7 +94,10 @@ impl Scanning {
             consumer: None,
             backoff: Backoff::outage(),
             left: 0,
+            pending: 0,
             first_round: true,
+            steady: true,
+            unsure: false,
             over: false,
             waits: false,
         }
@@ -102,6 +111,10 @@ impl Scanning {
                 self.begin(deadline).await?;
                 continue;
             };
+            if self.unsure {
+                self.look(deadline).await?;
+                continue;
+            }
             match consumer.next(deadline.at()).await? {
                 Heard::Message(stored, pending) => {
                     deadline = Deadline::after(self.scan.patience);
@@ -112,21 +125,7 @@ impl Scanning {
                     }
                 }
                 // Some of what was to come may be there no longer.
-                Heard::Idle(_) if self.windowed => {
-                    let soon = Deadline::after(deadline.remaining().min(SOON));
-                    match consumer.ahead(soon).await {
-                        Ok(ahead) if ahead.waits && self.waits => self.unheard(deadline).await?,
-                        Ok(ahead) => (self.over, self.waits) = (ahead.pending == 0, ahead.waits),
-                        // The silence may mean that the window is full.
-                        Err(error) => self.without_window(&error.to_string(), deadline).await?,
-                    }
-                }
-                Heard::Idle(_) => match consumer.ahead(deadline).await {
-                    Ok(ahead) => self.over = ahead.pending == 0,
-                    // One who may not ask has to believe the silence.
-                    Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => self.over = true,
-                    Err(error) => self.lost(&error.to_string(), deadline).await?,
-                },
+                Heard::Idle(_) => self.look(deadline).await?,
                 Heard::Unheard => self.unheard(deadline).await?,
                 Heard::Lost(why) => self.lost(why, deadline).await?,
             }
@@ -168,20 +167,54 @@ impl Scanning {
         };
         let consumer = Consumer::create(&place.api, &request, deadline).await?;
         self.left = consumer.pending;
-        (self.first_round, self.waits) = (true, false);
+        (self.first_round, self.steady, self.unsure, self.waits) = (true, true, false, false);
         self.over = self.left == 0;
         self.consumer = Some(consumer);
         Ok(())
     }
 
     /// Counts a message after which so many are to come.
+    ///
+    /// While a key is written that is still to come, a server counts its old entry no longer, and its new one not yet. So
+    /// its count is believed if it went down by one with each message; else it is asked again.
     fn count(&mut self, pending: u64) {
         self.left = self.left.saturating_sub(1);
-        if pending == 0 {
-            self.over = true;
-        } else if self.left == 0 {
+        self.steady &= pending == self.left;
+        self.pending = pending;
+        if pending == 0 || self.left == 0 {
+            self.over = self.steady || self.left == 0 && (!self.first_round || self.scan.history);
+            self.unsure = !self.over;
+        }
+    }
+
+    /// Asks how many are to come.
+    async fn look(&mut self, deadline: Deadline) -> Result<()> {
+        self.unsure = false;
+        let Some(consumer) = &self.consumer else { return Ok(()) };
+        let soon = if self.windowed { Deadline::after(deadline.remaining().min(SOON)) } else { deadline };
+        match consumer.ahead(soon).await {
+            Ok(ahead) if ahead.waits && self.waits => self.unheard(deadline).await,
+            Ok(ahead) => {
+                self.waits = ahead.waits;
+                self.go_on_if(ahead.pending);
+                Ok(())
+            }
+            // The silence may mean that the window is full.
+            Err(error) if self.windowed => self.without_window(&error.to_string(), deadline).await,
+            // One who may not ask has to believe what was told last, or the silence.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+                let told = if self.left == 0 { self.pending } else { 0 };
+                self.go_on_if(told);
+                Ok(())
+            }
+            Err(error) => self.lost(&error.to_string(), deadline).await,
+        }
+    }
+
+    fn go_on_if(&mut self, pending: u64) {
+        self.over = pending == 0;
+        if self.left == 0 {
             // All that was there when this began came, or was written again: then it is among those to come.
-            self.over = !self.first_round || self.scan.history;
             self.first_round = false;
             self.left = pending;
         }

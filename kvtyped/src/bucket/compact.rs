@@ -1,0 +1,142 @@
+//! `compact`.
+
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use super::{Bucket, verb};
+use crate::backend::{Operation, Scan};
+use crate::error::{Error, Result};
+use crate::key::Pattern;
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+/// How many keys are worked on at once.
+const AT_ONCE: usize = 64;
+
+impl<T: KvModel> Bucket<T> {
+    /// Removes the markers of what was deleted, purged or expired longer ago than this, with the history that is left
+    /// before them. Records stay, and so does what is written meanwhile.
+    ///
+    /// A marker tells watchers of a removal. One who was away for longer than markers are kept hears of it all the same, by
+    /// a `Resync`: so choose a time that is longer than what is usual.
+    ///
+    /// It is about the whole bucket, whatever the model: markers that other models, or locks, left go as well. How old a marker
+    /// is, is told by this machine's clock and the server's: one that differs by a minute is a minute off.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// sessions.put(&Session { id: 7 }).await?;
+    /// sessions.delete(&SessionKey::new(7)).await?;
+    /// let compacted = sessions.compact(Duration::ZERO).await?; // a day, say, where others watch
+    /// assert_eq!(compacted.markers, 1);
+    /// assert_eq!(sessions.status().await?.values, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of a list; `PermissionDenied` where the user may not purge (`$JS.API.STREAM.PURGE`). What was removed until
+    /// then is removed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves the rest as it is.
+    pub fn compact(&self, older_than: Duration) -> Compact<'_, T> {
+        Compact { bucket: self, older_than, timeout: None }
+    }
+}
+
+/// What a compaction removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// How many markers.
+    pub markers: u64,
+    /// How many entries in all: markers, and the history that was left before them.
+    pub entries: u64,
+    /// By how many bytes the bucket is smaller, as the backend counts. What others write meanwhile is counted against it.
+    pub bytes: u64,
+}
+
+/// A removal of old markers; see [`Bucket::compact`].
+#[must_use = "nothing is removed until it is awaited"]
+#[derive(Debug)]
+pub struct Compact<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    older_than: Duration,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> Compact<'_, T> {
+    /// How long each step may take; the store's time by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn run(self) -> Result<Compacted> {
+        let bucket = self.bucket;
+        self.steps().await.map_err(|error| error.within("compact", bucket.name(), None))
+    }
+
+    async fn steps(self) -> Result<Compacted> {
+        let Self { bucket, older_than, timeout } = self;
+        let raw = bucket.raw("compact")?;
+        let before = raw.status(bucket.deadline(timeout)).await?.bytes;
+        let now = SystemTime::now();
+        let patience = timeout.unwrap_or(bucket.timeout());
+        let scan = Scan {
+            patterns: vec![Pattern::all()],
+            history: false,
+            headers_only: true,
+            after: Revision::ZERO,
+            wanted: None,
+            patience,
+        };
+        let mut scanned = raw.scan(scan);
+        let mut erasing = FuturesUnordered::new();
+        let mut compacted = Compacted::default();
+        let mut count = |erased: Result<u64>| {
+            let entries = erased?;
+            compacted.markers += u64::from(entries > 0);
+            compacted.entries += entries;
+            Ok::<_, Error>(())
+        };
+        while let Some(scanned) = scanned.next().await {
+            let entry = match scanned {
+                Ok(scanned) => scanned.entry,
+                // One whose key is not legal is no marker of ours.
+                Err(error) if error.key().is_some() => continue,
+                Err(error) => return Err(error),
+            };
+            let gone = matches!(entry.operation, Operation::Delete | Operation::Purge | Operation::Expired);
+            if !gone || now.duration_since(entry.created).unwrap_or_default() < older_than {
+                continue;
+            }
+            if erasing.len() >= AT_ONCE
+                && let Some(erased) = erasing.next().await
+            {
+                count(erased)?;
+            }
+            let deadline = bucket.deadline(timeout);
+            erasing.push(async move { raw.erase(&entry.key, entry.revision, deadline).await });
+        }
+        while let Some(erased) = erasing.next().await {
+            count(erased)?;
+        }
+        let after = raw.status(bucket.deadline(timeout)).await?.bytes;
+        compacted.bytes = before.saturating_sub(after);
+        Ok(compacted)
+    }
+}
+
+verb!(Compact => Compacted);

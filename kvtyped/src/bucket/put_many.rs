@@ -1,0 +1,290 @@
+//! `put_many`, `delete_many`: many writes on their way at once.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+
+use super::write::{Terms, check_ttl};
+use super::{Bucket, decode, verb};
+use crate::backend::WriteKind;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, ModelKey};
+use crate::model::{KvModel, SingleRevision};
+use crate::revision::Revision;
+
+/// How many writes are on their way at once unless it is told otherwise.
+const WINDOW: usize = 1_024;
+
+impl<T: KvModel> Bucket<T> {
+    /// Writes many records over whatever is under their keys: not all or nothing, but fast. Many are on their way at once.
+    ///
+    /// Awaited plainly it gives the revisions in the order of the records, or the first error; what is not that record's is
+    /// written all the same. [`each`](PutMany::each) gives a result for each. Of records of the same key the last stays.
+    /// For all or nothing there is [`transaction`](Self::transaction).
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// let rows: Vec<Session> = (0..10_000).map(|id| Session { id }).collect();
+    /// let revisions = sessions.put_many(&rows).on_progress(|done| eprint!("\r{} of {}", done.done, done.total)).await?;
+    /// assert_eq!(revisions.len(), 10_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`put`](Self::put). Where no later write can do better (the bucket is gone, the user may not, nobody
+    /// answers), what was not sent yet is not sent any more, and has the same error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it ends leaves it unknown which of them are written.
+    pub fn put_many<'a, R: Borrow<T> + 'a>(&'a self, records: impl IntoIterator<Item = R>) -> PutMany<'a, T> {
+        let write = |record: R| {
+            let record: &T = record.borrow();
+            let key = record.key().encode()?;
+            let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
+            Ok((key, WriteKind::Put(value)))
+        };
+        PutMany { many: Many::new(self, "put_many", records.into_iter().map(write).collect()) }
+    }
+
+    /// Removes the records of many keys, as [`put_many`](Self::put_many) writes them. Markers stay.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{tenant}.{id}")]
+    /// # struct Session { tenant: String, id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// # for id in 0..3 { sessions.put(&Session { tenant: "acme".into(), id }).await?; }
+    /// let acme = SessionKey::filter().tenant("acme");
+    /// let keys: Vec<SessionKey> = sessions.keys(acme.clone()).await?.try_collect().await?;
+    /// sessions.delete_many(&keys).await?;
+    /// assert_eq!(sessions.count(acme).await?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`put_many`](Self::put_many).
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`put_many`](Self::put_many).
+    pub fn delete_many<K: Borrow<T::Key>>(&self, keys: impl IntoIterator<Item = K>) -> DeleteMany<'_, T> {
+        let write = |key: K| Ok((key.borrow().encode()?, WriteKind::Delete));
+        DeleteMany { many: Many::new(self, "delete_many", keys.into_iter().map(write).collect()) }
+    }
+}
+
+/// How far many writes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// How many have their result.
+    pub done: usize,
+    /// How many there are.
+    pub total: usize,
+}
+
+type Told<'a> = Box<dyn FnMut(Written) + Send + 'a>;
+
+/// Writes that go out side by side.
+struct Many<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    operation: &'static str,
+    writes: Vec<Result<(Key, WriteKind)>>,
+    ttl: Option<Duration>,
+    timeout: Option<Duration>,
+    window: usize,
+    told: Option<Told<'a>>,
+}
+
+impl<'a, T: KvModel> Many<'a, T> {
+    fn new(bucket: &'a Bucket<T>, operation: &'static str, writes: Vec<Result<(Key, WriteKind)>>) -> Self {
+        Self { bucket, operation, writes, ttl: None, timeout: None, window: WINDOW, told: None }
+    }
+
+    async fn each(self) -> Result<Vec<Result<Revision>>> {
+        let Self { bucket, operation, writes, ttl, timeout, window, mut told } = self;
+        bucket.raw(operation)?;
+        let located = |error: Error| error.within(operation, bucket.name(), None);
+        let ttl = check_ttl(bucket.config(), ttl).map_err(located)?;
+        let total = writes.len();
+        let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(total);
+        // Writes of the same key must not pass each other: the second ones go when all first ones are done, and so on.
+        let mut met: HashMap<Key, usize> = HashMap::with_capacity(total);
+        let mut rounds: Vec<Vec<(usize, Key, WriteKind)>> = Vec::new();
+        for (index, write) in writes.into_iter().enumerate() {
+            match write {
+                Ok((key, kind)) => {
+                    let times = met.entry(key.clone()).or_default();
+                    if rounds.len() <= *times {
+                        rounds.push(Vec::new());
+                    }
+                    rounds[*times].push((index, key, kind));
+                    *times += 1;
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(located(error)))),
+            }
+        }
+        drop(met);
+        let mut done = results.iter().flatten().count();
+        let mut hopeless: Option<Arc<Error>> = None;
+        for round in rounds {
+            let mut waiting = round.into_iter();
+            let mut sent = stream::FuturesUnordered::new();
+            loop {
+                while hopeless.is_none() && sent.len() < window {
+                    let Some((index, key, kind)) = waiting.next() else { break };
+                    let terms = Terms { timeout, ..Terms::default() };
+                    sent.push(async move { (index, bucket.send(operation, key, kind, ttl, terms).await) });
+                }
+                let Some((index, result)) = sent.next().await else { break };
+                if let Err(error) = &result
+                    && hopeless.is_none()
+                    && helps_no_more(error)
+                {
+                    hopeless = Some(Arc::new(Error::new(error.kind().clone())));
+                }
+                results[index] = Some(result);
+                done += 1;
+                if let Some(told) = &mut told {
+                    told(Written { done, total });
+                }
+            }
+            for (index, key, _) in waiting {
+                let error = hopeless.as_ref().map_or_else(|| Error::new(ErrorKind::Closed), Error::also);
+                results[index] = Some(Err(error.within(operation, bucket.name(), Some(key.as_str()))));
+            }
+        }
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed)))).collect())
+    }
+
+    async fn all(self) -> Result<Vec<Revision>> {
+        self.each().await?.into_iter().collect()
+    }
+}
+
+/// Whether what was not sent yet would fail the same way.
+fn helps_no_more(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BucketNotFound
+            | ErrorKind::Closed
+            | ErrorKind::PermissionDenied { .. }
+            | ErrorKind::Unauthorized
+            | ErrorKind::Unavailable { .. }
+            | ErrorKind::Timeout { .. }
+            | ErrorKind::Unsupported { .. }
+    )
+}
+
+/// Many writes of records; see [`Bucket::put_many`].
+#[must_use = "nothing is written until it is awaited"]
+pub struct PutMany<'a, T: KvModel> {
+    many: Many<'a, T>,
+}
+
+/// Many removals; see [`Bucket::delete_many`].
+#[must_use = "nothing is removed until it is awaited"]
+pub struct DeleteMany<'a, T: KvModel> {
+    many: Many<'a, T>,
+}
+
+/// Many writes, with a result for each; see [`PutMany::each`].
+#[must_use = "nothing is written until it is awaited"]
+pub struct WriteEach<'a, T: KvModel> {
+    many: Many<'a, T>,
+}
+
+impl<T: KvModel> PutMany<'_, T> {
+    /// How long each record lives: rounded up to whole seconds, one at least (ADR-43).
+    pub fn ttl(mut self, ttl: Duration) -> Self
+    where
+        T: SingleRevision,
+    {
+        self.many.ttl = Some(ttl);
+        self
+    }
+}
+
+macro_rules! many {
+    ($($verb:ident)*) => {$(
+        impl<'a, T: KvModel> $verb<'a, T> {
+            /// How many are on their way at once, 1,024 by default; zero counts as one.
+            pub fn window(mut self, window: usize) -> Self {
+                self.many.window = window.max(1);
+                self
+            }
+
+            /// How long each write may take; the store's time by default.
+            pub fn timeout(mut self, timeout: Duration) -> Self {
+                self.many.timeout = Some(timeout);
+                self
+            }
+
+            /// Is told whenever another has its result.
+            pub fn on_progress(mut self, told: impl FnMut(Written) + Send + 'a) -> Self {
+                self.many.told = Some(Box::new(told));
+                self
+            }
+
+            /// Gives a result for each, in their order.
+            pub fn each(self) -> WriteEach<'a, T> {
+                WriteEach { many: self.many }
+            }
+
+            async fn run(self) -> Result<Vec<Revision>> {
+                self.many.all().await
+            }
+        }
+
+        verb!($verb => Vec<Revision>);
+    )*};
+}
+
+many!(PutMany DeleteMany);
+
+impl<T: KvModel> WriteEach<'_, T> {
+    async fn run(self) -> Result<Vec<Result<Revision>>> {
+        self.many.each().await
+    }
+}
+
+verb!(WriteEach => Vec<Result<Revision>>);
+
+macro_rules! debug {
+    ($($verb:ident)*) => {$(
+        impl<T: KvModel> fmt::Debug for $verb<'_, T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let Many { bucket, writes, ttl, timeout, window, .. } = &self.many;
+                f.debug_struct(stringify!($verb))
+                    .field("bucket", bucket)
+                    .field("writes", &writes.len())
+                    .field("ttl", ttl)
+                    .field("timeout", timeout)
+                    .field("window", window)
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+debug!(PutMany DeleteMany WriteEach);
