@@ -206,7 +206,12 @@ pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, S
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
-pub use crate::recipes::{Fence, Holder, Lease, Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use crate::recipes::{
+    Acquire, Campaign, Counters, Decision, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView,
+    Holder, Ids, Join, Leader, Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once,
+    OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimiter, Run, RunError, RunOutput, Semaphore,
+    TryAcquire, TryLock, UntilReady,
+};
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;

@@ -13,7 +13,8 @@ use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::{NatsBackend, NatsOptions};
 use crate::backend::{Backend, Deadline};
-use crate::bucket::OpenBucket;
+use crate::bucket::{CounterBucket, OpenBucket};
+use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 
@@ -171,6 +172,21 @@ impl Store {
             return Ok(());
         }
         self.backend.close().await
+    }
+
+    /// The counters of this name, if the backend has them and no bucket of records has the name; of them those below a
+    /// first segment, if it is given.
+    pub(crate) async fn server_counters(
+        &self,
+        config: BucketConfig,
+        below: Option<String>,
+        timeout: Option<Duration>,
+    ) -> Result<Option<CounterBucket>> {
+        let timeout = timeout.unwrap_or(self.timeout);
+        let name = config.name.clone();
+        let raw = self.open()?.counters(config, Deadline::after(timeout)).await;
+        let raw = raw.map_err(|error| error.within("open", &name, None))?;
+        Ok(raw.map(|raw| CounterBucket::new(raw, name, below, timeout, Arc::clone(&self.closed))))
     }
 
     fn open(&self) -> Result<&Arc<dyn Backend>> {

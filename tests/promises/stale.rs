@@ -9,8 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Scan, Scanned, Signal,
-    Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
+    Scanned, Signal, Watch, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -106,6 +106,14 @@ impl Backend for Stale {
 
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool, Error>> {
         self.shared.memory.delete(name, deadline)
+    }
+
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>, Error>> {
+        self.shared.memory.counters(config, deadline)
     }
 
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>, Error>> {

@@ -111,11 +111,23 @@
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
 //!
+//! Counters, where the backend has them ([`Capabilities::counters`]):
+//! * They are made under a name that is free; under the name of a bucket of records there are none
+//!   (`counters_and_records_have_buckets_of_their_own`).
+//! * An addition tells the new total, and of many at once each is counted
+//!   (`an_addition_tells_the_new_total`, `every_addition_is_counted_once`).
+//! * A counter does not wrap at the ends of `i64` (`a_counter_goes_beyond_64_bits`).
+//! * A read sees every addition that was acknowledged; a counter to which nothing was added is none
+//!   (`a_counter_tells_what_was_added`).
+//! * A scan gives each counter that its pattern matches once (`a_scan_gives_each_counter_once`).
+//! * A removed counter begins at zero (`a_removed_counter_begins_anew`).
+//!
 //! A scan is as fresh as a read of [`Read::Any`]. Every method gives up at its deadline, at most a moment later. A
 //! dropped future of a write leaves it unknown whether the write is applied; a dropped read leaves nothing.
 
 mod backoff;
 mod batch;
+mod counters;
 mod deadline;
 mod entry;
 mod scan;
@@ -129,6 +141,7 @@ pub mod nats;
 
 pub use self::backoff::Backoff;
 pub use self::batch::Batch;
+pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::entry::{Operation, RawEntry};
 pub use self::scan::{Scan, Scanned};
@@ -163,6 +176,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Removes a bucket with all that is in it; tells whether there was one.
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>>;
+
+    /// The counters of this name, which are made if the name is free; what the configuration does not say gets its default.
+    /// Nothing if the backend has none, or if the name is that of a bucket of records.
+    fn counters(&self, config: BucketConfig, deadline: Deadline)
+    -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>>;
 
     /// The names of all buckets, in order.
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>>;

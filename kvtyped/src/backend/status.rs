@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub atomic: bool,
     /// Whether buckets can mirror and source other buckets.
     pub mirrors: bool,
+    /// Whether it adds counters up itself (nats-server 2.12).
+    pub counters: bool,
     /// Who answers, for messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
 }
@@ -22,7 +24,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of a backend of this name that can do nothing beyond the contract.
     pub fn new(backend: impl Into<String>) -> Self {
-        Self { key_ttl: false, atomic: false, mirrors: false, backend: backend.into() }
+        Self { key_ttl: false, atomic: false, mirrors: false, counters: false, backend: backend.into() }
     }
 }
 

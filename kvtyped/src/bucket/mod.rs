@@ -23,7 +23,10 @@ mod cas;
 mod combine;
 pub(crate) mod standing;
 mod incarnation;
+mod counters;
 pub(crate) mod decode;
+
+pub(crate) use self::counters::CounterBucket;
 
 pub use self::change::{Change, ModifyError};
 pub use self::compact::{Compact, Compacted};

@@ -21,6 +21,7 @@
 
 pub mod batching;
 pub mod buckets;
+pub mod counters;
 pub mod expiry;
 pub mod reading;
 mod sitting;
@@ -111,6 +112,13 @@ macro_rules! __conformance_sentences {
             buckets::an_update_keeps_what_it_does_not_say
             buckets::names_list_every_bucket
             buckets::the_status_is_fresh
+            counters::counters_and_records_have_buckets_of_their_own
+            counters::an_addition_tells_the_new_total
+            counters::every_addition_is_counted_once
+            counters::a_counter_goes_beyond_64_bits
+            counters::a_counter_tells_what_was_added
+            counters::a_scan_gives_each_counter_once
+            counters::a_removed_counter_begins_anew
         }
     };
 }

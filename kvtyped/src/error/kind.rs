@@ -30,6 +30,11 @@ pub enum ErrorKind {
         /// How long.
         elapsed: Duration,
     },
+    /// A number has no room for it: the total of a counter beyond `i64`, an id beyond `u64`. Nothing was counted.
+    OutOfRange {
+        /// Of what to what.
+        detail: String,
+    },
     /// The closure of a transaction gave up; its error is the cause.
     Aborted,
     /// What is stored is no record of the model.
@@ -141,6 +146,7 @@ impl fmt::Display for ErrorKind {
                 f,
                 "other writers came first {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or spread the key"
             ),
+            Self::OutOfRange { detail } => write!(f, "out of range: {detail}"),
             Self::Aborted => f.write_str("the closure of the transaction gave up, and nothing was written"),
             Self::Decode { codec, detail } => {
                 write!(f, "what is stored is not a record of this model: {codec}: {detail}")

@@ -200,6 +200,10 @@ impl Error {
         Self::new(ErrorKind::InvalidConfig { reason: reason.into() })
     }
 
+    pub(crate) fn out_of_range(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::OutOfRange { detail: detail.into() })
+    }
+
     /// Several writes at once, in a bucket that does not take them.
     pub(crate) fn no_batches(bucket: &str) -> Self {
         Self::unsupported(

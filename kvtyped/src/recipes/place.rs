@@ -27,6 +27,10 @@ impl Place {
         Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None }
     }
 
+    pub(super) fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
     pub(super) fn set_bucket(&mut self, name: String) {
         self.bucket = name;
     }
@@ -37,6 +41,30 @@ impl Place {
 
     pub(super) fn set_replicas(&mut self, replicas: u8) {
         self.replicas = Some(replicas);
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is said of the bucket.
+    pub(super) fn config(&self) -> BucketConfig {
+        let mut config = BucketConfig::new(&self.bucket);
+        (config.storage, config.replicas) = (self.storage, self.replicas);
+        config
+    }
+
+    /// Opens the bucket for records that stay for ever.
+    pub(super) async fn open_lasting<V: Value>(&self) -> Result<Bucket<Slot<V>>> {
+        let bucket = self.open(None).await?;
+        match bucket.config().ttl {
+            None => Ok(bucket),
+            Some(ttl) => {
+                let error =
+                    Error::unsupported("a bucket without a `ttl`: what is counted must stay", format!("ttl = {ttl:?}"));
+                Err(error.within("open", bucket.name(), None))
+            }
+        }
     }
 
     /// Opens the bucket; `longest` is the longest TTL that a record of the recipe will ask for, if any asks.

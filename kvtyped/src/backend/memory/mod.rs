@@ -35,8 +35,8 @@ use tokio::time::Instant;
 use self::bucket::{BucketState, Stored};
 use self::state::State;
 use super::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned,
-    Signal, Watch, Write,
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Read,
+    Scan, Scanned, Signal, Watch, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -193,6 +193,18 @@ impl Backend for MemoryBackend {
         Box::pin(async move {
             begin(deadline).await?;
             Ok(self.0.lock().delete(name))
+        })
+    }
+
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
+        Box::pin(async move {
+            begin(deadline).await?;
+            config.validate()?;
+            Ok(None)
         })
     }
 

@@ -181,6 +181,7 @@ impl Api {
         capabilities.key_ttl = level >= 1;
         capabilities.atomic = level >= 2;
         capabilities.mirrors = true;
+        capabilities.counters = level >= 2;
         Ok(capabilities)
     }
 

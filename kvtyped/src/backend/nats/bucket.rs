@@ -33,7 +33,7 @@ pub(super) struct Place {
     pub(super) api: Api,
     pub(super) config: BucketConfig,
     /// When it was made.
-    created: SystemTime,
+    pub(super) created: SystemTime,
     pub(super) stream: String,
     /// What the subjects in the stream begin with: `$KV.b.`. A mirror's are those of its origin.
     pub(super) prefix: String,
@@ -98,6 +98,10 @@ impl NatsBucket {
             config,
         };
         Self { place: Arc::new(place) }
+    }
+
+    pub(super) fn into_place(self) -> Arc<Place> {
+        self.place
     }
 }
 

@@ -62,6 +62,21 @@ pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
     raw
 }
 
+/// The configuration of the stream of new counters (ADR-49): the names of a bucket, and messages that add.
+///
+/// It keeps the newest message of each subject, whatever is full: a counter that refuses to count is none.
+pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
+    let mut raw = stream(wanted);
+    raw.insert("discard".to_owned(), json!("old"));
+    raw.insert("allow_msg_counter".to_owned(), json!(true));
+    raw
+}
+
+/// Whether a stream is one of counters.
+pub(super) fn has_counters(raw: &Map<String, Value>) -> bool {
+    raw.get("allow_msg_counter").and_then(Value::as_bool).unwrap_or_default()
+}
+
 /// Puts what is wanted into the configuration of a stream, and leaves the rest.
 pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     // Destructured, so that a new setting cannot be forgotten.

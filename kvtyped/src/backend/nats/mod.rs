@@ -13,6 +13,7 @@
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
+//! | `count` | counters, which the server adds up (ADR-49) |
 //! | `commit`, `parcel` | several writes, all or nothing: what became of them, and their messages |
 //! | `read` | one entry |
 //! | `replies`, `many` | the entries of many keys, by their names |
@@ -28,6 +29,7 @@ mod config;
 mod connect;
 mod consumer;
 mod convert;
+mod count;
 mod doubt;
 mod echo;
 mod facts;
@@ -53,8 +55,9 @@ use tokio::sync::OnceCell;
 
 use self::api::{Api, Repeat};
 use self::bucket::NatsBucket;
+use self::count::NatsCounters;
 use self::wire::Wire;
-use super::{Backend, Capabilities, Deadline, RawBucket};
+use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -185,6 +188,42 @@ impl NatsBackend {
         }
     }
 
+    /// The counters of this name: those that are there, or new ones.
+    async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
+        config.validate()?;
+        let able = self.known(deadline).await?;
+        let config = config.with_defaults(false, false);
+        loop {
+            let info = match self.api.stream(&config.name, deadline).await? {
+                Some(info) => info,
+                None if !able.counters => return Ok(None),
+                None => {
+                    let wanted = Value::Object(config::counters(&config));
+                    let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
+                    match self
+                        .api
+                        .call(&verb, Some(&wanted), Repeat::Never, deadline)
+                        .await?
+                        .map_err(convert::of_settings)
+                    {
+                        Ok(info) => info,
+                        // Somebody else made one between the look and the making: look again.
+                        Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.has_passed() => {
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            let (found, raw) = echo::of_info(&info)?;
+            if !config::has_counters(&raw) {
+                return Ok(None);
+            }
+            let bucket = NatsBucket::new(&self.api, found, raw, echo::created(&info)?);
+            return Ok(Some(Arc::new(NatsCounters::new(bucket.into_place()))));
+        }
+    }
+
     async fn list(&self, deadline: Deadline) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut offset = 0;
@@ -224,6 +263,14 @@ impl Backend for NatsBackend {
 
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
         self.remove(name, deadline).boxed()
+    }
+
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
+        self.count(config, deadline).boxed()
     }
 
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {

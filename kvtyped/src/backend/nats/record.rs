@@ -20,6 +20,7 @@ use crate::ttl::Ttl;
 pub(super) mod header {
     pub(in super::super) const OPERATION: &str = "KV-Operation";
     pub(in super::super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+    pub(in super::super) const INCREMENT: &str = "Nats-Incr";
     pub(in super::super) const ROLLUP: &str = "Nats-Rollup";
     pub(in super::super) const TTL: &str = "Nats-TTL";
     pub(in super::super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -84,6 +85,11 @@ impl Stored {
 
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get_last(name).map(|value| value.as_str())
+    }
+
+    /// What was stored.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.payload
     }
 
     /// Whether this operation wrote it.

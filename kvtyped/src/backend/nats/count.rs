@@ -1,0 +1,408 @@
+//! Counters, which the server adds up (ADR-49).
+//!
+//! An addition is a message without a body whose header `Nats-Incr` says how much; the server stores the new total under
+//! the counter's subject, and tells it. It has no guard, so nothing but the id of its operation (`Nats-Msg-Id`) tells one
+//! copy of it from another; and if its acknowledgement is lost, these rules decide.
+//!
+//! * *A message with an id and without an increment only asks.* A server that knows the id answers with the addition's
+//!   sequence (`duplicate`), another refuses what it takes for a message without an increment; nothing is stored.
+//! * *A server that knows the id has counted it.* The answer does not tell the total: it is read.
+//! * *A server that does not know the id may have forgotten it.* It remembers ids for two minutes, but after a restart only
+//!   those of the messages that it still stores: the newest of each subject. So what it knows of one subject is always
+//!   the end of what was applied: if it knows an older id of the same counter, it would know ours. Then our addition was
+//!   not counted, and is sent again under the same id, which holds off the first copy should it come late.
+//! * *Otherwise nobody knows*, and the error says so.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, select};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::api::{self, Repeat};
+use super::bucket::Place;
+use super::record::header;
+use super::wire::{Answer, Pending};
+use super::{convert, echo, scan};
+use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan, Scanned};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::key::{Key, Pattern};
+use crate::revision::Revision;
+
+/// How long an acknowledgement may take before it is taken for lost.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How long one listens on where asking will not tell any more.
+const LAST_HOPE: Duration = Duration::from_millis(500);
+
+/// Of how many counters an older id is kept, which tells whether a server has forgotten something.
+const WITNESSES: usize = 1_024;
+
+/// The counters of one stream.
+pub(super) struct NatsCounters {
+    place: Arc<Place>,
+    /// The id of an addition that was acknowledged, by its counter.
+    witnesses: Mutex<HashMap<Key, OperationId>>,
+}
+
+impl NatsCounters {
+    pub(super) fn new(place: Arc<Place>) -> Self {
+        Self { place, witnesses: Mutex::default() }
+    }
+
+    fn witness(&self, key: &Key) -> Option<OperationId> {
+        self.witnesses.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn remember(&self, key: &Key, id: OperationId) {
+        let mut witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(witness) = witnesses.get_mut(key) {
+            *witness = id;
+            return;
+        }
+        if witnesses.len() >= WITNESSES
+            && let Some(any) = witnesses.keys().next().cloned()
+        {
+            witnesses.remove(&any);
+        }
+        witnesses.insert(key.clone(), id);
+    }
+
+    async fn add(&self, key: &Key, delta: i128, deadline: Deadline) -> Result<i128> {
+        let addition = Addition {
+            place: &self.place,
+            key,
+            subject: format!("{}{key}", self.place.write_prefix),
+            delta,
+            id: OperationId::generate(),
+            deadline,
+        };
+        let total = addition.run(self.witness(key)).await?;
+        self.remember(key, addition.id);
+        Ok(total)
+    }
+
+    async fn remove(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let place = &self.place;
+        let verb = format!("STREAM.PURGE.{}", place.leader_stream);
+        let filter = json!({ "filter": place.leader_subject(key) });
+        let answer = place.leader_api.call(&verb, Some(&filter), Repeat::Never, deadline).await?;
+        answer.map(drop).map_err(convert::of_api)
+    }
+}
+
+/// One addition.
+struct Addition<'a> {
+    place: &'a Place,
+    key: &'a Key,
+    subject: String,
+    delta: i128,
+    id: OperationId,
+    deadline: Deadline,
+}
+
+/// What an answer says of one message.
+enum Verdict {
+    /// It was counted, and this is the total.
+    Counted(i128),
+    /// Its id is known: it, or another copy, was counted at this sequence.
+    Known(u64),
+    /// It asked only, and its id is not known.
+    NotKnown,
+    /// Not counted, and there is no use in sending it again.
+    Refused(Error),
+    /// Not counted by whoever answered, because of what passes.
+    NotNow(Error),
+    /// Nothing.
+    Open,
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    val: Option<String>,
+}
+
+impl Addition<'_> {
+    /// Adds, and tells the total. The witness is the id of an older addition to the same counter.
+    async fn run(&self, witness: Option<OperationId>) -> Result<i128> {
+        let mut backoff = Backoff::outage();
+        loop {
+            self.place.api.wire().connected(self.deadline).await?;
+            let mut copy = self.copy();
+            let until = self.deadline.at().min(Instant::now() + ATTEMPT);
+            let error = match self.judge(copy.wait(until).await) {
+                Verdict::Counted(total) => return Ok(total),
+                // A copy that was answered before was not counted, so this one was.
+                Verdict::Known(sequence) => return self.total_at(sequence).await,
+                Verdict::Refused(error) => return Err(error),
+                Verdict::Open => {
+                    tracing::debug!(stream = self.place.stream, key = %self.key, "an addition was not acknowledged");
+                    return self.resolve(copy, witness).await.map_err(Error::unknown_outcome);
+                }
+                Verdict::NotNow(error) => error,
+                Verdict::NotKnown => return Err(convert::backend("an addition was taken for none").unknown_outcome()),
+            };
+            tracing::debug!(stream = self.place.stream, %error, "adding again");
+            if matches!(self.place.information(self.deadline).await, Some(None)) {
+                return Err(Error::new(ErrorKind::BucketNotFound));
+            }
+            if !backoff.pause(self.deadline).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Finds out what became of an addition that was not acknowledged. Every error is of an unknown outcome.
+    async fn resolve(&self, copy: Pending, witness: Option<OperationId>) -> Result<i128> {
+        let mut copy = Some(copy);
+        let mut backoff = Backoff::outage();
+        let mut until = self.deadline.at();
+        let mut forgotten = false;
+        while Instant::now() < until {
+            let epoch = self.place.api.wire().epoch();
+            let asked = match select(pin!(self.look()), pin!(wait(&mut copy, until))).await {
+                Either::Left((asked, _)) => asked?,
+                Either::Right((answer, _)) => self.judge(answer),
+            };
+            match asked {
+                Verdict::Counted(total) => return Ok(total),
+                Verdict::Known(sequence) => return self.total_at(sequence).await,
+                Verdict::Refused(error) => return Err(error),
+                Verdict::NotKnown if forgotten => {}
+                Verdict::NotKnown => match &witness {
+                    Some(witness) if matches!(self.ask(witness).await?, Verdict::Known(_)) => {
+                        // Only on the connection on which it was asked: another server may know less.
+                        if self.place.api.wire().epoch() == epoch && self.place.api.wire().is_connected() {
+                            copy = Some(self.copy());
+                        }
+                    }
+                    _ => {
+                        forgotten = true;
+                        until = until.min(Instant::now() + LAST_HOPE);
+                    }
+                },
+                Verdict::NotNow(_) | Verdict::Open => {}
+            }
+            let pause = backoff.next().max(Duration::from_millis(1));
+            match self.judge(wait(&mut copy, until.min(Instant::now() + pause)).await) {
+                Verdict::Counted(total) => return Ok(total),
+                Verdict::Known(sequence) => return self.total_at(sequence).await,
+                Verdict::Refused(error) => return Err(error),
+                // The next round asks, and sends another if it is sure.
+                Verdict::NotNow(_) | Verdict::NotKnown | Verdict::Open => {}
+            }
+        }
+        Err(match forgotten {
+            true => Error::unavailable(
+                "the acknowledgement was lost, and the server may have forgotten what it counted before",
+            ),
+            false => self.deadline.error(),
+        })
+    }
+
+    /// The message that adds.
+    fn copy(&self) -> Pending {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MESSAGE_ID, self.id.as_str());
+        headers.insert(header::INCREMENT, self.delta.to_string());
+        self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new())
+    }
+
+    /// Asks whether our id is known, if these are the same counters still: a bucket of records would store the question.
+    async fn look(&self) -> Result<Verdict> {
+        match self.place.information(self.deadline).await {
+            None => Ok(Verdict::Open),
+            Some(None) => Err(Error::new(ErrorKind::BucketNotFound)),
+            Some(Some(info)) if echo::created(&info)? == self.place.created => self.ask(&self.id).await,
+            Some(Some(_)) => Err(Error::new(ErrorKind::HistoryRewound)),
+        }
+    }
+
+    /// Asks whether an id is known to the leader.
+    async fn ask(&self, id: &OperationId) -> Result<Verdict> {
+        self.place.api.wire().connected(self.deadline).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MESSAGE_ID, id.as_str());
+        let mut question = self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new());
+        let until = self.deadline.at().min(Instant::now() + ATTEMPT);
+        Ok(self.judge(question.wait(until).await))
+    }
+
+    /// The total as of a sequence; as of now, if that is not kept any more.
+    async fn total_at(&self, sequence: u64) -> Result<i128> {
+        let subject = self.place.leader_subject(self.key);
+        let (api, stream) = (&self.place.leader_api, &self.place.leader_stream);
+        let read = async {
+            let at = api.leader(stream, &json!({ "seq": sequence }), self.deadline).await?;
+            if let Some(stored) = at.filter(|stored| stored.subject == subject) {
+                return total(stored.payload());
+            }
+            let newest = api.leader_newest(stream, &subject, self.deadline).await?;
+            newest.map_or(Ok(0), |stored| total(stored.payload()))
+        };
+        // It was counted; but an error without a total must not say that it was not.
+        read.await.map_err(Error::unknown_outcome)
+    }
+
+    fn judge(&self, answer: Answer) -> Verdict {
+        let message = match answer {
+            Answer::Message(message) => message,
+            Answer::Silent | Answer::Broken => return Verdict::Open,
+            Answer::NoResponders => {
+                return Verdict::NotNow(Error::unavailable("no leader takes additions to these counters"));
+            }
+            // Where only the answers are denied, it may well be counted.
+            Answer::Denied(subject) if subject != self.subject => {
+                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
+                return Verdict::Refused(denied.unknown_outcome());
+            }
+            answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
+        };
+        let error = match api::parse(&message.payload) {
+            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
+                Ok(Acknowledgement { seq, duplicate: true, .. }) if seq > 0 => return Verdict::Known(seq),
+                Ok(Acknowledgement { seq, duplicate: false, val: Some(text) }) if seq > 0 => {
+                    return match number(&text) {
+                        Some(total) => Verdict::Counted(total),
+                        None => Verdict::Refused(no_total().unknown_outcome()),
+                    };
+                }
+                _ => return Verdict::Refused(no_total().unknown_outcome()),
+            },
+            Ok(Err(error)) => error,
+            Err(error) => return Verdict::Refused(error.unknown_outcome()),
+        };
+        match error.err_code {
+            10169 => Verdict::NotKnown,
+            // The same id is on its way.
+            10158 => Verdict::Open,
+            _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
+            _ => {
+                let refused = convert::of_write(error, None, 0);
+                if refused.outcome() == Outcome::NotApplied {
+                    return Verdict::Refused(refused);
+                }
+                // A failure of the server's, before it counted or after: as good as no answer.
+                tracing::debug!(stream = self.place.stream, error = %refused, "an addition failed");
+                Verdict::Open
+            }
+        }
+    }
+}
+
+/// Waits for the answer to a copy, as long as one is to come.
+async fn wait(copy: &mut Option<Pending>, until: Instant) -> Answer {
+    let answer = match copy {
+        Some(pending) => pending.wait(until).await,
+        None => {
+            tokio::time::sleep_until(until).await;
+            Answer::Silent
+        }
+    };
+    if !matches!(answer, Answer::Silent | Answer::Broken) {
+        *copy = None;
+    }
+    answer
+}
+
+fn no_total() -> Error {
+    convert::backend("a counter was answered without a total")
+}
+
+/// What is stored of a counter: `{"val":"7"}`.
+fn total(payload: &[u8]) -> Result<i128> {
+    #[derive(Deserialize)]
+    struct Stored {
+        val: String,
+    }
+    let stored = serde_json::from_slice::<Stored>(payload).ok();
+    stored.and_then(|stored| number(&stored.val)).ok_or_else(no_total)
+}
+
+/// A number of any length; its sign and the end of the range, if it is too long.
+fn number(text: &str) -> Option<i128> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let end = if text.starts_with('-') { i128::MIN } else { i128::MAX };
+    Some(text.parse().unwrap_or(end))
+}
+
+impl RawCounters for NatsCounters {
+    fn add<'a>(&'a self, key: &'a Key, delta: i128, deadline: Deadline) -> BoxFuture<'a, Result<i128>> {
+        self.add(key, delta, deadline).boxed()
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<Option<i128>>> {
+        async move {
+            let newest = self.place.leader_newest(key, deadline).await?;
+            newest.map(|stored| total(stored.payload())).transpose()
+        }
+        .boxed()
+    }
+
+    fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>> {
+        let scan = Scan {
+            patterns: vec![pattern],
+            history: false,
+            headers_only: false,
+            after: Revision::ZERO,
+            wanted: None,
+            patience,
+        };
+        let entries = scan::scan(Arc::clone(&self.place), scan);
+        let totals = entries.map(|entry| {
+            let Scanned { entry, behind: _ } = entry?;
+            let total = total(&entry.value);
+            let total = total.map_err(|error| error.with_key(entry.key.as_str()).at_revision(entry.revision))?;
+            Ok((entry.key, total))
+        });
+        totals.boxed()
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<()>> {
+        self.remove(key, deadline).boxed()
+    }
+}
+
+impl fmt::Debug for NatsCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsCounters").field("stream", &self.place.stream).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_any_length_is_read() {
+        for (text, read) in [
+            ("0", Some(0)),
+            ("+7", Some(7)),
+            ("-7", Some(-7)),
+            ("18446744073709551616", Some(1 << 64)),
+            ("9".repeat(60).as_str(), Some(i128::MAX)),
+            (format!("-{}", "9".repeat(60)).as_str(), Some(i128::MIN)),
+            ("", None),
+            ("-", None),
+            ("+-7", None),
+            ("7x", None),
+        ] {
+            assert_eq!(number(text), read, "{text}");
+        }
+    }
+}

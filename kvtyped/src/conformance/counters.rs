@@ -1,0 +1,131 @@
+//! Counters, of backends that have them.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::subject::{Subject, key, put};
+use crate::backend::{Deadline, RawCounters};
+use crate::error::{ErrorKind, Outcome};
+use crate::key::{Key, Pattern};
+
+/// New counters; nothing if the backend has none, as it must say.
+async fn counters(subject: &Subject) -> Option<Arc<dyn RawCounters>> {
+    let able = subject.backend().capabilities(subject.deadline()).await.expect("the backend tells its capabilities");
+    let made = subject.backend().counters(subject.config(|_| {}), subject.deadline()).await;
+    let made = made.expect("counters are made, or there are none");
+    assert_eq!(made.is_some(), able.counters, "{able:?}");
+    made
+}
+
+async fn add(counters: &dyn RawCounters, on: &Key, delta: i128, deadline: Deadline) -> i128 {
+    match counters.add(on, delta, deadline).await {
+        Ok(total) => total,
+        Err(error) => panic!("adding {delta} to {on:?} fails: {error:?}"),
+    }
+}
+
+/// They are made under a name that is free; under the name of a bucket of records there are none.
+pub async fn counters_and_records_have_buckets_of_their_own(subject: &Subject) {
+    let bucket = subject.bucket(|_| {}).await;
+    let config = bucket.raw.config().clone();
+    let found = subject.backend().counters(config, subject.deadline()).await.expect("it answers");
+    assert!(found.is_none(), "a bucket of records has no counters");
+    bucket.write(put(&key("k"), "v")).await;
+
+    let mut config = subject.config(|_| {});
+    let able = subject.backend().capabilities(subject.deadline()).await.expect("it answers").counters;
+    if !able {
+        assert!(subject.backend().counters(config.clone(), subject.deadline()).await.expect("it answers").is_none());
+        let made = subject.backend().open(&config.name, subject.deadline()).await.expect("it answers");
+        assert!(made.is_none(), "nothing is made where there are no counters");
+        return;
+    }
+    let one = subject.backend().counters(config.clone(), subject.deadline()).await.unwrap().expect("they are made");
+    let other = subject.backend().counters(config.clone(), subject.deadline()).await.unwrap().expect("they are found");
+    add(&*one, &key("k"), 1, subject.deadline()).await;
+    assert_eq!(add(&*other, &key("k"), 1, subject.deadline()).await, 2, "they are the same");
+    let made = subject.backend().open(&config.name, subject.deadline()).await.unwrap().expect("the name is taken");
+    let refused = made.write(put(&key("k"), "v"), subject.deadline()).await.expect_err("no records");
+    assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
+    assert_eq!(refused.outcome(), Outcome::NotApplied);
+    config.name = "not a name".into();
+    let wrong = subject.backend().counters(config, subject.deadline()).await.expect_err("no name");
+    assert!(matches!(wrong.kind(), ErrorKind::InvalidConfig { .. }), "{wrong:?}");
+}
+
+/// An addition tells the new total.
+pub async fn an_addition_tells_the_new_total(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    for (delta, total) in [(5, 5), (-7, -2), (0, -2), (2, 0)] {
+        assert_eq!(add(&*counters, &key("a"), delta, subject.deadline()).await, total);
+    }
+    assert_eq!(add(&*counters, &key("b"), 1, subject.deadline()).await, 1, "each counts by itself");
+}
+
+/// Of many additions at once each is counted once, and tells a total of its own.
+pub async fn every_addition_is_counted_once(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    let on = key("a");
+    let additions = (0..200).map(|_| add(&*counters, &on, 1, subject.deadline()));
+    let mut totals: Vec<_> = futures::stream::iter(additions).buffer_unordered(16).collect().await;
+    totals.sort_unstable();
+    assert!(totals.into_iter().eq(1..=200), "no total is told twice, and none is missing");
+}
+
+/// A counter does not wrap at the ends of `i64`.
+pub async fn a_counter_goes_beyond_64_bits(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    let large = i128::from(i64::MAX);
+    add(&*counters, &key("a"), large, subject.deadline()).await;
+    assert_eq!(add(&*counters, &key("a"), large, subject.deadline()).await, 2 * large);
+    assert_eq!(add(&*counters, &key("a"), -4 * large, subject.deadline()).await, -2 * large);
+    assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), Some(-2 * large));
+}
+
+/// A read sees every addition that was acknowledged; a counter to which nothing was added is none.
+pub async fn a_counter_tells_what_was_added(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), None);
+    for total in 1..=20 {
+        add(&*counters, &key("a"), 1, subject.deadline()).await;
+        assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), Some(total));
+    }
+}
+
+/// A scan gives each counter that its pattern matches once.
+pub async fn a_scan_gives_each_counter_once(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    for (on, times) in [("a", 1), ("b", 2), ("x.a", 3), ("x.b", 1)] {
+        for _ in 0..times {
+            add(&*counters, &key(on), 10, subject.deadline()).await;
+        }
+    }
+    let one = || Pattern::new().segment::<String>(None, "", "");
+    let below = Pattern::new().literal("x").segment::<String>(None, "", "");
+    for (pattern, wanted) in [(one(), vec![("a", 10), ("b", 20)]), (below, vec![("x.a", 30), ("x.b", 10)])] {
+        let wanted: Vec<_> = wanted.into_iter().map(|(on, total)| (key(on), total)).collect();
+        subject
+            .eventually(&format!("a scan gives {wanted:?}"), async || {
+                let scan = counters.scan(pattern.clone(), subject.deadline().remaining());
+                let mut found: Vec<_> = scan.try_collect().await.expect("the scan has no error");
+                found.sort_unstable();
+                (found == wanted).then_some(())
+            })
+            .await;
+    }
+    let none = Pattern::new().literal("y").segment::<String>(None, "", "");
+    assert_eq!(counters.scan(none, subject.deadline().remaining()).count().await, 0);
+}
+
+/// A removed counter begins at zero.
+pub async fn a_removed_counter_begins_anew(subject: &Subject) {
+    let Some(counters) = counters(subject).await else { return };
+    counters.remove(&key("a"), subject.deadline()).await.expect("where there is none, nothing happens");
+    add(&*counters, &key("a"), 5, subject.deadline()).await;
+    add(&*counters, &key("b"), 5, subject.deadline()).await;
+    counters.remove(&key("a"), subject.deadline()).await.expect("it is removed");
+    assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), None);
+    assert_eq!(add(&*counters, &key("a"), 1, subject.deadline()).await, 1);
+    assert_eq!(counters.read(&key("b"), subject.deadline()).await.unwrap(), Some(5), "the others stay");
+}

@@ -1,0 +1,144 @@
+//! What time it is at the server, as far as this process can know.
+//!
+//! The clocks of two machines are never compared. The server stamps what it stores: a write of our own was stamped after it
+//! was sent and before it was acknowledged, which says between which times the server's clock is now. From there the
+//! local monotonic clock goes on, which may be wrong by a little.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::quota::{Now, nanos};
+use super::slot::{Slot, SlotKey};
+use crate::backend::Read;
+use crate::bucket::Bucket;
+use crate::error::{Error, Result};
+
+/// After how long the clock is read again.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// After how long nobody may go on with what was read.
+const STALE: Duration = Duration::from_secs(60);
+
+/// By what part of the time that passed two clocks may differ: 500 ppm, as fast as clocks are set right slowly.
+pub(super) const DRIFT: u32 = 2_000;
+
+/// How long the record stays from which the time was read.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// The server's clock.
+pub(super) struct ServerClock {
+    key: SlotKey,
+    known: Mutex<Option<Sample>>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// Between which times it was at a moment.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    now: Now,
+}
+
+/// What is written to be stamped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Tick {}
+
+impl Sample {
+    fn now(&self, at: Instant) -> Now {
+        let age = at.saturating_duration_since(self.at);
+        let wrong = nanos(age / DRIFT);
+        let moved = |time: u64| time.saturating_add(nanos(age));
+        Now {
+            earliest: moved(self.now.earliest).saturating_sub(wrong),
+            latest: moved(self.now.latest).saturating_add(wrong),
+        }
+    }
+
+    /// What both samples say; what the newer says, if they contradict each other: then the server's clock was set.
+    fn and(self, older: Sample) -> Self {
+        let (new, old) = (self.now, older.now(self.at));
+        let (earliest, latest) = (new.earliest.max(old.earliest), new.latest.min(old.latest));
+        if earliest > latest { self } else { Self { now: Now { earliest, latest }, ..self } }
+    }
+}
+
+impl ServerClock {
+    pub(super) fn new(name: &str) -> Self {
+        let reader = format!("{:016x}", rand::random::<u64>());
+        let key = SlotKey::new("rate-clock", name, reader);
+        Self { key, known: Mutex::new(None), reading: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Reads the server's clock, if that was long ago. Who finds another at it goes on with what is known, unless that is
+    /// too old.
+    pub(super) async fn refresh<V>(&self, bucket: &Bucket<Slot<V>>, timeout: Duration) -> Result<()>
+    where
+        V: super::slot::Value,
+    {
+        let age = |clock: &Self| clock.sample().map_or(Duration::MAX, |sample| sample.at.elapsed());
+        let _reading = match age(self) {
+            age if age < FRESH => return Ok(()),
+            age if age < STALE => match self.reading.try_lock() {
+                Ok(reading) => reading,
+                Err(_) => return Ok(()),
+            },
+            _ => {
+                let reading = tokio::time::timeout(timeout, self.reading.lock()).await;
+                reading.map_err(|_| Error::timeout(timeout))?
+            }
+        };
+        if age(self) < FRESH {
+            return Ok(());
+        }
+        let sample = self.read(&bucket.of::<Slot<Tick>>(), timeout).await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(known.map_or(sample, |older| sample.and(older)));
+        Ok(())
+    }
+
+    async fn read(&self, bucket: &Bucket<Slot<Tick>>, timeout: Duration) -> Result<Sample> {
+        let sent = Instant::now();
+        let tick = Slot { key: self.key.clone(), value: Tick {} };
+        let revision = bucket.put(&tick).ttl(KEPT).timeout(timeout).await?;
+        let at = Instant::now();
+        let stored = bucket.get(&self.key).read(Read::AtLeast(revision)).timeout(timeout).await?;
+        let stamped = stored.filter(|tick| tick.revision() == revision).map(|tick| tick.created());
+        let since = stamped.and_then(|stamped| stamped.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let since = since.ok_or_else(|| Error::unavailable("the server's time could not be read"))?;
+        let earliest = nanos(since);
+        Ok(Sample { at, now: Now { earliest, latest: earliest.saturating_add(nanos(at - sent)) } })
+    }
+
+    /// Between which times it is now. It was read before.
+    pub(super) fn now(&self) -> Now {
+        let nothing = Now { earliest: 0, latest: u64::MAX };
+        self.sample().map_or(nothing, |sample| sample.now(Instant::now()))
+    }
+
+    fn sample(&self) -> Option<Sample> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_gets_less_sure_with_time_and_surer_with_samples() {
+        let at = Instant::now();
+        let sample = |at, earliest, latest| Sample { at, now: Now { earliest, latest } };
+        let second = 1_000_000_000;
+        let first = sample(at, 100 * second, 100 * second + 4);
+        let later = at + Duration::from_secs(2);
+        assert_eq!(first.now(later), Now { earliest: 102 * second - 1_000_000, latest: 102 * second + 4 + 1_000_000 });
+        // Both are true.
+        let second_sample = sample(later, 102 * second + 1, 103 * second).and(first);
+        assert_eq!(second_sample.now, Now { earliest: 102 * second + 1, latest: 102 * second + 4 + 1_000_000 });
+        // The clock was set back.
+        assert_eq!(sample(later, 5, 6).and(first).now, Now { earliest: 5, latest: 6 });
+    }
+}

@@ -1,0 +1,279 @@
+//! How much a rate limiter allows, and what follows for one moment (GCRA): plain arithmetic, time is an argument.
+//!
+//! A key's state is the time at which it is *whole* again: nothing of its burst is used. What is allowed moves it on by one
+//! interval; what would move it further than a whole burst ahead of now is denied. Now is known only as an interval, so
+//! both of its ends are used, each where it allows less: a key is never whole before the later, and the burst counts from
+//! the earlier. A burst after a pause would lose the difference; so the state holds since when it counts, too: whatever
+//! comes later is not earlier than that.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The longest time that a whole burst may take to come back.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// By how much two processes may differ in what the latest time is that it may be: more than a round trip takes.
+const UNSURE: Duration = Duration::from_secs(10);
+
+/// How many events are allowed in how much time, and how many at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use kvtyped::Quota;
+///
+/// let api = Quota::per_second(10).burst(20);
+/// let mails = Quota::new(3, Duration::from_secs(600)).burst(1); // never two within 200 s
+/// # let _ = (api, mails);
+/// ```
+#[must_use = "a quota limits nothing by itself"]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    events: u32,
+    period: Duration,
+    burst: u32,
+}
+
+impl Quota {
+    /// So many events a period, and as many at once.
+    pub const fn new(events: u32, period: Duration) -> Self {
+        Self { events, period, burst: events }
+    }
+
+    /// So many events a second, and as many at once.
+    pub const fn per_second(events: u32) -> Self {
+        Self::new(events, Duration::from_secs(1))
+    }
+
+    /// So many events a minute, and as many at once.
+    pub const fn per_minute(events: u32) -> Self {
+        Self::new(events, Duration::from_secs(60))
+    }
+
+    /// So many events an hour, and as many at once.
+    pub const fn per_hour(events: u32) -> Self {
+        Self::new(events, Duration::from_secs(60 * 60))
+    }
+
+    /// How many may come at once after a pause.
+    pub const fn burst(mut self, events: u32) -> Self {
+        self.burst = events;
+        self
+    }
+
+    /// The quota in numbers.
+    pub(super) fn rule(self) -> Result<Rule> {
+        let Self { events, period, burst } = self;
+        let wrong = |reason: String| Err(Error::invalid_config(reason));
+        if events == 0 {
+            return wrong("a quota of 0 events allows nothing: it must be 1 at least".to_owned());
+        }
+        if burst == 0 {
+            return wrong("a burst of 0 events allows nothing: it must be 1 at least".to_owned());
+        }
+        // Rounded up: never faster than asked.
+        let interval = period.as_nanos().div_ceil(u128::from(events));
+        if period.as_nanos() < u128::from(events) {
+            return wrong(format!("{events} events in {period:?} are more than one a nanosecond"));
+        }
+        let whole = interval.saturating_mul(u128::from(burst));
+        match u64::try_from(whole) {
+            Ok(whole) if whole <= nanos(LONGEST) => Ok(Rule { interval: nanos_of(interval), burst, whole }),
+            _ => wrong(format!(
+                "a burst of {burst} at {events} in {period:?} takes `burst * period / events` to come back, and that must be 365 days at most"
+            )),
+        }
+    }
+}
+
+/// A quota in numbers; times in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// What one event costs.
+    interval: u64,
+    pub(super) burst: u32,
+    /// What a whole burst costs.
+    whole: u64,
+}
+
+/// Between which times it is now, in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Now {
+    pub(super) earliest: u64,
+    pub(super) latest: u64,
+}
+
+/// The state of a key, in nanoseconds since 1970 by the server's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Used {
+    /// When nothing of the burst is used any more.
+    whole_at: u64,
+    /// The latest time at which it may have been whole last: what is used was used since.
+    since: u64,
+}
+
+impl Rule {
+    /// How long a key needs to be whole again, at most.
+    pub(super) fn whole(&self) -> Duration {
+        Duration::from_nanos(self.whole)
+    }
+
+    /// The state after these events, if they happen now; or how long from now they would be allowed.
+    pub(super) fn decide(&self, used: Used, events: u32, now: Now) -> Result<Used, Duration> {
+        let cost = self.interval.saturating_mul(events.into());
+        let (Used { whole_at, since }, limit) = self.now(used, now);
+        let after = whole_at.saturating_add(cost);
+        if after <= limit {
+            return Ok(Used { whole_at: after, since });
+        }
+        // As soon as there is room, unless it is not whole for sure by then but may be; at the latest when it is.
+        let Used { whole_at, since } = self.sane(used, now);
+        let wait = whole_at.saturating_add(cost).saturating_sub(self.whole).saturating_sub(now.earliest);
+        let sure = whole_at >= now.latest.saturating_add(wait).max(since);
+        Err(Duration::from_nanos(if sure { wait } else { whole_at.saturating_sub(now.earliest) }))
+    }
+
+    /// How many events would be allowed now.
+    pub(super) fn remaining(&self, used: Used, now: Now) -> u32 {
+        let (Used { whole_at, .. }, limit) = self.now(used, now);
+        u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
+    }
+
+    /// The state as it is now, and the time beyond which it cannot be moved.
+    fn now(&self, used: Used, now: Now) -> (Used, u64) {
+        let Used { whole_at, since } = self.sane(used, now);
+        // Since it was whole, this much time has passed at least: none, if the clocks do not tell.
+        let latest = now.latest.max(since);
+        if whole_at <= now.earliest {
+            return (Used { whole_at: latest, since: latest }, latest.saturating_add(self.whole));
+        }
+        (Used { whole_at: whole_at.max(latest), since }, now.earliest.max(since).saturating_add(self.whole))
+    }
+
+    /// What lies further ahead than a whole burst was written by a clock that was set back since, or for another quota.
+    fn sane(&self, Used { whole_at, since }: Used, now: Now) -> Used {
+        let furthest = now.latest.saturating_add(self.whole);
+        if since > furthest.saturating_add(nanos(UNSURE)) {
+            return Used { whole_at: furthest, since: now.latest };
+        }
+        Used { whole_at: whole_at.min(furthest.max(since.saturating_add(self.whole))), since }
+    }
+}
+
+pub(super) fn nanos(duration: Duration) -> u64 {
+    nanos_of(duration.as_nanos())
+}
+
+fn nanos_of(nanos: u128) -> u64 {
+    u64::try_from(nanos).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(time: u64) -> Now {
+        Now { earliest: time, latest: time }
+    }
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let rule = Quota::per_second(10).burst(3).rule().unwrap();
+        let mut used = Used::default();
+        // However little is known of the time, a burst is a burst.
+        let now = Now { earliest: SECOND, latest: SECOND + 90_000_000 };
+        for left in [2, 1, 0] {
+            used = rule.decide(used, 1, now).unwrap();
+            assert_eq!(rule.remaining(used, now), left);
+        }
+        let mut used = Used::default();
+        for _ in 0..3 {
+            used = rule.decide(used, 1, at(SECOND)).unwrap();
+        }
+        assert_eq!(rule.decide(used, 1, at(SECOND)), Err(Duration::from_millis(100)));
+        assert_eq!(rule.decide(used, 2, at(SECOND)), Err(Duration::from_millis(200)));
+        let later = at(SECOND + 100_000_000);
+        used = rule.decide(used, 1, later).unwrap();
+        assert!(rule.decide(used, 1, later).is_err());
+    }
+
+    #[test]
+    fn no_window_has_more_than_the_quota_whatever_the_clocks_say() {
+        for seed in 0..1_000_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let (burst, events) = (1 + next(5) as u32, 1 + next(20) as u32);
+            let rule = Quota::per_second(events).burst(burst).rule().unwrap();
+            let unsure = 1 + next(3 * rule.interval);
+            let pause = 1 + next(3 * rule.interval);
+            let (mut used, mut time, mut allowed) = (Used::default(), 100 * SECOND, Vec::new());
+            for _ in 0..300 {
+                time += next(pause);
+                // Each process knows the time as well as it knows it.
+                let now = Now { earliest: time - next(unsure), latest: time + next(unsure) };
+                match rule.decide(used, 1, now) {
+                    Ok(after) => {
+                        used = after;
+                        allowed.push(time);
+                    }
+                    Err(wait) => {
+                        let wait = u64::try_from(wait.as_nanos()).unwrap();
+                        let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
+                        assert!(rule.decide(used, 1, then).is_ok(), "seed {seed}: denied after the time that was told");
+                    }
+                }
+            }
+            for (from, first) in allowed.iter().enumerate() {
+                for (to, last) in allowed.iter().enumerate().skip(from) {
+                    let most = u64::from(burst) + (last - first) / rule.interval;
+                    let count = (to - from + 1) as u64;
+                    assert!(count <= most, "seed {seed}: {count} of {most}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_deny_for_long() {
+        let rule = Quota::per_second(1).burst(2).rule().unwrap();
+        for ahead in [1_000, 13, 12, 3, 2, 1] {
+            let mut used = Used::default();
+            for _ in 0..2 {
+                used = rule.decide(used, 1, at((10 + ahead) * SECOND)).unwrap();
+            }
+            let wait = rule.decide(used, 1, at(10 * SECOND)).unwrap_err();
+            assert!(wait <= UNSURE + 2 * rule.whole(), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let year = Duration::from_secs(400 * 24 * 60 * 60);
+        for quota in [
+            Quota::per_second(0),
+            Quota::per_second(1).burst(0),
+            Quota::new(1, Duration::ZERO),
+            Quota::new(2, Duration::from_nanos(1)),
+            Quota::new(1, year),
+            Quota::new(1, Duration::MAX).burst(u32::MAX),
+            Quota::per_hour(1).burst(u32::MAX),
+        ] {
+            let error = quota.rule().unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{quota:?}: {error}");
+        }
+        assert!(Quota::per_second(u32::MAX).rule().is_err(), "more than one a nanosecond");
+        assert!(Quota::per_second(1_000_000_000).rule().is_ok());
+    }
+}

@@ -1,0 +1,373 @@
+//! Counters: exact, or unknown (P24).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_nats::HeaderMap;
+use harness::{Cluster, Mode, Proxy, Server};
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, OpenCounters};
+
+use crate::support::{OLD, Session, SessionKey, World, on_both_backends, unique};
+
+/// How long the tests with faults go on.
+const WHILE: Duration = Duration::from_secs(8);
+
+impl World {
+    /// Counters that no other test has.
+    fn fresh_counters(&self) -> OpenCounters {
+        self.store.counters(unique("hits"))
+    }
+}
+
+on_both_backends! {
+    async fn additions_tell_the_total_of_each_counter(world: World) {
+        let name = unique("hits");
+        let hits = world.store.counters(&name).await.unwrap();
+        assert_eq!(hits.get("home").await.unwrap(), 0);
+        for (delta, total) in [(1, 1), (41, 42), (-50, -8), (0, -8)] {
+            assert_eq!(hits.add("home", delta).await.unwrap(), total);
+            assert_eq!(hits.get("home").await.unwrap(), total);
+        }
+        // Any text is a name.
+        for odd in ["a.b", "*", ">", "", "=kvtyped", "caf\u{e9} au lait"] {
+            assert_eq!(hits.add(odd, 1).await.unwrap(), 1, "{odd}");
+        }
+        let other = world.store.counters(&name).await.unwrap();
+        assert_eq!(other.add("home", 8).await.unwrap(), 0, "they are the same counters");
+        let all = other.all().await.unwrap();
+        assert_eq!(all.len(), 7, "{all:?}");
+        assert!(all.is_sorted() && all.contains(&("home".into(), 0)) && all.contains(&("a.b".into(), 1)), "{all:?}");
+    }
+
+    async fn a_counter_that_was_removed_begins_at_zero(world: World) {
+        let hits = world.fresh_counters().await.unwrap();
+        hits.remove("home").await.unwrap();
+        hits.add("home", 7).await.unwrap();
+        hits.add("about", 7).await.unwrap();
+        hits.remove("home").await.unwrap();
+        assert_eq!((hits.get("home").await.unwrap(), hits.get("about").await.unwrap()), (0, 7));
+        assert_eq!(hits.all().await.unwrap(), [("about".to_owned(), 7)]);
+        assert_eq!(hits.add("home", 1).await.unwrap(), 1);
+    }
+
+    async fn additions_of_many_tasks_are_all_counted(world: World) {
+        let hits = world.fresh_counters().await.unwrap();
+        let tasks = (0..8).map(|task| {
+            let hits = hits.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    hits.add("home", task).await.unwrap();
+                }
+            })
+        });
+        futures::future::try_join_all(tasks).await.unwrap();
+        assert_eq!(hits.get("home").await.unwrap(), 50 * (0..8).sum::<i64>());
+    }
+
+    /// What is refused is not counted, what is acknowledged is.
+    async fn a_total_that_leaves_its_range_is_an_error_and_not_counted(world: World) {
+        let hits = world.fresh_counters().await.unwrap();
+        for (end, step) in [(i64::MAX, 1), (i64::MIN, -1)] {
+            let name = if step > 0 { "top" } else { "bottom" };
+            let start = end - 100 * step;
+            hits.add(name, start).await.unwrap();
+            let tasks = (0..8).map(|task| {
+                let hits = hits.clone();
+                tokio::spawn(async move {
+                    let mut counted = 0;
+                    for turn in 0..25 {
+                        // Some go the other way.
+                        let delta = if (task + turn) % 4 == 0 { -7 * step } else { 9 * step };
+                        match hits.add(name, delta).await {
+                            Ok(_) => counted += delta,
+                            Err(error) => {
+                                assert!(matches!(error.kind(), ErrorKind::OutOfRange { .. }), "{error}");
+                                assert_eq!(error.outcome(), Outcome::NotApplied);
+                            }
+                        }
+                    }
+                    counted
+                })
+            });
+            let counted: i64 = futures::future::try_join_all(tasks).await.unwrap().into_iter().sum();
+            assert_eq!(hits.get(name).await.unwrap(), start + counted);
+            let refused = hits.add(name, end).await.unwrap_err();
+            assert!(matches!(refused.kind(), ErrorKind::OutOfRange { .. }), "{refused}");
+            assert_eq!(hits.get(name).await.unwrap(), start + counted);
+        }
+        for end in [i64::MAX, i64::MIN] {
+            assert_eq!(hits.add(&end.to_string(), end).await.unwrap(), end);
+            hits.add(&end.to_string(), end.signum()).await.unwrap_err();
+            assert_eq!(hits.add(&end.to_string(), -end.signum()).await.unwrap(), end - end.signum());
+        }
+    }
+
+    async fn sets_of_counters_in_one_bucket_do_not_meet(world: World) {
+        let bucket = unique("counts");
+        let own = world.store.counters(&bucket).await.unwrap();
+        let hits = world.store.counters("hits").bucket(&bucket).await.unwrap();
+        let misses = world.store.counters("misses").bucket(&bucket).await.unwrap();
+        for (counters, delta) in [(&own, 1), (&hits, 2), (&misses, 3)] {
+            assert_eq!(counters.add("home", delta).await.unwrap(), delta);
+            assert_eq!(counters.all().await.unwrap(), [("home".to_owned(), delta)]);
+        }
+        assert_eq!(own.is_server_side(), hits.is_server_side());
+        assert!(format!("{hits:?}").contains("server_side"));
+    }
+
+    async fn a_name_that_no_bucket_has_is_refused(world: World) {
+        let refused = world.store.counters("page hits").await.unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused}");
+        assert!(refused.to_string().contains("page hits"), "{refused}");
+        world.store.counters("page hits").bucket(unique("hits")).await.unwrap().add("home", 1).await.unwrap();
+    }
+
+    async fn a_bucket_of_records_keeps_its_records(world: World) {
+        let sessions: Bucket<Session> = world.bucket().await;
+        sessions.put(&Session::new("home", 1)).await.unwrap();
+        let hits = world.store.counters(sessions.name()).await.unwrap();
+        assert!(!hits.is_server_side());
+        assert_eq!(hits.add("home", 2).await.unwrap(), 2);
+        assert_eq!(hits.all().await.unwrap(), [("home".to_owned(), 2)]);
+        let found: Vec<_> = sessions.list(..).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+
+        let forgetful: Bucket<Session> = world.fresh().ttl(Duration::from_secs(60)).await.unwrap();
+        let refused = world.store.counters(forgetful.name()).await.unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused}");
+    }
+
+    async fn a_closed_store_counts_no_more(world: World) {
+        let hits = world.fresh_counters().await.unwrap();
+        world.store.close().await.unwrap();
+        for error in [hits.add("home", 1).await.unwrap_err(), hits.get("home").await.unwrap_err()] {
+            assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_can_adds_up_itself() {
+    assert!(World::nats().await.fresh_counters().await.unwrap().is_server_side());
+    assert!(!World::memory().fresh_counters().await.unwrap().is_server_side());
+}
+
+/// The way that an older server chose stays.
+#[tokio::test]
+async fn an_older_server_counts_by_records() {
+    let server = Server::builder().version(OLD).start().await;
+    let world = World::at(&server.url()).await;
+    let hits = world.fresh_counters().await.unwrap();
+    assert!(!hits.is_server_side());
+    let adding = (0..8).map(|_| hits.add("home", 1));
+    futures::future::try_join_all(adding).await.unwrap();
+    assert_eq!(hits.get("home").await.unwrap(), 8);
+}
+
+/// What other ADR-49 clients add is counted, and they read what is added here.
+#[tokio::test]
+async fn other_clients_count_along() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let name = unique("hits");
+    let hits = world.store.counters(&name).await.unwrap();
+    hits.add("home", 2).await.unwrap();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let add = async |subject: String, delta: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Incr", delta);
+        client.request_with_headers(subject, headers, "".into()).await.unwrap()
+    };
+    let answer = add(format!("$KV.{name}.home"), "+5").await;
+    assert!(String::from_utf8_lossy(&answer.payload).contains(r#""val":"7""#), "{answer:?}");
+    assert_eq!(hits.get("home").await.unwrap(), 7);
+    let stored = async_nats::jetstream::new(client.clone()).get_key_value(&name).await.unwrap();
+    assert_eq!(stored.get("home").await.unwrap().unwrap(), r#"{"val":"7"}"#);
+    // They know no range.
+    add(format!("$KV.{name}.home"), "340282366920938463463374607431768211456000").await;
+    for error in [hits.get("home").await.unwrap_err(), hits.add("home", 1).await.unwrap_err()] {
+        assert!(matches!(error.kind(), ErrorKind::OutOfRange { .. }), "{error}");
+    }
+    add(format!("$KV.{name}.home"), "-340282366920938463463374607431768211456000").await;
+    assert_eq!(hits.get("home").await.unwrap(), 7, "what was refused was taken back");
+    let mistaken: Bucket<Session> = world.store.bucket().name(&name).on_drift(Drift::Adopt).must_exist().await.unwrap();
+    let refused = mistaken.put(&Session::new("a", 1)).await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused}");
+    assert!(mistaken.get(&SessionKey::new("a", 1)).await.unwrap().is_none());
+}
+
+/// An addition that is not acknowledged is found by its id, and its total is read.
+#[tokio::test]
+async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
+    for (url, addr, replicas) in [
+        (harness::shared().await.url(), harness::shared().await.addr(), 1),
+        (harness::cluster::shared().await.node(0).url(), harness::cluster::shared().await.node(0).addr(), 3),
+    ] {
+        let past = World::at(&url).await;
+        let name = unique("hits");
+        let direct = past.store.counters(&name).replicas(replicas).await.unwrap();
+        let proxy = Proxy::start(addr).await;
+        let through = World::at(&proxy.url()).await.store.counters(&name).await.unwrap();
+        for round in 0..4 {
+            let dropped = proxy.dropped_replies();
+            proxy.set(Mode::DropReplies);
+            let (total, ()) = tokio::join!(through.add("home", 10), async {
+                proxy.await_dropped(dropped + 1).await;
+                // It is not the newest any more.
+                if round % 2 == 1 {
+                    direct.add("home", 1).await.unwrap();
+                }
+                proxy.set(Mode::Pass);
+            });
+            let counted = direct.get("home").await.unwrap();
+            assert_eq!(total.unwrap(), counted, "round {round}");
+            assert_eq!(counted, 10 * (round + 1) + (round + 1) / 2, "round {round}");
+        }
+    }
+}
+
+/// No answer ever comes: nobody knows, and nobody guesses.
+#[tokio::test]
+async fn an_addition_without_any_answer_is_unknown() {
+    let past = World::nats().await;
+    let name = unique("hits");
+    let direct = past.store.counters(&name).await.unwrap();
+    let proxy = Proxy::start(harness::shared().await.addr()).await;
+    let store = World::at(&proxy.url()).await.store;
+    let through = store.counters(&name).timeout(Duration::from_secs(2)).await.unwrap();
+    proxy.set(Mode::DropReplies);
+    let error = through.add("home", 1).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    proxy.set(Mode::Pass);
+    assert_eq!(direct.get("home").await.unwrap(), 1);
+    assert_eq!(through.add("home", 1).await.unwrap(), 2);
+}
+
+/// What many tasks were told while something failed.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    acknowledged: i64,
+    unknown: i64,
+    refused: i64,
+}
+
+/// Adds ones from eight tasks over each of these handles until it is over.
+async fn add_until(over: Arc<AtomicBool>, handles: &[Counters]) -> Told {
+    let tasks = (0..8).map(|task| {
+        let (hits, over) = (handles[task % handles.len()].clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut told = Told::default();
+            while !over.load(Ordering::Relaxed) {
+                match hits.add("home", 1).await {
+                    Ok(_) => told.acknowledged += 1,
+                    Err(error) if error.outcome() == Outcome::Unknown => told.unknown += 1,
+                    Err(_) => told.refused += 1,
+                }
+            }
+            told
+        })
+    });
+    let told = futures::future::try_join_all(tasks).await.unwrap();
+    told.into_iter().fold(Told::default(), |a, b| Told {
+        acknowledged: a.acknowledged + b.acknowledged,
+        unknown: a.unknown + b.unknown,
+        refused: a.refused + b.refused,
+    })
+}
+
+fn assert_exact(told: Told, counted: i64, faults: usize) {
+    println!("{told:?} over {faults} faults; the counter: {counted}");
+    assert!(faults > 0 && told.acknowledged > 100, "{told:?}");
+    assert!(told.acknowledged <= counted, "{} additions are lost: {told:?}", told.acknowledged - counted);
+    assert!(counted <= told.acknowledged + told.unknown, "{counted} were counted of {told:?}");
+}
+
+/// P24: killed and started again, which makes the server forget the ids of all but the newest addition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn additions_are_exact_or_unknown_while_the_server_is_killed() {
+    let server = Server::start().await;
+    let mut handles = Vec::new();
+    for _ in 0..2 {
+        handles.push(World::at(&server.url()).await.store.counters("hits").await.unwrap());
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let mut kills = 0;
+    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+        let end = tokio::time::Instant::now() + WHILE;
+        while tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            server.restart().await;
+            kills += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_exact(told, handles[0].get("home").await.unwrap(), kills);
+}
+
+/// P24: while leaders step down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn additions_are_exact_or_unknown_while_leaders_change() {
+    let cluster = harness::cluster::shared().await;
+    let name = unique("hits");
+    let mut handles = Vec::new();
+    for node in cluster.nodes() {
+        handles.push(World::at(&node.url()).await.store.counters(&name).replicas(3).await.unwrap());
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let mut step_downs = 0;
+    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+        let end = tokio::time::Instant::now() + WHILE;
+        while tokio::time::Instant::now() < end {
+            cluster.step_down(&format!("KV_{name}")).await;
+            step_downs += 1;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_exact(told, handles[0].get("home").await.unwrap(), step_downs);
+}
+
+/// P24: while the leader is killed, and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
+    let cluster = Cluster::start(3).await;
+    let mut handles = Vec::new();
+    for _ in 0..2 {
+        handles.push(World::at(&cluster.urls()).await.store.counters("hits").replicas(3).await.unwrap());
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let mut kills = 0;
+    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let leader = harness::wait::until("there is a leader", Duration::from_secs(30), async || {
+                cluster.leader_of("KV_hits").await
+            });
+            cluster.node(leader.await).restart().await;
+            kills += 1;
+        }
+        cluster.ready().await;
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_exact(told, handles[0].get("home").await.unwrap(), kills);
+}
+
+/// The control: the same id again, which an addition without an acknowledgement invites to, counts twice after a restart.
+#[tokio::test]
+async fn naive_repetition_under_the_same_id_counts_twice() {
+    let server = Server::start().await;
+    let hits = World::at(&server.url()).await.store.counters("hits").await.unwrap();
+    let add = async |id: &str| {
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Incr", "1");
+        headers.insert("Nats-Msg-Id", id);
+        client.request_with_headers("$KV.hits.home", headers, "".into()).await.unwrap()
+    };
+    add("ours").await;
+    add("another").await;
+    server.restart().await;
+    add("ours").await;
+    assert_eq!(hits.get("home").await.unwrap(), 3);
+}
