@@ -137,6 +137,27 @@
 //! # }
 //! ```
 //!
+//! **Coordination**: locks, elections, semaphores, counters and more, each with a paragraph on what it does *not* guarantee;
+//! [`recipes`] says which is for what. A lock that stands beside a record fences its writes: whoever was overtaken, however
+//! long it slept, is refused by the server.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "{id}", history = 1)]
+//! # struct Invoice { id: u64, sent: bool }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let invoices: Bucket<Invoice> = Store::memory().bucket().await?;
+//! let invoice = Invoice { id: 42, sent: true };
+//! let guard = invoices.lock(&invoice.key()).wait(Duration::from_secs(30)).await?;
+//! guard.run(async { /* dropped the moment the lock is lost */ }).await?;
+//! invoices.put(&invoice).fenced_by(&guard).await?;
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Should I use this?
 //!
 //! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
