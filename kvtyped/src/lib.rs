@@ -177,6 +177,11 @@
 //!   two minutes before (`sync_interval`).
 //! * Not for large values: a server takes 1 MiB by default, and reads them whole.
 //!
+//! # Runtime
+//!
+//! It runs on tokio: await it within a runtime that has time enabled, and I/O for a server. Caches, live values, locks and
+//! what else goes on by itself are tasks of that runtime, and end with it.
+//!
 //! # Features
 //!
 //! | feature | default | what |
