@@ -207,8 +207,10 @@ pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::recipes::{
-    Counters, Decision, Fence, Holder, Ids, Lease, Lock, LockGuard, Locks, OpenCounters, OpenIds, OpenLocks,
-    OpenRateLimiter, Quota, RateLimiter, TryLock, UntilReady,
+    Acquire, Campaign, Counters, Decision, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView,
+    Holder, Ids, Join, Leader, Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once,
+    OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimiter, Run, RunError, RunOutput, Semaphore,
+    TryAcquire, TryLock, UntilReady,
 };
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
