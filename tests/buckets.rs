@@ -219,7 +219,7 @@ on_both_backends! {
     }
 
     async fn a_closed_store_opens_nothing(world: World) {
-        let World { store } = world;
+        let World { store, .. } = world;
         store.close().await.unwrap();
         store.close().await.unwrap();
         let error = fails(store.bucket::<Document>().name(unique("closed"))).await;

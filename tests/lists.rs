@@ -306,7 +306,8 @@ async fn a_list_that_is_not_read_is_not_sent() {
 }
 
 async fn connection_of_an_application() -> World {
-    World { store: Store::from_client(async_nats::connect(harness::shared().await.url()).await.unwrap()) }
+    let url = harness::shared().await.url();
+    World::of(Store::from_client(async_nats::connect(&url).await.unwrap()), &url)
 }
 
 /// The heartbeats of a server that has sent all of it stand between what it sent before and after.
@@ -360,7 +361,7 @@ async fn a_list_goes_on_without_the_right_to_acknowledge() {
 #[tokio::test]
 async fn a_stream_that_limits_its_consumers_is_listed() {
     let server = harness::shared().await;
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let name = unique("limited");
     let config = json!({
         "name": format!("KV_{name}"), "subjects": [format!("$KV.{name}.>")], "max_msgs_per_subject": 1,

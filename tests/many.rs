@@ -194,7 +194,7 @@ async fn many_reads_of_at_least_a_revision_are_never_older() {
 #[tokio::test]
 async fn a_mirror_that_answers_for_its_origin_makes_no_read_stale() {
     let server = Server::start().await;
-    let World { store } = World::at(&server.url()).await;
+    let World { store, .. } = World::at(&server.url()).await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
     let mirror = store.bucket::<Session>().name(unique("mirror")).mirror(Source::new(origin.name())).await.unwrap();
     let keys: Vec<_> = (0..8).map(key).collect();

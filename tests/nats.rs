@@ -101,7 +101,7 @@ async fn every_verb_works_in_a_domain() {
 
 #[tokio::test]
 async fn a_mirror_reads_what_its_origin_has_and_writes_go_there() {
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
     let session = Session::new("acme", 1);
     origin.put(&session.clone().visited(1)).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_mirror_reads_what_its_origin_has_and_writes_go_there() {
 
 #[tokio::test]
 async fn a_mirror_may_have_some_keys_only() {
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
     origin.put(&Session::new("acme", 1)).await.unwrap();
     origin.put(&Session::new("beta", 2)).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_mirror_may_have_some_keys_only() {
 
 #[tokio::test]
 async fn a_bucket_collects_the_records_of_others_and_can_be_written() {
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let one: Bucket<Session> = store.bucket().name(unique("one")).await.unwrap();
     let two: Bucket<Session> = store.bucket().name(unique("two")).await.unwrap();
     one.put(&Session::new("acme", 1).visited(1)).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_bucket_collects_the_records_of_others_and_can_be_written() {
 #[tokio::test]
 async fn an_update_keeps_settings_that_this_library_does_not_know() {
     let server = harness::shared().await;
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let name = unique("rich");
     let mut config = plain_stream(&name);
     let unknown = json!({
@@ -233,7 +233,7 @@ async fn a_connection_of_the_application_stays_open() {
 
 #[tokio::test]
 async fn what_is_written_is_published_again_if_asked() {
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let name = unique("loud");
     let mut heard = client.subscribe(format!("heard.{name}.>")).await.unwrap();
@@ -253,7 +253,7 @@ async fn what_is_written_is_published_again_if_asked() {
 #[tokio::test]
 async fn a_place_that_no_server_has_is_told() {
     // A server that is alone takes any place: there is one.
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     store.bucket::<Session>().name(unique("placed")).placement(Placement::tags(["ssd"])).await.unwrap();
 
     let cluster = Store::connect(harness::cluster::shared().await.urls()).await.unwrap();
@@ -269,7 +269,7 @@ async fn a_place_that_no_server_has_is_told() {
 #[tokio::test]
 async fn a_stream_that_is_no_bucket_is_told() {
     let server = harness::shared().await;
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let endless = unique("endless");
     make_stream(server, &json!({ "name": format!("KV_{endless}"), "subjects": [format!("{endless}.>")] })).await;
     let foreign = unique("foreign");
@@ -342,7 +342,7 @@ async fn the_next_server_is_tried_if_the_first_is_down() {
 #[tokio::test]
 async fn a_bucket_without_direct_gets_is_read() {
     let server = harness::shared().await;
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let name = unique("indirect");
     let mut config = plain_stream(&name);
     config["allow_direct"] = json!(false);
@@ -366,7 +366,7 @@ async fn a_bucket_without_direct_gets_is_read() {
 #[tokio::test]
 async fn a_ttl_needs_limit_markers_and_the_error_tells_how_to_get_them() {
     let server = harness::shared().await;
-    let World { store } = World::nats().await;
+    let World { store, .. } = World::nats().await;
     let name = unique("unmarked");
     make_stream(server, &plain_stream(&name)).await;
     let open = || store.bucket::<Session>().name(&name);

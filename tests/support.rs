@@ -1,7 +1,9 @@
 //! What the tests of the verbs share: stores of both kinds, buckets with names of their own, models.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::prelude::*;
 use kvtyped::{Events, OpenBucket};
 
@@ -29,11 +31,19 @@ pub(crate) const OLD: &str = "2.10.26";
 /// A store, and a way to name buckets in it.
 pub(crate) struct World {
     pub(crate) store: Store,
+    place: Place,
+}
+
+/// Where the buckets of a world are.
+enum Place {
+    Memory(Arc<MemoryBackend>),
+    Url(String),
 }
 
 impl World {
     pub(crate) fn memory() -> Self {
-        Self { store: Store::memory() }
+        let memory = Arc::new(MemoryBackend::new());
+        Self { store: Store::from_backend(Arc::clone(&memory) as _), place: Place::Memory(memory) }
     }
 
     pub(crate) async fn nats() -> Self {
@@ -41,7 +51,21 @@ impl World {
     }
 
     pub(crate) async fn at(url: &str) -> Self {
-        Self { store: Store::connect(url).await.expect("the server is there") }
+        Self::of(Store::connect(url).await.expect("the server is there"), url)
+    }
+
+    /// The world of a store that was connected in some other way.
+    pub(crate) fn of(store: Store, url: &str) -> Self {
+        Self { store, place: Place::Url(url.to_owned()) }
+    }
+
+    /// Another store with the same buckets, as another process has it. Closed, it is as good as dead: nothing that it holds
+    /// is renewed or given back any more.
+    pub(crate) async fn another(&self) -> Store {
+        match &self.place {
+            Place::Memory(memory) => Store::from_backend(Arc::clone(memory) as _),
+            Place::Url(url) => Self::at(url).await.store,
+        }
     }
 
     /// The builder of a bucket that no other test has.
@@ -110,6 +134,23 @@ impl RawSession {
     }
 }
 
+/// Whatever is stored where a recipe has its own.
+#[derive(Clone, Debug, PartialEq, KvModel)]
+#[kv(key = "=kvtyped.{recipe}.{name}.{part}", codec = Text, history = 1)]
+pub(crate) struct Junk {
+    pub(crate) recipe: String,
+    pub(crate) name: String,
+    pub(crate) part: String,
+    #[kv(value)]
+    pub(crate) text: String,
+}
+
+impl Junk {
+    pub(crate) fn new(recipe: &str, name: &str, part: &str, text: &str) -> Self {
+        Self { recipe: recipe.into(), name: name.into(), part: part.into(), text: text.into() }
+    }
+}
+
 /// The same bucket, seen through another model.
 pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> {
     world.store.bucket().name(name).must_exist().on_drift(Drift::Adopt).await.expect("the bucket is there")
@@ -117,6 +158,17 @@ pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> 
 
 /// How long anything that must come may take, on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Drops a future after so many polls, wherever it is by then, or when it is done.
+pub(crate) async fn dropped_after<F: IntoFuture>(future: F, polls: u32) {
+    let mut future = std::pin::pin!(future.into_future());
+    for _ in 0..polls {
+        if futures::poll!(&mut future).is_ready() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
 
 /// What an event says, to be compared.
 #[derive(Debug, Clone, PartialEq)]

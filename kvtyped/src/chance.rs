@@ -32,3 +32,9 @@ fn fraction() -> f64 {
 pub(crate) fn up_to(most: Duration) -> Duration {
     most.mul_f64(fraction())
 }
+
+/// Any number below `end`; zero, if that is zero.
+pub(crate) fn below(end: usize) -> usize {
+    let any = (fraction() * end as f64) as usize;
+    any.min(end.saturating_sub(1))
+}

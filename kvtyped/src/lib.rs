@@ -137,6 +137,27 @@
 //! # }
 //! ```
 //!
+//! **Coordination**: locks, elections, semaphores, counters and more, each with a paragraph on what it does *not* guarantee;
+//! [`recipes`] says which is for what. A lock that stands beside a record fences its writes: whoever was overtaken, however
+//! long it slept, is refused by the server.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+//! # #[kv(key = "{id}", history = 1)]
+//! # struct Invoice { id: u64, sent: bool }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let invoices: Bucket<Invoice> = Store::memory().bucket().await?;
+//! let invoice = Invoice { id: 42, sent: true };
+//! let guard = invoices.lock(&invoice.key()).wait(Duration::from_secs(30)).await?;
+//! guard.run(async { /* dropped the moment the lock is lost */ }).await?;
+//! invoices.put(&invoice).fenced_by(&guard).await?;
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Should I use this?
 //!
 //! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
@@ -155,6 +176,11 @@
 //! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to
 //!   two minutes before (`sync_interval`).
 //! * Not for large values: a server takes 1 MiB by default, and reads them whole.
+//!
+//! # Runtime
+//!
+//! It runs on tokio: await it within a runtime that has time enabled, and I/O for a server. Caches, live values, locks and
+//! what else goes on by itself are tasks of that runtime, and end with it.
 //!
 //! # Features
 //!
@@ -212,8 +238,10 @@ pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::recipes::{
-    Counters, Decision, Fence, Holder, Ids, Lease, Lock, LockGuard, Locks, OpenCounters, OpenIds, OpenLocks,
-    OpenRateLimiter, Quota, RateLimiter, TryLock, UntilReady,
+    Acquire, Campaign, Counters, Decision, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView,
+    Holder, Ids, Join, Leader, Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once,
+    OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimiter, Run, RunError, RunOutput, Semaphore,
+    TryAcquire, TryLock, UntilReady,
 };
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};

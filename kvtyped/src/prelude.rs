@@ -15,7 +15,10 @@ pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, Outcome};
 pub use crate::key::{KeySegment, ModelKey};
 pub use crate::model::{Filter, KvModel};
-pub use crate::recipes::{Counters, Fence, Ids, LockGuard, Locks, Quota, RateLimiter};
+pub use crate::recipes::{
+    Counters, Election, Fence, Group, Ids, Leadership, LockGuard, Locks, Member, Once, Permit, Quota, RateLimiter,
+    Semaphore,
+};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::txn::{Abort, TransactError, Tx};

@@ -80,7 +80,7 @@ async fn every_verb_ends_in_its_time_where_bytes_are_held_back() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let store = Store::connect(proxy.url()).timeout(TIME).await.unwrap();
-    let world = World { store };
+    let world = World::of(store, &proxy.url());
     let sessions = world.bucket::<Session>().await;
     let revision = sessions.put(&Session::new("acme", 7)).await.unwrap();
     proxy.set(Mode::Stall);
@@ -99,7 +99,7 @@ async fn every_verb_ends_in_its_time_where_bytes_are_held_back() {
 async fn every_verb_ends_in_its_time_where_the_server_is_frozen() {
     let server = Server::start().await;
     let store = Store::connect(server.url()).timeout(TIME).await.unwrap();
-    let world = World { store };
+    let world = World::of(store, &server.url());
     let sessions = world.bucket::<Session>().await;
     let revision = sessions.put(&Session::new("acme", 7)).await.unwrap();
     server.freeze();

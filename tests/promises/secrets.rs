@@ -90,7 +90,7 @@ impl Subscriber for Everything {
 
 /// The verbs, and each way in which they fail, on a store that says nothing of its credentials.
 async fn exercise(everything: &Everything, store: &Store, proxy: &Proxy) {
-    let world = World { store: store.clone() };
+    let world = World::of(store.clone(), &proxy.url());
     let open = world.fresh::<Document>();
     everything.shown(&open);
     let documents = open.await.unwrap();

@@ -21,7 +21,7 @@ mod put_many;
 mod compact;
 mod cas;
 mod combine;
-mod standing;
+pub(crate) mod standing;
 mod incarnation;
 mod counters;
 pub(crate) mod decode;

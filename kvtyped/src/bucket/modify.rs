@@ -31,6 +31,10 @@ impl<T: KvModel> Bucket<T> {
     /// Changes the record of a key by a closure, which runs again on the newest record whenever another writer came
     /// between.
     ///
+    /// Changes of one record that wait for each other in this process do not fight: they are applied one after another, and
+    /// stored by one write where the bucket keeps one revision of each key. Each gets the record as its own change left it,
+    /// and a [`Revision`] by which a later `update` is refused if another change was stored over it.
+    ///
     /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
     /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.
     ///

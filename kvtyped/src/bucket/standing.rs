@@ -50,7 +50,7 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 /// What a builder stands on, as a guard in this bucket.
-pub(super) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Result<Option<Guard>> {
+pub(crate) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Result<Option<Guard>> {
     footing.transpose()?.map(|standing| standing.within(bucket)).transpose()
 }
 
@@ -75,14 +75,15 @@ pub(super) async fn write(
         Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
         Err(conflict) => conflict,
     };
-    // A conflict does not always say which of the two it is.
-    let fenced = match conflict.key() {
-        _ if !guarded => true,
-        Some(key) => key == on.key.as_str(),
-        None => {
-            let now = raw.read(&on.key, At::Newest(Read::Leader), deadline).await?;
-            now.is_none_or(|now| now.revision != on.revision)
-        }
-    };
+    let fenced = !guarded || is_gone(raw, on, &conflict, deadline).await?;
     Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
+}
+
+/// Whether a conflict is one of what was stood on; it does not always say of which key it is.
+pub(crate) async fn is_gone(raw: &dyn RawBucket, on: &Guard, conflict: &Error, deadline: Deadline) -> Result<bool> {
+    if let Some(key) = conflict.key() {
+        return Ok(key == on.key.as_str());
+    }
+    let now = raw.read(&on.key, At::Newest(Read::Leader), deadline).await?;
+    Ok(now.is_none_or(|now| now.revision != on.revision))
 }

@@ -102,8 +102,8 @@ impl IntoFuture for OpenCounters {
 /// * A limit that holds at each moment. A total that leaves the range of `i64` on a server is taken back by the opposite
 ///   addition; until then readers get `OutOfRange`, and an addition that would have fitted may be refused, or be told a
 ///   total that holds what is about to be taken back. Nothing that was acknowledged is lost by that.
-/// * An answer where the server forgot. It remembers the ids of additions for two minutes, and after a restart only the
-///   newest of each counter. An addition that was lost meanwhile is `Unknown`, where the handle cannot prove more.
+/// * An answer where the server forgot. It remembers the ids of additions for two minutes, and after a restart only those
+///   of the newest 64 of each counter. An addition that was lost meanwhile is `Unknown`, where the handle cannot prove more.
 /// * Durability beyond the server's: it acknowledges before it syncs to disk, unless it is told otherwise.
 #[derive(Clone)]
 pub struct Counters {

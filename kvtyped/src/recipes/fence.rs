@@ -8,6 +8,7 @@ use crate::bucket::{Create, Delete, Modify, Purge, Put, Standing, Touch, Transfo
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
+use crate::txn::Transaction;
 
 /// The part of a lock's key under which its fence is.
 pub(super) const FENCE: &str = "fence";
@@ -59,6 +60,14 @@ macro_rules! fenced {
 }
 
 fenced!(Put Create Update Delete Purge Touch Modify<F> TryModify<F> Transform<F>);
+
+impl<T: KvModel> Transaction<'_, T> {
+    /// Only while nobody else has taken the lock since `guard` was given; as of a single write
+    /// ([`Put::fenced_by`](crate::Put::fenced_by)).
+    pub fn fenced_by(self, guard: &LockGuard) -> Self {
+        self.standing_on(Some(standing(guard)))
+    }
+}
 
 /// What a write that a guard fences stands on.
 fn standing(guard: &LockGuard) -> Result<Standing> {

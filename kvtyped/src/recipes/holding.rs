@@ -26,14 +26,34 @@ pub(super) struct Holding {
     /// What the recipe or its user says beside: who the leader is, say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<Value>,
+    /// How often that was said anew: what tells a renewal from news.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) said: u64,
 }
 
 impl Holding {
     pub(super) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { id: fresh_id(), owner, since, note, term: None, value }
+        Self { id: fresh_id(), owner, since: now(), note, term: None, value, said: 0 }
     }
+
+    /// It is taken now, rather than when somebody began to wait for it.
+    pub(super) fn dated(self) -> Self {
+        Self { since: now(), ..self }
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time that a holder wrote.
+pub(super) fn time_of(millis: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A name that nothing else has.
@@ -48,13 +68,14 @@ pub(super) fn usual_owner() -> String {
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _ } = self;
+        let Self { id, owner, since, note, term, value: _, said } = self;
         f.debug_struct("Holding")
             .field("id", id)
             .field("owner", owner)
             .field("since", since)
             .field("note", note)
             .field("term", term)
+            .field("said", said)
             .finish_non_exhaustive()
     }
 }
@@ -82,7 +103,6 @@ impl Holder {
     pub(super) fn of(entry: Entry<Slot<Holding>>) -> Self {
         let fence = fence_of(&entry);
         let Holding { owner, since, note, .. } = entry.into_value().value;
-        let since = UNIX_EPOCH.checked_add(Duration::from_millis(since)).unwrap_or(UNIX_EPOCH);
-        Self { owner, since, note, fence }
+        Self { owner, since: time_of(since), note, fence }
     }
 }

@@ -16,7 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A lease that is held: a record with a time to live, which a task of its own renews.
 ///
-/// Every guard of a recipe dereferences to one: [`LockGuard`](super::LockGuard), ...
+/// Every guard of a recipe dereferences to one: [`LockGuard`](super::LockGuard), [`Leadership`](super::Leadership),
+/// [`Permit`](super::Permit), [`Member`](super::Member).
 ///
 /// It is valid until the time to live has passed since its last renewal was **sent**, by this machine's monotonic clock,
 /// less a margin: so its holder gives it up before the server can let anybody else have it, network or not. A renewal
@@ -188,7 +189,12 @@ impl Lease {
     ///
     /// Dropping it leaves the release to go on without a witness.
     pub async fn release(self) -> Result<()> {
-        self.order("release", Order::Release).await
+        self.release_as("release").await
+    }
+
+    /// The same, by the word of a recipe.
+    pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
+        self.order(operation, Order::Release).await
     }
 
     /// What a fence in its bucket stands on.
@@ -197,9 +203,13 @@ impl Lease {
     }
 
     /// Writes another value into it.
-    #[allow(dead_code, reason = "the election is next")]
     pub(super) async fn say(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
         self.order(operation, |reply| Order::Say(value, reply)).await
+    }
+
+    /// Ends it by leaving a value in its place, for so long or for ever, if it is still this one.
+    pub(super) async fn finish(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
+        self.order(operation, |reply| Order::Finish(value, keep, reply)).await
     }
 
     async fn order(
@@ -222,7 +232,7 @@ impl Lease {
         self.located(operation, Error::new(ErrorKind::Lost))
     }
 
-    fn located(&self, operation: &'static str, error: Error) -> Error {
+    pub(super) fn located(&self, operation: &'static str, error: Error) -> Error {
         error.within(operation, &self.shown.bucket, Some(&self.shown.key))
     }
 }

@@ -16,8 +16,9 @@ use super::place::{Place, check, place_options};
 use super::queue::Ticket;
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over, Turn};
+use super::terms::lease_options;
 use super::times::Wanted;
-use super::wait::Waiting;
+use super::wait::{Waiting, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -274,11 +275,7 @@ impl WantedLock {
             let claim = self.claim()?;
             let lease = match how {
                 How::Now => now(claim, fair).await?,
-                How::Wait(None) => Some(wait(claim, fair).await?),
-                How::Wait(Some(longest)) => match tokio::time::timeout(longest, wait(claim, fair)).await {
-                    Ok(lease) => Some(lease?),
-                    Err(_) => return Err(Error::timeout(longest)),
-                },
+                How::Wait(longest) => Some(within(longest, wait(claim, fair)).await?),
             };
             Ok(lease.map(|lease| LockGuard { lease }))
         };
@@ -385,33 +382,6 @@ impl IntoFuture for TryLock {
 macro_rules! lock_options {
     ($($builder:ident: $($path:ident).+),* $(,)?) => {$(
         impl $builder {
-            /// How long after its holder's last sign of life a lock is free again: 1 s at least, 30 s by default.
-            ///
-            /// Below 15 s it may not survive the election of a new leader in a cluster.
-            pub fn ttl(mut self, ttl: Duration) -> Self {
-                self.$($path).+.wanted.ttl = Some(ttl);
-                self
-            }
-
-            /// How often its holder renews it; a third of its time to live by default.
-            pub fn renew_every(mut self, interval: Duration) -> Self {
-                self.$($path).+.wanted.renew_every = Some(interval);
-                self
-            }
-
-            /// How long before it can expire its holder gives it up; a tenth of its time to live by default, 1 s at least
-            /// where that is no more than a third.
-            pub fn margin(mut self, margin: Duration) -> Self {
-                self.$($path).+.wanted.margin = Some(margin);
-                self
-            }
-
-            /// What its holder calls itself, for others to read; the number of the process by default.
-            pub fn owner(mut self, owner: impl Into<String>) -> Self {
-                self.$($path).+.owner = Some(owner.into());
-                self
-            }
-
             /// What its holder notes beside, for others to read.
             pub fn note(mut self, note: impl Into<String>) -> Self {
                 self.$($path).+.note = Some(note.into());
@@ -429,6 +399,7 @@ macro_rules! lock_options {
 }
 
 lock_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
+lease_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
 
 /// A lock that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///

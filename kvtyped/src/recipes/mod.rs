@@ -5,8 +5,16 @@
 //! | I want | take | it is |
 //! |---|---|---|
 //! | a record that others change, too, changed without loss | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set that is tried again |
+//! | several records changed all or nothing | no recipe: [`transact`](crate::Bucket::transact) | a batch that is applied as a whole |
 //! | one at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
 //! | the same, and the server to refuse who was overtaken | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence beside the record |
+//! | one process to lead, and all to know which | [`Store::election`](crate::Store::election) | a lease in which its holder says who it is |
+//! | so many at a time | [`Store::semaphore`](crate::Store::semaphore) | as many leases, of which each takes any |
+//! | to know who is there | [`Store::group`](crate::Store::group) | a lease for each member |
+//! | work done one time for a key, and its result | [`Store::once`](crate::Store::once) | a lease that gives way to the result |
+//! | a number that many add to | [`Store::counters`](crate::Store::counters) | a counter of the server (ADR-49), or a compare-and-set |
+//! | numbers that come once | [`Store::ids`](crate::Store::ids) | blocks that are taken by compare-and-set |
+//! | no more than so many in a time | [`Store::rate_limiter`](crate::Store::rate_limiter) | one record a key, by the server's clock |
 //!
 //! Two records of a bucket that change together need no lock either.
 //! A lock is for what is outside of the bucket: a file, a device, a service that is to be called by one at a time.
@@ -18,7 +26,7 @@
 //! It counts from before its last renewal was sent, by this machine's monotonic clock, and is given up a margin (3 s) before
 //! the server can let it expire: so its holder knows without a network that it is lost, before anybody else has it.
 //! A renewal whose acknowledgement is lost is looked up at the leader, never assumed.
-//! Wall clocks are never compared.
+//! The wall clocks of two machines are never compared.
 //!
 //! | | default | relation |
 //! |---|---|---|
@@ -45,6 +53,13 @@
 //! Lists, watches and caches of models do not see them, so recipes and records share a bucket without meeting.
 
 mod lock;
+mod election;
+mod semaphore;
+mod group;
+mod group_watch;
+mod group_view;
+mod once;
+mod once_run;
 mod counters;
 mod ids;
 mod rate;
@@ -55,16 +70,26 @@ mod tenure;
 mod times;
 mod wait;
 mod queue;
+mod home;
+mod terms;
+mod told;
 mod clock;
 mod quota;
 mod place;
 mod slot;
 
 pub use self::counters::{Counters, OpenCounters};
+pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};
 pub use self::fence::Fence;
+pub use self::group::{Group, Join, Member, MemberInfo};
+pub use self::group_view::GroupView;
+pub use self::group_watch::{Departure, GroupEvent, GroupEvents};
 pub use self::holding::Holder;
 pub use self::ids::{Ids, OpenIds};
 pub use self::lease::Lease;
 pub use self::lock::{Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use self::once::{Once, Run};
+pub use self::once_run::{RunError, RunOutput};
 pub use self::quota::Quota;
 pub use self::rate::{Decision, OpenRateLimiter, RateLimiter, UntilReady};
+pub use self::semaphore::{Acquire, Permit, Semaphore, TryAcquire};

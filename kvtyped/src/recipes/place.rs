@@ -27,6 +27,10 @@ impl Place {
         Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None }
     }
 
+    pub(super) fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
     pub(super) fn set_bucket(&mut self, name: String) {
         self.bucket = name;
     }

@@ -1,5 +1,7 @@
 //! The life of a lease: it is taken, renewed, and given back or lost.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -10,7 +12,7 @@ use super::lease::{Lease, Shown};
 use super::slot::{Slot, SlotKey};
 use super::times::Times;
 use crate::backend::Read;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::ModelKey;
 use crate::revision::Revision;
@@ -30,6 +32,8 @@ pub(super) enum State {
 pub(super) enum Order {
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
+    /// End it by leaving this value in its place, for so long or for ever.
+    Finish(Value, Option<Duration>, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<Result<()>>),
 }
 
@@ -74,7 +78,8 @@ impl Claim {
     /// # Cancel safety
     ///
     /// A lease that is taken while nobody waits for it any more is given back.
-    pub(super) async fn attempt(self, over: Over, turn: Option<Turn>) -> Attempt {
+    pub(super) async fn attempt(mut self, over: Over, turn: Option<Turn>) -> Attempt {
+        self.holding = self.holding.dated();
         let (witness, taken) = oneshot::channel();
         tokio::spawn(async move {
             let attempt = match self.take(over).await {
@@ -156,8 +161,13 @@ impl Claim {
 
     /// The revision of the lease, or its fence, if it is this holder's.
     async fn look(&self, key: &SlotKey) -> Result<Option<Revision>> {
+        Ok(self.find(key).await?.map(|entry| entry.revision()))
+    }
+
+    /// The lease, or its fence, as it is stored, if it is this holder's.
+    async fn find(&self, key: &SlotKey) -> Result<Option<Entry<Slot<Holding>>>> {
         let entry = self.bucket.get(key).read(Read::Leader).timeout(self.times.attempt()).await?;
-        Ok(entry.filter(|entry| entry.value.id == self.holding.id).map(|entry| entry.revision()))
+        Ok(entry.filter(|entry| entry.value.id == self.holding.id))
     }
 
     fn begin(mut self, taken: Taken, fencing: Option<Fencing>, turn: Option<Turn>) -> Lease {
@@ -219,10 +229,21 @@ impl Tenure {
                             break State::Released;
                         }
                         Some(Order::Renew(reply)) => (self.renew().await, reply),
-                        Some(Order::Say(value, reply)) => {
-                            self.claim.holding.value = value;
-                            (self.renew().await, reply)
+                        Some(Order::Finish(value, keep, reply)) => {
+                            let finished = self.finish(value, keep).await;
+                            let end = match &finished {
+                                Ok(()) => State::Released,
+                                Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => State::Lost,
+                                // Nothing of the value is there, and nothing will be.
+                                Err(_) => {
+                                    let _ = self.release().await;
+                                    State::Released
+                                }
+                            };
+                            let _ = reply.send(finished);
+                            break end;
                         }
+                        Some(Order::Say(value, reply)) => (self.say(value).await, reply),
                     };
                     due = self.after(&renewed);
                     let lost = is_lost(&renewed);
@@ -286,6 +307,56 @@ impl Tenure {
                     return Err(lost_for_good(error));
                 }
             }
+        }
+    }
+
+    /// Renews it with another value. One that is surely not written is not said with a later renewal either.
+    async fn say(&mut self, value: Option<Value>) -> Result<()> {
+        let before = self.claim.holding.clone();
+        self.claim.holding.value = value;
+        self.claim.holding.said += 1;
+        let renewed = self.renew().await;
+        if renewed.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
+            self.claim.holding = before;
+        }
+        renewed
+    }
+
+    /// Leaves a value in the place of the lease, if it still has that: tries for as long as it is valid.
+    async fn finish(&mut self, value: Value, keep: Option<Duration>) -> Result<()> {
+        let holding = &mut self.claim.holding;
+        holding.value = Some(value);
+        holding.said += 1;
+        let said = holding.said;
+        let Claim { bucket, key, holding, times, .. } = self.claim.clone();
+        let slot = Slot { key, value: holding };
+        // Whether a write of the value may have been applied.
+        let mut sent = false;
+        loop {
+            let tried = async {
+                if self.doubted {
+                    match self.claim.find(&slot.key).await? {
+                        Some(entry) if entry.value.said == said => return Ok(()),
+                        Some(entry) => self.revision = entry.revision(),
+                        None => return Err(Error::new(ErrorKind::Lost)),
+                    }
+                    self.doubted = false;
+                }
+                let mut write = bucket.update(&slot, self.revision);
+                if let Some(keep) = keep {
+                    write = write.ttl(keep);
+                }
+                write.await.map(drop)
+            };
+            let Err(error) = tried.await else { return Ok(()) };
+            sent |= error.outcome() == Outcome::Unknown;
+            let passes = error.is_conflict() || error.is_retryable() || error.outcome() == Outcome::Unknown;
+            self.doubted |= error.is_conflict() || error.outcome() == Outcome::Unknown;
+            if !passes || self.until <= Instant::now() {
+                let error = if error.is_conflict() { Error::new(ErrorKind::Lost).caused_by(error) } else { error };
+                return Err(if sent { error.unknown_outcome() } else { error });
+            }
+            sleep_until(Instant::now() + times.retry()).await;
         }
     }
 

@@ -1,13 +1,17 @@
 //! The one way to wait for a lease that another has.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep_until};
 
+use super::holding::Holding;
 use super::lease::Lease;
+use super::slot::{Slot, Value};
 use super::tenure::{Attempt, Claim, Over, Turn};
-use crate::error::{Error, ErrorKind, Result};
+use crate::backend::Read;
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::model::Filter;
 use crate::watch::Event;
 
@@ -39,15 +43,49 @@ pub(super) struct Waiting {
     turn: Option<Turn>,
 }
 
+/// How a wait ended.
+pub(super) enum Waited<R> {
+    Taken(Lease),
+    /// The record of another says that there is nothing to wait for.
+    Settled(R),
+}
+
+/// Bounds a wait by the time that its user gave it, if any.
+pub(super) async fn within<R>(longest: Option<Duration>, wait: impl Future<Output = Result<R>>) -> Result<R> {
+    let Some(longest) = longest else { return wait.await };
+    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(Error::timeout(longest)))
+}
+
+/// Takes a lease; waits for it, if another has it.
+pub(super) async fn take(claim: Claim) -> Result<Lease> {
+    match claim.clone().attempt(Over::Nothing, None).await {
+        Attempt::Taken(lease) => Ok(lease),
+        Attempt::Refused(_) => Waiting::new(claim, None).wait().await,
+        Attempt::Failed(error, _) => Err(error),
+    }
+}
+
 impl Waiting {
     pub(super) fn new(claim: Claim, turn: Option<Turn>) -> Self {
         Self { claim, turn }
     }
 
-    /// Waits until it has the lease: tries when it goes, and now and then in case that was missed.
-    pub(super) async fn wait(mut self) -> Result<Lease> {
-        let bucket = self.claim.bucket.clone();
-        let mut events = bucket.watch(Filter::of_key(&self.claim.key)).await?;
+    /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
+    pub(super) async fn wait(self) -> Result<Lease> {
+        match self.wait_unless::<Holding, Infallible>(|_| None).await? {
+            Waited::Taken(lease) => Ok(lease),
+            Waited::Settled(never) => match never {},
+        }
+    }
+
+    /// The same, unless the record of another settles it.
+    pub(super) async fn wait_unless<V: Value, R>(
+        mut self,
+        mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
+    ) -> Result<Waited<R>> {
+        let bucket = self.claim.bucket.of::<Slot<V>>();
+        let key = self.claim.key.clone();
+        let mut events = bucket.watch(Filter::of_key(&key)).await?;
         let mut held = false;
         let mut look = Instant::now() + patience(self.claim.times.ttl);
         loop {
@@ -56,27 +94,42 @@ impl Waiting {
                 event = events.next() => Some(event),
                 () = sleep_until(look) => None,
             };
-            let over = match event {
-                None => Over::Nothing,
-                Some(Some(Ok(Event::Removed { revision, .. }))) => Over::Told(revision),
-                Some(Some(Ok(Event::Ready))) if !held => Over::Nothing,
+            let mut there = None;
+            let mut over = Over::Nothing;
+            match event {
+                Some(Some(Ok(Event::Removed { revision, .. }))) => over = Over::Told(revision),
+                Some(Some(Ok(Event::Ready))) if !held => {}
                 Some(Some(Ok(Event::Resync))) => {
                     held = false;
                     continue;
                 }
-                Some(Some(Ok(Event::Put(_) | Event::Undecodable { .. }))) => {
-                    held = true;
-                    look = Instant::now() + patience(self.claim.times.ttl);
-                    continue;
-                }
+                Some(Some(Ok(Event::Put(entry)))) => there = Some(Ok(entry.into_value().value)),
+                Some(Some(Ok(Event::Undecodable { error, .. }))) => there = Some(Err(error)),
                 Some(Some(Ok(_))) => continue,
                 Some(Some(Err(error))) if is_final(&error) => return Err(error),
                 Some(Some(Err(_))) => continue,
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
-            };
+                None => match bucket.get(&key).read(Read::Leader).await {
+                    Ok(entry) => there = entry.map(|entry| Ok(entry.into_value().value)),
+                    Err(error) if matches!(error.kind(), ErrorKind::Decode { .. }) => there = Some(Err(error)),
+                    Err(error) if is_final(&error) => return Err(error),
+                    // Nobody knows: the next look may.
+                    Err(_) => {
+                        look = Instant::now() + patience(self.claim.times.ttl);
+                        continue;
+                    }
+                },
+            }
             look = Instant::now() + patience(self.claim.times.ttl);
+            if let Some(there) = there {
+                held = true;
+                match settled(there) {
+                    Some(settled) => return settled.map(Waited::Settled),
+                    None => continue,
+                }
+            }
             match self.attempt(over).await? {
-                Some(lease) => return Ok(lease),
+                Some(lease) => return Ok(Waited::Taken(lease)),
                 // Somebody was faster: the watch tells of it, or has.
                 None => held = true,
             }
@@ -91,12 +144,18 @@ impl Waiting {
                 self.turn = turn;
                 Ok(None)
             }
-            // What passes is waited for; `wait` bounds it.
-            Attempt::Failed(error, turn) if error.is_retryable() => {
+            // What passes is waited for; the time that its user gave bounds it.
+            Attempt::Failed(error, turn) if passes(&error) => {
                 self.turn = turn;
                 Ok(None)
             }
             Attempt::Failed(error, _) => Err(error),
         }
     }
+}
+
+/// Whether one who waits goes on in spite of an error: what stands in the way passes, and a lease that may have been taken
+/// without anybody knowing expires.
+pub(super) fn passes(error: &Error) -> bool {
+    error.is_retryable() || error.outcome() == Outcome::Unknown
 }

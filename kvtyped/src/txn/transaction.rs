@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backend::{Backoff, Batch, Guard, Read, Write, WriteKind};
-use crate::bucket::{Bucket, check_ttl, decode};
+use crate::bucket::{Bucket, Footing, check_ttl, decode, standing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -47,7 +47,7 @@ impl<T: KvModel> Bucket<T> {
     /// ```
     pub fn transaction(&self) -> Transaction<'_, T> {
         let (steps, checks) = (Vec::new(), Vec::new());
-        Transaction { bucket: self, steps, checks, wrong: None, timeout: None }
+        Transaction { bucket: self, steps, checks, fence: None, wrong: None, timeout: None }
     }
 }
 
@@ -57,6 +57,8 @@ pub struct Transaction<'a, T> {
     bucket: &'a Bucket<T>,
     steps: Vec<Step>,
     checks: Vec<Guard>,
+    /// What all of it stands on.
+    fence: Option<Guard>,
     /// What cannot be written, if something cannot.
     wrong: Option<Error>,
     timeout: Option<Duration>,
@@ -157,17 +159,21 @@ impl<T: KvModel> Transaction<'_, T> {
     /// must be nothing, and never was.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match key.encode() {
-            Ok(key) => self.checking(Guard { key, revision }),
-            Err(error) => {
-                self.fail(error.into());
-                self
-            }
+            Ok(key) => self.checks.push(Guard { key, revision }),
+            Err(error) => self.fail(error.into()),
         }
+        self
     }
 
-    /// Only if this holds.
-    pub(crate) fn checking(mut self, guard: Guard) -> Self {
-        self.checks.push(guard);
+    /// Only while another record is as it was.
+    pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
+        match standing::guard(footing, self.bucket) {
+            Ok(fence) => {
+                self.checks.extend(fence.clone());
+                self.fence = fence;
+            }
+            Err(error) => self.fail(error),
+        }
         self
     }
 
@@ -196,7 +202,7 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     async fn run(self) -> Result<Committed> {
-        let Self { bucket, mut steps, checks, wrong, timeout } = self;
+        let Self { bucket, mut steps, checks, fence, wrong, timeout } = self;
         if let Some(error) = wrong {
             return Err(error);
         }
@@ -217,7 +223,12 @@ impl<T: KvModel> Transaction<'_, T> {
                     let revisions = revisions.into_iter().zip(&ids).map(|(revision, id)| bucket.wrote(revision, id));
                     return Ok(Committed { revisions: revisions.collect() });
                 }
-                Err(error) if error.is_conflict() => bucket.explain(error, deadline).await,
+                Err(error) if error.is_conflict() => match &fence {
+                    Some(fence) if standing::is_gone(&**raw, fence, &error, deadline).await? => {
+                        return Err(Error::new(ErrorKind::Fenced));
+                    }
+                    _ => bucket.explain(error, deadline).await,
+                },
                 Err(error) => return Err(error),
             };
             // What is to be created may be there as a marker: then it must be written over that.
@@ -291,7 +302,7 @@ impl Step {
 /// Shows keys, and no values.
 impl<T: KvModel> fmt::Debug for Transaction<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, steps, checks, wrong: _, timeout } = self;
+        let Self { bucket, steps, checks, fence: _, wrong: _, timeout } = self;
         let keys: Vec<_> = steps.iter().map(|step| step.key.as_str()).collect();
         f.debug_struct("Transaction")
             .field("bucket", bucket)

@@ -64,7 +64,7 @@ pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
 
 /// The configuration of the stream of new counters (ADR-49): the names of a bucket, and messages that add.
 ///
-/// It keeps the newest message of each subject, whatever is full: a counter that refuses to count is none.
+/// It takes what comes, whatever is full: a counter that refuses to count is none.
 pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
     let mut raw = stream(wanted);
     raw.insert("discard".to_owned(), json!("old"));

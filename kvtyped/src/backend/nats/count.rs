@@ -8,7 +8,7 @@
 //!   sequence (`duplicate`), another refuses what it takes for a message without an increment; nothing is stored.
 //! * *A server that knows the id has counted it.* The answer does not tell the total: it is read.
 //! * *A server that does not know the id may have forgotten it.* It remembers ids for two minutes, but after a restart only
-//!   those of the messages that it still stores: the newest of each subject. So what it knows of one subject is always
+//!   those of the messages that it still stores: the newest of each subject (64 of them, if it was made here). So what it knows of one subject is always
 //!   the end of what was applied: if it knows an older id of the same counter, it would know ours. Then our addition was
 //!   not counted, and is sent again under the same id, which holds off the first copy should it come late.
 //! * *Otherwise nobody knows*, and the error says so.
@@ -34,6 +34,7 @@ use super::record::header;
 use super::wire::{Answer, Pending};
 use super::{convert, echo, scan};
 use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan, Scanned};
+use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
@@ -43,6 +44,10 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How long one listens on where asking will not tell any more.
 const LAST_HOPE: Duration = Duration::from_millis(500);
+
+/// How many messages are kept of each counter, unless it is said otherwise: by these alone a server that was killed knows
+/// again what it had counted last, so they should be more than add to one counter at once.
+pub(super) const KEPT: u8 = BucketConfig::MAX_HISTORY;
 
 /// Of how many counters an older id is kept, which tells whether a server has forgotten something.
 const WITNESSES: usize = 1_024;

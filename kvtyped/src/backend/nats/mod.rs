@@ -192,6 +192,8 @@ impl NatsBackend {
     async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let able = self.known(deadline).await?;
+        let mut config = config;
+        config.history.get_or_insert(count::KEPT);
         let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {

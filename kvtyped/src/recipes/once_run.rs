@@ -1,0 +1,110 @@
+//! What work that is run once may give, and why it may fail.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// What the work of [`Once::run`](super::Once::run) may give: a `T`, or a `Result<T, E>`. Nothing else can be that.
+#[diagnostic::on_unimplemented(
+    message = "the work gives `{Self}`, and `{T}` or `Result<{T}, _>` is wanted",
+    label = "this work",
+    note = "the value that is stored is the type in `store.once::<{T}>(..)`"
+)]
+pub trait RunOutput<T>: sealed::Sealed<T> + Send {
+    /// Why the work may fail.
+    type Error: Send;
+
+    /// The value, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the work.
+    fn into_result(self) -> Result<T, Self::Error>;
+}
+
+impl<T: Send> RunOutput<T> for T {
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<T, Infallible> {
+        Ok(self)
+    }
+}
+
+impl<T: Send, E: Send> RunOutput<T> for Result<T, E> {
+    type Error = E;
+
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed<T> {}
+
+    impl<T> Sealed<T> for T {}
+
+    impl<T, E> Sealed<T> for Result<T, E> {}
+}
+
+/// Why a [`run`](super::Once::run) gave no result.
+///
+/// Where the work cannot fail, or fails with an [`Error`], `?` makes an [`Error`] of it.
+#[derive(Debug)]
+pub enum RunError<E> {
+    /// The work said so. The key is free.
+    Closure(E),
+    /// The bucket, or the lease, did.
+    Kv(Error),
+}
+
+impl<E> RunError<E> {
+    /// The error of the bucket or the lease, if it was that.
+    pub fn kv(&self) -> Option<&Error> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Kv(error) => Some(error),
+        }
+    }
+}
+
+impl<E> From<Error> for RunError<E> {
+    fn from(error: Error) -> Self {
+        Self::Kv(error)
+    }
+}
+
+impl From<RunError<Infallible>> for Error {
+    fn from(error: RunError<Infallible>) -> Self {
+        match error {
+            RunError::Closure(never) => match never {},
+            RunError::Kv(error) => error,
+        }
+    }
+}
+
+impl From<RunError<Error>> for Error {
+    fn from(error: RunError<Error>) -> Self {
+        match error {
+            RunError::Closure(error) | RunError::Kv(error) => error,
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closure(error) => error.fmt(f),
+            Self::Kv(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Closure(error) => error.source(),
+            Self::Kv(error) => std::error::Error::source(error),
+        }
+    }
+}
