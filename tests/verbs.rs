@@ -61,6 +61,24 @@ on_both_backends! {
         assert_eq!(sessions.get(&session.key()).await.unwrap().expect("kept").visits, 0);
     }
 
+    async fn create_over_a_marker_that_another_has_replaced_sees_what_is_there(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let other = seen_as::<Session>(&world, sessions.name()).await;
+        let session = Session::new("acme", 7);
+        let key = session.key();
+
+        sessions.delete(&key).await.unwrap(); // remembered
+        other.create(&session.clone().visited(9)).await.unwrap();
+        let error = sessions.create(&session).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::AlreadyExists), "{error}");
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("kept").visits, 9);
+
+        sessions.delete(&key).await.unwrap(); // remembered, and not the newest any more
+        other.purge(&key).await.unwrap();
+        sessions.create(&session).await.unwrap();
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("created").visits, 0);
+    }
+
     async fn create_takes_a_key_that_was_removed_and_keeps_its_ttl(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);

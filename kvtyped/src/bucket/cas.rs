@@ -13,8 +13,8 @@ use crate::ttl::Ttl;
 
 /// From what the loop starts.
 pub(super) enum First {
-    /// From a guess, which costs no read.
-    Assume(Option<RawEntry>),
+    /// From a guess, which costs no read: there is no record, and the marker of this revision if it is not zero.
+    NoRecord(Revision),
     /// From a read of wherever is nearest: a stale answer costs one attempt.
     Read,
 }
@@ -166,12 +166,16 @@ impl<T: KvModel> Bucket<T> {
         let on = standing::guard(footing, self).map_err(located)?;
         let raw = self.raw(operation)?;
         let mut retry = Retry::new();
-        let mut newest = match first {
-            First::Assume(entry) => entry,
-            First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
+        let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        let (mut newest, mut over) = match first {
+            First::NoRecord(marker) => (None, marker),
+            First::Read => {
+                let newest = raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?;
+                let over = of(&newest);
+                (newest, over)
+            }
         };
         loop {
-            let over = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
             let (kind, ttl, result) = match decide(newest.as_ref())? {
                 Decision::Stop { result } => return Ok(Done { revision: over, result }),
                 Decision::Write { kind, ttl, result } => (kind, ttl, result),
@@ -186,6 +190,7 @@ impl<T: KvModel> Bucket<T> {
             }
             let read = retry.read(&**raw, key, deadline).await;
             newest = read.map_err(|error| located(attempts.explain(error)))?;
+            over = of(&newest);
         }
     }
 }

@@ -23,6 +23,7 @@ mod cas;
 mod combine;
 pub(crate) mod standing;
 mod incarnation;
+mod markers;
 mod counters;
 pub(crate) mod decode;
 
@@ -49,6 +50,7 @@ pub(crate) use self::write::{check_ttl, parse_ttl};
 
 use self::combine::Lanes;
 use self::incarnation::Met;
+use self::markers::Markers;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -169,6 +171,7 @@ struct Inner {
     store_closed: Arc<AtomicBool>,
     met: Met,
     lanes: Lanes,
+    markers: Markers,
     shared: Shared,
 }
 
@@ -192,6 +195,7 @@ impl<T: KvModel> ReadBucket<T> {
             store_closed,
             met,
             lanes: Lanes::default(),
+            markers: Markers::default(),
             shared: Shared::default(),
         });
         Self { inner, model: PhantomData }

@@ -153,12 +153,16 @@ impl<T: KvModel> Bucket<T> {
     ) -> Result<Revision> {
         let raw = self.raw(operation)?;
         let Terms { expected, footing, timeout } = terms;
+        // A marker that goes by itself is none to rely on.
+        let leaves_a_marker = ttl.is_none() && !matches!(kind, WriteKind::Put(_));
         let mut write = Write::new(key.clone(), kind).with_ttl(ttl);
         if let Some(expected) = expected {
             write = write.expecting(expected);
         }
         let id = write.id.clone();
         let deadline = self.deadline(timeout);
+        // As of before it is sent.
+        let epoch = self.inner.raw.incarnation().epoch;
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = async {
             let on = standing::guard(footing, self)?;
@@ -166,7 +170,12 @@ impl<T: KvModel> Bucket<T> {
                 self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
             }
             match standing::write(&**raw, write, on.as_ref(), deadline).await {
-                Ok(revision) => Ok(self.wrote(revision, &id)),
+                Ok(revision) => {
+                    if leaves_a_marker {
+                        self.inner.markers.left(key.clone(), revision, epoch);
+                    }
+                    Ok(self.wrote(revision, &id))
+                }
                 Err(error) if guarded => Err(self.explain(error, deadline).await),
                 Err(error) => Err(error),
             }
@@ -216,7 +225,9 @@ impl<T: KvModel> Create<'_, T> {
             // Nothing, or a marker: the TTL goes with the write in both cases.
             _ => Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () }),
         };
-        let created = bucket.compare_and_set("create", &key, First::Assume(None), limits, decide).await;
+        let epoch = bucket.inner.raw.incarnation().epoch;
+        let first = First::NoRecord(bucket.inner.markers.take(&key, epoch));
+        let created = bucket.compare_and_set("create", &key, first, limits, decide).await;
         let created = created.map_err(|error| error.within("create", bucket.name(), Some(key.as_str())))?;
         Ok(created.revision)
     }
