@@ -26,12 +26,12 @@ pub(crate) async fn measure(world: &mut World) {
 
     let list = async || time(async { assert_eq!(listed(bucket, (..).into()).await, all) }).await;
     let watch = async || time(async { assert_eq!(watched(&plain, ">").await, all) }).await;
-    let measured = pairs(world.effort.blocks(5), 2, list, watch).await;
+    let measured = pairs(world.effort.blocks(5), 1, list, watch).await;
     let row = world.report.row(format!("list {all}"), "kv.watch_with_history, nothing decoded");
     row.goal(1.5).measured(&measured);
 
     let get_each = async || time(async { assert_eq!(got(&plain, |_| true).await, all) }).await;
-    let measured = pairs(world.effort.blocks(3), 1, list, get_each).await;
+    let measured = pairs(world.effort.blocks(2), 1, list, get_each).await;
     world.report.row(format!("list {all}"), "kv.keys, then 64 kv.get at once").goal(0.2).measured(&measured);
 
     let few = "tenant-001";
@@ -46,7 +46,7 @@ pub(crate) async fn measure(world: &mut World) {
         let wanted = |key: &str| key.starts_with("tenant-001.");
         time(async { assert_eq!(got(&plain, wanted).await, EACH as usize) }).await
     };
-    let measured = pairs(world.effort.blocks(3), 2, list, picked).await;
+    let measured = pairs(world.effort.blocks(3), 1, list, picked).await;
     world.report.row(&name, "kv.keys, picked by hand, then 64 kv.get at once").goal(0.02).measured(&measured);
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     server: String,
     client: &'static str,
     cores: usize,
+    /// How many programs wanted a core when it began, over the minute before.
+    load: Option<f64>,
     quick: bool,
     rows: Vec<Row>,
     #[serde(skip)]
@@ -83,7 +85,9 @@ pub(crate) struct Blank<'a> {
 impl Report {
     pub(crate) fn new(server: String, quick: bool) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { server, client: "async-nats 0.51", cores, quick, rows: Vec::new(), group: "" }
+        let load = fs::read_to_string("/proc/loadavg").ok();
+        let load = load.and_then(|text| text.split_whitespace().next()?.parse().ok());
+        Self { server, client: "async-nats 0.51", cores, load, quick, rows: Vec::new(), group: "" }
     }
 
     /// What the rows that follow are about.

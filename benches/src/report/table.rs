@@ -27,8 +27,10 @@ pub(super) fn summary(rows: &[Row]) -> String {
 
 /// All rows, a table for each group.
 pub(super) fn markdown(report: &Report) -> String {
-    let Report { server, client, cores, rows, .. } = report;
-    let mut text = format!("nats-server {server} and {client} on {cores} cores, over loopback. {}.\n", summary(rows));
+    let Report { server, client, cores, load, rows, .. } = report;
+    let busy = load.map(|load| format!(", with a load of {load} before it began")).unwrap_or_default();
+    let on = format!("nats-server {server} and {client} on {cores} cores{busy}, over loopback");
+    let mut text = format!("{on}. {}.\n", summary(rows));
     let mut group = "";
     for row in rows {
         if row.group != group {
