@@ -28,7 +28,7 @@ on_both_backends! {
 
     async fn nothing_is_written_of_nothing(world: World) {
         let sessions = world.bucket::<Session>().await;
-        assert_eq!(sessions.put_many(&rows(0)).await.unwrap(), []);
+        assert_eq!(sessions.put_many(rows(0)).await.unwrap(), []);
         assert_eq!(sessions.delete_many(Vec::<crate::support::SessionKey>::new()).await.unwrap(), []);
         assert_eq!(sessions.status().await.unwrap().last_revision, Revision::ZERO);
     }
@@ -72,7 +72,7 @@ on_both_backends! {
     async fn what_cannot_be_sent_any_more_is_not(world: World) {
         let sessions = world.bucket::<Session>().await;
         world.store.delete_bucket(sessions.name()).await.unwrap();
-        let results = sessions.put_many(&rows(5_000)).window(4).timeout(Duration::from_secs(5)).each().await.unwrap();
+        let results = sessions.put_many(rows(5_000)).window(4).timeout(Duration::from_secs(5)).each().await.unwrap();
         assert_eq!(results.len(), 5_000);
         assert!(results.iter().all(Result::is_err));
     }

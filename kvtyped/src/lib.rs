@@ -213,6 +213,11 @@ mod revision;
 mod ttl;
 mod chance;
 
+#[doc = include_str!("../docs/performance.md")]
+#[doc = include_str!("../docs/performance-plot.svg")]
+#[doc = include_str!("../docs/performance-table.md")]
+pub mod performance {}
+
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;

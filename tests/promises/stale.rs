@@ -242,10 +242,13 @@ where
 async fn an_update_never_runs_on_what_is_older_than_the_conflict_that_it_met() {
     let mut stale_reads = 0;
     for seed in 0..20 {
-        let (stale, outdated) = increment_at_once(seed, |stale, bucket| async move {
+        let (stale, outdated) = increment_at_once(seed, |stale, _| async move {
             let key = SessionKey::new("acme", 7);
             let mut outdated = 0;
             for _ in 0..EACH {
+                // A fresh handle remembers nothing, so it reads.
+                let store = Store::from_backend(Arc::new(stale.clone()));
+                let bucket: Bucket<Session> = store.bucket().await.unwrap();
                 stale.mine().conflict = Revision::ZERO;
                 let mut runs = 0;
                 let modify = bucket.modify(&key, |session| {

@@ -36,7 +36,11 @@ impl Backoff {
 
     /// Waits; tells whether there is time left.
     pub async fn pause(&mut self, deadline: Deadline) -> bool {
-        tokio::time::sleep(self.next().min(deadline.remaining())).await;
+        let wait = self.next().min(deadline.remaining());
+        // The timer counts milliseconds: a sleep of nothing is one of two of them.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         !deadline.has_passed()
     }
 }

@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::Bucket;
 use super::standing::{self, Footing};
-use crate::backend::{At, Backoff, Deadline, RawEntry, Read, Write, WriteKind};
+use super::{Bucket, ReadBucket};
+use crate::backend::{At, Backoff, Deadline, Guard, OperationId, RawBucket, RawEntry, Read, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -84,6 +84,69 @@ impl Attempts {
     }
 }
 
+/// The way back behind a conflict: a wait, and a read at the leader of something that is not older than the conflict.
+#[derive(Debug)]
+pub(super) struct Retry {
+    backoff: Backoff,
+    least: Revision,
+}
+
+impl Retry {
+    pub(super) fn new() -> Self {
+        Self { backoff: Backoff::contention(), least: Revision::ZERO }
+    }
+
+    /// Learns from a conflict what is there at the least.
+    pub(super) fn learn(&mut self, conflict: &Error) {
+        if let ErrorKind::Conflict { expected, actual } = conflict.kind() {
+            self.least = self.least.max(actual.unwrap_or(*expected));
+        }
+    }
+
+    /// Waits and reads.
+    ///
+    /// # Errors
+    ///
+    /// `Timeout`, if there is no time to wait any more; else those of the read.
+    pub(super) async fn read(
+        &mut self,
+        raw: &dyn RawBucket,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<RawEntry>> {
+        loop {
+            if !self.backoff.pause(deadline).await {
+                return Err(deadline.error());
+            }
+            match raw.read(key, At::Newest(Read::Leader), deadline).await? {
+                Some(entry) if entry.revision < self.least => {} // from a leader that does not know yet that it is none
+                entry => return Ok(entry),
+            }
+        }
+    }
+}
+
+/// One step of the loop: writes over what was read, if nothing came between.
+pub(super) struct Step<'a> {
+    pub(super) key: &'a Key,
+    /// The newest that was read; zero if there was nothing.
+    pub(super) over: Revision,
+    pub(super) kind: WriteKind,
+    pub(super) ttl: Option<Ttl>,
+    /// Another record that must be as it was.
+    pub(super) on: Option<&'a Guard>,
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    pub(super) async fn step(&self, step: Step<'_>, deadline: Deadline) -> Result<(Revision, OperationId)> {
+        let Step { key, over, kind, ttl, on } = step;
+        let write = Write::new(key.clone(), kind).expecting(over).with_ttl(ttl);
+        let id = write.id.clone();
+        let revision = standing::write(&*self.inner.raw, write, on, deadline).await?;
+        Ok((self.wrote(revision, &id), id))
+    }
+}
+
 impl<T: KvModel> Bucket<T> {
     /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
     ///
@@ -102,38 +165,27 @@ impl<T: KvModel> Bucket<T> {
         let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
         let on = standing::guard(footing, self).map_err(located)?;
         let raw = self.raw(operation)?;
-        let mut backoff = Backoff::contention();
+        let mut retry = Retry::new();
         let mut newest = match first {
             First::Assume(entry) => entry,
             First::Read => raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?,
         };
         loop {
-            let revision = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            let over = newest.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
             let (kind, ttl, result) = match decide(newest.as_ref())? {
-                Decision::Stop { result } => return Ok(Done { revision, result }),
+                Decision::Stop { result } => return Ok(Done { revision: over, result }),
                 Decision::Write { kind, ttl, result } => (kind, ttl, result),
             };
-            let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
-            let id = write.id.clone();
-            let conflict = match standing::write(&**raw, write, on.as_ref(), deadline).await {
-                Ok(revision) => return Ok(Done { revision: self.wrote(revision, &id), result }),
-                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+            match self.step(Step { key, over, kind, ttl, on: on.as_ref() }, deadline).await {
+                Ok((revision, _)) => return Ok(Done { revision, result }),
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                    retry.learn(&error);
+                    attempts.lost(error, deadline).map_err(located)?;
+                }
                 Err(error) => return Err(located(error).into()),
-            };
-            let least = match conflict.kind() {
-                ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
-                _ => revision,
-            };
-            attempts.lost(conflict, deadline).map_err(located)?;
-            newest = loop {
-                if !backoff.pause(deadline).await {
-                    return Err(located(attempts.explain(deadline.error())).into());
-                }
-                match raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)? {
-                    Some(entry) if entry.revision < least => {} // from a leader that does not know yet that it is none
-                    entry => break entry,
-                }
-            };
+            }
+            let read = retry.read(&**raw, key, deadline).await;
+            newest = read.map_err(|error| located(attempts.explain(error)))?;
         }
     }
 }

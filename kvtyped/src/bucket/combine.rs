@@ -17,9 +17,9 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
-use super::cas::{Attempts, Decision, Done, Limits};
+use super::cas::{Attempts, Decision, Done, Limits, Retry, Step};
 use super::{Bucket, ReadBucket};
-use crate::backend::{At, Backoff, Deadline, Operation, RawEntry, Read, Write, WriteKind};
+use crate::backend::{At, Deadline, Operation, RawEntry, Read, WriteKind};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -51,8 +51,8 @@ struct Lane {
 struct Draft {
     base: Option<Base>,
     group: Option<Group>,
-    /// Since the last conflict, if nothing was stored behind it: how long to wait, and what a read must reach.
-    conflict: Option<(Backoff, Revision)>,
+    /// Since the last conflict, if nothing was stored behind it.
+    conflict: Option<Retry>,
 }
 
 /// The newest entry of a key.
@@ -148,12 +148,7 @@ impl Draft {
 
     /// Remembers that another came first.
     fn overtaken(&mut self, conflict: &Error) {
-        let least = match conflict.kind() {
-            ErrorKind::Conflict { actual: Some(actual), .. } => *actual,
-            _ => Revision::ZERO,
-        };
-        let (_, known) = self.conflict.get_or_insert_with(|| (Backoff::contention(), Revision::ZERO));
-        *known = least.max(*known);
+        self.conflict.get_or_insert_with(Retry::new).learn(conflict);
         self.base = None;
     }
 }
@@ -348,15 +343,7 @@ impl<T: KvModel> ReadBucket<T> {
         let raw = &self.inner.raw;
         let entry = match &mut draft.conflict {
             None => raw.read(key, At::Newest(Read::Any), deadline).await?,
-            Some((backoff, least)) => loop {
-                if !backoff.pause(deadline).await {
-                    return Err(deadline.error());
-                }
-                match raw.read(key, At::Newest(Read::Leader), deadline).await? {
-                    Some(entry) if entry.revision < *least => {} // from a leader that does not know yet that it is none
-                    entry => break entry,
-                }
-            },
+            Some(retry) => retry.read(&**raw, key, deadline).await?,
         };
         draft.base = Some(Base { entry, read: true });
         Ok(())
@@ -379,15 +366,14 @@ impl<T: KvModel> ReadBucket<T> {
             match self.check_incarnation(key, revision, deadline).await {
                 // What was remembered is of another bucket: begin anew with what is there.
                 Err(error) if matches!(error.kind(), ErrorKind::HistoryRewound) => {
-                    return Err(Error::new(ErrorKind::Conflict { expected: revision, actual: None }).caused_by(error));
+                    let nothing = ErrorKind::Conflict { expected: Revision::ZERO, actual: None };
+                    return Err(Error::new(nothing).caused_by(error));
                 }
                 checked => checked?,
             }
         }
         let stored = entry(key, revision, &kind, ttl);
-        let write = Write::new(key.clone(), kind).expecting(revision).with_ttl(ttl);
-        let id = write.id.clone();
-        let revision = self.inner.raw.write(write, deadline).await?;
-        Ok(RawEntry { revision: self.wrote(revision, &id), id: Some(id), ..stored })
+        let (revision, id) = self.step(Step { key, over: revision, kind, ttl, on: None }, deadline).await?;
+        Ok(RawEntry { revision, id: Some(id), ..stored })
     }
 }

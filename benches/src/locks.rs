@@ -1,0 +1,155 @@
+//! Locks: alone, and handed over.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::kv;
+use futures::future::join_all;
+use kvtyped::prelude::*;
+
+use crate::measure::{Measured, median, pairs, quantile, time};
+use crate::world::{Session, World, encode};
+
+/// What a holder of a contended lock does with it: so many puts. Each is what a hand-over is set beside, and those who want
+/// the lock are waiting by then.
+const WORK: usize = 5;
+
+pub(crate) async fn measure(world: &mut World) {
+    world.report.group("Locks");
+    alone(world).await;
+    for fair in [false, true] {
+        for shared in [false, true] {
+            for (waiters, goals) in [(2, [2.0, 6.0]), (8, [2.0, 6.0]), (32, [3.5, f64::INFINITY])] {
+                hand_over(world, Contest { waiters, fair, shared }, goals).await;
+            }
+        }
+    }
+}
+
+async fn alone(world: &mut World) {
+    let (bucket, plain) = world.bucket("locked").await;
+    let locks = world.store.locks("jobs").await.expect("the bucket is made");
+    let session = Session::new("acme", 1);
+    let key = session.key();
+    let (blocks, each) = (world.effort.blocks(7), world.effort.of(300));
+    let put = async || time(async { plain.put("put", encode(&session)).await.expect("it is put") }).await;
+    let by_name = async || {
+        time(async {
+            let guard = locks.lock("job").await.expect("it is free");
+            guard.release().await.expect("it is held");
+        })
+        .await
+    };
+    let beside = async || {
+        time(async {
+            let guard = bucket.lock(&key).await.expect("it is free");
+            guard.release().await.expect("it is held");
+        })
+        .await
+    };
+    let measured = pairs(blocks, each, by_name, put).await;
+    world.report.row("lock by name and release, alone", "kv.put").goal(2.5).measured(&measured);
+    let measured = pairs(blocks, each, beside, put).await;
+    world.report.row("lock beside a record, fenced, and release", "kv.put").measured(&measured);
+}
+
+/// Who wants the lock.
+#[derive(Debug, Clone, Copy)]
+struct Contest {
+    /// How many wait while another holds it.
+    waiters: usize,
+    /// First come, first served.
+    fair: bool,
+    /// All of one store; else each has a store and a connection of its own.
+    shared: bool,
+}
+
+/// From the call of release to the guard in another's hands. `goals` are the times of a put that the median and the 99th
+/// percentile may take.
+async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
+    let Contest { waiters, fair, shared } = contest;
+    let one = world.another_store().await;
+    let mut locks = Vec::new();
+    for _ in 0..=waiters {
+        let store = if shared { one.clone() } else { world.another_store().await };
+        let open = store.locks("handed");
+        locks.push(if fair { open.fair().await } else { open.await }.expect("the bucket is made"));
+    }
+    let (_, plain) = world.bucket("beside").await;
+    let name = format!("{waiters}-{fair}-{shared}");
+    let mut measured = Measured::default();
+    contend(&locks, &plain, &name, waiters).await;
+    for _ in 0..world.effort.blocks(5) {
+        let Contended { gaps, puts } = contend(&locks, &plain, &name, world.effort.of(100)).await;
+        measured.ours.push(gaps);
+        measured.theirs.push(puts);
+    }
+    let how = if fair { "in turn" } else { "whoever comes first" };
+    let whose = if shared { "of one process" } else { "each on a connection" };
+    let row = format!("hand-over to one of {waiters} {whose}, {how}");
+    world.report.row(format!("{row}: median"), "kv.put of the holder").goal(goals[0]).measured(&measured);
+    // The rare ones are too few in a block: one ratio over all.
+    let ours = quantile(measured.ours.into_iter().flatten(), 0.99);
+    let theirs = median(measured.theirs.into_iter().flatten());
+    let measured = Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
+    let goal = Some(goals[1]).filter(|goal| goal.is_finite());
+    world.report.row(format!("{row}: 99th percentile"), "kv.put of the holder, median").goal(goal).measured(&measured);
+}
+
+/// The seconds that things took.
+#[derive(Debug, Default)]
+struct Contended {
+    gaps: Vec<f64>,
+    puts: Vec<f64>,
+}
+
+/// Everybody takes the lock again and again, until it has changed hands so many times.
+async fn contend(locks: &[Locks], plain: &kv::Store, name: &str, changes: usize) -> Contended {
+    let left = Arc::new(AtomicUsize::new(changes));
+    // When it was last given back, and by whom, while the others waited.
+    let given: Arc<Mutex<Option<(Instant, usize)>>> = Arc::default();
+    let seen: Arc<Mutex<Contended>> = Arc::default();
+    let tasks = locks.iter().cloned().enumerate().map(|(who, locks)| {
+        let (left, given, seen) = (Arc::clone(&left), Arc::clone(&given), Arc::clone(&seen));
+        let (plain, name) = (plain.clone(), name.to_owned());
+        tokio::spawn(async move {
+            loop {
+                let guard = locks.lock(&name).wait(Duration::from_secs(60)).await.expect("it comes");
+                let now = Instant::now();
+                let over = left.load(Ordering::SeqCst) == 0;
+                let before = given.lock().expect("no panic").take();
+                if let Some((at, by)) = before
+                    && by != who
+                    && !over
+                {
+                    seen.lock().expect("no panic").gaps.push((now - at).as_secs_f64());
+                    left.fetch_sub(1, Ordering::SeqCst);
+                }
+                if !over {
+                    let puts = puts(&plain).await;
+                    seen.lock().expect("no panic").puts.extend(puts);
+                    *given.lock().expect("no panic") = Some((Instant::now(), who));
+                }
+                guard.release().await.expect("it is held");
+                if over {
+                    return;
+                }
+            }
+        })
+    });
+    for task in join_all(tasks).await {
+        task.expect("no task panics");
+    }
+    std::mem::take(&mut *seen.lock().expect("no panic"))
+}
+
+async fn puts(plain: &kv::Store) -> [f64; WORK] {
+    let bytes = encode(&Session::new("acme", 1));
+    let mut took = [0.0; WORK];
+    for took in &mut took {
+        let put = async { plain.put("put", bytes.clone()).await.expect("it is put") };
+        *took = time(put).await.as_secs_f64();
+    }
+    took
+}

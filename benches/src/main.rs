@@ -1,0 +1,65 @@
+//! What kvtyped costs beside the plain NATS client with serde by hand, measured in the same run.
+//!
+//! `cargo run --release -p kvtyped-benches` starts a server of its own, measures, prints a table and leaves it with a plot
+//! below `target/benches/`. `--quick` only sees that everything runs; `--save` writes what the docs show; any other word
+//! is a group: only these are measured.
+
+mod allocator;
+mod contention;
+mod derive;
+mod lists;
+mod locks;
+mod many;
+mod measure;
+mod memory;
+mod pure;
+mod report;
+mod single;
+mod watching;
+mod workers;
+mod world;
+
+use measure::Effort;
+use world::World;
+
+const GROUPS: [&str; 9] = ["single", "contention", "many", "lists", "watching", "memory", "locks", "pure", "derive"];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "worker") {
+        return workers::work(&arguments[1..]);
+    }
+    let (options, groups): (Vec<_>, Vec<_>) = arguments.into_iter().partition(|word| word.starts_with("--"));
+    let unknown = |word: &&String| match word.strip_prefix("--") {
+        Some(option) => !["quick", "save"].contains(&option),
+        None => !GROUPS.contains(&word.as_str()),
+    };
+    if let Some(word) = options.iter().chain(&groups).find(unknown) {
+        eprintln!("{word} is unknown: say --quick, --save, or some of {}", GROUPS.join(" "));
+        std::process::exit(2);
+    }
+    let [quick, save] = ["--quick", "--save"].map(|option| options.iter().any(|word| word == option));
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    runtime.block_on(async {
+        let mut world = World::new(Effort { quick }).await;
+        for group in GROUPS.into_iter().filter(|group| groups.is_empty() || groups.iter().any(|word| word == group)) {
+            measure(group, &mut world).await;
+        }
+        world.report.finish(save);
+    });
+}
+
+async fn measure(group: &str, world: &mut World) {
+    match group {
+        "single" => single::measure(world).await,
+        "contention" => contention::measure(world).await,
+        "many" => many::measure(world).await,
+        "lists" => lists::measure(world).await,
+        "watching" => watching::measure(world).await,
+        "memory" => memory::measure(world).await,
+        "locks" => locks::measure(world).await,
+        "pure" => pure::measure(world).await,
+        "derive" if !world.effort.quick => derive::measure(world),
+        _ => {}
+    }
+}

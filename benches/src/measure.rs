@@ -1,0 +1,124 @@
+//! How two ways of doing the same are set beside each other.
+//!
+//! Absolute times move by a factor of two from run to run, ratios within one run do not: so operations alternate one by
+//! one, A B, B A, A B, and each block of them gives one ratio of medians.
+
+use std::time::{Duration, Instant};
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Only to see that everything runs.
+    pub(crate) quick: bool,
+}
+
+impl Effort {
+    /// How often to do something that takes microseconds, or so many records of something large.
+    pub(crate) fn of(self, full: usize) -> usize {
+        if self.quick { (full / 20).max(2) } else { full }
+    }
+
+    /// How many blocks, each of which gives a ratio.
+    pub(crate) fn blocks(self, full: usize) -> usize {
+        if self.quick { 2 } else { full }
+    }
+}
+
+/// The seconds that each operation took, block by block.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) ours: Vec<Vec<f64>>,
+    pub(crate) theirs: Vec<Vec<f64>>,
+}
+
+/// The quartiles of something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) low: f64,
+    pub(crate) median: f64,
+    pub(crate) high: f64,
+}
+
+impl Measured {
+    /// What one of so many took, where each operation did so many.
+    pub(crate) fn each(mut self, many: usize) -> Self {
+        for seconds in self.ours.iter_mut().chain(&mut self.theirs).flatten() {
+            *seconds /= many as f64;
+        }
+        self
+    }
+
+    /// The median of everything that we did, and of everything that they did.
+    pub(crate) fn medians(&self) -> (f64, f64) {
+        let flat = |blocks: &[Vec<f64>]| median(blocks.iter().flatten().copied());
+        (flat(&self.ours), flat(&self.theirs))
+    }
+
+    /// How many times as long ours take: the spread over the blocks.
+    pub(crate) fn ratio(&self) -> Spread {
+        let blocks = self.ours.iter().zip(&self.theirs);
+        spread(blocks.map(|(ours, theirs)| median(ours.iter().copied()) / median(theirs.iter().copied())))
+    }
+}
+
+/// Does ours and theirs in turn, `blocks` times `each` pairs of them, after a few that do not count. Each tells how long
+/// what counts of it took.
+pub(crate) async fn pairs(
+    blocks: usize,
+    each: usize,
+    mut ours: impl AsyncFnMut() -> Duration,
+    mut theirs: impl AsyncFnMut() -> Duration,
+) -> Measured {
+    for _ in 0..each.div_ceil(10) {
+        ours().await;
+        theirs().await;
+    }
+    let mut measured = Measured::default();
+    for block in 0..blocks {
+        let (mut of_ours, mut of_theirs) = (Vec::with_capacity(each), Vec::with_capacity(each));
+        for pair in 0..each {
+            if (block + pair) % 2 == 0 {
+                of_ours.push(ours().await.as_secs_f64());
+                of_theirs.push(theirs().await.as_secs_f64());
+            } else {
+                of_theirs.push(theirs().await.as_secs_f64());
+                of_ours.push(ours().await.as_secs_f64());
+            }
+        }
+        measured.ours.push(of_ours);
+        measured.theirs.push(of_theirs);
+    }
+    measured
+}
+
+/// How long it took, and what came of it.
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let begun = Instant::now();
+    let result = work.await;
+    (begun.elapsed(), result)
+}
+
+/// How long it took.
+pub(crate) async fn time<T>(work: impl Future<Output = T>) -> Duration {
+    timed(work).await.0
+}
+
+pub(crate) fn median(of: impl IntoIterator<Item = f64>) -> f64 {
+    quantile(of, 0.5)
+}
+
+pub(crate) fn spread(of: impl IntoIterator<Item = f64>) -> Spread {
+    let of: Vec<_> = of.into_iter().collect();
+    let at = |q| quantile(of.iter().copied(), q);
+    Spread { low: at(0.25), median: at(0.5), high: at(0.75) }
+}
+
+/// The value below which so great a part of them lies, between two of them if need be.
+pub(crate) fn quantile(of: impl IntoIterator<Item = f64>, q: f64) -> f64 {
+    let mut sorted: Vec<_> = of.into_iter().collect();
+    assert!(!sorted.is_empty(), "nothing was measured");
+    sorted.sort_by(f64::total_cmp);
+    let at = q * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    below + (above - below) * at.fract()
+}

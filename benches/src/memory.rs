@@ -1,0 +1,96 @@
+//! What a cached record costs in memory, counted by the allocator of a process of its own.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kvtyped::prelude::*;
+
+use crate::allocator::live;
+use crate::measure::Measured;
+use crate::report::Unit;
+use crate::workers::{self, Worker};
+use crate::world::{Session, World, decode, publish_all};
+
+const NAME: &str = "memory";
+
+pub(crate) async fn measure(world: &mut World) {
+    world.report.group("Memory");
+    let entries = world.effort.of(100_000);
+    let updates = world.effort.of(10_000);
+    let (bucket, _) = world.bucket(NAME).await;
+    let records: Vec<_> = (0..entries as u64).map(|id| Session::new("acme", id)).collect();
+    publish_all(&world.raw, NAME, &records).await;
+
+    let url = world.server.url();
+    let ask = |worker: &mut Worker, what: &str| -> f64 {
+        worker.tell(what);
+        worker.hear().parse().expect("a number of bytes")
+    };
+    let mut worker = Worker::start(&["memory", &url, NAME]);
+    let map = ask(&mut worker, "map") / entries as f64;
+    let cache = ask(&mut worker, "cache") / entries as f64;
+    // Few of the records, spread over all, so that what they arrived with would be kept by them alone.
+    let sparse: Vec<_> = records.iter().step_by(entries / updates).cloned().collect();
+    publish_all(&world.raw, NAME, &sparse).await;
+    let last = bucket.status().await.expect("it has a status").last_revision;
+    let later = ask(&mut worker, &format!("until {last}")) / entries as f64;
+
+    let beside = |ours, theirs| Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
+    let report = &mut world.report;
+    report
+        .row("a cached record", "HashMap of decoded records")
+        .unit(Unit::Bytes)
+        .at_most(900.0)
+        .measured(&beside(cache, map));
+    let name = format!("a cached record after {updates} sparse updates");
+    report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&beside(later, cache));
+}
+
+/// What the process does that counts its bytes.
+pub(crate) async fn work(url: &str, bucket: &str) {
+    let client = async_nats::connect(url).await.expect("the server is there");
+    let plain = async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there");
+    let store = Store::connect(url).await.expect("the server is there");
+    let ours: Bucket<Session> = store.bucket().name(bucket).must_exist().await.expect("the bucket is there");
+    let mut cache = None;
+    let mut before = 0;
+    workers::serve(async |line| {
+        if line == "map" {
+            let before = live();
+            let mut map = HashMap::new();
+            let mut watch = plain.watch_with_history(">").await.expect("it watches");
+            while let Some(entry) = watch.next().await {
+                let entry = entry.expect("it goes on");
+                map.insert(entry.key.clone(), decode(&entry.value));
+                if entry.delta == 0 {
+                    break;
+                }
+            }
+            drop(watch);
+            return (settled().await - before).to_string();
+        }
+        if line == "cache" {
+            before = settled().await;
+            cache = Some(ours.cache(..).timeout(Duration::from_secs(60)).await.expect("it is filled"));
+        } else if let (Some(cache), Some(revision)) = (&cache, line.strip_prefix("until ")) {
+            let revision: u64 = revision.parse().expect("a revision");
+            cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");
+        }
+        (settled().await - before).to_string()
+    })
+    .await;
+}
+
+/// The bytes that are allocated once what was dropped is gone: when they do not get fewer any more.
+async fn settled() -> isize {
+    let mut least = live();
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = live();
+        if now >= least {
+            return now;
+        }
+        least = now;
+    }
+}

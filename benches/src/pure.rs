@@ -1,0 +1,79 @@
+//! What needs no server: keys, filters, codecs.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use kvtyped::prelude::*;
+
+use crate::measure::{Measured, pairs};
+use crate::world::{Session, SessionKey, World};
+
+const ROUND: usize = 2_000;
+
+pub(crate) async fn measure(world: &mut World) {
+    world.report.group("Keys, filters and codecs");
+    let session = Session::new("acme", 1_234_567);
+    let key = session.key();
+
+    let ours = || black_box(key.encode()).is_ok();
+    let theirs = || !black_box(format!("{}.{}", key.tenant, key.id)).is_empty();
+    let measured = beside(world, ours, theirs).await;
+    world.report.row("a key as text", "format!").at_most(100e-9).measured(&measured);
+
+    let filter: kvtyped::Filter<Session> = SessionKey::filter().tenant("acme").into();
+    let (ours, theirs) = (|| filter.matches(black_box(&key)), || black_box(&key).tenant == "acme");
+    let measured = beside(world, ours, theirs).await;
+    world.report.row("whether a filter matches a key", "a comparison of the field").measured(&measured);
+
+    let json = serde_json::to_vec(&session).expect("it encodes");
+    let ours = || Json::encode(black_box(&session)).is_ok();
+    let theirs = || serde_json::to_vec(black_box(&session)).is_ok();
+    let measured = beside(world, ours, theirs).await;
+    world.report.row(format!("Json, encode {} B", json.len()), "serde_json::to_vec").measured(&measured);
+    let ours = || <Json as Codec<Session>>::decode(black_box(&json)).is_ok();
+    let theirs = || serde_json::from_slice::<Session>(black_box(&json)).is_ok();
+    let measured = beside(world, ours, theirs).await;
+    world.report.row("Json, decode", "serde_json::from_slice").measured(&measured);
+
+    let packed = rmp_serde::to_vec_named(&session).expect("it encodes");
+    let ours = || MsgPack::encode(black_box(&session)).is_ok();
+    let theirs = || rmp_serde::to_vec_named(black_box(&session)).is_ok();
+    let measured = beside(world, ours, theirs).await;
+    world.report.row(format!("MsgPack, encode {} B", packed.len()), "rmp_serde::to_vec_named").measured(&measured);
+    let ours = || <MsgPack as Codec<Session>>::decode(black_box(&packed)).is_ok();
+    let theirs = || rmp_serde::from_slice::<Session>(black_box(&packed)).is_ok();
+    let measured = beside(world, ours, theirs).await;
+    world.report.row("MsgPack, decode", "rmp_serde::from_slice").measured(&measured);
+
+    let number = 1_234_567_u64;
+    let text = number.to_string();
+    let ours = || Text::encode(black_box(&number)).is_ok();
+    let measured = beside(world, ours, || !black_box(&number).to_string().is_empty()).await;
+    world.report.row("Text of a number, encode", "to_string").measured(&measured);
+    let ours = || <Text as Codec<u64>>::decode(black_box(text.as_bytes())).is_ok();
+    let theirs = || std::str::from_utf8(black_box(text.as_bytes())).is_ok_and(|text| text.parse::<u64>().is_ok());
+    let measured = beside(world, ours, theirs).await;
+    world.report.row("Text of a number, decode", "str::parse").measured(&measured);
+
+    let bytes = json.clone();
+    let ours = || <Bytes as Codec<Vec<u8>>>::encode(black_box(&bytes)).is_ok();
+    let measured = beside(world, ours, || !black_box(&bytes).clone().is_empty()).await;
+    world.report.row("Bytes, encode", "a copy").measured(&measured);
+    let ours = || <Bytes as Codec<Vec<u8>>>::decode(black_box(&bytes)).is_ok();
+    let measured = beside(world, ours, || !black_box(&bytes).clone().is_empty()).await;
+    world.report.row("Bytes, decode", "a copy").measured(&measured);
+}
+
+/// Two things that take nanoseconds, in rounds of many.
+async fn beside(world: &World, ours: impl Fn() -> bool, theirs: impl Fn() -> bool) -> Measured {
+    let measured = pairs(world.effort.blocks(7), 25, async || round(&ours), async || round(&theirs));
+    measured.await.each(ROUND)
+}
+
+fn round(work: impl Fn() -> bool) -> Duration {
+    let begun = Instant::now();
+    for _ in 0..ROUND {
+        assert!(black_box(work()));
+    }
+    begun.elapsed()
+}

@@ -1,0 +1,84 @@
+//! Rows as text: for the terminal, and as Markdown.
+
+use std::fmt::Write;
+
+use super::{Goal, Report, Row, Unit, Verdict};
+
+/// A row for the terminal.
+pub(super) fn line(row: &Row) -> String {
+    let [low, median, high] = row.ratio.map(ratio);
+    let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
+    let verdict = verdict(row);
+    let Row { name, beside, .. } = row;
+    format!("  {name:<62} {ours:>9}  {median:>7} ({low}..{high}) of {theirs} {beside}{}{verdict}", gap(&verdict))
+}
+
+fn gap(verdict: &str) -> &'static str {
+    if verdict.is_empty() { "" } else { "; " }
+}
+
+/// How many goals are reached.
+pub(super) fn summary(rows: &[Row]) -> String {
+    let count = |wanted| rows.iter().filter(|row| row.verdict == Some(wanted)).count();
+    let [met, near, missed] = [Verdict::Met, Verdict::Near, Verdict::Missed].map(count);
+    let goals = met + near + missed;
+    format!("{} rows; of {goals} goals {met} met, {near} within the spread, {missed} missed", rows.len())
+}
+
+/// All rows, a table for each group.
+pub(super) fn markdown(report: &Report) -> String {
+    let Report { server, client, cores, rows, .. } = report;
+    let mut text = format!("nats-server {server} and {client} on {cores} cores, over loopback. {}.\n", summary(rows));
+    let mut group = "";
+    for row in rows {
+        if row.group != group {
+            group = row.group;
+            write!(text, "\n## {group}\n\n| | ours | beside | theirs | ratio (quartiles) | goal |\n|---|---:|---|---:|---:|---|\n")
+                .expect("a string takes it");
+        }
+        let [low, median, high] = row.ratio.map(ratio);
+        let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
+        let Row { name, beside, .. } = row;
+        writeln!(text, "| {name} | {ours} | {beside} | {theirs} | **{median}** ({low} to {high}) | {} |", verdict(row))
+            .expect("a string takes it");
+    }
+    text
+}
+
+/// The goal and whether it is reached, if there is one.
+fn verdict(row: &Row) -> String {
+    let wanted = match row.goal {
+        None => return String::new(),
+        Some(Goal::Ratio(most)) => format!("≤ {}", ratio(most)),
+        Some(Goal::Ours(most)) => format!("≤ {}", figure(row.unit, most)),
+    };
+    let reached = match row.verdict {
+        Some(Verdict::Met) => "met",
+        Some(Verdict::Near) => "within the spread",
+        Some(Verdict::Missed) | None => "missed",
+    };
+    format!("{wanted}: {reached}")
+}
+
+fn figure(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Bytes => format!("{value:.0} B"),
+        Unit::Seconds if value < 1e-6 => format!("{} ns", digits(value * 1e9)),
+        Unit::Seconds if value < 1e-3 => format!("{} µs", digits(value * 1e6)),
+        Unit::Seconds if value < 1.0 => format!("{} ms", digits(value * 1e3)),
+        Unit::Seconds => format!("{} s", digits(value)),
+    }
+}
+
+pub(super) fn ratio(value: f64) -> String {
+    match value {
+        _ if value < 0.01 => format!("{value:.4}"),
+        _ if value < 0.1 => format!("{value:.3}"),
+        _ if value < 10.0 => format!("{value:.2}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+fn digits(value: f64) -> String {
+    if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+}

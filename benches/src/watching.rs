@@ -1,0 +1,168 @@
+//! Watches, caches and live values.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use kvtyped::prelude::*;
+
+use crate::measure::{pairs, time};
+use crate::world::{Session, SessionKey, World, decode, encode, publish_all};
+
+/// How many records are cached.
+const CACHED: u64 = 10_000;
+/// How many reads are timed at once.
+const READS: usize = 20_000;
+
+pub(crate) async fn measure(world: &mut World) {
+    world.report.group("Watching and local copies");
+    delivery(world).await;
+    cache(world).await;
+    live(world).await;
+}
+
+/// How long after a put is begun its event is there. The put is the plain client's in both cases.
+async fn delivery(world: &mut World) {
+    let (bucket, plain) = world.bucket("delivery").await;
+    let (ours, theirs) = (Session::new("ours", 1), Session::new("theirs", 1));
+    let mut our_events = bucket.watch(ours.key()).await.expect("it watches");
+    while !matches!(our_events.next().await.expect("it goes on").expect("no error"), Event::Ready) {}
+    let mut their_events = plain.watch(theirs.by_hand()).await.expect("it watches");
+
+    let acknowledged = Cell::new(Duration::ZERO);
+    let put = async |session: &Session| {
+        let begun = Instant::now();
+        plain.put(session.by_hand(), encode(session)).await.expect("it is put");
+        acknowledged.set(begun.elapsed());
+    };
+    let our_event = async || {
+        let begun = Instant::now();
+        let event = async {
+            let event = our_events.next().await.expect("it goes on").expect("no error");
+            assert!(matches!(event, Event::Put(_)));
+            begun.elapsed()
+        };
+        tokio::join!(put(&ours), event).1
+    };
+    let their_event = async || {
+        let begun = Instant::now();
+        let event = async {
+            let entry = their_events.next().await.expect("it goes on").expect("no error");
+            black_box(decode(&entry.value));
+            begun.elapsed()
+        };
+        tokio::join!(put(&theirs), event).1
+    };
+    let measured = pairs(world.effort.blocks(7), world.effort.of(1_000), our_event, their_event).await;
+    world.report.row("from a put to its event", "kv.watch + serde_json").goal(1.10).measured(&measured);
+
+    let our_event = async || {
+        let begun = Instant::now();
+        let event = async {
+            our_events.next().await.expect("it goes on").expect("no error");
+            begun.elapsed()
+        };
+        tokio::join!(put(&ours), event).1
+    };
+    let until_acknowledged = async || acknowledged.get();
+    // The acknowledgement of the very same put.
+    let measured = pairs_of(world.effort.blocks(7), world.effort.of(1_000), our_event, until_acknowledged).await;
+    world.report.row("from a put to its event", "to its acknowledgement").goal(1.10).measured(&measured);
+}
+
+/// As `pairs`, where theirs is what was told beside ours.
+async fn pairs_of(
+    blocks: usize,
+    each: usize,
+    mut ours: impl AsyncFnMut() -> Duration,
+    mut beside: impl AsyncFnMut() -> Duration,
+) -> crate::measure::Measured {
+    let mut measured = crate::measure::Measured::default();
+    for _ in 0..blocks {
+        let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
+        for _ in 0..each {
+            of_ours.push(ours().await.as_secs_f64());
+            of_theirs.push(beside().await.as_secs_f64());
+        }
+        measured.ours.push(of_ours);
+        measured.theirs.push(of_theirs);
+    }
+    measured
+}
+
+async fn cache(world: &mut World) {
+    let (bucket, plain) = world.bucket("cached").await;
+    let records: Vec<_> = (0..CACHED).map(|id| Session::new("acme", id)).collect();
+    publish_all(&world.raw, "cached", &records).await;
+    let cache = bucket.cache(..).await.expect("it is filled");
+    assert_eq!(cache.len(), records.len());
+    let keys: Vec<_> = records.iter().map(Session::key).collect();
+    let map: HashMap<SessionKey, Arc<Session>> = records.iter().map(|r| (r.key(), Arc::new(r.clone()))).collect();
+    let (cache, map, keys) = (&cache, &map, keys.as_slice());
+
+    let from_cache = |key: &SessionKey| black_box(cache.get(key)).is_some();
+    let from_map = |key: &SessionKey| black_box(map.get(key).map(Arc::clone)).is_some();
+    let blocks = world.effort.blocks(7);
+    let ours = async || reads(keys, from_cache);
+    let measured = pairs(blocks, 5, ours, async || reads(keys, from_map)).await.each(READS);
+    let row = world.report.row("a read of a cache by key", "HashMap of the same keys, SipHash");
+    row.at_most(75e-9).measured(&measured);
+
+    let two = async || on_two_threads(|| reads(keys, from_cache));
+    let measured = pairs(blocks, 5, two, ours).await.each(READS);
+    world.report.row("a read of a cache on two threads", "on one").goal(1.6).measured(&measured);
+
+    let mut at = 0;
+    let remote = async || {
+        at = (at + 7_919) % records.len();
+        let by_hand = records[at].by_hand();
+        time(async { decode(&plain.get(by_hand).await.expect("it is read").expect("it is there")) }).await
+    };
+    let ours = async || reads(keys, from_cache) / READS as u32;
+    let measured = pairs(blocks, world.effort.of(200), ours, remote).await;
+    world.report.row("a read of a cache by key", "kv.get + serde_json").goal(0.001).measured(&measured);
+}
+
+fn reads(keys: &[SessionKey], read: impl Fn(&SessionKey) -> bool) -> Duration {
+    let mut at = 0;
+    let begun = Instant::now();
+    for _ in 0..READS {
+        at = (at + 7_919) % keys.len();
+        assert!(read(&keys[at]));
+    }
+    begun.elapsed()
+}
+
+/// The longer of two that go on at once.
+fn on_two_threads(work: impl Fn() -> Duration + Sync) -> Duration {
+    thread::scope(|scope| {
+        let [one, other] = [scope.spawn(&work), scope.spawn(&work)];
+        one.join().expect("no panic").max(other.join().expect("no panic"))
+    })
+}
+
+async fn live(world: &mut World) {
+    let (bucket, _) = world.bucket("live").await;
+    let session = Session::new("acme", 1);
+    bucket.put(&session).await.expect("it is put");
+    let key = session.key();
+    let live = bucket.live(&key).await.expect("it is there");
+    let swap = ArcSwap::from_pointee(session.clone());
+    let ours = async || {
+        let begun = Instant::now();
+        (0..READS).for_each(|_| drop(black_box(live.load())));
+        begun.elapsed()
+    };
+    let theirs = async || {
+        let begun = Instant::now();
+        (0..READS).for_each(|_| drop(black_box(swap.load_full())));
+        begun.elapsed()
+    };
+    let measured = pairs(world.effort.blocks(7), 20, ours, theirs).await.each(READS);
+    world.report.row("a load of a live value", "ArcSwap::load_full").goal(2.0).measured(&measured);
+}
