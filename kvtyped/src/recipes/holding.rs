@@ -36,9 +36,9 @@ impl Holding {
         Self { id: fresh_id(), owner, since: now(), note, term: None, value, said: 0 }
     }
 
-    /// It is taken now, rather than when somebody began to wait for it.
-    pub(super) fn dated(self) -> Self {
-        Self { since: now(), ..self }
+    /// The same for another attempt: told from every other, and taken now.
+    pub(super) fn anew(self) -> Self {
+        Self { id: fresh_id(), since: now(), ..self }
     }
 }
 

@@ -9,7 +9,7 @@ use super::holding::{Holding, fence_of};
 use super::lease::Lease;
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over};
-use super::wait::{is_final, patience};
+use super::wait::{is_final, passes, patience};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Filter;
 use crate::revision::Revision;
@@ -70,13 +70,20 @@ impl Ticket {
             let mut over = None;
             match event {
                 None => over = Some(Over::Nothing),
-                Some(Some(Ok(event))) => known.learn(claim.key.part(), event),
+                Some(Some(Ok(event))) => {
+                    // Only what is heard of the lease puts off the look: those who wait with us are heard of all the time.
+                    if known.learn(claim.key.part(), event) {
+                        look = Instant::now() + patience(claim.times.ttl);
+                    }
+                }
                 Some(Some(Err(error))) if is_final(&error) => return Err(error),
                 Some(Some(Err(_))) => {}
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
             }
             if !known.is_first(self.lease.fence().get()) || (known.held && over.is_none()) {
-                look = Instant::now() + patience(claim.times.ttl);
+                if over.is_some() {
+                    look = Instant::now() + patience(claim.times.ttl);
+                }
                 continue;
             }
             look = Instant::now() + patience(claim.times.ttl);
@@ -84,7 +91,7 @@ impl Ticket {
             match claim.clone().attempt(over, None).await {
                 Attempt::Taken(lease) => return Ok(lease),
                 Attempt::Refused(_) => known.held = true,
-                Attempt::Failed(error, _) if error.is_retryable() => known.held = true,
+                Attempt::Failed(error, _) if passes(&error) => known.held = true,
                 Attempt::Failed(error, _) => return Err(error),
             }
         }
@@ -102,20 +109,26 @@ struct Known {
 }
 
 impl Known {
-    fn learn(&mut self, lease: &str, event: Event<Slot<Holding>>) {
+    /// Whether it was about the lease.
+    fn learn(&mut self, lease: &str, event: Event<Slot<Holding>>) -> bool {
         match event {
-            Event::Put(entry) if entry.key().part() == lease => (self.held, self.marker) = (true, None),
+            Event::Put(entry) if entry.key().part() == lease => {
+                (self.held, self.marker) = (true, None);
+                return true;
+            }
             Event::Put(entry) if entry.key().part().starts_with(TICKET) => {
                 self.tickets.insert(fence_of(&entry).get(), entry.key().part().to_owned());
             }
             Event::Removed { key, revision, .. } if key.part() == lease => {
                 (self.held, self.marker) = (false, Some(revision));
+                return true;
             }
             Event::Removed { key, .. } => self.tickets.retain(|_, part| part != key.part()),
             Event::Ready => self.ready = true,
             Event::Resync => *self = Self::default(),
             _ => {}
         }
+        false
     }
 
     fn is_first(&self, number: u64) -> bool {

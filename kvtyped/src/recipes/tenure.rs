@@ -79,7 +79,8 @@ impl Claim {
     ///
     /// A lease that is taken while nobody waits for it any more is given back.
     pub(super) async fn attempt(mut self, over: Over, turn: Option<Turn>) -> Attempt {
-        self.holding = self.holding.dated();
+        // Lest it takes for its own what an earlier attempt has left, or what that still gives back takes its own.
+        self.holding = self.holding.anew();
         let (witness, taken) = oneshot::channel();
         tokio::spawn(async move {
             let attempt = match self.take(over).await {
@@ -88,7 +89,11 @@ impl Claim {
                     Err(error) => {
                         // Dropped at once, so it is given back.
                         drop(self.begin(taken, None, turn));
-                        Attempt::Failed(error, None)
+                        match error.kind() {
+                            // Lost again before its fence was written.
+                            ErrorKind::Fenced => Attempt::Refused(None),
+                            _ => Attempt::Failed(error, None),
+                        }
                     }
                 },
                 Ok(None) => Attempt::Refused(turn),
@@ -139,10 +144,11 @@ impl Claim {
     /// Writes the fence of the tenure. The server takes it from the holder of the lease only.
     async fn fence(&self, taken: &Taken) -> Result<Option<Fencing>> {
         let Self { bucket, key, holding, times, fenced, .. } = self;
-        let late = Instant::now() >= taken.sent + times.valid();
-        if late {
-            return Err(Error::timeout(times.valid()));
-        }
+        let in_time = || match taken.sent + times.valid() > Instant::now() {
+            true => Ok(()),
+            false => Err(Error::timeout(times.valid())),
+        };
+        in_time()?;
         if !fenced {
             return Ok(None);
         }
@@ -155,6 +161,8 @@ impl Claim {
             Err(error) if error.outcome() == Outcome::Unknown => self.look(&at).await?.ok_or(error)?,
             Err(error) => return Err(error),
         };
+        // A guard that is lost when it is given is none.
+        in_time()?;
         let standing = bucket.standing(at.encode()?, revision);
         Ok(Some(Fencing { at, revision, standing }))
     }

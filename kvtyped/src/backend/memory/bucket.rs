@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
+use super::bell::Bell;
 use super::limits::{self, Size};
 use crate::backend::{At, Batch, Operation, OperationId, Scan, Write, WriteKind};
 use crate::config::BucketConfig;
@@ -24,6 +24,8 @@ pub(super) struct BucketState {
     pub(super) config: BucketConfig,
     pub(super) created: Duration,
     pub(super) last_revision: Revision,
+    /// The revision of the last marker that went without a trace: who was not told of it cannot be any more.
+    pub(super) untold: Revision,
     /// The size of all entries, as the store of a server counts it.
     pub(super) bytes: u64,
     pub(super) entries: BTreeMap<Revision, Stored>,
@@ -32,7 +34,7 @@ pub(super) struct BucketState {
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
     /// Rings when there is something new for those who watch; with the bucket it goes.
-    pub(super) bell: watch::Sender<()>,
+    pub(super) bell: Bell,
 }
 
 /// One entry.
@@ -54,11 +56,12 @@ impl BucketState {
             config,
             created: now,
             last_revision: Revision::ZERO,
+            untold: Revision::ZERO,
             bytes: 0,
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             due: BTreeSet::new(),
-            bell: watch::Sender::new(()),
+            bell: Bell::default(),
         }
     }
 
@@ -178,7 +181,7 @@ impl BucketState {
         self.due =
             self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
         self.advance(now);
-        self.ring();
+        self.bell.ring();
     }
 
     /// Appends an entry; what it replaces goes.
@@ -196,7 +199,7 @@ impl BucketState {
         self.entries.insert(revision, stored);
         self.keys.entry(key.clone()).or_default().push_back(revision);
         self.trim(&key);
-        self.ring();
+        self.bell.ring();
         revision
     }
 
@@ -231,11 +234,6 @@ impl BucketState {
 
     fn check_size(&self, size: Size) -> Result<()> {
         size.check(self.config.max_value_size.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
-    }
-
-    fn ring(&self) {
-        // Nothing where nobody listens.
-        let _ = self.bell.send(());
     }
 
     /// The revision of the newest entry of a key.

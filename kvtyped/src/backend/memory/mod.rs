@@ -14,6 +14,7 @@
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.
 
+mod bell;
 mod bucket;
 mod expiry;
 mod limits;

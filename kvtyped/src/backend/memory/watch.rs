@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
+use super::bell::Listener;
 use super::bucket::{BucketState, Stored};
 use super::{Shared, find};
 use crate::backend::{Begun, Signal, Since, Watch};
@@ -50,7 +50,7 @@ struct Sitting {
     /// The name of the bucket.
     bucket: String,
     /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
-    bell: Receiver<()>,
+    bell: Listener,
     wanted: Wanted,
     headers_only: bool,
     /// All that matches was told up to here.
@@ -92,7 +92,7 @@ impl Sitting {
             Since::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
         };
         let begun = Begun { created: shared.date(bucket.created), last_revision: last, complete };
-        let bell = bucket.bell.subscribe();
+        let bell = bucket.bell.listen();
         drop(state);
         let sitting = Self {
             shared,
@@ -110,6 +110,9 @@ impl Sitting {
     async fn next(&mut self) -> Result<Signal> {
         loop {
             tokio::task::coop::consume_budget().await;
+            // Before the look, lest what changes behind it is slept through.
+            let bell = self.bell.clone();
+            let rung = bell.rung();
             match self.step()? {
                 Step::Tell(signal) => {
                     self.told = Instant::now();
@@ -117,7 +120,7 @@ impl Sitting {
                 }
                 Step::Again => {}
                 // Whatever ends it: the next look shows why.
-                Step::Wait(until) => drop(tokio::time::timeout_at(until, self.bell.changed()).await),
+                Step::Wait(until) => drop(tokio::time::timeout_at(until, rung).await),
             }
         }
     }
@@ -127,8 +130,12 @@ impl Sitting {
         let Self { shared, bucket, bell, wanted, headers_only, position, listing, told } = self;
         let mut state = shared.lock();
         let (bucket, _) = find(&mut state, shared, bucket)?;
-        if bell.has_changed().is_err() {
+        if bell.is_gone() {
             return Err(Error::new(ErrorKind::BucketNotFound));
+        }
+        if listing.is_none() && *position < bucket.untold {
+            // Nothing newer of its key makes up for it.
+            return Err(Error::unavailable("the watch was not read until a marker had expired"));
         }
         let until = listing.map_or(bucket.last_revision, |listing| listing.until);
         let newest = listing.is_some_and(|listing| listing.newest);

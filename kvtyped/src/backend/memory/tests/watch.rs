@@ -277,5 +277,18 @@ async fn one_who_does_not_read_holds_nothing_and_finds_what_is_left() {
     drop(watching);
     let mut state = backend.0.lock();
     let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
-    assert_eq!(state.bell.receiver_count(), 0);
+    assert_eq!(state.bell.listeners(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_that_expired_before_it_was_told_ends_it() {
+    let bucket = bucket(|config| config.limit_markers = Some(SECOND)).await;
+    let mut watching = watch(&bucket, Since::Now);
+    ready(&mut watching).await;
+    write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
+    assert_eq!(told(&mut watching).await, entry(1, "k", Operation::Put));
+    tokio::time::advance(5 * SECOND).await;
+    let error = watching.next().await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
+    assert!(watching.next().await.is_none());
 }

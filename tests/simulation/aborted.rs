@@ -1,0 +1,168 @@
+//! P21: whoever stops waiting for a lock, holding it or giving it back, at whatever point, leaves no renewal behind.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use kvtyped::prelude::*;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::network::Client;
+use super::world::{Faults, World, is_lease};
+use super::{Ledger, LedgerKey, every_seed, run};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(6);
+
+/// When something is dropped.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// After it was polled so often.
+    Polls(u64),
+    /// So long after the beginning, before it sees what that moment brings.
+    After(Duration),
+}
+
+/// Drops it then; whether it came to its end before.
+async fn cut<F: Future>(future: F, cut: Cut) -> bool {
+    let mut polls = match cut {
+        Cut::Polls(polls) => polls,
+        Cut::After(after) => {
+            let mut future = Box::pin(future);
+            return tokio::select! {
+                biased;
+                () = sleep(after) => false,
+                _ = &mut future => true,
+            };
+        }
+    };
+    let mut future: Option<Pin<Box<F>>> = Some(Box::pin(future));
+    poll_fn(move |context| match future.as_mut().map(|future| future.as_mut().poll(context)) {
+        Some(Poll::Ready(_)) => Poll::Ready(true),
+        _ if polls > 1 => {
+            polls -= 1;
+            Poll::Pending
+        }
+        _ => {
+            future = None;
+            Poll::Ready(false)
+        }
+    })
+    .await
+}
+
+/// What of the life of a lock is aborted.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    /// Another has the lock at first.
+    waits: bool,
+    fair: bool,
+    faults: Faults,
+}
+
+async fn live(client: &Client, bucket: &Bucket<Ledger>, setup: Setup) -> Result<(), Error> {
+    let key = LedgerKey::new("main");
+    let lock = bucket.lock(&key).ttl(TTL).owner(format!("c{}", client.number()));
+    let guard = if setup.fair { lock.fair().await? } else { lock.await? };
+    bucket.put(&Ledger::new(guard.fence().get())).fenced_by(&guard).await?;
+    sleep(2 * SECOND).await;
+    guard.ensure(TTL / 2 + SECOND).await?;
+    let _ = timeout(3 * SECOND, guard.lost()).await;
+    guard.run(sleep(SECOND)).await?;
+    guard.release().await
+}
+
+/// One life that is cut off. Whether it came to its own end before.
+async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
+    let clients: Vec<_> = (1..=3).map(|number| Client::new(world, number)).collect();
+    let mut buckets: Vec<Bucket<Ledger>> = Vec::new();
+    for client in &clients {
+        buckets.push(client.store().bucket().await.expect("the network is well yet"));
+    }
+    let key = LedgerKey::new("main");
+    if setup.waits {
+        let guard = buckets[1].lock(&key).ttl(TTL).owner("c2").await.expect("the network is well yet");
+        tokio::spawn(async move {
+            sleep(4 * SECOND).await;
+            guard.release().await
+        });
+    }
+    world.set_faults(setup.faults);
+    let over = cut(live(&clients[0], &buckets[0], setup), at).await;
+    let dropped = Instant::now();
+    world.note(1, "dropped", 0, u64::from(over));
+    if setup.waits {
+        sleep(5 * SECOND).await;
+    }
+    let is_wild = setup.faults != Faults::NONE;
+    if is_wild {
+        sleep(5 * SECOND).await;
+        world.set_faults(Faults::NONE);
+    }
+    let waited = Instant::now();
+    let lock = buckets[2].lock(&key).ttl(TTL).owner("c3");
+    // What was on its way lands later, and a lease lives for its time from then.
+    let slack = if is_wild { 2 * TTL + 30 * SECOND } else { SECOND };
+    match timeout(TTL + slack, if setup.fair { lock.fair() } else { lock }).await {
+        Ok(Ok(guard)) => {
+            world.count("taken after an abort");
+            let _ = guard.release().await;
+        }
+        Ok(Err(error)) => world.broken("P21", format!("not taken: {error}")),
+        Err(_) => world.broken("P21", format!("not free {:?} after the drop", waited.elapsed())),
+    }
+    sleep(TTL).await;
+    let seen = world.seen();
+    let own = seen.landed.iter().filter(|landed| landed.client == 1 && landed.put && is_lease(&landed.key));
+    let own: BTreeSet<_> = own.filter_map(|landed| landed.revision.ok()).collect();
+    let renewals = seen.sent.iter().filter(|sent| sent.client == 1 && sent.put && sent.at > dropped);
+    let renewals = renewals.filter(|sent| sent.over.is_some_and(|over| own.contains(&over))).count();
+    if renewals > 0 {
+        world.broken("P21", format!("{renewals} renewals after the drop"));
+    }
+    over
+}
+
+/// Cuts it after each of its polls, and whenever something happens to its client, or a moment later.
+fn at_every_point(setup: Setup) {
+    let whole = run(0, async |world| assert!(abort(&world, setup, Cut::Polls(u64::MAX)).await));
+    let end = whole.trace.iter().position(|event| event.what == "dropped").expect("it comes to its end");
+    let moments: BTreeSet<_> = whole.trace[..end].iter().map(|event| event.at).collect();
+    let later = moments.iter().map(|at| *at + Duration::from_millis(1));
+    let cuts: Vec<_> = (1..=12).map(Cut::Polls).chain(moments.iter().copied().chain(later).map(Cut::After)).collect();
+    for cut in &cuts {
+        let seen = run(0, async |world| {
+            abort(&world, setup, *cut).await;
+        });
+        assert!(seen.broken.is_empty(), "{cut:?}: {:#?}\n{:?}", seen.trace, seen.broken);
+    }
+    println!("cut at {} points; waits: {}, fair: {}", cuts.len(), setup.waits, setup.fair);
+    assert!(cuts.len() > 30, "{cuts:?}");
+}
+
+const CALM: Setup = Setup { waits: false, fair: false, faults: Faults::NONE };
+#[test]
+fn a_lock_that_is_dropped_at_any_point_is_free_within_its_time() {
+    at_every_point(CALM);
+    at_every_point(Setup { waits: true, ..CALM });
+}
+
+#[test]
+fn a_fair_lock_that_is_dropped_at_any_point_is_free_within_its_time() {
+    at_every_point(Setup { fair: true, ..CALM });
+    at_every_point(Setup { fair: true, waits: true, ..CALM });
+}
+
+#[test]
+fn a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon() {
+    let test = "simulation::aborted::a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon";
+    every_seed(test, 100, async |world| {
+        let (at, waits, fair) = world.chance(|chance| {
+            let at = if chance.happens(500) { chance.ms(1, 200) } else { chance.ms(1, 15_000) };
+            (Cut::After(at), chance.happens(500), chance.happens(300))
+        });
+        abort(&world, Setup { waits, fair, faults: Faults::ALL }, at).await;
+    });
+}

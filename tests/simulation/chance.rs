@@ -1,0 +1,43 @@
+//! Chance that follows from a seed.
+
+use std::time::Duration;
+
+/// SplitMix64.
+#[derive(Debug, Clone)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        // Seeds that follow each other have nothing in common from the first draw on.
+        let mut chance = Self(seed ^ 0x6b76_7479_7065_6421);
+        chance.next();
+        chance
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Anything from `least` to `most`.
+    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.next() % (most - least + 1)
+    }
+
+    /// Anything from `least` to `most` milliseconds.
+    pub(super) fn ms(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(self.between(least, most))
+    }
+
+    /// Whether what happens so many times in a thousand happens.
+    pub(super) fn happens(&mut self, permille: u64) -> bool {
+        self.next() % 1_000 < permille
+    }
+
+    pub(super) fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[(self.next() % of.len() as u64) as usize]
+    }
+}

@@ -1,0 +1,140 @@
+//! Locks and retries over a simulated network, in a simulated time: thousands of seeds, each another weather.
+//!
+//! A decorator of the waist ([`network`]) stands between each client and a server that all share (the memory backend). It
+//! loses requests and acknowledgements, delays them, applies writes after their senders gave up, elects leaders, answers
+//! reads with what was there before, makes watches blind, lets entries expire late, and pauses and kills clients. Whatever
+//! happens follows from a seed, so that what was found is found again: two runs of a seed have the same trace.
+//!
+//! A seed that breaks a promise is told with its trace. To run it alone:
+//! `KVTYPED_SIM_SEED=17 cargo test -p kvtyped-tests --test suite simulation::`, with the name of the test behind it.
+//! `KVTYPED_SIM_SEEDS=10000` runs more of them. What was found once is kept in a table ([`FOUND`]) and runs each time.
+//!
+//! The wrong ways are kept, too ([`wrong`]): a network that harms nobody proves nothing.
+
+mod aborted;
+mod chance;
+mod contention;
+mod counting;
+mod network;
+mod waiting;
+mod world;
+mod wrong;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use kvtyped::prelude::*;
+
+use self::world::{Seen, World};
+
+/// Seeds that broke a promise once: of which test, and what it was.
+const FOUND: &[(&str, u64, &str)] = &[
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        238,
+        "the release of an attempt that had failed took the lease of the next attempt for its own, and removed it",
+    ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        24,
+        "a lock that was lost before its fence was written was an error, not a reason to wait",
+    ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        187,
+        "a client that was paused missed that its own old ticket expired, and waited behind it for ever",
+    ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        51,
+        "the guard of a lock whose time had passed while its fence was written was given all the same",
+    ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        97,
+        "two fair waiters heard of each other's tickets all the time, and so never looked for the lock that was free",
+    ),
+];
+
+/// How many trailing events of a trace are told.
+const TAIL: usize = 60;
+
+/// What a lock protects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "ledger", key = "{name}", history = 1)]
+struct Ledger {
+    name: String,
+    /// The fence of the tenure in which it was written.
+    fence: u64,
+    number: u64,
+}
+
+impl Ledger {
+    fn new(fence: u64) -> Self {
+        Self { name: "main".into(), fence, number: 0 }
+    }
+}
+
+/// Runs one seed.
+fn run(seed: u64, scenario: impl AsyncFnOnce(World)) -> Seen {
+    kvtyped::conformance::determine(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let world = World::new(seed);
+        let longest = Duration::from_secs(4 * 60 * 60);
+        if tokio::time::timeout(longest, scenario(world.clone())).await.is_err() {
+            world.broken("liveness", "it does not end");
+        }
+        world.seen()
+    })
+}
+
+/// The seeds to run: one that is wanted, or so many, and those that were found.
+fn seeds(test: &str, usual: u64) -> Vec<u64> {
+    let wanted = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    if let Some(seed) = wanted("KVTYPED_SIM_SEED") {
+        return vec![seed];
+    }
+    let found = FOUND.iter().filter(|(of, _, _)| *of == test).map(|(_, seed, _)| *seed);
+    found.chain(0..wanted("KVTYPED_SIM_SEEDS").unwrap_or(usual)).collect()
+}
+
+/// Runs every seed; none breaks a promise.
+fn every_seed(test: &str, usual: u64, scenario: impl AsyncFn(World)) {
+    let (begun, seeds) = (std::time::Instant::now(), seeds(test, usual));
+    let mut counts = std::collections::BTreeMap::<_, u64>::new();
+    for seed in &seeds {
+        let seen = catch_unwind(AssertUnwindSafe(|| run(*seed, &scenario))).unwrap_or_else(|panic| {
+            eprintln!(
+                "seed {seed} of {test} panics: KVTYPED_SIM_SEED={seed} cargo test -p kvtyped-tests --test suite {test}"
+            );
+            resume_unwind(panic)
+        });
+        if !seen.broken.is_empty() {
+            let tail = &seen.trace[seen.trace.len().saturating_sub(TAIL)..];
+            let tail = if std::env::var_os("KVTYPED_SIM_SEED").is_some() { &seen.trace[..] } else { tail };
+            let trace: String = tail.iter().map(|event| format!("{event:?}\n")).collect();
+            panic!(
+                "{trace}seed {seed} breaks {} promises, first {:?}\n\
+                 again: KVTYPED_SIM_SEED={seed} cargo test -p kvtyped-tests --test suite {test}",
+                seen.broken.len(),
+                seen.broken[0],
+            );
+        }
+        for (what, count) in seen.counts {
+            *counts.entry(what).or_default() += count;
+        }
+    }
+    println!("{test}: {} seeds in {:?}: {counts:?}", seeds.len(), begun.elapsed());
+}
+
+/// Runs so many seeds of what is wrong: in how many it is seen to break a promise.
+fn caught(test: &str, promise: &str, seeds: u64, scenario: impl AsyncFn(World)) -> u64 {
+    let caught = (0..seeds).filter(|seed| {
+        let seen = run(*seed, &scenario);
+        seen.broken.iter().any(|(broken, _)| *broken == promise)
+    });
+    let caught = caught.count() as u64;
+    println!("{test}: breaks {promise} in {caught} of {seeds} seeds");
+    caught
+}

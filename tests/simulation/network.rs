@@ -1,0 +1,395 @@
+//! The decorator of the waist: one client's way to a server that all share, and what happens on that way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use kvtyped::backend::memory::MemoryBackend;
+use kvtyped::backend::{
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
+    Scanned, Signal, Watch, Write,
+};
+use kvtyped::{BucketConfig, Error, ErrorKind, Key, Read, Revision, Store};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::world::{Applied, World};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// What does not wait in truth: an operation of the memory backend.
+pub(super) fn at_once<F: Future>(operation: F) -> F::Output {
+    tokio::task::coop::unconstrained(operation).now_or_never().expect("memory answers at once")
+}
+
+/// Later than any deadline.
+pub(super) fn never() -> Deadline {
+    Deadline::after(Duration::from_secs(1 << 20))
+}
+
+/// One simulated process.
+#[derive(Debug, Clone)]
+pub(super) struct Client(Arc<Process>);
+
+#[derive(Debug)]
+struct Process {
+    number: u64,
+    world: World,
+    memory: MemoryBackend,
+    paused_until: std::sync::Mutex<Instant>,
+    dead: AtomicBool,
+}
+
+impl Client {
+    pub(super) fn new(world: &World, number: u64) -> Self {
+        Self(Arc::new(Process {
+            number,
+            world: world.clone(),
+            memory: world.memory(),
+            paused_until: std::sync::Mutex::new(Instant::now()),
+            dead: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    pub(super) fn store(&self) -> Store {
+        Store::from_backend(Arc::new(self.clone()))
+    }
+
+    /// From now on nothing of it moves for this long.
+    pub(super) fn pause(&self, long: Duration) {
+        let mut paused = self.0.paused_until.lock().expect("one thread");
+        *paused = (*paused).max(Instant::now() + long);
+        self.0.world.note(self.number(), "pause", long.as_millis() as u64, 0);
+    }
+
+    /// From now on nothing of it moves any more.
+    pub(super) fn kill(&self) {
+        self.0.dead.store(true, Ordering::Relaxed);
+        self.0.world.note(self.number(), "die", 0, 0);
+    }
+
+    /// Goes on when it is not paused.
+    pub(super) async fn awake(&self) {
+        loop {
+            if self.0.dead.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            let until = *self.0.paused_until.lock().expect("one thread");
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    fn line(&self, raw: Arc<dyn RawBucket>) -> Arc<dyn RawBucket> {
+        Arc::new(Line { client: self.clone(), raw })
+    }
+
+    /// A request that changes nothing: waits, fails, or is answered.
+    async fn ask<R>(&self, deadline: Deadline, answer: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.awake().await;
+        if deadline.has_passed() {
+            return Err(deadline.error());
+        }
+        let world = &self.0.world;
+        let faults = world.faults();
+        let (there, lost, slow) = world.chance(|chance| {
+            let slow = if chance.happens(faults.slow) { chance.ms(1_000, 4_900) } else { Duration::ZERO };
+            (chance.ms(1, 15) + slow, chance.happens(faults.lost), chance.happens(500))
+        });
+        if timeout_at(deadline.at(), sleep(there)).await.is_err() || lost {
+            sleep_until(deadline.at()).await;
+            self.awake().await;
+            return Err(deadline.error());
+        }
+        if world.is_electing() && !world.is_deposed_leader_there() {
+            if slow {
+                sleep_until(deadline.at()).await;
+                self.awake().await;
+                return Err(deadline.error());
+            }
+            self.awake().await;
+            return Err(unavailable("no leader"));
+        }
+        let answer = answer();
+        let back = world.chance(|chance| chance.ms(1, 15));
+        if timeout_at(deadline.at(), sleep(back)).await.is_err() {
+            return Err(deadline.error());
+        }
+        self.awake().await;
+        answer
+    }
+}
+
+impl Backend for Client {
+    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
+        self.0.memory.capabilities(deadline)
+    }
+
+    fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        Box::pin(async move { self.0.memory.create(config, deadline).await.map(|raw| self.line(raw)) })
+    }
+
+    fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
+        Box::pin(async move { Ok(self.0.memory.open(name, deadline).await?.map(|raw| self.line(raw))) })
+    }
+
+    fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
+        Box::pin(async move { self.0.memory.update(config, deadline).await.map(|raw| self.line(raw)) })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
+        self.0.memory.delete(name, deadline)
+    }
+
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
+        // Nothing goes wrong with those of a server here.
+        self.0.memory.counters(config, deadline)
+    }
+
+    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
+        self.0.memory.names(deadline)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.memory.close()
+    }
+}
+
+fn unavailable(reason: &str) -> Error {
+    Error::new(ErrorKind::Unavailable { reason: reason.to_owned() })
+}
+
+/// A client's way to one bucket.
+#[derive(Debug)]
+struct Line {
+    client: Client,
+    raw: Arc<dyn RawBucket>,
+}
+
+/// What becomes of a write on its way.
+#[derive(Debug, Clone, Copy)]
+struct Fate {
+    /// After what time it is applied, if it is.
+    there: Option<Duration>,
+    /// After what time more its sender hears of that, if it does.
+    back: Option<Duration>,
+    /// It is refused at once, and its sender told.
+    refused: bool,
+}
+
+impl Line {
+    fn fate(&self, deadline: Deadline) -> Fate {
+        let world = &self.client.0.world;
+        let (faults, election) = (world.faults(), world.election_ends());
+        world.chance(|chance| {
+            let (there, back) = (chance.ms(1, 15), chance.ms(1, 15));
+            let well = Fate { there: Some(there), back: Some(back), refused: false };
+            if let Some(ends) = election {
+                return match chance.between(0, 4) {
+                    0 | 1 => Fate { refused: true, ..well },
+                    2 | 3 => Fate { there: None, ..well },
+                    _ => Fate { there: Some(there + ends), ..well },
+                };
+            }
+            let mut draw = chance.between(0, 999);
+            let mut fell = |permille: u64| {
+                let fell = draw < permille;
+                draw = draw.wrapping_sub(permille);
+                fell
+            };
+            if fell(faults.lost) {
+                Fate { there: None, ..well }
+            } else if fell(faults.lost_answer) {
+                Fate { back: None, ..well }
+            } else if fell(faults.late) {
+                Fate { there: Some(deadline.remaining() + chance.ms(5_000, 20_000)), ..well }
+            } else if fell(faults.slow) {
+                Fate { there: Some(chance.ms(1_000, 4_900)), ..well }
+            } else if fell(faults.slow_answer) {
+                Fate { back: Some(chance.ms(1_000, 4_900)), ..well }
+            } else {
+                well
+            }
+        })
+    }
+
+    /// Sends a write, or a batch, to its fate.
+    async fn send(&self, batch: Batch, single: bool, deadline: Deadline) -> Result<Vec<Revision>> {
+        self.client.awake().await;
+        if deadline.has_passed() {
+            return Err(deadline.error());
+        }
+        let (world, client) = (self.client.0.world.clone(), self.client.number());
+        let keys: Vec<_> = batch.writes.iter().map(|write| write.key.clone()).collect();
+        batch.writes.iter().for_each(|write| world.sent(client, write));
+        let Fate { there, back, refused } = self.fate(deadline);
+        if refused {
+            sleep(back.unwrap_or_default()).await;
+            self.client.awake().await;
+            return Err(unavailable("no stream found"));
+        }
+        // On its way it is whether its sender waits or not.
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        if let Some(there) = there {
+            let (raw, world) = (Arc::clone(&self.raw), world.clone());
+            tokio::spawn(async move {
+                sleep(there).await;
+                let result = world.apply(Applied { client, raw: &*raw, batch, single });
+                if let Some(back) = back {
+                    sleep(back).await;
+                    let _ = answer.send(result);
+                }
+            });
+        }
+        let answer = match timeout_at(deadline.at(), answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => {
+                sleep_until(deadline.at()).await;
+                Err(deadline.error().unknown_outcome())
+            }
+            Err(_) => Err(deadline.error().unknown_outcome()),
+        };
+        self.client.awake().await;
+        if let Err(error) = &answer {
+            keys.iter().for_each(|key| world.heard(client, key, error));
+        }
+        let revision = answer.as_ref().map_or(0, |revisions| revisions[0].get());
+        world.note(client, "answer", revision, u64::from(answer.is_ok()));
+        answer
+    }
+}
+
+impl RawBucket for Line {
+    fn config(&self) -> &BucketConfig {
+        self.raw.config()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.raw.incarnation()
+    }
+
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        Box::pin(self.client.ask(deadline, || at_once(self.raw.status(never()))))
+    }
+
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(async move {
+            let revisions = self.send(Batch { writes: vec![write], checks: Vec::new() }, true, deadline).await?;
+            Ok(revisions[0])
+        })
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        Box::pin(self.send(batch, false, deadline))
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let erased = self.client.ask(deadline, || at_once(self.raw.erase(key, upto, never()))).await;
+            erased.map_err(Error::unknown_outcome)
+        })
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+        Box::pin(async move {
+            let world = &self.client.0.world;
+            let read = self.client.ask(deadline, || {
+                let fresh = || at_once(self.raw.read(key, at, never()));
+                match at {
+                    At::Newest(Read::Any) => world.stale(key).map_or_else(fresh, Ok),
+                    At::Newest(Read::Leader) => world.deposed(key).map_or_else(fresh, Ok),
+                    _ => fresh(),
+                }
+            });
+            let read = read.await;
+            let revision = read.as_ref().ok().and_then(|entry| entry.as_ref().map(|entry| entry.revision.get()));
+            world.note(self.client.number(), "read", revision.unwrap_or_default(), u64::from(read.is_ok()));
+            read
+        })
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
+        Box::pin(self.client.ask(deadline, move || at_once(self.raw.read_many(keys, read, never()))))
+    }
+
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+        let (client, raw) = (self.client.clone(), Arc::clone(&self.raw));
+        let listed = async move {
+            let deadline = Deadline::after(scan.patience);
+            let listed = client.ask(deadline, || Ok(at_once(raw.scan(scan).collect::<Vec<_>>()))).await;
+            stream::iter(listed.unwrap_or_else(|error| vec![Err(error)]))
+        };
+        stream::once(listed).flatten().boxed()
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        let patience = watch.patience;
+        let sitting = Sitting { client: self.client.clone(), patience, inner: Some(self.raw.watch(watch)), ends: None };
+        stream::unfold(sitting, |mut sitting| async move {
+            let signal = sitting.next().await?;
+            Some((signal, sitting))
+        })
+        .boxed()
+    }
+}
+
+/// One sitting of a watch: it comes late, and may go blind, or end.
+struct Sitting {
+    client: Client,
+    patience: Duration,
+    inner: Option<BoxStream<'static, Result<Signal>>>,
+    /// When it goes blind, and for how long before that is noticed.
+    ends: Option<(Instant, Duration)>,
+}
+
+impl Sitting {
+    async fn next(&mut self) -> Option<Result<Signal>> {
+        let world = self.client.0.world.clone();
+        self.client.awake().await;
+        let inner = self.inner.as_mut()?;
+        let (goes, blind) = match self.ends {
+            Some(ends) => ends,
+            None => {
+                let faults = world.faults();
+                let (late, well, blind, abrupt) = world.chance(|chance| {
+                    let blind = chance.happens(faults.blind);
+                    let well = if blind { chance.ms(0, faults.blind_within) } else { Duration::from_secs(1 << 20) };
+                    (chance.ms(2, 30), well, chance.ms(5_000, 35_000), chance.happens(300))
+                });
+                sleep(late).await;
+                if world.is_electing() {
+                    self.inner = None;
+                    sleep(self.patience.min(Duration::from_secs(2))).await;
+                    return Some(Err(unavailable("no leader")));
+                }
+                *self.ends.insert((Instant::now() + well, if abrupt { Duration::ZERO } else { blind }))
+            }
+        };
+        let Ok(signal) = timeout_at(goes, inner.next()).await else {
+            world.note(self.client.number(), "blind", blind.as_millis() as u64, 0);
+            sleep(blind).await;
+            self.inner = None;
+            return Some(Err(unavailable("the watch was not heard of")));
+        };
+        sleep(world.chance(|chance| chance.ms(1, 15)) + world.election_ends().unwrap_or_default()).await;
+        self.client.awake().await;
+        signal
+    }
+}
