@@ -164,6 +164,9 @@ impl Store {
     /// Sends what is to be sent and closes the connection, if it was made by [`connect`](Self::connect). From then on
     /// this store, its clones and the buckets that they opened answer with errors of the kind `Closed`.
     ///
+    /// Release the locks and leaderships that are held before: with the store closed they can be neither renewed nor given
+    /// back, so they are lost at their next renewal and free for others when their time to live ends.
+    ///
     /// # Errors
     ///
     /// Those of the backend, if what was to be sent could not be.

@@ -23,7 +23,7 @@ use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
-use crate::model::SingleRevision;
+use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 use crate::store::Store;
 
@@ -66,7 +66,7 @@ impl Store {
     }
 }
 
-impl<T: SingleRevision> Bucket<T> {
+impl<T: KvModel> Bucket<T> {
     /// Takes the lock of a key: it stands in this bucket, beside the record that it protects, whether there is one or not.
     ///
     /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
@@ -95,7 +95,10 @@ impl<T: SingleRevision> Bucket<T> {
     /// # Cancel safety
     ///
     /// As of [`Locks::lock`].
-    pub fn lock(&self, key: &T::Key) -> Lock {
+    pub fn lock(&self, key: &T::Key) -> Lock
+    where
+        T: SingleRevision,
+    {
         Lock { wanted: WantedLock::beside(self, key), wait: None }
     }
 
@@ -108,7 +111,10 @@ impl<T: SingleRevision> Bucket<T> {
     /// # Cancel safety
     ///
     /// As of [`Locks::lock`].
-    pub fn try_lock(&self, key: &T::Key) -> TryLock {
+    pub fn try_lock(&self, key: &T::Key) -> TryLock
+    where
+        T: SingleRevision,
+    {
         TryLock { wanted: WantedLock::beside(self, key) }
     }
 

@@ -53,7 +53,10 @@ pub(super) enum Waited<R> {
 /// Bounds a wait by the time that its user gave it, if any.
 pub(super) async fn within<R>(longest: Option<Duration>, wait: impl Future<Output = Result<R>>) -> Result<R> {
     let Some(longest) = longest else { return wait.await };
-    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(Error::timeout(longest)))
+    // Whoever has it is told by `holder`, `leader` or `members`.
+    let held =
+        || Error::timeout(longest).caused_by("it is held still, by another or by this very task: none is reentrant");
+    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(held()))
 }
 
 /// Takes a lease; waits for it, if another has it.
