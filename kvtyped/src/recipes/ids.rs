@@ -183,6 +183,9 @@ impl Inner {
     async fn take(&self, end: Option<Instant>) -> Result<Range<u64>> {
         loop {
             let left = end.map_or(self.timeout, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Error::timeout(self.timeout));
+            }
             let mut taken = None;
             let take = self.bucket.transform(&self.key, |slot| {
                 let next = slot.map_or(0, |slot: Slot<Next>| slot.value.next).max(self.first);
@@ -197,7 +200,7 @@ impl Inner {
             match (result, taken) {
                 (Ok(_), Some(block)) => return Ok(block),
                 (Ok(_), None) => return Err(Error::out_of_range("all ids below the end of `u64` are taken")),
-                (Err(error), _) if error.outcome() == Outcome::Unknown && !left.is_zero() => {
+                (Err(error), _) if error.outcome() == Outcome::Unknown => {
                     tracing::debug!(%error, "a block of ids is abandoned");
                 }
                 (Err(error), _) => return Err(error),
