@@ -61,7 +61,7 @@ struct Contest {
     waiters: usize,
     /// First come, first served.
     fair: bool,
-    /// All of one store; else each has a store and a connection of its own.
+    /// All share the same locks; else each has a store and a connection of its own.
     shared: bool,
 }
 
@@ -69,12 +69,16 @@ struct Contest {
 /// percentile may take.
 async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     let Contest { waiters, fair, shared } = contest;
-    let one = world.another_store().await;
-    let mut locks = Vec::new();
+    let mut locks: Vec<Locks> = Vec::new();
     for _ in 0..=waiters {
-        let store = if shared { one.clone() } else { world.another_store().await };
-        let open = store.locks("handed");
-        locks.push(if fair { open.fair().await } else { open.await }.expect("the bucket is made"));
+        let another = match locks.first() {
+            Some(one) if shared => one.clone(),
+            _ => {
+                let open = world.another_store().await.locks("handed");
+                if fair { open.fair().await } else { open.await }.expect("the bucket is made")
+            }
+        };
+        locks.push(another);
     }
     let (_, plain) = world.bucket("beside").await;
     let name = format!("{waiters}-{fair}-{shared}");
