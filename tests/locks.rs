@@ -1,38 +1,19 @@
 //! Locks on memory and on a server: one holder at a time, told, handed over, lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Lease, OpenLocks};
+use kvtyped::{ErrorKind, OpenLocks};
 
-use crate::support::{Document, Session, SessionKey, World, on_both_backends, unique};
+use crate::support::{Document, Room, Session, SessionKey, World, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Locks in a bucket that no other test has.
 fn fresh(world: &World) -> OpenLocks {
     world.store.locks(unique("locks"))
-}
-
-/// What happens in there: never two at once.
-#[derive(Default)]
-struct Room {
-    inside: AtomicU32,
-    visits: AtomicU32,
-    last_fence: AtomicU64,
-}
-
-impl Room {
-    async fn visit(&self, lease: &Lease) {
-        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two hold {lease:?} at once");
-        let fence = lease.fence().get();
-        assert!(self.last_fence.swap(fence, Ordering::SeqCst) < fence, "fences grow");
-        tokio::task::yield_now().await;
-        self.visits.fetch_add(1, Ordering::SeqCst);
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 on_both_backends! {

@@ -1,11 +1,11 @@
 //! What the tests of the verbs share: stores of both kinds, buckets with names of their own, models.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::prelude::*;
-use kvtyped::{Events, OpenBucket};
+use kvtyped::{Events, Lease, OpenBucket};
 
 /// Turns each function into a test on memory and a test on a real server.
 ///
@@ -154,6 +154,29 @@ impl Junk {
 /// The same bucket, seen through another model.
 pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> {
     world.store.bucket().name(name).must_exist().on_drift(Drift::Adopt).await.expect("the bucket is there")
+}
+
+/// What happens under a lock: never two at once, by guards that say they are valid; fences grow.
+#[derive(Default)]
+pub(crate) struct Room {
+    inside: AtomicU32,
+    pub(crate) visits: AtomicU32,
+    last_fence: AtomicU64,
+}
+
+impl Room {
+    pub(crate) async fn visit(&self, lease: &Lease) {
+        if !lease.is_held() {
+            return;
+        }
+        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two hold {lease:?} at once");
+        let fence = lease.fence().get();
+        let last = self.last_fence.swap(fence, Ordering::SeqCst);
+        assert!(last < fence, "the fence went from {last} to {fence}");
+        tokio::task::yield_now().await;
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// How long anything that must come may take, on a machine that is busy.

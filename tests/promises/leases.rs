@@ -2,39 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream;
 use harness::{Cluster, Mode, Proxy, Server};
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Lease};
 use tokio::time::Instant;
 
 use super::SECOND;
-use crate::support::{OLD, Session, World, unique};
-
-/// What happens under a lock: never two at once, by guards that say they are valid; the fence grows.
-#[derive(Default)]
-struct Room {
-    inside: AtomicU32,
-    visits: AtomicU32,
-    last_fence: AtomicU64,
-}
-
-impl Room {
-    async fn visit(&self, lease: &Lease) {
-        if !lease.is_held() {
-            return;
-        }
-        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two hold {lease:?} at once");
-        let fence = lease.fence().get();
-        let last = self.last_fence.swap(fence, Ordering::SeqCst);
-        assert!(last <= fence, "the fence went back from {last} to {fence}");
-        tokio::task::yield_now().await;
-        self.visits.fetch_add(1, Ordering::SeqCst);
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-    }
-}
+use crate::support::{OLD, Room, Session, World, unique};
 
 /// P13: with no network the guard says that it is lost before the server can let anybody else have it.
 async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {

@@ -44,7 +44,7 @@ pub(super) struct Done<R> {
 const MAX_ATTEMPTS: u32 = 100;
 
 /// How often a change was tried.
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     most: u32,
     made: u32,
     started: Instant,
@@ -52,8 +52,13 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(most: Option<u32>) -> Self {
+    pub(crate) fn new(most: Option<u32>) -> Self {
         Self { most: most.unwrap_or(MAX_ATTEMPTS).max(1), made: 0, started: Instant::now(), lost: None }
+    }
+
+    /// Whether one was made, and another came before.
+    pub(crate) fn any(&self) -> bool {
+        self.made > 0
     }
 
     /// Counts one that another came before.
@@ -61,7 +66,7 @@ impl Attempts {
     /// # Errors
     ///
     /// `RetriesExhausted`, if it was the last.
-    pub(super) fn lost(&mut self, conflict: Error, deadline: Deadline) -> Result<()> {
+    pub(crate) fn lost(&mut self, conflict: Error, deadline: Deadline) -> Result<()> {
         self.made += 1;
         if self.made >= self.most || deadline.has_passed() {
             return Err(self.exhausted(conflict));
@@ -71,7 +76,7 @@ impl Attempts {
     }
 
     /// The error of whoever has no time left: behind a conflict it is that which took the time.
-    pub(super) fn explain(&mut self, error: Error) -> Error {
+    pub(crate) fn explain(&mut self, error: Error) -> Error {
         match self.lost.take() {
             Some(conflict) if matches!(error.kind(), ErrorKind::Timeout { .. }) => self.exhausted(conflict),
             _ => error,

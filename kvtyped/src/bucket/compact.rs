@@ -10,7 +10,6 @@ use crate::backend::{Operation, Scan};
 use crate::error::{Error, Result};
 use crate::key::Pattern;
 use crate::model::KvModel;
-use crate::revision::Revision;
 
 /// How many keys are worked on at once.
 const AT_ONCE: usize = 64;
@@ -93,15 +92,7 @@ impl<T: KvModel> Compact<'_, T> {
         let raw = bucket.raw("compact")?;
         let before = raw.status(bucket.deadline(timeout)).await?.bytes;
         let now = SystemTime::now();
-        let patience = timeout.unwrap_or(bucket.timeout());
-        let scan = Scan {
-            patterns: vec![Pattern::all()],
-            history: false,
-            headers_only: true,
-            after: Revision::ZERO,
-            wanted: None,
-            patience,
-        };
+        let scan = Scan { headers_only: true, ..bucket.scan_of(&[Pattern::all()], timeout) };
         let mut scanned = raw.scan(scan);
         let mut erasing = FuturesUnordered::new();
         let mut compacted = Compacted::default();

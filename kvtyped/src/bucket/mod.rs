@@ -29,6 +29,7 @@ pub(crate) mod decode;
 
 pub(crate) use self::counters::CounterBucket;
 
+pub(crate) use self::cas::Attempts;
 pub use self::change::{Change, ModifyError};
 pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;

@@ -3,7 +3,6 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -146,7 +145,7 @@ impl<'a, T: KvModel> Many<'a, T> {
         }
         drop(met);
         let mut done = results.iter().flatten().count();
-        let mut hopeless: Option<Arc<Error>> = None;
+        let mut hopeless: Option<ErrorKind> = None;
         for round in rounds {
             let mut waiting = round.into_iter();
             let mut sent = stream::FuturesUnordered::new();
@@ -161,7 +160,7 @@ impl<'a, T: KvModel> Many<'a, T> {
                     && hopeless.is_none()
                     && helps_no_more(error)
                 {
-                    hopeless = Some(Arc::new(Error::new(error.kind().clone())));
+                    hopeless = Some(error.kind().clone());
                 }
                 results[index] = Some(result);
                 done += 1;
@@ -170,7 +169,7 @@ impl<'a, T: KvModel> Many<'a, T> {
                 }
             }
             for (index, key, _) in waiting {
-                let error = hopeless.as_ref().map_or_else(|| Error::new(ErrorKind::Closed), Error::also);
+                let error = Error::new(hopeless.clone().unwrap_or(ErrorKind::Closed));
                 results[index] = Some(Err(error.within(operation, bucket.name(), Some(key.as_str()))));
             }
         }

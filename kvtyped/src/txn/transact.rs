@@ -8,18 +8,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
-use tokio::time::Instant;
 
 use super::abort::{Abort, TransactError};
 use super::tx::{OPERATION, Run, Tx, View};
 use crate::backend::{Backoff, Deadline, Read};
-use crate::bucket::Bucket;
+use crate::bucket::{Attempts, Bucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
-
-/// How often a closure runs unless its caller says otherwise; its time is the other limit.
-const MAX_ATTEMPTS: u32 = 100;
 
 impl<T: KvModel> Bucket<T> {
     /// Runs a closure that reads and writes records of this bucket, and applies what it wrote all or nothing, if everything
@@ -118,18 +114,16 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         Fut: Future<Output = Result<R, Abort>>,
     {
         let Self { bucket, mut closure, max_attempts, timeout } = self;
-        let max_attempts = max_attempts.unwrap_or(MAX_ATTEMPTS).max(1);
-        let (begun, deadline) = (Instant::now(), bucket.deadline(timeout));
+        let mut attempts = Attempts::new(max_attempts);
+        let deadline = bucket.deadline(timeout);
         let raw = bucket.raw(OPERATION)?;
         // A stale read costs a run, and where there is one server there is none.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
         let mut backoff = Backoff::contention();
         let crowd = bucket.shared::<Crowd>();
         let mut turn = None;
-        let mut attempts = 0;
         loop {
-            attempts += 1;
-            if attempts > 1 && turn.is_none() {
+            if attempts.any() && turn.is_none() {
                 turn = crowd.enter(deadline).await;
             }
             let run = Run::new(raw.clone(), read, deadline);
@@ -147,9 +141,9 @@ impl<T: KvModel, F> Transact<'_, T, F> {
                     Ok(()) | Err(_) => return Err(abort.into()),
                 },
             };
-            if attempts >= max_attempts || !backoff.pause(deadline).await {
-                let kind = ErrorKind::RetriesExhausted { attempts, elapsed: begun.elapsed() };
-                return Err(Error::new(kind).caused_by(conflict).into());
+            attempts.lost(conflict, deadline)?;
+            if !backoff.pause(deadline).await {
+                return Err(attempts.explain(deadline.error()).into());
             }
         }
     }
