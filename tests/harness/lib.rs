@@ -5,6 +5,7 @@
 //! | [`server`] | one server: kill, freeze, restart on the same port and store |
 //! | [`cluster`] | three servers that replicate, and who leads which stream |
 //! | [`proxy`] | a TCP proxy that loses replies, stalls or refuses |
+//! | [`history`] | what clients did and saw, and whether it may have been |
 //! | [`python`] | the Python client, for agreement between languages |
 //! | [`binary`] | where the `nats-server` program comes from |
 //! | [`wait`] | bounded waiting for a condition |
@@ -17,6 +18,7 @@
 pub mod binary;
 pub mod cluster;
 mod frames;
+pub mod history;
 mod paths;
 mod ports;
 mod process;
