@@ -1,137 +1,95 @@
-//! First come, first served: tickets, in the order in which they were drawn.
+//! First come, first served: what is known of a lease and of the tickets of those who wait for it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::holding::{Holding, fence_of};
-use super::lease::Lease;
-use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Claim, Over};
-use super::wait::{is_final, passes, patience};
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::Filter;
+use super::slot::Slot;
+use crate::bucket::Entry;
 use crate::revision::Revision;
-use crate::watch::Event;
+
+/// The part of a lock's key under which the ticket of this id is.
+pub(super) fn part_of(id: &str) -> String {
+    format!("{TICKET}{id}")
+}
+
+/// The id of the ticket in this part of a lock's key, if it is one.
+pub(super) fn id_of(part: &str) -> Option<&str> {
+    part.strip_prefix(TICKET)
+}
 
 const TICKET: &str = "ticket-";
 
-/// A place in the queue for a lease: a lease itself, so that who dies while waiting does not hold up the others for ever.
-pub(super) struct Ticket {
-    lease: Lease,
+/// What a watch has told of a lock.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Whether all that was there has been told.
+    pub(super) ready: bool,
+    /// The last that is known to have been written of the lease, its removal included.
+    pub(super) lease: Revision,
+    /// Up to here nothing is missing of what was written of lease and tickets.
+    pub(super) complete: Revision,
+    pub(super) held: bool,
+    /// The tickets, by their numbers: in the order in which they were drawn.
+    tickets: BTreeMap<u64, Waits>,
 }
 
-impl Ticket {
-    /// Draws a ticket.
-    pub(super) async fn draw(claim: &Claim) -> Result<Self> {
-        let holding = Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None);
-        let key = claim.key.beside(format!("{TICKET}{}", holding.id));
-        let ticket = Claim { key, holding, fenced: false, ..claim.clone() };
-        match ticket.attempt(Over::Nothing, None).await {
-            Attempt::Taken(lease) => Ok(Self { lease }),
-            Attempt::Failed(error, _) => Err(error),
-            // Its key has a name that nothing else has.
-            Attempt::Refused(_) => Err(Error::new(ErrorKind::AlreadyExists)),
-        }
-    }
+/// One who waits.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    pub(super) id: String,
+    /// Of the last renewal of the ticket.
+    pub(super) revision: Revision,
+    pub(super) owner: String,
+    pub(super) note: Option<String>,
+    /// For how long the lease is wanted; nothing, if it cannot be handed on to this one.
+    pub(super) wants: Option<Duration>,
+    /// When that was heard.
+    heard: Instant,
+    /// The lease was handed on to it, or is about to be no more.
+    served: bool,
+}
 
-    /// Whether anybody waits.
-    pub(super) async fn others(claim: &Claim) -> Result<bool> {
-        let mut keys = claim.bucket.keys(Self::all(claim)).await?;
-        while let Some(key) = keys.try_next().await? {
-            if key.part().starts_with(TICKET) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn all(claim: &Claim) -> Filter<Slot<Holding>> {
-        SlotKey::parts(claim.key.recipe(), claim.key.name())
-    }
-
-    /// Waits until it is the first and the lease is free, and takes it.
-    pub(super) async fn wait(mut self, claim: Claim) -> Result<Lease> {
-        let mut events = claim.bucket.watch(Self::all(&claim)).await?;
-        let mut known = Known::default();
-        let mut look = Instant::now() + patience(claim.times.ttl);
-        loop {
-            let event = tokio::select! {
-                biased;
-                event = events.next() => Some(event),
-                () = self.lease.lost() => {
-                    // The place is lost with it.
-                    self = Self::draw(&claim).await?;
-                    continue;
-                }
-                () = sleep_until(look) => None,
-            };
-            let mut over = None;
-            match event {
-                None => over = Some(Over::Nothing),
-                Some(Some(Ok(event))) => {
-                    // Only what is heard of the lease puts off the look: those who wait with us are heard of all the time.
-                    if known.learn(claim.key.part(), event) {
-                        look = Instant::now() + patience(claim.times.ttl);
-                    }
-                }
-                Some(Some(Err(error))) if is_final(&error) => return Err(error),
-                Some(Some(Err(_))) => {}
-                Some(None) => return Err(Error::new(ErrorKind::Closed)),
-            }
-            if !known.is_first(self.lease.fence().get()) || (known.held && over.is_none()) {
-                if over.is_some() {
-                    look = Instant::now() + patience(claim.times.ttl);
-                }
-                continue;
-            }
-            look = Instant::now() + patience(claim.times.ttl);
-            let over = over.or(known.marker.map(Over::Told)).unwrap_or(Over::Nothing);
-            match claim.clone().attempt(over, None).await {
-                Attempt::Taken(lease) => return Ok(lease),
-                Attempt::Refused(_) => known.held = true,
-                Attempt::Failed(error, _) if passes(&error) => known.held = true,
-                Attempt::Failed(error, _) => return Err(error),
-            }
-        }
+impl Waits {
+    /// A ticket is renewed after a third of its time. One that has missed that was left by somebody who died, most likely.
+    fn is_alive(&self, now: Instant) -> bool {
+        self.wants.is_none_or(|wants| self.heard + wants * 2 / 3 > now)
     }
 }
 
-/// What one who waits knows.
-#[derive(Default)]
-struct Known {
-    ready: bool,
-    held: bool,
-    marker: Option<Revision>,
-    /// The tickets, by their numbers.
-    tickets: BTreeMap<u64, String>,
-}
-
-impl Known {
-    /// Whether it was about the lease.
-    fn learn(&mut self, lease: &str, event: Event<Slot<Holding>>) -> bool {
-        match event {
-            Event::Put(entry) if entry.key().part() == lease => {
-                (self.held, self.marker) = (true, None);
-                return true;
-            }
-            Event::Put(entry) if entry.key().part().starts_with(TICKET) => {
-                self.tickets.insert(fence_of(&entry).get(), entry.key().part().to_owned());
-            }
-            Event::Removed { key, revision, .. } if key.part() == lease => {
-                (self.held, self.marker) = (false, Some(revision));
-                return true;
-            }
-            Event::Removed { key, .. } => self.tickets.retain(|_, part| part != key.part()),
-            Event::Ready => self.ready = true,
-            Event::Resync => *self = Self::default(),
-            _ => {}
+impl Queue {
+    /// The lease has this revision by now; `id` is its holder's, if there is one. Whether that is news. A holder that has drawn
+    /// a ticket has an id that begins with the ticket's.
+    pub(super) fn lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
+        if let Some(id) = id {
+            self.tickets.values_mut().filter(|ticket| id.starts_with(&ticket.id)).for_each(|ticket| ticket.served = true);
         }
-        false
+        if revision <= self.lease {
+            return false;
+        }
+        (self.lease, self.held) = (revision, id.is_some());
+        true
     }
 
-    fn is_first(&self, number: u64) -> bool {
-        self.ready && self.tickets.keys().next().is_none_or(|first| *first >= number)
+    /// Somebody waits.
+    pub(super) fn waits(&mut self, id: &str, entry: &Entry<Slot<Holding>>, heard: Instant) {
+        let Holding { owner, note, wants, .. } = &entry.value;
+        let (owner, note, wants) = (owner.clone(), note.clone(), wants.map(Duration::from_millis));
+        let number = fence_of(entry).get();
+        let served = self.tickets.get(&number).is_some_and(|ticket| ticket.served);
+        let waits = Waits { id: id.to_owned(), revision: entry.revision(), owner, note, wants, heard, served };
+        self.tickets.insert(number, waits);
+    }
+
+    /// Somebody waits no more.
+    pub(super) fn leaves(&mut self, id: &str) {
+        self.tickets.retain(|_, ticket| ticket.id != id);
+    }
+
+    /// Who is the first of those who wait; `gone` are those who do so no more, whatever was told of them.
+    pub(super) fn first(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&Waits> {
+        self.tickets.values().find(|ticket| !ticket.served && ticket.is_alive(now) && !gone(&ticket.id))
     }
 }
