@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, TryLockError, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::holding::{Holding, fresh_id};
+use super::holding::{Holding, fence_of, fresh_id};
 use super::queue::{Queue, Waits, id_of};
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over, State as Lease, Taken};
@@ -185,6 +185,12 @@ impl Line {
         state.queue.ready && self.first(&state).is_none_or(|first| first.id == id)
     }
 
+    /// Whether others take this ticket for one that had the lease, though it still waits here.
+    pub(super) fn is_spent(&self, id: &str) -> bool {
+        let state = self.state();
+        state.waiters.contains_key(id) && state.queue.is_served(id)
+    }
+
     /// Somebody begins to wait: the id of the ticket to draw, and what is told of it.
     pub(super) fn enter(self: &Arc<Self>, claim: &Claim) -> (String, mpsc::UnboundedReceiver<Told>) {
         let (tell, told) = mpsc::unbounded_channel();
@@ -244,43 +250,41 @@ impl Line {
         let mut state = self.state();
         // In between was nothing but tickets.
         state.queue.complete = taken.revision.max(state.queue.complete);
-        if state.queue.lease(taken.revision, Some(&next.holding.id)) {
-            self.granted(&mut state, claim, &next.holding, taken.revision, Some(taken.sent));
+        let news = state.queue.lease(taken.revision, Some(&next.holding.id));
+        let granted = news.then(|| self.granted(&mut state, &next.holding)).flatten();
+        drop(state);
+        if let Some(granted) = granted {
+            granted.keep(claim, &next.holding, taken.revision, Some(taken.sent));
         }
     }
 
     /// The lease is as it was read.
     pub(super) fn saw(self: &Arc<Self>, claim: &Claim, entry: &Entry<Slot<Holding>>) {
         let mut state = self.state();
-        if state.queue.lease(entry.revision(), Some(&entry.value.id)) {
-            state.heard = Some(Instant::now());
-            self.granted(&mut state, claim, &entry.value, entry.revision(), None);
+        if !state.queue.lease(entry.revision(), Some(&entry.value.id)) {
+            return;
+        }
+        state.heard = Some(Instant::now());
+        let granted = self.granted(&mut state, &entry.value);
+        drop(state);
+        if let Some(granted) = granted {
+            granted.keep(claim, &entry.value, entry.revision(), None);
         }
     }
 
-    /// Somebody has the lease: one of ours, if it was handed on to a ticket that was drawn here. `sent` is when that was
-    /// written, if this process did.
-    fn granted(
-        self: &Arc<Self>,
-        state: &mut State,
-        claim: &Claim,
-        holding: &Holding,
-        revision: Revision,
-        sent: Option<Instant>,
-    ) {
-        let Some(ticket) = holding.ticket.filter(|_| holding.id.starts_with(&self.id)) else { return };
+    /// Who has the lease now, if it was handed on to a ticket that was drawn here.
+    fn granted(self: &Arc<Self>, state: &mut State, holding: &Holding) -> Option<Granted> {
+        let ticket = Revision::new(holding.ticket?);
+        if !holding.id.starts_with(&self.id) {
+            return None;
+        }
         match state.waiters.remove(&holding.id) {
             Some(waiter) => {
                 state.accepted = Some(holding.id.clone());
-                let holding = Holding { ticket: None, ..holding.clone() };
-                waiter.accept(holding, revision, sent, Revision::new(ticket));
+                Some(Granted::To(waiter, ticket))
             }
-            None if state.accepted.as_ref() == Some(&holding.id) => {}
-            // It came too late: goes on to the next, or away.
-            None => {
-                let claim = Claim { line: Some(Arc::clone(self)), holding: holding.clone(), ..claim.clone() };
-                tokio::spawn(async move { drop(claim.begin(Taken { revision, sent: Instant::now() }, None)) });
-            }
+            None if state.accepted.as_ref() == Some(&holding.id) => None,
+            None => Some(Granted::TooLate(Arc::clone(self))),
         }
     }
 
@@ -294,7 +298,7 @@ impl Line {
             }
             Event::Put(entry) => {
                 if let Some(id) = id_of(entry.key().part()) {
-                    self.state().queue.waits(id, &entry, now);
+                    self.state().queue.waits(fence_of(&entry).get(), Waits::of(id, &entry, now));
                 }
             }
             Event::Removed { key, revision, .. } if key.part() == lease => {
@@ -342,26 +346,61 @@ impl State {
     }
 }
 
+/// Who has a lease that was handed on.
+enum Granted {
+    /// One who waits here, whose ticket had this revision as far as was known.
+    To(Waiter, Revision),
+    /// One who waits no more.
+    TooLate(Arc<Line>),
+}
+
+impl Granted {
+    /// Keeps what was handed on by a write of this revision; `sent` is when it was sent, if this process did so.
+    fn keep(self, claim: &Claim, holding: &Holding, revision: Revision, sent: Option<Instant>) {
+        let holding = Holding { ticket: None, ..holding.clone() };
+        match self {
+            Self::To(waiter, ticket) => {
+                let sent = sent.unwrap_or_else(|| waiter.since(ticket));
+                waiter.accept(holding, Taken { revision, sent });
+            }
+            // Dropped at once, so it goes on to the next, or away.
+            Self::TooLate(line) => {
+                let claim = Claim { line: Some(line), holding, ..claim.clone() };
+                drop(claim.begin(Taken { revision, sent: Instant::now() }, None));
+            }
+        }
+    }
+}
+
 impl Waiter {
-    /// Takes what was handed on to it by a write of this revision, which was sent then, or whose sender had heard of its
-    /// ticket of that revision.
-    fn accept(self, holding: Holding, revision: Revision, sent: Option<Instant>, ticket: Revision) {
-        let Self { claim, since, ticket: state, tell, runtime } = self;
-        let valid = claim.times.valid();
-        let of_ticket = || match *state.as_ref()?.borrow() {
-            Lease::Held { until, revision } if revision == ticket => until.checked_sub(valid),
+    /// When this revision of its ticket was sent; if that is not known, an instant before it.
+    fn since(&self, ticket: Revision) -> Instant {
+        let of_ticket = || match *self.ticket.as_ref()?.borrow() {
+            Lease::Held { until, revision } if revision == ticket => until.checked_sub(self.claim.times.valid()),
             _ => None,
         };
-        let sent = sent.or_else(of_ticket).unwrap_or(since);
-        runtime.spawn(async move {
-            let handed_on = Claim { holding, ..claim };
-            let attempt = if sent + valid / 2 > Instant::now() {
-                handed_on.keep(Taken { revision, sent }).await
+        of_ticket().unwrap_or(self.since)
+    }
+
+    /// Takes what was handed on to it.
+    fn accept(self, holding: Holding, taken: Taken) {
+        let Self { claim, tell, runtime, .. } = self;
+        let in_time = taken.sent + claim.times.valid() / 2 > Instant::now();
+        let claim = Claim { holding, ..claim };
+        // Its tenure belongs to whom waits, not to whom listens.
+        let _runtime = runtime.enter();
+        if in_time && !claim.fenced {
+            let _ = tell.send(Told::Tried(Attempt::Taken(claim.begin(taken, None))));
+            return;
+        }
+        tokio::spawn(async move {
+            let attempt = if in_time {
+                claim.keep(taken).await
             } else {
-                let attempt = handed_on.clone().attempt(Over::Told(revision)).await;
+                let attempt = claim.clone().attempt(Over::Told(taken.revision)).await;
                 if matches!(attempt, Attempt::Failed(_)) {
-                    // What was handed on may be there still.
-                    drop(handed_on.begin(Taken { revision, sent }, None));
+                    // What was handed on may be there still: it goes on to the next, or away.
+                    drop(claim.begin(taken, None));
                 }
                 attempt
             };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::holding::{Holding, fence_of};
+use super::holding::Holding;
 use super::slot::Slot;
 use crate::bucket::Entry;
 use crate::revision::Revision;
@@ -48,11 +48,25 @@ pub(super) struct Waits {
     pub(super) wants: Option<Duration>,
     /// When that was heard.
     heard: Instant,
-    /// The lease was handed on to it, or is about to be no more.
+    /// It had the lease.
     served: bool,
 }
 
 impl Waits {
+    /// The one who has drawn this ticket.
+    pub(super) fn of(id: &str, entry: &Entry<Slot<Holding>>, heard: Instant) -> Self {
+        let Holding { owner, note, wants, .. } = &entry.value;
+        Self {
+            id: id.to_owned(),
+            revision: entry.revision(),
+            owner: owner.clone(),
+            note: note.clone(),
+            wants: wants.map(Duration::from_millis),
+            heard,
+            served: false,
+        }
+    }
+
     /// A ticket is renewed after a third of its time. One that has missed that was left by somebody who died, most likely.
     fn is_alive(&self, now: Instant) -> bool {
         self.wants.is_none_or(|wants| self.heard + wants * 2 / 3 > now)
@@ -73,14 +87,10 @@ impl Queue {
         true
     }
 
-    /// Somebody waits.
-    pub(super) fn waits(&mut self, id: &str, entry: &Entry<Slot<Holding>>, heard: Instant) {
-        let Holding { owner, note, wants, .. } = &entry.value;
-        let (owner, note, wants) = (owner.clone(), note.clone(), wants.map(Duration::from_millis));
-        let number = fence_of(entry).get();
+    /// Somebody waits, with a ticket of this number.
+    pub(super) fn waits(&mut self, number: u64, waits: Waits) {
         let served = self.tickets.get(&number).is_some_and(|ticket| ticket.served);
-        let waits = Waits { id: id.to_owned(), revision: entry.revision(), owner, note, wants, heard, served };
-        self.tickets.insert(number, waits);
+        self.tickets.insert(number, Waits { served, ..waits });
     }
 
     /// Somebody waits no more.
@@ -88,8 +98,93 @@ impl Queue {
         self.tickets.retain(|_, ticket| ticket.id != id);
     }
 
+    /// Whether this ticket had the lease.
+    pub(super) fn is_served(&self, id: &str) -> bool {
+        self.tickets.values().any(|ticket| ticket.id == id && ticket.served)
+    }
+
     /// Who is the first of those who wait; `gone` are those who do so no more, whatever was told of them.
     pub(super) fn first(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&Waits> {
         self.tickets.values().find(|ticket| !ticket.served && ticket.is_alive(now) && !gone(&ticket.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTS: Duration = Duration::from_secs(30);
+
+    fn waits(id: &str, revision: u64) -> Waits {
+        Waits {
+            id: id.to_owned(),
+            revision: Revision::new(revision),
+            owner: String::new(),
+            note: None,
+            wants: Some(WANTS),
+            heard: Instant::now(),
+            served: false,
+        }
+    }
+
+    fn first(queue: &Queue) -> Option<&str> {
+        queue.first(Instant::now(), |_| false).map(|first| &*first.id)
+    }
+
+    /// Two wait: `a`, and then `b`.
+    fn queue() -> Queue {
+        let mut queue = Queue::default();
+        queue.waits(2, waits("b", 2));
+        queue.waits(1, waits("a", 1));
+        queue
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_come_in_the_order_of_their_tickets() {
+        let mut queue = queue();
+        assert_eq!(first(&queue), Some("a"));
+        // A renewal keeps its number.
+        queue.waits(1, waits("a", 9));
+        assert_eq!(queue.first(Instant::now(), |_| false).map(|first| first.revision.get()), Some(9));
+        assert_eq!(queue.first(Instant::now(), |id| id == "a").map(|first| &*first.id), Some("b"));
+        queue.leaves("a");
+        assert_eq!(first(&queue), Some("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_that_had_the_lease_does_not_get_it_again() {
+        let mut queue = queue();
+        assert!(queue.lease(Revision::new(3), Some("a")));
+        assert_eq!((first(&queue), queue.held), (Some("b"), true));
+        // A renewal of the ticket was on its way.
+        queue.waits(1, waits("a", 4));
+        assert_eq!(first(&queue), Some("b"));
+        assert!(queue.is_served("a") && !queue.is_served("b"));
+        // Taken by an attempt of its own.
+        assert!(queue.lease(Revision::new(5), Some("b.1")));
+        assert_eq!(first(&queue), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_of_the_lease_is_no_news() {
+        let mut queue = queue();
+        assert!(queue.lease(Revision::new(5), Some("c")));
+        assert!(!queue.lease(Revision::new(5), Some("c")));
+        assert!(!queue.lease(Revision::new(4), None));
+        assert!(queue.held);
+        assert!(queue.lease(Revision::new(6), None));
+        assert!(!queue.held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_that_nobody_renews_is_passed_over() {
+        let mut queue = queue();
+        tokio::time::advance(WANTS / 2).await;
+        queue.waits(2, waits("b", 7));
+        assert_eq!(first(&queue), Some("a"));
+        tokio::time::advance(WANTS / 5).await;
+        assert_eq!(first(&queue), Some("b"));
+        queue.waits(1, waits("a", 8));
+        assert_eq!(first(&queue), Some("a"));
     }
 }

@@ -71,6 +71,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
                 look = now + longest();
                 match ticket.look(&claim, fair).await? {
                     Some(over) => Some(Told::Free(over)),
+                    None if ticket.is_spent() => None,
                     None => continue,
                 }
             }
@@ -78,8 +79,8 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
         let attempt = match told {
             Some(Told::Free(over)) => match ticket.of(&claim).attempt(over).await {
                 // Somebody was faster: the watch tells of it, or has.
-                Attempt::Refused => continue,
-                Attempt::Failed(error) if passes(&error) => continue,
+                Attempt::Refused if !ticket.is_spent() => continue,
+                Attempt::Failed(error) if passes(&error) && !ticket.is_spent() => continue,
                 attempt => attempt,
             },
             Some(Told::Tried(attempt)) => attempt,
@@ -124,6 +125,11 @@ impl Ticket {
     /// The claim that others know to be of this ticket.
     fn of(&self, claim: &Claim) -> Claim {
         Claim { ticket: Some(self.place.id.clone()), ..claim.clone() }
+    }
+
+    /// Whether the lease was taken by it, without anybody here who knows: by an attempt whose outcome was unknown, say.
+    fn is_spent(&self) -> bool {
+        self.place.line.is_spent(&self.place.id)
     }
 
     /// Looks whose the lease is; tells how to take it, if it is nobody's and this one may.
