@@ -387,6 +387,9 @@ impl World {
         if after.ttl.is_none() {
             self.broken("P16", format!("revision {} of c{client} has no TTL", after.revision));
         }
+        if after.is_live() && before.is_some_and(|before| holder(&before.value) != holder(&after.value)) {
+            self.count("handed on");
+        }
         if let Some(before) = before
             && holder(&before.value) != Some(format!("c{client}"))
         {

@@ -55,6 +55,8 @@ struct State {
     /// Which watch is it that listens, if one does.
     listens: Option<u64>,
     watches: u64,
+    /// Whether it has begun.
+    begun: bool,
     queue: Queue,
     /// When something was heard of the lease.
     heard: Option<Instant>,
@@ -97,6 +99,8 @@ pub(super) enum Told {
     Tried(Attempt),
     /// The watch has failed for good.
     Failed(Error),
+    /// The watch has begun.
+    Listens,
     /// Nobody listens any more.
     Deaf,
 }
@@ -146,8 +150,7 @@ impl Line {
     /// Whether an attempt to take it would be in vain, as far as is known.
     pub(super) fn is_taken(&self) -> bool {
         let state = self.state();
-        matches!(state.last, Last::Held(_))
-            || (state.queue.ready && (state.queue.held || self.first(&state).is_some()))
+        matches!(state.last, Last::Held(_)) || (state.queue.ready && (state.queue.held || self.first(&state).is_some()))
     }
 
     /// The marker that this process has left, if it was the last; whoever asks first is told.
@@ -191,8 +194,8 @@ impl Line {
         state.waiters.contains_key(id) && state.queue.is_served(id)
     }
 
-    /// Somebody begins to wait: the id of the ticket to draw, and what is told of it.
-    pub(super) fn enter(self: &Arc<Self>, claim: &Claim) -> (String, mpsc::UnboundedReceiver<Told>) {
+    /// Somebody begins to wait: the id of the ticket to draw, what is told of it, and whether somebody listens.
+    pub(super) fn enter(self: &Arc<Self>, claim: &Claim) -> (String, mpsc::UnboundedReceiver<Told>, bool) {
         let (tell, told) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.drawn += 1;
@@ -201,7 +204,7 @@ impl Line {
         let (claim, since, runtime) = (claim.clone(), Instant::now(), Handle::current());
         self.listen(&mut state, &claim);
         state.waiters.insert(id.clone(), Waiter { claim, since, ticket: None, tell, runtime });
-        (id, told)
+        (id, told, state.begun)
     }
 
     /// The ticket was drawn.
@@ -341,7 +344,7 @@ impl Line {
 impl State {
     /// Nobody listens any more.
     fn deaf(&mut self) {
-        self.listens = None;
+        (self.listens, self.begun) = (None, false);
         (self.queue, self.told) = (Queue::default(), None);
     }
 }
@@ -420,6 +423,7 @@ impl Listener {
         let all: Filter<Slot<Holding>> = SlotKey::parts(claim.key.recipe(), claim.key.name());
         let error = match claim.bucket.watch(all).await {
             Ok(mut events) => {
+                self.begins();
                 let mut unused = false;
                 let mut look = Instant::now() + LINGER;
                 loop {
@@ -452,6 +456,14 @@ impl Listener {
         };
         for waiter in waiters.into_values() {
             let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
+        }
+    }
+
+    fn begins(&self) {
+        let mut state = self.line.state();
+        state.begun = true;
+        for waiter in state.waiters.values() {
+            let _ = waiter.tell.send(Told::Listens);
         }
     }
 

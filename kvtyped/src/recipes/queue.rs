@@ -78,7 +78,10 @@ impl Queue {
     /// a ticket has an id that begins with the ticket's.
     pub(super) fn lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
         if let Some(id) = id {
-            self.tickets.values_mut().filter(|ticket| id.starts_with(&ticket.id)).for_each(|ticket| ticket.served = true);
+            self.tickets
+                .values_mut()
+                .filter(|ticket| id.starts_with(&ticket.id))
+                .for_each(|ticket| ticket.served = true);
         }
         if revision <= self.lease {
             return false;

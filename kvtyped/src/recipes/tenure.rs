@@ -206,7 +206,8 @@ impl Claim {
         let (state, seen) = watch::channel(State::Held { until, revision });
         let (orders, received) = mpsc::unbounded_channel();
         let held = self.line.as_ref().map(|line| line.hold(revision));
-        let tenure = Tenure { claim: self, fencing, term: revision, revision, doubted: false, sent, until, state, held };
+        let tenure =
+            Tenure { claim: self, fencing, term: revision, revision, doubted: false, sent, until, state, held };
         tokio::spawn(tenure.keep(received));
         Lease::new(shown, seen, orders)
     }

@@ -85,6 +85,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
             },
             Some(Told::Tried(attempt)) => attempt,
             Some(Told::Failed(error)) => return Err(error),
+            Some(Told::Listens) => continue,
             Some(Told::Deaf) => {
                 line.listen_again(&claim);
                 continue;
@@ -101,10 +102,18 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
 }
 
 impl Ticket {
-    /// Draws a ticket.
+    /// Draws a ticket, once somebody listens: nobody is to hand the lease on to one who does not hear of it.
     async fn draw(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
-        let (id, told) = line.enter(claim);
-        let place = Place { id, line: Arc::clone(line), told };
+        let (id, told, mut listens) = line.enter(claim);
+        let mut place = Place { id, line: Arc::clone(line), told };
+        while !listens {
+            match place.told.recv().await {
+                Some(Told::Listens) => listens = true,
+                Some(Told::Failed(error)) => return Err(error),
+                Some(Told::Deaf) => line.listen_again(claim),
+                _ => return Err(Error::new(ErrorKind::Closed)),
+            }
+        }
         let holding = Holding {
             wants: Some(claim.times.ttl.as_millis().try_into().unwrap_or(u64::MAX)),
             ..Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
