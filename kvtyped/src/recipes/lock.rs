@@ -161,8 +161,9 @@ impl IntoFuture for OpenLocks {
 ///
 /// A lock is a record with a time to live under its name, which its holder renews: one holder at a time, whatever the
 /// process. It is free again when its holder gives it back, or soon after the holder dies: after its time to live, 30 s
-/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait watch it; nobody polls, but for a look now and then lest
-/// something was missed.
+/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait draw tickets, and whoever gives the lock back hands it on to
+/// the first of them: one write, of which that one hears by a watch. Nobody polls, but for a look now and then lest something
+/// was missed.
 ///
 /// It is **not reentrant**: a task that holds a lock and takes it again waits for itself.
 ///
@@ -177,7 +178,11 @@ impl IntoFuture for OpenLocks {
 /// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
 /// on it: three replicas, and `sync_interval: always`.
 ///
-/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair).
+/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
+/// who do not, one of a process and lock stands in the line at a time.
+///
+/// That one who dies while it waits holds up nobody: if the lock is handed on to it before its ticket is taken for dead, after
+/// two thirds of its time to live, the next has it when that time has passed once more.
 #[derive(Debug, Clone)]
 pub struct Locks {
     bucket: Bucket<Slot<Holding>>,
@@ -380,8 +385,9 @@ macro_rules! lock_options {
                 self
             }
 
-            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more.
-            /// One who does not say so does not look at the tickets.
+            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more and a watch,
+            /// also where the lock is free. One who does not say so draws one only if it has to wait, and takes a lock that is
+            /// free over the heads of those who wait.
             pub fn fair(mut self) -> Self {
                 self.$($path).+.fair = true;
                 self
