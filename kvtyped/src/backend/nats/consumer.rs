@@ -343,11 +343,11 @@ fn nanos(duration: Duration) -> u64 {
 
 /// What the reply subject of a delivered message tells.
 #[derive(Debug, PartialEq, Eq)]
-struct Delivery {
-    revision: Revision,
+pub(super) struct Delivery {
+    pub(super) revision: Revision,
     /// The how manyth delivery of the consumer it is.
     number: u64,
-    created: SystemTime,
+    pub(super) created: SystemTime,
     /// How many are to come.
     pending: u64,
 }
@@ -355,7 +355,7 @@ struct Delivery {
 impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
     /// and an account before the stream.
-    fn parse(reply: &str) -> Option<Self> {
+    pub(super) fn parse(reply: &str) -> Option<Self> {
         let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let tokens = match tokens.len() {
             7 => &tokens[..],

@@ -21,6 +21,7 @@
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
 //! | `convert` | errors: the server's and the client's become the library's here, and only here |
+//! | `probe` | all that reads strangers' bytes, for tests without a server |
 
 mod api;
 mod bucket;
@@ -35,6 +36,9 @@ mod echo;
 mod facts;
 mod many;
 mod parcel;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod probe;
 mod publish;
 mod read;
 mod record;

@@ -1,0 +1,14 @@
+//! Strangers' bytes: none makes a reader panic, overflow the stack, or take more memory than they are worth. No server is
+//! needed; what strangers do to a bucket is in `foreign.rs` of the suite.
+//!
+//! A binary of its own, since it counts what is allocated; and it is to be run in release as well.
+
+mod corpus;
+
+// What the fuzz targets assert; the derive's files name `ctxt` so.
+#[path = "../../kvtyped-derive/src/ctxt.rs"]
+#[allow(dead_code, reason = "the derive reports more")]
+mod ctxt;
+#[path = "../fuzz/properties/mod.rs"]
+#[allow(unreachable_pub, reason = "the fuzz targets call it")]
+mod properties;
