@@ -1,9 +1,10 @@
-//! Strangers' bytes: none makes a reader panic, overflow the stack, or take more memory than they are worth. No server is
-//! needed; what strangers do to a bucket is in `foreign.rs` of the suite.
+//! Strangers' bytes: none makes a reader panic, overflow the stack, or take more memory than they are worth. And
+//! what strangers leave in a bucket disturbs nothing beside it.
 //!
 //! A binary of its own, since it counts what is allocated; and it is to be run in release as well.
 
 mod corpus;
+mod foreign;
 
 // What the fuzz targets assert; the derive's files name `ctxt` so.
 #[path = "../../kvtyped-derive/src/ctxt.rs"]
@@ -12,3 +13,6 @@ mod ctxt;
 #[path = "../fuzz/properties/mod.rs"]
 #[allow(unreachable_pub, reason = "the fuzz targets call it")]
 mod properties;
+#[path = "../support.rs"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "the suite needs more of it")]
+mod support;

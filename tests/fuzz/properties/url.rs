@@ -47,7 +47,9 @@ fn parsed(url: &str) {
 /// Whether the secret stands where none does: behind the user, or in a server without one.
 fn before_at(url: &str) -> bool {
     let addresses = url.split_once('?').map_or(url, |(addresses, _)| addresses);
-    addresses.split(',').any(|address| address.rsplit_once('@').is_none_or(|(_, host)| host.contains(SECRET)) && address.contains(SECRET))
+    addresses.split(',').any(|address| {
+        address.rsplit_once('@').is_none_or(|(_, host)| host.contains(SECRET)) && address.contains(SECRET)
+    })
 }
 
 /// A memory is opened by a name that a bucket could have, and by no other.

@@ -216,8 +216,12 @@ impl Consumer {
                 },
             };
             let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            // What is stored may have a status too, on servers that do not take it off (before 2.12); its place no one forges.
+            if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
+                return Ok(self.take(message, &delivery).await);
+            }
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(self.take(message).await),
+                None => return Ok(Heard::Lost("a message came without its place")),
                 Some(100) => {
                     if let Some(heard) = self.told(&message).await {
                         return Ok(heard);
@@ -229,10 +233,7 @@ impl Consumer {
         }
     }
 
-    async fn take(&mut self, message: Message) -> Heard {
-        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
-            return Heard::Lost("a message came without its place");
-        };
+    async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
             return Heard::Lost("a message was lost");
         }
