@@ -24,6 +24,7 @@ mod promises;
 mod rate;
 mod recovery;
 mod semaphore;
+mod shapes;
 mod simulation;
 mod support;
 mod transactions;

@@ -3,8 +3,10 @@
 //!
 //! A binary of its own, since it counts what is allocated; and it is to be run in release as well.
 
+mod bombs;
 mod corpus;
 mod foreign;
+mod memory;
 
 // What the fuzz targets assert; the derive's files name `ctxt` so.
 #[path = "../../kvtyped-derive/src/ctxt.rs"]
@@ -13,6 +15,8 @@ mod ctxt;
 #[path = "../fuzz/properties/mod.rs"]
 #[allow(unreachable_pub, reason = "the fuzz targets call it")]
 mod properties;
+#[path = "../shapes.rs"]
+mod shapes;
 #[path = "../support.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "the suite needs more of it")]
 mod support;

@@ -216,7 +216,7 @@ impl Consumer {
                 },
             };
             let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
-            // What is stored may have a status too, on servers that do not take it off (before 2.12); its place no one forges.
+            // What is stored may have a status too, on servers that do not take it off (2.11 does not); its place no one forges.
             if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
                 return Ok(self.take(message, &delivery).await);
             }

@@ -84,7 +84,7 @@ impl Stored {
     }
 
     /// Whether an answer to a direct get is a message of the stream, rather than a status of the server's: what is stored
-    /// may have a status too, on servers that do not take it off (before 2.12).
+    /// may have a status too, on servers that do not take it off (2.11 does not).
     pub(super) fn is_answered_by(message: &Message) -> bool {
         let headers = message.headers.as_ref();
         message.status.is_none()
