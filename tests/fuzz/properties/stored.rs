@@ -25,6 +25,8 @@ pub fn check(bytes: &[u8]) {
     let mut parts = bytes.splitn(3, |byte| *byte == 0xff);
     let [key, headers, value] = std::array::from_fn(|_| parts.next().unwrap_or_default());
     let [key, lines] = texts(&[key, headers].join(&0xff));
+    // No subject has white space: it would be two words of the protocol.
+    let key = key.replace(char::is_whitespace, "_");
     let subject = format!("{PREFIX}{key}");
 
     let headers: Vec<_> = lines.lines().filter_map(header).collect();
