@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::fmt::Debug;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvtyped::codec::{Bytes, Codec, CodecError, Json, MsgPack, Text};
 use proptest::collection::vec;
