@@ -25,6 +25,7 @@ mod promises;
 mod rate;
 mod recovery;
 mod semaphore;
+#[allow(dead_code, reason = "the tests of hostile input need more of it")]
 mod shapes;
 mod simulation;
 mod support;
