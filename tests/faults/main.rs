@@ -17,12 +17,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::FutureExt;
-use scenarios::{Effort, SCENARIOS, Scenario};
+use scenarios::{Effort, HOLD, SCENARIOS, Scenario};
 
 /// No scenario takes as long: what hangs is a failure.
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    let mut arguments = std::env::args().skip(1);
+    if let (Some(HOLD), Some(urls)) = (arguments.next().as_deref(), arguments.next()) {
+        runtime.block_on(scenarios::hold(&urls));
+        return ExitCode::SUCCESS;
+    }
     let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
     let is_known = |name: &String| SCENARIOS.iter().any(|scenario| scenario.name == name);
     let known = ["--quick", "--list", "--save"];
@@ -41,7 +47,6 @@ fn main() -> ExitCode {
     let wanted = |scenario: &&Scenario| {
         if names.is_empty() { !quick || scenario.quick } else { names.iter().any(|name| name == scenario.name) }
     };
-    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let passed = runtime.block_on(run(SCENARIOS.iter().filter(wanted), Effort { quick }, save));
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

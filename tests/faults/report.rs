@@ -10,7 +10,7 @@ use crate::gauge::Counts;
 const TOLD: usize = 20;
 
 /// A scenario that is over.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) counts: Counts,
@@ -27,6 +27,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Of a scenario without the usual workers.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
     /// The line, and what is wrong behind it.
     pub(crate) fn line(&self) -> String {
         let Self { name, counts, faults, outages, recovered, converged, violations, notes, took } = self;

@@ -42,6 +42,32 @@ impl Run {
     /// Opens the buckets at these servers, starts workers, and waits until each of them has done something. Of the servers
     /// there is one, or `replicas` and more.
     pub(crate) async fn start(urls: Vec<String>, replicas: u8) -> Self {
+        let mut run = Self::open(urls, replicas).await;
+        run.hire().await;
+        run.begin().await;
+        run
+    }
+
+    /// The same with other workers: clients who write and read few keys, fast, and some who watch them.
+    pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
+        let mut run = Self::open(urls, replicas).await;
+        for _ in 0..9 {
+            let seat = run.seat(Work::Write).await;
+            run.workers.spawn(workers::client(seat));
+        }
+        run.hire_onlookers(1).await;
+        run.begin().await;
+        run
+    }
+
+    async fn begin(&mut self) {
+        self.all_go_on(RECOVERY).await;
+        for gauge in &self.gauges {
+            gauge.begin();
+        }
+    }
+
+    async fn open(urls: Vec<String>, replicas: u8) -> Self {
         let place = Place { urls, replicas };
         let common = Common::default();
         let began = Instant::now();
@@ -64,7 +90,7 @@ impl Run {
             added: Added::default(),
             _store: seat.store,
         };
-        let mut run = Self {
+        Self {
             place,
             common,
             gauges: Vec::new(),
@@ -76,13 +102,7 @@ impl Run {
             notes: Vec::new(),
             began,
             recovered: Duration::ZERO,
-        };
-        run.hire().await;
-        run.all_go_on(RECOVERY).await;
-        for gauge in &run.gauges {
-            gauge.begin();
         }
-        run
     }
 
     /// Notes a fault.
@@ -220,7 +240,16 @@ impl Run {
         }
         let seat = self.seat(Work::Transact).await;
         self.workers.spawn(workers::auditor(seat, self.evidence.moved.clone()));
-        for _ in 0..3 {
+        self.hire_onlookers(3).await;
+        let seat = self.seat(Work::Watch).await;
+        let cached = Cached::default();
+        self.evidence.lives.push(cached.clone());
+        self.onlookers.spawn(workers::liver(seat, cached));
+    }
+
+    /// So many watches and so many caches.
+    async fn hire_onlookers(&mut self, each: usize) {
+        for _ in 0..each {
             let seat = self.seat(Work::Watch).await;
             let log = Log::of(&self.common.recorder);
             self.evidence.logs.push(log.clone());
@@ -230,9 +259,5 @@ impl Run {
             self.evidence.caches.push(cached.clone());
             self.onlookers.spawn(workers::cacher(seat, cached));
         }
-        let seat = self.seat(Work::Watch).await;
-        let cached = Cached::default();
-        self.evidence.lives.push(cached.clone());
-        self.onlookers.spawn(workers::liver(seat, cached));
     }
 }
