@@ -2,6 +2,7 @@
 
 mod cluster;
 mod history;
+mod netns;
 mod proxy;
 mod server;
 mod watchdog;
