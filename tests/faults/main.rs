@@ -1,0 +1,77 @@
+//! The promises under faults: real servers that die, hang, are cut off, while workers of every kind go on.
+//!
+//! `cargo test -p kvtyped-tests --test faults` runs all scenarios, `-- --quick` some of them and shorter, `-- NAME..` those,
+//! `-- --list` tells their names, and `-- --save` leaves the table where the docs show it. Each scenario prints a line; safety
+//! is asserted, and how long things took is reported. `KVTYPED_FAULTS_NOTES=1` shows more figures.
+
+mod evidence;
+mod gauge;
+mod model;
+mod report;
+mod run;
+mod scenarios;
+mod seat;
+mod workers;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::FutureExt;
+use scenarios::{Effort, SCENARIOS, Scenario};
+
+/// No scenario takes as long: what hangs is a failure.
+const LIMIT: Duration = Duration::from_secs(600);
+
+fn main() -> ExitCode {
+    let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let is_known = |name: &String| SCENARIOS.iter().any(|scenario| scenario.name == name);
+    let known = ["--quick", "--list", "--save"];
+    let wrong = options.iter().find(|option| !known.contains(&option.as_str()));
+    if let Some(word) = wrong.or_else(|| names.iter().find(|name| !is_known(name))) {
+        eprintln!("{word} is unknown: say {}, or names that --list tells", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let [quick, list, save] = known.map(|option| options.iter().any(|word| word == option));
+    if list {
+        for Scenario { name, about, quick, .. } in SCENARIOS {
+            println!("{name}: {about}{}", if *quick { " (quick)" } else { "" });
+        }
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |scenario: &&Scenario| {
+        if names.is_empty() { !quick || scenario.quick } else { names.iter().any(|name| name == scenario.name) }
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    let passed = runtime.block_on(run(SCENARIOS.iter().filter(wanted), Effort { quick }, save));
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(scenarios: impl Iterator<Item = &'static Scenario>, effort: Effort, save: bool) -> bool {
+    let mut rows = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
+    for scenario in scenarios {
+        let act = std::panic::AssertUnwindSafe((scenario.act)(effort)).catch_unwind();
+        match tokio::time::timeout(LIMIT, act).await {
+            Ok(Ok(row)) => {
+                println!("{}", row.line());
+                *if row.violations.is_empty() { &mut passed } else { &mut failed } += 1;
+                rows.push(row);
+            }
+            Ok(Err(_)) => {
+                println!("{}: it panicked, see above", scenario.name);
+                failed += 1;
+            }
+            Err(_) => {
+                println!("{}: not over after {LIMIT:?}", scenario.name);
+                failed += 1;
+            }
+        }
+    }
+    let table = report::table(&rows);
+    println!("\n{table}");
+    if save {
+        std::fs::write(report::docs(), table).expect("the docs can be written");
+    }
+    println!("{passed} passed, {failed} failed");
+    failed == 0
+}
