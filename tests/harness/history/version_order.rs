@@ -187,8 +187,8 @@ struct Key<'a> {
     owners: &'a HashMap<u64, &'a Op>,
     /// By place: the earliest end of the write there and all later ones.
     ends: Vec<Duration>,
-    /// By place: the earliest call of a removal there or later.
-    removals: Vec<Duration>,
+    /// By place: the earliest call of a removal there or later, if there is one.
+    removals: Vec<Option<Duration>>,
     /// By end: the place of the highest revision that had ended by then.
     acknowledged: Vec<(Duration, usize)>,
 }
@@ -196,15 +196,13 @@ struct Key<'a> {
 impl<'a> Key<'a> {
     fn of(writes: &'a KeyWrites<'a>, owners: &'a HashMap<u64, &'a Op>) -> Self {
         let applied = &writes.applied;
-        let from_the_end = |of: &dyn Fn(&Write<'_>) -> Duration| {
-            let mut least: Vec<_> = applied.iter().map(of).collect();
-            for at in (1..least.len()).rev() {
-                least[at - 1] = least[at - 1].min(least[at]);
-            }
-            least
-        };
-        let ends = from_the_end(&|write| write.done);
-        let removals = from_the_end(&|write| if write.value.is_none() { write.op.call } else { Duration::MAX });
+        let mut ends: Vec<_> = applied.iter().map(|write| write.done).collect();
+        let removal = |write: &Write<'_>| write.value.is_none().then_some(write.op.call);
+        let mut removals: Vec<_> = applied.iter().map(removal).collect();
+        for at in (1..applied.len()).rev() {
+            ends[at - 1] = ends[at - 1].min(ends[at]);
+            removals[at - 1] = [removals[at - 1], removals[at]].into_iter().flatten().min();
+        }
         let mut acknowledged: Vec<_> = applied.iter().enumerate().map(|(at, write)| (write.done, at)).collect();
         acknowledged.sort_unstable();
         for at in 1..acknowledged.len() {
@@ -233,7 +231,7 @@ impl<'a> Key<'a> {
             Some(revision) => revision < newest.revision,
             None if newest.value.is_none() => false,
             None => {
-                let removed = self.removals[self.place(newest.revision)] <= end;
+                let removed = self.removals[self.place(newest.revision)].is_some_and(|call| call <= end);
                 !removed && !self.unknown_removals(newest, end)
             }
         }

@@ -117,16 +117,20 @@ impl<'a> Settling<'a> {
 
     fn see(&mut self, sight: &Sight<'a>) {
         let Sight { key, revision, value, at, by } = *sight;
-        let what = format!("{value} was seen at {revision} under {key}");
+        let what = || format!("{value} was seen at {revision} under {key}");
         let Some(&writer) = self.writers.get(&(key, value)) else {
-            return self.broken(Rule::SeenWasWritten, &format!("{what}, and nobody wrote it"), by);
+            return self.broken(Rule::SeenWasWritten, &format!("{}, and nobody wrote it", what()), by);
         };
         if writer.call > at {
-            self.broken(Rule::SeenWasWritten, &format!("{what} before it was written"), by.into_iter().chain([writer]));
+            self.broken(
+                Rule::SeenWasWritten,
+                &format!("{} before it was written", what()),
+                by.into_iter().chain([writer]),
+            );
         }
         match writer.outcome {
             Outcome::Refused | Outcome::Failed => {
-                let why = format!("{what}, and was said to be not applied");
+                let why = format!("{}, and was said to be not applied", what());
                 return self.broken(Rule::RefusedIsNeverSeen, &why, by.into_iter().chain([writer]));
             }
             Outcome::Unknown if self.unknown.remove(&writer.id).is_some() => {
@@ -142,7 +146,7 @@ impl<'a> Settling<'a> {
                 Outcome::Unknown => (Rule::AppliedOnce, "it was seen at"),
                 _ => (Rule::SeenWasWritten, "its writer was told"),
             };
-            let why = format!("{what}, but {other} {}", write.revision);
+            let why = format!("{}, but {other} {}", what(), write.revision);
             self.broken(rule, &why, by.into_iter().chain([writer]));
         }
     }
