@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::evidence::Evidence;
 use crate::gauge::{Counts, Gauge, Work};
 use crate::model::Transfer;
-use crate::report::Row;
+use crate::report::{Row, Times};
 use crate::seat::{Common, Place, Seat};
 use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
 
@@ -171,9 +171,7 @@ impl Run {
             name,
             counts,
             faults: self.faults,
-            outages,
-            recovered: self.recovered,
-            converged: checked.converged,
+            times: Some(Times { outages, recovered: self.recovered, converged: checked.converged }),
             violations: self.violations,
             notes: self.notes,
             took: self.began.elapsed(),
