@@ -5,6 +5,7 @@
 //! is asserted, and how long things took is reported. `KVTYPED_FAULTS_NOTES=1` shows more figures.
 
 mod evidence;
+mod figures;
 mod gauge;
 mod model;
 mod report;

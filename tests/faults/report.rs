@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::figures::Figures;
 use crate::gauge::Counts;
 
 /// How many violations of a scenario are told in words.
@@ -17,6 +18,7 @@ pub(crate) struct Row {
     pub(crate) faults: usize,
     /// What only a run with the usual workers has.
     pub(crate) times: Option<Times>,
+    pub(crate) figures: Figures,
     pub(crate) violations: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) took: Duration,
@@ -26,7 +28,7 @@ pub(crate) struct Row {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     /// The longest time without an answer: of writers who know all servers, of writers who know one, of those who watch.
-    pub(crate) outages: [Duration; 3],
+    pub(crate) outages: [Option<Duration>; 3],
     /// From the end of the last fault until every worker had gone on.
     pub(crate) recovered: Duration,
     /// From the last write until all who look on had what the leader has.
@@ -41,7 +43,7 @@ impl Row {
 
     /// The line, and what is wrong behind it.
     pub(crate) fn line(&self) -> String {
-        let Self { name, counts, faults, times, violations, notes, took } = self;
+        let Self { name, counts, faults, times, figures: _, violations, notes, took } = self;
         let Counts { ok, refused, failed, unknown } = counts;
         let mut line = format!(
             "{name}: {} operations ({ok} done, {refused} refused, {failed} failed, {unknown} unknown), {faults} faults, {} \
@@ -50,7 +52,7 @@ impl Row {
             violations.len(),
         );
         if let Some(Times { outages, recovered, converged }) = times {
-            let [roaming, staying, watching] = outages.map(seconds);
+            let [roaming, staying, watching] = outages.map(|outage| outage.map_or("none measured".into(), seconds));
             let _ = write!(
                 line,
                 "; longest outage {roaming} ({staying} with one server's address, {watching} of those who watch), all go on \
@@ -72,7 +74,7 @@ impl Row {
     }
 }
 
-/// All scenarios as a table, in Markdown.
+/// All scenarios as a table, in Markdown, and the promises behind them.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| scenario | operations | done | refused | failed | unknown | faults | violations | outage: all addresses | one \
@@ -80,7 +82,8 @@ pub(crate) fn table(rows: &[Row]) -> String {
     );
     for Row { name, counts, faults, times, violations, .. } in rows {
         let Counts { ok, refused, failed, unknown } = counts;
-        let outages = times.map(|times| times.outages.map(seconds)).unwrap_or_default();
+        let outages = times.map(|times| times.outages.map(|outage| outage.map(seconds).unwrap_or_default()));
+        let outages = outages.unwrap_or_default();
         let [roaming, staying, watching] = outages;
         let (sum, violations) = (counts.sum(), violations.len());
         let _ = writeln!(
@@ -98,6 +101,12 @@ pub(crate) fn table(rows: &[Row]) -> String {
         table,
         "| **all** | {sum} | {ok} | {refused} | {failed} | {unknown} | {faults} | **{violations}** | | | |"
     );
+    let mut figures = Figures::default();
+    for row in rows {
+        figures.take_in(&row.figures);
+    }
+    table.push('\n');
+    table.push_str(&figures.promises());
     table
 }
 

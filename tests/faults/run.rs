@@ -150,7 +150,7 @@ impl Run {
     pub(crate) async fn finish(mut self, name: &'static str) -> Row {
         let outage = |works: &[Work], roams: bool| {
             let of_these = self.gauges.iter().filter(|gauge| works.contains(&gauge.work) && gauge.roams == roams);
-            of_these.map(Gauge::outage).max().unwrap_or_default()
+            of_these.map(Gauge::outage).max()
         };
         let outages = [
             outage(&[Work::Write, Work::Modify], true),
@@ -172,6 +172,7 @@ impl Run {
             counts,
             faults: self.faults,
             times: Some(Times { outages, recovered: self.recovered, converged: checked.converged }),
+            figures: checked.figures,
             violations: self.violations,
             notes: self.notes,
             took: self.began.elapsed(),

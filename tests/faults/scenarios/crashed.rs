@@ -10,6 +10,7 @@ use harness::Cluster;
 use kvtyped::prelude::*;
 
 use super::{Effort, SECOND, leader};
+use crate::figures::Figure;
 use crate::gauge::Counts;
 use crate::report::Row;
 
@@ -51,6 +52,13 @@ pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
                 let elapsed = killed.elapsed();
                 row.counts.ok += 1;
                 took[usize::from(with_leader)].push(elapsed);
+                let (counted, longest) = if with_leader {
+                    (Figure::TakeoversWithLeader, Figure::LongestTakeoverWithLeader)
+                } else {
+                    (Figure::Takeovers, Figure::LongestTakeover)
+                };
+                row.figures.add(counted, 1);
+                row.figures.longest(longest, elapsed);
                 // Its last renewal was no longer ago than the interval between two.
                 if elapsed + TTL / 3 + SECOND / 2 < TTL {
                     row.violations.push(format!("taken over after {elapsed:?} of {TTL:?}: too early"));

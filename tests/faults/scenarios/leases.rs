@@ -6,6 +6,7 @@ use harness::{Cluster, wait};
 use kvtyped::prelude::*;
 
 use super::{Effort, SECOND, leader};
+use crate::figures::Figure;
 use crate::gauge::Counts;
 use crate::report::Row;
 
@@ -58,6 +59,8 @@ pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
         for (number, (_, guard)) in guards.iter().enumerate() {
             shortest = shortest.min(renewed_since(guard, fault).await);
             let held = guard.is_held();
+            row.figures.add(Figure::LeaseRounds, 1);
+            row.figures.add(Figure::LeasesHeld, usize::from(held));
             row.counts =
                 row.counts.and(Counts { ok: usize::from(held), failed: usize::from(!held), ..Counts::default() });
             if !held {
