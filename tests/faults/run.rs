@@ -42,7 +42,12 @@ impl Run {
     /// Opens the buckets at these servers, starts workers, and waits until each of them has done something. Of the servers
     /// there is one, or `replicas` and more.
     pub(crate) async fn start(urls: Vec<String>, replicas: u8) -> Self {
-        let place = Place { urls, replicas };
+        Self::start_at(Place { urls, replicas, net: None }).await
+    }
+
+    /// The same at servers that are on a net, perhaps.
+    pub(crate) async fn start_at(place: Place) -> Self {
+        let replicas = place.replicas;
         let common = Common::default();
         let began = Instant::now();
         // The buckets first: whoever comes later finds them.
@@ -88,6 +93,16 @@ impl Run {
     /// Notes a fault.
     pub(crate) fn fault(&mut self) {
         self.faults += 1;
+    }
+
+    /// Where the servers are.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where the history is recorded.
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// Notes a figure that only this scenario has.

@@ -7,6 +7,7 @@
 //! [`Run::note`] and [`Run::violation`]. Those that are `quick` must be over in half a minute with `effort.quick`.
 
 mod killed;
+mod parted;
 
 use std::time::Duration;
 
@@ -50,6 +51,12 @@ macro_rules! scenario {
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("leader-killed", "kill -9 of the leader of the records, and its restart", true, killed::leader),
     scenario!("follower-killed", "kill -9 of a follower, and its restart", false, killed::follower),
+    scenario!(
+        "parted",
+        "the leader of the records, and the clients of it alone, cut off from the others",
+        true,
+        parted::leader
+    ),
 ];
 
 const SECOND: Duration = Duration::from_secs(1);

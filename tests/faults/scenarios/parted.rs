@@ -1,0 +1,295 @@
+//! Networks that are parted: a leader goes on alone with some of its clients, and the others elect another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use harness::Cluster;
+use harness::history::lock::{self, Tenures};
+use harness::history::{Action, Expected, Freshness, Outcome as Recorded, Seen};
+use harness::netns::{Net, Place as Spot};
+use kvtyped::Put;
+use kvtyped::prelude::*;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Effort, RECORDS, SECOND, leader as leader_of};
+use crate::model::{Record, RecordKey};
+use crate::report::Row;
+use crate::run::Run;
+use crate::seat::{Common, Place};
+
+/// The lease of the guard that is cut off, and by how much before its end the guard is given up.
+const TTL: Duration = Duration::from_secs(6);
+const MARGIN: Duration = Duration::from_secs(1);
+/// How late the loss of a guard may be told, on a busy machine.
+const LATE: Duration = Duration::from_millis(500);
+/// How long one read of the cut off may take.
+const HASTY: Duration = Duration::from_secs(2);
+
+/// The leader of the records is cut off from the other nodes, together with those clients who know it alone.
+pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
+    let net = Arc::new(Net::lay(3, 4).unwrap_or_else(|why| panic!("no net: {why}")));
+    let cluster = Cluster::start_on(&net).await;
+    let mut run = Run::start_at(Place::on(Arc::clone(&net))).await;
+    for round in 0..effort.of(1, 3) {
+        let old = leader_of(&cluster, RECORDS).await;
+        let mut parted = Parted::new(&run, old, round).await;
+        run.fault();
+        net.part(&[Spot::Node(old), Spot::Side(old + 1)]);
+        parted.look(effort.of(12, 30) * SECOND).await;
+        net.heal_all();
+        cluster.ready().await;
+        run.recover().await;
+        parted.tell(&mut run).await;
+    }
+    run.finish(name).await
+}
+
+/// A client on each side of a cut: they write and read the same record, and want the same lock.
+struct Parted {
+    /// Beside the leader that is cut off.
+    inside: Bucket<Record>,
+    /// With the majority.
+    outside: Bucket<Record>,
+    key: RecordKey,
+    guard: Arc<LockGuard>,
+    tenures: Tenures,
+    /// The tenure of the guard.
+    cut_off: usize,
+    common: Common,
+    /// The number of the client inside, which no worker has; that of the one outside follows.
+    client: usize,
+    /// The newest revision of the record that the client outside was told.
+    newest: AtomicU64,
+    /// A write under the fence of the guard, begun when another has the lock, and ended when all is healed.
+    late: JoinHandle<()>,
+    /// Lets it begin, and says how long it may take.
+    send_late: Option<oneshot::Sender<Duration>>,
+    violations: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// How reads of one kind inside were answered.
+#[derive(Default)]
+struct Answers {
+    answered: usize,
+    stale: usize,
+    /// How long after the cut the last stale one was asked for.
+    last: Duration,
+}
+
+impl Parted {
+    async fn new(run: &Run, old: usize, round: usize) -> Self {
+        let place = run.place();
+        let (near, far) = (place.connect_to(old).await, place.connect_to_all().await);
+        let inside: Bucket<Record> = near.bucket().replicas(place.replicas).await.expect("nothing fails now");
+        let outside: Bucket<Record> = far.bucket().replicas(place.replicas).await.expect("nothing fails now");
+        let key = RecordKey::new("parted", round);
+        let guard = Arc::new(inside.lock(&key).ttl(TTL).await.expect("nothing fails now"));
+        let tenures = Tenures::of(&run.common().recorder);
+        let client = 1_000 + 10 * round;
+        let cut_off = tenures.taken(client, "parted", guard.fence().get());
+        let common = run.common().clone();
+        let (send_late, sent) = oneshot::channel();
+        let late = {
+            let (common, inside, guard, tenures) =
+                (common.clone(), inside.clone(), Arc::clone(&guard), tenures.clone());
+            let record = Record::new("parted", round, common.fresh());
+            tokio::spawn(async move {
+                // A guard that is lost already makes no write at all.
+                let write = inside.put(&record).fenced_by(&guard);
+                if let Ok(time) = sent.await {
+                    Self::fenced(&common, (&tenures, cut_off), (client + 3, &record), write.timeout(time)).await;
+                }
+            })
+        };
+        let parted = Self {
+            inside,
+            outside,
+            key,
+            guard,
+            tenures,
+            cut_off,
+            common,
+            client,
+            newest: AtomicU64::default(),
+            late,
+            send_late: Some(send_late),
+            violations: Vec::new(),
+            notes: Vec::new(),
+        };
+        assert!(parted.write_outside().await, "nothing fails now");
+        parted
+    }
+
+    /// What happens in the time after the cut.
+    async fn look(&mut self, time: Duration) {
+        let cut = Instant::now();
+        let end = cut + time;
+        let send_late = self.send_late.take();
+        let (answers, written, lost, taken) = tokio::join!(
+            self.reads(cut, end),
+            self.writes(cut, end),
+            self.loses(cut, end),
+            self.takes_over(cut, end, send_late)
+        );
+        // P13: counted from the cut, it is the last renewal before it that decides.
+        let valid = TTL - MARGIN;
+        match lost {
+            Some(lost) if lost <= valid + LATE => {}
+            lost => {
+                self.violations.push(format!("P13: the guard that was cut off was lost after {lost:?} of {valid:?}"))
+            }
+        }
+        if time > 2 * TTL && taken.is_none() {
+            self.violations.push(format!("nobody took over a lock of {TTL:?} within {time:?}"));
+        }
+        // P30: what the docs say of plain reads is so.
+        let [any, at_least, leader] = answers;
+        if any.stale == 0 {
+            self.violations.push(format!("P30: none of {} plain reads that were cut off was stale", any.answered));
+        }
+        let told = |what: &str, Answers { answered, stale, last }| {
+            format!("{what}: {stale} of {answered} stale, the last of them {last:.1?} after the cut")
+        };
+        self.notes.push(format!(
+            "cut off for {time:?}: {}; {}; {}; first write of the others after {written:.1?}, the guard lost after {lost:.1?}, \
+             its lock taken over after {taken:.1?}",
+            told("plain reads", any),
+            told("of at least a revision", at_least),
+            told("of the leader", leader),
+        ));
+    }
+
+    /// Reads inside, at each level of freshness.
+    async fn reads(&self, cut: Instant, end: Instant) -> [Answers; 3] {
+        let mut answers: [Answers; 3] = Default::default();
+        while Instant::now() < end {
+            for (at, answers) in answers.iter_mut().enumerate() {
+                let newest = self.newest.load(Ordering::SeqCst);
+                let (freshness, read) = match at {
+                    0 => (Freshness::Any, Read::Any),
+                    1 => (Freshness::AtLeast(newest), Read::AtLeast(Revision::new(newest))),
+                    _ => (Freshness::Leader, Read::Leader),
+                };
+                let asked = cut.elapsed();
+                let pending = self.common.recorder.begin(self.client, self.key.to_string(), Action::Read(freshness));
+                let outcome = match self.inside.get(&self.key).read(read).timeout(HASTY).await {
+                    Ok(found) => {
+                        let seen = found.map(|entry| Seen { revision: entry.revision().get(), value: entry.value });
+                        answers.answered += 1;
+                        if seen.is_none_or(|seen| seen.revision < newest) {
+                            answers.stale += 1;
+                            answers.last = asked;
+                        }
+                        Recorded::Seen(seen)
+                    }
+                    Err(_) => Recorded::Failed,
+                };
+                pending.done(outcome);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        answers
+    }
+
+    /// Writes outside; says when the first was acknowledged.
+    async fn writes(&self, cut: Instant, end: Instant) -> Option<Duration> {
+        let mut first = None;
+        while Instant::now() < end {
+            if self.write_outside().await {
+                first = first.or(Some(cut.elapsed()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        first
+    }
+
+    async fn write_outside(&self) -> bool {
+        let record = Record::new("parted", self.key.id, self.common.fresh());
+        let action = Action::Write { value: Some(record.value), expected: Expected::Anything };
+        let pending = self.common.recorder.begin(self.client + 1, self.key.to_string(), action);
+        let written = self.outside.put(&record).timeout(HASTY).await;
+        if let Ok(revision) = written {
+            self.newest.store(revision.get(), Ordering::SeqCst);
+        }
+        pending.done(recorded(&written));
+        written.is_ok()
+    }
+
+    /// Looks at the guard inside until it is lost, and says when.
+    async fn loses(&self, cut: Instant, end: Instant) -> Option<Duration> {
+        while Instant::now() < end {
+            if !self.tenures.look(self.cut_off, || self.guard.is_held()) {
+                return Some(cut.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        None
+    }
+
+    /// Takes the lock outside, says when, and writes under its fence; then the guard that was cut off writes, too.
+    async fn takes_over(
+        &self,
+        cut: Instant,
+        end: Instant,
+        send_late: Option<oneshot::Sender<Duration>>,
+    ) -> Option<Duration> {
+        let wait = end.saturating_duration_since(Instant::now());
+        let guard = self.outside.lock(&self.key).ttl(TTL).wait(wait).await.ok()?;
+        let (taken, client) = (cut.elapsed(), self.client + 2);
+        let tenure = self.tenures.taken(client, "parted", guard.fence().get());
+        self.tenures.look(tenure, || guard.is_held());
+        let record = Record::new("parted", self.key.id, self.common.fresh());
+        let write = self.outside.put(&record).fenced_by(&guard).timeout(HASTY);
+        Self::fenced(&self.common, (&self.tenures, tenure), (client, &record), write).await;
+        if let Some(send_late) = send_late {
+            // Long enough for it to meet the mended network.
+            let _ = send_late.send(end.saturating_duration_since(Instant::now()) + 5 * SECOND);
+        }
+        self.tenures.look(tenure, || guard.is_held());
+        // What comes of it is the matter of the check.
+        let _ = guard.release().await;
+        Some(taken)
+    }
+
+    /// A write of a client under the fence of a guard: prepared now, sent when it is polled.
+    fn fenced<'a>(
+        common: &Common,
+        (tenures, tenure): (&Tenures, usize),
+        (client, record): (usize, &Record),
+        write: Put<'a, Record>,
+    ) -> impl Future<Output = ()> + Send + use<'a> {
+        let (common, tenures, key, value) = (common.clone(), tenures.clone(), record.key().to_string(), record.value);
+        async move {
+            let action = Action::Write { value: Some(value), expected: Expected::Anything };
+            let pending = common.recorder.begin(client, key, action);
+            tenures.fenced(tenure, pending.id());
+            pending.done(recorded(&write.await));
+        }
+    }
+
+    /// When all is healed.
+    async fn tell(mut self, run: &mut Run) {
+        // If nobody took over, nothing is sent.
+        drop(self.send_late.take());
+        self.late.await.expect("it does not panic");
+        let (tenures, fenced) = self.tenures.noted();
+        let found =
+            lock::tenures(&tenures).into_iter().chain(lock::fenced(&self.common.recorder.history(), &tenures, &fenced));
+        self.violations.extend(found.map(|violation| format!("parted: {violation}")));
+        self.violations.into_iter().for_each(|violation| run.violation(violation));
+        self.notes.into_iter().for_each(|note| run.note(note));
+    }
+}
+
+/// What became of a write, as the history has it.
+fn recorded(result: &Result<Revision, Error>) -> Recorded {
+    match result {
+        Ok(revision) => Recorded::Written(revision.get()),
+        Err(error) if error.outcome() == Outcome::Unknown => Recorded::Unknown,
+        Err(error) if error.is_conflict() => Recorded::Refused,
+        Err(_) => Recorded::Failed,
+    }
+}
