@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use harness::history::election::{self, Turns};
+use harness::history::election::{self, Turn, Turns};
 use harness::history::lock::{self, Tenures};
 use harness::history::watch::{self, Log, Watched};
-use harness::history::{Recorder, Seen, Stored, VersionOrder, Violation, Wgl};
+use harness::history::{Action, Op, Outcome as Recorded, Recorder, Seen, Stored, VersionOrder, Violation, Wgl};
 use kvtyped::prelude::*;
 
+use crate::figures::{Figure, Figures};
 use crate::model::{Account, Record, RecordKey, Tally, TallyKey, Transfer};
 use crate::seat::PATIENT;
 use crate::workers::{Added, Cached, Changed, HOT, Moved, Touched};
@@ -42,6 +43,7 @@ pub(crate) struct Evidence {
 /// What was found.
 pub(crate) struct Checked {
     pub(crate) violations: Vec<String>,
+    pub(crate) figures: Figures,
     pub(crate) notes: Vec<String>,
     /// How long it took until all who look on had the same as the leader.
     pub(crate) converged: Duration,
@@ -49,7 +51,12 @@ pub(crate) struct Checked {
 
 impl Evidence {
     pub(crate) async fn check(&self, recorder: &Recorder) -> Checked {
-        let mut checked = Checked { violations: Vec::new(), notes: Vec::new(), converged: Duration::ZERO };
+        let mut checked = Checked {
+            violations: Vec::new(),
+            figures: Figures::default(),
+            notes: Vec::new(),
+            converged: Duration::ZERO,
+        };
         match self.converge(recorder, &mut checked).await {
             Ok(last) => self.histories(recorder, &last, &mut checked),
             Err(error) => checked.violations.push(format!("what is there cannot be read: {error}")),
@@ -142,6 +149,25 @@ impl Evidence {
         let order = VersionOrder::of(&ops).told(&evidence).last(&last).check();
         checked.violations.extend(told("history", &order.violations));
         let searched = Wgl::of(&ops).check();
+        let figures = &mut checked.figures;
+        let is_a_write = |op: &&Op| matches!(op.action, Action::Write { .. });
+        let not_applied = |op: &&Op| matches!(op.outcome, Recorded::Refused | Recorded::Failed);
+        figures.add(Figure::NotApplied, ops.iter().filter(is_a_write).filter(not_applied).count());
+        figures.add(Figure::WritesApplied, order.applied);
+        figures.add(Figure::WritesSettled, order.settled);
+        figures.add(Figure::WritesUnknown, order.unknown);
+        figures.add(Figure::Searched, searched.operations);
+        figures.add(Figure::KeysGivenUp, searched.given_up.len());
+        figures.add(Figure::PlainReads, order.any.reads);
+        figures.add(Figure::PlainReadsStale, order.any.stale);
+        figures.longest(Figure::PlainReadsLongest, order.any.longest);
+        figures.add(Figure::LeaderReads, order.leader.reads);
+        figures.add(Figure::LeaderReadsStale, order.leader.stale);
+        figures.longest(Figure::LeaderReadsLongest, order.leader.longest);
+        figures.add(Figure::AtLeastReads, order.at_least.reads);
+        figures.add(Figure::Watches, self.logs.len() + self.caches.len() + self.lives.len());
+        figures.add(Figure::Events, self.logs.iter().map(|log| log.told().len()).sum());
+        figures.longest(Figure::LongestConvergence, checked.converged);
         checked.violations.extend(told("linearizability", &searched.violations));
         checked.notes.push(format!("{order}"));
         checked.notes.push(format!(
@@ -161,14 +187,20 @@ impl Evidence {
     fn leases(&self, recorder: &Recorder, checked: &mut Checked) {
         let (tenures, fenced) = self.tenures.noted();
         checked.violations.extend(told("locks", &lock::tenures(&tenures)));
-        checked.violations.extend(told("fences", &lock::fenced(&recorder.history(), &tenures, &fenced)));
+        let ops = recorder.history();
+        checked.violations.extend(told("fences", &lock::fenced(&ops, &tenures, &fenced)));
         let turns = self.turns.noted();
         checked.violations.extend(told("election", &election::turns(&turns)));
+        let refused = fenced.iter().filter(|write| ops[write.op].outcome == Recorded::Failed).count();
+        let terms = turns.iter().filter(|(_, turn)| matches!(turn, Turn::Started(_))).count();
+        checked.figures.add(Figure::Tenures, tenures.len());
+        checked.figures.add(Figure::FencedWrites, fenced.len());
+        checked.figures.add(Figure::FencedNotApplied, refused);
+        checked.figures.add(Figure::Terms, terms);
         checked.notes.push(format!(
-            "{} tenures, {} fenced writes, {} turns of leaders",
+            "{} tenures, {} fenced writes, {refused} of them not applied, {terms} terms",
             tenures.len(),
-            fenced.len(),
-            turns.len()
+            fenced.len()
         ));
     }
 
@@ -177,6 +209,16 @@ impl Evidence {
         let tally = patiently(|| self.tallies.get(&TallyKey).read(Read::Leader).timeout(PATIENT)).await?;
         let tally = tally.map(Entry::into_value).unwrap_or_default();
         checked.violations.extend(self.changed.check(&tally));
+        let (acknowledged, unknown) = self.changed.counts();
+        checked.figures.add(Figure::Increments, acknowledged);
+        checked.figures.add(Figure::IncrementsUnknown, unknown);
+        let (made, unknown, audits) = self.moved.counts();
+        checked.figures.add(Figure::Transfers, made);
+        checked.figures.add(Figure::TransfersUnknown, unknown);
+        checked.figures.add(Figure::Audits, audits);
+        let (acknowledged, unknown) = self.added.counts();
+        checked.figures.add(Figure::Additions, acknowledged);
+        checked.figures.add(Figure::AdditionsUnknown, unknown);
         checked.violations.extend(self.moved.check(&self.bank, &self.transfers).await?);
         let hits = patiently(|| self.hits.get("home")).await?;
         checked.violations.extend(told("counter", &self.added.tally().check(hits)));

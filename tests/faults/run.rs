@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::evidence::Evidence;
 use crate::gauge::{Counts, Gauge, Work};
 use crate::model::Transfer;
-use crate::report::Row;
+use crate::report::{Row, Times};
 use crate::seat::{Common, Place, Seat};
 use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
 
@@ -47,6 +47,32 @@ impl Run {
 
     /// The same at servers that are on a net, perhaps.
     pub(crate) async fn start_at(place: Place) -> Self {
+        let mut run = Self::open(place).await;
+        run.hire().await;
+        run.begin().await;
+        run
+    }
+
+    /// The same with other workers: clients who write and read few keys, fast, and some who watch them.
+    pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
+        let mut run = Self::open(Place { urls, replicas, net: None }).await;
+        for _ in 0..9 {
+            let seat = run.seat(Work::Write).await;
+            run.workers.spawn(workers::client(seat));
+        }
+        run.hire_onlookers(1).await;
+        run.begin().await;
+        run
+    }
+
+    async fn begin(&mut self) {
+        self.all_go_on(RECOVERY).await;
+        for gauge in &self.gauges {
+            gauge.begin();
+        }
+    }
+
+    async fn open(place: Place) -> Self {
         let replicas = place.replicas;
         let common = Common::default();
         let began = Instant::now();
@@ -69,7 +95,7 @@ impl Run {
             added: Added::default(),
             _store: seat.store,
         };
-        let mut run = Self {
+        Self {
             place,
             common,
             gauges: Vec::new(),
@@ -81,13 +107,7 @@ impl Run {
             notes: Vec::new(),
             began,
             recovered: Duration::ZERO,
-        };
-        run.hire().await;
-        run.all_go_on(RECOVERY).await;
-        for gauge in &run.gauges {
-            gauge.begin();
         }
-        run
     }
 
     /// Notes a fault.
@@ -145,7 +165,7 @@ impl Run {
     pub(crate) async fn finish(mut self, name: &'static str) -> Row {
         let outage = |works: &[Work], roams: bool| {
             let of_these = self.gauges.iter().filter(|gauge| works.contains(&gauge.work) && gauge.roams == roams);
-            of_these.map(Gauge::outage).max().unwrap_or_default()
+            of_these.map(Gauge::outage).max()
         };
         let outages = [
             outage(&[Work::Write, Work::Modify], true),
@@ -166,9 +186,8 @@ impl Run {
             name,
             counts,
             faults: self.faults,
-            outages,
-            recovered: self.recovered,
-            converged: checked.converged,
+            times: Some(Times { outages, recovered: self.recovered, converged: checked.converged }),
+            figures: checked.figures,
             violations: self.violations,
             notes: self.notes,
             took: self.began.elapsed(),
@@ -235,7 +254,16 @@ impl Run {
         }
         let seat = self.seat(Work::Transact).await;
         self.workers.spawn(workers::auditor(seat, self.evidence.moved.clone()));
-        for _ in 0..3 {
+        self.hire_onlookers(3).await;
+        let seat = self.seat(Work::Watch).await;
+        let cached = Cached::default();
+        self.evidence.lives.push(cached.clone());
+        self.onlookers.spawn(workers::liver(seat, cached));
+    }
+
+    /// So many watches and so many caches.
+    async fn hire_onlookers(&mut self, each: usize) {
+        for _ in 0..each {
             let seat = self.seat(Work::Watch).await;
             let log = Log::of(&self.common.recorder);
             self.evidence.logs.push(log.clone());
@@ -245,9 +273,5 @@ impl Run {
             self.evidence.caches.push(cached.clone());
             self.onlookers.spawn(workers::cacher(seat, cached));
         }
-        let seat = self.seat(Work::Watch).await;
-        let cached = Cached::default();
-        self.evidence.lives.push(cached.clone());
-        self.onlookers.spawn(workers::liver(seat, cached));
     }
 }

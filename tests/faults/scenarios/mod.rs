@@ -6,8 +6,18 @@
 //! [`Run::recover`]; and ends with [`Run::finish`], which checks all that was recorded. What it has to say beyond that goes to
 //! [`Run::note`] and [`Run::violation`]. Those that are `quick` must be over in half a minute with `effort.quick`.
 
+mod consumers;
+mod control;
+mod crashed;
+mod frozen;
+mod history;
 mod killed;
+mod leases;
+mod orderly;
 mod parted;
+mod wires;
+
+pub(crate) use crashed::{HOLD, hold};
 
 use std::time::Duration;
 
@@ -49,14 +59,30 @@ macro_rules! scenario {
 
 /// All scenarios, in the order in which they run.
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!("control", "the control: what a server with a memory bucket loses is missed", true, control::losses),
     scenario!("leader-killed", "kill -9 of the leader of the records, and its restart", true, killed::leader),
     scenario!("follower-killed", "kill -9 of a follower, and its restart", false, killed::follower),
-    scenario!(
-        "parted",
-        "the leader of the records, and the clients of it alone, cut off from the others",
-        true,
-        parted::leader
-    ),
+    scenario!("all-killed", "kill -9 of all three, and their restart", false, killed::all),
+    scenario!("two-of-three-down", "kill -9 of two of three, down for 20 s", false, killed::two_of_three),
+    scenario!("single-killed", "kill -9 of a server that is alone", false, killed::single),
+    scenario!("leader-frozen", "SIGSTOP of the leader for 30 s", false, frozen::leader),
+    scenario!("leader-frozen-briefly", "SIGSTOP of the leader for 2.5 s", true, frozen::leader_briefly),
+    scenario!("follower-frozen", "SIGSTOP of a follower for 30 s", false, frozen::follower),
+    scenario!("follower-frozen-briefly", "SIGSTOP of a follower for 2.5 s", false, frozen::follower_briefly),
+    scenario!("single-frozen", "SIGSTOP of a server that is alone, for 9 s", false, frozen::single),
+    scenario!("rolling-restart", "SIGTERM and restart, one after the other", false, orderly::rolling_restart),
+    scenario!("single-restarted", "SIGTERM and restart of a server that is alone", false, orderly::single_restarted),
+    scenario!("step-downs", "the leaders of all buckets step down", true, orderly::step_downs),
+    scenario!("consumers-deleted", "the consumers under all watches are deleted", true, consumers::deleted),
+    scenario!("acknowledgements-lost", "answers are lost on their way", true, wires::acknowledgements_lost),
+    scenario!("connections-cut", "connections break, and are refused", false, wires::connections_cut),
+    scenario!("servers-hung", "connections to one server stall for 9 s", false, wires::hung),
+    scenario!("single-behind-a-bad-wire", "a server that is alone, behind all of that", false, wires::single),
+    scenario!("parted", "the leader, and the clients who know it alone, cut off from the others", true, parted::leader),
+    scenario!("clients-cut-off", "all clients of the leader cut off from it", false, parted::clients),
+    scenario!("histories", "9 clients on 5 keys, under leaders that die, hang, step down", false, history::explained),
+    scenario!("leases", "leases of 30 s, under leaders that die, hang, are restarted", false, leases::outlive_leaders),
+    scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
 ];
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -63,12 +63,12 @@ pub(crate) async fn clients(name: &'static str, effort: Effort) -> Row {
         proxies.push(Proxy::start(node.addr()).await);
     }
     let mut run = Run::start(proxies.iter().map(Proxy::url).collect(), 3).await;
-    for round in 0..effort.of(1, 3) {
+    for round in 0..effort.of(1, 2) {
         let old = leader_of(&cluster, RECORDS).await;
         let mut parted = Parted::new(&run, old, round).await;
         run.fault();
         proxies[old].set(Mode::Stall);
-        parted.look(effort.of(8, 20) * SECOND, false).await;
+        parted.look(effort.of(8, 12) * SECOND, false).await;
         proxies[old].set(Mode::Pass);
         parted.converges().await;
         run.recover().await;

@@ -9,15 +9,28 @@ use crate::seat::{PATIENT, Seat};
 
 /// What was added.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Added(Arc<Mutex<Tally>>);
+pub(crate) struct Added(Arc<Mutex<Sums>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    tally: Tally,
+    acknowledged: usize,
+    unknown: usize,
+}
 
 impl Added {
-    fn with(&self, act: impl FnOnce(&mut Tally)) {
+    fn with(&self, act: impl FnOnce(&mut Sums)) {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn tally(&self) -> Tally {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tally
+    }
+
+    /// How many additions were acknowledged, and of how many nobody knows.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let Sums { acknowledged, unknown, .. } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (acknowledged, unknown)
     }
 }
 
@@ -32,12 +45,18 @@ pub(crate) async fn adder(seat: Seat, added: Added) {
         match hits.add("home", delta).await {
             Ok(_) => {
                 seat.gauge.done();
-                added.with(|tally| tally.acknowledged(delta));
+                added.with(|sums| {
+                    sums.tally.acknowledged(delta);
+                    sums.acknowledged += 1;
+                });
             }
             Err(error) => {
                 seat.gauge.failed(&error);
                 if error.outcome() == Outcome::Unknown {
-                    added.with(|tally| tally.unknown(delta));
+                    added.with(|sums| {
+                        sums.tally.unknown(delta);
+                        sums.unknown += 1;
+                    });
                 }
             }
         }

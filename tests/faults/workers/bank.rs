@@ -57,6 +57,14 @@ impl Moved {
         }
     }
 
+    /// How many transfers were made, of how many nobody knows, and how many sums were seen.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        self.with(|books| {
+            let count = |fate| books.transfers.values().filter(|made| **made == fate).count();
+            (count(Some(true)), count(None), books.sums.len())
+        })
+    }
+
     /// Compares with the books as they are when all is over.
     pub(crate) async fn check(&self, bank: &Bucket<Account>, records: &Bucket<Transfer>) -> Result<Vec<String>, Error> {
         let (told, sums, mut violations) =

@@ -33,6 +33,13 @@ impl Changed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(increment);
     }
 
+    /// How many increments were acknowledged, and of how many nobody knows.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let increments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |fate| increments.iter().filter(|increment| increment.fate == fate).count();
+        (count(Fate::Applied), count(Fate::Unknown))
+    }
+
     /// Compares with the record as it is when all is over.
     pub(crate) fn check(&self, tally: &Tally) -> Vec<String> {
         let increments = self.0.lock().unwrap_or_else(PoisonError::into_inner);

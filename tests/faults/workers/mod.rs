@@ -18,4 +18,4 @@ pub(crate) use locker::{locker, named_locker};
 pub(crate) use reader::reader;
 pub(crate) use toucher::{Touched, toucher};
 pub(crate) use watcher::{Cached, cacher, liver, watcher};
-pub(crate) use writer::{HOT, writer};
+pub(crate) use writer::{HOT, client, writer};

@@ -6,6 +6,7 @@ use harness::history::{Action, Expected};
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
+use super::reader::read;
 use crate::model::{Record, RecordKey};
 use crate::seat::{HASTY, PATIENT, Seat};
 
@@ -30,6 +31,32 @@ pub(crate) async fn writer(seat: Seat) {
         }
         writer.round(round).await;
         writer.seat.pause().await;
+    }
+}
+
+/// The same without a pause, on the shared keys alone, by the verbs that write one record; and it reads.
+pub(crate) async fn client(seat: Seat) {
+    let records = seat.bucket().await;
+    let mut client = Writer { seat, records, known: HashMap::new() };
+    for round in 0.. {
+        if client.seat.is_over() {
+            return;
+        }
+        let dice = client.seat.dice(round);
+        let record = Record::new(HOT, dice / 3 % HOT_KEYS, client.seat.common.fresh());
+        let key = record.key();
+        match dice / 64 % 16 {
+            0..3 => client.put(&record).await,
+            3..5 => client.create(&record).await,
+            5..9 => client.update(&record).await,
+            9 => client.delete(&key, dice.is_multiple_of(2)).await,
+            _ => {
+                let found = read(&client.seat, &client.records, &key, dice).await;
+                client.known.extend(found.map(|revision| (key, revision)));
+            }
+        }
+        // What fails at once must not spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
