@@ -42,7 +42,12 @@ impl Run {
     /// Opens the buckets at these servers, starts workers, and waits until each of them has done something. Of the servers
     /// there is one, or `replicas` and more.
     pub(crate) async fn start(urls: Vec<String>, replicas: u8) -> Self {
-        let mut run = Self::open(urls, replicas).await;
+        Self::start_at(Place { urls, replicas, net: None }).await
+    }
+
+    /// The same at servers that are on a net, perhaps.
+    pub(crate) async fn start_at(place: Place) -> Self {
+        let mut run = Self::open(place).await;
         run.hire().await;
         run.begin().await;
         run
@@ -50,7 +55,7 @@ impl Run {
 
     /// The same with other workers: clients who write and read few keys, fast, and some who watch them.
     pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
-        let mut run = Self::open(urls, replicas).await;
+        let mut run = Self::open(Place { urls, replicas, net: None }).await;
         for _ in 0..9 {
             let seat = run.seat(Work::Write).await;
             run.workers.spawn(workers::client(seat));
@@ -67,8 +72,8 @@ impl Run {
         }
     }
 
-    async fn open(urls: Vec<String>, replicas: u8) -> Self {
-        let place = Place { urls, replicas };
+    async fn open(place: Place) -> Self {
+        let replicas = place.replicas;
         let common = Common::default();
         let began = Instant::now();
         // The buckets first: whoever comes later finds them.
@@ -108,6 +113,16 @@ impl Run {
     /// Notes a fault.
     pub(crate) fn fault(&mut self) {
         self.faults += 1;
+    }
+
+    /// Where the servers are.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where the history is recorded.
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// Notes a figure that only this scenario has.

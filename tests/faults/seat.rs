@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::history::Recorder;
+use harness::netns::Net;
 use kvtyped::prelude::*;
 use kvtyped::{KvModel, OpenBucket};
 
@@ -63,8 +64,8 @@ impl Seat {
     /// A connection to one server, or to all of them if it `roams`.
     pub(crate) async fn new(number: usize, work: Work, place: &Place, common: &Common) -> Self {
         let roams = number % 2 == 1 && place.urls.len() > 1;
-        let url = if roams { place.urls.join(",") } else { place.urls[number / 2 % place.urls.len()].clone() };
-        let store = Store::connect(url).await.expect("nothing fails yet").with_timeout(PATIENT);
+        let node = number / 2 % place.urls.len();
+        let store = if roams { place.connect_to_all().await } else { place.connect_to(node).await };
         Self { number, store, gauge: Gauge::new(work, roams), common: common.clone(), replicas: place.replicas }
     }
 
@@ -106,4 +107,35 @@ pub(crate) struct Place {
     /// One server each.
     pub(crate) urls: Vec<String>,
     pub(crate) replicas: u8,
+    /// Where they are in a net: those who know all servers are on side 0, those who know one are on a side of its own, the
+    /// one after its number.
+    pub(crate) net: Option<Arc<Net>>,
+}
+
+impl Place {
+    /// On a net of three nodes and four sides.
+    pub(crate) fn on(net: Arc<Net>) -> Self {
+        let urls = (0..3).map(|node| net.url(node + 1, node)).collect();
+        Self { urls, replicas: 3, net: Some(net) }
+    }
+
+    /// A connection to one server.
+    pub(crate) async fn connect_to(&self, node: usize) -> Store {
+        self.connect(self.urls[node].clone(), node + 1).await
+    }
+
+    /// A connection to all of them.
+    pub(crate) async fn connect_to_all(&self) -> Store {
+        let urls = self.net.as_ref().map_or_else(|| self.urls.join(","), |net| net.urls(0));
+        self.connect(urls, 0).await
+    }
+
+    async fn connect(&self, url: String, side: usize) -> Store {
+        let connect = Store::connect(url).into_future();
+        let store = match &self.net {
+            Some(net) => net.side(side).spawn(connect).await.expect("it does not panic"),
+            None => connect.await,
+        };
+        store.expect("nothing fails yet").with_timeout(PATIENT)
+    }
 }

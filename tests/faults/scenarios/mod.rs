@@ -14,6 +14,7 @@ mod history;
 mod killed;
 mod leases;
 mod orderly;
+mod parted;
 mod wires;
 
 pub(crate) use crashed::{HOLD, hold};
@@ -77,6 +78,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("connections-cut", "connections break, and are refused", false, wires::connections_cut),
     scenario!("servers-hung", "connections to one server stall for 9 s", false, wires::hung),
     scenario!("single-behind-a-bad-wire", "a server that is alone, behind all of that", false, wires::single),
+    scenario!("parted", "the leader, and the clients who know it alone, cut off from the others", true, parted::leader),
+    scenario!("clients-cut-off", "all clients of the leader cut off from it", false, parted::clients),
     scenario!("histories", "9 clients on 5 keys, under leaders that die, hang, step down", false, history::explained),
     scenario!("leases", "leases of 30 s, under leaders that die, hang, are restarted", false, leases::outlive_leaders),
     scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
