@@ -140,11 +140,11 @@ impl Server {
     /// Asks the JetStream API; the answer may report an error of its own.
     pub async fn api(&self, subject: &str, payload: &Value) -> io::Result<Value> {
         let (addr, subject, payload) = (self.addr, subject.to_owned(), payload.clone());
-        self.from_its_side(async move { wire::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
+        self.at_its_side(async move { wire::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
     }
 
     /// Looks at the server from where it can be seen.
-    async fn from_its_side<T: Send + 'static>(
+    async fn at_its_side<T: Send + 'static>(
         &self,
         look: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> io::Result<T> {
@@ -183,7 +183,7 @@ impl Server {
     /// One look at whether the server is ready.
     async fn look(&self) -> io::Result<()> {
         let (addr, ready) = (self.addr, self.ready);
-        let info = self.from_its_side(async move {
+        let info = self.at_its_side(async move {
             let wire = match ready {
                 Ready::Info => wire::Wire::open(addr).await?,
                 Ready::Connect | Ready::JetStream => wire::Wire::connect(addr).await?,
