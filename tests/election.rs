@@ -58,6 +58,8 @@ impl Log {
 }
 
 on_both_backends! {
+    needs Elections;
+
     async fn one_leads_and_all_can_know_who(world: World) {
         let name = unique("election");
         let here = world.store.election::<NodeInfo>(&name).owner("process here");

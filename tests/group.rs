@@ -39,6 +39,8 @@ async fn ids(group: &Group<NodeInfo>) -> Vec<String> {
 }
 
 on_both_backends! {
+    needs Groups;
+
     async fn members_are_there_while_they_are(world: World) {
         let name = unique("group");
         let here = world.store.group::<NodeInfo>(&name).owner("process here");

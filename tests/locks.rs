@@ -17,6 +17,8 @@ fn fresh(world: &World) -> OpenLocks {
 }
 
 on_both_backends! {
+    needs Locks;
+
     async fn a_lock_has_one_holder(world: World) {
         let locks = fresh(&world).await.unwrap();
         let guard = locks.lock("invoice-42").await.unwrap();

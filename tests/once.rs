@@ -44,6 +44,8 @@ impl Bank {
 }
 
 on_both_backends! {
+    needs Once;
+
     async fn a_result_is_made_once_and_given_to_all_who_come_later(world: World) {
         let (name, bank) = (unique("once"), Bank::default());
         let here = world.store.once::<Receipt>(&name);

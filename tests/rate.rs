@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use crate::support::{OLD, Session, World, on_both_backends, unique};
 
 on_both_backends! {
+    needs RateLimiters;
+
     async fn a_burst_is_allowed_and_no_more(world: World) {
         let name = unique("api");
         let quota = Quota::per_hour(2).burst(3);

@@ -36,6 +36,8 @@ impl Room {
 }
 
 on_both_backends! {
+    needs Semaphores;
+
     async fn so_many_hold_permits_and_no_more(world: World) {
         let name = unique("semaphore");
         let here = world.store.semaphore(&name, 3);

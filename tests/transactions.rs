@@ -154,6 +154,8 @@ async fn transfer_at_once(
 }
 
 on_both_backends! {
+    needs Transactions;
+
     async fn hundreds_of_transfers_at_once_make_and_lose_no_money(world: World) {
         let bank = open_bank(world.fresh().storage(Storage::Memory)).await;
         let reader = async {

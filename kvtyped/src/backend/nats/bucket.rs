@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
+use super::able::Able;
 use super::api::{Api, Repeat};
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
@@ -44,11 +45,8 @@ pub(super) struct Place {
     /// Whose leader decides what is written: the origin's, of a mirror.
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
-    /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
-    /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
-    pub(super) heeds_headers: bool,
-    /// Whether the server takes batches, if the bucket does (2.12). An older one would store each message by itself.
-    pub(super) takes_batches: bool,
+    /// What the server can do that takes its writes.
+    pub(super) able: Able,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
     /// How long the server recognises the id of a message that it has stored.
@@ -86,9 +84,8 @@ impl NatsBucket {
             prefix,
             write_prefix,
             direct,
-            heeds_headers: echo::level(&raw) >= 1,
-            takes_batches: echo::level(&raw) >= 2,
-            counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
+            able: Able::new(api, &raw, config.mirror.is_some()),
+            counts_filters: echo::version(&raw) >= COUNTS_FILTERS,
             leader_api,
             duplicate_window,
             many: many::Support::default(),
@@ -141,7 +138,7 @@ impl Place {
     }
 
     /// The bucket whose leader decides.
-    fn owner(&self) -> &str {
+    pub(super) fn owner(&self) -> &str {
         self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
     }
 

@@ -39,11 +39,17 @@ pub(super) const SURE: u32 = 3;
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let publication = Publication::new(place, &write, deadline);
-    publication.check()?;
+    publication.check_size()?;
     let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
     loop {
-        place.api.wire().connected(deadline).await?;
+        let ready = async {
+            place.api.wire().connected(deadline).await?;
+            place.check_headers(&write, deadline).await
+        };
+        if let Err(error) = ready.await {
+            return Err(if doubts > 0 { error.unknown_outcome() } else { error });
+        }
         let mut pending = publication.send();
         copies += 1;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
@@ -155,20 +161,13 @@ impl<'a> Publication<'a> {
         self.size = size(&self.headers, &self.payload);
     }
 
-    /// Checks what the server would not check, or not without closing the connection.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks what the server would not check without closing the connection.
+    pub(super) fn check_size(&self) -> Result<()> {
         let limit = self.place.api.wire().client().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
         }
-        let elsewhere = self.write.guard.as_ref().is_some_and(|guard| guard.key != self.write.key);
-        let needs = match (self.place.heeds_headers, self.write.ttl, elsewhere) {
-            (true, _, _) | (false, None, false) => return Ok(()),
-            (false, Some(_), _) => "nats-server 2.11 for the TTL of a key",
-            (false, None, true) => "nats-server 2.11 for a guard on another key",
-        };
-        let version = self.place.api.wire().client().server_info().version;
-        Err(Error::unsupported(needs, format!("nats-server {version}")))
+        Ok(())
     }
 
     /// A copy; it is sent when it is first waited for.
