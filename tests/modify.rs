@@ -4,6 +4,7 @@ use futures::FutureExt;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, Session, SessionKey, on_both_backends};
 
 fn key() -> SessionKey {
@@ -125,6 +126,7 @@ on_both_backends! {
     }
 
     async fn modify_keeps_the_ttl_that_a_record_has_unless_told_another(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let minute = Duration::from_secs(60);
         sessions.create(&session()).ttl(minute).await.unwrap();

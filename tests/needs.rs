@@ -39,12 +39,14 @@ pub(crate) enum Feature {
     RateLimiters,
     /// Several writes, all or nothing.
     Transactions,
+    /// A fence together with the revision that is expected of the record: two guards on one write. (Before that come locks.)
+    FencedUpdates,
     /// Counters that the server adds up; kvtyped adds up itself where it does not.
     Counters,
 }
 
 impl Feature {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::RecordTtl,
         Self::LimitMarkers,
         Self::Locks,
@@ -54,20 +56,21 @@ impl Feature {
         Self::Once,
         Self::RateLimiters,
         Self::Transactions,
+        Self::FencedUpdates,
         Self::Counters,
     ];
 
     /// The first version that has it, and how an error names that.
     fn since(self) -> ([u64; 3], &'static str) {
         match self {
-            Self::Transactions => ([2, 12, 1], "nats-server 2.12.1"),
+            Self::Transactions | Self::FencedUpdates => ([2, 12, 1], "nats-server 2.12.1"),
             Self::Counters => ([2, 12, 0], "nats-server 2.12"),
             _ => ([2, 11, 0], "nats-server 2.11"),
         }
     }
 
     pub(crate) fn is_missing(self, version: [u64; 3]) -> bool {
-        version < self.since().0
+        version < self.since().0 && (self != Self::FencedUpdates || !Self::Locks.is_missing(version))
     }
 
     /// Whether the server of all tests lacks it; then it is shown what the library makes of that, and printed for those
@@ -165,6 +168,21 @@ impl Feature {
                     ("make", fails(store.bucket::<Session>().name(&name).atomic(true)).await),
                 ]
             }
+            Self::FencedUpdates => {
+                let invoices: Bucket<Session> = world.bucket().await;
+                let guard = invoices.lock(&a.key()).await.expect("locks are there");
+                let there = invoices.put(&a).fenced_by(&guard).await.expect("one guard is enough for that");
+                let told = vec![
+                    ("update", fails(invoices.update(&a, there).fenced_by(&guard)).await),
+                    ("create", fails(invoices.create(&b).fenced_by(&guard)).await),
+                    ("modify", fails(invoices.modify(&a.key(), |it| it.visits += 1).fenced_by(&guard)).await),
+                    ("purge", fails(invoices.purge(&a.key()).if_revision(there).fenced_by(&guard)).await),
+                ];
+                let stored: Vec<_> = invoices.list(..).await.unwrap().try_collect().await.unwrap();
+                assert!(matches!(&stored[..], [one] if one.revision() == there), "{self:?}: {stored:?}");
+                guard.release().await.expect("it is given back");
+                told
+            }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");
                 assert!(!counters.is_server_side());
@@ -178,6 +196,13 @@ impl Feature {
         assert!(matches!(&stored[..], [one] if one.revision() == there && **one == a), "{self:?}: {stored:?}");
         assert_eq!(sessions.status().await.unwrap().last_revision, there, "{self:?}: something was written");
         told
+    }
+}
+
+impl World {
+    /// Whether it has this; memory has everything.
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        !self.is_on_a_server() || !feature.is_missing(harness::binary::version())
     }
 }
 

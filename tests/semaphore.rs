@@ -10,6 +10,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Lease};
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -216,6 +217,7 @@ async fn a_permit_is_lost_before_another_has_it() {
 
 #[tokio::test]
 async fn a_permit_behind_a_cut_connection_is_lost_before_another_has_it() {
+    needs!(Semaphores);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("semaphore");

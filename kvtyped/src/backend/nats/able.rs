@@ -106,6 +106,12 @@ impl Place {
         if told.heeds_headers() { Ok(()) } else { Err(Error::unsupported(needs, told.found(&self.api))) }
     }
 
+    /// Whether the server keeps the id of a write that it refused as if that were on its way, as replicated buckets did
+    /// before 2.12.
+    pub(super) async fn keeps_refused_ids(&self, deadline: Deadline) -> bool {
+        self.told(deadline).await.is_ok_and(|told| told.level < BATCHES)
+    }
+
     /// Refuses batches where the server would take each message by itself, or none.
     pub(super) async fn check_batches(&self, deadline: Deadline) -> Result<()> {
         let told = self.told(deadline).await?;

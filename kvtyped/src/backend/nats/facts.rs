@@ -53,7 +53,8 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
         return Ok(None);
     }
     let verb = format!("DIRECT.GET.{}", place.stream);
-    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
+    // Asked for `>`, servers of 2.11 count the message that they give among those behind it.
+    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": format!("{}>", place.prefix) });
     let answer = place.api.attempt(&verb, Some(&asked), Attempt::Short, deadline).await?;
     let Answer::Message(message) = answer else { return Ok(None) };
     if message.status.is_some() {
