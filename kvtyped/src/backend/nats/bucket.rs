@@ -24,6 +24,9 @@ use crate::revision::Revision;
 /// The first server that counts right what is to come for several filters at once; older ones count too few.
 const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
 
+/// The first server that tells with a message of a direct get how many are behind it; older ones count it too.
+const COUNTS_BEHIND: [u64; 3] = [2, 12, 0];
+
 /// One bucket.
 pub(super) struct NatsBucket {
     place: Arc<Place>,
@@ -49,6 +52,8 @@ pub(super) struct Place {
     pub(super) able: Able,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
+    /// Whether the server counts a message that it gives among those behind it.
+    pub(super) counts_what_it_gives: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
@@ -86,6 +91,7 @@ impl NatsBucket {
             direct,
             able: Able::new(api, &raw, config.mirror.is_some()),
             counts_filters: echo::version(&raw) >= COUNTS_FILTERS,
+            counts_what_it_gives: echo::version(&raw) < COUNTS_BEHIND,
             leader_api,
             duplicate_window,
             many: many::Support::default(),

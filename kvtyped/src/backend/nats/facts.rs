@@ -53,8 +53,7 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
         return Ok(None);
     }
     let verb = format!("DIRECT.GET.{}", place.stream);
-    // Asked for `>`, servers of 2.11 count the message that they give among those behind it.
-    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": format!("{}>", place.prefix) });
+    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
     let answer = place.api.attempt(&verb, Some(&asked), Attempt::Short, deadline).await?;
     let Answer::Message(message) = answer else { return Ok(None) };
     if message.status.is_some() {
@@ -62,7 +61,7 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
     }
     let header = |name: &str| message.headers.as_ref()?.get_last(name)?.as_str().parse::<u64>().ok();
     let behind = header(record::header::PENDING);
-    Ok(behind.map(|behind| behind + 1))
+    Ok(behind.map(|behind| behind + u64::from(!place.counts_what_it_gives)))
 }
 
 /// What the leader says of a stream.

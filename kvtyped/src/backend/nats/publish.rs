@@ -94,7 +94,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             Verdict::OnItsWay => {
                 doubts += 1;
                 on_its_way += 1;
-                if refusals > 0 && on_its_way >= SURE && place.keeps_refused_ids(deadline).await {
+                if write.guard.is_some() && on_its_way >= SURE && place.keeps_refused_ids(deadline).await {
                     publication.take_another_form();
                     (copies, on_its_way) = (0, 0);
                     continue;
