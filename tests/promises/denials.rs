@@ -6,6 +6,7 @@ use kvtyped::{ErrorKind, KvModel};
 use tokio::sync::OnceCell;
 
 use super::{LATE, in_time};
+use crate::needs::needs;
 use crate::support::Session;
 
 /// How soon a denial is told, at the latest.
@@ -144,6 +145,7 @@ async fn naive_put_without_permission_times_out() {
 /// One who may not watch hears that where it would wait, and nobody waits for it.
 #[tokio::test]
 async fn one_who_may_not_watch_does_not_wait_for_a_lock() {
+    needs!(Locks);
     let server = guarded().await;
     let (admin, guest) = tokio::join!(connect(server, "admin"), connect(server, "guest"));
     let (admin, guest) = tokio::join!(adopt::<Session>(&admin, "unwatched"), adopt::<Session>(&guest, "unwatched"));

@@ -306,6 +306,7 @@ fn sent(clients: &[async_nats::Client]) -> u64 {
 /// However many wait: a ticket, a hand-over, the end of the ticket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_many_want_costs_few_requests_each_time() {
+    needs!(Locks);
     const WORKERS: usize = 8;
     const TIMES: usize = 40;
     for fair in [false, true] {
