@@ -142,7 +142,7 @@ impl Draft {
     /// Whether a decision to write nothing may rest on it: it was just read at the leader, or it is shared with those whose
     /// write will confirm it.
     fn is_sure(&self) -> bool {
-        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.sure)
+        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.read && base.sure)
     }
 
     /// Remembers what was stored.
