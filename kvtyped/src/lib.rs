@@ -113,7 +113,7 @@
 //! ```
 //!
 //! **Several records at once**: all or nothing, of any models that share a bucket; and by a closure that runs again until
-//! what it read is what is there. (On a server it needs nats-server 2.12.)
+//! what it read is what is there. (On a server it needs nats-server 2.12.1.)
 //!
 //! ```
 //! # use kvtyped::prelude::*;

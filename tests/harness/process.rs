@@ -48,6 +48,11 @@ impl Process {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// From the next start on it is a server of this version.
+    pub(crate) fn set_version(&mut self, version: Option<String>) {
+        self.version = version;
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
         let log = File::options().create(true).append(true).open(self.dir.join("log")).expect("the log opens");

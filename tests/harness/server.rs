@@ -127,6 +127,21 @@ impl Server {
     /// Starts the server again, on the same port and store, and waits until it
     /// is ready; kills it before, if it runs.
     pub async fn restart(&self) {
+        self.start_again().await;
+    }
+
+    /// The same, as a server of another version; as that which all others have if there is none.
+    pub async fn restart_as(&self, version: Option<&str>) {
+        let version = version.map(str::to_owned);
+        self.blocking(|process| {
+            process.terminate();
+            process.set_version(version);
+        })
+        .await;
+        self.start_again().await;
+    }
+
+    async fn start_again(&self) {
         self.blocking(|process| {
             process.kill();
             process.start();

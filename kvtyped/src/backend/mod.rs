@@ -162,7 +162,7 @@ use crate::revision::Revision;
 
 /// A place that holds buckets. The [contract](self#contract) says what each method promises.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// What this backend can do. Asked of a server once.
+    /// What this backend can do. A server is asked once, and again after each loss of the connection: it may be another then.
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
 
     /// Makes a bucket; what the configuration does not say gets its default.

@@ -121,6 +121,11 @@ async fn direct(
                 if nobody && let Some(info) = place.information(deadline).await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
+                    // Or what is stored has the status of no answer, and the client takes it for one. The leader's answer
+                    // has none; one who may not ask it is as far as before.
+                    if allowed && let Ok(found) = place.api.leader(&place.stream, otherwise, deadline).await {
+                        return Ok(found);
+                    }
                 }
                 if !backoff.pause(deadline).await {
                     return Err(error);
@@ -129,7 +134,7 @@ async fn direct(
             }
             answer => return Err(convert::of_answer(answer, deadline)),
         };
-        match message.status.map(|status| status.as_u16()) {
+        match message.status.filter(|_| !Stored::is_answered_by(&message)).map(|status| status.as_u16()) {
             None => return Stored::from_direct(message).map(Some),
             Some(404) => return Ok(None),
             Some(status) => {
