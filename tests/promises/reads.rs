@@ -56,6 +56,32 @@ async fn a_read_of_the_leader_sees_every_write_that_was_acknowledged() {
     assert_eq!(write_then_read(200, |_| Read::Leader).await, Staleness::default());
 }
 
+/// P3: that there is no record, or nothing to change, is not decided by a server that is behind.
+#[tokio::test]
+async fn a_change_that_writes_nothing_has_seen_the_newest() {
+    let site = Site::ThreeServers;
+    let writer: Bucket<Session> = site.fresh(&site.world().await).await.unwrap();
+    let mut others = Vec::new();
+    for n in 0..3 {
+        let world = World::at(&site.nth_server(n).await.url()).await;
+        others.push(seen_as::<Session>(&world, writer.name()).await);
+    }
+    for id in 0..200 {
+        let session = Session::new("acme", id);
+        let key = session.key();
+        writer.create(&session).await.unwrap();
+        let touched = others.iter().map(|other| other.touch(&key).into_future());
+        futures::future::try_join_all(touched).await.unwrap();
+        writer.put(&session.visited(1)).await.unwrap();
+        let unchanged =
+            others.iter().map(|other| other.modify(&key, |found| found.visits = found.visits.min(1)).into_future());
+        for entry in futures::future::try_join_all(unchanged).await.unwrap() {
+            assert_eq!(entry.visits, 1, "of {key}");
+        }
+        writer.delete(&key).await.unwrap();
+    }
+}
+
 /// P29, the control: a plain read is answered by whichever server is nearest.
 #[tokio::test]
 async fn naive_reads_right_after_a_write_miss_it() {

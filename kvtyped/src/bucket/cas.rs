@@ -15,7 +15,7 @@ use crate::ttl::Ttl;
 pub(super) enum First {
     /// From a guess, which costs no read: there is no record, and the marker of this revision if it is not zero.
     NoRecord(Revision),
-    /// From a read of wherever is nearest: a stale answer costs one attempt.
+    /// From a read of wherever is nearest: a stale answer costs one attempt, or one more read.
     Read,
 }
 
@@ -143,6 +143,23 @@ pub(super) struct Step<'a> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
+    /// Whether a server other than the leader may answer, and be behind.
+    pub(super) fn may_be_behind(&self) -> bool {
+        self.config().replicas.is_some_and(|replicas| replicas > 1)
+    }
+
+    /// Reads at the leader, for a decision that no write confirms. One who may not ask the leader has to do with what is
+    /// nearest.
+    pub(super) async fn read_surely(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+        let raw = &self.inner.raw;
+        match raw.read(key, At::Newest(Read::Leader), deadline).await {
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+                raw.read(key, At::Newest(Read::Any), deadline).await
+            }
+            read => read,
+        }
+    }
+
     pub(super) async fn step(&self, step: Step<'_>, deadline: Deadline) -> Result<(Revision, OperationId)> {
         let Step { key, over, kind, ttl, on } = step;
         let write = Write::new(key.clone(), kind).expecting(over).with_ttl(ttl);
@@ -155,8 +172,9 @@ impl<T: KvModel> ReadBucket<T> {
 impl<T: KvModel> Bucket<T> {
     /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
     ///
-    /// A stale read is harmless: its write is refused. A read behind a conflict comes from the leader, and one that is
-    /// older than the conflict is not decided upon. An outcome that is unknown ends the loop: to go on could apply twice.
+    /// A stale read is harmless: its write is refused, and a decision to write nothing is made again upon a read at the
+    /// leader. A read behind a conflict comes from the leader, and one that is older than the conflict is not decided upon.
+    /// An outcome that is unknown ends the loop: to go on could apply twice.
     pub(super) async fn compare_and_set<R, E: From<Error>>(
         &self,
         operation: &'static str,
@@ -180,8 +198,16 @@ impl<T: KvModel> Bucket<T> {
                 (newest, over)
             }
         };
+        let mut sure = !self.may_be_behind();
         loop {
-            let (kind, ttl, result) = match decide(newest.as_ref())? {
+            let decision = decide(newest.as_ref());
+            if !sure && !matches!(decision, Ok(Decision::Write { .. })) {
+                newest = self.read_surely(key, deadline).await.map_err(located)?;
+                over = of(&newest);
+                sure = true;
+                continue;
+            }
+            let (kind, ttl, result) = match decision? {
                 Decision::Stop { result } => return Ok(Done { revision: over, result }),
                 Decision::Write { kind, ttl, result } => (kind, ttl, result),
             };
@@ -196,6 +222,7 @@ impl<T: KvModel> Bucket<T> {
             let read = retry.read(&**raw, key, deadline).await;
             newest = read.map_err(|error| located(attempts.explain(error)))?;
             over = of(&newest);
+            sure = true;
         }
     }
 }

@@ -53,6 +53,8 @@ struct Draft {
     group: Option<Group>,
     /// Since the last conflict, if nothing was stored behind it.
     conflict: Option<Retry>,
+    /// Whether what is known was not enough for a decision to write nothing.
+    doubted: bool,
 }
 
 /// The newest entry of a key.
@@ -61,6 +63,8 @@ struct Base {
     entry: Option<RawEntry>,
     /// Whether it was read for the one who decides on it, rather than remembered.
     read: bool,
+    /// Whether it was read where nothing newer is.
+    sure: bool,
 }
 
 /// Changes that one write will store.
@@ -135,15 +139,16 @@ impl Draft {
         }
     }
 
-    /// Whether a decision to write nothing may rest on it: it was just read, or it is shared with those who decided so.
+    /// Whether a decision to write nothing may rest on it: it was just read at the leader, or it is shared with those whose
+    /// write will confirm it.
     fn is_sure(&self) -> bool {
-        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.read)
+        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.read && base.sure)
     }
 
     /// Remembers what was stored.
     fn stored(&mut self, entry: RawEntry) {
         self.conflict = None;
-        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), read: false });
+        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), read: false, sure: false });
     }
 
     /// Remembers that another came first.
@@ -186,7 +191,7 @@ impl<T: KvModel> Bucket<T> {
                 match decide(draft.current()) {
                     Ok(write @ Decision::Write { .. }) => break Ok(write),
                     other if draft.is_sure() => break other,
-                    _ => draft.base = None,
+                    _ => (draft.base, draft.doubted) = (None, true),
                 }
             };
             if draft.group.is_none() && (alone || !lane.is_wanted()) {
@@ -341,11 +346,13 @@ impl<T: KvModel> ReadBucket<T> {
             return Ok(());
         }
         let raw = &self.inner.raw;
-        let entry = match &mut draft.conflict {
-            None => raw.read(key, At::Newest(Read::Any), deadline).await?,
-            Some(retry) => retry.read(&**raw, key, deadline).await?,
+        let doubted = std::mem::take(&mut draft.doubted);
+        let (entry, sure) = match &mut draft.conflict {
+            None if doubted && self.may_be_behind() => (self.read_surely(key, deadline).await?, true),
+            None => (raw.read(key, At::Newest(Read::Any), deadline).await?, !self.may_be_behind()),
+            Some(retry) => (retry.read(&**raw, key, deadline).await?, true),
         };
-        draft.base = Some(Base { entry, read: true });
+        draft.base = Some(Base { entry, read: true, sure });
         Ok(())
     }
 
@@ -359,7 +366,7 @@ impl<T: KvModel> ReadBucket<T> {
         deadline: Deadline,
     ) -> Result<RawEntry> {
         let (revision, read) = match &base {
-            Some(Base { entry, read }) => (entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision), *read),
+            Some(Base { entry, read, .. }) => (entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision), *read),
             None => (Revision::ZERO, true),
         };
         if !read && revision > Revision::ZERO {
