@@ -7,6 +7,7 @@ mod codecs;
 mod conformance;
 mod counters;
 mod election;
+mod golden;
 mod group;
 mod holders;
 mod ids;
@@ -25,6 +26,8 @@ mod promises;
 mod rate;
 mod recovery;
 mod semaphore;
+#[allow(dead_code, reason = "the tests of hostile input need more of it")]
+mod shapes;
 mod simulation;
 mod support;
 mod transactions;

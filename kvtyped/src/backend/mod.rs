@@ -252,6 +252,8 @@ pub enum Read {
     /// was cut off may answer for some seconds more.
     Leader,
     /// Any server that has at least this revision: the revision that a write of yours returned, say. A server whose newest
-    /// record of the key is older may be behind, so the leader is asked then, and what it answers is the answer.
+    /// record of the key is older may be behind, so the leader is asked then, and, in a replicated bucket, whether it has
+    /// the revision itself: one that was cut off has not, and is asked again until another leads. `Timeout` if that does not
+    /// come to pass in time.
     AtLeast(Revision),
 }

@@ -237,7 +237,7 @@ impl<T: KvModel> Transaction<'_, T> {
             let mut learned = false;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-                if entry.is_some_and(|entry| entry.is_live()) {
+                if entry.is_some_and(|entry| !entry.is_removed()) {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }

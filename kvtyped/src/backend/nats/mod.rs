@@ -22,6 +22,7 @@
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
 //! | `convert` | errors: the server's and the client's become the library's here, and only here |
+//! | `probe` | all that reads strangers' bytes, for tests without a server |
 
 mod able;
 mod api;
@@ -37,6 +38,9 @@ mod echo;
 mod facts;
 mod many;
 mod parcel;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod probe;
 mod publish;
 mod read;
 mod record;
@@ -63,6 +67,14 @@ use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The buckets of a NATS server, or of a cluster of them.
+///
+/// # What strangers can do
+///
+/// Whatever is stored in a bucket is read for what it is, or is an error of its own and disturbs nothing beside it; but for
+/// what the client itself does not bear. A header line without a colon ends the connection on which it comes, and the next
+/// one, until the message is written over; a bare carriage return in a header closes the connection for good (`Closed`).
+/// No client writes such headers, and one who speaks the protocol by hand can. So whoever may write to a bucket can cut off
+/// those who read it: give that right as carefully as the right to read.
 pub struct NatsBackend {
     api: Api,
     owned: bool,

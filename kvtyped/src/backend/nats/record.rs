@@ -83,6 +83,16 @@ impl Stored {
         })
     }
 
+    /// Whether an answer to a direct get is a message of the stream, rather than a status of the server's: what is stored
+    /// may have a status too, on servers that do not take it off (2.11 does not).
+    pub(super) fn is_answered_by(message: &Message) -> bool {
+        let headers = message.headers.as_ref();
+        message.status.is_none()
+            || [header::SUBJECT, header::SEQUENCE]
+                .iter()
+                .all(|name| headers.is_some_and(|all| all.get(*name).is_some()))
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get_last(name).map(|value| value.as_str())
     }
