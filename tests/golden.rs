@@ -11,6 +11,7 @@ use kvtyped::key::{escape, unescape};
 use kvtyped::prelude::*;
 use serde_json::Value;
 
+use crate::needs::needs;
 use crate::support::{Junk, JunkKey, Session, SessionKey, World, seen_as, unique};
 
 const GOLDEN: &str = include_str!("golden/records.txt");
@@ -136,6 +137,7 @@ fn texts_stay_at_their_keys() {
 /// How the server's counters are written (ADR-49).
 #[tokio::test]
 async fn an_addition_stays_a_message_without_a_body() {
+    needs!(Counters);
     let world = World::nats().await;
     let name = unique("hits");
     let hits = world.store.counters(&name).await.unwrap();

@@ -87,10 +87,10 @@ async fn a_holder() {
     let sessions: Bucket<Session> = world.store.bucket().name(bucket).await.unwrap();
     let session = Session::new("acme", 7);
     let guard = sessions.lock(&session.key()).ttl(TTL).await.unwrap();
-    println!("held {}", guard.fence());
     let by_holder = session.visited(1);
-    // Made while the lock is surely held; when it is sent is another matter.
+    // Made while the lock is surely held, before anybody is told to pause this process; when it is sent is another matter.
     let mut prepared = Some(sessions.put(&by_holder).fenced_by(&guard));
+    println!("held {}", guard.fence());
     loop {
         let order = tokio::task::spawn_blocking(|| {
             let mut line = String::new();

@@ -69,8 +69,8 @@ impl Settings {
         let mut config = BucketConfig::new(name);
         config.history = Some(self.history);
         config.storage = Some(self.storage);
-        config.max_value_size = self.max_value_size;
-        config.max_bytes = self.max_bytes;
+        config.max_value_size = self.max_value_size.filter(|_| limits_are_those_of_memory());
+        config.max_bytes = self.max_bytes.filter(|_| limits_are_those_of_memory());
         config.limit_markers = (self.limit_markers && has(Feature::LimitMarkers)).then_some(Duration::from_secs(7200));
         config
     }
@@ -231,6 +231,12 @@ fn has(feature: Feature) -> bool {
     !feature.is_missing(harness::binary::version())
 }
 
+/// Whether the server refuses what is too large, or finds no room, where memory does: before the guard or after it, and
+/// for markers too. That has changed from version to version; memory does as 2.15.
+fn limits_are_those_of_memory() -> bool {
+    harness::binary::version() >= [2, 15, 0]
+}
+
 /// A configuration without what this server does not have.
 fn comparable(config: &BucketConfig) -> BucketConfig {
     let mut config = config.clone();
@@ -303,7 +309,9 @@ impl Twins {
             Step::Status => self.compare_status().await,
             Step::Update { history, max_value_size, max_bytes } => {
                 let mut config = BucketConfig::new(self.of_memory.config().name.clone());
-                (config.history, config.max_value_size, config.max_bytes) = (*history, *max_value_size, *max_bytes);
+                config.history = *history;
+                config.max_value_size = max_value_size.filter(|_| limits_are_those_of_memory());
+                config.max_bytes = max_bytes.filter(|_| limits_are_those_of_memory());
                 let in_memory = self.memory.update(config.clone(), deadline()).await;
                 let on_server = self.server.update(config.clone(), deadline()).await;
                 let configs = [&in_memory, &on_server]

@@ -248,6 +248,8 @@ impl<'a> Publication<'a> {
                 Ok(Acknowledgement { seq, duplicate }) if seq > 0 => {
                     return Verdict::Applied { revision: Revision::new(seq), duplicate };
                 }
+                // So says a server of 2.10.
+                Ok(Acknowledgement { seq: 0, duplicate: true }) => return Verdict::OnItsWay,
                 _ => {
                     return Verdict::Refused(
                         convert::backend("a write was answered without a revision").unknown_outcome(),
