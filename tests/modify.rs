@@ -62,6 +62,8 @@ on_both_backends! {
         let revision = sessions.put(&session()).await.unwrap();
         let entry = sessions.modify(&key(), |session| session.visits += 0).await.unwrap();
         assert_eq!((entry.revision(), entry.value()), (revision, &session()));
+        let read = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!(entry.created(), read.created());
         let entry = sessions.transform(&key(), |session| session.map_or(Change::Keep, Change::Put)).await.unwrap();
         assert_eq!(entry.expect("kept").revision(), revision);
         let entry = sessions.transform(&key(), |_| Change::Keep).await.unwrap();
@@ -131,11 +133,14 @@ on_both_backends! {
         sessions.modify(&key(), |session| session.visits += 1).await.unwrap();
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!(entry.ttl(), Ttl::new(minute));
+        assert_eq!(sessions.modify(&key(), |_| {}).await.unwrap().ttl(), Ttl::new(minute));
         sessions.modify(&key(), |_| {}).ttl(2 * minute).await.unwrap();
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!((entry.ttl(), entry.visits), (Ttl::new(2 * minute), 1));
+        let before = std::time::SystemTime::now();
         let kept = sessions.transform(&key(), |_| Change::Keep).ttl(3 * minute).await.unwrap().expect("there");
         assert_eq!((kept.ttl(), kept.visits), (Ttl::new(3 * minute), 1));
+        assert!(kept.created() >= before, "it is written anew");
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!((entry.ttl(), entry.revision()), (Ttl::new(3 * minute), kept.revision()));
     }
@@ -178,6 +183,8 @@ on_both_backends! {
                 assert!(matches!(update.unwrap_err().kind(), ErrorKind::Conflict { .. }));
                 let removal = sessions.delete(&key).if_revision(entry.revision()).await;
                 assert!(removal.unwrap_err().is_conflict());
+            } else {
+                update.expect("the last is what is stored");
             }
             assert!(sessions.get(&key).read(Read::AtLeast(entry.revision())).await.unwrap().is_some());
         }

@@ -1,0 +1,4 @@
+//! The part of the suite that mutation tests of `key` and `codec` run.
+
+mod codecs;
+mod keys;
