@@ -45,7 +45,7 @@ fn a_lock_whose_acknowledgements_are_lost_is_taken_and_given_back() {
     run(0, async |world| {
         let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
         world.set_faults(DEAF);
-        let guard = bucket.lock(&key).ttl(60 * SECOND).await.expect("it has it, and can see that");
+        let guard = bucket.lock(&key).ttl(120 * SECOND).await.expect("it has it, and can see that");
         assert!(guard.is_held());
         assert_eq!(writes(&world), [1, 0, 1, 0]);
         world.set_faults(Faults::NONE);
