@@ -10,3 +10,4 @@ mod rate;
 mod semaphore;
 mod simulation;
 mod support;
+mod tenures;
