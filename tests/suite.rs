@@ -26,6 +26,7 @@ mod recovery;
 mod semaphore;
 mod simulation;
 mod support;
+mod surface;
 mod tenures;
 mod transactions;
 mod verbs;
