@@ -3,6 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kvtyped::prelude::*;
+use kvtyped::{
+    CacheChanges, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, Index, KeysStream, Leaders,
+    Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
+};
+
 /// Enums to which no variant will be added, so that a `match` needs no `_`: why.
 const CLOSED: &[(&str, &str)] = &[
     // Nobody has a value of these.
@@ -136,4 +142,51 @@ fn a_verb_says_what_happens_when_it_is_dropped() {
         }
     }
     assert!(silent.is_empty(), "without `# Errors` and `# Cancel safety`:\n{}", silent.join("\n"));
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(key = "{id}")]
+struct Thing {
+    id: u64,
+}
+
+/// It compiles, or it is not so.
+#[test]
+fn handles_are_shared_between_threads_and_streams_sent_to_others() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn kept<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+
+    shared::<Store>();
+    shared::<Bucket<Thing>>();
+    shared::<ReadBucket<Thing>>();
+    shared::<Entry<Thing>>();
+    shared::<Cache<Thing>>();
+    shared::<Live<Thing>>();
+    shared::<Locks>();
+    shared::<Once<u64>>();
+    shared::<Semaphore>();
+    shared::<Counters>();
+    shared::<Ids>();
+    shared::<RateLimiter>();
+    kept::<Tx<Thing>>();
+
+    kept::<Error>();
+    kept::<Lease>();
+    kept::<LockGuard>();
+    kept::<Leadership<Thing>>();
+    kept::<Permit>();
+    kept::<Member<Thing>>();
+    kept::<Election<Thing>>();
+    kept::<Group<Thing>>();
+    sent::<GroupView<Thing>>();
+    kept::<Index<u64, Thing>>();
+    kept::<Transaction<'static, Thing>>();
+
+    sent::<Events<Thing>>();
+    sent::<Entries<Thing>>();
+    sent::<KeysStream<Thing>>();
+    sent::<CacheChanges<Thing>>();
+    sent::<GroupEvents<Thing>>();
+    sent::<Leaders<Thing>>();
 }
