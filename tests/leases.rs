@@ -5,6 +5,7 @@
 mod election;
 mod group;
 mod locks;
+mod needs;
 mod once;
 mod rate;
 mod semaphore;

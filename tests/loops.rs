@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 mod modify;
+mod needs;
 mod simulation;
 mod support;
 mod transactions;

@@ -2,3 +2,5 @@
 
 mod codecs;
 mod keys;
+#[allow(dead_code, reason = "the tests of hostile input need more of it")]
+mod shapes;
