@@ -130,3 +130,37 @@ fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
         }
     });
 }
+
+/// Runs work whose result is written while acknowledgements are lost, and then nothing arrives or all does.
+async fn finished(world: &World, then: Faults) -> (Result<u64, Error>, Option<u64>) {
+    let once = Client::new(world, 1).store().once::<u64>("once");
+    let work = async || {
+        world.set_faults(DEAF);
+        let world = world.clone();
+        tokio::spawn(async move {
+            sleep(5 * SECOND).await;
+            world.set_faults(then);
+        });
+        7
+    };
+    let told = once.run("a", work).await.map_err(Error::from);
+    world.set_faults(Faults::NONE);
+    sleep(60 * SECOND).await;
+    (told, Client::new(world, 2).store().once::<u64>("once").get("a").await.expect("well again"))
+}
+
+#[test]
+fn a_result_whose_acknowledgement_is_lost_is_found_if_it_can_be_seen() {
+    run(0, async |world| {
+        let (told, stored) = finished(&world, Faults::NONE).await;
+        assert_eq!((told.expect("it is stored"), stored), (7, Some(7)));
+    });
+}
+
+#[test]
+fn a_result_that_was_sent_and_cannot_be_seen_is_unknown() {
+    run(0, async |world| {
+        let (told, stored) = finished(&world, MUTE).await;
+        assert_eq!((told.expect_err("nobody can know").outcome(), stored), (Outcome::Unknown, Some(7)));
+    });
+}

@@ -91,6 +91,17 @@ enum Fate {
     Failed(Arc<Error>),
 }
 
+impl Fate {
+    /// Where it may be one of several that cannot be stored, each is tried alone; but nothing that may be stored already.
+    fn failed(error: Error, members: u32) -> Self {
+        if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() {
+            Self::Refused
+        } else {
+            Self::Failed(Arc::new(error))
+        }
+    }
+}
+
 impl Lanes {
     fn of(&self, key: &Key) -> Arc<Lane> {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,10 +281,7 @@ impl<T: KvModel> Bucket<T> {
                     draft.overtaken(&error);
                     Fate::Conflict(Arc::new(error))
                 }
-                Err(error) if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() => {
-                    Fate::Refused
-                }
-                Err(error) => Fate::Failed(Arc::new(error)),
+                Err(error) => Fate::failed(error, members),
             };
             fate.send_replace(Some(told));
         })
@@ -435,6 +443,17 @@ mod tests {
         draft.stored(stored(1));
         draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
         assert!(draft.current().is_none());
+    }
+
+    #[test]
+    fn changes_are_tried_alone_if_they_are_refused_together_and_surely_not_stored() {
+        let refused = || Error::invalid_config("it is too large");
+        let alone = |error, members| matches!(Fate::failed(error, members), Fate::Refused);
+        assert!(alone(refused(), 2));
+        assert!(!alone(refused(), 1));
+        assert!(!alone(refused().unknown_outcome(), 2));
+        assert!(!alone(Error::unavailable("no leader"), 2));
+        assert!(!alone(Error::unavailable("no leader").unknown_outcome(), 2));
     }
 
     #[test]

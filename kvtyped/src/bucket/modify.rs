@@ -195,7 +195,7 @@ impl<T: KvModel> Bucket<T> {
                     match decision {
                         // Nothing changed; but a TTL that was asked for is a change.
                         Decision::Stop { result: Some(entry) } if ttl.is_none() => {
-                            Ok(Decision::Stop { result: Some(Entry { created, ttl: kept, ..entry }) })
+                            Ok(Decision::Stop { result: Some(Entry { created, ..entry }) })
                         }
                         Decision::Stop { result } => Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result }),
                         write => Ok(write),
