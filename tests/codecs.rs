@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::shapes::{Chain, Peel, Record, Shape, Tagged, Tree, Untagged};
+use crate::shapes::{Chain, List, Peel, Record, Shape, Tagged, Tree, Untagged};
 
 // ---- What is written is read ----
 
@@ -290,6 +290,44 @@ fn the_wrong_type_is_an_error() {
     refused::<Text, String>(b"\xff");
     refused::<Json, String>(b"\"\xff\"");
     refused::<MsgPack, String>(b"\xa1\xff");
+}
+
+#[test]
+fn a_type_that_is_written_otherwise_for_readers_is_written_for_machines_in_msgpack() {
+    let address = std::net::Ipv4Addr::new(10, 0, 0, 7);
+    assert_eq!(MsgPack::encode(&address).unwrap(), b"\x94\x0a\x00\x00\x07");
+    round_trip::<MsgPack, _>(&address);
+    assert_eq!(Json::encode(&address).unwrap(), b"\"10.0.0.7\"");
+    round_trip::<Json, _>(&address);
+}
+
+#[test]
+fn a_variant_is_read_as_other_writers_of_msgpack_write_it_too() {
+    assert_eq!(<MsgPack as Codec<Shape>>::decode(b"\xa5Point").unwrap(), Shape::Point);
+    assert_eq!(<MsgPack as Codec<Shape>>::decode(b"\x81\xa5Point\xc0").unwrap(), Shape::Point);
+    refused::<MsgPack, Shape>(b"\x81\xa5Point\x07");
+}
+
+#[test]
+fn an_error_says_what_the_type_expects_and_where() {
+    fn says<C: Codec<V>, V>(bytes: &[u8], text: &str) {
+        let Err(error) = C::decode(bytes) else { panic!("{bytes:?} is read") };
+        assert_eq!(error.to_string(), text);
+        assert_eq!(format!("{error:?}"), format!("CodecError({text})"));
+    }
+    says::<Json, Small>(b"{}", "json: missing field `n` at line 1 column 2");
+    says::<Json, Small>(b"{\"n\":\n\"s3cret\"}", "json: invalid type: string, expected u64 at line 2 column 8");
+    says::<Json, Small>(b"{\"n\":1", "json: the value ends too early at line 1 column 6");
+    says::<Json, Small>(b"{\"n\":1}}", "json: trailing characters at line 1 column 8");
+    says::<MsgPack, Small>(b"\x80", "msgpack: missing field `n`");
+    says::<MsgPack, Small>(b"\x81\xa1n\xa6s3cret", "msgpack: the bytes are not MessagePack of this type");
+    says::<MsgPack, List>(b"\xa6s3cret", "msgpack: invalid type: string, expected a sequence");
+    says::<MsgPack, Small>(b"\x81\xa1n", "msgpack: the value ends too early");
+    says::<MsgPack, Small>(b"\x81\xa1n\x01\xc0", "msgpack: 1 bytes follow the value");
+    says::<MsgPack, String>(b"\xa1\xff", "msgpack: a string is not UTF-8");
+    says::<MsgPack, List>(&[0x91].repeat(200), "msgpack: it nests deeper than 127");
+    says::<Text, u8>(b"x", "text: the text is not a value of `u8`");
+    says::<Text, String>(b"\xff", "text: the bytes are not UTF-8");
 }
 
 #[test]

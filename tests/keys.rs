@@ -342,6 +342,13 @@ fn legal_keys_are_keys() {
 }
 
 #[test]
+fn a_key_shows_its_text() {
+    let key = Key::new("acme.7").unwrap();
+    assert_eq!((key.as_str(), key.as_ref(), &*key.to_string()), ("acme.7", "acme.7", "acme.7"));
+    assert_eq!(format!("{key:?}"), "Key(\"acme.7\")");
+}
+
+#[test]
 fn illegal_texts_are_no_keys() {
     let empty_segment = |at| KeyError::EmptySegment { at };
     let illegal = |character, at| KeyError::IllegalCharacter { character, at };
@@ -376,6 +383,7 @@ fn a_typed_key_that_is_too_long_is_neither_written_nor_read() {
     let key = |length: usize| PairKey { tenant: "a".repeat(length), name: "b".to_owned() };
     assert_eq!(key(1017).encode().unwrap().as_str().len(), 1024);
     assert_eq!(key(1018).encode(), Err(KeyError::TooLong { bytes: 1025 }));
+    assert_eq!(PairKey::decode(&key(1017).to_string()), Ok(key(1017)));
     assert_eq!(PairKey::decode(&key(1018).to_string()), Err(KeyError::TooLong { bytes: 1025 }));
     assert!(matches!(PairKey { tenant: "*".repeat(400), name: String::new() }.encode(), Err(KeyError::TooLong { .. })));
 }
@@ -627,6 +635,31 @@ fn half_open_filters_that_a_server_cannot_tell_apart_become_one() {
     let disjoint = Pattern::disjoint(&[a, b]);
     assert_eq!(disjoint.len(), 1);
     assert!(disjoint[0].matches("a-1") && disjoint[0].matches("b-1"));
+}
+
+#[test]
+fn a_half_open_segment_is_what_has_both_ends_and_something_between() {
+    let pattern = Pattern::new().segment::<String>(None, "ab", "yz");
+    for segment in ["ab-yz", "ab=_yz", "abyzabyz"] {
+        assert!(pattern.matches(segment), "{segment}");
+    }
+    for segment in ["abyz", "abz", "ab-y", "b-yz", "ab------", "------yz", "------", "ab-yz.c", ""] {
+        assert!(!pattern.matches(segment), "{segment}");
+    }
+    assert!(Pattern::new().segment::<String>(None, "a", "").matches("a-"));
+    assert!(!Pattern::new().segment::<String>(None, "a", "").matches("a"));
+}
+
+#[test]
+fn disjoint_patterns_are_no_wider_than_they_must_be() {
+    let text = |patterns: &[&[Part]]| {
+        let patterns: Vec<_> = patterns.iter().map(|parts| build(parts)).collect();
+        Pattern::disjoint(&patterns).iter().map(Pattern::to_string).collect::<Vec<_>>()
+    };
+    let (a, b, any) = (Part::Literal("a"), Part::Literal("b"), Part::Any);
+    assert_eq!(text(&[&[a.clone(), any.clone()], &[any.clone(), b.clone()]]), ["*.*"]);
+    assert_eq!(text(&[&[a.clone(), any.clone()], &[a.clone(), b.clone()]]), ["a.*"]);
+    assert_eq!(text(&[&[a.clone(), b.clone()], &[a.clone(), any.clone()], &[b, any]]), ["a.*", "b.*"]);
 }
 
 #[test]

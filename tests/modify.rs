@@ -5,7 +5,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
 
 use crate::needs::{Feature, needs};
-use crate::support::{Document, DocumentKey, Session, SessionKey, on_both_backends};
+use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends};
 
 fn key() -> SessionKey {
     SessionKey::new("acme", 7)
@@ -63,6 +63,8 @@ on_both_backends! {
         let revision = sessions.put(&session()).await.unwrap();
         let entry = sessions.modify(&key(), |session| session.visits += 0).await.unwrap();
         assert_eq!((entry.revision(), entry.value()), (revision, &session()));
+        let read = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!(entry.created(), read.created());
         let entry = sessions.transform(&key(), |session| session.map_or(Change::Keep, Change::Put)).await.unwrap();
         assert_eq!(entry.expect("kept").revision(), revision);
         let entry = sessions.transform(&key(), |_| Change::Keep).await.unwrap();
@@ -133,11 +135,14 @@ on_both_backends! {
         sessions.modify(&key(), |session| session.visits += 1).await.unwrap();
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!(entry.ttl(), Ttl::new(minute));
+        assert_eq!(sessions.modify(&key(), |_| {}).await.unwrap().ttl(), Ttl::new(minute));
         sessions.modify(&key(), |_| {}).ttl(2 * minute).await.unwrap();
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!((entry.ttl(), entry.visits), (Ttl::new(2 * minute), 1));
+        let before = std::time::SystemTime::now();
         let kept = sessions.transform(&key(), |_| Change::Keep).ttl(3 * minute).await.unwrap().expect("there");
         assert_eq!((kept.ttl(), kept.visits), (Ttl::new(3 * minute), 1));
+        assert!(kept.created() >= before, "it is written anew");
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there");
         assert_eq!((entry.ttl(), entry.revision()), (Ttl::new(3 * minute), kept.revision()));
     }
@@ -180,6 +185,8 @@ on_both_backends! {
                 assert!(matches!(update.unwrap_err().kind(), ErrorKind::Conflict { .. }));
                 let removal = sessions.delete(&key).if_revision(entry.revision()).await;
                 assert!(removal.unwrap_err().is_conflict());
+            } else {
+                update.expect("the last is what is stored");
             }
             assert!(sessions.get(&key).read(Read::AtLeast(entry.revision())).await.unwrap().is_some());
         }
@@ -339,4 +346,21 @@ async fn an_update_that_always_loses_ends_with_its_time() {
     let ErrorKind::RetriesExhausted { attempts, elapsed } = error.kind() else { panic!("{error}") };
     assert_eq!(*attempts, runs);
     assert!(*elapsed <= time && start.elapsed() <= time + Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+/// Memory knows its buckets apart; over a connection that stood meanwhile, one with the very same revision cannot be told.
+#[tokio::test]
+async fn what_was_remembered_of_a_bucket_is_nothing_once_that_is_made_anew() {
+    let world = World::memory();
+    let here = world.bucket::<Session>().await;
+    here.put(&session()).await.unwrap();
+    here.modify(&key(), |session| session.visits = 1).await.unwrap();
+    assert!(world.store.delete_bucket(here.name()).await.unwrap());
+    let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
+    there.put(&session()).await.unwrap();
+    // Of the same revision as what is remembered.
+    there.put(&session().visited(50)).await.unwrap();
+    let changed = here.modify(&key(), |session| session.visits += 1).await.unwrap();
+    assert_eq!(changed.visits, 51);
+    assert_eq!(there.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 51);
 }

@@ -30,6 +30,8 @@ mod semaphore;
 mod shapes;
 mod simulation;
 mod support;
+mod surface;
+mod tenures;
 mod transactions;
 mod verbs;
 mod versions;

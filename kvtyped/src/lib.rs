@@ -253,5 +253,5 @@ pub use crate::watch::{
 pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -146,6 +146,10 @@ impl Store {
     /// # Errors
     ///
     /// Those of the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
     pub async fn buckets(&self) -> Result<Vec<String>> {
         self.open()?.names(self.deadline()).await
     }
@@ -155,6 +159,10 @@ impl Store {
     /// # Errors
     ///
     /// `InvalidConfig` if the name is none; else those of the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves it unknown whether the bucket is deleted.
     pub async fn delete_bucket(&self, name: &str) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
         let deleted = self.open()?.delete(name, self.deadline()).await;
@@ -170,6 +178,10 @@ impl Store {
     /// # Errors
     ///
     /// Those of the backend, if what was to be sent could not be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the store is closed; dropping it leaves it unknown whether what was to be sent was.
     pub async fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());

@@ -15,6 +15,7 @@ mod aborted;
 mod chance;
 mod contention;
 mod counting;
+mod doubt;
 mod network;
 mod waiting;
 mod world;

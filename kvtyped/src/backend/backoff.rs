@@ -35,6 +35,10 @@ impl Backoff {
     }
 
     /// Waits; tells whether there is time left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it counts as a wait: the next is longer.
     pub async fn pause(&mut self, deadline: Deadline) -> bool {
         let wait = self.next().min(deadline.remaining());
         // The timer counts milliseconds: a sleep of nothing is one of two of them.

@@ -48,6 +48,10 @@ impl Deadline {
     /// # Errors
     ///
     /// [`Deadline::error`] if it passes first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops the future.
     pub async fn bound<F: Future>(self, future: F) -> Result<F::Output> {
         tokio::time::timeout_at(self.at, future).await.map_err(|_| self.error())
     }

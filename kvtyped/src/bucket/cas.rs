@@ -123,11 +123,16 @@ impl Retry {
             if !self.backoff.pause(deadline).await {
                 return Err(deadline.error());
             }
-            match raw.read(key, At::Newest(Read::Leader), deadline).await? {
-                Some(entry) if entry.revision < self.least => {} // from a leader that does not know yet that it is none
-                entry => return Ok(entry),
+            let entry = raw.read(key, At::Newest(Read::Leader), deadline).await?;
+            if !self.is_behind(entry.as_ref()) {
+                return Ok(entry);
             }
         }
+    }
+
+    /// Whether it is older than the conflict: from a leader that does not know yet that it is none.
+    fn is_behind(&self, entry: Option<&RawEntry>) -> bool {
+        entry.is_some_and(|entry| entry.revision < self.least)
     }
 }
 
@@ -224,5 +229,77 @@ impl<T: KvModel> Bucket<T> {
             over = of(&newest);
             sure = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::backend::Operation;
+
+    fn conflict(expected: u64, actual: Option<u64>) -> Error {
+        let actual = actual.map(Revision::new);
+        Error::new(ErrorKind::Conflict { expected: Revision::new(expected), actual })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_counted_until_there_were_enough_or_their_time_is_over() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let mut attempts = Attempts::new(Some(2));
+        assert!(!attempts.any());
+        attempts.lost(conflict(1, None), deadline).unwrap();
+        assert!(attempts.any());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let error = attempts.lost(conflict(1, None), deadline).unwrap_err();
+        let ErrorKind::RetriesExhausted { attempts, elapsed } = error.kind() else { panic!("{error}") };
+        assert_eq!((*attempts, elapsed.as_secs()), (2, 3));
+
+        let mut attempts = Attempts::new(None);
+        (1..100).for_each(|_| attempts.lost(conflict(1, None), deadline).unwrap());
+        assert!(attempts.lost(conflict(1, None), deadline).is_err());
+        assert!(Attempts::new(Some(0)).lost(conflict(1, None), deadline).is_err());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(Attempts::new(None).lost(conflict(1, None), deadline).is_err());
+    }
+
+    #[test]
+    fn whoever_has_no_time_left_behind_a_conflict_is_told_of_that() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let late = || Error::timeout(Duration::from_secs(60));
+        let lost = || {
+            let mut attempts = Attempts::new(None);
+            attempts.lost(conflict(1, None), deadline).unwrap();
+            attempts
+        };
+        assert!(matches!(Attempts::new(None).explain(late()).kind(), ErrorKind::Timeout { .. }));
+        let error = lost().explain(late());
+        assert!(matches!(error.kind(), ErrorKind::RetriesExhausted { attempts: 1, .. }) && error.is_conflict());
+        assert!(matches!(lost().explain(Error::unavailable("no leader")).kind(), ErrorKind::Unavailable { .. }));
+    }
+
+    #[test]
+    fn what_is_older_than_a_conflict_is_not_decided_upon() {
+        let entry = |revision| RawEntry {
+            key: Key::new("a").unwrap(),
+            revision: Revision::new(revision),
+            created: SystemTime::UNIX_EPOCH,
+            operation: Operation::Put,
+            value: bytes::Bytes::new(),
+            ttl: None,
+            id: None,
+        };
+        let behind = |retry: &Retry| [6, 7, 8].map(|revision| retry.is_behind(Some(&entry(revision))));
+        let mut retry = Retry::new();
+        assert_eq!(behind(&retry), [false, false, false]);
+        retry.learn(&conflict(7, None));
+        assert_eq!(behind(&retry), [true, false, false]);
+        retry.learn(&conflict(1, Some(8)));
+        assert_eq!(behind(&retry), [true, true, false]);
+        retry.learn(&conflict(2, Some(3)));
+        retry.learn(&Error::unavailable("no leader"));
+        assert_eq!(behind(&retry), [true, true, false]);
+        assert!(!retry.is_behind(None), "a purged key may be gone");
     }
 }

@@ -95,6 +95,17 @@ enum Fate {
     Failed(Arc<Error>),
 }
 
+impl Fate {
+    /// Where it may be one of several that cannot be stored, each is tried alone; but nothing that may be stored already.
+    fn failed(error: Error, members: u32) -> Self {
+        if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() {
+            Self::Refused
+        } else {
+            Self::Failed(Arc::new(error))
+        }
+    }
+}
+
 impl Lanes {
     fn of(&self, key: &Key) -> Arc<Lane> {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,10 +286,7 @@ impl<T: KvModel> Bucket<T> {
                     draft.overtaken(&error);
                     Fate::Conflict(Arc::new(error))
                 }
-                Err(error) if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() => {
-                    Fate::Refused
-                }
-                Err(error) => Fate::Failed(Arc::new(error)),
+                Err(error) => Fate::failed(error, members),
             };
             fate.send_replace(Some(told));
         })
@@ -382,5 +390,93 @@ impl<T: KvModel> ReadBucket<T> {
         let stored = entry(key, revision, &kind, ttl);
         let (revision, id) = self.step(Step { key, over: revision, kind, ttl, on: None }, deadline).await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn key(n: usize) -> Key {
+        Key::new(n.to_string()).unwrap()
+    }
+
+    fn stored(bytes: usize) -> RawEntry {
+        entry(&key(0), Revision::new(7), &WriteKind::Put(vec![0; bytes].into()), None)
+    }
+
+    #[test]
+    fn lanes_in_use_are_kept_and_others_for_what_they_remember_while_there_is_room() {
+        let lanes = Lanes::default();
+        let count = || lanes.0.lock().unwrap().len();
+        let used = lanes.of(&key(0));
+        (1..1_024).for_each(|n| drop(lanes.of(&key(n))));
+        assert_eq!(count(), 1_024);
+        drop(lanes.of(&key(1_024)));
+        assert_eq!(count(), 2);
+        assert!(Arc::ptr_eq(&used, &lanes.of(&key(0))));
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_wanted_while_somebody_waits() {
+        let (lane, deadline) = (Lane::default(), Deadline::after(Duration::from_secs(60)));
+        let first = lane.enter(deadline).await.unwrap();
+        assert!(!lane.is_wanted());
+        let mut second = Box::pin(lane.enter(deadline));
+        assert!(second.as_mut().now_or_never().is_none() && lane.is_wanted());
+        drop(second);
+        assert!(!lane.is_wanted());
+        let mut third = Box::pin(lane.enter(deadline));
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(first);
+        third.await.unwrap();
+        assert!(!lane.is_wanted());
+    }
+
+    #[test]
+    fn a_lane_remembers_what_was_stored_if_that_is_small() {
+        let mut draft = Draft::default();
+        draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
+        assert!(draft.conflict.is_some() && draft.current().is_none());
+        draft.stored(stored(16_384));
+        assert!(draft.conflict.is_none() && draft.current().is_some_and(|entry| entry.value.len() == 16_384));
+        assert!(!draft.is_sure(), "it may be old by now");
+        draft.stored(stored(16_385));
+        assert!(draft.current().is_none());
+        draft.stored(stored(1));
+        draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
+        assert!(draft.current().is_none());
+    }
+
+    #[test]
+    fn changes_are_tried_alone_if_they_are_refused_together_and_surely_not_stored() {
+        let refused = || Error::invalid_config("it is too large");
+        let alone = |error, members| matches!(Fate::failed(error, members), Fate::Refused);
+        assert!(alone(refused(), 2));
+        assert!(!alone(refused(), 1));
+        assert!(!alone(refused().unknown_outcome(), 2));
+        assert!(!alone(Error::unavailable("no leader"), 2));
+        assert!(!alone(Error::unavailable("no leader").unknown_outcome(), 2));
+    }
+
+    #[test]
+    fn a_group_has_the_time_of_its_most_patient_member() {
+        let after = |seconds| Deadline::after(Duration::from_secs(seconds));
+        let (soon, late, latest) = (after(1), after(2), after(3));
+        let mut draft = Draft::default();
+        let mut join = |deadline: Deadline| {
+            let write = Decision::Write { kind: WriteKind::Delete, ttl: None, result: () };
+            let (step, ..) =
+                draft.join::<_, Error>(&key(0), Ok(write), deadline).unwrap_or_else(|_| panic!("it joins"));
+            let group = draft.group.as_ref().expect("it is in a group");
+            (step, group.members, group.deadline.at())
+        };
+        assert_eq!(join(late), (1, 1, late.at()));
+        assert_eq!(join(soon), (2, 2, late.at()));
+        assert_eq!(join(latest), (3, 3, latest.at()));
     }
 }

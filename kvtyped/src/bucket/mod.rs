@@ -233,6 +233,10 @@ impl<T: KvModel> ReadBucket<T> {
     /// # Errors
     ///
     /// `BucketNotFound` if it is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
     pub async fn status(&self) -> Result<BucketStatus> {
         let raw = self.raw("status")?;
         raw.status(self.deadline(None)).await.map_err(|error| error.within("status", self.name(), None))
@@ -304,6 +308,10 @@ impl<T: KvModel> Bucket<T> {
     /// # Errors
     ///
     /// `BucketNotFound` if it is gone already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves it unknown whether the bucket is deleted.
     pub async fn destroy(self) -> Result<()> {
         self.raw("destroy")?;
         let there = self.inner.backend.delete(self.name(), self.deadline(None)).await;

@@ -177,7 +177,7 @@ impl<T: KvModel> Bucket<T> {
             // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
             // is no change.
             let before = decode::encode(&entry.value).map_err(located)?;
-            let Entry { value, key: _, revision, created, ttl: kept } = entry;
+            let Entry { value, key: _, revision: _, created, ttl: kept } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
@@ -195,7 +195,7 @@ impl<T: KvModel> Bucket<T> {
                     match decision {
                         // Nothing changed; but a TTL that was asked for is a change.
                         Decision::Stop { result: Some(entry) } if ttl.is_none() => {
-                            Ok(Decision::Stop { result: Some(Entry { revision, created, ttl: kept, ..entry }) })
+                            Ok(Decision::Stop { result: Some(Entry { created, ..entry }) })
                         }
                         Decision::Stop { result } => Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result }),
                         write => Ok(write),

@@ -144,8 +144,8 @@ impl Pattern {
         let tokens = self.tokens.iter().zip(&other.tokens);
         let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { Token::any() }).collect::<Vec<_>>();
         let same_length = self.tokens.len() == other.tokens.len() && self.tail == other.tail;
-        let mut joined = Self { tokens, tail: self.tail || other.tail || !same_length };
-        if joined.tail && !same_length {
+        let mut joined = Self { tokens, tail: self.tail || !same_length };
+        if joined.tail {
             // `>` needs one more segment at least: give back the last one that the shorter pattern may end with.
             let least = |pattern: &Self| pattern.tokens.len() + usize::from(pattern.tail);
             joined.tokens.truncate(least(self).min(least(other)).saturating_sub(1));
@@ -246,6 +246,29 @@ mod tests {
                 let joined = a.join(b);
                 assert!(joined.covers(a) && joined.covers(b), "{a} and {b} join to {joined}");
             }
+        }
+    }
+
+    #[test]
+    fn a_join_is_no_wider_than_it_must_be() {
+        let pattern = |text: &str| {
+            let text = text.strip_suffix('>').map_or((text, false), |text| (text.trim_end_matches('.'), true));
+            let token = |text: &str| if text == "*" { Token::any() } else { Token::Literal(text.to_owned()) };
+            Pattern { tokens: text.0.split('.').filter(|text| !text.is_empty()).map(token).collect(), tail: text.1 }
+        };
+        for (a, b, joined) in [
+            ("a.b", "a.c", "a.*"),
+            ("a.b", "a.b", "a.b"),
+            ("a.b.c", "a.b.c.d", "a.b.>"),
+            ("a.b", "c.b.d", "*.>"),
+            ("a.b.>", "a.b.>", "a.b.>"),
+            ("a.b.>", "a.c.>", "a.*.>"),
+            ("a.b.>", "a.b.c", "a.b.>"),
+            ("a.b.>", "a.b", "a.>"),
+            ("a.>", "b", ">"),
+        ] {
+            assert_eq!(pattern(a).join(&pattern(b)).to_string(), joined, "{a} and {b}");
+            assert_eq!(pattern(b).join(&pattern(a)).to_string(), joined, "{b} and {a}");
         }
     }
 }

@@ -126,6 +126,8 @@ impl ServerClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::store::Store;
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_gets_less_sure_with_time_and_surer_with_samples() {
@@ -138,7 +140,38 @@ mod tests {
         // Both are true.
         let second_sample = sample(later, 102 * second + 1, 103 * second).and(first);
         assert_eq!(second_sample.now, Now { earliest: 102 * second + 1, latest: 102 * second + 4 + 1_000_000 });
+        // They meet in one moment.
+        assert_eq!(sample(at, 5, 7).and(sample(at, 7, 9)).now, Now { earliest: 7, latest: 7 });
         // The clock was set back.
         assert_eq!(sample(later, 5, 6).and(first).now, Now { earliest: 5, latest: 6 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_is_read_again_when_what_is_known_of_it_is_old() {
+        let bucket: Bucket<Slot<Tick>> = Store::memory().bucket().name("clock").await.unwrap();
+        let clock = ServerClock::new("a");
+        let refresh = || clock.refresh(&bucket, Duration::from_secs(1));
+        let read = || clock.sample().map(|sample| sample.at);
+        // Two who know nothing read it once.
+        let (one, other) = tokio::join!(refresh(), refresh());
+        one.and(other).unwrap();
+        assert_eq!(bucket.status().await.unwrap().last_revision.get(), 1);
+        let first = read();
+        assert_eq!(first, Some(Instant::now()));
+        tokio::time::advance(FRESH - Duration::from_millis(1)).await;
+        refresh().await.unwrap();
+        assert_eq!(read(), first);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        refresh().await.unwrap();
+        assert_eq!(read(), Some(Instant::now()));
+
+        // While another reads it one goes on with what is known, unless that is too old.
+        let second = read();
+        let _reading = clock.reading.lock().await;
+        tokio::time::advance(STALE - Duration::from_millis(1)).await;
+        refresh().await.unwrap();
+        assert_eq!(read(), second);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(matches!(refresh().await.unwrap_err().kind(), ErrorKind::Timeout { .. }));
     }
 }

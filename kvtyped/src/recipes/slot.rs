@@ -140,6 +140,11 @@ mod tests {
     }
 
     #[test]
+    fn one_revision_is_kept_so_that_it_may_have_a_ttl() {
+        assert_eq!(Slot::<()>::settings().history, Some(1));
+    }
+
+    #[test]
     fn an_open_first_segment_does_not_see_it() {
         let open = || Pattern::new().segment::<String>(None, "", "");
         let pattern = (0..3).fold(open(), |pattern, _| pattern.segment::<String>(None, "", ""));

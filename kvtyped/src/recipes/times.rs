@@ -123,6 +123,15 @@ mod tests {
     #[test]
     fn renewals_are_never_later_than_said() {
         let times = Wanted::default().times().unwrap();
-        assert!((0..1_000).map(|_| times.renewal()).all(|after| (9..=10).contains(&after.as_secs())));
+        let said = times.renew_every - times.renew_every / 10..=times.renew_every;
+        assert!((0..1_000).map(|_| times.renewal()).all(|after| said.contains(&after)));
+    }
+
+    #[test]
+    fn times_shrink_with_what_a_wide_margin_leaves() {
+        let times = wanted(3_000, None, Some(2_000)).unwrap();
+        assert_eq!(times.valid(), Duration::from_secs(1));
+        assert_eq!(times.renew_every, Duration::from_millis(500));
+        assert_eq!((times.attempt(), times.retry()), (Duration::from_millis(250), Duration::from_millis(125)));
     }
 }

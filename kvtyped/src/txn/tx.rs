@@ -164,6 +164,10 @@ impl<T> Tx<T> {
     /// # Errors
     ///
     /// `AlreadyExists` if there is one, and as of [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves the record unwritten.
     pub async fn create<M: KvModel>(&self, record: &M) -> Result<()> {
         let key = self.encode(&record.key())?;
         match self.newest(&key).await? {
@@ -205,6 +209,10 @@ impl<T: KvModel> Tx<T> {
     /// # Errors
     ///
     /// As of [`get`](crate::ReadBucket::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves the record unread: the transaction does not stand on it.
     pub async fn get(&self, key: &T::Key) -> Result<Option<T>> {
         let key = self.encode(key)?;
         let Some(entry) = self.newest(&key).await? else { return Ok(None) };

@@ -93,6 +93,10 @@ impl NatsBackend {
     ///
     /// `InvalidConfig` if the URL is not understood, `Unauthorized` if the server does not accept the user, and
     /// `Unavailable` or `Timeout` if there is no server. Nothing is retried in the background.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves no connection behind.
     pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
         Self::connect_with(url, options, async_nats::ConnectOptions::new()).await
     }
@@ -104,6 +108,10 @@ impl NatsBackend {
     /// are set here, whatever they were.
     ///
     /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {

@@ -1,0 +1,166 @@
+//! Writes of a lease whose fate its holder does not hear of: it is taken, given back and ended all the same, or said to be
+//! in doubt.
+
+use std::time::Duration;
+
+use kvtyped::prelude::*;
+use tokio::time::sleep;
+
+use super::network::Client;
+use super::world::{Faults, World, is_lease};
+use super::{Ledger, LedgerKey, every_seed, run};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Every acknowledgement of a write is lost, and nothing else.
+const DEAF: Faults = Faults { lost_answer: 1_000, ..Faults::NONE };
+
+/// Every request is lost.
+const MUTE: Faults = Faults { lost: 1_000, ..Faults::NONE };
+
+async fn ledger(world: &World, number: u64) -> Bucket<Ledger> {
+    Client::new(world, number).store().bucket().await.expect("the network is well yet")
+}
+
+/// How often the lease, and what stands beside it, were written and removed.
+fn writes(world: &World) -> [usize; 4] {
+    let sent = world.seen().sent;
+    [(true, true), (true, false), (false, true), (false, false)]
+        .map(|(lease, put)| sent.iter().filter(|sent| (is_lease(&sent.key), sent.put) == (lease, put)).count())
+}
+
+#[test]
+fn a_lock_alone_writes_what_it_must_and_no_more() {
+    run(0, async |world| {
+        let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
+        let guard = bucket.lock(&key).await.expect("it is free");
+        sleep(5 * SECOND).await;
+        guard.release().await.expect("it is held");
+        assert_eq!(writes(&world), [1, 1, 1, 1]);
+    });
+}
+
+#[test]
+fn a_lock_whose_acknowledgements_are_lost_is_taken_and_given_back() {
+    run(0, async |world| {
+        let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
+        world.set_faults(DEAF);
+        let guard = bucket.lock(&key).ttl(120 * SECOND).await.expect("it has it, and can see that");
+        assert!(guard.is_held());
+        assert_eq!(writes(&world), [1, 0, 1, 0]);
+        world.set_faults(Faults::NONE);
+        bucket.put(&Ledger::new(guard.fence().get())).fenced_by(&guard).await.expect("its fence is there");
+        world.set_faults(DEAF);
+        guard.release().await.expect("it is gone, and that can be seen");
+        assert_eq!(writes(&world)[1], 1);
+        world.set_faults(Faults::NONE);
+        let another = ledger(&world, 2).await.try_lock(&key).await.expect("the network is well");
+        another.expect("it is free").release().await.expect("it is held");
+    });
+}
+
+#[test]
+fn a_release_that_is_lost_on_its_way_is_sent_again() {
+    run(0, async |world| {
+        let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
+        let guard = bucket.lock(&key).await.expect("it is free");
+        world.set_faults(MUTE);
+        let release = tokio::spawn(guard.release());
+        sleep(SECOND).await;
+        world.set_faults(Faults::NONE);
+        release.await.expect("it ends").expect("it is given back in the end");
+        assert_eq!(writes(&world)[1], 2);
+        assert!(ledger(&world, 2).await.try_lock(&key).await.expect("the network is well").is_some());
+    });
+}
+
+#[test]
+fn a_lease_outlives_renewals_that_are_lost_on_both_ways() {
+    run(0, async |world| {
+        let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
+        let guard = bucket.lock(&key).ttl(30 * SECOND).await.expect("it is free");
+        for faults in [DEAF, MUTE, DEAF, MUTE] {
+            world.set_faults(faults);
+            sleep(12 * SECOND).await;
+            world.set_faults(Faults::NONE);
+            sleep(4 * SECOND).await;
+            assert!(guard.is_held(), "{faults:?}");
+            assert!(guard.remaining() > 20 * SECOND, "{:?} under {faults:?}", guard.remaining());
+        }
+        guard.release().await.expect("it is held");
+    });
+}
+
+#[test]
+fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
+    let test = "simulation::doubt::a_result_is_stored_or_not_or_known_to_be_in_doubt";
+    every_seed(test, 60, async |world| {
+        let once = Client::new(&world, 1).store().once::<u64>("once");
+        let observer = Client::new(&world, 2).store().once::<u64>("once");
+        assert_eq!(once.get("none").await.expect("the network is well yet"), None);
+        for number in 0..6 {
+            let key = number.to_string();
+            let faults = Faults { lost: 250, lost_answer: 250, late: 100, slow: 50, slow_answer: 100, ..Faults::NONE };
+            let work = async || {
+                // It has the lease; what goes wrong is the writing of its result.
+                world.set_faults(faults);
+                number
+            };
+            let told = once.run(&key, work).await;
+            sleep(world.chance(|chance| chance.ms(0, 2_000))).await;
+            world.set_faults(Faults::NONE);
+            // What is on its way lands.
+            sleep(60 * SECOND).await;
+            let stored = observer.get(&key).await.expect("well again");
+            let error = match told {
+                Ok(told) => {
+                    world.count("stored");
+                    if (told, stored) != (number, Some(number)) {
+                        world.broken("P19", format!("{told} was told of {number}, {stored:?} is stored"));
+                    }
+                    continue;
+                }
+                Err(error) => Error::from(error),
+            };
+            match (error.outcome(), stored) {
+                (Outcome::Unknown, _) => world.count("unknown"),
+                (_, None) => world.count("not stored"),
+                (_, Some(_)) => world.broken("P19", format!("stored, and told that it is not: {error}")),
+            }
+        }
+    });
+}
+
+/// Runs work whose result is written while acknowledgements are lost, and then nothing arrives or all does.
+async fn finished(world: &World, then: Faults) -> (Result<u64, Error>, Option<u64>) {
+    let once = Client::new(world, 1).store().once::<u64>("once");
+    let work = async || {
+        world.set_faults(DEAF);
+        let world = world.clone();
+        tokio::spawn(async move {
+            sleep(5 * SECOND).await;
+            world.set_faults(then);
+        });
+        7
+    };
+    let told = once.run("a", work).await.map_err(Error::from);
+    world.set_faults(Faults::NONE);
+    sleep(60 * SECOND).await;
+    (told, Client::new(world, 2).store().once::<u64>("once").get("a").await.expect("well again"))
+}
+
+#[test]
+fn a_result_whose_acknowledgement_is_lost_is_found_if_it_can_be_seen() {
+    run(0, async |world| {
+        let (told, stored) = finished(&world, Faults::NONE).await;
+        assert_eq!((told.expect("it is stored"), stored), (7, Some(7)));
+    });
+}
+
+#[test]
+fn a_result_that_was_sent_and_cannot_be_seen_is_unknown() {
+    run(0, async |world| {
+        let (told, stored) = finished(&world, MUTE).await;
+        assert_eq!((told.expect_err("nobody can know").outcome(), stored), (Outcome::Unknown, Some(7)));
+    });
+}

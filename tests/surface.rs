@@ -1,0 +1,192 @@
+//! What everybody who uses the crate may rely on, item by item; the sources are read as text.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kvtyped::prelude::*;
+use kvtyped::{
+    CacheChanges, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, Index, KeysStream, Leaders,
+    Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
+};
+
+/// Enums to which no variant will be added, so that a `match` needs no `_`: why.
+const CLOSED: &[(&str, &str)] = &[
+    // Nobody has a value of these.
+    ("Bytes", "a codec"),
+    ("Json", "a codec"),
+    ("MsgPack", "a codec"),
+    ("Text", "a codec"),
+    // What a user says, or a closure: a new way to say it is a new method.
+    ("Change", "what `transform` makes of a record"),
+    ("Drift", "what to do about a bucket that differs"),
+    ("Read", "how fresh a read must be"),
+    ("Storage", "where a server keeps a bucket"),
+    // Two ways to fail: the closure's, and ours, which is open.
+    ("ModifyError", "the closure's or the bucket's"),
+    ("RunError", "the work's or the bucket's"),
+    ("TransactError", "the closure's or the bucket's"),
+    ("Outcome", "not applied, or unknown: whoever decides must look at both"),
+    // The waist: a backend or a wrapper that forgets one must not compile.
+    ("At", "the waist"),
+    ("Operation", "the waist"),
+    ("Signal", "the waist"),
+    ("Since", "the waist"),
+    ("WriteKind", "the waist"),
+    ("Token", "what a pattern is made of, as a server's filter"),
+];
+
+/// A public item and what stands above it.
+struct Item {
+    place: String,
+    line: String,
+    docs: String,
+    attributes: String,
+}
+
+/// All public items of the crate but for those that are hidden or for tests.
+fn items() -> Vec<Item> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                if !path.ends_with("conformance") {
+                    collect(&path, files);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("private.rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    let mut items = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).expect("it is text");
+        let (mut docs, mut attributes) = (String::new(), String::new());
+        for (number, line) in text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines().enumerate() {
+            let line = line.trim();
+            if let Some(doc) = line.strip_prefix("///") {
+                docs += doc.trim();
+                docs.push('\n');
+            } else if line.starts_with("#[") {
+                attributes += line;
+            } else if !line.is_empty() {
+                if line.starts_with("pub ") {
+                    let place =
+                        format!("{}:{}", path.strip_prefix(&root).expect("below the root").display(), number + 1);
+                    items.push(Item {
+                        place,
+                        line: line.to_owned(),
+                        docs: docs.clone(),
+                        attributes: attributes.clone(),
+                    });
+                }
+                (docs, attributes) = (String::new(), String::new());
+            }
+        }
+    }
+    assert!(items.len() > 500, "only {} items were found", items.len());
+    items
+}
+
+fn name_behind<'a>(line: &'a str, keyword: &str) -> Option<&'a str> {
+    let rest = line.strip_prefix(keyword)?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+#[test]
+fn an_enum_is_open_or_on_the_list_of_those_that_are_closed() {
+    let mut closed = Vec::new();
+    for item in items() {
+        let Some(name) = name_behind(&item.line, "pub enum ") else { continue };
+        let listed = CLOSED.iter().any(|(closed, _)| *closed == name);
+        assert_ne!(item.attributes.contains("non_exhaustive"), listed, "{}: `{name}`: open or closed?", item.place);
+        if listed {
+            closed.push(name.to_owned());
+        }
+    }
+    for (name, _) in CLOSED {
+        assert!(closed.iter().any(|closed| closed == name), "there is no `{name}` any more");
+    }
+}
+
+#[test]
+fn a_public_async_function_says_what_happens_when_it_is_dropped() {
+    let silent: Vec<_> = items()
+        .into_iter()
+        .filter(|item| item.line.starts_with("pub async fn ") && !item.docs.contains("# Cancel safety"))
+        .map(|item| format!("{}: {}", item.place, item.line))
+        .collect();
+    assert!(silent.is_empty(), "without `# Cancel safety`:\n{}", silent.join("\n"));
+}
+
+#[test]
+fn a_verb_says_what_happens_when_it_is_dropped() {
+    // A builder is documented where it is made. Opening a bucket, or what stands on one, holds nothing; the second half of a
+    // verb (`(self)`) is documented with its first.
+    let items = items();
+    let builders: Vec<_> = items
+        .iter()
+        .filter(|item| item.attributes.contains("must_use = ") && item.attributes.contains("until it is awaited"))
+        .filter_map(|item| name_behind(&item.line, "pub struct "))
+        .filter(|name| !name.starts_with("Open") && *name != "Connect")
+        .collect();
+    assert!(builders.len() > 20, "only {} builders were found", builders.len());
+    let mut silent = Vec::new();
+    for item in items.iter().filter(|item| item.line.starts_with("pub fn ") && item.line.contains("(&")) {
+        let Some((_, returned)) = item.line.split_once("-> ") else { continue };
+        let is_builder = builders.iter().any(|builder| name_behind(returned, "") == Some(builder));
+        if is_builder && !(item.docs.contains("# Cancel safety") && item.docs.contains("# Errors")) {
+            silent.push(format!("{}: {}", item.place, item.line));
+        }
+    }
+    assert!(silent.is_empty(), "without `# Errors` and `# Cancel safety`:\n{}", silent.join("\n"));
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(key = "{id}")]
+struct Thing {
+    id: u64,
+}
+
+/// It compiles, or it is not so.
+#[test]
+fn handles_are_shared_between_threads_and_streams_sent_to_others() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn kept<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+
+    shared::<Store>();
+    shared::<Bucket<Thing>>();
+    shared::<ReadBucket<Thing>>();
+    shared::<Entry<Thing>>();
+    shared::<Cache<Thing>>();
+    shared::<Live<Thing>>();
+    shared::<Locks>();
+    shared::<Once<u64>>();
+    shared::<Semaphore>();
+    shared::<Counters>();
+    shared::<Ids>();
+    shared::<RateLimiter>();
+    kept::<Tx<Thing>>();
+
+    kept::<Error>();
+    kept::<Lease>();
+    kept::<LockGuard>();
+    kept::<Leadership<Thing>>();
+    kept::<Permit>();
+    kept::<Member<Thing>>();
+    kept::<Election<Thing>>();
+    kept::<Group<Thing>>();
+    sent::<GroupView<Thing>>();
+    kept::<Index<u64, Thing>>();
+    kept::<Transaction<'static, Thing>>();
+
+    sent::<Events<Thing>>();
+    sent::<Entries<Thing>>();
+    sent::<KeysStream<Thing>>();
+    sent::<CacheChanges<Thing>>();
+    sent::<GroupEvents<Thing>>();
+    sent::<Leaders<Thing>>();
+}

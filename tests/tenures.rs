@@ -1,0 +1,71 @@
+//! The life of a lease, on memory and in a paused time: to the second when it is renewed, and when it is lost.
+
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Locks};
+use tokio::time::sleep;
+
+use crate::support::{Junk, JunkKey, World, seen_as};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a lock is valid after the sending of a renewal.
+const VALID: Duration = Duration::from_secs(27);
+
+/// Locks that are renewed as late as can be.
+async fn locks(world: &World) -> Locks {
+    world.store.locks("jobs").ttl(30 * SECOND).renew_every(26 * SECOND).await.expect("memory is there")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
+    let world = World::memory();
+    let guard = locks(&world).await.lock("a").await.unwrap();
+    guard.ensure(VALID).await.unwrap();
+    assert_eq!(guard.remaining(), VALID);
+    sleep(15 * SECOND).await;
+    guard.ensure(12 * SECOND).await.unwrap();
+    assert_eq!(guard.remaining(), 12 * SECOND, "there was enough");
+    guard.ensure(20 * SECOND).await.unwrap();
+    assert_eq!(guard.remaining(), VALID);
+    let error = guard.ensure(VALID + Duration::from_nanos(1)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    // The next renewal is due as long after this one as it was after the first.
+    sleep(22 * SECOND).await;
+    assert_eq!(guard.remaining(), 5 * SECOND);
+    sleep(4 * SECOND).await;
+    assert!(guard.remaining() > 20 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
+    let world = World::memory();
+    let guard = locks(&world).await.lock("a").await.unwrap();
+    seen_as::<Junk>(&world, "jobs").await.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
+    sleep(5 * SECOND).await;
+    assert!(guard.is_held(), "nobody has told it");
+    let error = guard.ensure(VALID).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
+    assert!(!guard.is_held() && guard.remaining().is_zero() && guard.check().is_err());
+    guard.lost().await;
+    assert!(matches!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_whose_bucket_is_gone_is_lost_at_its_next_renewal() {
+    let world = World::memory();
+    let guard = locks(&world).await.lock("a").await.unwrap();
+    assert!(world.store.delete_bucket("jobs").await.unwrap());
+    sleep(5 * SECOND).await;
+    let error = guard.ensure(VALID).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
+    assert!(!guard.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_shows_its_name_and_fence() {
+    let world = World::memory();
+    let guard = locks(&world).await.lock("invoice-42").await.unwrap();
+    assert_eq!(guard.fence().to_string(), guard.fence().get().to_string());
+    let shown = format!("{:?}", *guard);
+    assert!(shown.contains("invoice-42") && shown.contains(&guard.fence().to_string()), "{shown}");
+}
