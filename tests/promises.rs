@@ -7,12 +7,10 @@
 mod acknowledgements;
 mod contention;
 mod deadlines;
-mod denials;
 mod leases;
 mod outages;
 mod overtaken;
 mod reads;
-mod secrets;
 mod stale;
 mod stored;
 

@@ -23,6 +23,7 @@ mod once;
 mod promises;
 mod rate;
 mod recovery;
+mod security;
 mod semaphore;
 mod simulation;
 mod support;

@@ -34,6 +34,8 @@ pub struct Server {
 /// What a server must do to count as started.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ready {
+    /// It takes connections.
+    Listens,
     /// It says `INFO`.
     Info,
     /// It lets a client in.
@@ -166,12 +168,15 @@ impl Server {
 
     /// One look at whether the server is ready.
     async fn look(&self) -> std::io::Result<()> {
+        if self.ready == Ready::Listens {
+            return tokio::net::TcpStream::connect(self.addr).await.map(drop);
+        }
         let info = wire::Wire::open(self.addr).await?;
         if info.info()["server_name"] != self.name.as_str() {
             return Err(std::io::Error::other("another server has the port"));
         }
         match self.ready {
-            Ready::Info => Ok(()),
+            Ready::Listens | Ready::Info => Ok(()),
             Ready::Connect => wire::Wire::connect(self.addr).await.map(drop),
             Ready::JetStream => {
                 let answer = self.api("$JS.API.INFO", &Value::Null).await?;

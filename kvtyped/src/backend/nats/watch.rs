@@ -18,6 +18,7 @@ use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::facts::{Facts, keeps_all};
 use super::record::Stored;
+use super::scan;
 use crate::backend::{Begun, Deadline, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Pattern;
@@ -172,7 +173,10 @@ impl Sitting {
 }
 
 fn request(place: &Place, watch: &Watch, facts: &Facts) -> Request {
-    let patterns = Pattern::disjoint(&watch.patterns);
+    let mut patterns = Pattern::disjoint(&watch.patterns);
+    if place.api.wire().is_confined() {
+        patterns = scan::joined(patterns);
+    }
     let mut filters: Vec<_> = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix)).collect();
     if filters.is_empty() {
         // No filter at all would be every key.

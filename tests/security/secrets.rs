@@ -11,9 +11,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use super::SECOND;
 use crate::support::{Document, DocumentKey, RawSession, World, seen_as};
 
+const SECOND: Duration = Duration::from_secs(1);
 const PASSWORD: &str = "pa55word-sentinel";
 const TOKEN: &str = "t0ken-sentinel";
 const VALUE: &str = "va1ue-sentinel";
