@@ -7,6 +7,7 @@
 mod acknowledgements;
 mod contention;
 mod deadlines;
+mod lagging;
 mod leases;
 mod outages;
 mod overtaken;

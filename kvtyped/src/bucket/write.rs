@@ -221,7 +221,7 @@ impl<T: KvModel> Create<'_, T> {
         let (key, value, ttl) = bucket.prepare("create", record, ttl)?;
         let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
         let decide = |newest: Option<&RawEntry>| match newest {
-            Some(live) if live.is_live() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(live.revision)),
+            Some(entry) if !entry.is_removed() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision)),
             // Nothing, or a marker: the TTL goes with the write in both cases.
             _ => Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () }),
         };

@@ -219,8 +219,12 @@ impl Consumer {
                 },
             };
             let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            // What is stored may have a status too, on servers that do not take it off (2.11 does not); its place no one forges.
+            if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
+                return Ok(self.take(message, &delivery).await);
+            }
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(self.take(message).await),
+                None => return Ok(Heard::Lost("a message came without its place")),
                 Some(100) => {
                     if let Some(heard) = self.told(&message).await {
                         return Ok(heard);
@@ -232,10 +236,7 @@ impl Consumer {
         }
     }
 
-    async fn take(&mut self, message: Message) -> Heard {
-        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
-            return Heard::Lost("a message came without its place");
-        };
+    async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
             return Heard::Lost("a message was lost");
         }
@@ -348,11 +349,11 @@ fn nanos(duration: Duration) -> u64 {
 
 /// What the reply subject of a delivered message tells.
 #[derive(Debug, PartialEq, Eq)]
-struct Delivery {
-    revision: Revision,
+pub(super) struct Delivery {
+    pub(super) revision: Revision,
     /// The how manyth delivery of the consumer it is.
     number: u64,
-    created: SystemTime,
+    pub(super) created: SystemTime,
     /// How many are to come.
     pending: u64,
 }
@@ -360,7 +361,7 @@ struct Delivery {
 impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
     /// and an account before the stream.
-    fn parse(reply: &str) -> Option<Self> {
+    pub(super) fn parse(reply: &str) -> Option<Self> {
         let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let tokens = match tokens.len() {
             7 => &tokens[..],

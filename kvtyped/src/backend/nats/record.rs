@@ -83,6 +83,16 @@ impl Stored {
         })
     }
 
+    /// Whether an answer to a direct get is a message of the stream, rather than a status of the server's: what is stored
+    /// may have a status too, on servers that do not take it off (2.11 does not).
+    pub(super) fn is_answered_by(message: &Message) -> bool {
+        let headers = message.headers.as_ref();
+        message.status.is_none()
+            || [header::SUBJECT, header::SEQUENCE]
+                .iter()
+                .all(|name| headers.is_some_and(|all| all.get(*name).is_some()))
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get_last(name).map(|value| value.as_str())
     }
@@ -94,7 +104,7 @@ impl Stored {
 
     /// Whether this operation wrote it.
     pub(super) fn is_by(&self, id: &OperationId) -> bool {
-        self.header(header::MESSAGE_ID) == Some(id.as_str())
+        self.header(header::MESSAGE_ID).map(id_of_form) == Some(id.as_str())
     }
 
     /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
@@ -111,7 +121,7 @@ impl Stored {
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
         let operation = self.operation();
         let ttl = self.header(header::TTL).and_then(ttl);
-        let id = self.header(header::MESSAGE_ID).map(OperationId::from_stored);
+        let id = self.header(header::MESSAGE_ID).map(id_of_form).map(OperationId::from_stored);
         Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl, id })
     }
 
@@ -177,6 +187,22 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!total.is_zero()).then_some(total)
 }
 
+/// What stands between an operation's id and the number of its form.
+const FORM: char = '~';
+
+/// Another form of an operation's id, for a server that takes the id itself for one of a write on its way.
+pub(super) fn form_of_id(id: &OperationId, number: u32) -> String {
+    format!("{}{FORM}{number}", id.as_str())
+}
+
+/// The id of which that is a form. What others call theirs stays as it is, unless it is one of ours by its looks.
+fn id_of_form(text: &str) -> &str {
+    let is_form = |(id, number): &(&str, &str)| {
+        id.bytes().all(|byte| byte.is_ascii_hexdigit()) && number.parse::<u32>().is_ok() && !id.is_empty()
+    };
+    text.rsplit_once(FORM).filter(is_form).map_or(text, |(id, _)| id)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -209,6 +235,17 @@ mod tests {
         assert_eq!(operation(&[("KV-Operation", "MERGE")], "x"), Operation::Unknown("MERGE".into()));
         assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge")], ""), Operation::Expired);
         assert_eq!(operation(&[("Nats-Marker-Reason", "Remove")], ""), Operation::Delete);
+    }
+
+    #[test]
+    fn every_form_of_an_id_is_the_id() {
+        let id = OperationId::generate();
+        for text in [id.as_str(), &form_of_id(&id, 1), &form_of_id(&id, 12)] {
+            assert_eq!(id_of_form(text), id.as_str());
+        }
+        for theirs in ["a~b", "order~1", "~1", "7f~", ""] {
+            assert_eq!(id_of_form(theirs), theirs);
+        }
     }
 
     #[test]

@@ -52,9 +52,7 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
 /// one length, is asked for one filter; and so is any for whom a permission says which keys those may be.
 fn filters(patterns: &[Pattern], counted: bool, confined: bool) -> Vec<Pattern> {
     let disjoint = Pattern::disjoint(patterns);
-    let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
-    let plain = disjoint.iter().all(|pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]));
-    if !confined && (counted || plain) {
+    if !confined && (counted || are_counted(&disjoint)) {
         return disjoint;
     }
     joined(disjoint)
@@ -63,6 +61,13 @@ fn filters(patterns: &[Pattern], counted: bool, confined: bool) -> Vec<Pattern> 
 /// One that matches what any of these matches, or more.
 pub(super) fn joined(patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
+}
+
+/// Whether every server counts right what is to come for these filters, which do not overlap.
+pub(super) fn are_counted(disjoint: &[Pattern]) -> bool {
+    let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
+    let plain = |pattern: &Pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]);
+    disjoint.len() < 2 || disjoint.iter().all(plain)
 }
 
 struct Scanning {
