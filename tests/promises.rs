@@ -7,13 +7,11 @@
 mod acknowledgements;
 mod contention;
 mod deadlines;
-mod denials;
 mod lagging;
 mod leases;
 mod outages;
 mod overtaken;
 mod reads;
-mod secrets;
 mod stale;
 mod stored;
 

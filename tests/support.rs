@@ -7,6 +7,8 @@ use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::prelude::*;
 use kvtyped::{Events, Lease, OpenBucket};
 
+use crate::security::sentinels;
+
 /// Turns each function into a test on memory and a test on a real server.
 ///
 /// The function gets a [`World`]: a store, and names for buckets that nobody else uses. What all of them need of a server
@@ -66,7 +68,7 @@ impl World {
     }
 
     pub(crate) async fn at(url: &str) -> Self {
-        Self::of(Store::connect(url).await.expect("the server is there"), url)
+        Self::of(Store::connect(sentinels::planted(url)).await.expect("the server is there"), url)
     }
 
     /// The world of a store that was connected in some other way.

@@ -177,6 +177,13 @@
 //!   two minutes before (`sync_interval`).
 //! * Not for large values: a server takes 1 MiB by default, and reads them whole.
 //!
+//! # Credentials and encryption
+//!
+//! A user and a password, a token, an nkey or a credentials file; TLS with authorities and a certificate of one's own: in the
+//! URL or on the builder, as [the table of `Store::connect`](Store::connect) says. Wrong credentials are `Unauthorized` at
+//! once, what a server denies is `PermissionDenied` within half a second; [`permissions`] has the smallest sets of them, to
+//! copy. Nothing secret, values included, is in a log, an error or a `Debug` of this crate.
+//!
 //! # Runtime
 //!
 //! It runs on tokio: await it within a runtime that has time enabled, and I/O for a server. Caches, live values, locks and
@@ -187,6 +194,7 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
+//! | `nkeys` | no | signing in with an nkey or a credentials file (a JSON Web Token) |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -217,6 +225,10 @@ mod chance;
 #[doc = include_str!("../docs/performance-plot.svg")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
+
+#[doc = include_str!("../docs/permissions.md")]
+#[cfg(feature = "nats")]
+pub mod permissions {}
 
 #[doc(hidden)]
 #[path = "private.rs"]

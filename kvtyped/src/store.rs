@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
+#[cfg(feature = "nats")]
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -59,12 +61,33 @@ impl Store {
     /// | `memory:name` | the one of this name in this process, for as long as somebody has it open |
     /// | `nats://host:4222`, `nats://a:4222,nats://b:4222` | a NATS server, or a cluster by several of its servers |
     /// | `tls://host:4222` | the same with TLS |
-    /// | `nats://user:password@host`, `nats://token@host` | with credentials |
     /// | `nats://host?domain=hub`, `nats://host?prefix=$JS.hub.API` | in another JetStream domain or account |
+    ///
+    /// Who one is, and how the connection is encrypted, stands in the URL or is said to the builder; what the URL says
+    /// wins.
+    ///
+    /// | URL | builder | what |
+    /// |---|---|---|
+    /// | `nats://user:password@host` | [`user_and_password`](Connect::user_and_password) | a user and a password, percent-encoded in a URL |
+    /// | `nats://token@host` | [`token`](Connect::token) | a token, percent-encoded in a URL |
+    /// | `nats://host?nkey=/path/user.nk` | [`nkey`](Connect::nkey) (the seed), [`nkey_file`](Connect::nkey_file) | an nkey, with the feature `nkeys` |
+    /// | `nats://host?creds=/path/user.creds` | [`credentials`](Connect::credentials) (the text), [`credentials_file`](Connect::credentials_file) | a JSON Web Token and its key, with the feature `nkeys` |
+    /// | `tls://host` | [`NatsOptions::require_tls`] | encrypted, or not at all; the system's authorities are trusted |
+    /// | `tls://host?ca=/path/ca.pem` | [`root_certificates`](Connect::root_certificates) | the same, and these authorities are trusted instead |
+    /// | `tls://host?cert=/path/cert.pem&key=/path/key.pem` | [`client_certificate`](Connect::client_certificate) | the same, with a certificate of one's own (mutual TLS) |
+    /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | encrypted before the server says anything (`handshake_first`) |
+    /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | answers arrive under these subjects |
+    /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read some keys only |
+    ///
+    /// Files are read for every new connection, so what was replaced counts from the next one on. Secrets are in no
+    /// `Debug`, no error and no log of this crate; a URL that holds one is better built from the environment than written
+    /// down. With `nats://` alone a server may ask for encryption, and whoever sits between can talk it out of that:
+    /// write `tls://`. [`permissions`](crate::permissions) says what a user must be allowed.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` for a URL of another kind, `Unauthorized`, `Unavailable` or `Timeout` if no server lets us in.
+    /// `InvalidConfig` for a URL of another kind, or a file that cannot be read or is none; `Unauthorized`, `Tls`,
+    /// `Unavailable` or `Timeout` if no server lets us in.
     pub fn connect(url: impl Into<String>) -> Connect {
         Connect {
             url: url.into(),
@@ -72,7 +95,7 @@ impl Store {
             #[cfg(feature = "nats")]
             options: NatsOptions::default(),
             #[cfg(feature = "nats")]
-            client: async_nats::ConnectOptions::new(),
+            client: None,
         }
     }
 
@@ -104,7 +127,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the domain or the prefix is none. Of the options only these two are used.
+    /// `InvalidConfig` if the domain or the prefix is none. Of the options only these two and `confined` are used.
     #[cfg(feature = "nats")]
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         Ok(Self::from_backend(Arc::new(NatsBackend::from_client_with(client, options)?)))
@@ -230,23 +253,83 @@ pub struct Connect {
     #[cfg(feature = "nats")]
     options: NatsOptions,
     #[cfg(feature = "nats")]
-    client: async_nats::ConnectOptions,
+    client: Option<async_nats::ConnectOptions>,
 }
 
 impl Connect {
-    /// How a NATS server is reached: JetStream domain or prefix, the connection's name, the prefix of its inboxes. What the
-    /// URL says wins.
+    /// How a NATS server is reached, in place of what was said so far: JetStream domain or prefix, the connection's name, the
+    /// prefix of its inboxes, credentials, certificates. What the URL says wins.
     #[cfg(feature = "nats")]
     pub fn options(mut self, options: NatsOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// The client's own options, for what a URL cannot say: certificates, or, with the feature `nkeys` of `async-nats`, nkeys
-    /// and credentials files. How soon a hung server is noticed and how denials are told stays this crate's.
+    /// The client's own options, for what neither a URL nor [`NatsOptions`] can say. How soon a hung server is noticed and
+    /// how denials are told stays this crate's; credentials files are read once then, and not for every connection.
     #[cfg(feature = "nats")]
     pub fn client(mut self, options: async_nats::ConnectOptions) -> Self {
-        self.client = options;
+        self.client = Some(options);
+        self
+    }
+
+    /// Signing in with a user and a password; see [`NatsOptions::user_and_password`].
+    #[cfg(feature = "nats")]
+    pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.with(|options| options.user_and_password(user, password))
+    }
+
+    /// Signing in with a token; see [`NatsOptions::token`].
+    #[cfg(feature = "nats")]
+    pub fn token(self, token: impl Into<String>) -> Self {
+        self.with(|options| options.token(token))
+    }
+
+    /// Signing in with an nkey, of which this is the seed; see [`NatsOptions::nkey`].
+    #[cfg(feature = "nats")]
+    pub fn nkey(self, seed: impl Into<String>) -> Self {
+        self.with(|options| options.nkey(seed))
+    }
+
+    /// Signing in with an nkey whose seed is in this file; see [`NatsOptions::nkey_file`].
+    #[cfg(feature = "nats")]
+    pub fn nkey_file(self, path: impl Into<PathBuf>) -> Self {
+        self.with(|options| options.nkey_file(path))
+    }
+
+    /// Signing in with the text of a credentials file; see [`NatsOptions::credentials`].
+    #[cfg(feature = "nats")]
+    pub fn credentials(self, text: impl Into<String>) -> Self {
+        self.with(|options| options.credentials(text))
+    }
+
+    /// Signing in with a credentials file (`.creds`); see [`NatsOptions::credentials_file`].
+    #[cfg(feature = "nats")]
+    pub fn credentials_file(self, path: impl Into<PathBuf>) -> Self {
+        self.with(|options| options.credentials_file(path))
+    }
+
+    /// Trusting the authorities in this file, in place of the system's; see [`NatsOptions::root_certificates`].
+    #[cfg(feature = "nats")]
+    pub fn root_certificates(self, path: impl Into<PathBuf>) -> Self {
+        self.with(|options| options.root_certificates(path))
+    }
+
+    /// Showing the server a certificate; see [`NatsOptions::client_certificate`].
+    #[cfg(feature = "nats")]
+    pub fn client_certificate(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.with(|options| options.client_certificate(certificate, key))
+    }
+
+    /// Encrypting before the server says anything; see [`NatsOptions::tls_first`].
+    #[cfg(feature = "nats")]
+    pub fn tls_first(self) -> Self {
+        self.with(|options| options.tls_first())
+    }
+
+    #[cfg(feature = "nats")]
+    fn with(mut self, change: impl FnOnce(NatsOptions) -> NatsOptions) -> Self {
+        self.options = change(self.options);
         self
     }
 
@@ -275,7 +358,10 @@ impl Connect {
             (Some("nats" | "tls"), _) => {
                 let mut options = self.options.clone();
                 options.connect_timeout.get_or_insert(*timeout);
-                Arc::new(NatsBackend::connect_with(url, options, self.client.clone()).await?)
+                Arc::new(match self.client.clone() {
+                    Some(client) => NatsBackend::connect_with(url, options, client).await?,
+                    None => NatsBackend::connect(url, options).await?,
+                })
             }
             #[cfg(not(feature = "nats"))]
             (Some("nats" | "tls"), _) => {

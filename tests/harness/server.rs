@@ -38,6 +38,8 @@ pub struct Server {
 /// What a server must do to count as started.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ready {
+    /// It takes connections.
+    Listens,
     /// It says `INFO`.
     Info,
     /// It lets a client in.
@@ -198,9 +200,12 @@ impl Server {
     /// One look at whether the server is ready.
     async fn look(&self) -> io::Result<()> {
         let (addr, ready) = (self.addr, self.ready);
+        if ready == Ready::Listens {
+            return self.at_its_side(async move { tokio::net::TcpStream::connect(addr).await.map(drop) }).await;
+        }
         let info = self.at_its_side(async move {
             let wire = match ready {
-                Ready::Info => wire::Wire::open(addr).await?,
+                Ready::Listens | Ready::Info => wire::Wire::open(addr).await?,
                 Ready::Connect | Ready::JetStream => wire::Wire::connect(addr).await?,
             };
             Ok(wire.info().clone())
@@ -210,7 +215,7 @@ impl Server {
             return Err(io::Error::other("another server has the port"));
         }
         match self.ready {
-            Ready::Info | Ready::Connect => Ok(()),
+            Ready::Listens | Ready::Info | Ready::Connect => Ok(()),
             Ready::JetStream => {
                 let answer = self.api("$JS.API.INFO", &Value::Null).await?;
                 let error = &answer["error"];

@@ -94,11 +94,13 @@ impl Attempts {
 pub(super) struct Retry {
     backoff: Backoff,
     least: Revision,
+    /// Whether the leader was denied to this user.
+    denied: bool,
 }
 
 impl Retry {
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::contention(), least: Revision::ZERO }
+        Self { backoff: Backoff::contention(), least: Revision::ZERO, denied: false }
     }
 
     /// Learns from a conflict what is there at the least.
@@ -123,9 +125,14 @@ impl Retry {
             if !self.backoff.pause(deadline).await {
                 return Err(deadline.error());
             }
-            let entry = raw.read(key, At::Newest(Read::Leader), deadline).await?;
-            if !self.is_behind(entry.as_ref()) {
-                return Ok(entry);
+            let read = if self.denied { Read::AtLeast(self.least) } else { Read::Leader };
+            match raw.read(key, At::Newest(read), deadline).await {
+                Ok(entry) if self.is_behind(entry.as_ref()) => {}
+                // One who may read single keys only has to do with what others have heard.
+                Err(error) if !self.denied && matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+                    self.denied = true;
+                }
+                entry => return entry,
             }
         }
     }

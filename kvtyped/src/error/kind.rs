@@ -106,6 +106,11 @@ pub enum ErrorKind {
         /// The time that it had.
         after: Duration,
     },
+    /// The connection cannot be encrypted as wanted: a certificate is not trusted, missing or wrong.
+    Tls {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// There is no connection, no leader or no server for it now.
     Unavailable {
         /// What is missing.
@@ -182,6 +187,7 @@ impl fmt::Display for ErrorKind {
             Self::Unsupported { needs, found } => write!(f, "needs {needs}, found {found}"),
             Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),
+            Self::Tls { reason } => write!(f, "no encrypted connection: {reason}"),
             Self::Timeout { after } => write!(f, "no answer within {after:?}"),
             Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
             Self::Lost => f.write_str("the lease is lost, or may be; stop what it protected, and take it anew"),

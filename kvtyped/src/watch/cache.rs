@@ -83,7 +83,8 @@ impl<T: KvModel> OpenCache<'_, T> {
         // The keeper ends only with an error that the cache then has.
         let ready = deadline.bound(progress.wait_for(|progress| progress.ready || progress.over)).await?;
         let over = ready.map_or(true, |progress| progress.over);
-        if over { Err(cache.error()) } else { Ok(cache) }
+        let why = || cache.last_error().map_or_else(|| Error::new(ErrorKind::Closed), |error| Error::also(&error));
+        if over { Err(why()) } else { Ok(cache) }
     }
 }
 

@@ -89,6 +89,14 @@ impl Builder {
         self
     }
 
+    /// The server says nothing before it is spoken to: it counts as ready when
+    /// it takes connections.
+    #[must_use]
+    pub fn silent(mut self) -> Self {
+        self.ready = Some(Ready::Listens);
+        self
+    }
+
     /// The server counts as ready when it lets a client in: in a cluster,
     /// JetStream answers only once others have joined.
     #[must_use]

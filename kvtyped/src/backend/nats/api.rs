@@ -197,6 +197,14 @@ impl Api {
         }
     }
 
+    /// Refuses what a permission cannot limit to some keys, where only such is wanted.
+    pub(super) fn whole(&self, verb: &str) -> Result<()> {
+        match self.wire.is_confined() {
+            true => Err(Error::new(ErrorKind::PermissionDenied { subject: format!("{}.{verb}", self.prefix) })),
+            false => Ok(()),
+        }
+    }
+
     /// A message of a stream as its leader has it, if there is one.
     pub(super) async fn leader(
         &self,
@@ -205,6 +213,7 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Option<record::Stored>> {
         let verb = format!("STREAM.MSG.GET.{stream}");
+        self.whole(&verb)?;
         match self.call(&verb, Some(which), Repeat::UntilAnswered, deadline).await? {
             Ok(mut answer) => record::Stored::from_leader(answer["message"].take()).map(Some),
             Err(error) if error.is_message_not_found() => Ok(None),

@@ -31,6 +31,10 @@ const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
 
+/// What subjects begin with under which one acknowledges, and under which one answers whether the server may go on.
+const ACKNOWLEDGEMENTS: &str = "$JS.ACK.";
+const FLOW_CONTROL: &str = "$JS.FC.";
+
 /// Which messages are delivered.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
@@ -195,7 +199,6 @@ impl Consumer {
     /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
-        let acknowledgement = format!("$JS.ACK.{}.{}.", self.stream, self.name);
         loop {
             let message = match self.subscriber.next().now_or_never() {
                 Some(message) => message,
@@ -206,8 +209,8 @@ impl Consumer {
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
-                    subject = denied(&mut self.denials, &self.deliver, &acknowledgement) => {
-                        if subject.starts_with(&acknowledgement) {
+                    subject = denied(&mut self.denials, &self.deliver, &self.name) => {
+                        if subject.starts_with(ACKNOWLEDGEMENTS) {
                             return Ok(Heard::Unheard);
                         }
                         return Err(Error::new(ErrorKind::PermissionDenied { subject }));
@@ -285,9 +288,11 @@ impl Consumer {
     }
 }
 
-/// Waits until the server denies that we listen, or that we acknowledge.
-async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, acknowledgement: &str) -> String {
-    wire::denied_one(denials, |subject| subject == deliver || subject.starts_with(acknowledgement)).await
+/// Waits until the server denies that we listen, that we acknowledge, or that we answer when it asks whether it may go on.
+/// The name of a consumer is in such subjects, and nobody else has it.
+async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, name: &str) -> String {
+    let answers = |subject: &str| subject.starts_with(ACKNOWLEDGEMENTS) || subject.starts_with(FLOW_CONTROL);
+    wire::denied_one(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name))).await
 }
 
 /// Removes the consumer; also one that only may have been made, since the future of [`Consumer::create`] was dropped.

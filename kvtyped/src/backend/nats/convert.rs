@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestErrorKind, ServerAddr};
 use serde::Deserialize;
 
+use super::tls::{self, Tls};
 use super::wire::Answer;
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind};
@@ -136,8 +137,18 @@ pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
+/// Whether it is the credentials for which a connection was not made again: the client tells the kind as a text.
+pub(super) fn is_of_credentials(text: &str) -> bool {
+    [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
+        .iter()
+        .any(|kind| kind.to_string() == text)
+}
+
 /// Why there is no connection to any of these servers, which are told without their users.
-pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr]) -> Error {
+pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
+    if let Some(why) = tls::explain(&error, tls) {
+        return why.caused_by(error);
+    }
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Error::new(ErrorKind::Unauthorized)

@@ -49,7 +49,7 @@ pub(super) async fn keeps_all(
 /// How many messages of a later revision some server has; `None` where it does not tell (before 2.11, or where direct
 /// gets are not allowed).
 async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
-    if !place.direct {
+    if !place.direct || place.api.wire().is_confined() {
         return Ok(None);
     }
     let verb = format!("DIRECT.GET.{}", place.stream);

@@ -195,7 +195,8 @@ enum Done {
 /// Asks for as much as can be had in requests about many keys; what is left is to be read alone. Tells the connection on
 /// which nothing was answered, if that is so.
 async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadline) -> Result<Option<u64>> {
-    if !place.direct || place.many.is_refused(place.api.wire().epoch()) {
+    let wire = place.api.wire();
+    if !place.direct || wire.is_confined() || place.many.is_refused(wire.epoch()) {
         return Ok(None);
     }
     let floor = match read {

@@ -7,7 +7,9 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `connect` | a URL and options, and the connection that they make |
+//! | `options`, `target` | how JetStream is reached, by a builder and by a URL |
+//! | `credentials`, `tls`, `file` | who one is, and how that is shown to a server and to nobody else |
+//! | `connect` | the connection that they make |
 //! | `wire` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
 //! | `able` | what the server can do that takes the writes of a bucket |
@@ -33,10 +35,13 @@ mod connect;
 mod consumer;
 mod convert;
 mod count;
+mod credentials;
 mod doubt;
 mod echo;
 mod facts;
+mod file;
 mod many;
+mod options;
 mod parcel;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
@@ -46,10 +51,12 @@ mod read;
 mod record;
 mod replies;
 mod scan;
+mod target;
+mod tls;
 mod watch;
 mod wire;
 
-pub use self::connect::NatsOptions;
+pub use self::options::NatsOptions;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,26 +93,29 @@ impl NatsBackend {
     /// Connects to a server: `nats://127.0.0.1:4222`.
     ///
     /// The URL may name several servers of a cluster, separated by commas, with `tls://` for an encrypted connection;
-    /// it may hold a user and a password, or a token, percent-encoded (`nats://user:password@host`); `?domain=hub` or
-    /// `?prefix=$JS.hub.API` selects another JetStream. What it says wins over the options.
+    /// it may hold credentials, and say where certificates are: [`Store::connect`](crate::Store::connect) has the table.
+    /// What it says wins over the options.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the URL is not understood, `Unauthorized` if the server does not accept the user, and
-    /// `Unavailable` or `Timeout` if there is no server. Nothing is retried in the background.
+    /// `InvalidConfig` if the URL is not understood, or a file that it names cannot be read, or is none; `Unauthorized` if
+    /// the server does not accept the user, `Tls` if the connection cannot be encrypted as wanted, and `Unavailable` or
+    /// `Timeout` if there is no server. Nothing is retried in the background.
     ///
     /// # Cancel safety
     ///
     /// Dropping it leaves no connection behind.
     pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
-        Self::connect_with(url, options, async_nats::ConnectOptions::new()).await
+        let (wire, prefix) = connect::connect(url, options, None).await?;
+        Ok(Self::over(wire, prefix, true))
     }
 
-    /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: credentials
-    /// files, keys, certificates.
+    /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: a TLS configuration
+    /// of one's own, say.
     ///
-    /// The name, the timeout of connecting, the interval of pings, the delay of reconnecting and the event callback
-    /// are set here, whatever they were.
+    /// Credentials that the URL or the options name are read once then, and not for every connection. The name, the timeout
+    /// of connecting, the interval of pings, the delay of reconnecting and the event callback are set here, whatever they
+    /// were.
     ///
     /// # Errors
     ///
@@ -115,7 +125,7 @@ impl NatsBackend {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
-        let (wire, prefix) = connect::connect(url, options, client).await?;
+        let (wire, prefix) = connect::connect(url, options, Some(client)).await?;
         Ok(Self::over(wire, prefix, true))
     }
 
@@ -125,17 +135,17 @@ impl NatsBackend {
     /// is the application's too, a subject that the server denies shows as a `Timeout` rather than as
     /// `PermissionDenied`; and a hung server is noticed as fast as its `ping_interval` says.
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::over(Wire::new(client, None), api::DEFAULT_PREFIX.into(), false)
+        Self::over(Wire::new(client, None, false), api::DEFAULT_PREFIX.into(), false)
     }
 
     /// As [`from_client`](Self::from_client), in another JetStream domain or account.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the prefix or the domain is not one. Of the options only these two are used.
+    /// `InvalidConfig` if the prefix or the domain is not one. Of the options only these two and `confined` are used.
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         let prefix = options.api_prefix()?;
-        Ok(Self::over(Wire::new(client, None), prefix, false))
+        Ok(Self::over(Wire::new(client, None, options.confined), prefix, false))
     }
 
     fn over(wire: Wire, prefix: String, owned: bool) -> Self {

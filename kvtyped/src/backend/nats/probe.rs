@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use async_nats::{Message, ServerAddr};
 use serde_json::Value;
 
-use super::connect::Target;
 use super::consumer::Delivery;
 use super::facts::Facts;
 use super::record::Stored;
+use super::target::Target;
 use super::{api, count, echo};
 use crate::backend::RawEntry;
 use crate::error::Result;

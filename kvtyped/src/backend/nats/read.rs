@@ -3,6 +3,8 @@
 //! A direct get is answered by any server that stores the bucket, so it may be behind; the leader is asked by an API
 //! request, which costs about as much and is answered by one server only.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::api::Attempt;
@@ -15,17 +17,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
+/// How long one who may not ask the leader waits for others to hear of what it has.
+const CATCH_UP: Duration = Duration::from_millis(250);
+
 pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
     match at {
         At::Newest(Read::Leader) => leader(place, key, deadline).await,
         At::Newest(Read::Any) => any(place, key, deadline).await,
-        At::Newest(Read::AtLeast(revision)) => {
-            let found = any(place, key, deadline).await?;
-            match found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) {
-                found_revision if found_revision >= revision => Ok(found),
-                _ => leader_at_least(place, key, revision, deadline).await,
-            }
-        }
+        At::Newest(Read::AtLeast(revision)) => at_least(place, key, revision, deadline).await,
         At::Revision(revision) => at_revision(place, key, revision, deadline).await,
     }
 }
@@ -36,6 +35,29 @@ async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawE
     let local = json!({ "last_by_subj": place.subject(key) });
     let found = direct(place, &verb, None, &local, deadline).await?;
     found.map(|stored| stored.entry(&place.prefix)).transpose()
+}
+
+async fn at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
+    let soon = Deadline::after(deadline.remaining().min(CATCH_UP));
+    let mut backoff = Backoff::outage();
+    let mut denied = None;
+    loop {
+        let found = any(place, key, deadline).await?;
+        if found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) >= revision {
+            return Ok(found);
+        }
+        if let Some(denied) = denied.take_if(|_| soon.has_passed()) {
+            return Err(denied);
+        }
+        if denied.is_none() {
+            match leader_at_least(place, key, revision, deadline).await {
+                // One who may not ask the leader may still hear it from others.
+                Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => denied = Some(error),
+                answer => return answer,
+            }
+        }
+        backoff.pause(soon).await;
+    }
 }
 
 async fn leader(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
@@ -72,6 +94,7 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
     }
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", place.stream);
+    place.api.whole(&verb)?;
     if let Some(stored) = direct(place, &verb, Some(&which), &which, deadline).await? {
         return if stored.subject == place.subject(key) { stored.entry(&place.prefix).map(Some) } else { Ok(None) };
     }

@@ -49,13 +49,18 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
 /// What the server is asked for: it may match more than `patterns`.
 ///
 /// A scan ends when all that was to come came. A server that counts too few of several filters, unless they are keys of
-/// one length, is asked for one filter.
-fn filters(patterns: &[Pattern], counted: bool) -> Vec<Pattern> {
+/// one length, is asked for one filter; and so is any for whom a permission says which keys those may be.
+fn filters(patterns: &[Pattern], counted: bool, confined: bool) -> Vec<Pattern> {
     let disjoint = Pattern::disjoint(patterns);
-    if counted || are_counted(&disjoint) {
+    if !confined && (counted || are_counted(&disjoint)) {
         return disjoint;
     }
-    disjoint.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
+    joined(disjoint)
+}
+
+/// One that matches what any of these matches, or more.
+pub(super) fn joined(patterns: Vec<Pattern>) -> Vec<Pattern> {
+    patterns.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
 }
 
 /// Whether every server counts right what is to come for these filters, which do not overlap.
@@ -157,7 +162,7 @@ impl Scanning {
 
     async fn begin(&mut self, deadline: Deadline) -> Result<()> {
         let Self { place, scan, last, windowed, .. } = self;
-        let patterns = filters(&scan.patterns, place.counts_filters);
+        let patterns = filters(&scan.patterns, place.counts_filters, place.api.wire().is_confined());
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
         // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;

@@ -62,7 +62,10 @@ impl Sitting {
         let deadline = Deadline::after(watch.patience);
         loop {
             let facts = Facts::learn(&place, deadline).await?;
-            let patterns = Pattern::disjoint(&watch.patterns);
+            let mut patterns = Pattern::disjoint(&watch.patterns);
+            if place.api.wire().is_confined() {
+                patterns = scan::joined(patterns);
+            }
             let request = request(&place, &watch, &patterns, &facts);
             let consumer = Consumer::create(&place.api, &request, deadline).await?;
             let mut later = Facts::learn(&place, deadline).await?;

@@ -38,6 +38,8 @@ const BATCHES: usize = 32;
 pub(super) struct Wire {
     client: Client,
     violations: Option<Arc<Violations>>,
+    /// Whether nothing is to be asked for that cannot be limited to some keys.
+    confined: bool,
     closed: AtomicBool,
     /// Shared with every request on its way.
     under_way: Arc<()>,
@@ -66,10 +68,11 @@ pub(super) enum Answer {
 }
 
 impl Wire {
-    pub(super) fn new(client: Client, violations: Option<Arc<Violations>>) -> Self {
+    pub(super) fn new(client: Client, violations: Option<Arc<Violations>>, confined: bool) -> Self {
         Self {
             client,
             violations,
+            confined,
             closed: AtomicBool::new(false),
             under_way: Arc::new(()),
             batches: Semaphore::new(BATCHES),
@@ -79,6 +82,11 @@ impl Wire {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Whether nothing is to be asked for that cannot be limited to some keys.
+    pub(super) fn is_confined(&self) -> bool {
+        self.confined
     }
 
     /// Denials of subscriptions, for one who waits on a subscription of his own.
@@ -125,6 +133,9 @@ impl Wire {
             match (self.is_connected(), deadline.has_passed()) {
                 (true, false) => return Ok(()),
                 (true, true) => return Err(deadline.error()),
+                (false, true) if self.violations.as_ref().is_some_and(|violations| violations.unauthorized()) => {
+                    return Err(Error::new(ErrorKind::Unauthorized));
+                }
                 (false, true) => return Err(Error::unavailable("not connected to a server")),
                 (false, false) => {}
             }
@@ -284,11 +295,17 @@ pub(super) struct Violations {
     sender: broadcast::Sender<Violation>,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
     inbox: std::sync::Mutex<Option<String>>,
+    /// Whether the last attempt to connect again was refused for its credentials.
+    unauthorized: AtomicBool,
 }
 
 impl Default for Violations {
     fn default() -> Self {
-        Self { sender: broadcast::channel(64).0, inbox: std::sync::Mutex::new(None) }
+        Self {
+            sender: broadcast::channel(64).0,
+            inbox: std::sync::Mutex::new(None),
+            unauthorized: AtomicBool::new(false),
+        }
     }
 }
 
@@ -308,6 +325,15 @@ impl Violations {
     /// Another connection may be allowed more; if not, the server says so again.
     pub(super) fn forget(&self) {
         *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes whether the credentials were refused when it was connected again.
+    pub(super) fn refuse(&self, unauthorized: bool) {
+        self.unauthorized.store(unauthorized, Ordering::Relaxed);
+    }
+
+    fn unauthorized(&self) -> bool {
+        self.unauthorized.load(Ordering::Relaxed)
     }
 
     fn inbox(&self) -> Option<String> {

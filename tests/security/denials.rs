@@ -5,15 +5,9 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, KvModel};
 use tokio::sync::OnceCell;
 
-use super::{LATE, in_time};
+use super::{LATE, PATIENT, SOON, in_time};
 use crate::needs::needs;
 use crate::support::Session;
-
-/// How soon a denial is told, at the latest.
-const SOON: Duration = Duration::from_millis(500);
-
-/// Far more than that: it is not the deadline that ends a denied operation.
-const PATIENT: Duration = Duration::from_secs(5);
 
 /// A server with a user who may do everything, and one who may not write `secret`, nor read `hidden`, nor know of
 /// `closed`, nor watch `unwatched`; and with a bucket of each of these names.

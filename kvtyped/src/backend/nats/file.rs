@@ -1,0 +1,78 @@
+//! Files that somebody names, with secrets in them.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// The path of a file. Nothing of its content is ever shown; nor is the path, if somebody took a secret for one.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct File(PathBuf);
+
+impl File {
+    pub(super) fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig`, which names the path and the cause.
+    pub(super) fn read(&self, what: &str) -> Result<Vec<u8>> {
+        if self.is_secret() {
+            return Err(Error::invalid_config(format!(
+                "a secret was given where the path of {what} is expected; write it to a file, or give it to the builder"
+            )));
+        }
+        std::fs::read(&self.0)
+            .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
+    }
+
+    fn is_secret(&self) -> bool {
+        let text = self.0.to_string_lossy();
+        let text = text.trim();
+        let is_seed = text.len() > 50 && text.starts_with('S') && text.chars().all(|c| c.is_ascii_alphanumeric());
+        is_seed || text.contains('\n') || text.contains("BEGIN ") || text.starts_with("eyJ")
+    }
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", self.0.display()) }
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_taken_for_a_path() {
+        let seed = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM";
+        for secret in [seed, "eyJ0eXAiOiJKV1QifQ.e30.c2ln", "-----BEGIN NATS USER JWT-----", "a\nb"] {
+            let file = File::at(secret);
+            let error = file.read("the credentials file").err();
+            let text = format!("{error:?} {file:?} {file}");
+            assert!(error.is_some() && !text.contains(secret), "{text}");
+        }
+        assert!(!File::at("/etc/nats/SERVICE.creds").is_secret() && !File::at("SYS.nk").is_secret());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_its_cause() {
+        let text = File::at("/nowhere/a.creds").read("the credentials file").err().map(|error| error.to_string());
+        let text = text.unwrap_or_default();
+        assert!(text.contains("`/nowhere/a.creds`") && text.contains("No such file"), "{text}");
+    }
+}

@@ -1,0 +1,210 @@
+//! What a URL says.
+
+use async_nats::ServerAddr;
+
+use super::credentials::Credentials;
+use super::file::File;
+use super::options::NatsOptions;
+use super::tls::Tls;
+use crate::error::{Error, Result};
+
+/// What a URL says.
+pub(super) struct Target {
+    /// Without a user: the client shows addresses when it is traced.
+    pub(super) servers: Vec<ServerAddr>,
+    /// What it says of everything else.
+    said: NatsOptions,
+    /// A certificate and a key, of which there are two or none.
+    certificate: Option<File>,
+    key: Option<File>,
+}
+
+impl Target {
+    pub(super) fn parse(url: &str) -> Result<Self> {
+        let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
+        let mut user = None;
+        for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+            let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+            if !matches!(scheme, "nats" | "tls") {
+                return Err(wrong("a server's scheme is neither `nats` nor `tls`"));
+            }
+            // One server that has to be encrypted is enough: others are learned of later, without a scheme.
+            target.said.tls.required |= scheme == "tls";
+            let (this, host) = match rest.rsplit_once('@') {
+                Some((user, host)) => (Some(user), host),
+                None => (None, rest),
+            };
+            if let Some(this) = this {
+                let this = match this.split_once(':') {
+                    Some((user, password)) => {
+                        Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?)
+                    }
+                    None => Credentials::Token(percent_decode(this)?),
+                };
+                if user.as_ref().is_some_and(|other| *other != this) {
+                    return Err(wrong("its servers have different users, and a connection has one"));
+                }
+                user = Some(this);
+            }
+            let host = host.trim_end_matches('/');
+            if host.contains('/') {
+                return Err(wrong("a server has no path"));
+            }
+            if host.is_empty() {
+                return Err(wrong("a server has no address"));
+            }
+            let server = format!("{scheme}://{host}").parse();
+            target.servers.push(server.map_err(|_| wrong("a server's address is not `host:port`"))?);
+        }
+        if target.servers.is_empty() {
+            return Err(wrong("it names no server"));
+        }
+        if let Some(user) = user {
+            target.sign_in(user)?;
+        }
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            target.set(name, percent_decode(value)?)?;
+        }
+        target.said.tls.client = match (target.certificate.take(), target.key.take()) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => return Err(wrong("of `cert` and `key` it has one without the other")),
+        };
+        Ok(target)
+    }
+
+    fn set(&mut self, name: &str, value: String) -> Result<()> {
+        if value.is_empty() && PARAMETERS.contains(&name) {
+            return Err(wrong(&format!("its parameter `{name}` has no value")));
+        }
+        match name {
+            "domain" => self.said.domain = Some(value),
+            "prefix" => self.said.prefix = Some(value),
+            "inbox" => self.said.inbox_prefix = Some(value),
+            "confined" => self.said.confined = truth(name, &value)?,
+            "creds" => self.sign_in(Credentials::JwtFile(File::at(value)))?,
+            "nkey" => self.sign_in(Credentials::NkeyFile(File::at(value)))?,
+            "ca" => self.said.tls.authorities = Some(File::at(value)),
+            "cert" => self.certificate = Some(File::at(value)),
+            "key" => self.key = Some(File::at(value)),
+            "tls_first" => self.said.tls.first = truth(name, &value)?,
+            _ => return Err(wrong(&format!("it has a parameter that is none of {}", PARAMETERS.join(", ")))),
+        }
+        Ok(())
+    }
+
+    fn sign_in(&mut self, credentials: Credentials) -> Result<()> {
+        match self.said.credentials.replace(credentials) {
+            None => Ok(()),
+            Some(_) => Err(wrong("it has two kinds of credentials, and a connection has one")),
+        }
+    }
+
+    /// What is said here, and of the rest what those options say. A domain and a prefix, a certificate and a key go together.
+    pub(super) fn or(self, options: NatsOptions) -> NatsOptions {
+        let mut said = self.said;
+        if said.domain.is_none() && said.prefix.is_none() {
+            (said.domain, said.prefix) = (options.domain, options.prefix);
+        }
+        said.tls = Tls {
+            required: said.tls.required || options.tls.required,
+            first: said.tls.first || options.tls.first,
+            authorities: said.tls.authorities.or(options.tls.authorities),
+            client: said.tls.client.or(options.tls.client),
+        };
+        NatsOptions {
+            name: options.name,
+            inbox_prefix: said.inbox_prefix.or(options.inbox_prefix),
+            connect_timeout: options.connect_timeout,
+            confined: said.confined || options.confined,
+            credentials: said.credentials.or(options.credentials),
+            ..said
+        }
+    }
+}
+
+/// What may stand behind the `?`. No secret does, only where it is: URLs are logged.
+const PARAMETERS: &[&str] =
+    &["domain", "prefix", "inbox", "confined", "creds", "nkey", "ca", "cert", "key", "tls_first"];
+
+fn truth(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(wrong(&format!("its parameter `{name}` is neither `true` nor `false`"))),
+    }
+}
+
+/// An error that quotes nothing, since the URL may hold a password.
+fn wrong(what: &str) -> Error {
+    Error::invalid_config(format!("the URL of the server: {what}"))
+}
+
+fn percent_decode(text: &str) -> Result<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        match (digit(), digit()) {
+            (Some(high), Some(low)) => bytes.extend(u8::try_from(high * 16 + low)),
+            _ => return Err(wrong("a `%` is not followed by two hexadecimal digits")),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| wrong("a percent-encoded part is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_url_names_servers_a_user_and_a_domain() {
+        let target = Target::parse("nats://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
+        let servers: Vec<_> = target.servers.iter().map(ServerAddr::as_url_str).collect();
+        assert_eq!(servers, ["nats://a:4222", "tls://b"]);
+        let said = target.or(NatsOptions::new().domain("elsewhere").name("me"));
+        assert_eq!(said.credentials, Some(Credentials::UserAndPassword("me".into(), "p@ss".into())));
+        assert_eq!((said.domain.as_deref(), said.name.as_deref()), (Some("hub"), Some("me")));
+        assert!(said.tls.is_required(), "of one server, so of all");
+        let token = Target::parse("nats://s3cr3t@[::1]:4222").unwrap().or(NatsOptions::new());
+        assert_eq!(token, NatsOptions::new().token("s3cr3t"));
+    }
+
+    #[test]
+    fn a_url_says_what_the_builder_says() {
+        let said = |url: &str| Target::parse(url).unwrap().or(NatsOptions::new());
+        let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&confined=true");
+        let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
+        assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").confined(true));
+        assert_eq!(said("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
+        assert_eq!(said("tls://a"), NatsOptions::new().require_tls(true));
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_without_being_quoted() {
+        for url in [
+            "",
+            "http://u:s3cr3t@a",
+            "nats://u:s3cr3t@a b",
+            "nats://u:s3cr3t%@a",
+            "nats://u:s3cr3t@a?x=1",
+            "nats://a?token=s3cr3t",
+            "nats://u:s3cr3t@a?creds=/f",
+            "nats://u:s3cr3t@a?cert=/f",
+            "nats://a?s3cr3t",
+            "nats://a?tls_first=s3cr3t",
+            "nats://u:s3cr3t@a?ca=",
+        ] {
+            let error = Target::parse(url).err().unwrap();
+            assert!(!format!("{error:?}").contains("s3cr3t"), "{error}");
+        }
+    }
+}

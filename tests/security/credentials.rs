@@ -1,0 +1,156 @@
+//! Each way to sign in, by the URL and by the builder.
+
+use harness::{Server, wait};
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, NatsOptions};
+use nkeys::KeyPair;
+
+use super::authority::{self, Operator};
+use super::{Folder, PATIENT, is_let_in, is_refused};
+use crate::support::{Session, unique};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// No credentials, or others.
+fn assert_unauthorized(what: &str, error: &Error) {
+    assert!(matches!(error.kind(), ErrorKind::Unauthorized), "{what}: {error:?}");
+}
+
+fn with_query(server: &Server, name: &str, value: &str) -> String {
+    format!("{}?{name}={value}", server.url())
+}
+
+#[tokio::test]
+async fn a_user_signs_in_with_a_password() {
+    let config = r#"authorization { users: [ { user: "a:p p", password: "p@ss/w:rd?%" } ] }"#;
+    let server = Server::builder().config(config).auth().start().await;
+    let url = format!("nats://a%3Ap%20p:p%40ss%2Fw%3Ard%3F%25@{}", server.addr());
+    is_let_in("the URL", Store::connect(url)).await;
+    let connect = || Store::connect(server.url());
+    is_let_in("the builder", connect().user_and_password("a:p p", "p@ss/w:rd?%")).await;
+    let options = NatsOptions::new().user_and_password("a:p p", "p@ss/w:rd?%");
+    is_let_in("the options", connect().options(options)).await;
+
+    let wrong = Store::connect(format!("nats://a%3Ap%20p:wrong@{}", server.addr()));
+    assert_unauthorized("a wrong one in the URL", &is_refused("it", wrong).await);
+    assert_unauthorized("a wrong one", &is_refused("it", connect().user_and_password("a:p p", "wrong")).await);
+    assert_unauthorized("nobody", &is_refused("it", connect()).await);
+}
+
+#[tokio::test]
+async fn a_token_lets_in() {
+    let server = Server::builder().config(r#"authorization { token: "t0k@n" }"#).auth().start().await;
+    is_let_in("the URL", Store::connect(format!("nats://t0k%40n@{}", server.addr()))).await;
+    is_let_in("the builder", Store::connect(server.url()).token("t0k@n")).await;
+    let over = Store::connect(format!("nats://t0k%40n@{}", server.addr())).token("another");
+    is_let_in("what the URL says wins", over).await;
+    let wrong = Store::connect(format!("nats://wrong@{}", server.addr()));
+    assert_unauthorized("a wrong one in the URL", &is_refused("it", wrong).await);
+    assert_unauthorized("a wrong one", &is_refused("it", Store::connect(server.url()).token("wrong")).await);
+}
+
+#[tokio::test]
+async fn an_nkey_signs_in() {
+    let folder = Folder::new();
+    let [user, other] = [KeyPair::new_user(), KeyPair::new_user()];
+    let config = format!("authorization {{ users: [ {{ nkey: {} }} ] }}", user.public_key());
+    let server = Server::builder().config(&config).auth().start().await;
+    let [seed, other] = [user, other].map(|key| key.seed().expect("it has a seed"));
+    let [file, wrong] = [folder.file("a.nk", &format!("{seed}\n")), folder.file("b.nk", &other)];
+    is_let_in("the URL", Store::connect(with_query(&server, "nkey", &file))).await;
+    let connect = || Store::connect(server.url());
+    is_let_in("the builder", connect().nkey(&*seed)).await;
+    is_let_in("the builder, by a file", connect().nkey_file(&file)).await;
+    let client = kvtyped::async_nats::ConnectOptions::new().no_echo();
+    is_let_in("the builder, with the client's options", connect().client(client).nkey(&*seed)).await;
+
+    let refused = is_refused("it", Store::connect(with_query(&server, "nkey", &wrong))).await;
+    assert_unauthorized("another's in the URL", &refused);
+    assert_unauthorized("another's", &is_refused("it", connect().nkey(&*other)).await);
+    assert_unauthorized("nobody", &is_refused("it", connect()).await);
+}
+
+#[tokio::test]
+async fn a_credentials_file_signs_in() {
+    let folder = Folder::new();
+    let operator = Operator::new();
+    let server = Server::builder().config(&operator.config()).auth().start().await;
+    let credentials = operator.credentials(HOUR);
+    let file = folder.file("a.creds", &credentials);
+    is_let_in("the URL", Store::connect(with_query(&server, "creds", &file))).await;
+    let connect = || Store::connect(server.url());
+    is_let_in("the builder", connect().credentials(&*credentials)).await;
+    is_let_in("the builder, by a file", connect().credentials_file(&file)).await;
+    let client = kvtyped::async_nats::ConnectOptions::new().no_echo();
+    is_let_in("the builder, with the client's options", connect().client(client).credentials_file(&file)).await;
+
+    // Of an account that the operator does not know.
+    let stranger = authority::credentials_by(&KeyPair::new_account(), HOUR);
+    let wrong = folder.file("b.creds", &stranger);
+    let refused = is_refused("it", Store::connect(with_query(&server, "creds", &wrong))).await;
+    assert_unauthorized("a stranger's in the URL", &refused);
+    assert_unauthorized("a stranger's", &is_refused("it", connect().credentials(stranger)).await);
+    assert_unauthorized("nobody", &is_refused("it", connect()).await);
+}
+
+/// Of what is wrong with a file the path and the cause are told, and nothing of what is in it.
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_named() {
+    let folder = Folder::new();
+    let user = KeyPair::new_user().seed().unwrap();
+    let account = KeyPair::new_account().seed().unwrap();
+    let token = format!("-----BEGIN NATS USER JWT-----\neyJsecret\n-----BEGIN USER NKEY SEED-----\n{account}\n");
+    let files = [
+        ("creds", "/nowhere/a.creds".to_owned()),
+        ("nkey", "/nowhere/a.nk".to_owned()),
+        ("creds", folder.file("only a key.creds", &user)),
+        ("creds", folder.file("an account's.creds", &token)),
+        ("nkey", folder.file("an account's.nk", &account)),
+        ("nkey", folder.file("nonsense.nk", "secret nonsense")),
+        ("creds", folder.0.to_str().unwrap().to_owned()),
+    ];
+    for (parameter, path) in &files {
+        let url = format!("nats://127.0.0.1:1?{parameter}={}", path.replace(' ', "%20"));
+        let by_url = is_refused(path, Store::connect(url)).await;
+        let builder = Store::connect("nats://127.0.0.1:1");
+        let builder = if *parameter == "nkey" { builder.nkey_file(path) } else { builder.credentials_file(path) };
+        for error in [by_url, is_refused(path, builder).await] {
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
+            let told = format!("{error} {error:?}");
+            assert!(told.contains(path.as_str()), "{told}");
+            assert!(!told.contains("secret") && !told.contains(&user) && !told.contains(&account), "{told}");
+        }
+    }
+    // A secret in the place of a path.
+    for url in [format!("nats://127.0.0.1:1?nkey={user}"), format!("nats://127.0.0.1:1?creds={user}")] {
+        let error = is_refused("it", Store::connect(url)).await;
+        assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
+        assert!(!format!("{error:?}").contains(&user), "{error:?}");
+    }
+}
+
+/// Whoever replaces a file in time is never locked out.
+#[tokio::test]
+async fn replaced_credentials_count_from_the_next_connection_on() {
+    let folder = Folder::new();
+    let operator = Operator::new();
+    let server = Server::builder().config(&operator.config()).auth().start().await;
+    let short = Duration::from_secs(3);
+    let [kept, replaced] = [folder.file("kept.creds", &operator.credentials(short)), folder.file("a.creds", "")];
+    folder.file("a.creds", &operator.credentials(short));
+    let connect = async |file: &str| is_let_in(file, Store::connect(with_query(&server, "creds", file))).await;
+    let (rotating, stuck) = tokio::join!(connect(&replaced), connect(&kept));
+    let name = unique("rotated");
+    let open = async |store: &Store| store.bucket::<Session>().name(&name).await.expect("the bucket opens");
+    let (sessions, others) = (open(&rotating).await, open(&stuck).await);
+
+    folder.file("a.creds", &operator.credentials(HOUR));
+    // The control: whoever keeps the old one is put out, and told so.
+    let error = wait::until("the old tokens expire", PATIENT, async || {
+        let put = others.put(&Session::new("acme", 2)).timeout(Duration::from_millis(300)).await;
+        put.err().filter(|error| matches!(error.kind(), ErrorKind::Unauthorized))
+    })
+    .await;
+    assert_eq!(error.outcome(), Outcome::NotApplied, "{error:?}");
+    sessions.put(&Session::new("acme", 1)).timeout(PATIENT).await.expect("the new token lets in");
+}

@@ -1,0 +1,337 @@
+//! The permissions of the docs: they suffice, each is needed, and the rest is denied.
+
+use std::sync::Mutex;
+
+use futures::future::join_all;
+use harness::{Server, wait};
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, ReadBucket};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::work::{self, RECORDS, Session, SessionKey, Work};
+use super::{BUSY, PATIENT, SOON};
+use crate::support::soon;
+
+/// The page that is shown in the docs.
+const PAGE: &str = include_str!("../../kvtyped/docs/permissions.md");
+
+/// The block of a role on the page, as a server reads it.
+pub(super) fn block(role: &str) -> String {
+    let (_, text) = PAGE.split_once(&format!("# {role}\n")).expect("the page has the role");
+    let (_, text) = text.split_once("```text\n").expect("the role has a block");
+    text.split_once("```").expect("the block ends").0.to_owned()
+}
+
+/// The subjects that a block lets one publish under.
+pub(super) fn subjects(block: &str) -> Vec<String> {
+    let lines = block.lines().filter(|line| line.trim_start().starts_with('"'));
+    lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+}
+
+/// A server with an administrator, these users, and what they work on.
+pub(super) struct Site {
+    pub(super) server: Server,
+    _admin: Store,
+    pub(super) sessions: Bucket<Session>,
+    client: async_nats::Client,
+}
+
+impl Site {
+    pub(super) async fn new(users: &[(String, String)]) -> Self {
+        let user = |(name, block): &(String, String)| format!("{{ user: {name:?}, password: secret, {block} }}\n");
+        let users: String = users.iter().map(user).collect();
+        let config = format!("authorization {{ users: [ {{ user: admin, password: secret }}\n{users} ] }}");
+        let server = Server::builder().config(&config).auth().start().await;
+        let admin = Store::connect(url(&server, "admin", "_INBOX")).timeout(PATIENT).await.expect("it is let in");
+        let sessions: Bucket<Session> = admin.bucket().await.expect("the bucket opens");
+        for tenant in ["acme", "beta"] {
+            let records: Vec<_> = (1..=RECORDS).map(|id| Session::large(tenant, id)).collect();
+            sessions.put_many(&records).await.expect("they are written");
+        }
+        admin.locks("locks").await.expect("the bucket opens");
+        admin.bucket::<Session>().name("closed").await.expect("the bucket opens");
+        let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into());
+        let client = options.connect(server.url()).await.expect("it is let in");
+        Self { server, _admin: admin, sessions, client }
+    }
+
+    pub(super) async fn connect(&self, user: &str, inbox: &str) -> Store {
+        Store::connect(url(&self.server, user, inbox)).timeout(PATIENT).await.expect("it is let in")
+    }
+
+    /// What the server logged of denials to a user.
+    pub(super) fn violations(&self, user: &str) -> Vec<String> {
+        // As servers up to 2.14 and later ones name it.
+        let names = [format!("User \"{user}\""), format!("/user:{user}\"")];
+        let log = self.server.log();
+        let of_user = |line: &&str| names.iter().any(|name| line.contains(name));
+        let lines = log.lines().filter(|line| line.contains("Violation")).filter(of_user);
+        lines.map(str::to_owned).collect()
+    }
+
+    async fn ask(&self, subject: &str) -> Value {
+        let answer = self.client.request(subject.to_owned(), "".into()).await.expect("the server answers");
+        serde_json::from_slice(&answer.payload).expect("it is JSON")
+    }
+
+    /// A watch whose consumer is deleted goes on with another.
+    pub(super) async fn watch_goes_on(&self, sessions: &ReadBucket<Session>, tenant: &str) {
+        let mut events = sessions.watch(work::of(tenant)).await.expect("it may be watched");
+        while !matches!(soon(&mut events).await.expect("an event"), Event::Ready) {}
+        let names = self.ask("$JS.API.CONSUMER.NAMES.KV_sessions").await;
+        for name in names["consumers"].as_array().expect("there are some").iter().filter_map(Value::as_str) {
+            self.ask(&format!("$JS.API.CONSUMER.DELETE.KV_sessions.{name}")).await;
+        }
+        let changed = Session { visits: 1, ..Session::new(tenant, 1) };
+        let revision = self.sessions.put(&changed).await.expect("it may be written");
+        loop {
+            match soon(&mut events).await.expect("it goes on") {
+                Event::Put(entry) if entry.revision() == revision => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The administrator, who makes what there is, has the standard inbox.
+fn url(server: &Server, user: &str, inbox: &str) -> String {
+    let inbox = if inbox.is_empty() { String::new() } else { format!("?inbox={inbox}") };
+    format!("nats://{user}:secret@{}{inbox}", server.addr())
+}
+
+/// What was denied, and how soon that was told.
+#[derive(Default)]
+pub(super) struct Denied(Mutex<Vec<(String, Duration)>>);
+
+impl Denied {
+    /// Awaits what is denied, which must be told at once and as that.
+    pub(super) async fn is<T>(&self, what: &str, operation: impl IntoFuture<Output = Result<T, Error>>) -> Error {
+        let start = Instant::now();
+        let result = operation.into_future().await;
+        let took = start.elapsed();
+        let error = result.err().unwrap_or_else(|| panic!("{what} is denied"));
+        assert!(matches!(error.kind(), ErrorKind::PermissionDenied { .. }), "{what}: {error:?}");
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{what}: {error:?}");
+        assert!(took <= BUSY, "{what} took {took:?}");
+        self.0.lock().expect("nobody panics").push((what.to_owned(), took));
+        error
+    }
+
+    /// Tells the figures, which must be what is promised.
+    pub(super) fn tell(&self, role: &str) {
+        let mut denied = self.0.lock().expect("nobody panics");
+        denied.sort_by_key(|(_, took)| *took);
+        let (_, median) = &denied[denied.len() / 2];
+        let (what, most) = denied.last().expect("something was denied");
+        println!("{role}: {} denials, the median after {median:?}, the last after {most:?} ({what})", denied.len());
+        assert!(*median <= SOON, "{role}: the median denial took {median:?}");
+    }
+}
+
+/// What is denied to whoever may not write, nor do what an administrator does.
+async fn cannot_write(denied: &Denied, sessions: &Bucket<Session>, tenant: &str) {
+    let session = Session::new(tenant, 1);
+    let key = session.key();
+    let many: Vec<_> = (1..=5).map(|id| Session::new(tenant, id)).collect();
+    denied.is("put", sessions.put(&session)).await;
+    denied.is("put with a time to live", sessions.put(&session).ttl(PATIENT)).await;
+    denied.is("create", sessions.create(&Session::new(tenant, 1_000))).await;
+    denied.is("update", sessions.update(&session, Revision::new(1))).await;
+    denied.is("delete", sessions.delete(&key)).await;
+    denied.is("purge", sessions.purge(&key)).await;
+    denied.is("put_many", sessions.put_many(&many)).await;
+    denied.is("delete_many", sessions.delete_many(many.iter().map(Session::key))).await;
+}
+
+/// What is denied to whoever is not an administrator.
+async fn cannot_administrate(denied: &Denied, store: &Store) {
+    let open = |name: &str| store.bucket::<Session>().name(name);
+    denied.is("making a bucket", open("new")).await;
+    denied.is("another bucket", open("closed").must_exist()).await;
+    denied.is("the names of buckets", store.buckets()).await;
+    denied.is("deleting a bucket", store.delete_bucket("closed")).await;
+}
+
+/// Runs the work of a role with the set of the page, and once without each subject of it.
+///
+/// `rarely` are those that are needed only where something else happens meanwhile.
+async fn each_is_needed(
+    role: &str,
+    rarely: &[&str],
+    work: impl for<'a> Fn(&'a Site, &'a Store, usize) -> Work<'a>,
+) -> Site {
+    let name = role.to_lowercase();
+    let whole = block(role);
+    let inbox = format!("_INBOX_{name}");
+    let subjects = subjects(&whole);
+    assert!(subjects.len() > 4, "{subjects:?}");
+    let mut users = vec![(name.clone(), whole.clone())];
+    users.extend(subjects.iter().enumerate().map(|(at, subject)| {
+        let lacking = whole.replacen(&format!("{subject:?}"), "", 1);
+        assert_ne!(lacking, whole);
+        (format!("{name}-{at}"), lacking)
+    }));
+    let site = Site::new(&users).await;
+
+    let store = site.connect(&name, &inbox).await;
+    work(&site, &store, 0).await.unwrap_or_else(|error| panic!("the set of the {role} suffices: {error:?}"));
+    assert_eq!(site.violations(&name), [""; 0], "nothing is denied to the {role}");
+
+    let lacking = users.iter().enumerate().skip(1).map(|(at, (user, _))| {
+        let (site, inbox, subject, work) = (&site, &inbox, &subjects[at - 1], &work);
+        async move {
+            if rarely.iter().any(|rarely| subject.contains(rarely)) {
+                return;
+            }
+            let store = site.connect(user, inbox).await;
+            let work = async {
+                // Whether it fails, or goes on in another way, is not the question here.
+                let _ = work(site, &store, at).await;
+                std::future::pending::<()>().await;
+            };
+            let what = format!("the {role} needs {subject}");
+            let missed = async || (!site.violations(user).is_empty()).then_some(());
+            tokio::select! {
+                () = work => {}
+                () = wait::until(&what, 3 * PATIENT, missed) => {}
+            }
+        }
+    });
+    join_all(lacking).await;
+    site
+}
+
+/// P38, P39.
+#[tokio::test]
+async fn a_reader_reads_and_does_nothing_else() {
+    let site = each_is_needed("Reader", &["CONSUMER.INFO"], |_, store, _| {
+        Box::pin(async move {
+            let sessions = store.bucket::<Session>().read_only().await?;
+            work::reading(&sessions, "acme").await?;
+            work::reading_all(&sessions).await
+        })
+    })
+    .await;
+    let store = site.connect("reader", "_INBOX_reader").await;
+    let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
+    site.watch_goes_on(&sessions, "acme").await;
+    assert_eq!(site.violations("reader"), [""; 0]);
+
+    let denied = Denied::default();
+    cannot_write(&denied, &sessions, "acme").await;
+    let key = SessionKey::new("acme", 1);
+    let modified = async { sessions.modify(&key, |session| session.visits += 1).await.map(drop) };
+    denied.is("modify", modified).await;
+    denied.is("touch", sessions.touch(&key)).await;
+    denied.is("transaction", sessions.transaction().delete(&key).delete(&SessionKey::new("acme", 2)).commit()).await;
+    denied.is("lock", sessions.lock(&key)).await;
+    site.sessions.delete(&SessionKey::new("acme", 9)).await.expect("there is something to compact");
+    denied.is("compact", sessions.compact(Duration::ZERO)).await;
+    cannot_administrate(&denied, &store).await;
+    denied.is("destroy", sessions.destroy()).await;
+    denied.tell("reader");
+    assert!(site.sessions.get(&key).await.unwrap().is_some(), "nothing was written");
+}
+
+/// P38, P39.
+#[tokio::test]
+async fn a_writer_writes_one_bucket_and_no_other() {
+    let site = each_is_needed("Writer", &["CONSUMER.INFO"], |_, store, number| {
+        Box::pin(async move {
+            let sessions: Bucket<Session> = store.bucket().must_exist().await?;
+            work::reading(&sessions, "acme").await?;
+            work::reading_all(&sessions).await?;
+            work::writing(&sessions, "acme", 1_000 + 100 * number as u64).await?;
+            if number == 0 {
+                work::transacting(&sessions).await?;
+            }
+            Ok(())
+        })
+    })
+    .await;
+    let [store, other] = [site.connect("writer", "_INBOX_writer").await, site.connect("writer", "_INBOX_writer").await];
+    let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
+    let others: Bucket<Session> = other.bucket().await.expect("it may be opened");
+    work::contending(&[&sessions, &others], "acme", 5_000).await.expect("it may be changed");
+    site.watch_goes_on(&sessions, "acme").await;
+    assert_eq!(site.violations("writer"), [""; 0]);
+
+    let denied = Denied::default();
+    sessions.delete(&SessionKey::new("acme", 9)).await.expect("it may be deleted");
+    denied.is("compact", sessions.compact(Duration::ZERO)).await;
+    cannot_administrate(&denied, &store).await;
+    denied.is("locks elsewhere", store.locks("locks")).await;
+    denied.is("destroy", sessions.destroy()).await;
+    denied.tell("writer");
+}
+
+/// P38, P39.
+#[tokio::test]
+async fn a_locker_locks_and_does_nothing_else() {
+    let site = each_is_needed("Locker", &["$JS.FC"], |_, store, number| {
+        Box::pin(async move { work::locking(store, &format!("job-{number}")).await })
+    })
+    .await;
+    let store = site.connect("locker", "_INBOX_locker").await;
+    let denied = Denied::default();
+    denied.is("a bucket of records", store.bucket::<Session>()).await;
+    denied.is("locks elsewhere", store.locks("sessions")).await;
+    cannot_administrate(&denied, &store).await;
+    denied.tell("locker");
+}
+
+/// C4: whoever may not listen for answers is told that, rather than that there are none.
+#[tokio::test]
+async fn a_wrong_inbox_is_told_at_once() {
+    // One may listen for the answers to requests, and not for what a consumer delivers.
+    let half = block("Reader").replace("_INBOX_reader.>", "_INBOX_half.*.*");
+    let site = Site::new(&[("reader".into(), block("Reader")), ("half".into(), half)]).await;
+    let denied = Denied::default();
+    let wrong = site.connect("reader", "").await;
+    for _ in 0..3 {
+        let error = denied.is("opening", wrong.bucket::<Session>()).await;
+        let ErrorKind::PermissionDenied { subject } = error.kind() else { panic!("{error:?}") };
+        assert!(subject.starts_with("_INBOX."), "{subject}");
+    }
+    let half = site.connect("half", "_INBOX_half").await;
+    let sessions: Bucket<Session> = half.bucket().await.expect("it may be opened");
+    assert!(sessions.get(&SessionKey::new("acme", 1)).await.expect("it may be read").is_some());
+    let list = async { sessions.list(..).await?.try_collect::<Vec<_>>().await };
+    denied.is("list", list).await;
+    denied.is("watch", async { soon(&mut sessions.watch(..).await?).await }).await;
+    denied.is("cache", sessions.cache(..)).await;
+    denied.tell("wrong inbox");
+}
+
+/// A watch that is not heard, so that the server waits for it for ever, is told why.
+#[tokio::test]
+async fn a_watch_that_may_not_answer_the_server_is_told_so() {
+    let lacking = block("Reader").replace(r#""$JS.FC.KV_sessions.>""#, "");
+    let site = Site::new(&[("reader".into(), lacking)]).await;
+    let store = site.connect("reader", "_INBOX_reader").await;
+    let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
+    let mut events = sessions.watch(..).await.expect("it begins");
+    let error = loop {
+        match soon(&mut events).await {
+            Ok(event) => assert!(!matches!(event, Event::Ready), "it is asked to slow down before"),
+            Err(error) => break error,
+        }
+    };
+    let ErrorKind::PermissionDenied { subject } = error.kind() else { panic!("{error:?}") };
+    assert!(subject.starts_with("$JS.FC."), "{subject}");
+}
+
+/// What is read of an application's own connection ends by its time, and is not taken for anything else.
+#[tokio::test]
+async fn on_a_connection_of_the_application_a_denial_is_a_timeout() {
+    let site = Site::new(&[("reader".into(), block("Reader"))]).await;
+    let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), "secret".into());
+    let client = options.custom_inbox_prefix("_INBOX_reader").connect(site.server.url()).await.unwrap();
+    let store = Store::from_client(client).with_timeout(SOON);
+    let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
+    let error = super::in_time("put", SOON, sessions.put(&Session::new("acme", 1))).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    wait::until("the server has denied it", PATIENT, async || (!site.violations("reader").is_empty()).then_some(()))
+        .await;
+}
