@@ -8,7 +8,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `connect` | a URL and options, and the connection that they make |
-//! | `wire` | one request: its answer, or why there is none |
+//! | `wire`, `lookout` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
@@ -33,6 +33,7 @@ mod count;
 mod doubt;
 mod echo;
 mod facts;
+mod lookout;
 mod many;
 mod parcel;
 mod publish;

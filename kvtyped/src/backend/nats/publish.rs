@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api;
+use super::api::{self, Acknowledgement};
 use super::bucket::Place;
 use super::convert::{self, ApiError};
 use super::doubt::Doubt;
@@ -85,10 +84,10 @@ pub(super) struct Publication<'a> {
     pub(super) place: &'a Place,
     pub(super) write: &'a Write,
     pub(super) subject: String,
-    pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
     /// As the server counts: the payload and the headers.
     pub(super) size: usize,
+    frame: Option<Frame>,
     deadline: Deadline,
 }
 
@@ -108,51 +107,72 @@ pub(super) enum Verdict {
     Open,
 }
 
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
+/// The place of a message in a batch.
+struct Frame {
+    batch: String,
+    number: usize,
+    is_last: bool,
 }
 
 impl<'a> Publication<'a> {
     pub(super) fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
-        let Write { key, kind, guard, ttl, id } = write;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MESSAGE_ID, id.as_str());
-        let payload = match kind {
+        let payload = match &write.kind {
             WriteKind::Put(value) => value.clone(),
-            WriteKind::Delete => {
-                headers.insert(header::OPERATION, "DEL");
-                Bytes::new()
-            }
-            WriteKind::Purge => {
-                headers.insert(header::OPERATION, "PURGE");
-                headers.insert(header::ROLLUP, "sub");
-                Bytes::new()
-            }
+            WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
-        if let Some(guard) = guard {
-            headers.insert(header::EXPECTED, guard.revision.to_string());
-            if guard.key != *key {
-                headers.insert(header::EXPECTED_SUBJECT, place.leader_subject(&guard.key));
-            }
-        }
-        if let Some(ttl) = ttl {
-            headers.insert(header::TTL, ttl.as_secs().to_string());
-        }
-        let size = size(&headers, &payload);
-        Self { place, write, subject: format!("{}{key}", place.write_prefix), headers, payload, size, deadline }
+        let subject = format!("{}{}", place.write_prefix, write.key);
+        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, deadline };
+        publication.size = publication.count();
+        publication
     }
 
     /// Makes it the message of this number in a batch.
     pub(super) fn join(&mut self, batch: &str, number: usize, is_last: bool) {
-        self.headers.insert(header::BATCH, batch);
-        self.headers.insert(header::BATCH_SEQUENCE, number.to_string());
-        if is_last {
-            self.headers.insert(header::BATCH_COMMIT, "1");
+        self.frame = Some(Frame { batch: batch.to_owned(), number, is_last });
+        self.size = self.count();
+    }
+
+    /// The size of the message as the server counts it.
+    fn count(&self) -> usize {
+        let mut size = "NATS/1.0\r\n\r\n".len() + self.payload.len();
+        self.each_header(|name, value| size += name.len() + value.len() + ": \r\n".len());
+        size
+    }
+
+    /// The headers of a copy.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.each_header(|name, value| headers.insert(name, value));
+        headers
+    }
+
+    fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
+        let Write { key, kind, guard, ttl, id } = self.write;
+        header(header::MESSAGE_ID, id.as_str());
+        match kind {
+            WriteKind::Put(_) => {}
+            WriteKind::Delete => header(header::OPERATION, "DEL"),
+            WriteKind::Purge => {
+                header(header::OPERATION, "PURGE");
+                header(header::ROLLUP, "sub");
+            }
         }
-        self.size = size(&self.headers, &self.payload);
+        if let Some(guard) = guard {
+            header(header::EXPECTED, &guard.revision.to_string());
+            if guard.key != *key {
+                header(header::EXPECTED_SUBJECT, &self.place.leader_subject(&guard.key));
+            }
+        }
+        if let Some(ttl) = ttl {
+            header(header::TTL, &ttl.as_secs().to_string());
+        }
+        if let Some(Frame { batch, number, is_last }) = &self.frame {
+            header(header::BATCH, batch);
+            header(header::BATCH_SEQUENCE, &number.to_string());
+            if *is_last {
+                header(header::BATCH_COMMIT, "1");
+            }
+        }
     }
 
     /// Checks what the server would not check, or not without closing the connection.
@@ -173,7 +193,7 @@ impl<'a> Publication<'a> {
 
     /// A copy; it is sent when it is first waited for.
     pub(super) fn send(&self) -> Pending {
-        self.place.api.wire().request(self.subject.clone(), Some(self.headers.clone()), self.payload.clone())
+        self.place.api.wire().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
     }
 
     /// What an answer to one copy says.
@@ -191,17 +211,14 @@ impl<'a> Publication<'a> {
             }
             answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
         };
-        let error = match api::parse(&message.payload) {
-            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
-                Ok(Acknowledgement { seq, duplicate }) if seq > 0 => {
-                    return Verdict::Applied { revision: Revision::new(seq), duplicate };
-                }
-                _ => {
-                    return Verdict::Refused(
-                        convert::backend("a write was answered without a revision").unknown_outcome(),
-                    );
-                }
-            },
+        let error = match api::acknowledgement(&message.payload) {
+            Ok(Ok(Acknowledgement { seq, duplicate, .. })) if seq > 0 => {
+                return Verdict::Applied { revision: Revision::new(seq), duplicate };
+            }
+            Ok(Ok(_)) => {
+                let unclear = convert::backend("a write was answered without a revision");
+                return Verdict::Refused(unclear.unknown_outcome());
+            }
             Ok(Err(error)) => error,
             Err(error) => return Verdict::Refused(error.unknown_outcome()),
         };
@@ -226,11 +243,4 @@ impl<'a> Publication<'a> {
             }
         }
     }
-}
-
-/// The size of a message as the server counts it.
-fn size(headers: &HeaderMap, payload: &Bytes) -> usize {
-    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    let lines = lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4);
-    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>() + payload.len()
 }

@@ -60,13 +60,21 @@ impl Stored {
     /// The answer to a direct get.
     pub(super) fn from_direct(message: Message) -> Result<Self> {
         let headers = message.headers.unwrap_or_default();
-        // A publisher can write these headers too; the server's own come last.
-        let text = |name: &str| headers.get_last(name).map(|value| value.as_str());
-        let missing = || convert::backend("an answer to a direct get lacks its headers");
-        let subject = text(header::SUBJECT).ok_or_else(missing)?.to_owned();
-        let sequence: u64 = text(header::SEQUENCE).and_then(|text| text.parse().ok()).ok_or_else(missing)?;
-        let created = text(header::TIME).and_then(time).ok_or_else(missing)?;
-        Ok(Self { subject, revision: Revision::new(sequence), created, headers, payload: message.payload })
+        let (mut subject, mut sequence, mut created) = (None, None, None);
+        for (name, value) in last_of_each(&headers) {
+            match name {
+                header::SUBJECT => subject = Some(value.to_owned()),
+                header::SEQUENCE => sequence = value.parse().ok().map(Revision::new),
+                header::TIME => created = time(value),
+                _ => {}
+            }
+        }
+        match (subject, sequence, created) {
+            (Some(subject), Some(revision), Some(created)) => {
+                Ok(Self { subject, revision, created, headers, payload: message.payload })
+            }
+            _ => Err(convert::backend("an answer to a direct get lacks its headers")),
+        }
     }
 
     /// The `message` of an answer of the stream's leader.
@@ -109,14 +117,23 @@ impl Stored {
     pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
         let text = self.subject.strip_prefix(prefix).unwrap_or(&self.subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
-        let operation = self.operation();
-        let ttl = self.header(header::TTL).and_then(ttl);
-        let id = self.header(header::MESSAGE_ID).map(OperationId::from_stored);
-        Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl, id })
+        let (mut operation, mut reason, mut size, mut lives, mut id) = (None, None, 0_u64, None, None);
+        for (name, value) in last_of_each(&self.headers) {
+            match name {
+                header::OPERATION => operation = Some(value),
+                header::MARKER_REASON => reason = Some(value),
+                header::MESSAGE_SIZE => size = value.parse().unwrap_or_default(),
+                header::TTL => lives = ttl(value),
+                header::MESSAGE_ID => id = Some(OperationId::from_stored(value)),
+                _ => {}
+            }
+        }
+        let operation = self.operation(operation, reason, size);
+        Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl: lives, id })
     }
 
-    fn operation(&self) -> Operation {
-        match self.header(header::OPERATION) {
+    fn operation(&self, operation: Option<&str>, reason: Option<&str>, size: u64) -> Operation {
+        match operation {
             None => {}
             Some("PUT") => return Operation::Put,
             Some("DEL") => return Operation::Delete,
@@ -125,8 +142,7 @@ impl Stored {
         }
         // A client can write this header too. A marker of the server's has no body; a message of which only the
         // headers were asked for tells its size.
-        let size = self.header(header::MESSAGE_SIZE).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
-        match self.header(header::MARKER_REASON) {
+        match reason {
             Some(reason) if self.payload.is_empty() && size == 0 => match reason {
                 "MaxAge" => Operation::Expired,
                 "Purge" => Operation::Purge,
@@ -136,6 +152,12 @@ impl Stored {
             _ => Operation::Put,
         }
     }
+}
+
+/// The headers with their values; of one that stands there more than once, the last: a publisher can write the server's
+/// headers too, and the server's own come last.
+fn last_of_each(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.last()?.as_str())))
 }
 
 /// A time as the server writes it: `2026-08-14T12:02:39.123456789Z`.
