@@ -13,6 +13,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
+
 use super::ReadBucket;
 use crate::backend::{At, Deadline, Incarnation, OperationId, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -111,6 +113,18 @@ impl<T: KvModel> ReadBucket<T> {
         if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
             return Ok(());
         }
+        // Rare, and in a box, so that the future of a write stays small.
+        self.meet_again(key, expected, meeting, epoch, deadline).boxed().await
+    }
+
+    async fn meet_again(
+        &self,
+        key: &Key,
+        expected: Revision,
+        meeting: Option<Meeting>,
+        epoch: u64,
+        deadline: Deadline,
+    ) -> Result<()> {
         self.ask_incarnation(deadline).await?;
         let Some(meeting) = meeting else { return Ok(()) };
         // If it is not there any more, the guard refuses the write.
@@ -126,7 +140,7 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
         match conflict.kind() {
             ErrorKind::Conflict { expected, actual: Some(actual) } if actual < expected => {
-                self.ask_incarnation(deadline).await.err().unwrap_or(conflict)
+                self.ask_incarnation(deadline).boxed().await.err().unwrap_or(conflict)
             }
             _ => conflict,
         }

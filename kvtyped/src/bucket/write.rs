@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::cas::{Decision, First, Limits};
 use super::standing::{self, Footing};
-use super::{Bucket, decode, options, verb};
-use crate::backend::{RawEntry, Write, WriteKind};
+use super::{Bucket, Inner, decode, options, verb};
+use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -215,18 +215,44 @@ pub struct Create<'a, T: KvModel> {
     footing: Footing,
 }
 
+impl<T: KvModel> Bucket<T> {
+    /// From what a creation starts: from the marker that is known, or else from nothing, which a server refuses if there is
+    /// a marker of somebody else. Where the last creation met one, it is cheaper to look before.
+    async fn guess(&self, key: &Key, deadline: Deadline) -> First {
+        let Inner { raw, markers, .. } = &*self.inner;
+        let marker = markers.take(key, raw.incarnation().epoch);
+        if marker.is_some() || !markers.are_of_others() {
+            return First::NoRecord(marker.unwrap_or_default());
+        }
+        match raw.read(key, At::Newest(Read::Any), deadline).await {
+            // It may be there no longer.
+            Ok(Some(entry)) if entry.is_live() => First::ReadAtLeader,
+            Ok(Some(marker)) => First::NoRecord(marker.revision),
+            Ok(None) | Err(_) => {
+                markers.met_none();
+                First::NoRecord(Revision::ZERO)
+            }
+        }
+    }
+}
+
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, ttl, timeout, footing } = self;
         let (key, value, ttl) = bucket.prepare("create", record, ttl)?;
         let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
+        let markers = &bucket.inner.markers;
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if live.is_live() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(live.revision)),
             // Nothing, or a marker: the TTL goes with the write in both cases.
-            _ => Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () }),
+            newest => {
+                if newest.is_some() {
+                    markers.met_another();
+                }
+                Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () })
+            }
         };
-        let epoch = bucket.inner.raw.incarnation().epoch;
-        let first = First::NoRecord(bucket.inner.markers.take(&key, epoch));
+        let first = bucket.guess(&key, limits.deadline).await;
         let created = bucket.compare_and_set("create", &key, first, limits, decide).await;
         let created = created.map_err(|error| error.within("create", bucket.name(), Some(key.as_str())))?;
         Ok(created.revision)

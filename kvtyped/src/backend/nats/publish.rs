@@ -1,7 +1,10 @@
 //! The one write path.
 //!
 //! A write is published as a request, on a connection that stands, with the id of its operation; the acknowledgement
-//! tells its revision. An answer that says that it was not applied, because of what passes (no leader now), is followed
+//! tells its revision. The id is that of the message (`Nats-Msg-Id`), which a server remembers for a while so that no copy is
+//! stored twice. That is the dearer half of what an id costs, so it is left out where there is never a second copy that one
+//! server could store beside the first: a write without a guard, of a bucket that a sole server stores, has its id in a header
+//! that the server does not look at (`Kvtyped-Oid`), and stores all the same. An answer that says that it was not applied, because of what passes (no leader now), is followed
 //! by another attempt. Where no answer comes, [`doubt`](super::doubt) takes over.
 //!
 //! Two servers may take themselves for the leader of a replicated bucket: one that hung does, until it hears of the
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::api::{self, Acknowledgement};
@@ -53,10 +57,11 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             Verdict::Applied { revision, .. } => return Ok(revision),
             Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
             Verdict::Refused(error) => return Err(error.unknown_outcome()),
-            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).await,
+            // What is rare has a box of its own, so that the future of a write stays small.
+            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).boxed().await,
             Verdict::NotNow(error) => {
                 tracing::debug!(stream = place.stream, %error, "writing again");
-                if matches!(place.information(deadline).await, Some(None)) {
+                if matches!(place.information(deadline).boxed().await, Some(None)) {
                     return Err(Error::new(ErrorKind::BucketNotFound));
                 }
                 (error, outage.pause(deadline).await)
@@ -148,7 +153,9 @@ impl<'a> Publication<'a> {
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
         let Write { key, kind, guard, ttl, id } = self.write;
-        header(header::MESSAGE_ID, id.as_str());
+        let is_sole = self.place.config.replicas == Some(1) && self.place.config.mirror.is_none();
+        let needs_no_memory = is_sole && guard.is_none() && self.frame.is_none();
+        header(if needs_no_memory { header::OPERATION_ID } else { header::MESSAGE_ID }, id.as_str());
         match kind {
             WriteKind::Put(_) => {}
             WriteKind::Delete => header(header::OPERATION, "DEL"),

@@ -3,6 +3,7 @@
 //! A direct get is answered by any server that stores the bucket, so it may be behind; the leader is asked by an API
 //! request, which costs about as much and is answered by one server only.
 
+use futures::FutureExt;
 use serde_json::{Value, json};
 
 use super::api::Attempt;
@@ -16,25 +17,25 @@ use crate::key::Key;
 use crate::revision::Revision;
 
 pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
+    // All but the plainest have a box of their own, so that the future of that stays small.
     match at {
-        At::Newest(Read::Leader) => leader(place, key, deadline).await,
+        At::Newest(Read::Leader) => leader(place, key, deadline).boxed().await,
         At::Newest(Read::Any) => any(place, key, deadline).await,
         At::Newest(Read::AtLeast(revision)) => {
             let found = any(place, key, deadline).await?;
             match found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) {
                 found_revision if found_revision >= revision => Ok(found),
-                _ => leader(place, key, deadline).await,
+                _ => leader(place, key, deadline).boxed().await,
             }
         }
-        At::Revision(revision) => at_revision(place, key, revision, deadline).await,
+        At::Revision(revision) => at_revision(place, key, revision, deadline).boxed().await,
     }
 }
 
 async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
     // A permission can be limited to some keys only in this form of the request.
     let verb = format!("DIRECT.GET.{}.{}", place.stream, place.subject(key));
-    let local = json!({ "last_by_subj": place.subject(key) });
-    let found = direct(place, &verb, None, &local, deadline).await?;
+    let found = direct(place, &verb, None, || json!({ "last_by_subj": place.subject(key) }), deadline).await?;
     found.map(|stored| stored.entry(&place.prefix)).transpose()
 }
 
@@ -49,7 +50,7 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
     }
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", place.stream);
-    if let Some(stored) = direct(place, &verb, Some(&which), &which, deadline).await? {
+    if let Some(stored) = direct(place, &verb, Some(&which), || which.clone(), deadline).await? {
         return if stored.subject == place.subject(key) { stored.entry(&place.prefix).map(Some) } else { Ok(None) };
     }
     if !place.direct || !place.may_be_behind() {
@@ -79,14 +80,14 @@ async fn direct(
     place: &Place,
     verb: &str,
     body: Option<&Value>,
-    otherwise: &Value,
+    otherwise: impl Fn() -> Value,
     deadline: Deadline,
 ) -> Result<Option<Stored>> {
     let mut backoff = Backoff::outage();
     let mut allowed = place.direct;
     loop {
         if !allowed {
-            return place.api.leader(&place.stream, otherwise, deadline).await;
+            return place.api.leader(&place.stream, &otherwise(), deadline).boxed().await;
         }
         let message = match place.api.attempt(verb, body, Attempt::Short, deadline).await? {
             Answer::Message(message) => message,
@@ -95,7 +96,7 @@ async fn direct(
                 let error = convert::of_answer(answer, deadline);
                 tracing::debug!(verb, %error, "reading again");
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader just now.
-                if nobody && let Some(info) = place.information(deadline).await {
+                if nobody && let Some(info) = place.information(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
                 }

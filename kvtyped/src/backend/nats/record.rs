@@ -20,6 +20,9 @@ use crate::ttl::Ttl;
 pub(super) mod header {
     pub(in super::super) const OPERATION: &str = "KV-Operation";
     pub(in super::super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+    /// The id of an operation where the server need not remember it: as long as the other one, so that both cost the same
+    /// room.
+    pub(in super::super) const OPERATION_ID: &str = "Kvtyped-Oid";
     pub(in super::super) const INCREMENT: &str = "Nats-Incr";
     pub(in super::super) const ROLLUP: &str = "Nats-Rollup";
     pub(in super::super) const TTL: &str = "Nats-TTL";
@@ -102,7 +105,8 @@ impl Stored {
 
     /// Whether this operation wrote it.
     pub(super) fn is_by(&self, id: &OperationId) -> bool {
-        self.header(header::MESSAGE_ID) == Some(id.as_str())
+        let is_in = |name| self.header(name) == Some(id.as_str());
+        is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
     }
 
     /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
@@ -117,17 +121,20 @@ impl Stored {
     pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
         let text = self.subject.strip_prefix(prefix).unwrap_or(&self.subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
-        let (mut operation, mut reason, mut size, mut lives, mut id) = (None, None, 0_u64, None, None);
+        let (mut operation, mut reason, mut size, mut lives) = (None, None, 0_u64, None);
+        let (mut id, mut message_id) = (None, None);
         for (name, value) in last_of_each(&self.headers) {
             match name {
                 header::OPERATION => operation = Some(value),
                 header::MARKER_REASON => reason = Some(value),
                 header::MESSAGE_SIZE => size = value.parse().unwrap_or_default(),
                 header::TTL => lives = ttl(value),
-                header::MESSAGE_ID => id = Some(OperationId::from_stored(value)),
+                header::OPERATION_ID => id = Some(value),
+                header::MESSAGE_ID => message_id = Some(value),
                 _ => {}
             }
         }
+        let id = id.or(message_id).map(OperationId::from_stored);
         let operation = self.operation(operation, reason, size);
         Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl: lives, id })
     }

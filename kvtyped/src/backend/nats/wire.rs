@@ -124,6 +124,14 @@ impl Wire {
     /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
     /// is one again: long after the caller gave up.
     pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
+        if self.is_connected() && !self.closed.load(Ordering::Relaxed) && !deadline.has_passed() {
+            return Ok(());
+        }
+        // Rare, and in a box, so that the future of every operation stays small.
+        self.reconnected(deadline).boxed().await
+    }
+
+    async fn reconnected(&self, deadline: Deadline) -> Result<()> {
         loop {
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Closed));
