@@ -126,12 +126,7 @@ impl Retry {
 
     /// Waits and reads what a conflict told of, or something later: where the first attempt was a guess, it is what was
     /// there all along, most of the time, and wherever is nearest knows it.
-    async fn read_nearest(
-        &mut self,
-        raw: &dyn RawBucket,
-        key: &Key,
-        deadline: Deadline,
-    ) -> Result<Option<RawEntry>> {
+    async fn read_nearest(&mut self, raw: &dyn RawBucket, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let read = if self.least > Revision::ZERO { Read::AtLeast(self.least) } else { Read::Leader };
         self.read_as(read, raw, key, deadline).await
     }

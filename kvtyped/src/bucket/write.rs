@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use super::cas::{Decision, First, Limits};
 use super::standing::{self, Footing};
@@ -164,23 +165,35 @@ impl<T: KvModel> Bucket<T> {
         // As of before it is sent.
         let epoch = self.inner.raw.incarnation().epoch;
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
-        let written = async {
-            let on = standing::guard(footing, self)?;
-            if guarded {
-                self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
-            }
-            match standing::write(&**raw, write, on.as_ref(), deadline).await {
-                Ok(revision) => {
-                    if leaves_a_marker {
-                        self.inner.markers.left(key.clone(), revision, epoch);
-                    }
-                    Ok(self.wrote(revision, &id))
-                }
-                Err(error) if guarded => Err(self.explain(error, deadline).await),
-                Err(error) => Err(error),
-            }
+        let written = match footing {
+            // By itself: what the others need would be part of the future of every write.
+            None if !guarded => raw.write(write, deadline).await,
+            footing => self.send_guarded(write, expected.filter(|_| guarded), footing, deadline).boxed().await,
         };
-        written.await.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))
+        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
+        let revision = self.wrote(written.map_err(located)?, &id);
+        if leaves_a_marker {
+            self.inner.markers.left(key, revision, epoch);
+        }
+        Ok(revision)
+    }
+
+    async fn send_guarded(
+        &self,
+        write: Write,
+        expected: Option<Revision>,
+        footing: Footing,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let on = standing::guard(footing, self)?;
+        let Some(expected) = expected else {
+            return standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
+        };
+        self.check_incarnation(&write.key, expected, deadline).await?;
+        match standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
+            Err(error) => Err(self.explain(error, deadline).await),
+            written => written,
+        }
     }
 }
 

@@ -62,7 +62,11 @@ pub(super) struct Consumer {
     name: String,
     deliver: String,
     subscriber: Subscriber,
+    /// What came, and is to be told of next.
+    aside: Option<Message>,
     denials: Option<broadcast::Receiver<Violation>>,
+    /// What the subjects of its acknowledgements begin with.
+    acknowledgement: String,
     /// After which silence it is taken for lost.
     patience: Duration,
     /// On which connection it was made.
@@ -123,9 +127,11 @@ impl Consumer {
         let mut consumer = Self {
             api: api.clone(),
             stream: request.stream.clone(),
+            acknowledgement: format!("$JS.ACK.{}.{name}.", request.stream),
             name,
             deliver,
             subscriber,
+            aside: None,
             denials,
             patience: request.heartbeat.mul_f64(2.5),
             epoch,
@@ -188,6 +194,19 @@ impl Consumer {
         (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
+    /// What comes next, if that is a message which is there already.
+    pub(super) async fn at_hand(&mut self) -> Option<Heard> {
+        let message = match self.aside {
+            None => self.subscriber.next().now_or_never()??,
+            Some(_) => return None,
+        };
+        if message.status.is_some() {
+            self.aside = Some(message);
+            return None;
+        }
+        Some(self.take(message).await)
+    }
+
     /// Waits for what comes next, until then.
     ///
     /// # Errors
@@ -195,9 +214,8 @@ impl Consumer {
     /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
-        let acknowledgement = format!("$JS.ACK.{}.{}.", self.stream, self.name);
         loop {
-            let message = match self.subscriber.next().now_or_never() {
+            let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
                 None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
                     return Ok(Heard::Lost("the connection broke"));
@@ -206,8 +224,8 @@ impl Consumer {
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
-                    subject = denied(&mut self.denials, &self.deliver, &acknowledgement) => {
-                        if subject.starts_with(&acknowledgement) {
+                    subject = denied(&mut self.denials, &self.deliver, &self.acknowledgement) => {
+                        if subject.starts_with(&self.acknowledgement) {
                             return Ok(Heard::Unheard);
                         }
                         return Err(Error::new(ErrorKind::PermissionDenied { subject }));
@@ -356,10 +374,14 @@ impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
     /// and an account before the stream.
     fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = match tokens.len() {
-            7 => &tokens[..],
-            9.. => &tokens[2..9],
+        let mut tokens = [""; 9];
+        let mut count = 0;
+        for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {
+            (*token, count) = (text, count + 1);
+        }
+        let tokens = match count {
+            7 => &tokens[..7],
+            9 => &tokens[2..],
             _ => return None,
         };
         let number = |at: usize| tokens[at].parse::<u64>().ok();

@@ -243,7 +243,7 @@ impl Addition<'_> {
         let (api, stream) = (&self.place.leader_api, &self.place.leader_stream);
         let read = async {
             let at = api.leader(stream, &json!({ "seq": sequence }), self.deadline).await?;
-            if let Some(stored) = at.filter(|stored| stored.subject == subject) {
+            if let Some(stored) = at.filter(|stored| stored.subject.as_str() == subject) {
                 return total(stored.payload());
             }
             let newest = api.leader_newest(stream, &subject, self.deadline).await?;

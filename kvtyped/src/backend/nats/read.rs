@@ -51,14 +51,18 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", place.stream);
     if let Some(stored) = direct(place, &verb, Some(&which), || which.clone(), deadline).await? {
-        return if stored.subject == place.subject(key) { stored.entry(&place.prefix).map(Some) } else { Ok(None) };
+        return if stored.subject.as_str() == place.subject(key) {
+            stored.entry(&place.prefix).map(Some)
+        } else {
+            Ok(None)
+        };
     }
     if !place.direct || !place.may_be_behind() {
         return Ok(None);
     }
     // A server that is behind does not have it yet.
     match place.leader_api.leader(&place.leader_stream, &which, deadline).await {
-        Ok(Some(stored)) if stored.subject == place.leader_subject(key) => {
+        Ok(Some(stored)) if stored.subject.as_str() == place.leader_subject(key) => {
             stored.entry(&place.leader_prefix()).map(Some)
         }
         Ok(_) => Ok(None),

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::RawMessage;
-use async_nats::{HeaderMap, Message};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -45,7 +45,7 @@ pub(super) mod header {
 /// A message of a stream.
 #[derive(Debug)]
 pub(super) struct Stored {
-    pub(super) subject: String,
+    pub(super) subject: Subject,
     pub(super) revision: Revision,
     created: SystemTime,
     headers: HeaderMap,
@@ -57,7 +57,7 @@ impl Stored {
     pub(super) fn new(message: Message, revision: Revision, created: SystemTime) -> Self {
         let Message { subject, payload, headers, .. } = message;
         let headers = headers.unwrap_or_default();
-        Self { subject: subject.into_string(), revision, created, headers, payload }
+        Self { subject, revision, created, headers, payload }
     }
 
     /// The answer to a direct get.
@@ -66,7 +66,7 @@ impl Stored {
         let (mut subject, mut sequence, mut created) = (None, None, None);
         for (name, value) in last_of_each(&headers) {
             match name {
-                header::SUBJECT => subject = Some(value.to_owned()),
+                header::SUBJECT => subject = Some(Subject::from(value)),
                 header::SEQUENCE => sequence = value.parse().ok().map(Revision::new),
                 header::TIME => created = time(value),
                 _ => {}
@@ -86,7 +86,7 @@ impl Stored {
         let message = StreamMessage::try_from(raw);
         let message = message.map_err(|_| convert::backend("a stored message has headers that are none"))?;
         Ok(Self {
-            subject: message.subject.into_string(),
+            subject: message.subject,
             revision: Revision::new(message.sequence),
             created: message.time.into(),
             headers: message.headers,
@@ -112,14 +112,15 @@ impl Stored {
     /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
     pub(super) fn directly_follows(&self, revision: Revision) -> bool {
         self.header(header::EXPECTED).and_then(|text| text.parse().ok()) == Some(revision.get())
-            && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject)
+            && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject.as_str())
             // What was copied from another stream was looked at there.
             && self.header(header::STREAM_SOURCE).is_none()
     }
 
     /// The entry that it is, of a bucket whose subjects begin so.
     pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
-        let text = self.subject.strip_prefix(prefix).unwrap_or(&self.subject);
+        let subject = self.subject.as_str();
+        let text = subject.strip_prefix(prefix).unwrap_or(subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
         let (mut operation, mut reason, mut size, mut lives) = (None, None, 0_u64, None);
         let (mut id, mut message_id) = (None, None);
@@ -136,7 +137,15 @@ impl Stored {
         }
         let id = id.or(message_id).map(OperationId::from_stored);
         let operation = self.operation(operation, reason, size);
-        Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl: lives, id })
+        Ok(RawEntry {
+            key,
+            revision: self.revision,
+            created: self.created,
+            operation,
+            value: self.payload,
+            ttl: lives,
+            id,
+        })
     }
 
     fn operation(&self, operation: Option<&str>, reason: Option<&str>, size: u64) -> Operation {
