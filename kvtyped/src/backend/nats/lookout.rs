@@ -91,13 +91,13 @@ mod tests {
         let lookout = Arc::new(Lookout::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let [first, second] = [runtime(), runtime()];
-        first.block_on(lookout.next());
+        first.block_on(async { lookout.next().await });
         let next = {
             let _of_the_first = first.enter();
             lookout.next()
         };
         drop(first);
         second.block_on(next);
-        second.block_on(lookout.next());
+        second.block_on(async { lookout.next().await });
     }
 }
