@@ -3,6 +3,7 @@
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Placement, Republish};
 
+use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends, unique};
 
 async fn fails<T: KvModel>(open: OpenBucket<T>) -> Error {
@@ -23,6 +24,8 @@ on_both_backends! {
         let name = unique("options");
         let open: OpenBucket<Document> = world.store.bucket().name(&name);
         let republish = Republish::new(format!("$KV.{name}.>"), format!("changes.{name}.>")).headers_only();
+        let has_markers = world.has(Feature::LimitMarkers);
+        let open = if has_markers { open.limit_markers(Duration::from_secs(90)) } else { open };
         let documents = open
             .history(7)
             .ttl(Duration::from_secs(3_600))
@@ -33,7 +36,6 @@ on_both_backends! {
             .description("for a test")
             .republish(republish.clone())
             .metadata("team", "core")
-            .limit_markers(Duration::from_secs(90))
             .await
             .unwrap();
         let status = documents.status().await.unwrap();
@@ -43,10 +45,11 @@ on_both_backends! {
         assert_eq!((config.storage, config.description.as_deref()), (Some(Storage::Memory), Some("for a test")));
         assert_eq!(config.republish, Some(republish));
         assert_eq!(config.metadata.get("team").map(String::as_str), Some("core"));
-        assert_eq!(config.limit_markers, Some(Duration::from_secs(90)));
+        assert_eq!(config.limit_markers, has_markers.then_some(Duration::from_secs(90)));
     }
 
     async fn markers_are_left_where_they_fit(world: World) {
+        needs!(world, LimitMarkers);
         let plain = world.bucket::<Session>().await;
         assert!(plain.config().limit_markers.is_some());
         // A marker that does not fit would keep its value from expiring: nobody gets it unasked.

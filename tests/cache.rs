@@ -7,6 +7,7 @@ use harness::wait;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
+use crate::needs::{Feature, needs};
 use crate::support::{RawSession, SOON, Session, SessionKey, World, on_both_backends, seen_as, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ on_both_backends! {
     }
 
     async fn a_cache_hears_of_puts_removals_and_expiries(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let first = sessions.put(&Session::new("acme", 1)).await.unwrap();
         let cache = sessions.cache(..).await.unwrap();
@@ -414,9 +416,11 @@ mod live {
             let gone = configs.delete(&AppConfigKey).await.unwrap();
             changes_to(&config, 0).await;
             assert_eq!(config.revision(), gone);
-            configs.create(&limit(11)).ttl(SECOND).await.unwrap();
-            changes_to(&config, 11).await;
-            changes_to(&config, 0).await; // when it expires
+            if world.has(Feature::RecordTtl) {
+                configs.create(&limit(11)).ttl(SECOND).await.unwrap();
+                changes_to(&config, 11).await;
+                changes_to(&config, 0).await; // when it expires
+            }
             configs.put(&limit(12)).await.unwrap();
             changes_to(&config, 12).await;
             configs.purge(&AppConfigKey).await.unwrap();

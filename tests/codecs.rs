@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::fmt::Debug;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvtyped::codec::{Bytes, Codec, CodecError, Json, MsgPack, Text};
 use proptest::collection::vec;
@@ -13,30 +13,9 @@ use proptest::prelude::*;
 use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::shapes::{Chain, Peel, Record, Shape, Tagged, Tree, Untagged};
+
 // ---- What is written is read ----
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Shape {
-    Point,
-    Circle(f64),
-    Segment(i32, i32),
-    Named { name: String, tags: Vec<String> },
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Record {
-    id: u64,
-    delta: i64,
-    ratio: f64,
-    name: String,
-    letter: char,
-    flag: bool,
-    note: Option<String>,
-    parts: Vec<u16>,
-    labels: BTreeMap<String, i32>,
-    shape: Shape,
-    pair: (u8, String),
-}
 
 fn float() -> impl Strategy<Value = f64> {
     proptest::num::f64::NORMAL | proptest::num::f64::ZERO | proptest::num::f64::SUBNORMAL
@@ -178,232 +157,9 @@ fn a_value_that_a_codec_cannot_express_is_an_error() {
 
 // ---- Hostile bytes ----
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Tree {
-    below: Vec<Tree>,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct List(Vec<List>);
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Chain {
-    next: Option<Box<Chain>>,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum Peel {
-    Core,
-    Skin(Box<Peel>),
-    Pair(Box<Peel>, Box<Peel>),
-    Field { inner: Box<Peel> },
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "t")]
-enum Tagged {
-    End,
-    More { next: Box<Tagged> },
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Untagged {
-    Number(u64),
-    Many(Vec<Untagged>),
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Map(BTreeMap<String, Map>);
-
-/// Runs where a test or a task of tokio runs, whatever `RUST_MIN_STACK` says.
-fn on_two_mebibytes(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
-    thread.join().unwrap();
-}
-
-fn nested(open: &[u8], core: &[u8], close: &[u8], depth: usize) -> Vec<u8> {
-    [open.repeat(depth), core.to_vec(), close.repeat(depth)].concat()
-}
-
 fn refused<C: Codec<V>, V>(bytes: &[u8]) {
     let error = C::decode(bytes).err().expect("these bytes are no value");
     assert_eq!(error.codec(), C::NAME);
-}
-
-const DEPTHS: [usize; 4] = [128, 1_025, 10_000, 100_000];
-
-#[test]
-fn json_that_nests_without_end_is_an_error() {
-    on_two_mebibytes(|| {
-        for depth in DEPTHS {
-            // With an end, and without.
-            for closes in [true, false] {
-                let bomb = |open: &str, core: &str, close: &str| {
-                    nested(open.as_bytes(), core.as_bytes(), if closes { close.as_bytes() } else { b"" }, depth)
-                };
-                refused::<Json, List>(&bomb("[", "", "]"));
-                refused::<Json, Tree>(&bomb("{\"below\":[", "", "]}"));
-                refused::<Json, Chain>(&bomb("{\"next\":", "null", "}"));
-                refused::<Json, Map>(&bomb("{\"k\":", "{}", "}"));
-                refused::<Json, Peel>(&bomb("{\"Skin\":", "\"Core\"", "}"));
-                refused::<Json, Peel>(&bomb("{\"Field\":{\"inner\":", "\"Core\"", "}}"));
-                refused::<Json, Tagged>(&bomb("{\"t\":\"More\",\"next\":", "{\"t\":\"End\"}", "}"));
-                refused::<Json, Tagged>(&bomb("{\"next\":", "{\"t\":\"End\"}", ",\"t\":\"More\"}"));
-                refused::<Json, Untagged>(&bomb("[", "1", "]"));
-            }
-        }
-    });
-}
-
-#[test]
-fn msgpack_that_nests_without_end_is_an_error() {
-    on_two_mebibytes(|| {
-        for depth in DEPTHS {
-            let bomb = |open: &[u8], core: &[u8]| nested(open, core, b"", depth);
-            refused::<MsgPack, List>(&bomb(b"\x91", b"\x90"));
-            refused::<MsgPack, List>(&bomb(b"\xdd\0\0\0\x01", b"\x90"));
-            refused::<MsgPack, Tree>(&bomb(b"\x81\xa5below\x91", b"\x81\xa5below\x90"));
-            refused::<MsgPack, Tree>(&bomb(b"\x91\x91", b"\x91\x90"));
-            refused::<MsgPack, Chain>(&bomb(b"\x81\xa4next", b"\xc0"));
-            refused::<MsgPack, Chain>(&bomb(b"\x91", b"\xc0"));
-            refused::<MsgPack, Map>(&bomb(b"\x81\xa1k", b"\x80"));
-            refused::<MsgPack, Peel>(&bomb(b"\x81\xa4Skin", b"\xa4Core"));
-            refused::<MsgPack, Peel>(&bomb(b"\x81\x01", b"\0"));
-            refused::<MsgPack, Peel>(&bomb(b"\x81\xa4Pair\x92", b"\xa4Core"));
-            refused::<MsgPack, Peel>(&bomb(b"\x81\xa5Field\x81\xa5inner", b"\xa4Core"));
-            refused::<MsgPack, Tagged>(&bomb(b"\x82\xa1t\xa4More\xa4next", b"\x81\xa1t\xa3End"));
-            refused::<MsgPack, Untagged>(&bomb(b"\x91", b"\x01"));
-        }
-    });
-}
-
-#[test]
-fn variants_that_msgpack_finds_in_arrays_nest_no_deeper() {
-    // As a map of one entry, an array of one item begins a variant whose content is then read from behind the array:
-    // by its markers this is as flat as can be.
-    on_two_mebibytes(|| {
-        for depth in [128_u32, 10_000, 100_000] {
-            let mut bytes = vec![0xdd];
-            bytes.extend(depth.to_be_bytes());
-            bytes.extend(b"\x91\xa4Skin".repeat(depth as usize));
-            refused::<MsgPack, Vec<Peel>>(&bytes);
-            refused::<MsgPack, Peel>(&bytes[5..]);
-        }
-    });
-}
-
-#[test]
-fn what_a_type_ignores_nests_no_deeper() {
-    #[derive(Serialize, Deserialize)]
-    struct Empty {}
-    on_two_mebibytes(|| {
-        for depth in DEPTHS {
-            refused::<MsgPack, Empty>(&[b"\x81\xa1x".to_vec(), nested(b"\x91", b"\x90", b"", depth)].concat());
-            // JSON skips what is ignored without recursion: that it ends is enough.
-            let _ = <Json as Codec<Empty>>::decode(&nested(b"[", b"", b"]", depth));
-            let _ = <Json as Codec<Empty>>::decode(&[&b"{\"x\":"[..], &nested(b"[", b"", b"]", depth), b"}"].concat());
-        }
-    });
-}
-
-#[test]
-fn nesting_is_read_to_a_depth_of_127() {
-    fn list(depth: usize) -> List {
-        (1..depth).fold(List(Vec::new()), |below, _| List(vec![below]))
-    }
-    fn peel(depth: usize) -> Peel {
-        (0..depth).fold(Peel::Core, |core, _| Peel::Skin(Box::new(core)))
-    }
-    on_two_mebibytes(|| {
-        round_trip::<Json, _>(&list(127));
-        round_trip::<MsgPack, _>(&list(127));
-        refused::<Json, List>(&Json::encode(&list(128)).unwrap());
-        refused::<MsgPack, List>(&MsgPack::encode(&list(128)).unwrap());
-        // A variant without content is a level of its own to MessagePack, and none to JSON.
-        round_trip::<Json, _>(&peel(126));
-        round_trip::<MsgPack, _>(&peel(126));
-        refused::<Json, Peel>(&Json::encode(&peel(128)).unwrap());
-        refused::<MsgPack, Peel>(&MsgPack::encode(&peel(128)).unwrap());
-    });
-}
-
-/// The most memory that this process ever held, in KiB; where the system does not tell, nothing is measured.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-#[test]
-fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
-    let claims =
-        [b"\xdd\xff\xff\xff\xff\x01", b"\xdb\xff\xff\xff\xffa", b"\xdf\xff\xff\xff\xff\x01", b"\xc6\xff\xff\xff\xff\0"];
-    let before = peak();
-    let start = Instant::now();
-    for claim in claims {
-        refused::<MsgPack, Vec<u64>>(claim);
-        refused::<MsgPack, Vec<[u64; 32]>>(claim);
-        refused::<MsgPack, Vec<()>>(claim);
-        refused::<MsgPack, String>(claim);
-        refused::<MsgPack, HashMap<String, u64>>(claim);
-        refused::<MsgPack, HashMap<u8, [u64; 32]>>(claim);
-        refused::<MsgPack, BTreeMap<u8, u8>>(claim);
-        refused::<MsgPack, Record>(claim);
-        refused::<MsgPack, List>(claim);
-        refused::<MsgPack, Shape>(claim);
-        refused::<MsgPack, Untagged>(claim);
-        // The same claim at every level that is read at all.
-        refused::<MsgPack, List>(&claim[..5].repeat(126));
-        refused::<MsgPack, Untagged>(&claim[..5].repeat(126));
-    }
-    assert!(start.elapsed() < Duration::from_secs(5));
-    if let (Some(before), Some(after)) = (before, peak()) {
-        // Far below the 4 GiB that each claims; other tests of this process allocate too.
-        assert!(after - before < 1 << 20, "{before} KiB, then {after} KiB");
-    }
-}
-
-#[test]
-fn a_claimed_length_is_not_believed() {
-    /// How many items it was told to make room for.
-    #[derive(Debug)]
-    struct Claim(usize);
-    impl<'de> Deserialize<'de> for Claim {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Visitor;
-            impl<'de> de::Visitor<'de> for Visitor {
-                type Value = Claim;
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a sequence or a map")
-                }
-                fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Claim, A::Error> {
-                    let claim = items.size_hint().unwrap_or_default();
-                    while items.next_element::<u8>()?.is_some() {}
-                    Ok(Claim(claim))
-                }
-                fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Claim, A::Error> {
-                    let claim = entries.size_hint().unwrap_or_default();
-                    while entries.next_entry::<u8, u8>()?.is_some() {}
-                    Ok(Claim(claim))
-                }
-            }
-            deserializer.deserialize_any(Visitor)
-        }
-    }
-    impl Serialize for Claim {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_unit()
-        }
-    }
-    for items in [3_u16, 50_000] {
-        let array = [&[0xdc], &*items.to_be_bytes().to_vec(), &vec![7; items.into()]].concat();
-        let map = [&[0xde], &*items.to_be_bytes().to_vec(), &vec![7; 2 * usize::from(items)]].concat();
-        for bytes in [array, map] {
-            let Claim(claim) = MsgPack::decode(&bytes).unwrap();
-            assert!(claim <= 64, "{claim} of {items}");
-        }
-    }
 }
 
 fn every_truncation_is_refused<C: Codec<Record>>(record: &Record) {

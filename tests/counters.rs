@@ -8,6 +8,7 @@ use harness::{Cluster, Mode, Proxy, Server};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenCounters};
 
+use crate::needs::needs;
 use crate::support::{OLD, Session, SessionKey, World, on_both_backends, unique};
 
 /// How long the tests with faults go on.
@@ -149,6 +150,7 @@ on_both_backends! {
 
 #[tokio::test]
 async fn a_server_that_can_adds_up_itself() {
+    needs!(Counters);
     assert!(World::nats().await.fresh_counters().await.unwrap().is_server_side());
     assert!(!World::memory().fresh_counters().await.unwrap().is_server_side());
 }
@@ -168,6 +170,7 @@ async fn an_older_server_counts_by_records() {
 /// What other ADR-49 clients add is counted, and they read what is added here.
 #[tokio::test]
 async fn other_clients_count_along() {
+    needs!(Counters);
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let name = unique("hits");
@@ -200,6 +203,7 @@ async fn other_clients_count_along() {
 /// An addition that is not acknowledged is found by its id, and its total is read.
 #[tokio::test]
 async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
+    needs!(Counters);
     for (url, addr, replicas) in [
         (harness::shared().await.url(), harness::shared().await.addr(), 1),
         (harness::cluster::shared().await.node(0).url(), harness::cluster::shared().await.node(0).addr(), 3),
@@ -231,6 +235,7 @@ async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
 /// No answer ever comes: nobody knows, and nobody guesses.
 #[tokio::test]
 async fn an_addition_without_any_answer_is_unknown() {
+    needs!(Counters);
     let past = World::nats().await;
     let name = unique("hits");
     let direct = past.store.counters(&name).await.unwrap();
@@ -357,6 +362,7 @@ async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
 /// The control: the same id again, which an addition without an acknowledgement invites to, counts twice after a restart.
 #[tokio::test]
 async fn naive_repetition_under_the_same_id_counts_twice() {
+    needs!(Counters);
     let server = Server::start().await;
     let hits = World::at(&server.url()).await.store.counters("hits").await.unwrap();
     let add = async |id: &str| {

@@ -8,6 +8,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Leaders};
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +59,8 @@ impl Log {
 }
 
 on_both_backends! {
+    needs Elections;
+
     async fn one_leads_and_all_can_know_who(world: World) {
         let name = unique("election");
         let here = world.store.election::<NodeInfo>(&name).owner("process here");
@@ -292,6 +295,7 @@ async fn a_leader_stands_down_before_another_is_elected() {
 /// P23, P13: cut off, the leader knows before another leads.
 #[tokio::test]
 async fn a_leader_that_is_cut_off_knows_before_another_leads() {
+    needs!(Elections);
     for mode in [Mode::Refuse, Mode::Stall] {
         let server = harness::shared().await;
         let proxy = Proxy::start(server.addr()).await;
@@ -328,6 +332,7 @@ async fn a_leader_that_is_cut_off_knows_before_another_leads() {
 /// P23: candidates on all servers of a cluster, while its leader steps down again and again.
 #[tokio::test]
 async fn terms_follow_each_other_while_the_leader_of_the_bucket_steps_down() {
+    needs!(Elections);
     let cluster = Cluster::start(3).await;
     cluster.ready().await;
     let name = "election";

@@ -5,6 +5,7 @@ use harness::{Mode, Proxy};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, GroupEvent, GroupEvents};
 
+use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ async fn ids(group: &Group<NodeInfo>) -> Vec<String> {
 }
 
 on_both_backends! {
+    needs Groups;
+
     async fn members_are_there_while_they_are(world: World) {
         let name = unique("group");
         let here = world.store.group::<NodeInfo>(&name).owner("process here");
@@ -247,6 +250,7 @@ on_both_backends! {
 /// Who is cut off is told so before the others are told that it died.
 #[tokio::test]
 async fn a_member_that_is_cut_off_knows_before_the_others() {
+    needs!(Groups);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("group");

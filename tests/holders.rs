@@ -9,6 +9,7 @@ use kvtyped::prelude::*;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{Session, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -110,6 +111,7 @@ async fn a_holder() {
 /// P20: after a `kill -9` of the holder, the lock is free within its time to live, and a moment.
 #[tokio::test]
 async fn a_holder_that_is_killed_frees_its_lock() {
+    needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();
     let sessions: Bucket<Session> = world.bucket().await;
@@ -132,6 +134,7 @@ async fn a_holder_that_is_killed_frees_its_lock() {
 /// prepared is refused by the server.
 #[tokio::test]
 async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
+    needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();
     let sessions: Bucket<Session> = world.bucket().await;
@@ -154,6 +157,7 @@ async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
 /// The control: without the pause, the prepared write lands.
 #[tokio::test]
 async fn the_write_of_a_holder_that_is_not_paused_lands() {
+    needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();
     let sessions: Bucket<Session> = world.bucket().await;

@@ -6,6 +6,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Republish, Ttl};
 use serde_json::{Value, json};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, World, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -182,6 +183,7 @@ async fn a_text_is_stored_as_it_is() {
 
 #[tokio::test]
 async fn a_ttl_means_the_same_to_both() {
+    needs!(RecordTtl);
     let leases = World::nats().await.bucket::<Lease>().await;
     let long = leases.create(&Lease { id: 4 }).ttl(900 * SECOND).await.unwrap();
     leases.create(&Lease { id: 1 }).ttl(SECOND).await.unwrap();
@@ -213,6 +215,7 @@ async fn a_ttl_means_the_same_to_both() {
 
 #[tokio::test]
 async fn a_bucket_of_nats_py_is_opened_as_it_is() {
+    needs!(LimitMarkers);
     let world = World::nats().await;
     let name = unique("theirs");
     let settings = json!({
@@ -247,6 +250,7 @@ async fn a_bucket_of_nats_py_is_opened_as_it_is() {
 
 #[tokio::test]
 async fn nats_py_is_told_how_a_bucket_was_made_here() {
+    needs!(LimitMarkers);
     let world = World::nats().await;
     let made = world.fresh::<Document>().ttl(3600 * SECOND).description("made here").max_value_size(2048);
     let made = made.max_bytes(1_000_000).storage(Storage::Memory).replicas(1).metadata("team", "core").await.unwrap();
@@ -294,6 +298,7 @@ fn differing(one: &serde_json::Map<String, Value>, other: &serde_json::Map<Strin
 
 #[tokio::test]
 async fn a_stream_is_made_as_nats_py_makes_it() {
+    needs!(LimitMarkers);
     let world = World::nats().await;
     type Open = fn(OpenBucket<Document>) -> OpenBucket<Document>;
     // nats.py asks for direct gets only if it is told to, for TTLs of messages always, and never for batches.

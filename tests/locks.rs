@@ -7,6 +7,7 @@ use futures::future::join_all;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenLocks};
 
+use crate::needs::needs;
 use crate::support::{Document, Room, Session, SessionKey, World, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,6 +18,8 @@ fn fresh(world: &World) -> OpenLocks {
 }
 
 on_both_backends! {
+    needs Locks;
+
     async fn a_lock_has_one_holder(world: World) {
         let locks = fresh(&world).await.unwrap();
         let guard = locks.lock("invoice-42").await.unwrap();
@@ -172,6 +175,7 @@ on_both_backends! {
     }
 
     async fn every_write_can_be_fenced(world: World) {
+        needs!(world, FencedUpdates);
         let sessions = world.bucket::<Session>().await;
         let session = |visits| Session::new("acme", 7).visited(visits);
         let key = session(0).key();

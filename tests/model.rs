@@ -23,6 +23,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
+use crate::needs::Feature;
 use crate::support::unique;
 
 /// How many sequences are tried.
@@ -70,7 +71,7 @@ impl Settings {
         config.storage = Some(self.storage);
         config.max_value_size = self.max_value_size;
         config.max_bytes = self.max_bytes;
-        config.limit_markers = self.limit_markers.then_some(Duration::from_secs(7200));
+        config.limit_markers = (self.limit_markers && has(Feature::LimitMarkers)).then_some(Duration::from_secs(7200));
         config
     }
 }
@@ -225,6 +226,19 @@ impl ReferenceStateMachine for Sequences {
     }
 }
 
+/// Whether the server has that; memory does.
+fn has(feature: Feature) -> bool {
+    !feature.is_missing(harness::binary::version())
+}
+
+/// A configuration without what this server does not have.
+fn comparable(config: &BucketConfig) -> BucketConfig {
+    let mut config = config.clone();
+    config.limit_markers = config.limit_markers.filter(|_| has(Feature::LimitMarkers));
+    config.atomic = config.atomic.filter(|_| has(Feature::Transactions));
+    config
+}
+
 /// One bucket in memory, and its twin on the server.
 struct Twins {
     memory: Arc<dyn Backend>,
@@ -242,7 +256,7 @@ impl Twins {
         let server: Arc<dyn Backend> = server().await;
         let of_memory = memory.create(settings.config(&name), deadline()).await.expect("memory makes a bucket");
         let of_server = server.create(settings.config(&name), deadline()).await.expect("the server makes a bucket");
-        assert_eq!(of_memory.config(), of_server.config());
+        assert_eq!(comparable(of_memory.config()), comparable(of_server.config()));
         Self { memory, server, of_memory, of_server, last: Revision::ZERO, newest: HashMap::new() }
     }
 
@@ -259,9 +273,11 @@ impl Twins {
         match step {
             Step::Write { key, kind, expecting, ttl } => {
                 let mut write = Write::new(key.clone(), kind.clone());
-                write.ttl = ttl.then(|| Ttl::new(Duration::from_secs(3600)).expect("a legal TTL"));
+                write.ttl = (*ttl && has(Feature::RecordTtl))
+                    .then(|| Ttl::new(Duration::from_secs(3600)).expect("a legal TTL"));
                 write.guard = expecting.as_ref().map(|Expecting { on, revision }| Guard {
-                    key: on.clone().unwrap_or_else(|| key.clone()),
+                    // A guard on another key came together with the TTL of single records.
+                    key: on.clone().filter(|_| has(Feature::RecordTtl)).unwrap_or_else(|| key.clone()),
                     revision: self.revision(revision),
                 });
                 let in_memory = self.of_memory.write(write.clone(), deadline()).await;
@@ -290,8 +306,8 @@ impl Twins {
                 (config.history, config.max_value_size, config.max_bytes) = (*history, *max_value_size, *max_bytes);
                 let in_memory = self.memory.update(config.clone(), deadline()).await;
                 let on_server = self.server.update(config.clone(), deadline()).await;
-                let configs =
-                    [&in_memory, &on_server].map(|bucket| told(&bucket.as_ref().map(|bucket| bucket.config())));
+                let configs = [&in_memory, &on_server]
+                    .map(|bucket| told(&bucket.as_ref().map(|bucket| comparable(bucket.config()))));
                 assert_eq!(configs[0], configs[1], "an update with {config:?}: memory, server");
                 if let (Ok(of_memory), Ok(of_server)) = (in_memory, on_server) {
                     (self.of_memory, self.of_server) = (of_memory, of_server);
@@ -311,7 +327,7 @@ impl Twins {
     async fn compare_status(&self) {
         let in_memory = self.of_memory.status(deadline()).await.expect("memory tells its status");
         let on_server = self.of_server.status(deadline()).await.expect("the server tells its status");
-        assert_eq!(in_memory.config, on_server.config);
+        assert_eq!(comparable(&in_memory.config), comparable(&on_server.config));
         assert_eq!(
             (in_memory.values, in_memory.bytes, in_memory.last_revision),
             (on_server.values, on_server.bytes, on_server.last_revision),

@@ -11,6 +11,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Placement, Republish, Source};
 use serde_json::{Value, json};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, OLD, Session, SessionKey, World, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -191,13 +192,22 @@ async fn an_update_keeps_settings_that_this_library_does_not_know() {
     let World { store, .. } = World::nats().await;
     let name = unique("rich");
     let mut config = plain_stream(&name);
-    let unknown = json!({
+    let mut unknown = json!({
         "allow_atomic": true, "allow_batched": true, "duplicate_window": 30_000_000_000_u64,
         "consumer_limits": { "inactive_threshold": 600_000_000_000_u64, "max_ack_pending": 77 },
         "metadata": { "team": "core" }, "max_consumers": 50, "max_msgs": 5000, "first_seq": 100,
         "allow_msg_ttl": true, "subject_delete_marker_ttl": 60_000_000_000_u64,
         "republish": { "src": format!("$KV.{name}.>"), "dest": format!("out.{name}.>"), "headers_only": true },
     });
+    let since = [
+        ("allow_batched", [2, 14, 0]),
+        ("allow_atomic", [2, 12, 0]),
+        ("allow_msg_ttl", [2, 11, 0]),
+        ("subject_delete_marker_ttl", [2, 11, 0]),
+    ];
+    for (field, _) in since.iter().filter(|(_, since)| harness::binary::version() < *since) {
+        unknown.as_object_mut().expect("an object").remove(*field);
+    }
     config.as_object_mut().expect("an object").extend(unknown.as_object().expect("an object").clone());
     make_stream(server, &config).await;
     let before = info(server, &name).await["config"].clone();
@@ -365,6 +375,7 @@ async fn a_bucket_without_direct_gets_is_read() {
 
 #[tokio::test]
 async fn a_ttl_needs_limit_markers_and_the_error_tells_how_to_get_them() {
+    needs!(RecordTtl);
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
     let name = unique("unmarked");

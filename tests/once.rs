@@ -10,6 +10,7 @@ use kvtyped::{ErrorKind, RunError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ impl Bank {
 }
 
 on_both_backends! {
+    needs Once;
+
     async fn a_result_is_made_once_and_given_to_all_who_come_later(world: World) {
         let (name, bank) = (unique("once"), Bank::default());
         let here = world.store.once::<Receipt>(&name);
@@ -302,6 +305,7 @@ async fn a_dead_run_is_over_before_the_next_begins() {
 /// Under a connection that is cut, the next run begins only after the lease of the first has ended.
 #[tokio::test]
 async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
+    needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("once");
@@ -340,6 +344,7 @@ async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
 /// The acknowledgement of the result is lost: it is looked up, and told.
 #[tokio::test]
 async fn a_result_whose_acknowledgement_is_lost_is_found() {
+    needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("once");
@@ -367,6 +372,7 @@ async fn a_result_whose_acknowledgement_is_lost_is_found() {
 /// It cannot be stored before the lease ends, and what became of it is said aloud.
 #[tokio::test]
 async fn a_result_that_cannot_be_stored_in_time_is_unknown() {
+    needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("once");

@@ -8,6 +8,7 @@ mod acknowledgements;
 mod contention;
 mod deadlines;
 mod denials;
+mod lagging;
 mod leases;
 mod outages;
 mod overtaken;

@@ -5,9 +5,12 @@ use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{OLD, Session, World, on_both_backends, unique};
 
 on_both_backends! {
+    needs RateLimiters;
+
     async fn a_burst_is_allowed_and_no_more(world: World) {
         let name = unique("api");
         let quota = Quota::per_hour(2).burst(3);
@@ -136,6 +139,7 @@ async fn a_key_that_was_idle_is_whole_again_and_its_record_is_gone() {
 /// All who ask at once are bounded by the attempts, not by luck.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_processes_on_a_server_share_one_quota() {
+    needs!(RateLimiters);
     let url = harness::shared().await.url();
     let name = unique("api");
     let quota = Quota::per_second(20).burst(10);
@@ -164,6 +168,7 @@ async fn an_older_server_has_no_rate_limiter_and_says_so() {
 /// Whoever asks decides what an outage means.
 #[tokio::test]
 async fn an_outage_is_an_error_in_time() {
+    needs!(RateLimiters);
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
     let limiter = world.store.rate_limiter("api", Quota::per_second(1)).timeout(Duration::from_secs(1)).await.unwrap();

@@ -10,6 +10,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Lease};
 use tokio::time::Instant;
 
+use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ impl Room {
 }
 
 on_both_backends! {
+    needs Semaphores;
+
     async fn so_many_hold_permits_and_no_more(world: World) {
         let name = unique("semaphore");
         let here = world.store.semaphore(&name, 3);
@@ -214,6 +217,7 @@ async fn a_permit_is_lost_before_another_has_it() {
 
 #[tokio::test]
 async fn a_permit_behind_a_cut_connection_is_lost_before_another_has_it() {
+    needs!(Semaphores);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("semaphore");

@@ -9,9 +9,10 @@ use kvtyped::{Events, Lease, OpenBucket};
 
 /// Turns each function into a test on memory and a test on a real server.
 ///
-/// The function gets a [`World`]: a store, and names for buckets that nobody else uses.
+/// The function gets a [`World`]: a store, and names for buckets that nobody else uses. What all of them need of a server
+/// stands before them; see [`needs`](crate::needs).
 macro_rules! on_both_backends {
-    ($($(#[$attribute:meta])* async fn $name:ident($world:ident: World) $body:block)*) => {
+    ($(needs $feature:ident;)? $($(#[$attribute:meta])* async fn $name:ident($world:ident: World) $body:block)*) => {
         $($(#[$attribute])* async fn $name($world: $crate::support::World) $body)*
 
         mod on_memory {
@@ -19,11 +20,25 @@ macro_rules! on_both_backends {
         }
 
         mod on_nats {
-            $(#[tokio::test] async fn $name() { super::$name($crate::support::World::nats().await).await; })*
+            $crate::support::on_nats! { [$($feature)?] $($name)* }
         }
     };
 }
 pub(crate) use on_both_backends;
+
+/// The tests of [`on_both_backends`] on a server, which may need something of it.
+macro_rules! on_nats {
+    ([] $($name:ident)*) => {
+        $(#[tokio::test] async fn $name() { super::$name($crate::support::World::nats().await).await; })*
+    };
+    ([$feature:ident] $($name:ident)*) => {
+        $(#[tokio::test] async fn $name() {
+            $crate::needs::needs!($feature);
+            super::$name($crate::support::World::nats().await).await;
+        })*
+    };
+}
+pub(crate) use on_nats;
 
 /// The oldest server that the library works with.
 pub(crate) const OLD: &str = "2.10.26";
@@ -57,6 +72,11 @@ impl World {
     /// The world of a store that was connected in some other way.
     pub(crate) fn of(store: Store, url: &str) -> Self {
         Self { store, place: Place::Url(url.to_owned()) }
+    }
+
+    /// Whether it is one of a server's, which may be old.
+    pub(crate) fn is_on_a_server(&self) -> bool {
+        matches!(self.place, Place::Url(_))
     }
 
     /// Another store with the same buckets, as another process has it. Closed, it is as good as dead: nothing that it holds

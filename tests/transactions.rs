@@ -12,6 +12,7 @@ use harness::{Mode, Proxy, Server};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Storage};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, OLD, Session, SessionKey, World, on_both_backends, seen_as, unique};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
@@ -154,6 +155,8 @@ async fn transfer_at_once(
 }
 
 on_both_backends! {
+    needs Transactions;
+
     async fn hundreds_of_transfers_at_once_make_and_lose_no_money(world: World) {
         let bank = open_bank(world.fresh().storage(Storage::Memory)).await;
         let reader = async {
@@ -416,6 +419,7 @@ async fn over_faults(
 
 #[tokio::test]
 async fn lost_acknowledgements_and_connections_make_and_lose_no_money() {
+    needs!(Transactions);
     for storage in [Storage::Memory, Storage::File] {
         let world = World::nats().await;
         let bank = open_bank(world.fresh().storage(storage)).await;
@@ -443,6 +447,7 @@ async fn lost_acknowledgements_and_connections_make_and_lose_no_money() {
 
 #[tokio::test]
 async fn a_server_that_is_killed_makes_and_loses_no_money() {
+    needs!(Transactions);
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
     let bank = open_bank(world.fresh()).await;
@@ -461,6 +466,7 @@ async fn a_server_that_is_killed_makes_and_loses_no_money() {
 
 #[tokio::test]
 async fn leaders_that_step_down_make_and_lose_no_money() {
+    needs!(Transactions);
     let cluster: &Cluster = harness::cluster::shared().await;
     let world = World::at(&cluster.urls()).await;
     let bank = open_bank(world.fresh().replicas(3)).await;
@@ -484,6 +490,7 @@ async fn leaders_that_step_down_make_and_lose_no_money() {
 
 #[tokio::test]
 async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
+    needs!(Transactions);
     let world = World::nats().await;
     let past: Bucket<Session> = world.bucket().await;
     let proxy = Proxy::start(harness::shared().await.addr()).await;
@@ -511,6 +518,7 @@ async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
 
 #[tokio::test]
 async fn a_half_batch_is_not_left_behind() {
+    needs!(Transactions);
     // More drops in the midst of a batch than a server has room for batches that are not complete; by itself it would
     // forget them after ten seconds.
     let world = World::nats().await;
@@ -533,6 +541,7 @@ async fn a_half_batch_is_not_left_behind() {
 
 #[tokio::test]
 async fn a_server_or_a_bucket_that_cannot_says_what_it_needs() {
+    needs!(Transactions);
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let old: Bucket<Session> = world.bucket().await;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, on_both_backends, seen_as};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -104,6 +105,7 @@ on_both_backends! {
     }
 
     async fn create_takes_a_key_that_was_removed_and_keeps_its_ttl(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let key = session.key();
@@ -222,6 +224,7 @@ on_both_backends! {
     }
 
     async fn a_record_lives_as_long_as_asked_and_its_expiry_is_told(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let asked = Duration::from_millis(1_900);
@@ -236,6 +239,7 @@ on_both_backends! {
     }
 
     async fn a_later_put_without_a_ttl_stays(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let other = Session::new("acme", 8);
@@ -247,6 +251,7 @@ on_both_backends! {
     }
 
     async fn touch_lets_the_time_begin_anew(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7).visited(5);
         let (clock, start) = (Session::new("clock", 1), Instant::now());

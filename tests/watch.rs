@@ -6,6 +6,7 @@ use std::time::Instant;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Watch};
 
+use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told, World};
 use crate::support::{SOON, listing, on_both_backends, seen_as, soon, told};
 
@@ -140,6 +141,7 @@ on_both_backends! {
     }
 
     async fn a_removal_says_how_the_record_went(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Ready);
@@ -272,6 +274,7 @@ on_both_backends! {
     }
 
     async fn removals_of_every_kind_can_be_left_out(world: World) {
+        needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let mut plain = sessions.watch(..).await.unwrap();
         let mut events = sessions.watch(..).ignore_deletes().await.unwrap();

@@ -113,7 +113,7 @@
 //! ```
 //!
 //! **Several records at once**: all or nothing, of any models that share a bucket; and by a closure that runs again until
-//! what it read is what is there. (On a server it needs nats-server 2.12.)
+//! what it read is what is there. (On a server it needs nats-server 2.12.1.)
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -169,9 +169,9 @@
 //! # What it is not
 //!
 //! * Not a database: no queries by value, no joins. A record is found by its key or by a filter on keys.
-//! * Not linearizable when it reads. A plain read or a list of a replicated bucket may be stale; [`Read::Leader`] and
-//!   [`Read::AtLeast`] see what was acknowledged, and still a leader that was cut off may answer for some seconds. What
-//!   decides is a write that expects a revision.
+//! * Not linearizable when it reads. A plain read or a list of a replicated bucket may be stale; [`Read::Leader`]
+//!   sees what was acknowledged, and still a leader that was cut off may answer for some seconds; [`Read::AtLeast`] is never
+//!   older than the revision that it names. What decides is a write that expects a revision.
 //! * Not a log: a watch tells the newest state of each record, not necessarily every state in between.
 //! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to
 //!   two minutes before (`sync_interval`).

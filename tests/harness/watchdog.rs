@@ -3,9 +3,10 @@
 //!
 //! One small shell for each test process holds the reading end of a pipe. When
 //! the process ends, however it ends, the pipe closes; the shell then kills
-//! each server whose id is in a `pid` file and removes the files.
+//! each server whose id is in a `pid` file and removes the files, and the
+//! network namespaces of the process.
 
-use crate::paths;
+use crate::{netns, paths};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +20,7 @@ while read -r _; do :; done
 mv "$root" "$root.gone" || exit 0
 pids=$(cat "$root.gone"/*/pid 2>/dev/null)
 for pid in $pids; do kill -KILL "$pid"; kill -CONT "$pid"; done
+for path in "$1"*; do [ -e "$path" ] && ip netns del "${path##*/}"; done
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     rm -rf "$root.gone" && exit 0
     sleep 0.1
@@ -44,6 +46,7 @@ fn start() -> Watchdog {
     let shell = Command::new("sh")
         .args(["-c", SCRIPT])
         .arg(&root)
+        .arg(netns::own_paths())
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -72,11 +72,21 @@ impl Wire {
     /// Sends a request and awaits the reply's payload. A reply with headers
     /// alone, as "no responders" is one, counts as an error.
     pub async fn request(&mut self, subject: &str, payload: &[u8]) -> io::Result<Vec<u8>> {
+        self.request_with(subject, b"", payload).await
+    }
+
+    /// Sends a request with a block of headers as it is, whatever it is, and
+    /// awaits the reply's payload.
+    pub async fn request_with(&mut self, subject: &str, headers: &[u8], payload: &[u8]) -> io::Result<Vec<u8>> {
         self.requests += 1;
         let id = self.requests;
         let inbox = format!("_INBOX.harness.{:p}.{}.{id}", self, std::process::id());
-        let head = format!("SUB {inbox} {id}\r\nUNSUB {id} 1\r\nPUB {subject} {inbox} {}\r\n", payload.len());
-        self.send(&[head.as_bytes(), payload, b"\r\n"].concat()).await?;
+        let (verb, length) = match headers.len() {
+            0 => ("PUB", payload.len().to_string()),
+            headers => ("HPUB", format!("{headers} {}", headers + payload.len())),
+        };
+        let head = format!("SUB {inbox} {id}\r\nUNSUB {id} 1\r\n{verb} {subject} {inbox} {length}\r\n");
+        self.send(&[head.as_bytes(), headers, payload, b"\r\n"].concat()).await?;
         loop {
             let frame = self.frame().await?;
             let mut words = frame.line().split(' ');

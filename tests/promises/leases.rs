@@ -11,6 +11,7 @@ use kvtyped::prelude::*;
 use tokio::time::Instant;
 
 use super::SECOND;
+use crate::needs::needs;
 use crate::support::{OLD, Room, Session, World, unique};
 
 /// P13: with no network the guard says that it is lost before the server can let anybody else have it.
@@ -44,6 +45,7 @@ async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Pr
 
 #[tokio::test]
 async fn a_lock_behind_a_refused_connection_is_lost_in_time() {
+    needs!(Locks);
     lost_before_another_has_it(harness::shared().await, async |proxy| {
         proxy.set(Mode::Refuse);
         proxy.cut();
@@ -53,11 +55,13 @@ async fn a_lock_behind_a_refused_connection_is_lost_in_time() {
 
 #[tokio::test]
 async fn a_lock_behind_a_stalled_connection_is_lost_in_time() {
+    needs!(Locks);
     lost_before_another_has_it(harness::shared().await, async |proxy| proxy.set(Mode::Stall)).await;
 }
 
 #[tokio::test]
 async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
+    needs!(Locks);
     // The renewals arrive, so nobody else gets it until they end: what counts is what the holder knows.
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
@@ -74,6 +78,7 @@ async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
 /// A renewal whose acknowledgement is lost is looked up, and counts when it was applied.
 #[tokio::test]
 async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
+    needs!(Locks);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let through = World::at(&proxy.url()).await.store.locks(unique("locks")).renew_every(SECOND).await.unwrap();
@@ -93,6 +98,7 @@ async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
 /// P13: all servers stand still.
 #[tokio::test]
 async fn a_lock_of_a_frozen_server_is_lost_in_time() {
+    needs!(Locks);
     let server = Server::start().await;
     let locks = World::at(&server.url()).await.store.locks("locks").ttl(3 * SECOND).await.unwrap();
     let guard = locks.lock("a").await.unwrap();
@@ -107,6 +113,7 @@ async fn a_lock_of_a_frozen_server_is_lost_in_time() {
 /// P15 on one server: a restart that takes less than the lease lives is outlived, by the lock and by its fence.
 #[tokio::test]
 async fn a_lock_outlives_the_restart_of_its_server() {
+    needs!(Locks);
     let server = Server::start().await;
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     let session = Session::new("acme", 7);
@@ -123,6 +130,7 @@ async fn a_lock_outlives_the_restart_of_its_server() {
 /// P15, P12: the usual lease outlives the loss of the leader, and tokens grow over it.
 #[tokio::test]
 async fn a_lock_outlives_the_death_of_the_leader() {
+    needs!(Locks);
     let cluster = Cluster::start(3).await;
     cluster.ready().await;
     let store = World::at(&cluster.urls()).await.store;
@@ -158,6 +166,7 @@ async fn a_lock_outlives_the_death_of_the_leader() {
 /// P10 for guards that are looked at right before: many workers, while their server is killed again and again.
 #[tokio::test]
 async fn many_workers_never_meet_while_their_server_dies() {
+    needs!(Locks);
     let server = Arc::new(Server::start().await);
     let room = Arc::new(Room::default());
     let over = Arc::new(AtomicBool::new(false));
@@ -197,6 +206,7 @@ async fn many_workers_never_meet_while_their_server_dies() {
 /// P16: whatever was done with it, every record and every marker of a lock has a time to live.
 #[tokio::test]
 async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
+    needs!(Locks);
     let server = Server::start().await;
     let locks = World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND).await.unwrap();
     let client = async_nats::connect(server.url()).await.unwrap();
@@ -252,6 +262,7 @@ async fn an_old_server_is_told_when_locks_are_opened() {
 /// P22: a waiter whose watch was deleted under it hears of the release, or looks for itself.
 #[tokio::test]
 async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
+    needs!(Locks);
     let server = Server::start().await;
     let store = World::at(&server.url()).await.store;
     let locks = store.locks("locks").await.unwrap();
@@ -277,6 +288,7 @@ async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
 /// P12: tokens grow over many tenures.
 #[tokio::test]
 async fn fences_grow_over_200_tenures() {
+    needs!(Locks);
     let locks = World::nats().await.store.locks(unique("locks")).await.unwrap();
     let mut last = None;
     for _ in 0..200 {

@@ -58,7 +58,8 @@ on_both_sites! {
         let update = behind.through.update(&mine, revision).timeout(PATIENT);
         let result = behind.losing_the_answer(update, theirs()).await;
         match (site, &result) {
-            (Site::ThreeServers, Ok(found)) => assert_eq!(found.get(), revision.get() + 1),
+            // One server of before 2.12 looks for the id before it looks at the guard, too.
+            (_, Ok(found)) => assert_eq!(found.get(), revision.get() + 1),
             (Site::OneServer, result) if is_unknown(result) => {}
             _ => panic!("{result:?}"),
         }

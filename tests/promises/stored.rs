@@ -6,6 +6,7 @@ use async_nats::jetstream::stream::Stream;
 use kvtyped::prelude::*;
 
 use super::{Behind, Site, on_both_sites};
+use crate::needs::needs;
 use crate::support::{Document, Session};
 
 async fn stream(site: Site, bucket: &str) -> Stream {
@@ -53,6 +54,7 @@ on_both_sites! {
 
     /// P17, and P16 for what is written over markers: the TTL is in the message, rounded up.
     async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: Site) {
+        needs!(RecordTtl);
         let world = site.world().await;
         let sessions: Bucket<Session> = site.fresh(&world).await.unwrap();
         let stream = stream(site, sessions.name()).await;

@@ -48,4 +48,9 @@ impl RawEntry {
     pub fn is_live(&self) -> bool {
         self.operation == Operation::Put
     }
+
+    /// Whether it is the marker of a removal. What this version does not know is neither that nor a value.
+    pub fn is_removed(&self) -> bool {
+        matches!(self.operation, Operation::Delete | Operation::Purge | Operation::Expired)
+    }
 }

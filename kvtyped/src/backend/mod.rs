@@ -162,7 +162,7 @@ use crate::revision::Revision;
 
 /// A place that holds buckets. The [contract](self#contract) says what each method promises.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// What this backend can do. Asked of a server once.
+    /// What this backend can do. A server is asked once, and again after each loss of the connection: it may be another then.
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
 
     /// Makes a bucket; what the configuration does not say gets its default.
@@ -252,6 +252,8 @@ pub enum Read {
     /// was cut off may answer for some seconds more.
     Leader,
     /// Any server that has at least this revision: the revision that a write of yours returned, say. A server whose newest
-    /// record of the key is older may be behind, so the leader is asked then, and what it answers is the answer.
+    /// record of the key is older may be behind, so the leader is asked then, and, in a replicated bucket, whether it has
+    /// the revision itself: one that was cut off has not, and is asked again until another leads. `Timeout` if that does not
+    /// come to pass in time.
     AtLeast(Revision),
 }

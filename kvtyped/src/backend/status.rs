@@ -11,7 +11,7 @@ use crate::revision::Revision;
 pub struct Capabilities {
     /// Whether single keys can have a TTL, and expired ones leave a marker (nats-server 2.11).
     pub key_ttl: bool,
-    /// Whether buckets can take several writes, all or nothing (nats-server 2.12).
+    /// Whether buckets can take several writes, all or nothing (nats-server 2.12.1).
     pub atomic: bool,
     /// Whether buckets can mirror and source other buckets.
     pub mirrors: bool,

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::{Bucket, verb};
-use crate::backend::{Operation, Scan};
+use crate::backend::Scan;
 use crate::error::{Error, Result};
 use crate::key::Pattern;
 use crate::model::KvModel;
@@ -109,7 +109,7 @@ impl<T: KvModel> Compact<'_, T> {
                 Err(error) if error.key().is_some() => continue,
                 Err(error) => return Err(error),
             };
-            let gone = matches!(entry.operation, Operation::Delete | Operation::Purge | Operation::Expired);
+            let gone = entry.is_removed();
             if !gone || now.duration_since(entry.created).unwrap_or_default() < older_than {
                 continue;
             }

@@ -87,12 +87,7 @@ impl FromStr for Cursor {
 impl<T: KvModel> ReadBucket<T> {
     /// The revision at which a cursor stands, if it is one of the bucket as it is now.
     pub(super) async fn resume(&self, cursor: Cursor, deadline: Deadline) -> Result<Revision> {
-        let status = match self.inner.raw.status(deadline).await {
-            Ok(status) => status,
-            // One who may not ask has to do without.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(cursor.revision),
-            Err(error) => return Err(error),
-        };
+        let Some(status) = self.status_since(cursor.revision, deadline).await? else { return Ok(cursor.revision) };
         let same = Cursor::new(status.created, cursor.revision) == cursor;
         if !same || status.last_revision < cursor.revision {
             return Err(Error::new(ErrorKind::HistoryRewound));

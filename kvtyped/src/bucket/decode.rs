@@ -23,13 +23,15 @@ pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
 }
 
 /// How the key went, if this is the marker of a removal.
-fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
+pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
     match &raw.operation {
         Operation::Put => Ok(None),
         Operation::Delete => Ok(Some(Removed::Deleted)),
         Operation::Purge => Ok(Some(Removed::Purged)),
         Operation::Expired => Ok(Some(Removed::Expired)),
         Operation::Unknown(name) => {
+            // Anybody may have written it.
+            let name: String = name.chars().take(32).collect();
             Err(located(undecodable("record", format!("its operation {name:?} is unknown to this version")), raw))
         }
     }

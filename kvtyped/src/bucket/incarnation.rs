@@ -12,11 +12,14 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use futures::FutureExt;
 
 use super::ReadBucket;
-use crate::backend::{At, Deadline, Incarnation, OperationId, RawEntry};
+use crate::backend::{At, Backoff, BucketStatus, Deadline, Incarnation, OperationId, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -25,12 +28,18 @@ use crate::revision::Revision;
 /// Of how many revisions a handle remembers who wrote them.
 const REMEMBERED: usize = 256;
 
+/// For how long a replicated bucket may be told to be behind what was acknowledged, and be the same bucket: a new leader has
+/// yet to apply what the one before has decided, and one that was cut off does not know that it is none any more.
+const SETTLING: Duration = Duration::from_secs(6);
+
 /// What a handle and its clones know of their bucket.
 #[derive(Debug)]
 pub(super) struct Met {
     /// In which it was opened.
     epoch: u64,
     highest: AtomicU64,
+    /// In which the server was last asked, and all was well.
+    asked: AtomicU64,
     /// Never held across an await.
     last: Mutex<VecDeque<Meeting>>,
 }
@@ -47,7 +56,8 @@ struct Meeting {
 
 impl Met {
     pub(super) fn new(incarnation: Incarnation) -> Self {
-        Self { epoch: incarnation.epoch, highest: AtomicU64::new(0), last: Mutex::default() }
+        let Incarnation { epoch, .. } = incarnation;
+        Self { epoch, highest: AtomicU64::new(0), asked: AtomicU64::new(epoch), last: Mutex::default() }
     }
 
     fn last(&self) -> MutexGuard<'_, VecDeque<Meeting>> {
@@ -125,7 +135,10 @@ impl<T: KvModel> ReadBucket<T> {
         epoch: u64,
         deadline: Deadline,
     ) -> Result<()> {
-        self.ask_incarnation(deadline).await?;
+        if self.inner.met.asked.load(Ordering::Acquire) != epoch {
+            self.ask_incarnation(deadline).await?;
+            self.inner.met.asked.store(epoch, Ordering::Release);
+        }
         let Some(meeting) = meeting else { return Ok(()) };
         // If it is not there any more, the guard refuses the write.
         let now = self.inner.raw.read(key, At::Revision(expected), deadline).await?;
@@ -148,16 +161,33 @@ impl<T: KvModel> ReadBucket<T> {
 
     async fn ask_incarnation(&self, deadline: Deadline) -> Result<()> {
         let created = self.inner.raw.incarnation().created;
-        let status = match self.inner.raw.status(deadline).await {
-            Ok(status) => status,
-            // One who may not ask has to do without.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let highest = self.inner.met.highest.load(Ordering::Acquire);
-        if status.created != created || status.last_revision.get() < highest {
+        // As of before it is asked: what is written meanwhile need not be in the answer.
+        let highest = Revision::new(self.inner.met.highest.load(Ordering::Acquire));
+        let Some(status) = self.status_since(highest, deadline).await? else { return Ok(()) };
+        if status.created != created || status.last_revision < highest {
             return Err(Error::new(ErrorKind::HistoryRewound));
         }
         Ok(())
+    }
+
+    /// The status of the bucket, by a server that has this revision if one is there soon; nothing for a user who may not ask.
+    pub(super) async fn status_since(&self, revision: Revision, deadline: Deadline) -> Result<Option<BucketStatus>> {
+        let (created, start) = (self.inner.raw.incarnation().created, Instant::now());
+        let mut backoff = Backoff::outage();
+        loop {
+            let status = match self.inner.raw.status(deadline).await {
+                Ok(status) => status,
+                // One who may not ask has to do without.
+                Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let may_lag = status.created == created && self.config().replicas.is_some_and(|replicas| replicas > 1);
+            if status.last_revision >= revision || !may_lag || start.elapsed() > SETTLING {
+                return Ok(Some(status));
+            }
+            if !backoff.pause(deadline).await {
+                return Err(deadline.error());
+            }
+        }
     }
 }

@@ -201,9 +201,9 @@ impl<T: KvModel> Stream for KeysStream<T> {
     type Item = Result<T::Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.rows.poll(context, |entry| match entry.is_live() {
-            true => decode::key::<T>(&entry.key).map(Some).map_err(|error| error.at_revision(entry.revision)),
-            false => Ok(None),
+        self.rows.poll(context, |entry| match decode::removal(entry)? {
+            None => decode::key::<T>(&entry.key).map(Some).map_err(|error| error.at_revision(entry.revision)),
+            Some(_) => Ok(None),
         })
     }
 }

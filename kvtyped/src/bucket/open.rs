@@ -165,7 +165,7 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.limit_markers = Some(stay))
     }
 
-    /// Whether several writes can be applied all or nothing; it needs nats-server 2.12. On in a new bucket where the
+    /// Whether several writes can be applied all or nothing; it needs nats-server 2.12.1. On in a new bucket where the
     /// server can.
     pub fn atomic(self, on: bool) -> Self {
         self.set(|config| config.atomic = Some(on))

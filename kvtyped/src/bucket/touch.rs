@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cas::{Decision, First, Limits};
 use super::standing::Footing;
 use super::write::check_ttl;
-use super::{Bucket, options, verb};
+use super::{Bucket, decode, options, verb};
 use crate::backend::{RawEntry, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
@@ -71,7 +71,7 @@ impl<T: KvModel> Touch<'_, T> {
         let ttl = ttl.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
         let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
         let decide = |newest: Option<&RawEntry>| match newest {
-            Some(live) if live.is_live() => {
+            Some(live) if decode::removal(live)?.is_none() => {
                 Ok(Decision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
             }
             _ => Err(Error::new(ErrorKind::NotFound)),

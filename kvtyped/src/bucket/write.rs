@@ -256,7 +256,7 @@ impl<T: KvModel> Create<'_, T> {
         let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
         let markers = &bucket.inner.markers;
         let decide = |newest: Option<&RawEntry>| match newest {
-            Some(live) if live.is_live() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(live.revision)),
+            Some(entry) if !entry.is_removed() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision)),
             // Nothing, or a marker: the TTL goes with the write in both cases.
             newest => {
                 if newest.is_some() {

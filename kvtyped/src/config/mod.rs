@@ -53,7 +53,7 @@ pub struct BucketConfig {
     /// that is full once would stay full.
     pub limit_markers: Option<Duration>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
-    /// bucket that is no mirror takes batches if the server can (2.12).
+    /// bucket that is no mirror takes batches if the server can (2.12.1).
     pub atomic: Option<bool>,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::codec::CodecError;
 use crate::config::ConfigError;
-use crate::key::KeyError;
+use crate::key::{Key, KeyError};
 use crate::revision::Revision;
 
 /// A `Result` whose error is [`Error`] unless another is named.
@@ -243,13 +243,21 @@ impl Error {
 }
 
 /// One line: what was done to what, what went wrong, what to do about it.
+/// How many characters are displayed of what is too long to be a key.
+const SHOWN: usize = 64;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, outcome, operation, bucket, key, revision, source: _ } = &*self.0;
         if let Some(operation) = operation {
             write!(f, "{operation}")?;
             if let Some(key) = key {
-                write!(f, " of `{key}`")?;
+                match key.char_indices().nth(SHOWN) {
+                    Some((end, _)) if key.len() > Key::MAX_BYTES => {
+                        write!(f, " of `{}..` ({} bytes)", &key[..end], key.len())?;
+                    }
+                    _ => write!(f, " of `{key}`")?,
+                }
             }
             if let Some(bucket) = bucket {
                 write!(f, " in bucket `{bucket}`")?;

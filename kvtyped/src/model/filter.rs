@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::RangeFull;
 
 use super::KvModel;
-use crate::key::{ModelKey, Pattern};
+use crate::key::{Key, ModelKey, Pattern};
 
 /// Some records of a model, told by their keys.
 ///
@@ -34,7 +34,9 @@ impl<T: KvModel> Filter<T> {
     ///
     /// Keys that the pattern matches and that are no keys of the model are reported as such where they turn up.
     pub fn of_pattern(pattern: Pattern) -> Self {
-        Self { patterns: vec![pattern], model: PhantomData }
+        // One that is longer than a key can be matches nothing; asked for it, a server would close the connection.
+        let patterns = if pattern.to_string().len() > Key::MAX_BYTES { Vec::new() } else { vec![pattern] };
+        Self { patterns, model: PhantomData }
     }
 
     /// Exactly this key.

@@ -51,7 +51,7 @@ macro_rules! fenced {
             /// The error is of the kind `Fenced`, and nothing was written. A guard that is lost already is refused before
             /// anything is sent, with `Lost`; one of another bucket, or of [`Store::locks`](crate::Store::locks), with
             /// `InvalidConfig`. It needs nats-server 2.11; together with a revision that is expected (`update`, `create`,
-            /// `modify`, `if_revision`) 2.12, and a bucket with atomic batches.
+            /// `modify`, `if_revision`) 2.12.1, and a bucket with atomic batches.
             pub fn fenced_by(self, guard: &LockGuard) -> Self {
                 self.standing_on(Some(standing(guard)))
             }

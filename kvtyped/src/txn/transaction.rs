@@ -189,7 +189,7 @@ impl<T: KvModel> Transaction<'_, T> {
     ///
     /// `Conflict` if a revision is not there, and `AlreadyExists` if a record is that was to be created; both name the
     /// key where it is known. `InvalidBatch` if a key is written twice, or there is too much of it. `Unsupported` if
-    /// several writes need a newer server (nats-server 2.12), or a bucket with
+    /// several writes need a newer server (nats-server 2.12.1), or a bucket with
     /// [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not tell, the outcome
     /// is `Unknown`: all of it was applied, or nothing.
     ///
@@ -237,7 +237,7 @@ impl<T: KvModel> Transaction<'_, T> {
             let mut learned = false;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-                if entry.is_some_and(|entry| entry.is_live()) {
+                if entry.is_some_and(|entry| !entry.is_removed()) {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }

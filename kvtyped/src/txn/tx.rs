@@ -167,8 +167,8 @@ impl<T> Tx<T> {
     pub async fn create<M: KvModel>(&self, record: &M) -> Result<()> {
         let key = self.encode(&record.key())?;
         match self.newest(&key).await? {
-            Some(live) if live.is_live() => {
-                let error = Error::new(ErrorKind::AlreadyExists).at_revision(live.revision);
+            Some(entry) if !entry.is_removed() => {
+                let error = Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision);
                 Err(self.located(error, Some(&key)))
             }
             _ => self.stage_record(record, None),

@@ -1,10 +1,35 @@
 //! What clients did and saw while things failed, to be checked when all is over.
 //!
+//! | checker | what it says |
+//! |---|---|
+//! | [`VersionOrder`] | whether the revisions that were returned explain what happened; names who disagrees; O(n log n) |
+//! | [`Wgl`] | the same by search, key by key: whether some order of the operations explains what they returned |
+//! | [`watch`] | whether what a watch or a cache told is in order, new, and adds up to what is there |
+//! | [`lock`] | whether holders were alone, fences grew, and stale writes were refused |
+//! | [`election`] | whether terms grew, and each leadership stopped before the next |
+//! | [`counter`], [`transfers`] | whether sums are what was added to them |
+//!
+//! Each gives [`Violation`]s that name the rule and the operations; [`assert_none`] turns them into a failure.
+//!
 //! A [`Recorder`] is shared by the clients of a run. Each operation begins with [`Recorder::begin`] and ends with
 //! [`Pending::done`]; one that never ends (its task was dropped, say) is recorded as one whose outcome nobody knows.
 
+mod version_order;
+mod violation;
+mod wgl;
+mod writes;
+pub mod counter;
+pub mod election;
+pub mod lock;
+pub mod transfers;
+pub mod watch;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+pub use self::version_order::{Checked, Staleness, VersionOrder};
+pub use self::violation::{Rule, Violation, assert_none};
+pub use self::wgl::{Searched, Wgl};
 
 /// One operation of one client on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +110,19 @@ pub struct Seen {
     pub value: u64,
 }
 
+/// What was seen in the bucket otherwise than by an operation: by a watch, or by a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The key, encoded.
+    pub key: String,
+    /// Its revision.
+    pub revision: u64,
+    /// Its value; `None` is the marker of a removal.
+    pub value: Option<u64>,
+    /// When it was seen, since the recorder was made.
+    pub at: Duration,
+}
+
 /// Where the clients of a run note what they do. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder(Arc<Shared>);
@@ -131,6 +169,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// The id of the operation in the history.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
     /// Notes what came of it, now.
     pub fn done(self, outcome: Outcome) {
         let now = self.recorder.now();

@@ -14,6 +14,10 @@ async fn victim() {
     let server = shared().await;
     let cluster = cluster::shared().await;
     cluster.node(1).freeze();
+    let net = super::netns::net(1, 0);
+    if let Some(net) = &net {
+        println!("netns /run/netns/{}", net.namespace("hub"));
+    }
     println!("root {}", crate::watchdog::root().display());
     for server in cluster.nodes().iter().chain([server]) {
         println!("pid {}", server.pid());
@@ -29,11 +33,12 @@ async fn nothing_outlives_a_killed_test_process() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let (mut root, mut pids) = (None, Vec::new());
+    let (mut root, mut pids, mut netns) = (None, Vec::new(), None);
     for line in BufReader::new(victim.stdout.take().unwrap()).lines() {
         match line.unwrap().split_once(' ') {
             Some(("root", path)) => root = Some(path.to_owned()),
             Some(("pid", pid)) => pids.push(Pid::from_raw(pid.parse().unwrap()).unwrap()),
+            Some(("netns", path)) => netns = Some(path.to_owned()),
             None if root.is_some() => break,
             _ => {}
         }
@@ -49,6 +54,9 @@ async fn nothing_outlives_a_killed_test_process() {
         (!Path::new(&root).exists() && !Path::new(&gone).exists()).then_some(())
     })
     .await;
+    if let Some(netns) = netns {
+        wait::until("the namespaces are gone", LIMIT, async || (!Path::new(&netns).exists()).then_some(())).await;
+    }
     wait::until("the servers are gone", LIMIT, async || pids.iter().all(|pid| is_gone(*pid)).then_some(())).await;
 }
 

@@ -4,8 +4,9 @@ use super::{Ready, Server};
 use crate::ports;
 use crate::process::Process;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
 
 /// How to start a [`Server`].
 #[derive(Clone, Debug)]
@@ -15,6 +16,18 @@ pub struct Builder {
     jetstream: Option<String>,
     ready: Option<Ready>,
     version: Option<String>,
+    site: Option<Site>,
+}
+
+/// A place other than a port of this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// The network namespace in which the server runs.
+    pub(crate) netns: String,
+    /// Where it is for those who look at it.
+    pub(crate) addr: SocketAddr,
+    /// The runtime in which one looks at it.
+    pub(crate) from: Handle,
 }
 
 impl Builder {
@@ -25,6 +38,7 @@ impl Builder {
             jetstream: Some(String::new()),
             ready: None,
             version: None,
+            site: None,
         }
     }
 
@@ -83,6 +97,13 @@ impl Builder {
         self
     }
 
+    /// The server runs elsewhere.
+    #[must_use]
+    pub(crate) fn site(mut self, site: Site) -> Self {
+        self.site = Some(site);
+        self
+    }
+
     /// Starts the server and waits until it is ready.
     ///
     /// # Panics
@@ -102,13 +123,16 @@ impl Builder {
 
     /// One attempt, on a fresh port, with what went wrong.
     pub(crate) async fn try_start(&self) -> Result<Server, String> {
-        let port = ports::free(1)[0];
+        let addr = self.site.as_ref().map(|site| site.addr);
+        let addr = addr.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, ports::free(1)[0]).into());
+        let netns = self.site.as_ref().map(|site| site.netns.clone());
         let ready = if self.jetstream.is_some() { Ready::JetStream } else { Ready::Connect };
         let server = Server {
-            name: format!("{}-{port}", self.name),
-            addr: (Ipv4Addr::LOCALHOST, port).into(),
+            name: format!("{}-{}", self.name, addr.port()),
+            addr,
             ready: self.ready.unwrap_or(ready),
-            process: Arc::new(Mutex::new(Process::new(self.version.clone()))),
+            from: self.site.as_ref().map(|site| site.from.clone()),
+            process: Arc::new(Mutex::new(Process::new(self.version.clone(), netns))),
         };
         let text = self.text(&server);
         server
@@ -121,7 +145,12 @@ impl Builder {
     }
 
     fn text(&self, server: &Server) -> String {
-        let mut text = format!("listen: \"{}\"\nserver_name: \"{}\"\n", server.addr, server.name);
+        // In a namespace, it has an address for each who may look.
+        let listen = match self.site {
+            Some(_) => format!("0.0.0.0:{}", server.port()),
+            None => server.addr.to_string(),
+        };
+        let mut text = format!("listen: \"{listen}\"\nserver_name: \"{}\"\n", server.name);
         if let Some(block) = &self.jetstream {
             text += &format!("jetstream {{\nstore_dir: {:?}\n{block}}}\n", server.store());
         }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::convert::{self, ApiError};
 use super::wire::{Answer, Wire};
-use super::{config, record};
+use super::{able, config, echo, record};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -177,9 +177,11 @@ impl Api {
         let info = self.call("INFO", None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
         let level = info["api"]["level"].as_u64().unwrap_or_default();
         let version = self.wire.client().server_info().version;
+        // Behind another prefix it may be a server of another version that answers.
+        let is_new = !self.is_default() || echo::numbers(&version) >= able::TAKES_BATCHES;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
         capabilities.key_ttl = level >= 1;
-        capabilities.atomic = level >= 2;
+        capabilities.atomic = level >= able::BATCHES && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
         Ok(capabilities)

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
+use super::able::Able;
 use super::api::{Api, Repeat};
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
@@ -22,6 +23,9 @@ use crate::revision::Revision;
 
 /// The first server that counts right what is to come for several filters at once; older ones count too few.
 const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
+
+/// The first server that tells with a message of a direct get how many are behind it; older ones count it too.
+const COUNTS_BEHIND: [u64; 3] = [2, 12, 0];
 
 /// One bucket.
 pub(super) struct NatsBucket {
@@ -44,13 +48,12 @@ pub(super) struct Place {
     /// Whose leader decides what is written: the origin's, of a mirror.
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
-    /// Whether the server heeds the TTL of a key, and a guard on another key than the one that is written. An older one
-    /// (before 2.11) would store the first for ever, and take the second for a guard on the key that is written.
-    pub(super) heeds_headers: bool,
-    /// Whether the server takes batches, if the bucket does (2.12). An older one would store each message by itself.
-    pub(super) takes_batches: bool,
+    /// What the server can do that takes its writes.
+    pub(super) able: Able,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
+    /// Whether the server counts a message that it gives among those behind it.
+    pub(super) counts_what_it_gives: bool,
     /// How long the server recognises the id of a message that it has stored.
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
@@ -86,9 +89,9 @@ impl NatsBucket {
             prefix,
             write_prefix,
             direct,
-            heeds_headers: echo::level(&raw) >= 1,
-            takes_batches: echo::level(&raw) >= 2,
-            counts_filters: echo::is_version(&raw, COUNTS_FILTERS),
+            able: Able::new(api, &raw, config.mirror.is_some()),
+            counts_filters: echo::version(&raw) >= COUNTS_FILTERS,
+            counts_what_it_gives: echo::version(&raw) < COUNTS_BEHIND,
             leader_api,
             duplicate_window,
             many: many::Support::default(),
@@ -141,7 +144,7 @@ impl Place {
     }
 
     /// The bucket whose leader decides.
-    fn owner(&self) -> &str {
+    pub(super) fn owner(&self) -> &str {
         self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
     }
 

@@ -51,28 +51,10 @@ pub(super) async fn commit(place: &Place, batch: Batch, deadline: Deadline) -> R
         let revision = written.map_err(|e| if e.is_conflict() { e.with_key(guarded.as_str()) } else { e })?;
         return Ok(vec![revision; wanted]);
     }
-    place.check_batches()?;
+    place.check_batches(deadline).await?;
     let commit = Commit { parcel: Parcel::new(place, &messages, deadline)?, begun: Instant::now(), deadline };
     let first = commit.run().await?;
     Ok((first.get()..).map(Revision::new).take(wanted).collect())
-}
-
-impl Place {
-    /// Refuses batches where the server would take each message by itself, or none.
-    fn check_batches(&self) -> Result<()> {
-        if !self.takes_batches {
-            let version = self.api.wire().client().server_info().version;
-            return Err(Error::unsupported(
-                "nats-server 2.12 for several writes at once",
-                format!("nats-server {version}"),
-            ));
-        }
-        // A mirror does not tell whether its origin takes them.
-        if self.config.mirror.is_none() && self.config.atomic != Some(true) {
-            return Err(Error::no_batches(&self.config.name));
-        }
-        Ok(())
-    }
 }
 
 /// A batch that is to be applied.
@@ -152,7 +134,12 @@ impl<'a> Commit<'a> {
     async fn attempt(&mut self, copies: &mut Copies<'a>, asks: bool) -> Result<Verdict> {
         let deadline = self.deadline;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
-        if let Err(error) = self.parcel.place.api.wire().connected(deadline).await {
+        let place = self.parcel.place;
+        let ready = async {
+            place.api.wire().connected(deadline).await?;
+            place.check_batches(deadline).await
+        };
+        if let Err(error) = ready.await {
             return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
         }
         let verdict = if asks {

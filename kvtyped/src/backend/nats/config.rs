@@ -30,7 +30,7 @@ pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
         return Err(Error::unsupported(needs, able.backend.clone()));
     }
     if wanted.atomic == Some(true) && !able.atomic {
-        let needs = "nats-server 2.12 (JetStream API level 2) for atomic batches";
+        let needs = "nats-server 2.12.1 for atomic batches";
         return Err(Error::unsupported(needs, able.backend.clone()));
     }
     Ok(())

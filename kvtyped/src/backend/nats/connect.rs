@@ -138,9 +138,9 @@ pub(super) async fn connect(url: &str, mut options: NatsOptions, connect: Connec
 }
 
 /// What a URL says.
-struct Target {
+pub(super) struct Target {
     /// Without a user: the client shows addresses when it is traced.
-    servers: Vec<ServerAddr>,
+    pub(super) servers: Vec<ServerAddr>,
     /// A user and a password, or a token.
     user: Option<(String, Option<String>)>,
     domain: Option<String>,
@@ -148,7 +148,7 @@ struct Target {
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self> {
+    pub(super) fn parse(url: &str) -> Result<Self> {
         let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
         let mut target = Self { servers: Vec::new(), user: None, domain: None, prefix: None };
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {

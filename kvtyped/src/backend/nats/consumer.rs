@@ -200,11 +200,12 @@ impl Consumer {
             None => self.subscriber.next().now_or_never()??,
             Some(_) => return None,
         };
-        if message.status.is_some() {
+        // What has no place is for another to judge.
+        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
             self.aside = Some(message);
             return None;
-        }
-        Some(self.take(message).await)
+        };
+        Some(self.take(message, &delivery).await)
     }
 
     /// Waits for what comes next, until then.
@@ -234,8 +235,12 @@ impl Consumer {
                 },
             };
             let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            // What is stored may have a status too, on servers that do not take it off (2.11 does not); its place no one forges.
+            if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
+                return Ok(self.take(message, &delivery).await);
+            }
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(self.take(message).await),
+                None => return Ok(Heard::Lost("a message came without its place")),
                 Some(100) => {
                     if let Some(heard) = self.told(&message).await {
                         return Ok(heard);
@@ -247,10 +252,7 @@ impl Consumer {
         }
     }
 
-    async fn take(&mut self, message: Message) -> Heard {
-        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
-            return Heard::Lost("a message came without its place");
-        };
+    async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
             return Heard::Lost("a message was lost");
         }
@@ -361,11 +363,11 @@ fn nanos(duration: Duration) -> u64 {
 
 /// What the reply subject of a delivered message tells.
 #[derive(Debug, PartialEq, Eq)]
-struct Delivery {
-    revision: Revision,
+pub(super) struct Delivery {
+    pub(super) revision: Revision,
     /// The how manyth delivery of the consumer it is.
     number: u64,
-    created: SystemTime,
+    pub(super) created: SystemTime,
     /// How many are to come.
     pending: u64,
 }
@@ -373,7 +375,7 @@ struct Delivery {
 impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
     /// and an account before the stream.
-    fn parse(reply: &str) -> Option<Self> {
+    pub(super) fn parse(reply: &str) -> Option<Self> {
         let mut tokens = [""; 9];
         let mut count = 0;
         for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {

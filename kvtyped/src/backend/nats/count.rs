@@ -317,7 +317,7 @@ fn no_total() -> Error {
 }
 
 /// What is stored of a counter: `{"val":"7"}`.
-fn total(payload: &[u8]) -> Result<i128> {
+pub(super) fn total(payload: &[u8]) -> Result<i128> {
     #[derive(Deserialize)]
     struct Stored {
         val: String,

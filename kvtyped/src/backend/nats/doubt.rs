@@ -146,7 +146,7 @@ impl<'a> Doubt<'a> {
                     return None;
                 }
                 Verdict::Refused(_) | Verdict::NotNow(_) => return None,
-                Verdict::Doubtful(_) => self.doubtful = true,
+                Verdict::Doubtful(_) | Verdict::OnItsWay => self.doubtful = true,
             }
         }
         None

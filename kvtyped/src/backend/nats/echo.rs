@@ -160,11 +160,16 @@ pub(super) fn level(raw: &Map<String, Value>) -> u64 {
     level.and_then(|level| level.parse().ok()).unwrap_or_default()
 }
 
-/// Whether the server that told this configuration is of this version, or newer.
-pub(super) fn is_version(raw: &Map<String, Value>, wanted: [u64; 3]) -> bool {
+/// The version of the server that told this configuration; zeros before servers told it.
+pub(super) fn version(raw: &Map<String, Value>) -> [u64; 3] {
     let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
+    numbers(version)
+}
+
+/// The numbers of a version: `2.12.1-RC.1` is 2, 12, 1.
+pub(super) fn numbers(version: &str) -> [u64; 3] {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
-    std::array::from_fn::<u64, 3, _>(|_| numbers.next().unwrap_or_default()) >= wanted
+    std::array::from_fn(|_| numbers.next().unwrap_or_default())
 }
 
 /// Where a mirror that maps subjects keeps them, if it is one: below the second name rather than below its origin's.

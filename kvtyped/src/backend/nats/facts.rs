@@ -61,7 +61,7 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
     }
     let header = |name: &str| message.headers.as_ref()?.get_last(name)?.as_str().parse::<u64>().ok();
     let behind = header(record::header::PENDING);
-    Ok(behind.map(|behind| behind + 1))
+    Ok(behind.map(|behind| behind + u64::from(!place.counts_what_it_gives)))
 }
 
 /// What the leader says of a stream.

@@ -316,7 +316,8 @@ impl<'a, 'k> Asking<'a, 'k> {
 
     /// What a message says of a chunk.
     fn take(&self, chunk: &mut Chunk, message: Message) -> Result<Done> {
-        let Some(status) = message.status.map(|status| status.as_u16()) else {
+        let status = message.status.filter(|_| !Stored::is_answered_by(&message));
+        let Some(status) = status.map(|status| status.as_u16()) else {
             let Ok(pending) = number(&message, header::PENDING) else { return Ok(Done::Never) };
             chunk.gap |= chunk.pending.is_some_and(|before| before != pending + 1);
             chunk.pending = Some(pending);

@@ -10,6 +10,7 @@
 //! | `connect` | a URL and options, and the connection that they make |
 //! | `wire`, `lookout` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
+//! | `able` | what the server can do that takes the writes of a bucket |
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
@@ -21,7 +22,9 @@
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
 //! | `convert` | errors: the server's and the client's become the library's here, and only here |
+//! | `probe` | all that reads strangers' bytes, for tests without a server |
 
+mod able;
 mod api;
 mod bucket;
 mod commit;
@@ -36,6 +39,9 @@ mod facts;
 mod lookout;
 mod many;
 mod parcel;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod probe;
 mod publish;
 mod read;
 mod record;
@@ -47,12 +53,11 @@ mod wire;
 pub use self::connect::NatsOptions;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use self::api::{Api, Repeat};
 use self::bucket::NatsBucket;
@@ -63,10 +68,19 @@ use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The buckets of a NATS server, or of a cluster of them.
+///
+/// # What strangers can do
+///
+/// Whatever is stored in a bucket is read for what it is, or is an error of its own and disturbs nothing beside it; but for
+/// what the client itself does not bear. A header line without a colon ends the connection on which it comes, and the next
+/// one, until the message is written over; a bare carriage return in a header closes the connection for good (`Closed`).
+/// No client writes such headers, and one who speaks the protocol by hand can. So whoever may write to a bucket can cut off
+/// those who read it: give that right as carefully as the right to read.
 pub struct NatsBackend {
     api: Api,
     owned: bool,
-    capabilities: OnceCell<Capabilities>,
+    /// What the servers can do, and on which connection that was learned.
+    capabilities: Mutex<Option<(u64, Capabilities)>>,
 }
 
 impl NatsBackend {
@@ -118,17 +132,24 @@ impl NatsBackend {
     }
 
     fn over(wire: Wire, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: OnceCell::new() }
+        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: Mutex::default() }
     }
 
-    async fn known(&self, deadline: Deadline) -> Result<&Capabilities> {
-        self.capabilities.get_or_try_init(|| self.api.capabilities(deadline)).await
+    async fn known(&self, deadline: Deadline) -> Result<Capabilities> {
+        let epoch = self.api.wire().epoch();
+        let last = self.capabilities.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, known)) = last.filter(|(then, _)| *then == epoch) {
+            return Ok(known);
+        }
+        let known = self.api.capabilities(deadline).await?;
+        *self.capabilities.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, known.clone()));
+        Ok(known)
     }
 
     async fn make(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
         let able = self.known(deadline).await?;
-        config::check(&config, able)?;
+        config::check(&config, &able)?;
         let config = config.with_defaults(able.key_ttl, able.atomic);
         // A server takes the same configuration twice, and says so with nothing.
         if self.api.stream(&config.name, deadline).await?.is_some() {
@@ -138,13 +159,13 @@ impl NatsBackend {
         let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&wanted), Repeat::Never, deadline).await?;
         let info = answer.map_err(convert::of_settings)?;
-        self.echoed(info, &config, able)
+        self.echoed(info, &config, &able)
     }
 
     async fn change(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
         let able = self.known(deadline).await?;
-        config::check(&config, able)?;
+        config::check(&config, &able)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let (now, raw) = echo::of_info(&info)?;
@@ -156,7 +177,7 @@ impl NatsBackend {
         let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
         let info = answer.map_err(convert::of_settings)?;
-        self.echoed(info, &config, able)
+        self.echoed(info, &config, &able)
     }
 
     /// The bucket that a server says it has made, if it is the one that was wanted: a server ignores what it does not
@@ -249,7 +270,7 @@ impl NatsBackend {
 
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        async move { self.known(deadline).await.cloned() }.boxed()
+        self.known(deadline).boxed()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {

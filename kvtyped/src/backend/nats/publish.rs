@@ -12,6 +12,10 @@
 //! not show a later revision (the key has another write on its way, or does not know the expected one yet) proves
 //! nothing: one asks again under the same id. A revision, or a conflict with a later one, settles it: a leader looks for
 //! the id before it looks at the guard.
+//!
+//! Before 2.12 a leader keeps the id of a write that it refused, as that of one on its way, and answers every other copy
+//! with that. What is on its way arrives: told so again and again, for longer than a leader that is none any more needs to
+//! notice, one knows that nothing is, and goes on under another form of the id.
 
 use std::time::Duration;
 
@@ -24,7 +28,7 @@ use super::api::{self, Acknowledgement};
 use super::bucket::Place;
 use super::convert::{self, ApiError};
 use super::doubt::Doubt;
-use super::record::header;
+use super::record::{self, header};
 use super::wire::{Answer, Pending};
 use crate::backend::{Backoff, Deadline, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,17 +40,27 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// How long a leader that is none any more may take to notice, once it hears of another.
 pub(super) const ABDICATION: Duration = Duration::from_millis(50);
 
-/// How often in a row it must be told that an expected revision does not exist yet.
+/// How often it must be told that an expected revision does not exist yet; and how often in a row that a copy is on its
+/// way, until that is not believed of a server that says so of what it refused.
 pub(super) const SURE: u32 = 3;
 
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
-    let publication = Publication::new(place, &write, deadline);
-    publication.check()?;
+    let mut publication = Publication::new(place, &write, deadline);
+    publication.check_size()?;
     let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
+    // How often it was refused by what proves nothing, under whatever form of its id; and how often in a row a copy was
+    // said to be on its way since.
+    let (mut refusals, mut on_its_way) = (0_u32, 0_u32);
     loop {
-        place.api.wire().connected(deadline).await?;
+        let ready = async {
+            place.api.wire().connected(deadline).await?;
+            place.check_headers(&write, deadline).await
+        };
+        if let Err(error) = ready.await {
+            return Err(if doubts > 0 { error.unknown_outcome() } else { error });
+        }
         let mut pending = publication.send();
         copies += 1;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
@@ -55,6 +69,9 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
                 return Err(convert::backend("a fresh operation id was taken for one that is known").unknown_outcome());
             }
             Verdict::Applied { revision, .. } => return Ok(revision),
+            Verdict::Refused(error) if error.is_conflict() && publication.form > 0 => {
+                return publication.unless_applied(error, deadline).await;
+            }
             Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
             Verdict::Refused(error) => return Err(error.unknown_outcome()),
             // What is rare has a box of its own, so that the future of a write stays small.
@@ -68,13 +85,26 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             }
             Verdict::Doubtful(error) => {
                 doubts += 1;
+                (refusals, on_its_way) = (refusals + 1, 0);
                 let expected_the_future = matches!(error.kind(), ErrorKind::Conflict { actual: Some(_), .. });
-                if expected_the_future && doubts >= SURE {
+                if expected_the_future && refusals >= SURE {
                     return Err(error);
                 }
                 if expected_the_future {
                     tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
                 }
+                (error, contention.pause(deadline).await)
+            }
+            Verdict::OnItsWay => {
+                doubts += 1;
+                on_its_way += 1;
+                if write.guard.is_some() && on_its_way >= SURE && place.keeps_refused_ids(deadline).await {
+                    publication.take_another_form();
+                    (copies, on_its_way) = (0, 0);
+                    continue;
+                }
+                tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
+                let error = Error::unavailable("another copy of the write is on its way");
                 (error, contention.pause(deadline).await)
             }
         };
@@ -93,6 +123,8 @@ pub(super) struct Publication<'a> {
     /// As the server counts: the payload and the headers.
     pub(super) size: usize,
     frame: Option<Frame>,
+    /// Which form of its id it has.
+    form: u32,
     deadline: Deadline,
 }
 
@@ -108,6 +140,8 @@ pub(super) enum Verdict {
     NotNow(Error),
     /// Not applied by whoever answered; but another copy, or this one at another server, may be on its way.
     Doubtful(Error),
+    /// Whoever answered says that another copy is on its way.
+    OnItsWay,
     /// Nothing.
     Open,
 }
@@ -126,9 +160,24 @@ impl<'a> Publication<'a> {
             WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
         let subject = format!("{}{}", place.write_prefix, write.key);
-        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, deadline };
+        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, form: 0, deadline };
         publication.size = publication.count();
         publication
+    }
+
+    /// Gives it another form of its id, by which a server does not know it.
+    fn take_another_form(&mut self) {
+        self.form += 1;
+        self.size = self.count();
+    }
+
+    /// What became of it if this form of its id was refused for a later revision, and that may be ours under another form.
+    async fn unless_applied(&self, conflict: Error, deadline: Deadline) -> Result<Revision> {
+        match self.place.leader_newest(&self.write.key, deadline).await {
+            Ok(Some(newest)) if newest.is_by(&self.write.id) => Ok(newest.revision),
+            Ok(_) => Err(conflict),
+            Err(_) => Err(conflict.unknown_outcome()),
+        }
     }
 
     /// Makes it the message of this number in a batch.
@@ -155,7 +204,11 @@ impl<'a> Publication<'a> {
         let Write { key, kind, guard, ttl, id } = self.write;
         let is_sole = self.place.config.replicas == Some(1) && self.place.config.mirror.is_none();
         let needs_no_memory = is_sole && guard.is_none() && self.frame.is_none();
-        header(if needs_no_memory { header::OPERATION_ID } else { header::MESSAGE_ID }, id.as_str());
+        match self.form {
+            _ if needs_no_memory => header(header::OPERATION_ID, id.as_str()),
+            0 => header(header::MESSAGE_ID, id.as_str()),
+            form => header(header::MESSAGE_ID, &record::form_of_id(id, form)),
+        }
         match kind {
             WriteKind::Put(_) => {}
             WriteKind::Delete => header(header::OPERATION, "DEL"),
@@ -182,20 +235,13 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Checks what the server would not check, or not without closing the connection.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks what the server would not check without closing the connection.
+    pub(super) fn check_size(&self) -> Result<()> {
         let limit = self.place.api.wire().client().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
         }
-        let elsewhere = self.write.guard.as_ref().is_some_and(|guard| guard.key != self.write.key);
-        let needs = match (self.place.heeds_headers, self.write.ttl, elsewhere) {
-            (true, _, _) | (false, None, false) => return Ok(()),
-            (false, Some(_), _) => "nats-server 2.11 for the TTL of a key",
-            (false, None, true) => "nats-server 2.11 for a guard on another key",
-        };
-        let version = self.place.api.wire().client().server_info().version;
-        Err(Error::unsupported(needs, format!("nats-server {version}")))
+        Ok(())
     }
 
     /// A copy; it is sent when it is first waited for.
@@ -242,7 +288,7 @@ impl<'a> Publication<'a> {
             return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };
         }
         match error.err_code {
-            10158 => Verdict::Doubtful(Error::unavailable("another copy of the write is on its way")),
+            10158 => Verdict::OnItsWay,
             _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
             _ => {
                 let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());

@@ -25,7 +25,7 @@ pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -
             let found = any(place, key, deadline).await?;
             match found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) {
                 found_revision if found_revision >= revision => Ok(found),
-                _ => leader(place, key, deadline).boxed().await,
+                _ => leader_at_least(place, key, revision, deadline).boxed().await,
             }
         }
         At::Revision(revision) => at_revision(place, key, revision, deadline).boxed().await,
@@ -42,6 +42,29 @@ async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawE
 async fn leader(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
     let found = place.leader_newest(key, deadline).await?;
     found.map(|stored| stored.entry(&place.leader_prefix())).transpose()
+}
+
+/// The newest entry as a leader has it that has this revision of the bucket: one that was cut off from the other servers
+/// does not know of that, and answers for some seconds more.
+async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
+    let mut backoff = Backoff::outage();
+    loop {
+        let found = leader(place, key, deadline).await?;
+        if !place.may_be_behind() || found.as_ref().is_some_and(|entry| entry.revision >= revision) {
+            return Ok(found);
+        }
+        // The revision may be one of another key.
+        match place.leader_last(deadline).await {
+            Ok(last) if last >= revision => return leader(place, key, deadline).await,
+            Ok(_) => {}
+            // One who may not ask that has to do with what there is.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(found),
+            Err(error) => return Err(error),
+        }
+        if !backoff.pause(deadline).await {
+            return Err(deadline.error());
+        }
+    }
 }
 
 async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
@@ -103,6 +126,12 @@ async fn direct(
                 if nobody && let Some(info) = place.information(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
+                    // Or what is stored has the status of no answer, and the client takes it for one. The leader's answer
+                    // has none; one who may not ask it is as far as before.
+                    if allowed && let Ok(found) = place.api.leader(&place.stream, &otherwise(), deadline).boxed().await
+                    {
+                        return Ok(found);
+                    }
                 }
                 if !backoff.pause(deadline).await {
                     return Err(error);
@@ -111,7 +140,7 @@ async fn direct(
             }
             answer => return Err(convert::of_answer(answer, deadline)),
         };
-        match message.status.map(|status| status.as_u16()) {
+        match message.status.filter(|_| !Stored::is_answered_by(&message)).map(|status| status.as_u16()) {
             None => return Stored::from_direct(message).map(Some),
             Some(404) => return Ok(None),
             Some(status) => {

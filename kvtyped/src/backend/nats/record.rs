@@ -94,6 +94,16 @@ impl Stored {
         })
     }
 
+    /// Whether an answer to a direct get is a message of the stream, rather than a status of the server's: what is stored
+    /// may have a status too, on servers that do not take it off (2.11 does not).
+    pub(super) fn is_answered_by(message: &Message) -> bool {
+        let headers = message.headers.as_ref();
+        message.status.is_none()
+            || [header::SUBJECT, header::SEQUENCE]
+                .iter()
+                .all(|name| headers.is_some_and(|all| all.get(*name).is_some()))
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get_last(name).map(|value| value.as_str())
     }
@@ -105,7 +115,7 @@ impl Stored {
 
     /// Whether this operation wrote it.
     pub(super) fn is_by(&self, id: &OperationId) -> bool {
-        let is_in = |name| self.header(name) == Some(id.as_str());
+        let is_in = |name| self.header(name).map(id_of_form) == Some(id.as_str());
         is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
     }
 
@@ -135,7 +145,7 @@ impl Stored {
                 _ => {}
             }
         }
-        let id = id.or(message_id).map(OperationId::from_stored);
+        let id = id.or(message_id).map(id_of_form).map(OperationId::from_stored);
         let operation = self.operation(operation, reason, size);
         Ok(RawEntry {
             key,
@@ -215,6 +225,22 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!total.is_zero()).then_some(total)
 }
 
+/// What stands between an operation's id and the number of its form.
+const FORM: char = '~';
+
+/// Another form of an operation's id, for a server that takes the id itself for one of a write on its way.
+pub(super) fn form_of_id(id: &OperationId, number: u32) -> String {
+    format!("{}{FORM}{number}", id.as_str())
+}
+
+/// The id of which that is a form. What others call theirs stays as it is, unless it is one of ours by its looks.
+fn id_of_form(text: &str) -> &str {
+    let is_form = |(id, number): &(&str, &str)| {
+        id.bytes().all(|byte| byte.is_ascii_hexdigit()) && number.parse::<u32>().is_ok() && !id.is_empty()
+    };
+    text.rsplit_once(FORM).filter(is_form).map_or(text, |(id, _)| id)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -247,6 +273,17 @@ mod tests {
         assert_eq!(operation(&[("KV-Operation", "MERGE")], "x"), Operation::Unknown("MERGE".into()));
         assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge")], ""), Operation::Expired);
         assert_eq!(operation(&[("Nats-Marker-Reason", "Remove")], ""), Operation::Delete);
+    }
+
+    #[test]
+    fn every_form_of_an_id_is_the_id() {
+        let id = OperationId::generate();
+        for text in [id.as_str(), &form_of_id(&id, 1), &form_of_id(&id, 12)] {
+            assert_eq!(id_of_form(text), id.as_str());
+        }
+        for theirs in ["a~b", "order~1", "~1", "7f~", ""] {
+            assert_eq!(id_of_form(theirs), theirs);
+        }
     }
 
     #[test]

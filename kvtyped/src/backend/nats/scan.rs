@@ -53,12 +53,17 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
 /// one length, is asked for one filter.
 fn filters(patterns: &[Pattern], counted: bool) -> Vec<Pattern> {
     let disjoint = Pattern::disjoint(patterns);
-    let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
-    let plain = disjoint.iter().all(|pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]));
-    if counted || plain {
+    if counted || are_counted(&disjoint) {
         return disjoint;
     }
     disjoint.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
+}
+
+/// Whether every server counts right what is to come for these filters, which do not overlap.
+pub(super) fn are_counted(disjoint: &[Pattern]) -> bool {
+    let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
+    let plain = |pattern: &Pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]);
+    disjoint.len() < 2 || disjoint.iter().all(plain)
 }
 
 struct Scanning {

@@ -18,6 +18,7 @@ use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::facts::{Facts, keeps_all};
 use super::record::Stored;
+use super::scan;
 use crate::backend::{Begun, Deadline, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Pattern;
@@ -61,7 +62,8 @@ impl Sitting {
         let deadline = Deadline::after(watch.patience);
         loop {
             let facts = Facts::learn(&place, deadline).await?;
-            let request = request(&place, &watch, &facts);
+            let patterns = Pattern::disjoint(&watch.patterns);
+            let request = request(&place, &watch, &patterns, &facts);
             let consumer = Consumer::create(&place.api, &request, deadline).await?;
             let mut later = Facts::learn(&place, deadline).await?;
             let complete = match watch.since {
@@ -84,7 +86,11 @@ impl Sitting {
             };
             // The server that delivers may be behind the one that told the facts.
             let behind = !later.has_reached(consumer.server.as_deref(), facts.last);
-            let listing = Listing::new(consumer.pending, if behind { facts.last } else { Revision::ZERO });
+            let wanted = if behind { facts.last } else { Revision::ZERO };
+            let listing = match place.counts_filters || scan::are_counted(&patterns) {
+                true => Listing::new(consumer.pending, wanted),
+                false => Listing::uncounted(later.last, wanted),
+            };
             return Ok(Self {
                 ready: start >= facts.last,
                 patterns: watch.patterns,
@@ -126,6 +132,9 @@ impl Sitting {
             match self.consumer.next(Instant::now() + 10 * HEARTBEAT).await? {
                 Heard::Message(stored, behind) => {
                     self.listing.take(stored.revision, behind);
+                    if self.listing.has_met_its_end() {
+                        self.look_ahead().await;
+                    }
                     if let Some(entry) = self.take(stored) {
                         return Ok(entry.map(|entry| Signal::Entry { entry, behind }));
                     }
@@ -143,6 +152,15 @@ impl Sitting {
                 // It has no window.
                 Heard::Unheard => return Err(self.end("it is not heard").await),
             }
+        }
+    }
+
+    /// Lets a listing that nobody counts go on to where the bucket is by now; where that is not learned, until nothing is
+    /// to come.
+    async fn look_ahead(&mut self) {
+        match Facts::learn(&self.place, Deadline::after(LOOK)).await {
+            Ok(facts) => self.listing.go_on_to(facts.last),
+            Err(error) => tracing::debug!(stream = self.place.stream, %error, "the bucket does not tell how far it is"),
         }
     }
 
@@ -171,8 +189,8 @@ impl Sitting {
     }
 }
 
-fn request(place: &Place, watch: &Watch, facts: &Facts) -> Request {
-    let patterns = Pattern::disjoint(&watch.patterns);
+/// What the consumer is asked for; the patterns do not overlap.
+fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) -> Request {
     let mut filters: Vec<_> = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix)).collect();
     if filters.is_empty() {
         // No filter at all would be every key.
@@ -198,11 +216,15 @@ fn request(place: &Place, watch: &Watch, facts: &Facts) -> Request {
 ///
 /// A key that is written meanwhile is skipped where it was, and comes later. So it goes on until nothing is to come; but
 /// under writes that never pause, until it has caught up with where they were when the last of the first messages came.
+///
+/// Some servers count too few of what is to come: it goes on to the revision that the bucket had, then.
 #[derive(Debug)]
 struct Listing {
     /// How many messages are to come until the end of the round.
     left: u64,
     first_round: bool,
+    /// Up to which revision the round goes, where the server's count is not believed.
+    end: Option<Revision>,
     /// Which revision the server that delivers has to have reached.
     wanted: Revision,
     /// Which one it has reached, as far as is known.
@@ -211,18 +233,43 @@ struct Listing {
 
 impl Listing {
     fn new(pending: u64, wanted: Revision) -> Self {
-        Self { left: pending, first_round: true, wanted, reached: Revision::ZERO }
+        Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO }
+    }
+
+    /// One on a server that counts wrong, of a bucket with this last revision.
+    fn uncounted(last: Revision, wanted: Revision) -> Self {
+        Self { left: u64::MAX, end: Some(last), ..Self::new(0, wanted) }
     }
 
     /// A message came, and so many are behind it.
     fn take(&mut self, revision: Revision, behind: u64) {
         self.reached = self.reached.max(revision);
+        if let Some(end) = self.end {
+            if revision >= end && !self.first_round {
+                self.left = 0;
+            }
+            return;
+        }
         self.left = self.left.saturating_sub(1);
         if behind == 0 {
             self.left = 0;
         } else if self.left == 0 && self.first_round {
             self.left = behind;
             self.first_round = false;
+        }
+    }
+
+    /// Whether the first round is over of a listing that is not counted.
+    fn has_met_its_end(&self) -> bool {
+        self.left > 0 && self.first_round && self.end.is_some_and(|end| self.reached >= end)
+    }
+
+    /// Begins the second round of one that is not counted.
+    fn go_on_to(&mut self, last: Revision) {
+        self.first_round = false;
+        self.end = Some(last);
+        if self.reached >= last {
+            self.left = 0;
         }
     }
 
@@ -275,6 +322,29 @@ mod tests {
         listing.take(Revision::new(4), 5);
         listing.take(Revision::new(5), 5);
         assert!(listing.is_over(), "{listing:?}");
+    }
+
+    #[test]
+    fn a_listing_that_is_not_counted_goes_on_to_where_the_bucket_is() {
+        let revision = Revision::new;
+        let mut listing = Listing::uncounted(revision(5), Revision::ZERO);
+        listing.take(revision(2), 0);
+        assert!(!listing.is_over() && !listing.has_met_its_end(), "the server counts wrong");
+        listing.take(revision(5), 0);
+        assert!(!listing.is_over() && listing.has_met_its_end());
+        listing.go_on_to(revision(7));
+        assert!(!listing.is_over() && !listing.has_met_its_end(), "one was written again meanwhile");
+        listing.take(revision(7), 3);
+        assert!(listing.is_over());
+
+        let mut quiet = Listing::uncounted(revision(5), Revision::ZERO);
+        quiet.take(revision(5), 0);
+        quiet.go_on_to(revision(5));
+        assert!(quiet.is_over());
+        let mut others = Listing::uncounted(revision(5), Revision::ZERO);
+        others.take(revision(2), 0);
+        others.idle(revision(4));
+        assert!(others.is_over(), "what follows is not for this watch");
     }
 
     #[test]

@@ -1,0 +1,159 @@
+//! What the server that takes the writes of a bucket can do.
+//!
+//! A server that does not know a header ignores it: it would store a TTL for ever, take a guard on another key for one on
+//! the key that is written, and store each message of a batch by itself. So it must be known before such a write what the
+//! server is. Servers are upgraded, and put back, while handles stay: what was learned holds for one connection. In a
+//! cluster of several versions it holds for the server that led the bucket when it was asked.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Map, Value};
+
+use super::api::Api;
+use super::bucket::Place;
+use super::echo;
+use crate::backend::{Deadline, Write};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The first server that takes the id of a message in a batch; 2.12.0 takes batches without.
+pub(super) const TAKES_BATCHES: [u64; 3] = [2, 12, 1];
+
+/// The level of the JetStream API from which on a server heeds the TTL of a key, and a guard on another key (2.11).
+const HEEDS_HEADERS: u64 = 1;
+
+/// The level of the JetStream API from which on a server takes batches (2.12).
+pub(super) const BATCHES: u64 = 2;
+
+/// What a server that leads a stream says of itself, with the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    level: u64,
+    version: [u64; 3],
+}
+
+impl Told {
+    fn with(raw: &Map<String, Value>) -> Self {
+        Self { level: echo::level(raw), version: echo::version(raw) }
+    }
+
+    fn heeds_headers(self) -> bool {
+        self.level >= HEEDS_HEADERS
+    }
+
+    fn takes_batches(self) -> bool {
+        self.level >= BATCHES && self.version >= TAKES_BATCHES
+    }
+
+    /// As what was found, in an error.
+    fn found(self, api: &Api) -> String {
+        let [major, minor, patch] = self.version;
+        if self.version != [0; 3] {
+            return format!("nats-server {major}.{minor}.{patch} (JetStream API level {})", self.level);
+        }
+        // Before 2.11 it does not say. The one that we are connected to need not be the one that leads.
+        let connected = api.wire().client().server_info().version;
+        match echo::numbers(&connected) < [2, 11, 0] {
+            true => format!("nats-server {connected}"),
+            false => "a server before 2.11 that leads the bucket's stream".to_owned(),
+        }
+    }
+}
+
+/// What was learned last, and on which connection.
+#[derive(Debug)]
+pub(super) struct Able(Mutex<Option<(u64, Told)>>);
+
+impl Able {
+    /// As the configuration of the stream tells that was just read; a mirror's tells nothing of its origin.
+    pub(super) fn new(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> Self {
+        let told = (!is_mirror).then(|| (api.wire().epoch(), Told::with(raw)));
+        Self(Mutex::new(told))
+    }
+
+    fn known(&self, epoch: u64) -> Option<Told> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(then, _)| *then == epoch).map(|(_, told)| told)
+    }
+
+    fn learn(&self, epoch: u64, told: Told) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, told));
+    }
+}
+
+impl Place {
+    async fn told(&self, deadline: Deadline) -> Result<Told> {
+        let epoch = self.api.wire().epoch();
+        if let Some(told) = self.able.known(epoch) {
+            return Ok(told);
+        }
+        let info = self.leader_api.stream(self.owner(), deadline).await?;
+        let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        let (_, raw) = echo::of_info(&info)?;
+        let told = Told::with(&raw);
+        self.able.learn(epoch, told);
+        Ok(told)
+    }
+
+    /// Refuses a write whose headers the server would ignore.
+    pub(super) async fn check_headers(&self, write: &Write, deadline: Deadline) -> Result<()> {
+        let elsewhere = write.guard.as_ref().is_some_and(|guard| guard.key != write.key);
+        let needs = match (write.ttl, elsewhere) {
+            (None, false) => return Ok(()),
+            (Some(_), _) => "nats-server 2.11 for the TTL of a key",
+            (None, true) => "nats-server 2.11 for a guard on another key",
+        };
+        let told = self.told(deadline).await?;
+        if told.heeds_headers() { Ok(()) } else { Err(Error::unsupported(needs, told.found(&self.api))) }
+    }
+
+    /// Whether the server keeps the id of a write that it refused as if that were on its way, as replicated buckets did
+    /// before 2.12.
+    pub(super) async fn keeps_refused_ids(&self, deadline: Deadline) -> bool {
+        self.told(deadline).await.is_ok_and(|told| told.level < BATCHES)
+    }
+
+    /// Refuses batches where the server would take each message by itself, or none.
+    pub(super) async fn check_batches(&self, deadline: Deadline) -> Result<()> {
+        let told = self.told(deadline).await?;
+        if !told.takes_batches() {
+            return Err(Error::unsupported("nats-server 2.12.1 for several writes at once", told.found(&self.api)));
+        }
+        // A mirror does not tell whether its origin takes them.
+        if self.config.mirror.is_none() && self.config.atomic != Some(true) {
+            return Err(Error::no_batches(&self.config.name));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(level: &str, version: &str) -> Told {
+        let raw = json!({ "metadata": { "_nats.level": level, "_nats.ver": version } });
+        Told::with(raw.as_object().unwrap_or(&Map::new()))
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_level_and_its_version() {
+        let old = Told::with(&Map::new());
+        assert!(!old.heeds_headers() && !old.takes_batches());
+        let told_of = |level, version| (told(level, version).heeds_headers(), told(level, version).takes_batches());
+        assert_eq!(told_of("1", "2.11.11"), (true, false));
+        assert_eq!(told_of("2", "2.12.0"), (true, false));
+        assert_eq!(told_of("2", "2.12.1"), (true, true));
+        assert_eq!(told_of("5", "2.15.1-RC.1"), (true, true));
+    }
+
+    #[test]
+    fn what_was_learned_holds_for_one_connection() {
+        let able = Able(Mutex::new(None));
+        assert_eq!(able.known(1), None);
+        able.learn(1, told("1", "2.11.0"));
+        assert_eq!(able.known(1), Some(told("1", "2.11.0")));
+        assert_eq!(able.known(2), None);
+    }
+}

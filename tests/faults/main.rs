@@ -1,0 +1,87 @@
+//! The promises under faults: real servers that die, hang, are cut off, while workers of every kind go on.
+//!
+//! `cargo test -p kvtyped-tests --test faults` runs all scenarios, `-- --quick` some of them and shorter, `-- NAME..` those,
+//! `-- --list` tells their names, and `-- --save` leaves the table where the docs show it. Each scenario prints a line; safety
+//! is asserted, and how long things took is reported. `KVTYPED_FAULTS_NOTES=1` shows more figures.
+
+mod evidence;
+mod figures;
+mod gauge;
+mod model;
+mod report;
+mod run;
+mod scenarios;
+mod seat;
+mod workers;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::FutureExt;
+use scenarios::{Effort, HOLD, SCENARIOS, Scenario};
+
+/// How long all scenarios may take together: those that are not over by then have failed.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// The same of the quick ones.
+const QUICK_LIMIT: Duration = Duration::from_secs(3 * 60);
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    let mut arguments = std::env::args().skip(1);
+    if let (Some(HOLD), Some(urls)) = (arguments.next().as_deref(), arguments.next()) {
+        runtime.block_on(scenarios::hold(&urls));
+        return ExitCode::SUCCESS;
+    }
+    let (options, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let is_known = |name: &String| SCENARIOS.iter().any(|scenario| scenario.name == name);
+    let known = ["--quick", "--list", "--save"];
+    let wrong = options.iter().find(|option| !known.contains(&option.as_str()));
+    if let Some(word) = wrong.or_else(|| names.iter().find(|name| !is_known(name))) {
+        eprintln!("{word} is unknown: say {}, or names that --list tells", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let [quick, list, save] = known.map(|option| options.iter().any(|word| word == option));
+    if list {
+        for Scenario { name, about, quick, .. } in SCENARIOS {
+            println!("{name}: {about}{}", if *quick { " (quick)" } else { "" });
+        }
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |scenario: &&Scenario| {
+        if names.is_empty() { !quick || scenario.quick } else { names.iter().any(|name| name == scenario.name) }
+    };
+    let passed = runtime.block_on(run(SCENARIOS.iter().filter(wanted), Effort { quick }, save));
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(scenarios: impl Iterator<Item = &'static Scenario>, effort: Effort, save: bool) -> bool {
+    let mut rows = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
+    let limit = effort.of(QUICK_LIMIT, LIMIT);
+    let end = tokio::time::Instant::now() + limit;
+    for scenario in scenarios {
+        let act = std::panic::AssertUnwindSafe((scenario.act)(effort)).catch_unwind();
+        match tokio::time::timeout_at(end, act).await {
+            Ok(Ok(row)) => {
+                println!("{}", row.line());
+                *if row.violations.is_empty() { &mut passed } else { &mut failed } += 1;
+                rows.push(row);
+            }
+            Ok(Err(_)) => {
+                println!("{}: it panicked, see above", scenario.name);
+                failed += 1;
+            }
+            Err(_) => {
+                println!("{}: not over when all had taken {limit:?}", scenario.name);
+                failed += 1;
+            }
+        }
+    }
+    let table = report::table(&rows);
+    println!("\n{table}");
+    if save {
+        std::fs::write(report::docs(), table).expect("the docs can be written");
+    }
+    println!("{passed} passed, {failed} failed");
+    failed == 0
+}

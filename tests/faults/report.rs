@@ -1,0 +1,120 @@
+//! What a scenario came to: a line when it is over, a table in the end.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::figures::Figures;
+use crate::gauge::Counts;
+
+/// How many violations of a scenario are told in words.
+const TOLD: usize = 20;
+
+/// A scenario that is over.
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) counts: Counts,
+    pub(crate) faults: usize,
+    /// What only a run with the usual workers has.
+    pub(crate) times: Option<Times>,
+    pub(crate) figures: Figures,
+    pub(crate) violations: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) took: Duration,
+}
+
+/// How long things took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// The longest time without an answer: of writers who know all servers, of writers who know one, of those who watch.
+    pub(crate) outages: [Option<Duration>; 3],
+    /// From the end of the last fault until every worker had gone on.
+    pub(crate) recovered: Duration,
+    /// From the last write until all who look on had what the leader has.
+    pub(crate) converged: Duration,
+}
+
+impl Row {
+    /// Of a scenario without the usual workers.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// The line, and what is wrong behind it.
+    pub(crate) fn line(&self) -> String {
+        let Self { name, counts, faults, times, figures: _, violations, notes, took } = self;
+        let Counts { ok, refused, failed, unknown } = counts;
+        let mut line = format!(
+            "{name}: {} operations ({ok} done, {refused} refused, {failed} failed, {unknown} unknown), {faults} faults, {} \
+             violations",
+            counts.sum(),
+            violations.len(),
+        );
+        if let Some(Times { outages, recovered, converged }) = times {
+            let [roaming, staying, watching] = outages.map(|outage| outage.map_or("none measured".into(), seconds));
+            let _ = write!(
+                line,
+                "; longest outage {roaming} ({staying} with one server's address, {watching} of those who watch), all go on \
+                 {} after the last fault, agree after {}",
+                seconds(*recovered),
+                seconds(*converged),
+            );
+        }
+        let _ = write!(line, "; took {}", seconds(*took));
+        for violation in violations.iter().take(TOLD) {
+            let _ = write!(line, "\n    VIOLATION {violation}");
+        }
+        if std::env::var_os("KVTYPED_FAULTS_NOTES").is_some() || !violations.is_empty() {
+            for note in notes {
+                let _ = write!(line, "\n    {note}");
+            }
+        }
+        line
+    }
+}
+
+/// All scenarios as a table, in Markdown, and the promises behind them.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut table = String::from(
+        "| scenario | operations | done | refused | failed | unknown | faults | violations | outage: all addresses | one \
+         address | watches |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for Row { name, counts, faults, times, violations, .. } in rows {
+        let Counts { ok, refused, failed, unknown } = counts;
+        let outages = times.map(|times| times.outages.map(|outage| outage.map(seconds).unwrap_or_default()));
+        let outages = outages.unwrap_or_default();
+        let [roaming, staying, watching] = outages;
+        let (sum, violations) = (counts.sum(), violations.len());
+        let _ = writeln!(
+            table,
+            "| `{name}` | {sum} | {ok} | {refused} | {failed} | {unknown} | {faults} | {violations} | {roaming} | {staying} | \
+             {watching} |"
+        );
+    }
+    let all = rows.iter().map(|row| row.counts).fold(Counts::default(), Counts::and);
+    let Counts { ok, refused, failed, unknown } = all;
+    let faults: usize = rows.iter().map(|row| row.faults).sum();
+    let violations: usize = rows.iter().map(|row| row.violations.len()).sum();
+    let sum = all.sum();
+    let _ = writeln!(
+        table,
+        "| **all** | {sum} | {ok} | {refused} | {failed} | {unknown} | {faults} | **{violations}** | | | |"
+    );
+    let mut figures = Figures::default();
+    for row in rows {
+        figures.take_in(&row.figures);
+    }
+    table.push('\n');
+    table.push_str(&figures.promises());
+    table
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// Where the docs of the library find the table.
+pub(crate) fn docs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/docs/guarantees-table.md")
+}

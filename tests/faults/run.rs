@@ -1,0 +1,277 @@
+//! One run: workers of every kind begin, a scenario lets things fail, and in the end all that was told is checked.
+
+use std::time::{Duration, Instant};
+
+use harness::history::election::Turns;
+use harness::history::lock::Tenures;
+use harness::history::watch::Log;
+use harness::wait;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::evidence::Evidence;
+use crate::gauge::{Counts, Gauge, Work};
+use crate::model::Transfer;
+use crate::report::{Row, Times};
+use crate::seat::{Common, Place, Seat};
+use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
+
+/// How long after the last fault every worker must have gone on.
+const RECOVERY: Duration = Duration::from_secs(90);
+/// How long the operations may take that are under way when all is over.
+const ENDING: Duration = Duration::from_secs(60);
+
+/// A run that goes on.
+pub(crate) struct Run {
+    place: Place,
+    common: Common,
+    gauges: Vec<Gauge>,
+    /// Those who end when they are told to.
+    workers: JoinSet<()>,
+    /// Those who look on until they are aborted.
+    onlookers: JoinSet<()>,
+    evidence: Evidence,
+    faults: usize,
+    violations: Vec<String>,
+    notes: Vec<String>,
+    began: Instant,
+    recovered: Duration,
+}
+
+impl Run {
+    /// Opens the buckets at these servers, starts workers, and waits until each of them has done something. Of the servers
+    /// there is one, or `replicas` and more.
+    pub(crate) async fn start(urls: Vec<String>, replicas: u8) -> Self {
+        Self::start_at(Place { urls, replicas, net: None }).await
+    }
+
+    /// The same at servers that are on a net, perhaps.
+    pub(crate) async fn start_at(place: Place) -> Self {
+        let mut run = Self::open(place).await;
+        run.hire().await;
+        run.begin().await;
+        run
+    }
+
+    /// The same with other workers: clients who write and read few keys, fast, and some who watch them.
+    pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
+        let mut run = Self::open(Place { urls, replicas, net: None }).await;
+        for _ in 0..9 {
+            let seat = run.seat(Work::Write).await;
+            run.workers.spawn(workers::client(seat));
+        }
+        run.hire_onlookers(1).await;
+        run.begin().await;
+        run
+    }
+
+    async fn begin(&mut self) {
+        self.all_go_on(RECOVERY).await;
+        for gauge in &self.gauges {
+            gauge.begin();
+        }
+    }
+
+    async fn open(place: Place) -> Self {
+        let replicas = place.replicas;
+        let common = Common::default();
+        let began = Instant::now();
+        // The buckets first: whoever comes later finds them.
+        let seat = Seat::new(1, Work::Read, &place, &common).await;
+        let evidence = Evidence {
+            records: seat.bucket().await,
+            tallies: seat.bucket().await,
+            bank: workers::open_bank(seat.open()).await,
+            transfers: seat.open::<Transfer>().await.expect("nothing fails yet"),
+            hits: seat.store.counters("hits").replicas(replicas).await.expect("nothing fails yet"),
+            logs: Vec::new(),
+            caches: Vec::new(),
+            lives: Vec::new(),
+            tenures: Tenures::of(&common.recorder),
+            turns: Turns::default(),
+            changed: Changed::default(),
+            touched: Vec::new(),
+            moved: Moved::default(),
+            added: Added::default(),
+            _store: seat.store,
+        };
+        Self {
+            place,
+            common,
+            gauges: Vec::new(),
+            workers: JoinSet::new(),
+            onlookers: JoinSet::new(),
+            evidence,
+            faults: 0,
+            violations: Vec::new(),
+            notes: Vec::new(),
+            began,
+            recovered: Duration::ZERO,
+        }
+    }
+
+    /// Notes a fault.
+    pub(crate) fn fault(&mut self) {
+        self.faults += 1;
+    }
+
+    /// Where the servers are.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where the history is recorded.
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    /// Notes a figure that only this scenario has.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// Notes what must not have been.
+    pub(crate) fn violation(&mut self, what: String) {
+        self.violations.push(what);
+    }
+
+    /// Lets the workers work for a while, whatever comes of it.
+    pub(crate) async fn work_for(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// For when the last fault is over: waits until every worker has gone on. One that does not is a violation.
+    pub(crate) async fn recover(&mut self) {
+        let healed = Instant::now();
+        self.all_go_on(RECOVERY).await;
+        self.recovered = self.recovered.max(healed.elapsed());
+    }
+
+    async fn all_go_on(&mut self, limit: Duration) {
+        let before: Vec<_> = self.gauges.iter().map(|gauge| gauge.counts().ok).collect();
+        let idle = || {
+            let pairs = self.gauges.iter().zip(&before).enumerate();
+            pairs.filter(|(_, (gauge, before))| gauge.counts().ok <= **before).map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        if wait::within(limit, async || idle().is_empty().then_some(())).await.is_none() {
+            for at in idle() {
+                let Gauge { work, roams, .. } = &self.gauges[at];
+                self.violations.push(format!("worker {at} ({work:?}, roams: {roams}) did nothing for {limit:?}"));
+            }
+        }
+    }
+
+    /// Ends the work and checks everything.
+    pub(crate) async fn finish(mut self, name: &'static str) -> Row {
+        let outage = |works: &[Work], roams: bool| {
+            let of_these = self.gauges.iter().filter(|gauge| works.contains(&gauge.work) && gauge.roams == roams);
+            of_these.map(Gauge::outage).max()
+        };
+        let outages = [
+            outage(&[Work::Write, Work::Modify], true),
+            outage(&[Work::Write, Work::Modify], false),
+            outage(&[Work::Watch], true).max(outage(&[Work::Watch], false)),
+        ];
+        self.common.end();
+        self.end_workers().await;
+        let checked = self.evidence.check(&self.common.recorder).await;
+        self.onlookers.shutdown().await;
+        self.violations.extend(checked.violations);
+        self.notes.extend(checked.notes);
+        for gauge in &self.gauges {
+            self.violations.extend(gauge.odd());
+        }
+        let counts = self.gauges.iter().map(Gauge::counts).fold(Counts::default(), Counts::and);
+        Row {
+            name,
+            counts,
+            faults: self.faults,
+            times: Some(Times { outages, recovered: self.recovered, converged: checked.converged }),
+            figures: checked.figures,
+            violations: self.violations,
+            notes: self.notes,
+            took: self.began.elapsed(),
+        }
+    }
+
+    async fn end_workers(&mut self) {
+        let workers = &mut self.workers;
+        let mut violations = Vec::new();
+        let all = async {
+            while let Some(ended) = workers.join_next().await {
+                if let Err(error) = ended {
+                    violations.push(format!("a worker failed: {error}"));
+                }
+            }
+        };
+        if timeout(ENDING, all).await.is_err() {
+            violations.push(format!("{} workers did not end within {ENDING:?}", self.workers.len()));
+            self.workers.shutdown().await;
+        }
+        // An onlooker ends by itself only when it fails.
+        while let Some(ended) = self.onlookers.try_join_next() {
+            violations.push(format!("an onlooker ended: {ended:?}"));
+        }
+        self.violations.extend(violations);
+    }
+
+    async fn seat(&mut self, work: Work) -> Seat {
+        let seat = Seat::new(self.gauges.len(), work, &self.place, &self.common).await;
+        self.gauges.push(seat.gauge.clone());
+        seat
+    }
+
+    async fn hire(&mut self) {
+        for _ in 0..4 {
+            let seat = self.seat(Work::Write).await;
+            self.workers.spawn(workers::writer(seat));
+        }
+        for _ in 0..2 {
+            let seat = self.seat(Work::Modify).await;
+            self.workers.spawn(workers::changer(seat, self.evidence.changed.clone()));
+            let seat = self.seat(Work::Touch).await;
+            let touched = Touched::default();
+            self.evidence.touched.push(touched.clone());
+            self.workers.spawn(workers::toucher(seat, touched));
+        }
+        for _ in 0..3 {
+            let seat = self.seat(Work::Read).await;
+            self.workers.spawn(workers::reader(seat));
+        }
+        for _ in 0..3 {
+            let seat = self.seat(Work::Lock).await;
+            self.workers.spawn(workers::locker(seat, self.evidence.tenures.clone()));
+            let seat = self.seat(Work::Lock).await;
+            self.workers.spawn(workers::named_locker(seat, self.evidence.tenures.clone()));
+            let seat = self.seat(Work::Elect).await;
+            self.workers.spawn(workers::candidate(seat, self.evidence.turns.clone()));
+            let seat = self.seat(Work::Count).await;
+            self.workers.spawn(workers::adder(seat, self.evidence.added.clone()));
+        }
+        for _ in 0..2 {
+            let seat = self.seat(Work::Transact).await;
+            self.workers.spawn(workers::teller(seat, self.evidence.moved.clone()));
+        }
+        let seat = self.seat(Work::Transact).await;
+        self.workers.spawn(workers::auditor(seat, self.evidence.moved.clone()));
+        self.hire_onlookers(3).await;
+        let seat = self.seat(Work::Watch).await;
+        let cached = Cached::default();
+        self.evidence.lives.push(cached.clone());
+        self.onlookers.spawn(workers::liver(seat, cached));
+    }
+
+    /// So many watches and so many caches.
+    async fn hire_onlookers(&mut self, each: usize) {
+        for _ in 0..each {
+            let seat = self.seat(Work::Watch).await;
+            let log = Log::of(&self.common.recorder);
+            self.evidence.logs.push(log.clone());
+            self.onlookers.spawn(workers::watcher(seat, log));
+            let seat = self.seat(Work::Watch).await;
+            let cached = Cached::default();
+            self.evidence.caches.push(cached.clone());
+            self.onlookers.spawn(workers::cacher(seat, cached));
+        }
+    }
+}

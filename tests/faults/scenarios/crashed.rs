@@ -1,0 +1,117 @@
+//! P20: holders of locks that are processes of their own, and die.
+//!
+//! The process is this program once more, which is told by its first argument to [`hold`] a lock.
+
+use std::io::{BufRead, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::Cluster;
+use kvtyped::prelude::*;
+
+use super::{Effort, SECOND, leader};
+use crate::figures::Figure;
+use crate::gauge::Counts;
+use crate::report::Row;
+
+/// The argument by which this program is a holder.
+pub(crate) const HOLD: &str = "hold";
+
+const TTL: Duration = Duration::from_secs(6);
+/// How much later than its time a lease may be free: the promise is 3 s, and 3 s more where the leader dies, too; the rest is
+/// for a busy machine.
+const LATE: Duration = Duration::from_secs(12);
+
+/// Another gets the lock of a holder that was killed, not before its lease can have ended and not long after it.
+pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
+    let began = Instant::now();
+    let cluster = Cluster::start(3).await;
+    let mut row = Row::new(name);
+    let mut took = [Vec::new(), Vec::new()];
+    let mut fences = Vec::new();
+    for round in 0..effort.of(2, 6_u64) {
+        let holder = start(&cluster.urls()).await;
+        let (mut holder, fence) = holder;
+        fences.push(fence);
+        let store = Store::connect(cluster.urls()).await.expect("the cluster is sound");
+        let locks = store.locks("crashes").replicas(3).ttl(TTL).await.expect("the cluster is sound");
+        let waiter = tokio::spawn(locks.lock("a").wait(60 * SECOND).into_future());
+        // Somewhere between two renewals.
+        tokio::time::sleep(Duration::from_millis(500 * (round % 4))).await;
+        let with_leader = round % 2 == 1;
+        let node = leader(&cluster, "KV_crashes").await;
+        row.faults += 1;
+        let killed = Instant::now();
+        holder.kill().expect("it is there");
+        if with_leader {
+            row.faults += 1;
+            cluster.node(node).kill().await;
+        }
+        match waiter.await.expect("it ends") {
+            Ok(guard) => {
+                let elapsed = killed.elapsed();
+                row.counts.ok += 1;
+                took[usize::from(with_leader)].push(elapsed);
+                let (counted, longest) = if with_leader {
+                    (Figure::TakeoversWithLeader, Figure::LongestTakeoverWithLeader)
+                } else {
+                    (Figure::Takeovers, Figure::LongestTakeover)
+                };
+                row.figures.add(counted, 1);
+                row.figures.longest(longest, elapsed);
+                // Its last renewal was no longer ago than the interval between two.
+                if elapsed + TTL / 3 + SECOND / 2 < TTL {
+                    row.violations.push(format!("taken over after {elapsed:?} of {TTL:?}: too early"));
+                }
+                if elapsed > TTL + LATE {
+                    row.violations.push(format!("taken over after {elapsed:?} of {TTL:?}: too late"));
+                }
+                fences.push(guard.fence().get());
+                if let Err(error) = guard.release().await {
+                    row.notes.push(format!("a release: {error}"));
+                }
+            }
+            Err(error) => {
+                row.counts = row.counts.and(Counts { failed: 1, ..Counts::default() });
+                row.violations.push(format!("not taken over: {error}"));
+            }
+        }
+        let _ = holder.wait();
+        if with_leader {
+            cluster.node(node).restart().await;
+        }
+        cluster.ready().await;
+    }
+    if !fences.is_sorted_by(|one, next| one < next) {
+        row.violations.push(format!("fences do not grow: {fences:?}"));
+    }
+    row.notes.push(format!("taken over after {:.1?} of {TTL:?}, with the leader killed {:.1?}", took[0], took[1]));
+    row.took = began.elapsed();
+    row
+}
+
+/// Starts a holder, and gives it with its fence when it has the lock.
+async fn start(urls: &str) -> (Child, u64) {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut holder = Command::new(program);
+    holder.args([HOLD, urls]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().expect("it starts");
+    let output = holder.stdout.take().expect("it is piped");
+    let fence = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("it is text");
+        line.trim().parse().expect("it tells its fence")
+    });
+    (holder, fence.await.expect("it is read"))
+}
+
+/// The other side: takes the lock, tells its fence, and holds it until its input ends.
+pub(crate) async fn hold(urls: &str) {
+    let store = Store::connect(urls).await.expect("the cluster is sound");
+    let locks = store.locks("crashes").replicas(3).ttl(TTL).await.expect("the cluster is sound");
+    let guard = locks.lock("a").wait(60 * SECOND).await.expect("it is free soon");
+    println!("{}", guard.fence().get());
+    // Whoever started it is gone, then.
+    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
+    drop(guard);
+}

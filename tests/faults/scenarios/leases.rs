@@ -1,0 +1,95 @@
+//! P15: leases of the usual length outlive the loss of the leader.
+
+use std::time::{Duration, Instant};
+
+use harness::{Cluster, wait};
+use kvtyped::prelude::*;
+
+use super::{Effort, SECOND, leader};
+use crate::figures::Figure;
+use crate::gauge::Counts;
+use crate::report::Row;
+
+/// How many leases are held at once.
+const LEASES: usize = 12;
+/// How long a renewal may take: the usual interval, and what stays of a lease when it was to be renewed.
+const RENEWAL: Duration = Duration::from_secs(27);
+
+/// The leader is killed, frozen for 9 s, and all are restarted, in turn. Every lease has to be renewed in every round.
+pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
+    let began = Instant::now();
+    let cluster = Cluster::start(3).await;
+    let all = cluster.urls();
+    let mut guards = Vec::new();
+    for number in 0..LEASES {
+        // Some know all servers, some only one.
+        let url = if number % 2 == 0 { all.clone() } else { cluster.node(number / 2 % 3).url() };
+        let store = Store::connect(url).await.expect("nothing fails yet");
+        let locks = store.locks("leases").replicas(3).await.expect("nothing fails yet");
+        let guard = locks.lock(format!("lease-{number}")).await.expect("nothing fails yet");
+        guards.push((store, guard));
+        // So that their renewals fall into every part of a round.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    let mut row = Row::new(name);
+    let mut shortest = Duration::MAX;
+    for round in 0..effort.of(3, 12) {
+        row.faults += 1;
+        let node = cluster.node(leader(&cluster, "KV_leases").await);
+        let fault = Instant::now();
+        match round % 3 {
+            0 => {
+                node.kill().await;
+                tokio::time::sleep(6 * SECOND).await;
+                node.restart().await;
+            }
+            1 => {
+                node.freeze();
+                tokio::time::sleep(9 * SECOND).await;
+                node.thaw();
+            }
+            _ => {
+                for node in cluster.nodes() {
+                    node.terminate().await;
+                    node.restart().await;
+                    cluster.ready().await;
+                }
+            }
+        }
+        for (number, (_, guard)) in guards.iter().enumerate() {
+            shortest = shortest.min(renewed_since(guard, fault).await);
+            let held = guard.is_held();
+            row.figures.add(Figure::LeaseRounds, 1);
+            row.figures.add(Figure::LeasesHeld, usize::from(held));
+            row.counts =
+                row.counts.and(Counts { ok: usize::from(held), failed: usize::from(!held), ..Counts::default() });
+            if !held {
+                row.violations.push(format!("lease {number} is lost in round {round}"));
+            }
+        }
+        guards.retain(|(_, guard)| guard.is_held());
+        cluster.ready().await;
+    }
+    row.notes.push(format!("what was left of a lease when it was renewed, at the least: {shortest:.1?} of 30 s"));
+    for (_, guard) in guards {
+        if let Err(error) = guard.release().await {
+            row.notes.push(format!("a release: {error}"));
+        }
+    }
+    row.took = began.elapsed();
+    row
+}
+
+/// Waits until a lease was renewed after a fault, or lost; tells how much of it was left at the least meanwhile.
+async fn renewed_since(guard: &LockGuard, fault: Instant) -> Duration {
+    let mut least = guard.remaining();
+    wait::within(RENEWAL + SECOND, async || {
+        let remaining = guard.remaining();
+        least = least.min(remaining);
+        // Sent after the fault: more is left than what a renewal before it leaves.
+        let renewed = remaining + fault.elapsed() > RENEWAL + Duration::from_millis(50);
+        (renewed || !guard.is_held()).then_some(())
+    })
+    .await;
+    least
+}

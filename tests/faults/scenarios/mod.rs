@@ -1,0 +1,104 @@
+//! What fails, and when: a file for each kind of fault.
+//!
+//! To add a scenario: write a function from an [`Effort`] to a [`Row`] in the file of its kind, or in a new one, and give it a
+//! line in [`SCENARIOS`]. It starts its servers (they end when it drops them), then a [`Run`] by the addresses of the servers,
+//! by which all workers start; it does what is to be done with [`Run::fault`] before each fault; heals everything; awaits
+//! [`Run::recover`]; and ends with [`Run::finish`], which checks all that was recorded. What it has to say beyond that goes to
+//! [`Run::note`] and [`Run::violation`]. Those that are `quick` must be over in half a minute with `effort.quick`.
+
+mod consumers;
+mod control;
+mod crashed;
+mod frozen;
+mod history;
+mod killed;
+mod leases;
+mod orderly;
+mod parted;
+mod wires;
+
+pub(crate) use crashed::{HOLD, hold};
+
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use harness::{Cluster, Server, wait};
+
+use crate::report::Row;
+use crate::run::Run;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// As little as shows something.
+    pub(crate) quick: bool,
+}
+
+impl Effort {
+    /// One number or the other.
+    pub(crate) fn of<T>(self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// A scenario by its name.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// Whether it belongs to the quick ones.
+    pub(crate) quick: bool,
+    pub(crate) act: fn(Effort) -> LocalBoxFuture<'static, Row>,
+}
+
+/// A line of the list.
+macro_rules! scenario {
+    ($name:literal, $about:literal, $quick:expr, $act:path) => {
+        Scenario { name: $name, about: $about, quick: $quick, act: |effort| Box::pin($act($name, effort)) }
+    };
+}
+
+/// All scenarios, in the order in which they run.
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!("control", "the control: what a server with a memory bucket loses is missed", true, control::losses),
+    scenario!("leader-killed", "kill -9 of the leader of the records, and its restart", true, killed::leader),
+    scenario!("follower-killed", "kill -9 of a follower, and its restart", false, killed::follower),
+    scenario!("all-killed", "kill -9 of all three, and their restart", false, killed::all),
+    scenario!("two-of-three-down", "kill -9 of two of three, down for 20 s", false, killed::two_of_three),
+    scenario!("single-killed", "kill -9 of a server that is alone", false, killed::single),
+    scenario!("leader-frozen", "SIGSTOP of the leader for 30 s", false, frozen::leader),
+    scenario!("leader-frozen-briefly", "SIGSTOP of the leader for 2.5 s", true, frozen::leader_briefly),
+    scenario!("follower-frozen", "SIGSTOP of a follower for 30 s", false, frozen::follower),
+    scenario!("follower-frozen-briefly", "SIGSTOP of a follower for 2.5 s", false, frozen::follower_briefly),
+    scenario!("single-frozen", "SIGSTOP of a server that is alone, for 9 s", false, frozen::single),
+    scenario!("rolling-restart", "SIGTERM and restart, one after the other", false, orderly::rolling_restart),
+    scenario!("single-restarted", "SIGTERM and restart of a server that is alone", false, orderly::single_restarted),
+    scenario!("step-downs", "the leaders of all buckets step down", true, orderly::step_downs),
+    scenario!("consumers-deleted", "the consumers under all watches are deleted", true, consumers::deleted),
+    scenario!("acknowledgements-lost", "answers are lost on their way", true, wires::acknowledgements_lost),
+    scenario!("connections-cut", "connections break, and are refused", false, wires::connections_cut),
+    scenario!("servers-hung", "connections to one server stall for 9 s", false, wires::hung),
+    scenario!("single-behind-a-bad-wire", "a server that is alone, behind all of that", false, wires::single),
+    scenario!("parted", "the leader, and the clients who know it alone, cut off from the others", true, parted::leader),
+    scenario!("clients-cut-off", "all clients of the leader cut off from it", false, parted::clients),
+    scenario!("histories", "9 clients on 5 keys, under leaders that die, hang, step down", false, history::explained),
+    scenario!("leases", "leases of 30 s, under leaders that die, hang, are restarted", false, leases::outlive_leaders),
+    scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The stream of the records.
+const RECORDS: &str = "KV_records";
+
+/// A cluster of three, with everybody at work.
+async fn cluster() -> (Cluster, Run) {
+    let cluster = Cluster::start(3).await;
+    let urls = cluster.nodes().iter().map(Server::url).collect();
+    let run = Run::start(urls, 3).await;
+    (cluster, run)
+}
+
+/// The node that leads a stream.
+async fn leader(cluster: &Cluster, stream: &str) -> usize {
+    wait::until("the stream has a leader", 60 * SECOND, async || cluster.leader_of(stream).await).await
+}

@@ -1,0 +1,366 @@
+//! Networks that are parted: a leader goes on alone with some of its clients, and the others elect another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use harness::history::lock::{self, Tenures};
+use harness::history::{Action, Expected, Freshness, Outcome as Recorded, Seen};
+use harness::netns::{Net, Place as Spot};
+use harness::{Cluster, Mode, Proxy};
+use kvtyped::Put;
+use kvtyped::prelude::*;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::{Effort, RECORDS, SECOND, leader as leader_of};
+use crate::model::{Record, RecordKey};
+use crate::report::Row;
+use crate::run::Run;
+use crate::seat::{Common, Place};
+
+/// The lease of the guard that is cut off, and by how much before its end the guard is given up.
+const TTL: Duration = Duration::from_secs(6);
+const MARGIN: Duration = Duration::from_secs(1);
+/// How late the loss of a guard may be told, on a busy machine.
+const LATE: Duration = Duration::from_millis(500);
+/// How soon a cache has what it missed.
+const CONVERGENCE: Duration = Duration::from_secs(30);
+/// How long one read of the cut off may take.
+const HASTY: Duration = Duration::from_secs(2);
+
+/// The leader of the records is cut off from the other nodes, together with those clients who know it alone. Where there are
+/// no namespaces, it is the clients alone, and that is said aloud.
+pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
+    let net = match Net::lay(3, 4) {
+        Ok(net) => Arc::new(net),
+        Err(why) => {
+            println!("{name}: SERVERS ARE NOT PARTED HERE, their clients alone are cut off: {why}");
+            return clients("parted (clients alone)", effort).await;
+        }
+    };
+    let cluster = Cluster::start_on(&net).await;
+    let mut run = Run::start_at(Place::on(Arc::clone(&net))).await;
+    for round in 0..effort.of(1, 3) {
+        let old = leader_of(&cluster, RECORDS).await;
+        let mut parted = Parted::new(&run, old, round).await;
+        run.fault();
+        net.part(&[Spot::Node(old), Spot::Side(old + 1)]);
+        parted.look(effort.of(12, 20) * SECOND, true).await;
+        net.heal_all();
+        tokio::join!(cluster.ready(), parted.converges());
+        run.recover().await;
+        parted.tell(&mut run).await;
+    }
+    run.finish(name).await
+}
+
+/// All clients of the leader of the records are cut off from it; what they sent arrives when the network is whole again.
+pub(crate) async fn clients(name: &'static str, effort: Effort) -> Row {
+    let cluster = Cluster::start(3).await;
+    let mut proxies = Vec::new();
+    for node in cluster.nodes() {
+        proxies.push(Proxy::start(node.addr()).await);
+    }
+    let mut run = Run::start(proxies.iter().map(Proxy::url).collect(), 3).await;
+    for round in 0..effort.of(1, 2) {
+        let old = leader_of(&cluster, RECORDS).await;
+        let mut parted = Parted::new(&run, old, round).await;
+        run.fault();
+        proxies[old].set(Mode::Stall);
+        parted.look(effort.of(8, 12) * SECOND, false).await;
+        proxies[old].set(Mode::Pass);
+        parted.converges().await;
+        run.recover().await;
+        parted.tell(&mut run).await;
+    }
+    run.finish(name).await
+}
+
+/// A client on each side of a cut: they write and read the same record, and want the same lock.
+struct Parted {
+    /// Beside the leader that is cut off.
+    inside: Bucket<Record>,
+    /// With the majority.
+    outside: Bucket<Record>,
+    key: RecordKey,
+    /// What a cache inside knows of the record.
+    cache: Cache<Record>,
+    guard: Arc<LockGuard>,
+    tenures: Tenures,
+    /// The tenure of the guard.
+    cut_off: usize,
+    common: Common,
+    /// The number of the client inside, which no worker has; that of the one outside follows.
+    client: usize,
+    /// The newest revision of the record that the client outside was told.
+    newest: AtomicU64,
+    /// A write under the fence of the guard, begun when another has the lock, and ended when all is healed.
+    late: JoinHandle<()>,
+    /// Lets it begin, and says how long it may take.
+    send_late: Option<oneshot::Sender<Duration>>,
+    violations: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// How reads of one kind inside were answered.
+#[derive(Default)]
+struct Answers {
+    answered: usize,
+    stale: usize,
+    /// How long after the cut the last stale one was asked for.
+    last: Duration,
+}
+
+impl Parted {
+    async fn new(run: &Run, old: usize, round: usize) -> Self {
+        let place = run.place();
+        let (near, far) = (place.connect_to(old).await, place.connect_to_all().await);
+        let inside: Bucket<Record> = near.bucket().replicas(place.replicas).await.expect("nothing fails now");
+        let outside: Bucket<Record> = far.bucket().replicas(place.replicas).await.expect("nothing fails now");
+        let key = RecordKey::new("parted", round);
+        let cache = inside.cache(Filter::of_key(&key)).await.expect("nothing fails now");
+        let guard = Arc::new(inside.lock(&key).ttl(TTL).await.expect("nothing fails now"));
+        let tenures = Tenures::of(&run.common().recorder);
+        let client = 1_000 + 10 * round;
+        let cut_off = tenures.taken(client, "parted", guard.fence().get());
+        let common = run.common().clone();
+        let (send_late, sent) = oneshot::channel();
+        let late = {
+            let (common, inside, guard, tenures) =
+                (common.clone(), inside.clone(), Arc::clone(&guard), tenures.clone());
+            let record = Record::new("parted", round, common.fresh());
+            tokio::spawn(async move {
+                // A guard that is lost already makes no write at all.
+                let write = inside.put(&record).fenced_by(&guard);
+                if let Ok(time) = sent.await {
+                    Self::fenced(&common, (&tenures, cut_off), (client + 3, &record), write.timeout(time)).await;
+                }
+            })
+        };
+        let parted = Self {
+            inside,
+            outside,
+            key,
+            cache,
+            guard,
+            tenures,
+            cut_off,
+            common,
+            client,
+            newest: AtomicU64::default(),
+            late,
+            send_late: Some(send_late),
+            violations: Vec::new(),
+            notes: Vec::new(),
+        };
+        assert!(parted.write_outside().await, "nothing fails now");
+        parted
+    }
+
+    /// What happens in the time after the cut. Those inside have a server that answers them, or none.
+    async fn look(&mut self, time: Duration, answered: bool) {
+        let cut = Instant::now();
+        let end = cut + time;
+        let send_late = self.send_late.take();
+        let (answers, written, lost, taken) = tokio::join!(
+            self.reads(cut, end),
+            self.writes(cut, end),
+            self.loses(cut, end),
+            self.takes_over(cut, end, send_late)
+        );
+        // P13: counted from the cut, it is the last renewal before it that decides.
+        let valid = TTL - MARGIN;
+        match lost {
+            Some(lost) if lost <= valid + LATE => {}
+            lost => {
+                self.violations.push(format!("P13: the guard that was cut off was lost after {lost:?} of {valid:?}"))
+            }
+        }
+        let taken = match taken {
+            Ok(taken) => Some(taken),
+            Err(error) => {
+                if time > 3 * TTL {
+                    self.violations.push(format!("nobody took over a lock of {TTL:?} within {time:?}: {error:?}"));
+                }
+                None
+            }
+        };
+        // P30: what the docs say of plain reads is so.
+        let [any, at_least, leader] = answers;
+        if answered && any.stale == 0 {
+            self.violations.push(format!("P30: none of {} plain reads that were cut off was stale", any.answered));
+        }
+        let told = |what: &str, Answers { answered, stale, last }| {
+            let last = if stale > 0 { format!(", the last of them {last:.1?} after the cut") } else { String::new() };
+            format!("{what}: {stale} of {answered} stale{last}")
+        };
+        let after = |time: Option<Duration>| time.map_or("never".to_owned(), |time| format!("after {time:.1?}"));
+        self.notes.push(format!(
+            "cut off for {time:?}: {}; {}; {}; first write of the others {}, the guard lost {}, its lock taken over {}",
+            told("plain reads", any),
+            told("of at least a revision", at_least),
+            told("of the leader", leader),
+            after(written),
+            after(lost),
+            after(taken),
+        ));
+    }
+
+    /// Reads inside, at each level of freshness.
+    async fn reads(&self, cut: Instant, end: Instant) -> [Answers; 3] {
+        let newest = || self.newest.load(Ordering::SeqCst);
+        let (any, at_least, leader) = tokio::join!(
+            self.reads_as(4, || (Freshness::Any, Read::Any), cut, end),
+            self.reads_as(5, || (Freshness::AtLeast(newest()), Read::AtLeast(Revision::new(newest()))), cut, end),
+            self.reads_as(6, || (Freshness::Leader, Read::Leader), cut, end),
+        );
+        [any, at_least, leader]
+    }
+
+    async fn reads_as(
+        &self,
+        client: usize,
+        how: impl Fn() -> (Freshness, Read),
+        cut: Instant,
+        end: Instant,
+    ) -> Answers {
+        let mut answers = Answers::default();
+        while Instant::now() < end {
+            let (newest, asked) = (self.newest.load(Ordering::SeqCst), cut.elapsed());
+            let (freshness, read) = how();
+            let pending =
+                self.common.recorder.begin(self.client + client, self.key.to_string(), Action::Read(freshness));
+            let outcome = match self.inside.get(&self.key).read(read).timeout(HASTY).await {
+                Ok(found) => {
+                    let seen = found.map(|entry| Seen { revision: entry.revision().get(), value: entry.value });
+                    answers.answered += 1;
+                    if seen.is_none_or(|seen| seen.revision < newest) {
+                        answers.stale += 1;
+                        answers.last = asked;
+                    }
+                    Recorded::Seen(seen)
+                }
+                Err(_) => Recorded::Failed,
+            };
+            pending.done(outcome);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        answers
+    }
+
+    /// Writes outside; says when the first was acknowledged.
+    async fn writes(&self, cut: Instant, end: Instant) -> Option<Duration> {
+        let mut first = None;
+        while Instant::now() < end {
+            if self.write_outside().await {
+                first = first.or(Some(cut.elapsed()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        first
+    }
+
+    async fn write_outside(&self) -> bool {
+        let record = Record::new("parted", self.key.id, self.common.fresh());
+        let action = Action::Write { value: Some(record.value), expected: Expected::Anything };
+        let pending = self.common.recorder.begin(self.client + 1, self.key.to_string(), action);
+        let written = self.outside.put(&record).timeout(HASTY).await;
+        if let Ok(revision) = written {
+            self.newest.store(revision.get(), Ordering::SeqCst);
+        }
+        pending.done(recorded(&written));
+        written.is_ok()
+    }
+
+    /// Looks at the guard inside until it is lost, and says when.
+    async fn loses(&self, cut: Instant, end: Instant) -> Option<Duration> {
+        while Instant::now() < end {
+            if !self.tenures.look(self.cut_off, || self.guard.is_held()) {
+                return Some(cut.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        None
+    }
+
+    /// Takes the lock outside, says when, and writes under its fence; then the guard that was cut off writes, too.
+    async fn takes_over(
+        &self,
+        cut: Instant,
+        end: Instant,
+        send_late: Option<oneshot::Sender<Duration>>,
+    ) -> Result<Duration, Error> {
+        let guard = loop {
+            let wait = end.saturating_duration_since(Instant::now());
+            // That the first attempt met the cut ends the wait.
+            match self.outside.lock(&self.key).ttl(TTL).wait(wait).await {
+                Err(error) if Instant::now() < end => drop(error),
+                taken => break taken?,
+            }
+        };
+        let (taken, client) = (cut.elapsed(), self.client + 2);
+        let tenure = self.tenures.taken(client, "parted", guard.fence().get());
+        self.tenures.look(tenure, || guard.is_held());
+        let record = Record::new("parted", self.key.id, self.common.fresh());
+        let write = self.outside.put(&record).fenced_by(&guard).timeout(HASTY);
+        Self::fenced(&self.common, (&self.tenures, tenure), (client, &record), write).await;
+        if let Some(send_late) = send_late {
+            // Long enough for it to meet the mended network.
+            let _ = send_late.send(end.saturating_duration_since(Instant::now()) + 5 * SECOND);
+        }
+        self.tenures.look(tenure, || guard.is_held());
+        // What comes of it is the matter of the check.
+        let _ = guard.release().await;
+        Ok(taken)
+    }
+
+    /// A write of a client under the fence of a guard: prepared now, sent when it is polled.
+    fn fenced<'a>(
+        common: &Common,
+        (tenures, tenure): (&Tenures, usize),
+        (client, record): (usize, &Record),
+        write: Put<'a, Record>,
+    ) -> impl Future<Output = ()> + Send + use<'a> {
+        let (common, tenures, key, value) = (common.clone(), tenures.clone(), record.key().to_string(), record.value);
+        async move {
+            let action = Action::Write { value: Some(value), expected: Expected::Anything };
+            let pending = common.recorder.begin(client, key, action);
+            tenures.fenced(tenure, pending.id());
+            pending.done(recorded(&write.await));
+        }
+    }
+
+    /// P25: waits until the cache inside has what was written outside.
+    async fn converges(&mut self) {
+        let healed = Instant::now();
+        let newest = Revision::new(self.newest.load(Ordering::SeqCst));
+        match timeout(CONVERGENCE, self.cache.wait_for_revision(newest)).await {
+            Ok(Ok(())) => self.notes.push(format!("the cache that was cut off had all {:.1?} after", healed.elapsed())),
+            failed => self.violations.push(format!("P25: a cache has not {newest} within {CONVERGENCE:?}: {failed:?}")),
+        }
+    }
+
+    /// When all is healed.
+    async fn tell(mut self, run: &mut Run) {
+        // If nobody took over, nothing is sent.
+        drop(self.send_late.take());
+        self.late.await.expect("it does not panic");
+        let (tenures, fenced) = self.tenures.noted();
+        let found =
+            lock::tenures(&tenures).into_iter().chain(lock::fenced(&self.common.recorder.history(), &tenures, &fenced));
+        self.violations.extend(found.map(|violation| format!("parted: {violation}")));
+        self.violations.into_iter().for_each(|violation| run.violation(violation));
+        self.notes.into_iter().for_each(|note| run.note(note));
+    }
+}
+
+/// What became of a write, as the history has it.
+fn recorded(result: &Result<Revision, Error>) -> Recorded {
+    match result {
+        Ok(revision) => Recorded::Written(revision.get()),
+        Err(error) if error.outcome() == Outcome::Unknown => Recorded::Unknown,
+        Err(error) if error.is_conflict() => Recorded::Refused,
+        Err(_) => Recorded::Failed,
+    }
+}

@@ -1,0 +1,65 @@
+//! A worker that adds to a counter of the server, up and down.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use harness::history::counter::Tally;
+use kvtyped::prelude::*;
+
+use crate::seat::{PATIENT, Seat};
+
+/// What was added.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Added(Arc<Mutex<Sums>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    tally: Tally,
+    acknowledged: usize,
+    unknown: usize,
+}
+
+impl Added {
+    fn with(&self, act: impl FnOnce(&mut Sums)) {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tally
+    }
+
+    /// How many additions were acknowledged, and of how many nobody knows.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let Sums { acknowledged, unknown, .. } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (acknowledged, unknown)
+    }
+}
+
+pub(crate) async fn adder(seat: Seat, added: Added) {
+    let open = seat.store.counters("hits").replicas(seat.replicas()).timeout(PATIENT);
+    let hits = open.await.expect("nothing fails yet");
+    for round in 0.. {
+        if seat.is_over() {
+            return;
+        }
+        let delta = i64::try_from(seat.dice(round) % 9).unwrap_or_default() - 3;
+        match hits.add("home", delta).await {
+            Ok(_) => {
+                seat.gauge.done();
+                added.with(|sums| {
+                    sums.tally.acknowledged(delta);
+                    sums.acknowledged += 1;
+                });
+            }
+            Err(error) => {
+                seat.gauge.failed(&error);
+                if error.outcome() == Outcome::Unknown {
+                    added.with(|sums| {
+                        sums.tally.unknown(delta);
+                        sums.unknown += 1;
+                    });
+                }
+            }
+        }
+        seat.pause().await;
+    }
+}

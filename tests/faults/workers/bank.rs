@@ -1,0 +1,169 @@
+//! A bank: tellers move money by transactions, auditors add it up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use harness::history::transfers;
+use kvtyped::OpenBucket;
+use kvtyped::prelude::*;
+
+use crate::model::{Account, AccountKey, Transfer, TransferKey};
+use crate::seat::{PATIENT, Seat};
+
+const ACCOUNTS: u64 = 6;
+const BALANCE: i64 = 1_000;
+/// All the money that there is.
+const SUM: i64 = 6 * BALANCE;
+
+#[derive(Debug)]
+struct NoAccount;
+
+impl fmt::Display for NoAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an account is missing")
+    }
+}
+
+impl std::error::Error for NoAccount {}
+
+/// What tellers and auditors were told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moved(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    /// Whether each transfer was made, if that is known.
+    transfers: BTreeMap<u64, Option<bool>>,
+    sums: Vec<i64>,
+    violations: Vec<String>,
+}
+
+impl Moved {
+    fn with<R>(&self, act: impl FnOnce(&mut Books) -> R) -> R {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&self, seat: &Seat, error: &TransactError) -> Option<bool> {
+        match error {
+            TransactError::Kv(error) => {
+                seat.gauge.failed(error);
+                (error.outcome() == Outcome::NotApplied).then_some(false)
+            }
+            TransactError::Closure(error) => {
+                self.with(|books| books.violations.push(format!("a transaction was told that {error}")));
+                Some(false)
+            }
+        }
+    }
+
+    /// How many transfers were made, of how many nobody knows, and how many sums were seen.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        self.with(|books| {
+            let count = |fate| books.transfers.values().filter(|made| **made == fate).count();
+            (count(Some(true)), count(None), books.sums.len())
+        })
+    }
+
+    /// Compares with the books as they are when all is over.
+    pub(crate) async fn check(&self, bank: &Bucket<Account>, records: &Bucket<Transfer>) -> Result<Vec<String>, Error> {
+        let (told, sums, mut violations) =
+            self.with(|books| (books.transfers.clone(), books.sums.clone(), std::mem::take(&mut books.violations)));
+        violations.extend(transfers::sums(SUM, &sums).iter().map(ToString::to_string));
+        let keys: Vec<TransferKey> = told.keys().copied().map(TransferKey::new).collect();
+        let found = records.get_many(&keys).read(Read::Leader).timeout(PATIENT).await?;
+        let mut expected: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|id| (id, BALANCE)).collect();
+        for ((id, made), found) in told.iter().zip(found) {
+            if let Some(entry) = &found {
+                *expected.entry(entry.from).or_default() -= entry.amount;
+                *expected.entry(entry.to).or_default() += entry.amount;
+            }
+            match made {
+                Some(true) if found.is_none() => violations.push(format!("transfer {id} is lost")),
+                Some(false) if found.is_some() => {
+                    violations.push(format!("transfer {id} was made, and told to be not"))
+                }
+                _ => {}
+            }
+        }
+        for (id, balance) in expected {
+            let found = bank.get(&AccountKey::new(id)).read(Read::Leader).timeout(PATIENT).await?;
+            if found.as_ref().map(|account| account.balance) != Some(balance) {
+                violations.push(format!("account {id} has {found:?}, and the transfers make it {balance}"));
+            }
+        }
+        Ok(violations)
+    }
+}
+
+/// Makes the accounts.
+pub(crate) async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
+    let bank = open.await.expect("nothing fails yet");
+    let mut accounts = bank.transaction();
+    for id in 0..ACCOUNTS {
+        accounts = accounts.create(&Account { id, balance: BALANCE });
+    }
+    accounts.commit().await.expect("nothing fails yet");
+    bank
+}
+
+/// Moves money from one account to another, again and again, and leaves a record of each transfer.
+pub(crate) async fn teller(seat: Seat, moved: Moved) {
+    let bank: Bucket<Account> = seat.bucket().await;
+    for round in 0.. {
+        if seat.is_over() {
+            return;
+        }
+        let dice = seat.dice(round) as u64;
+        let id = (seat.number * 1_000_000 + round) as u64;
+        let (from, to) = (dice % ACCOUNTS, (dice + 1 + dice / ACCOUNTS % (ACCOUNTS - 1)) % ACCOUNTS);
+        let made = transfer(&bank, id, from, to).await;
+        let made = match &made {
+            Ok(()) => {
+                seat.gauge.done();
+                Some(true)
+            }
+            Err(error) => moved.failed(&seat, error),
+        };
+        moved.with(|books| books.transfers.insert(id, made));
+        seat.pause().await;
+    }
+}
+
+async fn transfer(bank: &Bucket<Account>, id: u64, from: u64, to: u64) -> Result<(), TransactError> {
+    let (from_key, to_key) = (&AccountKey::new(from), &AccountKey::new(to));
+    let transfer = bank.transact(|tx| async move {
+        let mut giver = tx.get(from_key).await?.ok_or(NoAccount)?;
+        let mut taker = tx.get(to_key).await?.ok_or(NoAccount)?;
+        let amount = 1 + giver.balance.max(0) / 10;
+        giver.balance -= amount;
+        taker.balance += amount;
+        tx.put(&giver)?;
+        tx.put(&taker)?;
+        tx.create(&Transfer { id, from, to, amount }).await?;
+        Ok(())
+    });
+    transfer.timeout(PATIENT).max_attempts(10_000).await
+}
+
+/// Adds up all accounts in a transaction that only reads, again and again.
+pub(crate) async fn auditor(seat: Seat, moved: Moved) {
+    let bank: Bucket<Account> = seat.bucket().await;
+    while !seat.is_over() {
+        let audit = bank.transact(|tx| async move {
+            let mut sum = 0;
+            for id in 0..ACCOUNTS {
+                sum += tx.get(&AccountKey::new(id)).await?.ok_or(NoAccount)?.balance;
+            }
+            Ok(sum)
+        });
+        match audit.timeout(PATIENT).max_attempts(10_000).await {
+            Ok(sum) => {
+                seat.gauge.done();
+                moved.with(|books| books.sums.push(sum));
+            }
+            Err(error) => drop(moved.failed(&seat, &error)),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

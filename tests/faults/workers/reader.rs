@@ -1,0 +1,44 @@
+//! A reader of the shared keys, at each level of freshness. What it sees is recorded.
+
+use harness::history::{Action, Freshness, Outcome as Recorded, Seen};
+use kvtyped::prelude::*;
+
+use super::writer::{HOT, HOT_KEYS};
+use crate::model::{Record, RecordKey};
+use crate::seat::{PATIENT, Seat};
+
+pub(crate) async fn reader(seat: Seat) {
+    let records: Bucket<Record> = seat.bucket().await;
+    for round in 0.. {
+        if seat.is_over() {
+            return;
+        }
+        let dice = seat.dice(round);
+        read(&seat, &records, &RecordKey::new(HOT, dice / 3 % HOT_KEYS), dice).await;
+        seat.pause().await;
+    }
+}
+
+/// Does and records one read, of a level that the dice say. Tells the revision of what was found.
+pub(super) async fn read(seat: &Seat, records: &Bucket<Record>, key: &RecordKey, dice: usize) -> Option<Revision> {
+    let newest = seat.common.newest();
+    let (freshness, level) = match dice % 3 {
+        0 => (Freshness::Any, Read::Any),
+        1 => (Freshness::AtLeast(newest), Read::AtLeast(Revision::new(newest))),
+        _ => (Freshness::Leader, Read::Leader),
+    };
+    let pending = seat.common.recorder.begin(seat.number, key.to_string(), Action::Read(freshness));
+    match records.get(key).read(level).timeout(PATIENT).await {
+        Ok(found) => {
+            seat.gauge.done();
+            let seen = found.as_ref().map(|entry| Seen { revision: entry.revision().get(), value: entry.value });
+            pending.done(Recorded::Seen(seen));
+            found.map(|entry| entry.revision())
+        }
+        Err(error) => {
+            seat.gauge.failed(&error);
+            pending.done(Recorded::Failed);
+            None
+        }
+    }
+}

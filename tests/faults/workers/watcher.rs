@@ -1,0 +1,108 @@
+//! Those who look on: a watch, a cache, a live value. What they are told is noted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use harness::history::Seen;
+use harness::history::watch::{Log, Look, Told};
+use kvtyped::prelude::*;
+
+use super::writer::HOT;
+use crate::model::{Record, RecordKey};
+use crate::seat::Seat;
+
+/// How often it is asked whether it is over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Notes every event until it is aborted.
+pub(crate) async fn watcher(seat: Seat, log: Log) {
+    let records: Bucket<Record> = seat.bucket().await;
+    let mut events = records.watch(..).await.expect("nothing fails yet");
+    while let Some(event) = events.next().await {
+        let told = match event {
+            Ok(Event::Put(entry)) => {
+                Told::Put { key: entry.key().to_string(), revision: entry.revision().get(), value: entry.value }
+            }
+            Ok(Event::Removed { key, revision, .. }) => {
+                Told::Removed { key: key.to_string(), revision: revision.get() }
+            }
+            Ok(Event::Ready) => Told::Ready,
+            Ok(Event::Resync) => Told::Resync,
+            Ok(_) => continue,
+            Err(error) => {
+                seat.gauge.failed(&error);
+                continue;
+            }
+        };
+        seat.gauge.done();
+        log.note(told);
+    }
+}
+
+/// What a cache, or a live value, had at each look.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cached(Arc<Mutex<Looks>>);
+
+#[derive(Debug, Default)]
+struct Looks {
+    looks: Vec<Look>,
+    newest: BTreeMap<String, Seen>,
+}
+
+impl Cached {
+    fn note(&self, now: BTreeMap<String, Seen>) -> usize {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut noted.newest, now.clone());
+        let changed = now.into_iter().filter(|(key, seen)| before.get(key) != Some(seen));
+        let new: Vec<_> = changed.map(|(key, seen)| Look { key, seen: Some(seen) }).collect();
+        let count = new.len();
+        noted.looks.extend(new);
+        count
+    }
+
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).looks.clone()
+    }
+
+    /// What was there at the last look.
+    pub(crate) fn newest(&self) -> BTreeMap<String, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).newest.clone()
+    }
+}
+
+/// Looks at a cache again and again until it is aborted.
+pub(crate) async fn cacher(seat: Seat, cached: Cached) {
+    let records: Bucket<Record> = seat.bucket().await;
+    let cache = records.cache(..).await.expect("nothing fails yet");
+    loop {
+        let all = cache.snapshot();
+        let all = all.iter().map(|entry| {
+            let seen = Seen { revision: entry.revision().get(), value: entry.value };
+            (entry.key().to_string(), seen)
+        });
+        for _ in 0..cached.note(all.collect()) {
+            seat.gauge.done();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks at a live value again and again until it is aborted. Where there is no record, its default is there.
+pub(crate) async fn liver(seat: Seat, cached: Cached) {
+    let records: Bucket<Record> = seat.bucket().await;
+    let key = RecordKey::new(HOT, 0_usize);
+    let live = records.live(&key).or_else(|| Record::new(HOT, 0, u64::MAX)).await.expect("nothing fails yet");
+    loop {
+        // Twice the same: revision and value are of one moment.
+        let before = live.revision();
+        let value = live.load().value;
+        if live.revision() == before {
+            let seen = Seen { revision: before.get(), value };
+            let now = if value == u64::MAX { BTreeMap::new() } else { BTreeMap::from([(key.to_string(), seen)]) };
+            for _ in 0..cached.note(now) {
+                seat.gauge.done();
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

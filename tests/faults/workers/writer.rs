@@ -1,0 +1,202 @@
+//! A writer with every verb, on keys that all writers share and on keys of its own. What it is told is recorded.
+
+use std::collections::HashMap;
+
+use harness::history::{Action, Expected};
+use kvtyped::ErrorKind;
+use kvtyped::prelude::*;
+
+use super::reader::read;
+use crate::model::{Record, RecordKey};
+use crate::seat::{HASTY, PATIENT, Seat};
+
+/// The group of the keys that all writers share.
+pub(crate) const HOT: &str = "hot";
+/// How many keys they share.
+pub(crate) const HOT_KEYS: usize = 5;
+
+struct Writer {
+    seat: Seat,
+    records: Bucket<Record>,
+    /// The newest revision of each key that this writer knows.
+    known: HashMap<RecordKey, Revision>,
+}
+
+pub(crate) async fn writer(seat: Seat) {
+    let records = seat.bucket().await;
+    let mut writer = Writer { seat, records, known: HashMap::new() };
+    for round in 0.. {
+        if writer.seat.is_over() {
+            return;
+        }
+        writer.round(round).await;
+        writer.seat.pause().await;
+    }
+}
+
+/// The same without a pause, on the shared keys alone, by the verbs that write one record; and it reads.
+pub(crate) async fn client(seat: Seat) {
+    let records = seat.bucket().await;
+    let mut client = Writer { seat, records, known: HashMap::new() };
+    for round in 0.. {
+        if client.seat.is_over() {
+            return;
+        }
+        let dice = client.seat.dice(round);
+        let record = Record::new(HOT, dice / 3 % HOT_KEYS, client.seat.common.fresh());
+        let key = record.key();
+        match dice / 64 % 16 {
+            0..3 => client.put(&record).await,
+            3..5 => client.create(&record).await,
+            5..9 => client.update(&record).await,
+            9 => client.delete(&key, dice.is_multiple_of(2)).await,
+            _ => {
+                let found = read(&client.seat, &client.records, &key, dice).await;
+                client.known.extend(found.map(|revision| (key, revision)));
+            }
+        }
+        // What fails at once must not spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+impl Writer {
+    async fn round(&mut self, round: usize) {
+        let dice = self.seat.dice(round);
+        let own = format!("own{}", self.seat.number);
+        let (group, id) =
+            if dice.is_multiple_of(3) { (own.as_str(), dice / 3 % 3) } else { (HOT, dice / 3 % HOT_KEYS) };
+        let record = Record::new(group, id, self.seat.common.fresh());
+        match dice / 64 % 16 {
+            0..3 => self.put(&record).await,
+            3..6 => self.create(&record).await,
+            6..10 => self.update(&record).await,
+            10 => self.delete(&record.key(), false).await,
+            11 => self.delete(&record.key(), true).await,
+            12 => self.purge(&record.key()).await,
+            13 => self.modify(&record).await,
+            14 => self.put_many().await,
+            _ => self.delete_many().await,
+        }
+    }
+
+    /// Does and records one write.
+    async fn write(
+        &mut self,
+        key: &RecordKey,
+        value: Option<u64>,
+        expected: Expected,
+        write: impl Future<Output = Result<Revision, Error>>,
+    ) {
+        let recorder = &self.seat.common.recorder;
+        let pending = recorder.begin(self.seat.number, key.to_string(), Action::Write { value, expected });
+        let result = write.await;
+        pending.done(self.seat.gauge.wrote(&result));
+        self.learn(key, &result);
+    }
+
+    fn learn(&mut self, key: &RecordKey, result: &Result<Revision, Error>) {
+        let newest = match result {
+            Ok(revision) => {
+                self.seat.common.heard(*revision);
+                Some(*revision)
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::Conflict { actual, .. } => *actual,
+                ErrorKind::AlreadyExists => error.revision(),
+                _ => None,
+            },
+        };
+        if let Some(newest) = newest {
+            self.known.insert(key.clone(), newest);
+        }
+    }
+
+    async fn put(&mut self, record: &Record) {
+        let records = self.records.clone();
+        let put = records.put(record).timeout(HASTY).into_future();
+        self.write(&record.key(), Some(record.value), Expected::Anything, put).await;
+    }
+
+    async fn create(&mut self, record: &Record) {
+        let records = self.records.clone();
+        let create = records.create(record).timeout(PATIENT).into_future();
+        self.write(&record.key(), Some(record.value), Expected::Nothing, create).await;
+    }
+
+    async fn update(&mut self, record: &Record) {
+        let key = record.key();
+        let Some(revision) = self.known.get(&key).copied() else { return self.create(record).await };
+        let records = self.records.clone();
+        let update = records.update(record, revision).timeout(PATIENT).into_future();
+        self.write(&key, Some(record.value), Expected::Revision(revision.get()), update).await;
+    }
+
+    async fn delete(&mut self, key: &RecordKey, guarded: bool) {
+        let records = self.records.clone();
+        let delete = records.delete(key);
+        match self.known.get(key).copied().filter(|_| guarded) {
+            Some(revision) => {
+                let delete = delete.if_revision(revision).timeout(PATIENT).into_future();
+                self.write(key, None, Expected::Revision(revision.get()), delete).await;
+            }
+            None => self.write(key, None, Expected::Anything, delete.timeout(HASTY).into_future()).await,
+        }
+    }
+
+    async fn purge(&mut self, key: &RecordKey) {
+        let records = self.records.clone();
+        let purge = records.purge(key).timeout(HASTY).into_future();
+        self.write(key, None, Expected::Anything, purge).await;
+    }
+
+    async fn modify(&mut self, record: &Record) {
+        let (records, key) = (self.records.clone(), record.key());
+        let modify = async {
+            let change = records.modify(&key, |found| found.value = record.value).timeout(PATIENT);
+            change.max_attempts(u32::MAX).await.map(|entry| entry.revision())
+        };
+        self.write(&key, Some(record.value), Expected::Anything, modify).await;
+    }
+
+    /// Keys of a group of its own, several at once.
+    fn many(&self) -> Vec<Record> {
+        let group = format!("many{}", self.seat.number);
+        (0..3).map(|id| Record::new(&group, id, self.seat.common.fresh())).collect()
+    }
+
+    async fn put_many(&mut self) {
+        let many = self.many();
+        let recorder = &self.seat.common.recorder;
+        let begin = |record: &Record| {
+            let action = Action::Write { value: Some(record.value), expected: Expected::Anything };
+            recorder.begin(self.seat.number, record.key().to_string(), action)
+        };
+        let pending: Vec<_> = many.iter().map(begin).collect();
+        let results = self.records.put_many(&many).timeout(HASTY).each().await;
+        self.note_many(pending, results);
+    }
+
+    async fn delete_many(&mut self) {
+        let keys: Vec<_> = self.many().iter().map(Record::key).collect();
+        let recorder = &self.seat.common.recorder;
+        let begin = |key: &RecordKey| {
+            let action = Action::Write { value: None, expected: Expected::Anything };
+            recorder.begin(self.seat.number, key.to_string(), action)
+        };
+        let pending: Vec<_> = keys.iter().map(begin).collect();
+        let results = self.records.delete_many(&keys).timeout(HASTY).each().await;
+        self.note_many(pending, results);
+    }
+
+    fn note_many(&self, pending: Vec<harness::history::Pending>, results: Result<Vec<Result<Revision, Error>>, Error>) {
+        let results = results.expect("what fails is told of each");
+        assert_eq!(results.len(), pending.len());
+        for (pending, result) in pending.into_iter().zip(results) {
+            if let Ok(revision) = result {
+                self.seat.common.heard(revision);
+            }
+            pending.done(self.seat.gauge.wrote(&result));
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The template of a key: what is taken says the same when it is put together again, and every mistake is told.
+
+#[path = "../../../kvtyped-derive/src/template.rs"]
+#[allow(dead_code, reason = "the derive reads more of it")]
+mod read;
+
+use proc_macro2::Span;
+use syn::LitStr;
+
+use self::read::Segment;
+use crate::ctxt::Ctxt;
+
+/// Tries bytes.
+///
+/// # Panics
+///
+/// If a property does not hold.
+pub fn check(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut ctxt = Ctxt::default();
+    let template = read::parse(&LitStr::new(&text, Span::call_site()), &mut ctxt);
+    let taken = ctxt.end_of_phase();
+    assert_eq!(taken.is_ok(), is_template(&text), "{text:?}: {taken:?}");
+    assert_eq!(template.text, text);
+    if taken.is_err() {
+        return;
+    }
+    let together = template.segments.iter().map(|segment| match segment {
+        Segment::Literal(text) => text.clone(),
+        Segment::Field { prefix, name, suffix } => format!("{prefix}{{{}}}{suffix}", name.text),
+    });
+    assert_eq!(together.collect::<Vec<_>>().join("."), text.replace("{r#", "{"));
+    // Empty fields and full ones make keys of as many segments.
+    for (field, segments) in [("=_", template.segments.len()), ("x", template.segments.len())] {
+        let key = template.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => text.clone(),
+            Segment::Field { prefix, suffix, .. } => format!("{prefix}{field}{suffix}"),
+        });
+        let key = key.collect::<Vec<_>>().join(".");
+        assert_eq!(key.split('.').count(), segments);
+        assert!(key.len() > 1024 || kvtyped::Key::new(key.as_str()).is_ok(), "{text:?} makes {key:?}");
+    }
+}
+
+/// The same by the grammar: segments of legal characters with one field at most, and no field twice.
+fn is_template(text: &str) -> bool {
+    let mut names = Vec::new();
+    let segment = |text: &str| {
+        let (prefix, rest) = text.split_once('{').unwrap_or((text, ""));
+        let (name, suffix) = match rest.split_once('}') {
+            Some((name, suffix)) => (Some(name), suffix),
+            None => (None, rest),
+        };
+        let legal = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_=".contains(&byte));
+        let name = name.map(|name| name.strip_prefix("r#").unwrap_or(name));
+        let fresh = name.is_none_or(|name| !names.contains(&name.to_owned()));
+        names.extend(name.map(str::to_owned));
+        let closed = name.is_some() == text.contains('{');
+        let named = name.is_none_or(|name| {
+            name.starts_with(|c: char| c == '_' || c.is_alphabetic())
+                && name.chars().all(|c| c == '_' || c.is_alphanumeric())
+        });
+        !text.is_empty() && closed && named && fresh && legal(prefix) && legal(suffix)
+    };
+    text.split('.').all(segment)
+}

@@ -1,0 +1,154 @@
+//! P36: what the recipes store stays what it was, and what an older version stored is understood.
+//!
+//! `golden/records.txt` has a line for each record that a recipe keeps: its key, and its value with the parts that are
+//! another each time (`id`, `since`, ..) as they once were. A line may be added; one that is there stays as it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvtyped::Quota;
+use kvtyped::key::{escape, unescape};
+use kvtyped::prelude::*;
+use serde_json::Value;
+
+use crate::support::{Junk, JunkKey, Session, SessionKey, World, seen_as, unique};
+
+const GOLDEN: &str = include_str!("golden/records.txt");
+
+/// The bucket in which all of them are.
+const BUCKET: &str = "golden";
+
+fn golden() -> BTreeMap<String, Value> {
+    let line = |line: &str| {
+        let (key, value) = line.split_once(' ').expect("a key and a value");
+        (key.to_owned(), serde_json::from_str(value).expect("JSON"))
+    };
+    GOLDEN.lines().map(line).collect()
+}
+
+/// A value with what is another each time taken as equal.
+fn shape(value: &str) -> String {
+    let mut value: serde_json::Map<String, Value> = serde_json::from_str(value).expect("an object");
+    for (name, value) in &mut value {
+        *value = match (name.as_str(), &*value) {
+            ("id", Value::String(id)) => Value::from(format!("{} hexadecimal digits", id.len())),
+            ("since" | "whole_at", Value::Number(time)) => Value::from(format!("{} digits", time.to_string().len())),
+            ("term", Value::Number(_)) => Value::from("a term"),
+            ("owner", Value::String(owner)) if owner.starts_with("process ") => Value::from("a process"),
+            (_, other) => other.clone(),
+        };
+    }
+    Value::Object(value).to_string()
+}
+
+/// A key without what is another each time: the number of a permit, the name of a clock.
+fn named(key: &str) -> String {
+    let numbered = ["=kvtyped.semaphore.", "=kvtyped.rate-clock."].iter().any(|prefix| key.starts_with(prefix));
+    let stem = key.rsplit_once('.').map(|(stem, _)| stem);
+    stem.filter(|_| numbered).unwrap_or(key).to_owned()
+}
+
+async fn junk(world: &World) -> Bucket<Junk> {
+    world.store.bucket().name(BUCKET).limit_markers(Duration::from_secs(1)).await.expect("it opens")
+}
+
+/// Everything that is stored under reserved keys, by key.
+async fn stored(world: &World) -> BTreeMap<String, String> {
+    let junk = seen_as::<Junk>(world, BUCKET).await;
+    let all: Vec<_> = junk.list(..).await.unwrap().try_collect().await.unwrap();
+    all.into_iter().map(|record| (record.key().to_string(), record.text.clone())).collect()
+}
+
+/// Every recipe, once.
+async fn everything_is_stored(world: &World) -> BTreeMap<String, String> {
+    junk(world).await;
+    let store = &world.store;
+    let locks = store.locks("golden").bucket(BUCKET).await.unwrap();
+    let guard = locks.lock("invoice.42").owner("me").note("why").await.unwrap();
+    let fair = locks.lock("golden-fair").owner("me").fair().await.unwrap();
+    let sessions = seen_as::<Session>(world, BUCKET).await;
+    let fenced = sessions.lock(&SessionKey::new("acme", 7)).owner("me").await.unwrap();
+    let leader = store.election::<String>("boss").bucket(BUCKET).campaign(&"me".into()).owner("me").await.unwrap();
+    let permit = store.semaphore("pool", 3).bucket(BUCKET).acquire().owner("me").await.unwrap();
+    let nodes = store.group::<String>("nodes").bucket(BUCKET);
+    let member = nodes.join("node.1", &"a".into()).owner("me").await.unwrap();
+    store.once::<String>("jobs").bucket(BUCKET).run("job.1", || async { "done".to_owned() }).await.unwrap();
+    store.counters("hits").bucket(BUCKET).await.unwrap().add("a.b", 7).await.unwrap();
+    store.ids("orders").bucket(BUCKET).block(10).await.unwrap().next().await.unwrap();
+    let api = store.rate_limiter("api", Quota::per_hour(2).burst(3)).bucket(BUCKET).await.unwrap();
+    assert!(api.check("ada").await.unwrap().is_allowed());
+    let mut all = stored(world).await;
+    // A ticket is a lease, and may be given back already.
+    all.retain(|key, _| !key.contains(".ticket-"));
+    drop((guard, fair, fenced, leader, permit, member));
+    all
+}
+
+#[tokio::test]
+async fn what_is_stored_stays_what_it_was() {
+    let now = everything_is_stored(&World::memory()).await;
+    let lines: String = now.iter().map(|(key, value)| format!("{key} {value}\n")).collect();
+    let golden: BTreeMap<_, _> = golden().into_iter().map(|(key, value)| (key, value.to_string())).collect();
+    let shapes = |all: &BTreeMap<String, String>| -> BTreeMap<_, _> {
+        all.iter().map(|(key, value)| (named(key), shape(value))).collect()
+    };
+    assert_eq!(shapes(&now), shapes(&golden), "what is stored now:\n{lines}");
+}
+
+#[tokio::test]
+async fn what_was_stored_is_understood() {
+    let world = World::memory();
+    let junk = junk(&world).await;
+    for (key, value) in golden() {
+        let key: JunkKey = key.parse().expect("a reserved key");
+        junk.put(&Junk::new(&key.recipe, &key.name, &key.part, &value.to_string())).await.unwrap();
+    }
+    let store = &world.store;
+    let locks = store.locks("golden").bucket(BUCKET).await.unwrap();
+    for (name, note) in [("invoice.42", Some("why")), ("golden-fair", None), ("acme.7", None)] {
+        let holder = locks.holder(name).await.unwrap().expect("it is held");
+        assert_eq!((holder.owner.as_str(), holder.note.as_deref()), ("me", note), "{name}");
+        assert!(locks.try_lock(name).await.unwrap().is_none(), "{name}");
+    }
+    let leader = store.election::<String>("boss").bucket(BUCKET).leader().await.unwrap().expect("there is one");
+    assert_eq!(leader.value(), "me");
+    assert_eq!(store.semaphore("pool", 3).bucket(BUCKET).available().await.unwrap(), 2);
+    let members = store.group::<String>("nodes").bucket(BUCKET).members().await.unwrap();
+    assert!(matches!(members.as_slice(), [member] if member.id() == "node.1" && member.value() == "a"), "{members:?}");
+    assert_eq!(store.once::<String>("jobs").bucket(BUCKET).get("job.1").await.unwrap().as_deref(), Some("done"));
+    assert_eq!(store.counters("hits").bucket(BUCKET).await.unwrap().get("a.b").await.unwrap(), 7);
+    assert_eq!(store.ids("orders").bucket(BUCKET).await.unwrap().next().await.unwrap(), 11);
+    let api = store.rate_limiter("api", Quota::per_hour(2).burst(3)).bucket(BUCKET).await.unwrap();
+    assert_eq!(api.check("ada").await.unwrap().remaining(), 2, "what was used long ago came back");
+}
+
+/// A text, and the segment of a key that it is.
+#[test]
+fn texts_stay_at_their_keys() {
+    for line in include_str!("golden/segments.txt").lines() {
+        let (text, segment) = line.rsplit_once(' ').expect("a text and a segment");
+        let text: String = serde_json::from_str(text).expect("a text");
+        assert_eq!(escape(&text), segment);
+        assert_eq!(unescape(segment).as_deref(), Ok(&*text));
+    }
+}
+
+/// How the server's counters are written (ADR-49).
+#[tokio::test]
+async fn an_addition_stays_a_message_without_a_body() {
+    let world = World::nats().await;
+    let name = unique("hits");
+    let hits = world.store.counters(&name).await.unwrap();
+    hits.add("a.b", -7).await.unwrap();
+    let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream(format!("KV_{name}")).await.unwrap();
+    let message = stream.get_raw_message(1).await.unwrap();
+    let mut names: Vec<_> = message.headers.iter().map(|(name, _)| name.to_string()).collect();
+    names.sort_unstable();
+    assert_eq!(message.subject.as_str(), format!("$KV.{name}.a=2Eb"));
+    assert_eq!(
+        (names, &message.payload[..]),
+        (vec!["Nats-Incr".to_owned(), "Nats-Msg-Id".to_owned()], &br#"{"val":"-7"}"#[..])
+    );
+    assert_eq!(message.headers.get("Nats-Incr").map(|value| value.as_str()), Some("-7"));
+}

@@ -1,0 +1,158 @@
+//! Whether holders of locks were alone, whether their fences grew, and whether stale writes were refused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::violation::{Rule, Violation, by_ops};
+use super::{Op, Outcome, Recorder};
+
+/// A lock that was held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenure {
+    /// Who held it.
+    pub client: usize,
+    /// Which lock.
+    pub lock: String,
+    /// The fence of the guard.
+    pub fence: u64,
+    /// When the guard had been given, at the latest.
+    pub taken: Duration,
+    /// The end of the first look at the guard that found it valid, and the beginning of the last one: it said that it was
+    /// valid at both times, and so for all the time between them.
+    pub valid: Option<(Duration, Duration)>,
+}
+
+/// A write under a fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fenced {
+    /// The tenure under whose fence it was made.
+    pub tenure: usize,
+    /// The operation, in the history.
+    pub op: usize,
+}
+
+/// Where the holders of locks note their tenures. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tenures {
+    recorder: Recorder,
+    noted: Arc<Mutex<(Vec<Tenure>, Vec<Fenced>)>>,
+}
+
+impl Tenures {
+    /// A log whose times are those of a recorder.
+    pub fn of(recorder: &Recorder) -> Self {
+        Self { recorder: recorder.clone(), noted: Arc::default() }
+    }
+
+    /// Notes that a guard was given, and gives the id of the tenure.
+    pub fn taken(&self, client: usize, lock: impl Into<String>, fence: u64) -> usize {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.recorder.now();
+        noted.0.push(Tenure { client, lock: lock.into(), fence, taken, valid: None });
+        noted.0.len() - 1
+    }
+
+    /// Looks at a guard, notes when it was found valid, and says what was found.
+    pub fn look(&self, tenure: usize, is_valid: impl FnOnce() -> bool) -> bool {
+        let before = self.recorder.now();
+        let found = is_valid();
+        let after = self.recorder.now();
+        if found {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            let valid = &mut noted.0[tenure].valid;
+            *valid = Some((valid.map_or(after, |(first, _)| first), before));
+        }
+        found
+    }
+
+    /// Notes that an operation was made under the fence of a tenure.
+    pub fn fenced(&self, tenure: usize, op: usize) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).1.push(Fenced { tenure, op });
+    }
+
+    /// What was noted so far.
+    pub fn noted(&self) -> (Vec<Tenure>, Vec<Fenced>) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Checks that no two guards of a lock were valid at once, and that their fences grow. A violation names tenures.
+pub fn tenures(tenures: &[Tenure]) -> Vec<Violation> {
+    let mut locks: BTreeMap<&str, Vec<(usize, &Tenure)>> = BTreeMap::new();
+    for (id, tenure) in tenures.iter().enumerate() {
+        locks.entry(&tenure.lock).or_default().push((id, tenure));
+    }
+    locks.into_values().flat_map(|of_lock| one_lock(&of_lock)).collect()
+}
+
+fn one_lock(tenures: &[(usize, &Tenure)]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut broken = |rule, first: (usize, &Tenure), second: (usize, &Tenure)| {
+        let text = format!("{:?} and {:?}", first.1, second.1);
+        violations.push(Violation { rule, ops: vec![first.0, second.0], text });
+    };
+    let mut fences: BTreeMap<u64, (usize, &Tenure)> = BTreeMap::new();
+    for &(id, tenure) in tenures {
+        if let Some(other) = fences.insert(tenure.fence, (id, tenure)) {
+            broken(Rule::FencesGrow, other, (id, tenure));
+        }
+    }
+    let mut held: Vec<_> = tenures
+        .iter()
+        .filter_map(|&(id, tenure)| Some((tenure.valid.filter(|(from, to)| from <= to)?, (id, tenure))))
+        .collect();
+    held.sort_by_key(|(valid, _)| *valid);
+    // Of those before, the one that was valid for longest.
+    let mut longest = None;
+    for pair in held.windows(2) {
+        let [((_, to), first), ((from, _), second)] = pair else { continue };
+        if first.1.fence > second.1.fence {
+            broken(Rule::FencesGrow, *first, *second);
+        }
+        let (until, holder) = longest.filter(|(until, _)| until > to).unwrap_or((*to, *first));
+        if until > *from {
+            broken(Rule::OneHolder, holder, *second);
+        }
+        longest = Some((until, holder));
+    }
+    violations
+}
+
+/// Checks that no write was accepted under a fence when a newer one was known to the bucket: because a write under it had
+/// been accepted, or because its guard had been given. A violation names operations.
+pub fn fenced(ops: &[Op], tenures: &[Tenure], writes: &[Fenced]) -> Vec<Violation> {
+    let mut locks: BTreeMap<&str, Vec<(u64, u64, &Op)>> = BTreeMap::new();
+    for Fenced { tenure, op } in writes {
+        let (tenure, op) = (&tenures[*tenure], &ops[*op]);
+        if let Outcome::Written(revision) = op.outcome {
+            locks.entry(&tenure.lock).or_default().push((revision, tenure.fence, op));
+        }
+    }
+    let mut violations = Vec::new();
+    for (lock, mut accepted) in locks {
+        let mut taken: Vec<_> = tenures.iter().filter(|tenure| tenure.lock == lock).collect();
+        taken.sort_by_key(|tenure| tenure.taken);
+        // By time: the highest fence that had been given.
+        let mut given: Vec<(Duration, u64)> = taken.iter().map(|tenure| (tenure.taken, tenure.fence)).collect();
+        for at in 1..given.len() {
+            given[at].1 = given[at].1.max(given[at - 1].1);
+        }
+        accepted.sort_unstable_by_key(|(revision, ..)| *revision);
+        let mut newest: Option<(u64, &Op)> = None;
+        for (_, fence, op) in accepted {
+            if let Some((_, newer)) = newest.filter(|(newest, _)| *newest > fence) {
+                let why = format!("a write under the fence {fence} of {lock} behind one under a newer fence");
+                violations.push(by_ops(Rule::StaleIsFenced, &why, [newer, op]));
+            } else {
+                newest = Some((fence, op));
+            }
+            let before = given.partition_point(|(taken, _)| *taken < op.call);
+            if let Some((at, newer)) = before.checked_sub(1).map(|at| given[at]).filter(|(_, newer)| *newer > fence) {
+                let why = format!("a write under the fence {fence} of {lock} when {newer} had been given by {at:?}");
+                violations.push(by_ops(Rule::StaleIsFenced, &why, [op]));
+            }
+        }
+    }
+    violations
+}

@@ -1,0 +1,355 @@
+//! Whether the revisions that were returned explain what happened.
+//!
+//! A bucket numbers its writes, so the order that a linearizability checker has to search for is told. What is left is to
+//! see whether it is one: this takes O(n log n), and names the operations that disagree. It may raise no false alarm; what
+//! it lets pass where outcomes are unknown is the matter of [`Wgl`](super::Wgl).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::violation::{Rule, Violation, by_ops};
+use super::writes::{KeyWrites, Write, Writes};
+use super::{Action, Expected, Freshness, Op, Outcome, Stored};
+
+/// The check; see the [module](super).
+#[derive(Debug, Clone, Copy)]
+pub struct VersionOrder<'a> {
+    ops: &'a [Op],
+    told: &'a [Stored],
+    last: Option<&'a [Stored]>,
+    leader_is_fresh: bool,
+}
+
+/// What the check found.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// How many operations were checked.
+    pub operations: usize,
+    /// How many writes took effect.
+    pub applied: usize,
+    /// How many of those had an unknown outcome, and were seen.
+    pub settled: usize,
+    /// How many had an unknown outcome, and were not seen.
+    pub unknown: usize,
+    /// What must not have been.
+    pub violations: Vec<Violation>,
+    /// How far plain reads were behind.
+    pub any: Staleness,
+    /// How far reads of at least a revision were behind what was acknowledged when they began, which they may be.
+    pub at_least: Staleness,
+    /// How far reads of the leader were behind.
+    pub leader: Staleness,
+    /// Writes that were refused although no other write can have come first, by their ids.
+    pub unfounded: Vec<usize>,
+    /// How long the check took.
+    pub took: Duration,
+}
+
+/// How far reads of one kind were behind what had been acknowledged when they began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Staleness {
+    /// How many reads were answered.
+    pub reads: usize,
+    /// How many of the answers were out of date.
+    pub stale: usize,
+    /// For how long the most outdated one had been out of date.
+    pub longest: Duration,
+}
+
+impl<'a> VersionOrder<'a> {
+    /// The check of a history. Records that were there before it must be in it, as writes; none may expire.
+    pub fn of(ops: &'a [Op]) -> Self {
+        Self { ops, told: &[], last: None, leader_is_fresh: false }
+    }
+
+    /// Takes what a watch told as more evidence.
+    #[must_use]
+    pub fn told(mut self, told: &'a [Stored]) -> Self {
+        self.told = told;
+        self
+    }
+
+    /// Takes the whole bucket, as it was when all was over, as more evidence: nothing that was acknowledged may be missing.
+    #[must_use]
+    pub fn last(mut self, last: &'a [Stored]) -> Self {
+        self.last = Some(last);
+        self
+    }
+
+    /// Counts a read of the leader that is out of date as a violation: where no leader was cut off or frozen, there is none.
+    #[must_use]
+    pub fn leader_is_fresh(mut self) -> Self {
+        self.leader_is_fresh = true;
+        self
+    }
+
+    /// Checks.
+    ///
+    /// # Panics
+    ///
+    /// If two writes of a key have the same value: nobody could tell which of them was seen.
+    pub fn check(self) -> Checked {
+        let start = Instant::now();
+        let stored = self.told.iter().chain(self.last.unwrap_or_default());
+        let mut writes = Writes::of(self.ops, stored);
+        let mut checked = Checked {
+            operations: self.ops.len(),
+            applied: writes.keys.values().map(|key| key.applied.len()).sum(),
+            settled: writes.settled,
+            unknown: writes.keys.values().map(|key| key.unknown.len()).sum(),
+            violations: std::mem::take(&mut writes.violations),
+            ..Checked::default()
+        };
+        real_time(&writes, &mut checked.violations);
+        let owners =
+            writes.keys.values().flat_map(|key| &key.applied).map(|write| (write.revision, write.op)).collect();
+        let keys: HashMap<&str, Key> =
+            writes.keys.iter().map(|(key, of_key)| (*key, Key::of(of_key, &owners))).collect();
+        for key in keys.values() {
+            key.conditions(&mut checked.violations);
+        }
+        let nothing = KeyWrites::default();
+        let untouched = Key::of(&nothing, &owners);
+        for op in self.ops {
+            let key = keys.get(op.key.as_str()).unwrap_or(&untouched);
+            match op.action {
+                Action::Read(freshness) => self.read(key, op, freshness, &mut checked),
+                Action::Write { expected, .. } if op.outcome == Outcome::Refused => {
+                    if !key.may_refuse(op, expected) {
+                        checked.unfounded.push(op.id);
+                    }
+                }
+                Action::Write { .. } => {}
+            }
+        }
+        if let Some(last) = self.last {
+            let last: HashMap<&str, &Stored> = last.iter().map(|stored| (stored.key.as_str(), stored)).collect();
+            for (name, key) in &keys {
+                key.is_the_last(last.get(name).copied(), &mut checked.violations);
+            }
+        }
+        checked.violations.sort_by(|a, b| (a.rule, &a.ops).cmp(&(b.rule, &b.ops)));
+        checked.took = start.elapsed();
+        checked
+    }
+
+    fn read(&self, key: &Key<'_>, op: &Op, freshness: Freshness, checked: &mut Checked) {
+        let Outcome::Seen(seen) = op.outcome else { return };
+        let seen = seen.map(|seen| seen.revision);
+        let end = op.done.unwrap_or(Duration::MAX);
+        let acknowledged = key.acknowledged_before(op.call).filter(|newest| key.is_behind(seen, newest, end));
+        let staleness = match freshness {
+            Freshness::Any => &mut checked.any,
+            Freshness::AtLeast(_) => &mut checked.at_least,
+            Freshness::Leader => &mut checked.leader,
+        };
+        staleness.reads += 1;
+        if let Some(newest) = acknowledged {
+            staleness.stale += 1;
+            staleness.longest = staleness.longest.max(op.call.saturating_sub(key.outdated_since(seen, newest)));
+        }
+        let missed = match freshness {
+            Freshness::Any => None,
+            Freshness::Leader => acknowledged.filter(|_| self.leader_is_fresh),
+            Freshness::AtLeast(floor) => key.newest_up_to(floor).filter(|newest| key.is_behind(seen, newest, end)),
+        };
+        if let Some(newest) = missed {
+            checked.violations.push(by_ops(Rule::Freshness, "a read is older than it may be", [op, newest.op]));
+        }
+    }
+}
+
+/// Over the whole bucket: a write that ended before another began has the lower revision.
+fn real_time(writes: &Writes<'_>, violations: &mut Vec<Violation>) {
+    let mut by_call: Vec<&Write<'_>> = writes.keys.values().flat_map(|key| &key.applied).collect();
+    let mut by_done = by_call.clone();
+    by_call.sort_by_key(|write| write.op.call);
+    by_done.sort_by_key(|write| write.done);
+    let mut ended = by_done.into_iter().peekable();
+    let mut highest: Option<&Write<'_>> = None;
+    for write in by_call {
+        while let Some(before) = ended.next_if(|before| before.done < write.op.call) {
+            if highest.is_none_or(|highest| highest.revision < before.revision) {
+                highest = Some(before);
+            }
+        }
+        if let Some(highest) = highest.filter(|highest| highest.revision > write.revision) {
+            let why = "the first ended before the second began, and has the higher revision";
+            violations.push(by_ops(Rule::RealTimeOrder, why, [highest.op, write.op]));
+        }
+    }
+}
+
+/// The writes of a key, to be asked.
+struct Key<'a> {
+    writes: &'a KeyWrites<'a>,
+    owners: &'a HashMap<u64, &'a Op>,
+    /// By place: the earliest end of the write there and all later ones.
+    ends: Vec<Duration>,
+    /// By place: the earliest call of a removal there or later, if there is one.
+    removals: Vec<Option<Duration>>,
+    /// By end: the place of the highest revision that had ended by then.
+    acknowledged: Vec<(Duration, usize)>,
+}
+
+impl<'a> Key<'a> {
+    fn of(writes: &'a KeyWrites<'a>, owners: &'a HashMap<u64, &'a Op>) -> Self {
+        let applied = &writes.applied;
+        let mut ends: Vec<_> = applied.iter().map(|write| write.done).collect();
+        let removal = |write: &Write<'_>| write.value.is_none().then_some(write.op.call);
+        let mut removals: Vec<_> = applied.iter().map(removal).collect();
+        for at in (1..applied.len()).rev() {
+            ends[at - 1] = ends[at - 1].min(ends[at]);
+            removals[at - 1] = [removals[at - 1], removals[at]].into_iter().flatten().min();
+        }
+        let mut acknowledged: Vec<_> = applied.iter().enumerate().map(|(at, write)| (write.done, at)).collect();
+        acknowledged.sort_unstable();
+        for at in 1..acknowledged.len() {
+            acknowledged[at].1 = acknowledged[at].1.max(acknowledged[at - 1].1);
+        }
+        Self { writes, owners, ends, removals, acknowledged }
+    }
+
+    fn newest_up_to(&self, revision: u64) -> Option<&Write<'a>> {
+        let behind = self.writes.applied.partition_point(|write| write.revision <= revision);
+        behind.checked_sub(1).map(|at| &self.writes.applied[at])
+    }
+
+    fn acknowledged_before(&self, time: Duration) -> Option<&Write<'a>> {
+        let ended = self.acknowledged.partition_point(|(done, _)| *done < time);
+        ended.checked_sub(1).map(|at| &self.writes.applied[self.acknowledged[at].1])
+    }
+
+    fn place(&self, revision: u64) -> usize {
+        self.writes.applied.partition_point(|write| write.revision < revision)
+    }
+
+    /// Whether what was seen is older than a write: nothing may also be a removal that came later.
+    fn is_behind(&self, seen: Option<u64>, newest: &Write<'_>, end: Duration) -> bool {
+        match seen {
+            Some(revision) => revision < newest.revision,
+            None if newest.value.is_none() => false,
+            None => {
+                let removed = self.removals[self.place(newest.revision)].is_some_and(|call| call <= end);
+                !removed && !self.unknown_removals(newest, end)
+            }
+        }
+    }
+
+    /// Since when what was seen was out of date.
+    fn outdated_since(&self, seen: Option<u64>, newest: &Write<'_>) -> Duration {
+        let after = seen.map_or(newest.revision, |revision| revision + 1);
+        self.ends.get(self.place(after)).copied().unwrap_or(newest.done)
+    }
+
+    /// Whether a removal of unknown outcome may have come behind a write, and before a time.
+    fn unknown_removals(&self, behind: &Write<'_>, before: Duration) -> bool {
+        let removal = |op: &&&Op| matches!(op.action, Action::Write { value: None, .. });
+        self.writes.unknown.iter().filter(removal).any(|op| self.may_follow(op, behind, before))
+    }
+
+    /// Whether a write of unknown outcome may have come behind another, and before a time.
+    fn may_follow(&self, op: &Op, behind: &Write<'_>, before: Duration) -> bool {
+        let Action::Write { expected, .. } = op.action else { return false };
+        let fits = match expected {
+            Expected::Anything => true,
+            // Behind a removal; or another one of unknown outcome came before it.
+            Expected::Nothing => true,
+            Expected::Revision(revision) => revision == behind.revision || !self.owners.contains_key(&revision),
+        };
+        fits && op.call <= before
+    }
+
+    /// Whether what a write expected was there.
+    fn conditions(&self, violations: &mut Vec<Violation>) {
+        let applied = &self.writes.applied;
+        for (at, write) in applied.iter().enumerate() {
+            let before = at.checked_sub(1).map(|at| &applied[at]);
+            match write.expected {
+                Expected::Anything => {}
+                Expected::Nothing => {
+                    if let Some(live) = before.filter(|before| before.value.is_some())
+                        && !self.unknown_removals(live, self.ends[at])
+                    {
+                        let why = "the second was created over the first";
+                        violations.push(by_ops(Rule::Creation, why, [live.op, write.op]));
+                    }
+                }
+                Expected::Revision(expected) => self.compare_and_set(write, expected, at, before, violations),
+            }
+        }
+    }
+
+    fn compare_and_set(
+        &self,
+        write: &Write<'_>,
+        expected: u64,
+        at: usize,
+        before: Option<&Write<'_>>,
+        violations: &mut Vec<Violation>,
+    ) {
+        let newest = before.map_or(0, |before| before.revision);
+        if newest == expected {
+            return;
+        }
+        if let Some(before) = before.filter(|_| newest > expected) {
+            let why = "the second skipped the first, which came after what it expected";
+            violations.push(by_ops(Rule::CompareAndSet, why, [before.op, write.op]));
+            return;
+        }
+        // What it expected is no write that is known: one of unknown outcome, then.
+        let known = self.owners.get(&expected);
+        let may_be = |op: &&Op| before.is_none_or(|before| self.may_follow(op, before, self.ends[at]));
+        let unknown = known.is_none() && self.writes.unknown.iter().any(|op| op.call <= self.ends[at] && may_be(op));
+        if expected >= write.revision || !unknown {
+            let why = "it expected what was not the newest entry of the key";
+            violations.push(by_ops(Rule::CompareAndSet, why, known.copied().into_iter().chain([write.op])));
+        }
+    }
+
+    /// Whether there can have been a reason to refuse a write.
+    fn may_refuse(&self, op: &Op, expected: Expected) -> bool {
+        let end = op.done.unwrap_or(Duration::MAX);
+        if self.writes.unknown.iter().any(|other| other.call <= end) {
+            return true;
+        }
+        let after = match expected {
+            // Something else refused it: a fence.
+            Expected::Anything => return true,
+            Expected::Nothing => 0,
+            Expected::Revision(revision) => self.place(revision + 1),
+        };
+        self.writes.applied[after..].iter().any(|write| write.op.call <= end)
+    }
+
+    /// Whether the newest write is what is there when all is over.
+    fn is_the_last(&self, last: Option<&Stored>, violations: &mut Vec<Violation>) {
+        let Some(newest) = self.writes.applied.last() else { return };
+        let seen = last.filter(|last| last.value.is_some()).map(|last| last.revision);
+        if self.is_behind(seen, newest, Duration::MAX) {
+            let why = match last {
+                Some(last) => format!("what is there is of revision {}, not of this write", last.revision),
+                None => "nothing is there".to_owned(),
+            };
+            violations.push(by_ops(Rule::NothingIsLost, &why, [newest.op]));
+        }
+    }
+}
+
+impl fmt::Display for Staleness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reads, stale, longest } = self;
+        write!(f, "{stale} of {reads} stale (by {longest:.1?} at most)")
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operations, applied, settled, unknown, violations, any, at_least, leader, unfounded, took } = self;
+        write!(f, "{operations} operations, {applied} writes applied ({settled} told by what was seen), ")?;
+        write!(f, "{unknown} unknown, {} violations; ", violations.len())?;
+        write!(f, "plain reads {any}, of at least {at_least}, of the leader {leader}; ")?;
+        write!(f, "{} refusals without a reason; {took:.1?}", unfounded.len())
+    }
+}

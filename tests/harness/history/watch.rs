@@ -1,0 +1,237 @@
+//! Whether what a watch or a cache told is in order, new, and adds up to what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::violation::{Rule, Violation};
+use super::{Recorder, Seen, Stored};
+
+/// Something that a watch told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// There is this record.
+    Put {
+        /// Its key, encoded.
+        key: String,
+        /// Its revision.
+        revision: u64,
+        /// Its value.
+        value: u64,
+    },
+    /// The record of this key went.
+    Removed {
+        /// The key, encoded.
+        key: String,
+        /// The revision of the removal.
+        revision: u64,
+    },
+    /// All that is there was told.
+    Ready,
+    /// What was told is void; all that is there is told anew.
+    Resync,
+}
+
+/// Where the reader of a watch notes what it is told. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Log {
+    recorder: Recorder,
+    told: Arc<Mutex<Vec<(Duration, Told)>>>,
+}
+
+impl Log {
+    /// A log whose times are those of a recorder.
+    pub fn of(recorder: &Recorder) -> Self {
+        Self { recorder: recorder.clone(), told: Arc::default() }
+    }
+
+    /// Notes what was told, now.
+    pub fn note(&self, told: Told) {
+        let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((self.recorder.now(), told));
+    }
+
+    /// All that was told so far.
+    pub fn told(&self) -> Vec<(Duration, Told)> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, as evidence for the check of the history.
+    pub fn stored(&self) -> Vec<Stored> {
+        let stored = |(at, told)| {
+            let (key, revision, value) = match told {
+                Told::Put { key, revision, value } => (key, revision, Some(value)),
+                Told::Removed { key, revision } => (key, revision, None),
+                Told::Ready | Told::Resync => return None,
+            };
+            Some(Stored { key, revision, value, at })
+        };
+        self.told().into_iter().filter_map(stored).collect()
+    }
+}
+
+/// The check of what a watch told.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    told: &'a [(Duration, Told)],
+    since: u64,
+    in_order: bool,
+    last: Option<&'a [Stored]>,
+}
+
+impl<'a> Watched<'a> {
+    /// Of a watch that tells what is there, then what changes. The bucket must not have been made anew meanwhile.
+    pub fn of(told: &'a [(Duration, Told)]) -> Self {
+        Self { told, since: 0, in_order: false, last: None }
+    }
+
+    /// Nothing of this revision or below may be told: that of the bucket when a watch of changes alone began, say.
+    #[must_use]
+    pub fn since(mut self, revision: u64) -> Self {
+        self.since = revision;
+        self
+    }
+
+    /// Revisions must grow over all keys, too: in a watch that does not coalesce.
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
+        self.in_order = true;
+        self
+    }
+
+    /// What was told must add up to this listing of the bucket, made when all was over.
+    #[must_use]
+    pub fn last(mut self, last: &'a [Stored]) -> Self {
+        self.last = Some(last);
+        self
+    }
+
+    /// Checks. A violation names places in the log.
+    pub fn check(self) -> Vec<Violation> {
+        let mut reading = Reading { since: self.since, in_order: self.in_order, ..Reading::default() };
+        for (at, (_, told)) in self.told.iter().enumerate() {
+            reading.take(at, told);
+        }
+        if let Some(last) = self.last {
+            if !reading.ready {
+                reading.broken(Rule::Discipline, "the listing never ended", [self.told.len()]);
+            }
+            reading.converges(last);
+        }
+        reading.violations
+    }
+}
+
+/// The newest that was told of a key: where in the log, its revision, its value if it is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Newest {
+    at: usize,
+    revision: u64,
+    value: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Reading<'a> {
+    since: u64,
+    in_order: bool,
+    ready: bool,
+    /// The newest over all keys, since the last `Resync`.
+    newest: Option<Newest>,
+    /// Since the last `Resync`.
+    keys: BTreeMap<&'a str, Newest>,
+    /// Before it.
+    before: BTreeMap<&'a str, Newest>,
+    violations: Vec<Violation>,
+}
+
+impl<'a> Reading<'a> {
+    fn take(&mut self, at: usize, told: &'a Told) {
+        match told {
+            Told::Ready => {
+                if std::mem::replace(&mut self.ready, true) {
+                    self.broken(Rule::Discipline, "a second Ready, with no Resync before it", [at]);
+                }
+            }
+            Told::Resync => {
+                self.ready = false;
+                self.newest = None;
+                self.before.append(&mut self.keys);
+            }
+            Told::Put { key, revision, value } => {
+                self.event(key, Newest { at, revision: *revision, value: Some(*value) });
+            }
+            Told::Removed { key, revision } => self.event(key, Newest { at, revision: *revision, value: None }),
+        }
+    }
+
+    fn event(&mut self, key: &'a str, event: Newest) {
+        let Newest { at, revision, value } = event;
+        if revision <= self.since {
+            self.broken(Rule::NothingOldIsNew, &format!("{key} at {revision}, but since {}", self.since), [at]);
+        }
+        if let Some(newest) = self.newest.filter(|newest| self.in_order && newest.revision >= revision) {
+            let why = format!("{key} at {revision} behind what was at {}", newest.revision);
+            self.broken(Rule::EventsGrow, &why, [newest.at, at]);
+        }
+        self.newest = Some(event);
+        if let Some(newest) = self.keys.insert(key, event) {
+            if newest.revision >= revision {
+                let why = format!("{key} at {revision} behind {key} at {}", newest.revision);
+                self.broken(Rule::EventsGrow, &why, [newest.at, at]);
+            }
+        } else if let Some(before) = self.before.get(key).copied() {
+            // A listing may tell what was told before, and nothing older.
+            let again = before.revision == revision && before.value == value;
+            if before.revision > revision || (before.revision == revision && !again) {
+                let why = format!("{key} at {revision} with {value:?} in a new listing, told before: {before:?}");
+                self.broken(Rule::NothingOldIsNew, &why, [before.at, at]);
+            }
+        }
+    }
+
+    fn converges(&mut self, last: &[Stored]) {
+        let live = |value: Option<u64>, revision| value.map(|value| (revision, value));
+        let told: BTreeMap<&str, Newest> = self.keys.clone();
+        let there: BTreeMap<&str, &Stored> = last.iter().map(|stored| (stored.key.as_str(), stored)).collect();
+        let keys: BTreeSet<&str> = told.keys().chain(there.keys()).copied().collect();
+        for key in keys {
+            let told = told.get(key);
+            let by_watch = told.and_then(|newest| live(newest.value, newest.revision));
+            let by_bucket = there.get(key).and_then(|stored| live(stored.value, stored.revision));
+            if by_watch != by_bucket {
+                let why = format!("{key}: {by_watch:?} was told, {by_bucket:?} is there (revision and value)");
+                self.broken(Rule::Converges, &why, told.map(|newest| newest.at));
+            }
+        }
+    }
+
+    fn broken(&mut self, rule: Rule, why: &str, places: impl IntoIterator<Item = usize>) {
+        self.violations.push(Violation { rule, ops: places.into_iter().collect(), text: why.to_owned() });
+    }
+}
+
+/// What a cache had under a key when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// The key, encoded.
+    pub key: String,
+    /// What was there, if anything was.
+    pub seen: Option<Seen>,
+}
+
+/// The check of what a cache had, look after look: no record of it is older than one before. A violation names looks.
+pub fn cached(looks: &[Look]) -> Vec<Violation> {
+    let mut newest: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for (at, Look { key, seen }) in looks.iter().enumerate() {
+        let Some(seen) = seen else { continue };
+        let (before, highest) = *newest.entry(key).or_insert((at, seen.revision));
+        if seen.revision < highest {
+            let text = format!("{key} at {} when it had been at {highest}", seen.revision);
+            violations.push(Violation { rule: Rule::NothingOldIsNew, ops: vec![before, at], text });
+        } else {
+            newest.insert(key, (at, seen.revision));
+        }
+    }
+    violations
+}

@@ -1,0 +1,210 @@
+//! Which writes took effect, by all that was returned and seen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::violation::{Rule, Violation, by_ops};
+use super::{Action, Expected, Op, Outcome, Stored};
+
+/// A write that took effect.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Write<'a> {
+    pub(super) op: &'a Op,
+    pub(super) revision: u64,
+    /// `None` is a removal.
+    pub(super) value: Option<u64>,
+    pub(super) expected: Expected,
+    /// When it surely had taken effect: it was acknowledged, or seen.
+    pub(super) done: Duration,
+}
+
+/// The writes of one key.
+#[derive(Debug, Default)]
+pub(super) struct KeyWrites<'a> {
+    /// Those that took effect, by revision.
+    pub(super) applied: Vec<Write<'a>>,
+    /// Those that may have, and nobody saw.
+    pub(super) unknown: Vec<&'a Op>,
+}
+
+/// The writes of a history.
+#[derive(Debug, Default)]
+pub(super) struct Writes<'a> {
+    pub(super) keys: BTreeMap<&'a str, KeyWrites<'a>>,
+    /// What is wrong by itself: values that nobody wrote, revisions of two writes.
+    pub(super) violations: Vec<Violation>,
+    /// How many writes of unknown outcome were seen to have taken effect.
+    pub(super) settled: usize,
+}
+
+/// Something that was seen in the bucket.
+struct Sight<'a> {
+    key: &'a str,
+    revision: u64,
+    value: u64,
+    /// When at the latest.
+    at: Duration,
+    /// The read that saw it, if it was one.
+    by: Option<&'a Op>,
+}
+
+impl<'a> Writes<'a> {
+    /// From a history, and from what else was seen in the bucket.
+    ///
+    /// # Panics
+    ///
+    /// If two writes of a key have the same value: nobody could tell which of them was seen.
+    pub(super) fn of(ops: &'a [Op], stored: impl Iterator<Item = &'a Stored> + Clone) -> Self {
+        let mut settling = Settling::default();
+        for op in ops {
+            settling.begin(op);
+        }
+        let read = ops.iter().filter_map(|op| match op.outcome {
+            Outcome::Seen(Some(seen)) => {
+                let at = op.done.unwrap_or(Duration::MAX);
+                Some(Sight { key: &op.key, revision: seen.revision, value: seen.value, at, by: Some(op) })
+            }
+            _ => None,
+        });
+        let told = stored.clone().filter_map(|stored| {
+            let Stored { key, revision, value, at } = stored;
+            value.map(|value| Sight { key, revision: *revision, value, at: *at, by: None })
+        });
+        for sight in read.chain(told) {
+            settling.see(&sight);
+        }
+        settling.see_removals(stored);
+        settling.finish()
+    }
+}
+
+#[derive(Default)]
+struct Settling<'a> {
+    /// All writes of values.
+    writers: HashMap<(&'a str, u64), &'a Op>,
+    /// Those that took effect, by the id of the operation.
+    applied: BTreeMap<usize, Write<'a>>,
+    /// Whose revision it is.
+    owners: HashMap<u64, &'a Op>,
+    unknown: BTreeMap<usize, &'a Op>,
+    violations: Vec<Violation>,
+    settled: usize,
+}
+
+impl<'a> Settling<'a> {
+    fn begin(&mut self, op: &'a Op) {
+        let Action::Write { value, .. } = op.action else { return };
+        if let Some(value) = value
+            && let Some(other) = self.writers.insert((&op.key, value), op)
+        {
+            panic!("two writes of one value: {other}; {op}");
+        }
+        match op.outcome {
+            Outcome::Written(revision) => self.apply(op, revision, op.done.unwrap_or(Duration::MAX)),
+            Outcome::Unknown => drop(self.unknown.insert(op.id, op)),
+            Outcome::Refused | Outcome::Failed => {}
+            Outcome::Seen(_) => panic!("a write that saw something: {op}"),
+        }
+    }
+
+    fn apply(&mut self, op: &'a Op, revision: u64, done: Duration) {
+        let Action::Write { value, expected } = op.action else { return };
+        if let Some(owner) = self.owners.insert(revision, op) {
+            self.broken(Rule::OneWriteARevision, &format!("both have revision {revision}"), [owner, op]);
+        }
+        self.applied.insert(op.id, Write { op, revision, value, expected, done });
+    }
+
+    fn see(&mut self, sight: &Sight<'a>) {
+        let Sight { key, revision, value, at, by } = *sight;
+        let what = || format!("{value} was seen at {revision} under {key}");
+        let Some(&writer) = self.writers.get(&(key, value)) else {
+            return self.broken(Rule::SeenWasWritten, &format!("{}, and nobody wrote it", what()), by);
+        };
+        if writer.call > at {
+            self.broken(
+                Rule::SeenWasWritten,
+                &format!("{} before it was written", what()),
+                by.into_iter().chain([writer]),
+            );
+        }
+        match writer.outcome {
+            Outcome::Refused | Outcome::Failed => {
+                let why = format!("{}, and was said to be not applied", what());
+                return self.broken(Rule::RefusedIsNeverSeen, &why, by.into_iter().chain([writer]));
+            }
+            Outcome::Unknown if self.unknown.remove(&writer.id).is_some() => {
+                self.settled += 1;
+                return self.apply(writer, revision, at);
+            }
+            _ => {}
+        }
+        let Some(write) = self.applied.get_mut(&writer.id) else { return };
+        write.done = write.done.min(at);
+        if write.revision != revision {
+            let (rule, other) = match writer.outcome {
+                Outcome::Unknown => (Rule::AppliedOnce, "it was seen at"),
+                _ => (Rule::SeenWasWritten, "its writer was told"),
+            };
+            let why = format!("{}, but {other} {}", what(), write.revision);
+            self.broken(rule, &why, by.into_iter().chain([writer]));
+        }
+    }
+
+    /// Removals have no value by which to know them: each that was told is one that was acknowledged, or one of those
+    /// whose outcome is not known.
+    fn see_removals(&mut self, stored: impl Iterator<Item = &'a Stored>) {
+        let mut told: BTreeMap<&str, BTreeSet<(u64, Duration)>> = BTreeMap::new();
+        for Stored { key, revision, value, at } in stored {
+            match self.owners.get(revision) {
+                _ if value.is_some() => {}
+                None => {
+                    let of_key = told.entry(key).or_default();
+                    if !of_key.iter().any(|(other, _)| other == revision) {
+                        of_key.insert((*revision, *at));
+                    }
+                }
+                Some(owner) if owner.key == *key && matches!(owner.action, Action::Write { value: None, .. }) => {}
+                Some(owner) => {
+                    let why = format!("a removal of {key} was seen at {revision}, which is another write's");
+                    let owner = *owner;
+                    self.broken(Rule::SeenWasWritten, &why, [owner]);
+                }
+            }
+        }
+        for (key, told) in told {
+            let removals = |op: &&Op| op.key == key && matches!(op.action, Action::Write { value: None, .. });
+            let candidates: Vec<&'a Op> = self.unknown.values().copied().filter(removals).collect();
+            if told.len() > candidates.len() {
+                let why = format!(
+                    "{} removals of {key} were seen that nobody wrote, among {told:?}",
+                    told.len() - candidates.len()
+                );
+                self.broken(Rule::SeenWasWritten, &why, candidates);
+            } else if let ([one], Some((revision, at))) = (&candidates[..], told.first()) {
+                self.unknown.remove(&one.id);
+                self.settled += 1;
+                self.apply(one, *revision, *at);
+            }
+        }
+    }
+
+    fn broken(&mut self, rule: Rule, why: &str, ops: impl IntoIterator<Item = &'a Op>) {
+        self.violations.push(by_ops(rule, why, ops));
+    }
+
+    fn finish(self) -> Writes<'a> {
+        let Self { applied, unknown, violations, settled, writers: _, owners: _ } = self;
+        let mut writes = Writes { keys: BTreeMap::new(), violations, settled };
+        for write in applied.into_values() {
+            writes.keys.entry(&write.op.key).or_default().applied.push(write);
+        }
+        for op in unknown.into_values() {
+            writes.keys.entry(&op.key).or_default().unknown.push(op);
+        }
+        for of_key in writes.keys.values_mut() {
+            of_key.applied.sort_by_key(|write| write.revision);
+        }
+        writes
+    }
+}

@@ -1,0 +1,178 @@
+//! The checks of what watches, caches, holders, candidates and sums told.
+
+use super::{History, broken, ms};
+use crate::history::counter::Tally;
+use crate::history::election::{Turn, turns};
+use crate::history::lock::{Fenced, Tenure, fenced, tenures};
+use crate::history::transfers::sums;
+use crate::history::watch::{Look, Told, Watched, cached};
+use crate::history::{Expected, Outcome, Rule, Seen, Stored};
+
+fn put(key: &str, revision: u64) -> Told {
+    Told::Put { key: key.into(), revision, value: revision * 10 }
+}
+
+fn removed(key: &str, revision: u64) -> Told {
+    Told::Removed { key: key.into(), revision }
+}
+
+fn stored(key: &str, revision: u64) -> Stored {
+    Stored { key: key.into(), revision, value: Some(revision * 10), at: ms(0) }
+}
+
+fn log(told: &[Told]) -> Vec<(std::time::Duration, Told)> {
+    told.iter().cloned().map(|told| (ms(0), told)).collect()
+}
+
+fn told(told: &[Told], last: &[Stored]) -> Vec<(Rule, Vec<usize>)> {
+    broken(&Watched::of(&log(told)).in_order().last(last).check())
+}
+
+#[test]
+fn a_watch_that_tells_all_in_order_passes() {
+    let events = [
+        put("a", 1),
+        removed("b", 2),
+        Told::Ready,
+        put("b", 3),
+        removed("a", 4),
+        Told::Resync,
+        put("b", 3),
+        Told::Resync,
+        put("b", 3),
+        Told::Ready,
+        put("a", 5),
+    ];
+    assert_eq!(told(&events, &[stored("a", 5), stored("b", 3)]), []);
+}
+
+#[test]
+fn an_event_that_is_told_twice_or_out_of_order_is_caught() {
+    let all = [stored("a", 2), stored("b", 3)];
+    let events = [put("a", 1), Told::Ready, put("a", 2), put("b", 3)];
+    assert_eq!(told(&events, &all), []);
+    let twice = [put("a", 1), Told::Ready, put("a", 2), put("b", 3), put("b", 3)];
+    assert_eq!(told(&twice, &all), [(Rule::EventsGrow, vec![3, 4]), (Rule::EventsGrow, vec![3, 4])]);
+    let swapped = [put("a", 1), Told::Ready, put("b", 3), put("a", 2)];
+    assert_eq!(told(&swapped, &all), [(Rule::EventsGrow, vec![2, 3])]);
+    let coalesced = broken(&Watched::of(&log(&swapped)).last(&all).check());
+    assert_eq!(coalesced, []);
+    let old = [put("a", 2), Told::Ready, put("b", 3), put("a", 1)];
+    let found = told(&old, &all);
+    assert!(
+        found.contains(&(Rule::EventsGrow, vec![0, 3])) && found.contains(&(Rule::Converges, vec![3])),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_is_old_and_told_as_new_is_caught() {
+    let events = log(&[Told::Ready, put("a", 4), put("a", 6)]);
+    assert_eq!(broken(&Watched::of(&events).since(4).check()), [(Rule::NothingOldIsNew, vec![1])]);
+    let relisted = [put("a", 2), Told::Ready, Told::Resync, put("a", 1), Told::Ready];
+    assert_eq!(told(&relisted, &[stored("a", 1)]), [(Rule::NothingOldIsNew, vec![0, 3])]);
+    let otherwise = [put("a", 2), Told::Ready, Told::Resync, removed("a", 2), Told::Ready];
+    assert_eq!(told(&otherwise, &[]), [(Rule::NothingOldIsNew, vec![0, 3])]);
+}
+
+#[test]
+fn a_listing_has_one_end() {
+    let twice = [Told::Ready, put("a", 1), Told::Ready];
+    assert_eq!(told(&twice, &[stored("a", 1)]), [(Rule::Discipline, vec![2])]);
+    let never = [Told::Ready, Told::Resync, put("a", 1)];
+    assert_eq!(told(&never, &[stored("a", 1)]), [(Rule::Discipline, vec![3])]);
+}
+
+#[test]
+fn a_watch_that_misses_something_does_not_converge() {
+    let events = [put("a", 1), put("b", 2), Told::Ready];
+    assert_eq!(told(&events, &[stored("a", 1)]), [(Rule::Converges, vec![1])]);
+    assert_eq!(told(&events, &[stored("a", 1), stored("b", 3)]), [(Rule::Converges, vec![1])]);
+    assert_eq!(told(&events, &[stored("a", 1), stored("b", 2), stored("c", 3)]), [(Rule::Converges, vec![])]);
+}
+
+#[test]
+fn a_cache_that_goes_back_is_caught() {
+    let look = |seen: Option<u64>| Look { key: "a".into(), seen: seen.map(|revision| Seen { revision, value: 0 }) };
+    assert_eq!(broken(&cached(&[look(Some(1)), look(Some(1)), look(None), look(Some(3))])), []);
+    let back = [look(Some(1)), look(Some(3)), look(None), look(Some(1))];
+    assert_eq!(broken(&cached(&back)), [(Rule::NothingOldIsNew, vec![1, 3])]);
+}
+
+fn tenure(fence: u64, valid: std::ops::Range<u64>) -> Tenure {
+    let taken = ms(valid.start);
+    Tenure { client: 0, lock: "l".into(), fence, taken, valid: Some((ms(valid.start), ms(valid.end))) }
+}
+
+#[test]
+fn guards_that_follow_each_other_pass() {
+    let never_valid = Tenure { valid: None, ..tenure(2, 0..0) };
+    assert_eq!(broken(&tenures(&[tenure(1, 0..10), never_valid, tenure(3, 10..20), tenure(7, 30..40)])), []);
+    let other = Tenure { lock: "other".into(), ..tenure(1, 5..15) };
+    assert_eq!(broken(&tenures(&[tenure(1, 0..10), other])), []);
+}
+
+#[test]
+fn guards_that_are_valid_at_once_are_caught() {
+    assert_eq!(broken(&tenures(&[tenure(1, 0..10), tenure(2, 9..20)])), [(Rule::OneHolder, vec![0, 1])]);
+    // Also behind one that came between.
+    let long = [tenure(1, 0..100), tenure(2, 10..20), tenure(3, 30..40)];
+    assert_eq!(broken(&tenures(&long)), [(Rule::OneHolder, vec![0, 1]), (Rule::OneHolder, vec![0, 2])]);
+}
+
+#[test]
+fn fences_that_fall_or_stand_still_are_caught() {
+    assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(4, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
+    assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(5, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
+}
+
+#[test]
+fn a_stale_write_that_was_accepted_is_caught() {
+    let held = [tenure(1, 0..10), tenure(2, 20..40)];
+    let under = |tenure, op| Fenced { tenure, op };
+    let history = |stale: Outcome, at: std::ops::Range<u64>| {
+        History::default().written(5..10, Expected::Anything, 5).written(25..30, Expected::Anything, 6).write(
+            at,
+            Expected::Anything,
+            stale,
+        )
+    };
+    let check = |history: &History| broken(&fenced(&history.0, &held, &[under(0, 0), under(1, 1), under(0, 2)]));
+    assert_eq!(check(&history(Outcome::Refused, 15..35)), []);
+    // By the order of the bucket, though it was asked for in time.
+    assert_eq!(check(&history(Outcome::Written(7), 15..35)), [(Rule::StaleIsFenced, vec![1, 2])]);
+    // In time.
+    assert_eq!(check(&history(Outcome::Written(4), 3..4)), []);
+    // Asked for when the other had its guard, and before its first write.
+    let only_stale = History::default().written(22..24, Expected::Anything, 5);
+    assert_eq!(broken(&fenced(&only_stale.0, &held, &[under(0, 0)])), [(Rule::StaleIsFenced, vec![0])]);
+}
+
+#[test]
+fn terms_grow_and_stop_before_the_next_starts() {
+    let (start, stop) = (|of, term| (of, Turn::Started(term)), |of, term| (of, Turn::Stopped(term)));
+    assert_eq!(broken(&turns(&[start(0, 3), stop(0, 3), start(1, 5), start(0, 8), stop(1, 5)])), []);
+    assert_eq!(broken(&turns(&[start(0, 3), start(0, 4)])), [(Rule::StopsBeforeStart, vec![0, 1])]);
+    assert_eq!(broken(&turns(&[start(0, 3), stop(0, 2)])), [(Rule::StopsBeforeStart, vec![1])]);
+    assert_eq!(broken(&turns(&[start(0, 3), stop(0, 3), start(1, 3)])), [(Rule::FencesGrow, vec![0, 2])]);
+    assert_eq!(broken(&turns(&[start(0, 3), stop(0, 3), start(1, 2)])), [(Rule::FencesGrow, vec![0, 2])]);
+}
+
+#[test]
+fn a_counter_is_what_was_added() {
+    let mut tally = Tally::default();
+    tally.acknowledged(5);
+    tally.unknown(2);
+    tally.unknown(-1);
+    let other = Tally { acknowledged: -2, ..Tally::default() };
+    for (value, rules) in [(1, 1), (2, 0), (5, 0), (6, 1)] {
+        let found = tally.and(other).check(value);
+        assert_eq!(broken(&found), vec![(Rule::Counted, vec![]); rules], "{value}");
+    }
+}
+
+#[test]
+fn a_sum_that_changes_is_caught() {
+    assert_eq!(broken(&sums(100, &[100, 100])), []);
+    assert_eq!(broken(&sums(100, &[100, 95, 100])), [(Rule::SumIsConstant, vec![1])]);
+}

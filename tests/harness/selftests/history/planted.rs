@@ -1,0 +1,192 @@
+//! Small histories with one thing in them that must not be.
+
+use super::{ANYTHING, History, NOTHING, broken, ms};
+use crate::history::{Expected, Freshness, Outcome, Rule, Stored, VersionOrder, Wgl};
+
+fn order(history: &History) -> Vec<(Rule, Vec<usize>)> {
+    broken(&VersionOrder::of(&history.0).check().violations)
+}
+
+/// Whether the search finds an order, of the writes alone or with the reads of the leader.
+fn linearizable(history: &History, reads: bool) -> bool {
+    let search = Wgl::of(&history.0);
+    let searched = if reads { search.with_leader_reads() } else { search }.check();
+    assert!(searched.given_up.is_empty(), "{searched}");
+    searched.violations.is_empty()
+}
+
+fn after(revision: u64) -> Expected {
+    Expected::Revision(revision)
+}
+
+#[test]
+fn a_revision_acknowledged_twice_is_caught() {
+    let history = History::default().written(0..10, ANYTHING, 1).written(5..15, ANYTHING, 1);
+    assert_eq!(order(&history), [(Rule::OneWriteARevision, vec![0, 1])]);
+    assert!(!linearizable(&history, false));
+}
+
+#[test]
+fn a_stale_acknowledgement_is_caught() {
+    // The third write is told the revision of a time before the second.
+    let history =
+        History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 9).written(40..50, ANYTHING, 5);
+    assert_eq!(order(&history), [(Rule::RealTimeOrder, vec![1, 2])]);
+    assert!(!linearizable(&history, false));
+}
+
+#[test]
+fn writes_at_once_may_have_either_order() {
+    let history = History::default().written(0..10, ANYTHING, 2).written(10..20, ANYTHING, 1);
+    assert_eq!(order(&history), []);
+    assert!(linearizable(&history, false));
+}
+
+#[test]
+fn the_order_holds_over_the_whole_bucket() {
+    let mut history = History::default().written(0..10, ANYTHING, 2).written(20..30, ANYTHING, 1);
+    history.0[1].key = "other".into();
+    assert_eq!(order(&history), [(Rule::RealTimeOrder, vec![0, 1])]);
+}
+
+#[test]
+fn a_compare_and_set_that_skipped_a_write_is_caught() {
+    let history =
+        History::default().written(0..10, ANYTHING, 1).written(20..40, ANYTHING, 2).written(30..50, after(1), 3);
+    assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1, 2])]);
+    assert!(!linearizable(&history, false));
+}
+
+#[test]
+fn a_compare_and_set_on_what_was_never_there_is_caught() {
+    let history = History::default().written(0..10, ANYTHING, 1).written(20..30, after(5), 6);
+    assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1])]);
+    assert!(!linearizable(&history, false));
+    // Unless it is the write of which nobody knows.
+    let history = History::default().written(0..10, ANYTHING, 1).write(5..6, ANYTHING, Outcome::Unknown).written(
+        20..30,
+        after(5),
+        6,
+    );
+    assert_eq!(order(&history), []);
+    assert!(linearizable(&history, false));
+}
+
+#[test]
+fn a_record_created_over_another_is_caught() {
+    let history = History::default().written(0..10, NOTHING, 1).written(20..30, NOTHING, 2);
+    assert_eq!(order(&history), [(Rule::Creation, vec![0, 1])]);
+    assert!(!linearizable(&history, false));
+    // Unless it may have been removed between them.
+    let removed = |time| History::default().written(0..10, NOTHING, 1).remove(time, ANYTHING, Outcome::Unknown);
+    let history = removed(15..16).written(20..30, NOTHING, 3);
+    assert_eq!(order(&history), []);
+    assert!(linearizable(&history, false));
+    let history = removed(35..36).written(20..30, NOTHING, 3);
+    assert_eq!(order(&history), [(Rule::Creation, vec![0, 2])]);
+    assert!(!linearizable(&history, false));
+}
+
+#[test]
+fn a_refused_write_that_is_seen_is_caught() {
+    for outcome in [Outcome::Refused, Outcome::Failed] {
+        let history = History::default().written(0..10, ANYTHING, 1).write(20..30, after(1), outcome).read(
+            40..50,
+            Freshness::Any,
+            Some((1, 2)),
+        );
+        assert_eq!(order(&history), [(Rule::RefusedIsNeverSeen, vec![2, 1])]);
+    }
+}
+
+#[test]
+fn an_unknown_write_is_applied_once_and_stays_applied() {
+    let unknown = || History::default().written(0..10, ANYTHING, 1).write(20..30, ANYTHING, Outcome::Unknown);
+    let seen = |revision| Some((1, revision));
+    let history = unknown().read(40..50, Freshness::Any, seen(3)).read(60..70, Freshness::Any, seen(5));
+    assert_eq!(order(&history), [(Rule::AppliedOnce, vec![3, 1])]);
+    // Seen once, it counts: a compare-and-set may not skip it.
+    let history = unknown().read(40..50, Freshness::Any, seen(3)).written(60..70, after(1), 4);
+    assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1, 3])]);
+    assert!(!linearizable(&history, false));
+    // Seen by nobody, it may as well not be there.
+    let history = unknown().written(60..70, after(1), 4);
+    assert_eq!(order(&history), []);
+    assert!(linearizable(&history, false));
+}
+
+#[test]
+fn what_is_seen_was_written_and_by_its_writer() {
+    let seen = |seen| History::default().written(10..20, ANYTHING, 1).read(30..40, Freshness::Any, Some(seen));
+    assert_eq!(order(&seen((7, 1))), [(Rule::SeenWasWritten, vec![1])]);
+    assert_eq!(order(&seen((0, 2))), [(Rule::SeenWasWritten, vec![1, 0])]);
+    let history = History::default().written(50..60, ANYTHING, 1).read(30..40, Freshness::Any, Some((0, 1)));
+    assert_eq!(order(&history), [(Rule::SeenWasWritten, vec![1, 0])]);
+}
+
+#[test]
+fn a_read_is_as_fresh_as_it_was_asked_to_be() {
+    let two = || History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
+    let history = two().read(40..50, Freshness::Any, Some((0, 1))).read(40..50, Freshness::Leader, Some((0, 1)));
+    let checked = VersionOrder::of(&history.0).check();
+    assert_eq!(broken(&checked.violations), []);
+    assert_eq!((checked.any.stale, checked.any.longest), (1, ms(10)));
+    assert_eq!((checked.leader.stale, checked.leader.longest), (1, ms(10)));
+    let checked = VersionOrder::of(&history.0).leader_is_fresh().check();
+    assert_eq!(broken(&checked.violations), [(Rule::Freshness, vec![3, 1])]);
+    assert!(!linearizable(&history, true));
+    // A revision of another key counts, too.
+    for floor in [2, 3] {
+        for seen in [Some((0, 1)), None] {
+            let history = two().read(25..50, Freshness::AtLeast(floor), seen);
+            assert_eq!(order(&history), [(Rule::Freshness, vec![2, 1])]);
+        }
+        let history = two().read(25..50, Freshness::AtLeast(floor), None).remove(45..60, ANYTHING, Outcome::Unknown);
+        assert_eq!(order(&history), []);
+    }
+    assert_eq!(order(&two().read(25..50, Freshness::AtLeast(1), Some((0, 1)))), []);
+}
+
+#[test]
+fn nothing_that_was_acknowledged_is_lost() {
+    let history = History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
+    let stored = |revision, value| Stored { key: "k".into(), revision, value, at: ms(99) };
+    let last = |last: &[Stored]| broken(&VersionOrder::of(&history.0).last(last).check().violations);
+    assert_eq!(last(&[stored(2, Some(1))]), []);
+    assert_eq!(last(&[stored(1, Some(0))]), [(Rule::NothingIsLost, vec![1])]);
+    assert_eq!(last(&[]), [(Rule::NothingIsLost, vec![1])]);
+    // The marker of a removal that nobody asked for.
+    assert_eq!(last(&[stored(3, None)]), [(Rule::SeenWasWritten, vec![]), (Rule::NothingIsLost, vec![1])]);
+}
+
+#[test]
+fn a_removal_that_was_seen_is_one_that_was_asked_for() {
+    let history = History::default().written(0..10, ANYTHING, 1).remove(20..30, ANYTHING, Outcome::Unknown);
+    let told = [Stored { key: "k".into(), revision: 2, value: None, at: ms(40) }];
+    let checked = VersionOrder::of(&history.0).told(&told).check();
+    assert_eq!((broken(&checked.violations), checked.settled), (vec![], 1));
+    let history = History(history.0).written(50..60, after(1), 3);
+    let checked = VersionOrder::of(&history.0).told(&told).check();
+    assert_eq!(broken(&checked.violations), [(Rule::CompareAndSet, vec![1, 2])]);
+}
+
+#[test]
+fn a_refusal_needs_a_reason() {
+    let history = History::default().written(0..10, ANYTHING, 1).write(20..30, after(1), Outcome::Refused);
+    assert_eq!(VersionOrder::of(&history.0).check().unfounded, [1]);
+    let history = History(history.0).written(25..40, ANYTHING, 2);
+    assert!(VersionOrder::of(&history.0).check().unfounded.is_empty());
+}
+
+#[test]
+fn a_search_that_is_given_up_is_no_pass() {
+    let history = History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
+    let searched = Wgl::of(&history.0).steps(1).check();
+    assert_eq!((searched.given_up, searched.violations.len()), (vec!["k".to_owned()], 0));
+}
+
+#[test]
+#[should_panic(expected = "given up")]
+fn a_search_that_is_given_up_fails() {
+    Wgl::of(&History::default().written(0..10, ANYTHING, 1).0).steps(0).check().assert_linearizable();
+}

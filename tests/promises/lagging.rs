@@ -1,0 +1,227 @@
+//! A bucket that is told to be behind: on memory, where it is decided when.
+//!
+//! After a lost connection a handle asks whether its bucket is still the one that it was. The answer may be older than what
+//! the handle has met: another of its writes was faster, or the server has just become the leader. It is the same bucket.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kvtyped::ErrorKind;
+use kvtyped::backend::memory::MemoryBackend;
+use kvtyped::backend::{
+    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
+    Scanned, Signal, Watch, Write,
+};
+use kvtyped::config::BucketConfig;
+use kvtyped::key::Key;
+use kvtyped::prelude::*;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::SECOND;
+use crate::support::Session;
+
+/// Memory whose connection can be lost, and whose status can be late.
+#[derive(Debug, Clone, Default)]
+struct Lagging {
+    memory: Arc<MemoryBackend>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: AtomicU64,
+    lag: Mutex<Lag>,
+    asked: Notify,
+    answer: Notify,
+}
+
+/// How the status is behind.
+#[derive(Debug, Default)]
+enum Lag {
+    #[default]
+    None,
+    /// What it was when it was asked, told when it may be.
+    Held,
+    /// By a leader that has only so much, the next time that it is asked; and in the end always.
+    Behind(VecDeque<Revision>, Option<Revision>),
+}
+
+#[derive(Debug)]
+struct LaggingBucket {
+    state: Arc<State>,
+    raw: Arc<dyn RawBucket>,
+}
+
+impl Lagging {
+    fn over(&self, raw: Arc<dyn RawBucket>) -> Arc<dyn RawBucket> {
+        Arc::new(LaggingBucket { state: Arc::clone(&self.state), raw })
+    }
+
+    /// The connection is lost, and there is another one.
+    fn reconnect(&self, lag: Lag) {
+        *self.state.lag.lock().unwrap_or_else(PoisonError::into_inner) = lag;
+        self.state.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Backend for Lagging {
+    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities, Error>> {
+        self.memory.capabilities(deadline)
+    }
+
+    fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>, Error>> {
+        async move { Ok(self.over(self.memory.create(config, deadline).await?)) }.boxed()
+    }
+
+    fn open<'a>(
+        &'a self,
+        name: &'a str,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>, Error>> {
+        async move { Ok(self.memory.open(name, deadline).await?.map(|raw| self.over(raw))) }.boxed()
+    }
+
+    fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>, Error>> {
+        async move { Ok(self.over(self.memory.update(config, deadline).await?)) }.boxed()
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool, Error>> {
+        self.memory.delete(name, deadline)
+    }
+
+    fn counters(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>, Error>> {
+        self.memory.counters(config, deadline)
+    }
+
+    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>, Error>> {
+        self.memory.names(deadline)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.close()
+    }
+}
+
+impl RawBucket for LaggingBucket {
+    fn config(&self) -> &BucketConfig {
+        self.raw.config()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        Incarnation { epoch: self.state.epoch.load(Ordering::SeqCst), ..self.raw.incarnation() }
+    }
+
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
+        async move {
+            let mut status = self.raw.status(deadline).await?;
+            let is_held = match &mut *self.state.lag.lock().unwrap_or_else(PoisonError::into_inner) {
+                Lag::None => false,
+                Lag::Held => true,
+                Lag::Behind(next, always) => {
+                    status.last_revision = next.pop_front().or(*always).unwrap_or(status.last_revision);
+                    false
+                }
+            };
+            if is_held {
+                self.state.asked.notify_one();
+                self.state.answer.notified().await;
+            }
+            Ok(status)
+        }
+        .boxed()
+    }
+
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
+        self.raw.write(write, deadline)
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
+        self.raw.commit(batch, deadline)
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64, Error>> {
+        self.raw.erase(key, upto, deadline)
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
+        self.raw.read(key, at, deadline)
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
+        self.raw.read_many(keys, read, deadline)
+    }
+
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned, Error>> {
+        self.raw.scan(scan)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal, Error>> {
+        self.raw.watch(watch)
+    }
+}
+
+/// A bucket of so many replicas, with a record that was written before the connection was lost.
+async fn written_before(replicas: u8) -> (Lagging, Bucket<Session>, Session, Revision) {
+    let lagging = Lagging::default();
+    let sessions: Bucket<Session> =
+        Store::from_backend(Arc::new(lagging.clone())).bucket().replicas(replicas).await.unwrap();
+    let session = Session::new("acme", 7);
+    let revision = sessions.put(&session).await.unwrap();
+    (lagging, sessions, session, revision)
+}
+
+#[tokio::test]
+async fn a_write_that_overtakes_the_question_whether_the_bucket_is_the_same_does_no_harm() {
+    for replicas in [1, 3] {
+        let (lagging, sessions, session, revision) = written_before(replicas).await;
+        lagging.reconnect(Lag::Held);
+        let other = Session::new("acme", 8);
+        let (updated, ()) = tokio::join!(sessions.update(&session, revision).into_future(), async {
+            lagging.state.asked.notified().await;
+            sessions.put(&other).await.unwrap();
+            lagging.state.answer.notify_one();
+        });
+        updated.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_has_yet_to_apply_what_was_acknowledged_is_asked_again() {
+    let (lagging, sessions, session, revision) = written_before(3).await;
+    lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
+    sessions.update(&session, revision).await.unwrap();
+    // The same for a list that goes on.
+    let mut list = sessions.list(..).limit(1).await.unwrap();
+    list.try_next().await.unwrap().expect("there is one");
+    let cursor = list.cursor();
+    lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
+    let mut rest = sessions.list(..).after(cursor).await.unwrap();
+    assert!(rest.try_next().await.unwrap().is_none());
+}
+
+/// The control: what was set back is told, at once where nobody can be behind.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_stays_behind_was_set_back() {
+    for (replicas, soon) in [(1, Duration::ZERO), (3, 8 * SECOND)] {
+        let (lagging, sessions, session, revision) = written_before(replicas).await;
+        lagging.reconnect(Lag::Behind(VecDeque::new(), Some(Revision::ZERO)));
+        let start = Instant::now();
+        let error = sessions.update(&session, revision).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+        assert!(start.elapsed() <= soon, "{:?}", start.elapsed());
+    }
+}

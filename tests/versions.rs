@@ -1,0 +1,86 @@
+//! Servers of other versions than that of all tests: what they lack is told, and a handle outlives their upgrade.
+
+use harness::Server;
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Outcome};
+
+use crate::needs::Feature;
+use crate::support::{OLD, SOON, Session, World, seen_as, unique};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A server that has single records expire, and takes no batches.
+const ELEVEN: &str = "2.11.11";
+
+async fn lacks_what_it_lacks(version: &str, numbers: [u64; 3]) {
+    let server = Server::builder().version(version).start().await;
+    let world = World::at(&server.url()).await;
+    for feature in Feature::ALL.into_iter().filter(|feature| feature.is_missing(numbers)) {
+        println!("{feature:?}: {}", feature.is_told(&world, numbers).await);
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_server_lacks_much_and_all_of_it_is_told() {
+    lacks_what_it_lacks(OLD, [2, 10, 26]).await;
+}
+
+#[tokio::test]
+async fn a_server_without_batches_lacks_transactions_and_that_is_told() {
+    lacks_what_it_lacks(ELEVEN, [2, 11, 11]).await;
+}
+
+/// A store and a bucket that were opened on an old server do on its successor what that can.
+#[tokio::test]
+async fn a_handle_outlives_the_upgrade_of_its_server() {
+    let server = Server::builder().version(OLD).start().await;
+    let World { store, .. } = World::at(&server.url()).await;
+    let store = store.with_timeout(SOON);
+    let name = unique("upgraded");
+    let old: Bucket<Session> = store.bucket().name(&name).await.unwrap();
+    let session = Session::new("acme", 7);
+    let there = old.put(&session).await.unwrap();
+    let error = old.put(&session).ttl(5 * SECOND).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found.contains(OLD)), "{error}");
+    let error = store.locks("locks").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found.contains(OLD)), "{error}");
+
+    server.restart_as(Some(ELEVEN)).await;
+    assert_eq!(old.get(&session.key()).await.unwrap().expect("it is kept").revision(), there);
+    let locks = store.locks("locks").await.expect("the server is new by now");
+    locks.lock("a").await.unwrap().release().await.unwrap();
+    let marked: Bucket<Session> =
+        store.bucket().name(&name).limit_markers(60 * SECOND).on_drift(Drift::Update).await.unwrap();
+    marked.put(&session).ttl(600 * SECOND).await.expect("the new handle knows");
+    old.put(&session).ttl(600 * SECOND).await.expect("so does the old one");
+    let error = old.transaction().put(&session).put(&Session::new("acme", 8)).commit().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found.contains(ELEVEN)), "{error}");
+}
+
+/// What a server would store without heeding it, now that it is an old one again, is refused by handles that were opened
+/// on a new one: times to live, fences, batches.
+#[tokio::test]
+async fn a_handle_notices_that_its_server_was_put_back() {
+    const TWELVE: &str = "2.12.8";
+    let server = Server::builder().version(TWELVE).start().await;
+    let world = World::at(&server.url()).await;
+    let sessions: Bucket<Session> = world.bucket().await;
+    let [a, b] = [1, 2].map(|id| Session::new("acme", id));
+    let lock = sessions.lock(&a.key()).ttl(600 * SECOND).await.unwrap();
+    sessions.put(&a).ttl(600 * SECOND).fenced_by(&lock).await.expect("2.12 heeds them");
+    let both = sessions.transaction().put(&a).put(&b).commit().await.expect("2.12 takes batches");
+
+    server.restart_as(Some(OLD)).await;
+    for error in [
+        sessions.put(&a).ttl(5 * SECOND).await.unwrap_err(),
+        sessions.put(&a).fenced_by(&lock).await.unwrap_err(),
+        sessions.transaction().put(&a).put(&b).commit().await.unwrap_err(),
+    ] {
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found.contains(OLD)), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+    }
+    let now: Bucket<Session> = seen_as(&world, sessions.name()).await;
+    let stored: Vec<_> = now.list(..).await.unwrap().try_collect().await.unwrap();
+    let revisions: Vec<_> = stored.iter().map(|entry| entry.revision()).collect();
+    assert_eq!(revisions, both.revisions(), "nothing was written");
+}
