@@ -383,7 +383,8 @@ async fn messages_are_stored_as_nats_py_stores_them() {
 
     // Only this library writes it: by its id, a write is recognised whose acknowledgement was lost.
     for headers in &mut mine {
-        let id = headers.as_object_mut().expect("headers").remove("Nats-Msg-Id");
+        let headers = headers.as_object_mut().expect("headers");
+        let id = headers.remove("Nats-Msg-Id").or_else(|| headers.remove("Kvtyped-Oid"));
         assert!(id.is_some_and(|id| id.as_str().is_some_and(|id| !id.is_empty())), "every write has an id");
     }
     assert_eq!(mine, theirs);

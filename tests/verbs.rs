@@ -80,6 +80,30 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("created").visits, 0);
     }
 
+    async fn create_takes_what_others_removed_and_refuses_what_they_made(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let other = seen_as::<Session>(&world, sessions.name()).await;
+        for id in 1..4 {
+            let session = Session::new("acme", id);
+            let key = session.key();
+            other.delete(&key).await.unwrap();
+            sessions.create(&session).await.unwrap();
+            let last = other.modify(&key, |session| session.visits += 1).await.unwrap().revision();
+            let error = sessions.create(&session).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::AlreadyExists), "{error}");
+            assert_eq!(error.revision(), Some(last));
+            other.purge(&key).await.unwrap();
+            sessions.create(&session).await.unwrap();
+            // One that was read, and has gone since.
+            other.delete(&key).await.unwrap();
+            assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap(), None);
+            other.create(&session.clone().visited(7)).await.unwrap();
+            let error = sessions.create(&session).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::AlreadyExists), "{error}");
+            assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("kept").visits, 7);
+        }
+    }
+
     async fn create_takes_a_key_that_was_removed_and_keeps_its_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;

@@ -7,6 +7,7 @@
 mod allocator;
 mod contention;
 mod derive;
+mod embedded;
 mod lists;
 mod locks;
 mod many;
@@ -22,7 +23,8 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 9] = ["single", "contention", "many", "lists", "watching", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 10] =
+    ["single", "embedded", "contention", "many", "lists", "watching", "memory", "locks", "pure", "derive"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +54,7 @@ fn main() {
 async fn measure(group: &str, world: &mut World) {
     match group {
         "single" => single::measure(world).await,
+        "embedded" => embedded::measure(world).await,
         "contention" => contention::measure(world).await,
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,

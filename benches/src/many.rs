@@ -1,10 +1,10 @@
 //! Many records at once, by their keys.
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time};
-use crate::world::{Session, WINDOW, World, decode, encode, publish_all};
+use crate::world::{Session, SessionKey, WINDOW, World, decode, encode, publish_all};
 
 const NAME: &str = "many";
 /// Where many are written.
@@ -113,6 +113,19 @@ async fn removals(world: &mut World) {
     };
     let measured = pairs(world.effort.blocks(5), 2, delete_many, one_by_one).await;
     let name = format!("delete_many of {many}");
+    world.report.row(name, "kv.delete one after the other").goal(0.125).measured(&measured);
+
+    let prefix = async || {
+        publish_all(&world.raw, "many-removals", &ours).await;
+        let filter = || SessionKey::filter().tenant("ours");
+        time(async {
+            let keys: Vec<_> = bucket.keys(filter()).await.expect("they are listed").try_collect().await.expect("all");
+            assert_eq!(bucket.delete_many(&keys).await.expect("they are removed").len(), many);
+        })
+        .await
+    };
+    let measured = pairs(world.effort.blocks(5), 2, prefix, one_by_one).await;
+    let name = format!("keys, then delete_many, of a prefix of {many}");
     world.report.row(name, "kv.delete one after the other").goal(0.125).measured(&measured);
 }
 

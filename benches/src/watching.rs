@@ -24,6 +24,8 @@ pub(crate) async fn measure(world: &mut World) {
     delivery(world).await;
     cache(world).await;
     live(world).await;
+    subscribers(world).await;
+    reconnection(world).await;
 }
 
 /// How long after a put is begun its event is there. The put is the plain client's in both cases.
@@ -165,4 +167,83 @@ async fn live(world: &mut World) {
     };
     let measured = pairs(world.effort.blocks(7), 20, ours, theirs).await.each(READS);
     world.report.row("a load of a live value", "ArcSwap::load_full").goal(2.0).measured(&measured);
+}
+
+/// How many of one process hear of what one cache hears of.
+const SUBSCRIBERS: usize = 100;
+
+/// What it costs those who write that many in this process watch, and how far apart these hear of it.
+async fn subscribers(world: &mut World) {
+    let (bucket, plain) = world.bucket("subscribers").await;
+    let key = Session::new("heard", 0).key();
+    let cache = bucket.cache(..).await.expect("it is filled");
+    let begun = Cell::new(Instant::now());
+    let (first, last) = (Cell::new(Duration::ZERO), Cell::new(Duration::ZERO));
+    let mut tasks = tokio::task::JoinSet::new();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..SUBSCRIBERS {
+        let (mut changes, tell, key) = (cache.changes(), tell.clone(), key.clone());
+        tasks.spawn(async move {
+            while let Some(change) = changes.next().await {
+                if change.is_ok_and(|change| change.key == key) {
+                    let _ = tell.send(Instant::now());
+                }
+            }
+        });
+    }
+    let mut put = async || {
+        begun.set(Instant::now());
+        plain.put("heard.0", encode(&Session::new("heard", 0))).await.expect("it is put");
+        let mut times = Vec::with_capacity(SUBSCRIBERS);
+        while times.len() < SUBSCRIBERS {
+            times.push(told.recv().await.expect("they are there").duration_since(begun.get()));
+        }
+        first.set(times.iter().min().copied().unwrap_or_default());
+        last.set(times.iter().max().copied().unwrap_or_default());
+    };
+    let ours = async || {
+        put().await;
+        last.get()
+    };
+    let measured = pairs_of(world.effort.blocks(5), world.effort.of(200), ours, async || first.get()).await;
+    let name = format!("from a put to the last of {SUBSCRIBERS} who hear of it from a cache");
+    world.report.row(name, "to the first").goal(2.0).measured(&measured);
+
+    let records: Vec<_> = (0..2_000).map(|id| Session::new("beside", id)).collect();
+    let (_, unheard) = world.bucket("no-subscribers").await;
+    let write = async |plain: &async_nats::jetstream::kv::Store| {
+        let puts = futures::stream::iter(&records).map(|record| plain.put(record.by_hand(), encode(record)));
+        time(puts.buffer_unordered(64).for_each(async |put| assert!(put.expect("it is put") > 0))).await
+    };
+    let measured = pairs(world.effort.blocks(5), 1, async || write(&plain).await, async || write(&unheard).await);
+    let name = format!("2000 kv.put, 64 at once, while {SUBSCRIBERS} hear of them from a cache");
+    world.report.row(name, "while nobody does").goal(1.33).measured(&measured.await);
+    tasks.shutdown().await;
+}
+
+/// A cache whose connection breaks: until it has what was written meanwhile, beside filling one.
+async fn reconnection(world: &mut World) {
+    const NAME: &str = "reconnection";
+    let all = world.effort.of(100_000);
+    let (_, plain) = world.bucket(NAME).await;
+    let records: Vec<_> = (0..all as u64).map(|id| Session::new("acme", id)).collect();
+    publish_all(&world.raw, NAME, &records).await;
+    let proxy = harness::Proxy::start(world.server.addr()).await;
+    let store = Store::connect(proxy.url()).await.expect("the proxy is there");
+    let bucket: Bucket<Session> = store.bucket().name(NAME).must_exist().await.expect("the bucket is there");
+    let fill = || bucket.cache(..).timeout(Duration::from_secs(60)).into_future();
+    let cache = fill().await.expect("it is filled");
+    let ours = async || {
+        let revision = plain.put("acme.0", encode(&records[0])).await.expect("it is put");
+        cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");
+        let begun = Instant::now();
+        proxy.cut();
+        let revision = plain.put("acme.1", encode(&records[1])).await.expect("it is put");
+        cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");
+        begun.elapsed()
+    };
+    let theirs = async || time(async { assert_eq!(fill().await.expect("it is filled").len(), all) }).await;
+    let measured = pairs(world.effort.blocks(5), 1, ours, theirs).await;
+    let name = format!("a cache of {all} whose connection broke, until it is up to date");
+    world.report.row(name, "until one is filled").goal(0.15).measured(&measured);
 }

@@ -39,6 +39,8 @@ struct Mine {
     /// The revision that the last conflict told.
     conflict: Revision,
     stale_reads: usize,
+    /// How many reads and writes it sent.
+    requests: usize,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Stale {
     fn new(shared: &Arc<Shared>, seed: u64) -> Self {
-        let mine = Mine { dice: seed, conflict: Revision::ZERO, stale_reads: 0 };
+        let mine = Mine { dice: seed, conflict: Revision::ZERO, stale_reads: 0, requests: 0 };
         Self { shared: Arc::clone(shared), mine: Arc::new(Mutex::new(mine)) }
     }
 
@@ -140,6 +142,7 @@ impl RawBucket for StaleBucket {
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
         async move {
+            self.stale.mine().requests += 1;
             tokio::task::yield_now().await;
             let key = write.key.clone();
             let result = self.raw.write(write, deadline).await;
@@ -170,6 +173,7 @@ impl RawBucket for StaleBucket {
 
     fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         async move {
+            self.stale.mine().requests += 1;
             tokio::task::yield_now().await;
             // A leader that was cut off answers what was true a while ago; any other server does so more often.
             let percent = match at {
@@ -291,4 +295,40 @@ async fn naive_loop_runs_on_what_is_older_than_the_conflict_that_it_met() {
     })
     .await;
     assert!(outdated > 0, "no naive loop ran on an old entry: the test of kvtyped proves nothing");
+}
+
+/// A creation goes over a marker that it knows of with one request; over another's it is refused, looks and writes; and where
+/// it met such a one it looks first, until there is none.
+#[tokio::test(start_paused = true)]
+async fn a_creation_asks_no_more_than_what_it_knows_demands() {
+    let shared = Arc::new(Shared::default());
+    let stale = Stale::new(&shared, 0);
+    let mine: Bucket<Session> = Store::from_backend(Arc::new(stale.clone())).bucket().await.unwrap();
+    let others: Bucket<Session> = Store::from_backend(Arc::new(Stale::new(&shared, 1))).bucket().await.unwrap();
+    let create = async |id| {
+        // Nothing that was stored is remembered, so no read is stale.
+        lock(&shared.past).clear();
+        let before = stale.mine().requests;
+        let created = mine.create(&Session::new("acme", id)).await;
+        (stale.mine().requests - before, created.is_ok())
+    };
+    let remove = async |bucket: &Bucket<Session>, id| bucket.delete(&SessionKey::new("acme", id)).await.unwrap();
+
+    assert_eq!(create(1).await, (1, true), "nothing was there");
+    remove(&mine, 1).await;
+    assert_eq!(create(1).await, (1, true), "its own marker");
+    remove(&others, 2).await;
+    lock(&shared.past).clear();
+    assert_eq!(mine.get(&SessionKey::new("acme", 2)).await.unwrap(), None);
+    assert_eq!(create(2).await, (1, true), "a marker that it has read");
+    remove(&others, 3).await;
+    assert_eq!(create(3).await, (3, true), "another's marker");
+    remove(&others, 4).await;
+    assert_eq!(create(4).await, (2, true), "another's marker, again");
+    assert_eq!(create(4).await, (2, false), "a record");
+    remove(&others, 4).await;
+    assert_eq!(create(4).await, (2, true), "another's marker, still");
+    assert_eq!(create(5).await, (2, true), "nothing, where a marker was likely");
+    assert_eq!(create(6).await, (1, true), "nothing");
+    assert_eq!(create(6).await, (2, false), "a record");
 }

@@ -43,7 +43,11 @@ on_both_sites! {
         let stream = stream(site, behind.past.name()).await;
         let mut ids = HashSet::new();
         for revision in revisions {
-            let id = header(&stream, revision, "Nats-Msg-Id").await.expect("every write has one");
+            let mut id = header(&stream, revision, "Nats-Msg-Id").await;
+            if id.is_none() {
+                id = header(&stream, revision, "Kvtyped-Oid").await;
+            }
+            let id = id.expect("every write has one");
             assert!(ids.insert(id), "revision {revision} has the id of another");
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum First {
     NoRecord(Revision),
     /// From a read of wherever is nearest: a stale answer costs one attempt, or one more read.
     Read,
+    /// From a read at the leader.
+    ReadAtLeader,
 }
 
 /// When the loop gives up.
@@ -121,11 +123,28 @@ impl Retry {
         key: &Key,
         deadline: Deadline,
     ) -> Result<Option<RawEntry>> {
+        self.read_as(Read::Leader, raw, key, deadline).await
+    }
+
+    /// Waits and reads what a conflict told of, or something later: where the first attempt was a guess, it is what was
+    /// there all along, most of the time, and wherever is nearest knows it.
+    async fn read_nearest(&mut self, raw: &dyn RawBucket, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+        let read = if self.least > Revision::ZERO { Read::AtLeast(self.least) } else { Read::Leader };
+        self.read_as(read, raw, key, deadline).await
+    }
+
+    async fn read_as(
+        &mut self,
+        read: Read,
+        raw: &dyn RawBucket,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<RawEntry>> {
         loop {
             if !self.backoff.pause(deadline).await {
                 return Err(deadline.error());
             }
-            let read = if self.denied { Read::AtLeast(self.least) } else { Read::Leader };
+            let read = if self.denied { Read::AtLeast(self.least) } else { read };
             match raw.read(key, At::Newest(read), deadline).await {
                 Ok(entry) if self.is_behind(entry.as_ref()) => {}
                 // One who may read single keys only has to do with what others have heard.
@@ -185,8 +204,9 @@ impl<T: KvModel> Bucket<T> {
     /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
     ///
     /// A stale read is harmless: its write is refused, and a decision to write nothing is made again upon a read at the
-    /// leader. A read behind a conflict comes from the leader, and one that is older than the conflict is not decided upon.
-    /// An outcome that is unknown ends the loop: to go on could apply twice.
+    /// leader. A read behind a conflict comes from the leader (behind that of a guess, from whoever knows what came
+    /// before), and one that is older than the conflict is not decided upon. An outcome that is unknown ends the loop: to
+    /// go on could apply twice.
     pub(super) async fn compare_and_set<R, E: From<Error>>(
         &self,
         operation: &'static str,
@@ -202,10 +222,12 @@ impl<T: KvModel> Bucket<T> {
         let raw = self.raw(operation)?;
         let mut retry = Retry::new();
         let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        let mut guessed = matches!(first, First::NoRecord(_));
         let (mut newest, mut over) = match first {
             First::NoRecord(marker) => (None, marker),
-            First::Read => {
-                let newest = raw.read(key, At::Newest(Read::Any), deadline).await.map_err(located)?;
+            First::Read | First::ReadAtLeader => {
+                let read = if matches!(first, First::Read) { Read::Any } else { Read::Leader };
+                let newest = raw.read(key, At::Newest(read), deadline).await.map_err(located)?;
                 let over = of(&newest);
                 (newest, over)
             }
@@ -231,7 +253,10 @@ impl<T: KvModel> Bucket<T> {
                 }
                 Err(error) => return Err(located(error).into()),
             }
-            let read = retry.read(&**raw, key, deadline).await;
+            let read = match std::mem::take(&mut guessed) {
+                true => retry.read_nearest(&**raw, key, deadline).await,
+                false => retry.read(&**raw, key, deadline).await,
+            };
             newest = read.map_err(|error| located(attempts.explain(error)))?;
             over = of(&newest);
             sure = true;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use futures::FutureExt;
+
 use super::ReadBucket;
 use crate::backend::{At, Backoff, BucketStatus, Deadline, Incarnation, OperationId, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -121,6 +123,18 @@ impl<T: KvModel> ReadBucket<T> {
         if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
             return Ok(());
         }
+        // Rare, and in a box, so that the future of a write stays small.
+        self.meet_again(key, expected, meeting, epoch, deadline).boxed().await
+    }
+
+    async fn meet_again(
+        &self,
+        key: &Key,
+        expected: Revision,
+        meeting: Option<Meeting>,
+        epoch: u64,
+        deadline: Deadline,
+    ) -> Result<()> {
         if self.inner.met.asked.load(Ordering::Acquire) != epoch {
             self.ask_incarnation(deadline).await?;
             self.inner.met.asked.store(epoch, Ordering::Release);
@@ -139,7 +153,7 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
         match conflict.kind() {
             ErrorKind::Conflict { expected, actual: Some(actual) } if actual < expected => {
-                self.ask_incarnation(deadline).await.err().unwrap_or(conflict)
+                self.ask_incarnation(deadline).boxed().await.err().unwrap_or(conflict)
             }
             _ => conflict,
         }

@@ -1,6 +1,8 @@
-//! The markers that this process left: what a `create` goes over with one write, where it would be refused at first.
+//! The markers that this process left, or read: what a `create` goes over with one write, where it would be refused at
+//! first; and whether there are others.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::key::Key;
@@ -11,7 +13,11 @@ const REMEMBERED: usize = 1_024;
 
 /// A marker that is no more there costs one write that is refused; one that is not remembered costs the same.
 #[derive(Debug, Default)]
-pub(super) struct Markers(Mutex<HashMap<Key, Marker>>);
+pub(super) struct Markers {
+    known: Mutex<HashMap<Key, Marker>>,
+    /// Whether the last creation that knew of no marker went over one.
+    others: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Marker {
@@ -22,7 +28,7 @@ struct Marker {
 
 impl Markers {
     fn all(&self) -> MutexGuard<'_, HashMap<Key, Marker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers one.
@@ -34,10 +40,25 @@ impl Markers {
         all.insert(key, Marker { revision, epoch });
     }
 
-    /// The revision of the marker of this key, once; zero if none is remembered of this epoch.
-    pub(super) fn take(&self, key: &Key, epoch: u64) -> Revision {
+    /// The revision of the marker of this key, once, if one is remembered of this epoch.
+    pub(super) fn take(&self, key: &Key, epoch: u64) -> Option<Revision> {
         let marker = self.all().remove(key).filter(|marker| marker.epoch == epoch);
-        marker.map_or(Revision::ZERO, |marker| marker.revision)
+        marker.map(|marker| marker.revision)
+    }
+
+    /// Remembers that there was a marker which was not known.
+    pub(super) fn met_another(&self) {
+        self.others.store(true, Ordering::Relaxed);
+    }
+
+    /// Remembers that there was none where one was looked for.
+    pub(super) fn met_none(&self) {
+        self.others.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is likely that there is a marker where none is known.
+    pub(super) fn are_of_others(&self) -> bool {
+        self.others.load(Ordering::Relaxed)
     }
 }
 
@@ -53,15 +74,15 @@ mod tests {
     fn a_marker_is_remembered_once() {
         let markers = Markers::default();
         markers.left(key(), Revision::new(7), 1);
-        assert_eq!(markers.take(&key(), 1), Revision::new(7));
-        assert_eq!(markers.take(&key(), 1), Revision::ZERO);
+        assert_eq!(markers.take(&key(), 1), Some(Revision::new(7)));
+        assert_eq!(markers.take(&key(), 1), None);
     }
 
     #[test]
     fn a_marker_of_another_epoch_is_forgotten() {
         let markers = Markers::default();
         markers.left(key(), Revision::new(7), 1);
-        assert_eq!(markers.take(&key(), 2), Revision::ZERO);
+        assert_eq!(markers.take(&key(), 2), None);
     }
 
     #[test]

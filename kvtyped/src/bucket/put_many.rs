@@ -125,28 +125,23 @@ impl<'a, T: KvModel> Many<'a, T> {
         let located = |error: Error| error.within(operation, bucket.name(), None);
         let ttl = check_ttl(bucket.config(), ttl).map_err(located)?;
         let total = writes.len();
+        let rounds = rounds(&writes);
+        let last = rounds.iter().copied().max().unwrap_or_default();
         let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(total);
-        // Writes of the same key must not pass each other: the second ones go when all first ones are done, and so on.
-        let mut met: HashMap<Key, usize> = HashMap::with_capacity(total);
-        let mut rounds: Vec<Vec<(usize, Key, WriteKind)>> = Vec::new();
-        for (index, write) in writes.into_iter().enumerate() {
-            match write {
+        let mut waiting: Vec<Vec<(usize, Key, WriteKind)>> = Vec::new();
+        waiting.resize_with(last + 1, || Vec::with_capacity(if last == 0 { total } else { 0 }));
+        for ((index, write), round) in writes.into_iter().enumerate().zip(rounds) {
+            results.push(match write {
                 Ok((key, kind)) => {
-                    let times = met.entry(key.clone()).or_default();
-                    if rounds.len() <= *times {
-                        rounds.push(Vec::new());
-                    }
-                    rounds[*times].push((index, key, kind));
-                    *times += 1;
-                    results.push(None);
+                    waiting[round].push((index, key, kind));
+                    None
                 }
-                Err(error) => results.push(Some(Err(located(error)))),
-            }
+                Err(error) => Some(Err(located(error))),
+            });
         }
-        drop(met);
         let mut done = results.iter().flatten().count();
         let mut hopeless: Option<ErrorKind> = None;
-        for round in rounds {
+        for round in waiting {
             let mut waiting = round.into_iter();
             let mut sent = stream::FuturesUnordered::new();
             loop {
@@ -179,6 +174,17 @@ impl<'a, T: KvModel> Many<'a, T> {
     async fn all(self) -> Result<Vec<Revision>> {
         self.each().await?.into_iter().collect()
     }
+}
+
+/// In which round each write goes. Writes of the same key must not pass each other: the second ones go when all first ones
+/// are done, and so on.
+fn rounds(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
+    let mut met: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
+    let mut times = |key| {
+        let times = met.entry(key).or_default();
+        std::mem::replace(times, *times + 1)
+    };
+    writes.iter().map(|write| write.as_ref().map_or(0, |(key, _)| times(key))).collect()
 }
 
 /// Whether what was not sent yet would fail the same way.

@@ -80,10 +80,16 @@ impl<T: KvModel> Get<'_, T> {
         let Self { bucket, key, at, timeout } = self;
         let raw = bucket.raw("get")?;
         let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
+        // As of before it is asked.
+        let epoch = raw.incarnation().epoch;
         let read = async {
             let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
             let Some(entry) = entry else { return Ok(None) };
             bucket.met(&entry);
+            // Who finds nothing may well create something. A marker that goes by itself is none to rely on.
+            if !entry.is_live() && entry.ttl.is_none() && matches!(at, At::Newest(_)) {
+                bucket.inner.markers.left(entry.key.clone(), entry.revision, epoch);
+            }
             decode::entry(&entry)
         };
         read.await.map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use futures::FutureExt;
+
 use super::ReadBucket;
 use crate::backend::{At, Batch, Deadline, Guard, RawBucket, Read, Write};
 use crate::error::{Error, ErrorKind, Result};
@@ -75,7 +77,7 @@ pub(super) async fn write(
         Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
         Err(conflict) => conflict,
     };
-    let fenced = !guarded || is_gone(raw, on, &conflict, deadline).await?;
+    let fenced = !guarded || is_gone(raw, on, &conflict, deadline).boxed().await?;
     Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
 }
 

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use super::cas::{Decision, First, Limits};
 use super::standing::{self, Footing};
-use super::{Bucket, decode, options, verb};
-use crate::backend::{RawEntry, Write, WriteKind};
+use super::{Bucket, Inner, decode, options, verb};
+use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -164,23 +165,35 @@ impl<T: KvModel> Bucket<T> {
         // As of before it is sent.
         let epoch = self.inner.raw.incarnation().epoch;
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
-        let written = async {
-            let on = standing::guard(footing, self)?;
-            if guarded {
-                self.check_incarnation(&key, expected.unwrap_or_default(), deadline).await?;
-            }
-            match standing::write(&**raw, write, on.as_ref(), deadline).await {
-                Ok(revision) => {
-                    if leaves_a_marker {
-                        self.inner.markers.left(key.clone(), revision, epoch);
-                    }
-                    Ok(self.wrote(revision, &id))
-                }
-                Err(error) if guarded => Err(self.explain(error, deadline).await),
-                Err(error) => Err(error),
-            }
+        let written = match footing {
+            // By itself: what the others need would be part of the future of every write.
+            None if !guarded => raw.write(write, deadline).await,
+            footing => self.send_guarded(write, expected.filter(|_| guarded), footing, deadline).boxed().await,
         };
-        written.await.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))
+        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
+        let revision = self.wrote(written.map_err(located)?, &id);
+        if leaves_a_marker {
+            self.inner.markers.left(key, revision, epoch);
+        }
+        Ok(revision)
+    }
+
+    async fn send_guarded(
+        &self,
+        write: Write,
+        expected: Option<Revision>,
+        footing: Footing,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let on = standing::guard(footing, self)?;
+        let Some(expected) = expected else {
+            return standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
+        };
+        self.check_incarnation(&write.key, expected, deadline).await?;
+        match standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
+            Err(error) => Err(self.explain(error, deadline).await),
+            written => written,
+        }
     }
 }
 
@@ -215,18 +228,44 @@ pub struct Create<'a, T: KvModel> {
     footing: Footing,
 }
 
+impl<T: KvModel> Bucket<T> {
+    /// From what a creation starts: from the marker that is known, or else from nothing, which a server refuses if there is
+    /// a marker of somebody else. Where the last creation met one, it is cheaper to look before.
+    async fn guess(&self, key: &Key, deadline: Deadline) -> First {
+        let Inner { raw, markers, .. } = &*self.inner;
+        let marker = markers.take(key, raw.incarnation().epoch);
+        if marker.is_some() || !markers.are_of_others() {
+            return First::NoRecord(marker.unwrap_or_default());
+        }
+        match raw.read(key, At::Newest(Read::Any), deadline).await {
+            // It may be there no longer.
+            Ok(Some(entry)) if entry.is_live() => First::ReadAtLeader,
+            Ok(Some(marker)) => First::NoRecord(marker.revision),
+            Ok(None) | Err(_) => {
+                markers.met_none();
+                First::NoRecord(Revision::ZERO)
+            }
+        }
+    }
+}
+
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, ttl, timeout, footing } = self;
         let (key, value, ttl) = bucket.prepare("create", record, ttl)?;
         let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
+        let markers = &bucket.inner.markers;
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(entry) if !entry.is_removed() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision)),
             // Nothing, or a marker: the TTL goes with the write in both cases.
-            _ => Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () }),
+            newest => {
+                if newest.is_some() {
+                    markers.met_another();
+                }
+                Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () })
+            }
         };
-        let epoch = bucket.inner.raw.incarnation().epoch;
-        let first = First::NoRecord(bucket.inner.markers.take(&key, epoch));
+        let first = bucket.guess(&key, limits.deadline).await;
         let created = bucket.compare_and_set("create", &key, first, limits, decide).await;
         let created = created.map_err(|error| error.within("create", bucket.name(), Some(key.as_str())))?;
         Ok(created.revision)

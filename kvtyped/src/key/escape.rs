@@ -8,8 +8,23 @@ use super::SegmentError;
 /// The segment that stands for the empty text: `=_` can be no escaped byte, for `_` is no hexadecimal digit.
 const EMPTY: &str = "=_";
 
-fn is_plain(byte: u8) -> bool {
-    matches!(byte, b'-' | b'/' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9')
+/// Of each byte, whether it may stand in a segment for itself.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        plain[byte] = matches!(byte as u8, b'-' | b'/' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9');
+        byte += 1;
+    }
+    plain
+};
+
+pub(super) fn is_plain(byte: u8) -> bool {
+    PLAIN[usize::from(byte)]
+}
+
+pub(super) fn is_plain_character(character: char) -> bool {
+    u8::try_from(character).is_ok_and(is_plain)
 }
 
 /// Writes `text` as one segment of a key.

@@ -70,6 +70,9 @@ impl Key {
 }
 
 fn check(text: &str) -> Result<(), KeyError> {
+    if text.len() <= Key::MAX_BYTES && is_legal(text.as_bytes()) {
+        return Ok(());
+    }
     if text.is_empty() {
         return Err(KeyError::Empty);
     }
@@ -81,7 +84,8 @@ fn check(text: &str) -> Result<(), KeyError> {
         match character {
             '.' if at_segment_start => return Err(KeyError::EmptySegment { at }),
             '.' => at_segment_start = true,
-            '-' | '/' | '_' | '=' | 'a'..='z' | 'A'..='Z' | '0'..='9' => at_segment_start = false,
+            '=' => at_segment_start = false,
+            _ if escape::is_plain_character(character) => at_segment_start = false,
             character => return Err(KeyError::IllegalCharacter { character, at }),
         }
     }
@@ -89,6 +93,19 @@ fn check(text: &str) -> Result<(), KeyError> {
         return Err(KeyError::EmptySegment { at: text.len() });
     }
     Ok(())
+}
+
+/// Whether a text has nothing wrong with it, its length aside.
+fn is_legal(text: &[u8]) -> bool {
+    let mut before = b'.';
+    for &byte in text {
+        let legal = if byte == b'.' { before != b'.' } else { byte == b'=' || escape::is_plain(byte) };
+        if !legal {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'.'
 }
 
 impl fmt::Display for Key {

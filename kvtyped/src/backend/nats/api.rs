@@ -65,7 +65,7 @@ impl Api {
         Self { wire: Arc::clone(&self.wire), prefix: prefix.into() }
     }
 
-    pub(super) fn wire(&self) -> &Wire {
+    pub(super) fn wire(&self) -> &Arc<Wire> {
         &self.wire
     }
 
@@ -230,6 +230,28 @@ impl Api {
     ) -> Result<Option<record::Stored>> {
         self.leader(stream, &json!({ "last_by_subj": subject }), deadline).await
     }
+}
+
+/// What a server answers to a message that it was to store.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Acknowledgement {
+    /// The sequence of the message; of the last one, of a batch.
+    pub(super) seq: u64,
+    /// Whether it was stored before, under the same id.
+    pub(super) duplicate: bool,
+    /// How many messages a batch had.
+    pub(super) count: usize,
+    /// The total, of a counter.
+    pub(super) val: Option<String>,
+    error: Option<ApiError>,
+}
+
+/// What the server acknowledges, or what it finds wrong.
+pub(super) fn acknowledgement(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
+    let unreadable = |_| convert::backend("JetStream's answer is no JSON");
+    let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(unreadable)?;
+    Ok(answer.error.take().map_or(Ok(answer), Err))
 }
 
 /// What the server answers, or what it finds wrong.

@@ -66,6 +66,8 @@ pub(super) struct Consumer {
     name: String,
     deliver: String,
     subscriber: Subscriber,
+    /// What came, and is to be told of next.
+    aside: Option<Message>,
     denials: Option<broadcast::Receiver<Violation>>,
     /// After which silence it is taken for lost.
     patience: Duration,
@@ -130,6 +132,7 @@ impl Consumer {
             name,
             deliver,
             subscriber,
+            aside: None,
             denials,
             patience: request.heartbeat.mul_f64(2.5),
             epoch,
@@ -192,6 +195,20 @@ impl Consumer {
         (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
+    /// What comes next, if that is a message which is there already.
+    pub(super) async fn at_hand(&mut self) -> Option<Heard> {
+        let message = match self.aside {
+            None => self.subscriber.next().now_or_never()??,
+            Some(_) => return None,
+        };
+        // What has no place is for another to judge.
+        let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
+            self.aside = Some(message);
+            return None;
+        };
+        Some(self.take(message, &delivery).await)
+    }
+
     /// Waits for what comes next, until then.
     ///
     /// # Errors
@@ -200,7 +217,7 @@ impl Consumer {
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
-            let message = match self.subscriber.next().now_or_never() {
+            let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
                 None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
                     return Ok(Heard::Lost("the connection broke"));
@@ -362,10 +379,14 @@ impl Delivery {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
     /// and an account before the stream.
     pub(super) fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = match tokens.len() {
-            7 => &tokens[..],
-            9.. => &tokens[2..9],
+        let mut tokens = [""; 9];
+        let mut count = 0;
+        for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {
+            (*token, count) = (text, count + 1);
+        }
+        let tokens = match count {
+            7 => &tokens[..7],
+            9 => &tokens[2..],
             _ => return None,
         };
         let number = |at: usize| tokens[at].parse::<u64>().ok();

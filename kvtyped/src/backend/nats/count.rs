@@ -28,7 +28,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::{self, Repeat};
+use super::api::{self, Acknowledgement, Repeat};
 use super::bucket::Place;
 use super::record::header;
 use super::wire::{Answer, Pending};
@@ -129,14 +129,6 @@ enum Verdict {
     NotNow(Error),
     /// Nothing.
     Open,
-}
-
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    val: Option<String>,
 }
 
 impl Addition<'_> {
@@ -251,7 +243,7 @@ impl Addition<'_> {
         let (api, stream) = (&self.place.leader_api, &self.place.leader_stream);
         let read = async {
             let at = api.leader(stream, &json!({ "seq": sequence }), self.deadline).await?;
-            if let Some(stored) = at.filter(|stored| stored.subject == subject) {
+            if let Some(stored) = at.filter(|stored| stored.subject.as_str() == subject) {
                 return total(stored.payload());
             }
             let newest = api.leader_newest(stream, &subject, self.deadline).await?;
@@ -275,17 +267,15 @@ impl Addition<'_> {
             }
             answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
         };
-        let error = match api::parse(&message.payload) {
-            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
-                Ok(Acknowledgement { seq, duplicate: true, .. }) if seq > 0 => return Verdict::Known(seq),
-                Ok(Acknowledgement { seq, duplicate: false, val: Some(text) }) if seq > 0 => {
-                    return match number(&text) {
-                        Some(total) => Verdict::Counted(total),
-                        None => Verdict::Refused(no_total().unknown_outcome()),
-                    };
-                }
-                _ => return Verdict::Refused(no_total().unknown_outcome()),
-            },
+        let error = match api::acknowledgement(&message.payload) {
+            Ok(Ok(Acknowledgement { seq, duplicate: true, .. })) if seq > 0 => return Verdict::Known(seq),
+            Ok(Ok(Acknowledgement { seq, duplicate: false, val: Some(text), .. })) if seq > 0 => {
+                return match number(&text) {
+                    Some(total) => Verdict::Counted(total),
+                    None => Verdict::Refused(no_total().unknown_outcome()),
+                };
+            }
+            Ok(Ok(_)) => return Verdict::Refused(no_total().unknown_outcome()),
             Ok(Err(error)) => error,
             Err(error) => return Verdict::Refused(error.unknown_outcome()),
         };

@@ -10,7 +10,7 @@
 //! | `options`, `target` | how JetStream is reached, by a builder and by a URL |
 //! | `credentials`, `tls`, `file` | who one is, and how that is shown to a server and to nobody else |
 //! | `connect` | the connection that they make |
-//! | `wire` | one request: its answer, or why there is none |
+//! | `wire`, `lookout` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
 //! | `able` | what the server can do that takes the writes of a bucket |
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
@@ -40,6 +40,7 @@ mod doubt;
 mod echo;
 mod facts;
 mod file;
+mod lookout;
 mod many;
 mod options;
 mod parcel;

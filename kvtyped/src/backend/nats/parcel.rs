@@ -6,11 +6,10 @@
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::api;
+use super::api::{self, Acknowledgement};
 use super::bucket::Place;
 use super::convert::{self, ApiError};
 use super::publish::Publication;
@@ -63,13 +62,6 @@ struct Half {
     messages: usize,
 }
 
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: u64,
-    #[serde(default)]
-    count: usize,
-}
-
 impl<'a> Parcel<'a> {
     /// That of these writes, each of which a server would take.
     pub(super) fn new(place: &'a Place, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
@@ -117,8 +109,8 @@ impl<'a> Parcel<'a> {
                 pending.start().await;
                 last = Some(pending);
             } else {
-                let Publication { subject, headers, payload, .. } = publication;
-                let sent = wire.client().publish_with_headers(subject.clone(), headers.clone(), payload.clone()).await;
+                let (subject, payload) = (publication.subject.clone(), publication.payload.clone());
+                let sent = wire.client().publish_with_headers(subject, publication.headers(), payload).await;
                 sent.map_err(|error| Error::new(ErrorKind::Closed).caused_by(error))?;
             }
         }
@@ -169,13 +161,11 @@ impl<'a> Parcel<'a> {
             }
             answer => return Some(Verdict::Refused(convert::of_answer(answer, self.deadline))),
         };
-        Some(match api::parse(&message.payload) {
-            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
-                Ok(Acknowledgement { seq, count }) if count == self.publications.len() && seq >= count as u64 => {
-                    Verdict::Applied(Revision::new(seq - count as u64 + 1))
-                }
-                _ => Verdict::Refused(unclear()),
-            },
+        Some(match api::acknowledgement(&message.payload) {
+            Ok(Ok(Acknowledgement { seq, count, .. })) if count == self.publications.len() && seq >= count as u64 => {
+                Verdict::Applied(Revision::new(seq - count as u64 + 1))
+            }
+            Ok(Ok(_)) => Verdict::Refused(unclear()),
             Ok(Err(error)) => self.judge_error(error, publication),
             Err(error) => Verdict::Refused(error.unknown_outcome()),
         })

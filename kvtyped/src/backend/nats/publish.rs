@@ -1,7 +1,10 @@
 //! The one write path.
 //!
 //! A write is published as a request, on a connection that stands, with the id of its operation; the acknowledgement
-//! tells its revision. An answer that says that it was not applied, because of what passes (no leader now), is followed
+//! tells its revision. The id is that of the message (`Nats-Msg-Id`), which a server remembers for a while so that no copy is
+//! stored twice. That is the dearer half of what an id costs, so it is left out where there is never a second copy that one
+//! server could store beside the first: a write without a guard, of a bucket that a sole server stores, has its id in a header
+//! that the server does not look at (`Kvtyped-Oid`), and stores all the same. An answer that says that it was not applied, because of what passes (no leader now), is followed
 //! by another attempt. Where no answer comes, [`doubt`](super::doubt) takes over.
 //!
 //! Two servers may take themselves for the leader of a replicated bucket: one that hung does, until it hears of the
@@ -18,10 +21,10 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use serde::Deserialize;
+use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::api;
+use super::api::{self, Acknowledgement};
 use super::bucket::Place;
 use super::convert::{self, ApiError};
 use super::doubt::Doubt;
@@ -71,10 +74,11 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             }
             Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
             Verdict::Refused(error) => return Err(error.unknown_outcome()),
-            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).await,
+            // What is rare has a box of its own, so that the future of a write stays small.
+            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).boxed().await,
             Verdict::NotNow(error) => {
                 tracing::debug!(stream = place.stream, %error, "writing again");
-                if matches!(place.information(deadline).await, Some(None)) {
+                if matches!(place.information(deadline).boxed().await, Some(None)) {
                     return Err(Error::new(ErrorKind::BucketNotFound));
                 }
                 (error, outage.pause(deadline).await)
@@ -115,10 +119,10 @@ pub(super) struct Publication<'a> {
     pub(super) place: &'a Place,
     pub(super) write: &'a Write,
     pub(super) subject: String,
-    pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
     /// As the server counts: the payload and the headers.
     pub(super) size: usize,
+    frame: Option<Frame>,
     /// Which form of its id it has.
     form: u32,
     deadline: Deadline,
@@ -142,57 +146,29 @@ pub(super) enum Verdict {
     Open,
 }
 
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
+/// The place of a message in a batch.
+struct Frame {
+    batch: String,
+    number: usize,
+    is_last: bool,
 }
 
 impl<'a> Publication<'a> {
     pub(super) fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
-        let Write { key, kind, guard, ttl, id } = write;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::MESSAGE_ID, id.as_str());
-        let payload = match kind {
+        let payload = match &write.kind {
             WriteKind::Put(value) => value.clone(),
-            WriteKind::Delete => {
-                headers.insert(header::OPERATION, "DEL");
-                Bytes::new()
-            }
-            WriteKind::Purge => {
-                headers.insert(header::OPERATION, "PURGE");
-                headers.insert(header::ROLLUP, "sub");
-                Bytes::new()
-            }
+            WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
-        if let Some(guard) = guard {
-            headers.insert(header::EXPECTED, guard.revision.to_string());
-            if guard.key != *key {
-                headers.insert(header::EXPECTED_SUBJECT, place.leader_subject(&guard.key));
-            }
-        }
-        if let Some(ttl) = ttl {
-            headers.insert(header::TTL, ttl.as_secs().to_string());
-        }
-        let size = size(&headers, &payload);
-        Self {
-            place,
-            write,
-            subject: format!("{}{key}", place.write_prefix),
-            headers,
-            payload,
-            size,
-            form: 0,
-            deadline,
-        }
+        let subject = format!("{}{}", place.write_prefix, write.key);
+        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, form: 0, deadline };
+        publication.size = publication.count();
+        publication
     }
 
     /// Gives it another form of its id, by which a server does not know it.
     fn take_another_form(&mut self) {
         self.form += 1;
-        self.headers.insert(header::MESSAGE_ID, record::form_of_id(&self.write.id, self.form));
-        self.size = size(&self.headers, &self.payload);
+        self.size = self.count();
     }
 
     /// What became of it if this form of its id was refused for a later revision, and that may be ours under another form.
@@ -206,12 +182,57 @@ impl<'a> Publication<'a> {
 
     /// Makes it the message of this number in a batch.
     pub(super) fn join(&mut self, batch: &str, number: usize, is_last: bool) {
-        self.headers.insert(header::BATCH, batch);
-        self.headers.insert(header::BATCH_SEQUENCE, number.to_string());
-        if is_last {
-            self.headers.insert(header::BATCH_COMMIT, "1");
+        self.frame = Some(Frame { batch: batch.to_owned(), number, is_last });
+        self.size = self.count();
+    }
+
+    /// The size of the message as the server counts it.
+    fn count(&self) -> usize {
+        let mut size = "NATS/1.0\r\n\r\n".len() + self.payload.len();
+        self.each_header(|name, value| size += name.len() + value.len() + ": \r\n".len());
+        size
+    }
+
+    /// The headers of a copy.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.each_header(|name, value| headers.insert(name, value));
+        headers
+    }
+
+    fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
+        let Write { key, kind, guard, ttl, id } = self.write;
+        let is_sole = self.place.config.replicas == Some(1) && self.place.config.mirror.is_none();
+        let needs_no_memory = is_sole && guard.is_none() && self.frame.is_none();
+        match self.form {
+            _ if needs_no_memory => header(header::OPERATION_ID, id.as_str()),
+            0 => header(header::MESSAGE_ID, id.as_str()),
+            form => header(header::MESSAGE_ID, &record::form_of_id(id, form)),
         }
-        self.size = size(&self.headers, &self.payload);
+        match kind {
+            WriteKind::Put(_) => {}
+            WriteKind::Delete => header(header::OPERATION, "DEL"),
+            WriteKind::Purge => {
+                header(header::OPERATION, "PURGE");
+                header(header::ROLLUP, "sub");
+            }
+        }
+        if let Some(guard) = guard {
+            header(header::EXPECTED, &guard.revision.to_string());
+            if guard.key != *key {
+                header(header::EXPECTED_SUBJECT, &self.place.leader_subject(&guard.key));
+            }
+        }
+        if let Some(ttl) = ttl {
+            header(header::TTL, &ttl.as_secs().to_string());
+        }
+        if let Some(Frame { batch, number, is_last }) = &self.frame {
+            header(header::BATCH, batch);
+            header(header::BATCH_SEQUENCE, &number.to_string());
+            if *is_last {
+                header(header::BATCH_COMMIT, "1");
+            }
+        }
     }
 
     /// Checks what the server would not check without closing the connection.
@@ -225,7 +246,7 @@ impl<'a> Publication<'a> {
 
     /// A copy; it is sent when it is first waited for.
     pub(super) fn send(&self) -> Pending {
-        self.place.api.wire().request(self.subject.clone(), Some(self.headers.clone()), self.payload.clone())
+        self.place.api.wire().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
     }
 
     /// What an answer to one copy says.
@@ -243,19 +264,16 @@ impl<'a> Publication<'a> {
             }
             answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
         };
-        let error = match api::parse(&message.payload) {
-            Ok(Ok(answer)) => match Acknowledgement::deserialize(answer) {
-                Ok(Acknowledgement { seq, duplicate }) if seq > 0 => {
-                    return Verdict::Applied { revision: Revision::new(seq), duplicate };
-                }
-                // So says a server of 2.10.
-                Ok(Acknowledgement { seq: 0, duplicate: true }) => return Verdict::OnItsWay,
-                _ => {
-                    return Verdict::Refused(
-                        convert::backend("a write was answered without a revision").unknown_outcome(),
-                    );
-                }
-            },
+        let error = match api::acknowledgement(&message.payload) {
+            Ok(Ok(Acknowledgement { seq, duplicate, .. })) if seq > 0 => {
+                return Verdict::Applied { revision: Revision::new(seq), duplicate };
+            }
+            // So says a server of 2.10.
+            Ok(Ok(Acknowledgement { seq: 0, duplicate: true, .. })) => return Verdict::OnItsWay,
+            Ok(Ok(_)) => {
+                let unclear = convert::backend("a write was answered without a revision");
+                return Verdict::Refused(unclear.unknown_outcome());
+            }
             Ok(Err(error)) => error,
             Err(error) => return Verdict::Refused(error.unknown_outcome()),
         };
@@ -280,11 +298,4 @@ impl<'a> Publication<'a> {
             }
         }
     }
-}
-
-/// The size of a message as the server counts it.
-fn size(headers: &HeaderMap, payload: &Bytes) -> usize {
-    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    let lines = lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4);
-    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>() + payload.len()
 }

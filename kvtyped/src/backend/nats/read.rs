@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use serde_json::{Value, json};
 
 use super::api::Attempt;
@@ -21,19 +22,19 @@ use crate::revision::Revision;
 const CATCH_UP: Duration = Duration::from_millis(250);
 
 pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
+    // All but the plainest have a box of their own, so that the future of that stays small.
     match at {
-        At::Newest(Read::Leader) => leader(place, key, deadline).await,
+        At::Newest(Read::Leader) => leader(place, key, deadline).boxed().await,
         At::Newest(Read::Any) => any(place, key, deadline).await,
-        At::Newest(Read::AtLeast(revision)) => at_least(place, key, revision, deadline).await,
-        At::Revision(revision) => at_revision(place, key, revision, deadline).await,
+        At::Newest(Read::AtLeast(revision)) => at_least(place, key, revision, deadline).boxed().await,
+        At::Revision(revision) => at_revision(place, key, revision, deadline).boxed().await,
     }
 }
 
 async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
     // A permission can be limited to some keys only in this form of the request.
     let verb = format!("DIRECT.GET.{}.{}", place.stream, place.subject(key));
-    let local = json!({ "last_by_subj": place.subject(key) });
-    let found = direct(place, &verb, None, &local, deadline).await?;
+    let found = direct(place, &verb, None, || json!({ "last_by_subj": place.subject(key) }), deadline).await?;
     found.map(|stored| stored.entry(&place.prefix)).transpose()
 }
 
@@ -95,15 +96,19 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", place.stream);
     place.api.whole(&verb)?;
-    if let Some(stored) = direct(place, &verb, Some(&which), &which, deadline).await? {
-        return if stored.subject == place.subject(key) { stored.entry(&place.prefix).map(Some) } else { Ok(None) };
+    if let Some(stored) = direct(place, &verb, Some(&which), || which.clone(), deadline).await? {
+        return if stored.subject.as_str() == place.subject(key) {
+            stored.entry(&place.prefix).map(Some)
+        } else {
+            Ok(None)
+        };
     }
     if !place.direct || !place.may_be_behind() {
         return Ok(None);
     }
     // A server that is behind does not have it yet.
     match place.leader_api.leader(&place.leader_stream, &which, deadline).await {
-        Ok(Some(stored)) if stored.subject == place.leader_subject(key) => {
+        Ok(Some(stored)) if stored.subject.as_str() == place.leader_subject(key) => {
             stored.entry(&place.leader_prefix()).map(Some)
         }
         Ok(_) => Ok(None),
@@ -125,14 +130,14 @@ async fn direct(
     place: &Place,
     verb: &str,
     body: Option<&Value>,
-    otherwise: &Value,
+    otherwise: impl Fn() -> Value,
     deadline: Deadline,
 ) -> Result<Option<Stored>> {
     let mut backoff = Backoff::outage();
     let mut allowed = place.direct;
     loop {
         if !allowed {
-            return place.api.leader(&place.stream, otherwise, deadline).await;
+            return place.api.leader(&place.stream, &otherwise(), deadline).boxed().await;
         }
         let message = match place.api.attempt(verb, body, Attempt::Short, deadline).await? {
             Answer::Message(message) => message,
@@ -141,12 +146,13 @@ async fn direct(
                 let error = convert::of_answer(answer, deadline);
                 tracing::debug!(verb, %error, "reading again");
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader just now.
-                if nobody && let Some(info) = place.information(deadline).await {
+                if nobody && let Some(info) = place.information(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
                     // Or what is stored has the status of no answer, and the client takes it for one. The leader's answer
                     // has none; one who may not ask it is as far as before.
-                    if allowed && let Ok(found) = place.api.leader(&place.stream, otherwise, deadline).await {
+                    if allowed && let Ok(found) = place.api.leader(&place.stream, &otherwise(), deadline).boxed().await
+                    {
                         return Ok(found);
                     }
                 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::RawMessage;
-use async_nats::{HeaderMap, Message};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,6 +20,9 @@ use crate::ttl::Ttl;
 pub(super) mod header {
     pub(in super::super) const OPERATION: &str = "KV-Operation";
     pub(in super::super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+    /// The id of an operation where the server need not remember it: as long as the other one, so that both cost the same
+    /// room.
+    pub(in super::super) const OPERATION_ID: &str = "Kvtyped-Oid";
     pub(in super::super) const INCREMENT: &str = "Nats-Incr";
     pub(in super::super) const ROLLUP: &str = "Nats-Rollup";
     pub(in super::super) const TTL: &str = "Nats-TTL";
@@ -42,7 +45,7 @@ pub(super) mod header {
 /// A message of a stream.
 #[derive(Debug)]
 pub(super) struct Stored {
-    pub(super) subject: String,
+    pub(super) subject: Subject,
     pub(super) revision: Revision,
     created: SystemTime,
     headers: HeaderMap,
@@ -54,19 +57,27 @@ impl Stored {
     pub(super) fn new(message: Message, revision: Revision, created: SystemTime) -> Self {
         let Message { subject, payload, headers, .. } = message;
         let headers = headers.unwrap_or_default();
-        Self { subject: subject.into_string(), revision, created, headers, payload }
+        Self { subject, revision, created, headers, payload }
     }
 
     /// The answer to a direct get.
     pub(super) fn from_direct(message: Message) -> Result<Self> {
         let headers = message.headers.unwrap_or_default();
-        // A publisher can write these headers too; the server's own come last.
-        let text = |name: &str| headers.get_last(name).map(|value| value.as_str());
-        let missing = || convert::backend("an answer to a direct get lacks its headers");
-        let subject = text(header::SUBJECT).ok_or_else(missing)?.to_owned();
-        let sequence: u64 = text(header::SEQUENCE).and_then(|text| text.parse().ok()).ok_or_else(missing)?;
-        let created = text(header::TIME).and_then(time).ok_or_else(missing)?;
-        Ok(Self { subject, revision: Revision::new(sequence), created, headers, payload: message.payload })
+        let (mut subject, mut sequence, mut created) = (None, None, None);
+        for (name, value) in last_of_each(&headers) {
+            match name {
+                header::SUBJECT => subject = Some(Subject::from(value)),
+                header::SEQUENCE => sequence = value.parse().ok().map(Revision::new),
+                header::TIME => created = time(value),
+                _ => {}
+            }
+        }
+        match (subject, sequence, created) {
+            (Some(subject), Some(revision), Some(created)) => {
+                Ok(Self { subject, revision, created, headers, payload: message.payload })
+            }
+            _ => Err(convert::backend("an answer to a direct get lacks its headers")),
+        }
     }
 
     /// The `message` of an answer of the stream's leader.
@@ -75,7 +86,7 @@ impl Stored {
         let message = StreamMessage::try_from(raw);
         let message = message.map_err(|_| convert::backend("a stored message has headers that are none"))?;
         Ok(Self {
-            subject: message.subject.into_string(),
+            subject: message.subject,
             revision: Revision::new(message.sequence),
             created: message.time.into(),
             headers: message.headers,
@@ -104,29 +115,51 @@ impl Stored {
 
     /// Whether this operation wrote it.
     pub(super) fn is_by(&self, id: &OperationId) -> bool {
-        self.header(header::MESSAGE_ID).map(id_of_form) == Some(id.as_str())
+        let is_in = |name| self.header(name).map(id_of_form) == Some(id.as_str());
+        is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
     }
 
     /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
     pub(super) fn directly_follows(&self, revision: Revision) -> bool {
         self.header(header::EXPECTED).and_then(|text| text.parse().ok()) == Some(revision.get())
-            && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject)
+            && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject.as_str())
             // What was copied from another stream was looked at there.
             && self.header(header::STREAM_SOURCE).is_none()
     }
 
     /// The entry that it is, of a bucket whose subjects begin so.
     pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
-        let text = self.subject.strip_prefix(prefix).unwrap_or(&self.subject);
+        let subject = self.subject.as_str();
+        let text = subject.strip_prefix(prefix).unwrap_or(subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
-        let operation = self.operation();
-        let ttl = self.header(header::TTL).and_then(ttl);
-        let id = self.header(header::MESSAGE_ID).map(id_of_form).map(OperationId::from_stored);
-        Ok(RawEntry { key, revision: self.revision, created: self.created, operation, value: self.payload, ttl, id })
+        let (mut operation, mut reason, mut size, mut lives) = (None, None, 0_u64, None);
+        let (mut id, mut message_id) = (None, None);
+        for (name, value) in last_of_each(&self.headers) {
+            match name {
+                header::OPERATION => operation = Some(value),
+                header::MARKER_REASON => reason = Some(value),
+                header::MESSAGE_SIZE => size = value.parse().unwrap_or_default(),
+                header::TTL => lives = ttl(value),
+                header::OPERATION_ID => id = Some(value),
+                header::MESSAGE_ID => message_id = Some(value),
+                _ => {}
+            }
+        }
+        let id = id.or(message_id).map(id_of_form).map(OperationId::from_stored);
+        let operation = self.operation(operation, reason, size);
+        Ok(RawEntry {
+            key,
+            revision: self.revision,
+            created: self.created,
+            operation,
+            value: self.payload,
+            ttl: lives,
+            id,
+        })
     }
 
-    fn operation(&self) -> Operation {
-        match self.header(header::OPERATION) {
+    fn operation(&self, operation: Option<&str>, reason: Option<&str>, size: u64) -> Operation {
+        match operation {
             None => {}
             Some("PUT") => return Operation::Put,
             Some("DEL") => return Operation::Delete,
@@ -135,8 +168,7 @@ impl Stored {
         }
         // A client can write this header too. A marker of the server's has no body; a message of which only the
         // headers were asked for tells its size.
-        let size = self.header(header::MESSAGE_SIZE).and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
-        match self.header(header::MARKER_REASON) {
+        match reason {
             Some(reason) if self.payload.is_empty() && size == 0 => match reason {
                 "MaxAge" => Operation::Expired,
                 "Purge" => Operation::Purge,
@@ -146,6 +178,12 @@ impl Stored {
             _ => Operation::Put,
         }
     }
+}
+
+/// The headers with their values; of one that stands there more than once, the last: a publisher can write the server's
+/// headers too, and the server's own come last.
+fn last_of_each(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.last()?.as_str())))
 }
 
 /// A time as the server writes it: `2026-08-14T12:02:39.123456789Z`.

@@ -35,7 +35,8 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
     if scan.patterns.is_empty() {
         return stream::empty().boxed();
     }
-    stream::unfold(Some(Scanning::new(place, scan)), |scanning| async move {
+    // In a box: it is handed on with each entry.
+    stream::unfold(Some(Box::new(Scanning::new(place, scan))), |scanning| async move {
         let mut scanning = scanning?;
         match scanning.next().await {
             Ok(Some(entry)) => Some((entry, Some(scanning))),
@@ -115,6 +116,17 @@ impl Scanning {
 
     /// The next entry, or an error in the place of one; an error of the scan itself ends it.
     async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
+        // Most of the time the next message is there, and nobody need know what time it is.
+        let mut at_hand = match &mut self.consumer {
+            Some(consumer) if !self.over && !self.unsure => consumer.at_hand().await,
+            _ => None,
+        };
+        if let Some(Heard::Message(stored, pending)) = at_hand {
+            if let Some(entry) = self.hear(stored, pending) {
+                return Ok(Some(entry));
+            }
+            at_hand = None;
+        }
         let mut deadline = Deadline::after(self.scan.patience);
         while !self.over {
             let Some(consumer) = &mut self.consumer else {
@@ -125,12 +137,14 @@ impl Scanning {
                 self.look(deadline).await?;
                 continue;
             }
-            match consumer.next(deadline.at()).await? {
+            let heard = match at_hand.take() {
+                Some(heard) => heard,
+                None => consumer.next(deadline.at()).await?,
+            };
+            match heard {
                 Heard::Message(stored, pending) => {
                     deadline = Deadline::after(self.scan.patience);
-                    self.waits = false;
-                    self.count(pending);
-                    if let Some(entry) = self.take(stored, pending) {
+                    if let Some(entry) = self.hear(stored, pending) {
                         return Ok(Some(entry));
                     }
                 }
@@ -228,6 +242,13 @@ impl Scanning {
             self.first_round = false;
             self.left = pending;
         }
+    }
+
+    /// Counts a message, and gives what it tells, if that is anything.
+    fn hear(&mut self, stored: Stored, pending: u64) -> Option<Result<Scanned>> {
+        self.waits = false;
+        self.count(pending);
+        self.take(stored, pending)
     }
 
     /// The entry to give for a message, if one is.

@@ -1,7 +1,9 @@
 //! One request: its answer, or why there is none.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -15,11 +17,9 @@ use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast};
 use tokio::time::Instant;
 
 use super::convert;
+use super::lookout::{Lookout, SLICE};
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
-
-/// How often a waiting request looks whether its connection still is the one that it was sent on.
-const SLICE: Duration = Duration::from_millis(50);
 
 /// How long closing waits for the answers to what is under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -29,6 +29,9 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long an answer may still come after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// How many denials are kept for those who have not looked yet.
+const DENIALS: usize = 64;
 
 /// How many batches of one connection may be without an answer. A server takes up to 50 for a bucket, of everybody, and
 /// works on one after the other.
@@ -40,6 +43,7 @@ pub(super) struct Wire {
     violations: Option<Arc<Violations>>,
     /// Whether nothing is to be asked for that cannot be limited to some keys.
     confined: bool,
+    lookout: Arc<Lookout>,
     closed: AtomicBool,
     /// Shared with every request on its way.
     under_way: Arc<()>,
@@ -69,10 +73,12 @@ pub(super) enum Answer {
 
 impl Wire {
     pub(super) fn new(client: Client, violations: Option<Arc<Violations>>, confined: bool) -> Self {
+        let lookout = violations.as_ref().map(|violations| Arc::clone(&violations.lookout)).unwrap_or_default();
         Self {
             client,
             violations,
             confined,
+            lookout,
             closed: AtomicBool::new(false),
             under_way: Arc::new(()),
             batches: Semaphore::new(BATCHES),
@@ -126,6 +132,14 @@ impl Wire {
     /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
     /// is one again: long after the caller gave up.
     pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
+        if self.is_connected() && !self.closed.load(Ordering::Relaxed) && !deadline.has_passed() {
+            return Ok(());
+        }
+        // Rare, and in a box, so that the future of every operation stays small.
+        self.reconnected(deadline).boxed().await
+    }
+
+    async fn reconnected(&self, deadline: Deadline) -> Result<()> {
         loop {
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Closed));
@@ -144,17 +158,14 @@ impl Wire {
     }
 
     /// A request, which is sent when it is first waited for.
-    pub(super) fn request(&self, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
+    pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
-        let client = self.client.clone();
-        let denials = self.denials();
-        let to = subject.clone();
+        let (wire, to) = (Arc::clone(self), subject.clone());
         Pending {
-            reply: async move { client.send_request(to, request).await }.boxed(),
-            client: self.client.clone(),
-            violations: self.violations.clone(),
-            denials,
+            reply: async move { wire.client.send_request(to, request).await }.boxed(),
+            wire: Arc::clone(self),
+            looked: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
             subject,
             epoch: Some(self.epoch()),
@@ -189,9 +200,9 @@ impl Wire {
 /// A request on its way.
 pub(super) struct Pending {
     reply: BoxFuture<'static, Result<Message, RequestError>>,
-    client: Client,
-    violations: Option<Arc<Violations>>,
-    denials: Option<broadcast::Receiver<Violation>>,
+    wire: Arc<Wire>,
+    /// How many denials there were when it last looked.
+    looked: u64,
     /// What was denied, and when an answer can no longer be expected.
     denied: Option<(String, Instant)>,
     subject: String,
@@ -211,14 +222,13 @@ impl Pending {
 
     /// Waits for the answer until then. May be called again after `Broken` and `Silent`, and only then.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
+        let wire = Arc::clone(&self.wire);
         loop {
-            if self.denied.is_none()
-                && let Some(inbox) = self.violations.as_ref().and_then(|violations| violations.inbox())
-            {
-                self.denied = Some((inbox, Instant::now() + GRACE));
-            }
+            // From here on, so that what is denied meanwhile wakes it.
+            let mut look = pin!(wire.lookout.next());
+            self.look_for_denials();
             let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
-            let slice = enough.min(Instant::now() + SLICE);
+            let soon = enough.saturating_duration_since(Instant::now()) <= 2 * SLICE;
             tokio::select! {
                 biased;
                 reply = &mut self.reply => {
@@ -230,19 +240,18 @@ impl Pending {
                     }
                     return answer;
                 }
-                denied = denied(&mut self.denials, &self.subject), if self.denied.is_none() => {
-                    self.denied = Some((denied, Instant::now() + GRACE));
-                }
-                () = tokio::time::sleep_until(slice) => {}
+                () = &mut look => {}
+                // Only the last of the time is told by a timer.
+                () = async { tokio::time::sleep_until(enough).await }, if soon => {}
             }
+            self.look_for_denials();
             if let Some((subject, at)) = &self.denied
                 && Instant::now() >= *at
             {
                 return Answer::Denied(subject.clone());
             }
             if let Some(epoch) = self.epoch
-                && (self.client.connection_state() != State::Connected
-                    || self.client.statistics().connects.load(Ordering::Relaxed) != epoch)
+                && (!wire.is_connected() || wire.epoch() != epoch)
             {
                 self.epoch = None;
                 return Answer::Broken;
@@ -250,6 +259,14 @@ impl Pending {
             if Instant::now() >= until {
                 return Answer::Silent;
             }
+        }
+    }
+
+    fn look_for_denials(&mut self) {
+        let Some(violations) = &self.wire.violations else { return };
+        if self.denied.is_none() {
+            let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
+            self.denied = denied.map(|subject| (subject, Instant::now() + GRACE));
         }
     }
 }
@@ -292,19 +309,31 @@ impl Violation {
 
 /// What the server denied: told to whoever waits, since the server does not say which request it denies.
 pub(super) struct Violations {
+    /// To those who wait for long.
     sender: broadcast::Sender<Violation>,
+    /// The last ones, for those who look.
+    last: std::sync::Mutex<VecDeque<Violation>>,
+    /// How many there were in all.
+    count: AtomicU64,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
     inbox: std::sync::Mutex<Option<String>>,
+    /// Whether it was.
+    inbox_denied: AtomicBool,
     /// Whether the last attempt to connect again was refused for its credentials.
     unauthorized: AtomicBool,
+    lookout: Arc<Lookout>,
 }
 
 impl Default for Violations {
     fn default() -> Self {
         Self {
-            sender: broadcast::channel(64).0,
-            inbox: std::sync::Mutex::new(None),
+            sender: broadcast::channel(DENIALS).0,
+            last: std::sync::Mutex::default(),
+            count: AtomicU64::new(0),
+            inbox: std::sync::Mutex::default(),
+            inbox_denied: AtomicBool::new(false),
             unauthorized: AtomicBool::new(false),
+            lookout: Arc::default(),
         }
     }
 }
@@ -317,13 +346,24 @@ impl Violations {
         // Answers to requests arrive under one subscription that ends so.
         if violation.is_subscription && violation.subject.ends_with(".*") {
             *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(violation.subject.clone());
+            self.inbox_denied.store(true, Ordering::Release);
         }
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() == DENIALS {
+                last.pop_front();
+            }
+            last.push_back(violation.clone());
+            self.count.fetch_add(1, Ordering::Release);
+        }
+        self.lookout.look_now();
         // An error says that nobody waits.
         let _ = self.sender.send(violation);
     }
 
     /// Another connection may be allowed more; if not, the server says so again.
     pub(super) fn forget(&self) {
+        self.inbox_denied.store(false, Ordering::Release);
         *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -336,7 +376,27 @@ impl Violations {
         self.unauthorized.load(Ordering::Relaxed)
     }
 
+    /// How many there were in all.
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// This subject, if it was denied since there were so many; and how many there are now.
+    fn since(&self, looked: &mut u64, subject: &str) -> Option<String> {
+        if self.count() == *looked {
+            return None;
+        }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = self.count() - *looked;
+        *looked += news;
+        let news = usize::try_from(news).unwrap_or(usize::MAX);
+        last.iter().rev().take(news).any(|denied| denied.subject == subject).then(|| subject.to_owned())
+    }
+
     fn inbox(&self) -> Option<String> {
+        if !self.inbox_denied.load(Ordering::Acquire) {
+            return None;
+        }
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -352,5 +412,19 @@ mod tests {
         let inbox = Violation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
         assert_eq!(inbox, Some(Violation { subject: "_INBOX.x.*".into(), is_subscription: true }));
         assert_eq!(Violation::parse("Stale Connection"), None);
+    }
+
+    #[test]
+    fn a_denial_is_told_to_those_who_asked_before_it_and_once() {
+        let violations = Violations::default();
+        let denied = |subject: &str| violations.report(&format!("Permissions Violation for Publish to \"{subject}\""));
+        denied("a");
+        let (mut one, mut other) = (violations.count(), violations.count());
+        assert_eq!(violations.since(&mut one, "a"), None);
+        denied("b");
+        assert_eq!(violations.since(&mut one, "b").as_deref(), Some("b"));
+        assert_eq!(violations.since(&mut one, "b"), None);
+        (0..DENIALS - 1).for_each(|_| denied("c"));
+        assert_eq!(violations.since(&mut other, "b").as_deref(), Some("b"));
     }
 }
