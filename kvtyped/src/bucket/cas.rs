@@ -15,7 +15,8 @@ use crate::ttl::Ttl;
 pub(super) enum First {
     /// From a guess, which costs no read: there is no record, and the marker of this revision if it is not zero.
     NoRecord(Revision),
-    /// From a read of wherever is nearest: a stale answer costs one attempt.
+    /// From a read of wherever is nearest: a stale answer costs one attempt. Where nothing is to be written, the leader is
+    /// asked before that is believed.
     Read,
 }
 
@@ -131,6 +132,15 @@ impl Retry {
     }
 }
 
+/// Whether the leader has nothing newer than what was read of wherever was nearest.
+pub(super) fn confirms(leader: Option<&RawEntry>, near: Option<&RawEntry>) -> bool {
+    match leader {
+        // One that is cut off may be behind.
+        Some(entry) => near.is_some_and(|near| entry.revision <= near.revision),
+        None => near.is_none(),
+    }
+}
+
 /// One step of the loop: writes over what was read, if nothing came between.
 pub(super) struct Step<'a> {
     pub(super) key: &'a Key,
@@ -155,7 +165,7 @@ impl<T: KvModel> ReadBucket<T> {
 impl<T: KvModel> Bucket<T> {
     /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
     ///
-    /// A stale read is harmless: its write is refused. A read behind a conflict comes from the leader, and one that is
+    /// A stale read is harmless: its write is refused, and where nothing is to be written the leader is asked. A read behind a conflict comes from the leader, and one that is
     /// older than the conflict is not decided upon. An outcome that is unknown ends the loop: to go on could apply twice.
     pub(super) async fn compare_and_set<R, E: From<Error>>(
         &self,
@@ -172,6 +182,7 @@ impl<T: KvModel> Bucket<T> {
         let raw = self.raw(operation)?;
         let mut retry = Retry::new();
         let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        let mut is_near = matches!(first, First::Read);
         let (mut newest, mut over) = match first {
             First::NoRecord(marker) => (None, marker),
             First::Read => {
@@ -181,7 +192,16 @@ impl<T: KvModel> Bucket<T> {
             }
         };
         loop {
-            let (kind, ttl, result) = match decide(newest.as_ref())? {
+            let decision = decide(newest.as_ref());
+            if is_near && !matches!(decision, Ok(Decision::Write { .. })) {
+                is_near = false;
+                let leader = raw.read(key, At::Newest(Read::Leader), deadline).await.map_err(located)?;
+                if !confirms(leader.as_ref(), newest.as_ref()) {
+                    (over, newest) = (of(&leader), leader);
+                    continue;
+                }
+            }
+            let (kind, ttl, result) = match decision? {
                 Decision::Stop { result } => return Ok(Done { revision: over, result }),
                 Decision::Write { kind, ttl, result } => (kind, ttl, result),
             };
@@ -193,6 +213,7 @@ impl<T: KvModel> Bucket<T> {
                 }
                 Err(error) => return Err(located(error).into()),
             }
+            is_near = false;
             let read = retry.read(&**raw, key, deadline).await;
             newest = read.map_err(|error| located(attempts.explain(error)))?;
             over = of(&newest);

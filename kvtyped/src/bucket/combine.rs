@@ -17,7 +17,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
-use super::cas::{Attempts, Decision, Done, Limits, Retry, Step};
+use super::cas::{Attempts, Decision, Done, Limits, Retry, Step, confirms};
 use super::{Bucket, ReadBucket};
 use crate::backend::{At, Deadline, Operation, RawEntry, Read, WriteKind};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -59,8 +59,18 @@ struct Draft {
 #[derive(Debug)]
 struct Base {
     entry: Option<RawEntry>,
-    /// Whether it was read for the one who decides on it, rather than remembered.
-    read: bool,
+    known: Known,
+}
+
+/// Whence the newest entry of a key is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It was stored, or read, for somebody before.
+    Before,
+    /// It was read of wherever was nearest, for the one who decides on it.
+    Near,
+    /// It was read at the leader, for the one who decides on it.
+    Leader,
 }
 
 /// Changes that one write will store.
@@ -135,15 +145,16 @@ impl Draft {
         }
     }
 
-    /// Whether a decision to write nothing may rest on it: it was just read, or it is shared with those who decided so.
+    /// Whether a decision to write nothing may rest on it: the leader was just asked, or it is shared with those who decided
+    /// so.
     fn is_sure(&self) -> bool {
-        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.read)
+        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.known == Known::Leader)
     }
 
     /// Remembers what was stored.
     fn stored(&mut self, entry: RawEntry) {
         self.conflict = None;
-        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), read: false });
+        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), known: Known::Before });
     }
 
     /// Remembers that another came first.
@@ -175,7 +186,7 @@ impl<T: KvModel> Bucket<T> {
                 (draft.group, draft.base) = (None, None);
             }
             if let Some(base) = &mut draft.base {
-                base.read = false; // by somebody before
+                base.known = Known::Before;
             }
             if alone && draft.group.is_some() {
                 let _ = self.settle(key, draft).await;
@@ -183,10 +194,13 @@ impl<T: KvModel> Bucket<T> {
             }
             let decision = loop {
                 self.look(key, &mut draft, deadline).await.map_err(|error| located(attempts.explain(error)))?;
-                match decide(draft.current()) {
-                    Ok(write @ Decision::Write { .. }) => break Ok(write),
-                    other if draft.is_sure() => break other,
-                    _ => draft.base = None,
+                let decision = decide(draft.current());
+                if matches!(decision, Ok(Decision::Write { .. })) || draft.is_sure() {
+                    break decision;
+                }
+                let confirmed = self.ask_leader(key, &mut draft, deadline).await;
+                if confirmed.map_err(|error| located(attempts.explain(error)))? {
+                    break decision;
                 }
             };
             if draft.group.is_none() && (alone || !lane.is_wanted()) {
@@ -341,12 +355,27 @@ impl<T: KvModel> ReadBucket<T> {
             return Ok(());
         }
         let raw = &self.inner.raw;
-        let entry = match &mut draft.conflict {
-            None => raw.read(key, At::Newest(Read::Any), deadline).await?,
-            Some(retry) => retry.read(&**raw, key, deadline).await?,
+        let (entry, known) = match &mut draft.conflict {
+            None => (raw.read(key, At::Newest(Read::Any), deadline).await?, Known::Near),
+            Some(retry) => (retry.read(&**raw, key, deadline).await?, Known::Leader),
         };
-        draft.base = Some(Base { entry, read: true });
+        draft.base = Some(Base { entry, known });
         Ok(())
+    }
+
+    /// Reads at the leader, before what was decided is to write nothing; tells whether that can stand.
+    async fn ask_leader(&self, key: &Key, draft: &mut Draft, deadline: Deadline) -> Result<bool> {
+        let leader = self.inner.raw.read(key, At::Newest(Read::Leader), deadline).await?;
+        match &mut draft.base {
+            Some(base) if base.known == Known::Near && confirms(leader.as_ref(), base.entry.as_ref()) => {
+                base.known = Known::Leader;
+                Ok(true)
+            }
+            base => {
+                *base = Some(Base { entry: leader, known: Known::Leader });
+                Ok(false)
+            }
+        }
     }
 
     /// Writes over what a draft was based on.
@@ -358,11 +387,10 @@ impl<T: KvModel> ReadBucket<T> {
         ttl: Option<Ttl>,
         deadline: Deadline,
     ) -> Result<RawEntry> {
-        let (revision, read) = match &base {
-            Some(Base { entry, read }) => (entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision), *read),
-            None => (Revision::ZERO, true),
-        };
-        if !read && revision > Revision::ZERO {
+        let revision =
+            base.as_ref().and_then(|base| base.entry.as_ref()).map_or(Revision::ZERO, |entry| entry.revision);
+        let is_remembered = base.is_some_and(|base| base.known == Known::Before);
+        if is_remembered && revision > Revision::ZERO {
             match self.check_incarnation(key, revision, deadline).await {
                 // What was remembered is of another bucket: begin anew with what is there.
                 Err(error) if matches!(error.kind(), ErrorKind::HistoryRewound) => {
