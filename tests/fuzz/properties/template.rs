@@ -45,7 +45,7 @@ pub fn check(bytes: &[u8]) {
 /// The same by the grammar: segments of legal characters with one field at most, and no field twice.
 fn is_template(text: &str) -> bool {
     let mut names = Vec::new();
-    let mut segment = |text: &str| {
+    let segment = |text: &str| {
         let (prefix, rest) = text.split_once('{').unwrap_or((text, ""));
         let (name, suffix) = match rest.split_once('}') {
             Some((name, suffix)) => (Some(name), suffix),
@@ -62,5 +62,5 @@ fn is_template(text: &str) -> bool {
         });
         !text.is_empty() && closed && named && fresh && legal(prefix) && legal(suffix)
     };
-    text.split('.').all(|text| segment(text))
+    text.split('.').all(segment)
 }
