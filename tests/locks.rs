@@ -8,9 +8,20 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenLocks};
 
 use crate::needs::needs;
-use crate::support::{Document, Room, Session, SessionKey, World, on_both_backends, unique};
+use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Waits until so many wait for the lock `a` of a bucket.
+async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
+    let records: Bucket<Junk> = world.store.bucket().name(bucket).must_exist().on_drift(Drift::Adopt).await.unwrap();
+    harness::wait::until("so many wait", 20 * SECOND, async || {
+        let keys = records.keys(JunkKey::filter().recipe("lock").name("a")).await.unwrap();
+        let tickets = keys.try_fold(0, async |count, key| Ok(count + usize::from(key.part.starts_with("ticket-"))));
+        (tickets.await.unwrap() == many).then_some(())
+    })
+    .await;
+}
 
 /// Locks in a bucket that no other test has.
 fn fresh(world: &World) -> OpenLocks {
@@ -152,6 +163,82 @@ on_both_backends! {
         guard.release().await.unwrap();
         join_all(waiters).await.into_iter().for_each(|waiter| waiter.unwrap());
         assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    async fn a_lock_is_handed_on_to_those_who_wait_with_fences_that_grow(world: World) {
+        let name = unique("locks");
+        let locks = async |owner: &str| world.another().await.locks(&name).fair().owner(owner).await.unwrap();
+        let guard = locks("one").await.lock("a").await.unwrap();
+        let mut waiters = Vec::new();
+        until_so_many_wait(&world, &name, 0).await;
+        for (owner, many) in [("two", 1), ("three", 2)] {
+            let locks = locks(owner).await;
+            waiters.push(tokio::spawn(async move { (locks.lock("a").await.unwrap(), locks) }));
+            until_so_many_wait(&world, &name, many).await;
+        }
+        let mut guard = guard;
+        let mut fences = vec![guard.fence()];
+        for (waiter, owner) in waiters.into_iter().zip(["two", "three"]) {
+            guard.release().await.unwrap();
+            let (next, locks) = waiter.await.unwrap();
+            let holder = locks.holder("a").await.unwrap().expect("it is held");
+            assert_eq!((holder.owner.as_str(), holder.fence), (owner, next.fence()));
+            next.ensure(20 * SECOND).await.unwrap();
+            fences.push(next.fence());
+            guard = next;
+        }
+        assert!(fences.is_sorted_by(|one, other| one < other), "{fences:?}");
+        guard.release().await.unwrap();
+    }
+
+    async fn one_who_gives_up_holds_nobody_up(world: World) {
+        let name = unique("locks");
+        let locks = async || world.another().await.locks(&name).fair().await.unwrap();
+        let guard = locks().await.lock("a").await.unwrap();
+        let error = locks().await.lock("a").wait(200 * SECOND / 1_000).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
+        until_so_many_wait(&world, &name, 0).await;
+        let next = locks().await;
+        let next = tokio::spawn(async move { next.lock("a").wait(20 * SECOND).await.map(drop) });
+        until_so_many_wait(&world, &name, 1).await;
+        guard.release().await.unwrap();
+        next.await.unwrap().unwrap();
+        until_so_many_wait(&world, &name, 0).await;
+    }
+
+    async fn one_who_dies_holds_nobody_up_for_longer_than_its_time(world: World) {
+        let (name, ttl) = (unique("locks"), 2 * SECOND);
+        let open = async |store: &Store| store.locks(&name).fair().ttl(ttl).await.unwrap();
+        let guard = open(&world.another().await).await.lock("a").await.unwrap();
+        until_so_many_wait(&world, &name, 0).await;
+        let (dies, lives) = (world.another().await, world.another().await);
+        let mut waiters = Vec::new();
+        for (store, many) in [(&dies, 1), (&lives, 2)] {
+            let locks = open(store).await;
+            waiters.push(tokio::spawn(async move { locks.lock("a").await.map(|guard| guard.fence()) }));
+            until_so_many_wait(&world, &name, many).await;
+        }
+        dies.close().await.unwrap();
+        guard.release().await.unwrap();
+        let released = tokio::time::Instant::now();
+        waiters.remove(1).await.unwrap().unwrap();
+        assert!(released.elapsed() < ttl + 4 * SECOND, "{:?}", released.elapsed());
+    }
+
+    async fn those_who_wait_hear_that_their_bucket_is_gone(world: World) {
+        let name = unique("locks");
+        let locks = world.store.locks(&name).await.unwrap();
+        let _guard = locks.lock("a").await.unwrap();
+        let waiters: Vec<_> = [locks.clone(), world.another().await.locks(&name).fair().await.unwrap()]
+            .into_iter()
+            .map(|locks| tokio::spawn(async move { locks.lock("a").await.map(drop) }))
+            .collect();
+        until_so_many_wait(&world, &name, 2).await;
+        assert!(world.store.delete_bucket(&name).await.unwrap());
+        for waiter in waiters {
+            let error = waiter.await.unwrap().unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
+        }
     }
 
     async fn a_lock_beside_a_record_fences_its_writes(world: World) {

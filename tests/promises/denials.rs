@@ -6,6 +6,7 @@ use kvtyped::{ErrorKind, KvModel};
 use tokio::sync::OnceCell;
 
 use super::{LATE, in_time};
+use crate::needs::needs;
 use crate::support::Session;
 
 /// How soon a denial is told, at the latest.
@@ -15,7 +16,7 @@ const SOON: Duration = Duration::from_millis(500);
 const PATIENT: Duration = Duration::from_secs(5);
 
 /// A server with a user who may do everything, and one who may not write `secret`, nor read `hidden`, nor know of
-/// `closed`; and with a bucket of each of these names.
+/// `closed`, nor watch `unwatched`; and with a bucket of each of these names.
 async fn guarded() -> &'static Server {
     static GUARDED: OnceCell<Server> = OnceCell::const_new();
     let start = async || {
@@ -27,12 +28,13 @@ async fn guarded() -> &'static Server {
                     "$JS.API.DIRECT.GET.KV_hidden.>", "$JS.API.STREAM.MSG.GET.KV_hidden",
                     "$JS.API.CONSUMER.CREATE.KV_hidden.>",
                     "$JS.API.STREAM.INFO.KV_closed",
+                    "$JS.API.CONSUMER.CREATE.KV_unwatched.>",
                 ] } } }
             ] }
         "#;
         let server = Server::builder().config(config).auth().start().await;
         let store = connect(&server, "admin").await;
-        for bucket in ["secret", "hidden", "closed", "open"] {
+        for bucket in ["secret", "hidden", "closed", "open", "unwatched"] {
             let sessions: Bucket<Session> = store.bucket().name(bucket).await.expect("the bucket opens");
             sessions.put(&Session::new("acme", 7)).await.expect("the admin may write");
         }
@@ -138,4 +140,25 @@ async fn naive_put_without_permission_times_out() {
     let start = tokio::time::Instant::now();
     secret.put("acme.8", "x".into()).await.unwrap_err();
     assert!(start.elapsed() >= 2 * SOON, "it was told after {:?}", start.elapsed());
+}
+
+/// One who may not watch hears that where it would wait, and nobody waits for it.
+#[tokio::test]
+async fn one_who_may_not_watch_does_not_wait_for_a_lock() {
+    needs!(Locks);
+    let server = guarded().await;
+    let (admin, guest) = tokio::join!(connect(server, "admin"), connect(server, "guest"));
+    let (admin, guest) = tokio::join!(adopt::<Session>(&admin, "unwatched"), adopt::<Session>(&guest, "unwatched"));
+    let (admin, guest) = (admin.expect("it may be looked at"), guest.expect("it may be looked at"));
+    let key = Session::new("acme", 7).key();
+    // Nobody has it: it need not wait.
+    guest.lock(&key).await.unwrap().release().await.unwrap();
+    // Fair, so that it knows who waits.
+    let guard = admin.lock(&key).fair().await.unwrap();
+    for _ in 0..2 {
+        let error = in_time("lock", PATIENT, guest.lock(&key)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::PermissionDenied { .. }), "{error}");
+    }
+    guard.release().await.unwrap();
+    in_time("lock", PATIENT, admin.lock(&key)).await.unwrap().release().await.unwrap();
 }

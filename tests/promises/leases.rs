@@ -297,3 +297,54 @@ async fn fences_grow_over_200_tenures() {
         guard.release().await.unwrap();
     }
 }
+
+/// How many messages clients have sent.
+fn sent(clients: &[async_nats::Client]) -> u64 {
+    clients.iter().map(|client| client.statistics().out_messages.load(Ordering::SeqCst)).sum()
+}
+
+/// However many wait: a ticket, a hand-over, the end of the ticket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_many_want_costs_few_requests_each_time() {
+    needs!(Locks);
+    const WORKERS: usize = 8;
+    const TIMES: usize = 40;
+    for fair in [false, true] {
+        let server = Server::start().await;
+        let (mut clients, mut workers) = (Vec::new(), Vec::new());
+        for _ in 0..WORKERS {
+            let client = async_nats::connect(server.url()).await.unwrap();
+            let open = Store::from_client(client.clone()).locks("locks");
+            workers.push(if fair { open.fair().await } else { open.await }.unwrap());
+            clients.push(client);
+        }
+        let begun = Arc::new(tokio::sync::Barrier::new(WORKERS + 1));
+        let ended = Arc::new(tokio::sync::Barrier::new(WORKERS + 1));
+        let workers: Vec<_> = workers
+            .into_iter()
+            .map(|locks| {
+                let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+                tokio::spawn(async move {
+                    // From the first on, somebody waits all the time.
+                    locks.lock("a").await.unwrap().release().await.unwrap();
+                    begun.wait().await;
+                    for _ in 0..TIMES {
+                        let guard = locks.lock("a").await.unwrap();
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        guard.release().await.unwrap();
+                    }
+                    ended.wait().await;
+                })
+            })
+            .collect();
+        begun.wait().await;
+        let before = sent(&clients);
+        ended.wait().await;
+        let each = (sent(&clients) - before) as f64 / (WORKERS * TIMES) as f64;
+        eprintln!("{each:.2} requests a lock with {WORKERS} who want it, fair: {fair}");
+        assert!(each <= 4.0, "{each}");
+        for worker in workers {
+            worker.await.unwrap();
+        }
+    }
+}

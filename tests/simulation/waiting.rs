@@ -86,3 +86,118 @@ fn a_waiter_writes_once_for_what_it_hears() {
         }
     });
 }
+
+/// One who wants the lock of the record, first come, first served.
+fn fair(bucket: &Bucket<Ledger>, number: u64, ttl: Duration) -> kvtyped::Lock {
+    bucket.lock(&LedgerKey::new("main")).ttl(ttl).owner(format!("c{number}")).fair()
+}
+
+/// So many clients, and their buckets.
+async fn clients(world: &World, many: u64) -> Vec<(Client, Bucket<Ledger>)> {
+    let mut clients = Vec::new();
+    for number in 1..=many {
+        let client = Client::new(world, number);
+        let bucket = client.store().bucket().await.expect("the network is well yet");
+        clients.push((client, bucket));
+    }
+    clients
+}
+
+#[test]
+fn the_fair_have_it_in_their_order_by_one_write_each() {
+    let test = "simulation::waiting::the_fair_have_it_in_their_order_by_one_write_each";
+    every_seed(test, 30, async |world| {
+        let ttl = world.chance(|chance| chance.one_of(&[3, 6, 30])) * SECOND;
+        let mut clients = clients(&world, 6).await.into_iter().zip(1..);
+        let (first, number) = clients.next().expect("six");
+        let guard = fair(&first.1, number, ttl).await.expect("it is free");
+        let (tell, mut order) = tokio::sync::mpsc::unbounded_channel();
+        for ((_client, bucket), number) in clients {
+            let tell = tell.clone();
+            let holds = world.chance(|chance| chance.ms(10, 2 * ttl.as_millis() as u64));
+            tokio::spawn(async move {
+                let guard = fair(&bucket, number, ttl).await.expect("nothing is lost");
+                let taken = Instant::now();
+                sleep(holds).await;
+                guard.check().expect("it is renewed from the beginning");
+                let released = Instant::now();
+                guard.release().await.expect("nothing is lost");
+                let _ = tell.send((number, taken, released));
+            });
+            // Until its ticket is drawn.
+            sleep(world.chance(|chance| chance.ms(100, 2_000))).await;
+        }
+        drop(tell);
+        let mut free = Instant::now();
+        guard.release().await.expect("nothing is lost");
+        for wanted in 2..=6 {
+            let Ok(Some((number, taken, released))) = timeout(60 * SECOND, order.recv()).await else {
+                return world.broken("FIFO", format!("c{wanted} does not get it"));
+            };
+            if number != wanted {
+                world.broken("FIFO", format!("c{number} had it before c{wanted}"));
+            }
+            let waited = taken.saturating_duration_since(free);
+            if waited > SECOND / 10 {
+                world.broken("FIFO", format!("c{number} had it after {waited:?}"));
+            }
+            free = released;
+        }
+        let seen = world.seen();
+        let removed = seen.sent.iter().filter(|sent| !sent.put && is_lease(&sent.key)).count();
+        let handed_on = seen.counts.get("handed on").copied().unwrap_or_default();
+        if (removed, handed_on) != (1, 5) {
+            world.broken("FIFO", format!("it was removed {removed} times, and handed on {handed_on} times"));
+        }
+    });
+}
+
+/// One is the first of those who wait, and stops around the moment when the lock is given back: the next has it all the same.
+#[test]
+fn one_who_gives_up_holds_nobody_up() {
+    let test = "simulation::waiting::one_who_gives_up_holds_nobody_up";
+    every_seed(test, 200, async |world| {
+        let ttl = 30 * SECOND;
+        let clients = clients(&world, 3).await;
+        let guard = fair(&clients[0].1, 1, ttl).await.expect("it is free");
+        let gives_up = world.chance(|chance| chance.ms(1_900, 2_100));
+        let quits = timeout(gives_up, fair(&clients[1].1, 2, ttl).into_future());
+        let quits = tokio::spawn(async move { quits.await.map(drop).map_err(drop) });
+        sleep(SECOND).await;
+        let next = tokio::spawn(fair(&clients[2].1, 3, ttl).into_future());
+        sleep(SECOND).await;
+        guard.release().await.expect("nothing is lost");
+        match timeout(SECOND, next).await {
+            Ok(guard) => drop(guard.expect("no panic").expect("nothing is lost")),
+            Err(_) => world.broken("P22", "whoever comes next waits for one who has given up"),
+        }
+        let served = quits.await.expect("no panic").is_ok();
+        world.count(if served { "had it" } else { "gave up" });
+    });
+}
+
+/// One is the first of those who wait, and dies: the next has it a time to live later, and at once if that was long ago.
+#[test]
+fn one_who_dies_holds_nobody_up_for_longer_than_its_time() {
+    let test = "simulation::waiting::one_who_dies_holds_nobody_up_for_longer_than_its_time";
+    every_seed(test, 60, async |world| {
+        let ttl = world.chance(|chance| chance.one_of(&[2, 6, 15])) * SECOND;
+        let clients = clients(&world, 3).await;
+        let guard = fair(&clients[0].1, 1, ttl).await.expect("it is free");
+        let dies = tokio::spawn(fair(&clients[1].1, 2, ttl).into_future());
+        sleep(SECOND).await;
+        let next = tokio::spawn(fair(&clients[2].1, 3, ttl).into_future());
+        sleep(SECOND).await;
+        clients[1].0.kill();
+        let since = world.chance(|chance| chance.ms(0, 2 * ttl.as_millis() as u64));
+        sleep(since).await;
+        guard.release().await.expect("nothing is lost");
+        let longest = if since > ttl { SECOND / 2 } else { ttl + SECOND };
+        world.count(if since > ttl { "long dead" } else { "just dead" });
+        match timeout(longest, next).await {
+            Ok(guard) => drop(guard.expect("no panic").expect("nothing is lost")),
+            Err(_) => world.broken("P22", format!("not had {longest:?} after the release, dead for {since:?}")),
+        }
+        dies.abort();
+    });
+}

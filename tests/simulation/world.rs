@@ -102,6 +102,8 @@ pub(super) struct Sent {
     pub(super) put: bool,
     /// The revision that its own key must have.
     pub(super) over: Option<u64>,
+    /// Who holds what it writes, if that is a lease.
+    pub(super) holder: Option<String>,
 }
 
 /// A write that was applied or refused.
@@ -279,6 +281,10 @@ impl World {
     pub(super) fn sent(&self, client: u64, write: &Write) {
         let over = over(write);
         let put = matches!(write.kind, WriteKind::Put(_));
+        let holder = match &write.kind {
+            WriteKind::Put(value) if is_lease(&write.key) => holder(value),
+            _ => None,
+        };
         let mut late = None;
         if write.key.as_str() == RECORD
             && let Some(over) = over
@@ -293,7 +299,7 @@ impl World {
         if let Some(what) = late {
             self.broken("P3", what);
         }
-        self.state().seen.sent.push(Sent { at: Instant::now(), client, key: write.key.clone(), put, over });
+        self.state().seen.sent.push(Sent { at: Instant::now(), client, key: write.key.clone(), put, over, holder });
         self.note(client, if put { "put" } else { "remove" }, part(&write.key), over.unwrap_or_default());
     }
 
@@ -381,14 +387,13 @@ impl World {
         if after.ttl.is_none() {
             self.broken("P16", format!("revision {} of c{client} has no TTL", after.revision));
         }
-        let owner = |entry: &RawEntry| {
-            let holding: Option<serde_json::Value> = serde_json::from_slice(&entry.value).ok();
-            holding.and_then(|holding| holding["owner"].as_str().map(str::to_owned))
-        };
+        if after.is_live() && before.is_some_and(|before| holder(&before.value) != holder(&after.value)) {
+            self.count("handed on");
+        }
         if let Some(before) = before
-            && owner(before) != Some(format!("c{client}"))
+            && holder(&before.value) != Some(format!("c{client}"))
         {
-            self.broken("P19", format!("c{client} wrote over the lease of {:?}", owner(before)));
+            self.broken("P19", format!("c{client} wrote over the lease of {:?}", holder(&before.value)));
         }
     }
 }
@@ -420,6 +425,12 @@ impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("World")
     }
+}
+
+/// Who holds a lease.
+fn holder(value: &[u8]) -> Option<String> {
+    let holding: serde_json::Value = serde_json::from_slice(value).ok()?;
+    holding["owner"].as_str().map(str::to_owned)
 }
 
 /// The revision that a write's own key must have.

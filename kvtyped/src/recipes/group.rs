@@ -242,10 +242,10 @@ impl<T: 'static> IntoFuture for Join<T> {
                 if wait.is_some() {
                     return wait::take(claim).await;
                 }
-                match claim.attempt(Over::Nothing, None).await {
+                match claim.attempt(Over::Nothing).await {
                     Attempt::Taken(lease) => Ok(lease),
-                    Attempt::Refused(_) => Err(Error::new(ErrorKind::AlreadyExists)),
-                    Attempt::Failed(error, _) => Err(error),
+                    Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
+                    Attempt::Failed(error) => Err(error),
                 }
             };
             let lease = place.within("join", Some(&id), wait::within(wait, join)).await?;

@@ -29,11 +29,17 @@ pub(super) struct Holding {
     /// How often that was said anew: what tells a renewal from news.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) said: u64,
+    /// In a ticket: for how many milliseconds the lease is wanted that may be handed on to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wants: Option<u64>,
+    /// In a lease that was handed on and not yet renewed: the revision of the ticket that it was handed on to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ticket: Option<u64>,
 }
 
 impl Holding {
     pub(super) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
-        Self { id: fresh_id(), owner, since: now(), note, term: None, value, said: 0 }
+        Self { id: fresh_id(), owner, since: now(), note, term: None, value, said: 0, wants: None, ticket: None }
     }
 
     /// The same for another attempt: told from every other, and taken now.
@@ -57,7 +63,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// A name that nothing else has.
-fn fresh_id() -> String {
+pub(super) fn fresh_id() -> String {
     format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>())
 }
 
@@ -68,7 +74,7 @@ pub(super) fn usual_owner() -> String {
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _, said } = self;
+        let Self { id, owner, since, note, term, value: _, said, wants, ticket } = self;
         f.debug_struct("Holding")
             .field("id", id)
             .field("owner", owner)
@@ -76,6 +82,8 @@ impl fmt::Debug for Holding {
             .field("note", note)
             .field("term", term)
             .field("said", said)
+            .field("wants", wants)
+            .field("ticket", ticket)
             .finish_non_exhaustive()
     }
 }

@@ -68,7 +68,7 @@ impl Lease {
     /// How long it is valid if it is not renewed; zero when it is lost.
     pub fn remaining(&self) -> Duration {
         match *self.state.borrow() {
-            State::Held { until } => until.saturating_duration_since(Instant::now()),
+            State::Held { until, .. } => until.saturating_duration_since(Instant::now()),
             State::Lost | State::Released => Duration::ZERO,
         }
     }
@@ -132,7 +132,7 @@ impl Lease {
     pub async fn lost(&self) {
         let mut state = self.state.clone();
         loop {
-            let State::Held { until } = *state.borrow_and_update() else { return };
+            let State::Held { until, .. } = *state.borrow_and_update() else { return };
             if until <= Instant::now() {
                 return;
             }
@@ -195,6 +195,11 @@ impl Lease {
     /// The same, by the word of a recipe.
     pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
         self.order(operation, Order::Release).await
+    }
+
+    /// How it is now, and what becomes of it.
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
     }
 
     /// What a fence in its bucket stands on.

@@ -1,10 +1,8 @@
 //! Locks: by name, or beside the record that they protect.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,19 +10,19 @@ use futures::future::BoxFuture;
 use super::fence::Fencing;
 use super::holding::{Holder, Holding, usual_owner};
 use super::lease::Lease;
+use super::line::Line;
 use super::place::{Place, check, place_options};
-use super::queue::Ticket;
 use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Claim, Over, Turn};
+use super::tenure::{Attempt, Claim};
 use super::terms::lease_options;
+use super::ticket;
 use super::times::Wanted;
-use super::wait::{Waiting, within};
+use super::wait::within;
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
 use crate::model::{KvModel, SingleRevision};
-use crate::revision::Revision;
 use crate::store::Store;
 
 /// The recipe's part of a key.
@@ -163,8 +161,9 @@ impl IntoFuture for OpenLocks {
 ///
 /// A lock is a record with a time to live under its name, which its holder renews: one holder at a time, whatever the
 /// process. It is free again when its holder gives it back, or soon after the holder dies: after its time to live, 30 s
-/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait watch it; nobody polls, but for a look now and then lest
-/// something was missed.
+/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait draw tickets, and whoever gives the lock back hands it on to
+/// the first of them: one write, of which that one hears by a watch. Nobody polls, but for a look now and then lest something
+/// was missed.
 ///
 /// It is **not reentrant**: a task that holds a lock and takes it again waits for itself.
 ///
@@ -179,7 +178,11 @@ impl IntoFuture for OpenLocks {
 /// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
 /// on it: three replicas, and `sync_interval: always`.
 ///
-/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair).
+/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
+/// who do not, one of a process and lock stands in the line at a time.
+///
+/// That one who dies while it waits holds up nobody: if the lock is handed on to it before its ticket is taken for dead, after
+/// two thirds of its time to live, the next has it when that time has passed once more.
 #[derive(Debug, Clone)]
 pub struct Locks {
     bucket: Bucket<Slot<Holding>>,
@@ -270,7 +273,8 @@ impl WantedLock {
         let key = SlotKey::new(RECIPE, &*name, LEASE);
         key.encode()?;
         let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
-        Ok(Claim { bucket, key, name, holding, times, fenced })
+        let line = Some(Line::of(&bucket, &key));
+        Ok(Claim { bucket, key, name, holding, times, fenced, marker: times.ttl, line, ticket: None })
     }
 
     /// `operation` on the lock, located.
@@ -294,50 +298,37 @@ enum How {
     Wait(Option<Duration>),
 }
 
-/// The turns of the locks of a bucket in this process: who waits here waits in a row, and one of them on the server.
-#[derive(Debug, Default)]
-struct Turns(Mutex<HashMap<SlotKey, Arc<tokio::sync::Mutex<Option<Revision>>>>>);
-
-/// How many turns are remembered for the sake of the marker that stands at the end of the last one.
-const REMEMBERED: usize = 1_024;
-
-fn turn(claim: &Claim) -> Arc<tokio::sync::Mutex<Option<Revision>>> {
-    let turns = claim.bucket.shared::<Turns>();
-    let mut turns = turns.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if turns.len() >= REMEMBERED {
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-    }
-    Arc::clone(turns.entry(claim.key.clone()).or_default())
-}
-
 async fn now(claim: Claim, fair: bool) -> Result<Option<Lease>> {
-    let Ok(turn) = turn(&claim).try_lock_owned() else { return Ok(None) };
-    if fair && Ticket::others(&claim).await? {
+    let line = Line::of(&claim.bucket, &claim.key);
+    let Ok(_turn) = line.try_turn() else { return Ok(None) };
+    if line.is_held_here() || (fair && ticket::anybody_waits(&claim).await?) {
         return Ok(None);
     }
-    match first(claim, turn).await {
-        Attempt::Taken(lease) => Ok(Some(lease)),
-        Attempt::Refused(_) => Ok(None),
-        Attempt::Failed(error, _) => Err(error),
-    }
+    first(claim, &line).await
 }
 
 async fn wait(claim: Claim, fair: bool) -> Result<Lease> {
+    let line = Line::of(&claim.bucket, &claim.key);
     if fair {
-        return Ticket::draw(&claim).await?.wait(claim).await;
+        return ticket::wait(claim, line, fair).await;
     }
-    let turn = turn(&claim).lock_owned().await;
-    match first(claim.clone(), turn).await {
-        Attempt::Taken(lease) => Ok(lease),
-        Attempt::Refused(turn) => Waiting::new(claim, turn).wait().await,
-        Attempt::Failed(error, _) => Err(error),
+    // The others of this process wait for the turn.
+    let _turn = line.turn().await;
+    if !line.is_taken()
+        && let Some(lease) = first(claim.clone(), &line).await?
+    {
+        return Ok(lease);
     }
+    ticket::wait(claim, line, fair).await
 }
 
 /// The first attempt, over the marker that this process has left, if it was the last.
-async fn first(claim: Claim, mut turn: Turn) -> Attempt {
-    let over = turn.take().map_or(Over::Nothing, Over::Remembered);
-    claim.attempt(over, Some(turn)).await
+async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
+    match claim.attempt(line.marker()).await {
+        Attempt::Taken(lease) => Ok(Some(lease)),
+        Attempt::Refused => Ok(None),
+        Attempt::Failed(error) => Err(error),
+    }
 }
 
 /// A lock that somebody waits for; see [`Locks::lock`].
@@ -394,8 +385,9 @@ macro_rules! lock_options {
                 self
             }
 
-            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more.
-            /// One who does not say so does not look at the tickets.
+            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more and a watch,
+            /// also where the lock is free. One who does not say so draws one only if it has to wait, and takes a lock that is
+            /// free over the heads of those who wait.
             pub fn fair(mut self) -> Self {
                 self.$($path).+.fair = true;
                 self

@@ -69,6 +69,8 @@ mod holding;
 mod tenure;
 mod times;
 mod wait;
+mod ticket;
+mod line;
 mod queue;
 mod home;
 mod terms;

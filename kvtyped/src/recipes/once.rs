@@ -170,13 +170,13 @@ where
         }
         let claim = self.place.claim(key, None).await?;
         let wait = async {
-            match claim.clone().attempt(Over::Nothing, None).await {
+            match claim.clone().attempt(Over::Nothing).await {
                 Attempt::Taken(lease) => return Ok(Waited::Taken(lease)),
-                Attempt::Refused(_) => {}
-                Attempt::Failed(error, _) => return Err(error),
+                Attempt::Refused => {}
+                Attempt::Failed(error) => return Err(error),
             }
             let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-            Waiting::new(claim, None).wait_unless(settled).await
+            Waiting::new(claim).wait_unless(settled).await
         };
         within(longest, wait).await
     }

@@ -1,137 +1,193 @@
-//! First come, first served: tickets, in the order in which they were drawn.
+//! First come, first served: what is known of a lease and of the tickets of those who wait for it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::holding::{Holding, fence_of};
-use super::lease::Lease;
-use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Claim, Over};
-use super::wait::{is_final, passes, patience};
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::Filter;
+use super::holding::Holding;
+use super::slot::Slot;
+use crate::bucket::Entry;
 use crate::revision::Revision;
-use crate::watch::Event;
+
+/// The part of a lock's key under which the ticket of this id is.
+pub(super) fn part_of(id: &str) -> String {
+    format!("{TICKET}{id}")
+}
+
+/// The id of the ticket in this part of a lock's key, if it is one.
+pub(super) fn id_of(part: &str) -> Option<&str> {
+    part.strip_prefix(TICKET)
+}
 
 const TICKET: &str = "ticket-";
 
-/// A place in the queue for a lease: a lease itself, so that who dies while waiting does not hold up the others for ever.
-pub(super) struct Ticket {
-    lease: Lease,
+/// What a watch has told of a lock.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Whether all that was there has been told.
+    pub(super) ready: bool,
+    /// The last that is known to have been written of the lease, its removal included.
+    pub(super) lease: Revision,
+    /// Up to here nothing is missing of what was written of lease and tickets.
+    pub(super) complete: Revision,
+    pub(super) held: bool,
+    /// The tickets, by their numbers: in the order in which they were drawn.
+    tickets: BTreeMap<u64, Waits>,
 }
 
-impl Ticket {
-    /// Draws a ticket.
-    pub(super) async fn draw(claim: &Claim) -> Result<Self> {
-        let holding = Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None);
-        let key = claim.key.beside(format!("{TICKET}{}", holding.id));
-        let ticket = Claim { key, holding, fenced: false, ..claim.clone() };
-        match ticket.attempt(Over::Nothing, None).await {
-            Attempt::Taken(lease) => Ok(Self { lease }),
-            Attempt::Failed(error, _) => Err(error),
-            // Its key has a name that nothing else has.
-            Attempt::Refused(_) => Err(Error::new(ErrorKind::AlreadyExists)),
+/// One who waits.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    pub(super) id: String,
+    /// Of the last renewal of the ticket.
+    pub(super) revision: Revision,
+    pub(super) owner: String,
+    pub(super) note: Option<String>,
+    /// For how long the lease is wanted; nothing, if it cannot be handed on to this one.
+    pub(super) wants: Option<Duration>,
+    /// When that was heard.
+    heard: Instant,
+    /// It had the lease.
+    served: bool,
+}
+
+impl Waits {
+    /// The one who has drawn this ticket.
+    pub(super) fn of(id: &str, entry: &Entry<Slot<Holding>>, heard: Instant) -> Self {
+        let Holding { owner, note, wants, .. } = &entry.value;
+        Self {
+            id: id.to_owned(),
+            revision: entry.revision(),
+            owner: owner.clone(),
+            note: note.clone(),
+            wants: wants.map(Duration::from_millis),
+            heard,
+            served: false,
         }
     }
 
-    /// Whether anybody waits.
-    pub(super) async fn others(claim: &Claim) -> Result<bool> {
-        let mut keys = claim.bucket.keys(Self::all(claim)).await?;
-        while let Some(key) = keys.try_next().await? {
-            if key.part().starts_with(TICKET) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn all(claim: &Claim) -> Filter<Slot<Holding>> {
-        SlotKey::parts(claim.key.recipe(), claim.key.name())
-    }
-
-    /// Waits until it is the first and the lease is free, and takes it.
-    pub(super) async fn wait(mut self, claim: Claim) -> Result<Lease> {
-        let mut events = claim.bucket.watch(Self::all(&claim)).await?;
-        let mut known = Known::default();
-        let mut look = Instant::now() + patience(claim.times.ttl);
-        loop {
-            let event = tokio::select! {
-                biased;
-                event = events.next() => Some(event),
-                () = self.lease.lost() => {
-                    // The place is lost with it.
-                    self = Self::draw(&claim).await?;
-                    continue;
-                }
-                () = sleep_until(look) => None,
-            };
-            let mut over = None;
-            match event {
-                None => over = Some(Over::Nothing),
-                Some(Some(Ok(event))) => {
-                    // Only what is heard of the lease puts off the look: those who wait with us are heard of all the time.
-                    if known.learn(claim.key.part(), event) {
-                        look = Instant::now() + patience(claim.times.ttl);
-                    }
-                }
-                Some(Some(Err(error))) if is_final(&error) => return Err(error),
-                Some(Some(Err(_))) => {}
-                Some(None) => return Err(Error::new(ErrorKind::Closed)),
-            }
-            if !known.is_first(self.lease.fence().get()) || (known.held && over.is_none()) {
-                if over.is_some() {
-                    look = Instant::now() + patience(claim.times.ttl);
-                }
-                continue;
-            }
-            look = Instant::now() + patience(claim.times.ttl);
-            let over = over.or(known.marker.map(Over::Told)).unwrap_or(Over::Nothing);
-            match claim.clone().attempt(over, None).await {
-                Attempt::Taken(lease) => return Ok(lease),
-                Attempt::Refused(_) => known.held = true,
-                Attempt::Failed(error, _) if passes(&error) => known.held = true,
-                Attempt::Failed(error, _) => return Err(error),
-            }
-        }
+    /// A ticket is renewed after a third of its time. One that has missed that was left by somebody who died, most likely.
+    fn is_alive(&self, now: Instant) -> bool {
+        self.wants.is_none_or(|wants| self.heard + wants * 2 / 3 > now)
     }
 }
 
-/// What one who waits knows.
-#[derive(Default)]
-struct Known {
-    ready: bool,
-    held: bool,
-    marker: Option<Revision>,
-    /// The tickets, by their numbers.
-    tickets: BTreeMap<u64, String>,
-}
-
-impl Known {
-    /// Whether it was about the lease.
-    fn learn(&mut self, lease: &str, event: Event<Slot<Holding>>) -> bool {
-        match event {
-            Event::Put(entry) if entry.key().part() == lease => {
-                (self.held, self.marker) = (true, None);
-                return true;
-            }
-            Event::Put(entry) if entry.key().part().starts_with(TICKET) => {
-                self.tickets.insert(fence_of(&entry).get(), entry.key().part().to_owned());
-            }
-            Event::Removed { key, revision, .. } if key.part() == lease => {
-                (self.held, self.marker) = (false, Some(revision));
-                return true;
-            }
-            Event::Removed { key, .. } => self.tickets.retain(|_, part| part != key.part()),
-            Event::Ready => self.ready = true,
-            Event::Resync => *self = Self::default(),
-            _ => {}
+impl Queue {
+    /// The lease has this revision by now; `id` is its holder's, if there is one. Whether that is news. A holder that has drawn
+    /// a ticket has an id that begins with the ticket's.
+    pub(super) fn lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
+        if let Some(id) = id {
+            self.tickets
+                .values_mut()
+                .filter(|ticket| id.starts_with(&ticket.id))
+                .for_each(|ticket| ticket.served = true);
         }
-        false
+        if revision <= self.lease {
+            return false;
+        }
+        (self.lease, self.held) = (revision, id.is_some());
+        true
     }
 
-    fn is_first(&self, number: u64) -> bool {
-        self.ready && self.tickets.keys().next().is_none_or(|first| *first >= number)
+    /// Somebody waits, with a ticket of this number.
+    pub(super) fn waits(&mut self, number: u64, waits: Waits) {
+        let served = self.tickets.get(&number).is_some_and(|ticket| ticket.served);
+        self.tickets.insert(number, Waits { served, ..waits });
+    }
+
+    /// Somebody waits no more.
+    pub(super) fn leaves(&mut self, id: &str) {
+        self.tickets.retain(|_, ticket| ticket.id != id);
+    }
+
+    /// Whether this ticket had the lease.
+    pub(super) fn is_served(&self, id: &str) -> bool {
+        self.tickets.values().any(|ticket| ticket.id == id && ticket.served)
+    }
+
+    /// Who is the first of those who wait; `gone` are those who do so no more, whatever was told of them.
+    pub(super) fn first(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&Waits> {
+        self.tickets.values().find(|ticket| !ticket.served && ticket.is_alive(now) && !gone(&ticket.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTS: Duration = Duration::from_secs(30);
+
+    fn waits(id: &str, revision: u64) -> Waits {
+        Waits {
+            id: id.to_owned(),
+            revision: Revision::new(revision),
+            owner: String::new(),
+            note: None,
+            wants: Some(WANTS),
+            heard: Instant::now(),
+            served: false,
+        }
+    }
+
+    fn first(queue: &Queue) -> Option<&str> {
+        queue.first(Instant::now(), |_| false).map(|first| &*first.id)
+    }
+
+    /// Two wait: `a`, and then `b`.
+    fn queue() -> Queue {
+        let mut queue = Queue::default();
+        queue.waits(2, waits("b", 2));
+        queue.waits(1, waits("a", 1));
+        queue
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_come_in_the_order_of_their_tickets() {
+        let mut queue = queue();
+        assert_eq!(first(&queue), Some("a"));
+        // A renewal keeps its number.
+        queue.waits(1, waits("a", 9));
+        assert_eq!(queue.first(Instant::now(), |_| false).map(|first| first.revision.get()), Some(9));
+        assert_eq!(queue.first(Instant::now(), |id| id == "a").map(|first| &*first.id), Some("b"));
+        queue.leaves("a");
+        assert_eq!(first(&queue), Some("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_that_had_the_lease_does_not_get_it_again() {
+        let mut queue = queue();
+        assert!(queue.lease(Revision::new(3), Some("a")));
+        assert_eq!((first(&queue), queue.held), (Some("b"), true));
+        // A renewal of the ticket was on its way.
+        queue.waits(1, waits("a", 4));
+        assert_eq!(first(&queue), Some("b"));
+        assert!(queue.is_served("a") && !queue.is_served("b"));
+        // Taken by an attempt of its own.
+        assert!(queue.lease(Revision::new(5), Some("b.1")));
+        assert_eq!(first(&queue), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_of_the_lease_is_no_news() {
+        let mut queue = queue();
+        assert!(queue.lease(Revision::new(5), Some("c")));
+        assert!(!queue.lease(Revision::new(5), Some("c")));
+        assert!(!queue.lease(Revision::new(4), None));
+        assert!(queue.held);
+        assert!(queue.lease(Revision::new(6), None));
+        assert!(!queue.held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_that_nobody_renews_is_passed_over() {
+        let mut queue = queue();
+        tokio::time::advance(WANTS / 2).await;
+        queue.waits(2, waits("b", 7));
+        assert_eq!(first(&queue), Some("a"));
+        tokio::time::advance(WANTS / 5).await;
+        assert_eq!(first(&queue), Some("b"));
+        queue.waits(1, waits("a", 8));
+        assert_eq!(first(&queue), Some("a"));
     }
 }

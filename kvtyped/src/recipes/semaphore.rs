@@ -145,10 +145,10 @@ impl Semaphore {
     /// Tries to take the slot of this number.
     async fn attempt(&self, claim: &Claim, slot: u32, over: Over) -> Result<Option<Permit>> {
         let key = claim.key.beside(slot.to_string());
-        match (Claim { key, ..claim.clone() }).attempt(over, None).await {
+        match (Claim { key, ..claim.clone() }).attempt(over).await {
             Attempt::Taken(lease) => Ok(Some(Permit { lease, slot })),
-            Attempt::Refused(_) => Ok(None),
-            Attempt::Failed(error, _) => Err(error),
+            Attempt::Refused => Ok(None),
+            Attempt::Failed(error) => Err(error),
         }
     }
 

@@ -1,14 +1,16 @@
 //! The life of a lease: it is taken, renewed, and given back or lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fence::{FENCE, Fence, Fencing};
 use super::holding::Holding;
 use super::lease::{Lease, Shown};
+use super::line::{Held, Line, Next};
 use super::slot::{Slot, SlotKey};
 use super::times::Times;
 use crate::backend::Read;
@@ -20,8 +22,8 @@ use crate::revision::Revision;
 /// Where a lease is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
-    /// It is valid until then, unless it is renewed.
-    Held { until: Instant },
+    /// It is valid until then, unless it is renewed, by the write of this revision.
+    Held { until: Instant, revision: Revision },
     /// Another has it, or nobody, or the time has passed.
     Lost,
     /// It was given back.
@@ -37,10 +39,6 @@ pub(super) enum Order {
     Release(oneshot::Sender<Result<()>>),
 }
 
-/// What the holders of one lease in this process know together: the revision of the marker that the last of them left.
-/// Whoever has it may try to take the lease; it is given on when the lease is over.
-pub(super) type Turn = OwnedMutexGuard<Option<Revision>>;
-
 /// What is wanted of a lease before it is there.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
@@ -51,6 +49,12 @@ pub(super) struct Claim {
     pub(super) times: Times,
     /// Whether a fence is written with it, on which writes of this bucket can stand.
     pub(super) fenced: bool,
+    /// How long the marker stays by which others hear that it was given back.
+    pub(super) marker: Duration,
+    /// The line of those to whom it is handed on.
+    pub(super) line: Option<Arc<Line>>,
+    /// The ticket by which one stood there.
+    pub(super) ticket: Option<String>,
 }
 
 /// Over what a lease is taken.
@@ -65,11 +69,12 @@ pub(super) enum Over {
 }
 
 /// What came of an attempt to take a lease.
+#[derive(Debug)]
 pub(super) enum Attempt {
     Taken(Lease),
-    /// Another has it; the turn is given back.
-    Refused(Option<Turn>),
-    Failed(Error, Option<Turn>),
+    /// Another has it.
+    Refused,
+    Failed(Error),
 }
 
 impl Claim {
@@ -78,33 +83,41 @@ impl Claim {
     /// # Cancel safety
     ///
     /// A lease that is taken while nobody waits for it any more is given back.
-    pub(super) async fn attempt(mut self, over: Over, turn: Option<Turn>) -> Attempt {
+    pub(super) async fn attempt(mut self, over: Over) -> Attempt {
         // Lest it takes for its own what an earlier attempt has left, or what that still gives back takes its own.
         self.holding = self.holding.anew();
+        if let Some(ticket) = &self.ticket {
+            self.holding.id = format!("{ticket}.{}", self.holding.id);
+        }
         let (witness, taken) = oneshot::channel();
         tokio::spawn(async move {
             let attempt = match self.take(over).await {
-                Ok(Some(taken)) => match self.fence(&taken).await {
-                    Ok(fencing) => Attempt::Taken(self.begin(taken, fencing, turn)),
-                    Err(error) => {
-                        // Dropped at once, so it is given back.
-                        drop(self.begin(taken, None, turn));
-                        match error.kind() {
-                            // Lost again before its fence was written.
-                            ErrorKind::Fenced => Attempt::Refused(None),
-                            _ => Attempt::Failed(error, None),
-                        }
-                    }
-                },
-                Ok(None) => Attempt::Refused(turn),
-                Err(error) => Attempt::Failed(error, turn),
+                Ok(Some(taken)) => self.keep(taken).await,
+                Ok(None) => Attempt::Refused,
+                Err(error) => Attempt::Failed(error),
             };
             // If nobody waits any more, what was taken is dropped here, and so given back.
             let _ = witness.send(attempt);
         });
         match taken.await {
             Ok(attempt) => attempt,
-            Err(_) => Attempt::Failed(Error::new(ErrorKind::Closed), None),
+            Err(_) => Attempt::Failed(Error::new(ErrorKind::Closed)),
+        }
+    }
+
+    /// Begins the tenure of a lease that has its name, with its fence.
+    pub(super) async fn keep(self, taken: Taken) -> Attempt {
+        match self.fence(&taken).await {
+            Ok(fencing) => Attempt::Taken(self.begin(taken, fencing)),
+            Err(error) => {
+                // Dropped at once, so it is given back.
+                drop(self.begin(taken, None));
+                match error.kind() {
+                    // Lost again before its fence was written.
+                    ErrorKind::Fenced => Attempt::Refused,
+                    _ => Attempt::Failed(error),
+                }
+            }
         }
     }
 
@@ -178,7 +191,7 @@ impl Claim {
         Ok(entry.filter(|entry| entry.value.id == self.holding.id))
     }
 
-    fn begin(mut self, taken: Taken, fencing: Option<Fencing>, turn: Option<Turn>) -> Lease {
+    pub(super) fn begin(mut self, taken: Taken, fencing: Option<Fencing>) -> Lease {
         let Taken { revision, sent } = taken;
         let until = sent + self.times.valid();
         let shown = Shown {
@@ -190,24 +203,30 @@ impl Claim {
             times: self.times,
         };
         self.holding.term = Some(revision.get());
-        let (state, seen) = watch::channel(State::Held { until });
+        let (state, seen) = watch::channel(State::Held { until, revision });
         let (orders, received) = mpsc::unbounded_channel();
-        let tenure = Tenure { claim: self, fencing, revision, doubted: false, sent, until, state, turn };
+        let held = self.line.as_ref().map(|line| line.hold(revision));
+        let tenure =
+            Tenure { claim: self, fencing, term: revision, revision, doubted: false, sent, until, state, held };
         tokio::spawn(tenure.keep(received));
         Lease::new(shown, seen, orders)
     }
 }
 
-/// A lease that was just taken.
-struct Taken {
-    revision: Revision,
-    sent: Instant,
+/// A lease that was just taken, or handed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) revision: Revision,
+    /// No later than the server began to count.
+    pub(super) sent: Instant,
 }
 
 /// A lease while it lasts.
 struct Tenure {
     claim: Claim,
     fencing: Option<Fencing>,
+    /// Of its first write.
+    term: Revision,
     /// Of the last write of the lease that is known.
     revision: Revision,
     /// A write of the lease may have been applied, or not.
@@ -216,7 +235,8 @@ struct Tenure {
     sent: Instant,
     until: Instant,
     state: watch::Sender<State>,
-    turn: Option<Turn>,
+    /// Tells this process that it is held here.
+    held: Option<Held>,
 }
 
 impl Tenure {
@@ -305,7 +325,7 @@ impl Tenure {
                     self.revision = revision;
                     self.sent = sent;
                     self.until = sent + self.claim.times.valid();
-                    self.state.send_replace(State::Held { until: self.until });
+                    self.state.send_replace(State::Held { until: self.until, revision });
                     return Ok(());
                 }
                 // Ours all the same, if a write of ours came late; `look` says.
@@ -381,7 +401,7 @@ impl Tenure {
         }
     }
 
-    /// Removes it and its fence, if they are still these.
+    /// Hands it on, or removes it, and removes its fence, if they are still these.
     async fn release(&mut self) -> Result<()> {
         let unfence = self.fencing.take().map(|Fencing { at, revision, .. }| {
             let Claim { bucket, times, .. } = self.claim.clone();
@@ -389,38 +409,66 @@ impl Tenure {
         });
         match unfence {
             // A fence that stays, or is another's by now, does no harm.
-            Some(unfence) => futures::join!(self.remove(), unfence).0,
-            None => self.remove().await,
+            Some(unfence) => futures::join!(self.give_up(), unfence).0,
+            None => self.give_up().await,
         }
     }
 
-    async fn remove(&mut self) -> Result<()> {
-        let Times { ttl, .. } = self.claim.times;
-        let timeout = self.claim.bucket.timeout();
+    async fn give_up(&mut self) -> Result<()> {
         // A lease that was in doubt, and a release whose acknowledgement was lost, are looked at and tried once more.
         let mut tries = 0..3;
+        let mut handing = true;
         loop {
             if self.doubted {
                 self.look().await?;
             }
-            let purge = self.claim.bucket.purge(&self.claim.key).if_revision(self.revision).ttl(ttl);
-            match purge.timeout(timeout).await {
-                Ok(marker) => {
-                    if let Some(turn) = &mut self.turn {
-                        **turn = Some(marker);
-                    }
-                    return Ok(());
-                }
-                Err(error) if tries.next().is_none() => return Err(error),
-                Err(error) if error.is_conflict() => self.doubted = true,
-                Err(error) if error.outcome() == Outcome::Unknown => match self.claim.look(&self.claim.key).await {
+            let next = self.claim.line.as_ref().filter(|_| handing).and_then(|line| line.next(self.term));
+            let handed = next.is_some();
+            let given_up = match next {
+                Some(next) => self.hand_on(next).await,
+                None => self.remove().await,
+            };
+            let Err(error) = given_up else { return Ok(()) };
+            if tries.next().is_none() {
+                return Err(error);
+            }
+            if error.is_conflict() {
+                self.doubted = true;
+            } else if error.outcome() == Outcome::Unknown {
+                match self.claim.look(&self.claim.key).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(revision)) => self.revision = revision,
                     Err(_) => return Err(error),
-                },
-                Err(error) => return Err(error),
+                }
+            } else if handed {
+                // What the next one notes is too large, say.
+                handing = false;
+            } else {
+                return Err(error);
             }
         }
+    }
+
+    /// Writes another's name into it: that one has it from then on.
+    async fn hand_on(&self, next: Next) -> Result<()> {
+        let Claim { bucket, key, .. } = &self.claim;
+        let slot = Slot { key: key.clone(), value: next.holding.clone() };
+        let sent = Instant::now();
+        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(bucket.timeout()).await?;
+        if let Some(line) = &self.claim.line {
+            line.handed_on(&self.claim, &next, Taken { revision, sent });
+        }
+        Ok(())
+    }
+
+    async fn remove(&self) -> Result<()> {
+        let Claim { bucket, key, marker, .. } = &self.claim;
+        let purge = bucket.purge(key).if_revision(self.revision).ttl(*marker);
+        let left = purge.timeout(bucket.timeout()).await?;
+        if let Some(held) = &self.held {
+            held.left(left);
+        }
+        Ok(())
     }
 }
 

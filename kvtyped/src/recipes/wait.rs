@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::holding::Holding;
 use super::lease::Lease;
 use super::slot::{Slot, Value};
-use super::tenure::{Attempt, Claim, Over, Turn};
+use super::tenure::{Attempt, Claim, Over};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::model::Filter;
@@ -40,7 +40,6 @@ pub(super) fn is_final(error: &Error) -> bool {
 /// One who waits for a lease.
 pub(super) struct Waiting {
     claim: Claim,
-    turn: Option<Turn>,
 }
 
 /// How a wait ended.
@@ -61,16 +60,16 @@ pub(super) async fn within<R>(longest: Option<Duration>, wait: impl Future<Outpu
 
 /// Takes a lease; waits for it, if another has it.
 pub(super) async fn take(claim: Claim) -> Result<Lease> {
-    match claim.clone().attempt(Over::Nothing, None).await {
+    match claim.clone().attempt(Over::Nothing).await {
         Attempt::Taken(lease) => Ok(lease),
-        Attempt::Refused(_) => Waiting::new(claim, None).wait().await,
-        Attempt::Failed(error, _) => Err(error),
+        Attempt::Refused => Waiting::new(claim).wait().await,
+        Attempt::Failed(error) => Err(error),
     }
 }
 
 impl Waiting {
-    pub(super) fn new(claim: Claim, turn: Option<Turn>) -> Self {
-        Self { claim, turn }
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { claim }
     }
 
     /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
@@ -83,7 +82,7 @@ impl Waiting {
 
     /// The same, unless the record of another settles it.
     pub(super) async fn wait_unless<V: Value, R>(
-        mut self,
+        self,
         mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
     ) -> Result<Waited<R>> {
         let bucket = self.claim.bucket.of::<Slot<V>>();
@@ -139,20 +138,13 @@ impl Waiting {
         }
     }
 
-    async fn attempt(&mut self, over: Over) -> Result<Option<Lease>> {
-        let turn = self.turn.take();
-        match self.claim.clone().attempt(over, turn).await {
+    async fn attempt(&self, over: Over) -> Result<Option<Lease>> {
+        match self.claim.clone().attempt(over).await {
             Attempt::Taken(lease) => Ok(Some(lease)),
-            Attempt::Refused(turn) => {
-                self.turn = turn;
-                Ok(None)
-            }
+            Attempt::Refused => Ok(None),
             // What passes is waited for; the time that its user gave bounds it.
-            Attempt::Failed(error, turn) if passes(&error) => {
-                self.turn = turn;
-                Ok(None)
-            }
-            Attempt::Failed(error, _) => Err(error),
+            Attempt::Failed(error) if passes(&error) => Ok(None),
+            Attempt::Failed(error) => Err(error),
         }
     }
 }

@@ -1,0 +1,159 @@
+//! A place in the line for a lock, and the wait there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::holding::Holding;
+use super::lease::Lease;
+use super::line::{Line, Told};
+use super::queue::{id_of, part_of};
+use super::slot::SlotKey;
+use super::tenure::{Attempt, Claim, Over};
+use super::wait::{is_final, passes, patience};
+use crate::backend::Read;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the marker of a ticket stays: as short as it can be, so that who begins to watch is told of few.
+const MARKER: Duration = Duration::from_secs(1);
+
+/// A place in the line: a lease itself, so that who dies while waiting does not hold up the others for ever.
+struct Ticket {
+    place: Place,
+    lease: Lease,
+}
+
+/// Where one hears what concerns a ticket, from before it is drawn.
+struct Place {
+    id: String,
+    line: Arc<Line>,
+    told: mpsc::UnboundedReceiver<Told>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line.leave(&self.id);
+    }
+}
+
+/// Whether anybody waits for a lock.
+pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
+    let mut keys = claim.bucket.keys(SlotKey::parts(claim.key.recipe(), claim.key.name())).await?;
+    while let Some(key) = keys.try_next().await? {
+        if id_of(key.part()).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until the lease is handed on to it, or is free and it is the first, and takes it. One that does not insist on its
+/// order takes a lease that has been free for long, whoever comes first.
+pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
+    let longest = || patience(claim.times.ttl);
+    let mut ticket = Ticket::draw(&line, &claim).await?;
+    let mut look = Instant::now() + longest();
+    loop {
+        let told = tokio::select! {
+            biased;
+            told = ticket.place.told.recv() => told,
+            () = ticket.lease.lost() => None,
+            () = sleep_until(look) => {
+                // Only what is heard of the lease puts off the look: those who wait with us are heard of all the time.
+                let (now, later) = (Instant::now(), line.heard().map(|heard| heard + longest()));
+                if let Some(later) = later.filter(|later| *later > now) {
+                    look = later;
+                    continue;
+                }
+                look = now + longest();
+                match ticket.look(&claim, fair).await? {
+                    Some(over) => Some(Told::Free(over)),
+                    None if ticket.is_spent() => None,
+                    None => continue,
+                }
+            }
+        };
+        let attempt = match told {
+            Some(Told::Free(over)) => match ticket.of(&claim).attempt(over).await {
+                // Somebody was faster: the watch tells of it, or has.
+                Attempt::Refused if !ticket.is_spent() => continue,
+                Attempt::Failed(error) if passes(&error) && !ticket.is_spent() => continue,
+                attempt => attempt,
+            },
+            Some(Told::Tried(attempt)) => attempt,
+            Some(Told::Failed(error)) => return Err(error),
+            Some(Told::Listens) => continue,
+            Some(Told::Deaf) => {
+                line.listen_again(&claim);
+                continue;
+            }
+            // The place is lost.
+            None => Attempt::Refused,
+        };
+        match attempt {
+            Attempt::Taken(lease) => return Ok(lease),
+            Attempt::Failed(error) if !passes(&error) => return Err(error),
+            Attempt::Failed(_) | Attempt::Refused => ticket = Ticket::draw(&line, &claim).await?,
+        }
+    }
+}
+
+impl Ticket {
+    /// Draws a ticket, once somebody listens: nobody is to hand the lease on to one who does not hear of it.
+    async fn draw(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
+        let (id, told, mut listens) = line.enter(claim);
+        let mut place = Place { id, line: Arc::clone(line), told };
+        while !listens {
+            match place.told.recv().await {
+                Some(Told::Listens) => listens = true,
+                Some(Told::Failed(error)) => return Err(error),
+                Some(Told::Deaf) => line.listen_again(claim),
+                _ => return Err(Error::new(ErrorKind::Closed)),
+            }
+        }
+        let holding = Holding {
+            wants: Some(claim.times.ttl.as_millis().try_into().unwrap_or(u64::MAX)),
+            ..Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
+        };
+        let key = claim.key.beside(part_of(&place.id));
+        let ticket = Claim { key, holding, fenced: false, marker: MARKER, line: None, ..claim.clone() };
+        match ticket.attempt(Over::Nothing).await {
+            Attempt::Taken(lease) => {
+                line.drew(&place.id, lease.state());
+                Ok(Self { place, lease })
+            }
+            Attempt::Failed(error) => Err(error),
+            // Its key has a name that nothing else has.
+            Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
+        }
+    }
+
+    /// The claim that others know to be of this ticket.
+    fn of(&self, claim: &Claim) -> Claim {
+        Claim { ticket: Some(self.place.id.clone()), ..claim.clone() }
+    }
+
+    /// Whether the lease was taken by it, without anybody here who knows: by an attempt whose outcome was unknown, say.
+    fn is_spent(&self) -> bool {
+        self.place.line.is_spent(&self.place.id)
+    }
+
+    /// Looks whose the lease is; tells how to take it, if it is nobody's and this one may.
+    async fn look(&self, claim: &Claim, fair: bool) -> Result<Option<Over>> {
+        let Place { id, line, .. } = &self.place;
+        match claim.bucket.get(&claim.key).read(Read::Leader).await {
+            Ok(Some(entry)) => {
+                // If it was handed on to this one, that is told in a moment.
+                line.saw(claim, &entry);
+                Ok(None)
+            }
+            Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
+            Err(error) if is_final(&error) => Err(error),
+            // Nobody knows: the next look may.
+            Err(_) => Ok(None),
+        }
+    }
+}
