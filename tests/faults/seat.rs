@@ -91,6 +91,11 @@ impl Seat {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
+    /// The pause after something was held: so long that others come to hold it, too.
+    pub(crate) async fn rest(&self) {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+
     /// A number that looks random, and is the same in each run.
     pub(crate) fn dice(&self, round: usize) -> usize {
         let mixed = (self.number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

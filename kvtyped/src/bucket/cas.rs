@@ -15,7 +15,8 @@ use crate::ttl::Ttl;
 pub(super) enum First {
     /// From a guess, which costs no read: there is no record, and the marker of this revision if it is not zero.
     NoRecord(Revision),
-    /// From a read of wherever is nearest: a stale answer costs one attempt, or one more read.
+    /// From a read of wherever is nearest: a stale answer costs one attempt. Where nothing is to be written, the leader is
+    /// asked before that is believed.
     Read,
     /// From a read at the leader.
     ReadAtLeader,
@@ -162,6 +163,15 @@ impl Retry {
     }
 }
 
+/// Whether the leader has nothing newer than what was read of wherever was nearest.
+pub(super) fn confirms(leader: Option<&RawEntry>, near: Option<&RawEntry>) -> bool {
+    match leader {
+        // One that is cut off may be behind.
+        Some(entry) => near.is_some_and(|near| entry.revision <= near.revision),
+        None => near.is_none(),
+    }
+}
+
 /// One step of the loop: writes over what was read, if nothing came between.
 pub(super) struct Step<'a> {
     pub(super) key: &'a Key,
@@ -236,10 +246,12 @@ impl<T: KvModel> Bucket<T> {
         loop {
             let decision = decide(newest.as_ref());
             if !sure && !matches!(decision, Ok(Decision::Write { .. })) {
-                newest = self.read_surely(key, deadline).await.map_err(located)?;
-                over = of(&newest);
                 sure = true;
-                continue;
+                let leader = self.read_surely(key, deadline).await.map_err(located)?;
+                if !confirms(leader.as_ref(), newest.as_ref()) {
+                    (over, newest) = (of(&leader), leader);
+                    continue;
+                }
             }
             let (kind, ttl, result) = match decision? {
                 Decision::Stop { result } => return Ok(Done { revision: over, result }),

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
-use super::cas::{Attempts, Decision, Done, Limits, Retry, Step};
+use super::cas::{Attempts, Decision, Done, Limits, Retry, Step, confirms};
 use super::{Bucket, ReadBucket};
 use crate::backend::{At, Deadline, Operation, RawEntry, Read, WriteKind};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -55,6 +55,8 @@ struct Draft {
     conflict: Option<Retry>,
     /// Whether what is known was not enough for a decision to write nothing.
     doubted: bool,
+    /// What was read then of wherever was nearest: a leader that is cut off may be behind it.
+    near: Option<RawEntry>,
 }
 
 /// The newest entry of a key.
@@ -202,7 +204,10 @@ impl<T: KvModel> Bucket<T> {
                 match decide(draft.current()) {
                     Ok(write @ Decision::Write { .. }) => break Ok(write),
                     other if draft.is_sure() => break other,
-                    _ => (draft.base, draft.doubted) = (None, true),
+                    _ => {
+                        draft.near = draft.base.take().filter(|base| base.read).and_then(|base| base.entry);
+                        draft.doubted = true;
+                    }
                 }
             };
             if draft.group.is_none() && (alone || !lane.is_wanted()) {
@@ -354,9 +359,12 @@ impl<T: KvModel> ReadBucket<T> {
             return Ok(());
         }
         let raw = &self.inner.raw;
-        let doubted = std::mem::take(&mut draft.doubted);
+        let (doubted, near) = (std::mem::take(&mut draft.doubted), draft.near.take());
         let (entry, sure) = match &mut draft.conflict {
-            None if doubted && self.may_be_behind() => (self.read_surely(key, deadline).await?, true),
+            None if doubted && self.may_be_behind() => {
+                let leader = self.read_surely(key, deadline).await?;
+                (if confirms(leader.as_ref(), near.as_ref()) { near } else { leader }, true)
+            }
             None => (raw.read(key, At::Newest(Read::Any), deadline).await?, !self.may_be_behind()),
             Some(retry) => (retry.read(&**raw, key, deadline).await?, true),
         };

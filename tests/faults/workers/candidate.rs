@@ -5,7 +5,7 @@ use kvtyped::prelude::*;
 
 use crate::seat::Seat;
 
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(8);
 
 pub(crate) async fn candidate(seat: Seat, turns: Turns) {
@@ -26,6 +26,6 @@ pub(crate) async fn candidate(seat: Seat, turns: Turns) {
             }
             Err(error) => drop(seat.gauge.failed(&error)),
         }
-        seat.pause().await;
+        seat.rest().await;
     }
 }

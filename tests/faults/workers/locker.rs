@@ -8,7 +8,7 @@ use crate::model::{Record, RecordKey};
 use crate::seat::{PATIENT, Seat};
 
 /// How long a lock is waited for.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(10);
 /// Shorter than the longer faults, so that locks are lost and taken over.
 const SHORT: Duration = Duration::from_secs(6);
 
@@ -27,7 +27,7 @@ pub(crate) async fn locker(seat: Seat, tenures: Tenures) {
             Ok(guard) => hold(&seat, &records, guard, &tenures, round).await,
             Err(error) => drop(seat.gauge.failed(&error)),
         }
-        seat.pause().await;
+        seat.rest().await;
     }
 }
 
@@ -96,6 +96,6 @@ pub(crate) async fn named_locker(seat: Seat, tenures: Tenures) {
             }
             Err(error) => drop(seat.gauge.failed(&error)),
         }
-        seat.pause().await;
+        seat.rest().await;
     }
 }
