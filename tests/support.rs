@@ -7,7 +7,8 @@ use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::prelude::*;
 use kvtyped::{Events, Lease, OpenBucket};
 
-use crate::security::sentinels;
+#[path = "sentinels.rs"]
+pub(crate) mod sentinels;
 
 /// Turns each function into a test on memory and a test on a real server.
 ///

@@ -7,7 +7,7 @@
 //! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
-//! | `secrets`, `sentinels` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
+//! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
 //! | `authority` | certificates and tokens, made here |
 
 mod authority;
@@ -16,7 +16,6 @@ mod denials;
 mod encryption;
 mod roles;
 mod secrets;
-pub(crate) mod sentinels;
 mod tenants;
 mod work;
 

@@ -7,7 +7,7 @@ use nkeys::KeyPair;
 
 use super::Folder;
 use super::authority::{Authority, Operator};
-use super::sentinels::{Everything, PASSWORD, TOKEN, VALUE, found, is_read};
+use crate::support::sentinels::{Everything, PASSWORD, TOKEN, VALUE, found, is_read};
 use crate::support::{Document, DocumentKey, RawSession, World, seen_as, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -284,7 +284,7 @@ impl Line {
         match state.waiters.remove(&holding.id) {
             Some(waiter) => {
                 state.accepted = Some(holding.id.clone());
-                Some(Granted::To(waiter, ticket))
+                Some(Granted::To(Box::new(waiter), ticket))
             }
             None if state.accepted.as_ref() == Some(&holding.id) => None,
             None => Some(Granted::TooLate(Arc::clone(self))),
@@ -352,7 +352,7 @@ impl State {
 /// Who has a lease that was handed on.
 enum Granted {
     /// One who waits here, whose ticket had this revision as far as was known.
-    To(Waiter, Revision),
+    To(Box<Waiter>, Revision),
     /// One who waits no more.
     TooLate(Arc<Line>),
 }

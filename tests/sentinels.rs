@@ -15,9 +15,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-pub(super) const PASSWORD: &str = "pa55word-sentinel";
-pub(super) const TOKEN: &str = "t0ken-sentinel";
-pub(super) const VALUE: &str = "va1ue-sentinel";
+pub(crate) const PASSWORD: &str = "pa55word-sentinel";
+pub(crate) const TOKEN: &str = "t0ken-sentinel";
+pub(crate) const VALUE: &str = "va1ue-sentinel";
 
 /// After how many lines the figures are told again.
 const TOLD: u64 = 100_000;
@@ -38,14 +38,14 @@ pub(crate) fn planted(url: &str) -> String {
 }
 
 /// The secret that a line shows, if it shows one.
-pub(super) fn found<'a>(line: &str, credentials: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn found<'a>(line: &str, credentials: &[&'a str]) -> Option<&'a str> {
     let credential = credentials.iter().chain(&[PASSWORD, TOKEN]).find(|secret| line.contains(**secret)).copied();
     credential.or_else(|| (line.contains(VALUE) && !is_read(line)).then_some(VALUE))
 }
 
 /// Whether it is what the client itself traces of each message that it reads, with its content
 /// (`async_nats::connection`, at TRACE).
-pub(super) fn is_read(line: &str) -> bool {
+pub(crate) fn is_read(line: &str) -> bool {
     line.starts_with("async_nats::connection") && line.contains("read operation completed")
 }
 
