@@ -230,6 +230,12 @@ pub mod performance {}
 #[cfg(feature = "nats")]
 pub mod permissions {}
 
+#[doc = include_str!("../docs/guarantees.md")]
+#[doc = include_str!("../docs/guarantees-table.md")]
+#[doc = include_str!("../docs/guarantees-limits.md")]
+#[cfg(feature = "nats")]
+pub mod guarantees {}
+
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;

@@ -87,7 +87,7 @@ impl<T: KvModel> Get<'_, T> {
             let Some(entry) = entry else { return Ok(None) };
             bucket.met(&entry);
             // Who finds nothing may well create something. A marker that goes by itself is none to rely on.
-            if !entry.is_live() && entry.ttl.is_none() && matches!(at, At::Newest(_)) {
+            if entry.is_removed() && entry.ttl.is_none() && matches!(at, At::Newest(_)) {
                 bucket.inner.markers.left(entry.key.clone(), entry.revision, epoch);
             }
             decode::entry(&entry)

@@ -239,7 +239,7 @@ impl<T: KvModel> Bucket<T> {
         }
         match raw.read(key, At::Newest(Read::Any), deadline).await {
             // It may be there no longer.
-            Ok(Some(entry)) if entry.is_live() => First::ReadAtLeader,
+            Ok(Some(entry)) if !entry.is_removed() => First::ReadAtLeader,
             Ok(Some(marker)) => First::NoRecord(marker.revision),
             Ok(None) | Err(_) => {
                 markers.met_none();
