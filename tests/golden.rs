@@ -32,7 +32,7 @@ fn shape(value: &str) -> String {
     let mut value: serde_json::Map<String, Value> = serde_json::from_str(value).expect("an object");
     for (name, value) in &mut value {
         *value = match (name.as_str(), &*value) {
-            ("id", Value::String(id)) => Value::from(format!("{} hexadecimal digits", id.len())),
+            ("id", Value::String(id)) => Value::from(format!("{} digits of hexadecimal numbers", id.len())),
             ("since" | "whole_at", Value::Number(time)) => Value::from(format!("{} digits", time.to_string().len())),
             ("term", Value::Number(_)) => Value::from("a term"),
             ("owner", Value::String(owner)) if owner.starts_with("process ") => Value::from("a process"),
