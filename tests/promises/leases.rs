@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::SECOND;
 use crate::needs::needs;
-use crate::support::{OLD, Room, Session, World, unique};
+use crate::support::{Junk, JunkKey, OLD, Room, Session, World, seen_as, unique};
 
 /// P13: with no network the guard says that it is lost before the server can let anybody else have it.
 async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {
@@ -145,10 +145,11 @@ async fn a_lock_outlives_the_death_of_the_leader() {
         } else {
             cluster.node(leader).freeze();
         }
-        // Two renewals behind the fault, at the least.
+        // Two renewals behind the fault, at the least: each moves the end of the lease.
         for _ in 0..2 {
-            let before = guard.remaining();
-            while guard.remaining() <= before && guard.is_held() {
+            let end = || Instant::now() + guard.remaining();
+            let before = end();
+            while end() < before + SECOND / 2 && guard.is_held() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -346,5 +347,35 @@ async fn a_lock_that_many_want_costs_few_requests_each_time() {
         for worker in workers {
             worker.await.unwrap();
         }
+    }
+}
+
+/// One who waits goes on waiting, also when an outage is longer than his place in the line lives.
+#[tokio::test]
+async fn a_waiter_outlives_an_outage_that_his_place_does_not() {
+    needs!(Locks);
+    for fair in [false, true] {
+        let server = Server::start().await;
+        let open = async || {
+            let open = World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND);
+            if fair { open.fair().await.unwrap() } else { open.await.unwrap() }
+        };
+        let (holder, waiter) = (open().await, open().await);
+        let guard = holder.lock("a").await.unwrap();
+        let waiting = tokio::spawn(async move { waiter.lock("a").await });
+        let junk: Bucket<Junk> = seen_as(&World::at(&server.url()).await, "locks").await;
+        harness::wait::until("it has drawn a ticket", 20 * SECOND, async || {
+            let keys: Vec<_> = junk.keys(..).await.unwrap().try_collect().await.unwrap();
+            keys.iter().any(|key: &JunkKey| key.part.starts_with("ticket-")).then_some(())
+        })
+        .await;
+        server.kill().await;
+        guard.lost().await;
+        // Longer than the ticket lives.
+        tokio::time::sleep(3 * SECOND).await;
+        assert!(!waiting.is_finished(), "it waits");
+        server.restart().await;
+        let taken = tokio::time::timeout(30 * SECOND, waiting).await.expect("it gets the lock").unwrap();
+        taken.unwrap().release().await.unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holding::Holding;
 use super::lease::Lease;
@@ -19,6 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long the marker of a ticket stays: as short as it can be, so that who begins to watch is told of few.
 const MARKER: Duration = Duration::from_secs(1);
+
+/// How long one rests who could not draw a ticket.
+const REST: Duration = Duration::from_millis(200);
 
 /// A place in the line: a lease itself, so that who dies while waiting does not hold up the others for ever.
 struct Ticket {
@@ -96,12 +99,22 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
         match attempt {
             Attempt::Taken(lease) => return Ok(lease),
             Attempt::Failed(error) if !passes(&error) => return Err(error),
-            Attempt::Failed(_) | Attempt::Refused => ticket = Ticket::draw(&line, &claim).await?,
+            Attempt::Failed(_) | Attempt::Refused => ticket = Ticket::draw_again(&line, &claim).await?,
         }
     }
 }
 
 impl Ticket {
+    /// Draws another ticket, however long that takes: the time that its user gave bounds it.
+    async fn draw_again(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
+        loop {
+            match Self::draw(line, claim).await {
+                Err(error) if passes(&error) => sleep(REST + crate::chance::up_to(REST)).await,
+                drawn => return drawn,
+            }
+        }
+    }
+
     /// Draws a ticket, once somebody listens: nobody is to hand the lease on to one who does not hear of it.
     async fn draw(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
         let (id, told, mut listens) = line.enter(claim);

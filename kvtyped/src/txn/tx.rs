@@ -172,7 +172,9 @@ impl<T> Tx<T> {
         let key = self.encode(&record.key())?;
         match self.newest(&key).await? {
             Some(entry) if !entry.is_removed() => {
-                let error = Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision);
+                let error = Error::new(ErrorKind::AlreadyExists);
+                // What this very run has written has none yet.
+                let error = if entry.revision > Revision::ZERO { error.at_revision(entry.revision) } else { error };
                 Err(self.located(error, Some(&key)))
             }
             _ => self.stage_record(record, None),

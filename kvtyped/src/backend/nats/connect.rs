@@ -27,6 +27,7 @@ pub(super) async fn connect(url: &str, options: NatsOptions, client: Option<Conn
     let servers = target.servers.clone();
     let options = target.or(options);
     let prefix = options.api_prefix()?;
+    let inbox = options.inbox()?.map(str::to_owned);
     let timeout = options.connect_timeout.unwrap_or(Duration::from_secs(5));
     let violations = Arc::new(Violations::default());
     let reported = Arc::clone(&violations);
@@ -53,7 +54,7 @@ pub(super) async fn connect(url: &str, options: NatsOptions, client: Option<Conn
             }
             std::future::ready(())
         });
-    if let Some(inbox) = options.inbox_prefix {
+    if let Some(inbox) = inbox {
         connect = connect.custom_inbox_prefix(inbox);
     }
     let connecting = async {

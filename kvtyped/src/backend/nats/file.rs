@@ -1,9 +1,13 @@
 //! Files that somebody names, with secrets in them.
 
 use std::fmt;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+
+/// The largest file that is read.
+const LARGEST: u64 = 1024 * 1024;
 
 /// The path of a file. Nothing of its content is ever shown; nor is the path, if somebody took a secret for one.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,8 +33,22 @@ impl File {
                 "a secret was given where the path of {what} is expected; write it to a file, or give it to the builder"
             )));
         }
-        std::fs::read(&self.0)
+        self.content()
             .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
+    }
+
+    /// A pipe may wait for ever to be written, and a device has no end: neither is read.
+    fn content(&self) -> io::Result<Vec<u8>> {
+        let metadata = std::fs::metadata(&self.0)?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(&self.0)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(io::Error::other("it is larger than 1 MiB"));
+        }
+        Ok(bytes)
     }
 
     fn is_secret(&self) -> bool {
@@ -74,5 +92,13 @@ mod tests {
         let text = File::at("/nowhere/a.creds").read("the credentials file").err().map(|error| error.to_string());
         let text = text.unwrap_or_default();
         assert!(text.contains("`/nowhere/a.creds`") && text.contains("No such file"), "{text}");
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        for path in ["/dev/zero", "/"] {
+            let text = File::at(path).read("the credentials file").err().map(|error| error.to_string());
+            assert!(text.is_some_and(|text| text.contains("no regular file")), "{path}");
+        }
     }
 }

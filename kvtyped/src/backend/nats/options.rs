@@ -158,14 +158,29 @@ impl NatsOptions {
         let by_domain = || self.domain.as_ref().map(|domain| format!("$JS.{domain}.API"));
         let prefix = self.prefix.clone().or_else(by_domain).unwrap_or_else(|| api::DEFAULT_PREFIX.into());
         let prefix = prefix.strip_suffix('.').unwrap_or(&prefix);
-        let legal = |token: &str| {
-            !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c))
-        };
-        if prefix.split('.').all(legal) {
+        if is_subject(prefix) {
             return Ok(prefix.to_owned());
         }
         Err(Error::invalid_config(format!("`{prefix}` is no prefix of a JetStream API, as `$JS.hub.API` is")))
     }
+
+    /// The prefix under which answers arrive, if one is wanted.
+    pub(super) fn inbox(&self) -> Result<Option<&str>> {
+        match self.inbox_prefix.as_deref() {
+            Some(inbox) if inbox.starts_with('$') || !is_subject(inbox) => Err(Error::invalid_config(
+                "the prefix of the inbox is no subject of one's own without wildcards, as `_INBOX_app` is",
+            )),
+            inbox => Ok(inbox),
+        }
+    }
+}
+
+/// Whether it is a subject that names one place: what goes into the protocol unchecked must not end a line there.
+fn is_subject(text: &str) -> bool {
+    let legal = |token: &str| {
+        !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c))
+    };
+    text.split('.').all(legal)
 }
 
 #[cfg(test)]
@@ -173,6 +188,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn an_inbox_is_a_subject_and_nothing_else() {
+        for wrong in ["x 1\r\nPUB pwn 5\r\nhello", "a b", ">", "a.*", "a..b", "", "$KV.sessions"] {
+            let error = NatsOptions::new().inbox_prefix(wrong).inbox().unwrap_err();
+            assert!(matches!(error.kind(), crate::error::ErrorKind::InvalidConfig { .. }), "{wrong:?}: {error}");
+        }
+        assert_eq!(NatsOptions::new().inbox_prefix("_INBOX_app.7").inbox().unwrap(), Some("_INBOX_app.7"));
+        assert_eq!(NatsOptions::new().inbox().unwrap(), None);
+    }
 
     #[test]
     fn a_prefix_is_made_of_the_domain() {
