@@ -55,6 +55,16 @@ const FOUND: &[(&str, u64, &str)] = &[
         97,
         "two fair waiters heard of each other's tickets all the time, and so never looked for the lock that was free",
     ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        60,
+        "a waiter whose attempt had an unknown outcome was passed over for ever",
+    ),
+    (
+        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        93,
+        "a lock that was handed on while its waiter looked was given when it was lost already",
+    ),
 ];
 
 /// How many trailing events of a trace are told.

@@ -72,10 +72,16 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
                     continue;
                 }
                 look = now + longest();
-                match ticket.look(&claim, fair).await? {
-                    Some(over) => Some(Told::Free(over)),
-                    None if ticket.is_spent() => None,
-                    None => continue,
+                let Ticket { place: Place { id, line, told }, .. } = &mut ticket;
+                tokio::select! {
+                    biased;
+                    // What is handed on meanwhile does not wait for the answer.
+                    told = told.recv() => told,
+                    free = look_for(&claim, id, line, fair) => match free? {
+                        Some(over) => Some(Told::Free(over)),
+                        None if ticket.is_spent() => None,
+                        None => continue,
+                    },
                 }
             }
         };
@@ -97,9 +103,12 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
             None => Attempt::Refused,
         };
         match attempt {
-            Attempt::Taken(lease) => return Ok(lease),
+            Attempt::Taken(lease) if lease.is_held() => return Ok(lease),
             Attempt::Failed(error) if !passes(&error) => return Err(error),
-            Attempt::Failed(_) | Attempt::Refused => ticket = Ticket::draw_again(&line, &claim).await?,
+            // It was handed on so long ago that it is lost by now.
+            Attempt::Taken(_) | Attempt::Failed(_) | Attempt::Refused => {
+                ticket = Ticket::draw_again(&line, &claim).await?
+            }
         }
     }
 }
@@ -153,20 +162,19 @@ impl Ticket {
     fn is_spent(&self) -> bool {
         self.place.line.is_spent(&self.place.id)
     }
+}
 
-    /// Looks whose the lease is; tells how to take it, if it is nobody's and this one may.
-    async fn look(&self, claim: &Claim, fair: bool) -> Result<Option<Over>> {
-        let Place { id, line, .. } = &self.place;
-        match claim.bucket.get(&claim.key).read(Read::Leader).await {
-            Ok(Some(entry)) => {
-                // If it was handed on to this one, that is told in a moment.
-                line.saw(claim, &entry);
-                Ok(None)
-            }
-            Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
-            Err(error) if is_final(&error) => Err(error),
-            // Nobody knows: the next look may.
-            Err(_) => Ok(None),
+/// Looks whose the lease is; tells how to take it, if it is nobody's and this one may.
+async fn look_for(claim: &Claim, id: &str, line: &Arc<Line>, fair: bool) -> Result<Option<Over>> {
+    match claim.bucket.get(&claim.key).read(Read::Leader).await {
+        Ok(Some(entry)) => {
+            // If it was handed on to this one, that is told in a moment.
+            line.saw(claim, &entry);
+            Ok(None)
         }
+        Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
+        Err(error) if is_final(&error) => Err(error),
+        // Nobody knows: the next look may.
+        Err(_) => Ok(None),
     }
 }
