@@ -131,7 +131,7 @@ fn the_fair_have_it_in_their_order_by_one_write_each() {
         let mut free = Instant::now();
         guard.release().await.expect("nothing is lost");
         for wanted in 2..=6 {
-            let Ok(Some((number, taken, released))) = timeout(60 * SECOND, order.recv()).await else {
+            let Ok(Some((number, taken, released))) = timeout(120 * SECOND, order.recv()).await else {
                 return world.broken("FIFO", format!("c{wanted} does not get it"));
             };
             if number != wanted {
