@@ -47,7 +47,13 @@ struct Source {
     code: String,
 }
 
-fn sources() -> Vec<Source> {
+/// Where the sources of the library are.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src")
+}
+
+/// All files of it.
+pub(crate) fn files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
             let path = entry.expect("it can be read").path();
@@ -58,10 +64,14 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src");
     let mut files = Vec::new();
-    collect(&root, &mut files);
+    collect(&root(), &mut files);
     files
+}
+
+fn sources() -> Vec<Source> {
+    let root = root();
+    files()
         .into_iter()
         .map(|path| {
             let relative = path.strip_prefix(&root).expect("it is below the root").with_extension("");

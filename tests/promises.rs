@@ -20,15 +20,10 @@ use std::collections::BTreeSet;
 use harness::{Mode, Proxy, Server, wait};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, KvModel, OpenBucket};
-use tokio::time::Instant;
 
 use crate::support::{Document, DocumentKey, World, seen_as};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// How late an operation may end. A tenth of a second is the promise; the rest is for a machine of two cores that runs
-/// other tests, and servers, meanwhile.
-const LATE: Duration = Duration::from_millis(300);
 
 /// Turns each function into a test on one server and a test on a cluster of three.
 macro_rules! on_both_sites {
@@ -119,15 +114,6 @@ impl<T: KvModel> Behind<T> {
         });
         result
     }
-}
-
-/// Awaits an operation that has to end within its time.
-async fn in_time<O: IntoFuture>(what: &str, time: Duration, operation: O) -> O::Output {
-    let start = Instant::now();
-    let output = operation.into_future().await;
-    let took = start.elapsed();
-    assert!(took <= time + LATE, "{what} took {took:?} of {time:?}");
-    output
 }
 
 /// The writes of a test, each of a text of its own, and what was said of them: in the end the bucket must agree (P4).

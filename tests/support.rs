@@ -205,6 +205,19 @@ impl Room {
 /// How long anything that must come may take, on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// How late an operation may end. A tenth of a second is the promise; the rest is for a machine of two cores that runs
+/// other tests, and servers, meanwhile.
+pub(crate) const LATE: Duration = Duration::from_millis(300);
+
+/// Awaits an operation that has to end within its time.
+pub(crate) async fn in_time<O: IntoFuture>(what: &str, time: Duration, operation: O) -> O::Output {
+    let start = tokio::time::Instant::now();
+    let output = operation.into_future().await;
+    let took = start.elapsed();
+    assert!(took <= time + LATE, "{what} took {took:?} of {time:?}");
+    output
+}
+
 /// Drops a future after so many polls, wherever it is by then, or when it is done.
 pub(crate) async fn dropped_after<F: IntoFuture>(future: F, polls: u32) {
     let mut future = std::pin::pin!(future.into_future());

@@ -1,13 +1,15 @@
 //! What everybody who uses the crate may rely on, item by item; the sources are read as text.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kvtyped::prelude::*;
 use kvtyped::{
     CacheChanges, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, Index, KeysStream, Leaders,
     Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
 };
+
+use crate::layering::{files, root};
 
 /// Enums to which no variant will be added, so that a `match` needs no `_`: why.
 const CLOSED: &[(&str, &str)] = &[
@@ -45,23 +47,10 @@ struct Item {
 
 /// All public items of the crate but for those that are hidden or for tests.
 fn items() -> Vec<Item> {
-    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
-            let path = entry.expect("it can be read").path();
-            if path.is_dir() {
-                if !path.ends_with("conformance") {
-                    collect(&path, files);
-                }
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("private.rs") {
-                files.push(path);
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src");
-    let mut files = Vec::new();
-    collect(&root, &mut files);
+    let root = root();
+    let is_shown = |path: &PathBuf| !path.ends_with("private.rs") && !path.starts_with(root.join("conformance"));
     let mut items = Vec::new();
-    for path in files {
+    for path in files().into_iter().filter(is_shown) {
         let text = fs::read_to_string(&path).expect("it is text");
         let (mut docs, mut attributes) = (String::new(), String::new());
         for (number, line) in text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines().enumerate() {

@@ -4,8 +4,8 @@ use harness::Mode;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
-use super::{Behind, Ledger, SECOND, Site, in_time, is_unknown, on_both_sites};
-use crate::support::{Document, DocumentKey};
+use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};
+use crate::support::{Document, DocumentKey, in_time};
 
 /// How long an operation may take in these tests: longer than it takes to find out.
 const PATIENT: Duration = Duration::from_secs(8);

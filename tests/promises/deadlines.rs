@@ -7,8 +7,8 @@ use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use tokio::time::Instant;
 
-use super::{Behind, Ledger, SECOND, Site, in_time, is_unknown};
-use crate::support::{Document, DocumentKey, Session, World, seen_as, unique};
+use super::{Behind, Ledger, SECOND, Site, is_unknown};
+use crate::support::{Document, DocumentKey, Session, World, in_time, seen_as, unique};
 
 /// How long each operation may take here.
 const TIME: Duration = SECOND;

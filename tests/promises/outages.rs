@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::{Cluster, Server, wait};
 use kvtyped::prelude::*;
 
-use super::{Ledger, in_time, is_unknown};
-use crate::support::{Document, DocumentKey, World, seen_as};
+use super::{Ledger, is_unknown};
+use crate::support::{Document, DocumentKey, World, in_time, seen_as};
 
 /// How long a write may take: longer than a server is gone.
 const PATIENT: Duration = Duration::from_secs(20);

@@ -3,8 +3,8 @@
 use harness::Mode;
 use kvtyped::prelude::*;
 
-use super::{Behind, Ledger, SECOND, Site, in_time, is_unknown, on_both_sites};
-use crate::support::{Document, DocumentKey, Session, SessionKey};
+use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};
+use crate::support::{Document, DocumentKey, Session, SessionKey, in_time};
 
 const PATIENT: Duration = Duration::from_secs(8);
 

@@ -5,9 +5,9 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, KvModel};
 use tokio::sync::OnceCell;
 
-use super::{LATE, PATIENT, SOON, in_time};
+use super::{PATIENT, SOON};
 use crate::needs::needs;
-use crate::support::Session;
+use crate::support::{LATE, Session, in_time};
 
 /// A server with a user who may do everything, and one who may not write `secret`, nor read `hidden`, nor know of
 /// `closed`, nor watch `unwatched`; and with a bucket of each of these names.

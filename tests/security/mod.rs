@@ -24,15 +24,11 @@ use std::path::{Path, PathBuf};
 
 use kvtyped::Connect;
 use kvtyped::prelude::*;
-use tokio::time::Instant;
 
-use crate::support::{Session, unique};
+use crate::support::{Session, in_time, unique};
 
 /// How soon a denial is told, at the latest.
 const SOON: Duration = Duration::from_millis(500);
-
-/// How much later on a machine of two cores that runs other tests, and servers, meanwhile.
-const LATE: Duration = Duration::from_millis(300);
 
 /// How late a single denial may be told on a machine where many servers and tests share two cores: still far from what
 /// would end it without that.
@@ -40,15 +36,6 @@ const BUSY: Duration = Duration::from_secs(3);
 
 /// Far more than that: it is not the deadline that ends what is denied.
 const PATIENT: Duration = Duration::from_secs(10);
-
-/// Awaits an operation that has to end within its time.
-async fn in_time<O: IntoFuture>(what: &str, time: Duration, operation: O) -> O::Output {
-    let start = Instant::now();
-    let output = operation.into_future().await;
-    let took = start.elapsed();
-    assert!(took <= time + LATE, "{what} took {took:?} of {time:?}");
-    output
-}
 
 /// Whoever connects so may write and read.
 async fn is_let_in(what: &str, connect: Connect) -> Store {
