@@ -123,6 +123,11 @@ impl Error {
         matches!(self.0.kind, ErrorKind::NotFound | ErrorKind::BucketNotFound)
     }
 
+    /// Whether the server does not let this user do it.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::PermissionDenied { .. })
+    }
+
     /// Whether the very same call may succeed if it is made again, and can do no harm: nothing was applied, and what
     /// stood in the way passes.
     pub fn is_retryable(&self) -> bool {
@@ -242,10 +247,10 @@ impl Error {
     }
 }
 
-/// One line: what was done to what, what went wrong, what to do about it.
 /// How many characters are displayed of what is too long to be a key.
 const SHOWN: usize = 64;
 
+/// One line: what was done to what, what went wrong, what to do about it.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, outcome, operation, bucket, key, revision, source: _ } = &*self.0;

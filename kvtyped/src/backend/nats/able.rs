@@ -5,13 +5,12 @@
 //! server is. Servers are upgraded, and put back, while handles stay: what was learned holds for one connection. In a
 //! cluster of several versions it holds for the server that led the bucket when it was asked.
 
-use std::sync::{Mutex, PoisonError};
-
 use serde_json::{Map, Value};
 
 use super::api::Api;
 use super::bucket::Place;
 use super::echo;
+use super::learned::Learned;
 use crate::backend::{Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -19,14 +18,14 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const TAKES_BATCHES: [u64; 3] = [2, 12, 1];
 
 /// The level of the JetStream API from which on a server heeds the TTL of a key, and a guard on another key (2.11).
-const HEEDS_HEADERS: u64 = 1;
+pub(super) const HEEDS_HEADERS: u64 = 1;
 
 /// The level of the JetStream API from which on a server takes batches (2.12).
 pub(super) const BATCHES: u64 = 2;
 
 /// What a server that leads a stream says of itself, with the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Told {
+pub(super) struct Told {
     level: u64,
     version: [u64; 3],
 }
@@ -59,31 +58,19 @@ impl Told {
     }
 }
 
-/// What was learned last, and on which connection.
-#[derive(Debug)]
-pub(super) struct Able(Mutex<Option<(u64, Told)>>);
-
-impl Able {
-    /// As the configuration of the stream tells that was just read; a mirror's tells nothing of its origin.
-    pub(super) fn new(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> Self {
-        let told = (!is_mirror).then(|| (api.wire().epoch(), Told::with(raw)));
-        Self(Mutex::new(told))
+/// As the configuration of a stream tells that was just read; a mirror's tells nothing of its origin.
+pub(super) fn learned(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> Learned<Told> {
+    let learned = Learned::default();
+    if !is_mirror {
+        learned.learn(api.wire().epoch(), Told::with(raw));
     }
-
-    fn known(&self, epoch: u64) -> Option<Told> {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|(then, _)| *then == epoch).map(|(_, told)| told)
-    }
-
-    fn learn(&self, epoch: u64, told: Told) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, told));
-    }
+    learned
 }
 
 impl Place {
     async fn told(&self, deadline: Deadline) -> Result<Told> {
         let epoch = self.api.wire().epoch();
-        if let Some(told) = self.able.known(epoch) {
+        if let Some(told) = self.able.on(epoch) {
             return Ok(told);
         }
         let info = self.leader_api.stream(self.owner(), deadline).await?;
@@ -146,14 +133,5 @@ mod tests {
         assert_eq!(told_of("2", "2.12.0"), (true, false));
         assert_eq!(told_of("2", "2.12.1"), (true, true));
         assert_eq!(told_of("5", "2.15.1-RC.1"), (true, true));
-    }
-
-    #[test]
-    fn what_was_learned_holds_for_one_connection() {
-        let able = Able(Mutex::new(None));
-        assert_eq!(able.known(1), None);
-        able.learn(1, told("1", "2.11.0"));
-        assert_eq!(able.known(1), Some(told("1", "2.11.0")));
-        assert_eq!(able.known(2), None);
     }
 }

@@ -180,7 +180,7 @@ impl Api {
         // Behind another prefix it may be a server of another version that answers.
         let is_new = !self.is_default() || echo::numbers(&version) >= able::TAKES_BATCHES;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
-        capabilities.key_ttl = level >= 1;
+        capabilities.key_ttl = level >= able::HEEDS_HEADERS;
         capabilities.atomic = level >= able::BATCHES && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
@@ -249,14 +249,16 @@ pub(super) struct Acknowledgement {
 
 /// What the server acknowledges, or what it finds wrong.
 pub(super) fn acknowledgement(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
-    let unreadable = |_| convert::backend("JetStream's answer is no JSON");
     let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(unreadable)?;
     Ok(answer.error.take().map_or(Ok(answer), Err))
 }
 
+fn unreadable(_: serde_json::Error) -> Error {
+    convert::backend("JetStream's answer is no JSON")
+}
+
 /// What the server answers, or what it finds wrong.
 pub(super) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
-    let unreadable = |_| convert::backend("JetStream's answer is no JSON");
     let mut answer: Value = serde_json::from_slice(payload).map_err(unreadable)?;
     match answer.get_mut("error").map(Value::take) {
         None | Some(Value::Null) => Ok(Ok(answer)),

@@ -10,8 +10,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
-use super::able::Able;
+use super::able::{self, Told};
 use super::api::{Api, Repeat};
+use super::learned::Learned;
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
     At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch, Write,
@@ -49,7 +50,7 @@ pub(super) struct Place {
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
     /// What the server can do that takes its writes.
-    pub(super) able: Able,
+    pub(super) able: Learned<Told>,
     /// Whether the server counts right what is to come for several filters at once.
     pub(super) counts_filters: bool,
     /// Whether the server counts a message that it gives among those behind it.
@@ -89,7 +90,7 @@ impl NatsBucket {
             prefix,
             write_prefix,
             direct,
-            able: Able::new(api, &raw, config.mirror.is_some()),
+            able: able::learned(api, &raw, config.mirror.is_some()),
             counts_filters: echo::version(&raw) >= COUNTS_FILTERS,
             counts_what_it_gives: echo::version(&raw) < COUNTS_BEHIND,
             leader_api,

@@ -3,8 +3,8 @@
 //! It may have been applied, or may yet be (the message may wait in a socket of a server that hangs, or on a connection
 //! that breaks), or never will be. These rules decide.
 //!
-//! * *Every write carries the id of its operation, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the leader has an entry
-//!   with our id, the write is applied, and that entry tells its revision.
+//! * *Every write carries the id of its operation, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the
+//!   leader has an entry with our id, the write is applied, and that entry tells its revision.
 //! * *A write with a guard can be sent again under the same id.* A server stores an id once, and the guard of its own
 //!   key holds once: a copy that arrives late is refused. A replicated bucket answers a copy with the first revision
 //!   (`duplicate`); one that is not replicated looks at the guard first, and answers a conflict with ourselves: so a

@@ -24,7 +24,7 @@ use super::read;
 use super::record::{Stored, header};
 use super::replies::{Replies, Reply};
 use crate::backend::{At, Backoff, Deadline, RawEntry, Read};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -205,7 +205,7 @@ async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadl
         Read::Leader => match place.leader_last(deadline).await {
             Ok(revision) => revision,
             // One who may not ask that may still ask for the entries.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(None),
+            Err(error) if error.is_denied() => return Ok(None),
             Err(error) => return Err(error),
         },
     };

@@ -12,7 +12,7 @@
 //! | `connect` | the connection that they make |
 //! | `wire`, `lookout` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
-//! | `able` | what the server can do that takes the writes of a bucket |
+//! | `able`, `learned` | what the server can do that takes the writes of a bucket, for as long as a connection stands |
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
@@ -40,6 +40,7 @@ mod doubt;
 mod echo;
 mod facts;
 mod file;
+mod learned;
 mod lookout;
 mod many;
 mod options;
@@ -60,7 +61,7 @@ mod wire;
 pub use self::options::NatsOptions;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -69,6 +70,7 @@ use serde_json::{Value, json};
 use self::api::{Api, Repeat};
 use self::bucket::NatsBucket;
 use self::count::NatsCounters;
+use self::learned::Learned;
 use self::wire::Wire;
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
@@ -86,8 +88,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct NatsBackend {
     api: Api,
     owned: bool,
-    /// What the servers can do, and on which connection that was learned.
-    capabilities: Mutex<Option<(u64, Capabilities)>>,
+    /// What the servers can do.
+    capabilities: Learned<Capabilities>,
 }
 
 impl NatsBackend {
@@ -150,17 +152,16 @@ impl NatsBackend {
     }
 
     fn over(wire: Wire, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: Mutex::default() }
+        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: Learned::default() }
     }
 
     async fn known(&self, deadline: Deadline) -> Result<Capabilities> {
         let epoch = self.api.wire().epoch();
-        let last = self.capabilities.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, known)) = last.filter(|(then, _)| *then == epoch) {
+        if let Some(known) = self.capabilities.on(epoch) {
             return Ok(known);
         }
         let known = self.api.capabilities(deadline).await?;
-        *self.capabilities.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, known.clone()));
+        self.capabilities.learn(epoch, known.clone());
         Ok(known)
     }
 

@@ -18,7 +18,7 @@ use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::record::Stored;
 use crate::backend::{Backoff, Deadline, Scan, Scanned};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::key::Pattern;
 use crate::revision::Revision;
 
@@ -226,7 +226,7 @@ impl Scanning {
             // The silence may mean that the window is full.
             Err(error) if self.windowed => self.without_window(&error.to_string(), deadline).await,
             // One who may not ask has to believe what was told last, or the silence.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+            Err(error) if error.is_denied() => {
                 let told = if self.left == 0 { self.pending } else { 0 };
                 self.go_on_if(told);
                 Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, Message, Request, RequestError};
 use bytes::Bytes;
@@ -316,9 +317,7 @@ pub(super) struct Violations {
     /// How many there were in all.
     count: AtomicU64,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
-    inbox: std::sync::Mutex<Option<String>>,
-    /// Whether it was.
-    inbox_denied: AtomicBool,
+    inbox: ArcSwapOption<String>,
     /// Whether the last attempt to connect again was refused for its credentials.
     unauthorized: AtomicBool,
     lookout: Arc<Lookout>,
@@ -330,8 +329,7 @@ impl Default for Violations {
             sender: broadcast::channel(DENIALS).0,
             last: std::sync::Mutex::default(),
             count: AtomicU64::new(0),
-            inbox: std::sync::Mutex::default(),
-            inbox_denied: AtomicBool::new(false),
+            inbox: ArcSwapOption::empty(),
             unauthorized: AtomicBool::new(false),
             lookout: Arc::default(),
         }
@@ -345,8 +343,7 @@ impl Violations {
         tracing::debug!(subject = violation.subject, "the server denies a subject");
         // Answers to requests arrive under one subscription that ends so.
         if violation.is_subscription && violation.subject.ends_with(".*") {
-            *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(violation.subject.clone());
-            self.inbox_denied.store(true, Ordering::Release);
+            self.inbox.store(Some(Arc::new(violation.subject.clone())));
         }
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,8 +360,7 @@ impl Violations {
 
     /// Another connection may be allowed more; if not, the server says so again.
     pub(super) fn forget(&self) {
-        self.inbox_denied.store(false, Ordering::Release);
-        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.inbox.store(None);
     }
 
     /// Takes whether the credentials were refused when it was connected again.
@@ -394,10 +390,7 @@ impl Violations {
     }
 
     fn inbox(&self) -> Option<String> {
-        if !self.inbox_denied.load(Ordering::Acquire) {
-            return None;
-        }
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inbox.load().as_ref().map(|inbox| inbox.as_str().to_owned())
     }
 }
 
