@@ -149,7 +149,7 @@ impl Retry {
             match raw.read(key, At::Newest(read), deadline).await {
                 Ok(entry) if self.is_behind(entry.as_ref()) => {}
                 // One who may read single keys only has to do with what others have heard.
-                Err(error) if !self.denied && matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+                Err(error) if !self.denied && error.is_denied() => {
                     self.denied = true;
                 }
                 entry => return entry,
@@ -184,21 +184,17 @@ pub(super) struct Step<'a> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Whether a server other than the leader may answer, and be behind.
-    pub(super) fn may_be_behind(&self) -> bool {
-        self.config().replicas.is_some_and(|replicas| replicas > 1)
-    }
-
-    /// Reads at the leader, for a decision that no write confirms. One who may not ask the leader has to do with what is
-    /// nearest.
+    /// Reads where nothing newer is, for a decision that no write confirms: at the leader, if another may answer. One who
+    /// may not ask the leader has to do with what is nearest.
     pub(super) async fn read_surely(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let raw = &self.inner.raw;
-        match raw.read(key, At::Newest(Read::Leader), deadline).await {
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
-                raw.read(key, At::Newest(Read::Any), deadline).await
+        if self.config().may_be_behind() {
+            match raw.read(key, At::Newest(Read::Leader), deadline).await {
+                Err(error) if error.is_denied() => {}
+                read => return read,
             }
-            read => read,
         }
+        raw.read(key, At::Newest(Read::Any), deadline).await
     }
 
     pub(super) async fn step(&self, step: Step<'_>, deadline: Deadline) -> Result<(Revision, OperationId)> {
@@ -233,6 +229,7 @@ impl<T: KvModel> Bucket<T> {
         let mut retry = Retry::new();
         let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
         let mut guessed = matches!(first, First::NoRecord(_));
+        let first_is_sure = matches!(first, First::ReadAtLeader);
         let (mut newest, mut over) = match first {
             First::NoRecord(marker) => (None, marker),
             First::Read | First::ReadAtLeader => {
@@ -242,7 +239,7 @@ impl<T: KvModel> Bucket<T> {
                 (newest, over)
             }
         };
-        let mut sure = !self.may_be_behind();
+        let mut sure = first_is_sure || !self.config().may_be_behind();
         loop {
             let decision = decide(newest.as_ref());
             if !sure && !matches!(decision, Ok(Decision::Write { .. })) {

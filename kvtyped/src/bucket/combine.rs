@@ -53,20 +53,24 @@ struct Draft {
     group: Option<Group>,
     /// Since the last conflict, if nothing was stored behind it.
     conflict: Option<Retry>,
-    /// Whether what is known was not enough for a decision to write nothing.
-    doubted: bool,
-    /// What was read then of wherever was nearest: a leader that is cut off may be behind it.
-    near: Option<RawEntry>,
 }
 
 /// The newest entry of a key.
 #[derive(Debug)]
 struct Base {
     entry: Option<RawEntry>,
-    /// Whether it was read for the one who decides on it, rather than remembered.
-    read: bool,
-    /// Whether it was read where nothing newer is.
-    sure: bool,
+    known: Known,
+}
+
+/// Whence the newest entry of a key is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It was stored, or read, for somebody before.
+    Before,
+    /// It was read for the one who decides on it, of whoever was nearest.
+    Near,
+    /// It was read for the one who decides on it, where nothing newer is.
+    Surely,
 }
 
 /// Changes that one write will store.
@@ -155,13 +159,28 @@ impl Draft {
     /// Whether a decision to write nothing may rest on it: it was just read at the leader, or it is shared with those whose
     /// write will confirm it.
     fn is_sure(&self) -> bool {
-        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.read && base.sure)
+        self.group.is_some() || self.base.as_ref().is_some_and(|base| base.known == Known::Surely)
+    }
+
+    /// Takes what was read where nothing newer is, for one who decided to write nothing; tells whether he decided on that.
+    fn is_confirmed_by(&mut self, newest: Option<RawEntry>) -> bool {
+        match &mut self.base {
+            // What was remembered may be another bucket's.
+            Some(Base { entry, known: known @ Known::Near }) if confirms(newest.as_ref(), entry.as_ref()) => {
+                *known = Known::Surely;
+                true
+            }
+            base => {
+                *base = Some(Base { entry: newest, known: Known::Surely });
+                false
+            }
+        }
     }
 
     /// Remembers what was stored.
     fn stored(&mut self, entry: RawEntry) {
         self.conflict = None;
-        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), read: false, sure: false });
+        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), known: Known::Before });
     }
 
     /// Remembers that another came first.
@@ -193,7 +212,7 @@ impl<T: KvModel> Bucket<T> {
                 (draft.group, draft.base) = (None, None);
             }
             if let Some(base) = &mut draft.base {
-                base.read = false; // by somebody before
+                base.known = Known::Before;
             }
             if alone && draft.group.is_some() {
                 let _ = self.settle(key, draft).await;
@@ -201,13 +220,13 @@ impl<T: KvModel> Bucket<T> {
             }
             let decision = loop {
                 self.look(key, &mut draft, deadline).await.map_err(|error| located(attempts.explain(error)))?;
-                match decide(draft.current()) {
-                    Ok(write @ Decision::Write { .. }) => break Ok(write),
-                    other if draft.is_sure() => break other,
-                    _ => {
-                        draft.near = draft.base.take().filter(|base| base.read).and_then(|base| base.entry);
-                        draft.doubted = true;
-                    }
+                let decision = decide(draft.current());
+                if matches!(decision, Ok(Decision::Write { .. })) || draft.is_sure() {
+                    break decision;
+                }
+                let newest = self.read_surely(key, deadline).await.map_err(|error| located(attempts.explain(error)))?;
+                if draft.is_confirmed_by(newest) {
+                    break decision;
                 }
             };
             if draft.group.is_none() && (alone || !lane.is_wanted()) {
@@ -359,16 +378,14 @@ impl<T: KvModel> ReadBucket<T> {
             return Ok(());
         }
         let raw = &self.inner.raw;
-        let (doubted, near) = (std::mem::take(&mut draft.doubted), draft.near.take());
-        let (entry, sure) = match &mut draft.conflict {
-            None if doubted && self.may_be_behind() => {
-                let leader = self.read_surely(key, deadline).await?;
-                (if confirms(leader.as_ref(), near.as_ref()) { near } else { leader }, true)
+        let (entry, known) = match &mut draft.conflict {
+            None => {
+                let known = if self.config().may_be_behind() { Known::Near } else { Known::Surely };
+                (raw.read(key, At::Newest(Read::Any), deadline).await?, known)
             }
-            None => (raw.read(key, At::Newest(Read::Any), deadline).await?, !self.may_be_behind()),
-            Some(retry) => (retry.read(&**raw, key, deadline).await?, true),
+            Some(retry) => (retry.read(&**raw, key, deadline).await?, Known::Surely),
         };
-        draft.base = Some(Base { entry, read: true, sure });
+        draft.base = Some(Base { entry, known });
         Ok(())
     }
 
@@ -381,11 +398,11 @@ impl<T: KvModel> ReadBucket<T> {
         ttl: Option<Ttl>,
         deadline: Deadline,
     ) -> Result<RawEntry> {
-        let (revision, read) = match &base {
-            Some(Base { entry, read, .. }) => (entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision), *read),
-            None => (Revision::ZERO, true),
+        let (revision, known) = match &base {
+            Some(Base { entry, known }) => (entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision), *known),
+            None => (Revision::ZERO, Known::Surely),
         };
-        if !read && revision > Revision::ZERO {
+        if known == Known::Before && revision > Revision::ZERO {
             match self.check_incarnation(key, revision, deadline).await {
                 // What was remembered is of another bucket: begin anew with what is there.
                 Err(error) if matches!(error.kind(), ErrorKind::HistoryRewound) => {

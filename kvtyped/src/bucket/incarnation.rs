@@ -178,10 +178,10 @@ impl<T: KvModel> ReadBucket<T> {
             let status = match self.inner.raw.status(deadline).await {
                 Ok(status) => status,
                 // One who may not ask has to do without.
-                Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(None),
+                Err(error) if error.is_denied() => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let may_lag = status.created == created && self.config().replicas.is_some_and(|replicas| replicas > 1);
+            let may_lag = status.created == created && self.config().may_be_behind();
             if status.last_revision >= revision || !may_lag || start.elapsed() > SETTLING {
                 return Ok(Some(status));
             }

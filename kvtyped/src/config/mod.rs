@@ -94,6 +94,11 @@ impl BucketConfig {
         Self { name: name.into(), ..Self::default() }
     }
 
+    /// Whether a server other than the one that decides on writes may answer a read, and be behind.
+    pub(crate) fn may_be_behind(&self) -> bool {
+        self.mirror.is_some() || self.replicas.is_some_and(|replicas| replicas > 1)
+    }
+
     /// The settings of a new bucket: what is said, and the default of what is not.
     ///
     /// `limit_markers` tells whether the backend can leave them, `atomic` whether it takes batches.

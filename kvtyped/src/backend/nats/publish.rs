@@ -4,8 +4,9 @@
 //! tells its revision. The id is that of the message (`Nats-Msg-Id`), which a server remembers for a while so that no copy is
 //! stored twice. That is the dearer half of what an id costs, so it is left out where there is never a second copy that one
 //! server could store beside the first: a write without a guard, of a bucket that a sole server stores, has its id in a header
-//! that the server does not look at (`Kvtyped-Oid`), and stores all the same. An answer that says that it was not applied, because of what passes (no leader now), is followed
-//! by another attempt. Where no answer comes, [`doubt`](super::doubt) takes over.
+//! that the server does not look at (`Kvtyped-Oid`), and stores all the same. An answer that says that it was not applied,
+//! because of what passes (no leader now), is followed by another attempt. Where no answer comes, [`doubt`](super::doubt)
+//! takes over.
 //!
 //! Two servers may take themselves for the leader of a replicated bucket: one that hung does, until it hears of the
 //! other. Both get a write, the first answer counts, and only the other one's decision holds. So a conflict that does
@@ -202,8 +203,7 @@ impl<'a> Publication<'a> {
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
         let Write { key, kind, guard, ttl, id } = self.write;
-        let is_sole = self.place.config.replicas == Some(1) && self.place.config.mirror.is_none();
-        let needs_no_memory = is_sole && guard.is_none() && self.frame.is_none();
+        let needs_no_memory = !self.place.config.may_be_behind() && guard.is_none() && self.frame.is_none();
         match self.form {
             _ if needs_no_memory => header(header::OPERATION_ID, id.as_str()),
             0 => header(header::MESSAGE_ID, id.as_str()),

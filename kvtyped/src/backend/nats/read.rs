@@ -53,7 +53,7 @@ async fn at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadli
         if denied.is_none() {
             match leader_at_least(place, key, revision, deadline).await {
                 // One who may not ask the leader may still hear it from others.
-                Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => denied = Some(error),
+                Err(error) if error.is_denied() => denied = Some(error),
                 answer => return answer,
             }
         }
@@ -72,7 +72,7 @@ async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline:
     let mut backoff = Backoff::outage();
     loop {
         let found = leader(place, key, deadline).await?;
-        if !place.may_be_behind() || found.as_ref().is_some_and(|entry| entry.revision >= revision) {
+        if !place.config.may_be_behind() || found.as_ref().is_some_and(|entry| entry.revision >= revision) {
             return Ok(found);
         }
         // The revision may be one of another key.
@@ -80,7 +80,7 @@ async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline:
             Ok(last) if last >= revision => return leader(place, key, deadline).await,
             Ok(_) => {}
             // One who may not ask that has to do with what there is.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => return Ok(found),
+            Err(error) if error.is_denied() => return Ok(found),
             Err(error) => return Err(error),
         }
         if !backoff.pause(deadline).await {
@@ -103,7 +103,7 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
             Ok(None)
         };
     }
-    if !place.direct || !place.may_be_behind() {
+    if !place.direct || !place.config.may_be_behind() {
         return Ok(None);
     }
     // A server that is behind does not have it yet.
@@ -113,15 +113,8 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
         }
         Ok(_) => Ok(None),
         // One who may not ask the leader has to do with what there is.
-        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => Ok(None),
+        Err(error) if error.is_denied() => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-impl Place {
-    /// Whether a server other than the leader may answer a direct get.
-    fn may_be_behind(&self) -> bool {
-        self.config.mirror.is_some() || self.config.replicas != Some(1)
     }
 }
 
