@@ -65,6 +65,11 @@ const FOUND: &[(&str, u64, &str)] = &[
         93,
         "a lock that was handed on while its waiter looked was given when it was lost already",
     ),
+    (
+        "simulation::aborted::a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon",
+        356,
+        "a renewal that was in doubt when its guard was dropped was sent once more before the lease was removed",
+    ),
 ];
 
 /// How many trailing events of a trace are told.

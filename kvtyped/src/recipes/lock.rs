@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -264,7 +265,8 @@ impl WantedLock {
         Self { bucket: bucket.of(), name, options: Options::default(), fenced: true }
     }
 
-    fn claim(self) -> Result<Claim> {
+    /// What is claimed, and the line of those who wait for it.
+    fn claim(self) -> Result<(Claim, Arc<Line>)> {
         let Self { bucket, name, options, fenced } = self;
         let Options { wanted, owner, note, fair: _ } = options;
         let times = wanted.times()?;
@@ -273,8 +275,9 @@ impl WantedLock {
         let key = SlotKey::new(RECIPE, &*name, LEASE);
         key.encode()?;
         let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
-        let line = Some(Line::of(&bucket, &key));
-        Ok(Claim { bucket, key, name, holding, times, fenced, marker: times.ttl, line, ticket: None })
+        let line = Line::of(&bucket, &key);
+        let (marker, own) = (times.ttl, Some(Arc::clone(&line)));
+        Ok((Claim { bucket, key, name, holding, times, fenced, marker, line: own, ticket: None }, line))
     }
 
     /// `operation` on the lock, located.
@@ -282,10 +285,10 @@ impl WantedLock {
         let (bucket, fair) = (self.bucket.clone(), self.options.fair);
         let key = self.name.as_ref().ok().cloned();
         let taken = async {
-            let claim = self.claim()?;
+            let (claim, line) = self.claim()?;
             let lease = match how {
-                How::Now => now(claim, fair).await?,
-                How::Wait(longest) => Some(within(longest, wait(claim, fair)).await?),
+                How::Now => now(claim, line, fair).await?,
+                How::Wait(longest) => Some(within(longest, wait(claim, line, fair)).await?),
             };
             Ok(lease.map(|lease| LockGuard { lease }))
         };
@@ -298,8 +301,7 @@ enum How {
     Wait(Option<Duration>),
 }
 
-async fn now(claim: Claim, fair: bool) -> Result<Option<Lease>> {
-    let line = Line::of(&claim.bucket, &claim.key);
+async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>> {
     let Ok(_turn) = line.try_turn() else { return Ok(None) };
     if line.is_held_here() || (fair && ticket::anybody_waits(&claim).await?) {
         return Ok(None);
@@ -307,8 +309,7 @@ async fn now(claim: Claim, fair: bool) -> Result<Option<Lease>> {
     first(claim, &line).await
 }
 
-async fn wait(claim: Claim, fair: bool) -> Result<Lease> {
-    let line = Line::of(&claim.bucket, &claim.key);
+async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     if fair {
         return ticket::wait(claim, line, fair).await;
     }

@@ -39,6 +39,9 @@ pub(super) enum Order {
     Release(oneshot::Sender<Result<()>>),
 }
 
+/// What its holder wants, as it comes; closed, when the holder let go of it.
+type Orders = mpsc::UnboundedReceiver<Order>;
+
 /// What is wanted of a lease before it is there.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
@@ -240,7 +243,7 @@ struct Tenure {
 }
 
 impl Tenure {
-    async fn keep(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
         let end = loop {
             tokio::select! {
@@ -256,7 +259,7 @@ impl Tenure {
                             let _ = reply.send(released);
                             break State::Released;
                         }
-                        Some(Order::Renew(reply)) => (self.renew().await, reply),
+                        Some(Order::Renew(reply)) => (self.renew(&orders).await, reply),
                         Some(Order::Finish(value, keep, reply)) => {
                             let finished = self.finish(value, keep).await;
                             let end = match &finished {
@@ -271,7 +274,7 @@ impl Tenure {
                             let _ = reply.send(finished);
                             break end;
                         }
-                        Some(Order::Say(value, reply)) => (self.say(value).await, reply),
+                        Some(Order::Say(value, reply)) => (self.say(value, &orders).await, reply),
                     };
                     due = self.after(&renewed);
                     let lost = is_lost(&renewed);
@@ -284,7 +287,7 @@ impl Tenure {
                     if self.until <= Instant::now() {
                         break State::Lost;
                     }
-                    let renewed = self.renew().await;
+                    let renewed = self.renew(&orders).await;
                     due = self.after(&renewed);
                     if is_lost(&renewed) {
                         break State::Lost;
@@ -308,11 +311,15 @@ impl Tenure {
     /// # Errors
     ///
     /// `Lost` if it is another's by now, or gone; any other error leaves it as it was.
-    async fn renew(&mut self) -> Result<()> {
+    async fn renew(&mut self, orders: &Orders) -> Result<()> {
         let Times { ttl, .. } = self.claim.times;
         loop {
             if self.doubted {
                 self.look().await?;
+                // Its holder let go of it meanwhile: nothing is written but its end.
+                if orders.is_closed() {
+                    return Err(Error::new(ErrorKind::Closed));
+                }
             }
             let sent = Instant::now();
             let timeout = self.claim.times.attempt().min(self.until.saturating_duration_since(sent));
@@ -339,11 +346,11 @@ impl Tenure {
     }
 
     /// Renews it with another value. One that is surely not written is not said with a later renewal either.
-    async fn say(&mut self, value: Option<Value>) -> Result<()> {
+    async fn say(&mut self, value: Option<Value>, orders: &Orders) -> Result<()> {
         let before = self.claim.holding.clone();
         self.claim.holding.value = value;
         self.claim.holding.said += 1;
-        let renewed = self.renew().await;
+        let renewed = self.renew(orders).await;
         if renewed.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
             self.claim.holding = before;
         }

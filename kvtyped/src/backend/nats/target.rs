@@ -21,6 +21,10 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn parse(url: &str) -> Result<Self> {
+        // Else it would be a part of a value, and so of a password, say.
+        if url.contains('#') {
+            return Err(wrong("it has a `#`, which is written as `%23`"));
+        }
         let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
         let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
         let mut user = None;
@@ -202,6 +206,8 @@ mod tests {
             "nats://a?s3cr3t",
             "nats://a?tls_first=s3cr3t",
             "nats://u:s3cr3t@a?ca=",
+            "nats://u:s3cr3t@a#b",
+            "nats://u:s3c#r3t@a",
         ] {
             let error = Target::parse(url).err().unwrap();
             assert!(!format!("{error:?}").contains("s3cr3t"), "{error}");
