@@ -31,9 +31,19 @@ impl Cluster {
     ///
     /// When they do not within 30 seconds.
     pub async fn start(size: usize) -> Self {
+        Self::start_with(size, "").await
+    }
+
+    /// The same, each with this beside what a cluster needs. Whoever connects without a name must be let in as somebody
+    /// who may do everything.
+    ///
+    /// # Panics
+    ///
+    /// When they do not within 30 seconds.
+    pub async fn start_with(size: usize, config: &str) -> Self {
         let mut attempt = 1;
         let nodes = loop {
-            match Self::try_start(size).await {
+            match Self::try_start(size, config).await {
                 Ok(nodes) => break nodes,
                 Err(why) if attempt < 5 && is_port_race(&why) => attempt += 1,
                 Err(why) => panic!("no cluster: {why}"),
@@ -64,13 +74,13 @@ impl Cluster {
         cluster
     }
 
-    async fn try_start(size: usize) -> Result<Vec<Server>, String> {
+    async fn try_start(size: usize, config: &str) -> Result<Vec<Server>, String> {
         let ports = ports::free(size);
         let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let mut nodes = Vec::new();
         for (i, port) in ports.iter().enumerate() {
-            let cluster = routing(&format!("127.0.0.1:{port}"), &routes);
-            nodes.push(Server::builder().name(&format!("n{i}")).config(&cluster).clustered().try_start().await?);
+            let config = format!("{}\n{config}", routing(&format!("127.0.0.1:{port}"), &routes));
+            nodes.push(Server::builder().name(&format!("n{i}")).config(&config).clustered().try_start().await?);
         }
         Ok(nodes)
     }
@@ -119,6 +129,15 @@ impl Cluster {
         let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await?;
         let leader = info["cluster"]["leader"].as_str()?;
         self.nodes.iter().position(|node| node.name() == leader)
+    }
+
+    /// Whether a node has all that the leader of a stream has, as that tells.
+    pub async fn is_current(&self, node: usize, stream: &str) -> bool {
+        let Some(info) = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await else { return false };
+        let name = self.nodes[node].name();
+        let cluster = &info["cluster"];
+        let mut replicas = cluster["replicas"].as_array().into_iter().flatten();
+        cluster["leader"] == name || replicas.any(|replica| replica["name"] == name && replica["current"] == true)
     }
 
     /// Makes the leader of a stream step down, and gives the next one.

@@ -5,6 +5,7 @@
 //! | `credentials` | each way to sign in, by the URL and by the builder, and that each is refused where it is wrong |
 //! | `encryption` | the same of TLS |
 //! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
+//! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
@@ -14,6 +15,7 @@ mod authority;
 mod credentials;
 mod denials;
 mod encryption;
+mod replicated;
 mod roles;
 mod secrets;
 mod tenants;

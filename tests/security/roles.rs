@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use futures::future::join_all;
-use harness::{Server, wait};
+use harness::{Cluster, Server, wait};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;
@@ -29,45 +29,77 @@ pub(super) fn subjects(block: &str) -> Vec<String> {
     lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
 
-/// A server with an administrator, these users, and what they work on.
+/// A server, or a cluster, with an administrator, these users, and what they work on.
 pub(super) struct Site {
-    pub(super) server: Server,
+    servers: Servers,
     _admin: Store,
     pub(super) sessions: Bucket<Session>,
     client: async_nats::Client,
 }
 
+enum Servers {
+    One(Box<Server>),
+    Three(Cluster),
+}
+
+impl Servers {
+    fn all(&self) -> &[Server] {
+        match self {
+            Self::One(server) => std::slice::from_ref(server),
+            Self::Three(cluster) => cluster.nodes(),
+        }
+    }
+}
+
 impl Site {
     pub(super) async fn new(users: &[(String, String)]) -> Self {
-        let user = |(name, block): &(String, String)| format!("{{ user: {name:?}, password: secret, {block} }}\n");
-        let users: String = users.iter().map(user).collect();
-        let config = format!("authorization {{ users: [ {{ user: admin, password: secret }}\n{users} ] }}");
-        let server = Server::builder().config(&config).auth().start().await;
-        let admin = Store::connect(url(&server, "admin", "_INBOX")).timeout(PATIENT).await.expect("it is let in");
-        let sessions: Bucket<Session> = admin.bucket().await.expect("the bucket opens");
+        let server = Server::builder().config(&authorization(users)).auth().start().await;
+        Self::on(Servers::One(Box::new(server)), 1).await
+    }
+
+    /// The same on three servers, with a replica of each bucket on each.
+    pub(super) async fn replicated(users: &[(String, String)]) -> Self {
+        let config = format!("{}\nno_auth_user: admin", authorization(users));
+        Self::on(Servers::Three(Cluster::start_with(3, &config).await), 3).await
+    }
+
+    async fn on(servers: Servers, replicas: u8) -> Self {
+        let server = &servers.all()[0];
+        let admin = Store::connect(url(server, "admin", "_INBOX")).timeout(PATIENT).await.expect("it is let in");
+        let sessions: Bucket<Session> = admin.bucket().replicas(replicas).await.expect("the bucket opens");
         for tenant in ["acme", "beta"] {
             let records: Vec<_> = (1..=RECORDS).map(|id| Session::large(tenant, id)).collect();
             sessions.put_many(&records).await.expect("they are written");
         }
-        admin.locks("locks").await.expect("the bucket opens");
+        admin.locks("locks").replicas(replicas).await.expect("the bucket opens");
         admin.bucket::<Session>().name("closed").await.expect("the bucket opens");
         let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into());
         let client = options.connect(server.url()).await.expect("it is let in");
-        Self { server, _admin: admin, sessions, client }
+        Self { servers, _admin: admin, sessions, client }
+    }
+
+    /// The server that everybody knows, and of a cluster the only one.
+    pub(super) fn server(&self) -> &Server {
+        &self.servers.all()[0]
     }
 
     pub(super) async fn connect(&self, user: &str, inbox: &str) -> Store {
-        Store::connect(url(&self.server, user, inbox)).timeout(PATIENT).await.expect("it is let in")
+        self.connect_to(0, user, inbox).await
     }
 
-    /// What the server logged of denials to a user.
+    pub(super) async fn connect_to(&self, node: usize, user: &str, inbox: &str) -> Store {
+        Store::connect(url(&self.servers.all()[node], user, inbox)).timeout(PATIENT).await.expect("it is let in")
+    }
+
+    /// What the servers logged of denials to a user.
     pub(super) fn violations(&self, user: &str) -> Vec<String> {
         // As servers up to 2.14 and later ones name it.
         let names = [format!("User \"{user}\""), format!("/user:{user}\"")];
-        let log = self.server.log();
         let of_user = |line: &&str| names.iter().any(|name| line.contains(name));
-        let lines = log.lines().filter(|line| line.contains("Violation")).filter(of_user);
-        lines.map(str::to_owned).collect()
+        let of = |log: String| -> Vec<String> {
+            log.lines().filter(|line| line.contains("Violation")).filter(of_user).map(str::to_owned).collect()
+        };
+        self.servers.all().iter().map(Server::log).flat_map(of).collect()
     }
 
     async fn ask(&self, subject: &str) -> Value {
@@ -92,6 +124,13 @@ impl Site {
             }
         }
     }
+}
+
+/// An administrator, and these users with what each may do.
+fn authorization(users: &[(String, String)]) -> String {
+    let user = |(name, block): &(String, String)| format!("{{ user: {name:?}, password: secret, {block} }}\n");
+    let users: String = users.iter().map(user).collect();
+    format!("authorization {{ users: [ {{ user: admin, password: secret }}\n{users} ] }}")
 }
 
 /// The administrator, who makes what there is, has the standard inbox.
@@ -130,7 +169,7 @@ impl Denied {
 }
 
 /// What is denied to whoever may not write, nor do what an administrator does.
-async fn cannot_write(denied: &Denied, sessions: &Bucket<Session>, tenant: &str) {
+pub(super) async fn cannot_write(denied: &Denied, sessions: &Bucket<Session>, tenant: &str) {
     let session = Session::new(tenant, 1);
     let key = session.key();
     let many: Vec<_> = (1..=5).map(|id| Session::new(tenant, id)).collect();
@@ -327,7 +366,7 @@ async fn a_watch_that_may_not_answer_the_server_is_told_so() {
 async fn on_a_connection_of_the_application_a_denial_is_a_timeout() {
     let site = Site::new(&[("reader".into(), block("Reader"))]).await;
     let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), "secret".into());
-    let client = options.custom_inbox_prefix("_INBOX_reader").connect(site.server.url()).await.unwrap();
+    let client = options.custom_inbox_prefix("_INBOX_reader").connect(site.server().url()).await.unwrap();
     let store = Store::from_client(client).with_timeout(SOON);
     let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
     let error = super::in_time("put", SOON, sessions.put(&Session::new("acme", 1))).await.unwrap_err();

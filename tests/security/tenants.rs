@@ -17,7 +17,7 @@ async fn site() -> Site {
 }
 
 async fn connect(site: &Site, tenant: &str) -> (Store, Bucket<Session>) {
-    let url = format!("nats://{tenant}:secret@{}?inbox=_INBOX_{tenant}&confined=true", site.server.addr());
+    let url = format!("nats://{tenant}:secret@{}?inbox=_INBOX_{tenant}&confined=true", site.server().addr());
     let store = Store::connect(url).timeout(PATIENT).await.expect("it is let in");
     let sessions = store.bucket().await.expect("it may be opened");
     (store, sessions)
@@ -104,7 +104,7 @@ async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
 async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
-    let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server.url()).await.unwrap();
+    let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();
     let all = client.request("$JS.API.STREAM.INFO.KV_sessions", r#"{"subjects_filter":">"}"#.into()).await.unwrap();
     let all = String::from_utf8_lossy(&all.payload).into_owned();
     assert!(all.contains("$KV.sessions.beta.1"), "the names of keys are told");
@@ -132,7 +132,7 @@ async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revisio
 async fn a_connection_of_the_application_is_confined_by_its_options() {
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
-    let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server.url()).await.unwrap();
+    let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();
     let store = Store::from_client_with(client, NatsOptions::new().confined(true)).unwrap();
     let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
     work::reading(&sessions, "acme").await.expect("it may be read");

@@ -1,8 +1,8 @@
 //! What each role does for a living.
 
 use futures::future::BoxFuture;
-use kvtyped::ReadBucket;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, ReadBucket};
 
 use crate::support::soon;
 
@@ -89,13 +89,16 @@ pub(super) async fn writing(sessions: &Bucket<Session>, tenant: &str, first: u64
     let session = Session::new(tenant, first);
     let key = session.key();
     sessions.put(&session).await?;
-    sessions.put(&session).ttl(60 * SECOND).await?;
+    let revision = sessions.put(&session).ttl(60 * SECOND).await?;
     assert!(sessions.create(&session).await.is_err_and(|error| error.is_conflict()));
-    let revision = sessions.get(&key).await?.expect("there").revision();
     sessions.update(&session, revision).await?;
     assert!(sessions.update(&session, Revision::new(1)).await.is_err_and(|error| error.is_conflict()));
     sessions.touch(&key).await?;
     sessions.modify(&key, |session| session.visits += 1).await?;
+    // Nothing is written: whether that is right, no server confirms.
+    sessions.modify(&key, |_| ()).await?;
+    let absent = SessionKey::new(tenant, 0);
+    assert!(sessions.touch(&absent).await.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound)));
     sessions.delete(&key).await?;
     sessions.create(&session).await?;
     sessions.purge(&key).await?;
@@ -118,8 +121,9 @@ pub(super) async fn contending(all: &[&Bucket<Session>], tenant: &str, id: u64) 
         Ok::<_, Error>(())
     });
     futures::future::try_join_all(changes).await?;
-    let visits = all[0].get(&key).await?.expect("there").visits;
-    assert_eq!(visits as usize, all.len() * CHANGES as usize);
+    let made = all.len() as u32 * CHANGES;
+    let last = all[0].wait_for(&key, move |session| session.visits >= made).await?;
+    assert_eq!(last.visits, made);
     all[0].purge(&key).await?;
     Ok(())
 }

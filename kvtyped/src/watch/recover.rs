@@ -44,8 +44,9 @@ enum State {
     /// There is no sitting. One that does not begin is tried again, less and less often; a bucket that is gone is told
     /// once, and waited for; what no patience helps against (a permission, a closed connection) is the end.
     Begin(Since),
-    /// A sitting tells what is there. If it ends, what is there is told from the start, behind a `Resync`.
-    Listing(Sitting),
+    /// A sitting that began so tells what is there. If it ends, what is there is told from the start, behind a `Resync`;
+    /// unless it goes on behind a revision, and so in the order of revisions: the next does, too.
+    Listing(Sitting, Since),
     /// A sitting tells what is new. If it ends, the next goes on behind the last revision; behind a `Resync`, if
     /// something is missing in between, or the bucket is another one, or an older copy of itself.
     Live(Sitting),
@@ -132,7 +133,7 @@ impl Recovery {
                     Err(error) => self.lost(error).await,
                 };
             }
-            State::Listing(sitting) | State::Live(sitting) => sitting.next().await,
+            State::Listing(sitting, _) | State::Live(sitting) => sitting.next().await,
         };
         match heard {
             Some(Ok(signal)) => self.heard(signal).map(|news| Some(Ok(news))),
@@ -173,7 +174,7 @@ impl Recovery {
             Since::After(revision) => revision,
             Since::Newest | Since::History => Revision::ZERO,
         };
-        self.state = State::Listing(sitting);
+        self.state = State::Listing(sitting, since);
         Ok(())
     }
 
@@ -197,7 +198,7 @@ impl Recovery {
             }
             Signal::Ready => {
                 self.state = match std::mem::replace(&mut self.state, State::Over) {
-                    State::Listing(sitting) | State::Live(sitting) => State::Live(sitting),
+                    State::Listing(sitting, _) | State::Live(sitting) => State::Live(sitting),
                     other => other,
                 };
                 if let Some((_, revision)) = self.bucket {
@@ -223,15 +224,15 @@ impl Recovery {
     async fn lost(&mut self, error: Error) -> Option<Option<Result<News>>> {
         tracing::debug!(bucket = self.raw.config().name, %error, "a watch lost its sitting");
         let state = std::mem::replace(&mut self.state, State::Over);
-        let next = match (state, self.plan.since) {
-            (State::Begin(since), _) => since,
-            (State::Listing(_), Since::Newest | Since::History) => {
+        let next = match state {
+            State::Begin(since) => since,
+            State::Listing(_, Since::Newest | Since::History) => {
                 self.resync |= self.told_anything;
                 self.listing()
             }
             // In the order of revisions, so what was told is told.
-            (State::Listing(_) | State::Live(_), _) => Since::After(self.position),
-            (State::Over, _) => return Some(None),
+            State::Listing(..) | State::Live(_) => Since::After(self.position),
+            State::Over => return Some(None),
         };
         match error.kind() {
             ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {

@@ -33,7 +33,7 @@ pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
     }
     let mut row = Row::new(name);
     let mut shortest = Duration::MAX;
-    for round in 0..effort.of(3, 12) {
+    for round in 0..effort.of(3, 21) {
         row.faults += 1;
         let node = cluster.node(leader(&cluster, "KV_leases").await);
         let fault = Instant::now();

@@ -27,6 +27,10 @@ use crate::revision::Revision;
 /// How often an idle server says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// How many times in a row a server may say that it has nothing to tell while it is behind. After a partition one was seen to
+/// stay so for 40 s, while another, on which the next consumer may come to be, had everything.
+const STUCK: u32 = 3;
+
 /// How long may be asked what became of a bucket, or of a consumer.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -143,7 +147,9 @@ impl Sitting {
                     }
                 }
                 Heard::Idle(upto) => {
-                    self.listing.idle(upto);
+                    if self.listing.idle(upto) >= STUCK {
+                        return Err(self.end("the server that delivers is behind, and stays so").await);
+                    }
                     self.upto = self.upto.max(upto);
                     if !self.ready && self.listing.is_over() {
                         self.ready = true;
@@ -232,11 +238,13 @@ struct Listing {
     wanted: Revision,
     /// Which one it has reached, as far as is known.
     reached: Revision,
+    /// How many times in a row it had nothing to tell, and was no further than before.
+    stuck: u32,
 }
 
 impl Listing {
     fn new(pending: u64, wanted: Revision) -> Self {
-        Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO }
+        Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO, stuck: 0 }
     }
 
     /// One on a server that counts wrong, of a bucket with this last revision.
@@ -276,10 +284,13 @@ impl Listing {
         }
     }
 
-    /// Nothing is to come up to this revision.
-    fn idle(&mut self, upto: Revision) {
+    /// Nothing is to come up to this revision. How many times in a row that was said by a server that is behind.
+    fn idle(&mut self, upto: Revision) -> u32 {
+        let is_further = upto > self.reached;
         self.reached = self.reached.max(upto);
         self.left = 0;
+        self.stuck = if is_further || self.reached >= self.wanted { 0 } else { self.stuck + 1 };
+        self.stuck
     }
 
     /// Whether all came that was there.
@@ -357,6 +368,14 @@ mod tests {
         listing.take(Revision::new(8), 0);
         assert!(!listing.is_over());
         listing.idle(Revision::new(9));
+        assert!(listing.is_over());
+    }
+
+    #[test]
+    fn a_server_that_stays_behind_is_told_from_one_that_catches_up() {
+        let mut listing = listing(1, 9, &[(4, 0)]);
+        let stuck: Vec<_> = [4, 4, 5, 5, 7, 9, 9].map(|upto| listing.idle(Revision::new(upto))).into();
+        assert_eq!(stuck, [1, 2, 0, 1, 0, 0, 0]);
         assert!(listing.is_over());
     }
 }
