@@ -21,6 +21,12 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn parse(url: &str) -> Result<Self> {
+        // Of a variable that a shell or a file has set, say.
+        let url = url.trim();
+        // Else some would be left out of an address without a word.
+        if url.contains(char::is_control) {
+            return Err(wrong("it has a control character, a tab or the end of a line, say"));
+        }
         // Else it would be a part of a value, and so of a password, say.
         if url.contains('#') {
             return Err(wrong("it has a `#`, which is written as `%23`"));
@@ -207,6 +213,8 @@ mod tests {
             "nats://a?tls_first=s3cr3t",
             "nats://u:s3cr3t@a?ca=",
             "nats://u:s3cr3t@a#b",
+            "nats://u:s3cr3t@a\rb",
+            "nats://u:s3cr3t@a?domain=h\tb",
             "nats://u:s3c#r3t@a",
         ] {
             let error = Target::parse(url).err().unwrap();
