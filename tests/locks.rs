@@ -165,6 +165,20 @@ on_both_backends! {
         assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
     }
 
+    async fn a_fair_attempt_lets_those_who_wait_go_first(world: World) {
+        let name = unique("locks");
+        let fair = world.store.locks(&name).fair().await.unwrap();
+        let guard = fair.try_lock("a").await.unwrap().expect("it is free, and nobody waits");
+        guard.release().await.unwrap();
+        let records: Bucket<Junk> = world.store.bucket().name(&name).must_exist().on_drift(Drift::Adopt).await.unwrap();
+        records.put(&Junk::new("lock", "a", "ticket-of-another", "{}")).await.unwrap();
+        assert!(fair.try_lock("a").await.unwrap().is_none(), "it is free, and somebody waits");
+        let others = world.another().await.locks(&name).await.unwrap();
+        let guard = others.try_lock("a").await.unwrap().expect("one who is not fair looks at nobody");
+        guard.release().await.unwrap();
+        assert!(fair.try_lock("b").await.unwrap().is_some(), "those who wait for another lock are no matter");
+    }
+
     async fn a_lock_is_handed_on_to_those_who_wait_with_fences_that_grow(world: World) {
         let name = unique("locks");
         let locks = async |owner: &str| world.another().await.locks(&name).fair().owner(owner).await.unwrap();
