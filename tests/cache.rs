@@ -29,6 +29,46 @@ async fn tasks_fall_to(few: usize) {
 }
 
 on_both_backends! {
+    async fn a_cache_of_a_closed_store_says_so(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let cache = sessions.cache(..).await.unwrap();
+        let mut changes = cache.changes();
+        let revision = sessions.put(&Session::new("acme", 1)).await.unwrap();
+        cache.wait_for_revision(revision).await.unwrap();
+        let live = sessions.live(&key(1)).await.unwrap();
+        let mut values = live.subscribe();
+        world.store.close().await.unwrap();
+        let never = Revision::new(revision.get() + 100);
+        let error = tokio::time::timeout(SOON, cache.wait_for_revision(never)).await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
+        assert!(cache.contains(&key(1)));
+        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().unwrap().is_ok(), "what came before");
+        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().is_none(), "no change comes any more");
+        assert!(tokio::time::timeout(SOON, values.changed()).await.unwrap().is_err(), "no value comes any more");
+        assert!(matches!(live.last_error().expect("it says why").kind(), ErrorKind::Closed));
+        assert_eq!(live.load().id, 1);
+    }
+
+    async fn a_cache_whose_index_panics_ends_and_says_so(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let cache = sessions.cache(..).await.unwrap();
+        let mut changes = cache.changes();
+        let index = cache.index_by(|session| {
+            assert_ne!(session.visits, 13, "as the test wants it");
+            session.visits
+        });
+        let revision = sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
+        cache.wait_for_revision(revision).await.unwrap();
+        assert_eq!(index.get(&1).len(), 1);
+        let revision = sessions.put(&Session::new("acme", 1).visited(13)).await.unwrap();
+        let error = tokio::time::timeout(SOON, cache.wait_for_revision(revision)).await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
+        let why = cache.last_error().expect("it says why");
+        assert!(why.to_string().contains("panicked"), "{why}");
+        let told = tokio::time::timeout(SOON, async { while changes.next().await.is_some() {} });
+        told.await.expect("the changes end");
+    }
+
     async fn a_cache_is_ready_when_it_is_awaited(world: World) {
         let sessions = world.bucket::<Session>().await;
         let empty = sessions.cache(..).await.unwrap();
@@ -289,20 +329,6 @@ async fn what_watches_leaves_no_consumer_behind() {
     wait::until("the consumers are gone", SOON, async || (consumers().await? == 0).then_some(())).await;
 }
 
-#[tokio::test]
-async fn a_cache_of_a_closed_store_says_so() {
-    let world = World::nats().await;
-    let sessions = world.bucket::<Session>().await;
-    let cache = sessions.cache(..).await.unwrap();
-    let revision = sessions.put(&Session::new("acme", 1)).await.unwrap();
-    cache.wait_for_revision(revision).await.unwrap();
-    world.store.close().await.unwrap();
-    let never = Revision::new(revision.get() + 100);
-    let error = tokio::time::timeout(SOON, cache.wait_for_revision(never)).await.unwrap().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
-    assert!(cache.contains(&key(1)));
-}
-
 mod live {
     use super::*;
 
@@ -348,6 +374,24 @@ mod live {
             assert!(config.last_error().is_none());
             let nothing = tokio::time::timeout(SECOND / 5, config.changed()).await;
             assert!(nothing.is_err(), "nothing changed since");
+        }
+
+        async fn a_check_that_panics_takes_no_value_and_stops_nothing(world: World) {
+            let configs = world.bucket::<AppConfig>().await;
+            configs.put(&limit(1)).await.unwrap();
+            let check = |config: &AppConfig| {
+                assert_ne!(config.limit, 13, "as the test wants it");
+                Ok::<(), String>(())
+            };
+            let config = configs.live(&AppConfigKey).validate(check).await.unwrap();
+            configs.put(&limit(13)).await.unwrap();
+            wait::until("the value is judged", SOON, async || config.last_error()).await;
+            let error = config.last_error().expect("it says why");
+            assert!(matches!(error.kind(), ErrorKind::Rejected { reason } if reason.contains("panicked")), "{error}");
+            assert_eq!(config.load().limit, 1);
+            configs.put(&limit(2)).await.unwrap();
+            changes_to(&config, 2).await;
+            assert!(config.last_error().is_none());
         }
 
         async fn a_live_value_may_precede_its_record(world: World) {

@@ -36,6 +36,16 @@ async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
     assert!(guard.remaining() > 20 * SECOND);
 }
 
+/// In a time that passes, a renewal takes some of it.
+#[tokio::test]
+async fn a_lock_that_cannot_be_ensured_for_so_long_is_not_lost() {
+    let guard = locks(&World::memory()).await.lock("a").await.unwrap();
+    let error = guard.ensure(VALID).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
+    assert!(guard.is_held());
+    guard.ensure(VALID - SECOND).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
     let world = World::memory();

@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Watch};
 
 use crate::needs::needs;
-use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told, World};
+use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told};
 use crate::support::{SOON, listing, on_both_backends, seen_as, soon, told};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -386,6 +386,16 @@ on_both_backends! {
         assert_eq!(keys.len(), 3, "{before:?}");
     }
 
+    async fn a_closed_store_ends_its_watches(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let mut events = sessions.watch(..).await.unwrap();
+        assert_eq!(told(&mut events).await, Told::Ready);
+        world.store.close().await.unwrap();
+        let error = soon(&mut events).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
+        assert!(tokio::time::timeout(SOON, events.next()).await.unwrap().is_none(), "that is the last word");
+    }
+
     async fn a_watch_of_a_closed_handle_does_not_begin(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
@@ -465,16 +475,4 @@ on_both_backends! {
         let error = error.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
     }
-}
-
-#[tokio::test]
-async fn a_closed_store_ends_its_watches() {
-    let world = World::nats().await;
-    let sessions = world.bucket::<Session>().await;
-    let mut events = sessions.watch(..).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Ready);
-    world.store.close().await.unwrap();
-    let error = soon(&mut events).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
-    assert!(tokio::time::timeout(SOON, events.next()).await.unwrap().is_none(), "that is the last word");
 }

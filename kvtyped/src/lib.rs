@@ -182,7 +182,8 @@
 //! A user and a password, a token, an nkey or a credentials file; TLS with authorities and a certificate of one's own: in the
 //! URL or on the builder, as [the table of `Store::connect`](Store::connect) says. Wrong credentials are `Unauthorized` at
 //! once, what a server denies is `PermissionDenied` within half a second; [`permissions`] has the smallest sets of them, to
-//! copy. Nothing secret, values included, is in a log, an error or a `Debug` of this crate.
+//! copy. No credential is in a log, an error or a `Debug` of this crate, and no value in its logs and errors; what holds a
+//! record shows it in its `Debug` if the record's own does.
 //!
 //! # Runtime
 //!
@@ -220,6 +221,7 @@ pub mod key;
 mod revision;
 mod ttl;
 mod chance;
+mod closing;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]

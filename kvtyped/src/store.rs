@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::IntoFuture;
 #[cfg(feature = "nats")]
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,8 +15,9 @@ use crate::backend::memory::MemoryBackend;
 use crate::backend::nats::{NatsBackend, NatsOptions};
 use crate::backend::{Backend, Deadline};
 use crate::bucket::{CounterBucket, OpenBucket};
+use crate::closing::Closing;
 use crate::config::BucketConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::KvModel;
 
 /// A place that holds buckets: this process's memory, a NATS server, a cluster. Cheap to clone.
@@ -45,7 +45,7 @@ use crate::model::KvModel;
 pub struct Store {
     backend: Arc<dyn Backend>,
     timeout: Duration,
-    closed: Arc<AtomicBool>,
+    closed: Arc<Closing>,
 }
 
 impl Store {
@@ -193,7 +193,8 @@ impl Store {
     }
 
     /// Sends what is to be sent and closes the connection, if it was made by [`connect`](Self::connect). From then on
-    /// this store, its clones and the buckets that they opened answer with errors of the kind `Closed`.
+    /// this store, its clones and the buckets that they opened answer with errors of the kind `Closed`; it is the last that
+    /// their watches tell.
     ///
     /// Release the locks and leaderships that are held before: with the store closed they can be neither renewed nor given
     /// back, so they are lost at their next renewal and free for others when their time to live ends.
@@ -206,10 +207,7 @@ impl Store {
     ///
     /// Once polled, the store is closed; dropping it leaves it unknown whether what was to be sent was.
     pub async fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        self.backend.close().await
+        if self.closed.close() { self.backend.close().await } else { Ok(()) }
     }
 
     /// The counters of this name, if the backend has them and no bucket of records has the name; of them those below a
@@ -228,9 +226,7 @@ impl Store {
     }
 
     fn open(&self) -> Result<&Arc<dyn Backend>> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed));
-        }
+        self.closed.check()?;
         Ok(&self.backend)
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::SECOND;
 use crate::needs::needs;
-use crate::support::{Junk, JunkKey, OLD, Room, Session, World, seen_as, unique};
+use crate::support::{Junk, JunkKey, OLD, Room, Session, World, in_time, seen_as, unique};
 
 /// P13: with no network the guard says that it is lost before the server can let anybody else have it.
 async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {
@@ -125,6 +125,96 @@ async fn a_lock_outlives_the_restart_of_its_server() {
     sessions.put(&session.clone().visited(1)).fenced_by(&guard).await.unwrap();
     assert_eq!(sessions.lock_holder(&session.key()).await.unwrap().expect("held").fence, guard.fence());
     guard.release().await.unwrap();
+}
+
+/// P4, P8: what waits for a lock that is free on a server that hangs ends in its time and says that it does not know; and
+/// what lands all the same is given back, rather than held by nobody for as long as it lives.
+#[tokio::test]
+async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
+    needs!(Locks);
+    let server = Server::start().await;
+    let store = World::at(&server.url()).await.store.with_timeout(2 * SECOND);
+    let (locks, pool) = (store.locks("locks").await.unwrap(), store.semaphore("pool", 1));
+    drop(pool.acquire().await.unwrap().release().await);
+    server.freeze();
+    let late = in_time("lock", SECOND, locks.lock("a").wait(SECOND)).await.unwrap_err();
+    assert!(matches!(late.kind(), ErrorKind::Timeout { .. }), "{late:?}");
+    let (lock, permit, election) = tokio::join!(
+        in_time("try_lock", 2 * SECOND, locks.try_lock("b")),
+        in_time("try_acquire", 2 * SECOND, pool.try_acquire()),
+        in_time("campaign", SECOND, store.election::<String>("locks").campaign(&"me".to_owned()).wait(SECOND)),
+    );
+    let errors = [late, lock.unwrap_err(), permit.unwrap_err(), election.unwrap_err()];
+    server.thaw();
+    assert_eq!(errors[0].outcome(), Outcome::Unknown, "{:?}", errors[0]);
+    assert!(!format!("{:?}", errors[0]).contains("held"), "nobody has looked: {:?}", errors[0]);
+    for error in &errors[1..3] {
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    }
+    let begun = Instant::now();
+    for name in ["a", "b"] {
+        locks.lock(name).wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    }
+    pool.acquire().wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    assert!(begun.elapsed() < 10 * SECOND, "they were held by nobody for {:?}", begun.elapsed());
+}
+
+/// P8: giving back ends in its time, too, and goes on behind that.
+#[tokio::test]
+async fn what_is_given_back_to_a_server_that_hangs_ends_in_its_time() {
+    needs!(Locks);
+    let server = Server::start().await;
+    let store = World::at(&server.url()).await.store.with_timeout(2 * SECOND);
+    let locks = store.locks("locks").await.unwrap();
+    let group = store.group::<String>("nodes");
+    let (guard, permit) = (locks.lock("a").await.unwrap(), store.semaphore("pool", 1).acquire().await.unwrap());
+    let member = group.join("one", &"here".to_owned()).await.unwrap();
+    let leadership = store.election::<String>("boss").campaign(&"me".to_owned()).await.unwrap();
+    server.freeze();
+    let (lock, permit, member, leadership) = tokio::join!(
+        in_time("release of a lock", 2 * SECOND, guard.release()),
+        in_time("release of a permit", 2 * SECOND, permit.release()),
+        in_time("leave", 2 * SECOND, member.leave()),
+        in_time("resign", 2 * SECOND, leadership.resign()),
+    );
+    for error in [lock, permit, member, leadership] {
+        assert_eq!(error.unwrap_err().outcome(), Outcome::Unknown);
+    }
+    server.thaw();
+    let begun = Instant::now();
+    locks.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    store.semaphore("pool", 1).acquire().wait(20 * SECOND).await.unwrap().release().await.unwrap();
+    assert!(begun.elapsed() < 10 * SECOND, "they were kept for {:?}", begun.elapsed());
+}
+
+/// Who says how long to wait waits for a server that hangs, too, from the first attempt on.
+#[tokio::test]
+async fn one_who_waits_for_a_lock_waits_for_its_server() {
+    needs!(Locks);
+    let server = Server::start().await;
+    let store = World::at(&server.url()).await.store.with_timeout(SECOND);
+    let locks = store.locks("locks").await.unwrap();
+    let (fair, pool) = (store.locks("locks").fair().await.unwrap(), store.semaphore("pool", 1));
+    drop(pool.acquire().await.unwrap().release().await);
+    let elections = store.election::<String>("boss");
+    drop(elections.campaign(&"me".to_owned()).await.unwrap().resign().await);
+    server.freeze();
+    let thaw = async {
+        tokio::time::sleep(3 * SECOND).await;
+        server.thaw();
+    };
+    let (lock, fair, permit, leadership, ()) = tokio::join!(
+        locks.lock("a").wait(30 * SECOND).into_future(),
+        fair.lock("b").wait(30 * SECOND).into_future(),
+        pool.acquire().wait(30 * SECOND).into_future(),
+        elections.campaign(&"me".to_owned()).wait(30 * SECOND).into_future(),
+        thaw
+    );
+    for guard in [lock.unwrap(), fair.unwrap()] {
+        guard.release().await.unwrap();
+    }
+    permit.unwrap().release().await.unwrap();
+    leadership.unwrap().resign().await.unwrap();
 }
 
 /// P15, P12: the usual lease outlives the loss of the leader, and tokens grow over it.

@@ -4,12 +4,14 @@ use kvtyped::prelude::*;
 
 use super::roles::{Denied, Site, block, cannot_write};
 use super::work::{self, RECORDS, Session, SessionKey};
+use crate::needs::needs;
 
 const NODES: usize = 3;
 
 /// P38, P39.
 #[tokio::test]
 async fn every_role_does_its_work_by_any_server_of_a_cluster() {
+    needs!(Locks);
     let roles = [("reader", "Reader"), ("writer", "Writer"), ("locker", "Locker"), ("acme", "Tenant")];
     let users = roles.map(|(user, role)| (user.to_owned(), block(role)));
     let site = Site::replicated(&users).await;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::work::{self, RECORDS, Session, SessionKey, Work};
 use super::{BUSY, PATIENT, SOON};
+use crate::needs::needs;
 use crate::support::soon;
 
 /// The page that is shown in the docs.
@@ -72,6 +73,7 @@ impl Site {
             sessions.put_many(&records).await.expect("they are written");
         }
         admin.locks("locks").replicas(replicas).await.expect("the bucket opens");
+        admin.counters("hits").await.expect("the bucket opens");
         admin.bucket::<Session>().name("closed").await.expect("the bucket opens");
         let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into());
         let client = options.connect(server.url()).await.expect("it is let in");
@@ -244,6 +246,7 @@ async fn each_is_needed(
 /// P38, P39.
 #[tokio::test]
 async fn a_reader_reads_and_does_nothing_else() {
+    needs!(Locks);
     let site = each_is_needed("Reader", &["CONSUMER.INFO"], |_, store, _| {
         Box::pin(async move {
             let sessions = store.bucket::<Session>().read_only().await?;
@@ -276,6 +279,7 @@ async fn a_reader_reads_and_does_nothing_else() {
 /// P38, P39.
 #[tokio::test]
 async fn a_writer_writes_one_bucket_and_no_other() {
+    needs!(Locks);
     let site = each_is_needed("Writer", &["CONSUMER.INFO"], |_, store, number| {
         Box::pin(async move {
             let sessions: Bucket<Session> = store.bucket().must_exist().await?;
@@ -308,6 +312,7 @@ async fn a_writer_writes_one_bucket_and_no_other() {
 /// P38, P39.
 #[tokio::test]
 async fn a_locker_locks_and_does_nothing_else() {
+    needs!(Locks);
     let site = each_is_needed("Locker", &["$JS.FC"], |_, store, number| {
         Box::pin(async move { work::locking(store, &format!("job-{number}")).await })
     })
@@ -320,9 +325,27 @@ async fn a_locker_locks_and_does_nothing_else() {
     denied.tell("locker");
 }
 
+/// P38, P39.
+#[tokio::test]
+async fn a_counter_counts_and_does_nothing_else() {
+    needs!(Counters);
+    let site = each_is_needed("Counter", &["CONSUMER.INFO", "$JS.ACK", "$JS.FC"], |_, store, number| {
+        Box::pin(async move { work::counting(store, &format!("page-{number}")).await })
+    })
+    .await;
+    let store = site.connect("counter", "_INBOX_counter").await;
+    let denied = Denied::default();
+    denied.is("a bucket of records", store.bucket::<Session>()).await;
+    denied.is("counters elsewhere", store.counters("sessions")).await;
+    denied.is("remove", async { store.counters("hits").await?.remove("page-0").await }).await;
+    cannot_administrate(&denied, &store).await;
+    denied.tell("counter");
+}
+
 /// C4: whoever may not listen for answers is told that, rather than that there are none.
 #[tokio::test]
 async fn a_wrong_inbox_is_told_at_once() {
+    needs!(Locks);
     // One may listen for the answers to requests, and not for what a consumer delivers.
     let half = block("Reader").replace("_INBOX_reader.>", "_INBOX_half.*.*");
     let site = Site::new(&[("reader".into(), block("Reader")), ("half".into(), half)]).await;
@@ -346,6 +369,7 @@ async fn a_wrong_inbox_is_told_at_once() {
 /// A watch that is not heard, so that the server waits for it for ever, is told why.
 #[tokio::test]
 async fn a_watch_that_may_not_answer_the_server_is_told_so() {
+    needs!(Locks);
     let lacking = block("Reader").replace(r#""$JS.FC.KV_sessions.>""#, "");
     let site = Site::new(&[("reader".into(), lacking)]).await;
     let store = site.connect("reader", "_INBOX_reader").await;
@@ -364,6 +388,7 @@ async fn a_watch_that_may_not_answer_the_server_is_told_so() {
 /// What is read of an application's own connection ends by its time, and is not taken for anything else.
 #[tokio::test]
 async fn on_a_connection_of_the_application_a_denial_is_a_timeout() {
+    needs!(Locks);
     let site = Site::new(&[("reader".into(), block("Reader"))]).await;
     let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), "secret".into());
     let client = options.custom_inbox_prefix("_INBOX_reader").connect(site.server().url()).await.unwrap();

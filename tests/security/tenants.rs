@@ -7,6 +7,7 @@ use kvtyped::{NatsOptions, ReadBucket};
 use super::PATIENT;
 use super::roles::{Denied, Site, block};
 use super::work::{self, Session, SessionKey};
+use crate::needs::needs;
 use crate::support::soon;
 
 /// Two tenants of one bucket; the second has the set of the first with its name in the place of the other's.
@@ -26,6 +27,7 @@ async fn connect(site: &Site, tenant: &str) -> (Store, Bucket<Session>) {
 /// P39.
 #[tokio::test]
 async fn a_tenant_does_all_of_its_work_below_its_prefix() {
+    needs!(Locks);
     let site = site().await;
     let (_acme, sessions) = connect(&site, "acme").await;
     let (_other, others) = connect(&site, "acme").await;
@@ -44,6 +46,7 @@ async fn a_tenant_does_all_of_its_work_below_its_prefix() {
 /// P38, P39.
 #[tokio::test]
 async fn a_tenant_sees_and_touches_nothing_of_another() {
+    needs!(Locks);
     let site = site().await;
     let (store, sessions) = connect(&site, "acme").await;
     let before = everything(&site.sessions, "beta").await;
@@ -85,6 +88,7 @@ async fn a_tenant_sees_and_touches_nothing_of_another() {
 /// A user with such permissions whose store was not told so comes to the same, after denials.
 #[tokio::test]
 async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
+    needs!(Locks);
     let site = site().await;
     let open = async || {
         let store = site.connect("acme", "_INBOX_acme").await;
@@ -102,6 +106,7 @@ async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
 /// What permissions cannot keep apart, as the docs say: should this fail, servers have got better.
 #[tokio::test]
 async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
+    needs!(Locks);
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
     let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();
@@ -130,6 +135,7 @@ async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revisio
 /// Of an application's own connection it can be said, too.
 #[tokio::test]
 async fn a_connection_of_the_application_is_confined_by_its_options() {
+    needs!(Locks);
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
     let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();

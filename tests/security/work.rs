@@ -180,3 +180,14 @@ pub(super) async fn locking(store: &Store, name: &str) -> Result<(), Error> {
     permit.release().await?;
     Ok(())
 }
+
+/// Counters that are added to and read.
+pub(super) async fn counting(store: &Store, name: &str) -> Result<(), Error> {
+    let hits = store.counters("hits").await?;
+    assert!(hits.is_server_side());
+    assert_eq!(hits.add(name, 2).await?, 2);
+    assert_eq!(hits.add(name, 3).await?, 5);
+    assert_eq!(hits.get(name).await?, 5);
+    assert!(hits.all().await?.contains(&(name.to_owned(), 5)));
+    Ok(())
+}

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
+use crate::closing::Closing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
 
@@ -23,7 +23,7 @@ pub(crate) struct CounterBucket {
     below: Option<String>,
     timeout: Duration,
     /// Whether the store was closed.
-    closed: Arc<AtomicBool>,
+    closed: Arc<Closing>,
 }
 
 impl CounterBucket {
@@ -32,7 +32,7 @@ impl CounterBucket {
         bucket: String,
         below: Option<String>,
         timeout: Duration,
-        closed: Arc<AtomicBool>,
+        closed: Arc<Closing>,
     ) -> Self {
         Self { raw, bucket, below, timeout, closed }
     }
@@ -111,7 +111,7 @@ impl CounterBucket {
     }
 
     fn raw(&self, operation: &'static str) -> Result<&dyn RawCounters> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.closed.is_closed() {
             return Err(Error::new(ErrorKind::Closed).within(operation, &self.bucket, None));
         }
         Ok(&*self.raw)

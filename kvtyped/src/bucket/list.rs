@@ -21,7 +21,7 @@ macro_rules! lists {
         impl<T: KvModel> $list<'_, T> {
             /// Only what stands behind this cursor, which an earlier list of the same bucket gave.
             ///
-            /// What was written since then stands behind it, also if it came before: a record may be seen twice, and is
+            /// What was written since then stands behind it, also if it came before: a record may be seen more than once, and is
             /// not missed. In a bucket that keeps one revision of each key this begins where the cursor is; else all
             /// that is before it has to be passed over.
             ///
@@ -73,7 +73,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// What does not decode is an `Err` in its place, with its key and revision; the stream goes on behind it.
     ///
-    /// A record that is written while the list is read moves to its end: it may be in it twice, and it is not missed
+    /// A record that is written while the list is read moves to its end: it may be in it more than once, and it is not missed
     /// (unless it is written again and again, faster than the list is read). One that is removed meanwhile is not in it,
     /// if it was not already.
     ///

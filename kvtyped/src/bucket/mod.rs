@@ -63,6 +63,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::backend::{Backend, BucketStatus, Deadline, RawBucket};
+use crate::closing::Closing;
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyError;
@@ -87,7 +88,7 @@ use verb;
 macro_rules! options {
     (ttl: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
-            /// How long the record lives: rounded up to whole seconds, one at least (ADR-43).
+            /// How long the record lives: one second at least, and rounded up to whole ones (ADR-43).
             ///
             /// The next write of the record without a TTL makes it stay.
             pub fn ttl(mut self, ttl: std::time::Duration) -> Self
@@ -168,8 +169,8 @@ struct Inner {
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
-    /// Whether the store was closed.
-    store_closed: Arc<AtomicBool>,
+    /// Of the store.
+    closing: Arc<Closing>,
     met: Met,
     lanes: Lanes,
     markers: Markers,
@@ -181,19 +182,14 @@ struct Inner {
 struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl<T: KvModel> ReadBucket<T> {
-    fn new(
-        backend: Arc<dyn Backend>,
-        raw: Arc<dyn RawBucket>,
-        timeout: Duration,
-        store_closed: Arc<AtomicBool>,
-    ) -> Self {
+    fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration, closing: Arc<Closing>) -> Self {
         let met = Met::new(raw.incarnation());
         let inner = Arc::new(Inner {
             backend,
             raw,
             timeout,
             closed: AtomicBool::new(false),
-            store_closed,
+            closing,
             met,
             lanes: Lanes::default(),
             markers: Markers::default(),
@@ -261,8 +257,13 @@ impl<T: KvModel> ReadBucket<T> {
         Arc::clone(of_type).downcast().unwrap_or_default()
     }
 
+    /// Whether the store was closed.
+    pub(crate) fn closing(&self) -> Arc<Closing> {
+        Arc::clone(&self.inner.closing)
+    }
+
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
-        if self.inner.closed.load(Ordering::Acquire) || self.inner.store_closed.load(Ordering::Acquire) {
+        if self.inner.closed.load(Ordering::Acquire) || self.inner.closing.is_closed() {
             return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
         }
         Ok(&self.inner.raw)

@@ -278,7 +278,7 @@ macro_rules! options {
                 self
             }
 
-            /// How long the record lives from now: rounded up to whole seconds, one at least. A TTL that is asked for is
+            /// How long the record lives from now: one second at least, and rounded up to whole ones. A TTL that is asked for is
             /// written even if the closure changes nothing.
             pub fn ttl(mut self, ttl: Duration) -> Self
             where

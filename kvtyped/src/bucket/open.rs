@@ -3,13 +3,13 @@
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::{Bucket, ReadBucket};
 use crate::backend::{Backend, Deadline, OperationId, RawBucket};
+use crate::closing::Closing;
 use crate::config::{BucketConfig, Drift, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -73,12 +73,12 @@ pub struct OpenBucket<T> {
     presence: Presence,
     drift: Drift,
     timeout: Duration,
-    closed: Arc<AtomicBool>,
+    closed: Arc<Closing>,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> OpenBucket<T> {
-    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<Closing>) -> Self {
         let (presence, drift) = (Presence::Any, Drift::default());
         Self { backend, config: T::settings(), presence, drift, timeout, closed, model: PhantomData }
     }
@@ -202,7 +202,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         let Self { backend, config, presence, drift, timeout: _, closed, model: _ } = self;
-        if closed.load(Ordering::Acquire) {
+        if closed.is_closed() {
             return Err(Error::new(ErrorKind::Closed));
         }
         config.validate()?;

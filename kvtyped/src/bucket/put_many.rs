@@ -220,7 +220,7 @@ pub struct WriteEach<'a, T: KvModel> {
 }
 
 impl<T: KvModel> PutMany<'_, T> {
-    /// How long each record lives: rounded up to whole seconds, one at least (ADR-43).
+    /// How long each record lives: one second at least, and rounded up to whole ones (ADR-43).
     pub fn ttl(mut self, ttl: Duration) -> Self
     where
         T: SingleRevision,

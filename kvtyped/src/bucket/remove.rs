@@ -114,7 +114,7 @@ impl<T: KvModel> Purge<'_, T> {
         self
     }
 
-    /// How long the marker stays: rounded up to whole seconds, one at least. It needs a bucket with limit markers.
+    /// How long the marker stays: one second at least, and rounded up to whole ones. It needs a bucket with limit markers.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

@@ -91,7 +91,9 @@ where
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Campaign::wait) is given and passes; without, it waits for as long as others lead.
+    /// `Timeout`, if [`wait`](Campaign::wait) is given and passes; without, it waits for as long as others lead. Its outcome
+    /// is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be reached is waited
+    /// for in that time, too; without a `wait`, it fails the first attempt.
     /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
     /// the server, lets single records not expire; `BucketNotFound` if the bucket goes meanwhile.
     ///
@@ -182,7 +184,7 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { place, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = wait::within(wait, async { wait::take(place.claim(LEASE, Some(me?)).await?).await });
+            let elected = wait::take(async { place.claim(LEASE, Some(me?)).await }, wait);
             let lease = place.within("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })

@@ -238,17 +238,17 @@ impl<T: 'static> IntoFuture for Join<T> {
         let Self { place, id, me, wait, value: _ } = self;
         Box::pin(async move {
             let join = async {
-                let claim = place.claim(&*id, Some(me?)).await?;
+                let claim = async { place.claim(&*id, Some(me?)).await };
                 if wait.is_some() {
-                    return wait::take(claim).await;
+                    return wait::take(claim, wait).await;
                 }
-                match claim.attempt(Over::Nothing).await {
+                match claim.await?.attempt(Over::Nothing).await {
                     Attempt::Taken(lease) => Ok(lease),
                     Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
                     Attempt::Failed(error) => Err(error),
                 }
             };
-            let lease = place.within("join", Some(&id), wait::within(wait, join)).await?;
+            let lease = place.within("join", Some(&id), join).await?;
             Ok(Member { lease, id, value: PhantomData })
         })
     }

@@ -87,7 +87,18 @@ impl Home {
         let holding = Holding::new(owner, None, value);
         let bucket = self.bucket().await?;
         let (name, marker) = (self.name.clone(), times.ttl);
-        Ok(Claim { bucket, key, name, holding, times, fenced: false, marker, line: None, ticket: None })
+        Ok(Claim {
+            bucket,
+            key,
+            name,
+            holding,
+            times,
+            fenced: false,
+            marker,
+            line: None,
+            ticket: None,
+            progress: Arc::default(),
+        })
     }
 
     /// Does something, and adds to its error where it happened. A bucket that turns out to be gone, or to be another, is

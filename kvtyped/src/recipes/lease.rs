@@ -48,6 +48,8 @@ pub(super) struct Shown {
     /// What a fence in its bucket stands on.
     pub(super) fencing: Option<Fencing>,
     pub(super) times: Times,
+    /// How long an operation may take.
+    pub(super) timeout: Duration,
 }
 
 impl Lease {
@@ -103,7 +105,8 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// `Lost`; `InvalidConfig` if a lease of this kind is never valid for so long; the renewal's own if that failed.
+    /// `Lost`; `InvalidConfig` if a lease of this kind is never valid for so long; `Timeout` if its renewal took so long that
+    /// less is left, as it always does of the whole time that a lease is valid; the renewal's own if that failed.
     ///
     /// # Cancel safety
     ///
@@ -112,16 +115,21 @@ impl Lease {
         self.check()?;
         let Times { ttl, margin, .. } = self.shown.times;
         if long > self.shown.times.valid() {
-            return Err(self.located(
-                "ensure",
-                Error::invalid_config(format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?})")),
-            ));
+            let reason = format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?})");
+            return Err(self.located("ensure", Error::invalid_config(reason)));
         }
         if self.remaining() >= long {
             return Ok(());
         }
+        let asked = Instant::now();
         self.order("ensure", Order::Renew).await?;
-        if self.remaining() >= long { Ok(()) } else { Err(self.loss("ensure")) }
+        let left = self.remaining();
+        if left >= long {
+            return Ok(());
+        }
+        self.check()?;
+        let late = format!("it was renewed, which took so long that {left:?} of {long:?} are left");
+        Err(self.located("ensure", Error::timeout(asked.elapsed()).caused_by(late)))
     }
 
     /// Waits until it is lost, or may be: at the latest at the end of its validity, whatever the network does.
@@ -194,7 +202,12 @@ impl Lease {
 
     /// The same, by the word of a recipe.
     pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
-        self.order(operation, Order::Release).await
+        let timeout = self.shown.timeout;
+        match tokio::time::timeout(timeout, self.order(operation, Order::Release)).await {
+            Ok(released) => released,
+            // It goes on without a witness.
+            Err(_) => Err(self.located(operation, Error::timeout(timeout).unknown_outcome())),
+        }
     }
 
     /// How it is now, and what becomes of it.

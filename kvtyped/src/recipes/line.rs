@@ -27,6 +27,7 @@ use super::queue::{Queue, Waits, id_of};
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over, State as Lease, Taken};
 use super::wait::is_final;
+use crate::backend::Deadline;
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
 use crate::model::Filter;
@@ -398,7 +399,8 @@ impl Waiter {
         }
         tokio::spawn(async move {
             let attempt = if in_time {
-                claim.keep(taken).await
+                let deadline = Deadline::after(claim.bucket.timeout().min(claim.times.valid()));
+                claim.keep(taken, deadline).await
             } else {
                 let attempt = claim.clone().attempt(Over::Told(taken.revision)).await;
                 if matches!(attempt, Attempt::Failed(_)) {

@@ -18,7 +18,7 @@ use super::tenure::{Attempt, Claim};
 use super::terms::lease_options;
 use super::ticket;
 use super::times::Wanted;
-use super::wait::within;
+use super::wait::{passes, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -195,8 +195,10 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held.
-    /// `BucketNotFound` if the bucket goes meanwhile.
+    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its outcome
+    /// is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if the bucket goes
+    /// meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with one, that is waited
+    /// for, too.
     ///
     /// # Cancel safety
     ///
@@ -277,7 +279,21 @@ impl WantedLock {
         let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
         let line = Line::of(&bucket, &key);
         let (marker, own) = (times.ttl, Some(Arc::clone(&line)));
-        Ok((Claim { bucket, key, name, holding, times, fenced, marker, line: own, ticket: None }, line))
+        Ok((
+            Claim {
+                bucket,
+                key,
+                name,
+                holding,
+                times,
+                fenced,
+                marker,
+                line: own,
+                ticket: None,
+                progress: Arc::default(),
+            },
+            line,
+        ))
     }
 
     /// `operation` on the lock, located.
@@ -288,7 +304,10 @@ impl WantedLock {
             let (claim, line) = self.claim()?;
             let lease = match how {
                 How::Now => now(claim, line, fair).await?,
-                How::Wait(longest) => Some(within(longest, wait(claim, line, fair)).await?),
+                How::Wait(longest) => {
+                    let progress = Arc::clone(&claim.progress);
+                    Some(within(longest, &progress, wait(claim, line, fair, longest.is_some())).await?)
+                }
             };
             Ok(lease.map(|lease| LockGuard { lease }))
         };
@@ -309,18 +328,23 @@ async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>>
     first(claim, &line).await
 }
 
-async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
+/// Whoever is patient waits for what passes, from the first attempt on: the time that its user gave bounds it.
+async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: bool) -> Result<Lease> {
     if fair {
-        return ticket::wait(claim, line, fair).await;
+        return ticket::wait(claim, line, fair, patient).await;
     }
     // The others of this process wait for the turn.
     let _turn = line.turn().await;
-    if !line.is_taken()
-        && let Some(lease) = first(claim.clone(), &line).await?
-    {
-        return Ok(lease);
+    if line.is_taken() {
+        claim.progress.is_refused();
+    } else {
+        match first(claim.clone(), &line).await {
+            Ok(Some(lease)) => return Ok(lease),
+            Err(error) if !(patient && passes(&error)) => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
     }
-    ticket::wait(claim, line, fair).await
+    ticket::wait(claim, line, fair, patient).await
 }
 
 /// The first attempt, over the marker that this process has left, if it was the last.

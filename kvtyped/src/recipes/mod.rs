@@ -69,6 +69,7 @@ mod holding;
 mod tenure;
 mod times;
 mod wait;
+mod progress;
 mod ticket;
 mod line;
 mod queue;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use super::slot::{Slot, Value};
 use super::tenure::{Attempt, Over};
 use super::terms::lease_options;
 use super::told::{Told, pack};
-use super::wait::{Waited, Waiting, within};
+use super::wait::{Waited, Waiting, passes, within};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -85,7 +86,7 @@ place_options!(Once<T>);
 lease_options!(Once<T>: place.terms);
 
 impl<T> Once<T> {
-    /// How long a result is kept: rounded up to whole seconds, one at least; for ever by default.
+    /// How long a result is kept: one second at least, and rounded up to whole ones; for ever by default.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = Some(keep);
         self
@@ -169,16 +170,17 @@ where
             return Ok(Waited::Settled(result));
         }
         let claim = self.place.claim(key, None).await?;
+        let (progress, patient) = (Arc::clone(&claim.progress), longest.is_some());
         let wait = async {
             match claim.clone().attempt(Over::Nothing).await {
                 Attempt::Taken(lease) => return Ok(Waited::Taken(lease)),
-                Attempt::Refused => {}
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) if !(patient && passes(&error)) => return Err(error),
+                Attempt::Refused | Attempt::Failed(_) => {}
             }
             let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-            Waiting::new(claim).wait_unless(settled).await
+            Waiting::new(claim, patient).wait_unless(settled).await
         };
-        within(longest, wait).await
+        within(longest, &progress, wait).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,10 +14,11 @@ use super::holding::Holding;
 use super::home::Home;
 use super::lease::Lease;
 use super::place::place_options;
+use super::progress::Progress;
 use super::slot::Slot;
 use super::tenure::{Attempt, Claim, Over};
 use super::terms::lease_options;
-use super::wait::{is_final, passes, patience, within};
+use super::wait::{self, is_final, passes, patience, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -78,7 +80,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Acquire::wait) is given and passes; without, it waits for as long as all are taken.
+    /// `Timeout`, if [`wait`](Acquire::wait) is given and passes; without, it waits for as long as all are taken. Its outcome
+    /// is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be reached is waited
+    /// for in that time, too; without a `wait`, it fails the first attempt.
     /// `InvalidConfig` if there are no permits, or more than 4,096, or the times contradict each other, or the name is none
     /// of a bucket; `Unsupported` if the bucket, or the server, lets single records not expire; `BucketNotFound` if the
     /// bucket goes meanwhile.
@@ -177,13 +181,16 @@ impl Semaphore {
     }
 
     /// Waits for any slot by one watch over all.
-    async fn wait(&self) -> Result<Permit> {
+    async fn wait(&self, progress: &Arc<Progress>, patient: bool) -> Result<Permit> {
         let claim = self.checked()?.place.claim("", None).await?;
-        if let Some(permit) = self.try_any(&claim).await? {
-            return Ok(permit);
+        let claim = Claim { progress: Arc::clone(progress), ..claim };
+        match self.try_any(&claim).await {
+            Ok(Some(permit)) => return Ok(permit),
+            Err(error) if !(patient && passes(&error)) => return Err(error),
+            Ok(None) | Err(_) => {}
         }
         let ttl = claim.times.ttl;
-        let mut events = claim.bucket.watch(self.place.all()).await?;
+        let mut events = wait::watch(&claim.bucket, self.place.all(), patient).await?;
         let mut slots = Slots::new(self.permits);
         let mut look = Instant::now() + patience(ttl);
         loop {
@@ -313,7 +320,11 @@ impl IntoFuture for Acquire {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { semaphore, wait } = self;
-        Box::pin(async move { semaphore.place.within("acquire", None, within(wait, semaphore.wait())).await })
+        Box::pin(async move {
+            let progress = Arc::default();
+            let acquired = within(wait, &progress, semaphore.wait(&progress, wait.is_some()));
+            semaphore.place.within("acquire", None, acquired).await
+        })
     }
 }
 

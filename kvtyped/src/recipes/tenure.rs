@@ -11,9 +11,11 @@ use super::fence::{FENCE, Fence, Fencing};
 use super::holding::Holding;
 use super::lease::{Lease, Shown};
 use super::line::{Held, Line, Next};
+use super::progress::Progress;
 use super::slot::{Slot, SlotKey};
 use super::times::Times;
-use crate::backend::Read;
+use super::wait::passes;
+use crate::backend::{Backoff, Deadline, Read};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::ModelKey;
@@ -58,6 +60,8 @@ pub(super) struct Claim {
     pub(super) line: Option<Arc<Line>>,
     /// The ticket by which one stood there.
     pub(super) ticket: Option<String>,
+    /// What came of the attempts so far.
+    pub(super) progress: Arc<Progress>,
 }
 
 /// Over what a lease is taken.
@@ -81,11 +85,12 @@ pub(super) enum Attempt {
 }
 
 impl Claim {
-    /// Tries once to take the lease.
+    /// Tries once to take the lease, within the time of an operation.
     ///
     /// # Cancel safety
     ///
-    /// A lease that is taken while nobody waits for it any more is given back.
+    /// A lease that is taken while nobody waits for it any more is given back; also one of which nobody could say whether it
+    /// was taken.
     pub(super) async fn attempt(mut self, over: Over) -> Attempt {
         // Lest it takes for its own what an earlier attempt has left, or what that still gives back takes its own.
         self.holding = self.holding.anew();
@@ -93,24 +98,50 @@ impl Claim {
             self.holding.id = format!("{ticket}.{}", self.holding.id);
         }
         let (witness, taken) = oneshot::channel();
+        let progress = Arc::clone(&self.progress);
+        progress.begins();
         tokio::spawn(async move {
-            let attempt = match self.take(over).await {
-                Ok(Some(taken)) => self.keep(taken).await,
+            let deadline = Deadline::after(self.bucket.timeout().min(self.times.valid()));
+            let attempt = match self.take(over, deadline).await {
+                Ok(Some(taken)) => self.keep(taken, deadline).await,
                 Ok(None) => Attempt::Refused,
+                Err(error) if error.outcome() == Outcome::Unknown => {
+                    let _ = witness.send(Attempt::Failed(error));
+                    return self.take_back(true).await;
+                }
                 Err(error) => Attempt::Failed(error),
             };
             // If nobody waits any more, what was taken is dropped here, and so given back.
             let _ = witness.send(attempt);
         });
-        match taken.await {
-            Ok(attempt) => attempt,
-            Err(_) => Attempt::Failed(Error::new(ErrorKind::Closed)),
+        let attempt = taken.await.unwrap_or_else(|_| Attempt::Failed(Error::new(ErrorKind::Closed)));
+        progress.ends(&attempt);
+        attempt
+    }
+
+    /// Looks for a lease that nobody holds, and that would keep the others out for as long as it lives, and removes it: one
+    /// of which nobody knows whether it was taken, or will be (`may_come`), or given back.
+    async fn take_back(self, may_come: bool) {
+        let Self { bucket, key, times, marker, .. } = &self;
+        let deadline = Deadline::after(times.ttl);
+        let mut backoff = Backoff::outage();
+        while backoff.pause(deadline).await {
+            let revision = match self.look(key, deadline).await {
+                Ok(Some(revision)) => revision,
+                Ok(None) if !may_come => return,
+                Ok(None) | Err(_) => continue,
+            };
+            match bucket.purge(key).if_revision(revision).ttl(*marker).await {
+                // The next look says whether that was a renewal that came late.
+                Err(_) => {}
+                Ok(_) => return,
+            }
         }
     }
 
     /// Begins the tenure of a lease that has its name, with its fence.
-    pub(super) async fn keep(self, taken: Taken) -> Attempt {
-        match self.fence(&taken).await {
+    pub(super) async fn keep(self, taken: Taken, deadline: Deadline) -> Attempt {
+        match self.fence(&taken, deadline).await {
             Ok(fencing) => Attempt::Taken(self.begin(taken, fencing)),
             Err(error) => {
                 // Dropped at once, so it is given back.
@@ -124,13 +155,12 @@ impl Claim {
         }
     }
 
-    async fn take(&self, mut over: Over) -> Result<Option<Taken>> {
+    async fn take(&self, mut over: Over, deadline: Deadline) -> Result<Option<Taken>> {
         let Self { bucket, key, holding, times, .. } = self;
         let slot = Slot { key: key.clone(), value: holding.clone() };
-        // An answer that comes after the lease has ended is none.
-        let timeout = bucket.timeout().min(times.valid());
         loop {
             let sent = Instant::now();
+            let timeout = self.before_a_look(deadline);
             let written = match over {
                 Over::Nothing => bucket.create(&slot).ttl(times.ttl).timeout(timeout).await,
                 Over::Remembered(marker) | Over::Told(marker) => {
@@ -147,7 +177,7 @@ impl Claim {
                     }
                     _ => return Ok(None),
                 },
-                Err(error) if error.outcome() == Outcome::Unknown => match self.look(&self.key).await {
+                Err(error) if error.outcome() == Outcome::Unknown => match self.look(key, deadline).await {
                     Ok(Some(revision)) => revision,
                     _ => return Err(error),
                 },
@@ -158,7 +188,7 @@ impl Claim {
     }
 
     /// Writes the fence of the tenure. The server takes it from the holder of the lease only.
-    async fn fence(&self, taken: &Taken) -> Result<Option<Fencing>> {
+    async fn fence(&self, taken: &Taken, deadline: Deadline) -> Result<Option<Fencing>> {
         let Self { bucket, key, holding, times, fenced, .. } = self;
         let in_time = || match taken.sent + times.valid() > Instant::now() {
             true => Ok(()),
@@ -171,10 +201,10 @@ impl Claim {
         let at = key.beside(FENCE);
         let slot = Slot { key: at.clone(), value: holding.clone() };
         let lease = bucket.standing(key.encode()?, taken.revision);
-        let timeout = bucket.timeout().min(times.valid());
-        let revision = match bucket.put(&slot).standing_on(Some(Ok(lease))).timeout(timeout).await {
+        let put = bucket.put(&slot).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
+        let revision = match put.await {
             Ok(revision) => revision,
-            Err(error) if error.outcome() == Outcome::Unknown => self.look(&at).await?.ok_or(error)?,
+            Err(error) if error.outcome() == Outcome::Unknown => self.look(&at, deadline).await?.ok_or(error)?,
             Err(error) => return Err(error),
         };
         // A guard that is lost when it is given is none.
@@ -183,14 +213,21 @@ impl Claim {
         Ok(Some(Fencing { at, revision, standing }))
     }
 
+    /// How long a write may take, so that there is time for a look if no answer comes.
+    fn before_a_look(&self, deadline: Deadline) -> Duration {
+        let left = deadline.remaining();
+        left - self.times.attempt().min(left / 4)
+    }
+
     /// The revision of the lease, or its fence, if it is this holder's.
-    async fn look(&self, key: &SlotKey) -> Result<Option<Revision>> {
-        Ok(self.find(key).await?.map(|entry| entry.revision()))
+    async fn look(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Revision>> {
+        Ok(self.find(key, deadline).await?.map(|entry| entry.revision()))
     }
 
     /// The lease, or its fence, as it is stored, if it is this holder's.
-    async fn find(&self, key: &SlotKey) -> Result<Option<Entry<Slot<Holding>>>> {
-        let entry = self.bucket.get(key).read(Read::Leader).timeout(self.times.attempt()).await?;
+    async fn find(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Entry<Slot<Holding>>>> {
+        let timeout = self.times.attempt().min(deadline.remaining());
+        let entry = self.bucket.get(key).read(Read::Leader).timeout(timeout).await?;
         Ok(entry.filter(|entry| entry.value.id == self.holding.id))
     }
 
@@ -204,6 +241,7 @@ impl Claim {
             fence: Fence::new(revision.get()),
             fencing: fencing.clone(),
             times: self.times,
+            timeout: self.bucket.timeout(),
         };
         self.holding.term = Some(revision.get());
         let (state, seen) = watch::channel(State::Held { until, revision });
@@ -251,11 +289,13 @@ impl Tenure {
                 order = orders.recv() => {
                     let (renewed, reply) = match order {
                         None => {
-                            let _ = self.release().await;
+                            let released = self.release().await;
+                            self.make_sure_of(&released);
                             break State::Released;
                         }
                         Some(Order::Release(reply)) => {
                             let released = self.release().await;
+                            self.make_sure_of(&released);
                             let _ = reply.send(released);
                             break State::Released;
                         }
@@ -370,7 +410,7 @@ impl Tenure {
         loop {
             let tried = async {
                 if self.doubted {
-                    match self.claim.find(&slot.key).await? {
+                    match self.claim.find(&slot.key, Deadline::after(times.attempt())).await? {
                         Some(entry) if entry.value.said == said => return Ok(()),
                         Some(entry) => self.revision = entry.revision(),
                         None => return Err(Error::new(ErrorKind::Lost)),
@@ -397,7 +437,7 @@ impl Tenure {
 
     /// Ends a doubt: asks the leader whose the lease is.
     async fn look(&mut self) -> Result<()> {
-        match self.claim.look(&self.claim.key).await {
+        match self.claim.look(&self.claim.key, Deadline::after(self.claim.times.attempt())).await {
             Ok(Some(revision)) => {
                 self.revision = revision;
                 self.doubted = false;
@@ -411,13 +451,20 @@ impl Tenure {
     /// Hands it on, or removes it, and removes its fence, if they are still these.
     async fn release(&mut self) -> Result<()> {
         let unfence = self.fencing.take().map(|Fencing { at, revision, .. }| {
-            let Claim { bucket, times, .. } = self.claim.clone();
-            async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).await.map(drop) }
+            let (Claim { bucket, times, .. }, timeout) = (self.claim.clone(), self.one_try());
+            async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).timeout(timeout).await.map(drop) }
         });
         match unfence {
             // A fence that stays, or is another's by now, does no harm.
             Some(unfence) => futures::join!(self.give_up(), unfence).0,
             None => self.give_up().await,
+        }
+    }
+
+    /// What could not be given back is, as soon as it can be.
+    fn make_sure_of(&self, released: &Result<()>) {
+        if released.as_ref().is_err_and(passes) {
+            tokio::spawn(self.claim.clone().take_back(false));
         }
     }
 
@@ -442,7 +489,7 @@ impl Tenure {
             if error.is_conflict() {
                 self.doubted = true;
             } else if error.outcome() == Outcome::Unknown {
-                match self.claim.look(&self.claim.key).await {
+                match self.claim.look(&self.claim.key, Deadline::after(self.claim.times.attempt())).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(revision)) => self.revision = revision,
                     Err(_) => return Err(error),
@@ -456,12 +503,17 @@ impl Tenure {
         }
     }
 
+    /// How long one try to give it back may take: the time of an operation is for a second one, too, and a look in between.
+    fn one_try(&self) -> Duration {
+        self.claim.bucket.timeout() / 3
+    }
+
     /// Writes another's name into it: that one has it from then on.
     async fn hand_on(&self, next: Next) -> Result<()> {
         let Claim { bucket, key, .. } = &self.claim;
         let slot = Slot { key: key.clone(), value: next.holding.clone() };
         let sent = Instant::now();
-        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(bucket.timeout()).await?;
+        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(self.one_try()).await?;
         if let Some(line) = &self.claim.line {
             line.handed_on(&self.claim, &next, Taken { revision, sent });
         }
@@ -471,7 +523,7 @@ impl Tenure {
     async fn remove(&self) -> Result<()> {
         let Claim { bucket, key, marker, .. } = &self.claim;
         let purge = bucket.purge(key).if_revision(self.revision).ttl(*marker);
-        let left = purge.timeout(bucket.timeout()).await?;
+        let left = purge.timeout(self.one_try()).await?;
         if let Some(held) = &self.held {
             held.left(left);
         }

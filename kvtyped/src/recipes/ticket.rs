@@ -55,9 +55,12 @@ pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
 
 /// Waits until the lease is handed on to it, or is free and it is the first, and takes it. One that does not insist on its
 /// order takes a lease that has been free for long, whoever comes first.
-pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
+pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: bool) -> Result<Lease> {
     let longest = || patience(claim.times.ttl);
-    let mut ticket = Ticket::draw(&line, &claim).await?;
+    let mut ticket = match patient {
+        true => Ticket::draw_again(&line, &claim).await?,
+        false => Ticket::draw(&line, &claim).await?,
+    };
     let mut look = Instant::now() + longest();
     loop {
         let told = tokio::select! {
@@ -142,6 +145,8 @@ impl Ticket {
         };
         let key = claim.key.beside(part_of(&place.id));
         let ticket = Claim { key, holding, fenced: false, marker: MARKER, line: None, ..claim.clone() };
+        // Its attempts are none at the lock.
+        let ticket = Claim { progress: Arc::default(), ..ticket };
         match ticket.attempt(Over::Nothing).await {
             Attempt::Taken(lease) => {
                 line.drew(&place.id, lease.state());

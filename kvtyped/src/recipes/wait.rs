@@ -1,19 +1,22 @@
 //! The one way to wait for a lease that another has.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holding::Holding;
 use super::lease::Lease;
+use super::progress::Progress;
 use super::slot::{Slot, Value};
 use super::tenure::{Attempt, Claim, Over};
-use crate::backend::Read;
+use crate::backend::{Backoff, Read};
+use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::model::Filter;
-use crate::watch::Event;
+use crate::model::{Filter, KvModel};
+use crate::watch::{Event, Events};
 
 /// How long nothing may be heard of a lease before somebody who waits looks for himself, at most.
 const LOOK: Duration = Duration::from_secs(10);
@@ -40,6 +43,7 @@ pub(super) fn is_final(error: &Error) -> bool {
 /// One who waits for a lease.
 pub(super) struct Waiting {
     claim: Claim,
+    patient: bool,
 }
 
 /// How a wait ended.
@@ -50,26 +54,45 @@ pub(super) enum Waited<R> {
 }
 
 /// Bounds a wait by the time that its user gave it, if any.
-pub(super) async fn within<R>(longest: Option<Duration>, wait: impl Future<Output = Result<R>>) -> Result<R> {
+pub(super) async fn within<R>(
+    longest: Option<Duration>,
+    progress: &Progress,
+    wait: impl Future<Output = Result<R>>,
+) -> Result<R> {
     let Some(longest) = longest else { return wait.await };
-    // Whoever has it is told by `holder`, `leader` or `members`.
-    let held =
-        || Error::timeout(longest).caused_by("it is held still, by another or by this very task: none is reentrant");
-    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(held()))
+    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(progress.late(longest)))
 }
 
-/// Takes a lease; waits for it, if another has it.
-pub(super) async fn take(claim: Claim) -> Result<Lease> {
-    match claim.clone().attempt(Over::Nothing).await {
-        Attempt::Taken(lease) => Ok(lease),
-        Attempt::Refused => Waiting::new(claim).wait().await,
-        Attempt::Failed(error) => Err(error),
+/// Takes a lease; waits for it, if another has it, for so long. Who says how long waits for what passes, too, from the
+/// beginning.
+pub(super) async fn take(claim: impl Future<Output = Result<Claim>>, longest: Option<Duration>) -> Result<Lease> {
+    let progress = Arc::<Progress>::default();
+    let patient = longest.is_some();
+    let take = async {
+        let claim = Claim { progress: Arc::clone(&progress), ..claim.await? };
+        match claim.clone().attempt(Over::Nothing).await {
+            Attempt::Taken(lease) => Ok(lease),
+            Attempt::Failed(error) if !(patient && passes(&error)) => Err(error),
+            Attempt::Refused | Attempt::Failed(_) => Waiting::new(claim, patient).wait().await,
+        }
+    };
+    within(longest, &progress, take).await
+}
+
+/// Begins to watch. Who is patient tries again for as long as what stands in the way passes.
+pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, patient: bool) -> Result<Events<T>> {
+    let mut backoff = Backoff::outage();
+    loop {
+        match bucket.watch(filter.clone()).await {
+            Err(error) if patient && passes(&error) => sleep(backoff.next()).await,
+            begun => return begun,
+        }
     }
 }
 
 impl Waiting {
-    pub(super) fn new(claim: Claim) -> Self {
-        Self { claim }
+    pub(super) fn new(claim: Claim, patient: bool) -> Self {
+        Self { claim, patient }
     }
 
     /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
@@ -87,7 +110,7 @@ impl Waiting {
     ) -> Result<Waited<R>> {
         let bucket = self.claim.bucket.of::<Slot<V>>();
         let key = self.claim.key.clone();
-        let mut events = bucket.watch(Filter::of_key(&key)).await?;
+        let mut events = watch(&bucket, Filter::of_key(&key), self.patient).await?;
         let mut held = false;
         let mut look = Instant::now() + patience(self.claim.times.ttl);
         loop {

@@ -134,7 +134,7 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// How long the record, or the marker of a purge, of the last write lives: rounded up to whole seconds, one at least.
+    /// How long the record, or the marker of a purge, of the last write lives: one second at least, and rounded up to whole ones.
     /// A record can have it where the bucket keeps one revision of each key.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {

@@ -150,7 +150,7 @@ impl<T> Tx<T> {
         self.stage_record(record, None)
     }
 
-    /// The same for a record that lives that long: rounded up to whole seconds, one at least.
+    /// The same for a record that lives that long: one second at least, and rounded up to whole ones.
     ///
     /// # Errors
     ///

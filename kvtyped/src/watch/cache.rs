@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::sync::broadcast;
@@ -163,21 +164,29 @@ impl<T: KvModel> Cache<T> {
         self.snapshot().into_iter()
     }
 
-    /// Every change from now on, with the record before and after.
+    /// Every change from now on, with the record before and after. The stream ends with the cache; why that ended, if its
+    /// handles are still there, is its [`last_error`](Self::last_error).
     pub fn changes(&self) -> CacheChanges<T> {
-        let receiver = self.inner.shared.changes.subscribe();
-        let changes = futures::stream::unfold(receiver, |mut receiver| async move {
-            let change = match receiver.recv().await {
+        let Shared { changes, progress, .. } = &*self.inner.shared;
+        let listeners = (changes.subscribe(), progress.subscribe());
+        let changes = futures::stream::unfold(listeners, |(mut changes, mut progress)| async move {
+            let change = tokio::select! {
+                biased;
+                change = changes.recv() => change,
+                () = progress.wait_for(|progress| progress.over).map(drop) => return None,
+            };
+            let change = match change {
                 Ok(change) => Ok(change),
                 Err(broadcast::error::RecvError::Lagged(missed)) => Err(missed),
                 Err(broadcast::error::RecvError::Closed) => return None,
             };
-            Some((change, receiver))
+            Some((change, (changes, progress)))
         });
         CacheChanges { changes: changes.boxed() }
     }
 
-    /// An index of the records by something other than their key; it is kept as the cache is.
+    /// An index of the records by something other than their key; it is kept as the cache is. Should the function panic at
+    /// a record that comes later, the cache ends, with that as its last error.
     pub fn index_by<K, F>(&self, by: F) -> Index<K, T>
     where
         K: Eq + std::hash::Hash + Clone + Send + Sync + 'static,

@@ -1,8 +1,10 @@
 //! What keeps a cache: the task that writes it, and what it writes.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use futures::stream::StreamExt;
 use papaya::HashMap;
 use tokio::sync::{broadcast, watch};
@@ -57,6 +59,10 @@ impl<T: KvModel> Shared<T> {
         }
     }
 
+    fn fail(&self, error: Error) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+    }
+
     /// Takes one change into a map of records.
     fn apply(&self, records: &Records<T>, key: T::Key, new: Option<Arc<Entry<T>>>) -> Option<CacheChange<T>> {
         let pinned = records.pin();
@@ -94,7 +100,7 @@ impl<T: KvModel> Shared<T> {
     }
 }
 
-/// Tells the waiting that nothing comes any more, also if a closure of theirs panics.
+/// Tells the waiting that nothing comes any more.
 struct End<T: KvModel>(Arc<Shared<T>>);
 
 impl<T: KvModel> Drop for End<T> {
@@ -104,8 +110,14 @@ impl<T: KvModel> Drop for End<T> {
 }
 
 /// Keeps the cache, until its last handle goes or nothing comes any more.
-pub(super) async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>>) {
+pub(super) async fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) {
     let _end = End(Arc::clone(&shared));
+    if AssertUnwindSafe(take_in(news, &shared)).catch_unwind().await.is_err() {
+        shared.fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
+    }
+}
+
+async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     // Filled aside until it is complete: in the beginning, and after each resync.
     let mut aside: Option<Records<T>> = Some(HashMap::new());
     let mut reached = Revision::ZERO;
@@ -119,7 +131,7 @@ pub(super) async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>
                     Event::Removed { key, .. } => (key, None),
                     Event::Undecodable { error, .. } => {
                         // The record that was there is not there any more.
-                        *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+                        shared.fail(error);
                         match decode::key::<T>(&raw.key) {
                             Ok(key) => (key, None),
                             Err(_) => continue,
@@ -149,7 +161,7 @@ pub(super) async fn keep<T: KvModel>(mut news: NewsStream, shared: Arc<Shared<T>
             Ok(News::Alive(upto)) => reached = upto,
             Ok(News::Lagging(_)) => continue,
             Err(error) => {
-                *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+                shared.fail(error);
                 continue;
             }
         }

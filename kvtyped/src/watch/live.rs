@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -112,14 +113,15 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
             }
         };
         let (value, revision) = first;
+        let (sender, values) = watch::channel(Arc::clone(&value));
         let shared = Arc::new(Shared {
             version: AtomicU64::new(0),
             revision: AtomicU64::new(revision.get()),
-            sender: watch::Sender::new(Arc::clone(&value)),
+            values,
             value: ArcSwap::new(value),
             error: Mutex::new(keeper.error.take().map(Arc::new)),
         });
-        let task = tokio::spawn(keep(keeper, Arc::clone(&shared)));
+        let task = tokio::spawn(keep(keeper, Arc::clone(&shared), sender));
         Ok(Live { inner: Arc::new(Inner { shared, task }), seen: AtomicU64::new(0) })
     }
 }
@@ -163,7 +165,8 @@ struct Shared<T: KvModel> {
     /// Grows with each value.
     version: AtomicU64,
     revision: AtomicU64,
-    sender: watch::Sender<Arc<T>>,
+    /// Every value. Its sender is the keeper's, and ends with that.
+    values: watch::Receiver<Arc<T>>,
     error: Mutex<Option<Arc<Error>>>,
 }
 
@@ -187,12 +190,12 @@ impl<T: KvModel> Keeper<T> {
             let error = match self.events.next().await? {
                 Ok(Event::Put(entry)) => {
                     self.listed = true;
-                    match self.check.as_ref().map_or(Ok(()), |check| check(&entry)) {
+                    match self.judge(&entry) {
                         Ok(()) => {
                             let revision = entry.revision();
                             return Some(Some(self.take(entry.into_value(), revision)));
                         }
-                        Err(reason) => Error::new(ErrorKind::Rejected { reason: reason.to_string() })
+                        Err(reason) => Error::new(ErrorKind::Rejected { reason })
                             .at_revision(entry.revision())
                             .with_key(entry.key().to_string()),
                     }
@@ -200,19 +203,24 @@ impl<T: KvModel> Keeper<T> {
                 Ok(Event::Removed { revision, .. }) => {
                     self.listed = true;
                     match self.default_value() {
-                        Some(value) => return Some(Some(self.take(value, revision))),
-                        None => continue,
+                        Ok(Some(value)) => return Some(Some(self.take(value, revision))),
+                        Ok(None) => continue,
+                        Err(error) => error,
                     }
                 }
                 Ok(Event::Ready) => {
                     let missing = !std::mem::replace(&mut self.listed, true) || !self.has_value;
-                    match self.default_value().filter(|_| missing) {
+                    if !missing {
+                        continue;
+                    }
+                    match self.default_value() {
                         // Where a value was not taken, the reason stays.
-                        Some(value) => {
+                        Ok(Some(value)) => {
                             self.has_value = true;
                             return Some(Some((Arc::new(value), Revision::ZERO)));
                         }
-                        None => continue,
+                        Ok(None) => continue,
+                        Err(error) => error,
                     }
                 }
                 Ok(Event::Resync) => {
@@ -237,12 +245,23 @@ impl<T: KvModel> Keeper<T> {
         (Arc::new(value), revision)
     }
 
-    fn default_value(&self) -> Option<T> {
-        self.default.as_ref().map(|default| default())
+    /// What the check says of a value. One at which it panics is not taken.
+    fn judge(&self, value: &T) -> Result<(), String> {
+        let Some(check) = &self.check else { return Ok(()) };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
+            Ok(judged) => judged.map_err(|reason| reason.to_string()),
+            Err(_) => Err("the check panicked".to_owned()),
+        }
+    }
+
+    fn default_value(&self) -> Result<Option<T>> {
+        let Some(default) = &self.default else { return Ok(None) };
+        let value = std::panic::catch_unwind(AssertUnwindSafe(default));
+        value.map(Some).map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default panicked".to_owned() }))
     }
 }
 
-async fn keep<T: KvModel>(mut keeper: Keeper<T>, shared: Arc<Shared<T>>) {
+async fn keep<T: KvModel>(mut keeper: Keeper<T>, shared: Arc<Shared<T>>, sender: watch::Sender<Arc<T>>) {
     while let Some(value) = keeper.next().await {
         // An error stays until a value is taken.
         if value.is_some() || keeper.error.is_some() {
@@ -252,7 +271,7 @@ async fn keep<T: KvModel>(mut keeper: Keeper<T>, shared: Arc<Shared<T>>) {
         shared.revision.store(revision.get(), Ordering::Release);
         shared.value.store(Arc::clone(&value));
         shared.version.fetch_add(1, Ordering::AcqRel);
-        shared.sender.send_replace(value);
+        sender.send_replace(value);
     }
 }
 
@@ -265,23 +284,27 @@ impl<T: KvModel> Live<T> {
         value.load_full()
     }
 
-    /// Waits until the value is another than the one that this handle loaded last, and gives it.
+    /// Waits until the value is another than the one that this handle loaded last, and gives it. That is never, if nothing
+    /// comes any more: after [`Store::close`](crate::Store::close), say.
     ///
     /// # Cancel safety
     ///
     /// Dropping it loses nothing: the next call tells of the change.
     pub async fn changed(&self) -> Arc<T> {
-        let mut receiver = self.inner.shared.sender.subscribe();
+        let mut values = self.subscribe();
         while self.inner.shared.version.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire) {
-            // The sender lives as long as this handle.
-            let _ = receiver.changed().await;
+            if values.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
         self.load()
     }
 
-    /// A receiver of every value, for whoever has one in a `select!`.
+    /// A receiver of every value, for whoever has one in a `select!`. It says when nothing comes any more.
     pub fn subscribe(&self) -> watch::Receiver<Arc<T>> {
-        self.inner.shared.sender.subscribe()
+        let mut values = self.inner.shared.values.clone();
+        values.mark_unchanged();
+        values
     }
 
     /// The revision of the value, or of the removal behind which there is a default; zero where there never was a record.

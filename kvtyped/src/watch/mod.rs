@@ -25,12 +25,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 
 use self::recover::{News, Plan, Recovery};
 use crate::backend::Since;
 use crate::bucket::ReadBucket;
-use crate::error::{Error, Result};
+use crate::closing::Closing;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
@@ -195,5 +196,20 @@ async fn begin<T: KvModel>(
     let raw = Arc::clone(bucket.raw("watch")?);
     let patience = timeout.unwrap_or_else(|| bucket.timeout());
     let plan = Plan { patterns: filter.patterns().to_vec(), since, headers_only, patience };
-    Ok(Recovery::begin(raw, plan).await?.into_stream().boxed())
+    let news = Recovery::begin(raw, plan).await?.into_stream().boxed();
+    Ok(until_closed(news, bucket.closing()))
+}
+
+/// The same until the store is closed, which is the last that is told.
+fn until_closed(news: NewsStream, closing: Arc<Closing>) -> NewsStream {
+    let closed = Box::pin(closing.wait());
+    let told = stream::unfold((news, Some(closed)), |(mut news, closed)| async move {
+        let mut closed = closed?;
+        tokio::select! {
+            biased;
+            item = news.next() => item.map(|item| (item, (news, Some(closed)))),
+            () = &mut closed => Some((Err(Error::new(ErrorKind::Closed)), (news, None))),
+        }
+    });
+    told.boxed()
 }

@@ -232,14 +232,14 @@ impl NatsBackend {
     /// The counters of this name: those that are there, or new ones.
     async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
-        let able = self.known(deadline).await?;
         let mut config = config;
         config.history.get_or_insert(count::KEPT);
         let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
                 Some(info) => info,
-                None if !able.counters => return Ok(None),
+                // What servers can do is asked only where one has to be made: who may do no more than add may not ask.
+                None if !self.known(deadline).await?.counters => return Ok(None),
                 None => {
                     let wanted = Value::Object(config::counters(&config));
                     let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));

@@ -36,7 +36,8 @@ impl Target {
         let mut user = None;
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
-            if !matches!(scheme, "nats" | "tls") {
+            let scheme = scheme.to_ascii_lowercase();
+            if !matches!(&*scheme, "nats" | "tls") {
                 return Err(wrong("a server's scheme is neither `nats` nor `tls`"));
             }
             // One server that has to be encrypted is enough: others are learned of later, without a scheme.
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_url_names_servers_a_user_and_a_domain() {
-        let target = Target::parse("nats://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
+        let target = Target::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
         let servers: Vec<_> = target.servers.iter().map(ServerAddr::as_url_str).collect();
         assert_eq!(servers, ["nats://a:4222", "tls://b"]);
         let said = target.or(NatsOptions::new().domain("elsewhere").name("me"));
