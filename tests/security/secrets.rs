@@ -7,6 +7,7 @@ use nkeys::KeyPair;
 
 use super::Folder;
 use super::authority::{Authority, Operator};
+use crate::needs::needs;
 use crate::support::sentinels::{Everything, PASSWORD, TOKEN, VALUE, found, is_read};
 use crate::support::{Document, DocumentKey, RawSession, World, seen_as, soon, unique};
 
@@ -219,6 +220,7 @@ async fn refused(everything: &Everything, url: &str) {
 /// P40.
 #[tokio::test]
 async fn no_secret_is_shown_in_logs_errors_and_debug() {
+    needs!(Locks);
     let everything = Everything::default();
     // Beside another, `tracing` asks this one about every event, and not only about those that this thread saw first.
     let _other = tracing::Dispatch::new(Everything::default());

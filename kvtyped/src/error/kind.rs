@@ -188,7 +188,7 @@ impl fmt::Display for ErrorKind {
             Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),
             Self::Tls { reason } => write!(f, "no encrypted connection: {reason}"),
-            Self::Timeout { after } => write!(f, "no answer within {after:?}"),
+            Self::Timeout { after } => write!(f, "no answer within {:?}", rounded(*after)),
             Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
             Self::Lost => f.write_str("the lease is lost, or may be; stop what it protected, and take it anew"),
             Self::Fenced => f.write_str(
@@ -198,5 +198,14 @@ impl fmt::Display for ErrorKind {
             Self::Backend { code: Some(code), detail } => write!(f, "the server answered {code}: {detail}"),
             Self::Backend { code: None, detail } => f.write_str(detail),
         }
+    }
+}
+
+/// To the millisecond: of one time several steps have what is left, which is a little less.
+fn rounded(time: Duration) -> Duration {
+    let rounded = time.saturating_add(Duration::from_micros(500)).as_millis();
+    match u64::try_from(rounded) {
+        Ok(ms @ 1..) => Duration::from_millis(ms),
+        _ => time,
     }
 }

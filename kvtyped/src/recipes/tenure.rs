@@ -129,6 +129,8 @@ impl Claim {
             let revision = match self.look(key, deadline).await {
                 Ok(Some(revision)) => revision,
                 Ok(None) if !may_come => return,
+                // The store was closed, say.
+                Err(error) if !passes(&error) => return,
                 Ok(None) | Err(_) => continue,
             };
             match bucket.purge(key).if_revision(revision).ttl(*marker).await {
