@@ -86,19 +86,7 @@ impl Home {
         let owner = self.terms.owner.clone().unwrap_or_else(usual_owner);
         let holding = Holding::new(owner, None, value);
         let bucket = self.bucket().await?;
-        let (name, marker) = (self.name.clone(), times.ttl);
-        Ok(Claim {
-            bucket,
-            key,
-            name,
-            holding,
-            times,
-            fenced: false,
-            marker,
-            line: None,
-            ticket: None,
-            progress: Arc::default(),
-        })
+        Ok(Claim::new(bucket, key, self.name.clone(), holding, times))
     }
 
     /// Does something, and adds to its error where it happened. A bucket that turns out to be gone, or to be another, is

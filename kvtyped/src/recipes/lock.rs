@@ -278,22 +278,8 @@ impl WantedLock {
         key.encode()?;
         let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
         let line = Line::of(&bucket, &key);
-        let (marker, own) = (times.ttl, Some(Arc::clone(&line)));
-        Ok((
-            Claim {
-                bucket,
-                key,
-                name,
-                holding,
-                times,
-                fenced,
-                marker,
-                line: own,
-                ticket: None,
-                progress: Arc::default(),
-            },
-            line,
-        ))
+        let own = Some(Arc::clone(&line));
+        Ok((Claim { fenced, line: own, ..Claim::new(bucket, key, name, holding, times) }, line))
     }
 
     /// `operation` on the lock, located.

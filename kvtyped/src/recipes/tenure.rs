@@ -85,6 +85,18 @@ pub(super) enum Attempt {
 }
 
 impl Claim {
+    /// One that nobody fences and for which nobody stands in line.
+    pub(super) fn new(
+        bucket: Bucket<Slot<Holding>>,
+        key: SlotKey,
+        name: String,
+        holding: Holding,
+        times: Times,
+    ) -> Self {
+        let (marker, progress) = (times.ttl, Arc::default());
+        Self { bucket, key, name, holding, times, fenced: false, marker, line: None, ticket: None, progress }
+    }
+
     /// Tries once to take the lease, within the time of an operation.
     ///
     /// # Cancel safety
