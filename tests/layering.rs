@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "chance"],
     &["error"],
-    &["model", "backend"],
+    &["model", "backend", "closing"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],
     &["watch"],
     &["txn"],
