@@ -70,6 +70,9 @@ struct Copies<'a> {
     unanswered: Vec<Sent<'a>>,
     /// How many were not answered in time, or by what proves nothing.
     doubts: u32,
+    /// What became of one is not known, and nobody listens for that any more: it was sent message by message, or answered by
+    /// one who does not lead.
+    untold: bool,
 }
 
 impl<'a> Commit<'a> {
@@ -81,6 +84,10 @@ impl<'a> Commit<'a> {
         let (mut asks, mut futures) = (false, 0);
         loop {
             let verdict = self.attempt(&mut copies, std::mem::take(&mut asks)).await?;
+            if matches!(verdict, Verdict::NotHere(_)) && !sole {
+                copies.doubts += 1;
+                copies.untold = true;
+            }
             let (error, time_is_left) = match verdict {
                 Verdict::Applied(first) => return Ok(first),
                 Verdict::Known if self.parcel.copies == 1 => {
@@ -93,7 +100,7 @@ impl<'a> Commit<'a> {
                 Verdict::Conflict(actual) => {
                     let (error, moved_on) = self.explain(actual).await;
                     futures += 1;
-                    let all_answered = copies.unanswered.is_empty();
+                    let all_answered = copies.unanswered.is_empty() && !copies.untold;
                     if all_answered && (moved_on || (sole && copies.doubts == 0) || futures >= SURE) {
                         return Err(error);
                     }
@@ -115,7 +122,7 @@ impl<'a> Commit<'a> {
                     let error = Error::unavailable("the server took only some of the writes, and none in the end");
                     (error, outage.pause(deadline).await)
                 }
-                Verdict::NotNow(error) => {
+                Verdict::NotNow(error) | Verdict::NotHere(error) => {
                     tracing::debug!(stream = self.parcel.place.stream, %error, "writing again");
                     if matches!(self.parcel.place.information(deadline).await, Some(None)) {
                         let error = Error::new(ErrorKind::BucketNotFound);
@@ -143,7 +150,9 @@ impl<'a> Commit<'a> {
             return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
         }
         let verdict = if asks {
-            self.parcel.send_and_ask(until).await
+            let verdict = self.parcel.send_and_ask(until).await;
+            copies.untold |= verdict.is_none();
+            verdict
         } else {
             match self.parcel.send().await {
                 Ok(sent) => copies.unanswered.push(sent),

@@ -42,6 +42,8 @@ pub(super) enum Verdict {
     Incomplete,
     /// Not applied, because of what passes.
     NotNow(Error),
+    /// Not applied by whoever answered, who does not lead now; of a cluster, another may have got it as well, and does.
+    NotHere(Error),
     /// Not applied, and there is no use in sending it again.
     Refused(Error),
 }
@@ -183,7 +185,7 @@ impl<'a> Parcel<'a> {
             10176 => Verdict::Incomplete,
             10199 => Verdict::Refused(Error::new(ErrorKind::InvalidBatch { reason: error.description })),
             10201 => Verdict::Known,
-            _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
+            _ if error.passes() => Verdict::NotHere(Error::unavailable(error.description)),
             _ => {
                 let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
                 Verdict::Refused(convert::of_write(error, limit, publication.size))
