@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
 use crate::closing::Closing;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
 
 /// How often an addition is tried while the total is beyond the range by another's.
@@ -111,9 +111,7 @@ impl CounterBucket {
     }
 
     fn raw(&self, operation: &'static str) -> Result<&dyn RawCounters> {
-        if self.closed.is_closed() {
-            return Err(Error::new(ErrorKind::Closed).within(operation, &self.bucket, None));
-        }
+        self.closed.check().map_err(|error| error.within(operation, &self.bucket, None))?;
         Ok(&*self.raw)
     }
 

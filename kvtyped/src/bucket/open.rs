@@ -202,9 +202,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         let Self { backend, config, presence, drift, timeout: _, closed, model: _ } = self;
-        if closed.is_closed() {
-            return Err(Error::new(ErrorKind::Closed));
-        }
+        closed.check()?;
         config.validate()?;
         if *presence == Presence::Contradiction {
             return Err(Error::invalid_config(

@@ -27,7 +27,6 @@ use super::queue::{Queue, Waits, id_of};
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over, State as Lease, Taken};
 use super::wait::is_final;
-use crate::backend::Deadline;
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
 use crate::model::Filter;
@@ -399,7 +398,7 @@ impl Waiter {
         }
         tokio::spawn(async move {
             let attempt = if in_time {
-                let deadline = Deadline::after(claim.bucket.timeout().min(claim.times.valid()));
+                let deadline = claim.deadline();
                 claim.keep(taken, deadline).await
             } else {
                 let attempt = claim.clone().attempt(Over::Told(taken.revision)).await;

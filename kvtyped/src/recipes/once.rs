@@ -15,10 +15,9 @@ use super::lease::Lease;
 use super::once_run::{RunError, RunOutput};
 use super::place::place_options;
 use super::slot::{Slot, Value};
-use super::tenure::{Attempt, Over};
 use super::terms::lease_options;
 use super::told::{Told, pack};
-use super::wait::{Waited, Waiting, passes, within};
+use super::wait::{Waited, Waiting, within};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -170,17 +169,9 @@ where
             return Ok(Waited::Settled(result));
         }
         let claim = self.place.claim(key, None).await?;
-        let (progress, patient) = (Arc::clone(&claim.progress), longest.is_some());
-        let wait = async {
-            match claim.clone().attempt(Over::Nothing).await {
-                Attempt::Taken(lease) => return Ok(Waited::Taken(lease)),
-                Attempt::Failed(error) if !(patient && passes(&error)) => return Err(error),
-                Attempt::Refused | Attempt::Failed(_) => {}
-            }
-            let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-            Waiting::new(claim, patient).wait_unless(settled).await
-        };
-        within(longest, &progress, wait).await
+        let progress = Arc::clone(&claim.progress);
+        let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
+        within(longest, &progress, Waiting::new(claim, longest.is_some()).take_unless(settled)).await
     }
 }
 

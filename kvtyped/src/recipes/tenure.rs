@@ -113,7 +113,7 @@ impl Claim {
         let progress = Arc::clone(&self.progress);
         progress.begins();
         tokio::spawn(async move {
-            let deadline = Deadline::after(self.bucket.timeout().min(self.times.valid()));
+            let deadline = self.deadline();
             let attempt = match self.take(over, deadline).await {
                 Ok(Some(taken)) => self.keep(taken, deadline).await,
                 Ok(None) => Attempt::Refused,
@@ -129,6 +129,16 @@ impl Claim {
         let attempt = taken.await.unwrap_or_else(|_| Attempt::Failed(Error::new(ErrorKind::Closed)));
         progress.ends(&attempt);
         attempt
+    }
+
+    /// Until when an attempt may go on: an answer that comes after the lease has ended is none.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.bucket.timeout().min(self.times.valid()))
+    }
+
+    /// Until when one look at it may go on.
+    fn look_until(&self) -> Deadline {
+        Deadline::after(self.times.attempt())
     }
 
     /// Looks for a lease that nobody holds, and that would keep the others out for as long as it lives, and removes it: one
@@ -424,7 +434,7 @@ impl Tenure {
         loop {
             let tried = async {
                 if self.doubted {
-                    match self.claim.find(&slot.key, Deadline::after(times.attempt())).await? {
+                    match self.claim.find(&slot.key, self.claim.look_until()).await? {
                         Some(entry) if entry.value.said == said => return Ok(()),
                         Some(entry) => self.revision = entry.revision(),
                         None => return Err(Error::new(ErrorKind::Lost)),
@@ -451,7 +461,7 @@ impl Tenure {
 
     /// Ends a doubt: asks the leader whose the lease is.
     async fn look(&mut self) -> Result<()> {
-        match self.claim.look(&self.claim.key, Deadline::after(self.claim.times.attempt())).await {
+        match self.claim.look(&self.claim.key, self.claim.look_until()).await {
             Ok(Some(revision)) => {
                 self.revision = revision;
                 self.doubted = false;
@@ -503,7 +513,7 @@ impl Tenure {
             if error.is_conflict() {
                 self.doubted = true;
             } else if error.outcome() == Outcome::Unknown {
-                match self.claim.look(&self.claim.key, Deadline::after(self.claim.times.attempt())).await {
+                match self.claim.look(&self.claim.key, self.claim.look_until()).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(revision)) => self.revision = revision,
                     Err(_) => return Err(error),

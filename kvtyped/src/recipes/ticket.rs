@@ -144,9 +144,9 @@ impl Ticket {
             ..Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
         };
         let key = claim.key.beside(part_of(&place.id));
-        let ticket = Claim { key, holding, fenced: false, marker: MARKER, line: None, ..claim.clone() };
-        // Its attempts are none at the lock.
-        let ticket = Claim { progress: Arc::default(), ..ticket };
+        // With a progress of its own: its attempts are none at the lock.
+        let ticket = Claim::new(claim.bucket.clone(), key, claim.name.clone(), holding, claim.times);
+        let ticket = Claim { marker: MARKER, ..ticket };
         match ticket.attempt(Over::Nothing).await {
             Attempt::Taken(lease) => {
                 line.drew(&place.id, lease.state());

@@ -67,13 +67,11 @@ pub(super) async fn within<R>(
 /// beginning.
 pub(super) async fn take(claim: impl Future<Output = Result<Claim>>, longest: Option<Duration>) -> Result<Lease> {
     let progress = Arc::<Progress>::default();
-    let patient = longest.is_some();
     let take = async {
         let claim = Claim { progress: Arc::clone(&progress), ..claim.await? };
-        match claim.clone().attempt(Over::Nothing).await {
-            Attempt::Taken(lease) => Ok(lease),
-            Attempt::Failed(error) if !(patient && passes(&error)) => Err(error),
-            Attempt::Refused | Attempt::Failed(_) => Waiting::new(claim, patient).wait().await,
+        match Waiting::new(claim, longest.is_some()).take_unless::<Holding, Infallible>(|_| None).await? {
+            Waited::Taken(lease) => Ok(lease),
+            Waited::Settled(never) => match never {},
         }
     };
     within(longest, &progress, take).await
@@ -95,16 +93,20 @@ impl Waiting {
         Self { claim, patient }
     }
 
-    /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
-    pub(super) async fn wait(self) -> Result<Lease> {
-        match self.wait_unless::<Holding, Infallible>(|_| None).await? {
-            Waited::Taken(lease) => Ok(lease),
-            Waited::Settled(never) => match never {},
+    /// Takes the lease; waits for it, if another has it, unless the record of that settles it.
+    pub(super) async fn take_unless<V: Value, R>(
+        self,
+        settled: impl FnMut(Result<V>) -> Option<Result<R>>,
+    ) -> Result<Waited<R>> {
+        match self.claim.clone().attempt(Over::Nothing).await {
+            Attempt::Taken(lease) => Ok(Waited::Taken(lease)),
+            Attempt::Failed(error) if !(self.patient && passes(&error)) => Err(error),
+            Attempt::Refused | Attempt::Failed(_) => self.wait_unless(settled).await,
         }
     }
 
-    /// The same, unless the record of another settles it.
-    pub(super) async fn wait_unless<V: Value, R>(
+    /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
+    async fn wait_unless<V: Value, R>(
         self,
         mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
     ) -> Result<Waited<R>> {
