@@ -117,7 +117,8 @@ impl Store {
     /// ```
     ///
     /// It stays the application's: [`close`](Self::close) leaves it open, and what its settings decide (how soon a hung
-    /// server is noticed, whether a denied permission is told at once) is as they say.
+    /// server is noticed, whether a denied permission is told at once) is as they say. If the task of the client ends, every
+    /// call fails with `Closed`; a store that [`connect`](Self::connect) made replaces its client.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {
         Self::from_backend(Arc::new(NatsBackend::from_client(client)))

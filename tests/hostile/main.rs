@@ -4,6 +4,7 @@
 //! A binary of its own, since it counts what is allocated; and it is to be run in release as well.
 
 mod bombs;
+mod client;
 mod corpus;
 mod foreign;
 mod memory;

@@ -126,7 +126,10 @@ impl Api {
                     Error::unavailable(format!("nobody answers under `{}.{verb}`", self.prefix))
                 }
                 answer @ (Answer::Silent | Answer::Broken) => {
-                    let error = convert::of_answer(answer, deadline);
+                    let error = match self.wire.is_over() {
+                        true => Error::new(ErrorKind::Closed),
+                        false => convert::of_answer(answer, deadline),
+                    };
                     if !again {
                         return Err(error.unknown_outcome());
                     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 
 use super::convert;
 use super::options::NatsOptions;
 use super::target::Target;
-use super::wire::{Violations, Wire};
+use super::wire::Violations;
 use crate::error::{Error, Result};
 
 /// How often the server is asked whether it lives: it is given up after three times that.
@@ -21,50 +21,94 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// is silent.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Connects, and tells the prefix of the API.
-pub(super) async fn connect(url: &str, options: NatsOptions, client: Option<ConnectOptions>) -> Result<(Wire, String)> {
-    let target = Target::parse(url)?;
-    let servers = target.servers.clone();
-    let options = target.or(options);
-    let prefix = options.api_prefix()?;
-    let inbox = options.inbox()?.map(str::to_owned);
-    let timeout = options.connect_timeout.unwrap_or(Duration::from_secs(5));
-    let violations = Arc::new(Violations::default());
-    let reported = Arc::clone(&violations);
-    let connect = match options.credentials {
-        Some(credentials) => credentials.apply(client).await?,
-        None => client.unwrap_or_default(),
-    };
-    let mut connect = options.tls.apply(connect).await?;
-    connect = connect
-        .name(options.name.as_deref().unwrap_or("kvtyped"))
-        .connection_timeout(timeout.min(SERVER_PATIENCE))
-        .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(|attempts| match attempts {
-            0 | 1 => Duration::ZERO,
-            attempts => RECONNECT_PAUSE.min(Duration::from_millis(25) * u32::try_from(attempts).unwrap_or(u32::MAX)),
-        })
-        .event_callback(move |event| {
-            match event {
-                Event::ServerError(ServerError::Other(text)) => reported.report(&text),
-                Event::Disconnected => reported.forget(),
-                Event::Connected => reported.refuse(false),
-                Event::ClientError(ClientError::Other(text)) => reported.refuse(convert::is_of_credentials(&text)),
-                _ => {}
-            }
-            std::future::ready(())
-        });
-    if let Some(inbox) = inbox {
-        connect = connect.custom_inbox_prefix(inbox);
+/// Makes the connections that a URL and options describe. It has no `Debug`: it holds secrets.
+pub(super) struct Connector {
+    servers: Vec<ServerAddr>,
+    options: NatsOptions,
+    client: Option<ConnectOptions>,
+    violations: Arc<Violations>,
+}
+
+impl Connector {
+    /// # Errors
+    ///
+    /// Returns `InvalidConfig` if the URL or an option is invalid.
+    pub(super) fn new(url: &str, options: NatsOptions, client: Option<ConnectOptions>) -> Result<Self> {
+        let target = Target::parse(url)?;
+        let servers = target.servers.clone();
+        let options = target.or(options);
+        options.inbox()?;
+        Ok(Self { servers, options, client, violations: Arc::default() })
     }
-    let connecting = async {
-        loop {
-            match connect.clone().connect(servers.as_slice()).await {
-                Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
-                connected => return connected.map_err(|error| convert::of_connect(error, &servers, &options.tls)),
+
+    /// The prefix of the JetStream API.
+    pub(super) fn api_prefix(&self) -> Result<String> {
+        self.options.api_prefix()
+    }
+
+    pub(super) fn is_confined(&self) -> bool {
+        self.options.confined
+    }
+
+    /// How long connecting may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.options.connect_timeout.unwrap_or(Duration::from_secs(5))
+    }
+
+    /// The denials that the servers of all connections reported.
+    pub(super) fn violations(&self) -> &Arc<Violations> {
+        &self.violations
+    }
+
+    /// Connects a new client, within `limit` and the [`timeout`](Self::timeout).
+    pub(super) async fn connect(&self, limit: Duration) -> Result<Client> {
+        let timeout = self.timeout().min(limit);
+        let connecting = async {
+            let connect = self.client_options().await?;
+            loop {
+                match connect.clone().connect(self.servers.as_slice()).await {
+                    Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
+                    connected => {
+                        return connected.map_err(|e| convert::of_connect(e, &self.servers, &self.options.tls));
+                    }
+                }
             }
-        }
-    };
-    let client = tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::timeout(timeout))??;
-    Ok((Wire::new(client, Some(violations), options.confined), prefix))
+        };
+        tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::timeout(timeout))?
+    }
+
+    /// The options of one client. Files are read here, so that what was replaced counts.
+    async fn client_options(&self) -> Result<ConnectOptions> {
+        let NatsOptions { name, credentials, tls, .. } = self.options.clone();
+        let connect = match credentials {
+            Some(credentials) => credentials.apply(self.client.clone()).await?,
+            None => self.client.clone().unwrap_or_default(),
+        };
+        let reported = Arc::clone(&self.violations);
+        let connect = tls.apply(connect).await?;
+        let connect = connect
+            .name(name.as_deref().unwrap_or("kvtyped"))
+            .connection_timeout(self.timeout().min(SERVER_PATIENCE))
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(|attempts| match attempts {
+                0 | 1 => Duration::ZERO,
+                attempts => {
+                    RECONNECT_PAUSE.min(Duration::from_millis(25) * u32::try_from(attempts).unwrap_or(u32::MAX))
+                }
+            })
+            .event_callback(move |event| {
+                match event {
+                    Event::ServerError(ServerError::Other(text)) => reported.report(&text),
+                    Event::Disconnected => reported.forget(),
+                    Event::Connected => reported.refuse(false),
+                    Event::ClientError(ClientError::Other(text)) => reported.refuse(convert::is_of_credentials(&text)),
+                    _ => {}
+                }
+                std::future::ready(())
+            });
+        Ok(match self.options.inbox()? {
+            Some(inbox) => connect.custom_inbox_prefix(inbox),
+            None => connect,
+        })
+    }
 }

@@ -125,7 +125,7 @@ impl Consumer {
         let name = format!("kvtyped-{:016x}", rand::random::<u64>());
         let deliver = connection.client().new_inbox();
         let subscriber = deadline.bound(connection.client().subscribe(deliver.clone())).await?;
-        let subscriber = subscriber.map_err(|_| Error::new(ErrorKind::Closed))?;
+        let subscriber = subscriber.map_err(|_| connection.ended_error())?;
         let mut consumer = Self {
             api: api.clone(),
             stream: request.stream.clone(),
@@ -235,7 +235,7 @@ impl Consumer {
                     () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => continue,
                 },
             };
-            let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            let Some(message) = message else { return Ok(Heard::Lost(self.api.wire().ended()?)) };
             // What is stored may have a status too, on servers that do not take it off (2.11 does not); its place no one forges.
             if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
                 return Ok(self.take(message, &delivery).await);
@@ -324,7 +324,7 @@ impl Drop for Consumer {
             // waits for the answer: should this get lost, the server removes the consumer after some time by itself.
             let subject = format!("{}.{verb}", self.api.prefix());
             let reply = format!("{}.gone", self.deliver);
-            let client = self.api.wire().client().clone();
+            let client = self.api.wire().client();
             let sent = client.publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
             if matches!(sent, Some(Ok(()))) {
                 // A connection whose last handle goes with this is closed, whatever it has still to send.

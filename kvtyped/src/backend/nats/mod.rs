@@ -10,6 +10,7 @@
 //! | `options`, `target` | how JetStream is reached, by a builder and by a URL |
 //! | `credentials`, `tls`, `file` | who one is, and how that is shown to a server and to nobody else |
 //! | `connect` | the connection that they make |
+//! | `link` | the client of a connection, and its replacement when its task ends |
 //! | `wire`, `lookout` | one request: its answer, or why there is none |
 //! | `api` | the JetStream API: JSON there and back |
 //! | `able`, `learned` | what the server can do that takes the writes of a bucket, for as long as a connection stands |
@@ -41,6 +42,7 @@ mod echo;
 mod facts;
 mod file;
 mod learned;
+mod link;
 mod lookout;
 mod many;
 mod options;
@@ -69,6 +71,7 @@ use serde_json::{Value, json};
 
 use self::api::{Api, Repeat};
 use self::bucket::NatsBucket;
+use self::connect::Connector;
 use self::count::NatsCounters;
 use self::learned::Learned;
 use self::wire::Wire;
@@ -82,8 +85,9 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// Whatever is stored in a bucket is read for what it is, or is an error of its own and disturbs nothing beside it; but for
 /// what the client itself does not bear. A header line without a colon ends the connection on which it comes, and the next
-/// one, until the message is written over; a bare carriage return in a header closes the connection for good (`Closed`).
-/// No client writes such headers, and one who speaks the protocol by hand can. So whoever may write to a bucket can cut off
+/// one, until the message is written over. A bare carriage return in a header ends the task of the client
+/// that reads it: a store that made its connection makes another, and its watches and leases continue. Over an application's own
+/// client, every later call fails with `Closed`. No client writes such headers, and one who speaks the protocol by hand can. So whoever may write to a bucket can cut off
 /// those who read it: give that right as carefully as the right to read.
 pub struct NatsBackend {
     api: Api,
@@ -109,8 +113,7 @@ impl NatsBackend {
     ///
     /// Dropping it leaves no connection behind.
     pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
-        let (wire, prefix) = connect::connect(url, options, None).await?;
-        Ok(Self::over(wire, prefix, true))
+        Self::connected(Connector::new(url, options, None)?).await
     }
 
     /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: a TLS configuration
@@ -128,8 +131,12 @@ impl NatsBackend {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
-        let (wire, prefix) = connect::connect(url, options, Some(client)).await?;
-        Ok(Self::over(wire, prefix, true))
+        Self::connected(Connector::new(url, options, Some(client))?).await
+    }
+
+    async fn connected(connector: Connector) -> Result<Self> {
+        let (prefix, confined) = (connector.api_prefix()?, connector.is_confined());
+        Ok(Self::over(Wire::connect(connector, confined).await?, prefix, true))
     }
 
     /// The buckets that an application's own connection reaches.
@@ -138,7 +145,7 @@ impl NatsBackend {
     /// is the application's too, a subject that the server denies shows as a `Timeout` rather than as
     /// `PermissionDenied`; and a hung server is noticed as fast as its `ping_interval` says.
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::over(Wire::new(client, None, false), api::DEFAULT_PREFIX.into(), false)
+        Self::over(Wire::over(client, false), api::DEFAULT_PREFIX.into(), false)
     }
 
     /// As [`from_client`](Self::from_client), in another JetStream domain or account.
@@ -148,7 +155,7 @@ impl NatsBackend {
     /// `InvalidConfig` if the prefix or the domain is not one. Of the options only these two and `confined` are used.
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         let prefix = options.api_prefix()?;
-        Ok(Self::over(Wire::new(client, None, options.confined), prefix, false))
+        Ok(Self::over(Wire::over(client, options.confined), prefix, false))
     }
 
     fn over(wire: Wire, prefix: String, owned: bool) -> Self {

@@ -102,7 +102,8 @@ impl<'a> Parcel<'a> {
         self.copies += 1;
         let batch = self.copy();
         let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECKS);
-        let mut half = Half { client: wire.client().clone(), subject, batch, messages: 0 };
+        let client = wire.client();
+        let mut half = Half { client: client.clone(), subject, batch, messages: 0 };
         let mut last = None;
         for publication in &self.publications {
             half.messages += 1;
@@ -112,8 +113,8 @@ impl<'a> Parcel<'a> {
                 last = Some(pending);
             } else {
                 let (subject, payload) = (publication.subject.clone(), publication.payload.clone());
-                let sent = wire.client().publish_with_headers(subject, publication.headers(), payload).await;
-                sent.map_err(|error| Error::new(ErrorKind::Closed).caused_by(error))?;
+                let sent = client.publish_with_headers(subject, publication.headers(), payload).await;
+                sent.map_err(|error| wire.ended_error().caused_by(error))?;
             }
         }
         let last = last.ok_or_else(|| convert::backend("a batch without a message"))?;
@@ -125,7 +126,7 @@ impl<'a> Parcel<'a> {
         self.copies += 1;
         let batch = self.copy();
         let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECKS);
-        let mut half = Half { client: self.place.api.wire().client().clone(), subject, batch, messages: 0 };
+        let mut half = Half { client: self.place.api.wire().client(), subject, batch, messages: 0 };
         for publication in &self.publications {
             half.messages += 1;
             let answer = publication.send().wait(until).await;

@@ -237,7 +237,7 @@ impl<'a> Publication<'a> {
 
     /// Checks what the server would not check without closing the connection.
     pub(super) fn check_size(&self) -> Result<()> {
-        let limit = self.place.api.wire().client().max_payload();
+        let limit = self.place.api.wire().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
         }

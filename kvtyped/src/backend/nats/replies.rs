@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::api::Api;
 use super::wire::{self, Violation};
 use crate::backend::Deadline;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// How often one who waits looks whether the connection still stands.
 const SLICE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -51,7 +51,7 @@ impl Replies {
         let denials = [connection.denials(), connection.denials()];
         let inbox = connection.client().new_inbox();
         let subscriber = deadline.bound(connection.client().subscribe(format!("{inbox}.*"))).await?;
-        let subscriber = subscriber.map_err(|_| Error::new(ErrorKind::Closed))?;
+        let subscriber = subscriber.map_err(|_| connection.ended_error())?;
         let subject = format!("{}.{verb}", api.prefix());
         let under_way = connection.under_way();
         Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _under_way: under_way })
@@ -90,7 +90,10 @@ impl Replies {
                     }
                 }
             };
-            let message = message.ok_or_else(|| Error::new(ErrorKind::Closed))?;
+            let Some(message) = message else {
+                self.api.wire().ended()?;
+                return Ok(Reply::Broken);
+            };
             let number = message.subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
             if let Some(number) = number {
                 return Ok(Reply::Message(number, message));

@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, Message, Request, RequestError};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -17,7 +16,9 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast};
 use tokio::time::Instant;
 
+use super::connect::Connector;
 use super::convert;
+use super::link::Links;
 use super::lookout::{Lookout, SLICE};
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +41,7 @@ const BATCHES: usize = 32;
 
 /// A connection, and what its server denied.
 pub(super) struct Wire {
-    client: Client,
+    links: Links,
     violations: Option<Arc<Violations>>,
     /// Whether nothing is to be asked for that cannot be limited to some keys.
     confined: bool,
@@ -73,10 +74,22 @@ pub(super) enum Answer {
 }
 
 impl Wire {
-    pub(super) fn new(client: Client, violations: Option<Arc<Violations>>, confined: bool) -> Self {
+    /// Over the application's own client.
+    pub(super) fn over(client: Client, confined: bool) -> Self {
+        Self::new(Links::new(client, None), None, confined)
+    }
+
+    /// Over a client that this crate made, and replaces when its task ends.
+    pub(super) async fn connect(connector: Connector, confined: bool) -> Result<Self> {
+        let client = connector.connect(connector.timeout()).await?;
+        let violations = Arc::clone(connector.violations());
+        Ok(Self::new(Links::new(client, Some(connector)), Some(violations), confined))
+    }
+
+    fn new(links: Links, violations: Option<Arc<Violations>>, confined: bool) -> Self {
         let lookout = violations.as_ref().map(|violations| Arc::clone(&violations.lookout)).unwrap_or_default();
         Self {
-            client,
+            links,
             violations,
             confined,
             lookout,
@@ -87,8 +100,14 @@ impl Wire {
         }
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    /// The client in use. It may be another one after the next wait for a connection.
+    pub(super) fn client(&self) -> Client {
+        self.links.current().client().clone()
+    }
+
+    /// The most bytes that the server takes in one message.
+    pub(super) fn max_payload(&self) -> usize {
+        self.links.current().client().max_payload()
     }
 
     /// Whether nothing is to be asked for that cannot be limited to some keys.
@@ -112,7 +131,7 @@ impl Wire {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.links.is_connected()
     }
 
     /// Something that is under way as long as this is held: closing waits for it.
@@ -122,12 +141,12 @@ impl Wire {
 
     /// Whether the server is one of several.
     pub(super) fn is_clustered(&self) -> bool {
-        self.client.server_info().cluster.is_some()
+        self.links.current().client().server_info().cluster.is_some()
     }
 
     /// Grows with every connection that was made.
     pub(super) fn epoch(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        self.links.epoch()
     }
 
     /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
@@ -142,8 +161,13 @@ impl Wire {
 
     async fn reconnected(&self, deadline: Deadline) -> Result<()> {
         loop {
-            if self.closed.load(Ordering::Relaxed) {
+            if self.closed.load(Ordering::SeqCst) {
                 return Err(Error::new(ErrorKind::Closed));
+            }
+            if self.links.has_ended() {
+                self.links.replace(deadline).await?;
+                self.close_if_late().await;
+                continue;
             }
             match (self.is_connected(), deadline.has_passed()) {
                 (true, false) => return Ok(()),
@@ -158,34 +182,67 @@ impl Wire {
         }
     }
 
+    /// Closes a client that was made while the connection was closed.
+    async fn close_if_late(&self) {
+        if self.closed.load(Ordering::SeqCst) {
+            let _ = self.client().drain().await;
+        }
+    }
+
+    /// Whether this connection will never answer again: it was closed, or the task of the application's client has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.load(Ordering::SeqCst) || (!self.links.are_replaced() && self.links.has_ended())
+    }
+
+    /// Interprets a subscription that ended, or a command that the client refused: the client's task has ended. Returns why
+    /// the caller must begin again.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Closed` if the client is not replaced.
+    pub(super) fn ended(&self) -> Result<&'static str> {
+        // The next wait for a connection replaces the client.
+        self.links.has_ended();
+        if self.links.are_replaced() && !self.closed.load(Ordering::SeqCst) {
+            return Ok("the task of the NATS client ended");
+        }
+        Err(Error::new(ErrorKind::Closed))
+    }
+
+    /// [`ended`](Self::ended) as the error of an operation that cannot begin again.
+    pub(super) fn ended_error(&self) -> Error {
+        self.ended().map_or_else(|closed| closed, Error::unavailable)
+    }
+
     /// A request, which is sent when it is first waited for.
     pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
-        let (wire, to) = (Arc::clone(self), subject.clone());
+        let (link, to) = (self.links.current(), subject.clone());
         Pending {
-            reply: async move { wire.client.send_request(to, request).await }.boxed(),
+            epoch: Some(link.epoch()),
+            reply: async move { link.client().send_request(to, request).await }.boxed(),
             wire: Arc::clone(self),
             looked: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
             subject,
-            epoch: Some(self.epoch()),
             _under_way: self.under_way(),
         }
     }
 
     /// Sends what is to be sent, and closes the connection.
     pub(super) async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.store(true, Ordering::SeqCst);
         // What is under way may well get its answer.
         let answered = Instant::now() + LAST_ANSWERS;
         while self.is_connected() && Arc::strong_count(&self.under_way) > 1 && Instant::now() < answered {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let client = self.client();
         let closing = async {
             // Draining begins where the last command ends; once it is over, no command is taken any more.
-            if self.client.drain().await.is_ok() {
-                while self.client.flush().await.is_ok() {
+            if client.drain().await.is_ok() {
+                while client.flush().await.is_ok() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -234,7 +291,12 @@ impl Pending {
                 biased;
                 reply = &mut self.reply => {
                     let answer = convert::of_reply(reply);
+                    // Nobody got what was never sent: it can be sent on the next connection.
+                    if matches!(answer, Answer::Closed) && wire.ended().is_ok() {
+                        return Answer::NoResponders;
+                    }
                     if let Answer::Broken = answer {
+                        let _ = wire.ended();
                         // The connection was closed for good: there is nothing to wait for any more.
                         self.reply = std::future::pending().boxed();
                         self.epoch = None;
