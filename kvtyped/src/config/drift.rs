@@ -11,8 +11,17 @@ pub enum Drift {
     #[default]
     Fail,
     /// Take the bucket as it is.
+    ///
+    /// Operations then work as far as the bucket allows. What it does not promise, this crate cannot promise either: with
+    /// `discard = old`, for example, acknowledged records disappear. [`status`](crate::ReadBucket::status) lists such
+    /// settings as [`irregular`](BucketConfig::irregular).
     Adopt,
-    /// Change the bucket, and nothing of it that was not asked for.
+    /// Change the bucket: what was asked for, and what a bucket must have
+    /// ([`irregular`](BucketConfig::irregular)); nothing else.
+    ///
+    /// A server refuses some changes (`InvalidConfig`, and nothing changes): to allow purges that are denied, to unseal, to
+    /// leave the retention `workqueue`. Others cannot be taken back: once deletes of single messages are denied
+    /// (`deny_delete`), they stay denied.
     Update,
 }
 
@@ -35,7 +44,8 @@ impl fmt::Display for Difference {
 }
 
 impl BucketConfig {
-    /// Every setting that `self` says and in which `found` differs, in the order of the fields.
+    /// Every setting that `self` says and in which `found` differs, in the order of the fields, and then what of the
+    /// stream behind `found` is not as a bucket has it ([`irregular`](BucketConfig::irregular)).
     ///
     /// ```
     /// use kvtyped::BucketConfig;
@@ -67,6 +77,7 @@ impl BucketConfig {
             metadata,
             limit_markers,
             atomic,
+            irregular: _,
         } = self;
         let mut differences = Vec::new();
         let mut compare = |setting, wanted: Option<String>, found: Option<String>| {
@@ -96,6 +107,7 @@ impl BucketConfig {
         for (key, value) in metadata {
             compare("metadata", Some(format!("{key}={value}")), found.metadata.get(key).map(|v| format!("{key}={v}")));
         }
+        differences.extend(found.irregular.iter().cloned());
         differences
     }
 }

@@ -55,6 +55,10 @@ pub struct BucketConfig {
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
     pub atomic: Option<bool>,
+    /// The settings of the stream behind a bucket that was found which are not those of a bucket (ADR-8), such as
+    /// `discard = old`: each breaks a promise. Each counts as a [`Difference`], and [`Drift::Update`] repairs it where the
+    /// server allows that. Ignored as a wish.
+    pub irregular: Vec<Difference>,
 }
 
 /// Where a bucket is stored.
@@ -104,6 +108,7 @@ impl BucketConfig {
     /// `limit_markers` tells whether the backend can leave them, `atomic` whether it takes batches.
     #[must_use]
     pub fn with_defaults(mut self, limit_markers: bool, atomic: bool) -> Self {
+        self.irregular.clear();
         let history = *self.history.get_or_insert(1);
         self.storage.get_or_insert_default();
         self.replicas.get_or_insert(1);

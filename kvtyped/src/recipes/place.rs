@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::slot::{Slot, Value};
 use crate::bucket::{Bucket, OpenBucket};
-use crate::config::{BucketConfig, Drift, Storage};
+use crate::config::{BucketConfig, Difference, Drift, Storage};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -92,10 +92,18 @@ impl Place {
 ///
 /// `Unsupported`, with what is needed and what was found.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
-    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, .. } = config;
+    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, irregular, .. } = config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
+    }
+    // Reads of the leader alone, and single messages that can be deleted, disturb no recipe.
+    let harmless = |difference: &&Difference| matches!(difference.setting, "allow_direct" | "deny_delete");
+    if let Some(difference) = irregular.iter().find(|difference| !harmless(difference)) {
+        return unfit(
+            "a stream with the settings of a bucket: open it once with `.on_drift(Drift::Update)`",
+            difference.to_string(),
+        );
     }
     if let Some(size) = max_value_size
         && *size < ROOM

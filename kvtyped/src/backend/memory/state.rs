@@ -107,6 +107,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         metadata,
         limit_markers,
         atomic,
+        irregular: _,
     } = new;
     if storage.is_some() && storage != old.storage {
         return Err(Error::invalid_config("`storage` cannot change"));
@@ -130,5 +131,6 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         metadata: notes,
         limit_markers: limit_markers.or(old.limit_markers),
         atomic: atomic.or(old.atomic),
+        irregular: Vec::new(),
     })
 }

@@ -97,6 +97,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         metadata,
         limit_markers,
         atomic,
+        irregular: _,
     } = wanted;
     // A server that cannot does not know the field.
     let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
@@ -181,8 +182,7 @@ fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
     let filter = format!("{}{}", subject_prefix(origin), keys.as_deref().unwrap_or(">"));
     // A bucket of the same name elsewhere has the right subjects already.
     if mapped && origin != bucket {
-        let dest = format!("{}{}", subject_prefix(bucket), destination(keys.as_deref().unwrap_or(">")));
-        raw["subject_transforms"] = json!([{ "src": filter, "dest": dest }]);
+        raw["subject_transforms"] = source_transform(origin, bucket, keys.as_deref().unwrap_or(">"));
     } else if keys.is_some() {
         raw["filter_subject"] = json!(filter);
     }
@@ -193,6 +193,12 @@ fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
         raw["external"] = json!({ "api": api, "deliver": deliver_prefix.as_deref().unwrap_or_default() });
     }
     raw
+}
+
+/// The mapping of these keys of another bucket to the same keys of this one.
+pub(super) fn source_transform(origin: &str, bucket: &str, keys: &str) -> Value {
+    let src = format!("{}{keys}", subject_prefix(origin));
+    json!([{ "src": src, "dest": format!("{}{}", subject_prefix(bucket), destination(keys)) }])
 }
 
 /// A filter as the other side of a mapping: its nth `*` is what was there.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use super::config::{bucket_name, destination, subject_prefix};
-use super::{convert, record};
+use super::{convert, record, regular};
 use crate::backend::BucketStatus;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage};
 use crate::error::{Error, Result};
@@ -18,6 +18,7 @@ pub(super) fn normal(wanted: &BucketConfig) -> BucketConfig {
     for source in config.mirror.iter_mut().chain(&mut config.sources) {
         *source = source_in_other_words(source);
     }
+    config.irregular.clear();
     config.description = config.description.filter(|text| !text.is_empty());
     config.placement = config.placement.filter(|placement| *placement != Placement::default());
     config
@@ -80,6 +81,7 @@ pub(super) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     config.sources = sources.iter().map(|source| read_source(source, name)).collect();
     config.metadata = read_metadata(raw.get("metadata"));
     config.atomic = Some(flag("allow_atomic"));
+    config.irregular = regular::differences(name, raw);
     config.limit_markers = duration("subject_delete_marker_ttl").filter(|_| flag("allow_msg_ttl"));
     Ok(config)
 }

@@ -15,6 +15,7 @@
 //! | `api` | the JetStream API: JSON there and back |
 //! | `able`, `learned` | what the server can do that takes the writes of a bucket, for as long as a connection stands |
 //! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
+//! | `regular` | the settings of a stream that make it a bucket: what differs, and its repair |
 //! | `bucket` | where a bucket is: its stream, its subjects, its leader |
 //! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
 //! | `count` | counters, which the server adds up (ADR-49) |
@@ -53,6 +54,7 @@ pub mod probe;
 mod publish;
 mod read;
 mod record;
+mod regular;
 mod replies;
 mod scan;
 mod target;
@@ -200,6 +202,7 @@ impl NatsBackend {
         }
         let mut wanted = raw.clone();
         config::merge(&config, &mut wanted);
+        regular::repair(&config.name, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
         let info = answer.map_err(convert::of_settings)?;
