@@ -165,7 +165,12 @@ impl BucketConfig {
             return wrong("atomic", "is for the bucket that a mirror copies, not for the mirror".into());
         }
         for source in self.mirror.iter().chain(&self.sources) {
-            check_bucket_name("the name of a mirrored or sourced bucket", &source.bucket)?;
+            let setting = "the name of a mirrored or sourced bucket";
+            check_bucket_name(setting, &source.bucket)?;
+            // A server takes the name of any stream, and copies nothing from one that is missing.
+            if let Some(bucket) = source.bucket.strip_prefix("KV_") {
+                return wrong(setting, format!("is that of a stream, `KV_{bucket}`; write the bucket's: `{bucket}`"));
+            }
         }
         if self.metadata.keys().any(|key| key.starts_with("_nats.")) {
             return wrong("metadata", "has a key that begins with `_nats.`, which is the server's".into());
