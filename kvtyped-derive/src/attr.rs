@@ -9,7 +9,7 @@ use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, T
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 12] = [
+const CONTAINER: [&str; 13] = [
     "bucket",
     "key",
     "codec",
@@ -21,6 +21,7 @@ const CONTAINER: [&str; 12] = [
     "replicas",
     "compression",
     "description",
+    "limit_markers",
     "crate",
 ];
 const FIELD: [&str; 2] = ["key", "value"];
@@ -39,6 +40,7 @@ pub(crate) struct Container {
     pub(crate) replicas: Option<LitInt>,
     pub(crate) compression: Option<bool>,
     pub(crate) description: Option<LitStr>,
+    pub(crate) limit_markers: Option<LitStr>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -68,6 +70,9 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
             if input.peek(Token![=]) { value(input, name, "`true` or `false`").map(flag) } else { Ok(true) }
         }),
         "description" => set(&mut found.description, name, || value(input, name, "a text: `description = \"..\"`")),
+        "limit_markers" => set(&mut found.limit_markers, name, || {
+            value(input, name, "a duration with its unit, or `\"off\"`: `limit_markers = \"5m\"`")
+        }),
         "crate" => set(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(name, "`value` belongs on the field that is the value: `#[kv(value)]`")),
         other => Err(unknown(name, names::suggest(other, CONTAINER, "a model has"))),

@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) replicas: Option<u8>,
     pub(crate) compression: Option<bool>,
     pub(crate) description: Option<String>,
+    /// Zero for none.
+    pub(crate) limit_markers: Option<Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -42,6 +44,7 @@ impl Settings {
             replicas: one(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
             compression: attrs.compression,
             description: attrs.description.as_ref().map(LitStr::value),
+            limit_markers: one(ctxt, attrs.limit_markers.as_ref(), limit_markers),
         }
     }
 
@@ -87,6 +90,17 @@ fn ttl(literal: &LitStr) -> Result<Duration> {
         ));
     }
     Ok(ttl)
+}
+
+fn limit_markers(literal: &LitStr) -> Result<Duration> {
+    if literal.value() == "off" {
+        return Ok(Duration::ZERO);
+    }
+    let stay = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
+    if stay < Duration::from_secs(1) || i64::try_from(stay.as_nanos()).is_err() {
+        return Err(Error::new_spanned(literal, "`limit_markers` is from 1s to 292 years, or `\"off\"`"));
+    }
+    Ok(stay)
 }
 
 fn size(literal: &Lit) -> Result<u64> {

@@ -95,21 +95,29 @@ fn respanned(tokens: TokenStream, span: proc_macro2::Span) -> TokenStream {
 
 fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
     // Destructured, so that a new setting cannot be forgotten.
-    let Settings { bucket, history, ttl, max_value_size, max_bytes, storage, replicas, compression, description } =
-        settings;
+    let Settings {
+        bucket,
+        history,
+        ttl,
+        max_value_size,
+        max_bytes,
+        storage,
+        replicas,
+        compression,
+        description,
+        limit_markers,
+    } = settings;
+    let duration = |duration: &std::time::Duration| {
+        let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+        quote!(::core::time::Duration::new(#seconds, #nanos))
+    };
     let mut said = Vec::new();
     let mut say = |name: &str, value: Option<TokenStream>| {
         let name = quote::format_ident!("{name}");
         said.extend(value.map(|value| quote!(settings.#name = ::core::option::Option::Some(#value);)));
     };
     say("history", history.map(ToTokens::into_token_stream));
-    say(
-        "ttl",
-        ttl.map(|ttl| {
-            let (seconds, nanos) = (ttl.as_secs(), ttl.subsec_nanos());
-            quote!(::core::time::Duration::new(#seconds, #nanos))
-        }),
-    );
+    say("ttl", ttl.as_ref().map(duration));
     say("max_value_size", max_value_size.map(ToTokens::into_token_stream));
     say("max_bytes", max_bytes.map(ToTokens::into_token_stream));
     say(
@@ -122,6 +130,7 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
     say("replicas", replicas.map(ToTokens::into_token_stream));
     say("compression", compression.map(ToTokens::into_token_stream));
     say("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
+    say("limit_markers", limit_markers.as_ref().map(duration));
     let new = quote!(#private::BucketConfig::new(#bucket));
     if said.is_empty() { new } else { quote!(let mut settings = #new; #(#said)* settings) }
 }

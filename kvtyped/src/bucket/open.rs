@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use super::{Bucket, ReadBucket};
 use crate::backend::{Backend, Deadline, OperationId, RawBucket};
 use crate::closing::Closing;
-use crate::config::{BucketConfig, Drift, Placement, Republish, Source, Storage};
+use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 
@@ -160,9 +160,10 @@ impl<T: KvModel> OpenBucket<T> {
         })
     }
 
-    /// How long the marker of an expired value stays, 1 s at least; it needs nats-server 2.11.
-    pub fn limit_markers(self, stay: Duration) -> Self {
-        self.set(|config| config.limit_markers = Some(stay))
+    /// How long the marker of an expired value stays, 1 s at least, which needs nats-server 2.11; or
+    /// [`LimitMarkers::Off`].
+    pub fn limit_markers(self, markers: impl Into<LimitMarkers>) -> Self {
+        self.set(|config| config.limit_markers = Some(markers.into().wish()))
     }
 
     /// Whether several writes can be applied all or nothing; it needs nats-server 2.12.1. On in a new bucket where the

@@ -1,6 +1,7 @@
 //! How a bucket that is there differs from what a program wants.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::BucketConfig;
 
@@ -99,7 +100,12 @@ impl BucketConfig {
         compare("placement", show(placement), show(&found.placement));
         compare("republish", show(republish), show(&found.republish));
         compare("mirror", show(mirror), show(&found.mirror));
-        compare("limit_markers", show(limit_markers), show(&found.limit_markers));
+        let markers = |markers: &Option<Duration>| match markers {
+            Some(stay) if stay.is_zero() => Some("off".to_owned()),
+            markers => show(markers),
+        };
+        let wanted_markers = limit_markers.filter(|stay| !stay.is_zero() || found.limit_markers.is_some());
+        compare("limit_markers", markers(&wanted_markers), markers(&found.limit_markers));
         compare("atomic", show(atomic), show(&found.atomic));
         if !sources.is_empty() {
             compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));

@@ -51,6 +51,8 @@ pub struct BucketConfig {
     /// revision of each key, or has a `ttl`, gets [`BucketConfig::LIMIT_MARKERS`] if the server can (2.11); not one with
     /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
     /// that is full once would stay full.
+    ///
+    /// As a wish, zero switches the markers off: see [`LimitMarkers::Off`]. A bucket that has none is found with `None`.
     pub limit_markers: Option<Duration>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
@@ -59,6 +61,37 @@ pub struct BucketConfig {
     /// `discard = old`: each breaks a promise. Each counts as a [`Difference`], and [`Drift::Update`] repairs it where the
     /// server allows that. Ignored as a wish.
     pub irregular: Vec<Difference>,
+}
+
+/// Whether the server leaves a marker where a value expires, and for how long; see [`BucketConfig::limit_markers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitMarkers {
+    /// No markers, as other clients make buckets by default. The TTL of a single record is then `Unsupported`, so recipes
+    /// that need one (locks, elections, groups) refuse the bucket; and nothing announces that a record expired, so watches
+    /// do not receive [`Removed::Expired`](crate::Removed::Expired) from the server.
+    ///
+    /// A server that has enabled the TTL of messages in a bucket cannot disable it: of such a bucket only the markers go.
+    Off,
+    /// Markers that stay this long, 1 s at least.
+    For(Duration),
+}
+
+impl LimitMarkers {
+    /// The wish as [`BucketConfig`] holds it.
+    pub(crate) fn wish(self) -> Duration {
+        match self {
+            Self::Off => Duration::ZERO,
+            Self::For(stay) => stay,
+        }
+    }
+}
+
+impl From<Duration> for LimitMarkers {
+    /// Markers that stay this long.
+    fn from(stay: Duration) -> Self {
+        Self::For(stay)
+    }
 }
 
 /// Where a bucket is stored.
@@ -118,6 +151,7 @@ impl BucketConfig {
         if limit_markers && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
             self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
         }
+        self.limit_markers = self.limit_markers.filter(|stay| !stay.is_zero());
         self
     }
 
@@ -145,9 +179,13 @@ impl BucketConfig {
             return wrong("ttl", format!("is {ttl:?}, and must be from 100 ms to 292 years"));
         }
         if let Some(markers) = self.limit_markers
+            && !markers.is_zero()
             && (markers < Duration::from_secs(1) || nanos(markers).is_none())
         {
-            return wrong("limit_markers", format!("is {markers:?}, and must be from 1 s to 292 years"));
+            return wrong(
+                "limit_markers",
+                format!("is {markers:?}, and must be from 1 s to 292 years, or `LimitMarkers::Off`"),
+            );
         }
         if self.max_value_size.is_some_and(|size| size == 0 || i32::try_from(size).is_err()) {
             return wrong("max_value_size", "must be from 1 byte to 2 GiB - 1".into());

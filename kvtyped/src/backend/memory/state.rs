@@ -129,7 +129,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         mirror: mirror.or(old.mirror),
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
-        limit_markers: limit_markers.or(old.limit_markers),
+        limit_markers: limit_markers.or(old.limit_markers).filter(|stay| !stay.is_zero()),
         atomic: atomic.or(old.atomic),
         irregular: Vec::new(),
     })

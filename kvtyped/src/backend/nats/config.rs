@@ -25,7 +25,7 @@ pub(super) fn subject_prefix(bucket: &str) -> String {
 
 /// Whether the server can do what is wanted.
 pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
-    if wanted.limit_markers.is_some() && !able.key_ttl {
+    if wanted.limit_markers.is_some_and(|stay| !stay.is_zero()) && !able.key_ttl {
         let needs = "nats-server 2.11 (JetStream API level 1) for limit markers";
         return Err(Error::unsupported(needs, able.backend.clone()));
     }
@@ -99,6 +99,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         atomic,
         irregular: _,
     } = wanted;
+    let had_markers = raw.contains_key("subject_delete_marker_ttl");
     // A server that cannot does not know the field.
     let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
     if let Some(ttl) = ttl.and_then(nanos) {
@@ -123,8 +124,14 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     set("mirror_direct", mirror.as_ref().map(|_| json!(true)));
     let copied = || sources.iter().map(|source| write_source(source, name, true)).collect();
     set("sources", (!sources.is_empty()).then(copied));
-    set("allow_msg_ttl", limit_markers.map(|_| json!(true)));
-    set("subject_delete_marker_ttl", limit_markers.and_then(nanos).map(|ttl| json!(ttl)));
+    match limit_markers {
+        // No server takes back that messages may have a TTL.
+        Some(stay) if stay.is_zero() => set("subject_delete_marker_ttl", had_markers.then_some(json!(0))),
+        markers => {
+            set("allow_msg_ttl", markers.map(|_| json!(true)));
+            set("subject_delete_marker_ttl", markers.and_then(nanos).map(|ttl| json!(ttl)));
+        }
+    }
     set("allow_atomic", atomic.map(|on| json!(on)));
     if !metadata.is_empty() {
         let notes = raw.entry("metadata").or_insert_with(|| json!({}));
