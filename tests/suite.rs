@@ -25,6 +25,7 @@ mod once;
 mod promises;
 mod rate;
 mod recovery;
+mod resume;
 mod security;
 mod semaphore;
 #[allow(dead_code, reason = "the tests of hostile input need more of it")]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -63,7 +63,13 @@ pub(super) struct Place {
     pub(super) max_ack_pending: usize,
     /// Whether it was found that a consumer with a window does not get on here.
     pub(super) unwindowed: AtomicBool,
+    /// How many messages a subscription is trusted to hold.
+    window: AtomicU32,
 }
+
+/// How many messages may be on their way to a watch at first: a quarter of what a subscription of the client holds unless
+/// it is configured otherwise; and the fewest.
+const WINDOW: (u32, u32) = (16_384, 32);
 
 impl NatsBucket {
     /// The bucket with these settings, which were read from this configuration of a stream.
@@ -98,6 +104,7 @@ impl NatsBucket {
             many: many::Support::default(),
             max_ack_pending,
             unwindowed: AtomicBool::new(false),
+            window: AtomicU32::new(WINDOW.0),
             created,
             config,
         };
@@ -110,6 +117,19 @@ impl NatsBucket {
 }
 
 impl Place {
+    /// How many messages a consumer may have on their way; `None` where acknowledgements do not reach the server.
+    pub(super) fn window(&self) -> Option<u32> {
+        let window = self.window.load(Ordering::Relaxed);
+        let limit = u32::try_from(self.max_ack_pending).unwrap_or(u32::MAX);
+        (!self.unwindowed.load(Ordering::Relaxed)).then(|| window.min(limit))
+    }
+
+    /// Halves the window, after a subscription dropped a message.
+    pub(super) fn narrow_window(&self) {
+        let halved = |window: u32| Some((window / 2).max(WINDOW.1));
+        let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
+    }
+
     /// The subject of a key in the stream.
     pub(super) fn subject(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)

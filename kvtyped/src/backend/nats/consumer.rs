@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -25,8 +25,13 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long the server keeps a consumer that nobody listens to.
 const INACTIVE: Duration = Duration::from_secs(30);
 
-/// After which time an acknowledgement is missed: a reader may take its time.
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+/// After which time an acknowledgement is missed: a reader may take its time, and a watch lives for years.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// How long the first attempt to create a consumer may take, before another name is tried. A server that was just lost
+/// may have been chosen to host the consumer, and repeating the request would wait for that server. Each further attempt
+/// may take twice as long, because creating a consumer on a very large stream is slow.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
@@ -78,6 +83,9 @@ pub(super) struct Consumer {
     /// How many messages may be on their way, and the number of the last one that was acknowledged.
     window: Option<u32>,
     acknowledged: u64,
+    /// Where the last message is acknowledged, and how many messages the server had for this consumer after it.
+    reply: Option<Subject>,
+    behind: u64,
     /// How many messages there were for it when it was made.
     pub(super) pending: u64,
     /// Which server of a cluster delivers.
@@ -103,6 +111,8 @@ pub(super) enum Heard {
     Idle(Revision),
     /// A message was lost, or the consumer: another has to go on.
     Lost(&'static str),
+    /// A message did not arrive, as when this client's subscription was full: another has to go on, with a smaller window.
+    Dropped,
     /// The server does not hear that messages are taken: another has to go on, without a window.
     Unheard,
 }
@@ -116,8 +126,29 @@ pub(super) struct Ahead {
 }
 
 impl Consumer {
-    /// Makes a consumer and begins to listen.
+    /// Makes a consumer and begins to listen. An attempt that gets no answer in time is followed by another, under another
+    /// name; the dropped one removes what it may have made.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, a consumer that the server may have made is removed.
     pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
+        let (mut limit, mut backoff) = (ATTEMPT, Backoff::outage());
+        loop {
+            let attempt = Deadline::after(limit.min(deadline.remaining()));
+            let error = match Self::attempt(api, request, attempt).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => error,
+                result => return result,
+            };
+            if !backoff.pause(deadline).await {
+                return Err(if matches!(error.kind(), ErrorKind::Timeout { .. }) { deadline.error() } else { error });
+            }
+            tracing::debug!(stream = request.stream, %error, "a consumer is created under another name");
+            limit *= 2;
+        }
+    }
+
+    async fn attempt(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
         let connection = api.wire();
         connection.connected(deadline).await?;
         let epoch = connection.epoch();
@@ -139,6 +170,8 @@ impl Consumer {
             last: 0,
             window: request.window,
             acknowledged: 0,
+            reply: None,
+            behind: 0,
             pending: 0,
             server: None,
             made: Made::Maybe,
@@ -255,17 +288,45 @@ impl Consumer {
 
     async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
-            return Heard::Lost("a message was lost");
+            return Heard::Dropped;
         }
         self.last = delivery.number;
-        if let Some(window) = self.window
-            && self.last - self.acknowledged >= u64::from(window.div_ceil(2))
-            && let Some(reply) = message.reply.clone()
+        self.reply.clone_from(&message.reply);
+        self.behind = delivery.pending;
+        if self.window.is_some_and(|window| self.last - self.acknowledged >= u64::from(window.div_ceil(2))) {
+            self.acknowledge().await;
+        }
+        Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
+    }
+
+    /// Acknowledges every message that was taken.
+    async fn acknowledge(&mut self) {
+        if self.acknowledged < self.last
+            && let Some(reply) = self.reply.clone()
         {
             self.acknowledged = self.last;
             let _ = self.api.wire().client().publish(reply, bytes::Bytes::new()).await;
         }
-        Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
+    }
+
+    /// Whether an idle server may only wait for an acknowledgement: the last message told of others to come. Acknowledges
+    /// everything, so that a later heartbeat shows more.
+    pub(super) async fn may_be_stalled(&mut self) -> bool {
+        if self.window.is_none() || self.behind == 0 {
+            return false;
+        }
+        self.acknowledge().await;
+        true
+    }
+
+    /// Takes it that nothing is to come after the last message.
+    pub(super) fn settle(&mut self) {
+        self.behind = 0;
+    }
+
+    /// The number of the last message.
+    pub(super) fn last(&self) -> u64 {
+        self.last
     }
 
     /// Answers what the server asks, and hears what it tells.
@@ -287,7 +348,7 @@ impl Consumer {
                 let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
                 Some(Heard::Idle(Revision::new(upto)))
             }
-            Some(number) if number > self.last => Some(Heard::Lost("a message was lost")),
+            Some(number) if number > self.last => Some(Heard::Dropped),
             _ => None,
         }
     }

@@ -151,6 +151,10 @@ impl Scanning {
                 // Some of what was to come may be there no longer.
                 Heard::Idle(_) => self.look(deadline).await?,
                 Heard::Unheard => self.unheard(deadline).await?,
+                Heard::Dropped => {
+                    self.place.narrow_window();
+                    self.lost("a message was dropped", deadline).await?;
+                }
                 Heard::Lost(why) => self.lost(why, deadline).await?,
             }
         }
@@ -180,14 +184,15 @@ impl Scanning {
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
         // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
-        let window = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1).min(place.max_ack_pending);
+        let wanted = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1);
+        let window = place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
         let request = Request {
             stream: place.stream.clone(),
             filters: filters.collect(),
             start: if from { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
             headers_only: scan.headers_only,
             heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
-            window: u32::try_from(window).ok().filter(|_| *windowed),
+            window,
         };
         let consumer = Consumer::create(&place.api, &request, deadline).await?;
         self.left = consumer.pending;

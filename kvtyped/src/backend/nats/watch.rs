@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
@@ -54,6 +55,8 @@ struct Sitting {
     consumer: Consumer,
     listing: Listing,
     ready: bool,
+    /// After which message an idle server may have waited for an acknowledgement.
+    idle_after: Option<u64>,
     /// Everything to be told of this revision, or one before it, was told.
     upto: Revision,
     /// What is to be told before anything else.
@@ -107,6 +110,7 @@ impl Sitting {
                     false => [Signal::Begun(begun)].into(),
                 },
                 upto: start,
+                idle_after: None,
                 place,
                 consumer,
                 listing,
@@ -146,6 +150,7 @@ impl Sitting {
                         return Ok(entry.map(|entry| Signal::Entry { entry, behind }));
                     }
                 }
+                Heard::Idle(_) if self.consumer.may_be_stalled().await && !self.has_nothing_to_come().await? => {}
                 Heard::Idle(upto) => {
                     if self.listing.idle(upto) >= STUCK {
                         return Err(self.end("the server that delivers is behind, and stays so").await);
@@ -158,10 +163,38 @@ impl Sitting {
                     self.first.push_back(Signal::Alive { upto: self.upto });
                 }
                 Heard::Lost(why) => return Err(self.end(why).await),
-                // It has no window.
-                Heard::Unheard => return Err(self.end("it is not heard").await),
+                Heard::Dropped => {
+                    self.place.narrow_window();
+                    return Err(self.end("a message was dropped").await);
+                }
+                Heard::Unheard => return Err(self.unheard().await),
             }
         }
+    }
+
+    /// Whether a server that is idle has nothing to deliver, although it told of more to come. It may have been idle for want
+    /// of an acknowledgement: so it is asked when it is idle a second time after everything was acknowledged.
+    async fn has_nothing_to_come(&mut self) -> Result<bool> {
+        if self.idle_after != Some(self.consumer.last()) {
+            self.idle_after = Some(self.consumer.last());
+            return Ok(false);
+        }
+        match self.consumer.ahead(Deadline::after(LOOK)).await {
+            Ok(ahead) if ahead.waits => return Err(self.unheard().await),
+            Ok(ahead) if ahead.pending > 0 => return Ok(false),
+            Ok(_) => {}
+            // Without the right to ask, the second heartbeat is believed.
+            Err(error) if error.is_denied() => {}
+            Err(error) => return Err(self.end(&error.to_string()).await),
+        }
+        self.consumer.settle();
+        Ok(true)
+    }
+
+    /// Ends a session whose acknowledgements do not reach the server; the next has no window.
+    async fn unheard(&self) -> Error {
+        self.place.unwindowed.store(true, Ordering::Relaxed);
+        self.end("acknowledgements do not reach the server").await
     }
 
     /// Lets a listing that nobody counts go on to where the bucket is by now; where that is not learned, until nothing is
@@ -217,7 +250,7 @@ fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) ->
         },
         headers_only: watch.headers_only,
         heartbeat: HEARTBEAT,
-        window: None,
+        window: place.window(),
     }
 }
 
