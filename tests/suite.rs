@@ -1,5 +1,6 @@
 //! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
 
+mod account_errors;
 mod buckets;
 mod bulk;
 mod cache;

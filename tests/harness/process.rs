@@ -124,6 +124,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// SIGHUP: the server reads its configuration again.
+    pub(crate) fn reload(&mut self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
             // The id stays ours until the child is waited for, even if dead.

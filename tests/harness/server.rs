@@ -5,6 +5,7 @@ mod builder;
 use crate::process::{Process, lock};
 use crate::{wait, wire};
 use serde_json::Value;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
@@ -124,6 +125,29 @@ impl Server {
     /// SIGCONT: what [`freeze`](Self::freeze) stopped goes on.
     pub fn thaw(&self) {
         lock(&self.process).thaw();
+    }
+
+    /// Replaces text of the configuration file and lets the running server load the result.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the file does not contain `old`, or if the server does not accept the result.
+    pub async fn reload(&self, old: &str, new: &str) {
+        const DONE: &str = "Reloaded server configuration";
+        const FAILED: &str = "Failed to reload";
+        let reloads = |log: &str| log.matches(DONE).count();
+        let before = reloads(&self.log());
+        let (old, new) = (old.to_owned(), new.to_owned());
+        self.blocking(move |process| {
+            let text = fs::read_to_string(process.config()).expect("the configuration can be read");
+            assert!(text.contains(&old), "the configuration does not contain {old:?}");
+            fs::write(process.config(), text.replace(&old, &new)).expect("the configuration can be written");
+            process.reload();
+        })
+        .await;
+        let reloaded = async || (reloads(&self.log()) > before || self.log().contains(FAILED)).then_some(());
+        wait::until("the server reloads its configuration", START_LIMIT, reloaded).await;
+        assert!(!self.log().contains(FAILED), "{}", self.log());
     }
 
     /// Starts the server again, on the same port and store, and waits until it

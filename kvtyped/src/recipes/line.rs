@@ -347,6 +347,22 @@ impl State {
         (self.listens, self.begun) = (None, false);
         (self.queue, self.told) = (Queue::default(), None);
     }
+
+    /// Removes the waiters with such a claim. They are to be dropped without the lock, since a claim knows the line.
+    fn take_waiters(&mut self, is_meant: impl Fn(&Claim) -> bool) -> Vec<Waiter> {
+        let (taken, kept) =
+            std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| is_meant(&waiter.claim));
+        self.waiters = kept;
+        BTreeMap::into_values(taken).collect()
+    }
+}
+
+/// Ends these waits with an error.
+fn fail(waiters: Vec<Waiter>, error: Error) {
+    let error = Arc::new(error);
+    for waiter in waiters {
+        let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
+    }
 }
 
 /// Who has a lease that was handed on.
@@ -442,22 +458,23 @@ impl Listener {
                     match event {
                         Some(Ok(event)) => self.line.hear(&claim, event),
                         Some(Err(error)) if is_final(&error) => break error,
-                        Some(Err(_)) => {}
+                        // The watch retries; only the impatient give up.
+                        Some(Err(error)) => {
+                            let failed = self.line.state().take_waiters(|claim| claim.gives_up_on(&error));
+                            fail(failed, error);
+                        }
                         None => break Error::new(ErrorKind::Closed),
                     }
                 }
             }
             Err(error) => error,
         };
-        let error = Arc::new(error);
         let waiters = {
             let mut state = self.line.state();
             state.deaf();
-            std::mem::take(&mut state.waiters)
+            state.take_waiters(|_| true)
         };
-        for waiter in waiters.into_values() {
-            let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
-        }
+        fail(waiters, error);
     }
 
     fn begins(&self) {

@@ -198,7 +198,8 @@ impl Locks {
     /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its outcome
     /// is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if the bucket goes
     /// meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with one, that is waited
-    /// for, too.
+    /// for, too. A denial of the first attempt is returned at once. With a `wait`, a later denial is waited out: it becomes
+    /// the cause of the `Timeout`.
     ///
     /// # Cancel safety
     ///
@@ -292,7 +293,10 @@ impl WantedLock {
                 How::Now => now(claim, line, fair).await?,
                 How::Wait(longest) => {
                     let progress = Arc::clone(&claim.progress);
-                    Some(within(longest, &progress, wait(claim, line, fair, longest.is_some())).await?)
+                    Some(
+                        within(longest, &progress, wait(Claim { patient: longest.is_some(), ..claim }, line, fair))
+                            .await?,
+                    )
                 }
             };
             Ok(lease.map(|lease| LockGuard { lease }))
@@ -315,9 +319,9 @@ async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>>
 }
 
 /// Whoever is patient waits for what passes, from the first attempt on: the time that its user gave bounds it.
-async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: bool) -> Result<Lease> {
+async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     if fair {
-        return ticket::wait(claim, line, fair, patient).await;
+        return ticket::wait(claim, line, fair).await;
     }
     // The others of this process wait for the turn.
     let _turn = line.turn().await;
@@ -326,11 +330,11 @@ async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: bool) -> Resul
     } else {
         match first(claim.clone(), &line).await {
             Ok(Some(lease)) => return Ok(lease),
-            Err(error) if !(patient && passes(&error)) => return Err(error),
+            Err(error) if !(claim.patient && passes(&error)) => return Err(error),
             Ok(None) | Err(_) => {}
         }
     }
-    ticket::wait(claim, line, fair, patient).await
+    ticket::wait(claim, line, fair).await
 }
 
 /// The first attempt, over the marker that this process has left, if it was the last.

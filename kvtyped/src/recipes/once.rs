@@ -15,6 +15,7 @@ use super::lease::Lease;
 use super::once_run::{RunError, RunOutput};
 use super::place::place_options;
 use super::slot::{Slot, Value};
+use super::tenure::Claim;
 use super::terms::lease_options;
 use super::told::{Told, pack};
 use super::wait::{Waited, Waiting, within};
@@ -168,10 +169,10 @@ where
         if let Some(result) = self.stored(key, Read::Any).await? {
             return Ok(Waited::Settled(result));
         }
-        let claim = self.place.claim(key, None).await?;
+        let claim = Claim { patient: longest.is_some(), ..self.place.claim(key, None).await? };
         let progress = Arc::clone(&claim.progress);
         let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-        within(longest, &progress, Waiting::new(claim, longest.is_some()).take_unless(settled)).await
+        within(longest, &progress, Waiting::new(claim).take_unless(settled)).await
     }
 }
 

@@ -44,8 +44,13 @@ impl Progress {
         self.set(match attempt {
             Attempt::Taken(_) => Last::Nothing,
             Attempt::Refused => Last::Refused,
-            Attempt::Failed(error) => Last::Failed { why: error.to_string(), outcome: error.outcome() },
+            Attempt::Failed(error) => return self.fails(error),
         });
+    }
+
+    /// Records an error that is waited out.
+    pub(super) fn fails(&self, error: &Error) {
+        self.set(Last::Failed { why: error.to_string(), outcome: error.outcome() });
     }
 
     /// The error of whoever has waited for so long.

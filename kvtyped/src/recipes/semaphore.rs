@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::slot::Slot;
 use super::tenure::{Attempt, Claim, Over};
 use super::terms::lease_options;
-use super::wait::{self, is_final, passes, patience, within};
+use super::wait::{self, passes, patience, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +82,8 @@ impl Semaphore {
     ///
     /// `Timeout`, if [`wait`](Acquire::wait) is given and passes; without, it waits for as long as all are taken. Its outcome
     /// is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be reached is waited
-    /// for in that time, too; without a `wait`, it fails the first attempt.
+    /// for in that time, too; without a `wait`, it fails the first attempt. A denial of the first attempt is returned at
+    /// once. With a `wait`, a later denial is waited out: it becomes the cause of the `Timeout`.
     /// `InvalidConfig` if there are no permits, or more than 4,096, or the times contradict each other, or the name is none
     /// of a bucket; `Unsupported` if the bucket, or the server, lets single records not expire; `BucketNotFound` if the
     /// bucket goes meanwhile.
@@ -183,14 +184,14 @@ impl Semaphore {
     /// Waits for any slot by one watch over all.
     async fn wait(&self, progress: &Arc<Progress>, patient: bool) -> Result<Permit> {
         let claim = self.checked()?.place.claim("", None).await?;
-        let claim = Claim { progress: Arc::clone(progress), ..claim };
+        let claim = Claim { progress: Arc::clone(progress), patient, ..claim };
         match self.try_any(&claim).await {
             Ok(Some(permit)) => return Ok(permit),
             Err(error) if !(patient && passes(&error)) => return Err(error),
             Ok(None) | Err(_) => {}
         }
         let ttl = claim.times.ttl;
-        let mut events = wait::watch(&claim.bucket, self.place.all(), patient).await?;
+        let mut events = wait::watch(&claim.bucket, self.place.all(), &claim).await?;
         let mut slots = Slots::new(self.permits);
         let mut look = Instant::now() + patience(ttl);
         loop {
@@ -204,7 +205,7 @@ impl Semaphore {
                     slots.learn(event);
                     self.try_known(&claim, &mut slots).await
                 }
-                Some(Some(Err(error))) if is_final(&error) => return Err(error),
+                Some(Some(Err(error))) if claim.gives_up_on(&error) => return Err(error),
                 Some(Some(Err(_))) => continue,
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
                 // Something may have been missed.
@@ -213,7 +214,7 @@ impl Semaphore {
             match taken {
                 Ok(Some(permit)) => return Ok(permit),
                 Ok(None) => {}
-                Err(error) if passes(&error) => {}
+                Err(error) if claim.waits_out(&error) => {}
                 Err(error) => return Err(error),
             }
             look = Instant::now() + patience(ttl);

@@ -62,6 +62,8 @@ pub(super) struct Claim {
     pub(super) ticket: Option<String>,
     /// What came of the attempts so far.
     pub(super) progress: Arc<Progress>,
+    /// Whether its user bounds the wait, so that errors which an administrator may undo are waited out.
+    pub(super) patient: bool,
 }
 
 /// Over what a lease is taken.
@@ -94,7 +96,19 @@ impl Claim {
         times: Times,
     ) -> Self {
         let (marker, progress) = (times.ttl, Arc::default());
-        Self { bucket, key, name, holding, times, fenced: false, marker, line: None, ticket: None, progress }
+        Self {
+            bucket,
+            key,
+            name,
+            holding,
+            times,
+            fenced: false,
+            marker,
+            line: None,
+            ticket: None,
+            progress,
+            patient: false,
+        }
     }
 
     /// Tries once to take the lease, within the time of an operation.

@@ -13,7 +13,7 @@ use super::line::{Line, Told};
 use super::queue::{id_of, part_of};
 use super::slot::SlotKey;
 use super::tenure::{Attempt, Claim, Over};
-use super::wait::{is_final, passes, patience};
+use super::wait::{passes, patience};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -55,11 +55,14 @@ pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
 
 /// Waits until the lease is handed on to it, or is free and it is the first, and takes it. One that does not insist on its
 /// order takes a lease that has been free for long, whoever comes first.
-pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: bool) -> Result<Lease> {
+pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     let longest = || patience(claim.times.ttl);
-    let mut ticket = match patient {
-        true => Ticket::draw_again(&line, &claim).await?,
-        false => Ticket::draw(&line, &claim).await?,
+    let mut ticket = match Ticket::draw(&line, &claim).await {
+        // Of a fair lock this is the first attempt; else that has been made.
+        Err(error) if claim.patient && (passes(&error) || (!fair && claim.waits_out(&error))) => {
+            Ticket::draw_again(&line, &claim).await?
+        }
+        drawn => drawn?,
     };
     let mut look = Instant::now() + longest();
     loop {
@@ -92,11 +95,11 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: boo
             Some(Told::Free(over)) => match ticket.of(&claim).attempt(over).await {
                 // Somebody was faster: the watch tells of it, or has.
                 Attempt::Refused if !ticket.is_spent() => continue,
-                Attempt::Failed(error) if passes(&error) && !ticket.is_spent() => continue,
+                Attempt::Failed(error) if claim.waits_out(&error) && !ticket.is_spent() => continue,
                 attempt => attempt,
             },
             Some(Told::Tried(attempt)) => attempt,
-            Some(Told::Failed(error)) => return Err(error),
+            Some(Told::Failed(error)) => Attempt::Failed(error),
             Some(Told::Listens) => continue,
             Some(Told::Deaf) => {
                 line.listen_again(&claim);
@@ -107,7 +110,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool, patient: boo
         };
         match attempt {
             Attempt::Taken(lease) if lease.is_held() => return Ok(lease),
-            Attempt::Failed(error) if !passes(&error) => return Err(error),
+            Attempt::Failed(error) if !claim.waits_out(&error) => return Err(error),
             // It was handed on so long ago that it is lost by now.
             Attempt::Taken(_) | Attempt::Failed(_) | Attempt::Refused => {
                 ticket = Ticket::draw_again(&line, &claim).await?
@@ -121,7 +124,10 @@ impl Ticket {
     async fn draw_again(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
         loop {
             match Self::draw(line, claim).await {
-                Err(error) if passes(&error) => sleep(REST + crate::chance::up_to(REST)).await,
+                Err(error) if claim.waits_out(&error) => {
+                    claim.progress.fails(&error);
+                    sleep(REST + crate::chance::up_to(REST)).await;
+                }
                 drawn => return drawn,
             }
         }
@@ -178,7 +184,7 @@ async fn look_for(claim: &Claim, id: &str, line: &Arc<Line>, fair: bool) -> Resu
             Ok(None)
         }
         Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
-        Err(error) if is_final(&error) => Err(error),
+        Err(error) if claim.gives_up_on(&error) => Err(error),
         // Nobody knows: the next look may.
         Err(_) => Ok(None),
     }

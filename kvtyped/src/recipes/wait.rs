@@ -29,21 +29,33 @@ pub(super) fn patience(ttl: Duration) -> Duration {
 
 /// Whether no patience helps against an error of a watch.
 pub(super) fn is_final(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::BucketNotFound
-            | ErrorKind::PermissionDenied { .. }
-            | ErrorKind::Unauthorized
-            | ErrorKind::Closed
-            | ErrorKind::Unsupported { .. }
-            | ErrorKind::InvalidConfig { .. }
-    )
+    matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed | ErrorKind::InvalidConfig { .. })
+}
+
+/// Whether an administrator may undo the error: a denied permission, or JetStream disabled for the account.
+fn is_of_the_account(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied { .. } | ErrorKind::Unsupported { .. })
+}
+
+impl Claim {
+    /// Whether an error of a watch or a read ends the wait; if not, it is recorded as the cause of a later timeout.
+    pub(super) fn gives_up_on(&self, error: &Error) -> bool {
+        if is_final(error) || (is_of_the_account(error) && !self.patient) {
+            return true;
+        }
+        self.progress.fails(error);
+        false
+    }
+
+    /// Whether the wait goes on after an attempt that failed, unless it was the first.
+    pub(super) fn waits_out(&self, error: &Error) -> bool {
+        passes(error) || (self.patient && is_of_the_account(error))
+    }
 }
 
 /// One who waits for a lease.
 pub(super) struct Waiting {
     claim: Claim,
-    patient: bool,
 }
 
 /// How a wait ended.
@@ -68,8 +80,8 @@ pub(super) async fn within<R>(
 pub(super) async fn take(claim: impl Future<Output = Result<Claim>>, longest: Option<Duration>) -> Result<Lease> {
     let progress = Arc::<Progress>::default();
     let take = async {
-        let claim = Claim { progress: Arc::clone(&progress), ..claim.await? };
-        match Waiting::new(claim, longest.is_some()).take_unless::<Holding, Infallible>(|_| None).await? {
+        let claim = Claim { progress: Arc::clone(&progress), patient: longest.is_some(), ..claim.await? };
+        match Waiting::new(claim).take_unless::<Holding, Infallible>(|_| None).await? {
             Waited::Taken(lease) => Ok(lease),
             Waited::Settled(never) => match never {},
         }
@@ -78,19 +90,22 @@ pub(super) async fn take(claim: impl Future<Output = Result<Claim>>, longest: Op
 }
 
 /// Begins to watch. Who is patient tries again for as long as what stands in the way passes.
-pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, patient: bool) -> Result<Events<T>> {
+pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, claim: &Claim) -> Result<Events<T>> {
     let mut backoff = Backoff::outage();
     loop {
         match bucket.watch(filter.clone()).await {
-            Err(error) if patient && passes(&error) => sleep(backoff.next()).await,
+            Err(error) if claim.patient && claim.waits_out(&error) => {
+                claim.progress.fails(&error);
+                sleep(backoff.next()).await;
+            }
             begun => return begun,
         }
     }
 }
 
 impl Waiting {
-    pub(super) fn new(claim: Claim, patient: bool) -> Self {
-        Self { claim, patient }
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { claim }
     }
 
     /// Takes the lease; waits for it, if another has it, unless the record of that settles it.
@@ -100,7 +115,7 @@ impl Waiting {
     ) -> Result<Waited<R>> {
         match self.claim.clone().attempt(Over::Nothing).await {
             Attempt::Taken(lease) => Ok(Waited::Taken(lease)),
-            Attempt::Failed(error) if !(self.patient && passes(&error)) => Err(error),
+            Attempt::Failed(error) if !(self.claim.patient && passes(&error)) => Err(error),
             Attempt::Refused | Attempt::Failed(_) => self.wait_unless(settled).await,
         }
     }
@@ -112,7 +127,7 @@ impl Waiting {
     ) -> Result<Waited<R>> {
         let bucket = self.claim.bucket.of::<Slot<V>>();
         let key = self.claim.key.clone();
-        let mut events = watch(&bucket, Filter::of_key(&key), self.patient).await?;
+        let mut events = watch(&bucket, Filter::of_key(&key), &self.claim).await?;
         let mut held = false;
         let mut look = Instant::now() + patience(self.claim.times.ttl);
         loop {
@@ -133,13 +148,13 @@ impl Waiting {
                 Some(Some(Ok(Event::Put(entry)))) => there = Some(Ok(entry.into_value().value)),
                 Some(Some(Ok(Event::Undecodable { error, .. }))) => there = Some(Err(error)),
                 Some(Some(Ok(_))) => continue,
-                Some(Some(Err(error))) if is_final(&error) => return Err(error),
+                Some(Some(Err(error))) if self.claim.gives_up_on(&error) => return Err(error),
                 Some(Some(Err(_))) => continue,
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
                 None => match bucket.get(&key).read(Read::Leader).await {
                     Ok(entry) => there = entry.map(|entry| Ok(entry.into_value().value)),
                     Err(error) if matches!(error.kind(), ErrorKind::Decode { .. }) => there = Some(Err(error)),
-                    Err(error) if is_final(&error) => return Err(error),
+                    Err(error) if self.claim.gives_up_on(&error) => return Err(error),
                     // Nobody knows: the next look may.
                     Err(_) => {
                         look = Instant::now() + patience(self.claim.times.ttl);
@@ -168,14 +183,14 @@ impl Waiting {
             Attempt::Taken(lease) => Ok(Some(lease)),
             Attempt::Refused => Ok(None),
             // What passes is waited for; the time that its user gave bounds it.
-            Attempt::Failed(error) if passes(&error) => Ok(None),
+            Attempt::Failed(error) if self.claim.waits_out(&error) => Ok(None),
             Attempt::Failed(error) => Err(error),
         }
     }
 }
 
 /// Whether one who waits goes on in spite of an error: what stands in the way passes, and a lease that may have been taken
-/// without anybody knowing expires.
+/// without anybody knowing expires. Refused credentials count as an unreachable server: the client keeps reconnecting.
 pub(super) fn passes(error: &Error) -> bool {
-    error.is_retryable() || error.outcome() == Outcome::Unknown
+    error.is_retryable() || error.outcome() == Outcome::Unknown || matches!(error.kind(), ErrorKind::Unauthorized)
 }

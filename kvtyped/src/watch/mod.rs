@@ -65,8 +65,9 @@ impl<T: KvModel> ReadBucket<T> {
     /// # Errors
     ///
     /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and tells
-    /// a `Resync` if the bucket is made anew. `PermissionDenied` and `Closed` are the last. A record that does not decode is
-    /// an [`Event::Undecodable`].
+    /// a `Resync` if the bucket is made anew. Errors that an administrator may undo are also told once: `PermissionDenied`,
+    /// `Unauthorized`, or `Unsupported` where JetStream was disabled. The stream then retries until it works again. Only
+    /// `Closed` is the last item. A record that does not decode is an [`Event::Undecodable`].
     ///
     /// # Cancel safety
     ///

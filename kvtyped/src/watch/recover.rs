@@ -1,5 +1,6 @@
 //! One watch over many sittings: what happens when one ends.
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,8 +42,8 @@ type Sitting = BoxStream<'static, Result<Signal>>;
 
 /// Where a watch is.
 enum State {
-    /// There is no sitting. One that does not begin is tried again, less and less often; a bucket that is gone is told
-    /// once, and waited for; what no patience helps against (a permission, a closed connection) is the end.
+    /// There is no sitting. One that does not begin is tried again, less and less often. Errors that the reader must know
+    /// are told once and waited out; only a closed connection is the end.
     Begin(Since),
     /// A sitting that began so tells what is there. If it ends, what is there is told from the start, behind a `Resync`;
     /// unless it goes on behind a revision, and so in the order of revisions: the next does, too.
@@ -69,7 +70,8 @@ pub(super) struct Recovery {
     /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
     owes_ready: bool,
     told_anything: bool,
-    told_gone: bool,
+    /// The errors that the reader knows of, since the last sitting that was ready.
+    told_errors: Vec<Discriminant<ErrorKind>>,
     lagging: bool,
     held_back: Option<News>,
 }
@@ -92,7 +94,7 @@ impl Recovery {
             resync: false,
             owes_ready: true,
             told_anything: false,
-            told_gone: false,
+            told_errors: Vec::new(),
             lagging: false,
             held_back: None,
         };
@@ -167,7 +169,6 @@ impl Recovery {
         }
         self.resync |= another;
         self.owes_ready |= self.resync;
-        self.told_gone = false;
         self.backoff = Backoff::outage();
         self.position = match since {
             Since::Now => last_revision,
@@ -204,6 +205,7 @@ impl Recovery {
                 if let Some((_, revision)) = self.bucket {
                     self.reached(revision);
                 }
+                self.told_errors.clear();
                 std::mem::take(&mut self.owes_ready).then_some(News::Ready)
             }
             Signal::Alive { upto } => {
@@ -234,18 +236,27 @@ impl Recovery {
             State::Listing(..) | State::Live(_) => Since::After(self.position),
             State::Over => return Some(None),
         };
-        match error.kind() {
+        let is_silent = match error.kind() {
+            ErrorKind::Closed => return Some(Some(Err(error))),
             ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {
                 self.state = State::Begin(next);
+                true
             }
             ErrorKind::BucketNotFound => {
                 self.state = State::Begin(self.listing());
                 self.resync = true;
-                if !std::mem::replace(&mut self.told_gone, true) {
-                    return Some(Some(Err(error)));
-                }
+                false
             }
-            _ => return Some(Some(Err(error))),
+            // Denied, or without JetStream: an administrator may undo that.
+            _ => {
+                self.state = State::Begin(next);
+                false
+            }
+        };
+        let kind = discriminant(error.kind());
+        if !is_silent && !self.told_errors.contains(&kind) {
+            self.told_errors.push(kind);
+            return Some(Some(Err(error)));
         }
         tokio::time::sleep(self.backoff.next()).await;
         None

@@ -32,6 +32,10 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long an answer may still come after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// How long the subscription for answers stays denied before a request makes the client connect again: a server that
+/// allows it again does not say so.
+const DEAF: Duration = Duration::from_secs(2);
+
 /// How many denials are kept for those who have not looked yet.
 const DENIALS: usize = 64;
 
@@ -134,6 +138,18 @@ impl Wire {
         self.links.is_connected()
     }
 
+    /// Makes a new connection where the answers to requests could not arrive for a while.
+    fn listen_again(self: &Arc<Self>) {
+        let Some(violations) = &self.violations else { return };
+        let Some(since) = violations.inbox.load_full().map(|denied| denied.at) else { return };
+        if since.elapsed() < DEAF || violations.reconnects.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::debug!("the subscription for answers is denied: connecting again, since it may be allowed by now");
+        let client = self.client.clone();
+        tokio::spawn(async move { client.force_reconnect().await });
+    }
+
     /// Something that is under way as long as this is held: closing waits for it.
     pub(super) fn under_way(&self) -> Arc<()> {
         Arc::clone(&self.under_way)
@@ -216,6 +232,7 @@ impl Wire {
 
     /// A request, which is sent when it is first waited for.
     pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
+        self.listen_again();
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
         let (link, to) = (self.links.current(), subject.clone());
@@ -379,10 +396,18 @@ pub(super) struct Violations {
     /// How many there were in all.
     count: AtomicU64,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
-    inbox: ArcSwapOption<String>,
+    inbox: ArcSwapOption<DeniedInbox>,
+    /// Whether a new connection was ordered because of that.
+    reconnects: AtomicBool,
     /// Whether the last attempt to connect again was refused for its credentials.
     unauthorized: AtomicBool,
     lookout: Arc<Lookout>,
+}
+
+/// The subscription for answers that the server denied.
+struct DeniedInbox {
+    subject: String,
+    at: Instant,
 }
 
 impl Default for Violations {
@@ -392,6 +417,7 @@ impl Default for Violations {
             last: std::sync::Mutex::default(),
             count: AtomicU64::new(0),
             inbox: ArcSwapOption::empty(),
+            reconnects: AtomicBool::new(false),
             unauthorized: AtomicBool::new(false),
             lookout: Arc::default(),
         }
@@ -405,7 +431,7 @@ impl Violations {
         tracing::debug!(subject = violation.subject, "the server denies a subject");
         // Answers to requests arrive under one subscription that ends so.
         if violation.is_subscription && violation.subject.ends_with(".*") {
-            self.inbox.store(Some(Arc::new(violation.subject.clone())));
+            self.inbox.store(Some(Arc::new(DeniedInbox { subject: violation.subject.clone(), at: Instant::now() })));
         }
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -423,6 +449,7 @@ impl Violations {
     /// Another connection may be allowed more; if not, the server says so again.
     pub(super) fn forget(&self) {
         self.inbox.store(None);
+        self.reconnects.store(false, Ordering::Relaxed);
     }
 
     /// Takes whether the credentials were refused when it was connected again.
@@ -452,7 +479,7 @@ impl Violations {
     }
 
     fn inbox(&self) -> Option<String> {
-        self.inbox.load().as_ref().map(|inbox| inbox.as_str().to_owned())
+        self.inbox.load().as_ref().map(|inbox| inbox.subject.clone())
     }
 }
 
