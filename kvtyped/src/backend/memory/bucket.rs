@@ -1,14 +1,13 @@
 //! One bucket, as plain data: time is an argument, and nothing waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::bell::Bell;
 use super::limits::{self, Size};
-use crate::backend::{At, Batch, Operation, OperationId, Scan, Write, WriteKind};
+use crate::backend::{At, Batch, Operation, OperationId, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -152,25 +151,6 @@ impl BucketState {
         (stored.key == *key).then_some((revision, stored))
     }
 
-    /// The revisions of the entries that a scan gives, in their order.
-    pub(super) fn scan(&self, scan: &Scan) -> Vec<Revision> {
-        let Scan { patterns, history, headers_only: _, after, wanted: _, patience: _ } = scan;
-        let newest = |revision, stored: &Stored| *history || self.newest(&stored.key) == revision;
-        let exact: Option<BTreeSet<Key>> =
-            patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok())).collect();
-        if let Some(keys) = exact {
-            let revisions: BTreeSet<_> = keys.iter().filter_map(|key| self.keys.get(key)).flatten().copied().collect();
-            let entries = revisions.into_iter().filter(|revision| revision > after);
-            return entries
-                .filter(|revision| self.entries.get(revision).is_some_and(|stored| newest(*revision, stored)))
-                .collect();
-        }
-        let later = (Bound::Excluded(*after), Bound::Unbounded);
-        let entries = self.entries.range(later).filter(|(revision, stored)| newest(**revision, stored));
-        let entries = entries.filter(|(_, stored)| patterns.iter().any(|pattern| pattern.matches(stored.key.as_str())));
-        entries.map(|(revision, _)| *revision).collect()
-    }
-
     /// Takes a new configuration, which is complete, and what it says of history and time at once.
     pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
         self.config = config;
@@ -237,7 +217,7 @@ impl BucketState {
     }
 
     /// The revision of the newest entry of a key.
-    fn newest(&self, key: &Key) -> Revision {
+    pub(super) fn newest(&self, key: &Key) -> Revision {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 

@@ -3,7 +3,6 @@
 //! Nothing is kept for a reader. When it asks, it is told the first entry after its position; what was overwritten in the
 //! meantime is not there any more, and what replaced it comes in its turn. So a reader that does not read costs nothing.
 
-use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use super::bucket::{BucketState, Stored};
 use super::{Shared, find};
 use crate::backend::{Begun, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, Pattern};
+use crate::key::{Key, Patterns};
 use crate::revision::Revision;
 
 /// How long nothing is told until that is told.
@@ -51,7 +50,7 @@ struct Sitting {
     bucket: String,
     /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
     bell: Listener,
-    wanted: Wanted,
+    patterns: Patterns,
     headers_only: bool,
     /// All that matches was told up to here.
     position: Revision,
@@ -98,7 +97,7 @@ impl Sitting {
             shared,
             bucket: name,
             bell,
-            wanted: Wanted::new(patterns),
+            patterns,
             headers_only,
             position,
             listing: Some(Listing { until: last, newest: since == Since::Newest }),
@@ -127,7 +126,7 @@ impl Sitting {
 
     /// Looks at the bucket as it is now.
     fn step(&mut self) -> Result<Step> {
-        let Self { shared, bucket, bell, wanted, headers_only, position, listing, told } = self;
+        let Self { shared, bucket, bell, patterns, headers_only, position, listing, told } = self;
         let mut state = shared.lock();
         let (bucket, _) = find(&mut state, shared, bucket)?;
         if bell.is_gone() {
@@ -140,7 +139,7 @@ impl Sitting {
         let until = listing.map_or(bucket.last_revision, |listing| listing.until);
         let newest = listing.is_some_and(|listing| listing.newest);
         let (seen, found) = bucket.next(*position, until, |revision, stored| {
-            wanted.contains(&stored.key) && !(newest && bucket.has_another(&stored.key, revision, until))
+            patterns.matches(stored.key.as_str()) && !(newest && bucket.has_another(&stored.key, revision, until))
         });
         *position = seen;
         if let Some(stored) = found {
@@ -197,25 +196,5 @@ impl BucketState {
     /// How many entries may be stored after this one.
     fn at_most_after(&self, revision: Revision) -> u64 {
         (self.last_revision.get() - revision.get()).min(self.entries.len() as u64)
-    }
-}
-
-/// The keys that are watched.
-enum Wanted {
-    Keys(HashSet<Key>),
-    Patterns(Vec<Pattern>),
-}
-
-impl Wanted {
-    fn new(patterns: Vec<Pattern>) -> Self {
-        let exact = patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok()));
-        exact.collect::<Option<_>>().map_or(Self::Patterns(patterns), Self::Keys)
-    }
-
-    fn contains(&self, key: &Key) -> bool {
-        match self {
-            Self::Keys(keys) => keys.contains(key),
-            Self::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(key.as_str())),
-        }
     }
 }

@@ -22,7 +22,7 @@ fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
 }
 
 fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
-    bucket.watch(Watch { patterns, since, headers_only: false, patience: SECOND })
+    bucket.watch(Watch { patterns: patterns.into(), since, headers_only: false, patience: SECOND })
 }
 
 async fn next(watching: &mut Watching) -> Signal {
