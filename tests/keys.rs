@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use kvtyped::key::{
-    Key, KeyBuilder, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, Token, escape, unescape,
+    Key, KeyBuilder, KeyError, KeyParser, KeySegment, ModelKey, Pattern, Patterns, SegmentError, Token, escape,
+    unescape,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -648,6 +649,55 @@ fn a_half_open_segment_is_what_has_both_ends_and_something_between() {
     }
     assert!(Pattern::new().segment::<String>(None, "a", "").matches("a-"));
     assert!(!Pattern::new().segment::<String>(None, "a", "").matches("a"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_union_matches_what_one_of_its_patterns_matches(
+        patterns in proptest::collection::vec(prop_oneof![tailed_pattern(), half_open_pattern()], 0..9),
+    ) {
+        let union = Patterns::new(patterns.clone());
+        let mut all = keys(&["ax", "a", "b-y", "bx"]);
+        all.extend([Key::RESERVED.to_owned(), format!("{}.a", Key::RESERVED), format!("a.{}", Key::RESERVED)]);
+        for key in all {
+            prop_assert_eq!(union.matches(&key), patterns.iter().any(|pattern| pattern.matches(&key)), "{}", key);
+        }
+    }
+}
+
+#[test]
+fn many_patterns_become_few_filters_that_lose_no_key() {
+    let exact = |tenant: usize, id: usize| Pattern::exact(&Key::new(format!("tenant-{tenant}.s.{id}")).unwrap());
+    let of_one: Vec<_> = (0..200_000).map(|id| exact(7, id)).collect();
+    let of_many: Vec<_> = (0..200_000).map(|number| exact(number % 400, number)).collect();
+    let of_all: Vec<_> = (0..200_000).map(|number| exact(number, number)).collect();
+    let long: Vec<_> = (0..200).map(|id| exact(7, id).literal(&"x".repeat(900))).collect();
+    let text = |patterns: &[Pattern]| Pattern::disjoint(patterns).iter().map(Pattern::to_string).collect::<Vec<_>>();
+    assert_eq!(text(&of_one[..512]).len(), 512, "so many are asked for by name");
+    assert_eq!(text(&of_one), ["tenant-7.s.*"]);
+    assert_eq!(text(&of_many), (0..400).map(|tenant| format!("tenant-{tenant}.s.*")).collect::<Vec<_>>());
+    assert_eq!(text(&of_all), ["*.s.*"]);
+    assert_eq!(text(&long), [format!("tenant-7.s.*.{}", "x".repeat(900))]);
+    for patterns in [of_one, of_many, of_all, long] {
+        let union = Patterns::new(patterns.clone());
+        for pattern in &patterns {
+            assert!(union.filters().iter().any(|filter| filter.covers(pattern)), "{pattern}");
+            assert!(union.matches(&pattern.to_string()), "{pattern}");
+        }
+        assert!(!union.matches("tenant-7.s.x") && !union.matches("tenant-7.s") && !union.matches("tenant-7.s.1.2"));
+    }
+}
+
+#[test]
+fn reserved_keys_are_matched_by_their_own_pattern_only() {
+    let reserved = format!("{}.lock.a", Key::RESERVED);
+    assert!(!Pattern::all().matches(&reserved) && !Pattern::all().matches(Key::RESERVED));
+    assert!(Pattern::reserved().matches(&reserved) && !Pattern::reserved().matches("a.lock.a"));
+    let both = Patterns::new(vec![Pattern::all(), Pattern::reserved()]);
+    assert!(both.matches(&reserved) && both.matches("a"));
+    assert_eq!(both.filters().iter().map(Pattern::to_string).collect::<Vec<_>>(), [">"]);
 }
 
 #[test]

@@ -326,7 +326,7 @@ impl Twins {
 
     async fn compare_scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) {
         let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
-        let scan = || Scan { patterns: patterns.to_vec(), history, headers_only, after, wanted, patience };
+        let scan = || Scan { patterns: patterns.to_vec().into(), history, headers_only, after, wanted, patience };
         let in_memory = entries(&self.of_memory, scan()).await;
         let on_server = entries(&self.of_server, scan()).await;
         assert_eq!(told(&in_memory), told(&on_server), "{:?}: memory, server", scan());
@@ -456,7 +456,8 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
     for patterns in filters {
         let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
         let patterns = patterns.clone();
-        let scan = Scan { patterns: patterns.clone(), history: false, headers_only: true, after, wanted, patience };
+        let scan =
+            Scan { patterns: patterns.clone().into(), history: false, headers_only: true, after, wanted, patience };
         let found = bucket.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry.key.to_string());
         let mut found: Vec<_> = found.collect().await;
         found.sort_unstable();

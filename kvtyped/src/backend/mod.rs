@@ -88,6 +88,8 @@
 //!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
 //!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
 //! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
+//! * An attached watch tells every change in its order, also one that the next write removes before the watch is read, as
+//!   long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
 //! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
 //!   told to (`a_watch_of_headers_leaves_the_values_out`).
 //! * While nothing happens it tells that it is alive, and how far it is (`a_watch_tells_that_it_is_alive`).

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::RawEntry;
-use crate::key::Pattern;
+use crate::key::Patterns;
 use crate::revision::Revision;
 
 /// What a scan reads.
 #[derive(Debug, Clone)]
 pub struct Scan {
     /// Keys that match one of these.
-    pub patterns: Vec<Pattern>,
+    pub patterns: Patterns,
     /// Every kept entry of a key, rather than the newest.
     pub history: bool,
     /// Without the values.

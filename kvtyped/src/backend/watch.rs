@@ -3,14 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use super::RawEntry;
-use crate::key::Pattern;
+use crate::key::Patterns;
 use crate::revision::Revision;
 
 /// What a watch asks for.
 #[derive(Debug, Clone)]
 pub struct Watch {
     /// Keys that match one of these.
-    pub patterns: Vec<Pattern>,
+    pub patterns: Patterns,
     /// Where it begins.
     pub since: Since,
     /// Without the values.

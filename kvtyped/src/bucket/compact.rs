@@ -92,7 +92,8 @@ impl<T: KvModel> Compact<'_, T> {
         let raw = bucket.raw("compact")?;
         let before = raw.status(bucket.deadline(timeout)).await?.bytes;
         let now = SystemTime::now();
-        let scan = Scan { headers_only: true, ..bucket.scan_of(&[Pattern::all()], timeout) };
+        let everything = vec![Pattern::all(), Pattern::reserved()].into();
+        let scan = Scan { headers_only: true, ..bucket.scan_of(everything, timeout) };
         let mut scanned = raw.scan(scan);
         let mut erasing = FuturesUnordered::new();
         let mut compacted = Compacted::default();

@@ -67,7 +67,7 @@ impl<T: KvModel> Count<'_, T> {
 
     async fn run(self) -> Result<u64> {
         let Self { bucket, filter, timeout } = self;
-        let scan = Scan { headers_only: true, ..bucket.scan_of(filter.patterns(), timeout) };
+        let scan = Scan { headers_only: true, ..bucket.scan_of(filter.patterns().clone(), timeout) };
         let mut entries = bucket.scan("count", scan)?;
         let hasher = RandomState::new();
         let mut live = HashSet::new();

@@ -64,7 +64,7 @@ impl<T: KvModel> History<'_, T> {
     async fn run(self) -> Result<Vec<Version<T>>> {
         let Self { bucket, key, timeout } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("history", error))?;
-        let scan = Scan { history: true, ..bucket.scan_of(&[Pattern::exact(&key)], timeout) };
+        let scan = Scan { history: true, ..bucket.scan_of(vec![Pattern::exact(&key)].into(), timeout) };
         let mut entries = bucket.scan("history", scan)?;
         let mut versions = Vec::new();
         while let Some(entry) = entries.next().await {

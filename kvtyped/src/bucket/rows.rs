@@ -9,15 +9,15 @@ use super::cursor::{Cursor, Progress};
 use super::{Deadline, ReadBucket};
 use crate::backend::{RawEntry, Scan, Scanned};
 use crate::error::Result;
-use crate::key::Pattern;
+use crate::key::Patterns;
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
     /// A scan of the newest entries with all that is in them.
-    pub(super) fn scan_of(&self, patterns: &[Pattern], timeout: Option<Duration>) -> Scan {
+    pub(super) fn scan_of(&self, patterns: Patterns, timeout: Option<Duration>) -> Scan {
         Scan {
-            patterns: patterns.to_vec(),
+            patterns,
             history: false,
             headers_only: false,
             after: Revision::ZERO,
@@ -51,7 +51,7 @@ impl<'a, T: KvModel> Request<'a, T> {
     pub(super) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<Rows> {
         let Self { bucket, filter, after, limit, timeout } = self;
         let raw = bucket.raw(operation)?;
-        let mut scan = Scan { headers_only, wanted: limit, ..bucket.scan_of(filter.patterns(), timeout) };
+        let mut scan = Scan { headers_only, wanted: limit, ..bucket.scan_of(filter.patterns().clone(), timeout) };
         if let Some(cursor) = after {
             let position = bucket.resume(cursor, Deadline::after(scan.patience)).await;
             scan.after = position.map_err(|error| error.within(operation, bucket.name(), None))?;

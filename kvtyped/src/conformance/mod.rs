@@ -97,6 +97,7 @@ macro_rules! __conformance_sentences {
             watching::a_watch_after_a_revision_tells_what_came_later
             watching::a_watch_after_a_revision_tells_whether_something_is_missing
             watching::a_watch_tells_every_kind_of_removal
+            watching::an_attached_watch_tells_every_change
             watching::a_watch_keeps_to_its_patterns
             watching::a_watch_of_headers_leaves_the_values_out
             watching::a_watch_tells_that_it_is_alive

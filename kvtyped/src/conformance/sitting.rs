@@ -33,7 +33,7 @@ impl Bucket {
     /// Begins a watch.
     pub(super) async fn watch_some(&self, patterns: &[Pattern], since: Since, headers_only: bool) -> Sitting {
         let patience = self.patience();
-        let watch = Watch { patterns: patterns.to_vec(), since, headers_only, patience };
+        let watch = Watch { patterns: patterns.to_vec().into(), since, headers_only, patience };
         let mut signals = self.raw.watch(watch.clone());
         match tokio::time::timeout(2 * patience, signals.next()).await {
             Ok(Some(Ok(Signal::Begun(begun)))) => {
@@ -45,7 +45,8 @@ impl Bucket {
 
     /// The error of a watch that cannot begin.
     pub(super) async fn watch_error(&self, since: Since) -> Error {
-        let watch = Watch { patterns: vec![Pattern::all()], since, headers_only: false, patience: self.patience() };
+        let watch =
+            Watch { patterns: vec![Pattern::all()].into(), since, headers_only: false, patience: self.patience() };
         let mut signals = self.raw.watch(watch);
         match tokio::time::timeout(2 * self.patience(), signals.next()).await {
             Ok(Some(Err(error))) => error,

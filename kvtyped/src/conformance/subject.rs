@@ -267,7 +267,7 @@ impl Bucket {
     /// A scan of the newest entries.
     pub(super) fn scan_of(&self, patterns: &[Pattern]) -> Scan {
         Scan {
-            patterns: patterns.to_vec(),
+            patterns: patterns.to_vec().into(),
             history: false,
             headers_only: false,
             after: Revision::ZERO,

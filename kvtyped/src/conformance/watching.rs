@@ -172,6 +172,30 @@ pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
     }
 }
 
+/// An attached watch tells every change in its order, also one that the next write removes before the watch is read. A
+/// server may be slower than its writers, so one of several rounds is enough.
+pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
+    const ROUNDS: usize = 10;
+    let bucket = subject.bucket(|_| {}).await;
+    let k = key("k");
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    for round in 1..=ROUNDS {
+        let mut written = Vec::new();
+        for write in [put(&k, "1"), delete(&k), put(&k, "2"), purge(&k), put(&k, "3"), put(&k, "4")] {
+            written.push(bucket.write(write).await);
+        }
+        let mut told = Vec::new();
+        while told.last() != written.last() {
+            told.push(sitting.entry().await.revision);
+        }
+        assert!(told.is_sorted_by(|a, b| a < b), "the order of revisions: {told:?}");
+        if told == written {
+            return;
+        }
+        assert!(round < ROUNDS, "{written:?} was written, {told:?} was told");
+    }
+}
+
 /// A watch tells what one of its patterns matches, once, however they overlap.
 pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;

@@ -8,12 +8,14 @@ mod build;
 mod error;
 mod escape;
 mod pattern;
+mod patterns;
 mod segment;
 
 pub use self::build::{KeyBuilder, KeyParser, ModelKey};
 pub use self::error::{KeyError, SegmentError};
 pub use self::escape::{SegmentWriter, escape, unescape};
 pub use self::pattern::{Pattern, Token};
+pub use self::patterns::Patterns;
 pub use self::segment::KeySegment;
 
 use std::fmt;

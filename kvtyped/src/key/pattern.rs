@@ -1,9 +1,17 @@
 //! Patterns over keys: what a filter says, and what a server is asked for.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use super::escape::SegmentWriter;
+use super::patterns::retain_distinct;
 use super::{Key, KeySegment};
+
+/// How many subject filters a consumer is given, and how much text. A server needs 100 ms to compare 1,000 filters with
+/// each other, and four times as long for twice as many.
+const MAX_FILTERS: usize = 512;
+const MAX_FILTER_BYTES: usize = 64 * 1024;
 
 /// One segment of a [`Pattern`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,7 +32,7 @@ impl Token {
         Self::Any { prefix: String::new(), suffix: String::new() }
     }
 
-    fn matches(&self, segment: &str) -> bool {
+    pub(super) fn matches(&self, segment: &str) -> bool {
         match self {
             Self::Literal(text) => segment == text,
             Self::Any { prefix, suffix } => {
@@ -56,9 +64,14 @@ impl Pattern {
         Self::default()
     }
 
-    /// Every key of a bucket.
+    /// Every key of a bucket, except the [reserved](Key::RESERVED) keys.
     pub fn all() -> Self {
         Self { tokens: Vec::new(), tail: true }
+    }
+
+    /// Every [reserved](Key::RESERVED) key of a bucket.
+    pub fn reserved() -> Self {
+        Self { tail: true, ..Self::new().literal(Key::RESERVED) }
     }
 
     /// Exactly this key.
@@ -96,10 +109,15 @@ impl Pattern {
         &self.tokens
     }
 
+    /// Whether the pattern matches every longer key that begins with its segments.
+    pub(super) fn is_tail(&self) -> bool {
+        self.tail
+    }
+
     /// Whether this key is in the set. An open first segment leaves out the [reserved](Key::RESERVED) keys.
     pub fn matches(&self, key: &str) -> bool {
         let mut segments = key.split('.');
-        if self.tokens.first().is_some_and(Token::is_wild) && segments.clone().next() == Some(Key::RESERVED) {
+        if self.tokens.first().is_none_or(Token::is_wild) && segments.clone().next() == Some(Key::RESERVED) {
             return false;
         }
         for token in &self.tokens {
@@ -113,7 +131,12 @@ impl Pattern {
 
     /// The one key of the set, if the pattern leaves nothing open.
     pub fn as_exact(&self) -> Option<String> {
-        (!self.tail && !self.tokens.iter().any(Token::is_wild)).then(|| self.to_string())
+        self.is_exact().then(|| self.to_string())
+    }
+
+    /// Whether the pattern leaves nothing open.
+    pub(crate) fn is_exact(&self) -> bool {
+        !self.tail && !self.tokens.iter().any(Token::is_wild)
     }
 
     /// Whether the subject filter of `self` matches every subject that the one of `other` matches.
@@ -156,11 +179,17 @@ impl Pattern {
     /// Patterns whose subject filters do not overlap, and which together match whatever `patterns` match, or more.
     ///
     /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what one of `patterns`
-    /// [`matches`](Self::matches).
+    /// [`matches`](Self::matches). There are at most 512 of them, with at most 64 KiB of text, since a server compares
+    /// each filter with each other: more patterns are replaced by wider ones.
     pub fn disjoint(patterns: &[Self]) -> Vec<Self> {
+        let mut distinct: Vec<_> = patterns.iter().map(Self::widen).collect();
+        retain_distinct(&mut distinct);
+        let few = Self::few(distinct);
+        if few.iter().all(Self::is_exact) {
+            return few;
+        }
         let mut disjoint: Vec<Self> = Vec::new();
-        for pattern in patterns {
-            let mut pattern = pattern.widen();
+        for mut pattern in few {
             while let Some(at) = disjoint.iter().position(|other| other.overlaps(&pattern)) {
                 let other = disjoint.swap_remove(at);
                 pattern = if other.covers(&pattern) {
@@ -174,6 +203,39 @@ impl Pattern {
             disjoint.push(pattern);
         }
         disjoint
+    }
+
+    /// Joins patterns that begin with the same literals until a server can be asked for them: first those that differ
+    /// in their last segments only.
+    fn few(mut patterns: Vec<Self>) -> Vec<Self> {
+        let length = |pattern: &Self| pattern.tokens.len();
+        let mut depth = patterns.iter().map(length).max().unwrap_or_default();
+        let text = |token: &Token| if let Token::Literal(text) = token { text.len() + 1 } else { 2 };
+        let bytes = |pattern: &Self| pattern.tokens.iter().map(text).sum::<usize>();
+        while depth > 0
+            && (patterns.len() > MAX_FILTERS || patterns.iter().map(bytes).sum::<usize>() > MAX_FILTER_BYTES)
+        {
+            depth -= 1;
+            let mut joined: Vec<Self> = Vec::new();
+            let mut places: HashMap<&[Token], usize> = HashMap::new();
+            for pattern in &patterns {
+                let literals = pattern.tokens.iter().take(depth).take_while(|token| !token.is_wild()).count();
+                match places.entry(&pattern.tokens[..literals]) {
+                    Entry::Occupied(at) => {
+                        let other = &mut joined[*at.get()];
+                        if !other.covers(pattern) {
+                            *other = other.join(pattern);
+                        }
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(joined.len());
+                        joined.push(pattern.clone());
+                    }
+                }
+            }
+            patterns = joined;
+        }
+        patterns
     }
 }
 

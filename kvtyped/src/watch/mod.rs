@@ -196,7 +196,10 @@ async fn begin<T: KvModel>(
 ) -> Result<NewsStream> {
     let raw = Arc::clone(bucket.raw("watch")?);
     let patience = timeout.unwrap_or_else(|| bucket.timeout());
-    let plan = Plan { patterns: filter.patterns().to_vec(), since, headers_only, patience };
+    if filter.patterns().is_empty() {
+        return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
+    }
+    let plan = Plan { patterns: filter.patterns().clone(), since, headers_only, patience };
     let news = Recovery::begin(raw, plan).await?.into_stream().boxed();
     Ok(until_closed(news, bucket.closing()))
 }

@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, Stream};
 
 use crate::backend::{Backoff, Begun, RawBucket, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Pattern;
+use crate::key::Patterns;
 use crate::revision::Revision;
 
 /// How many entries may be behind one that is told before the reader is told that it lags.
@@ -32,7 +32,7 @@ pub(super) enum News {
 /// What is watched, and from where.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
-    pub(super) patterns: Vec<Pattern>,
+    pub(super) patterns: Patterns,
     pub(super) since: Since,
     pub(super) headers_only: bool,
     pub(super) patience: Duration,

@@ -1,14 +1,14 @@
 //! One bucket, as plain data: time is an argument, and nothing waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::backlog::Backlog;
 use super::bell::Bell;
 use super::limits::{self, Size};
-use crate::backend::{At, Batch, Operation, OperationId, Scan, Write, WriteKind};
+use crate::backend::{At, Batch, Operation, OperationId, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -24,13 +24,13 @@ pub(super) struct BucketState {
     pub(super) config: BucketConfig,
     pub(super) created: Duration,
     pub(super) last_revision: Revision,
-    /// The revision of the last marker that went without a trace: who was not told of it cannot be any more.
-    pub(super) untold: Revision,
     /// The size of all entries, as the store of a server counts it.
     pub(super) bytes: u64,
     pub(super) entries: BTreeMap<Revision, Stored>,
     /// The revisions of each key, the oldest first; no key is without one.
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
+    /// The entries that left before every attached watch has read them.
+    pub(super) backlog: Backlog,
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
     /// Rings when there is something new for those who watch; with the bucket it goes.
@@ -56,10 +56,10 @@ impl BucketState {
             config,
             created: now,
             last_revision: Revision::ZERO,
-            untold: Revision::ZERO,
             bytes: 0,
             entries: BTreeMap::new(),
             keys: HashMap::new(),
+            backlog: Backlog::default(),
             due: BTreeSet::new(),
             bell: Bell::default(),
         }
@@ -138,7 +138,7 @@ impl BucketState {
     pub(super) fn erase(&mut self, key: &Key, upto: Revision) -> u64 {
         let revisions = self.keys.get(key).into_iter().flatten();
         let old: Vec<_> = revisions.copied().filter(|revision| *revision <= upto).collect();
-        old.into_iter().filter_map(|revision| self.remove(revision)).count() as u64
+        old.into_iter().filter(|revision| self.remove(*revision)).count() as u64
     }
 
     /// One entry of a key.
@@ -152,31 +152,12 @@ impl BucketState {
         (stored.key == *key).then_some((revision, stored))
     }
 
-    /// The revisions of the entries that a scan gives, in their order.
-    pub(super) fn scan(&self, scan: &Scan) -> Vec<Revision> {
-        let Scan { patterns, history, headers_only: _, after, wanted: _, patience: _ } = scan;
-        let newest = |revision, stored: &Stored| *history || self.newest(&stored.key) == revision;
-        let exact: Option<BTreeSet<Key>> =
-            patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok())).collect();
-        if let Some(keys) = exact {
-            let revisions: BTreeSet<_> = keys.iter().filter_map(|key| self.keys.get(key)).flatten().copied().collect();
-            let entries = revisions.into_iter().filter(|revision| revision > after);
-            return entries
-                .filter(|revision| self.entries.get(revision).is_some_and(|stored| newest(*revision, stored)))
-                .collect();
-        }
-        let later = (Bound::Excluded(*after), Bound::Unbounded);
-        let entries = self.entries.range(later).filter(|(revision, stored)| newest(**revision, stored));
-        let entries = entries.filter(|(_, stored)| patterns.iter().any(|pattern| pattern.matches(stored.key.as_str())));
-        entries.map(|(revision, _)| *revision).collect()
-    }
-
     /// Takes a new configuration, which is complete, and what it says of history and time at once.
     pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
         self.config = config;
         let keys: Vec<_> = self.keys.keys().cloned().collect();
         for key in keys {
-            self.trim(&key);
+            self.trim(&key, self.history());
         }
         self.due =
             self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
@@ -188,9 +169,7 @@ impl BucketState {
     pub(super) fn store(&mut self, stored: Stored) -> Revision {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
-        if matches!(stored.operation, Operation::Purge | Operation::Expired) {
-            self.forget(&stored.key);
-        }
+        let is_rollup = matches!(stored.operation, Operation::Purge | Operation::Expired);
         if let Some(at) = self.expires(&stored) {
             self.due.insert((at, revision));
         }
@@ -198,14 +177,14 @@ impl BucketState {
         self.bytes += stored.record;
         self.entries.insert(revision, stored);
         self.keys.entry(key.clone()).or_default().push_back(revision);
-        self.trim(&key);
+        self.trim(&key, if is_rollup { 1 } else { self.history() });
         self.bell.ring();
         revision
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, revision: Revision) -> Option<Stored> {
-        let stored = self.entries.remove(&revision)?;
+    /// Takes an entry out, and keeps it for the attached watches that have not read it. Returns whether it was there.
+    pub(super) fn remove(&mut self, revision: Revision) -> bool {
+        let Some(stored) = self.entries.remove(&revision) else { return false };
         self.bytes -= stored.record;
         if let Some(at) = self.expires(&stored) {
             self.due.remove(&(at, revision));
@@ -216,7 +195,9 @@ impl BucketState {
                 self.keys.remove(&stored.key);
             }
         }
-        Some(stored)
+        let is_last_of_key = self.newest(&stored.key) < revision;
+        self.backlog.keep(revision, stored, is_last_of_key);
+        true
     }
 
     /// Whether a message of this size may be stored now; the size of its record.
@@ -237,7 +218,7 @@ impl BucketState {
     }
 
     /// The revision of the newest entry of a key.
-    fn newest(&self, key: &Key) -> Revision {
+    pub(super) fn newest(&self, key: &Key) -> Revision {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 
@@ -252,19 +233,12 @@ impl BucketState {
         usize::from(self.config.history.unwrap_or(1))
     }
 
-    /// Drops the oldest entries of a key, as many as are too many.
-    fn trim(&mut self, key: &Key) {
+    /// Drops the oldest entries of a key, until so many are left.
+    fn trim(&mut self, key: &Key, left: usize) {
         while let Some(oldest) =
-            self.keys.get(key).filter(|revisions| revisions.len() > self.history()).and_then(|r| r.front().copied())
+            self.keys.get(key).filter(|revisions| revisions.len() > left).and_then(|r| r.front().copied())
         {
             self.remove(oldest);
-        }
-    }
-
-    /// Drops every entry of a key.
-    fn forget(&mut self, key: &Key) {
-        for revision in self.keys.get(key).cloned().unwrap_or_default() {
-            self.remove(revision);
         }
     }
 }

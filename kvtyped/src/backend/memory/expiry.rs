@@ -33,9 +33,6 @@ impl BucketState {
             let is_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
             match self.markers_live().filter(|_| is_last && !is_marker) {
                 None => {
-                    if is_marker {
-                        self.untold = self.untold.max(revision);
-                    }
                     self.remove(revision);
                 }
                 Some(lives) => match self.expired_marker(stored.key.clone(), at, lives) {

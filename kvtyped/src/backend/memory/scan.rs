@@ -3,6 +3,7 @@
 //! What was overwritten in the meantime is not there any more, and what replaced it has a later revision: so it is looked
 //! for again, once, behind the first.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::vec;
 
@@ -12,13 +13,17 @@ use super::bucket::BucketState;
 use super::{Shared, find};
 use crate::backend::{Scan, Scanned};
 use crate::error::Result;
+use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// How many entries are looked up at once.
 const AT_ONCE: usize = 64;
 
+/// How many entries or keys are searched before somebody else gets the lock.
+const SEARCHED_AT_ONCE: usize = 256;
+
 pub(super) fn scan(shared: Arc<Shared>, bucket: String, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
-    let scanning = Scanning { shared, bucket, scan, rounds: 2, revisions: Vec::new().into_iter() };
+    let scanning = Scanning { shared, bucket, scan, rounds: 2, search: None, revisions: Vec::new().into_iter() };
     let pages = stream::unfold(Some(scanning), |scanning| async move {
         let mut scanning = scanning?;
         tokio::task::coop::consume_budget().await;
@@ -37,11 +42,29 @@ struct Scanning {
     scan: Scan,
     /// How often it is still looked what there is.
     rounds: u32,
+    /// The search of the current round, until it is finished.
+    search: Option<Search>,
     revisions: vec::IntoIter<Revision>,
 }
 
+/// Finds the revisions of one round in steps, so that nobody holds the lock for long.
+struct Search {
+    /// The last revision when the round began. Later entries belong to the next round.
+    until: Revision,
+    place: Place,
+    found: Vec<Revision>,
+}
+
+/// Where a search continues.
+enum Place {
+    /// All entries are searched, in the order of their revisions.
+    Entries(Revision),
+    /// Exact keys are looked up, in the order of the patterns.
+    Keys(usize),
+}
+
 impl Scanning {
-    /// The next entries; `None` after the last.
+    /// The next entries, or none while a search continues; `None` after the last.
     fn page(&mut self) -> Result<Option<Vec<Result<Scanned>>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
@@ -50,11 +73,7 @@ impl Scanning {
             let page: Vec<_> = self.revisions.by_ref().take(AT_ONCE).collect();
             let behind = self.revisions.len() as u64;
             if page.is_empty() {
-                if self.rounds == 0 {
-                    return Ok(None);
-                }
-                self.look(bucket);
-                continue;
+                return Ok(self.look(bucket).then(Vec::new));
             }
             let last = page.len() as u64 - 1;
             let there = page.into_iter().enumerate().filter_map(|(at, revision)| {
@@ -69,9 +88,63 @@ impl Scanning {
         }
     }
 
-    fn look(&mut self, bucket: &BucketState) {
-        self.rounds -= 1;
-        self.revisions = bucket.scan(&self.scan).into_iter();
-        self.scan.after = bucket.last_revision;
+    /// Searches on; returns `false` if nothing is left to search.
+    fn look(&mut self, bucket: &BucketState) -> bool {
+        let mut search = match self.search.take() {
+            Some(search) => search,
+            None if self.rounds == 0 => return false,
+            None => {
+                self.rounds -= 1;
+                Search::new(&self.scan, bucket)
+            }
+        };
+        if search.step(&self.scan, bucket) {
+            self.scan.after = search.until;
+            search.found.sort_unstable();
+            self.revisions = search.found.into_iter();
+        } else {
+            self.search = Some(search);
+        }
+        true
+    }
+}
+
+impl Search {
+    fn new(scan: &Scan, bucket: &BucketState) -> Self {
+        let few_keys = scan.patterns.len() <= bucket.entries.len() && scan.patterns.iter().all(Pattern::is_exact);
+        let place = if few_keys { Place::Keys(0) } else { Place::Entries(scan.after) };
+        Self { until: bucket.last_revision, place, found: Vec::new() }
+    }
+
+    /// Searches some more entries or keys; returns whether all were searched.
+    fn step(&mut self, scan: &Scan, bucket: &BucketState) -> bool {
+        let Self { until, place, found } = self;
+        let wanted = |revision, key: &Key| scan.history || bucket.newest(key) == revision;
+        match place {
+            Place::Entries(position) => {
+                let range = bucket.entries.range((Bound::Excluded(*position), Bound::Included(*until)));
+                *position = *until;
+                for (looked, (revision, stored)) in (1..).zip(range) {
+                    if scan.patterns.matches(stored.key.as_str()) && wanted(*revision, &stored.key) {
+                        found.push(*revision);
+                    }
+                    if looked == SEARCHED_AT_ONCE {
+                        *position = *revision;
+                        break;
+                    }
+                }
+                position == until
+            }
+            Place::Keys(next) => {
+                let patterns = scan.patterns.iter().skip(*next).take(SEARCHED_AT_ONCE);
+                for key in patterns.filter_map(Pattern::as_exact).filter_map(|key| Key::new(key).ok()) {
+                    let revisions = bucket.keys.get(&key).into_iter().flatten().copied();
+                    let revisions = revisions.filter(|revision| scan.after < *revision && *revision <= *until);
+                    found.extend(revisions.filter(|revision| wanted(*revision, &key)));
+                }
+                *next += SEARCHED_AT_ONCE;
+                *next >= scan.patterns.len()
+            }
+        }
     }
 }

@@ -57,7 +57,7 @@ async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
 /// Every entry as its revision, its key and what it says.
 async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
     let scan = Scan {
-        patterns: vec![Pattern::all()],
+        patterns: vec![Pattern::all()].into(),
         history: true,
         headers_only: false,
         after: Revision::ZERO,

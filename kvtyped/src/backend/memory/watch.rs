@@ -1,9 +1,8 @@
 //! One sitting of a watch: a position in a bucket.
 //!
-//! Nothing is kept for a reader. When it asks, it is told the first entry after its position; what was overwritten in the
-//! meantime is not there any more, and what replaced it comes in its turn. So a reader that does not read costs nothing.
+//! When a reader asks, it is told the first entry after its position: of the entries that are stored, and, once it was told
+//! what was there, of the [`Backlog`](super::backlog::Backlog) of those that were overwritten or removed meanwhile.
 
-use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +10,13 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::Instant;
 
+use super::backlog::Reader;
 use super::bell::Listener;
 use super::bucket::{BucketState, Stored};
 use super::{Shared, find};
 use crate::backend::{Begun, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, Pattern};
+use crate::key::{Key, Patterns};
 use crate::revision::Revision;
 
 /// How long nothing is told until that is told.
@@ -51,7 +51,9 @@ struct Sitting {
     bucket: String,
     /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
     bell: Listener,
-    wanted: Wanted,
+    /// Holds back what leaves the bucket until it was told.
+    reader: Reader,
+    patterns: Patterns,
     headers_only: bool,
     /// All that matches was told up to here.
     position: Revision,
@@ -92,13 +94,14 @@ impl Sitting {
             Since::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
         };
         let begun = Begun { created: shared.date(bucket.created), last_revision: last, complete };
-        let bell = bucket.bell.listen();
+        let (bell, reader) = (bucket.bell.listen(), bucket.backlog.attach(last));
         drop(state);
         let sitting = Self {
             shared,
             bucket: name,
             bell,
-            wanted: Wanted::new(patterns),
+            reader,
+            patterns,
             headers_only,
             position,
             listing: Some(Listing { until: last, newest: since == Since::Newest }),
@@ -127,25 +130,32 @@ impl Sitting {
 
     /// Looks at the bucket as it is now.
     fn step(&mut self) -> Result<Step> {
-        let Self { shared, bucket, bell, wanted, headers_only, position, listing, told } = self;
+        let Self { shared, bucket, bell, reader, patterns, headers_only, position, listing, told } = self;
         let mut state = shared.lock();
         let (bucket, _) = find(&mut state, shared, bucket)?;
         if bell.is_gone() {
             return Err(Error::new(ErrorKind::BucketNotFound));
         }
-        if listing.is_none() && *position < bucket.untold {
-            // Nothing newer of its key makes up for it.
-            return Err(Error::unavailable("the watch was not read until a marker had expired"));
+        if listing.is_none() && bucket.backlog.is_lost_after(*position) {
+            return Err(Error::unavailable("the watch was not read until a removal was dropped from its backlog"));
         }
         let until = listing.map_or(bucket.last_revision, |listing| listing.until);
         let newest = listing.is_some_and(|listing| listing.newest);
-        let (seen, found) = bucket.next(*position, until, |revision, stored| {
-            wanted.contains(&stored.key) && !(newest && bucket.has_another(&stored.key, revision, until))
-        });
+        let wanted = |revision, stored: &Stored| {
+            patterns.matches(stored.key.as_str()) && !(newest && bucket.has_another(&stored.key, revision, until))
+        };
+        let (seen, found) = match listing {
+            Some(_) => bucket.next(*position, until, &wanted),
+            None => bucket.next_change(*position, until, &wanted),
+        };
         *position = seen;
-        if let Some(stored) = found {
+        let step = found.map(|stored| {
             let (entry, behind) = (shared.entry(seen, stored, !*headers_only), bucket.at_most_after(seen));
-            return Ok(Step::Tell(Signal::Entry { entry, behind }));
+            Step::Tell(Signal::Entry { entry, behind })
+        });
+        bucket.backlog.read(reader, seen);
+        if let Some(step) = step {
+            return Ok(step);
         }
         if seen < until {
             return Ok(Step::Again);
@@ -163,24 +173,54 @@ impl Sitting {
     }
 }
 
+impl Drop for Sitting {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Ok((bucket, _)) = find(&mut state, &self.shared, &self.bucket)
+            && !self.bell.is_gone()
+        {
+            bucket.backlog.detach(&self.reader);
+        }
+    }
+}
+
+/// The first entry of a range that is wanted; or else how far it was sought.
+pub(super) fn first<'a>(
+    range: impl Iterator<Item = (&'a Revision, &'a Stored)>,
+    until: Revision,
+    wanted: &impl Fn(Revision, &Stored) -> bool,
+) -> (Revision, Option<&'a Stored>) {
+    for (looked, (revision, stored)) in (1..).zip(range) {
+        if wanted(*revision, stored) {
+            return (*revision, Some(stored));
+        }
+        if looked == AT_ONCE {
+            return (*revision, None);
+        }
+    }
+    (until, None)
+}
+
 impl BucketState {
     /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
     pub(super) fn next(
         &self,
         after: Revision,
         until: Revision,
-        wanted: impl Fn(Revision, &Stored) -> bool,
+        wanted: &impl Fn(Revision, &Stored) -> bool,
     ) -> (Revision, Option<&Stored>) {
-        let range = self.entries.range((Bound::Excluded(after), Bound::Included(until)));
-        for (looked, (revision, stored)) in (1..).zip(range) {
-            if wanted(*revision, stored) {
-                return (*revision, Some(stored));
-            }
-            if looked == AT_ONCE {
-                return (*revision, None);
-            }
-        }
-        (until, None)
+        first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
+    }
+
+    /// The same of the stored entries and of those that left since they were written.
+    fn next_change(
+        &self,
+        after: Revision,
+        until: Revision,
+        wanted: &impl Fn(Revision, &Stored) -> bool,
+    ) -> (Revision, Option<&Stored>) {
+        let (stored, left) = (self.next(after, until, wanted), self.backlog.next(after, until, wanted));
+        std::cmp::min_by_key(stored, left, |(seen, found)| (*seen, found.is_none()))
     }
 
     /// Whether a key has another entry between one of its revisions and this one.
@@ -196,26 +236,6 @@ impl BucketState {
 
     /// How many entries may be stored after this one.
     fn at_most_after(&self, revision: Revision) -> u64 {
-        (self.last_revision.get() - revision.get()).min(self.entries.len() as u64)
-    }
-}
-
-/// The keys that are watched.
-enum Wanted {
-    Keys(HashSet<Key>),
-    Patterns(Vec<Pattern>),
-}
-
-impl Wanted {
-    fn new(patterns: Vec<Pattern>) -> Self {
-        let exact = patterns.iter().map(|pattern| pattern.as_exact().and_then(|key| Key::new(key).ok()));
-        exact.collect::<Option<_>>().map_or(Self::Patterns(patterns), Self::Keys)
-    }
-
-    fn contains(&self, key: &Key) -> bool {
-        match self {
-            Self::Keys(keys) => keys.contains(key),
-            Self::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(key.as_str())),
-        }
+        (self.last_revision.get() - revision.get()).min((self.entries.len() + self.backlog.len()) as u64)
     }
 }

@@ -351,7 +351,7 @@ impl RawCounters for NatsCounters {
 
     fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>> {
         let scan = Scan {
-            patterns: vec![pattern],
+            patterns: vec![pattern].into(),
             history: false,
             headers_only: false,
             after: Revision::ZERO,

@@ -19,7 +19,7 @@ use super::consumer::{Consumer, Heard, Request, Start};
 use super::record::Stored;
 use crate::backend::{Backoff, Deadline, Scan, Scanned};
 use crate::error::Result;
-use crate::key::Pattern;
+use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
 
 /// How often, at most and at least, an idle server says that it lives.
@@ -51,8 +51,8 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
 ///
 /// A scan ends when all that was to come came. A server that counts too few of several filters, unless they are keys of
 /// one length, is asked for one filter; and so is any for whom a permission says which keys those may be.
-fn filters(patterns: &[Pattern], counted: bool, confined: bool) -> Vec<Pattern> {
-    let disjoint = Pattern::disjoint(patterns);
+fn filters(patterns: &Patterns, counted: bool, confined: bool) -> Vec<Pattern> {
+    let disjoint = patterns.filters().to_vec();
     if !confined && (counted || are_counted(&disjoint)) {
         return disjoint;
     }
@@ -266,7 +266,7 @@ impl Scanning {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
-        let matches = self.scan.patterns.iter().any(|pattern| pattern.matches(entry.key.as_str()));
+        let matches = self.scan.patterns.matches(entry.key.as_str());
         matches.then_some(Ok(Scanned { entry, behind }))
     }
 }

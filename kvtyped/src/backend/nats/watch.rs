@@ -22,7 +22,7 @@ use super::record::Stored;
 use super::scan;
 use crate::backend::{Begun, Deadline, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Pattern;
+use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
 
 /// How often an idle server says that it lives.
@@ -50,7 +50,7 @@ pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Resul
 
 struct Sitting {
     place: Arc<Place>,
-    patterns: Vec<Pattern>,
+    patterns: Patterns,
     created: SystemTime,
     consumer: Consumer,
     listing: Listing,
@@ -69,7 +69,7 @@ impl Sitting {
         let deadline = Deadline::after(watch.patience);
         loop {
             let facts = Facts::learn(&place, deadline).await?;
-            let mut patterns = Pattern::disjoint(&watch.patterns);
+            let mut patterns = watch.patterns.filters().to_vec();
             if place.api.wire().is_confined() {
                 patterns = scan::joined(patterns);
             }
@@ -216,7 +216,7 @@ impl Sitting {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
-        self.patterns.iter().any(|pattern| pattern.matches(entry.key.as_str())).then_some(Ok(entry))
+        self.patterns.matches(entry.key.as_str()).then_some(Ok(entry))
     }
 
     /// Why the sitting is over, after something was lost.

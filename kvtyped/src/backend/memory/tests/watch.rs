@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::super::MemoryBackend;
+use super::super::backlog::{MAX_BYTES, MAX_ENTRIES};
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
 use crate::backend::{Backend, Begun, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
 use crate::config::BucketConfig;
@@ -22,7 +23,7 @@ fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
 }
 
 fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
-    bucket.watch(Watch { patterns, since, headers_only: false, patience: SECOND })
+    bucket.watch(Watch { patterns: patterns.into(), since, headers_only: false, patience: SECOND })
 }
 
 async fn next(watching: &mut Watching) -> Signal {
@@ -248,7 +249,7 @@ async fn many_entries_are_passed_over_in_steps() {
     {
         let mut state = backend.0.lock();
         let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
-        let look = |after| state.next(Revision::new(after), state.last_revision, |_, _| false).0.get();
+        let look = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
         assert_eq!([look(0), look(256), look(512), look(768)], [256, 512, 768, 1001]);
     }
     let any = Pattern::new().segment::<String>(None, "la", "");
@@ -260,35 +261,103 @@ async fn many_entries_are_passed_over_in_steps() {
     }
 }
 
+/// What a backend keeps for the watches of its bucket `b`: how many entries are in the backlog, how many watches listen.
+fn kept(backend: &MemoryBackend) -> (usize, usize) {
+    let mut state = backend.0.lock();
+    let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+    (state.backlog.len(), state.bell.listeners())
+}
+
 #[tokio::test(start_paused = true)]
-async fn one_who_does_not_read_holds_nothing_and_finds_what_is_left() {
+async fn an_attached_watch_is_told_every_change_though_it_reads_late() {
+    let backend = MemoryBackend::new();
+    let bucket = backend.create(BucketConfig { limit_markers: Some(SECOND), ..BucketConfig::new("b") }, soon()).await;
+    let bucket = bucket.unwrap();
+    write(&bucket, put("k", "old")).await.unwrap();
+    let mut early = watch(&bucket, Since::Newest);
+    let mut late = watch(&bucket, Since::Now);
+    let mut other = watch_some(&bucket, Since::Now, vec![Pattern::exact(&key("other"))]);
+    begun(&mut early).await;
+    ready(&mut late).await;
+    ready(&mut other).await;
+    write(&bucket, put("k", "1")).await.unwrap();
+    write(&bucket, Write::new(key("k"), WriteKind::Delete)).await.unwrap();
+    write(&bucket, put("k", "2")).await.unwrap();
+    write(&bucket, Write::new(key("k"), WriteKind::Purge)).await.unwrap();
+    write(&bucket, put("k", "3").with_ttl(seconds(1))).await.unwrap();
+    write(&bucket, put("other", "1")).await.unwrap();
+    // The record expires, and so does the marker that it leaves.
+    tokio::time::advance(3 * SECOND).await;
+    assert_eq!(told(&mut other).await, entry(7, "other", Operation::Put));
+    // The old record went before it was listed; the late watch did not want it.
+    for (watching, number) in [(&mut late, 1), (&mut early, 2)] {
+        let mut changes = Vec::new();
+        for _ in 2..=8 {
+            changes.push(told(watching).await);
+        }
+        let put = |revision| entry(revision, "k", Operation::Put);
+        let wanted = [
+            put(2),
+            entry(3, "k", Operation::Delete),
+            put(4),
+            entry(5, "k", Operation::Purge),
+            put(6),
+            entry(7, "other", Operation::Put),
+            entry(8, "k", Operation::Expired),
+        ];
+        assert_eq!(changes, wanted, "watch {number}");
+    }
+    assert_eq!(kept(&backend), (1, 3), "only the watch of another key has not passed the marker");
+    assert_eq!(next(&mut other).await, alive(8));
+    assert_eq!(kept(&backend), (0, 3), "what every watch has read is released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_not_read_keeps_a_bounded_backlog_and_finds_what_is_left() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, Since::Now);
     ready(&mut watching).await;
-    for number in 0..1000 {
+    let writes = MAX_ENTRIES as u64 + 1_000;
+    for number in 0..writes {
         write(&bucket, put(&format!("k{}", number % 3), "v")).await.unwrap();
     }
-    for revision in 998..=1000 {
+    assert_eq!(kept(&backend).0, MAX_ENTRIES);
+    let first = writes - 3 - MAX_ENTRIES as u64 + 1;
+    for revision in first..=writes {
         assert_eq!(told(&mut watching).await, entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put));
     }
+    assert_eq!(kept(&backend), (0, 1));
     tokio::time::advance(SECOND - TICK).await;
     assert!(next(&mut watching).now_or_never().is_none());
+
+    let large = "v".repeat(1_000_000);
+    for _ in 0..20 {
+        write(&bucket, put("k0", &large)).await.unwrap();
+    }
+    assert_eq!(kept(&backend).0, (MAX_BYTES / 1_000_000) as usize);
     drop(watching);
-    let mut state = backend.0.lock();
-    let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
-    assert_eq!(state.bell.listeners(), 0);
+    assert_eq!(kept(&backend), (0, 0), "what nobody waits for is released");
+    write(&bucket, put("k0", "v")).await.unwrap();
+    assert_eq!(kept(&backend), (0, 0), "nothing is kept for nobody");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_marker_that_expired_before_it_was_told_ends_it() {
+async fn a_removal_that_is_dropped_from_the_backlog_unread_ends_the_watch() {
     let bucket = bucket(|config| config.limit_markers = Some(SECOND)).await;
     let mut watching = watch(&bucket, Since::Now);
+    let mut keeps_up = watch(&bucket, Since::Now);
     ready(&mut watching).await;
+    ready(&mut keeps_up).await;
     write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
-    assert_eq!(told(&mut watching).await, entry(1, "k", Operation::Put));
     tokio::time::advance(5 * SECOND).await;
+    assert_eq!(told(&mut keeps_up).await, entry(1, "k", Operation::Put));
+    assert_eq!(told(&mut keeps_up).await, entry(2, "k", Operation::Expired));
+    for _ in 0..MAX_ENTRIES + 2 {
+        write(&bucket, put("other", "v")).await.unwrap();
+    }
     let error = watching.next().await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
     assert!(watching.next().await.is_none());
+    assert_eq!(told(&mut keeps_up).await.1, "other");
 }

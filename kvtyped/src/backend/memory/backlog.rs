@@ -1,0 +1,115 @@
+//! Entries that left a bucket before every attached watch has read them.
+//!
+//! A server sends each change to an attached watch at once, also if the next write removes it. Here a watch reads when it
+//! is polled. So an entry that leaves the bucket is kept until every attached watch has read past it, within a bound.
+//! Beyond the bound the oldest entries go, as on a server that reads for a slow consumer what is still stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::bucket::Stored;
+use super::watch::first;
+use crate::revision::Revision;
+
+/// How many entries are kept for the watches of a bucket, and how many bytes.
+pub(super) const MAX_ENTRIES: usize = 8_192;
+pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The removed entries of a bucket that some attached watch has not read.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    entries: BTreeMap<Revision, Stored>,
+    /// The size of all entries, as the store of a server counts it.
+    bytes: u64,
+    /// Those of the entries that no later entry of their key follows.
+    last_of_key: BTreeSet<Revision>,
+    /// Up to where each attached watch has read.
+    positions: BTreeSet<(Revision, u64)>,
+    attached: u64,
+    /// The last revision of an entry that was dropped unread, and that no later entry of its key makes up for.
+    lost: Revision,
+}
+
+/// The position of an attached watch.
+#[derive(Debug)]
+pub(super) struct Reader {
+    id: u64,
+    position: Revision,
+}
+
+impl Backlog {
+    /// Attaches a watch that wants every change after this revision.
+    pub(super) fn attach(&mut self, position: Revision) -> Reader {
+        self.attached += 1;
+        let id = self.attached;
+        self.positions.insert((position, id));
+        Reader { id, position }
+    }
+
+    /// Detaches a watch.
+    pub(super) fn detach(&mut self, reader: &Reader) {
+        self.positions.remove(&(reader.position, reader.id));
+        self.release();
+    }
+
+    /// Notes that a watch has read up to this revision.
+    pub(super) fn read(&mut self, reader: &mut Reader, position: Revision) {
+        if position > reader.position {
+            self.positions.remove(&(reader.position, reader.id));
+            reader.position = position;
+            self.positions.insert((position, reader.id));
+            self.release();
+        }
+    }
+
+    /// Keeps an entry that leaves the bucket, if a watch has not read it.
+    pub(super) fn keep(&mut self, revision: Revision, stored: Stored, is_last_of_key: bool) {
+        if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
+            return;
+        }
+        self.bytes += stored.record;
+        self.entries.insert(revision, stored);
+        if is_last_of_key {
+            self.last_of_key.insert(revision);
+        }
+        while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES {
+            if let Some((dropped, true)) = self.pop() {
+                self.lost = self.lost.max(dropped);
+            }
+        }
+    }
+
+    /// Whether a watch that has read up to this revision missed an entry that nothing makes up for.
+    pub(super) fn is_lost_after(&self, position: Revision) -> bool {
+        position < self.lost
+    }
+
+    /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
+    pub(super) fn next(
+        &self,
+        after: Revision,
+        until: Revision,
+        wanted: &impl Fn(Revision, &Stored) -> bool,
+    ) -> (Revision, Option<&Stored>) {
+        first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Drops what every attached watch has read.
+    fn release(&mut self) {
+        let least = self.positions.first().map(|(position, _)| *position);
+        while self.entries.first_key_value().is_some_and(|(first, _)| least.is_none_or(|least| *first <= least)) {
+            self.pop();
+        }
+    }
+
+    /// Drops the oldest entry; tells its revision, and whether no later entry of its key follows.
+    fn pop(&mut self) -> Option<(Revision, bool)> {
+        let (revision, stored) = self.entries.pop_first()?;
+        self.bytes -= stored.record;
+        Some((revision, self.last_of_key.remove(&revision)))
+    }
+}

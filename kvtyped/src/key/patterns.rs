@@ -1,0 +1,175 @@
+//! A set of patterns that finds out quickly whether a key is in it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use super::pattern::Token;
+use super::{Key, Pattern};
+
+/// The union of some patterns. Clones share it.
+///
+/// The cost of [`matches`](Self::matches) does not grow with the number of patterns: exact keys are hashed, open patterns
+/// share a tree of their segments.
+#[derive(Clone, Default)]
+pub struct Patterns(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    list: Vec<Pattern>,
+    /// Built by the first `matches`: most filters are a single pattern, and many are never asked.
+    index: OnceLock<Index>,
+    filters: OnceLock<Vec<Pattern>>,
+}
+
+#[derive(Default)]
+struct Index {
+    exact: HashSet<Box<str>>,
+    open: Node,
+}
+
+/// What may follow a sequence of segments.
+#[derive(Default)]
+struct Node {
+    literals: HashMap<String, Node>,
+    wild: Vec<(Token, Node)>,
+    /// A pattern ends here.
+    is_end: bool,
+    /// A pattern matches every longer key.
+    is_tail: bool,
+}
+
+impl Patterns {
+    /// The union of these patterns. Duplicates are removed.
+    pub fn new(mut list: Vec<Pattern>) -> Self {
+        if list.len() > 1 {
+            retain_distinct(&mut list);
+        }
+        Self(Arc::new(Inner { list, ..Inner::default() }))
+    }
+
+    /// Whether one of the patterns matches this key.
+    pub fn matches(&self, key: &str) -> bool {
+        match &*self.0.list {
+            [] => false,
+            [pattern] => pattern.matches(key),
+            list => self.0.index.get_or_init(|| Index::new(list)).matches(key),
+        }
+    }
+
+    /// The subject filters that [`Pattern::disjoint`] makes of the patterns.
+    pub fn filters(&self) -> &[Pattern] {
+        self.0.filters.get_or_init(|| Pattern::disjoint(self))
+    }
+
+    /// The patterns, if nobody shares them; else a copy.
+    pub(crate) fn into_vec(self) -> Vec<Pattern> {
+        Arc::try_unwrap(self.0).map_or_else(|shared| shared.list.clone(), |inner| inner.list)
+    }
+}
+
+/// Removes every pattern that equals an earlier one.
+pub(super) fn retain_distinct(list: &mut Vec<Pattern>) {
+    let mut seen = HashSet::with_capacity(list.len());
+    let is_first: Vec<_> = list.iter().map(|pattern| seen.insert(pattern)).collect();
+    let mut is_first = is_first.into_iter();
+    list.retain(|_| is_first.next().unwrap_or(true));
+}
+
+impl Index {
+    fn new(list: &[Pattern]) -> Self {
+        let mut index = Self::default();
+        for pattern in list {
+            match pattern.as_exact() {
+                Some(key) => drop(index.exact.insert(key.into())),
+                None => index.open.insert(pattern),
+            }
+        }
+        index
+    }
+
+    fn matches(&self, key: &str) -> bool {
+        if self.exact.contains(key) {
+            return true;
+        }
+        let (first, rest) = split(key);
+        self.open.matches_literally(first, rest) || first != Key::RESERVED && self.open.matches_openly(first, rest)
+    }
+}
+
+impl Node {
+    fn insert(&mut self, pattern: &Pattern) {
+        let mut node = self;
+        for token in pattern.tokens() {
+            node = match token {
+                Token::Literal(text) => node.literals.entry(text.clone()).or_default(),
+                Token::Any { .. } => node.wild_child(token),
+            };
+        }
+        if pattern.is_tail() {
+            node.is_tail = true;
+        } else {
+            node.is_end = true;
+        }
+    }
+
+    fn wild_child(&mut self, token: &Token) -> &mut Self {
+        let at = self.wild.iter().position(|(other, _)| other == token).unwrap_or(self.wild.len());
+        if at == self.wild.len() {
+            self.wild.push((token.clone(), Self::default()));
+        }
+        &mut self.wild[at].1
+    }
+
+    fn matches(&self, rest: Option<&str>) -> bool {
+        let Some(rest) = rest else { return self.is_end };
+        let (segment, rest) = split(rest);
+        self.matches_literally(segment, rest) || self.matches_openly(segment, rest)
+    }
+
+    fn matches_literally(&self, segment: &str, rest: Option<&str>) -> bool {
+        self.literals.get(segment).is_some_and(|node| node.matches(rest))
+    }
+
+    fn matches_openly(&self, segment: &str, rest: Option<&str>) -> bool {
+        self.is_tail || self.wild.iter().any(|(token, node)| token.matches(segment) && node.matches(rest))
+    }
+}
+
+/// The first segment of a key, and the segments behind it.
+fn split(key: &str) -> (&str, Option<&str>) {
+    key.split_once('.').map_or((key, None), |(segment, rest)| (segment, Some(rest)))
+}
+
+impl Deref for Patterns {
+    type Target = [Pattern];
+
+    fn deref(&self) -> &[Pattern] {
+        &self.0.list
+    }
+}
+
+impl From<Vec<Pattern>> for Patterns {
+    fn from(list: Vec<Pattern>) -> Self {
+        Self::new(list)
+    }
+}
+
+impl FromIterator<Pattern> for Patterns {
+    fn from_iter<I: IntoIterator<Item = Pattern>>(list: I) -> Self {
+        Self::new(list.into_iter().collect())
+    }
+}
+
+impl PartialEq for Patterns {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
