@@ -19,6 +19,7 @@ mod layering;
 mod lists;
 mod locks;
 mod many;
+mod members;
 mod model;
 mod modify;
 mod nats;

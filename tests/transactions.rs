@@ -31,6 +31,13 @@ struct Transfer {
     amount: i64,
 }
 
+/// Declares the bucket of `Document`, and that one revision is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "document", key = "attachment.{id}")]
+struct Attachment {
+    id: u64,
+}
+
 #[derive(Debug, PartialEq)]
 enum Refused {
     NoAccount,
@@ -255,10 +262,10 @@ on_both_backends! {
             tx.delete(&key)?;
             assert_eq!(tx.get(&key).await?, None);
             tx.create(&Document::new("a", "created")).await?;
-            let other = tx.of::<Session>();
-            other.put_for(&Session::new("acme", 1), Duration::from_secs(60)).expect_err("history is kept");
-            other.put(&Session::new("acme", 1))?;
-            assert_eq!(other.get(&SessionKey::new("acme", 1)).await?, Some(Session::new("acme", 1)));
+            let other = tx.of::<Attachment>();
+            other.put_for(&Attachment { id: 1 }, Duration::from_secs(60)).expect_err("history is kept");
+            other.put(&Attachment { id: 1 })?;
+            assert_eq!(other.get(&AttachmentKey::new(1_u64)).await?, Some(Attachment { id: 1 }));
             Ok(first)
         });
         assert_eq!(seen.await.unwrap(), "2", "it ran again on what another had written");

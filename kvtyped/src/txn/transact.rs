@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::abort::{Abort, TransactError};
+use super::members::Members;
 use super::tx::{OPERATION, Run, Tx, View};
 use crate::backend::{Backoff, Deadline, Read};
 use crate::bucket::{Attempts, Bucket};
@@ -126,7 +127,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
             if attempts.any() && turn.is_none() {
                 turn = crowd.enter(deadline).await;
             }
-            let run = Run::new(raw.clone(), read, deadline);
+            let run = Run::new(raw.clone(), Members::of::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.end();
             view.read.values().flatten().for_each(|entry| bucket.met(entry));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::members::Members;
 use crate::backend::{Backoff, Batch, Guard, Read, Write, WriteKind};
 use crate::bucket::{Bucket, Footing, check_ttl, decode, standing};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,8 +17,8 @@ const OPERATION: &str = "commit";
 impl<T: KvModel> Bucket<T> {
     /// Several writes that are applied all or nothing.
     ///
-    /// The records may be of any models whose records live in this bucket, each with its own key template. Each key is
-    /// written once. It takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and checks.
+    /// The records may be of any models whose records live in this bucket, each with its own key template. These are the
+    /// models that declare the same bucket as `T`, or the name under which this bucket was opened. Each key is written once. It takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and checks.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -188,7 +189,8 @@ impl<T: KvModel> Transaction<'_, T> {
     /// # Errors
     ///
     /// `Conflict` if a revision is not there, and `AlreadyExists` if a record is that was to be created; both name the
-    /// key where it is known. `InvalidBatch` if a key is written twice, or there is too much of it. `Unsupported` if
+    /// key where it is known. `InvalidBatch` if a key is written twice, if there is too much of it, or
+    /// if a record's model declares another bucket. `Unsupported` if
     /// several writes need a newer server (nats-server 2.12.1), or a bucket with
     /// [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not tell, the outcome
     /// is `Unknown`: all of it was applied, or nothing.
@@ -251,7 +253,8 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     fn record<M: KvModel>(mut self, record: &M, expected: Expected) -> Self {
-        let parts = record.key().encode().map_err(Error::from).and_then(|key| {
+        let member = Members::of::<T>().check::<M>(self.bucket.name());
+        let parts = member.and_then(|()| record.key().encode().map_err(Error::from)).and_then(|key| {
             let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
             Ok(Step { key, kind: WriteKind::Put(value), ttl: None, expected })
         });

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::members::Members;
 use crate::backend::{At, Batch, Deadline, Guard, Operation, RawBucket, RawEntry, Read, Write, WriteKind};
 use crate::bucket::{check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,7 @@ pub struct Tx<T> {
 /// One run of a closure.
 pub(super) struct Run {
     raw: Arc<dyn RawBucket>,
+    members: Members,
     read: Read,
     deadline: Deadline,
     /// Never held across an await.
@@ -65,8 +67,8 @@ impl View {
 }
 
 impl Run {
-    pub(super) fn new(raw: Arc<dyn RawBucket>, read: Read, deadline: Deadline) -> Arc<Self> {
-        Arc::new(Self { raw, read, deadline, view: Mutex::default() })
+    pub(super) fn new(raw: Arc<dyn RawBucket>, members: Members, read: Read, deadline: Deadline) -> Arc<Self> {
+        Arc::new(Self { raw, members, read, deadline, view: Mutex::default() })
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -88,7 +90,7 @@ impl Run {
     }
 }
 
-impl<T> Tx<T> {
+impl<T: KvModel> Tx<T> {
     pub(super) fn new(run: &Arc<Run>) -> Self {
         Self { run: Arc::clone(run), model: PhantomData }
     }
@@ -97,8 +99,15 @@ impl<T> Tx<T> {
         error.within(OPERATION, &self.run.raw.config().name, key.map(Key::as_str))
     }
 
+    /// Encodes a key, if records of this handle's model live in the bucket.
     fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
+        self.check::<T>()?;
         key.encode().map_err(|error| self.located(error.into(), None))
+    }
+
+    fn check<M: KvModel>(&self) -> Result<()> {
+        let member = self.run.members.check::<M>(&self.run.raw.config().name);
+        member.map_err(|error| self.located(error, None))
     }
 
     fn view(&self) -> Result<MutexGuard<'_, View>> {
@@ -121,6 +130,7 @@ impl<T> Tx<T> {
     }
 
     fn stage_record<M: KvModel>(&self, record: &M, ttl: Option<Duration>) -> Result<()> {
+        self.check::<M>()?;
         let key = self.encode(&record.key())?;
         let parts = decode::encode(record).and_then(|value| Ok((value, check_ttl(self.run.raw.config(), ttl)?)));
         let (value, ttl) = parts.map_err(|error| self.located(error, Some(&key)))?;
@@ -145,7 +155,7 @@ impl<T> Tx<T> {
     ///
     /// # Errors
     ///
-    /// If it cannot be encoded, or if there are too many writes.
+    /// If it cannot be encoded, or if there are too many writes. Returns `InvalidBatch` if its model declares another bucket.
     pub fn put<M: KvModel>(&self, record: &M) -> Result<()> {
         self.stage_record(record, None)
     }
@@ -169,6 +179,7 @@ impl<T> Tx<T> {
     ///
     /// Dropping it leaves the record unwritten.
     pub async fn create<M: KvModel>(&self, record: &M) -> Result<()> {
+        self.check::<M>()?;
         let key = self.encode(&record.key())?;
         match self.newest(&key).await? {
             Some(entry) if !entry.is_removed() => {
@@ -200,6 +211,8 @@ impl<T> Tx<T> {
     }
 
     /// The same transaction, for the records of another model in the same bucket.
+    ///
+    /// If `M` declares another bucket, every method of the result returns `InvalidBatch`.
     pub fn of<M: KvModel>(&self) -> Tx<M> {
         Tx::new(&self.run)
     }
