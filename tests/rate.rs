@@ -6,7 +6,7 @@ use kvtyped::prelude::*;
 use tokio::time::Instant;
 
 use crate::needs::needs;
-use crate::support::{OLD, Session, World, on_both_backends, unique};
+use crate::support::{Junk, JunkKey, OLD, Session, World, on_both_backends, seen_as, unique};
 
 on_both_backends! {
     needs RateLimiters;
@@ -32,6 +32,63 @@ on_both_backends! {
         assert!(handles[0].check("grace").await.unwrap().is_allowed(), "each key has its own");
         assert!(handles[1].check_n("alan", 3).await.unwrap().is_allowed());
         assert!(!handles[1].check_n("alan", 1).await.unwrap().is_allowed());
+    }
+
+    async fn zero_events_peek(world: World) {
+        let limiter = world.store.rate_limiter(unique("api"), Quota::per_hour(2).burst(3)).await.unwrap();
+        let peek = async || {
+            let decision = limiter.check_n("ada", 0).await.unwrap();
+            assert!(decision.is_allowed());
+            decision.remaining()
+        };
+        assert_eq!((peek().await, peek().await), (3, 3));
+        for left in [2, 1, 0] {
+            assert_eq!(limiter.check("ada").await.unwrap().remaining(), left);
+            assert_eq!((peek().await, peek().await), (left, left));
+        }
+        assert!(!limiter.check("ada").await.unwrap().is_allowed());
+    }
+
+    async fn the_peek_of_an_unused_key_writes_nothing(world: World) {
+        let name = unique("api");
+        let limiter = world.store.rate_limiter(&name, Quota::per_hour(2)).await.unwrap();
+        let bucket = seen_as::<Junk>(&world, &name).await;
+        let before = bucket.status().await.unwrap().last_revision;
+        assert_eq!(limiter.check_n("ada", 0).await.unwrap().remaining(), 2);
+        assert_eq!(bucket.status().await.unwrap().last_revision, before);
+        assert!(limiter.check("ada").await.unwrap().is_allowed());
+        assert!(bucket.status().await.unwrap().last_revision > before, "the control: a check writes");
+    }
+
+    async fn a_wait_of_retry_after_is_enough_after_the_quota_was_changed(world: World) {
+        let name = unique("api");
+        let hourly = world.store.rate_limiter(&name, Quota::per_hour(1)).await.unwrap();
+        assert!(hourly.check("ada").await.unwrap().is_allowed());
+        assert!(!hourly.check("ada").await.unwrap().is_allowed());
+        let fast = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
+        let wait = fast.check("ada").await.unwrap().retry_after().expect("a burst of the new quota is used");
+        assert!(wait < Duration::from_millis(200), "{wait:?}");
+        tokio::time::sleep(wait).await;
+        assert!(fast.check("ada").await.unwrap().is_allowed(), "after the time that it was told");
+    }
+
+    /// As it looks when the server's clock is set back: what is stored lies an hour ahead.
+    async fn a_wait_of_retry_after_is_enough_after_the_clock_was_set_back(world: World) {
+        let name = unique("api");
+        let limiter = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
+        assert!(limiter.check("ada").await.unwrap().is_allowed());
+        let bucket = seen_as::<Junk>(&world, &name).await;
+        let key = JunkKey::new("rate", &name, "ada");
+        let stored = bucket.get(&key).await.unwrap().expect("it was used");
+        let mut state: serde_json::Value = serde_json::from_str(&stored.text).unwrap();
+        for field in ["whole_at", "since"] {
+            state[field] = (state[field].as_u64().unwrap() + 3_600_000_000_000).into();
+        }
+        bucket.put(&Junk { text: state.to_string(), ..stored.into_value() }).await.unwrap();
+        let wait = limiter.check("ada").await.unwrap().retry_after().expect("a burst counts as used");
+        assert!(wait < Duration::from_secs(2), "{wait:?}");
+        tokio::time::sleep(wait).await;
+        assert!(limiter.check("ada").await.unwrap().is_allowed(), "after the time that it was told");
     }
 
     async fn what_can_never_be_allowed_is_an_error(world: World) {

@@ -112,6 +112,21 @@ pub(super) struct Used {
     whole_at: u64,
     /// The latest time at which it may have been whole last: what is used was used since.
     since: u64,
+    /// What one event costs under the quota of the writer; zero if the writer did not say.
+    #[serde(default)]
+    interval: u64,
+    /// The burst of that quota.
+    #[serde(default)]
+    burst: u32,
+}
+
+/// Why events are not allowed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Denied {
+    /// How long from now they would be allowed.
+    pub(super) wait: Duration,
+    /// The state to store, so that the wait counts: the stored one is not a state of this quota and this clock.
+    pub(super) reset: Option<Used>,
 }
 
 impl Rule {
@@ -120,19 +135,22 @@ impl Rule {
         Duration::from_nanos(self.whole)
     }
 
-    /// The state after these events, if they happen now; or how long from now they would be allowed.
-    pub(super) fn decide(&self, used: Used, events: u32, now: Now) -> Result<Used, Duration> {
+    /// The state after these events if they happen now, or how long from now they would be allowed.
+    pub(super) fn decide(&self, used: Used, events: u32, now: Now) -> Result<Used, Denied> {
         let cost = self.interval.saturating_mul(events.into());
-        let (Used { whole_at, since }, limit) = self.now(used, now);
+        let (Used { whole_at, since, .. }, limit) = self.now(used, now);
         let after = whole_at.saturating_add(cost);
         if after <= limit {
-            return Ok(Used { whole_at: after, since });
+            return Ok(self.used(after, since));
         }
         // As soon as there is room, unless it is not whole for sure by then but may be; at the latest when it is.
-        let Used { whole_at, since } = self.sane(used, now);
+        let bounded = self.bounded(used, now);
+        let Used { whole_at, since, .. } = bounded;
         let wait = whole_at.saturating_add(cost).saturating_sub(self.whole).saturating_sub(now.earliest);
         let sure = whole_at >= now.latest.saturating_add(wait).max(since);
-        Err(Duration::from_nanos(if sure { wait } else { whole_at.saturating_sub(now.earliest) }))
+        let wait = Duration::from_nanos(if sure { wait } else { whole_at.saturating_sub(now.earliest) });
+        let moved = (bounded.whole_at, bounded.since) != (used.whole_at, used.since);
+        Err(Denied { wait, reset: moved.then(|| self.used(bounded.whole_at, bounded.since)) })
     }
 
     /// How many events would be allowed now.
@@ -141,24 +159,37 @@ impl Rule {
         u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
     }
 
+    /// Whether a state was written under another quota.
+    pub(super) fn differs(&self, used: Used) -> bool {
+        (used.interval, used.burst) != (0, 0) && (used.interval, used.burst) != (self.interval, self.burst)
+    }
+
+    fn used(&self, whole_at: u64, since: u64) -> Used {
+        Used { whole_at, since, interval: self.interval, burst: self.burst }
+    }
+
     /// The state as it is now, and the time beyond which it cannot be moved.
     fn now(&self, used: Used, now: Now) -> (Used, u64) {
-        let Used { whole_at, since } = self.sane(used, now);
+        let Used { whole_at, since, .. } = self.bounded(used, now);
         // Since it was whole, this much time has passed at least: none, if the clocks do not tell.
         let latest = now.latest.max(since);
         if whole_at <= now.earliest {
-            return (Used { whole_at: latest, since: latest }, latest.saturating_add(self.whole));
+            return (self.used(latest, latest), latest.saturating_add(self.whole));
         }
-        (Used { whole_at: whole_at.max(latest), since }, now.earliest.max(since).saturating_add(self.whole))
+        (self.used(whole_at.max(latest), since), now.earliest.max(since).saturating_add(self.whole))
     }
 
-    /// What lies further ahead than a whole burst was written by a clock that was set back since, or for another quota.
-    fn sane(&self, Used { whole_at, since }: Used, now: Now) -> Used {
+    /// The state, bounded by what this quota can owe.
+    ///
+    /// A state that lies further ahead than a whole burst was written by a clock that was set back since, or under another
+    /// quota. The bound moves with `now`, so a denial that rests on it must store it: otherwise no wait would suffice.
+    fn bounded(&self, used: Used, now: Now) -> Used {
+        let Used { whole_at, since, .. } = used;
         let furthest = now.latest.saturating_add(self.whole);
         if since > furthest.saturating_add(nanos(UNSURE)) {
-            return Used { whole_at: furthest, since: now.latest };
+            return self.used(furthest, now.latest);
         }
-        Used { whole_at: whole_at.min(furthest.max(since.saturating_add(self.whole))), since }
+        Used { whole_at: whole_at.min(furthest.max(since.saturating_add(self.whole))), ..used }
     }
 }
 
@@ -197,8 +228,9 @@ mod tests {
         for _ in 0..3 {
             used = rule.decide(used, 1, at(SECOND)).unwrap();
         }
-        assert_eq!(rule.decide(used, 1, at(SECOND)), Err(Duration::from_millis(100)));
-        assert_eq!(rule.decide(used, 2, at(SECOND)), Err(Duration::from_millis(200)));
+        let denied = |millis| Err(Denied { wait: Duration::from_millis(millis), reset: None });
+        assert_eq!(rule.decide(used, 1, at(SECOND)), denied(100));
+        assert_eq!(rule.decide(used, 2, at(SECOND)), denied(200));
         let later = at(SECOND + 100_000_000);
         used = rule.decide(used, 1, later).unwrap();
         assert!(rule.decide(used, 1, later).is_err());
@@ -228,7 +260,8 @@ mod tests {
                         used = after;
                         allowed.push(time);
                     }
-                    Err(wait) => {
+                    Err(Denied { wait, reset }) => {
+                        assert_eq!(reset, None, "seed {seed}: a denial of one quota and clock is only a read");
                         let wait = u64::try_from(wait.as_nanos()).unwrap();
                         let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
                         assert!(rule.decide(used, 1, then).is_ok(), "seed {seed}: denied after the time that was told");
@@ -253,9 +286,71 @@ mod tests {
             for _ in 0..2 {
                 used = rule.decide(used, 1, at((10 + ahead) * SECOND)).unwrap();
             }
-            let wait = rule.decide(used, 1, at(10 * SECOND)).unwrap_err();
+            let wait = rule.decide(used, 1, at(10 * SECOND)).unwrap_err().wait;
             assert!(wait <= UNSURE + 2 * rule.whole(), "{wait:?}");
         }
+    }
+
+    /// Quotas that change and a clock that jumps, both ways: the one wait that a denial tells is enough.
+    #[test]
+    fn waiting_retry_after_always_allows() {
+        let (mut resets, mut denials) = (0, 0);
+        for seed in 0..2_000_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let (mut used, mut time) = (Used::default(), 1_000_000 * SECOND);
+            for step in 0..60 {
+                let period = [1, 60, 3_600, 86_400][next(4) as usize];
+                let quota = Quota::new(1 + next(20) as u32, Duration::from_secs(period)).burst(1 + next(30) as u32);
+                let rule = quota.rule().unwrap();
+                match next(6) {
+                    0 => time += next(100_000 * SECOND),
+                    1 => time -= next(50_000 * SECOND),
+                    _ => time += next(2 * rule.interval),
+                }
+                for _ in 0..next(40) {
+                    let events = 1 + next(rule.burst.into()) as u32;
+                    let now = Now { earliest: time - next(SECOND), latest: time + next(SECOND) };
+                    let Denied { wait, reset } = match rule.decide(used, events, now) {
+                        Ok(after) => {
+                            used = after;
+                            continue;
+                        }
+                        Err(denied) => denied,
+                    };
+                    (resets, denials) = (resets + usize::from(reset.is_some()), denials + 1);
+                    used = reset.unwrap_or(used);
+                    assert!(wait <= UNSURE + 2 * rule.whole() + Duration::from_secs(2), "seed {seed}, {step}: {wait:?}");
+                    let wait = nanos(wait);
+                    let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
+                    used = rule.decide(used, events, then).unwrap_or_else(|denied| {
+                        panic!("seed {seed}, step {step}: {denied:?} after the time that was told")
+                    });
+                    time += wait;
+                }
+            }
+        }
+        assert!(resets > 1_000 && denials > 10 * resets, "{resets} of {denials}");
+    }
+
+    /// The state of an hour's quota is in nobody's way when the quota becomes one of a second.
+    #[test]
+    fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
+        let hourly = Quota::per_hour(1).rule().unwrap();
+        let used = hourly.decide(Used::default(), 1, at(10 * SECOND)).unwrap();
+        let rule = Quota::per_second(10).rule().unwrap();
+        assert!(rule.differs(used) && !hourly.differs(used) && !rule.differs(Used::default()));
+        let Denied { wait, reset } = rule.decide(used, 1, at(11 * SECOND)).unwrap_err();
+        assert_eq!(wait, Duration::from_millis(100));
+        let later = at(11 * SECOND + 100_000_000);
+        assert!(rule.decide(reset.unwrap(), 1, later).is_ok());
+        // The control: a denial that stores nothing is told again and again.
+        assert_eq!(rule.decide(used, 1, later).unwrap_err().wait, wait);
     }
 
     #[test]

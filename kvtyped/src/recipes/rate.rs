@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,8 +11,9 @@ use tokio::time::Instant;
 
 use super::clock::{DRIFT, ServerClock};
 use super::place::{Place, place_options};
-use super::quota::{Quota, Rule, Used};
+use super::quota::{Denied, Quota, Rule, Used};
 use super::slot::{Slot, SlotKey};
+use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -24,6 +26,9 @@ const MAX_ATTEMPTS: u32 = 32;
 
 impl Store {
     /// Opens a rate limiter, which all processes share that open it by this name, with the same quota.
+    ///
+    /// A limiter can be opened again with another quota. The new quota applies at once; what a key used under the old quota
+    /// counts as one burst of the new quota at most. The first key that was used under another quota is logged at `warn`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -86,7 +91,8 @@ impl OpenRateLimiter {
         let bucket: Bucket<Slot<Used>> = place.open(Some(ttl)).await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
         let clock = ServerClock::new(&name);
-        let inner = Inner { bucket, name, quota, rule, ttl, timeout, max_attempts, clock };
+        let warned = AtomicBool::new(false);
+        let inner = Inner { bucket, name, quota, rule, ttl, timeout, max_attempts, clock, warned };
         inner.clock.refresh(&inner.bucket, timeout).await?;
         Ok(RateLimiter(Arc::new(inner)))
     }
@@ -116,7 +122,9 @@ impl IntoFuture for OpenRateLimiter {
 ///
 /// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose clock is
 ///   ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two bursts take
-///   to come back, and ten seconds.
+///   to come back, and ten seconds. A wait of [`retry_after`](Decision::retry_after) is enough in each case.
+/// * A rate while processes use one name with different quotas. Each applies its own, and forgives what the other counts
+///   beyond its burst.
 /// * Fairness. Of several that wait for one key, any may come first.
 /// * A use for each permit. An event that was allowed counts, whether the caller makes use of it or not; so may one whose
 ///   check was cancelled, or failed with an unknown outcome.
@@ -134,6 +142,8 @@ struct Inner {
     timeout: Duration,
     max_attempts: u32,
     clock: ServerClock,
+    /// Whether the use of another quota was told.
+    warned: AtomicBool,
 }
 
 /// What a rate limiter says of an event.
@@ -176,7 +186,8 @@ impl RateLimiter {
         self.check_n(key, 1).await
     }
 
-    /// Asks for several events, all or none.
+    /// Asks for several events, all or none. Zero events are always allowed: the answer tells what
+    /// [`remains`](Decision::remaining), and nothing is written for the key.
     ///
     /// # Errors
     ///
@@ -230,32 +241,65 @@ impl Inner {
                 rule.burst
             )));
         }
+        if events == 0 {
+            return self.peek(key, timeout).await;
+        }
         let end = Instant::now().checked_add(timeout);
         clock.refresh(bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+        // Of the last run of either closure: another writer may have come between.
+        let outcome = Mutex::new(Decision { retry_after: None, remaining: 0 });
+        let tell = |decision| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decision;
         let first = || {
             // A burst is always allowed to a key that is whole.
-            let used = rule.decide(Used::default(), events, clock.now()).unwrap_or_default();
+            let now = clock.now();
+            let used = rule.decide(Used::default(), events, now).unwrap_or_default();
+            tell(Decision { retry_after: None, remaining: rule.remaining(used, now) });
             Slot { key: key.clone(), value: used }
         };
         let checked = bucket.try_modify(key, |slot: &mut Slot<Used>| {
             let now = clock.now();
-            let denied = |wait| (wait, rule.remaining(slot.value, now));
-            slot.value = rule.decide(slot.value, events, now).map_err(denied)?;
-            Ok::<_, (Duration, u32)>(())
+            self.warn_if_other(slot.value);
+            let Denied { wait, reset } = match rule.decide(slot.value, events, now) {
+                Ok(after) => {
+                    tell(Decision { retry_after: None, remaining: rule.remaining(after, now) });
+                    slot.value = after;
+                    return Ok(());
+                }
+                Err(denied) => denied,
+            };
+            // By a clock that goes as much slower as is allowed for.
+            let wait = wait + wait / (DRIFT - 1) + Duration::from_nanos(1);
+            let denied = Decision { retry_after: Some(wait), remaining: rule.remaining(slot.value, now) };
+            tell(denied);
+            // A reset is stored, though nothing is allowed.
+            slot.value = reset.ok_or(denied)?;
+            Ok(())
         });
         let checked = checked.or_insert_with(first).ttl(self.ttl).max_attempts(self.max_attempts).timeout(left);
         match checked.await {
-            Ok(entry) => {
-                let remaining = rule.remaining(entry.value, clock.now());
-                Ok(Decision { retry_after: None, remaining })
-            }
-            Err(ModifyError::Closure((wait, remaining))) => {
-                // By a clock that goes as much slower as is allowed for.
-                let wait = wait + wait / (DRIFT - 1) + Duration::from_nanos(1);
-                Ok(Decision { retry_after: Some(wait), remaining })
-            }
+            Ok(_) => Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            Err(ModifyError::Closure(denied)) => Ok(denied),
             Err(ModifyError::Kv(error)) => Err(error),
+        }
+    }
+
+    /// How many events would be allowed now; writes nothing under the key.
+    async fn peek(&self, key: &SlotKey, timeout: Duration) -> Result<Decision> {
+        let end = Instant::now().checked_add(timeout);
+        self.clock.refresh(&self.bucket, timeout).await?;
+        let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+        let entry = self.bucket.get(key).read(Read::Leader).timeout(left).await?;
+        let used = entry.map_or_else(Used::default, |entry| entry.value);
+        self.warn_if_other(used);
+        Ok(Decision { retry_after: None, remaining: self.rule.remaining(used, self.clock.now()) })
+    }
+
+    /// Two processes that use one name with different quotas keep neither; that is worth one line a handle.
+    fn warn_if_other(&self, used: Used) {
+        if self.rule.differs(used) && !self.warned.swap(true, Ordering::Relaxed) {
+            let (name, quota) = (&self.name, &self.quota);
+            tracing::warn!(%name, ?quota, "the rate limiter was used with another quota; this one applies from now on");
         }
     }
 }
