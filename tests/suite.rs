@@ -24,6 +24,7 @@ mod needs;
 mod once;
 mod promises;
 mod rate;
+mod read_back;
 mod recovery;
 mod security;
 mod semaphore;

@@ -251,8 +251,9 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     fn record<M: KvModel>(mut self, record: &M, expected: Expected) -> Self {
-        let parts = record.key().encode().map_err(Error::from).and_then(|key| {
-            let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
+        let typed = record.key();
+        let parts = typed.encode().map_err(Error::from).and_then(|key| {
+            let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
             Ok(Step { key, kind: WriteKind::Put(value), ttl: None, expected })
         });
         match parts {
