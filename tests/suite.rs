@@ -27,6 +27,7 @@ mod needs;
 mod once;
 mod promises;
 mod rate;
+mod read_back;
 mod recovery;
 mod resume;
 mod security;

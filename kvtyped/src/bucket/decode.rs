@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, Removed, Version};
 use crate::backend::{Operation, RawEntry};
-use crate::codec::Codec;
+use crate::codec::{Codec, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -66,7 +66,27 @@ pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
     })
 }
 
-/// The bytes of a record.
-pub(crate) fn encode<T: KvModel>(value: &T) -> Result<Bytes> {
-    T::Codec::encode(value.stored()).map(Bytes::from).map_err(Error::encode)
+/// Returns the bytes of a record that is to be written under `key`.
+pub(crate) fn encode<T: KvModel>(record: &T, key: T::Key) -> Result<Bytes> {
+    let bytes = encode_unverified(record)?;
+    verify(record, key, &bytes)?;
+    Ok(bytes)
+}
+
+/// Returns the bytes of a record that is not written, or not yet.
+pub(super) fn encode_unverified<T: KvModel>(record: &T) -> Result<Bytes> {
+    T::Codec::encode(record.stored()).map(Bytes::from).map_err(|error| Error::encode(&error))
+}
+
+/// Checks that the bytes of a record are read back as this record.
+pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
+    let read = read_back::<T::Codec, _>(bytes).map_err(|error| Error::encode(&error))?;
+    // What the codec leaves out may be in the key.
+    let read = T::from_stored(key, read);
+    T::Codec::verify(record.stored(), read.stored()).map_err(|error| Error::encode(&error))?;
+    if read.key() == record.key() {
+        return Ok(());
+    }
+    let detail = "the record names another key when it is read back".to_owned();
+    Err(Error::new(ErrorKind::Encode { codec: "key", detail }))
 }

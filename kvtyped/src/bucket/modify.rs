@@ -176,7 +176,7 @@ impl<T: KvModel> Bucket<T> {
             };
             // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
             // is no change.
-            let before = decode::encode(&entry.value).map_err(located)?;
+            let before = decode::encode_unverified(&entry.value).map_err(located)?;
             let Entry { value, key: _, revision: _, created, ttl: kept } = entry;
             match change(Some(value))? {
                 Change::Keep => {
@@ -184,6 +184,7 @@ impl<T: KvModel> Bucket<T> {
                     // A TTL that was asked for is a change.
                     match (ttl, unchanged) {
                         (Some(_), Some(entry)) => {
+                            decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
                             let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
                             Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
                         }
@@ -197,7 +198,12 @@ impl<T: KvModel> Bucket<T> {
                         Decision::Stop { result: Some(entry) } if ttl.is_none() => {
                             Ok(Decision::Stop { result: Some(Entry { created, ..entry }) })
                         }
-                        Decision::Stop { result } => Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result }),
+                        Decision::Stop { result } => {
+                            if let Some(entry) = &result {
+                                decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
+                            }
+                            Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
+                        }
                         write => Ok(write),
                     }
                 }
@@ -225,8 +231,11 @@ fn put<T: KvModel>(
     if value.key() != *key {
         return Err(Error::new(ErrorKind::KeyChanged));
     }
-    let after = decode::encode(&value)?;
+    let after = decode::encode_unverified(&value)?;
     let changed = before != Some(&after);
+    if changed {
+        decode::verify(&value, key.clone(), &after)?;
+    }
     let entry = Entry { value, key: key.clone(), revision: Revision::ZERO, created: SystemTime::now(), ttl };
     let result = Some(entry);
     Ok(if changed { Decision::Write { kind: WriteKind::Put(after), ttl, result } } else { Decision::Stop { result } })

@@ -52,8 +52,9 @@ impl<T: KvModel> Bucket<T> {
     pub fn put_many<'a, R: Borrow<T> + 'a>(&'a self, records: impl IntoIterator<Item = R>) -> PutMany<'a, T> {
         let write = |record: R| {
             let record: &T = record.borrow();
-            let key = record.key().encode()?;
-            let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
+            let typed = record.key();
+            let key = typed.encode()?;
+            let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
             Ok((key, WriteKind::Put(value)))
         };
         PutMany { many: Many::new(self, "put_many", records.into_iter().map(write).collect()) }

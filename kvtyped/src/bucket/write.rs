@@ -137,8 +137,9 @@ pub(super) struct Terms {
 impl<T: KvModel> Bucket<T> {
     /// The encoded parts of a record that is to be written.
     fn prepare(&self, operation: &'static str, record: &T, ttl: Option<Duration>) -> Result<(Key, Bytes, Option<Ttl>)> {
-        let key = record.key().encode().map_err(|error| self.bad_key(operation, error))?;
-        let parts = decode::encode(record).and_then(|value| Ok((value, check_ttl(self.config(), ttl)?)));
+        let typed = record.key();
+        let key = typed.encode().map_err(|error| self.bad_key(operation, error))?;
+        let parts = decode::encode(record, typed).and_then(|value| Ok((value, check_ttl(self.config(), ttl)?)));
         let (value, ttl) = parts.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))?;
         Ok((key, value, ttl))
     }

@@ -17,4 +17,8 @@ impl<V: AsRef<[u8]> + From<Vec<u8>>> Codec<V> for Bytes {
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         Ok(V::from(bytes.to_vec()))
     }
+
+    fn verify(written: &V, read: &V) -> Result<(), CodecError> {
+        if written.as_ref() == read.as_ref() { Ok(()) } else { Err(CodecError::changed("bytes")) }
+    }
 }

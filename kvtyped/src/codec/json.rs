@@ -4,12 +4,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::{Category, Error};
 
-use super::{Codec, CodecError, redact};
+use super::{Codec, CodecError, fingerprint, redact};
 
 /// Plain JSON, as every other client and `nats kv get` read it. The default.
 ///
-/// Nesting is read to a depth of 127. A float that JSON cannot express (`NaN`, infinities) is written as `null`, and a
-/// field of type `f64` does not read `null`: such a value comes back as an error.
+/// Nesting is read to a depth of 127. JSON has no text for `NaN` and infinities, and `None`, `Some(None)` and `Some(())`
+/// are all `null`. [`verify`](Codec::verify) refuses the values that come back as an error or as another value.
 #[derive(Debug, Clone, Copy)]
 pub enum Json {}
 
@@ -18,11 +18,18 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     const NAME: &'static str = "json";
 
     fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        if let Some(depth) = fingerprint::excessive_depth(value, true) {
+            return Err(CodecError::new("json", depth));
+        }
         serde_json::to_vec(value).map_err(|_| CodecError::new("json", "the value cannot be written as JSON"))
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         serde_json::from_slice(bytes).map_err(|error| CodecError::new("json", detail(&error)))
+    }
+
+    fn verify(written: &V, read: &V) -> Result<(), CodecError> {
+        fingerprint::difference(written, read, true).map_or(Ok(()), |detail| Err(CodecError::new("json", detail)))
     }
 }
 

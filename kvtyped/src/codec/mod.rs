@@ -6,6 +6,7 @@
 
 mod bounded;
 mod bytes;
+mod fingerprint;
 mod json;
 mod msgpack;
 mod redact;
@@ -72,6 +73,36 @@ pub trait Codec<V>: 'static {
     ///
     /// [`CodecError`] if they are not, from the first to the last, the encoding of one value.
     fn decode(bytes: &[u8]) -> Result<V, CodecError>;
+
+    /// Checks that `read`, which [`decode`](Self::decode) made of the encoding of `written`, is the same value.
+    ///
+    /// Buckets ask this about each record before they write it. By default the encodings of the two values must have
+    /// the same bytes, in any order, as those of a map have. Override it if encodings of equal values differ otherwise,
+    /// as compressed and encrypted ones do, or if the values can be compared with `==`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CodecError`] if the values differ.
+    fn verify(written: &V, read: &V) -> Result<(), CodecError> {
+        let (mut written, mut read) = (Self::encode(written)?, Self::encode(read)?);
+        if written != read {
+            written.sort_unstable();
+            read.sort_unstable();
+        }
+        if written == read { Ok(()) } else { Err(CodecError::changed(Self::NAME)) }
+    }
+}
+
+/// Decodes what [`Codec::encode`] has just written.
+///
+/// # Errors
+///
+/// Returns [`CodecError`] if the codec does not read what it wrote.
+pub(crate) fn read_back<C: Codec<V>, V>(bytes: &[u8]) -> Result<V, CodecError> {
+    C::decode(bytes).map_err(|error| {
+        let detail = format!("the value cannot be read back: {}", error.detail);
+        CodecError { detail, ..error }
+    })
 }
 
 /// Why a value could not be written or read; shows none of its content.
@@ -88,9 +119,19 @@ impl CodecError {
         Self { codec, detail: detail.into() }
     }
 
+    /// A value that comes back as another one.
+    fn changed(codec: &'static str) -> Self {
+        Self::new(codec, "the value is another one when it is read back")
+    }
+
     /// The name of the codec.
     pub fn codec(&self) -> &'static str {
         self.codec
+    }
+
+    /// What is wrong, without the codec's name.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 }
 

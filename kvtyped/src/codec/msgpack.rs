@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bounded::{Bounded, TOO_DEEP};
-use super::{Codec, CodecError, MAX_DEPTH, redact};
+use super::{Codec, CodecError, MAX_DEPTH, fingerprint, redact};
 
 /// MessagePack with named fields: smaller than JSON, and as tolerant of added and removed fields.
 ///
@@ -18,6 +18,9 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
     const NAME: &'static str = "msgpack";
 
     fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        if let Some(depth) = fingerprint::excessive_depth(value, false) {
+            return Err(CodecError::new("msgpack", depth));
+        }
         rmp_serde::to_vec_named(value)
             .map_err(|_| CodecError::new("msgpack", "the value cannot be written as MessagePack"))
     }
@@ -32,6 +35,10 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
             0 => Ok(value),
             more => Err(CodecError::new("msgpack", format!("{more} bytes follow the value"))),
         }
+    }
+
+    fn verify(written: &V, read: &V) -> Result<(), CodecError> {
+        fingerprint::difference(written, read, false).map_or(Ok(()), |detail| Err(CodecError::new("msgpack", detail)))
     }
 }
 

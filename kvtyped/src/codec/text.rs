@@ -26,4 +26,7 @@ impl<V: Display + FromStr> Codec<V> for Text {
             CodecError::new("text", format!("the text is not a value of `{}`", std::any::type_name::<V>()))
         })
     }
+    fn verify(written: &V, read: &V) -> Result<(), CodecError> {
+        if Self::encode(written)? == Self::encode(read)? { Ok(()) } else { Err(CodecError::changed("text")) }
+    }
 }

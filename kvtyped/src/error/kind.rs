@@ -52,10 +52,12 @@ pub enum ErrorKind {
     /// The bucket is not the one that this handle was opened on: it was made anew, or set back to an older copy. What was
     /// read before says nothing about it. Open it again.
     HistoryRewound,
-    /// The value cannot be written with the model's codec.
+    /// The codec cannot write the value, or the value would come back as an error or as another value.
     Encode {
-        /// The codec.
+        /// The codec, or `key` if the record would name another key when it is read back.
         codec: &'static str,
+        /// What is wrong, without content.
+        detail: String,
     },
     /// The key cannot be sent.
     InvalidKey,
@@ -160,7 +162,7 @@ impl fmt::Display for ErrorKind {
             Self::HistoryRewound => {
                 f.write_str("the bucket was made anew, or set back, since it was opened; open it again, and read again")
             }
-            Self::Encode { codec } => write!(f, "the value cannot be written as {codec}"),
+            Self::Encode { codec, detail } => write!(f, "the value cannot be written as {codec}: {detail}"),
             Self::InvalidKey => f.write_str("the key is not legal"),
             Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
             Self::InvalidBatch { reason } => write!(f, "what is to be written at once makes no sense: {reason}"),

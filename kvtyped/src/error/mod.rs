@@ -235,15 +235,12 @@ impl From<ConfigError> for Error {
 }
 
 impl Error {
-    pub(crate) fn encode(error: CodecError) -> Self {
-        Self::new(ErrorKind::Encode { codec: error.codec() }).caused_by(error)
+    pub(crate) fn encode(error: &CodecError) -> Self {
+        Self::new(ErrorKind::Encode { codec: error.codec(), detail: error.detail().to_owned() })
     }
 
     pub(crate) fn decode(error: &CodecError) -> Self {
-        // The codec's message is the detail, less its name.
-        let text = error.to_string();
-        let detail = text.strip_prefix(error.codec()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
-        Self::new(ErrorKind::Decode { codec: error.codec(), detail: detail.to_owned() })
+        Self::new(ErrorKind::Decode { codec: error.codec(), detail: error.detail().to_owned() })
     }
 }
 

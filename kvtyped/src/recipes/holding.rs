@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::fence::Fence;
@@ -24,7 +24,7 @@ pub(super) struct Holding {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) term: Option<u64>,
     /// What the recipe or its user says beside: who the leader is, say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub(super) value: Option<Value>,
     /// How often that was said anew: what tells a renewal from news.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -56,6 +56,11 @@ fn now() -> u64 {
 /// A time that a holder wrote.
 pub(super) fn time_of(millis: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
+/// A field that is in the record; by itself serde reads `null` as an absent one.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -7,7 +7,7 @@ use super::fence::Fence;
 use super::holding::time_of;
 use super::slot::{Slot, SlotKey, Value};
 use crate::bucket::Entry;
-use crate::codec::{Codec, CodecError, Json};
+use crate::codec::{Codec, CodecError, Json, read_back};
 use crate::error::{Error, Result};
 
 /// A [`Holding`](super::holding::Holding) whose value is known to be a `T`.
@@ -43,10 +43,11 @@ impl<T> Told<T> {
 /// `Encode`.
 pub(super) fn pack<T: Value>(value: &T) -> Result<Packed> {
     let pack = || {
-        let packed = <Json as Codec<Packed>>::decode(&Json::encode(value)?)?;
-        unpack::<T>(&packed).map(|_| packed)
+        let bytes = Json::encode(value)?;
+        Json::verify(value, &read_back::<Json, T>(&bytes)?)?;
+        <Json as Codec<Packed>>::decode(&bytes)
     };
-    pack().map_err(Error::encode)
+    pack().map_err(|error: CodecError| Error::encode(&error))
 }
 
 fn unpack<T: Value>(packed: &Packed) -> Result<T, CodecError> {

@@ -254,8 +254,9 @@ impl<T: KvModel> Transaction<'_, T> {
 
     fn record<M: KvModel>(mut self, record: &M, expected: Expected) -> Self {
         let member = Members::of::<T>().check::<M>(self.bucket.name());
-        let parts = member.and_then(|()| record.key().encode().map_err(Error::from)).and_then(|key| {
-            let value = decode::encode(record).map_err(|error| error.with_key(key.as_str()))?;
+        let typed = record.key();
+        let parts = member.and_then(|()| typed.encode().map_err(Error::from)).and_then(|key| {
+            let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
             Ok(Step { key, kind: WriteKind::Put(value), ttl: None, expected })
         });
         match parts {

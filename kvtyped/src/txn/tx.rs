@@ -131,8 +131,9 @@ impl<T: KvModel> Tx<T> {
 
     fn stage_record<M: KvModel>(&self, record: &M, ttl: Option<Duration>) -> Result<()> {
         self.check::<M>()?;
-        let key = self.encode(&record.key())?;
-        let parts = decode::encode(record).and_then(|value| Ok((value, check_ttl(self.run.raw.config(), ttl)?)));
+        let typed = record.key();
+        let key = self.encode(&typed)?;
+        let parts = decode::encode(record, typed).and_then(|value| Ok((value, check_ttl(self.run.raw.config(), ttl)?)));
         let (value, ttl) = parts.map_err(|error| self.located(error, Some(&key)))?;
         self.stage(key, WriteKind::Put(value), ttl)
     }
