@@ -146,7 +146,7 @@ impl Wire {
             return;
         }
         tracing::debug!("the subscription for answers is denied: connecting again, since it may be allowed by now");
-        let client = self.client.clone();
+        let client = self.client();
         tokio::spawn(async move { client.force_reconnect().await });
     }
 
