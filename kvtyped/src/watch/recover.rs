@@ -235,7 +235,10 @@ impl Recovery {
             State::Over => return Some(None),
         };
         match error.kind() {
-            ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {
+            ErrorKind::Timeout { .. }
+            | ErrorKind::Unavailable { .. }
+            | ErrorKind::LimitReached { .. }
+            | ErrorKind::Backend { .. } => {
                 self.state = State::Begin(next);
             }
             ErrorKind::BucketNotFound => {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -59,8 +59,8 @@ pub(super) struct Place {
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
     pub(super) many: many::Support,
-    /// How many messages a consumer may have on their way, as the stream has it.
-    pub(super) max_ack_pending: usize,
+    /// How many messages a consumer may have on their way, as the stream has it, or the account, once that was found.
+    pub(super) max_ack_pending: AtomicUsize,
     /// Whether it was found that a consumer with a window does not get on here.
     pub(super) unwindowed: AtomicBool,
 }
@@ -96,7 +96,7 @@ impl NatsBucket {
             leader_api,
             duplicate_window,
             many: many::Support::default(),
-            max_ack_pending,
+            max_ack_pending: AtomicUsize::new(max_ack_pending),
             unwindowed: AtomicBool::new(false),
             created,
             config,
@@ -142,6 +142,12 @@ impl Place {
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let last = info["state"]["last_seq"].as_u64();
         last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
+    }
+
+    /// The window of a consumer that needs none: a stream that limits the messages on their way refuses a consumer without
+    /// acknowledgements (10082).
+    pub(super) fn forced_window(&self) -> Option<u32> {
+        u32::try_from(self.max_ack_pending.load(Ordering::Relaxed)).ok()
     }
 
     /// The bucket whose leader decides.

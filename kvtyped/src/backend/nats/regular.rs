@@ -80,7 +80,7 @@ fn mapped_source(bucket: &str, source: &Value) -> Value {
     mapped
 }
 
-/// The settings in which a stream is not a bucket.
+/// Lists the settings of a stream that differ from those of a bucket.
 pub(super) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Difference> {
     let differences = irregular(bucket, raw).into_iter();
     let show = |value: Value| if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };

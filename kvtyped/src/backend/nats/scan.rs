@@ -16,6 +16,7 @@ use futures::stream::{self, BoxStream};
 
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
+use super::convert;
 use super::record::Stored;
 use crate::backend::{Backoff, Deadline, Scan, Scanned};
 use crate::error::Result;
@@ -180,7 +181,11 @@ impl Scanning {
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
         // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
-        let window = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1).min(place.max_ack_pending);
+        let window = scan
+            .wanted
+            .unwrap_or(WINDOW.1)
+            .clamp(WINDOW.0, WINDOW.1)
+            .min(place.max_ack_pending.load(Ordering::Relaxed));
         let request = Request {
             stream: place.stream.clone(),
             filters: filters.collect(),
@@ -189,7 +194,21 @@ impl Scanning {
             heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
             window: u32::try_from(window).ok().filter(|_| *windowed),
         };
-        let consumer = Consumer::create(&place.api, &request, deadline).await?;
+        let consumer = match Consumer::create(&place.api, &request, deadline).await {
+            Ok(consumer) => consumer,
+            Err(error) => match convert::too_many_pending(&error) {
+                // The next attempt asks for the limit.
+                Some(Some(most)) if (1..window).contains(&most) => {
+                    place.max_ack_pending.store(most, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Some(_) if *windowed => {
+                    *windowed = false;
+                    return Ok(());
+                }
+                _ => return Err(error),
+            },
+        };
         self.left = consumer.pending;
         (self.first_round, self.steady, self.unsure, self.waits) = (true, true, false, false);
         self.over = self.left == 0;

@@ -158,7 +158,7 @@ impl Sitting {
                     self.first.push_back(Signal::Alive { upto: self.upto });
                 }
                 Heard::Lost(why) => return Err(self.end(why).await),
-                // It has no window.
+                // It has no window, or one that the stream wants.
                 Heard::Unheard => return Err(self.end("it is not heard").await),
             }
         }
@@ -217,7 +217,7 @@ fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) ->
         },
         headers_only: watch.headers_only,
         heartbeat: HEARTBEAT,
-        window: None,
+        window: place.forced_window(),
     }
 }
 
