@@ -131,6 +131,8 @@ on_both_backends! {
             open().name("no.dots"),
             open().name(""),
             open().metadata("_nats.level", "9"),
+            open().mirror(kvtyped::Source::new("KV_other")),
+            open().sources([kvtyped::Source::new("other"), kvtyped::Source::new("KV_other")]),
         ];
         for open in wrong {
             let shown = format!("{open:?}");

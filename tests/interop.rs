@@ -207,8 +207,9 @@ async fn a_ttl_means_the_same_to_both() {
         let past = leases.history(&LeaseKey::new(id)).await.unwrap();
         assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Expired, .. }]), "{past:?}");
     }
-    let told = python(leases.name(), json!([["keys"], ["watch", "lease.1"]])).await;
+    let told = python(leases.name(), json!([["keys"], ["watch", "lease.1"], ["get", "lease.1"]])).await;
     assert_eq!(told[0], json!(["lease.3", "lease.4"]));
+    assert_eq!(told[2]["value"], "", "nats.py does not know the marker of an expiry: the README says so");
     assert_eq!(told[1][0]["operation"], "PURGE", "as nats.py calls an expiry");
     leases.create(&Lease { id: 2 }).await.expect("what expired can be created");
 }
@@ -225,8 +226,13 @@ async fn a_bucket_of_nats_py_is_opened_as_it_is() {
     let value = json!({ "name": "a", "text": "one" }).to_string();
     python(&name, json!([["make", settings], ["put", "doc.a", value]])).await;
 
+    // It allows no direct gets, so every read is the leader's.
     let open = || world.store.bucket::<Document>().name(&name);
-    let documents = open().await.expect("what the model says is so");
+    let error = open().await.expect_err("its stream is not that of a bucket");
+    let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
+    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["allow_direct: wanted true, found false"], "what the model says is so");
+    let documents = open().on_drift(Drift::Adopt).await.expect("it is adopted");
     let config = documents.config();
     assert_eq!((config.history, config.ttl), (Some(10), Some(3600 * SECOND)));
     assert_eq!(config.description.as_deref(), Some("made by nats.py"));
@@ -234,18 +240,18 @@ async fn a_bucket_of_nats_py_is_opened_as_it_is() {
     assert_eq!((config.storage, config.replicas), (Some(Storage::Memory), Some(1)));
     assert_eq!((config.limit_markers, config.compression), (Some(90 * SECOND), Some(false)));
     assert_eq!(documents.status().await.unwrap().config, *config);
-    // It allows no direct gets, so every read is the leader's.
     assert_eq!(stream(&name).await["allow_direct"], json!(false));
     assert_eq!(documents.get(&DocumentKey::new("a")).await.unwrap().expect("put").text, "one");
 
     let error = open().history(3).await.unwrap_err();
     let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
-    assert_eq!(differences.iter().map(ToString::to_string).collect::<Vec<_>>(), ["history: wanted 3, found 10"]);
+    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["history: wanted 3, found 10", "allow_direct: wanted true, found false"]);
     let before = stream(&name).await;
     open().description("changed here").on_drift(Drift::Update).await.unwrap();
     let told = python(&name, json!([["status"]])).await;
     assert_eq!((&told[0]["description"], &told[0]["history"]), (&json!("changed here"), &json!(10)));
-    assert_eq!(differing(&before, &stream(&name).await), ["description"]);
+    assert_eq!(differing(&before, &stream(&name).await), ["allow_direct", "description"]);
 }
 
 #[tokio::test]

@@ -365,8 +365,8 @@ async fn a_stream_that_limits_its_consumers_is_listed() {
     let name = unique("limited");
     let config = json!({
         "name": format!("KV_{name}"), "subjects": [format!("$KV.{name}.>")], "max_msgs_per_subject": 1,
-        "discard": "new", "allow_rollup_hdrs": true, "allow_direct": true, "storage": "memory", "num_replicas": 1,
-        "consumer_limits": { "inactive_threshold": 600_000_000_000_u64, "max_ack_pending": 77 },
+        "discard": "new", "allow_rollup_hdrs": true, "deny_delete": true, "allow_direct": true, "storage": "memory",
+        "num_replicas": 1, "consumer_limits": { "inactive_threshold": 600_000_000_000_u64, "max_ack_pending": 77 },
     });
     let made = server.api(&format!("$JS.API.STREAM.CREATE.KV_{name}"), &config).await.unwrap();
     assert!(made["error"].is_null(), "{made}");

@@ -358,7 +358,7 @@ async fn a_bucket_without_direct_gets_is_read() {
     config["allow_direct"] = json!(false);
     config["max_msgs_per_subject"] = json!(10);
     make_stream(server, &config).await;
-    let documents: Bucket<Document> = store.bucket().name(&name).await.unwrap();
+    let documents: Bucket<Document> = store.bucket().name(&name).on_drift(Drift::Adopt).await.unwrap();
     let key = DocumentKey::new("a");
     assert_eq!(documents.get(&key).await.unwrap(), None);
     let first = documents.put(&Document::new("a", "one")).await.unwrap();

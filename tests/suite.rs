@@ -35,6 +35,7 @@ mod semaphore;
 #[allow(dead_code, reason = "the tests of hostile input need more of it")]
 mod shapes;
 mod simulation;
+mod streams;
 mod support;
 mod surface;
 mod tenures;

@@ -165,7 +165,8 @@ impl Store {
         OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.closed))
     }
 
-    /// The names of all buckets, in order.
+    /// The names of all buckets, in order. Streams without the subjects or settings of a bucket are left out. Sends one request
+    /// for each stream whose name begins with `KV_`.
     ///
     /// # Errors
     ///

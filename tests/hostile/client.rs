@@ -10,11 +10,11 @@ use kvtyped::{ErrorKind, Events};
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};
 
-/// A block of headers on which async-nats 0.51 panics. Should a newer client read it, these tests fail at their first read of
-/// the record: plant then something else that ends the task, or delete what replaces clients.
+/// A block of headers on which async-nats 0.51 panics. If a newer client reads it, these tests fail at the first read of the
+/// record.
 const DEADLY: &str = "NATS/1.0\r\nX: a\rb\r\n\r\n";
 
-/// Longer than [`SOON`]: what waits for its timeout fails the test.
+/// Longer than [`SOON`]: an operation that waits for its timeout fails the test.
 const LONG: Duration = Duration::from_secs(120);
 
 async fn ready(sessions: &Bucket<Session>) -> Events<Session> {
@@ -42,7 +42,7 @@ async fn store_replaces_its_client_whose_task_ended() {
     let error = sessions.get(&key).timeout(Duration::from_secs(1)).await.expect_err("no client can read it");
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }), "{error}");
 
-    // Other records are read and written meanwhile, although the watch meets the record again and again.
+    // Other records are read and written, although the watch receives the record after each reconnect.
     let written = sessions.put(&Session::new("acme", 7)).timeout(SOON).await.expect("another record is written");
     assert!(written > planted);
     let read = sessions.get(&SessionKey::new("acme", 7)).timeout(SOON).await.expect("another record is read");

@@ -196,6 +196,7 @@ fn helps_no_more(error: &Error) -> bool {
             | ErrorKind::Closed
             | ErrorKind::PermissionDenied { .. }
             | ErrorKind::Unauthorized
+            | ErrorKind::LimitReached { .. }
             | ErrorKind::Unavailable { .. }
             | ErrorKind::Timeout { .. }
             | ErrorKind::Unsupported { .. }

@@ -13,12 +13,12 @@ pub enum Drift {
     Fail,
     /// Take the bucket as it is.
     ///
-    /// Operations then work as far as the bucket allows. What it does not promise, this crate cannot promise either: with
-    /// `discard = old`, for example, acknowledged records disappear. [`status`](crate::ReadBucket::status) lists such
-    /// settings as [`irregular`](BucketConfig::irregular).
+    /// Operations then work as far as the bucket allows. An [`irregular`](BucketConfig::irregular) setting breaks promises
+    /// of this crate: with `discard = old`, for example, acknowledged records disappear.
+    /// [`status`](crate::ReadBucket::status) lists such settings.
     Adopt,
-    /// Change the bucket: what was asked for, and what a bucket must have
-    /// ([`irregular`](BucketConfig::irregular)); nothing else.
+    /// Change the settings of the model and the builder, and repair [`irregular`](BucketConfig::irregular) settings. All
+    /// other settings stay.
     ///
     /// A server refuses some changes (`InvalidConfig`, and nothing changes): to allow purges that are denied, to unseal, to
     /// leave the retention `workqueue`. Others cannot be taken back: once deletes of single messages are denied
@@ -45,8 +45,8 @@ impl fmt::Display for Difference {
 }
 
 impl BucketConfig {
-    /// Every setting that `self` says and in which `found` differs, in the order of the fields, and then what of the
-    /// stream behind `found` is not as a bucket has it ([`irregular`](BucketConfig::irregular)).
+    /// Every setting that `self` says and in which `found` differs, in the order of the fields; then the
+    /// [`irregular`](BucketConfig::irregular) settings of `found`.
     ///
     /// ```
     /// use kvtyped::BucketConfig;

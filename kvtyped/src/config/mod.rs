@@ -57,9 +57,9 @@ pub struct BucketConfig {
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
     pub atomic: Option<bool>,
-    /// The settings of the stream behind a bucket that was found which are not those of a bucket (ADR-8), such as
-    /// `discard = old`: each breaks a promise. Each counts as a [`Difference`], and [`Drift::Update`] repairs it where the
-    /// server allows that. Ignored as a wish.
+    /// Settings of the stream of a found bucket that differ from those of every bucket (ADR-8), such as `discard = old`.
+    /// Each breaks a promise. Each is reported as drift, and [`Drift::Update`] repairs it where the server allows the
+    /// change. Ignored as a wish.
     pub irregular: Vec<Difference>,
 }
 

@@ -89,6 +89,11 @@ pub enum ErrorKind {
     },
     /// The bucket has reached its `max_bytes`.
     BucketFull,
+    /// A limit of the account or of the server is reached: storage, memory, streams or consumers. Nothing was applied.
+    LimitReached {
+        /// Which one, as the server names it.
+        limit: String,
+    },
     /// The backend, or this bucket, cannot do that.
     Unsupported {
         /// What it needs.
@@ -186,6 +191,9 @@ impl fmt::Display for ErrorKind {
                 }
             }
             Self::BucketFull => f.write_str("the bucket is full, and takes no delete either; raise its `max_bytes`"),
+            Self::LimitReached { limit } => {
+                write!(f, "the account or the server has reached a limit: {limit}; raise it, or free what counts against it")
+            }
             Self::Unsupported { needs, found } => write!(f, "needs {needs}, found {found}"),
             Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),

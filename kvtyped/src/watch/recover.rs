@@ -238,7 +238,10 @@ impl Recovery {
         };
         let is_silent = match error.kind() {
             ErrorKind::Closed => return Some(Some(Err(error))),
-            ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {
+            ErrorKind::Timeout { .. }
+            | ErrorKind::Unavailable { .. }
+            | ErrorKind::LimitReached { .. }
+            | ErrorKind::Backend { .. } => {
                 self.state = State::Begin(next);
                 true
             }

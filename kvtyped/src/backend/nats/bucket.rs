@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -59,8 +59,8 @@ pub(super) struct Place {
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
     pub(super) many: many::Support,
-    /// How many messages a consumer may have on their way, as the stream has it.
-    pub(super) max_ack_pending: usize,
+    /// How many messages a consumer may have on their way, as the stream has it, or the account, once that was found.
+    pub(super) max_ack_pending: AtomicUsize,
     /// Whether it was found that a consumer with a window does not get on here.
     pub(super) unwindowed: AtomicBool,
     /// How many messages a subscription is trusted to hold.
@@ -102,7 +102,7 @@ impl NatsBucket {
             leader_api,
             duplicate_window,
             many: many::Support::default(),
-            max_ack_pending,
+            max_ack_pending: AtomicUsize::new(max_ack_pending),
             unwindowed: AtomicBool::new(false),
             window: AtomicU32::new(WINDOW.0),
             created,
@@ -117,11 +117,19 @@ impl NatsBucket {
 }
 
 impl Place {
-    /// How many messages a consumer may have on their way; `None` where acknowledgements do not reach the server.
+    /// How many messages a consumer may have on their way; `None` where acknowledgements do not reach the server and the
+    /// stream does not require them.
     pub(super) fn window(&self) -> Option<u32> {
-        let window = self.window.load(Ordering::Relaxed);
-        let limit = u32::try_from(self.max_ack_pending).unwrap_or(u32::MAX);
-        (!self.unwindowed.load(Ordering::Relaxed)).then(|| window.min(limit))
+        match (self.unwindowed.load(Ordering::Relaxed), self.forced_window()) {
+            (true, forced) => forced,
+            (false, limit) => Some(self.window.load(Ordering::Relaxed).min(limit.unwrap_or(u32::MAX))),
+        }
+    }
+
+    /// Remembers how many messages a consumer may have on their way, which the account limits to less than is known.
+    /// Returns `false` if this is not less, so that another attempt would fail as well.
+    pub(super) fn limit_window(&self, most: usize) -> bool {
+        most > 0 && self.max_ack_pending.fetch_min(most, Ordering::Relaxed) > most
     }
 
     /// Halves the window, after a subscription dropped a message.
@@ -162,6 +170,12 @@ impl Place {
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let last = info["state"]["last_seq"].as_u64();
         last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
+    }
+
+    /// The window of a consumer that needs none: a stream that limits the messages on their way refuses a consumer without
+    /// acknowledgements (10082).
+    pub(super) fn forced_window(&self) -> Option<u32> {
+        u32::try_from(self.max_ack_pending.load(Ordering::Relaxed)).ok()
     }
 
     /// The bucket whose leader decides.

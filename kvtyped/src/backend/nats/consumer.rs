@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::api::{self, Api, Attempt, Repeat};
-use super::convert;
+use super::convert::{self, ApiError};
 use super::record::Stored;
 use super::wire::{self, Answer, Violation};
 use crate::backend::{Backoff, Deadline};
@@ -137,7 +137,9 @@ impl Consumer {
         loop {
             let attempt = Deadline::after(limit.min(deadline.remaining()));
             let error = match Self::attempt(api, request, attempt).await {
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => error,
+                Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => {
+                    error
+                }
                 result => return result,
             };
             if !backoff.pause(deadline).await {
@@ -176,8 +178,13 @@ impl Consumer {
             server: None,
             made: Made::Maybe,
         };
-        let (verb, body) = consumer.creation(request);
-        let answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+        let (verb, mut body) = consumer.creation(request);
+        let mut answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+        // The stream or the account wants consumers that go sooner: as soon as it wants, then.
+        if answer.as_ref().is_err_and(ApiError::is_inactive_too_long) {
+            body["config"]["inactive_threshold"] = Value::Null;
+            answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+        }
         consumer.made = if answer.is_ok() { Made::Yes } else { Made::No };
         let info = answer.map_err(convert::of_api)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();

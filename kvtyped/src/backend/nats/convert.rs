@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use async_nats::{ConnectError, ConnectErrorKind, Message, RequestError, RequestErrorKind, ServerAddr};
 use serde::Deserialize;
 
+use super::codes;
 use super::tls::{self, Tls};
 use super::wire::Answer;
 use crate::backend::Deadline;
@@ -33,6 +34,11 @@ impl ApiError {
         self.err_code == 10037
     }
 
+    /// Whether the server refused the `inactive_threshold` of a consumer as too long.
+    pub(super) fn is_inactive_too_long(&self) -> bool {
+        self.err_code == 10153
+    }
+
     /// Whether it passes: no leader now, or too much to do.
     pub(super) fn passes(&self) -> bool {
         matches!(self.err_code, 10008 | 10009 | 10163 | 10167) || self.code == 429
@@ -53,25 +59,22 @@ impl ApiError {
 
 /// What an error of the API means to whoever asked for anything but a write.
 pub(super) fn of_api(error: ApiError) -> Error {
-    let kind = match error.err_code {
-        10059 => ErrorKind::BucketNotFound,
-        10058 => ErrorKind::BucketExists,
-        10039 | 10076 => ErrorKind::Unsupported { needs: "JetStream".into(), found: error.description },
-        _ if error.passes() => ErrorKind::Unavailable { reason: error.description },
-        _ => ErrorKind::Backend { code: Some(error.err_code), detail: error.description },
-    };
-    Error::new(kind)
+    let kind = codes::kind(&error);
+    Error::new(kind.unwrap_or(ErrorKind::Backend { code: Some(error.err_code), detail: error.description }))
+}
+
+/// If the server refused the `max_ack_pending` of a consumer: the limit, if the server names it.
+pub(super) fn too_many_pending(error: &Error) -> Option<Option<usize>> {
+    let ErrorKind::Backend { code: Some(10121), detail } = error.kind() else { return None };
+    Some(detail.rsplit(' ').next().and_then(|number| number.parse().ok()))
 }
 
 /// What an error of the API means to whoever made or changed a bucket.
 pub(super) fn of_settings(error: ApiError) -> Error {
-    match error.err_code {
-        10058 | 10059 | 10039 | 10076 => of_api(error),
-        // A field that the server does not know.
-        10025 => Error::unsupported("a newer server", error.description),
-        // Told as failures of the server's by some versions, and none.
-        10052 | 10074 => Error::invalid_config(error.description),
-        _ if error.code == 400 => Error::invalid_config(error.description),
+    // Some versions report 10052 and 10074 with the status of an internal error.
+    let is_refused = error.code == 400 || matches!(error.err_code, 10052 | 10074);
+    match codes::kind(&error) {
+        None if is_refused => Error::invalid_config(error.description),
         _ => of_api(error),
     }
 }
@@ -80,21 +83,19 @@ pub(super) fn of_settings(error: ApiError) -> Error {
 pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
     let kind = match error.err_code {
         10054 => ErrorKind::TooLarge { size: Some(size), limit },
+        10097 => ErrorKind::TooLarge { size: Some(size), limit: None },
         10077 if error.description.contains("maximum") => ErrorKind::BucketFull,
         10077 => {
             let error = Error::unavailable(error.description);
             return error.unknown_outcome();
         }
-        10023 | 10028 | 10047 => ErrorKind::Unavailable { reason: error.description },
         10165 => ErrorKind::InvalidConfig { reason: error.description },
         10166 => ErrorKind::Unsupported {
             needs: "limit markers (`limit_markers`) for the TTL of a key".into(),
             found: "a bucket without".into(),
         },
-        10169 => ErrorKind::Unsupported { needs: "a bucket of records".into(), found: "a bucket of counters".into() },
-        10168 => ErrorKind::Unsupported { needs: "a bucket of counters".into(), found: "a bucket of records".into() },
         // A failure of the server's may come before the write or after it.
-        _ if error.code >= 500 => return of_api(error).unknown_outcome(),
+        _ if error.code >= 500 && codes::kind(&error).is_none() => return of_api(error).unknown_outcome(),
         _ => return of_api(error),
     };
     Error::new(kind)

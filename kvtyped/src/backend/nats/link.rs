@@ -62,7 +62,7 @@ impl Link {
     }
 }
 
-/// Whether nobody takes the commands of a client any more: its queue of commands closes when its task ends.
+/// Whether the task of a client has ended: the client's queue of commands closes with it.
 fn is_orphan(client: &Client) -> bool {
     // A clone, because a place in the queue that was reserved once hides that the queue has closed since.
     let mut client = client.clone();

@@ -25,12 +25,13 @@
 //! | `consumer`, `scan` | many entries |
 //! | `watch` | many entries, and then the new ones |
 //! | `record` | what a stored message says |
-//! | `convert` | errors: the server's and the client's become the library's here, and only here |
+//! | `convert`, `codes` | errors: the server's and the client's become the library's here, and only here |
 //! | `probe` | all that reads strangers' bytes, for tests without a server |
 
 mod able;
 mod api;
 mod bucket;
+mod codes;
 mod commit;
 mod config;
 mod connect;
@@ -66,9 +67,10 @@ pub use self::options::NatsOptions;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
 use self::api::{Api, Repeat};
@@ -231,6 +233,13 @@ impl NatsBackend {
 
     async fn remove(&self, name: &str, deadline: Deadline) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
+        match self.api.stream(name, deadline).await {
+            Ok(None) => return Ok(false),
+            // A stream that is not a bucket is not this crate's to delete.
+            Ok(Some(info)) => drop(echo::of_info(&info)?),
+            Err(error) if error.is_denied() => {}
+            Err(error) => return Err(error),
+        }
         let verb = format!("STREAM.DELETE.{}", config::stream_name(name));
         match self.api.call(&verb, None, Repeat::Never, deadline).await? {
             Ok(_) => Ok(true),
@@ -291,9 +300,29 @@ impl NatsBackend {
             if page.is_empty() || offset as u64 >= answer["total"].as_u64().unwrap_or_default() {
                 names.sort_unstable();
                 names.dedup();
-                return Ok(names);
+                return Ok(self.only_buckets(names, deadline).await);
             }
         }
+    }
+}
+
+/// How many streams are looked at at once, and how long it may take to learn what one is.
+const LOOKS: usize = 16;
+const LOOK: Duration = Duration::from_secs(1);
+
+impl NatsBackend {
+    /// Drops the names of streams that are not buckets. A stream that does not tell (its leader is gone, or the user may not
+    /// ask) stays.
+    async fn only_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
+        let is_bucket = |name: String| async move {
+            let soon = Deadline::after(deadline.remaining().min(LOOK));
+            let is_bucket = match self.api.stream(&name, soon).await {
+                Ok(info) => info.is_some_and(|info| echo::of_info(&info).is_ok()),
+                Err(_) => true,
+            };
+            is_bucket.then_some(name)
+        };
+        stream::iter(names).map(is_bucket).buffered(LOOKS).filter_map(std::future::ready).collect().await
     }
 }
 

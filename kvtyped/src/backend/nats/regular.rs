@@ -9,19 +9,31 @@ use serde_json::{Map, Value, json};
 use super::config::{bucket_name, has_counters, source_transform, subject_prefix};
 use crate::config::Difference;
 
-/// The settings that every bucket has: the value of a bucket, and the value of a stream that does not have the field.
-const REGULAR: &[(&str, fn() -> Value, fn() -> Value)] = &[
-    ("retention", || json!("limits"), || json!("limits")),
-    ("discard", || json!("new"), || json!("old")),
-    ("discard_new_per_subject", || json!(false), || json!(false)),
-    ("allow_rollup_hdrs", || json!(true), || json!(false)),
-    ("deny_delete", || json!(true), || json!(false)),
-    ("deny_purge", || json!(false), || json!(false)),
-    ("allow_direct", || json!(true), || json!(false)),
-    ("no_ack", || json!(false), || json!(false)),
-    ("sealed", || json!(false), || json!(false)),
-    ("persist_mode", || json!("default"), || json!("default")),
-    ("subject_transform", || Value::Null, || Value::Null),
+/// A setting that every bucket has.
+struct Setting {
+    field: &'static str,
+    /// The value of a bucket.
+    wanted: fn() -> Value,
+    /// The value of a stream without the field.
+    absent: fn() -> Value,
+}
+
+const fn setting(field: &'static str, wanted: fn() -> Value, absent: fn() -> Value) -> Setting {
+    Setting { field, wanted, absent }
+}
+
+const REGULAR: &[Setting] = &[
+    setting("retention", || json!("limits"), || json!("limits")),
+    setting("discard", || json!("new"), || json!("old")),
+    setting("discard_new_per_subject", || json!(false), || json!(false)),
+    setting("allow_rollup_hdrs", || json!(true), || json!(false)),
+    setting("deny_delete", || json!(true), || json!(false)),
+    setting("deny_purge", || json!(false), || json!(false)),
+    setting("allow_direct", || json!(true), || json!(false)),
+    setting("no_ack", || json!(false), || json!(false)),
+    setting("sealed", || json!(false), || json!(false)),
+    setting("persist_mode", || json!("default"), || json!("default")),
+    setting("subject_transform", || Value::Null, || Value::Null),
 ];
 
 /// One setting of a stream that is not that of a bucket.
@@ -38,7 +50,7 @@ fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
             irregular.push(Irregular { field, wanted, found });
         }
     };
-    for (field, wanted, absent) in REGULAR {
+    for Setting { field, wanted, absent } in REGULAR {
         // Counters discard the old by design: the server does not allow them otherwise.
         if *field == "discard" && has_counters(raw) {
             continue;
@@ -80,7 +92,7 @@ fn mapped_source(bucket: &str, source: &Value) -> Value {
     mapped
 }
 
-/// The settings in which a stream is not a bucket.
+/// Lists the settings of a stream that differ from those of a bucket.
 pub(super) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Difference> {
     let differences = irregular(bucket, raw).into_iter();
     let show = |value: Value| if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };

@@ -16,6 +16,7 @@ use futures::stream::{self, BoxStream};
 
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
+use super::convert;
 use super::record::Stored;
 use crate::backend::{Backoff, Deadline, Scan, Scanned};
 use crate::error::Result;
@@ -185,7 +186,8 @@ impl Scanning {
         // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
         let wanted = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1);
-        let window = place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
+        let window =
+            place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
         let request = Request {
             stream: place.stream.clone(),
             filters: filters.collect(),
@@ -194,7 +196,18 @@ impl Scanning {
             heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
             window,
         };
-        let consumer = Consumer::create(&place.api, &request, deadline).await?;
+        let consumer = match Consumer::create(&place.api, &request, deadline).await {
+            Ok(consumer) => consumer,
+            Err(error) => match convert::too_many_pending(&error) {
+                // The next attempt asks for the limit.
+                Some(Some(most)) if place.limit_window(most) => return Ok(()),
+                Some(_) if *windowed => {
+                    *windowed = false;
+                    return Ok(());
+                }
+                _ => return Err(error),
+            },
+        };
         self.left = consumer.pending;
         (self.first_round, self.steady, self.unsure, self.waits) = (true, true, false, false);
         self.over = self.left == 0;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
+use super::convert;
 use super::facts::{Facts, keeps_all};
 use super::record::Stored;
 use super::scan;
@@ -74,7 +75,14 @@ impl Sitting {
                 patterns = scan::joined(patterns);
             }
             let request = request(&place, &watch, &patterns, &facts);
-            let consumer = Consumer::create(&place.api, &request, deadline).await?;
+            let consumer = match Consumer::create(&place.api, &request, deadline).await {
+                Ok(consumer) => consumer,
+                // The account limits the messages on their way to fewer: the next attempt asks for those.
+                Err(error) => match convert::too_many_pending(&error) {
+                    Some(Some(most)) if place.limit_window(most) => continue,
+                    _ => return Err(error),
+                },
+            };
             let mut later = Facts::learn(&place, deadline).await?;
             let complete = match watch.since {
                 Since::After(revision) => {
