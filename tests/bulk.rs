@@ -108,4 +108,54 @@ on_both_backends! {
         assert_eq!((compacted.markers, compacted.entries), (1, 3));
         assert_eq!(documents.history(&crate::support::DocumentKey::new("b")).await.unwrap().len(), 2);
     }
+
+    async fn no_record_is_lost_that_is_written_while_markers_are_removed(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        let rows = rows(3_000);
+        let keys: Vec<_> = rows.iter().map(KvModel::key).collect();
+        sessions.delete_many(&keys).await.unwrap();
+        let cache = sessions.cache(..).await.unwrap();
+        let writes = async {
+            let mut revisions = Vec::new();
+            for row in rows.iter().step_by(10) {
+                revisions.push((row.key(), sessions.put(row).await.unwrap()));
+            }
+            revisions
+        };
+        let (compacted, written) = tokio::join!(sessions.compact(Duration::ZERO), writes);
+        let compacted = compacted.unwrap();
+        for (key, revision) in &written {
+            let entry = sessions.get(key).read(Read::Leader).await.unwrap().expect("it was written");
+            assert_eq!(entry.revision(), *revision);
+        }
+        let again = sessions.compact(Duration::ZERO).await.unwrap();
+        assert_eq!(again.markers, 0, "nothing was left: {compacted:?}");
+        assert_eq!(sessions.status().await.unwrap().values, written.len() as u64);
+        cache.wait_for_revision(written[written.len() - 1].1).await.unwrap();
+        assert_eq!(cache.len(), written.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_a_marker_is_measured_by_the_clock_of_the_backend() {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    sessions.delete(&Session::new("acme", 1).key()).await.unwrap();
+    // The clock of the backend goes on by two hours, the clock of this machine does not.
+    tokio::time::advance(Duration::from_secs(7_200)).await;
+    sessions.delete(&Session::new("acme", 2).key()).await.unwrap();
+    assert_eq!(sessions.compact(Duration::from_secs(10_000)).await.unwrap().markers, 0);
+    assert_eq!(sessions.compact(Duration::from_secs(3_600)).await.unwrap().markers, 1);
+    assert_eq!(sessions.status().await.unwrap().values, 1);
+}
+
+#[tokio::test]
+async fn more_markers_than_are_found_at_once_are_removed() {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    let keys: Vec<_> = rows(100_500).iter().map(KvModel::key).collect();
+    for keys in keys.chunks(5_000) {
+        sessions.delete_many(keys).await.unwrap();
+    }
+    sessions.put(&Session::new("acme", 100_500)).await.unwrap();
+    assert_eq!(sessions.compact(Duration::ZERO).await.unwrap().markers, 100_500);
+    assert_eq!(sessions.status().await.unwrap().values, 1);
 }

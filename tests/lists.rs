@@ -68,6 +68,33 @@ on_both_backends! {
         assert_eq!(keys, [0, 1, 2].map(|id| SessionKey::new("acme", id)));
     }
 
+    async fn keys_gives_each_key_once_and_a_list_may_repeat(world: World) {
+        // More than a server sends ahead of the reader.
+        const COUNT: u64 = 6_000;
+        let sessions: Bucket<Session> = world.bucket().await;
+        fill_much(&sessions, 0..COUNT).await;
+        // Keys that came, and one that is to come: written again, or removed and created.
+        let rewrite = async |found: &[u64]| {
+            let to_come = (0..COUNT).find(|id| !found.contains(id)).expect("not all came");
+            for id in [found[0], found[1], to_come] {
+                sessions.put(&Session::new("acme", id)).await.unwrap();
+            }
+            sessions.delete(&SessionKey::new("acme", found[2])).await.unwrap();
+            sessions.create(&Session::new("acme", found[2])).await.unwrap();
+        };
+        let mut keys = sessions.keys(..).await.unwrap();
+        let mut found: Vec<_> = keys.by_ref().take(100).map_ok(|key| key.id).try_collect().await.unwrap();
+        rewrite(&found).await;
+        found.extend(keys.map_ok(|key| key.id).try_collect::<Vec<_>>().await.unwrap());
+        assert_all(found, COUNT);
+
+        let mut list = sessions.list(..).await.unwrap();
+        let mut found: Vec<_> = list.by_ref().take(100).map_ok(|entry| entry.id).try_collect().await.unwrap();
+        rewrite(&found).await;
+        found.extend(list.map_ok(|entry| entry.id).try_collect::<Vec<_>>().await.unwrap());
+        assert_eq!(found.len() as u64, COUNT + 3, "what came and was written again comes again");
+    }
+
     async fn a_limit_counts_records_and_no_markers(world: World) {
         let documents: Bucket<Document> = world.bucket().await;
         for number in 0..20 {

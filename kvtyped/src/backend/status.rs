@@ -51,6 +51,8 @@ pub struct BucketStatus {
     pub last_revision: Revision,
     /// When it was made.
     pub created: SystemTime,
+    /// The time of the backend's clock when it answered: compare it with the times of entries, which are of that clock too.
+    pub now: SystemTime,
     /// What stores it: `JetStream`, `memory`.
     pub backing_store: &'static str,
     /// What the server said, where there is one: the stream's information (`$JS.API.STREAM.INFO`).
@@ -60,7 +62,8 @@ pub struct BucketStatus {
 impl BucketStatus {
     /// The status of a bucket with these settings that was made then and holds nothing.
     pub fn new(config: BucketConfig, backing_store: &'static str, created: SystemTime) -> Self {
-        Self { config, values: 0, bytes: 0, last_revision: Revision::ZERO, created, backing_store, raw: None }
+        let now = SystemTime::now();
+        Self { config, values: 0, bytes: 0, last_revision: Revision::ZERO, created, now, backing_store, raw: None }
     }
 
     /// The name of the bucket.

@@ -1,18 +1,22 @@
 //! `compact`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::stream;
+use futures::{StreamExt, TryStreamExt};
 
 use super::{Bucket, verb};
-use crate::backend::Scan;
-use crate::error::{Error, Result};
-use crate::key::Pattern;
+use crate::backend::{RawEntry, Scan, Scanned};
+use crate::error::Result;
+use crate::key::{Key, Pattern};
 use crate::model::KvModel;
+use crate::revision::Revision;
 
 /// How many keys are worked on at once.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
+
+/// How many markers are found before they are removed.
+const ROUND: usize = 100_000;
 
 impl<T: KvModel> Bucket<T> {
     /// Removes the markers of what was deleted, purged or expired longer ago than this, with the history that is left
@@ -21,8 +25,9 @@ impl<T: KvModel> Bucket<T> {
     /// A marker tells watchers of a removal. One who was away for longer than markers are kept hears of it all the same, by
     /// a `Resync`: so choose a time that is longer than what is usual.
     ///
-    /// It is about the whole bucket, whatever the model: markers that other models, or locks, left go as well. How old a marker
-    /// is, is told by this machine's clock and the server's: one that differs by a minute is a minute off.
+    /// It is about the whole bucket, whatever the model: markers that other models, or locks, left go as well. The age of a
+    /// marker is measured by the server's clock. 100,000 markers take
+    /// some seconds.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -90,43 +95,49 @@ impl<T: KvModel> Compact<'_, T> {
     async fn steps(self) -> Result<Compacted> {
         let Self { bucket, older_than, timeout } = self;
         let raw = bucket.raw("compact")?;
-        let before = raw.status(bucket.deadline(timeout)).await?.bytes;
-        let now = SystemTime::now();
-        let everything = vec![Pattern::all(), Pattern::reserved()].into();
-        let scan = Scan { headers_only: true, ..bucket.scan_of(everything, timeout) };
-        let mut scanned = raw.scan(scan);
-        let mut erasing = FuturesUnordered::new();
-        let mut compacted = Compacted::default();
-        let mut count = |erased: Result<u64>| {
-            let entries = erased?;
-            compacted.markers += u64::from(entries > 0);
-            compacted.entries += entries;
-            Ok::<_, Error>(())
+        let before = raw.status(bucket.deadline(timeout)).await?;
+        let is_old = |entry: &RawEntry| {
+            entry.is_removed() && before.now.duration_since(entry.created).unwrap_or_default() >= older_than
         };
-        while let Some(scanned) = scanned.next().await {
-            let entry = match scanned {
-                Ok(scanned) => scanned.entry,
-                // One whose key is not legal is no marker of ours.
-                Err(error) if error.key().is_some() => continue,
-                Err(error) => return Err(error),
+        let mut compacted = Compacted::default();
+        let mut after = Revision::ZERO;
+        loop {
+            let everything = vec![Pattern::all(), Pattern::reserved()].into();
+            let mut scanned = raw.scan(Scan { headers_only: true, after, ..bucket.scan_of(everything, timeout) });
+            let mut old = Vec::new();
+            while let Some(scanned) = scanned.next().await {
+                match scanned {
+                    Ok(Scanned { entry, .. }) => {
+                        after = entry.revision;
+                        if is_old(&entry) {
+                            old.push((entry.key, entry.revision));
+                        }
+                    }
+                    // One whose key is not legal is no marker of ours.
+                    Err(error) if error.key().is_some() => {}
+                    Err(error) => return Err(error),
+                }
+                if old.len() == ROUND {
+                    break;
+                }
+            }
+            // The consumer of the scan goes first: it would slow down every removal.
+            drop(scanned);
+            let is_last = old.len() < ROUND;
+            let erase = |(key, revision): (Key, Revision)| async move {
+                raw.erase(&key, revision, bucket.deadline(timeout)).await
             };
-            let gone = entry.is_removed();
-            if !gone || now.duration_since(entry.created).unwrap_or_default() < older_than {
-                continue;
+            let mut erased = stream::iter(old).map(erase).buffer_unordered(AT_ONCE);
+            while let Some(entries) = erased.try_next().await? {
+                compacted.markers += u64::from(entries > 0);
+                compacted.entries += entries;
             }
-            if erasing.len() >= AT_ONCE
-                && let Some(erased) = erasing.next().await
-            {
-                count(erased)?;
+            if is_last {
+                break;
             }
-            let deadline = bucket.deadline(timeout);
-            erasing.push(async move { raw.erase(&entry.key, entry.revision, deadline).await });
-        }
-        while let Some(erased) = erasing.next().await {
-            count(erased)?;
         }
         let after = raw.status(bucket.deadline(timeout)).await?.bytes;
-        compacted.bytes = before.saturating_sub(after);
+        compacted.bytes = before.bytes.saturating_sub(after);
         Ok(compacted)
     }
 }

@@ -1,6 +1,9 @@
 //! `list` and `keys`.
 
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +16,7 @@ use super::rows::{Request, Rows};
 use super::{ReadBucket, decode, verb};
 use crate::bucket::Entry;
 use crate::error::Result;
+use crate::key::Key;
 use crate::model::{Filter, KvModel};
 
 /// The options of a list, and what its stream tells of itself.
@@ -118,6 +122,10 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Reads the keys of the records that a filter matches, as a stream, without their values.
     ///
+    /// A stream gives each key once, also if the record is written, or removed and created, while the stream is read. For that
+    /// it keeps a hash of 16 bytes for each key that it gave, some 40 bytes with the table; [`Keys::limit`] bounds it.
+    /// Across pages a key may come again: a record that is written between two pages is behind the cursor.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
@@ -184,7 +192,8 @@ pub struct Keys<'a, T: KvModel> {
 
 impl<T: KvModel> Keys<'_, T> {
     async fn run(self) -> Result<KeysStream<T>> {
-        Ok(KeysStream { rows: self.request.rows("keys", true).await?, model: PhantomData })
+        let rows = self.request.rows("keys", true).await?;
+        Ok(KeysStream { rows, given: Given::default(), model: PhantomData })
     }
 }
 
@@ -194,6 +203,7 @@ verb!(Keys => KeysStream<T>);
 #[must_use = "a stream does nothing until it is polled"]
 pub struct KeysStream<T: KvModel> {
     rows: Rows,
+    given: Given,
     model: PhantomData<fn() -> T>,
 }
 
@@ -201,10 +211,30 @@ impl<T: KvModel> Stream for KeysStream<T> {
     type Item = Result<T::Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.rows.poll(context, |entry| match decode::removal(entry)? {
-            None => decode::key::<T>(&entry.key).map(Some).map_err(|error| error.at_revision(entry.revision)),
-            Some(_) => Ok(None),
+        let Self { rows, given, .. } = &mut *self;
+        rows.poll(context, |entry| match decode::removal(entry)? {
+            None if given.is_new(&entry.key) => {
+                decode::key::<T>(&entry.key).map(Some).map_err(|error| error.at_revision(entry.revision))
+            }
+            _ => Ok(None),
         })
+    }
+}
+
+/// The keys that a stream gave, as hashes.
+///
+/// A hash has 128 bits of keyed hashes, so that two keys of a billion have the same one with a probability below 10⁻²⁰.
+#[derive(Debug, Default)]
+struct Given {
+    hashers: [RandomState; 2],
+    hashes: HashSet<u128>,
+}
+
+impl Given {
+    /// Remembers a key; returns whether it was not given before.
+    fn is_new(&mut self, key: &Key) -> bool {
+        let [low, high] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(key)));
+        self.hashes.insert(high << 64 | low)
     }
 }
 

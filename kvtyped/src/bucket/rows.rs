@@ -91,7 +91,7 @@ impl Rows {
     pub(super) fn poll<R>(
         &mut self,
         context: &mut Context<'_>,
-        row: impl Fn(&RawEntry) -> Result<Option<R>>,
+        mut row: impl FnMut(&RawEntry) -> Result<Option<R>>,
     ) -> Poll<Option<Result<R>>> {
         loop {
             let Some(entries) = &mut self.entries else { return Poll::Ready(None) };

@@ -146,6 +146,8 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     status.values = count("messages");
     status.bytes = count("bytes");
     status.last_revision = Revision::new(count("last_seq"));
+    // Since nats-server 2.10.
+    status.now = text(&info, "ts").and_then(record::time).unwrap_or(status.now);
     status.raw = Some(info);
     Ok(status)
 }
