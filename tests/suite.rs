@@ -14,6 +14,7 @@ mod ids;
 mod interop;
 mod keys;
 mod layering;
+mod lifetimes;
 mod lists;
 mod locks;
 mod many;
