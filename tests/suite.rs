@@ -37,5 +37,6 @@ mod surface;
 mod tenures;
 mod transactions;
 mod verbs;
+mod unpolled;
 mod versions;
 mod watch;
