@@ -5,7 +5,7 @@ use kvtyped::config::BucketConfig;
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind};
 
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "accounts", key = "{id}")]

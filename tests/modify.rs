@@ -164,32 +164,150 @@ on_both_backends! {
         assert_eq!(sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 64 * 50);
     }
 
-    async fn everybody_gets_what_his_own_change_made(world: World) {
+    async fn every_caller_of_a_group_gets_the_record_as_it_was_stored(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let before = sessions.status().await.unwrap().last_revision;
         let key = key();
-        let changes = (0..200).map(|_| sessions.modify(&key, |session| session.visits += 1).into_future());
-        let entries = futures::future::try_join_all(changes).await.unwrap();
-        let mut seen: Vec<_> = entries.iter().map(|entry| (entry.visits, entry.revision())).collect();
-        seen.sort_unstable();
-        assert_eq!(seen.iter().map(|(visits, _)| *visits).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
-        assert!(seen.is_sorted_by_key(|(_, revision)| *revision), "the order of the changes is that of their revisions");
+        let changes = (0..200).map(async |_| {
+            let mut own = 0;
+            let change = sessions.modify(&key, |session| {
+                session.visits += 1;
+                own = session.visits;
+            });
+            let entry = change.await.unwrap();
+            (own, entry)
+        });
+        let mut results = futures::future::join_all(changes).await;
+        results.sort_by_key(|(own, _)| *own);
+        assert_eq!(results.iter().map(|(own, _)| *own).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+        assert!(results.is_sorted_by_key(|(_, entry)| entry.revision()), "the order of the changes is that of the writes");
         let writes = sessions.status().await.unwrap().last_revision.get() - before.get();
         assert!(writes < 100, "{writes} writes for 200 changes");
-
-        // One that was stored under another is no state that anybody may build on.
-        for entry in &entries {
-            let update = sessions.update(entry.value(), entry.revision()).await;
-            if entry.visits < 200 {
-                assert!(matches!(update.unwrap_err().kind(), ErrorKind::Conflict { .. }));
-                let removal = sessions.delete(&key).if_revision(entry.revision()).await;
-                assert!(removal.unwrap_err().is_conflict());
-            } else {
-                update.expect("the last is what is stored");
+        let stored = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
+        for (own, entry) in &results {
+            // One number is one record, and none is older than the own change.
+            let same = results.iter().filter(|(_, other)| other.revision() == entry.revision());
+            let last = same.map(|(own, _)| *own).max().expect("itself");
+            assert_eq!(entry.visits, last, "change {own} of {}", entry.revision());
+            if entry.revision() == stored.revision() {
+                assert_eq!(entry, &stored);
             }
-            assert!(sessions.get(&key).read(Read::AtLeast(entry.revision())).await.unwrap().is_some());
         }
+    }
+
+    async fn a_revision_of_a_group_means_the_same_after_a_round_trip_through_a_number(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        let changes = (0..5).map(|_| sessions.modify(&key, |session| session.visits += 1).into_future());
+        let entries = futures::future::try_join_all(changes).await.unwrap();
+        let stored = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
+        let current = entries.iter().filter(|entry| entry.revision() == stored.revision()).count();
+        // Memory answers at once, so nobody waits.
+        assert!(current >= 4 || !world.is_on_a_server(), "{current} of those that waited were stored by one write");
+        for entry in entries {
+            let again = Revision::new(entry.revision().get());
+            assert!(again == entry.revision() && again.cmp(&entry.revision()).is_eq());
+            let probe = sessions.transaction().check(&key, entry.revision()).put(&Session::new("acme", 8)).commit().await;
+            let copied = sessions.transaction().check(&key, again).put(&Session::new("acme", 8)).commit().await;
+            assert_eq!(probe.is_ok(), copied.is_ok(), "{probe:?} {copied:?}");
+            assert_eq!(probe.is_ok(), entry.revision() == stored.revision(), "{probe:?}");
+        }
+        // What any of them read is what is stored, so an update by its revision loses nothing; the next one is late.
+        sessions.update(&stored.value().clone().visited(9), Revision::new(stored.revision().get())).await.unwrap();
+        assert!(sessions.update(stored.value(), stored.revision()).await.unwrap_err().is_conflict());
+    }
+
+    async fn a_removal_beside_changes_is_a_write_of_its_own(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        for round in 0..20 {
+            let change = |n: usize| {
+                let (sessions, key) = (&sessions, &key);
+                async move {
+                    if n % 5 == round % 5 {
+                        return sessions.transform(key, |_| Change::Delete).await.map(|entry| assert_eq!(entry, None));
+                    }
+                    // Every change finds a record, its own at the least.
+                    let changed = sessions.modify(key, |session| session.visits += 1).or_insert_with(session).await;
+                    changed.map(|entry| assert_eq!(entry.key(), key))
+                }
+            };
+            futures::future::try_join_all((0..10).map(change)).await.unwrap();
+        }
+        // Nothing is left over: the next change stands on what is stored.
+        let read = sessions.get(&key).read(Read::Leader).await.unwrap().map(|entry| entry.visits + 1);
+        let next = sessions.modify(&key, |session| session.visits += 1).or_insert_with(session).await.unwrap();
+        assert_eq!(next.visits, read.unwrap_or(0));
+    }
+
+    async fn changes_that_are_polled_once_and_left_alone_hold_up_nobody(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        let increment = || sessions.modify(&key, |session| session.visits += 1).timeout(Duration::from_secs(5)).into_future();
+        let mut left = Vec::new();
+        let mut made = 0;
+        for round in 0..20 {
+            // Some are left in the middle of a read, of a write, of a wait for others.
+            for _ in 0..5 {
+                let mut change = increment();
+                match futures::poll!(change.as_mut()) {
+                    std::task::Poll::Ready(entry) => {
+                        entry.expect("it is written");
+                        made += 1;
+                    }
+                    std::task::Poll::Pending => left.push(change),
+                }
+            }
+            for _ in 0..round % 4 {
+                tokio::task::yield_now().await;
+            }
+            increment().await.expect("nobody is in the way");
+            let both = futures::future::try_join_all([increment(), increment()]).await;
+            both.expect("nobody is in the way");
+            made += 3;
+        }
+        // Whoever is polled again ends well, and nothing is lost or done twice.
+        made += left.len() as u32;
+        futures::future::try_join_all(left).await.expect("they end well");
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, made);
+    }
+
+    async fn a_busy_consumer_of_unordered_changes_gets_them_all(world: World) {
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session()).await.unwrap();
+        let key = key();
+        let increment = || sessions.modify(&key, |session| session.visits += 1).timeout(Duration::from_secs(5));
+        let changes = futures::stream::iter(0..30).map(|_| increment().into_future()).buffer_unordered(5);
+        let mut changes = std::pin::pin!(changes);
+        let mut done = 0;
+        while let Some(entry) = changes.next().await {
+            entry.expect("it is written");
+            // The consumer works on the same key, and the others are not polled meanwhile.
+            increment().await.expect("nobody is in the way");
+            done += 2;
+        }
+        assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, done);
+    }
+
+    async fn with_more_history_changes_that_are_left_alone_hold_up_nobody(world: World) {
+        let documents = world.bucket::<Document>().await;
+        documents.put(&Document::new("a", "")).await.unwrap();
+        let key = DocumentKey::new("a");
+        let push = || documents.modify(&key, |document| document.text.push('x')).timeout(Duration::from_secs(10)).into_future();
+        let mut left = Vec::new();
+        for _ in 0..8 {
+            let mut change = push();
+            if futures::poll!(change.as_mut()).is_pending() {
+                left.push(change);
+            }
+        }
+        futures::future::try_join_all((0..8).map(|_| push())).await.expect("nobody is in the way");
+        futures::future::try_join_all(left).await.expect("they end well");
+        assert_eq!(documents.get(&key).read(Read::Leader).await.unwrap().expect("there").text.len(), 16);
     }
 
     async fn a_change_that_fails_or_panics_harms_nobody_beside_it(world: World) {
@@ -323,6 +441,34 @@ async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
     assert_eq!(error.outcome(), Outcome::NotApplied);
     assert_eq!(runs, 5);
     assert_eq!(sessions.get(&key()).await.unwrap().expect("theirs").visits, 1_005);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_left_alone_behind_a_conflict_holds_up_nobody() {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    sessions.put(&session()).await.unwrap();
+    let (sessions, key, mut left) = (&sessions, key(), Vec::new());
+    for round in 0..10 {
+        let mut runs = 0;
+        let change = sessions.modify(&key, move |mine| {
+            runs += 1;
+            // The first conflict is not waited for.
+            if runs <= 2 {
+                let other = sessions.put(&session().visited(100 * (round + 1))).into_future().now_or_never();
+                other.expect("memory answers at once").expect("it is written");
+            }
+            mine.visits += 1;
+        });
+        let mut change = change.into_future();
+        assert!(futures::poll!(change.as_mut()).is_pending(), "it waits behind the conflict");
+        left.push(change);
+        let start = tokio::time::Instant::now();
+        let next = sessions.modify(&key, |session| session.visits += 1).await.expect("nobody is in the way");
+        assert_eq!(next.visits, 100 * (round + 1) + 1);
+        assert!(start.elapsed() < Duration::from_secs(1), "it waited {:?}", start.elapsed());
+    }
+    futures::future::try_join_all(left).await.expect("they end well");
+    assert_eq!(sessions.get(&key).await.unwrap().expect("there").visits, 1_011);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv;
 use futures::future::join_all;
+use futures::{StreamExt, stream};
 use kvtyped::prelude::*;
 
-use crate::measure::{Measured, pairs};
+use crate::measure::{Measured, pairs, time};
 use crate::workers::{self, Worker};
-use crate::world::{Session, SessionKey, World, decode, encode};
+use crate::world::{Session, SessionKey, World, decode, encode, publish_all};
 
 /// The increments of a round, all writers together.
 const INCREMENTS: usize = 256;
@@ -23,6 +24,20 @@ pub(crate) async fn measure(world: &mut World) {
             .goal(goal)
             .measured(&measured);
     }
+    let mut passes = Vec::new();
+    for (keys, name) in [(1_000, "1,000"), (10_000, "10,000"), (100_000, "100,000")] {
+        let keys = world.effort.of(keys);
+        let measured = on_distinct_keys(world, &format!("distinct-{name}").replace(',', "-"), keys).await;
+        passes.push((keys as f64, measured.medians().0 * keys as f64));
+        let row = format!("modify on {name} distinct keys, 64 at once");
+        world.report.row(row, "kv.entry + kv.update").measured(&measured);
+    }
+    if let [(few, short), .., (many, long)] = passes[..] {
+        let exponent = (long / short).ln() / (many / few).ln();
+        eprintln!(
+            "modify on distinct keys: the time of a pass grows with the number of keys to the power of {exponent:.2}"
+        );
+    }
     for (processes, goal) in [(8, 1.0), (32, 0.56)] {
         let measured = in_processes(world, processes).await;
         world
@@ -31,6 +46,28 @@ pub(crate) async fn measure(world: &mut World) {
             .goal(goal)
             .measured(&measured);
     }
+}
+
+/// Updates many keys in turn, 64 at once: what each call costs beside how many keys there are.
+async fn on_distinct_keys(world: &World, name: &str, keys: usize) -> Measured {
+    let (bucket, plain) = world.bucket(name).await;
+    let tenants =
+        ["ours", "theirs"].map(|tenant| (0..keys as u64).map(|id| Session::new(tenant, id)).collect::<Vec<_>>());
+    for records in &tenants {
+        publish_all(&world.raw, name, records).await;
+    }
+    let [ours, theirs] = tenants;
+    let ours: Vec<_> = ours.iter().map(Session::key).collect();
+    let theirs: Vec<_> = theirs.iter().map(Session::by_hand).collect();
+    let our_pass = async || {
+        let all = stream::iter(&ours).map(|key| bucket.modify(key, |session| session.visits += 1).into_future());
+        time(all.buffer_unordered(64).for_each(async |entry| drop(entry.expect("it is modified")))).await
+    };
+    let their_pass = async || {
+        let all = stream::iter(&theirs).map(|key| their_increments(plain.clone(), key.clone(), 1));
+        time(all.buffer_unordered(64).for_each(async |()| {})).await
+    };
+    pairs(world.effort.blocks(3), 1, our_pass, their_pass).await.each(keys)
 }
 
 async fn in_one_process(world: &World, tasks: usize) -> Measured {

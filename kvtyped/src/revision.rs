@@ -5,16 +5,9 @@ use std::fmt;
 /// The number that a bucket gives to a write: it grows over the whole bucket, so two revisions tell which write came
 /// later, whatever their keys. Gaps are normal.
 ///
-/// Changes of one record that wait for each other in one process are stored by one write
-/// ([`modify`](crate::Bucket::modify)). Of these only the last is what is stored; those before it have the same number,
-/// come just before it in the order, and an `update` that expects one of them is refused, as if they had been written
-/// each for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision {
-    number: u64,
-    /// Whether it is what was stored, and not a change on the way to it. Compared last.
-    stored: bool,
-}
+/// It is a plain number: one that was stored elsewhere, or sent to another process, means the same there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(u64);
 
 impl Revision {
     /// The revision before the first: of a key under which nothing is stored.
@@ -22,34 +15,18 @@ impl Revision {
 
     /// The revision with this number, as another client told it.
     pub const fn new(number: u64) -> Self {
-        Self { number, stored: true }
+        Self(number)
     }
 
     /// The number.
     pub const fn get(self) -> u64 {
-        self.number
-    }
-
-    /// A change that was stored with this revision, under others that came after it.
-    pub(crate) const fn overtaken(self) -> Self {
-        Self { number: self.number, stored: false }
-    }
-
-    /// Whether something other was stored under its number.
-    pub(crate) const fn is_overtaken(self) -> bool {
-        !self.stored
-    }
-}
-
-impl Default for Revision {
-    fn default() -> Self {
-        Self::ZERO
+        self.0
     }
 }
 
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.number.fmt(f)
+        self.0.fmt(f)
     }
 }
 
@@ -61,19 +38,6 @@ impl From<u64> for Revision {
 
 impl From<Revision> for u64 {
     fn from(revision: Revision) -> Self {
-        revision.number
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_overtaken_comes_just_before_what_is_stored() {
-        let stored = Revision::new(7);
-        assert!(Revision::new(6) < stored.overtaken() && stored.overtaken() < stored);
-        assert_eq!((stored.overtaken().get(), stored.overtaken().to_string()), (7, "7".to_owned()));
-        assert_eq!(Revision::default(), Revision::ZERO);
+        revision.0
     }
 }

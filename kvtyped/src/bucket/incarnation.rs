@@ -113,11 +113,6 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Before a write that expects a revision which was read some time ago.
     pub(crate) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
-        if expected.is_overtaken() {
-            // A later change was stored with this number.
-            let actual = Some(Revision::new(expected.get()));
-            return Err(Error::new(ErrorKind::Conflict { expected, actual }).with_key(key.as_str()));
-        }
         let epoch = self.inner.raw.incarnation().epoch;
         let meeting = self.inner.met.of(expected);
         if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {

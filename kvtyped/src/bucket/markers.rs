@@ -1,20 +1,20 @@
 //! The markers that this process left, or read: what a `create` goes over with one write, where it would be refused at
 //! first; and whether there are others.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::recent::Recent;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// How many are remembered.
-const REMEMBERED: usize = 1_024;
+/// The room for remembered markers, in bytes: more than ten thousand.
+const ROOM: usize = 4 * 1_024 * 1_024;
 
 /// A marker that is no more there costs one write that is refused; one that is not remembered costs the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Markers {
-    known: Mutex<HashMap<Key, Marker>>,
+    known: Mutex<Recent<Marker>>,
     /// Whether the last creation that knew of no marker went over one.
     others: AtomicBool,
 }
@@ -26,23 +26,25 @@ struct Marker {
     epoch: u64,
 }
 
+impl Default for Markers {
+    fn default() -> Self {
+        Self { known: Mutex::new(Recent::new(ROOM)), others: AtomicBool::new(false) }
+    }
+}
+
 impl Markers {
-    fn all(&self) -> MutexGuard<'_, HashMap<Key, Marker>> {
+    fn all(&self) -> MutexGuard<'_, Recent<Marker>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers one.
     pub(super) fn left(&self, key: Key, revision: Revision, epoch: u64) {
-        let mut all = self.all();
-        if all.len() >= REMEMBERED {
-            all.clear();
-        }
-        all.insert(key, Marker { revision, epoch });
+        self.all().add(key, Marker { revision, epoch }, 0);
     }
 
     /// The revision of the marker of this key, once, if one is remembered of this epoch.
     pub(super) fn take(&self, key: &Key, epoch: u64) -> Option<Revision> {
-        let marker = self.all().remove(key).filter(|marker| marker.epoch == epoch);
+        let marker = self.all().take(key).filter(|marker| marker.epoch == epoch);
         marker.map(|marker| marker.revision)
     }
 
@@ -86,11 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn markers_do_not_pile_up() {
+    fn the_markers_of_many_removals_are_remembered_and_the_oldest_forgotten() {
         let markers = Markers::default();
-        for id in 0..10 * REMEMBERED {
-            markers.left(Key::new(id.to_string()).expect("a key"), Revision::new(1), 1);
+        let key = |id: u64| Key::new(id.to_string()).expect("a key");
+        for id in 0..100_000 {
+            markers.left(key(id), Revision::new(1), 1);
         }
-        assert!(markers.all().len() <= REMEMBERED);
+        assert!((99_000..100_000).all(|id| markers.take(&key(id), 1).is_some()));
+        assert_eq!(markers.take(&key(0), 1), None);
+        assert!(markers.all().len() < 15_000);
     }
 }

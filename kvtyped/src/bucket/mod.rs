@@ -21,6 +21,9 @@ mod put_many;
 mod compact;
 mod cas;
 mod combine;
+mod draft;
+mod lanes;
+mod recent;
 pub(crate) mod standing;
 mod incarnation;
 mod markers;
@@ -49,8 +52,8 @@ pub use self::write::{Create, Put, Update};
 
 pub(crate) use self::write::{check_ttl, parse_ttl};
 
-use self::combine::Lanes;
 use self::incarnation::Met;
+use self::lanes::Lanes;
 use self::markers::Markers;
 
 use std::any::{Any, TypeId};
@@ -90,7 +93,9 @@ macro_rules! options {
         impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// How long the record lives: one second at least, and rounded up to whole ones (ADR-43).
             ///
-            /// The next write of the record without a TTL makes it stay.
+            /// The next `put` or `update` of the record without a TTL removes this one: the record then lives as long as the
+            /// bucket's `ttl` says, or until it is removed where the bucket has none. A TTL that is longer than the bucket's is
+            /// refused as `InvalidConfig`: the server would remove the record when the bucket's TTL ends.
             pub fn ttl(mut self, ttl: std::time::Duration) -> Self
             where
                 T: $crate::model::SingleRevision,
@@ -172,7 +177,7 @@ struct Inner {
     /// Of the store.
     closing: Arc<Closing>,
     met: Met,
-    lanes: Lanes,
+    lanes: Arc<Lanes>,
     markers: Markers,
     shared: Shared,
 }
@@ -184,6 +189,8 @@ struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 impl<T: KvModel> ReadBucket<T> {
     fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration, closing: Arc<Closing>) -> Self {
         let met = Met::new(raw.incarnation());
+        // With more history every change is to be found in it.
+        let lanes = Arc::new(Lanes::new(!matches!(raw.config().history, None | Some(1))));
         let inner = Arc::new(Inner {
             backend,
             raw,
@@ -191,7 +198,7 @@ impl<T: KvModel> ReadBucket<T> {
             closed: AtomicBool::new(false),
             closing,
             met,
-            lanes: Lanes::default(),
+            lanes,
             markers: Markers::default(),
             shared: Shared::default(),
         });

@@ -31,9 +31,10 @@ impl<T: KvModel> Bucket<T> {
     /// Changes the record of a key by a closure, which runs again on the newest record whenever another writer came
     /// between.
     ///
-    /// Changes of one record that wait for each other in this process do not fight: they are applied one after another, and
-    /// stored by one write where the bucket keeps one revision of each key. Each gets the record as its own change left it,
-    /// and a [`Revision`] by which a later `update` is refused if another change was stored over it.
+    /// Changes of one record that wait for each other in this process do not conflict: they are applied one after another, and
+    /// stored by one write where the bucket keeps one revision of each key. Each caller gets the record as it was stored,
+    /// which may contain changes that were applied after its own. If the caller needs what its own closure made, the closure
+    /// hands it out: the last run of the closure is the one that was stored.
     ///
     /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
     /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.
@@ -52,6 +53,15 @@ impl<T: KvModel> Bucket<T> {
     ///     sessions.modify(&key, |session| session.visits += 1).or_insert_with(first).await?;
     /// }
     /// assert_eq!(sessions.get(&key).await?.expect("written").visits, 3);
+    ///
+    /// let mut own = 0;
+    /// let stored = sessions
+    ///     .modify(&key, |session| {
+    ///         session.visits += 1;
+    ///         own = session.visits;
+    ///     })
+    ///     .await?;
+    /// assert!(own == 4 && stored.visits >= own);
     /// # Ok(())
     /// # }
     /// ```
@@ -288,7 +298,7 @@ macro_rules! options {
             }
 
             /// How long the record lives from now: one second at least, and rounded up to whole ones. A TTL that is asked for is
-            /// written even if the closure changes nothing.
+            /// written even if the closure changes nothing. One that is longer than the bucket's is refused as `InvalidConfig`.
             pub fn ttl(mut self, ttl: Duration) -> Self
             where
                 T: SingleRevision,

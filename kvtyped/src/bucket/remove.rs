@@ -115,6 +115,7 @@ impl<T: KvModel> Purge<'_, T> {
     }
 
     /// How long the marker stays: one second at least, and rounded up to whole ones. It needs a bucket with limit markers.
+    /// The bucket's own `ttl` removes the marker too, whichever ends first.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

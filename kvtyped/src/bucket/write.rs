@@ -115,7 +115,14 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
             ));
         }
     }
-    parse_ttl(asked).map(Some)
+    let ttl = parse_ttl(asked)?;
+    match config.ttl {
+        Some(longest) if asked > longest => Err(Error::invalid_config(format!(
+            "a TTL of {asked:?} is longer than that of the bucket, which removes every record after {longest:?}: \
+             ask for a shorter TTL, or raise the `ttl` of the bucket"
+        ))),
+        _ => Ok(Some(ttl)),
+    }
 }
 
 pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {

@@ -102,7 +102,8 @@ impl ServerClock {
     async fn read(&self, bucket: &Bucket<Slot<Tick>>, timeout: Duration) -> Result<Sample> {
         let sent = Instant::now();
         let tick = Slot { key: self.key.clone(), value: Tick {} };
-        let revision = bucket.put(&tick).ttl(KEPT).timeout(timeout).await?;
+        let revision =
+            bucket.put(&tick).ttl(bucket.config().ttl.map_or(KEPT, |ttl| ttl.min(KEPT))).timeout(timeout).await?;
         let at = Instant::now();
         let stored = bucket.get(&self.key).read(Read::AtLeast(revision)).timeout(timeout).await?;
         let stamped = stored.filter(|tick| tick.revision() == revision).map(|tick| tick.created());

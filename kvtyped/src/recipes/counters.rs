@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::place::{Place, place_options};
 use super::slot::{Slot, SlotKey};
 use crate::backend::Read;
-use crate::bucket::{Bucket, CounterBucket, ModifyError};
+use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -137,21 +137,19 @@ impl Counters {
             Way::Records(bucket) => bucket,
         };
         let key = self.key(name);
-        let added = bucket.try_modify(&key, |slot: &mut Slot<Total>| {
-            let total = slot.value.0;
-            slot.value.0 = total.checked_add(delta).ok_or(total)?;
-            Ok::<_, i64>(())
+        // The total right after this addition: what is stored may have others in it.
+        let mut own = Ok(delta);
+        let added = bucket.transform(&key, |slot: Option<Slot<Total>>| {
+            let total = slot.map_or(0, |slot| slot.value.0);
+            own = total.checked_add(delta).ok_or(total);
+            own.map_or(Change::Keep, |total| Change::Put(Slot { key: key.clone(), value: Total(total) }))
         });
-        let added = added.or_insert_with(|| Slot { key: key.clone(), value: Total(delta) }).max_attempts(u32::MAX);
-        match added.timeout(self.timeout.unwrap_or(bucket.timeout())).await {
-            Ok(entry) => Ok(entry.value.0),
-            Err(ModifyError::Kv(error)) => Err(error),
-            Err(ModifyError::Closure(total)) => {
-                let total = i128::from(total) + i128::from(delta);
-                let error = Error::out_of_range(format!("adding {delta} makes {total}, and a total is an `i64`"));
-                Err(error.within("add", bucket.name(), Some(&key.to_string())))
-            }
-        }
+        added.max_attempts(u32::MAX).timeout(self.timeout.unwrap_or(bucket.timeout())).await?;
+        own.map_err(|total| {
+            let total = i128::from(total) + i128::from(delta);
+            let error = Error::out_of_range(format!("adding {delta} makes {total}, and a total is an `i64`"));
+            error.within("add", bucket.name(), Some(&key.to_string()))
+        })
     }
 
     /// The total of a counter: every addition that was acknowledged before is in it. Zero if nothing was added.

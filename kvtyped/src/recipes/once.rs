@@ -74,7 +74,7 @@ impl Store {
 /// stored runs again: make the effect idempotent, by passing the key on, say, as the idempotency key of a payment. Work
 /// that is dropped because the lease was lost may have left an effect half done. A result that cannot be stored (it is too
 /// large, or cannot be written as JSON) leaves the key free although the work is done. A result that is kept for a time is
-/// forgotten then, and the next run runs; so it is earlier, if the bucket has a `ttl` of its own. And nothing survives what
+/// forgotten then, and the next run runs; so it is at the end of the bucket's own `ttl`, if it has one. And nothing survives what
 /// its bucket does not; see [`Locks`](super::Locks).
 pub struct Once<T> {
     place: Home,
@@ -86,7 +86,8 @@ place_options!(Once<T>);
 lease_options!(Once<T>: place.terms);
 
 impl<T> Once<T> {
-    /// How long a result is kept: one second at least, and rounded up to whole ones; for ever by default.
+    /// How long a result is kept: one second at least, and rounded up to whole ones; for ever by default. A time that is longer
+    /// than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = Some(keep);
         self
@@ -170,6 +171,8 @@ where
             return Ok(Waited::Settled(result));
         }
         let claim = Claim { patient: longest.is_some(), ..self.place.claim(key, None).await? };
+        // Before the work runs, not when its result is to be stored.
+        crate::bucket::check_ttl(claim.bucket.config(), self.keep)?;
         let progress = Arc::clone(&claim.progress);
         let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
         within(longest, &progress, Waiting::new(claim).take_unless(settled)).await

@@ -5,6 +5,7 @@
 //! runs a closure that reads and writes, and that runs again if what it read was changed before it was done.
 
 mod abort;
+mod crowd;
 mod members;
 mod transact;
 mod transaction;

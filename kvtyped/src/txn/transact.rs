@@ -3,16 +3,15 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::abort::{Abort, TransactError};
+use super::crowd::{Attended, Crowd, Pulse};
 use super::members::Members;
 use super::tx::{OPERATION, Run, Tx, View};
-use crate::backend::{Backoff, Deadline, Read};
+use crate::backend::{Backoff, Deadline, Read, start};
 use crate::bucket::{Attempts, Bucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -109,7 +108,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         self
     }
 
-    async fn run<Fut, R>(self) -> Result<R, TransactError>
+    async fn run<Fut, R>(self, pulse: Arc<Pulse>) -> Result<R, TransactError>
     where
         F: FnMut(Tx<T>) -> Fut,
         Fut: Future<Output = Result<R, Abort>>,
@@ -125,14 +124,14 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         let mut turn = None;
         loop {
             if attempts.any() && turn.is_none() {
-                turn = crowd.enter(deadline).await;
+                turn = Arc::clone(&crowd).enter(Arc::clone(&pulse), deadline).await;
             }
             let run = Run::new(raw.clone(), Members::of::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.end();
             view.read.values().flatten().for_each(|entry| bucket.met(entry));
             let conflict = match result {
-                Ok(value) => match bucket.conclude_among(&crowd, turn.is_some(), &view, deadline).await {
+                Ok(value) => match bucket.conclude_among(&crowd, turn.is_some(), view, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                     Err(error) => return Err(error.into()),
@@ -150,60 +149,23 @@ impl<T: KvModel, F> Transact<'_, T, F> {
     }
 }
 
-/// The transactions of a bucket in this process.
-///
-/// A server works as long on a batch that it refuses as on one that it takes. So those who have met each other take turns,
-/// and those who come meanwhile look before they send.
-#[derive(Debug)]
-struct Crowd {
-    lane: Arc<Mutex<()>>,
-    /// How many have met another, and are not done yet.
-    met: Arc<AtomicUsize>,
-    /// How many send at once who have not.
-    sending: Semaphore,
-}
-
-impl Default for Crowd {
-    fn default() -> Self {
-        Self { lane: Arc::default(), met: Arc::default(), sending: Semaphore::new(8) }
-    }
-}
-
-/// A turn, or the wait for one.
-struct Turn {
-    met: Arc<AtomicUsize>,
-    _lane: Option<OwnedMutexGuard<()>>,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.met.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Crowd {
-    /// Waits for a turn. Not for ever: whoever has it may wait for this one, in its closure.
-    async fn enter(&self, deadline: Deadline) -> Option<Turn> {
-        self.met.fetch_add(1, Ordering::AcqRel);
-        let mut turn = Turn { met: Arc::clone(&self.met), _lane: None };
-        let lane = tokio::time::timeout(deadline.remaining() / 2, Arc::clone(&self.lane).lock_owned()).await;
-        turn._lane = Some(lane.ok()?);
-        Some(turn)
-    }
-}
-
 impl<T: KvModel> Bucket<T> {
     /// Applies what was written, if what was read is still so, with regard to others of this process.
-    async fn conclude_among(&self, crowd: &Crowd, has_turn: bool, view: &View, deadline: Deadline) -> Result<()> {
+    async fn conclude_among(&self, crowd: &Arc<Crowd>, has_turn: bool, view: View, deadline: Deadline) -> Result<()> {
         if has_turn || view.writes_nothing() {
-            return self.conclude(view, deadline).await;
+            return self.conclude(&view, deadline).await;
         }
-        // It is never closed.
-        let _sending = deadline.bound(crowd.sending.acquire()).await?;
-        if crowd.met.load(Ordering::Acquire) > 0 {
-            self.look_again(view, deadline).await?;
-        }
-        self.conclude(view, deadline).await
+        let (bucket, crowd) = (self.clone(), Arc::clone(crowd));
+        let work = async move {
+            // It is never closed.
+            let _sending = deadline.bound(crowd.sending.acquire()).await?;
+            if crowd.is_busy() {
+                bucket.look_again(&view, deadline).await?;
+            }
+            bucket.conclude(&view, deadline).await
+        };
+        let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
+        start(work).await.output().await.unwrap_or_else(closed)
     }
 
     /// Applies what was written, if what was read is still so.
@@ -254,13 +216,16 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        let pulse = Arc::<Pulse>::default();
+        let own = Arc::clone(&pulse);
+        let run = async move {
             let bucket = self.bucket;
-            self.run().await.map_err(|error| match error {
+            self.run(own).await.map_err(|error| match error {
                 TransactError::Kv(error) => TransactError::Kv(error.within(OPERATION, bucket.name(), None)),
                 closure => closure,
             })
-        })
+        };
+        Box::pin(Attended::new(pulse, Box::pin(run)))
     }
 }
 

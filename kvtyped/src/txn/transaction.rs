@@ -136,7 +136,7 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     /// How long the record, or the marker of a purge, of the last write lives: one second at least, and rounded up to whole ones.
-    /// A record can have it where the bucket keeps one revision of each key.
+    /// A record can have it where the bucket keeps one revision of each key. It must not be longer than the bucket's `ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {
             // A purge leaves nothing that could come back to life.

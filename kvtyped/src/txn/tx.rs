@@ -165,7 +165,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// # Errors
     ///
-    /// As of [`put`](Self::put), and if the bucket does not keep one revision of each key.
+    /// As of [`put`](Self::put), and if the bucket does not keep one revision of each key, or has a shorter `ttl`.
     pub fn put_for<M: SingleRevision>(&self, record: &M, ttl: Duration) -> Result<()> {
         self.stage_record(record, Some(ttl))
     }

@@ -16,6 +16,7 @@ use super::learned::Learned;
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
     At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch, Write,
+    start,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -225,7 +226,11 @@ impl RawBucket for NatsBucket {
     }
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
-        commit::commit(&self.place, batch, deadline).boxed()
+        let place = Arc::clone(&self.place);
+        // A batch holds a place among those of the connection, so it goes on although its caller is not polled.
+        let work = async move { commit::commit(&place, batch, deadline).await };
+        let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
+        async move { start(work).await.output().await.unwrap_or_else(closed) }.boxed()
     }
 
     fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {

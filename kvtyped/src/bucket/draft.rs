@@ -1,0 +1,260 @@
+//! The draft of a record, and the group of changes that one write stores.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use super::cas::{Retry, confirms};
+use crate::backend::{Deadline, Operation, RawEntry, WriteKind};
+use crate::error::{Error, Outcome};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// The largest value that a lane remembers, in bytes.
+const LARGEST: usize = 16 * 1_024;
+
+/// How many changes one write stores at most.
+const MOST: u32 = 1_000;
+
+/// What is known of a record, and what is to become of it.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) base: Option<Base>,
+    pub(super) group: Option<Group>,
+    /// Since the last conflict, if nothing was stored behind it.
+    pub(super) conflict: Option<Retry>,
+}
+
+/// The newest entry of a key.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) entry: Option<RawEntry>,
+    pub(super) known: Known,
+}
+
+/// Whence the newest entry of a key is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It was stored, or read, before the call that decides on it.
+    Before,
+    /// It was read by the read of this number, of whoever was nearest.
+    Near(u64),
+    /// It was read by the read of this number, where nothing newer is.
+    Surely(u64),
+}
+
+impl Draft {
+    pub(super) fn current(&self) -> Option<&RawEntry> {
+        match &self.group {
+            Some(group) => Some(&group.entry),
+            None => self.base.as_ref().and_then(|base| base.entry.as_ref()),
+        }
+    }
+
+    /// The revision that is there now, or under the group.
+    pub(super) fn revision(&self) -> Revision {
+        self.current().map_or(Revision::ZERO, |entry| entry.revision)
+    }
+
+    /// Makes it ready for the decision of a call that arrived after so many reads.
+    pub(super) fn prepare(&mut self, arrived: u64) {
+        if self.group.as_ref().is_some_and(|group| group.fate.receiver_count() == 0) {
+            // Nobody waits for it to be stored any more.
+            self.group = None;
+        }
+        if let Some(base) = &mut self.base
+            && let Known::Near(number) | Known::Surely(number) = base.known
+            && number <= arrived
+        {
+            base.known = Known::Before;
+        }
+    }
+
+    /// Whether a decision to write nothing may rest on it: it was just read at the leader, or it is shared with those whose
+    /// write will confirm it.
+    pub(super) fn is_sure(&self) -> bool {
+        self.group.is_some() || self.base.as_ref().is_some_and(|base| matches!(base.known, Known::Surely(_)))
+    }
+
+    /// Whether a sure read confirms what a decision to write nothing was made on.
+    pub(super) fn confirms(&self, near: Option<&RawEntry>) -> bool {
+        self.group.is_none()
+            && self.base.as_ref().is_some_and(|Base { entry, known }| {
+                matches!(known, Known::Surely(_)) && confirms(entry.as_ref(), near)
+            })
+    }
+
+    /// Remembers what was stored.
+    pub(super) fn stored(&mut self, entry: RawEntry) {
+        self.conflict = None;
+        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), known: Known::Before });
+    }
+
+    /// Remembers that another came first.
+    pub(super) fn overtaken(&mut self, conflict: &Error) {
+        self.conflict.get_or_insert_with(Retry::new).learn(conflict);
+        self.base = None;
+    }
+
+    /// Begins a group with a change of what is known.
+    pub(super) fn begin(&self, key: &Key, kind: WriteKind, ttl: Option<Ttl>, deadline: Deadline) -> (Group, Member) {
+        let (entry, fate) = (entry(key, self.revision(), &kind, ttl), watch::Sender::new(None));
+        let mut group = Group { kind, ttl, entry, steps: 1, members: 0, deadline, fate };
+        let member = group.witness(deadline);
+        (group, member)
+    }
+}
+
+/// Changes that one write will store.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) kind: WriteKind,
+    pub(super) ttl: Option<Ttl>,
+    /// The record after the changes so far.
+    pub(super) entry: RawEntry,
+    /// How many changes there are so far.
+    pub(super) steps: u32,
+    pub(super) members: u32,
+    pub(super) deadline: Deadline,
+    pub(super) fate: watch::Sender<Option<Fate>>,
+}
+
+/// A call that waits for what becomes of a group.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// How many changes there were after its own.
+    pub(super) step: u32,
+    /// How many members there were.
+    pub(super) members: u32,
+    pub(super) fate: watch::Receiver<Option<Fate>>,
+}
+
+impl Group {
+    /// Adds a change to the group.
+    pub(super) fn change(&mut self, kind: WriteKind, ttl: Option<Ttl>, deadline: Deadline) -> Member {
+        self.entry = entry(&self.entry.key, self.entry.revision, &kind, ttl);
+        (self.kind, self.ttl) = (kind, ttl);
+        self.steps += 1;
+        self.witness(deadline)
+    }
+
+    /// Adds a member that changes nothing: what it saw is not stored yet, so neither is what it makes of that.
+    pub(super) fn witness(&mut self, deadline: Deadline) -> Member {
+        self.members += 1;
+        if deadline.at() > self.deadline.at() {
+            self.deadline = deadline;
+        }
+        Member { step: self.steps, members: self.members, fate: self.fate.subscribe() }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.members >= MOST
+    }
+
+    /// Whether a member belongs to it.
+    pub(super) fn has(&self, member: &Member) -> bool {
+        self.fate.subscribe().same_channel(&member.fate)
+    }
+}
+
+/// What became of a group.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    Stored {
+        entry: Arc<RawEntry>,
+        steps: u32,
+    },
+    /// Another process came first: all begin anew.
+    Conflict(Arc<Error>),
+    /// Nothing was stored, since what one of them wants cannot be, or what it stood on was not: each is tried alone.
+    Refused,
+    Failed(Arc<Error>),
+}
+
+impl Fate {
+    /// Where it may be one of several that cannot be stored, each is tried alone; but nothing that may be stored already.
+    pub(super) fn failed(error: Error, members: u32) -> Self {
+        if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() {
+            Self::Refused
+        } else {
+            Self::Failed(Arc::new(error))
+        }
+    }
+}
+
+/// What is stored under a key once this is written.
+pub(super) fn entry(key: &Key, revision: Revision, kind: &WriteKind, ttl: Option<Ttl>) -> RawEntry {
+    let (operation, value) = match kind {
+        WriteKind::Put(value) => (Operation::Put, value.clone()),
+        WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
+        WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
+    };
+    RawEntry { key: key.clone(), revision, created: SystemTime::now(), operation, value, ttl, id: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn key() -> Key {
+        Key::new("0").expect("a key")
+    }
+
+    fn stored(bytes: usize) -> RawEntry {
+        entry(&key(), Revision::new(7), &WriteKind::Put(vec![0; bytes].into()), None)
+    }
+
+    #[test]
+    fn a_lane_remembers_what_was_stored_if_that_is_small() {
+        let mut draft = Draft::default();
+        draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
+        assert!(draft.conflict.is_some() && draft.current().is_none());
+        draft.stored(stored(16_384));
+        assert!(draft.conflict.is_none() && draft.current().is_some_and(|entry| entry.value.len() == 16_384));
+        assert!(!draft.is_sure(), "it may be old by now");
+        draft.stored(stored(16_385));
+        assert!(draft.current().is_none());
+        draft.stored(stored(1));
+        draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
+        assert!(draft.current().is_none());
+    }
+
+    #[test]
+    fn a_read_is_sure_for_the_calls_that_arrived_before_it() {
+        let mut draft = Draft { base: Some(Base { entry: None, known: Known::Surely(3) }), ..Draft::default() };
+        draft.prepare(2);
+        assert!(draft.is_sure() && draft.confirms(None) && !draft.confirms(Some(&stored(1))));
+        draft.prepare(3);
+        assert!(!draft.is_sure() && !draft.confirms(None));
+    }
+
+    #[test]
+    fn changes_are_tried_alone_if_they_are_refused_together_and_surely_not_stored() {
+        let refused = || Error::invalid_config("it is too large");
+        let alone = |error, members| matches!(Fate::failed(error, members), Fate::Refused);
+        assert!(alone(refused(), 2));
+        assert!(!alone(refused(), 1));
+        assert!(!alone(refused().unknown_outcome(), 2));
+        assert!(!alone(Error::unavailable("no leader"), 2));
+        assert!(!alone(Error::unavailable("no leader").unknown_outcome(), 2));
+    }
+
+    #[test]
+    fn a_group_has_the_time_of_its_most_patient_member() {
+        let after = |seconds| Deadline::after(Duration::from_secs(seconds));
+        let (soon, late, latest) = (after(1), after(2), after(3));
+        let (mut group, first) = Draft::default().begin(&key(), WriteKind::Delete, None, late);
+        assert_eq!((first.step, group.members, group.deadline.at()), (1, 1, late.at()));
+        let mut join = |deadline: Deadline| {
+            let member = group.change(WriteKind::Delete, None, deadline);
+            (member.step, group.members, group.deadline.at())
+        };
+        assert_eq!(join(soon), (2, 2, late.at()));
+        assert_eq!(join(latest), (3, 3, latest.at()));
+    }
+}

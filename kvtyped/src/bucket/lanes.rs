@@ -1,0 +1,331 @@
+//! The lanes of a bucket: what the changes of one record in this process share.
+//!
+//! A lane has one draft, and whoever takes the [`Turn`] may change it. A turn is never assigned to a caller that waits: it is
+//! offered, and a caller takes it when it is polled. Nobody holds a turn across an await of the caller's future; what has to
+//! be awaited goes on in a task of its own. A future that was polled once and then left alone is therefore in nobody's way.
+//!
+//! A lane exists while somebody uses it. What its draft knows of the record is then remembered, in a bounded room.
+
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
+use tokio::time::timeout;
+
+use super::draft::{Base, Draft, Known};
+use super::recent::Recent;
+use crate::backend::{Deadline, RawEntry};
+use crate::error::Result;
+use crate::key::Key;
+
+/// The room for remembered records, in bytes: some 65,536 small ones.
+const ROOM: usize = 32 * 1_024 * 1_024;
+
+/// How long a caller of a lane that goes one by one waits before it looks whether a turn is left lying.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
+/// The longest such wait.
+const LAST_LOOK: Duration = Duration::from_millis(320);
+
+/// The lanes of a bucket.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    all: Mutex<All>,
+    /// Whether each change is a write of its own, so that one turn serves one caller.
+    one_by_one: bool,
+}
+
+#[derive(Debug)]
+struct All {
+    used: HashMap<Key, Used>,
+    remembered: Recent<RawEntry>,
+}
+
+#[derive(Debug)]
+struct Used {
+    lane: Arc<Lane>,
+    seats: usize,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Only ever locked by `try_lock`.
+    draft: Arc<AsyncMutex<Draft>>,
+    free: Notify,
+    /// How many wait for a turn, polled or not.
+    waiting: AtomicUsize,
+    /// How many reads were begun.
+    reads: AtomicU64,
+}
+
+impl Lanes {
+    pub(super) fn new(one_by_one: bool) -> Self {
+        let all = All { used: HashMap::new(), remembered: Recent::new(ROOM) };
+        Self { all: Mutex::new(all), one_by_one }
+    }
+
+    /// Whether each change is a write of its own.
+    pub(super) fn go_one_by_one(&self) -> bool {
+        self.one_by_one
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a seat in the lane of a key.
+    pub(super) fn seat(self: &Arc<Self>, key: &Key) -> Arc<Seat> {
+        let mut all = self.all();
+        let lane = match all.used.get_mut(key) {
+            Some(used) => {
+                used.seats += 1;
+                Arc::clone(&used.lane)
+            }
+            None => {
+                let base = all.remembered.take(key).map(|entry| Base { entry: Some(entry), known: Known::Before });
+                let draft = Draft { base, ..Draft::default() };
+                let lane = Arc::new(Lane { draft: Arc::new(AsyncMutex::new(draft)), ..Lane::default() });
+                all.used.insert(key.clone(), Used { lane: Arc::clone(&lane), seats: 1 });
+                lane
+            }
+        };
+        drop(all);
+        Arc::new(Seat { lanes: Arc::clone(self), key: key.clone(), lane })
+    }
+}
+
+/// A use of a lane, by one caller and by the tasks that it started.
+#[derive(Debug)]
+pub(super) struct Seat {
+    lanes: Arc<Lanes>,
+    key: Key,
+    lane: Arc<Lane>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut all = self.lanes.all();
+        let Some(used) = all.used.get_mut(&self.key) else { return };
+        used.seats -= 1;
+        if used.seats > 0 {
+            return;
+        }
+        all.used.remove(&self.key);
+        let base = self.lane.draft.try_lock().ok().and_then(|mut draft| draft.base.take());
+        if let Some(entry) = base.and_then(|base| base.entry) {
+            let heap = entry.value.len();
+            all.remembered.add(self.key.clone(), entry, heap);
+        }
+    }
+}
+
+impl Seat {
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The number of reads that were begun so far: what a later one finds is not older than this call.
+    pub(super) fn reads(&self) -> u64 {
+        self.lane.reads.load(Ordering::Acquire)
+    }
+
+    /// Numbers a read that begins.
+    pub(super) fn begin_read(&self) -> u64 {
+        self.lane.reads.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whether somebody waits for a turn, polled or not.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.lane.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Takes the turn, if it is free.
+    fn take(self: &Arc<Self>) -> Option<Turn> {
+        let draft = Arc::clone(&self.lane.draft).try_lock_owned().ok()?;
+        Some(Turn { draft, offer: Offer(Arc::clone(self)) })
+    }
+
+    /// Waits for a turn, and is counted meanwhile.
+    pub(super) async fn enter(self: &Arc<Self>, deadline: Deadline) -> Result<Turn> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        if let Some(turn) = self.take() {
+            return Ok(turn);
+        }
+        self.lane.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.lane.waiting);
+        deadline.bound(self.turn()).await
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn turn(self: &Arc<Self>) -> Turn {
+        let (mut patience, mut missed) = (FIRST_LOOK, false);
+        loop {
+            let mut free = pin!(self.lane.free.notified());
+            free.as_mut().enable();
+            if let Some(turn) = self.take() {
+                if missed {
+                    // It was offered to a caller that is not polled, and so may the next ones be.
+                    self.lane.free.notify_waiters();
+                }
+                return turn;
+            }
+            if self.lanes.one_by_one {
+                missed = timeout(patience, free).await.is_err();
+                patience = (2 * patience).min(LAST_LOOK);
+            } else {
+                free.await;
+            }
+        }
+    }
+}
+
+/// The right to change the draft of a lane. Dropping it offers the next turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    // Dropped first.
+    draft: OwnedMutexGuard<Draft>,
+    offer: Offer,
+}
+
+#[derive(Debug)]
+struct Offer(Arc<Seat>);
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        let Seat { lanes, lane, .. } = &*self.0;
+        if lanes.one_by_one {
+            lane.free.notify_one();
+        } else {
+            // All of them can join one group.
+            lane.free.notify_waiters();
+        }
+    }
+}
+
+impl Turn {
+    pub(super) fn seat(&self) -> &Seat {
+        &self.offer.0
+    }
+}
+
+impl Deref for Turn {
+    type Target = Draft;
+
+    fn deref(&self) -> &Draft {
+        &self.draft
+    }
+}
+
+impl DerefMut for Turn {
+    fn deref_mut(&mut self) -> &mut Draft {
+        &mut self.draft
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::draft::entry;
+    use super::*;
+    use crate::backend::WriteKind;
+    use crate::revision::Revision;
+
+    fn key(n: usize) -> Key {
+        Key::new(format!("session.{n}")).expect("a key")
+    }
+
+    fn stored(n: usize, bytes: usize) -> RawEntry {
+        entry(&key(n), Revision::new(7), &WriteKind::Put(vec![0; bytes].into()), None)
+    }
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
+    }
+
+    /// Stores a value in the lane of a key, and leaves the lane.
+    fn remember(lanes: &Arc<Lanes>, n: usize, bytes: usize) {
+        lanes.seat(&key(n)).take().expect("nobody is there").stored(stored(n, bytes));
+    }
+
+    fn is_remembered(lanes: &Arc<Lanes>, n: usize) -> bool {
+        lanes.seat(&key(n)).take().expect("nobody is there").current().is_some()
+    }
+
+    #[test]
+    fn a_lane_exists_while_it_is_used_and_its_record_is_remembered() {
+        let lanes = Arc::new(Lanes::new(false));
+        remember(&lanes, 0, 100);
+        assert!(lanes.all().used.is_empty());
+        let used = lanes.seat(&key(0));
+        let other = lanes.seat(&key(0));
+        assert!(Arc::ptr_eq(&used.lane, &other.lane));
+        // However many other keys there are.
+        (1..5_000).for_each(|n| remember(&lanes, n, 100));
+        assert_eq!(lanes.all().used.len(), 1);
+        drop(used);
+        assert!(other.take().expect("it is free").current().is_some());
+        drop(other);
+        assert!(lanes.all().used.is_empty() && is_remembered(&lanes, 0));
+    }
+
+    #[test]
+    fn sixty_thousand_small_records_are_remembered_and_the_oldest_of_more_is_forgotten() {
+        let lanes = Arc::new(Lanes::new(false));
+        (0..60_000).for_each(|n| remember(&lanes, n, 100));
+        assert!((0..60_000).all(|n| is_remembered(&lanes, n)));
+        (60_000..80_000).for_each(|n| remember(&lanes, n, 100));
+        assert!(!is_remembered(&lanes, 0) && (60_000..80_000).all(|n| is_remembered(&lanes, n)));
+        // Larger ones take more room.
+        (0..3_000).for_each(|n| remember(&lanes, n, 16 * 1_024));
+        let count = lanes.all().remembered.len();
+        assert!((1_900..2_100).contains(&count), "{count} records of 16 KiB in 32 MiB");
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_wanted_while_somebody_waits() {
+        let lanes = Arc::new(Lanes::new(false));
+        let seat = lanes.seat(&key(0));
+        let first = seat.enter(deadline()).await.unwrap();
+        assert!(!seat.is_wanted());
+        let mut second = Box::pin(seat.enter(deadline()));
+        assert!(second.as_mut().now_or_never().is_none() && seat.is_wanted());
+        drop(second);
+        assert!(!seat.is_wanted());
+        let mut third = Box::pin(seat.enter(deadline()));
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(first);
+        drop(third.await.unwrap());
+        assert!(!seat.is_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_is_offered_to_a_caller_that_is_not_polled_is_taken_by_another() {
+        for one_by_one in [false, true] {
+            let lanes = Arc::new(Lanes::new(one_by_one));
+            let seat = lanes.seat(&key(0));
+            let first = seat.enter(deadline()).await.unwrap();
+            let mut left: Vec<_> = (0..100).map(|_| Box::pin(seat.enter(deadline()))).collect();
+            left.iter_mut().for_each(|waiting| assert!(waiting.as_mut().now_or_never().is_none()));
+            let mut last = Box::pin(seat.enter(deadline()));
+            assert!(last.as_mut().now_or_never().is_none());
+            drop(first);
+            let start = tokio::time::Instant::now();
+            drop(last.await.unwrap());
+            assert!(start.elapsed() <= FIRST_LOOK, "{:?}", start.elapsed());
+            // The others get theirs when they are polled.
+            for waiting in left {
+                drop(waiting.await.unwrap());
+            }
+        }
+    }
+}

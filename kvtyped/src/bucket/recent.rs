@@ -1,0 +1,122 @@
+//! A map of a bounded size in bytes that forgets what was added longest ago.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::key::Key;
+
+/// The bytes that an entry takes beside its key and its value: the slots of the map and of the order.
+const OVERHEAD: usize = 320;
+
+/// What is remembered of some keys.
+///
+/// Adding and taking cost amortized constant time. An entry that is taken and added again counts as new.
+#[derive(Debug)]
+pub(super) struct Recent<V> {
+    entries: HashMap<Key, Entry<V>>,
+    /// The entries in the order in which they were added, and stale places of entries that were taken.
+    order: VecDeque<(u64, Key)>,
+    next: u64,
+    bytes: usize,
+    room: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    number: u64,
+    bytes: usize,
+    value: V,
+}
+
+impl<V> Recent<V> {
+    /// A map for entries of that many bytes in all.
+    pub(super) fn new(room: usize) -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, room }
+    }
+
+    /// Adds an entry whose value takes that many bytes on the heap, and forgets the oldest ones beyond the room.
+    pub(super) fn add(&mut self, key: Key, value: V, heap: usize) {
+        drop(self.take(&key));
+        let number = self.next;
+        self.next += 1;
+        let bytes = OVERHEAD + 2 * key.as_str().len() + heap;
+        self.bytes += bytes;
+        self.order.push_back((number, key.clone()));
+        self.entries.insert(key, Entry { number, bytes, value });
+        while self.bytes > self.room {
+            let Some((number, key)) = self.order.pop_front() else { break };
+            if self.is_at(&key, number) {
+                drop(self.take(&key));
+            }
+        }
+        // As many places as were added since the last time are stale, at least.
+        if self.order.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(number, key)| entries.get(key).is_some_and(|entry| entry.number == *number));
+        }
+    }
+
+    /// Removes an entry and returns its value.
+    pub(super) fn take(&mut self, key: &Key) -> Option<V> {
+        let entry = self.entries.remove(key)?;
+        self.bytes -= entry.bytes;
+        Some(entry.value)
+    }
+
+    fn is_at(&self, key: &Key, number: u64) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.number == number)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: usize) -> Key {
+        Key::new(format!("key.{n}")).expect("a key")
+    }
+
+    #[test]
+    fn the_oldest_entries_are_forgotten_one_by_one() {
+        let mut recent = Recent::new(100 * (OVERHEAD + 2 * "key.100".len() + 10));
+        for n in 100..1_000 {
+            recent.add(key(n), n, 10);
+            assert_eq!(recent.len(), (n - 99).min(100), "one is forgotten for one that is added");
+        }
+        assert!((100..900).all(|n| recent.take(&key(n)).is_none()));
+        assert!((900..1_000).all(|n| recent.take(&key(n)) == Some(n)));
+        assert_eq!((recent.len(), recent.bytes), (0, 0));
+    }
+
+    #[test]
+    fn an_entry_that_is_added_again_is_new() {
+        let mut recent = Recent::new(3 * (OVERHEAD + 2 * "key.0".len()));
+        (0..3).for_each(|n| recent.add(key(n), n, 0));
+        let first = recent.take(&key(0)).expect("it is there");
+        recent.add(key(0), first, 0);
+        recent.add(key(3), 3, 0);
+        assert_eq!((recent.take(&key(1)), recent.take(&key(0))), (None, Some(0)));
+    }
+
+    #[test]
+    fn one_key_that_is_used_again_and_again_takes_the_room_of_one() {
+        let mut recent = Recent::new(usize::MAX);
+        for n in 0..100_000 {
+            recent.add(key(0), n, 0);
+            assert!(recent.order.len() <= 67, "{} places for one entry", recent.order.len());
+        }
+        assert_eq!(recent.len(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_is_larger_than_the_room_is_not_kept() {
+        let mut recent = Recent::new(1_000);
+        recent.add(key(0), (), 0);
+        recent.add(key(1), (), 1_000_000);
+        assert_eq!((recent.len(), recent.bytes), (0, 0));
+    }
+}

@@ -1,0 +1,231 @@
+//! The transactions of a bucket in this process, which take turns once they met each other.
+//!
+//! A server works as long on a batch that it refuses as on one that it takes. So those who have met each other take turns,
+//! and those who come meanwhile look before they send. A turn only saves work: a transaction is right without one. It
+//! covers the closure, which runs in the caller's task, so a holder whose future was woken and is not polled is passed over.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use crate::backend::Deadline;
+
+/// How long a holder may be woken and not polled before it is passed over, and how long a waiter waits for its first look.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The longest wait for a look.
+const LAST_LOOK: Duration = Duration::from_millis(160);
+
+/// How many send at once that have met nobody.
+const SENDERS: usize = 8;
+
+/// The transactions of a bucket in this process.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    /// Never held across an await.
+    holder: Mutex<Option<Arc<Pulse>>>,
+    free: Notify,
+    /// How many have met another, and are not done yet.
+    met: AtomicUsize,
+    /// For those that have not. Only tasks of their own wait for it, and hold it.
+    pub(super) sending: Semaphore,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        let sending = Semaphore::new(SENDERS);
+        Self { holder: Mutex::default(), free: Notify::new(), met: AtomicUsize::new(0), sending }
+    }
+}
+
+impl Crowd {
+    fn holder(&self) -> MutexGuard<'_, Option<Arc<Pulse>>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether some have met each other.
+    pub(super) fn is_busy(&self) -> bool {
+        self.met.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits for a turn. Not for ever: the holder may wait for this one, in its closure.
+    pub(super) async fn enter(self: Arc<Self>, pulse: Arc<Pulse>, deadline: Deadline) -> Option<Turn> {
+        self.met.fetch_add(1, Ordering::AcqRel);
+        let turn = Turn { crowd: self, pulse };
+        timeout(deadline.remaining() / 2, turn.wait()).await.ok()?;
+        Some(turn)
+    }
+}
+
+/// A turn, or the wait for one.
+#[derive(Debug)]
+pub(super) struct Turn {
+    crowd: Arc<Crowd>,
+    pulse: Arc<Pulse>,
+}
+
+impl Turn {
+    async fn wait(&self) {
+        let mut look = PATIENCE;
+        loop {
+            let mut free = std::pin::pin!(self.crowd.free.notified());
+            free.as_mut().enable();
+            if self.take() {
+                return;
+            }
+            // What is offered to a waiter that is not polled is seen at the next look.
+            let _ = timeout(look, free).await;
+            look = (2 * look).min(LAST_LOOK);
+        }
+    }
+
+    fn take(&self) -> bool {
+        let mut holder = self.crowd.holder();
+        let is_free = holder.as_ref().is_none_or(|holder| holder.is_left_alone());
+        if is_free {
+            *holder = Some(Arc::clone(&self.pulse));
+        }
+        is_free
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.crowd.met.fetch_sub(1, Ordering::AcqRel);
+        let mut holder = self.crowd.holder();
+        if holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &self.pulse)) {
+            *holder = None;
+            drop(holder);
+            self.crowd.free.notify_one();
+        }
+    }
+}
+
+/// Whether a future is polled when it is woken.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// Since when it is woken and not polled.
+    woken: Mutex<Option<Instant>>,
+}
+
+impl Pulse {
+    fn woken(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_left_alone(&self) -> bool {
+        self.woken().is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+}
+
+/// A future that keeps its pulse.
+pub(super) struct Attended<'a, R> {
+    future: BoxFuture<'a, R>,
+    pulse: Arc<Pulse>,
+}
+
+impl<'a, R> Attended<'a, R> {
+    pub(super) fn new(pulse: Arc<Pulse>, future: BoxFuture<'a, R>) -> Self {
+        Self { future, pulse }
+    }
+}
+
+impl<R> Future for Attended<'_, R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
+        *self.pulse.woken() = None;
+        let bell = Bell { pulse: Arc::clone(&self.pulse), waker: context.waker().clone() };
+        self.future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(bell))))
+    }
+}
+
+impl<R> fmt::Debug for Attended<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attended").field("pulse", &self.pulse).finish_non_exhaustive()
+    }
+}
+
+struct Bell {
+    pulse: Arc<Pulse>,
+    waker: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.pulse.woken().get_or_insert_with(Instant::now);
+        self.waker.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
+    }
+
+    /// A transaction that has its turn until it is told to end.
+    fn holds(crowd: &Arc<Crowd>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
+        let pulse = Arc::<Pulse>::default();
+        let (crowd, end, own) = (Arc::clone(crowd), Arc::clone(end), Arc::clone(&pulse));
+        let work = async move {
+            let turn = crowd.enter(own, deadline()).await;
+            end.notified().await;
+            turn.is_some()
+        };
+        Attended::new(pulse, work.boxed()).boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_waits_keeps_its_turn() {
+        let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
+        let first = tokio::spawn(holds(&crowd, &end));
+        tokio::task::yield_now().await;
+        let second = holds(&crowd, &end);
+        // Half of its time, and then it goes on without one.
+        let second = tokio::spawn(second);
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        assert!(crowd.is_busy() && !second.is_finished());
+        end.notify_one();
+        assert!(first.await.unwrap());
+        tokio::time::sleep(PATIENCE).await;
+        end.notify_one();
+        assert!(second.await.unwrap() && !crowd.is_busy());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_is_woken_and_not_polled_is_passed_over() {
+        let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
+        let mut left = holds(&crowd, &end);
+        assert!(left.as_mut().now_or_never().is_none());
+        // Waiters that are not polled either.
+        let mut waiters: Vec<_> = (0..10).map(|_| holds(&crowd, &end)).collect();
+        waiters.iter_mut().for_each(|waiter| assert!(waiter.as_mut().now_or_never().is_none()));
+        end.notify_waiters();
+        let start = Instant::now();
+        let turn = Arc::clone(&crowd).enter(Arc::default(), deadline()).await;
+        assert!(turn.is_some() && start.elapsed() <= 4 * PATIENCE, "{:?}", start.elapsed());
+        // The end of the holder that was passed over frees nothing.
+        assert!(left.await);
+        assert!(crowd.holder().is_some());
+        drop(turn);
+        assert!(crowd.holder().is_none());
+    }
+}
