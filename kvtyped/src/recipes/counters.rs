@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::place::{Place, place_options};
-use super::slot::{Slot, SlotKey};
+use super::slot::{Slot, SlotKey, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, CounterBucket, ModifyError};
 use crate::error::{Error, Result};
@@ -138,13 +138,15 @@ impl Counters {
         };
         let key = self.key(name);
         let added = bucket.try_modify(&key, |slot: &mut Slot<Total>| {
-            let total = slot.value.0;
-            slot.value.0 = total.checked_add(delta).ok_or(total)?;
+            let total = slot.value.total;
+            slot.value.total = total.checked_add(delta).ok_or(total)?;
             Ok::<_, i64>(())
         });
-        let added = added.or_insert_with(|| Slot { key: key.clone(), value: Total(delta) }).max_attempts(u32::MAX);
+        let added = added
+            .or_insert_with(|| Slot { key: key.clone(), value: Total { total: delta, unknown: Unknown::default() } })
+            .max_attempts(u32::MAX);
         match added.timeout(self.timeout.unwrap_or(bucket.timeout())).await {
-            Ok(entry) => Ok(entry.value.0),
+            Ok(entry) => Ok(entry.value.total),
             Err(ModifyError::Kv(error)) => Err(error),
             Err(ModifyError::Closure(total)) => {
                 let total = i128::from(total) + i128::from(delta);
@@ -170,7 +172,7 @@ impl Counters {
             Way::Records(bucket) => {
                 let key = self.key(name);
                 let get = bucket.get(&key).read(Read::Leader).timeout(self.timeout.unwrap_or(bucket.timeout()));
-                Ok(get.await?.map_or(0, |slot| slot.value.0))
+                Ok(get.await?.map_or(0, |slot| slot.value.total))
             }
         }
     }
@@ -203,7 +205,7 @@ impl Counters {
             Way::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
             Way::Records(bucket) => {
                 let records = bucket.list(SlotKey::parts(RECIPE, &self.name)).await?;
-                records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.0)).try_collect().await?
+                records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.total)).try_collect().await?
             }
         };
         totals.sort_unstable();
@@ -259,23 +261,29 @@ impl fmt::Debug for Counters {
 }
 
 /// A total as ADR-49 writes it: as a text, since not every reader's numbers have 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Total(i64);
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Total {
+    total: i64,
+    unknown: Unknown,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
     val: String,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl Serialize for Total {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Stored { val: self.0.to_string() }.serialize(serializer)
+        Stored { val: self.total.to_string(), unknown: self.unknown.clone() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Total {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Stored { val } = Stored::deserialize(deserializer)?;
-        val.parse().map(Self).map_err(|_| serde::de::Error::custom("the total is no `i64`"))
+        let Stored { val, unknown } = Stored::deserialize(deserializer)?;
+        let total = val.parse().map_err(|_| serde::de::Error::custom("the total is no `i64`"))?;
+        Ok(Self { total, unknown })
     }
 }
