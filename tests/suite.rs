@@ -34,6 +34,7 @@ mod support;
 mod surface;
 mod tenures;
 mod transactions;
+mod unpolled;
 mod verbs;
 mod versions;
 mod watch;

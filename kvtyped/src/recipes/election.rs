@@ -184,7 +184,7 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { place, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = wait::take(async { place.claim(LEASE, Some(me?)).await }, wait);
+            let elected = async { wait::take(&place, LEASE, Some(me?), wait).await };
             let lease = place.within("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })

@@ -17,13 +17,12 @@ use super::home::Home;
 use super::lease::Lease;
 use super::place::place_options;
 use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Over};
 use super::terms::lease_options;
 use super::told::{Speaker, Told, pack, speaks};
 use super::wait;
 use crate::backend::Read;
 use crate::bucket::{Bucket, Entry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::Store;
 
 /// The recipe's part of a key; the parts of one are its members, by their names.
@@ -238,14 +237,9 @@ impl<T: 'static> IntoFuture for Join<T> {
         let Self { place, id, me, wait, value: _ } = self;
         Box::pin(async move {
             let join = async {
-                let claim = async { place.claim(&*id, Some(me?)).await };
-                if wait.is_some() {
-                    return wait::take(claim, wait).await;
-                }
-                match claim.await?.attempt(Over::Nothing).await {
-                    Attempt::Taken(lease) => Ok(lease),
-                    Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
-                    Attempt::Failed(error) => Err(error),
+                match wait {
+                    Some(_) => wait::take(&place, &id, Some(me?), wait).await,
+                    None => wait::take_now(&place, &id, Some(me?)).await,
                 }
             };
             let lease = place.within("join", Some(&id), join).await?;

@@ -210,6 +210,12 @@ impl Lease {
         }
     }
 
+    /// Starts the renewal: somebody has the lease in hand. Until then it lasts for one time to live.
+    pub(super) fn start_renewal(&self) {
+        // If nobody listens any more, the lease is lost, and its holder finds that out.
+        let _ = self.orders.send(Order::StartRenewal);
+    }
+
     /// How it is now, and what becomes of it.
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()

@@ -14,11 +14,12 @@ use super::lease::Lease;
 use super::line::Line;
 use super::place::{Place, check, place_options};
 use super::slot::{Slot, SlotKey};
+use super::task;
 use super::tenure::{Attempt, Claim};
 use super::terms::lease_options;
 use super::ticket;
 use super::times::Wanted;
-use super::wait::{passes, within};
+use super::wait::{Longest, passes, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -288,22 +289,32 @@ impl WantedLock {
         let key = self.name.as_ref().ok().cloned();
         let taken = async {
             let (claim, line) = self.claim()?;
-            let lease = match how {
-                How::Now => now(claim, line, fair).await?,
-                How::Wait(longest) => {
-                    let progress = Arc::clone(&claim.progress);
-                    Some(within(longest, &progress, wait(claim, line, fair, longest.is_some())).await?)
+            if matches!(how, How::Now) && line.is_held_here() {
+                return Ok(None);
+            }
+            let take = || {
+                let (claim, line) = (claim.clone(), Arc::clone(&line));
+                async move {
+                    match how {
+                        How::Now => now(claim, line, fair).await,
+                        How::Wait(longest) => {
+                            let progress = Arc::clone(&claim.progress);
+                            within(longest, &progress, wait(claim, line, fair, longest.is_given())).await.map(Some)
+                        }
+                    }
                 }
             };
+            let lease = task::acquire(take).await?;
             Ok(lease.map(|lease| LockGuard { lease }))
         };
         taken.await.map_err(|error: Error| error.within(operation, bucket.name(), key.as_deref()))
     }
 }
 
+#[derive(Debug, Clone, Copy)]
 enum How {
     Now,
-    Wait(Option<Duration>),
+    Wait(Longest),
 }
 
 async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>> {
@@ -364,7 +375,7 @@ impl IntoFuture for Lock {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let taken = self.wanted.take("lock", How::Wait(self.wait)).await?;
+            let taken = self.wanted.take("lock", How::Wait(Longest::begins(self.wait))).await?;
             // Who waits gets it, or an error.
             taken.ok_or_else(|| Error::unavailable("nobody gave the lock"))
         })

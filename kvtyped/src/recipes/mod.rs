@@ -80,6 +80,7 @@ mod clock;
 mod quota;
 mod place;
 mod slot;
+mod task;
 
 pub use self::counters::{Counters, OpenCounters};
 pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};

@@ -15,9 +15,10 @@ use super::lease::Lease;
 use super::once_run::{RunError, RunOutput};
 use super::place::place_options;
 use super::slot::{Slot, Value};
+use super::task;
 use super::terms::lease_options;
 use super::told::{Told, pack};
-use super::wait::{Waited, Waiting, within};
+use super::wait::{Longest, Waited, Waiting, within};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -169,9 +170,16 @@ where
             return Ok(Waited::Settled(result));
         }
         let claim = self.place.claim(key, None).await?;
-        let progress = Arc::clone(&claim.progress);
-        let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-        within(longest, &progress, Waiting::new(claim, longest.is_some()).take_unless(settled)).await
+        let longest = Longest::begins(longest);
+        let take = || {
+            let claim = claim.clone();
+            async move {
+                let progress = Arc::clone(&claim.progress);
+                let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
+                within(longest, &progress, Waiting::new(claim, longest.is_given()).take_unless(settled)).await
+            }
+        };
+        task::acquire(take).await
     }
 }
 

@@ -325,7 +325,10 @@ mod tests {
                     };
                     (resets, denials) = (resets + usize::from(reset.is_some()), denials + 1);
                     used = reset.unwrap_or(used);
-                    assert!(wait <= UNSURE + 2 * rule.whole() + Duration::from_secs(2), "seed {seed}, {step}: {wait:?}");
+                    assert!(
+                        wait <= UNSURE + 2 * rule.whole() + Duration::from_secs(2),
+                        "seed {seed}, {step}: {wait:?}"
+                    );
                     let wait = nanos(wait);
                     let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
                     used = rule.decide(used, events, then).unwrap_or_else(|denied| {

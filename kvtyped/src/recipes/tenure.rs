@@ -34,6 +34,8 @@ pub(super) enum State {
 
 /// What its holder wants of it. That nobody can want anything any more is a release, too.
 pub(super) enum Order {
+    /// Renew it from now on: its holder has it in hand.
+    StartRenewal,
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
     /// End it by leaving this value in its place, for so long or for ever.
@@ -307,11 +309,18 @@ struct Tenure {
 impl Tenure {
     async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
+        // A caller that is not polled never learns of its lease, so it must not keep it.
+        let mut in_hand = false;
         let end = loop {
+            let wake = if in_hand { due.min(self.until) } else { self.until };
             tokio::select! {
                 biased;
                 order = orders.recv() => {
                     let (renewed, reply) = match order {
+                        Some(Order::StartRenewal) => {
+                            in_hand = true;
+                            continue;
+                        }
                         None => {
                             let released = self.release().await;
                             self.make_sure_of(&released);
@@ -347,7 +356,7 @@ impl Tenure {
                         break State::Lost;
                     }
                 }
-                () = sleep_until(due.min(self.until)) => {
+                () = sleep_until(wake) => {
                     if self.until <= Instant::now() {
                         break State::Lost;
                     }
@@ -428,7 +437,7 @@ impl Tenure {
         holding.said += 1;
         let said = holding.said;
         let Claim { bucket, key, holding, times, .. } = self.claim.clone();
-        let slot = Slot { key, value: holding };
+        let mut slot = Slot { key, value: holding };
         // Whether a write of the value may have been applied.
         let mut sent = false;
         loop {
@@ -436,7 +445,10 @@ impl Tenure {
                 if self.doubted {
                     match self.claim.find(&slot.key, self.claim.look_until()).await? {
                         Some(entry) if entry.value.said == said => return Ok(()),
-                        Some(entry) => self.revision = entry.revision(),
+                        Some(entry) => {
+                            self.revision = entry.revision();
+                            slot.value.unknown = entry.into_value().value.unknown;
+                        }
                         None => return Err(Error::new(ErrorKind::Lost)),
                     }
                     self.doubted = false;
@@ -461,9 +473,10 @@ impl Tenure {
 
     /// Ends a doubt: asks the leader whose the lease is.
     async fn look(&mut self) -> Result<()> {
-        match self.claim.look(&self.claim.key, self.claim.look_until()).await {
-            Ok(Some(revision)) => {
-                self.revision = revision;
+        match self.claim.find(&self.claim.key, self.claim.look_until()).await {
+            Ok(Some(entry)) => {
+                self.revision = entry.revision();
+                self.claim.holding.unknown = entry.into_value().value.unknown;
                 self.doubted = false;
                 Ok(())
             }
