@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::place::check_room;
 use super::quota::{Now, nanos};
 use super::slot::{Slot, SlotKey};
 use super::task::detached;
@@ -105,6 +106,7 @@ impl ServerClock {
         if self.age() < FRESH {
             return Ok(());
         }
+        check_room(bucket).await?;
         let sample = self.read(bucket, timeout).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some(known.map_or(sample, |older| sample.and(older)));

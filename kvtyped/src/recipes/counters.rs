@@ -67,7 +67,12 @@ impl OpenCounters {
         let config = place.config();
         // In a bucket of another name there may be other counters.
         let below = (config.name != name).then(|| name.clone());
-        let way = match place.store().server_counters(config, below, timeout).await? {
+        // A stream of counters drops its oldest totals when it is full, so counters with a limit are records.
+        let counters = match config.max_bytes {
+            Some(_) => None,
+            None => place.store().server_counters(config, below, timeout).await?,
+        };
+        let way = match counters {
             Some(counters) => Way::Server(counters),
             None => Way::Records(place.open_lasting().await?),
         };
@@ -88,7 +93,7 @@ impl IntoFuture for OpenCounters {
 ///
 /// A server that can (nats-server 2.12 or newer) adds up itself, in a bucket of their own (ADR-49): an addition costs one
 /// message however many add at once, and every NATS client that knows counters reads them and adds to them, under
-/// `$KV.hits.home`. In memory, on an older server, or in a bucket of records that was there before, each counter is a
+/// `$KV.hits.home`. In memory, on an older server, with [`max_bytes`](OpenCounters::max_bytes), or in a bucket of records that was there before, each counter is a
 /// record that is changed by compare-and-set. [`is_server_side`](Self::is_server_side) tells which; what is promised is
 /// the same. What is there decides: the way does not change by itself when a server is upgraded.
 ///

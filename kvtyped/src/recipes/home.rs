@@ -50,6 +50,11 @@ impl Home {
         self.opened = Arc::default();
     }
 
+    pub(super) fn set_max_bytes(&mut self, bytes: u64) {
+        self.place.set_max_bytes(bytes);
+        self.opened = Arc::default();
+    }
+
     pub(super) fn set_replicas(&mut self, replicas: u8) {
         self.place.set_replicas(replicas);
         self.opened = Arc::default();

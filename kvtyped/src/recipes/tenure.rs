@@ -7,10 +7,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence::{FENCE, Fence, Fencing};
+use super::fence::{self, FENCE, Fence, Fencing};
 use super::holding::Holding;
 use super::lease::{Lease, Shown};
 use super::line::{Held, Line, Next};
+use super::place::check_room;
 use super::progress::Progress;
 use super::slot::{Slot, SlotKey};
 use super::times::Times;
@@ -183,6 +184,7 @@ impl Claim {
 
     async fn take(&self, mut over: Over, deadline: Deadline) -> Result<Option<Taken>> {
         let Self { bucket, key, holding, times, .. } = self;
+        check_room(bucket).await?;
         let slot = Slot { key: key.clone(), value: holding.clone() };
         loop {
             let sent = Instant::now();
@@ -227,7 +229,8 @@ impl Claim {
         let at = key.beside(FENCE);
         let slot = Slot { key: at.clone(), value: holding.clone() };
         let lease = bucket.standing(key.encode()?, taken.revision);
-        let put = bucket.put(&slot).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
+        let (life, sent) = (fence::life(times.ttl, bucket.config().ttl), Instant::now());
+        let put = bucket.put(&slot).ttl(life).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
         let revision = match put.await {
             Ok(revision) => revision,
             Err(error) if error.outcome() == Outcome::Unknown => self.look(&at, deadline).await?.ok_or(error)?,
@@ -236,7 +239,7 @@ impl Claim {
         // A guard that is lost when it is given is none.
         in_time()?;
         let standing = bucket.standing(at.encode()?, revision);
-        Ok(Some(Fencing { at, revision, standing }))
+        Ok(Some(Fencing { at, revision, standing, until: fence::until(sent, life) }))
     }
 
     /// How long a write may take, so that there is time for a look if no answer comes.
@@ -259,7 +262,7 @@ impl Claim {
 
     pub(super) fn begin(mut self, taken: Taken, fencing: Option<Fencing>) -> Lease {
         let Taken { revision, sent } = taken;
-        let until = sent + self.times.valid();
+        let until = within_fence(sent + self.times.valid(), fencing.as_ref());
         let shown = Shown {
             name: self.name.clone(),
             bucket: self.bucket.name().to_owned(),
@@ -404,7 +407,7 @@ impl Tenure {
                 Ok(revision) => {
                     self.revision = revision;
                     self.sent = sent;
-                    self.until = sent + self.claim.times.valid();
+                    self.until = within_fence(sent + self.claim.times.valid(), self.fencing.as_ref());
                     self.state.send_replace(State::Held { until: self.until, revision });
                     return Ok(());
                 }
@@ -566,6 +569,11 @@ impl Tenure {
         }
         Ok(())
     }
+}
+
+/// The end of a lease: its guard does not outlive its fence.
+fn within_fence(until: Instant, fencing: Option<&Fencing>) -> Instant {
+    fencing.map_or(until, |fencing| until.min(fencing.until))
 }
 
 fn is_lost(renewed: &Result<()>) -> bool {
