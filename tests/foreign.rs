@@ -1,4 +1,4 @@
-//! Records of recipes that somebody else wrote: garbage, tickets that last for ever, newer formats, unknown fields.
+//! Foreign records under the keys of recipes: garbage, tickets that never expire, newer formats, unknown fields.
 
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Locks, Quota, RunError};
@@ -12,7 +12,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// A record of format 2, whatever it is.
 const NEWER: &str = r#"{"v":2,"holder":["somebody"]}"#;
 
-/// The outcome of what must not hang.
+/// The output of a future that must not hang.
 async fn soon<F: IntoFuture>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future.into_future()).await.expect("it does not hang")
 }
@@ -127,7 +127,7 @@ on_both_backends! {
             ticket(&junk, wants, ttl).await;
             let fair = world.store.locks(junk.name()).fair().await.unwrap();
             let guard = soon(fair.try_lock("a")).await.unwrap();
-            let guard = guard.unwrap_or_else(|| panic!("nobody waits: {wants:?} {ttl:?}"));
+            let guard = guard.unwrap_or_else(|| panic!("a foreign ticket counts: {wants:?} {ttl:?}"));
             let waiters = [&locks, &fair].map(|locks| {
                 let lock = locks.lock("a").into_future();
                 tokio::spawn(async move { lock.await.unwrap().release().await.unwrap() })

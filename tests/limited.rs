@@ -17,7 +17,7 @@ async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> O
     let mut guards = Vec::new();
     let error = loop {
         match theirs.try_lock(format!("lock-{}", guards.len())).await {
-            Ok(guard) => guards.push(guard.expect("nobody has it")),
+            Ok(guard) => guards.push(guard.expect("it is free")),
             Err(error) => break error,
         }
         assert!(guards.len() < 1_000);

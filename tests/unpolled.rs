@@ -1,4 +1,4 @@
-//! Futures that are polled once and then left, as `select!` and `buffer_unordered` do: they hold up nobody.
+//! Futures that are polled once and then left, as `select!` and `buffer_unordered` do. They block no other caller.
 
 use std::pin::Pin;
 
@@ -96,7 +96,7 @@ on_both_backends! {
         // It may have the lease already, or not yet.
         tokio::time::sleep(TTL / 5).await;
         assert_eq!(once.run("a", || async { 2 }).wait(SOON).await.unwrap(), 2);
-        assert_eq!(left.await.unwrap(), 2, "what was done is done");
+        assert_eq!(left.await.unwrap(), 2, "the first result stays");
     }
 
     async fn a_future_that_is_dropped_gives_back_at_once(world: World) {

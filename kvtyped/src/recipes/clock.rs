@@ -30,7 +30,7 @@ pub(super) const DRIFT: u32 = 2_000;
 /// How long the record stays from which the time was read.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The server's clock. Clones share what is known of it.
+/// The server's clock. Clones share their samples.
 #[derive(Clone)]
 pub(super) struct ServerClock {
     key: SlotKey,

@@ -95,7 +95,9 @@ where
     /// is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be reached is waited
     /// for in that time, too; without a `wait`, it fails the first attempt.
     /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire; `BucketNotFound` if the bucket goes meanwhile.
+    /// the server, lets single records not expire, or a newer version of this crate wrote the leader's record;
+    /// `BucketNotFound` if the bucket is deleted. `Decode` if another record is in the place of the leader's: the error
+    /// names the key. Remove the record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///

@@ -210,9 +210,9 @@ impl Lease {
         }
     }
 
-    /// Starts the renewal: somebody has the lease in hand. Until then it lasts for one time to live.
+    /// Starts the renewal, when the caller has the lease. Before that, the lease lasts for one time to live.
     pub(super) fn start_renewal(&self) {
-        // If nobody listens any more, the lease is lost, and its holder finds that out.
+        // A send fails only if the lease is lost, which its holder finds out.
         let _ = self.orders.send(Order::StartRenewal);
     }
 

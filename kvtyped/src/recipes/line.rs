@@ -126,8 +126,8 @@ struct Known {
 }
 
 impl Known {
-    /// Forgets the lines that nobody uses, each time that their number has doubled: amortized, a lookup costs the same
-    /// whatever the number of locks that are held.
+    /// Forgets the unused lines each time that their number has doubled. The amortized cost of a lookup is constant in the
+    /// number of locks.
     fn sweep(&mut self) {
         if self.lines.len() >= REMEMBERED.max(2 * self.kept) {
             self.lines.retain(|_, line| Arc::strong_count(line) > 1);
@@ -434,7 +434,7 @@ impl Waiter {
     /// Takes what was handed on to it.
     fn accept(self, holding: Holding, taken: Taken) {
         let Self { claim, tell, runtime, .. } = self;
-        // A lease is handed over for no longer than a ticket is believed. One that is wanted for longer is taken anew.
+        // The sender bounds the time to live of a lease that it hands over. A longer lease is taken again.
         let in_time = taken.sent + claim.times.valid() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
         let claim = Claim { holding, ..claim };
         // Its tenure belongs to whom waits, not to whom listens.
@@ -566,5 +566,38 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.end(Last::Nothing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn lines_in_use_are_swept_a_logarithmic_number_of_times() {
+        let bucket: Bucket<Slot<Holding>> = Store::memory().bucket().name("locks").await.unwrap();
+        let line = |number: usize| Line::of(&bucket, &SlotKey::new("lock", number.to_string(), "lease"));
+        let lines = bucket.shared::<Lines>();
+        let known = || {
+            let known = lines.0.lock().unwrap();
+            (known.lines.len(), known.kept)
+        };
+        for number in 0..10 * REMEMBERED {
+            let unused = line(number);
+            drop(unused);
+        }
+        assert!(known().0 <= REMEMBERED, "unused lines are forgotten");
+
+        let (mut used, mut sweeps) = (Vec::new(), 0);
+        for number in 0..16 * REMEMBERED {
+            let (_, before) = known();
+            used.push(line(number));
+            sweeps += usize::from(known().1 != before);
+        }
+        assert!((4..=6).contains(&sweeps), "{sweeps} sweeps");
+        assert!(Arc::ptr_eq(&line(7), &used[7]));
     }
 }

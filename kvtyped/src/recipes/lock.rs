@@ -72,6 +72,9 @@ impl<T: KvModel> Bucket<T> {
     /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
     /// taken the lock, even if their sender believes that it still has it. A write that is not fenced asks nobody.
     ///
+    /// The guard is held for 30 days at most, and in a bucket with a `ttl` for that time at most: then its fence expires, and
+    /// the guard is lost before that. So the fence of a holder that died does not stay.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
@@ -180,6 +183,9 @@ impl IntoFuture for OpenLocks {
 /// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
 /// on it: three replicas, and `sync_interval: always`.
 ///
+/// That a foreign record in the place of a lock goes away. `lock` then fails with `Decode`, which names the key.
+/// Remove the record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
+///
 /// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
 /// who do not, one of a process and lock stands in the line at a time.
 ///
@@ -199,12 +205,14 @@ impl Locks {
     /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its outcome
     /// is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if the bucket goes
     /// meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with one, that is waited
-    /// for, too.
+    /// for, too. `Decode` if another record is in the place of the lock, `Unsupported` if a newer version of this crate wrote
+    /// it, and `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
     ///
     /// # Cancel safety
     ///
     /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot be
-    /// sent, it is free after its time to live.
+    /// sent, it is free after its time to live. A future that is polled once and then left may take the lock, but does not
+    /// renew it: the lock is free after its time to live. If the future is polled again, it takes the lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
         Lock { wanted: self.wanted(name), wait: None }
     }

@@ -138,10 +138,10 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
 
 /// Checks that a bucket with `max_bytes` has room for more than renewals, releases and expiries.
 ///
-/// A full bucket on several servers refuses all of these: each server must have room for a write before it counts what the
-/// write replaces. An expiry is a write, too, of the marker that tells of it. So nothing would expire, and the bucket would
-/// stay full. New records of a recipe therefore leave an eighth of the bucket free. (A full bucket on one server lets a
-/// marker replace a record that is not smaller; but the first renewal of a lease is larger than the lease.)
+/// A full replicated bucket refuses all of these: it must have room for a write before the replaced record counts. An expiry
+/// is also a write, of the limit marker. So nothing expires, and the bucket stays full. New records of a recipe therefore
+/// leave an eighth of the bucket free. (A full bucket on one server lets a marker replace a record of the same size or more.
+/// But the first renewal of a lease is larger than the lease.)
 ///
 /// # Errors
 ///

@@ -25,8 +25,8 @@ const TICKET: &str = "ticket-";
 
 /// For how long a ticket is believed, and a lease handed over to it, at most.
 ///
-/// Anybody may write a ticket. One that lives longer, or for ever, could keep a lock from everybody for that long, so it is
-/// ignored; one that lives no longer expires by the server's clock. The tickets of this crate are within the bound.
+/// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer one, could block a lock for that
+/// long, so it is ignored. A ticket within the bound expires by the server's clock. The tickets of this crate are within it.
 pub(super) const BELIEVED: Duration = TTL;
 
 /// What a watch has told of a lock.
@@ -61,7 +61,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// The one who has drawn this ticket; `None` if the record is not a ticket, or not one to be believed.
+    /// The waiter of this ticket; `None` if the record is not a ticket, or its TTL is out of bounds.
     pub(super) fn of(entry: &Entry<Slot<Holding>>, heard: Instant) -> Option<Self> {
         let id = id_of(entry.key().part())?;
         entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;

@@ -120,7 +120,7 @@ impl<V: Value> Codec<V> for Declared {
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
-        // What a newer format looks like cannot be known, so its number is read first.
+        // A record of a newer format may have any shape, so its format is read first.
         let Declaration { v: found } = Json::decode(bytes)?;
         if found > FORMAT {
             return Err(CodecError::newer("json", Newer { found, known: FORMAT }));

@@ -1,4 +1,4 @@
-//! Work that goes on whether its caller polls or not.
+//! Work that proceeds independently of the polls of its caller.
 
 use std::future::Future;
 
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::lease::Lease;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What may come of an attempt to take a lease.
+/// The result of an attempt to take a lease.
 pub(super) trait MayHold {
     /// The lease, if it was taken.
     fn lease(&self) -> Option<&Lease>;
@@ -25,19 +25,19 @@ impl<H: MayHold> MayHold for Option<H> {
     }
 }
 
-/// Runs work in a task of its own, which ends if the future is dropped.
+/// Runs work in a separate task, which ends if the future is dropped.
 ///
 /// A caller may poll a future once and then leave it (`select!`, `buffer_unordered`). The work may hold a mutex that other
 /// callers wait for, or a place in a wait queue; as a task, it proceeds.
 pub(super) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
     let mut task = Task(tokio::spawn(work));
-    // The work does not panic and nobody else aborts it, so an error means that the runtime ends.
+    // The work does not panic and only the drop aborts it, so an error means that the runtime ends.
     (&mut task.0).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed)))
 }
 
-/// Takes a lease in a task of its own. The renewal starts when the caller has it.
+/// Takes a lease in a separate task. The renewal starts when the caller has the lease.
 ///
-/// A caller that polls late may find a lease that was lost meanwhile. Then it is taken again.
+/// If the caller polls so late that the lease is lost, the lease is taken again.
 pub(super) async fn acquire<H, W>(mut take: impl FnMut() -> W) -> Result<H>
 where
     H: MayHold + Send + 'static,

@@ -312,7 +312,7 @@ struct Tenure {
 impl Tenure {
     async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
-        // A caller that is not polled never learns of its lease, so it must not keep it.
+        // A future that is not polled never receives its lease, so the lease must not last.
         let mut in_hand = false;
         let end = loop {
             let wake = if in_hand { due.min(self.until) } else { self.until };

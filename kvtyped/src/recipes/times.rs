@@ -54,8 +54,8 @@ impl Wanted {
 }
 
 impl Times {
-    /// The times of a ticket by which somebody waits for a lease of these times: whoever dies while waiting is passed over
-    /// soon, however long the lease lives.
+    /// The times of a ticket for a lease of these times. A ticket is short, so that a waiter that died is passed over soon,
+    /// also where the lease is long.
     pub(super) fn of_ticket(self) -> Self {
         let ttl = self.ttl.min(TTL);
         Self::usual(ttl)

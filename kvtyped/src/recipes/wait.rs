@@ -77,7 +77,7 @@ impl Longest {
         Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
     }
 
-    /// Whether the user gave a time. Such a wait goes on while what stands in the way passes.
+    /// Whether the user gave a time. Such a wait continues after errors that pass.
     pub(super) fn is_given(self) -> bool {
         self.longest.is_some()
     }
@@ -121,11 +121,11 @@ pub(super) async fn take(
     task::acquire(take).await
 }
 
-/// Takes a lease that nobody has, without a wait.
+/// Takes a free lease, without a wait.
 ///
 /// # Errors
 ///
-/// `AlreadyExists` if somebody has it.
+/// Returns `AlreadyExists` if the lease is held.
 pub(super) async fn take_now(place: &Home, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
     let take = || {
         let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
