@@ -1,7 +1,8 @@
 //! P36: what the recipes store stays what it was, and what an older version stored is understood.
 //!
 //! `golden/records.txt` has a line for each record that a recipe keeps: its key, and its value with the parts that are
-//! another each time (`id`, `since`, ..) as they once were. A line may be added; one that is there stays as it is.
+//! another each time (`id`, `since`, ..) as they once were. A line may be added; one that is there stays as it is. Of two
+//! lines of one key, the last is as this version writes it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const GOLDEN: &str = include_str!("golden/records.txt");
 /// The bucket in which all of them are.
 const BUCKET: &str = "golden";
 
-fn golden() -> BTreeMap<String, Value> {
+fn golden() -> Vec<(String, Value)> {
     let line = |line: &str| {
         let (key, value) = line.split_once(' ').expect("a key and a value");
         (key.to_owned(), serde_json::from_str(value).expect("JSON"))
@@ -98,9 +99,17 @@ async fn what_is_stored_stays_what_it_was() {
 
 #[tokio::test]
 async fn what_was_stored_is_understood() {
+    let (first, last) = (golden().into_iter().rev().collect(), golden().into_iter().collect());
+    assert_ne!(first, last, "the format was declared later");
+    for records in [first, last] {
+        is_understood(records).await;
+    }
+}
+
+async fn is_understood(records: BTreeMap<String, Value>) {
     let world = World::memory();
     let junk = junk(&world).await;
-    for (key, value) in golden() {
+    for (key, value) in records {
         let key: JunkKey = key.parse().expect("a reserved key");
         junk.put(&Junk::new(&key.recipe, &key.name, &key.part, &value.to_string())).await.unwrap();
     }

@@ -18,6 +18,7 @@ const WORK: usize = 5;
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("Locks");
     alone(world).await;
+    many_alive(world).await;
     for fair in [false, true] {
         for shared in [false, true] {
             for (waiters, goals) in [(2, [2.0, 6.0]), (8, [2.0, 6.0]), (32, [3.5, f64::INFINITY])] {
@@ -52,6 +53,41 @@ async fn alone(world: &mut World) {
     world.report.row("lock by name and release, alone", "kv.put").goal(2.5).measured(&measured);
     let measured = pairs(blocks, each, beside, put).await;
     world.report.row("lock beside a record, fenced, and release", "kv.put").measured(&measured);
+}
+
+/// A look at one lock while this process holds many others, in memory: the cost does not grow with their number.
+async fn many_alive(world: &mut World) {
+    const FEW: usize = 1_000;
+    /// How many looks are timed at once.
+    const LOOKS: usize = 1_000;
+    let few = holding(world.effort.of(FEW)).await;
+    let look = async |(locks, guards): &(Locks, Vec<LockGuard>)| {
+        let looks = async {
+            for look in 0..LOOKS {
+                let name = guards[look * 7 % guards.len()].name();
+                assert!(locks.try_lock(name).await.expect("memory is there").is_none());
+            }
+        };
+        time(looks).await / LOOKS as u32
+    };
+    for many in [4 * FEW, 16 * FEW] {
+        let held = holding(world.effort.of(many)).await;
+        let measured = pairs(world.effort.blocks(7), 20, || look(&held), || look(&few)).await;
+        // All looks together grow with an exponent of 1.05 at most.
+        let goal = ((many / FEW) as f64).powf(0.05);
+        let row = world.report.row(format!("try_lock, {many} locks alive"), format!("the same, {FEW} alive"));
+        row.goal(goal).measured(&measured);
+    }
+}
+
+/// So many locks, all held.
+async fn holding(many: usize) -> (Locks, Vec<LockGuard>) {
+    let locks = Store::memory().locks("jobs").await.expect("memory is there");
+    let mut guards = Vec::with_capacity(many);
+    for lock in 0..many {
+        guards.push(locks.lock(lock.to_string()).await.expect("it is free"));
+    }
+    (locks, guards)
 }
 
 /// Who wants the lock.

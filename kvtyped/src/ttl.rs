@@ -15,6 +15,9 @@ impl Ttl {
     /// The shortest, which is also the step.
     pub const MIN: Duration = Duration::from_secs(1);
 
+    /// The longest: a century.
+    pub(crate) const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
     /// Rounds a duration up to whole seconds; `None` if it is shorter than [`Ttl::MIN`], or longer than a century.
     ///
     /// ```
@@ -25,9 +28,8 @@ impl Ttl {
     /// assert_eq!(Ttl::new(Duration::from_millis(500)), None);
     /// ```
     pub const fn new(duration: Duration) -> Option<Self> {
-        const CENTURY: u64 = 100 * 366 * 24 * 60 * 60;
         let seconds = duration.as_secs();
-        if seconds == 0 || seconds > CENTURY {
+        if seconds == 0 || seconds > Self::MAX.as_secs() {
             return None;
         }
         Some(Self { seconds: if duration.subsec_nanos() > 0 { seconds + 1 } else { seconds } })

@@ -111,12 +111,32 @@ pub(crate) fn read_back<C: Codec<V>, V>(bytes: &[u8]) -> Result<V, CodecError> {
 pub struct CodecError {
     codec: &'static str,
     detail: String,
+    newer: Option<Newer>,
+}
+
+/// The format of a record that a newer version of this crate wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Newer {
+    /// The format that the record declares.
+    pub(crate) found: u64,
+    /// The newest format that this version reads.
+    pub(crate) known: u64,
 }
 
 impl CodecError {
     /// An error of the codec called `codec`. The detail is shown in logs: keep content out of it.
     pub fn new(codec: &'static str, detail: impl Into<String>) -> Self {
-        Self { codec, detail: detail.into() }
+        Self { codec, detail: detail.into(), newer: None }
+    }
+
+    /// An error of a record whose format is newer than this version.
+    pub(crate) fn newer(codec: &'static str, newer: Newer) -> Self {
+        Self { newer: Some(newer), ..Self::new(codec, "the record has a newer format") }
+    }
+
+    /// The format of the record, if it is newer than this version.
+    pub(crate) fn newer_format(&self) -> Option<Newer> {
+        self.newer
     }
 
     /// A value that comes back as another one.

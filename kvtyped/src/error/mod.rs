@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::CodecError;
+use crate::codec::{CodecError, Newer};
 use crate::config::ConfigError;
 use crate::key::{Key, KeyError};
 use crate::revision::Revision;
@@ -240,6 +240,10 @@ impl Error {
     }
 
     pub(crate) fn decode(error: &CodecError) -> Self {
+        if let Some(Newer { found, known }) = error.newer_format() {
+            let needs = format!("a newer kvtyped: the record has the format {found}, and this version knows {known}");
+            return Self::unsupported(needs, format!("format {found}"));
+        }
         Self::new(ErrorKind::Decode { codec: error.codec(), detail: error.detail().to_owned() })
     }
 }

@@ -4,14 +4,16 @@
 //! was sent and before it was acknowledged, which says between which times the server's clock is now. From there the
 //! local monotonic clock goes on, which may be wrong by a little.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::place::check_room;
 use super::quota::{Now, nanos};
 use super::slot::{Slot, SlotKey};
+use super::task::detached;
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -28,11 +30,12 @@ pub(super) const DRIFT: u32 = 2_000;
 /// How long the record stays from which the time was read.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The server's clock.
+/// The server's clock. Clones share their samples.
+#[derive(Clone)]
 pub(super) struct ServerClock {
     key: SlotKey,
-    known: Mutex<Option<Sample>>,
-    reading: tokio::sync::Mutex<()>,
+    known: Arc<Mutex<Option<Sample>>>,
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Between which times it was at a moment.
@@ -69,7 +72,7 @@ impl ServerClock {
     pub(super) fn new(name: &str) -> Self {
         let reader = format!("{:016x}", rand::random::<u64>());
         let key = SlotKey::new("rate-clock", name, reader);
-        Self { key, known: Mutex::new(None), reading: tokio::sync::Mutex::new(()) }
+        Self { key, known: Arc::default(), reading: Arc::default() }
     }
 
     /// Reads the server's clock, if that was long ago. Who finds another at it goes on with what is known, unless that is
@@ -78,9 +81,19 @@ impl ServerClock {
     where
         V: super::slot::Value,
     {
-        let age = |clock: &Self| clock.sample().map_or(Duration::MAX, |sample| sample.at.elapsed());
-        let _reading = match age(self) {
-            age if age < FRESH => return Ok(()),
+        if self.age() < FRESH {
+            return Ok(());
+        }
+        let (clock, bucket) = (self.clone(), bucket.of::<Slot<Tick>>());
+        detached(async move { clock.read_again(&bucket, timeout).await }).await
+    }
+
+    fn age(&self) -> Duration {
+        self.sample().map_or(Duration::MAX, |sample| sample.at.elapsed())
+    }
+
+    async fn read_again(&self, bucket: &Bucket<Slot<Tick>>, timeout: Duration) -> Result<()> {
+        let _reading = match self.age() {
             age if age < STALE => match self.reading.try_lock() {
                 Ok(reading) => reading,
                 Err(_) => return Ok(()),
@@ -90,10 +103,11 @@ impl ServerClock {
                 reading.map_err(|_| Error::timeout(timeout))?
             }
         };
-        if age(self) < FRESH {
+        if self.age() < FRESH {
             return Ok(());
         }
-        let sample = self.read(&bucket.of::<Slot<Tick>>(), timeout).await?;
+        check_room(bucket).await?;
+        let sample = self.read(bucket, timeout).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some(known.map_or(sample, |older| sample.and(older)));
         Ok(())

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::place::{Place, place_options};
-use super::slot::{Slot, SlotKey};
+use super::slot::{Slot, SlotKey, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};
@@ -67,7 +67,12 @@ impl OpenCounters {
         let config = place.config();
         // In a bucket of another name there may be other counters.
         let below = (config.name != name).then(|| name.clone());
-        let way = match place.store().server_counters(config, below, timeout).await? {
+        // A stream of counters drops its oldest totals when it is full, so counters with a limit are records.
+        let counters = match config.max_bytes {
+            Some(_) => None,
+            None => place.store().server_counters(config, below, timeout).await?,
+        };
+        let way = match counters {
             Some(counters) => Way::Server(counters),
             None => Way::Records(place.open_lasting().await?),
         };
@@ -88,7 +93,7 @@ impl IntoFuture for OpenCounters {
 ///
 /// A server that can (nats-server 2.12 or newer) adds up itself, in a bucket of their own (ADR-49): an addition costs one
 /// message however many add at once, and every NATS client that knows counters reads them and adds to them, under
-/// `$KV.hits.home`. In memory, on an older server, or in a bucket of records that was there before, each counter is a
+/// `$KV.hits.home`. In memory, on an older server, with [`max_bytes`](OpenCounters::max_bytes), or in a bucket of records that was there before, each counter is a
 /// record that is changed by compare-and-set. [`is_server_side`](Self::is_server_side) tells which; what is promised is
 /// the same. What is there decides: the way does not change by itself when a server is upgraded.
 ///
@@ -140,9 +145,13 @@ impl Counters {
         // The total right after this addition: what is stored may have others in it.
         let mut own = Ok(delta);
         let added = bucket.transform(&key, |slot: Option<Slot<Total>>| {
-            let total = slot.map_or(0, |slot| slot.value.0);
-            own = total.checked_add(delta).ok_or(total);
-            own.map_or(Change::Keep, |total| Change::Put(Slot { key: key.clone(), value: Total(total) }))
+            let none = || Slot { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };
+            let mut slot = slot.unwrap_or_else(none);
+            own = slot.value.total.checked_add(delta).ok_or(slot.value.total);
+            own.map_or(Change::Keep, |total| {
+                slot.value.total = total;
+                Change::Put(slot)
+            })
         });
         added.max_attempts(u32::MAX).timeout(self.timeout.unwrap_or(bucket.timeout())).await?;
         own.map_err(|total| {
@@ -168,7 +177,7 @@ impl Counters {
             Way::Records(bucket) => {
                 let key = self.key(name);
                 let get = bucket.get(&key).read(Read::Leader).timeout(self.timeout.unwrap_or(bucket.timeout()));
-                Ok(get.await?.map_or(0, |slot| slot.value.0))
+                Ok(get.await?.map_or(0, |slot| slot.value.total))
             }
         }
     }
@@ -201,7 +210,7 @@ impl Counters {
             Way::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
             Way::Records(bucket) => {
                 let records = bucket.list(SlotKey::parts(RECIPE, &self.name)).await?;
-                records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.0)).try_collect().await?
+                records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.total)).try_collect().await?
             }
         };
         totals.sort_unstable();
@@ -257,23 +266,29 @@ impl fmt::Debug for Counters {
 }
 
 /// A total as ADR-49 writes it: as a text, since not every reader's numbers have 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Total(i64);
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Total {
+    total: i64,
+    unknown: Unknown,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
     val: String,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl Serialize for Total {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Stored { val: self.0.to_string() }.serialize(serializer)
+        Stored { val: self.total.to_string(), unknown: self.unknown.clone() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Total {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Stored { val } = Stored::deserialize(deserializer)?;
-        val.parse().map(Self).map_err(|_| serde::de::Error::custom("the total is no `i64`"))
+        let Stored { val, unknown } = Stored::deserialize(deserializer)?;
+        let total = val.parse().map_err(|_| serde::de::Error::custom("the total is no `i64`"))?;
+        Ok(Self { total, unknown })
     }
 }

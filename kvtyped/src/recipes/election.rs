@@ -96,7 +96,9 @@ where
     /// for in that time, too; without a `wait`, it fails the first attempt. A denial of the first attempt is returned at
     /// once. With a `wait`, a later denial is waited out: it becomes the cause of the `Timeout`.
     /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire; `BucketNotFound` if the bucket goes meanwhile.
+    /// the server, lets single records not expire, or a newer version of this crate wrote the leader's record;
+    /// `BucketNotFound` if the bucket is deleted. `Decode` if another record is in the place of the leader's: the error
+    /// names the key. Remove the record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///
@@ -185,7 +187,7 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { place, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = wait::take(async { place.claim(LEASE, Some(me?)).await }, wait);
+            let elected = async { wait::take(&place, LEASE, Some(me?), wait).await };
             let lease = place.within("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })

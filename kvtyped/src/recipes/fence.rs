@@ -1,6 +1,9 @@
 //! Fences: what tells a tenure from those before it.
 
 use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::lock::LockGuard;
 use super::slot::SlotKey;
@@ -8,10 +11,33 @@ use crate::bucket::{Create, Delete, Modify, Purge, Put, Standing, Touch, Transfo
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
+use crate::ttl::Ttl;
 use crate::txn::Transaction;
 
 /// The part of a lock's key under which its fence is.
 pub(super) const FENCE: &str = "fence";
+
+/// How long a fence lives whose holder died, if no other holder takes the lock.
+const LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long the fence of a lease with this time to live is stored, in a bucket with this `ttl`.
+///
+/// It outlives each guard that can use it. The server counts from the moment when it stores the fence, which is after
+/// `sent`. A guard is lost at [`until`] at the latest, and a guard that is lost fences nothing ([`standing`] checks that).
+/// `until` is `sent` plus 99 % of the life, so the two clocks may differ by 1 %, in a year of 3 days and a half. A renewal
+/// of the lease cannot move it: the fence is written once a term, so that its revision stays.
+///
+/// If the clocks differ by more, the server refuses the writes of a valid guard. It never accepts the write of a stale one:
+/// a fence that is gone, or another's, has not the revision that the write expects.
+pub(super) fn life(ttl: Duration, bucket: Option<Duration>) -> Duration {
+    let longest = Duration::from_secs(bucket.map_or(u64::MAX, |bucket| bucket.as_secs()));
+    LIFE.max(ttl.saturating_mul(2)).min(longest).min(Ttl::MAX)
+}
+
+/// Until when a guard may rely on a fence of this life that was sent then.
+pub(super) fn until(sent: Instant, life: Duration) -> Instant {
+    sent + life - life / 100
+}
 
 /// A fence in a bucket: a record that is written once a tenure, so that it has its revision for as long as no other holder
 /// has taken the lock.
@@ -20,6 +46,8 @@ pub(super) struct Fencing {
     pub(super) at: SlotKey,
     pub(super) revision: Revision,
     pub(super) standing: Standing,
+    /// Until when its guard may rely on it.
+    pub(super) until: Instant,
 }
 
 /// The number of a tenure: it grows with every holder of the same lock, whoever it is.

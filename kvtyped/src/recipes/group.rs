@@ -17,13 +17,12 @@ use super::home::Home;
 use super::lease::Lease;
 use super::place::place_options;
 use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Over};
 use super::terms::lease_options;
 use super::told::{Speaker, Told, pack, speaks};
 use super::wait;
 use crate::backend::Read;
 use crate::bucket::{Bucket, Entry};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::store::Store;
 
 /// The recipe's part of a key; the parts of one are its members, by their names.
@@ -87,7 +86,8 @@ where
     /// `AlreadyExists`, if a member has the id: one that died without leaving has it until its time to live has passed.
     /// With [`wait`](Join::wait) it waits until the id is free, and the error is a `Timeout` if that passes.
     /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire.
+    /// the server, lets single records not expire, or a newer version of this crate wrote the record of the id. `Decode` if
+    /// another record is in the place of the member's: the error names the key. Remove the record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///
@@ -238,14 +238,9 @@ impl<T: 'static> IntoFuture for Join<T> {
         let Self { place, id, me, wait, value: _ } = self;
         Box::pin(async move {
             let join = async {
-                let claim = async { place.claim(&*id, Some(me?)).await };
-                if wait.is_some() {
-                    return wait::take(claim, wait).await;
-                }
-                match claim.await?.attempt(Over::Nothing).await {
-                    Attempt::Taken(lease) => Ok(lease),
-                    Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
-                    Attempt::Failed(error) => Err(error),
+                match wait {
+                    Some(_) => wait::take(&place, &id, Some(me?), wait).await,
+                    None => wait::take_now(&place, &id, Some(me?)).await,
                 }
             };
             let lease = place.within("join", Some(&id), join).await?;

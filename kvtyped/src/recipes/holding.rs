@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::fence::Fence;
-use super::slot::Slot;
+use super::slot::{Slot, Unknown};
 use crate::bucket::Entry;
 
 /// Who holds a lease, as it is stored. Its `Debug` shows no value of the user's.
@@ -35,11 +35,25 @@ pub(super) struct Holding {
     /// In a lease that was handed on and not yet renewed: the revision of the ticket that it was handed on to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ticket: Option<u64>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
 }
 
 impl Holding {
     pub(super) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
-        Self { id: fresh_id(), owner, since: now(), note, term: None, value, said: 0, wants: None, ticket: None }
+        let unknown = Unknown::default();
+        Self {
+            id: fresh_id(),
+            owner,
+            since: now(),
+            note,
+            term: None,
+            value,
+            said: 0,
+            wants: None,
+            ticket: None,
+            unknown,
+        }
     }
 
     /// The same for another attempt: told from every other, and taken now.
@@ -79,7 +93,7 @@ pub(super) fn usual_owner() -> String {
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _, said, wants, ticket } = self;
+        let Self { id, owner, since, note, term, value: _, said, wants, ticket, unknown } = self;
         f.debug_struct("Holding")
             .field("id", id)
             .field("owner", owner)
@@ -89,6 +103,7 @@ impl fmt::Debug for Holding {
             .field("said", said)
             .field("wants", wants)
             .field("ticket", ticket)
+            .field("unknown", unknown)
             .finish_non_exhaustive()
     }
 }

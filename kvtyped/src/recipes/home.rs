@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::holding::{Holding, usual_owner};
 use super::place::{Place, check};
 use super::slot::{self, Slot, SlotKey};
+use super::task::detached;
 use super::tenure::Claim;
 use super::terms::Terms;
 use crate::bucket::Bucket;
@@ -49,6 +50,11 @@ impl Home {
         self.opened = Arc::default();
     }
 
+    pub(super) fn set_max_bytes(&mut self, bytes: u64) {
+        self.place.set_max_bytes(bytes);
+        self.opened = Arc::default();
+    }
+
     pub(super) fn set_replicas(&mut self, replicas: u8) {
         self.place.set_replicas(replicas);
         self.opened = Arc::default();
@@ -67,12 +73,21 @@ impl Home {
     /// Its bucket, made if it is missing.
     pub(super) async fn bucket(&self) -> Result<Bucket<Slot<Holding>>> {
         let ttl = self.terms.wanted.times()?.ttl;
-        let mut opened = self.opened.lock().await;
-        let bucket = match &*opened {
-            Some(bucket) => bucket.clone(),
-            None => opened.insert(self.place.open(Some(ttl)).await?).clone(),
+        let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
+        let bucket = match known {
+            Some(bucket) => bucket,
+            None => {
+                let (place, opened) = (self.place.clone(), Arc::clone(&self.opened));
+                let open = async move {
+                    let mut opened = opened.lock().await;
+                    match &*opened {
+                        Some(bucket) => Ok(bucket.clone()),
+                        None => Ok(opened.insert(place.open(Some(ttl)).await?).clone()),
+                    }
+                };
+                detached(open).await?
+            }
         };
-        drop(opened);
         // It was opened with the terms of another clone, perhaps.
         check(bucket.config(), Some(ttl))?;
         Ok(bucket)

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::place::{Place, place_options};
-use super::slot::{Slot, SlotKey};
+use super::slot::{Slot, SlotKey, Unknown};
+use super::task::detached;
 use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
 use crate::store::Store;
@@ -134,6 +135,8 @@ struct Inner {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Next {
     next: u64,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl Ids {
@@ -148,28 +151,27 @@ impl Ids {
     ///
     /// Dropping it before it ends loses at most the block that is being taken. No id is given out twice.
     pub async fn next(&self) -> Result<u64> {
-        let Inner { bucket, key, timeout, taking, .. } = &*self.0;
+        let Inner { bucket, key, timeout, .. } = &*self.0;
         if let Some(id) = self.0.pop() {
             return Ok(id);
         }
         let located = |error: Error| error.within("next", bucket.name(), Some(&key.to_string()));
         let end = Instant::now().checked_add(*timeout);
-        let next = async {
-            let _taking = taking.lock().await;
+        let (inner, timeout) = (Arc::clone(&self.0), *timeout);
+        let next = async move {
+            let _taking = inner.taking.lock().await;
             loop {
                 // Whoever had the turn before may have taken enough.
-                if let Some(id) = self.0.pop() {
+                if let Some(id) = inner.pop() {
                     return Ok(id);
                 }
-                let block = self.0.take(end).await?;
-                *self.0.left.lock().unwrap_or_else(PoisonError::into_inner) = block;
+                let block = inner.take(end).await?;
+                *inner.left.lock().unwrap_or_else(PoisonError::into_inner) = block;
             }
         };
         // Those who came first have their own time; that of taking a block is within it.
-        match tokio::time::timeout(*timeout, next).await {
-            Ok(next) => next.map_err(located),
-            Err(_) => Err(located(Error::timeout(*timeout))),
-        }
+        let next = async move { tokio::time::timeout(timeout, next).await.map_err(|_| Error::timeout(timeout))? };
+        detached(next).await.map_err(located)
     }
 }
 
@@ -188,11 +190,13 @@ impl Inner {
             }
             let mut taken = None;
             let take = self.bucket.transform(&self.key, |slot| {
-                let next = slot.map_or(0, |slot: Slot<Next>| slot.value.next).max(self.first);
+                let (next, unknown) =
+                    slot.map_or_else(Default::default, |slot: Slot<Next>| (slot.value.next, slot.value.unknown));
+                let next = next.max(self.first);
                 let end = next.saturating_add(self.block);
                 taken = (next < end).then_some(next..end);
                 match taken {
-                    Some(_) => Change::Put(Slot { key: self.key.clone(), value: Next { next: end } }),
+                    Some(_) => Change::Put(Slot { key: self.key.clone(), value: Next { next: end, unknown } }),
                     None => Change::Keep,
                 }
             });

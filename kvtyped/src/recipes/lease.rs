@@ -210,6 +210,12 @@ impl Lease {
         }
     }
 
+    /// Starts the renewal, when the caller has the lease. Before that, the lease lasts for one time to live.
+    pub(super) fn start_renewal(&self) {
+        // A send fails only if the lease is lost, which its holder finds out.
+        let _ = self.orders.send(Order::StartRenewal);
+    }
+
     /// How it is now, and what becomes of it.
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()

@@ -23,10 +23,10 @@ use tokio::sync::{OwnedMutexGuard, TryLockError, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::holding::{Holding, fence_of, fresh_id};
-use super::queue::{Queue, Waits, id_of};
+use super::queue::{BELIEVED, Queue, Waits, id_of};
 use super::slot::{Slot, SlotKey};
 use super::tenure::{Attempt, Claim, Over, State as Lease, Taken};
-use super::wait::is_final;
+use super::wait::{is_final, unreadable};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
 use crate::model::Filter;
@@ -64,6 +64,8 @@ struct State {
     told: Option<(Revision, String)>,
     waiters: BTreeMap<String, Waiter>,
     drawn: u64,
+    /// Why the record in the place of the lease is not readable as one, if it is not.
+    unreadable: Option<Arc<Error>>,
     /// To which ticket of this process the lease was handed on last.
     accepted: Option<String>,
 }
@@ -114,18 +116,38 @@ pub(super) struct Next {
 
 /// The lines of a bucket.
 #[derive(Debug, Default)]
-struct Lines(Mutex<HashMap<SlotKey, Arc<Line>>>);
+struct Lines(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    lines: HashMap<SlotKey, Arc<Line>>,
+    /// How many lines the last sweep left.
+    kept: usize,
+}
+
+impl Known {
+    /// Forgets the unused lines each time that their number has doubled. The amortized cost of a lookup is constant in the
+    /// number of locks.
+    fn sweep(&mut self) {
+        if self.lines.len() >= REMEMBERED.max(2 * self.kept) {
+            self.lines.retain(|_, line| Arc::strong_count(line) > 1);
+            self.kept = self.lines.len();
+        }
+    }
+}
 
 impl Line {
     /// The line of a lock.
     pub(super) fn of(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Arc<Self> {
         let lines = bucket.shared::<Lines>();
-        let mut lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= REMEMBERED {
-            lines.retain(|_, line| Arc::strong_count(line) > 1);
+        let mut known = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = known.lines.get(key) {
+            return Arc::clone(line);
         }
-        let new = || Self { id: fresh_id(), turn: Arc::default(), state: Mutex::default() };
-        Arc::clone(lines.entry(key.clone()).or_insert_with(|| Arc::new(new())))
+        known.sweep();
+        let line = Arc::new(Self { id: fresh_id(), turn: Arc::default(), state: Mutex::default() });
+        known.lines.insert(key.clone(), Arc::clone(&line));
+        line
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -175,6 +197,11 @@ impl Line {
     fn first<'a>(&self, state: &'a State) -> Option<&'a Waits> {
         // What became of the tickets that were drawn here is known before it is heard.
         state.queue.first(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
+    }
+
+    /// The error of an attempt to take the lease, if the record in its place is not readable.
+    pub(super) fn unreadable(&self) -> Option<Error> {
+        self.state().unreadable.as_ref().map(Error::also)
     }
 
     /// When something was heard of the lease.
@@ -243,9 +270,9 @@ impl Line {
         if !state.queue.ready || state.queue.complete < term {
             return None;
         }
-        let Waits { id, revision, owner, note, wants, .. } = self.first(&state)?.clone();
-        let holding = Holding { id, ticket: Some(revision.get()), ..Holding::new(owner, note, None) };
-        Some(Next { holding, ttl: wants? })
+        let Waits { id, revision, owner, note, wants, unknown, .. } = self.first(&state)?.clone();
+        let holding = Holding { id, ticket: Some(revision.get()), unknown, ..Holding::new(owner, note, None) };
+        Some(Next { holding, ttl: wants?.min(BELIEVED) })
     }
 
     /// The lease was handed on.
@@ -268,6 +295,7 @@ impl Line {
             return;
         }
         state.heard = Some(Instant::now());
+        state.unreadable = None;
         let granted = self.granted(&mut state, &entry.value);
         drop(state);
         if let Some(granted) = granted {
@@ -300,13 +328,14 @@ impl Line {
                 self.state().queue.complete = entry.revision();
             }
             Event::Put(entry) => {
-                if let Some(id) = id_of(entry.key().part()) {
-                    self.state().queue.waits(fence_of(&entry).get(), Waits::of(id, &entry, now));
+                if let Some(waits) = Waits::of(&entry, now) {
+                    self.state().queue.waits(fence_of(&entry).get(), waits);
                 }
             }
             Event::Removed { key, revision, .. } if key.part() == lease => {
                 let mut state = self.state();
                 state.queue.complete = revision;
+                state.unreadable = None;
                 if state.queue.lease(revision, None) {
                     state.heard = Some(now);
                 }
@@ -317,10 +346,25 @@ impl Line {
                 }
             }
             Event::Ready => self.state().queue.ready = true,
-            Event::Resync => self.state().queue = Queue::default(),
+            Event::Undecodable { key, error, .. } if key == claim.key.to_string() => {
+                self.fail(Arc::new(unreadable(error, claim)));
+            }
+            Event::Resync => {
+                let mut state = self.state();
+                (state.queue, state.unreadable) = (Queue::default(), None);
+            }
             _ => {}
         }
         self.tell_the_first();
+    }
+
+    /// Nobody can take the lease until the record in its place is removed.
+    fn fail(&self, error: Arc<Error>) {
+        let mut state = self.state();
+        for waiter in state.waiters.values() {
+            let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
+        }
+        state.unreadable = Some(error);
     }
 
     /// If the lease is free, and the first of those who wait is here, it is told; once.
@@ -345,7 +389,7 @@ impl State {
     /// Nobody listens any more.
     fn deaf(&mut self) {
         (self.listens, self.begun) = (None, false);
-        (self.queue, self.told) = (Queue::default(), None);
+        (self.queue, self.told, self.unreadable) = (Queue::default(), None, None);
     }
 
     /// Removes the waiters with such a claim. They are to be dropped without the lock, since a claim knows the line.
@@ -395,7 +439,9 @@ impl Waiter {
     /// When this revision of its ticket was sent; if that is not known, an instant before it.
     fn since(&self, ticket: Revision) -> Instant {
         let of_ticket = || match *self.ticket.as_ref()?.borrow() {
-            Lease::Held { until, revision } if revision == ticket => until.checked_sub(self.claim.times.valid()),
+            Lease::Held { until, revision } if revision == ticket => {
+                until.checked_sub(self.claim.times.of_ticket().valid())
+            }
             _ => None,
         };
         of_ticket().unwrap_or(self.since)
@@ -404,7 +450,8 @@ impl Waiter {
     /// Takes what was handed on to it.
     fn accept(self, holding: Holding, taken: Taken) {
         let Self { claim, tell, runtime, .. } = self;
-        let in_time = taken.sent + claim.times.valid() / 2 > Instant::now();
+        // The sender bounds the time to live of a lease that it hands over. A longer lease is taken again.
+        let in_time = taken.sent + claim.times.valid() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
         let claim = Claim { holding, ..claim };
         // Its tenure belongs to whom waits, not to whom listens.
         let _runtime = runtime.enter();
@@ -536,5 +583,38 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.end(Last::Nothing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn lines_in_use_are_swept_a_logarithmic_number_of_times() {
+        let bucket: Bucket<Slot<Holding>> = Store::memory().bucket().name("locks").await.unwrap();
+        let line = |number: usize| Line::of(&bucket, &SlotKey::new("lock", number.to_string(), "lease"));
+        let lines = bucket.shared::<Lines>();
+        let known = || {
+            let known = lines.0.lock().unwrap();
+            (known.lines.len(), known.kept)
+        };
+        for number in 0..10 * REMEMBERED {
+            let unused = line(number);
+            drop(unused);
+        }
+        assert!(known().0 <= REMEMBERED, "unused lines are forgotten");
+
+        let (mut used, mut sweeps) = (Vec::new(), 0);
+        for number in 0..16 * REMEMBERED {
+            let (_, before) = known();
+            used.push(line(number));
+            sweeps += usize::from(known().1 != before);
+        }
+        assert!((4..=6).contains(&sweeps), "{sweeps} sweeps");
+        assert!(Arc::ptr_eq(&line(7), &used[7]));
     }
 }

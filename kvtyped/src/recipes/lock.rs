@@ -14,11 +14,12 @@ use super::lease::Lease;
 use super::line::Line;
 use super::place::{Place, check, place_options};
 use super::slot::{Slot, SlotKey};
+use super::task;
 use super::tenure::{Attempt, Claim};
 use super::terms::lease_options;
 use super::ticket;
 use super::times::Wanted;
-use super::wait::{passes, within};
+use super::wait::{Longest, passes, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -70,6 +71,9 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
     /// taken the lock, even if their sender believes that it still has it. A write that is not fenced asks nobody.
+    ///
+    /// The guard is held for 30 days at most, and in a bucket with a `ttl` for that time at most: then its fence expires, and
+    /// the guard is lost before that. So the fence of a holder that died does not stay.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -179,6 +183,9 @@ impl IntoFuture for OpenLocks {
 /// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
 /// on it: three replicas, and `sync_interval: always`.
 ///
+/// That a foreign record in the place of a lock goes away. `lock` then fails with `Decode`, which names the key.
+/// Remove the record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
+///
 /// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
 /// who do not, one of a process and lock stands in the line at a time.
 ///
@@ -199,12 +206,14 @@ impl Locks {
     /// is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if the bucket goes
     /// meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with one, that is waited
     /// for, too. A denial of the first attempt is returned at once. With a `wait`, a later denial is waited out: it becomes
-    /// the cause of the `Timeout`.
+    /// the cause of the `Timeout`. `Decode` if another record is in the place of the lock, `Unsupported` if a newer version
+    /// of this crate wrote it, and `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
     ///
     /// # Cancel safety
     ///
     /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot be
-    /// sent, it is free after its time to live.
+    /// sent, it is free after its time to live. A future that is polled once and then left may take the lock, but does not
+    /// renew it: the lock is free after its time to live. If the future is polled again, it takes the lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
         Lock { wanted: self.wanted(name), wait: None }
     }
@@ -289,25 +298,33 @@ impl WantedLock {
         let key = self.name.as_ref().ok().cloned();
         let taken = async {
             let (claim, line) = self.claim()?;
-            let lease = match how {
-                How::Now => now(claim, line, fair).await?,
-                How::Wait(longest) => {
-                    let progress = Arc::clone(&claim.progress);
-                    Some(
-                        within(longest, &progress, wait(Claim { patient: longest.is_some(), ..claim }, line, fair))
-                            .await?,
-                    )
+            if matches!(how, How::Now) && line.is_held_here() {
+                return Ok(None);
+            }
+            let take = || {
+                let (claim, line) = (claim.clone(), Arc::clone(&line));
+                async move {
+                    match how {
+                        How::Now => now(claim, line, fair).await,
+                        How::Wait(longest) => {
+                            let claim = Claim { patient: longest.is_given(), ..claim };
+                            let progress = Arc::clone(&claim.progress);
+                            within(longest, &progress, wait(claim, line, fair)).await.map(Some)
+                        }
+                    }
                 }
             };
+            let lease = task::acquire(take).await?;
             Ok(lease.map(|lease| LockGuard { lease }))
         };
         taken.await.map_err(|error: Error| error.within(operation, bucket.name(), key.as_deref()))
     }
 }
 
+#[derive(Debug, Clone, Copy)]
 enum How {
     Now,
-    Wait(Option<Duration>),
+    Wait(Longest),
 }
 
 async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>> {
@@ -368,7 +385,7 @@ impl IntoFuture for Lock {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let taken = self.wanted.take("lock", How::Wait(self.wait)).await?;
+            let taken = self.wanted.take("lock", How::Wait(Longest::begins(self.wait))).await?;
             // Who waits gets it, or an error.
             taken.ok_or_else(|| Error::unavailable("nobody gave the lock"))
         })

@@ -15,10 +15,11 @@ use super::lease::Lease;
 use super::once_run::{RunError, RunOutput};
 use super::place::place_options;
 use super::slot::{Slot, Value};
+use super::task;
 use super::tenure::Claim;
 use super::terms::lease_options;
 use super::told::{Told, pack};
-use super::wait::{Waited, Waiting, within};
+use super::wait::{Longest, Waited, Waiting, within};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -170,12 +171,19 @@ where
         if let Some(result) = self.stored(key, Read::Any).await? {
             return Ok(Waited::Settled(result));
         }
-        let claim = Claim { patient: longest.is_some(), ..self.place.claim(key, None).await? };
+        let longest = Longest::begins(longest);
+        let claim = Claim { patient: longest.is_given(), ..self.place.claim(key, None).await? };
         // Before the work runs, not when its result is to be stored.
         crate::bucket::check_ttl(claim.bucket.config(), self.keep)?;
-        let progress = Arc::clone(&claim.progress);
-        let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-        within(longest, &progress, Waiting::new(claim).take_unless(settled)).await
+        let take = || {
+            let claim = claim.clone();
+            async move {
+                let progress = Arc::clone(&claim.progress);
+                let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
+                within(longest, &progress, Waiting::new(claim).take_unless(settled)).await
+            }
+        };
+        task::acquire(take).await
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::slot::{Slot, Value};
 use crate::bucket::{Bucket, OpenBucket};
 use crate::config::{BucketConfig, Difference, Drift, Storage};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::KvModel;
 use crate::store::Store;
 
 /// Which bucket a recipe works in, and how it is made if it is missing.
@@ -17,6 +18,7 @@ pub(super) struct Place {
     bucket: String,
     storage: Option<Storage>,
     replicas: Option<u8>,
+    max_bytes: Option<u64>,
 }
 
 /// The smallest `max_value_size` that a recipe's records surely fit into, headers included.
@@ -24,7 +26,7 @@ const ROOM: u32 = 1_024;
 
 impl Place {
     pub(super) fn new(store: &Store, bucket: impl Into<String>) -> Self {
-        Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None }
+        Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None, max_bytes: None }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -43,6 +45,10 @@ impl Place {
         self.replicas = Some(replicas);
     }
 
+    pub(super) fn set_max_bytes(&mut self, bytes: u64) {
+        self.max_bytes = Some(bytes);
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
     }
@@ -50,7 +56,7 @@ impl Place {
     /// What is said of the bucket.
     pub(super) fn config(&self) -> BucketConfig {
         let mut config = BucketConfig::new(&self.bucket);
-        (config.storage, config.replicas) = (self.storage, self.replicas);
+        (config.storage, config.replicas, config.max_bytes) = (self.storage, self.replicas, self.max_bytes);
         config
     }
 
@@ -80,6 +86,9 @@ impl Place {
         if let Some(replicas) = self.replicas {
             open = open.replicas(replicas);
         }
+        if let Some(bytes) = self.max_bytes {
+            open = open.max_bytes(bytes);
+        }
         let bucket = open.await?;
         check(bucket.config(), longest).map_err(|error| error.within("open", bucket.name(), None))?;
         Ok(bucket)
@@ -92,7 +101,7 @@ impl Place {
 ///
 /// `Unsupported`, with what is needed and what was found.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
-    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, irregular, .. } = config;
+    let BucketConfig { history, ttl, max_value_size, limit_markers, mirror, irregular, .. } = config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
@@ -126,12 +135,6 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
             "a bucket without".to_owned(),
         );
     }
-    if let Some(bytes) = max_bytes {
-        return unfit(
-            "a bucket without `max_bytes`: in one that is full nothing expires",
-            format!("max_bytes = {bytes}"),
-        );
-    }
     match ttl {
         Some(ttl) if *ttl < 2 * longest => unfit(
             "a bucket whose own `ttl` is twice as long as the recipe's, at least",
@@ -139,6 +142,36 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
         ),
         _ => Ok(()),
     }
+}
+
+/// Checks that a bucket with `max_bytes` has room for more than renewals, releases and expiries.
+///
+/// A full replicated bucket refuses all of these: it must have room for a write before the replaced record counts. An expiry
+/// is also a write, of the limit marker. So nothing expires, and the bucket stays full. New records of a recipe therefore
+/// leave an eighth of the bucket free. (A full bucket on one server lets a marker replace a record of the same size or more.
+/// But the first renewal of a lease is larger than the lease.)
+///
+/// # Errors
+///
+/// `BucketFull`.
+pub(super) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
+    if bucket.config().max_bytes.is_none() {
+        return Ok(());
+    }
+    let status = match bucket.status().await {
+        Ok(status) => status,
+        // A user who may not ask does without the reserve.
+        Err(error) if error.is_denied() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(limit) = status.config.max_bytes else { return Ok(()) };
+    let reserve = (limit / 8).max(u64::from(ROOM));
+    if status.bytes.saturating_add(reserve) <= limit {
+        return Ok(());
+    }
+    let why =
+        format!("{} of {limit} bytes are used, and {reserve} are kept free so that leases can expire", status.bytes);
+    Err(Error::new(ErrorKind::BucketFull).caused_by(why))
 }
 
 /// The options that say which bucket a recipe works in.
@@ -155,6 +188,15 @@ macro_rules! place_options {
             /// Where its bucket is stored, if it is made.
             pub fn storage(mut self, storage: $crate::config::Storage) -> Self {
                 self.place.set_storage(storage);
+                self
+            }
+
+            /// How large its bucket may become in bytes, if it is made; for accounts that require a limit.
+            ///
+            /// An eighth of it stays free for renewals and expiries. When the rest is used, nothing new is taken: the error
+            /// is `BucketFull`. A lease takes up to a kilobyte, and so does a place in a wait queue.
+            pub fn max_bytes(mut self, bytes: u64) -> Self {
+                self.place.set_max_bytes(bytes);
                 self
             }
 

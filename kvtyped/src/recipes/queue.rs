@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::holding::Holding;
-use super::slot::Slot;
+use super::slot::{Slot, Unknown};
+use super::times::TTL;
 use crate::bucket::Entry;
 use crate::revision::Revision;
 
@@ -21,6 +22,12 @@ pub(super) fn id_of(part: &str) -> Option<&str> {
 }
 
 const TICKET: &str = "ticket-";
+
+/// For how long a ticket is believed, and a lease handed over to it, at most.
+///
+/// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer one, could block a lock for that
+/// long, so it is ignored. A ticket within the bound expires by the server's clock. The tickets of this crate are within it.
+pub(super) const BELIEVED: Duration = TTL;
 
 /// What a watch has told of a lock.
 #[derive(Debug, Default)]
@@ -50,13 +57,16 @@ pub(super) struct Waits {
     heard: Instant,
     /// It had the lease.
     served: bool,
+    pub(super) unknown: Unknown,
 }
 
 impl Waits {
-    /// The one who has drawn this ticket.
-    pub(super) fn of(id: &str, entry: &Entry<Slot<Holding>>, heard: Instant) -> Self {
-        let Holding { owner, note, wants, .. } = &entry.value;
-        Self {
+    /// The waiter of this ticket; `None` if the record is not a ticket, or its TTL is out of bounds.
+    pub(super) fn of(entry: &Entry<Slot<Holding>>, heard: Instant) -> Option<Self> {
+        let id = id_of(entry.key().part())?;
+        entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;
+        let Holding { owner, note, wants, unknown, .. } = &entry.value;
+        Some(Self {
             id: id.to_owned(),
             revision: entry.revision(),
             owner: owner.clone(),
@@ -64,12 +74,13 @@ impl Waits {
             wants: wants.map(Duration::from_millis),
             heard,
             served: false,
-        }
+            unknown: unknown.clone(),
+        })
     }
 
     /// A ticket is renewed after a third of its time. One that has missed that was left by somebody who died, most likely.
     fn is_alive(&self, now: Instant) -> bool {
-        self.wants.is_none_or(|wants| self.heard + wants * 2 / 3 > now)
+        self.heard + self.wants.unwrap_or(BELIEVED).min(BELIEVED) * 2 / 3 > now
     }
 }
 
@@ -127,6 +138,7 @@ mod tests {
             wants: Some(WANTS),
             heard: Instant::now(),
             served: false,
+            unknown: Unknown::default(),
         }
     }
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::clock::{DRIFT, ServerClock};
 use super::place::{Place, place_options};
 use super::quota::{Denied, Quota, Rule, Used};
-use super::slot::{Slot, SlotKey};
+use super::slot::{Slot, SlotKey, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
@@ -88,7 +89,7 @@ impl OpenRateLimiter {
         let rule = quota.rule()?;
         // A record that is gone is a key that is whole again.
         let ttl = rule.whole() + Duration::from_secs(2);
-        let bucket: Bucket<Slot<Used>> = place.open(Some(ttl)).await?;
+        let bucket: Bucket<Slot<Record>> = place.open(Some(ttl)).await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
         let clock = ServerClock::new(&name);
         let warned = AtomicBool::new(false);
@@ -134,7 +135,7 @@ impl IntoFuture for OpenRateLimiter {
 pub struct RateLimiter(Arc<Inner>);
 
 struct Inner {
-    bucket: Bucket<Slot<Used>>,
+    bucket: Bucket<Slot<Record>>,
     name: String,
     quota: Quota,
     rule: Rule,
@@ -144,6 +145,15 @@ struct Inner {
     clock: ServerClock,
     /// Whether the use of another quota was told.
     warned: AtomicBool,
+}
+
+/// The record of a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    used: Used,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 /// What a rate limiter says of an event.
@@ -255,25 +265,25 @@ impl Inner {
             let now = clock.now();
             let used = rule.decide(Used::default(), events, now).unwrap_or_default();
             tell(Decision { retry_after: None, remaining: rule.remaining(used, now) });
-            Slot { key: key.clone(), value: used }
+            Slot { key: key.clone(), value: Record { used, unknown: Unknown::default() } }
         };
-        let checked = bucket.try_modify(key, |slot: &mut Slot<Used>| {
+        let checked = bucket.try_modify(key, |slot: &mut Slot<Record>| {
             let now = clock.now();
-            self.warn_if_other(slot.value);
-            let Denied { wait, reset } = match rule.decide(slot.value, events, now) {
+            self.warn_if_other(slot.value.used);
+            let Denied { wait, reset } = match rule.decide(slot.value.used, events, now) {
                 Ok(after) => {
                     tell(Decision { retry_after: None, remaining: rule.remaining(after, now) });
-                    slot.value = after;
+                    slot.value.used = after;
                     return Ok(());
                 }
                 Err(denied) => denied,
             };
             // By a clock that goes as much slower as is allowed for.
             let wait = wait + wait / (DRIFT - 1) + Duration::from_nanos(1);
-            let denied = Decision { retry_after: Some(wait), remaining: rule.remaining(slot.value, now) };
+            let denied = Decision { retry_after: Some(wait), remaining: rule.remaining(slot.value.used, now) };
             tell(denied);
             // A reset is stored, though nothing is allowed.
-            slot.value = reset.ok_or(denied)?;
+            slot.value.used = reset.ok_or(denied)?;
             Ok(())
         });
         let checked = checked.or_insert_with(first).ttl(self.ttl).max_attempts(self.max_attempts).timeout(left);
@@ -290,7 +300,7 @@ impl Inner {
         self.clock.refresh(&self.bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         let entry = self.bucket.get(key).read(Read::Leader).timeout(left).await?;
-        let used = entry.map_or_else(Used::default, |entry| entry.value);
+        let used = entry.map_or_else(Used::default, |entry| entry.value.used);
         self.warn_if_other(used);
         Ok(Decision { retry_after: None, remaining: self.rule.remaining(used, self.clock.now()) })
     }

@@ -16,9 +16,10 @@ use super::lease::Lease;
 use super::place::place_options;
 use super::progress::Progress;
 use super::slot::Slot;
+use super::task::{self, MayHold};
 use super::tenure::{Attempt, Claim, Over};
 use super::terms::lease_options;
-use super::wait::{self, passes, patience, within};
+use super::wait::{self, Longest, passes, patience, within};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -263,7 +264,8 @@ impl Slots {
         match event {
             Event::Put(entry) => self.see(entry.key().part(), Seen::Taken),
             Event::Removed { key, revision, .. } => self.see(key.part(), Seen::Left(revision)),
-            Event::Undecodable { key, .. } => {
+            Event::Undecodable { key, error, .. } => {
+                tracing::warn!(%error, "a permit cannot be taken until the record in its place is removed");
                 // Whatever it is: nobody can take its place.
                 let part = key.rsplit_once('.').map(|(_, part)| part.to_owned());
                 self.see(&part.unwrap_or_default(), Seen::Taken);
@@ -322,8 +324,15 @@ impl IntoFuture for Acquire {
     fn into_future(self) -> Self::IntoFuture {
         let Self { semaphore, wait } = self;
         Box::pin(async move {
-            let progress = Arc::default();
-            let acquired = within(wait, &progress, semaphore.wait(&progress, wait.is_some()));
+            let longest = Longest::begins(wait);
+            let acquire = || {
+                let semaphore = semaphore.clone();
+                async move {
+                    let progress = Arc::default();
+                    within(longest, &progress, semaphore.wait(&progress, longest.is_given())).await
+                }
+            };
+            let acquired = task::acquire(acquire);
             semaphore.place.within("acquire", None, acquired).await
         })
     }
@@ -342,7 +351,14 @@ impl IntoFuture for TryAcquire {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { semaphore } = self;
-        Box::pin(async move { semaphore.place.within("try_acquire", None, semaphore.try_now()).await })
+        Box::pin(async move {
+            let acquire = || {
+                let semaphore = semaphore.clone();
+                async move { semaphore.try_now().await }
+            };
+            let acquired = task::acquire(acquire);
+            semaphore.place.within("try_acquire", None, acquired).await
+        })
     }
 }
 
@@ -377,6 +393,12 @@ impl Permit {
     /// Dropping it leaves the release to go on without a witness.
     pub async fn release(self) -> Result<()> {
         self.lease.release().await
+    }
+}
+
+impl MayHold for Permit {
+    fn lease(&self) -> Option<&Lease> {
+        Some(&self.lease)
     }
 }
 

@@ -1,12 +1,16 @@
 //! Where recipes keep what they know: records of their own, under reserved keys of any bucket.
+//!
+//! Each record is JSON and declares its [format](FORMAT) as `"v":1`. A record that is rewritten keeps the fields that this
+//! version does not know, so a newer version may add fields without a new format.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value as Packed};
 
-use crate::codec::Json;
+use crate::codec::{Codec, CodecError, Json, Newer};
 use crate::config::BucketConfig;
 use crate::key::{Key, KeyBuilder, KeyError, KeyParser, ModelKey, Pattern};
 use crate::model::{Filter, KvModel, SingleRevision};
@@ -94,6 +98,66 @@ pub(super) trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Value for V {}
 
+/// The format of the records that this version writes, and the newest that it reads. A record that declares none is of 1.
+const FORMAT: u64 = 1;
+
+/// The name of the field that declares the format.
+const DECLARES: &str = "v";
+
+/// JSON objects that declare the [format](FORMAT) of a record.
+pub(super) enum Declared {}
+
+impl<V: Value> Codec<V> for Declared {
+    const NAME: &'static str = <Json as Codec<V>>::NAME;
+
+    fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
+        let object = Json::encode(value)?;
+        match object.strip_prefix(b"{") {
+            Some(b"}") => Ok(format!("{{\"{DECLARES}\":{FORMAT}}}").into_bytes()),
+            Some(fields) => Ok([format!("{{\"{DECLARES}\":{FORMAT},").as_bytes(), fields].concat()),
+            None => Err(CodecError::new("json", "the record of a recipe must be an object")),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<V, CodecError> {
+        // A record of a newer format may have any shape, so its format is read first.
+        let Declaration { v: found } = Json::decode(bytes)?;
+        if found > FORMAT {
+            return Err(CodecError::newer("json", Newer { found, known: FORMAT }));
+        }
+        Json::decode(bytes)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Declaration {
+    #[serde(default = "declared_by_default")]
+    v: u64,
+}
+
+fn declared_by_default() -> u64 {
+    1
+}
+
+/// The fields of a record that this version does not know, for `#[serde(flatten)]`: a rewrite keeps them.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Unknown(Map<String, Packed>);
+
+impl<'de> Deserialize<'de> for Unknown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = Map::deserialize(deserializer)?;
+        fields.remove(DECLARES);
+        Ok(Self(fields))
+    }
+}
+
+/// Shows the names of the fields only.
+impl fmt::Debug for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 /// A value of a recipe under its key, as JSON.
 #[derive(Debug, Clone)]
 pub(super) struct Slot<V> {
@@ -104,7 +168,7 @@ pub(super) struct Slot<V> {
 impl<V: Value> KvModel for Slot<V> {
     type Key = SlotKey;
     type Value = V;
-    type Codec = Json;
+    type Codec = Declared;
 
     fn settings() -> BucketConfig {
         // Named by whoever opens it.
@@ -142,6 +206,50 @@ mod tests {
     #[test]
     fn one_revision_is_kept_so_that_it_may_have_a_ttl() {
         assert_eq!(Slot::<()>::settings().history, Some(1));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Number {
+        n: u64,
+        #[serde(flatten)]
+        unknown: Unknown,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Nothing {}
+
+    fn encoded<V: Value>(value: &V) -> String {
+        String::from_utf8(Declared::encode(value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_record_declares_its_format() {
+        let number = Number { n: 7, unknown: Unknown::default() };
+        assert_eq!(encoded(&number), r#"{"v":1,"n":7}"#);
+        assert_eq!(encoded(&Nothing {}), r#"{"v":1}"#);
+        assert!(Declared::encode(&7_u64).is_err());
+        for bytes in [r#"{"v":1,"n":7}"#, r#"{"n":7}"#] {
+            assert_eq!(<Declared as Codec<Number>>::decode(bytes.as_bytes()).unwrap(), number);
+        }
+    }
+
+    #[test]
+    fn a_rewrite_keeps_unknown_fields() {
+        let stored = br#"{"v":1,"n":7,"later":{"big":18446744073709551615,"text":null},"\u00e9":[1.5]}"#;
+        let number = Number { n: 8, ..Declared::decode(stored).unwrap() };
+        assert_eq!(encoded(&number), r#"{"v":1,"n":8,"later":{"big":18446744073709551615,"text":null},"é":[1.5]}"#);
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_garbage() {
+        for newer in [r#"{"v":2,"n":7}"#, r#"{"v":2}"#, r#"{"v":18446744073709551615,"n":"other"}"#] {
+            let error = <Declared as Codec<Number>>::decode(newer.as_bytes()).unwrap_err();
+            assert_eq!(error.newer_format().map(|newer| newer.known), Some(1), "{newer}");
+        }
+        for garbage in ["", "junk", "7", r#"{"n":"x"}"#, r#"{"v":"2","n":7}"#, r#"{"v":-1,"n":7}"#] {
+            let error = <Declared as Codec<Number>>::decode(garbage.as_bytes()).unwrap_err();
+            assert_eq!(error.newer_format(), None, "{garbage}");
+        }
     }
 
     #[test]

@@ -7,10 +7,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence::{FENCE, Fence, Fencing};
+use super::fence::{self, FENCE, Fence, Fencing};
 use super::holding::Holding;
 use super::lease::{Lease, Shown};
 use super::line::{Held, Line, Next};
+use super::place::check_room;
 use super::progress::Progress;
 use super::slot::{Slot, SlotKey};
 use super::times::Times;
@@ -34,6 +35,8 @@ pub(super) enum State {
 
 /// What its holder wants of it. That nobody can want anything any more is a release, too.
 pub(super) enum Order {
+    /// Renew it from now on: its holder has it in hand.
+    StartRenewal,
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
     /// End it by leaving this value in its place, for so long or for ever.
@@ -195,6 +198,7 @@ impl Claim {
 
     async fn take(&self, mut over: Over, deadline: Deadline) -> Result<Option<Taken>> {
         let Self { bucket, key, holding, times, .. } = self;
+        check_room(bucket).await?;
         let slot = Slot { key: key.clone(), value: holding.clone() };
         loop {
             let sent = Instant::now();
@@ -239,7 +243,8 @@ impl Claim {
         let at = key.beside(FENCE);
         let slot = Slot { key: at.clone(), value: holding.clone() };
         let lease = bucket.standing(key.encode()?, taken.revision);
-        let put = bucket.put(&slot).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
+        let (life, sent) = (fence::life(times.ttl, bucket.config().ttl), Instant::now());
+        let put = bucket.put(&slot).ttl(life).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
         let revision = match put.await {
             Ok(revision) => revision,
             Err(error) if error.outcome() == Outcome::Unknown => self.look(&at, deadline).await?.ok_or(error)?,
@@ -248,7 +253,7 @@ impl Claim {
         // A guard that is lost when it is given is none.
         in_time()?;
         let standing = bucket.standing(at.encode()?, revision);
-        Ok(Some(Fencing { at, revision, standing }))
+        Ok(Some(Fencing { at, revision, standing, until: fence::until(sent, life) }))
     }
 
     /// How long a write may take, so that there is time for a look if no answer comes.
@@ -271,7 +276,7 @@ impl Claim {
 
     pub(super) fn begin(mut self, taken: Taken, fencing: Option<Fencing>) -> Lease {
         let Taken { revision, sent } = taken;
-        let until = sent + self.times.valid();
+        let until = within_fence(sent + self.times.valid(), fencing.as_ref());
         let shown = Shown {
             name: self.name.clone(),
             bucket: self.bucket.name().to_owned(),
@@ -321,11 +326,18 @@ struct Tenure {
 impl Tenure {
     async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
+        // A future that is not polled never receives its lease, so the lease must not last.
+        let mut in_hand = false;
         let end = loop {
+            let wake = if in_hand { due.min(self.until) } else { self.until };
             tokio::select! {
                 biased;
                 order = orders.recv() => {
                     let (renewed, reply) = match order {
+                        Some(Order::StartRenewal) => {
+                            in_hand = true;
+                            continue;
+                        }
                         None => {
                             let released = self.release().await;
                             self.make_sure_of(&released);
@@ -361,7 +373,7 @@ impl Tenure {
                         break State::Lost;
                     }
                 }
-                () = sleep_until(due.min(self.until)) => {
+                () = sleep_until(wake) => {
                     if self.until <= Instant::now() {
                         break State::Lost;
                     }
@@ -409,7 +421,7 @@ impl Tenure {
                 Ok(revision) => {
                     self.revision = revision;
                     self.sent = sent;
-                    self.until = sent + self.claim.times.valid();
+                    self.until = within_fence(sent + self.claim.times.valid(), self.fencing.as_ref());
                     self.state.send_replace(State::Held { until: self.until, revision });
                     return Ok(());
                 }
@@ -442,7 +454,7 @@ impl Tenure {
         holding.said += 1;
         let said = holding.said;
         let Claim { bucket, key, holding, times, .. } = self.claim.clone();
-        let slot = Slot { key, value: holding };
+        let mut slot = Slot { key, value: holding };
         // Whether a write of the value may have been applied.
         let mut sent = false;
         loop {
@@ -450,7 +462,10 @@ impl Tenure {
                 if self.doubted {
                     match self.claim.find(&slot.key, self.claim.look_until()).await? {
                         Some(entry) if entry.value.said == said => return Ok(()),
-                        Some(entry) => self.revision = entry.revision(),
+                        Some(entry) => {
+                            self.revision = entry.revision();
+                            slot.value.unknown = entry.into_value().value.unknown;
+                        }
                         None => return Err(Error::new(ErrorKind::Lost)),
                     }
                     self.doubted = false;
@@ -475,9 +490,10 @@ impl Tenure {
 
     /// Ends a doubt: asks the leader whose the lease is.
     async fn look(&mut self) -> Result<()> {
-        match self.claim.look(&self.claim.key, self.claim.look_until()).await {
-            Ok(Some(revision)) => {
-                self.revision = revision;
+        match self.claim.find(&self.claim.key, self.claim.look_until()).await {
+            Ok(Some(entry)) => {
+                self.revision = entry.revision();
+                self.claim.holding.unknown = entry.into_value().value.unknown;
                 self.doubted = false;
                 Ok(())
             }
@@ -567,6 +583,11 @@ impl Tenure {
         }
         Ok(())
     }
+}
+
+/// The end of a lease: its guard does not outlive its fence.
+fn within_fence(until: Instant, fencing: Option<&Fencing>) -> Instant {
+    fencing.map_or(until, |fencing| until.min(fencing.until))
 }
 
 fn is_lost(renewed: &Result<()>) -> bool {

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holding::Holding;
 use super::lease::Lease;
 use super::line::{Line, Told};
-use super::queue::{id_of, part_of};
+use super::queue::{Waits, part_of};
 use super::slot::SlotKey;
 use super::tenure::{Attempt, Claim, Over};
-use super::wait::{passes, patience};
+use super::wait::{is_unreadable, passes, patience, unreadable};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,10 +44,13 @@ impl Drop for Place {
 
 /// Whether anybody waits for a lock.
 pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
-    let mut keys = claim.bucket.keys(SlotKey::parts(claim.key.recipe(), claim.key.name())).await?;
-    while let Some(key) = keys.try_next().await? {
-        if id_of(key.part()).is_some() {
-            return Ok(true);
+    let mut records = claim.bucket.list(SlotKey::parts(claim.key.recipe(), claim.key.name())).await?;
+    while let Some(record) = records.next().await {
+        match record {
+            Ok(record) if Waits::of(&record, Instant::now()).is_some() => return Ok(true),
+            // A record that is not readable is not a ticket.
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            _ => {}
         }
     }
     Ok(false)
@@ -145,16 +148,22 @@ impl Ticket {
                 _ => return Err(Error::new(ErrorKind::Closed)),
             }
         }
+        if let Some(error) = line.unreadable() {
+            return Err(error);
+        }
         let holding = Holding {
             wants: Some(claim.times.ttl.as_millis().try_into().unwrap_or(u64::MAX)),
             ..Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
         };
         let key = claim.key.beside(part_of(&place.id));
         // With a progress of its own: its attempts are none at the lock.
-        let ticket = Claim::new(claim.bucket.clone(), key, claim.name.clone(), holding, claim.times);
+        let times = claim.times.of_ticket();
+        let ticket = Claim::new(claim.bucket.clone(), key, claim.name.clone(), holding, times);
         let ticket = Claim { marker: MARKER, ..ticket };
         match ticket.attempt(Over::Nothing).await {
             Attempt::Taken(lease) => {
+                // It is in the hand of a task, which proceeds whether anybody polls or not.
+                lease.start_renewal();
                 line.drew(&place.id, lease.state());
                 Ok(Self { place, lease })
             }
@@ -184,6 +193,7 @@ async fn look_for(claim: &Claim, id: &str, line: &Arc<Line>, fair: bool) -> Resu
             Ok(None)
         }
         Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
+        Err(error) if is_unreadable(&error) => Err(unreadable(error, claim)),
         Err(error) if claim.gives_up_on(&error) => Err(error),
         // Nobody knows: the next look may.
         Err(_) => Ok(None),

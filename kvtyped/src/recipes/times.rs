@@ -39,9 +39,7 @@ impl Wanted {
         if Ttl::new(ttl).is_none() {
             return wrong(format!("a lease of {ttl:?}: it is 1 s at least and a century at most (ADR-43)"));
         }
-        // A second is what a busy machine may lose; of a short lease it would leave nothing.
-        let usual = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
-        let margin = self.margin.unwrap_or(usual);
+        let margin = self.margin.unwrap_or(Times::usual(ttl).margin);
         let Some(valid) = ttl.checked_sub(margin).filter(|valid| !valid.is_zero()) else {
             return wrong(format!("a lease is given up before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
         };
@@ -56,6 +54,20 @@ impl Wanted {
 }
 
 impl Times {
+    /// The times of a ticket for a lease of these times. A ticket is short, so that a waiter that died is passed over soon,
+    /// also where the lease is long.
+    pub(super) fn of_ticket(self) -> Self {
+        let ttl = self.ttl.min(TTL);
+        Self::usual(ttl)
+    }
+
+    /// The times that follow from a time to live of a second at least.
+    fn usual(ttl: Duration) -> Self {
+        // A second is what a busy machine may lose; of a short lease it would leave nothing.
+        let margin = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
+        Self { ttl, renew_every: (ttl / 3).min((ttl - margin) / 2), margin }
+    }
+
     /// How long it is valid after the sending of its last renewal.
     pub(super) fn valid(self) -> Duration {
         self.ttl - self.margin
@@ -118,6 +130,15 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_ticket_lives_no_longer_than_usual() {
+        for ttl in [1_000, 1_500, 6_000, 30_000] {
+            assert_eq!(wanted(ttl, None, None).unwrap().of_ticket(), wanted(ttl, None, None).unwrap());
+        }
+        let day = wanted(86_400_000, Some(80_000_000), Some(1)).unwrap();
+        assert_eq!(day.of_ticket(), Wanted::default().times().unwrap());
     }
 
     #[test]

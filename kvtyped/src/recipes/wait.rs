@@ -8,9 +8,11 @@ use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holding::Holding;
+use super::home::Home;
 use super::lease::Lease;
 use super::progress::Progress;
 use super::slot::{Slot, Value};
+use super::task::{self, MayHold};
 use super::tenure::{Attempt, Claim, Over};
 use crate::backend::{Backoff, Read};
 use crate::bucket::Bucket;
@@ -34,7 +36,8 @@ pub(super) fn is_final(error: &Error) -> bool {
 
 /// Whether an administrator may undo the error: a denied permission, or JetStream disabled for the account.
 fn is_of_the_account(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::PermissionDenied { .. } | ErrorKind::Unsupported { .. })
+    let is_denied = matches!(error.kind(), ErrorKind::PermissionDenied { .. } | ErrorKind::Unsupported { .. });
+    is_denied && !is_unreadable(error)
 }
 
 impl Claim {
@@ -65,28 +68,114 @@ pub(super) enum Waited<R> {
     Settled(R),
 }
 
+impl<R> MayHold for Waited<R> {
+    fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Taken(lease) => Some(lease),
+            Self::Settled(_) => None,
+        }
+    }
+}
+
+/// The time that a user gave a wait, from when it began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Longest {
+    longest: Option<Duration>,
+    /// `None` if it never ends.
+    end: Option<Instant>,
+}
+
+impl Longest {
+    pub(super) fn begins(longest: Option<Duration>) -> Self {
+        Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
+    }
+
+    /// Whether the user gave a time. Such a wait continues after errors that pass.
+    pub(super) fn is_given(self) -> bool {
+        self.longest.is_some()
+    }
+}
+
 /// Bounds a wait by the time that its user gave it, if any.
 pub(super) async fn within<R>(
-    longest: Option<Duration>,
+    longest: Longest,
     progress: &Progress,
     wait: impl Future<Output = Result<R>>,
 ) -> Result<R> {
-    let Some(longest) = longest else { return wait.await };
-    tokio::time::timeout(longest, wait).await.unwrap_or_else(|_| Err(progress.late(longest)))
+    let Longest { longest: Some(longest), end: Some(end) } = longest else { return wait.await };
+    tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(progress.late(longest)))
 }
 
 /// Takes a lease; waits for it, if another has it, for so long. Who says how long waits for what passes, too, from the
 /// beginning.
-pub(super) async fn take(claim: impl Future<Output = Result<Claim>>, longest: Option<Duration>) -> Result<Lease> {
-    let progress = Arc::<Progress>::default();
-    let take = async {
-        let claim = Claim { progress: Arc::clone(&progress), patient: longest.is_some(), ..claim.await? };
-        match Waiting::new(claim).take_unless::<Holding, Infallible>(|_| None).await? {
-            Waited::Taken(lease) => Ok(lease),
-            Waited::Settled(never) => match never {},
+pub(super) async fn take(
+    place: &Home,
+    part: &str,
+    value: Option<serde_json::Value>,
+    longest: Option<Duration>,
+) -> Result<Lease> {
+    let longest = Longest::begins(longest);
+    let take = || {
+        let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
+        async move {
+            let progress = Arc::<Progress>::default();
+            let take = async {
+                let claim = place.claim(part, value).await?;
+                let claim = Claim { progress: Arc::clone(&progress), patient: longest.is_given(), ..claim };
+                let blocked = claim.clone();
+                let settled = |there: Result<Holding>| there.err().map(|error| Err(unreadable(error, &blocked)));
+                match Waiting::new(claim).take_unless::<Holding, Infallible>(settled).await? {
+                    Waited::Taken(lease) => Ok(lease),
+                    Waited::Settled(never) => match never {},
+                }
+            };
+            within(longest, &progress, take).await
         }
     };
-    within(longest, &progress, take).await
+    task::acquire(take).await
+}
+
+/// Takes a free lease, without a wait.
+///
+/// # Errors
+///
+/// Returns `AlreadyExists` if the lease is held.
+pub(super) async fn take_now(place: &Home, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
+    let take = || {
+        let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
+        async move {
+            let claim = place.claim(part, value).await?;
+            match claim.clone().attempt(Over::Nothing).await {
+                Attempt::Taken(lease) => Ok(lease),
+                Attempt::Failed(error) => Err(error),
+                Attempt::Refused => match claim.bucket.get(&claim.key).read(Read::Leader).await {
+                    Err(error) if is_unreadable(&error) => Err(unreadable(error, &claim)),
+                    _ => Err(Error::new(ErrorKind::AlreadyExists)),
+                },
+            }
+        }
+    };
+    task::acquire(take).await
+}
+
+/// Whether a record is not readable as one of a recipe: it is garbage, or of a newer version.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    // The error of a record has its revision, unlike that of an account without JetStream.
+    match error.kind() {
+        ErrorKind::Decode { .. } => true,
+        ErrorKind::Unsupported { .. } => error.revision().is_some(),
+        _ => false,
+    }
+}
+
+/// The error of a record in the place of a lease that is not readable: no lease can be taken until it is removed.
+pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
+    let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
+    let (bucket, key) = (claim.bucket.name(), &claim.key);
+    let detail =
+        format!("{detail}; the lease is blocked until this record is removed: `nats kv purge {bucket} '{key}'`");
+    let kind = ErrorKind::Decode { codec, detail };
+    Error::new(kind).at_revision(error.revision().unwrap_or_default()).with_key(key.to_string())
 }
 
 /// Begins to watch. Who is patient tries again for as long as what stands in the way passes.
@@ -153,7 +242,7 @@ impl Waiting {
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
                 None => match bucket.get(&key).read(Read::Leader).await {
                     Ok(entry) => there = entry.map(|entry| Ok(entry.into_value().value)),
-                    Err(error) if matches!(error.kind(), ErrorKind::Decode { .. }) => there = Some(Err(error)),
+                    Err(error) if is_unreadable(&error) => there = Some(Err(error)),
                     Err(error) if self.claim.gives_up_on(&error) => return Err(error),
                     // Nobody knows: the next look may.
                     Err(_) => {
