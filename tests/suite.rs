@@ -26,6 +26,7 @@ mod once;
 mod promises;
 mod rate;
 mod recovery;
+mod runtimes;
 mod security;
 mod semaphore;
 #[allow(dead_code, reason = "the tests of hostile input need more of it")]
@@ -35,6 +36,7 @@ mod support;
 mod surface;
 mod tenures;
 mod transactions;
+mod undecodable;
 mod verbs;
 mod versions;
 mod watch;

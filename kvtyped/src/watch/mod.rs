@@ -10,6 +10,7 @@ mod event;
 mod index;
 mod keeper;
 mod live;
+mod live_keeper;
 mod recover;
 mod wait;
 
