@@ -8,6 +8,7 @@ mod codecs;
 mod conformance;
 mod counters;
 mod election;
+mod expiry;
 mod golden;
 mod group;
 mod holders;

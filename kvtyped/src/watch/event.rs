@@ -35,7 +35,7 @@ pub enum Event<T: KvModel> {
     Removed {
         /// Its key.
         key: T::Key,
-        /// The revision of the removal.
+        /// The revision of the removal; of the record that expired, where the server wrote no marker.
         revision: Revision,
         /// How it went.
         reason: Removed,

@@ -235,9 +235,10 @@ impl RawBucket for MemoryBucket {
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, _| {
+            self.with(|bucket, now| {
                 let created = self.shared.date(bucket.created);
                 Ok(BucketStatus {
+                    now: self.shared.date(now),
                     values: bucket.entries.len() as u64,
                     bytes: bucket.bytes,
                     last_revision: bucket.last_revision,

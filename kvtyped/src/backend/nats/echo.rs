@@ -144,6 +144,10 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     status.values = count("messages");
     status.bytes = count("bytes");
     status.last_revision = Revision::new(count("last_seq"));
+    if let Some(now) = text(&info, "ts").and_then(record::time) {
+        status.now = now;
+    }
+    status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
     status.raw = Some(info);
     Ok(status)
 }
