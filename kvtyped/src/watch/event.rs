@@ -93,6 +93,12 @@ impl<T: KvModel> Events<T> {
         &self.bucket
     }
 
+    /// Waits for the next news: the event, or `None` where the watch only reports that it works.
+    pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
+        let news = self.news.next().await?;
+        Some(self.event(news))
+    }
+
     /// The event that news are, if they are one.
     fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
         let event = match news {

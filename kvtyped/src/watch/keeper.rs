@@ -174,7 +174,7 @@ struct End<T: KvModel> {
 
 impl<T: KvModel> End<T> {
     /// The reason for the end is recorded.
-    fn is_known(mut self) {
+    fn finish(mut self) {
         self.is_known = true;
     }
 }
@@ -203,7 +203,7 @@ pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl
             let why = "the cache has ended, since the function of an index, or a codec, panicked";
             shared.fail(Error::unavailable(why));
         }
-        end.is_known();
+        end.finish();
     }
 }
 

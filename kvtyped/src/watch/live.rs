@@ -120,14 +120,14 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
             }
             let missing = match deadline.bound(keeper.next()).await {
                 Ok(Some(Step::Value(value, revision))) => break (value, revision),
-                Ok(Some(Step::Refused | Step::Nothing)) => continue,
+                Ok(Some(Step::Error | Step::Nothing)) => continue,
                 Ok(Some(Step::Invalid)) => ErrorKind::NotFound,
                 Ok(None) => ErrorKind::Closed,
                 Err(_) => ErrorKind::NotFound,
             };
-            return Err(keeper.error.unwrap_or_else(|| Error::new(missing)));
+            return Err(keeper.error().map_or_else(|| Error::new(missing), |error| Error::also(&error)));
         };
-        let (shared, sender) = Shared::new(value, revision, keeper.error.take());
+        let (shared, sender) = Shared::new(value, revision, keeper.error());
         let shared = Arc::new(shared);
         let task = tokio::spawn(keep(keeper, Arc::clone(&shared), sender));
         Ok(Live { inner: Arc::new(Inner { shared, task }), seen: AtomicU64::new(0) })

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::event::{Event, Events};
@@ -31,14 +30,14 @@ pub(super) struct Shared<T: KvModel> {
 
 impl<T: KvModel> Shared<T> {
     /// The shared state of a first value, and the sender of the next ones.
-    pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Error>) -> (Self, watch::Sender<Arc<T>>) {
+    pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
         let (sender, values) = watch::channel(Arc::clone(&value));
         let shared = Self {
             version: AtomicU64::new(0),
             revision: AtomicU64::new(revision.get()),
             values,
             value: ArcSwap::new(value),
-            error: watch::Sender::new(error.map(Arc::new)),
+            error: watch::Sender::new(error),
         };
         (shared, sender)
     }
@@ -50,7 +49,9 @@ pub(super) struct Keeper<T: KvModel> {
     key: String,
     rules: Rules<T>,
     /// Why the last value was not taken.
-    pub(super) error: Option<Error>,
+    refusal: Option<Arc<Error>>,
+    /// Why the watch does not work, until it does again.
+    failure: Option<Arc<Error>>,
     /// Whether the listing that goes on, or went on last, had a record.
     listed: bool,
     /// Whether all that was there at first was told.
@@ -72,8 +73,8 @@ pub(super) struct Rules<T> {
 /// What an event makes of the value.
 pub(super) enum Step<T> {
     Value(Arc<T>, Revision),
-    /// The value was not taken; the error of the keeper tells why.
-    Refused,
+    /// The error of the keeper changed: a value was not taken, or the watch failed or works again.
+    Error,
     /// The first record is invalid, and the default must not hide it.
     Invalid,
     /// Nothing changed.
@@ -86,7 +87,8 @@ impl<T: KvModel> Keeper<T> {
             events,
             key,
             rules,
-            error: None,
+            refusal: None,
+            failure: None,
             listed: false,
             is_ready: false,
             has_value: false,
@@ -94,9 +96,17 @@ impl<T: KvModel> Keeper<T> {
         }
     }
 
+    /// The error of the watch, or else of the newest value.
+    pub(super) fn error(&self) -> Option<Arc<Error>> {
+        self.failure.as_ref().or(self.refusal.as_ref()).cloned()
+    }
+
     /// What the next event makes of the value. `None` is the end.
     pub(super) async fn next(&mut self) -> Option<Step<T>> {
-        let error = match self.events.next().await? {
+        let Some(event) = self.events.next_or_idle().await? else {
+            return Some(self.failure.take().map_or(Step::Nothing, |_| Step::Error));
+        };
+        let error = match event {
             Ok(Event::Put(entry)) => {
                 self.listed = true;
                 match self.judge(&entry) {
@@ -143,12 +153,19 @@ impl<T: KvModel> Keeper<T> {
                 error
             }
             Ok(_) => return Some(Step::Nothing),
-            Err(error) => error,
+            Err(error) => {
+                self.failure = Some(self.located(error));
+                return Some(Step::Error);
+            }
         };
-        let error = error.within("live", self.events.bucket(), Some(&self.key));
+        let error = self.located(error);
         self.log(&error);
-        self.error = Some(error);
-        Some(Step::Refused)
+        (self.refusal, self.failure) = (Some(error), None);
+        Some(Step::Error)
+    }
+
+    fn located(&self, error: Error) -> Arc<Error> {
+        Arc::new(error.within("live", self.events.bucket(), Some(&self.key)))
     }
 
     /// Logs each revision that is not taken once.
@@ -160,7 +177,7 @@ impl<T: KvModel> Keeper<T> {
     }
 
     fn take(&mut self, value: T, revision: Revision) -> Step<T> {
-        self.error = None;
+        (self.refusal, self.failure) = (None, None);
         self.has_value = true;
         Step::Value(Arc::new(value), revision)
     }
@@ -190,7 +207,7 @@ struct End<T: KvModel> {
 
 impl<T: KvModel> End<T> {
     /// The reason for the end is recorded.
-    fn is_known(mut self) {
+    fn finish(mut self) {
         self.is_known = true;
     }
 }
@@ -222,12 +239,12 @@ pub(super) fn keep<T: KvModel>(
                     shared.version.fetch_add(1, Ordering::AcqRel);
                     end.sender.send_replace(value);
                 }
-                Step::Refused => {
-                    shared.error.send_replace(keeper.error.take().map(Arc::new));
+                Step::Error => {
+                    shared.error.send_replace(keeper.error());
                 }
                 Step::Nothing | Step::Invalid => {}
             }
         }
-        end.is_known();
+        end.finish();
     }
 }
