@@ -34,7 +34,7 @@ async fn main() -> Result<(), Error> {
 
     // The program reads the value wherever it needs it, and somebody changes it.
     configs.put(&AppConfig { greeting: "welcome".into(), workers: 8 }).await?;
-    println!("a change arrives:  {:?}", config.changed().await);
+    println!("a change arrives:  {:?}", config.changed().await?);
 
     let mut values = config.subscribe();
     configs.put(&AppConfig { greeting: "oops".into(), workers: 1_000 }).await?;

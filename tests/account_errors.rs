@@ -177,6 +177,8 @@ impl Guest {
         tokio::time::sleep(3 * TIMEOUT).await;
         assert_eq!(self.live.load().visits, 1, "the value during the fault is the last known one");
         self.server.reload(fault.faulty, fault.sound).await;
+        let works = async || self.live.last_error().is_none().then_some(());
+        wait::until("the live value works again", SOON, works).await;
         self.write(3).await;
         self.catches_up(3).await;
         assert!(self.live.last_error().is_none(), "{:?}", self.live.last_error());

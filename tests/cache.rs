@@ -46,6 +46,8 @@ on_both_backends! {
         assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().is_none(), "no change comes any more");
         assert!(tokio::time::timeout(SOON, values.changed()).await.unwrap().is_err(), "no value comes any more");
         assert!(matches!(live.last_error().expect("it says why").kind(), ErrorKind::Closed));
+        let end = tokio::time::timeout(SOON, live.changed()).await.expect("it ends").unwrap_err();
+        assert!(matches!(end.kind(), ErrorKind::Closed), "{end}");
         assert_eq!(live.load().id, 1);
     }
 
@@ -351,7 +353,7 @@ mod live {
     }
 
     async fn changes_to(config: &Live<AppConfig>, limit: u32) {
-        let changed = tokio::time::timeout(SOON, config.changed()).await.expect("it changes");
+        let changed = tokio::time::timeout(SOON, config.changed()).await.expect("it changes").expect("a value");
         assert_eq!(changed.limit, limit);
     }
 

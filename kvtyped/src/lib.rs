@@ -107,7 +107,7 @@
 //! let revision = configs.put(&AppConfig { limit: 10 }).await?;
 //! cache.wait_for_revision(revision).await?;
 //! assert_eq!(cache.get(&AppConfigKey).expect("cached").limit, 10);
-//! assert_eq!(config.changed().await.limit, 10);
+//! assert_eq!(config.changed().await?.limit, 10);
 //! # Ok(())
 //! # }
 //! ```

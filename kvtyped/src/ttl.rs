@@ -18,6 +18,14 @@ impl Ttl {
     /// The longest: a century.
     pub(crate) const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
+    /// The time to live of a write that other clients exempted from the bucket's time to live (`Nats-TTL: never`).
+    pub(crate) const NEVER: Self = Self { seconds: u64::MAX };
+
+    /// Whether the write does not expire, not even by the time to live of its bucket.
+    pub const fn is_never(self) -> bool {
+        self.seconds == u64::MAX
+    }
+
     /// Rounds a duration up to whole seconds; `None` if it is shorter than [`Ttl::MIN`], or longer than a century.
     ///
     /// ```
@@ -35,7 +43,7 @@ impl Ttl {
         Some(Self { seconds: if duration.subsec_nanos() > 0 { seconds + 1 } else { seconds } })
     }
 
-    /// The whole seconds.
+    /// The whole seconds; the largest number if it [never](Self::is_never) expires.
     pub const fn as_secs(self) -> u64 {
         self.seconds
     }
@@ -48,6 +56,9 @@ impl Ttl {
 
 impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s", self.seconds)
+        match self.is_never() {
+            true => f.write_str("never"),
+            false => write!(f, "{} s", self.seconds),
+        }
     }
 }

@@ -51,8 +51,10 @@ pub struct BucketStatus {
     pub last_revision: Revision,
     /// When it was made.
     pub created: SystemTime,
-    /// The time of the backend's clock when it answered: compare it with the times of entries, which are of that clock too.
+    /// The time by the clock of the backend when it answered: entries are dated and expire by this clock.
     pub now: SystemTime,
+    /// Whether a time to live of a single entry takes effect.
+    pub entry_ttl: bool,
     /// What stores it: `JetStream`, `memory`.
     pub backing_store: &'static str,
     /// What the server said, where there is one: the stream's information (`$JS.API.STREAM.INFO`).
@@ -60,10 +62,22 @@ pub struct BucketStatus {
 }
 
 impl BucketStatus {
-    /// The status of a bucket with these settings that was made then and holds nothing.
+    /// The status of a bucket with these settings that was made then and holds nothing. Its clock is the local one, and
+    /// single entries can have a TTL if it has limit markers.
     pub fn new(config: BucketConfig, backing_store: &'static str, created: SystemTime) -> Self {
+        let entry_ttl = config.limit_markers.is_some();
         let now = SystemTime::now();
-        Self { config, values: 0, bytes: 0, last_revision: Revision::ZERO, created, now, backing_store, raw: None }
+        Self {
+            config,
+            values: 0,
+            bytes: 0,
+            last_revision: Revision::ZERO,
+            created,
+            now,
+            entry_ttl,
+            backing_store,
+            raw: None,
+        }
     }
 
     /// The name of the bucket.

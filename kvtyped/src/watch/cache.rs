@@ -12,11 +12,12 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
 
-use super::begin;
 use super::index::Index;
 use super::keeper::{Shared, keep};
-use crate::backend::{Deadline, Since};
+use super::{NewsStream, begin};
+use crate::backend::Since;
 use crate::bucket::{Entry, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
@@ -51,7 +52,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Those of a watch that does not begin; `Timeout` if it is not ready in the store's time.
+    /// Those of a watch that does not begin. Returns `Timeout` if the listing makes no progress within
+    /// [`timeout`](OpenCache::timeout). A listing of any length succeeds while new entries arrive.
     pub fn cache(&self, filter: impl Into<Filter<T>>) -> OpenCache<'_, T> {
         OpenCache { bucket: self, filter: filter.into(), timeout: None }
     }
@@ -67,7 +69,8 @@ pub struct OpenCache<'a, T: KvModel> {
 }
 
 impl<T: KvModel> OpenCache<'_, T> {
-    /// How long the filling may take; the store's time by default.
+    /// Bounds the time without progress of the listing; the store's timeout by default. Each new entry is progress, as in a
+    /// list; an entry of a repeated listing is not.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -75,18 +78,35 @@ impl<T: KvModel> OpenCache<'_, T> {
 
     async fn run(self) -> Result<Cache<T>> {
         let Self { bucket, filter, timeout } = self;
-        let deadline = Deadline::after(timeout.unwrap_or_else(|| bucket.timeout()));
-        let news = begin(bucket, &filter, Since::Newest, false, Some(deadline.remaining())).await?;
-        let shared = Arc::new(Shared::new(bucket.name()));
-        let mut progress = shared.progress.subscribe();
-        let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
-        let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
-        // The keeper ends only with an error that the cache then has.
-        let ready = deadline.bound(progress.wait_for(|progress| progress.ready || progress.over)).await?;
-        let over = ready.map_or(true, |progress| progress.over);
-        let why = || cache.last_error().map_or_else(|| Error::new(ErrorKind::Closed), |error| Error::also(&error));
-        if over { Err(why()) } else { Ok(cache) }
+        let idle = timeout.unwrap_or_else(|| bucket.timeout());
+        let news = begin(bucket, &filter, Since::Newest, false, Some(idle)).await?;
+        fill(news, bucket.name(), idle).await
     }
+}
+
+/// Fills a cache until it is ready, unless nothing new arrives for as long as `idle`.
+async fn fill<T: KvModel>(news: NewsStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
+    let shared = Arc::new(Shared::new(bucket));
+    let mut progress = shared.progress.subscribe();
+    let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
+    let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
+    // The keeper ends only with an error that the cache then has.
+    let over = loop {
+        let advanced = cache.inner.shared.advanced();
+        let ready = progress.wait_for(|progress| progress.ready || progress.over);
+        // A time that no clock can hold is no bound.
+        let ready = match advanced.checked_add(idle) {
+            Some(until) => timeout_at(until, ready).await,
+            None => Ok(ready.await),
+        };
+        match ready {
+            Ok(ready) => break ready.map_or(true, |progress| progress.over),
+            Err(_) if cache.inner.shared.advanced() > advanced => {}
+            Err(_) => return Err(Error::timeout(idle)),
+        }
+    };
+    let why = || cache.last_error().map_or_else(|| Error::new(ErrorKind::Closed), |error| Error::also(&error));
+    if over { Err(why()) } else { Ok(cache) }
 }
 
 impl<'a, T: KvModel> IntoFuture for OpenCache<'a, T> {
@@ -125,28 +145,59 @@ pub struct CacheChange<T: KvModel> {
     pub old: Option<Arc<Entry<T>>>,
     /// The record after.
     pub new: Option<Arc<Entry<T>>>,
+    /// Why there is no record after, if one is stored and does not decode.
+    pub error: Option<Arc<Error>>,
 }
 
 impl<T: KvModel> Clone for CacheChange<T> {
     fn clone(&self) -> Self {
-        Self { key: self.key.clone(), old: self.old.clone(), new: self.new.clone() }
+        let Self { key, old, new, error } = self;
+        Self { key: key.clone(), old: old.clone(), new: new.clone(), error: error.clone() }
     }
 }
 
 impl<T: KvModel> Cache<T> {
-    /// The record of a key, if it is cached.
+    /// The record of a key, if it is cached. A record that does not decode reads as absent: see [`Cache::try_get`].
     pub fn get(&self, key: &T::Key) -> Option<Arc<Entry<T>>> {
-        self.inner.shared.records.load().pin().get(key).cloned()
+        self.inner.shared.contents.load().records.pin().get(key).cloned()
+    }
+
+    /// The record of a key, if it is cached. Unlike [`Cache::get`] it tells an absent record from one that does not decode.
+    /// The cache keeps one error for each such key.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64, user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// let cache = sessions.cache(..).await?;
+    /// match cache.try_get(&SessionKey::new(7)) {
+    ///     Ok(Some(session)) => println!("{} is logged in", session.user),
+    ///     Ok(None) => println!("logged out"),
+    ///     Err(error) => println!("written by another version: {error}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the newest record of the key if it does not decode.
+    pub fn try_get(&self, key: &T::Key) -> Result<Option<Arc<Entry<T>>>, Arc<Error>> {
+        self.inner.shared.contents.load().get(key)
     }
 
     /// Whether the record of a key is cached.
     pub fn contains(&self, key: &T::Key) -> bool {
-        self.inner.shared.records.load().pin().contains_key(key)
+        self.inner.shared.contents.load().records.pin().contains_key(key)
     }
 
     /// How many records are cached.
     pub fn len(&self) -> usize {
-        self.inner.shared.records.load().len()
+        self.inner.shared.contents.load().records.len()
     }
 
     /// Whether none is.
@@ -156,7 +207,7 @@ impl<T: KvModel> Cache<T> {
 
     /// All records that are cached now, in no order.
     pub fn snapshot(&self) -> Vec<Arc<Entry<T>>> {
-        self.inner.shared.records.load().pin().values().cloned().collect()
+        self.inner.shared.contents.load().records.pin().values().cloned().collect()
     }
 
     /// The records that are cached now, one after the other, in no order.
@@ -194,7 +245,7 @@ impl<T: KvModel> Cache<T> {
     {
         let shared = &self.inner.shared;
         let mut indexes = shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        indexes.add(by, &shared.records.load())
+        indexes.add(by, &shared.contents.load().records)
     }
 
     /// Everything up to this revision is in the cache.
@@ -225,6 +276,7 @@ impl<T: KvModel> Cache<T> {
     }
 
     /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission.
+    /// `Closed` if the cache has ended, because the store was closed or the tokio runtime of the cache ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -272,5 +324,73 @@ impl<T: KvModel> Stream for CacheChanges<T> {
 impl<T: KvModel> fmt::Debug for CacheChanges<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheChanges").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use futures::stream;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::backend::{Operation, RawEntry};
+    use crate::key::Key;
+    use crate::watch::recover::News;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
+    #[kv(key = "{id}")]
+    struct Session {
+        id: u64,
+    }
+
+    fn entry(revision: u64) -> News {
+        News::Entry(RawEntry {
+            key: Key::new(revision.to_string()).unwrap(),
+            revision: Revision::new(revision),
+            created: SystemTime::UNIX_EPOCH,
+            operation: Operation::Put,
+            value: Bytes::from(format!("{{\"id\":{revision}}}")),
+            ttl: None,
+            id: None,
+        })
+    }
+
+    /// A watch that tells something every second, and then nothing.
+    fn slow(news: Vec<News>) -> NewsStream {
+        let told = stream::iter(news).then(|news| async {
+            tokio::time::sleep(SECOND).await;
+            Ok(news)
+        });
+        told.chain(stream::pending()).boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_may_take_long_while_it_makes_progress() {
+        let news = (1..=20).map(entry).chain([News::Ready]).collect();
+        let cache: Cache<Session> = fill(slow(news), "b", 3 * SECOND).await.unwrap();
+        assert_eq!(cache.len(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_without_progress_times_out() {
+        let start = tokio::time::Instant::now();
+        let news = (1..=5).map(entry).collect();
+        let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout { after } if *after == 3 * SECOND), "{error}");
+        assert_eq!(start.elapsed().as_secs(), 8, "5 s of progress, and 3 s without");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_starts_over_again_and_again_times_out() {
+        let news = (0..20).flat_map(|_| [entry(1), entry(2), News::Resync]).collect();
+        let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     }
 }

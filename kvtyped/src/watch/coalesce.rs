@@ -83,18 +83,30 @@ impl Drop for Listener {
     }
 }
 
+/// Ends the stream of the reader when the task ends, also when the runtime of the task shuts down.
+struct Feed(Arc<(Mutex<Waiting>, Notify)>);
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let (waiting, arrived) = &*self.0;
+        waiting.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        arrived.notify_one();
+    }
+}
+
 /// Listens in a task, and keeps the newest of each key for whoever reads.
 pub(super) fn coalesce(mut news: NewsStream) -> NewsStream {
     let shared = Arc::new((Mutex::new(Waiting::default()), Notify::new()));
     let feed = Arc::clone(&shared);
+    // Made now: a runtime that ends may never poll the task.
+    let feed = Feed(feed);
     let listener = Listener(tokio::spawn(async move {
-        let (waiting, arrived) = &*feed;
         while let Some(news) = news.next().await {
+            let (waiting, arrived) = &*feed.0;
             waiting.lock().unwrap_or_else(PoisonError::into_inner).push(news);
             arrived.notify_one();
         }
-        waiting.lock().unwrap_or_else(PoisonError::into_inner).over = true;
-        arrived.notify_one();
+        drop(feed);
     }));
     stream::unfold((shared, listener), |(shared, listener)| async move {
         loop {

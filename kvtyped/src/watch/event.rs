@@ -35,7 +35,7 @@ pub enum Event<T: KvModel> {
     Removed {
         /// Its key.
         key: T::Key,
-        /// The revision of the removal.
+        /// The revision of the removal; of the record that expired, where the server wrote no marker.
         revision: Revision,
         /// How it went.
         reason: Removed,
@@ -91,6 +91,12 @@ impl<T: KvModel> Events<T> {
 
     pub(super) fn bucket(&self) -> &str {
         &self.bucket
+    }
+
+    /// Waits for the next news: the event, or `None` where the watch only reports that it works.
+    pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
+        let news = self.news.next().await?;
+        Some(self.event(news))
     }
 
     /// The event that news are, if they are one.

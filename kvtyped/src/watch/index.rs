@@ -109,7 +109,7 @@ where
     fn apply(&self, change: &CacheChange<T>) {
         let groups = self.groups.load();
         let groups = groups.pin();
-        let CacheChange { key, old, new } = change;
+        let CacheChange { key, old, new, error: _ } = change;
         let left = old.as_ref().map(|entry| (self.by)(entry));
         let joined = new.as_ref().map(|entry| (self.by)(entry));
         // The group that it joins gets it before the other loses it: a reader may see it twice, but never not at all.

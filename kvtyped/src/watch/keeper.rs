@@ -1,7 +1,9 @@
 //! What keeps a cache: the task that writes it, and what it writes.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::FutureExt;
@@ -16,7 +18,7 @@ use super::event::{Event, told};
 use super::index::Indexes;
 use super::recover::News;
 use crate::bucket::{Entry, decode};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
@@ -25,11 +27,62 @@ const CHANGES: usize = 1_024;
 
 pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
 
+/// The state of the cached keys.
+pub(super) struct Contents<T: KvModel> {
+    pub(super) records: Records<T>,
+    /// The keys whose newest record does not decode.
+    undecodable: HashMap<T::Key, Arc<Error>>,
+}
+
+impl<T: KvModel> Contents<T> {
+    fn new() -> Self {
+        Self { records: HashMap::new(), undecodable: HashMap::new() }
+    }
+
+    /// Returns the record of a key, or the error of its newest record. A concurrent change is seen entirely or not at all.
+    pub(super) fn get(&self, key: &T::Key) -> Result<Option<Arc<Entry<T>>>, Arc<Error>> {
+        let (records, undecodable) = (self.records.pin(), self.undecodable.pin());
+        if let Some(entry) = records.get(key) {
+            return Ok(Some(Arc::clone(entry)));
+        }
+        if let Some(error) = undecodable.get(key) {
+            return Err(Arc::clone(error));
+        }
+        // A record that came after the first look is there before its error goes.
+        Ok(records.get(key).cloned())
+    }
+
+    /// Takes one change in.
+    fn apply(&self, key: T::Key, new: Result<Option<Arc<Entry<T>>>, Arc<Error>>) -> Option<CacheChange<T>> {
+        let (records, undecodable) = (self.records.pin(), self.undecodable.pin());
+        let (old, new, error) = match new {
+            Ok(Some(entry)) => {
+                let old = records.insert(key.clone(), Arc::clone(&entry)).cloned();
+                undecodable.remove(&key);
+                (old, Some(entry), None)
+            }
+            Ok(None) => {
+                undecodable.remove(&key);
+                (records.remove(&key).cloned(), None, None)
+            }
+            // The error first, so that the key never looks absent.
+            Err(error) => {
+                undecodable.insert(key.clone(), Arc::clone(&error));
+                (records.remove(&key).cloned(), None, Some(error))
+            }
+        };
+        (old.is_some() || new.is_some() || error.is_some()).then_some(CacheChange { key, old, new, error })
+    }
+}
+
 /// What the keeper writes and the readers read.
 pub(super) struct Shared<T: KvModel> {
     pub(super) bucket: String,
     /// Swapped whole after a resync, so that nobody sees it half full.
-    pub(super) records: ArcSwap<Records<T>>,
+    pub(super) contents: ArcSwap<Contents<T>>,
+    /// When the cache was opened, and how long after that an entry came last that was new.
+    opened: Instant,
+    advanced: AtomicU64,
     /// Held by the keeper while it writes, and by whoever adds an index.
     pub(super) indexes: Mutex<Indexes<T>>,
     pub(super) progress: watch::Sender<Progress>,
@@ -51,7 +104,9 @@ impl<T: KvModel> Shared<T> {
         let progress = Progress { revision: Revision::ZERO, ready: false, over: false, heard: Instant::now() };
         Self {
             bucket: bucket.to_owned(),
-            records: ArcSwap::from_pointee(HashMap::new()),
+            contents: ArcSwap::from_pointee(Contents::new()),
+            opened: Instant::now(),
+            advanced: AtomicU64::new(0),
             indexes: Mutex::default(),
             progress: watch::Sender::new(progress),
             changes: broadcast::channel(CHANGES).0,
@@ -59,18 +114,20 @@ impl<T: KvModel> Shared<T> {
         }
     }
 
-    fn fail(&self, error: Error) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+    fn fail(&self, error: Error) -> Arc<Error> {
+        let error = Arc::new(error);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&error));
+        error
     }
 
-    /// Takes one change into a map of records.
-    fn apply(&self, records: &Records<T>, key: T::Key, new: Option<Arc<Entry<T>>>) -> Option<CacheChange<T>> {
-        let pinned = records.pin();
-        let old = match &new {
-            Some(entry) => pinned.insert(key.clone(), Arc::clone(entry)).cloned(),
-            None => pinned.remove(&key).cloned(),
-        };
-        (old.is_some() || new.is_some()).then_some(CacheChange { key, old, new })
+    /// When the listing made progress last.
+    pub(super) fn advanced(&self) -> Instant {
+        self.opened + Duration::from_micros(self.advanced.load(Ordering::Relaxed))
+    }
+
+    fn advance(&self) {
+        let after = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.advanced.store(after, Ordering::Relaxed);
     }
 
     /// Tells a change to indexes and readers.
@@ -81,81 +138,121 @@ impl<T: KvModel> Shared<T> {
     }
 
     /// Puts a whole new map in place of the old one, and tells what differs.
-    fn swap(&self, records: Records<T>) {
+    fn swap(&self, contents: Contents<T>) {
         let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.records.swap(Arc::new(records));
-        let new = self.records.load_full();
-        indexes.rebuild(&new);
+        let before = self.contents.swap(Arc::new(contents));
+        let after = self.contents.load_full();
+        indexes.rebuild(&after.records);
         drop(indexes);
-        let (old, new) = (old.pin(), new.pin());
+        let (old, new) = (before.records.pin(), after.records.pin());
+        let (old_errors, errors) = (before.undecodable.pin(), after.undecodable.pin());
+        let tell = |key: &T::Key, new: Option<&Arc<Entry<T>>>, error: Option<&Arc<Error>>| {
+            let old = old.get(key).cloned();
+            let _ = self.changes.send(CacheChange { key: key.clone(), old, new: new.cloned(), error: error.cloned() });
+        };
         for (key, entry) in &new {
-            let before = old.get(key).cloned();
-            if before.as_ref().is_none_or(|before| before.revision() != entry.revision()) {
-                let _ = self.changes.send(CacheChange { key: key.clone(), old: before, new: Some(Arc::clone(entry)) });
+            if old.get(key).is_none_or(|before| before.revision() != entry.revision()) {
+                tell(key, Some(entry), None);
             }
         }
-        for (key, entry) in old.iter().filter(|(key, _)| new.get(*key).is_none()) {
-            let _ = self.changes.send(CacheChange { key: key.clone(), old: Some(Arc::clone(entry)), new: None });
+        for (key, error) in &errors {
+            if old_errors.get(key).is_none_or(|before| before.revision() != error.revision()) {
+                tell(key, None, Some(error));
+            }
+        }
+        for (key, _) in old.iter().filter(|(key, _)| new.get(*key).is_none() && errors.get(*key).is_none()) {
+            tell(key, None, None);
         }
     }
 }
 
 /// Tells the waiting that nothing comes any more.
-struct End<T: KvModel>(Arc<Shared<T>>);
+struct End<T: KvModel> {
+    shared: Arc<Shared<T>>,
+    is_known: bool,
+}
 
-impl<T: KvModel> Drop for End<T> {
-    fn drop(&mut self) {
-        self.0.progress.send_modify(|progress| progress.over = true);
+impl<T: KvModel> End<T> {
+    /// The reason for the end is recorded.
+    fn finish(mut self) {
+        self.is_known = true;
     }
 }
 
+impl<T: KvModel> Drop for End<T> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.shared.fail(runtime_ended());
+        }
+        self.shared.progress.send_modify(|progress| progress.over = true);
+    }
+}
+
+/// The error of a handle whose task was dropped before its end.
+pub(super) fn runtime_ended() -> Error {
+    Error::new(ErrorKind::Closed).caused_by("the tokio runtime of the handle has ended")
+}
+
 /// Keeps the cache, until its last handle goes or nothing comes any more.
-pub(super) async fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) {
-    let _end = End(Arc::clone(&shared));
-    if AssertUnwindSafe(take_in(news, &shared)).catch_unwind().await.is_err() {
-        shared.fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
+pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl Future<Output = ()> + Send {
+    // Made now: a runtime that ends may never poll the task.
+    let end = End { shared, is_known: false };
+    async move {
+        let shared = &end.shared;
+        if AssertUnwindSafe(take_in(news, shared)).catch_unwind().await.is_err() {
+            let why = "the cache has ended, since the function of an index, or a codec, panicked";
+            shared.fail(Error::unavailable(why));
+        }
+        end.finish();
     }
 }
 
 async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     // Filled aside until it is complete: in the beginning, and after each resync.
-    let mut aside: Option<Records<T>> = Some(HashMap::new());
+    let mut aside: Option<Contents<T>> = Some(Contents::new());
     let mut reached = Revision::ZERO;
+    // The highest revision of all listings: a repeated entry is no progress.
+    let mut highest = Revision::ZERO;
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
             Ok(News::Entry(raw)) => {
-                reached = raw.revision;
+                // The expiry of an older record may come late.
+                reached = reached.max(raw.revision);
+                if aside.is_some() && raw.revision > highest {
+                    shared.advance();
+                }
+                highest = highest.max(raw.revision);
                 let (key, new) = match told::<T>(&raw) {
-                    Event::Put(entry) => (entry.key().clone(), Some(Arc::new(entry))),
-                    Event::Removed { key, .. } => (key, None),
+                    Event::Put(entry) => (entry.key().clone(), Ok(Some(Arc::new(entry)))),
+                    Event::Removed { key, .. } => (key, Ok(None)),
                     Event::Undecodable { error, .. } => {
                         // The record that was there is not there any more.
-                        shared.fail(error);
+                        let error = shared.fail(error);
                         match decode::key::<T>(&raw.key) {
-                            Ok(key) => (key, None),
+                            Ok(key) => (key, Err(error)),
                             Err(_) => continue,
                         }
                     }
                     _ => continue,
                 };
                 match &aside {
-                    Some(records) => drop(shared.apply(records, key, new)),
+                    Some(contents) => drop(contents.apply(key, new)),
                     None => {
-                        if let Some(change) = shared.apply(&shared.records.load(), key, new) {
+                        if let Some(change) = shared.contents.load().apply(key, new) {
                             shared.tell(change);
                         }
                     }
                 }
             }
             Ok(News::Ready) => {
-                if let Some(records) = aside.take() {
-                    shared.swap(records);
+                if let Some(contents) = aside.take() {
+                    shared.swap(contents);
                 }
                 ready = true;
             }
             Ok(News::Resync) => {
-                aside = Some(HashMap::new());
+                aside = Some(Contents::new());
                 reached = Revision::ZERO;
             }
             Ok(News::Alive(upto)) => reached = upto,

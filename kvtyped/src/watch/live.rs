@@ -2,18 +2,15 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::event::{Event, Events};
+use super::live_keeper::{Keeper, Rules, Shared, Step, keep};
 use crate::backend::Deadline;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +23,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// A value that does not decode, or that [`validate`](OpenLive::validate) rejects, is not taken: the last good one
     /// stays, and [`Live::last_error`] tells why. So does the last good one when the record is removed, unless there is a
-    /// default. It drives itself, in a task that ends with the last handle.
+    /// default. It drives itself, in a task that ends with the last handle. Each revision that is not taken is logged once at
+    /// `warn`, with the message of the check. [`Live::errors`] returns a receiver of these errors.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -41,7 +39,7 @@ impl<T: KvModel> ReadBucket<T> {
     /// assert_eq!(config.load().limit, 0); // there is no record yet
     ///
     /// configs.put(&AppConfig { limit: 10 }).await?;
-    /// config.changed().await;
+    /// config.changed().await?;
     /// assert_eq!(config.load().limit, 10);
     /// # Ok(())
     /// # }
@@ -49,27 +47,26 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Without a default: `NotFound`, or why the record is not taken, if there is no good one within the store's time.
+    /// Without a default: `NotFound`, or why the record is not taken, if there is no good one within the store's time. With a
+    /// default: at once why the first record is not taken, unless [`or_default_if_invalid`](OpenLive::or_default_if_invalid)
+    /// is given.
     pub fn live<'a>(&'a self, key: &'a T::Key) -> OpenLive<'a, T> {
-        OpenLive { bucket: self, key, default: None, check: None, timeout: None }
+        let rules = Rules { default: None, default_if_invalid: false, check: None };
+        OpenLive { bucket: self, key, rules, timeout: None }
     }
 }
-
-type Default<T> = Box<dyn Fn() -> T + Send + Sync>;
-type Check<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// A live value that is fetched; see [`ReadBucket::live`].
 #[must_use = "nothing is read until it is awaited"]
 pub struct OpenLive<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     key: &'a T::Key,
-    default: Option<Default<T>>,
-    check: Option<Check<T>>,
+    rules: Rules<T>,
     timeout: Option<Duration>,
 }
 
 impl<'a, T: KvModel> OpenLive<'a, T> {
-    /// What it is while there is no record.
+    /// Uses the default of the type while there is no record. Opening still fails if the first record is invalid.
     pub fn or_default(self) -> Self
     where
         T: std::default::Default,
@@ -77,9 +74,20 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self.or_else(T::default)
     }
 
-    /// What it is while there is no record: whatever this gives.
+    /// Uses the result of `default` while there is no record. Opening still fails if the first record is invalid.
     pub fn or_else(mut self, default: impl Fn() -> T + Send + Sync + 'static) -> Self {
-        self.default = Some(Box::new(default));
+        self.rules.default = Some(Box::new(default));
+        self
+    }
+
+    /// Starts with the default also if the first record does not decode or is rejected. The error is logged at
+    /// `warn`, and [`Live::last_error`] returns it. The default is that of [`or_else`](Self::or_else), or else the type's own.
+    pub fn or_default_if_invalid(mut self) -> Self
+    where
+        T: std::default::Default,
+    {
+        self.rules.default.get_or_insert_with(|| Box::new(T::default));
+        self.rules.default_if_invalid = true;
         self
     }
 
@@ -88,39 +96,39 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.check = Some(Box::new(move |value| check(value).map_err(Into::into)));
+        self.rules.check = Some(Box::new(move |value| check(value).map_err(Into::into)));
         self
     }
 
-    /// How long to wait for the first good value; the store's time by default.
+    /// How long to wait for the first good value; the store's time by default. During the listing it bounds the time without
+    /// progress, and each event of the key is progress.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     async fn run(self) -> Result<Live<T>> {
-        let Self { bucket, key, default, check, timeout } = self;
+        let Self { bucket, key, rules, timeout } = self;
         key.encode()?;
-        let deadline = Deadline::after(timeout.unwrap_or_else(|| bucket.timeout()));
-        let events = bucket.watch(Filter::of_key(key)).timeout(deadline.remaining()).await?;
-        let mut keeper = Keeper { events, default, check, error: None, listed: false, has_value: false };
-        let first = loop {
-            match deadline.bound(keeper.next()).await {
-                Ok(Some(Some(value))) => break value,
-                Ok(Some(None)) => {}
-                Ok(None) => return Err(keeper.error.unwrap_or_else(|| Error::new(ErrorKind::Closed))),
-                Err(_) => return Err(keeper.error.unwrap_or_else(|| Error::new(ErrorKind::NotFound))),
+        let timeout = timeout.unwrap_or_else(|| bucket.timeout());
+        let events = bucket.watch(Filter::of_key(key)).timeout(timeout).await?;
+        let mut keeper = Keeper::new(events, key.to_string(), rules);
+        let mut deadline = Deadline::after(timeout);
+        let (value, revision) = loop {
+            if !keeper.is_ready {
+                deadline = Deadline::after(timeout);
             }
+            let missing = match deadline.bound(keeper.next()).await {
+                Ok(Some(Step::Value(value, revision))) => break (value, revision),
+                Ok(Some(Step::Error | Step::Nothing)) => continue,
+                Ok(Some(Step::Invalid)) => ErrorKind::NotFound,
+                Ok(None) => ErrorKind::Closed,
+                Err(_) => ErrorKind::NotFound,
+            };
+            return Err(keeper.error().map_or_else(|| Error::new(missing), |error| Error::also(&error)));
         };
-        let (value, revision) = first;
-        let (sender, values) = watch::channel(Arc::clone(&value));
-        let shared = Arc::new(Shared {
-            version: AtomicU64::new(0),
-            revision: AtomicU64::new(revision.get()),
-            values,
-            value: ArcSwap::new(value),
-            error: Mutex::new(keeper.error.take().map(Arc::new)),
-        });
+        let (shared, sender) = Shared::new(value, revision, keeper.error());
+        let shared = Arc::new(shared);
         let task = tokio::spawn(keep(keeper, Arc::clone(&shared), sender));
         Ok(Live { inner: Arc::new(Inner { shared, task }), seen: AtomicU64::new(0) })
     }
@@ -160,121 +168,6 @@ impl<T: KvModel> Drop for Inner<T> {
     }
 }
 
-struct Shared<T: KvModel> {
-    value: ArcSwap<T>,
-    /// Grows with each value.
-    version: AtomicU64,
-    revision: AtomicU64,
-    /// Every value. Its sender is the keeper's, and ends with that.
-    values: watch::Receiver<Arc<T>>,
-    error: Mutex<Option<Arc<Error>>>,
-}
-
-/// Makes values of events.
-struct Keeper<T: KvModel> {
-    events: Events<T>,
-    default: Option<Default<T>>,
-    check: Option<Check<T>>,
-    /// Why the last value was not taken.
-    error: Option<Error>,
-    /// Whether the listing that goes on, or went on last, had a record.
-    listed: bool,
-    /// Whether there was a value, or its default, ever.
-    has_value: bool,
-}
-
-impl<T: KvModel> Keeper<T> {
-    /// The next value with its revision; none if a value was not taken. `None` is the end.
-    async fn next(&mut self) -> Option<Option<(Arc<T>, Revision)>> {
-        loop {
-            let error = match self.events.next().await? {
-                Ok(Event::Put(entry)) => {
-                    self.listed = true;
-                    match self.judge(&entry) {
-                        Ok(()) => {
-                            let revision = entry.revision();
-                            return Some(Some(self.take(entry.into_value(), revision)));
-                        }
-                        Err(reason) => Error::new(ErrorKind::Rejected { reason })
-                            .at_revision(entry.revision())
-                            .with_key(entry.key().to_string()),
-                    }
-                }
-                Ok(Event::Removed { revision, .. }) => {
-                    self.listed = true;
-                    match self.default_value() {
-                        Ok(Some(value)) => return Some(Some(self.take(value, revision))),
-                        Ok(None) => continue,
-                        Err(error) => error,
-                    }
-                }
-                Ok(Event::Ready) => {
-                    let missing = !std::mem::replace(&mut self.listed, true) || !self.has_value;
-                    if !missing {
-                        continue;
-                    }
-                    match self.default_value() {
-                        // Where a value was not taken, the reason stays.
-                        Ok(Some(value)) => {
-                            self.has_value = true;
-                            return Some(Some((Arc::new(value), Revision::ZERO)));
-                        }
-                        Ok(None) => continue,
-                        Err(error) => error,
-                    }
-                }
-                Ok(Event::Resync) => {
-                    self.listed = false;
-                    continue;
-                }
-                Ok(Event::Undecodable { error, .. }) => {
-                    self.listed = true;
-                    error
-                }
-                Ok(_) => continue,
-                Err(error) => error,
-            };
-            self.error = Some(error.within("live", self.events.bucket(), None));
-            return Some(None);
-        }
-    }
-
-    fn take(&mut self, value: T, revision: Revision) -> (Arc<T>, Revision) {
-        self.error = None;
-        self.has_value = true;
-        (Arc::new(value), revision)
-    }
-
-    /// What the check says of a value. One at which it panics is not taken.
-    fn judge(&self, value: &T) -> Result<(), String> {
-        let Some(check) = &self.check else { return Ok(()) };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
-            Ok(judged) => judged.map_err(|reason| reason.to_string()),
-            Err(_) => Err("the check panicked".to_owned()),
-        }
-    }
-
-    fn default_value(&self) -> Result<Option<T>> {
-        let Some(default) = &self.default else { return Ok(None) };
-        let value = std::panic::catch_unwind(AssertUnwindSafe(default));
-        value.map(Some).map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default panicked".to_owned() }))
-    }
-}
-
-async fn keep<T: KvModel>(mut keeper: Keeper<T>, shared: Arc<Shared<T>>, sender: watch::Sender<Arc<T>>) {
-    while let Some(value) = keeper.next().await {
-        // An error stays until a value is taken.
-        if value.is_some() || keeper.error.is_some() {
-            *shared.error.lock().unwrap_or_else(PoisonError::into_inner) = keeper.error.take().map(Arc::new);
-        }
-        let Some((value, revision)) = value else { continue };
-        shared.revision.store(revision.get(), Ordering::Release);
-        shared.value.store(Arc::clone(&value));
-        shared.version.fetch_add(1, Ordering::AcqRel);
-        sender.send_replace(value);
-    }
-}
-
 impl<T: KvModel> Live<T> {
     /// The value now. No network, no `await`, no lock.
     pub fn load(&self) -> Arc<T> {
@@ -284,20 +177,35 @@ impl<T: KvModel> Live<T> {
         value.load_full()
     }
 
-    /// Waits until the value is another than the one that this handle loaded last, and gives it. That is never, if nothing
-    /// comes any more: after [`Store::close`](crate::Store::close), say.
+    /// Waits until the value is another than the one that this handle loaded last, and returns it. A value that is not taken
+    /// changes nothing: see [`errors`](Self::errors).
+    ///
+    /// # Errors
+    ///
+    /// Returns `Closed` if the live value has ended, because the store was closed or the tokio runtime of the value ended.
+    /// The last error is the cause.
     ///
     /// # Cancel safety
     ///
     /// Dropping it loses nothing: the next call tells of the change.
-    pub async fn changed(&self) -> Arc<T> {
+    pub async fn changed(&self) -> Result<Arc<T>> {
         let mut values = self.subscribe();
         while self.inner.shared.version.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire) {
             if values.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                let closed = Error::new(ErrorKind::Closed);
+                return Err(match self.last_error() {
+                    Some(cause) => closed.caused_by(cause),
+                    None => closed,
+                });
             }
         }
-        self.load()
+        Ok(self.load())
+    }
+
+    /// A receiver of what [`last_error`](Self::last_error) returns: `Some` when a value is not taken, `None` when a later one
+    /// is.
+    pub fn errors(&self) -> watch::Receiver<Option<Arc<Error>>> {
+        self.inner.shared.error.subscribe()
     }
 
     /// A receiver of every value, for whoever has one in a `select!`. It says when nothing comes any more.
@@ -312,9 +220,9 @@ impl<T: KvModel> Live<T> {
         Revision::new(self.inner.shared.revision.load(Ordering::Acquire))
     }
 
-    /// Why the newest value was not taken, if it was not.
+    /// Returns the error of the newest value if it was not taken, or `Closed` if the live value has ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
-        self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.shared.error.borrow().clone()
     }
 }
 

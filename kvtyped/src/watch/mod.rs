@@ -7,9 +7,11 @@
 mod cache;
 mod coalesce;
 mod event;
+mod expiry;
 mod index;
 mod keeper;
 mod live;
+mod live_keeper;
 mod recover;
 mod wait;
 
@@ -41,6 +43,12 @@ impl<T: KvModel> ReadBucket<T> {
     /// The stream goes on over everything that passes: a server that restarts, a leader that changes, a connection that is
     /// lost. Where something may have been missed meanwhile, [`Event::Resync`] says so, and what is there is told again. You
     /// see the newest state of every record, but not necessarily every state in between.
+    ///
+    /// A record that expires is an [`Event::Removed`], also where the server writes no marker of it: in buckets with
+    /// `max_bytes`, on servers before 2.11, and in buckets of other clients. The watch then evicts the record by its time to
+    /// live and the server's clock, never early; the server itself may serve the record for a moment longer. For that the
+    /// watch keeps the keys of the records that can expire: about 200 bytes each, plus two copies of the key. With
+    /// [`updates_only`](Watch::updates_only) it does not know older records, and reports no expiry of them.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -200,8 +208,8 @@ async fn begin<T: KvModel>(
         return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
     }
     let plan = Plan { patterns: filter.patterns().clone(), since, headers_only, patience };
-    let news = Recovery::begin(raw, plan).await?.into_stream().boxed();
-    Ok(until_closed(news, bucket.closing()))
+    let news = Recovery::begin(Arc::clone(&raw), plan).await?.into_stream().boxed();
+    Ok(until_closed(expiry::expire(news, raw), bucket.closing()))
 }
 
 /// The same until the store is closed, which is the last that is told.

@@ -37,7 +37,9 @@ impl<T: KvModel> ReadBucket<T> {
     /// # Errors
     ///
     /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if the
-    /// bucket goes meanwhile. A record that does not decode is not what is waited for.
+    /// bucket goes meanwhile. A record that does not decode does not end the wait, since a later one may decode; its `Decode`
+    /// error is the `source` of the timeout. A permission that is denied during the wait ends a wait without a timeout. With
+    /// a timeout the wait continues, and the denial is the `source` of the timeout.
     ///
     /// # Cancel safety
     ///
@@ -78,25 +80,40 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut predicate, timeout } = self;
         Box::pin(async move {
+            let mut cause = None;
             let wait = async {
                 key.encode()?;
                 let mut events = bucket.watch(Filter::of_key(key)).await?;
                 loop {
                     match events.next().await {
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
+                        Some(Ok(Event::Put(_) | Event::Removed { .. })) => cause = None,
+                        Some(Ok(Event::Undecodable { error, .. })) => cause = Some(error),
                         Some(Ok(_)) => {}
+                        Some(Err(error)) if timeout.is_some() && may_be_undone(&error) => cause = Some(error),
                         Some(Err(error)) => return Err(error),
                         None => return Err(Error::new(ErrorKind::Closed)),
                     }
                 }
             };
             let waited = match timeout {
-                Some(timeout) => Deadline::after(timeout).bound(wait).await.and_then(|waited| waited),
+                Some(timeout) => match Deadline::after(timeout).bound(wait).await {
+                    Ok(waited) => waited,
+                    Err(late) => Err(match cause {
+                        Some(cause) => late.caused_by(cause),
+                        None => late,
+                    }),
+                },
                 None => wait.await,
             };
             waited.map_err(|error| error.within("wait_for", bucket.name(), Some(&key.to_string())))
         })
     }
+}
+
+/// Whether a watch continues after an error, since an administrator may undo the cause.
+fn may_be_undone(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed)
 }
 
 impl<T: KvModel, P> std::fmt::Debug for WaitFor<'_, T, P> {

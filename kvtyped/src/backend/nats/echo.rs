@@ -148,6 +148,7 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     status.last_revision = Revision::new(count("last_seq"));
     // Since nats-server 2.10.
     status.now = text(&info, "ts").and_then(record::time).unwrap_or(status.now);
+    status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
     status.raw = Some(info);
     Ok(status)
 }

@@ -224,7 +224,8 @@ impl<'a> Publication<'a> {
             }
         }
         if let Some(ttl) = ttl {
-            header(header::TTL, &ttl.as_secs().to_string());
+            let text = if ttl.is_never() { "never".to_owned() } else { ttl.as_secs().to_string() };
+            header(header::TTL, &text);
         }
         if let Some(Frame { batch, number, is_last }) = &self.frame {
             header(header::BATCH, batch);

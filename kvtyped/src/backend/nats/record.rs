@@ -191,8 +191,11 @@ pub(super) fn time(text: &str) -> Option<SystemTime> {
     async_nats::datetime::parse_rfc3339(text).ok().map(SystemTime::from)
 }
 
-/// A TTL as it is stored: whole seconds, or a duration as Go writes it; `never` is none.
+/// A TTL as it is stored: whole seconds, a duration as Go writes it, or `never`.
 fn ttl(text: &str) -> Option<Ttl> {
+    if text == "never" {
+        return Some(Ttl::NEVER);
+    }
     let duration = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => go_duration(text)?,
@@ -299,7 +302,7 @@ mod tests {
         assert_eq!(seconds("5s"), Some(5));
         assert_eq!(seconds("1500ms"), Some(2));
         assert_eq!(seconds("1h30m"), Some(5400));
-        assert_eq!(seconds("never"), None);
+        assert_eq!(ttl("never"), Some(Ttl::NEVER));
         assert_eq!(seconds("5x"), None);
         assert_eq!(seconds(""), None);
     }

@@ -1,0 +1,391 @@
+//! Expiry of records in buckets whose server writes no markers: buckets with `max_bytes`, servers before 2.11, and streams
+//! of other clients.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream;
+use tokio::time::{Instant, sleep_until};
+
+use super::NewsStream;
+use super::recover::News;
+use crate::backend::{BucketStatus, Deadline, Operation, RawBucket, RawEntry};
+use crate::error::Result;
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// How old the last look at the server's clock may be when a record is evicted. A clock that was set back since then
+/// could make the eviction premature.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How often the server's clock and the settings of the bucket are read while records can expire.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// How soon a failed first look is repeated.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Adds the expiries that the server does not announce to the news of a watch.
+///
+/// The due time of a record is its creation plus its time to live, both of the server. It is compared with the server's
+/// clock: the time of its last answer plus the time since that answer arrived, so the estimate is never ahead. An eviction
+/// has the revision of the expired record. If the server writes markers, nothing is tracked.
+pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
+    let expiry = Expiry::new(news, raw);
+    stream::unfold(expiry, |mut expiry| async move {
+        let news = expiry.next().await?;
+        Some((news, expiry))
+    })
+    .boxed()
+}
+
+/// When the records of a bucket expire without a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    /// The time to live of the bucket.
+    bucket: Option<Duration>,
+    /// Whether a record's own time to live takes effect. Where older revisions are kept, the newest of them reappears
+    /// instead, which only a read would show.
+    own: bool,
+}
+
+/// A record that can expire.
+#[derive(Debug)]
+struct Tracked {
+    revision: Revision,
+    created: SystemTime,
+    ttl: Option<Ttl>,
+}
+
+impl Rule {
+    /// The rule of a bucket; `None` where the server writes markers.
+    fn of(status: &BucketStatus) -> Option<Self> {
+        let config = &status.config;
+        let own = status.entry_ttl && config.history == Some(1);
+        config.limit_markers.is_none().then_some(Self { bucket: config.ttl, own })
+    }
+
+    /// When a record expires, if it does.
+    fn due(self, record: &Tracked) -> Option<SystemTime> {
+        if record.ttl.is_some_and(Ttl::is_never) {
+            return None;
+        }
+        let own = record.ttl.filter(|_| self.own).map(Ttl::as_duration);
+        let lives = own.into_iter().chain(self.bucket).min()?;
+        record.created.checked_add(lives)
+    }
+}
+
+struct Expiry {
+    news: NewsStream,
+    raw: Arc<dyn RawBucket>,
+    /// `None` where the server announces expiries.
+    rule: Option<Rule>,
+    tracked: HashMap<Key, Tracked>,
+    /// The tracked records that expire, by due time.
+    due: BTreeMap<(SystemTime, Revision), Key>,
+    /// The time of the server's last answer, and when it arrived.
+    clock: Option<(SystemTime, Instant)>,
+    /// When the server was last asked, with or without success.
+    looked: Option<Instant>,
+    look: Option<BoxFuture<'static, Result<BucketStatus>>>,
+}
+
+impl Expiry {
+    fn new(news: NewsStream, raw: Arc<dyn RawBucket>) -> Self {
+        let config = raw.config();
+        // Whether single records can expire is learned with the time of the server.
+        let rule = config.limit_markers.is_none().then_some(Rule { bucket: config.ttl, own: false });
+        let (tracked, due) = (HashMap::new(), BTreeMap::new());
+        Self { news, raw, rule, tracked, due, clock: None, looked: None, look: None }
+    }
+
+    async fn next(&mut self) -> Option<Result<News>> {
+        loop {
+            if let Some(expired) = self.evict() {
+                return Some(Ok(News::Entry(expired)));
+            }
+            if self.needs_look() {
+                let raw = Arc::clone(&self.raw);
+                self.look = Some(Box::pin(async move { raw.status(Deadline::after(LOOK)).await }));
+            }
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                status = async { Some(self.look.as_mut()?.await) }, if self.look.is_some() => {
+                    self.look = None;
+                    self.learn(status);
+                }
+                news = self.news.next() => {
+                    let news = news?;
+                    if let Ok(news) = &news {
+                        self.track(news);
+                    }
+                    return Some(news);
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    /// Tracks the records of the watch.
+    fn track(&mut self, news: &News) {
+        match news {
+            News::Entry(entry) => {
+                self.forget(&entry.key);
+                let Some(rule) = self.rule else { return };
+                if !entry.is_live() || (rule.bucket.is_none() && entry.ttl.is_none()) {
+                    return;
+                }
+                let record = Tracked { revision: entry.revision, created: entry.created, ttl: entry.ttl };
+                if let Some(due) = rule.due(&record) {
+                    self.due.insert((due, record.revision), entry.key.clone());
+                }
+                self.tracked.insert(entry.key.clone(), record);
+            }
+            News::Resync => {
+                self.tracked.clear();
+                self.due.clear();
+                // The bucket may be another one, with other settings.
+                (self.clock, self.looked) = (None, None);
+            }
+            News::Ready | News::Lagging(_) | News::Alive(_) => {}
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        let Some(record) = self.tracked.remove(key) else { return };
+        if let Some(due) = self.rule.and_then(|rule| rule.due(&record)) {
+            self.due.remove(&(due, record.revision));
+        }
+    }
+
+    /// The time of the server now, or a little before.
+    fn now(&self) -> Option<SystemTime> {
+        let (time, at) = self.clock?;
+        time.checked_add(at.elapsed())
+    }
+
+    /// Removes the next record that has expired; `None` while none has, or while the server has to be asked first.
+    fn evict(&mut self) -> Option<RawEntry> {
+        let ((due, _), _) = self.due.first_key_value()?;
+        if self.now()? < *due || self.looked?.elapsed() >= FRESH {
+            return None;
+        }
+        let ((due, revision), key) = self.due.pop_first()?;
+        self.tracked.remove(&key);
+        let operation = Operation::Expired;
+        Some(RawEntry { key, revision, created: due, operation, value: Bytes::new(), ttl: None, id: None })
+    }
+
+    /// Whether the server has to be asked for its time now.
+    fn needs_look(&self) -> bool {
+        self.look.is_none() && self.next_look().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// When the server has to be asked for its time; `None` while nothing can expire.
+    fn next_look(&self) -> Option<Instant> {
+        if self.tracked.is_empty() {
+            return None;
+        }
+        let (Some(looked), Some(now)) = (self.looked, self.now()) else {
+            return Some(self.looked.map_or_else(Instant::now, |looked| looked + RETRY));
+        };
+        let refresh = looked + REFRESH;
+        let Some(((due, _), _)) = self.due.first_key_value() else { return Some(refresh) };
+        let due = Instant::now() + due.duration_since(now).unwrap_or_default().min(REFRESH);
+        Some(refresh.min(due.max(looked + FRESH)))
+    }
+
+    /// When there is something to do without news.
+    fn wake(&self) -> Option<Instant> {
+        if self.look.is_some() {
+            return None;
+        }
+        let look = self.next_look()?;
+        let due = self.due.first_key_value().zip(self.now());
+        let due = due.map(|(((due, _), _), now)| due.duration_since(now).unwrap_or_default().min(REFRESH));
+        Some(due.map_or(look, |due| look.min(Instant::now() + due)))
+    }
+
+    /// Takes over the time of the server and the settings of the bucket. Without an answer the last estimate counts.
+    fn learn(&mut self, status: Option<Result<BucketStatus>>) {
+        self.looked = Some(Instant::now());
+        let status = match status {
+            Some(Ok(status)) => status,
+            Some(Err(error)) => {
+                let bucket = &self.raw.config().name;
+                tracing::debug!(bucket, %error, "a watch that evicts expired records does not learn the server's time");
+                return;
+            }
+            None => return,
+        };
+        self.clock = Some((status.now, Instant::now()));
+        let rule = Rule::of(&status);
+        if rule == self.rule {
+            return;
+        }
+        self.rule = rule;
+        self.due.clear();
+        match rule {
+            Some(rule) => {
+                let due = |(key, record): (&Key, &Tracked)| Some(((rule.due(record)?, record.revision), key.clone()));
+                self.due.extend(self.tracked.iter().filter_map(due));
+            }
+            None => self.tracked.clear(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::memory::MemoryBackend;
+    use crate::config::BucketConfig;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
+
+    /// The expiry of a bucket whose records live for ten seconds, at this time of the server.
+    async fn expiry(now: Duration) -> Expiry {
+        let mut config = BucketConfig::new("b");
+        config.max_bytes = Some(1 << 20);
+        config.ttl = Some(10 * SECOND);
+        let raw = MemoryBackend::new().create(config, Deadline::after(SECOND)).await.unwrap();
+        let mut expiry = Expiry::new(stream::pending().boxed(), raw);
+        expiry.says(now, |_| {}).await;
+        expiry
+    }
+
+    impl Expiry {
+        /// The server answers that it is this time, and something else about the bucket.
+        async fn says(&mut self, now: Duration, also: impl FnOnce(&mut BucketStatus)) {
+            let mut status = self.raw.status(Deadline::after(SECOND)).await.unwrap();
+            status.now = EPOCH + now;
+            also(&mut status);
+            self.learn(Some(Ok(status)));
+        }
+
+        fn written(&mut self, key: &str, revision: u64, at: Duration, ttl: Option<Ttl>) {
+            self.track(&News::Entry(RawEntry {
+                key: Key::new(key).unwrap(),
+                revision: Revision::new(revision),
+                created: EPOCH + at,
+                operation: Operation::Put,
+                value: Bytes::new(),
+                ttl,
+                id: None,
+            }));
+        }
+
+        fn evicted(&mut self) -> Vec<u64> {
+            std::iter::from_fn(|| self.evict()).map(|entry| entry.revision.get()).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_are_evicted_when_due_and_not_before() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 95 * SECOND, None);
+        expiry.written("b", 2, 96 * SECOND, None);
+        tokio::time::advance(5 * SECOND - Duration::from_millis(1)).await;
+        assert_eq!(expiry.evicted(), [0; 0]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(expiry.evicted(), [1]);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(expiry.evicted(), [2]);
+        assert!(expiry.tracked.is_empty() && expiry.due.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_revision_or_a_removal_replaces_the_due_time() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 95 * SECOND, None);
+        expiry.written("b", 2, 95 * SECOND, None);
+        expiry.written("a", 3, 99 * SECOND, None);
+        let removed = RawEntry {
+            operation: Operation::Delete,
+            key: Key::new("b").unwrap(),
+            revision: Revision::new(4),
+            created: EPOCH,
+            value: Bytes::new(),
+            ttl: None,
+            id: None,
+        };
+        expiry.track(&News::Entry(removed));
+        tokio::time::advance(9 * SECOND - Duration::from_millis(1)).await;
+        assert_eq!(expiry.evicted(), [0; 0]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(expiry.evicted(), [3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_of_the_server_is_read_again_before_an_eviction() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 95 * SECOND, None);
+        assert!(!expiry.needs_look());
+        expiry.written("b", 2, 102 * SECOND, None);
+        tokio::time::advance(12 * SECOND).await;
+        assert_eq!(expiry.evicted(), [0; 0], "the estimate is too old");
+        assert!(expiry.needs_look());
+        // The clock of the server was set back.
+        expiry.says(104 * SECOND, |_| {}).await;
+        assert_eq!(expiry.evicted(), [0; 0]);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(expiry.evicted(), [1]);
+        // Without an answer the estimate counts.
+        tokio::time::advance(20 * SECOND).await;
+        expiry.learn(Some(Err(crate::error::Error::unavailable("no answer"))));
+        assert_eq!(expiry.evicted(), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn own_times_to_live_count_where_they_take_effect() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.says(100 * SECOND, |status| status.entry_ttl = true).await;
+        expiry.written("short", 1, 100 * SECOND, Ttl::new(3 * SECOND));
+        expiry.written("long", 2, 100 * SECOND, Ttl::new(99 * SECOND));
+        expiry.written("never", 3, 100 * SECOND, Some(Ttl::NEVER));
+        tokio::time::advance(3 * SECOND).await;
+        assert_eq!(expiry.evicted(), [1]);
+        tokio::time::advance(6 * SECOND).await;
+        assert_eq!(expiry.evicted(), [0; 0]);
+        tokio::time::advance(SECOND).await;
+        expiry.says(110 * SECOND, |status| status.entry_ttl = true).await;
+        assert_eq!(expiry.evicted(), [2], "the time to live of the bucket bounds it");
+        tokio::time::advance(3600 * SECOND).await;
+        expiry.says(3710 * SECOND, |status| status.entry_ttl = true).await;
+        assert_eq!(expiry.evicted(), [0; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changed_settings_change_the_due_times() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 99 * SECOND, None);
+        expiry.says(100 * SECOND, |status| status.config.ttl = Some(SECOND)).await;
+        assert_eq!(expiry.evicted(), [1]);
+        expiry.written("b", 2, 99 * SECOND, None);
+        expiry.says(200 * SECOND, |status| status.config.limit_markers = Some(SECOND)).await;
+        assert_eq!(expiry.evicted(), [0; 0], "the server announces it");
+        assert_eq!(expiry.wake(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resync_forgets_what_was_tracked() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 80 * SECOND, None);
+        expiry.track(&News::Resync);
+        assert_eq!(expiry.evicted(), [0; 0]);
+        assert!(expiry.next_look().is_none());
+    }
+}

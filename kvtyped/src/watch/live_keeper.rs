@@ -1,0 +1,250 @@
+//! What keeps a live value: the task that judges each record, and what it writes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::event::{Event, Events};
+use super::keeper::runtime_ended;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+pub(super) type Default<T> = Box<dyn Fn() -> T + Send + Sync>;
+pub(super) type Check<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
+/// What the keeper writes and the handles read.
+pub(super) struct Shared<T: KvModel> {
+    pub(super) value: ArcSwap<T>,
+    /// Grows with each value.
+    pub(super) version: AtomicU64,
+    pub(super) revision: AtomicU64,
+    /// Every value. Its sender is the keeper's, and ends with that.
+    pub(super) values: watch::Receiver<Arc<T>>,
+    /// Why the newest value was not taken, or why nothing comes any more.
+    pub(super) error: watch::Sender<Option<Arc<Error>>>,
+}
+
+impl<T: KvModel> Shared<T> {
+    /// The shared state of a first value, and the sender of the next ones.
+    pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
+        let (sender, values) = watch::channel(Arc::clone(&value));
+        let shared = Self {
+            version: AtomicU64::new(0),
+            revision: AtomicU64::new(revision.get()),
+            values,
+            value: ArcSwap::new(value),
+            error: watch::Sender::new(error),
+        };
+        (shared, sender)
+    }
+}
+
+/// Makes values of events.
+pub(super) struct Keeper<T: KvModel> {
+    events: Events<T>,
+    key: String,
+    rules: Rules<T>,
+    /// Why the last value was not taken.
+    refusal: Option<Arc<Error>>,
+    /// Why the watch does not work, until it does again.
+    failure: Option<Arc<Error>>,
+    /// Whether the listing that goes on, or went on last, had a record.
+    listed: bool,
+    /// Whether all that was there at first was told.
+    pub(super) is_ready: bool,
+    /// Whether there was a value, or its default, ever.
+    has_value: bool,
+    /// The revision that was last logged as not taken.
+    logged: Revision,
+}
+
+/// Which values are taken, and what stands for those that are not.
+pub(super) struct Rules<T> {
+    pub(super) default: Option<Default<T>>,
+    /// Whether the default stands for an invalid first record, too.
+    pub(super) default_if_invalid: bool,
+    pub(super) check: Option<Check<T>>,
+}
+
+/// What an event makes of the value.
+pub(super) enum Step<T> {
+    Value(Arc<T>, Revision),
+    /// The error of the keeper changed: a value was not taken, or the watch failed or works again.
+    Error,
+    /// The first record is invalid, and the default must not hide it.
+    Invalid,
+    /// Nothing changed.
+    Nothing,
+}
+
+impl<T: KvModel> Keeper<T> {
+    pub(super) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
+        Self {
+            events,
+            key,
+            rules,
+            refusal: None,
+            failure: None,
+            listed: false,
+            is_ready: false,
+            has_value: false,
+            logged: Revision::ZERO,
+        }
+    }
+
+    /// The error of the watch, or else of the newest value.
+    pub(super) fn error(&self) -> Option<Arc<Error>> {
+        self.failure.as_ref().or(self.refusal.as_ref()).cloned()
+    }
+
+    /// What the next event makes of the value. `None` is the end.
+    pub(super) async fn next(&mut self) -> Option<Step<T>> {
+        let Some(event) = self.events.next_or_idle().await? else {
+            return Some(self.failure.take().map_or(Step::Nothing, |_| Step::Error));
+        };
+        let error = match event {
+            Ok(Event::Put(entry)) => {
+                self.listed = true;
+                match self.judge(&entry) {
+                    Ok(()) => {
+                        let revision = entry.revision();
+                        return Some(self.take(entry.into_value(), revision));
+                    }
+                    Err(reason) => Error::new(ErrorKind::Rejected { reason }).at_revision(entry.revision()),
+                }
+            }
+            Ok(Event::Removed { revision, .. }) => {
+                self.listed = true;
+                match self.default_value() {
+                    Ok(Some(value)) => return Some(self.take(value, revision)),
+                    Ok(None) => return Some(Step::Nothing),
+                    Err(error) => error,
+                }
+            }
+            Ok(Event::Ready) => {
+                self.is_ready = true;
+                let was_listed = std::mem::replace(&mut self.listed, true);
+                if was_listed && self.has_value {
+                    return Some(Step::Nothing);
+                }
+                if was_listed && self.rules.default.is_some() && !self.rules.default_if_invalid {
+                    return Some(Step::Invalid);
+                }
+                match self.default_value() {
+                    // Where a value was not taken, the reason stays.
+                    Ok(Some(value)) => {
+                        self.has_value = true;
+                        return Some(Step::Value(Arc::new(value), Revision::ZERO));
+                    }
+                    Ok(None) => return Some(Step::Nothing),
+                    Err(error) => error,
+                }
+            }
+            Ok(Event::Resync) => {
+                self.listed = false;
+                return Some(Step::Nothing);
+            }
+            Ok(Event::Undecodable { error, .. }) => {
+                self.listed = true;
+                error
+            }
+            Ok(_) => return Some(Step::Nothing),
+            Err(error) => {
+                self.failure = Some(self.located(error));
+                return Some(Step::Error);
+            }
+        };
+        let error = self.located(error);
+        self.log(&error);
+        (self.refusal, self.failure) = (Some(error), None);
+        Some(Step::Error)
+    }
+
+    fn located(&self, error: Error) -> Arc<Error> {
+        Arc::new(error.within("live", self.events.bucket(), Some(&self.key)))
+    }
+
+    /// Logs each revision that is not taken once.
+    fn log(&mut self, error: &Error) {
+        let Some(revision) = error.revision().filter(|revision| *revision != self.logged) else { return };
+        self.logged = revision;
+        let (bucket, key) = (self.events.bucket(), &self.key);
+        tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value is not taken; the last good one stays");
+    }
+
+    fn take(&mut self, value: T, revision: Revision) -> Step<T> {
+        (self.refusal, self.failure) = (None, None);
+        self.has_value = true;
+        Step::Value(Arc::new(value), revision)
+    }
+
+    /// What the check says of a value. One at which it panics is not taken.
+    fn judge(&self, value: &T) -> Result<(), String> {
+        let Some(check) = &self.rules.check else { return Ok(()) };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
+            Ok(judged) => judged.map_err(|reason| reason.to_string()),
+            Err(_) => Err("the check panicked".to_owned()),
+        }
+    }
+
+    fn default_value(&self) -> Result<Option<T>> {
+        let Some(default) = &self.rules.default else { return Ok(None) };
+        let value = std::panic::catch_unwind(AssertUnwindSafe(default));
+        value.map(Some).map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default panicked".to_owned() }))
+    }
+}
+
+/// Tells the handles that nothing comes any more, with a reason, and then ends the channel of the values.
+struct End<T: KvModel> {
+    shared: Arc<Shared<T>>,
+    sender: watch::Sender<Arc<T>>,
+    is_known: bool,
+}
+
+impl<T: KvModel> End<T> {
+    /// The reason for the end is recorded.
+    fn finish(mut self) {
+        self.is_known = true;
+    }
+}
+
+impl<T: KvModel> Drop for End<T> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.shared.error.send_replace(Some(Arc::new(runtime_ended())));
+        }
+    }
+}
+
+/// Keeps the value, until its last handle goes or nothing comes any more.
+pub(super) fn keep<T: KvModel>(
+    mut keeper: Keeper<T>,
+    shared: Arc<Shared<T>>,
+    sender: watch::Sender<Arc<T>>,
+) -> impl Future<Output = ()> + Send {
+    // Made now: a runtime that ends may never poll the task.
+    let end = End { shared, sender, is_known: false };
+    async move {
+        let shared = &end.shared;
+        while let Some(step) = keeper.next().await {
+            match step {
+                Step::Value(value, revision) => {
+                    shared.error.send_if_modified(|error| error.take().is_some());
+                    shared.revision.store(revision.get(), Ordering::Release);
+                    shared.value.store(Arc::clone(&value));
+                    shared.version.fetch_add(1, Ordering::AcqRel);
+                    end.sender.send_replace(value);
+                }
+                Step::Error => {
+                    shared.error.send_replace(keeper.error());
+                }
+                Step::Nothing | Step::Invalid => {}
+            }
+        }
+        end.finish();
+    }
+}
