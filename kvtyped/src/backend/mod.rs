@@ -87,6 +87,8 @@
 //!   (`a_watch_since_now_tells_nothing_old`); after a revision, what is kept of a later one
 //!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
 //!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
+//!   A session whose [`Delivered`] holds every key of the sessions before it may leave that open until it has told what
+//!   came later: then [`Signal::Incomplete`] takes the place of `Ready` where a removal may have been missed.
 //! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
 //! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
 //!   told to (`a_watch_of_headers_leaves_the_values_out`).
@@ -129,6 +131,7 @@ mod backoff;
 mod batch;
 mod counters;
 mod deadline;
+mod delivered;
 mod entry;
 mod scan;
 mod status;
@@ -143,6 +146,7 @@ pub use self::backoff::Backoff;
 pub use self::batch::Batch;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
+pub use self::delivered::Delivered;
 pub use self::entry::{Operation, RawEntry};
 pub use self::scan::{Scan, Scanned};
 pub use self::status::{BucketStatus, Capabilities, Incarnation};

@@ -36,7 +36,7 @@ impl Waiting {
                 self.keys.clear();
             }
             // The reader that lags is the one that this makes up for.
-            Ok(News::Lagging(_) | News::Alive(_)) => return,
+            Ok(News::Lagging(_) | News::Alive(_) | News::Interrupted(_)) => return,
             Ok(News::Entry(_) | News::Ready) | Err(_) => {}
         }
         self.put(news);

@@ -106,7 +106,7 @@ impl<T: KvModel> Events<T> {
             Ok(News::Ready) => Event::Ready,
             Ok(News::Resync) => Event::Resync,
             Ok(News::Lagging(behind)) => Event::Lagging { behind },
-            Ok(News::Alive(_)) => return None,
+            Ok(News::Alive(_) | News::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
                 Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
                 None => return Some(Err(error.within("watch", &self.bucket, None))),

@@ -59,8 +59,18 @@ impl<T: KvModel> Shared<T> {
         }
     }
 
-    fn fail(&self, error: Error) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+    fn fail(&self, error: Error) -> Arc<Error> {
+        let error = Arc::new(error);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&error));
+        error
+    }
+
+    /// Forgets an error that is over, unless another came after it.
+    fn recover(&self, from: &Arc<Error>) {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.as_ref().is_some_and(|error| Arc::ptr_eq(error, from)) {
+            *error = None;
+        }
     }
 
     /// Takes one change into a map of records.
@@ -113,7 +123,7 @@ impl<T: KvModel> Drop for End<T> {
 pub(super) async fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) {
     let _end = End(Arc::clone(&shared));
     if AssertUnwindSafe(take_in(news, &shared)).catch_unwind().await.is_err() {
-        shared.fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
+        let _ = shared.fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
     }
 }
 
@@ -121,6 +131,8 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     // Filled aside until it is complete: in the beginning, and after each resync.
     let mut aside: Option<Records<T>> = Some(HashMap::new());
     let mut reached = Revision::ZERO;
+    // Why the bucket is not heard of, until the watch has caught up.
+    let mut interrupted: Option<Arc<Error>> = None;
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
@@ -131,7 +143,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     Event::Removed { key, .. } => (key, None),
                     Event::Undecodable { error, .. } => {
                         // The record that was there is not there any more.
-                        shared.fail(error);
+                        drop(shared.fail(error));
                         match decode::key::<T>(&raw.key) {
                             Ok(key) => (key, None),
                             Err(_) => continue,
@@ -153,15 +165,23 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     shared.swap(records);
                 }
                 ready = true;
+                interrupted.take().iter().for_each(|error| shared.recover(error));
             }
             Ok(News::Resync) => {
                 aside = Some(HashMap::new());
                 reached = Revision::ZERO;
             }
-            Ok(News::Alive(upto)) => reached = upto,
+            Ok(News::Alive(upto)) => {
+                reached = upto;
+                interrupted.take().iter().for_each(|error| shared.recover(error));
+            }
             Ok(News::Lagging(_)) => continue,
+            Ok(News::Interrupted(error)) => {
+                interrupted = Some(shared.fail(error.within("cache", &shared.bucket, None)));
+                continue;
+            }
             Err(error) => {
-                shared.fail(error);
+                drop(shared.fail(error));
                 continue;
             }
         }
@@ -169,7 +189,9 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
             shared.progress.send_modify(|progress| {
                 progress.revision = if ready { reached } else { progress.revision.max(reached) };
                 progress.ready = true;
-                progress.heard = Instant::now();
+                if interrupted.is_none() {
+                    progress.heard = Instant::now();
+                }
             });
         }
     }

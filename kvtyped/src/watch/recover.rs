@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, Stream};
 
-use crate::backend::{Backoff, Begun, RawBucket, RawEntry, Signal, Since, Watch};
+use crate::backend::{Backoff, Begun, Delivered, RawBucket, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
@@ -26,6 +26,8 @@ pub(super) enum News {
     Lagging(u64),
     /// Nothing happens. Everything up to this revision was told.
     Alive(Revision),
+    /// The session was lost, for this reason, and another is tried; told once until the watch has caught up (`Alive`, `Ready`).
+    Interrupted(Error),
 }
 
 /// What is watched, and from where.
@@ -64,6 +66,11 @@ pub(super) struct Recovery {
     bucket: Option<(SystemTime, Revision)>,
     /// Everything up to here was told.
     position: Revision,
+    /// The highest position ever reached: only what lies beyond it is progress, which resets the backoff.
+    furthest: Revision,
+    /// The keys that were delivered, for the proof that a session resumes without a gap.
+    delivered: Delivered,
+    told_interrupted: bool,
     /// The reader has to forget what it was told.
     resync: bool,
     /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
@@ -89,6 +96,9 @@ impl Recovery {
             backoff: Backoff::outage(),
             bucket: None,
             position: Revision::ZERO,
+            furthest: Revision::ZERO,
+            delivered: Delivered::default(),
+            told_interrupted: false,
             resync: false,
             owes_ready: true,
             told_anything: false,
@@ -146,7 +156,8 @@ impl Recovery {
     /// Begins a sitting, if the bucket is still the one that is known and nothing is missing.
     async fn sit_down(&mut self, since: Since) -> Result<()> {
         let Plan { patterns, headers_only, patience, .. } = self.plan.clone();
-        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience });
+        let delivered = self.delivered.clone();
+        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience, delivered });
         let begun = match sitting.next().await {
             Some(Ok(Signal::Begun(begun))) => begun,
             Some(Err(error)) => return Err(error),
@@ -156,6 +167,9 @@ impl Recovery {
         let first = self.bucket.is_none();
         let another = self.bucket.is_some_and(|(made, highest)| made != created || last_revision < highest);
         self.bucket = Some((created, last_revision));
+        if another {
+            self.furthest = Revision::ZERO;
+        }
         if let Since::After(revision) = since
             && (another || (!first && !complete) || revision > last_revision)
         {
@@ -168,7 +182,6 @@ impl Recovery {
         self.resync |= another;
         self.owes_ready |= self.resync;
         self.told_gone = false;
-        self.backoff = Backoff::outage();
         self.position = match since {
             Since::Now => last_revision,
             Since::After(revision) => revision,
@@ -188,6 +201,7 @@ impl Recovery {
             Signal::Begun(_) => None,
             Signal::Entry { entry, behind } => {
                 self.reached(entry.revision);
+                self.progressed();
                 self.told_anything = true;
                 let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG);
                 if self.lagging && !was_lagging && matches!(self.state, State::Live(_)) {
@@ -204,13 +218,38 @@ impl Recovery {
                 if let Some((_, revision)) = self.bucket {
                     self.reached(revision);
                 }
-                std::mem::take(&mut self.owes_ready).then_some(News::Ready)
+                self.caught_up();
+                Some(if std::mem::take(&mut self.owes_ready) { News::Ready } else { News::Alive(self.position) })
+            }
+            Signal::Incomplete => {
+                self.resync |= self.told_anything;
+                self.position = Revision::ZERO;
+                self.state = State::Begin(self.listing());
+                None
             }
             Signal::Alive { upto } => {
                 self.reached(upto);
-                matches!(self.state, State::Live(_)).then_some(News::Alive(self.position))
+                let is_live = matches!(self.state, State::Live(_));
+                if is_live {
+                    self.caught_up();
+                }
+                is_live.then_some(News::Alive(self.position))
             }
         }
+    }
+
+    /// Resets the backoff if the position is beyond every earlier one: entries that are told again are no progress.
+    fn progressed(&mut self) {
+        if self.position > self.furthest {
+            self.furthest = self.position;
+            self.backoff = Backoff::outage();
+        }
+    }
+
+    fn caught_up(&mut self) {
+        self.progressed();
+        self.backoff = Backoff::outage();
+        self.told_interrupted = false;
     }
 
     fn reached(&mut self, revision: Revision) {
@@ -226,17 +265,18 @@ impl Recovery {
         let state = std::mem::replace(&mut self.state, State::Over);
         let next = match state {
             State::Begin(since) => since,
-            State::Listing(_, Since::Newest | Since::History) => {
-                self.resync |= self.told_anything;
-                self.listing()
-            }
-            // In the order of revisions, so what was told is told.
+            State::Listing(_, since @ (Since::Newest | Since::History)) if self.position == Revision::ZERO => since,
+            // Each listing is in the order of revisions: every key whose newest revision is at the position or before it was
+            // told. The next session tells the others, and proves that none of those told was removed, or lists again.
             State::Listing(..) | State::Live(_) => Since::After(self.position),
             State::Over => return Some(None),
         };
         match error.kind() {
             ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Backend { .. } => {
                 self.state = State::Begin(next);
+                if !std::mem::replace(&mut self.told_interrupted, true) {
+                    return Some(Some(Ok(News::Interrupted(error))));
+                }
             }
             ErrorKind::BucketNotFound => {
                 self.state = State::Begin(self.listing());

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::MemoryBackend;
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
-use crate::backend::{Backend, Begun, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
+use crate::backend::{Backend, Begun, Delivered, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
@@ -22,7 +22,7 @@ fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
 }
 
 fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
-    bucket.watch(Watch { patterns, since, headers_only: false, patience: SECOND })
+    bucket.watch(Watch { patterns, since, headers_only: false, patience: SECOND, delivered: Delivered::default() })
 }
 
 async fn next(watching: &mut Watching) -> Signal {
