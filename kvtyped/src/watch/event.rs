@@ -96,8 +96,12 @@ impl<T: KvModel> Events<T> {
     /// The event that news are, if they are one.
     fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
         let event = match news {
-            Ok(News::Entry(raw)) => {
-                let event = if self.headers_only { touched(&raw) } else { told(&raw) };
+            Ok(News::Entry(raw, pending)) => {
+                let event: Event<T> = if self.headers_only { touched(&raw) } else { told(&raw) };
+                let event = match event {
+                    Event::Put(entry) => Event::Put(entry.with_pending(pending)),
+                    event => event,
+                };
                 if self.ignore_deletes && matches!(event, Event::Removed { .. }) {
                     return None;
                 }

@@ -136,7 +136,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
-            Ok(News::Entry(raw)) => {
+            Ok(News::Entry(raw, _)) => {
                 reached = raw.revision;
                 let (key, new) = match told::<T>(&raw) {
                     Event::Put(entry) => (entry.key().clone(), Some(Arc::new(entry))),

@@ -17,7 +17,8 @@ const LAG: u64 = 1_000;
 /// What a watch tells, whatever happens to its sittings.
 #[derive(Debug)]
 pub(super) enum News {
-    Entry(RawEntry),
+    /// An entry, and how many that match are behind it.
+    Entry(RawEntry, u64),
     /// All current entries were told.
     Ready,
     /// What was told may be gone, and nobody will say so: all current entries follow, and `Ready`.
@@ -205,10 +206,10 @@ impl Recovery {
                 self.told_anything = true;
                 let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG);
                 if self.lagging && !was_lagging && matches!(self.state, State::Live(_)) {
-                    self.held_back = Some(News::Entry(entry));
+                    self.held_back = Some(News::Entry(entry, behind));
                     return Some(News::Lagging(behind));
                 }
-                Some(News::Entry(entry))
+                Some(News::Entry(entry, behind))
             }
             Signal::Ready => {
                 self.state = match std::mem::replace(&mut self.state, State::Over) {

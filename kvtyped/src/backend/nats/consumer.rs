@@ -250,9 +250,13 @@ impl Consumer {
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
+            // What this consumer sends on another connection may come after a pause in which anything was removed.
+            if self.api.wire().epoch() != self.epoch {
+                return Ok(Heard::Lost("the connection broke"));
+            }
             let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
-                None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
+                None if !self.api.wire().is_connected() => {
                     return Ok(Heard::Lost("the connection broke"));
                 }
                 None if Instant::now() >= until => return Ok(Heard::Lost("no heartbeat came")),
