@@ -608,7 +608,7 @@ async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
 }
 
 /// A number below `sides` (splitmix64).
-fn roll(dice: &mut u64, sides: u64) -> u64 {
+pub(crate) fn roll(dice: &mut u64, sides: u64) -> u64 {
     *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *dice;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,9 +1,14 @@
 //! Large watches and caches, and what they cost when they resume.
 
-use harness::{Server, wait};
-use kvtyped::prelude::*;
+use std::collections::HashSet;
 
-use crate::support::{World, soon};
+use harness::{Mode, Proxy, Server, wait};
+use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, NatsOptions};
+
+use crate::needs::needs;
+use crate::recovery::roll;
+use crate::support::{SOON, World, on_both_backends, seen_as, soon};
 
 /// A small record of a large bucket.
 #[derive(Clone, Debug, PartialEq, KvModel)]
@@ -85,4 +90,335 @@ async fn live_burst_reaches_a_slow_reader_without_resync() {
         }
     }
     assert_eq!((puts, resyncs), (150_000, 0));
+}
+
+/// A bucket of this many records on a server of its own connection, with a watching side behind a proxy.
+async fn behind_proxy(server: &Server, count: u64) -> (World, Bucket<Item>, Proxy, Bucket<Item>) {
+    let world = World::at(&server.url()).await;
+    let bucket = world.bucket::<Item>().await;
+    load(server, bucket.name(), 0..count).await;
+    let proxy = Proxy::start(server.addr()).await;
+    let watching = seen_as(&World::at(&proxy.url()).await, bucket.name()).await;
+    (world, bucket, proxy, watching)
+}
+
+/// Every session is cut after a few thousand records: what is told twice is bounded by what was on its way.
+#[tokio::test]
+async fn interrupted_listing_makes_progress() {
+    const COUNT: u64 = 30_000;
+    let server = harness::shared().await;
+    let (_world, _bucket, proxy, watching) = behind_proxy(server, COUNT).await;
+    let mut events = watching.watch(..).await.unwrap();
+    let (mut keys, mut puts, mut cuts) = (HashSet::new(), 0_u64, 0);
+    loop {
+        match soon(&mut events).await.expect("an event") {
+            Event::Put(entry) => {
+                keys.insert(entry.id);
+                puts += 1;
+                // The server has told no more than its window beyond this one.
+                if puts % 5_000 == 0 && puts < COUNT {
+                    proxy.cut();
+                    cuts += 1;
+                }
+            }
+            Event::Ready => break,
+            Event::Resync => panic!("the listing starts over after {puts} records"),
+            _ => {}
+        }
+    }
+    assert_eq!((keys.len() as u64, puts), (COUNT, COUNT), "after {cuts} cuts");
+    assert!(cuts >= 5);
+}
+
+/// The events after a cut and these writes, until the last of them is told: puts, removals and resyncs.
+async fn after_cut(
+    events: &mut kvtyped::Events<Item>,
+    proxy: &Proxy,
+    writes: impl Future<Output = Revision>,
+) -> (usize, usize, usize) {
+    proxy.set(Mode::Refuse);
+    let last = writes.await;
+    proxy.set(Mode::Pass);
+    let (mut puts, mut removed, mut resyncs) = (0, 0, 0);
+    loop {
+        let revision = match soon(events).await.expect("an event") {
+            Event::Put(entry) => {
+                puts += 1;
+                entry.revision()
+            }
+            Event::Removed { revision, .. } => {
+                removed += 1;
+                revision
+            }
+            Event::Resync => {
+                resyncs += 1;
+                continue;
+            }
+            _ => continue,
+        };
+        if revision == last {
+            return (puts, removed, resyncs);
+        }
+    }
+}
+
+fn item(id: u64, text: &str) -> Item {
+    Item { id, text: text.to_owned() }
+}
+
+#[tokio::test]
+async fn resume_costs_what_changed() {
+    let server = harness::shared().await;
+    let (_world, bucket, proxy, watching) = behind_proxy(server, 20_000).await;
+    let mut events = watching.watch(..).await.unwrap();
+    assert_eq!(until_ready(&mut events).await, (20_000, 0));
+    let one_key_twice = after_cut(&mut events, &proxy, async {
+        bucket.put(&item(7, "first")).await.unwrap();
+        bucket.put(&item(7, "second")).await.unwrap()
+    });
+    assert_eq!(one_key_twice.await, (1, 0, 0));
+    let new_key_and_delete = after_cut(&mut events, &proxy, async {
+        bucket.put(&item(1_000_000, "new")).await.unwrap();
+        bucket.put(&item(1_000_000, "newer")).await.unwrap();
+        bucket.delete(&ItemKey::new(8)).await.unwrap();
+        bucket.put(&item(9, "first")).await.unwrap();
+        bucket.put(&item(9, "second")).await.unwrap()
+    });
+    assert_eq!(new_key_and_delete.await, (2, 1, 0));
+    // The same for a filter, beside which other keys are written.
+    let mut one = watching.watch(&ItemKey::new(9)).await.unwrap();
+    assert_eq!(until_ready(&mut one).await, (1, 0));
+    let filtered = after_cut(&mut one, &proxy, async {
+        bucket.put(&item(9, "third")).await.unwrap();
+        bucket.put(&item(3, "other")).await.unwrap();
+        bucket.put(&item(3, "others")).await.unwrap();
+        bucket.put(&item(9, "fourth")).await.unwrap()
+    });
+    assert_eq!(filtered.await, (1, 0, 0));
+}
+
+/// A purge without a marker, hidden among overwritten records, is found.
+#[tokio::test]
+async fn removal_without_a_trace_among_overwritten_records_is_found() {
+    let server = harness::shared().await;
+    let (_world, bucket, proxy, watching) = behind_proxy(server, 100).await;
+    let cache = watching.cache(..).await.unwrap();
+    for round in 0..3 {
+        proxy.set(Mode::Refuse);
+        let purge = serde_json::json!({ "filter": format!("$KV.{}.item.{round}", bucket.name()) });
+        let purged = server.api(&format!("$JS.API.STREAM.PURGE.KV_{}", bucket.name()), &purge).await.unwrap();
+        assert_eq!(purged["purged"], 1);
+        bucket.put(&item(50, "first")).await.unwrap();
+        // A new key makes the number of records what it was: a rule that compares two numbers of records is deceived.
+        bucket.put(&item(1_000 + round, "new")).await.unwrap();
+        let last = bucket.put(&item(50, "second")).await.unwrap();
+        let stored = bucket.status().await.unwrap().values;
+        assert_eq!(stored, cache.len() as u64, "the naive rule finds nothing");
+        proxy.set(Mode::Pass);
+        cache.wait_for_revision(last).await.unwrap();
+        wait::until("the removed record leaves the cache", SOON, async || {
+            (!cache.contains(&ItemKey::new(round))).then_some(())
+        })
+        .await;
+        assert_eq!(cache.len(), 100);
+    }
+}
+
+/// A cache that grew while it was attached, and then lost its connection.
+#[tokio::test]
+async fn grown_cache_reports_its_staleness_and_catches_up() {
+    let server = harness::shared().await;
+    let (_world, bucket, proxy, watching) = behind_proxy(server, 1_000).await;
+    let cache = watching.cache(..).await.unwrap();
+    load(server, bucket.name(), 1_000..90_000).await;
+    wait::until("the cache grows", LONG, async || (cache.len() == 90_000).then_some(())).await;
+    assert!(cache.last_error().is_none());
+
+    proxy.set(Mode::Refuse);
+    bucket.put(&item(7, "first")).await.unwrap();
+    let last = bucket.put(&item(7, "second")).await.unwrap();
+    wait::until("the cache reports that it is stale", SOON, async || {
+        (cache.staleness() > Duration::from_millis(1_500)).then_some(())
+    })
+    .await;
+    let error = cache.last_error().expect("the cache says why");
+    assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
+    assert_ne!(cache.get(&ItemKey::new(7)).expect("the old record").text, "second");
+
+    proxy.set(Mode::Pass);
+    tokio::time::timeout(SOON, cache.wait_for_revision(last)).await.expect("the cache catches up").unwrap();
+    assert_eq!(cache.get(&ItemKey::new(7)).expect("the new record").text, "second");
+    wait::until("the cache is up to date", SOON, async || {
+        (cache.last_error().is_none() && cache.staleness() < Duration::from_millis(1_500)).then_some(())
+    })
+    .await;
+    assert_eq!(cache.len(), 90_000);
+}
+
+/// Removals of every kind, with and without a trace, among overwritten and new records.
+#[tokio::test]
+async fn cache_equals_its_bucket_after_random_gaps() {
+    needs!(LimitMarkers);
+    const SECOND: Duration = Duration::from_secs(1);
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let bucket: Bucket<Item> = world.fresh().limit_markers(SECOND).await.unwrap();
+    let proxy = Proxy::start(server.addr()).await;
+    let watching = seen_as::<Item>(&World::at(&proxy.url()).await, bucket.name()).await;
+    let cache = watching.cache(..).await.unwrap();
+    let mut dice = 7;
+    for round in 0..10_u32 {
+        proxy.set(Mode::Refuse);
+        for step in 0..roll(&mut dice, 12) {
+            let key = ItemKey::new(roll(&mut dice, 30));
+            let put = item(key.id, &format!("{round} {step}"));
+            match roll(&mut dice, 10) {
+                0 => drop(bucket.delete(&key).await.unwrap()),
+                1 => drop(bucket.purge(&key).ttl(SECOND).await.unwrap()),
+                2 => drop(bucket.put(&put).ttl(SECOND).await.unwrap()),
+                3 => {
+                    let purge = serde_json::json!({ "filter": format!("$KV.{}.{key}", bucket.name()) });
+                    let subject = format!("$JS.API.STREAM.PURGE.KV_{}", bucket.name());
+                    assert_eq!(server.api(&subject, &purge).await.unwrap()["success"], true);
+                }
+                _ => drop(bucket.put(&put).await.unwrap()),
+            }
+        }
+        if round % 2 == 1 {
+            // The records, their markers, and the markers of the purges expire.
+            tokio::time::sleep(3 * SECOND).await;
+        }
+        proxy.set(Mode::Pass);
+        let equal = wait::within(SOON, async || {
+            let stored: Vec<_> = bucket.list(..).await.ok()?.try_collect().await.ok()?;
+            let mut stored: Vec<_> = stored.iter().map(|entry| (entry.id, entry.text.clone())).collect();
+            let mut cached: Vec<_> = cache.iter().map(|entry| (entry.id, entry.text.clone())).collect();
+            stored.sort();
+            cached.sort();
+            (stored == cached).then_some(())
+        });
+        assert!(equal.await.is_some(), "round {round}: {cache:?} differs from its bucket");
+    }
+}
+
+/// Passes requests on to the API of the server, except the first of each new watch or list that creates a consumer. Tells the
+/// names of the consumers that were asked for.
+async fn api_that_forgets_a_consumer(server: &Server, prefix: &str) -> tokio::sync::mpsc::UnboundedReceiver<String> {
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut requests = client.subscribe(format!("{prefix}.>")).await.unwrap();
+    client.flush().await.unwrap();
+    let (sender, names) = tokio::sync::mpsc::unbounded_channel();
+    let start = format!("{prefix}.");
+    tokio::spawn(async move {
+        let mut forgotten = HashSet::new();
+        while let Some(request) = requests.next().await {
+            let verb = request.subject.strip_prefix(&start).expect("the prefix");
+            if let Some(name) = verb.strip_prefix("CONSUMER.CREATE.").and_then(|verb| verb.split('.').nth(1)) {
+                sender.send(name.to_owned()).expect("the test listens");
+                if forgotten.is_empty() || forgotten.contains(name) {
+                    forgotten.insert(name.to_owned());
+                    continue;
+                }
+            }
+            let reply = request.reply.expect("a request");
+            client.publish_with_reply(format!("$JS.API.{verb}"), reply, request.payload).await.expect("it is sent");
+        }
+    });
+    names
+}
+
+/// A request that gets no answer is not repeated until the deadline: another name is tried, which another server may host.
+#[tokio::test]
+async fn consumer_without_an_answer_is_tried_under_another_name() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let bucket = world.bucket::<Item>().await;
+    load(server, bucket.name(), 0..10).await;
+    for operation in ["watch", "list"] {
+        let prefix = format!("forgetful.{operation}");
+        let mut names = api_that_forgets_a_consumer(server, &prefix).await;
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let store = Store::from_client_with(client, NatsOptions::new().prefix(&prefix)).unwrap();
+        let bucket: Bucket<Item> =
+            store.bucket().name(bucket.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
+        if operation == "watch" {
+            let mut events = bucket.watch(..).timeout(SOON).await.unwrap();
+            assert_eq!(until_ready(&mut events).await, (10, 0));
+        } else {
+            let entries: Vec<_> = bucket.list(..).timeout(SOON).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(entries.len(), 10);
+        }
+        let first = names.recv().await.unwrap();
+        let mut asked = 1;
+        while names.recv().await.unwrap() == first {
+            asked += 1;
+        }
+        assert!(asked <= 3, "{operation} asked {asked} times for one consumer");
+    }
+}
+
+/// The time until a watch and a list of each of three servers work again after the leader of their stream is killed. Run it
+/// by hand: `cargo test -p kvtyped-tests --test suite -- --ignored --nocapture kills`.
+#[tokio::test]
+#[ignore = "it takes minutes, and measures times"]
+async fn figures_of_50_kills() {
+    let cluster = harness::Cluster::start(3).await;
+    let world = World::at(&cluster.urls()).await;
+    let bucket: Bucket<Item> = world.fresh().replicas(3).await.unwrap();
+    for id in 0..1_000 {
+        bucket.put(&item(id, "x")).timeout(SOON).await.unwrap();
+    }
+    let (mut watches, mut lists) = (Vec::new(), Vec::new());
+    for kill in 0..50_u64 {
+        let leader = wait::until("a leader", SOON, async || cluster.leader_of(&format!("KV_{}", bucket.name())).await);
+        let victim = if kill % 2 == 0 { leader.await } else { (kill / 2 % 3) as usize };
+        let others: Vec<_> = (0..3).filter(|node| *node != victim).map(|node| cluster.node(node).url()).collect();
+        let watching = seen_as::<Item>(&World::at(&others.join(",")).await, bucket.name()).await;
+        let caches = [watching.cache(..).await.unwrap(), watching.cache(..).await.unwrap()];
+        let writing = seen_as::<Item>(&World::at(&others[0]).await, bucket.name()).await;
+        cluster.node(victim).kill().await;
+        let fault = std::time::Instant::now();
+        let list = async {
+            let entries: Vec<_> = watching.list(..).timeout(SOON).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(entries.len(), 1_000);
+            fault.elapsed().as_secs_f64()
+        };
+        let watch = async {
+            let last = writing.put(&item(kill, "y")).timeout(SOON).await.unwrap();
+            for cache in &caches {
+                tokio::time::timeout(LONG, cache.wait_for_revision(last)).await.expect("it recovers").unwrap();
+            }
+            fault.elapsed().as_secs_f64()
+        };
+        let (list, watch) = tokio::join!(list, watch);
+        println!("kill {kill}: watch {watch:.1} s, list {list:.1} s");
+        watches.push(watch);
+        lists.push(list);
+        cluster.node(victim).restart().await;
+        cluster.ready().await;
+    }
+    for (name, mut figures) in [("watch", watches), ("list", lists)] {
+        figures.sort_by(f64::total_cmp);
+        println!("{name}: median {:.1} s, p90 {:.1} s, worst {:.1} s", figures[25], figures[45], figures[49]);
+    }
+}
+
+on_both_backends! {
+    async fn entry_of_watch_and_list_tells_how_many_are_pending(world: World) {
+        let bucket = world.bucket::<Item>().await;
+        for id in 0..5 {
+            bucket.put(&item(id, "x")).await.unwrap();
+        }
+        let listed: Vec<_> = bucket.list(..).await.unwrap().try_collect().await.unwrap();
+        let pending: Vec<_> = listed.iter().map(|entry| entry.pending()).collect();
+        assert_eq!(pending, [4, 3, 2, 1, 0].map(Some));
+        let mut events = bucket.watch(..).await.unwrap();
+        for pending in [4, 3, 2, 1, 0] {
+            match soon(&mut events).await.unwrap() {
+                Event::Put(entry) => assert_eq!(entry.pending(), Some(pending)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(bucket.get(&ItemKey::new(1)).await.unwrap().unwrap().pending(), None);
+    }
 }

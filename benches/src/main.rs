@@ -16,6 +16,7 @@ mod memory;
 mod pure;
 mod report;
 mod single;
+mod sizes;
 mod watching;
 mod workers;
 mod world;
@@ -23,8 +24,8 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 10] =
-    ["single", "embedded", "contention", "many", "lists", "watching", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 11] =
+    ["single", "embedded", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -59,6 +60,7 @@ async fn measure(group: &str, world: &mut World) {
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
         "watching" => watching::measure(world).await,
+        "sizes" => sizes::measure(world).await,
         "memory" => memory::measure(world).await,
         "locks" => locks::measure(world).await,
         "pure" => pure::measure(world).await,

@@ -47,6 +47,16 @@ pub(crate) async fn measure(world: &mut World) {
     report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&beside(later, cache));
 }
 
+/// The bytes of a record in a plain map, and in a cache, of a bucket with this many.
+pub(crate) fn bytes_of(url: &str, bucket: &str, records: usize) -> (f64, f64) {
+    let mut worker = Worker::start(&["memory", url, bucket]);
+    let [map, cache] = ["map", "cache"].map(|what| {
+        worker.tell(what);
+        worker.hear().parse::<f64>().expect("a number of bytes") / records as f64
+    });
+    (map, cache)
+}
+
 /// What the process does that counts its bytes.
 pub(crate) async fn work(url: &str, bucket: &str) {
     let client = async_nats::connect(url).await.expect("the server is there");
@@ -72,7 +82,7 @@ pub(crate) async fn work(url: &str, bucket: &str) {
         }
         if line == "cache" {
             before = settled().await;
-            cache = Some(ours.cache(..).timeout(Duration::from_secs(60)).await.expect("it is filled"));
+            cache = Some(ours.cache(..).timeout(Duration::from_secs(300)).await.expect("it is filled"));
         } else if let (Some(cache), Some(revision)) = (&cache, line.strip_prefix("until ")) {
             let revision: u64 = revision.parse().expect("a revision");
             cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");

@@ -49,6 +49,8 @@ pub(crate) struct Row {
 pub(crate) enum Unit {
     Seconds,
     Bytes,
+    /// The power of a size with which something grows.
+    Exponent,
 }
 
 /// What is wanted.

@@ -65,6 +65,7 @@ fn verdict(row: &Row) -> String {
 fn figure(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Bytes => format!("{value:.0} B"),
+        Unit::Exponent => format!("{value:.2}"),
         Unit::Seconds if value < 1e-6 => format!("{} ns", digits(value * 1e9)),
         Unit::Seconds if value < 1e-3 => format!("{} µs", digits(value * 1e6)),
         Unit::Seconds if value < 1.0 => format!("{} ms", digits(value * 1e3)),

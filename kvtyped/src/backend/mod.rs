@@ -87,6 +87,8 @@
 //!   (`a_watch_since_now_tells_nothing_old`); after a revision, what is kept of a later one
 //!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
 //!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
+//!   A session whose [`Delivered`] holds every key of the sessions before it may leave that open until it has told what
+//!   came later: then [`Signal::Incomplete`] takes the place of `Ready` where a removal may have been missed.
 //! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
 //! * An attached watch tells every change in its order, also one that the next write removes before the watch is read, as
 //!   long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
@@ -131,6 +133,7 @@ mod backoff;
 mod batch;
 mod counters;
 mod deadline;
+mod delivered;
 mod detached;
 mod entry;
 mod scan;
@@ -146,6 +149,7 @@ pub use self::backoff::Backoff;
 pub use self::batch::Batch;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
+pub use self::delivered::Delivered;
 pub(crate) use self::detached::start;
 pub use self::entry::{Operation, RawEntry};
 pub use self::scan::{Scan, Scanned};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::RawEntry;
+use super::{Delivered, RawEntry};
 use crate::key::Patterns;
 use crate::revision::Revision;
 
@@ -17,6 +17,8 @@ pub struct Watch {
     pub headers_only: bool,
     /// How long it may take to begin.
     pub patience: Duration,
+    /// The keys that earlier sessions of the same watch delivered. A backend that needs no such proof leaves it alone.
+    pub delivered: Delivered,
 }
 
 /// Where a watch begins.
@@ -46,6 +48,9 @@ pub enum Signal {
     },
     /// All that was there when it began was told; told once, at once where there is nothing.
     Ready,
+    /// In place of [`Ready`](Self::Ready), of a watch [`Since::After`] a revision: removals may have been missed since that
+    /// revision. The session is over.
+    Incomplete,
     /// Nothing new, and it would be told: every second or so while nothing else is.
     Alive {
         /// Everything that matches and has this revision, or one before it, was told.

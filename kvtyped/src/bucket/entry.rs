@@ -16,6 +16,15 @@ pub struct Entry<T: KvModel> {
     pub(super) revision: Revision,
     pub(super) created: SystemTime,
     pub(super) ttl: Option<Ttl>,
+    pub(super) pending: Pending,
+}
+
+/// A number of entries; `u64::MAX` stands for an unknown one, so that an entry in a cache stays small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pending(u64);
+
+impl Pending {
+    pub(crate) const UNKNOWN: Self = Self(u64::MAX);
 }
 
 impl<T: KvModel> Entry<T> {
@@ -48,6 +57,39 @@ impl<T: KvModel> Entry<T> {
     pub fn ttl(&self) -> Option<Ttl> {
         self.ttl
     }
+
+    /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
+    /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a server
+    /// cannot evaluate makes it too high.
+    ///
+    /// Returns `None` if the entry was read or written by other means.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "{id}")]
+    /// # struct Session { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
+    /// for id in 0..3 {
+    ///     sessions.put(&Session { id }).await?;
+    /// }
+    /// let entries: Vec<_> = sessions.list(..).await?.try_collect().await?;
+    /// let pending: Vec<_> = entries.iter().map(|entry| entry.pending()).collect();
+    /// assert_eq!(pending, [Some(2), Some(1), Some(0)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pending(&self) -> Option<u64> {
+        (self.pending != Pending::UNKNOWN).then_some(self.pending.0)
+    }
+
+    /// The same entry with this many pending.
+    pub(crate) fn with_pending(mut self, pending: u64) -> Self {
+        self.pending = Pending(pending);
+        self
+    }
 }
 
 impl<T: KvModel> Deref for Entry<T> {
@@ -60,8 +102,15 @@ impl<T: KvModel> Deref for Entry<T> {
 
 impl<T: KvModel + Clone> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, key, revision, created, ttl } = self;
-        Self { value: value.clone(), key: key.clone(), revision: *revision, created: *created, ttl: *ttl }
+        let Self { value, key, revision, created, ttl, pending } = self;
+        Self {
+            value: value.clone(),
+            key: key.clone(),
+            revision: *revision,
+            created: *created,
+            ttl: *ttl,
+            pending: *pending,
+        }
     }
 }
 
@@ -74,7 +123,7 @@ impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
 
 impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { value, key, revision, created, ttl } = self;
+        let Self { value, key, revision, created, ttl, pending: _ } = self;
         f.debug_struct("Entry")
             .field("key", key)
             .field("revision", revision)

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::ready;
 use futures::stream::Stream;
 
 use super::cursor::{Cursor, Progress};
@@ -179,7 +180,9 @@ impl<T: KvModel> Stream for Entries<T> {
     type Item = Result<Entry<T>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.rows.poll(context, decode::entry)
+        let entry = ready!(self.rows.poll(context, decode::entry));
+        let pending = self.rows.progress().remaining;
+        Poll::Ready(entry.map(|entry| entry.map(|entry: Entry<T>| entry.with_pending(pending.unwrap_or_default()))))
     }
 }
 

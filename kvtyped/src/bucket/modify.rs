@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use super::cas::{Decision, First, Limits};
 use super::change::{Change, ModifyError};
+use super::entry::Pending;
 use super::standing::Footing;
 use super::write::check_ttl;
 use super::{Bucket, Entry, decode};
@@ -187,7 +188,7 @@ impl<T: KvModel> Bucket<T> {
             // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
             // is no change.
             let before = decode::encode_unverified(&entry.value).map_err(located)?;
-            let Entry { value, key: _, revision: _, created, ttl: kept } = entry;
+            let Entry { value, key: _, revision: _, created, ttl: kept, pending: _ } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
@@ -246,7 +247,8 @@ fn put<T: KvModel>(
     if changed {
         decode::verify(&value, key.clone(), &after)?;
     }
-    let entry = Entry { value, key: key.clone(), revision: Revision::ZERO, created: SystemTime::now(), ttl };
+    let (revision, created, pending) = (Revision::ZERO, SystemTime::now(), Pending::UNKNOWN);
+    let entry = Entry { value, key: key.clone(), revision, created, ttl, pending };
     let result = Some(entry);
     Ok(if changed { Decision::Write { kind: WriteKind::Put(after), ttl, result } } else { Decision::Stop { result } })
 }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::subject::Bucket;
-use crate::backend::{Begun, RawEntry, Signal, Since, Watch};
+use crate::backend::{Begun, Delivered, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
@@ -33,7 +33,8 @@ impl Bucket {
     /// Begins a watch.
     pub(super) async fn watch_some(&self, patterns: &[Pattern], since: Since, headers_only: bool) -> Sitting {
         let patience = self.patience();
-        let watch = Watch { patterns: patterns.to_vec().into(), since, headers_only, patience };
+        let delivered = Delivered::default();
+        let watch = Watch { patterns: patterns.to_vec().into(), since, headers_only, patience, delivered };
         let mut signals = self.raw.watch(watch.clone());
         match tokio::time::timeout(2 * patience, signals.next()).await {
             Ok(Some(Ok(Signal::Begun(begun)))) => {
@@ -45,8 +46,8 @@ impl Bucket {
 
     /// The error of a watch that cannot begin.
     pub(super) async fn watch_error(&self, since: Since) -> Error {
-        let watch =
-            Watch { patterns: vec![Pattern::all()].into(), since, headers_only: false, patience: self.patience() };
+        let (patterns, patience, delivered) = (vec![Pattern::all()].into(), self.patience(), Delivered::default());
+        let watch = Watch { patterns, since, headers_only: false, patience, delivered };
         let mut signals = self.raw.watch(watch);
         match tokio::time::timeout(2 * self.patience(), signals.next()).await {
             Ok(Some(Err(error))) => error,
@@ -92,6 +93,7 @@ impl Sitting {
                 assert!(*upto >= self.upto, "{self:?} goes back to {upto}");
                 self.upto = *upto;
             }
+            Some(Ok(Signal::Incomplete)) => panic!("{self:?} proves nothing, since nothing was delivered before it"),
             Some(Err(_)) | None => {}
         }
         heard
@@ -145,7 +147,7 @@ impl Sitting {
         while !left.is_empty() {
             match self.hears().await {
                 Some(Ok(Signal::Entry { entry, behind: _ })) => drop(left.remove(&entry.revision)),
-                Some(Ok(Signal::Ready | Signal::Begun(_))) => {}
+                Some(Ok(Signal::Ready | Signal::Incomplete | Signal::Begun(_))) => {}
                 Some(Ok(Signal::Alive { upto })) => {
                     assert!(left.iter().all(|revision| *revision > upto), "{self:?} leaves out {left:?} up to {upto}");
                 }

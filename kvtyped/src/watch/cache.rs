@@ -270,12 +270,14 @@ impl<T: KvModel> Cache<T> {
         }
     }
 
-    /// How long ago the bucket was last heard of: about a second at most while all is well.
+    /// How long ago the cache was last up to date as far as it knew: about a second at most while all is well. It grows
+    /// while the connection is lost and until the cache has caught up; [`last_error`](Self::last_error) says why.
     pub fn staleness(&self) -> Duration {
         self.inner.shared.progress.borrow().heard.elapsed()
     }
 
-    /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission.
+    /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission, a lost
+    /// connection. An interruption of the watch is forgotten once the cache has caught up; everything else stays.
     /// `Closed` if the cache has ended, because the store was closed or the tokio runtime of the cache ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -351,7 +353,7 @@ mod tests {
     }
 
     fn entry(revision: u64) -> News {
-        News::Entry(RawEntry {
+        let entry = RawEntry {
             key: Key::new(revision.to_string()).unwrap(),
             revision: Revision::new(revision),
             created: SystemTime::UNIX_EPOCH,
@@ -359,7 +361,8 @@ mod tests {
             value: Bytes::from(format!("{{\"id\":{revision}}}")),
             ttl: None,
             id: None,
-        })
+        };
+        News::Entry(entry, 0)
     }
 
     /// A watch that tells something every second, and then nothing.

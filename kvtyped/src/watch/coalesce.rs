@@ -36,8 +36,8 @@ impl Waiting {
                 self.keys.clear();
             }
             // The reader that lags is the one that this makes up for.
-            Ok(News::Lagging(_) | News::Alive(_)) => return,
-            Ok(News::Entry(_) | News::Ready) | Err(_) => {}
+            Ok(News::Lagging(_) | News::Alive(_) | News::Interrupted(_)) => return,
+            Ok(News::Entry(..) | News::Ready) | Err(_) => {}
         }
         self.put(news);
         // What was to come before `Ready` still does.
@@ -68,7 +68,7 @@ impl Waiting {
 /// The key that news are about, if they are about one.
 fn key(news: &Result<News>) -> Option<&str> {
     match news {
-        Ok(News::Entry(entry)) => Some(entry.key.as_str()),
+        Ok(News::Entry(entry, _)) => Some(entry.key.as_str()),
         Ok(_) => None,
         Err(error) => error.key(),
     }

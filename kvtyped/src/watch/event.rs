@@ -102,8 +102,12 @@ impl<T: KvModel> Events<T> {
     /// The event that news are, if they are one.
     fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
         let event = match news {
-            Ok(News::Entry(raw)) => {
-                let event = if self.headers_only { touched(&raw) } else { told(&raw) };
+            Ok(News::Entry(raw, pending)) => {
+                let event: Event<T> = if self.headers_only { touched(&raw) } else { told(&raw) };
+                let event = match event {
+                    Event::Put(entry) => Event::Put(entry.with_pending(pending)),
+                    event => event,
+                };
                 if self.ignore_deletes && matches!(event, Event::Removed { .. }) {
                     return None;
                 }
@@ -112,7 +116,7 @@ impl<T: KvModel> Events<T> {
             Ok(News::Ready) => Event::Ready,
             Ok(News::Resync) => Event::Resync,
             Ok(News::Lagging(behind)) => Event::Lagging { behind },
-            Ok(News::Alive(_)) => return None,
+            Ok(News::Alive(_) | News::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
                 Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
                 None => return Some(Err(error.within("watch", &self.bucket, None))),

@@ -110,7 +110,7 @@ impl Expiry {
     async fn next(&mut self) -> Option<Result<News>> {
         loop {
             if let Some(expired) = self.evict() {
-                return Some(Ok(News::Entry(expired)));
+                return Some(Ok(News::Entry(expired, 0)));
             }
             if self.needs_look() {
                 let raw = Arc::clone(&self.raw);
@@ -138,7 +138,7 @@ impl Expiry {
     /// Tracks the records of the watch.
     fn track(&mut self, news: &News) {
         match news {
-            News::Entry(entry) => {
+            News::Entry(entry, _) => {
                 self.forget(&entry.key);
                 let Some(rule) = self.rule else { return };
                 if !entry.is_live() || (rule.bucket.is_none() && entry.ttl.is_none()) {
@@ -156,7 +156,7 @@ impl Expiry {
                 // The bucket may be another one, with other settings.
                 (self.clock, self.looked) = (None, None);
             }
-            News::Ready | News::Lagging(_) | News::Alive(_) => {}
+            News::Ready | News::Lagging(_) | News::Alive(_) | News::Interrupted(_) => {}
         }
     }
 
@@ -277,7 +277,7 @@ mod tests {
         }
 
         fn written(&mut self, key: &str, revision: u64, at: Duration, ttl: Option<Ttl>) {
-            self.track(&News::Entry(RawEntry {
+            let entry = RawEntry {
                 key: Key::new(key).unwrap(),
                 revision: Revision::new(revision),
                 created: EPOCH + at,
@@ -285,7 +285,8 @@ mod tests {
                 value: Bytes::new(),
                 ttl,
                 id: None,
-            }));
+            };
+            self.track(&News::Entry(entry, 0));
         }
 
         fn evicted(&mut self) -> Vec<u64> {
@@ -322,7 +323,7 @@ mod tests {
             ttl: None,
             id: None,
         };
-        expiry.track(&News::Entry(removed));
+        expiry.track(&News::Entry(removed, 0));
         tokio::time::advance(9 * SECOND - Duration::from_millis(1)).await;
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(Duration::from_millis(1)).await;

@@ -120,6 +120,14 @@ impl<T: KvModel> Shared<T> {
         error
     }
 
+    /// Forgets an error that is over, unless another came after it.
+    fn recover(&self, from: &Arc<Error>) {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.as_ref().is_some_and(|error| Arc::ptr_eq(error, from)) {
+            *error = None;
+        }
+    }
+
     /// When the listing made progress last.
     pub(super) fn advanced(&self) -> Instant {
         self.opened + Duration::from_micros(self.advanced.load(Ordering::Relaxed))
@@ -201,7 +209,7 @@ pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl
         let shared = &end.shared;
         if AssertUnwindSafe(take_in(news, shared)).catch_unwind().await.is_err() {
             let why = "the cache has ended, since the function of an index, or a codec, panicked";
-            shared.fail(Error::unavailable(why));
+            drop(shared.fail(Error::unavailable(why)));
         }
         end.finish();
     }
@@ -213,10 +221,12 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     let mut reached = Revision::ZERO;
     // The highest revision of all listings: a repeated entry is no progress.
     let mut highest = Revision::ZERO;
+    // Why the bucket is not heard of, until the watch has caught up.
+    let mut interrupted: Option<Arc<Error>> = None;
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
-            Ok(News::Entry(raw)) => {
+            Ok(News::Entry(raw, _)) => {
                 // The expiry of an older record may come late.
                 reached = reached.max(raw.revision);
                 if aside.is_some() && raw.revision > highest {
@@ -250,15 +260,23 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     shared.swap(contents);
                 }
                 ready = true;
+                interrupted.take().iter().for_each(|error| shared.recover(error));
             }
             Ok(News::Resync) => {
                 aside = Some(Contents::new());
                 reached = Revision::ZERO;
             }
-            Ok(News::Alive(upto)) => reached = upto,
+            Ok(News::Alive(upto)) => {
+                reached = upto;
+                interrupted.take().iter().for_each(|error| shared.recover(error));
+            }
             Ok(News::Lagging(_)) => continue,
+            Ok(News::Interrupted(error)) => {
+                interrupted = Some(shared.fail(error.within("cache", &shared.bucket, None)));
+                continue;
+            }
             Err(error) => {
-                shared.fail(error);
+                drop(shared.fail(error));
                 continue;
             }
         }
@@ -266,7 +284,9 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
             shared.progress.send_modify(|progress| {
                 progress.revision = if ready { reached } else { progress.revision.max(reached) };
                 progress.ready = true;
-                progress.heard = Instant::now();
+                if interrupted.is_none() {
+                    progress.heard = Instant::now();
+                }
             });
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, Stream};
 
-use crate::backend::{Backoff, Begun, RawBucket, RawEntry, Signal, Since, Watch};
+use crate::backend::{Backoff, Begun, Delivered, RawBucket, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;
 use crate::revision::Revision;
@@ -18,7 +18,8 @@ const LAG: u64 = 1_000;
 /// What a watch tells, whatever happens to its sittings.
 #[derive(Debug)]
 pub(super) enum News {
-    Entry(RawEntry),
+    /// An entry, and how many that match are behind it.
+    Entry(RawEntry, u64),
     /// All current entries were told.
     Ready,
     /// What was told may be gone, and nobody will say so: all current entries follow, and `Ready`.
@@ -27,6 +28,8 @@ pub(super) enum News {
     Lagging(u64),
     /// Nothing happens. Everything up to this revision was told.
     Alive(Revision),
+    /// The session was lost, for this reason, and another is tried; told once until the watch has caught up (`Alive`, `Ready`).
+    Interrupted(Error),
 }
 
 /// What is watched, and from where.
@@ -65,6 +68,11 @@ pub(super) struct Recovery {
     bucket: Option<(SystemTime, Revision)>,
     /// Everything up to here was told.
     position: Revision,
+    /// The highest position ever reached: only what lies beyond it is progress, which resets the backoff.
+    furthest: Revision,
+    /// The keys that were delivered, for the proof that a session resumes without a gap.
+    delivered: Delivered,
+    told_interrupted: bool,
     /// The reader has to forget what it was told.
     resync: bool,
     /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
@@ -91,6 +99,9 @@ impl Recovery {
             backoff: Backoff::outage(),
             bucket: None,
             position: Revision::ZERO,
+            furthest: Revision::ZERO,
+            delivered: Delivered::default(),
+            told_interrupted: false,
             resync: false,
             owes_ready: true,
             told_anything: false,
@@ -148,7 +159,8 @@ impl Recovery {
     /// Begins a sitting, if the bucket is still the one that is known and nothing is missing.
     async fn sit_down(&mut self, since: Since) -> Result<()> {
         let Plan { patterns, headers_only, patience, .. } = self.plan.clone();
-        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience });
+        let delivered = self.delivered.clone();
+        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience, delivered });
         let begun = match sitting.next().await {
             Some(Ok(Signal::Begun(begun))) => begun,
             Some(Err(error)) => return Err(error),
@@ -158,6 +170,9 @@ impl Recovery {
         let first = self.bucket.is_none();
         let another = self.bucket.is_some_and(|(made, highest)| made != created || last_revision < highest);
         self.bucket = Some((created, last_revision));
+        if another {
+            self.furthest = Revision::ZERO;
+        }
         if let Since::After(revision) = since
             && (another || (!first && !complete) || revision > last_revision)
         {
@@ -169,7 +184,6 @@ impl Recovery {
         }
         self.resync |= another;
         self.owes_ready |= self.resync;
-        self.backoff = Backoff::outage();
         self.position = match since {
             Since::Now => last_revision,
             Since::After(revision) => revision,
@@ -189,13 +203,14 @@ impl Recovery {
             Signal::Begun(_) => None,
             Signal::Entry { entry, behind } => {
                 self.reached(entry.revision);
+                self.progressed();
                 self.told_anything = true;
                 let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG);
                 if self.lagging && !was_lagging && matches!(self.state, State::Live(_)) {
-                    self.held_back = Some(News::Entry(entry));
+                    self.held_back = Some(News::Entry(entry, behind));
                     return Some(News::Lagging(behind));
                 }
-                Some(News::Entry(entry))
+                Some(News::Entry(entry, behind))
             }
             Signal::Ready => {
                 self.state = match std::mem::replace(&mut self.state, State::Over) {
@@ -206,13 +221,38 @@ impl Recovery {
                     self.reached(revision);
                 }
                 self.told_errors.clear();
-                std::mem::take(&mut self.owes_ready).then_some(News::Ready)
+                self.caught_up();
+                Some(if std::mem::take(&mut self.owes_ready) { News::Ready } else { News::Alive(self.position) })
+            }
+            Signal::Incomplete => {
+                self.resync |= self.told_anything;
+                self.position = Revision::ZERO;
+                self.state = State::Begin(self.listing());
+                None
             }
             Signal::Alive { upto } => {
                 self.reached(upto);
-                matches!(self.state, State::Live(_)).then_some(News::Alive(self.position))
+                let is_live = matches!(self.state, State::Live(_));
+                if is_live {
+                    self.caught_up();
+                }
+                is_live.then_some(News::Alive(self.position))
             }
         }
+    }
+
+    /// Resets the backoff if the position is beyond every earlier one: entries that are told again are no progress.
+    fn progressed(&mut self) {
+        if self.position > self.furthest {
+            self.furthest = self.position;
+            self.backoff = Backoff::outage();
+        }
+    }
+
+    fn caught_up(&mut self) {
+        self.progressed();
+        self.backoff = Backoff::outage();
+        self.told_interrupted = false;
     }
 
     fn reached(&mut self, revision: Revision) {
@@ -228,11 +268,9 @@ impl Recovery {
         let state = std::mem::replace(&mut self.state, State::Over);
         let next = match state {
             State::Begin(since) => since,
-            State::Listing(_, Since::Newest | Since::History) => {
-                self.resync |= self.told_anything;
-                self.listing()
-            }
-            // In the order of revisions, so what was told is told.
+            State::Listing(_, since @ (Since::Newest | Since::History)) if self.position == Revision::ZERO => since,
+            // Each listing is in the order of revisions: every key whose newest revision is at the position or before it was
+            // told. The next session tells the others, and proves that none of those told was removed, or lists again.
             State::Listing(..) | State::Live(_) => Since::After(self.position),
             State::Over => return Some(None),
         };
@@ -243,6 +281,9 @@ impl Recovery {
             | ErrorKind::LimitReached { .. }
             | ErrorKind::Backend { .. } => {
                 self.state = State::Begin(next);
+                if !std::mem::replace(&mut self.told_interrupted, true) {
+                    return Some(Some(Ok(News::Interrupted(error))));
+                }
                 true
             }
             ErrorKind::BucketNotFound => {

@@ -83,7 +83,7 @@ enum Step {
 impl Sitting {
     fn begin(shared: Arc<Shared>, name: String, watch: Watch) -> Result<(Begun, Self)> {
         // A beginning needs no patience here.
-        let Watch { patterns, since, headers_only, patience: _ } = watch;
+        let Watch { patterns, since, headers_only, patience: _, delivered: _ } = watch;
         let mut state = shared.lock();
         let (bucket, _) = find(&mut state, &shared, &name)?;
         let last = bucket.last_revision;

@@ -28,10 +28,11 @@ const INACTIVE: Duration = Duration::from_secs(30);
 /// After which time an acknowledgement is missed: a reader may take its time, and a watch lives for years.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// How long the first attempt to create a consumer may take, before another name is tried. A server that was just lost
-/// may have been chosen to host the consumer, and repeating the request would wait for that server. Each further attempt
-/// may take twice as long, because creating a consumer on a very large stream is slow.
+/// How long each of the first attempts to create a consumer may take, before another name is tried: a cluster may choose a
+/// server that was just lost, and repeating the request would wait for that server. Each later attempt may take twice as
+/// long as the one before, because creating a consumer on a very large stream is slow.
 const ATTEMPT: Duration = Duration::from_secs(2);
+const FIRST_ATTEMPTS: u32 = 3;
 
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
@@ -133,8 +134,9 @@ impl Consumer {
     ///
     /// If the future is dropped, a consumer that the server may have made is removed.
     pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
-        let (mut limit, mut backoff) = (ATTEMPT, Backoff::outage());
-        loop {
+        let mut backoff = Backoff::outage();
+        let mut limit = ATTEMPT;
+        for number in 1_u32.. {
             let attempt = Deadline::after(limit.min(deadline.remaining()));
             let error = match Self::attempt(api, request, attempt).await {
                 Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => {
@@ -146,8 +148,11 @@ impl Consumer {
                 return Err(if matches!(error.kind(), ErrorKind::Timeout { .. }) { deadline.error() } else { error });
             }
             tracing::debug!(stream = request.stream, %error, "a consumer is created under another name");
-            limit *= 2;
+            if number >= FIRST_ATTEMPTS {
+                limit *= 2;
+            }
         }
+        Err(deadline.error())
     }
 
     async fn attempt(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
@@ -257,9 +262,13 @@ impl Consumer {
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
+            // What this consumer sends on another connection may come after a pause in which anything was removed.
+            if self.api.wire().epoch() != self.epoch {
+                return Ok(Heard::Lost("the connection broke"));
+            }
             let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
-                None if !self.api.wire().is_connected() || self.api.wire().epoch() != self.epoch => {
+                None if !self.api.wire().is_connected() => {
                     return Ok(Heard::Lost("the connection broke"));
                 }
                 None if Instant::now() >= until => return Ok(Heard::Lost("no heartbeat came")),

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
 /// How often it is tried to learn whether all of a stream is kept, while it is written to.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 
 /// Whether every write after this revision is kept, as far as can be proven.
 ///
@@ -27,12 +27,13 @@ pub(super) async fn keeps_all(
     later: &mut Facts,
     revision: Revision,
     mut counted: Option<u64>,
+    tries: usize,
     deadline: Deadline,
 ) -> Result<bool> {
     if let Some(known) = facts.keeps_all_after(revision) {
         return Ok(known);
     }
-    for _ in 0..TRIES {
+    for _ in 0..tries {
         if counted.is_none() {
             counted = count_after(place, revision, deadline).await?;
             *later = Facts::learn(place, deadline).await?;
@@ -71,6 +72,10 @@ pub(super) struct Facts {
     first: Revision,
     pub(super) last: Revision,
     messages: u64,
+    /// The only subject filter of the stream with the number of subjects that it stores, unless it copies another stream.
+    subjects: Option<(String, u64)>,
+    /// The time on the server.
+    pub(super) now: SystemTime,
     pub(super) replicated: bool,
     leader: Option<String>,
     followers: Vec<Follower>,
@@ -108,8 +113,15 @@ impl Facts {
             first: Revision::new(state["first_seq"].as_u64()?),
             last: Revision::new(state["last_seq"].as_u64()?),
             messages: state["messages"].as_u64()?,
+            subjects: own_subjects(info),
+            now: info["ts"].as_str().and_then(record::time).unwrap_or_else(SystemTime::now),
             replicated: info["config"]["num_replicas"].as_u64() != Some(1),
         })
+    }
+
+    /// The number of keys that this filter matches, if it is the whole stream.
+    pub(super) fn keys_of(&self, filter: &str) -> Option<u64> {
+        self.subjects.as_ref().filter(|(only, _)| only == filter).map(|(_, count)| *count)
     }
 
     /// Whether that server has the stream up to this revision, as far as the leader knows.
@@ -134,6 +146,14 @@ impl Facts {
         let all = self.last.get() - self.first.get() + 1;
         (self.messages == all).then_some(true)
     }
+}
+
+fn own_subjects(info: &Value) -> Option<(String, u64)> {
+    let config = &info["config"];
+    let [only] = config["subjects"].as_array()?.as_slice() else { return None };
+    let copies = ["mirror", "sources", "subject_transform"].iter().any(|field| !config[*field].is_null());
+    let count = info["state"]["num_subjects"].as_u64().unwrap_or_default();
+    (!copies).then_some((only.as_str()?.to_owned(), count))
 }
 
 #[cfg(test)]

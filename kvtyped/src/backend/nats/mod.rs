@@ -52,6 +52,7 @@ mod parcel;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod probe;
+mod proof;
 mod publish;
 mod read;
 mod record;

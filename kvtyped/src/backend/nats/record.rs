@@ -47,7 +47,7 @@ pub(super) mod header {
 pub(super) struct Stored {
     pub(super) subject: Subject,
     pub(super) revision: Revision,
-    created: SystemTime,
+    pub(super) created: SystemTime,
     headers: HeaderMap,
     payload: Bytes,
 }

@@ -18,13 +18,15 @@ use tokio::time::Instant;
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::convert;
-use super::facts::{Facts, keeps_all};
+use super::facts::{self, Facts, keeps_all};
+use super::proof::{Progress, Proof};
 use super::record::Stored;
 use super::scan;
-use crate::backend::{Begun, Deadline, RawEntry, Signal, Since, Watch};
+use crate::backend::{Begun, Deadline, Delivered, RawEntry, Signal, Since, Watch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
+use crate::ttl::Ttl;
 
 /// How often an idle server says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -54,7 +56,12 @@ struct Sitting {
     patterns: Patterns,
     created: SystemTime,
     consumer: Consumer,
+    request: Request,
     listing: Listing,
+    /// Every subject that was delivered, by this session and those before it.
+    delivered: Delivered,
+    /// What is still to be proven before it is ready.
+    proof: Option<Proof>,
     ready: bool,
     /// After which message an idle server may have waited for an acknowledgement.
     idle_after: Option<u64>,
@@ -84,11 +91,17 @@ impl Sitting {
                 },
             };
             let mut later = Facts::learn(&place, deadline).await?;
+            let counts = place.counts_filters || scan::are_counted(&patterns);
+            let mut proof = None;
             let complete = match watch.since {
                 Since::After(revision) => {
                     let whole = request.filters == [format!("{}>", place.prefix)];
                     let counted = whole.then_some(consumer.pending);
-                    keeps_all(&place, &facts, &mut later, revision, counted, deadline).await?
+                    let is_provable = counts && revision <= facts.last && is_provable(&place, &watch.delivered);
+                    let tries = if is_provable { usize::from(whole) } else { facts::TRIES };
+                    let kept = keeps_all(&place, &facts, &mut later, revision, counted, tries, deadline).await?;
+                    proof = (!kept && is_provable).then(Proof::new);
+                    kept || is_provable
                 }
                 Since::Newest | Since::History | Since::Now => true,
             };
@@ -105,12 +118,23 @@ impl Sitting {
             // The server that delivers may be behind the one that told the facts.
             let behind = !later.has_reached(consumer.server.as_deref(), facts.last);
             let wanted = if behind { facts.last } else { Revision::ZERO };
-            let listing = match place.counts_filters || scan::are_counted(&patterns) {
+            let listing = match counts {
                 true => Listing::new(consumer.pending, wanted),
                 false => Listing::uncounted(later.last, wanted),
             };
+            match watch.since {
+                Since::Newest | Since::History => watch.delivered.restart(),
+                Since::Now => watch.delivered.forget(),
+                Since::After(_) => {}
+            }
+            if start >= facts.last {
+                watch.delivered.end_listing();
+            }
             return Ok(Self {
                 ready: start >= facts.last,
+                request,
+                delivered: watch.delivered,
+                proof,
                 patterns: watch.patterns,
                 created: facts.created,
                 first: match start >= facts.last {
@@ -130,6 +154,7 @@ impl Sitting {
         stream::unfold(Some(self), |sitting| async move {
             let mut sitting = sitting?;
             match sitting.next().await {
+                Ok(told @ Ok(Signal::Incomplete)) => Some((told, None)),
                 Ok(told) => Some((told, Some(sitting))),
                 Err(error) => Some((Err(error), None)),
             }
@@ -143,9 +168,8 @@ impl Sitting {
             if let Some(signal) = self.first.pop_front() {
                 return Ok(Ok(signal));
             }
-            if !self.ready && self.listing.is_over() {
-                self.ready = true;
-                return Ok(Ok(Signal::Ready));
+            if let Some(signal) = self.conclude().await? {
+                return Ok(Ok(signal));
             }
             // How long it waits is the consumer's to know.
             match self.consumer.next(Instant::now() + 10 * HEARTBEAT).await? {
@@ -164,10 +188,8 @@ impl Sitting {
                         return Err(self.end("the server that delivers is behind, and stays so").await);
                     }
                     self.upto = self.upto.max(upto);
-                    if !self.ready && self.listing.is_over() {
-                        self.ready = true;
-                        self.first.push_back(Signal::Ready);
-                    }
+                    let concluded = self.conclude().await?;
+                    self.first.extend(concluded);
                     self.first.push_back(Signal::Alive { upto: self.upto });
                 }
                 Heard::Lost(why) => return Err(self.end(why).await),
@@ -178,6 +200,25 @@ impl Sitting {
                 Heard::Unheard => return Err(self.unheard().await),
             }
         }
+    }
+
+    /// What is told once everything came that was there: `Ready`, unless a removal may have been missed.
+    async fn conclude(&mut self) -> Result<Option<Signal>> {
+        if self.ready || !self.listing.is_over() {
+            return Ok(None);
+        }
+        if let Some(proof) = &mut self.proof {
+            match proof.advance(&self.place, &self.request, &self.delivered, self.upto).await {
+                Ok(Progress::Waits) => return Ok(None),
+                Ok(Progress::Proven) => {}
+                Ok(Progress::Failed) => return Ok(Some(Signal::Incomplete)),
+                Err(error) if error.is_denied() => return Ok(Some(Signal::Incomplete)),
+                Err(error) => return Err(self.end(&error.to_string()).await),
+            }
+        }
+        self.ready = true;
+        self.delivered.end_listing();
+        Ok(Some(Signal::Ready))
     }
 
     /// Whether a server that is idle has nothing to deliver, although it told of more to come. It may have been idle for want
@@ -220,7 +261,14 @@ impl Sitting {
             return None;
         }
         self.upto = stored.revision;
-        let entry = match stored.entry(&self.place.prefix) {
+        let (subject, created) = (stored.subject.clone(), stored.created);
+        let entry = stored.entry(&self.place.prefix);
+        let marker = entry.as_ref().ok().filter(|entry| !entry.is_live());
+        let ttl =
+            marker.and_then(|marker| marker.ttl.map(Ttl::as_duration)).into_iter().chain(self.place.config.ttl).min();
+        let expires = marker.and(ttl).and_then(|ttl| created.checked_add(ttl));
+        self.delivered.insert(&subject, expires, created);
+        let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
@@ -237,6 +285,11 @@ impl Sitting {
             _ => Error::unavailable(why),
         }
     }
+}
+
+/// Whether a session that resumes can prove, by the keys that were delivered, that no removal was missed.
+fn is_provable(place: &Place, delivered: &Delivered) -> bool {
+    delivered.is_complete() && (place.config.history == Some(1) || !delivered.is_listed())
 }
 
 /// What the consumer is asked for; the patterns do not overlap.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::MemoryBackend;
 use super::super::backlog::{MAX_BYTES, MAX_ENTRIES};
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
-use crate::backend::{Backend, Begun, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
+use crate::backend::{Backend, Begun, Delivered, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
@@ -23,7 +23,8 @@ fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
 }
 
 fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
-    bucket.watch(Watch { patterns: patterns.into(), since, headers_only: false, patience: SECOND })
+    let delivered = Delivered::default();
+    bucket.watch(Watch { patterns: patterns.into(), since, headers_only: false, patience: SECOND, delivered })
 }
 
 async fn next(watching: &mut Watching) -> Signal {

@@ -1,0 +1,141 @@
+//! Watches and caches of three sizes: the time until they are ready, the memory of a record, and how both grow.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::kv;
+use futures::StreamExt;
+use kvtyped::prelude::*;
+
+use crate::measure::{Measured, pairs, time};
+use crate::memory::bytes_of;
+use crate::report::Unit;
+use crate::world::{Session, World, decode, encode, publish_all};
+
+const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
+/// How many records are made at once.
+const CHUNK: usize = 50_000;
+/// How many keys change while the connection is cut, each twice.
+const CHANGED: [usize; 2] = [1, 100];
+/// How long a fill may take.
+const LONG: Duration = Duration::from_secs(300);
+
+/// What one size cost.
+struct Cost {
+    watch: f64,
+    cache: f64,
+    bytes: f64,
+    resume: f64,
+}
+
+pub(crate) async fn measure(world: &mut World) {
+    world.report.group("Watches and caches by size");
+    let mut costs = Vec::new();
+    for size in SIZES {
+        let size = world.effort.of(size);
+        costs.push((size as f64, of_size(world, size).await));
+    }
+    let ((small, first), (large, last)) = (&costs[0], &costs[costs.len() - 1]);
+    let exponent = |of: fn(&Cost) -> f64| (of(last) / of(first)).ln() / (large / small).ln();
+    let rows: [(&str, f64); 4] = [
+        ("the time of a watch", exponent(|cost| cost.watch)),
+        ("the time of a cache", exponent(|cost| cost.cache)),
+        ("the memory of a cache", 1.0 + exponent(|cost| cost.bytes)),
+        ("a resume with one changed key", exponent(|cost| cost.resume)),
+    ];
+    for (name, exponent) in rows {
+        let name = format!("{name} grows with this power of its size");
+        let row = world.report.row(name, "linear").unit(Unit::Exponent).at_most(1.05);
+        row.measured(&Measured { ours: vec![vec![exponent]], theirs: vec![vec![1.0]] });
+    }
+}
+
+async fn of_size(world: &mut World, size: usize) -> Cost {
+    let name = format!("size-{size}");
+    let (bucket, plain) = world.bucket(&name).await;
+    for start in (0..size).step_by(CHUNK) {
+        let records: Vec<_> = (start..size.min(start + CHUNK)).map(|id| Session::new("acme", id as u64)).collect();
+        publish_all(&world.raw, &name, &records).await;
+    }
+    let blocks = world.effort.blocks(if size > 100_000 { 2 } else { 5 });
+    let theirs = async || time(async { assert_eq!(watched(&plain).await, size) }).await;
+
+    let ours = async || time(async { assert_eq!(ready(&bucket).await, size) }).await;
+    let watch = pairs(blocks, 1, ours, theirs).await;
+    world.report.row(format!("a watch of {size}, until ready"), "kv.watch_with_history + serde_json").measured(&watch);
+
+    let fill = || bucket.cache(..).timeout(LONG).into_future();
+    let ours = async || time(async { assert_eq!(fill().await.expect("it is filled").len(), size) }).await;
+    let cache = pairs(blocks, 1, ours, theirs).await;
+    world.report.row(format!("a cache of {size}, until ready"), "kv.watch_with_history + serde_json").measured(&cache);
+
+    let (map, bytes) = bytes_of(&world.server.url(), &name, size);
+    let row =
+        world.report.row(format!("a record in a cache of {size}"), "HashMap of decoded records").unit(Unit::Bytes);
+    row.measured(&Measured { ours: vec![vec![bytes]], theirs: vec![vec![map]] });
+
+    let mut resume = 0.0;
+    for changed in CHANGED {
+        let measured = resumed(world, &name, changed, blocks).await;
+        if changed == CHANGED[0] {
+            resume = measured.medians().0;
+        }
+        let row = format!("a cache of {size} after a cut, {changed} keys changed twice");
+        world.report.row(row, "until one is filled").measured(&measured);
+    }
+    Cost { watch: watch.medians().0, cache: cache.medians().0, bytes, resume }
+}
+
+/// The events until a watch is ready.
+async fn ready(bucket: &Bucket<Session>) -> usize {
+    let mut events = bucket.watch(..).await.expect("it begins");
+    let mut seen = 0;
+    loop {
+        match events.next().await.expect("it goes on").expect("no error") {
+            Event::Put(entry) => drop(black_box(entry)),
+            Event::Ready => return seen,
+            other => panic!("{other:?}"),
+        }
+        seen += 1;
+    }
+}
+
+async fn watched(plain: &kv::Store) -> usize {
+    let mut watch = plain.watch_with_history(">").await.expect("it watches");
+    let mut seen = 0;
+    while let Some(entry) = watch.next().await {
+        let entry = entry.expect("it goes on");
+        black_box(decode(&entry.value));
+        seen += 1;
+        if entry.delta == 0 {
+            break;
+        }
+    }
+    seen
+}
+
+/// The time from the end of a cut until a cache is up to date, beside that of filling one.
+async fn resumed(world: &World, name: &str, changed: usize, blocks: usize) -> Measured {
+    let plain = world.plain(name).await;
+    let proxy = harness::Proxy::start(world.server.addr()).await;
+    let store = Store::connect(proxy.url()).await.expect("the proxy is there");
+    let bucket: Bucket<Session> = store.bucket().name(name).must_exist().await.expect("the bucket is there");
+    let fill = || bucket.cache(..).timeout(LONG).into_future();
+    let cache = fill().await.expect("it is filled");
+    let ours = async || {
+        proxy.set(harness::Mode::Refuse);
+        let mut last = 0;
+        for round in 0..2 {
+            for id in 0..changed as u64 {
+                let session = Session { visits: round, ..Session::new("acme", id) };
+                last = plain.put(session.by_hand(), encode(&session)).await.expect("it is put");
+            }
+        }
+        proxy.set(harness::Mode::Pass);
+        let begun = Instant::now();
+        cache.wait_for_revision(Revision::from(last)).await.expect("it comes");
+        begun.elapsed()
+    };
+    let theirs = async || time(async { drop(fill().await.expect("it is filled")) }).await;
+    pairs(blocks, 1, ours, theirs).await
+}

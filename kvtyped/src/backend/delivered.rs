@@ -1,0 +1,201 @@
+//! The keys that the sessions of one watch delivered.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// The number of keys beyond which nothing is remembered: 9 to 18 bytes a key, 300 MB at most.
+const MOST: usize = 1 << 24;
+
+/// The number of expiring delete markers beyond which those are forgotten that must have expired long ago.
+const MARKERS: usize = 1_024;
+
+/// How late a server may remove a message whose TTL has passed. An older marker is taken to be gone.
+const LATE: Duration = Duration::from_secs(60);
+
+/// The keys that the sessions of one watch delivered, from the first entry of its listing on. Each session gets it from
+/// the one before, so that a session that resumes can prove that no removal was missed: if the server has as many keys as
+/// were delivered, it has all of them.
+///
+/// Of each key a hash of 8 bytes is kept, with a random seed. Two keys with one hash make the numbers differ, which costs a
+/// listing. Delete markers with a TTL are kept by name, because they leave without another message.
+///
+/// Cheap to clone; every clone is the same set.
+#[derive(Clone, Default)]
+pub struct Delivered {
+    keys: Arc<Mutex<Keys>>,
+}
+
+#[derive(Default)]
+struct Keys {
+    seed: RandomState,
+    hashes: HashSet<u64, BuildHasherDefault<Hashed>>,
+    /// Delete markers with the time at which they expire.
+    markers: HashMap<Box<str>, SystemTime>,
+    is_complete: bool,
+    is_listed: bool,
+}
+
+impl Delivered {
+    /// Starts anew, with a session that lists every key.
+    pub fn restart(&self) {
+        let mut keys = self.lock();
+        *keys = Keys { is_complete: true, ..Keys::default() };
+    }
+
+    /// Forgets everything, for a session that does not list every key.
+    pub fn forget(&self) {
+        *self.lock() = Keys::default();
+    }
+
+    /// Whether every key that a listing found is among these.
+    pub fn is_complete(&self) -> bool {
+        self.lock().is_complete
+    }
+
+    /// Whether the listing has ended.
+    pub fn is_listed(&self) -> bool {
+        self.lock().is_listed
+    }
+
+    /// Marks the end of the listing.
+    pub fn end_listing(&self) {
+        self.lock().is_listed = true;
+    }
+
+    /// Adds a key, whose newest entry is a delete marker that expires at this time, if it is one.
+    pub fn insert(&self, key: &str, marker: Option<SystemTime>, now: SystemTime) {
+        let mut keys = self.lock();
+        if !keys.is_complete {
+            return;
+        }
+        let hash = keys.seed.hash_one(key);
+        keys.hashes.insert(hash);
+        match marker {
+            Some(expires) => {
+                keys.markers.insert(key.into(), expires);
+                if keys.markers.len().is_power_of_two() && keys.markers.len() >= MARKERS {
+                    keys.remove_markers(|expires| expires + LATE < now);
+                }
+            }
+            None if keys.markers.is_empty() => {}
+            None => drop(keys.markers.remove(key)),
+        }
+        if keys.hashes.len() > MOST {
+            *keys = Keys::default();
+        }
+    }
+
+    /// Removes a delete marker that the server has no longer.
+    pub fn remove_marker(&self, key: &str) {
+        let mut keys = self.lock();
+        if keys.markers.remove(key).is_some() {
+            let hash = keys.seed.hash_one(key);
+            keys.hashes.remove(&hash);
+        }
+    }
+
+    /// The delete markers that have expired by this time, and may be gone.
+    pub fn expired_markers(&self, now: SystemTime) -> Vec<Box<str>> {
+        let keys = self.lock();
+        keys.markers.iter().filter(|(_, expires)| **expires <= now).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The number of keys.
+    pub fn count(&self) -> u64 {
+        self.lock().hashes.len() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keys {
+    fn remove_markers(&mut self, are_gone: impl Fn(SystemTime) -> bool) {
+        let Self { seed, hashes, markers, .. } = self;
+        markers.retain(|key, expires| {
+            let is_gone = are_gone(*expires);
+            if is_gone {
+                hashes.remove(&seed.hash_one(&**key));
+            }
+            !is_gone
+        });
+    }
+}
+
+impl fmt::Debug for Delivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivered").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+/// The hash of what is a hash already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn keys_are_counted_once() {
+        let delivered = Delivered::default();
+        delivered.insert("a", None, NOW);
+        assert!(delivered.count() == 0 && !delivered.is_complete(), "no listing has begun");
+        delivered.restart();
+        for key in ["a", "b", "a"] {
+            delivered.insert(key, None, NOW);
+        }
+        assert_eq!((delivered.count(), delivered.is_complete(), delivered.is_listed()), (2, true, false));
+        delivered.forget();
+        assert_eq!((delivered.count(), delivered.is_complete()), (0, false));
+    }
+
+    #[test]
+    fn only_a_marker_is_removed() {
+        let delivered = Delivered::default();
+        delivered.restart();
+        for key in ["deleted", "deleted and written", "written"] {
+            delivered.insert(key, (key != "written").then_some(NOW), NOW);
+        }
+        delivered.insert("deleted and written", None, NOW);
+        assert_eq!(delivered.expired_markers(NOW), ["deleted".into()]);
+        assert!(delivered.expired_markers(NOW - LATE).is_empty());
+        for key in ["deleted", "deleted and written", "written"] {
+            delivered.remove_marker(key);
+        }
+        assert_eq!(delivered.count(), 2);
+    }
+
+    #[test]
+    fn old_markers_do_not_accumulate() {
+        let delivered = Delivered::default();
+        delivered.restart();
+        let at = |second: u64| NOW + Duration::from_secs(second);
+        for second in 0..10_000 {
+            delivered.insert(&second.to_string(), Some(at(second)), at(second));
+        }
+        assert!(delivered.count() < 2 * MARKERS as u64, "{delivered:?}");
+    }
+}
