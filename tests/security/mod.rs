@@ -8,6 +8,7 @@
 //! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
+//! | `operation_ids` | ids that cannot be predicted, and what a foreign one does |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
 //! | `authority` | certificates and tokens, made here |
 
@@ -15,6 +16,7 @@ mod authority;
 mod credentials;
 mod denials;
 mod encryption;
+mod operation_ids;
 mod replicated;
 mod roles;
 mod secrets;

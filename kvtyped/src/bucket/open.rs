@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{Bucket, ReadBucket};
-use crate::backend::{Backend, Deadline, OperationId, RawBucket};
+use crate::backend::{Backend, Deadline, RawBucket};
 use crate::closing::Closing;
 use crate::config::{BucketConfig, Drift, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
@@ -212,7 +212,7 @@ impl<T: KvModel> OpenBucket<T> {
         if *presence == Presence::MustCreate {
             // A server takes the same configuration twice, and says so with nothing: this one is never the same.
             let mut config = config.clone();
-            config.metadata.insert(MADE_BY.to_owned(), OperationId::generate().as_str().to_owned());
+            config.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
             return backend.create(config, deadline).await;
         }
         loop {

@@ -137,6 +137,12 @@ pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
+/// The answer to the only copy of a write that it is a duplicate: another message has its id, and the write was not applied
+/// by whoever answered.
+pub(super) fn foreign_duplicate() -> Error {
+    backend("the server took a fresh operation id for that of another message").unknown_outcome()
+}
+
 /// Whether it is the credentials for which a connection was not made again: the client tells the kind as a text.
 pub(super) fn is_of_credentials(text: &str) -> bool {
     [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
