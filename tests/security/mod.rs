@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `credentials` | each way to sign in, by the URL and by the builder, and that each is refused where it is wrong |
 //! | `encryption` | the same of TLS |
+//! | `discovery` | servers that a stranger names |
 //! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
 //! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
@@ -15,6 +16,7 @@
 mod authority;
 mod credentials;
 mod denials;
+mod discovery;
 mod encryption;
 mod operation_ids;
 mod replicated;

@@ -36,6 +36,9 @@ pub(super) async fn connect(url: &str, options: NatsOptions, client: Option<Conn
         None => client.unwrap_or_default(),
     };
     let mut connect = options.tls.apply(connect).await?;
+    if options.tls.begins_in_the_clear() && !options.trust_discovered_servers {
+        connect = connect.ignore_discovered_servers();
+    }
     connect = connect
         .name(options.name.as_deref().unwrap_or("kvtyped"))
         .connection_timeout(timeout.min(SERVER_PATIENCE))

@@ -95,6 +95,7 @@ impl Target {
             "prefix" => self.said.prefix = Some(value),
             "inbox" => self.said.inbox_prefix = Some(value),
             "confined" => self.said.confined = truth(name, &value)?,
+            "trust_discovered_servers" => self.said.trust_discovered_servers = truth(name, &value)?,
             "creds" => self.sign_in(Credentials::JwtFile(File::at(value)))?,
             "nkey" => self.sign_in(Credentials::NkeyFile(File::at(value)))?,
             "ca" => self.said.tls.authorities = Some(File::at(value)),
@@ -130,6 +131,7 @@ impl Target {
             inbox_prefix: said.inbox_prefix.or(options.inbox_prefix),
             connect_timeout: options.connect_timeout,
             confined: said.confined || options.confined,
+            trust_discovered_servers: said.trust_discovered_servers || options.trust_discovered_servers,
             credentials: said.credentials.or(options.credentials),
             ..said
         }
@@ -137,8 +139,19 @@ impl Target {
 }
 
 /// What may stand behind the `?`. No secret does, only where it is: URLs are logged.
-const PARAMETERS: &[&str] =
-    &["domain", "prefix", "inbox", "confined", "creds", "nkey", "ca", "cert", "key", "tls_first"];
+const PARAMETERS: &[&str] = &[
+    "domain",
+    "prefix",
+    "inbox",
+    "confined",
+    "trust_discovered_servers",
+    "creds",
+    "nkey",
+    "ca",
+    "cert",
+    "key",
+    "tls_first",
+];
 
 fn truth(name: &str, value: &str) -> Result<bool> {
     match value {
@@ -195,8 +208,20 @@ mod tests {
         let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&confined=true");
         let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
         assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").confined(true));
+        let trusting = said("tls://a?trust_discovered_servers=true");
+        assert_eq!(trusting, NatsOptions::new().require_tls(true).trust_discovered_servers(true));
         assert_eq!(said("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
         assert_eq!(said("tls://a"), NatsOptions::new().require_tls(true));
+    }
+
+    #[test]
+    fn url_with_an_encoded_comma_names_one_server() {
+        for url in ["nats://u:a%2Cb@c:4222", "nats://u:a%2Cb@c:4222,nats://u:a%2Cb@d", "nats://u:a%2Cb@c:4222,d"] {
+            let target = Target::parse(url).unwrap();
+            assert!(target.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
+            let said = target.or(NatsOptions::new());
+            assert_eq!(said.credentials, Some(Credentials::UserAndPassword("u".into(), "a,b".into())), "{url}");
+        }
     }
 
     #[test]

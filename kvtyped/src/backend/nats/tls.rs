@@ -31,6 +31,11 @@ impl Tls {
         self.required || self.first || self.authorities.is_some() || self.client.is_some()
     }
 
+    /// Whether what a server says of other servers can be changed on its way, although the connection must be encrypted.
+    pub(super) fn begins_in_the_clear(&self) -> bool {
+        self.is_required() && !self.first
+    }
+
     /// Options that say so. The files are looked at now, so that one that is missing or wrong is told at once.
     pub(super) async fn apply(&self, mut client: ConnectOptions) -> Result<ConnectOptions> {
         if !self.is_required() {
