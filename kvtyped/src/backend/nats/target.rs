@@ -35,6 +35,7 @@ impl Target {
         let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
         let mut user = None;
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+            let has_scheme = address.contains("://");
             let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
             let scheme = scheme.to_ascii_lowercase();
             if !matches!(&*scheme, "nats" | "tls") {
@@ -47,6 +48,14 @@ impl Target {
                 None => (None, rest),
             };
             if let Some(this) = this {
+                // A password with a comma ends the first address early; its rest must not choose the server.
+                let is_first = target.servers.is_empty();
+                if this.contains('@') || !is_first && (user.is_none() || !has_scheme) {
+                    return Err(wrong(
+                        "it is ambiguous where the user ends: write `,` and `@` in a user, password or token as `%2C` \
+                         and `%40`, and name a user before the first server, with a scheme before each",
+                    ));
+                }
                 let this = match this.split_once(':') {
                     Some((user, password)) => {
                         Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?)
@@ -242,9 +251,18 @@ mod tests {
             "nats://u:s3cr3t@a\rb",
             "nats://u:s3cr3t@a?domain=h\tb",
             "nats://u:s3c#r3t@a",
+            "nats://u:4222,s3cr3t@a",
+            "nats://u:s3cr3t,4222@a",
+            "nats://u:s3cr3t@a,u:s3cr3t@b",
+            "nats://u:s3cr3t@a,b@c",
+            "nats://u:s3c@r3t@a",
+            "nats://s3c,r3t@a",
+            "nats://a,nats://u:s3cr3t@b",
+            "nats://u:4222,nats://s3cr3t@a",
         ] {
             let error = Target::parse(url).err().unwrap();
-            assert!(!format!("{error:?}").contains("s3cr3t"), "{error}");
+            let text = format!("{error:?}");
+            assert!(!["s3cr3t", "s3c", "r3t"].iter().any(|part| text.contains(part)), "{error}");
         }
     }
 }
