@@ -1,7 +1,9 @@
 //! The one error of the library.
 
+mod escaped;
 mod kind;
 
+pub(crate) use self::escaped::Escaped;
 pub use self::kind::ErrorKind;
 
 use std::error::Error as StdError;
@@ -250,10 +252,16 @@ impl Error {
 /// How many characters are displayed of what is too long to be a key.
 const SHOWN: usize = 64;
 
-/// One line: what was done to what, what went wrong, what to do about it.
+/// One line: what was done to what, what went wrong, what to do about it. Control characters are escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, outcome, operation, bucket, key, revision, source: _ } = &*self.0;
+        fmt::Display::fmt(&Escaped(&*self.0), f)
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, outcome, operation, bucket, key, revision, source: _ } = self;
         if let Some(operation) = operation {
             write!(f, "{operation}")?;
             if let Some(key) = key {
@@ -286,7 +294,7 @@ impl fmt::Debug for Error {
         write!(f, "Error({self}")?;
         let mut cause = self.source();
         while let Some(error) = cause {
-            write!(f, "; caused by: {error}")?;
+            write!(f, "; caused by: {}", Escaped(error))?;
             cause = error.source();
         }
         f.write_str(")")
