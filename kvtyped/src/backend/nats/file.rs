@@ -1,10 +1,12 @@
 //! Files that somebody names, with secrets in them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Escaped, Result};
 
 /// The largest file that is read.
 const LARGEST: u64 = 1024 * 1024;
@@ -37,6 +39,30 @@ impl File {
             .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
     }
 
+    /// As [`read`](Self::read), of a file that nobody else should read: warns once for each file that every user of the
+    /// machine can read.
+    pub(super) fn read_secret(&self, what: &str) -> Result<Vec<u8>> {
+        let content = self.read(what)?;
+        if self.is_world_readable() {
+            static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+            if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.path()) {
+                tracing::warn!(file = ?self, "every user of this machine can read {what}; run `chmod o-rwx` on it");
+            }
+        }
+        Ok(content)
+    }
+
+    #[cfg(unix)]
+    fn is_world_readable(&self) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(&self.0).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    }
+
+    #[cfg(not(unix))]
+    fn is_world_readable(&self) -> bool {
+        false
+    }
+
     /// A pipe may wait for ever to be written, and a device has no end: neither is read.
     fn content(&self) -> io::Result<Vec<u8>> {
         let metadata = std::fs::metadata(&self.0)?;
@@ -61,7 +87,7 @@ impl File {
 
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", self.0.display()) }
+        if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", Escaped(&self.0.display())) }
     }
 }
 

@@ -75,7 +75,7 @@ impl Tls {
         }
         let Some((certificate, key)) = &self.client else { return Ok(()) };
         let chain = certificates(certificate)?;
-        let pem = key.read("the key of the client certificate")?;
+        let pem = key.read_secret("the key of the client certificate")?;
         let wrong = |why: String| {
             Error::invalid_config(format!("the client certificate {certificate} with the key {key}: {why}"))
         };
