@@ -10,6 +10,7 @@
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
 //! | `operation_ids` | ids that cannot be predicted, and what a foreign one does |
+//! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
 //! | `authority` | certificates and tokens, made here |
 
@@ -21,6 +22,7 @@ mod encryption;
 mod operation_ids;
 mod replicated;
 mod roles;
+mod rollups;
 mod secrets;
 mod tenants;
 mod work;

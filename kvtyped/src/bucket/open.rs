@@ -165,6 +165,12 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.limit_markers = Some(stay))
     }
 
+    /// Whether one message may replace stored records, as a purge does. See [`BucketConfig::rollups`] for what it costs to
+    /// switch it off, and why a bucket whose users do not trust each other should.
+    pub fn rollups(self, on: bool) -> Self {
+        self.set(|config| config.rollups = Some(on))
+    }
+
     /// Whether several writes can be applied all or nothing; it needs nats-server 2.12.1. On in a new bucket where the
     /// server can.
     pub fn atomic(self, on: bool) -> Self {

@@ -66,6 +66,7 @@ impl BucketConfig {
             sources,
             metadata,
             limit_markers,
+            rollups,
             atomic,
         } = self;
         let mut differences = Vec::new();
@@ -89,6 +90,7 @@ impl BucketConfig {
         compare("republish", show(republish), show(&found.republish));
         compare("mirror", show(mirror), show(&found.mirror));
         compare("limit_markers", show(limit_markers), show(&found.limit_markers));
+        compare("rollups", show(rollups), show(&found.rollups));
         compare("atomic", show(atomic), show(&found.atomic));
         if !sources.is_empty() {
             compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));

@@ -219,6 +219,14 @@ impl Error {
         )
     }
 
+    /// A purge, in a bucket that takes none.
+    pub(crate) fn no_rollups(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket that allows rollups (`rollups`), as a purge does; use `delete`, or `compact` as an administrator",
+            format!("bucket `{bucket}` with `rollups = false`"),
+        )
+    }
+
     pub(crate) fn unsupported(needs: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported { needs: needs.into(), found: found.into() })
     }

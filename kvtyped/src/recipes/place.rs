@@ -92,7 +92,7 @@ impl Place {
 ///
 /// `Unsupported`, with what is needed and what was found.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
-    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, .. } = config;
+    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, rollups, .. } = config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
@@ -111,6 +111,9 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
                 format!("history = {history}"),
             );
         }
+    }
+    if *rollups == Some(false) {
+        return unfit("a bucket that allows rollups: a lease ends in a marker", "rollups = false".to_owned());
     }
     if limit_markers.is_none() {
         return unfit(

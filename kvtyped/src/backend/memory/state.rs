@@ -106,6 +106,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources,
         metadata,
         limit_markers,
+        rollups,
         atomic,
     } = new;
     if storage.is_some() && storage != old.storage {
@@ -128,7 +129,9 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         mirror: mirror.or(old.mirror),
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
-        limit_markers: limit_markers.or(old.limit_markers),
+        limit_markers: limit_markers.or(old.limit_markers).filter(|_| rollups != Some(false)),
+        // As on a server, markers bring rollups with them.
+        rollups: rollups.or(old.rollups).map(|on| on || limit_markers.is_some()),
         atomic: atomic.or(old.atomic),
     })
 }

@@ -96,8 +96,15 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         sources,
         metadata,
         limit_markers,
+        rollups,
         atomic,
     } = wanted;
+    // A server allows rollups wherever it leaves markers, whatever else the configuration says.
+    if *rollups == Some(false)
+        && let Some(markers) = raw.get_mut("subject_delete_marker_ttl")
+    {
+        *markers = json!(0);
+    }
     // A server that cannot does not know the field.
     let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
     if let Some(ttl) = ttl.and_then(nanos) {
@@ -124,6 +131,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     set("sources", (!sources.is_empty()).then(copied));
     set("allow_msg_ttl", limit_markers.map(|_| json!(true)));
     set("subject_delete_marker_ttl", limit_markers.and_then(nanos).map(|ttl| json!(ttl)));
+    set("allow_rollup_hdrs", rollups.map(|on| json!(on)));
     set("allow_atomic", atomic.map(|on| json!(on)));
     if !metadata.is_empty() {
         let notes = raw.entry("metadata").or_insert_with(|| json!({}));
@@ -236,6 +244,7 @@ mod tests {
         ];
         config.metadata = [("owner".to_owned(), "me".to_owned())].into();
         config.limit_markers = Some(Duration::from_secs(5));
+        config.rollups = Some(true);
         config.atomic = Some(true);
         config
     }

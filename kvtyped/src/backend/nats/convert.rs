@@ -91,6 +91,10 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
             needs: "limit markers (`limit_markers`) for the TTL of a key".into(),
             found: "a bucket without".into(),
         },
+        10111 if error.description.contains("rollup") => ErrorKind::Unsupported {
+            needs: "a bucket that allows rollups (`rollups`), as a purge does".into(),
+            found: "a bucket without".into(),
+        },
         10169 => ErrorKind::Unsupported { needs: "a bucket of records".into(), found: "a bucket of counters".into() },
         10168 => ErrorKind::Unsupported { needs: "a bucket of counters".into(), found: "a bucket of records".into() },
         // A failure of the server's may come before the write or after it.

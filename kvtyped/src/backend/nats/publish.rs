@@ -48,7 +48,7 @@ pub(super) const SURE: u32 = 3;
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut publication = Publication::new(place, &write, deadline);
-    publication.check_size()?;
+    publication.check()?;
     let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
     // How often it was refused by what proves nothing, under whatever form of its id; and how often in a row a copy was
@@ -238,8 +238,11 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Checks what the server would not check without closing the connection.
-    pub(super) fn check_size(&self) -> Result<()> {
+    /// Checks what the server would not check without closing the connection, and what it refuses anyway.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
+            return Err(Error::no_rollups(&self.place.config.name));
+        }
         let limit = self.place.api.wire().client().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
