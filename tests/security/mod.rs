@@ -12,6 +12,7 @@
 //! | `operation_ids` | ids that cannot be predicted, and what a foreign one does |
 //! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
+//! | `shared` | what a tenant can do to the others of its bucket |
 //! | `authority` | certificates and tokens, made here |
 
 mod authority;
@@ -24,6 +25,7 @@ mod replicated;
 mod roles;
 mod rollups;
 mod secrets;
+mod shared;
 mod tenants;
 mod work;
 

@@ -38,6 +38,9 @@ impl Store {
     /// Work that is done once for a key; runs and results are in the bucket of this name, which is made if it is missing
     /// when it is first used.
     ///
+    /// A result goes to everybody who asks by its key: put the user into the key if the result belongs to one. Keys are
+    /// compared byte for byte: normalize case and Unicode of what a user chose.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
