@@ -127,4 +127,51 @@ mod tests {
             assert!(text.is_some_and(|text| text.contains("no regular file")), "{path}");
         }
     }
+
+    /// Counts the warnings of this thread.
+    struct Warnings(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn secret_file_that_every_user_can_read_is_warned_of_once() -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = std::env::temp_dir().join(format!("kvtyped-secrets-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        // A second one makes `tracing` ask each about every event.
+        let _other = tracing::Dispatch::new(Warnings(Default::default()));
+        let warned = tracing::subscriber::with_default(Warnings(count.clone()), || -> io::Result<Vec<usize>> {
+            let mut warned = Vec::new();
+            for (name, mode) in [("own.nk", 0o600), ("group.nk", 0o640), ("world.nk", 0o644), ("other.nk", 0o604)] {
+                let path = folder.join(name);
+                std::fs::write(&path, "seed")?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+                for _ in 0..3 {
+                    assert!(File::at(&path).read_secret("the file of an nkey").is_ok());
+                }
+                assert!(File::at(&path).read("the file of certificates").is_ok());
+                warned.push(count.load(std::sync::atomic::Ordering::Relaxed));
+            }
+            Ok(warned)
+        });
+        std::fs::remove_dir_all(&folder)?;
+        assert_eq!(warned?, [0, 0, 1, 2]);
+        Ok(())
+    }
 }
