@@ -18,11 +18,21 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     const NAME: &'static str = "json";
 
     fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
-        serde_json::to_vec(value).map_err(|_| CodecError::new("json", "the value cannot be written as JSON"))
+        serde_json::to_vec(value).map_err(|error| CodecError::new("json", unwritable(&error)))
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         serde_json::from_slice(bytes).map_err(|error| CodecError::new("json", detail(&error)))
+    }
+}
+
+/// Why a value cannot be written, without what the value or its type says.
+fn unwritable(error: &Error) -> String {
+    let what = "the value cannot be written as JSON";
+    match error.classify() {
+        // These are fixed texts: `key must be a string`.
+        Category::Syntax => format!("{what}: {error}"),
+        Category::Data | Category::Io | Category::Eof => what.to_owned(),
     }
 }
 
