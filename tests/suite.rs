@@ -17,6 +17,7 @@ mod layering;
 mod lists;
 mod locks;
 mod many;
+mod messages;
 mod model;
 mod modify;
 mod nats;

@@ -17,9 +17,14 @@ fn located(error: Error, raw: &RawEntry) -> Error {
     error.at_revision(raw.revision).with_key(raw.key.as_str())
 }
 
+fn refused<T>(error: Error, raw: &RawEntry) -> Error {
+    located(error, raw).of_model::<T>()
+}
+
 /// The typed key of a stored one.
 pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
-    T::Key::decode(stored.as_str()).map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()))
+    T::Key::decode(stored.as_str())
+        .map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()).of_model::<T>())
 }
 
 /// How the key went, if this is the marker of a removal.
@@ -43,11 +48,11 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
-    let stored = T::Codec::decode(&raw.value).map_err(|error| located(Error::decode(&error), raw))?;
+    let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
     let value = T::from_stored(key.clone(), stored);
     if value.key() != key {
         let detail = "the record names another key than the one under which it is stored".to_owned();
-        return Err(located(undecodable("key", detail), raw));
+        return Err(refused::<T>(undecodable("key", detail), raw));
     }
     Ok(Some(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl }))
 }
@@ -68,5 +73,5 @@ pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
 
 /// The bytes of a record.
 pub(crate) fn encode<T: KvModel>(value: &T) -> Result<Bytes> {
-    T::Codec::encode(value.stored()).map(Bytes::from).map_err(Error::encode)
+    T::Codec::encode(value.stored()).map(Bytes::from).map_err(|error| Error::encode(error).of_model::<T>())
 }

@@ -244,7 +244,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
-        let raw = raw.map_err(|error| error.within("open", &self.config.name, None))?;
+        let raw = raw.map_err(|error| error.of_model::<T>().within("open", &self.config.name, None))?;
         Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
     }
 }

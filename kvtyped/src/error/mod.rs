@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::codec::CodecError;
 use crate::config::ConfigError;
-use crate::key::{Key, KeyError};
+use crate::key::{Key, KeyError, unescape};
 use crate::revision::Revision;
 
 /// A `Result` whose error is [`Error`] unless another is named.
@@ -51,6 +51,8 @@ struct Inner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: Option<&'static str>,
+    /// The type of the model that refused.
+    model: Option<&'static str>,
     bucket: Option<String>,
     key: Option<String>,
     revision: Option<Revision>,
@@ -73,6 +75,7 @@ impl Error {
             kind,
             outcome: Outcome::NotApplied,
             operation: None,
+            model: None,
             bucket: None,
             key: None,
             revision: None,
@@ -161,8 +164,23 @@ impl Error {
         self
     }
 
-    /// Adds where it happened; what is known already stays.
+    /// The same error of this model. The models of recipes are not named.
+    pub(crate) fn of_model<T>(mut self) -> Self {
+        let name = std::any::type_name::<T>();
+        if !name.starts_with("kvtyped::recipes::") {
+            let name = name.split('<').next().unwrap_or(name);
+            self.0.model = Some(name.rsplit("::").next().unwrap_or(name));
+        }
+        self
+    }
+
+    /// Adds where it happened; what is known already stays, except for a key of a recipe's own record: what the recipe does,
+    /// and the name that its user gave, replace that.
     pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
+        let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
+        if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
+            (self.0.operation, self.0.key) = (None, None);
+        }
         self.0.operation.get_or_insert(operation);
         self.0.bucket.get_or_insert_with(|| bucket.to_owned());
         if let Some(key) = key {
@@ -181,13 +199,14 @@ impl Error {
 
     /// The same failure, for another of those whom it struck.
     pub(crate) fn also(error: &Arc<Self>) -> Self {
-        let Inner { kind, outcome, operation: _, bucket: _, key, revision, source } = &*error.0;
+        let Inner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
         let source = source.is_some().then(|| Box::new(Shared(Arc::clone(error))) as _);
         let (kind, key) = (kind.clone(), key.clone());
         Self(Box::new(Inner {
             kind,
             outcome: *outcome,
             operation: None,
+            model: *model,
             bucket: None,
             key,
             revision: *revision,
@@ -257,6 +276,15 @@ impl Error {
     }
 }
 
+/// The name that its user gave to the recipe whose record has this key: `=kvtyped.lock.invoice-42.lease`. If it has many
+/// parts, of `once` say, the part.
+fn own_name(key: &str) -> Option<String> {
+    let mut segments = key.split('.').skip(1);
+    let (recipe, name, part) = (segments.next()?, segments.next()?, segments.next()?);
+    let own = if matches!(recipe, "once" | "group" | "counters" | "rate") { part } else { name };
+    unescape(own).ok().map(|text| text.into_owned())
+}
+
 /// How many characters are displayed of what is too long to be a key.
 const SHOWN: usize = 64;
 
@@ -267,12 +295,22 @@ impl fmt::Display for Error {
     }
 }
 
+impl Inner {
+    /// What is wrong with the key, which is displayed with the error.
+    fn key_error(&self) -> Option<&KeyError> {
+        let source = self.source.as_deref()?;
+        source.downcast_ref().or_else(|| source.downcast_ref::<Shared>()?.0.0.key_error())
+    }
+}
+
 impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, outcome, operation, bucket, key, revision, source: _ } = self;
+        let Self { kind, outcome, operation, model, bucket, key, revision, source: _ } = self;
         if let Some(operation) = operation {
             write!(f, "{operation}")?;
             if let Some(key) = key {
+                let name = if key.starts_with(Key::RESERVED) { own_name(key) } else { None };
+                let key = name.as_ref().unwrap_or(key);
                 match key.char_indices().nth(SHOWN) {
                     Some((end, _)) if key.len() > Key::MAX_BYTES => {
                         write!(f, " of `{}..` ({} bytes)", &key[..end], key.len())?;
@@ -283,12 +321,18 @@ impl fmt::Display for Inner {
             if let Some(bucket) = bucket {
                 write!(f, " in bucket `{bucket}`")?;
             }
+            if let Some(model) = model {
+                write!(f, " as `{model}`")?;
+            }
             if let Some(revision) = revision {
                 write!(f, " at revision {revision}")?;
             }
             f.write_str(": ")?;
         }
         write!(f, "{kind}")?;
+        if let Some(error) = self.key_error() {
+            write!(f, ": {error}")?;
+        }
         if *outcome == Outcome::Unknown {
             f.write_str("; it may have been applied, or may yet be: read the key before you decide")?;
         }
@@ -311,7 +355,8 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        let shown = self.0.key_error().is_some();
+        self.0.source.as_deref().filter(|_| !shown).map(|source| source as _)
     }
 }
 
