@@ -1,4 +1,4 @@
-//! What an error displays: one line, with the model, the limit and the name that its user gave.
+//! Errors display one line, with the model, the limit and the name that the user gave.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;

@@ -1,4 +1,4 @@
-//! What an attacker between a client and a server changes.
+//! An attacker between a client and a server, who changes the bytes that pass.
 
 use tokio::sync::watch;
 

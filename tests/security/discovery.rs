@@ -1,4 +1,4 @@
-//! Servers that a stranger names, where the connection must be encrypted.
+//! Forged lists of servers, where the connection must be encrypted.
 
 use harness::{Mode, Proxy, Server};
 use kvtyped::prelude::*;

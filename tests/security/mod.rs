@@ -4,15 +4,15 @@
 //! |---|---|
 //! | `credentials` | each way to sign in, by the URL and by the builder, and that each is refused where it is wrong |
 //! | `encryption` | the same of TLS |
-//! | `discovery` | servers that a stranger names |
+//! | `discovery` | forged lists of servers before an encrypted connection |
 //! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
 //! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
-//! | `operation_ids` | ids that cannot be predicted, and what a foreign one does |
+//! | `operation_ids` | ids cannot be predicted, and a foreign one is no acknowledgement |
 //! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
-//! | `shared` | what a tenant can do to the others of its bucket |
+//! | `shared` | harm that a tenant can do to the others of its bucket |
 //! | `authority` | certificates and tokens, made here |
 
 mod authority;

@@ -107,12 +107,12 @@ async fn between() -> (Proxy, Client, Store, NatsBackend) {
     (proxy, async_nats::connect(server.url()).await.expect("it connects"), store, backend)
 }
 
-/// An id of the length of ours that somebody has used.
+/// An id of the usual length.
 fn used_id() -> String {
     kvtyped::backend::OperationId::generate().as_str().to_owned()
 }
 
-/// The error says that nobody knows what became of it.
+/// The error reports an unknown outcome.
 fn is_unknown<T>(what: &str, result: Result<T, Error>) {
     let Err(error) = result else { panic!("{what} is not acknowledged") };
     assert_eq!(error.outcome(), Outcome::Unknown, "{what}: {error:?}");
@@ -148,7 +148,7 @@ async fn a_write_under_a_foreign_id_is_not_acknowledged() {
     let put = |key: &str| Write::new(Key::new(key).expect("it is a key"), WriteKind::Put("value".into()));
     proxy.set_message_id(Some(&id));
     is_unknown("a write", bucket.write(put("a").expecting(Revision::ZERO), deadline()).await);
-    let mut batch = Batch::default();
-    batch.writes = vec![put("b").expecting(Revision::ZERO), put("c").expecting(Revision::ZERO)];
+    let writes = vec![put("b").expecting(Revision::ZERO), put("c").expecting(Revision::ZERO)];
+    let batch = Batch { writes, ..Batch::default() };
     is_unknown("a batch", bucket.commit(batch, deadline()).await);
 }

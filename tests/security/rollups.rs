@@ -79,7 +79,7 @@ async fn rollup_is_refused_in_a_bucket_without_rollups() {
     assert!(alone.contains("rollup"), "{alone}");
 }
 
-/// What it costs, and what stays.
+/// The costs of the setting, and the verbs that still work.
 async fn costs(store: Store) {
     let shared: Bucket<Session> = store.bucket().name("shared").rollups(false).await.expect("it is made");
     let one = Session::new("acme", 1);

@@ -1,4 +1,4 @@
-//! What a tenant can do to the others of its bucket, as the docs say. Should one of these fail, servers have got better.
+//! Harm that a tenant can do to the others of its bucket, as the docs say. A failure here means that servers improved.
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use kvtyped::ErrorKind;

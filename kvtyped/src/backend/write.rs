@@ -100,8 +100,8 @@ impl fmt::Debug for WriteKind {
 pub struct OperationId(String);
 
 impl OperationId {
-    /// A fresh id: 128 random bits. Ids are stored with records, so a reader of one must not be able to predict the next:
-    /// a server drops a message whose id it has seen, whoever sent it.
+    /// Generates a fresh id: 128 random bits. Ids are stored with records, and a server drops every message with an id that
+    /// it has seen. So a reader of one id must not be able to predict the next.
     pub fn generate() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }

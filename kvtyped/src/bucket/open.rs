@@ -165,8 +165,8 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.limit_markers = Some(stay))
     }
 
-    /// Whether one message may replace stored records, as a purge does. See [`BucketConfig::rollups`] for what it costs to
-    /// switch it off, and why a bucket whose users do not trust each other should.
+    /// Allows or refuses messages that replace stored records, as a purge does. [`BucketConfig::rollups`] lists the costs of
+    /// `false`, and the reason for it in a bucket that several users share.
     pub fn rollups(self, on: bool) -> Self {
         self.set(|config| config.rollups = Some(on))
     }

@@ -242,6 +242,6 @@ pub async fn a_purge_needs_rollups(subject: &Subject) {
 
     let mut both = subject.config(|config| config.rollups = Some(false));
     both.limit_markers = Some(Duration::from_secs(60));
-    let refused = subject.backend().create(both, subject.deadline()).await.err().expect("it is refused");
+    let refused = subject.backend().create(both, subject.deadline()).await.expect_err("it is refused");
     assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused:?}");
 }

@@ -1,4 +1,4 @@
-//! One line, whatever stands in it.
+//! Untrusted text, displayed on one line.
 
 use std::fmt::{self, Write};
 

@@ -174,8 +174,8 @@ impl Error {
         self
     }
 
-    /// Adds where it happened; what is known already stays, except for a key of a recipe's own record: what the recipe does,
-    /// and the name that its user gave, replace that.
+    /// Adds where it happened. A known location stays, except for the key of a recipe's own record: the operation and the
+    /// name that the user gave replace that.
     pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
         let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
         if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
@@ -296,7 +296,7 @@ impl fmt::Display for Error {
 }
 
 impl Inner {
-    /// What is wrong with the key, which is displayed with the error.
+    /// The reason of `InvalidKey`, which the error itself displays.
     fn key_error(&self) -> Option<&KeyError> {
         let source = self.source.as_deref()?;
         source.downcast_ref().or_else(|| source.downcast_ref::<Shared>()?.0.0.key_error())

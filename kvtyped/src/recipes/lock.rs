@@ -42,7 +42,7 @@ struct Options {
 impl Store {
     /// Locks by name, in the bucket of this name, which is made if it is missing.
     ///
-    /// Names are compared byte for byte: normalize case and Unicode of what a user chose.
+    /// Names are compared byte for byte: normalize case and Unicode of names that users choose.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

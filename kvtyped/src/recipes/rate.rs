@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: u32 = 32;
 impl Store {
     /// Opens a rate limiter, which all processes share that open it by this name, with the same quota.
     ///
-    /// Keys are compared byte for byte. Normalize case and Unicode of what a user chose, or each spelling has its own quota.
+    /// Keys are compared byte for byte. Normalize case and Unicode of names that users choose, or each spelling has its own quota.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

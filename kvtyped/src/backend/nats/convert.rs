@@ -141,8 +141,7 @@ pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
-/// The answer to the only copy of a write that it is a duplicate: another message has its id, and the write was not applied
-/// by whoever answered.
+/// The server called the only copy of a write a duplicate: another message has the id, or two servers took the copy.
 pub(super) fn foreign_duplicate() -> Error {
     backend("the server took a fresh operation id for that of another message").unknown_outcome()
 }

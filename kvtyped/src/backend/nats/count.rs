@@ -166,7 +166,7 @@ impl Addition<'_> {
 
     /// Finds out what became of an addition that was not acknowledged. Every error is of an unknown outcome.
     ///
-    /// `is_sole` tells whether only one copy was ever sent, so that no other can be the one that the server knows.
+    /// `is_sole`: only one copy was ever sent, so the server cannot know another copy.
     async fn resolve(&self, copy: Pending, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
         let mut copy = Some(copy);
         let mut backoff = Backoff::outage();
@@ -261,7 +261,7 @@ impl Addition<'_> {
         read.await.map_err(Error::unknown_outcome)
     }
 
-    /// What an answer says of a copy.
+    /// Judges the answer to a copy.
     fn judge_copy(&self, answer: Answer, is_sole: bool) -> Verdict {
         match self.judge(answer) {
             Verdict::Known(_) if is_sole => Verdict::Refused(convert::foreign_duplicate()),

@@ -39,8 +39,7 @@ impl File {
             .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
     }
 
-    /// As [`read`](Self::read), of a file that nobody else should read: warns once for each file that every user of the
-    /// machine can read.
+    /// Reads a file with a secret. Logs one warning for each file that every user of the machine can read.
     pub(super) fn read_secret(&self, what: &str) -> Result<Vec<u8>> {
         let content = self.read(what)?;
         if self.is_world_readable() {

@@ -87,7 +87,7 @@ impl NatsOptions {
 
     /// Trusts the servers of a cluster that the first server names, also where the connection must be encrypted.
     ///
-    /// A server names the others before the encryption begins, so an attacker on the network can name a host of its own.
+    /// A server names the others before the encryption begins, so an attacker on the network can add a host to the list.
     /// The client would send its password there, if the attacker has a certificate for that host. So a connection that
     /// must be encrypted uses only the servers in the URL: name each of them there, or use [`tls_first`](Self::tls_first).
     /// With `tls_first`, and without encryption, discovered servers are always used. Off by default.

@@ -238,7 +238,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Checks what the server would not check without closing the connection, and what it refuses anyway.
+    /// Refuses a message that would close the connection, and a purge where rollups are off.
     pub(super) fn check(&self) -> Result<()> {
         if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.place.config.name));
