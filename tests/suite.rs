@@ -24,6 +24,7 @@ mod lists;
 mod locks;
 mod many;
 mod members;
+mod messages;
 mod model;
 mod modify;
 mod nats;

@@ -76,6 +76,7 @@ impl Store {
     /// | `tls://host?ca=/path/ca.pem` | [`root_certificates`](Connect::root_certificates) | the same, and these authorities are trusted instead |
     /// | `tls://host?cert=/path/cert.pem&key=/path/key.pem` | [`client_certificate`](Connect::client_certificate) | the same, with a certificate of one's own (mutual TLS) |
     /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | encrypted before the server says anything (`handshake_first`) |
+    /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | servers that a server names before the encryption begins are used, too |
     /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | answers arrive under these subjects |
     /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read some keys only |
     ///

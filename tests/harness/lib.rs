@@ -5,7 +5,7 @@
 //! | [`server`] | one server: kill, freeze, restart on the same port and store |
 //! | [`cluster`] | three servers that replicate, and who leads which stream |
 //! | [`netns`] | servers and clients in network namespaces, and wires between them that can be cut |
-//! | [`proxy`] | a TCP proxy that loses replies, stalls or refuses |
+//! | [`proxy`] | a TCP proxy that loses replies, stalls, refuses or changes what passes |
 //! | [`history`] | what clients did and saw, and whether it may have been |
 //! | [`python`] | the Python client, for agreement between languages |
 //! | [`binary`] | where the `nats-server` program comes from |
@@ -29,6 +29,7 @@ pub mod python;
 #[cfg(test)]
 mod selftests;
 pub mod server;
+mod tamper;
 pub mod wait;
 mod watchdog;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! A TCP proxy before a server, which fails on command.
 
 use crate::frames::Frames;
+use crate::tamper::Tampering;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ struct Control {
     cuts: watch::Sender<u64>,
     dropped: watch::Sender<u64>,
     connections: watch::Sender<u64>,
+    tampering: Tampering,
 }
 
 impl Proxy {
@@ -56,6 +58,7 @@ impl Proxy {
             cuts: watch::Sender::new(0),
             dropped: watch::Sender::new(0),
             connections: watch::Sender::new(0),
+            tampering: Tampering::none(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&control)));
         Self { addr, control, accepting }
@@ -79,6 +82,17 @@ impl Proxy {
     /// Closes the present connections, once; what they held is lost.
     pub fn cut(&self) {
         self.control.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Replaces the servers that the `INFO` of each new connection names. Everything after `INFO` passes unread, so that it
+    /// may be encrypted.
+    pub fn advertise<S: Into<String>>(&self, servers: impl IntoIterator<Item = S>) {
+        self.control.tampering.advertise(servers.into_iter().map(Into::into).collect());
+    }
+
+    /// Replaces the id of each message that clients send by this one, if it has the same length.
+    pub fn set_message_id(&self, id: Option<&str>) {
+        self.control.tampering.set_message_id(id.map(str::to_owned));
     }
 
     /// How many messages were swallowed so far.
@@ -154,6 +168,7 @@ async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Contr
     loop {
         let n = from.read(&mut bytes).await?;
         flowing(&mut mode).await;
+        control.tampering.message_ids(&mut bytes[..n]);
         match n {
             0 => return to.shutdown().await,
             n => to.write_all(&bytes[..n]).await?,
@@ -166,6 +181,9 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Con
     let mut mode = control.mode.subscribe();
     let mut bytes = vec![0; 64 * 1024];
     let mut frames = Frames::default();
+    if control.tampering.changes_info() {
+        return downward_after_info(from, to, control, frames).await;
+    }
     loop {
         let n = from.read(&mut bytes).await?;
         if n == 0 {
@@ -182,6 +200,29 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Con
             }
         }
     }
+}
+
+/// Changes the `INFO` that the server sends, and passes the rest as it is.
+async fn downward_after_info(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    control: &Control,
+    mut frames: Frames,
+) -> io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    let info = loop {
+        if let Some(frame) = frames.next() {
+            break frame;
+        }
+        match from.read(&mut bytes).await? {
+            0 => return Ok(()),
+            n => frames.push(&bytes[..n]),
+        }
+    };
+    to.write_all(&control.tampering.info(info.line()).unwrap_or(info.0)).await?;
+    to.write_all(frames.rest()).await?;
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 /// Waits while the mode is [`Mode::Stall`], and gives the one after it.

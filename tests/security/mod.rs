@@ -4,20 +4,28 @@
 //! |---|---|
 //! | `credentials` | each way to sign in, by the URL and by the builder, and that each is refused where it is wrong |
 //! | `encryption` | the same of TLS |
+//! | `discovery` | forged lists of servers before an encrypted connection |
 //! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
 //! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
+//! | `operation_ids` | ids cannot be predicted, and a foreign one is no acknowledgement |
+//! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
+//! | `shared` | harm that a tenant can do to the others of its bucket |
 //! | `authority` | certificates and tokens, made here |
 
 mod authority;
 mod credentials;
 mod denials;
+mod discovery;
 mod encryption;
+mod operation_ids;
 mod replicated;
 mod roles;
+mod rollups;
 mod secrets;
+mod shared;
 mod tenants;
 mod work;
 

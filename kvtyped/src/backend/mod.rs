@@ -114,6 +114,7 @@
 //!   (`a_handle_tells_that_its_bucket_may_be_another`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
 //! * The status counts what is stored now (`the_status_is_fresh`).
+//! * A purge is `Unsupported` in a bucket without rollups (`a_purge_needs_rollups`).
 //!
 //! Counters, where the backend has them ([`Capabilities::counters`]):
 //! * They are made under a name that is free; under the name of a bucket of records there are none

@@ -1,8 +1,6 @@
 //! One write, as data.
 
 use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -102,12 +100,10 @@ impl fmt::Debug for WriteKind {
 pub struct OperationId(String);
 
 impl OperationId {
-    /// A fresh id: 96 random bits of the process, and a number.
+    /// Generates a fresh id: 128 random bits. Ids are stored with records, and a server drops every message with an id that
+    /// it has seen. So a reader of one id must not be able to predict the next.
     pub fn generate() -> Self {
-        static PROCESS: OnceLock<String> = OnceLock::new();
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let process = PROCESS.get_or_init(|| format!("{:016x}{:08x}", rand::random::<u64>(), rand::random::<u32>()));
-        Self(format!("{process}{:x}", NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self(format!("{:032x}", rand::random::<u128>()))
     }
 
     /// The id that an entry carries.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, Pending, Removed, Version};
 use crate::backend::{Operation, RawEntry};
-use crate::codec::{Codec, read_back};
+use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -17,9 +17,14 @@ fn located(error: Error, raw: &RawEntry) -> Error {
     error.at_revision(raw.revision).with_key(raw.key.as_str())
 }
 
+fn refused<T>(error: Error, raw: &RawEntry) -> Error {
+    located(error, raw).of_model::<T>()
+}
+
 /// The typed key of a stored one.
 pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
-    T::Key::decode(stored.as_str()).map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()))
+    T::Key::decode(stored.as_str())
+        .map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()).of_model::<T>())
 }
 
 /// How the key went, if this is the marker of a removal.
@@ -43,11 +48,11 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
-    let stored = T::Codec::decode(&raw.value).map_err(|error| located(Error::decode(&error), raw))?;
+    let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
     let value = T::from_stored(key.clone(), stored);
     if value.key() != key {
         let detail = "the record names another key than the one under which it is stored".to_owned();
-        return Err(located(undecodable("key", detail), raw));
+        return Err(refused::<T>(undecodable("key", detail), raw));
     }
     Ok(Some(Entry {
         value,
@@ -82,18 +87,22 @@ pub(crate) fn encode<T: KvModel>(record: &T, key: T::Key) -> Result<Bytes> {
 
 /// Returns the bytes of a record that is not written, or not yet.
 pub(super) fn encode_unverified<T: KvModel>(record: &T) -> Result<Bytes> {
-    T::Codec::encode(record.stored()).map(Bytes::from).map_err(|error| Error::encode(&error))
+    T::Codec::encode(record.stored()).map(Bytes::from).map_err(unwritable::<T>)
 }
 
 /// Checks that the bytes of a record are read back as this record.
 pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
-    let read = read_back::<T::Codec, _>(bytes).map_err(|error| Error::encode(&error))?;
+    let read = read_back::<T::Codec, _>(bytes).map_err(unwritable::<T>)?;
     // What the codec leaves out may be in the key.
     let read = T::from_stored(key, read);
-    T::Codec::verify(record.stored(), read.stored()).map_err(|error| Error::encode(&error))?;
+    T::Codec::verify(record.stored(), read.stored()).map_err(unwritable::<T>)?;
     if read.key() == record.key() {
         return Ok(());
     }
     let detail = "the record names another key when it is read back".to_owned();
-    Err(Error::new(ErrorKind::Encode { codec: "key", detail }))
+    Err(Error::new(ErrorKind::Encode { codec: "key", detail }).of_model::<T>())
+}
+
+fn unwritable<T: KvModel>(error: CodecError) -> Error {
+    Error::encode(&error).of_model::<T>()
 }

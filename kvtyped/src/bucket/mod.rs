@@ -277,7 +277,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
-        Error::from(error).within(operation, self.name(), None)
+        Error::from(error).of_model::<T>().within(operation, self.name(), None)
     }
 
     /// How long an operation may take unless it is told otherwise.

@@ -240,7 +240,7 @@ fn put<T: KvModel>(
     ttl: Option<Ttl>,
 ) -> Result<Decision<Option<Entry<T>>>> {
     if value.key() != *key {
-        return Err(Error::new(ErrorKind::KeyChanged));
+        return Err(Error::new(ErrorKind::KeyChanged).of_model::<T>());
     }
     let after = decode::encode_unverified(&value)?;
     let changed = before != Some(&after);

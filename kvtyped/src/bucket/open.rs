@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{Bucket, ReadBucket};
-use crate::backend::{Backend, Deadline, OperationId, RawBucket};
+use crate::backend::{Backend, Deadline, RawBucket};
 use crate::closing::Closing;
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
@@ -166,6 +166,12 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.limit_markers = Some(markers.into().wish()))
     }
 
+    /// Allows or refuses messages that replace stored records, as a purge does. [`BucketConfig::rollups`] lists the costs of
+    /// `false`, and the reason for it in a bucket that several users share.
+    pub fn rollups(self, on: bool) -> Self {
+        self.set(|config| config.rollups = Some(on))
+    }
+
     /// Whether several writes can be applied all or nothing; it needs nats-server 2.12.1. On in a new bucket where the
     /// server can.
     pub fn atomic(self, on: bool) -> Self {
@@ -213,7 +219,7 @@ impl<T: KvModel> OpenBucket<T> {
         if *presence == Presence::MustCreate {
             // A server takes the same configuration twice, and says so with nothing: this one is never the same.
             let mut config = config.clone();
-            config.metadata.insert(MADE_BY.to_owned(), OperationId::generate().as_str().to_owned());
+            config.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
             return backend.create(config, deadline).await;
         }
         loop {
@@ -239,7 +245,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
-        let raw = raw.map_err(|error| error.within("open", &self.config.name, None))?;
+        let raw = raw.map_err(|error| error.of_model::<T>().within("open", &self.config.name, None))?;
         Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
     }
 }

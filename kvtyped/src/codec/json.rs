@@ -21,7 +21,7 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
         if let Some(depth) = fingerprint::excessive_depth(value, true) {
             return Err(CodecError::new("json", depth));
         }
-        serde_json::to_vec(value).map_err(|_| CodecError::new("json", "the value cannot be written as JSON"))
+        serde_json::to_vec(value).map_err(|error| CodecError::new("json", unwritable(&error)))
     }
 
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
@@ -30,6 +30,16 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
 
     fn verify(written: &V, read: &V) -> Result<(), CodecError> {
         fingerprint::difference(written, read, true).map_or(Ok(()), |detail| Err(CodecError::new("json", detail)))
+    }
+}
+
+/// Why a value cannot be written, without what the value or its type says.
+fn unwritable(error: &Error) -> String {
+    let what = "the value cannot be written as JSON";
+    match error.classify() {
+        // These are fixed texts: `key must be a string`.
+        Category::Syntax => format!("{what}: {error}"),
+        Category::Data | Category::Io | Category::Eof => what.to_owned(),
     }
 }
 

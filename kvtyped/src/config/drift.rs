@@ -77,6 +77,7 @@ impl BucketConfig {
             sources,
             metadata,
             limit_markers,
+            rollups,
             atomic,
             irregular: _,
         } = self;
@@ -106,6 +107,7 @@ impl BucketConfig {
         };
         let wanted_markers = limit_markers.filter(|stay| !stay.is_zero() || found.limit_markers.is_some());
         compare("limit_markers", markers(&wanted_markers), markers(&found.limit_markers));
+        compare("rollups", show(rollups), show(&found.rollups));
         compare("atomic", show(atomic), show(&found.atomic));
         if !sources.is_empty() {
             compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));
@@ -113,7 +115,9 @@ impl BucketConfig {
         for (key, value) in metadata {
             compare("metadata", Some(format!("{key}={value}")), found.metadata.get(key).map(|v| format!("{key}={v}")));
         }
-        differences.extend(found.irregular.iter().cloned());
+        // A setting that is compared above may be wanted as it is.
+        let is_compared = |difference: &Difference| difference.setting == "allow_rollup_hdrs" && rollups.is_some();
+        differences.extend(found.irregular.iter().filter(|difference| !is_compared(difference)).cloned());
         differences
     }
 }

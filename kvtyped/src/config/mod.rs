@@ -54,6 +54,14 @@ pub struct BucketConfig {
     ///
     /// As a wish, zero switches the markers off: see [`LimitMarkers::Off`]. A bucket that has none is found with `None`.
     pub limit_markers: Option<Duration>,
+    /// Whether one message may replace stored records, as a [`purge`](crate::Bucket::purge) replaces those of its key; on by
+    /// default.
+    ///
+    /// A server does not limit such a message to its own key: with one publish under any key of the bucket, a user can
+    /// remove all of its records. Switch it off in a bucket whose users do not trust each other. What that costs: no purge,
+    /// no `limit_markers`, so no TTL of a single key, and no locks or other recipes with leases. All of these are
+    /// `Unsupported` then. [`permissions`](crate::permissions) has more.
+    pub rollups: Option<bool>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
     pub atomic: Option<bool>,
@@ -136,6 +144,11 @@ impl BucketConfig {
         self.mirror.is_some() || self.replicas.is_some_and(|replicas| replicas > 1)
     }
 
+    /// Whether a purge is refused. Of a mirror, the settings of its origin decide.
+    pub(crate) fn takes_no_purge(&self) -> bool {
+        self.rollups == Some(false) && self.mirror.is_none()
+    }
+
     /// The settings of a new bucket: what is said, and the default of what is not.
     ///
     /// `limit_markers` tells whether the backend can leave them, `atomic` whether it takes batches.
@@ -147,8 +160,9 @@ impl BucketConfig {
         self.replicas.get_or_insert(1);
         self.compression.get_or_insert(false);
         self.atomic.get_or_insert(atomic && self.mirror.is_none());
+        let rollups = *self.rollups.get_or_insert(true);
         let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
-        if limit_markers && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
+        if limit_markers && rollups && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
             self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
         }
         self.limit_markers = self.limit_markers.filter(|stay| !stay.is_zero());
@@ -186,6 +200,9 @@ impl BucketConfig {
                 "limit_markers",
                 format!("is {markers:?}, and must be from 1 s to 292 years, or `LimitMarkers::Off`"),
             );
+        }
+        if self.rollups == Some(false) && self.limit_markers.is_some_and(|stay| !stay.is_zero()) {
+            return wrong("rollups", "cannot be off with `limit_markers`: a marker is a rollup".into());
         }
         if self.max_value_size.is_some_and(|size| size == 0 || i32::try_from(size).is_err()) {
             return wrong("max_value_size", "must be from 1 byte to 2 GiB - 1".into());

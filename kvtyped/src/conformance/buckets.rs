@@ -221,3 +221,27 @@ pub async fn the_status_is_fresh(subject: &Subject) {
     let grown = bytes().await - before;
     assert!((10_000..11_000).contains(&grown), "a value of 10,000 bytes makes it larger by {grown}");
 }
+
+/// A purge is `Unsupported` in a bucket without rollups; a delete is not, and an update brings the purge back.
+pub async fn a_purge_needs_rollups(subject: &Subject) {
+    let bucket = subject.bucket(|config| config.rollups = Some(false)).await;
+    assert_eq!((bucket.raw.config().rollups, bucket.raw.config().limit_markers), (Some(false), None));
+    let revision = bucket.write(put(&key("a"), "v")).await;
+    bucket.write(put(&key("b"), "v")).await;
+    let refused = bucket.refusal(purge(&key("a"))).await;
+    assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
+    assert_eq!(refused.outcome(), Outcome::NotApplied);
+    assert_eq!(bucket.newest(&key("a")).await.map(|entry| entry.revision), Some(revision), "it is as it was");
+    bucket.write(delete(&key("a"))).await;
+
+    let mut allowed = BucketConfig::new(&bucket.raw.config().name);
+    allowed.rollups = Some(true);
+    let changed = subject.backend().update(allowed, subject.deadline()).await.expect("it is changed");
+    assert_eq!(changed.config().rollups, Some(true));
+    changed.write(purge(&key("b")), subject.deadline()).await.expect("it is purged");
+
+    let mut both = subject.config(|config| config.rollups = Some(false));
+    both.limit_markers = Some(Duration::from_secs(60));
+    let refused = subject.backend().create(both, subject.deadline()).await.expect_err("it is refused");
+    assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused:?}");
+}

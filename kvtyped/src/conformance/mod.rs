@@ -113,6 +113,7 @@ macro_rules! __conformance_sentences {
             buckets::an_update_keeps_what_it_does_not_say
             buckets::names_list_every_bucket
             buckets::the_status_is_fresh
+            buckets::a_purge_needs_rollups
             counters::counters_and_records_have_buckets_of_their_own
             counters::an_addition_tells_the_new_total
             counters::every_addition_is_counted_once

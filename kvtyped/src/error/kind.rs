@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Escaped;
 use crate::config::Difference;
 use crate::revision::Revision;
 
@@ -138,8 +139,21 @@ pub enum ErrorKind {
     },
 }
 
+/// Control characters are escaped.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Unescaped<'a>(&'a ErrorKind);
+        impl fmt::Display for Unescaped<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f)
+            }
+        }
+        fmt::Display::fmt(&Escaped(Unescaped(self)), f)
+    }
+}
+
+impl ErrorKind {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict { expected, actual } => {
                 write!(f, "conflict: expected revision {expected}, ")?;

@@ -1,7 +1,9 @@
 //! The one error of the library.
 
+mod escaped;
 mod kind;
 
+pub(crate) use self::escaped::Escaped;
 pub use self::kind::ErrorKind;
 
 use std::error::Error as StdError;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use crate::codec::{CodecError, Newer};
 use crate::config::ConfigError;
-use crate::key::{Key, KeyError};
+use crate::key::{Key, KeyError, unescape};
 use crate::revision::Revision;
 
 /// A `Result` whose error is [`Error`] unless another is named.
@@ -49,6 +51,8 @@ struct Inner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: Option<&'static str>,
+    /// The type of the model that refused.
+    model: Option<&'static str>,
     bucket: Option<String>,
     key: Option<String>,
     revision: Option<Revision>,
@@ -71,6 +75,7 @@ impl Error {
             kind,
             outcome: Outcome::NotApplied,
             operation: None,
+            model: None,
             bucket: None,
             key: None,
             revision: None,
@@ -159,8 +164,23 @@ impl Error {
         self
     }
 
-    /// Adds where it happened; what is known already stays.
+    /// The same error of this model. The models of recipes are not named.
+    pub(crate) fn of_model<T>(mut self) -> Self {
+        let name = std::any::type_name::<T>();
+        if !name.starts_with("kvtyped::recipes::") {
+            let name = name.split('<').next().unwrap_or(name);
+            self.0.model = Some(name.rsplit("::").next().unwrap_or(name));
+        }
+        self
+    }
+
+    /// Adds where it happened. A known location stays, except for the key of a recipe's own record: the operation and the
+    /// name that the user gave replace that.
     pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
+        let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
+        if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
+            (self.0.operation, self.0.key) = (None, None);
+        }
         self.0.operation.get_or_insert(operation);
         self.0.bucket.get_or_insert_with(|| bucket.to_owned());
         if let Some(key) = key {
@@ -179,13 +199,14 @@ impl Error {
 
     /// The same failure, for another of those whom it struck.
     pub(crate) fn also(error: &Arc<Self>) -> Self {
-        let Inner { kind, outcome, operation: _, bucket: _, key, revision, source } = &*error.0;
+        let Inner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
         let source = source.is_some().then(|| Box::new(Shared(Arc::clone(error))) as _);
         let (kind, key) = (kind.clone(), key.clone());
         Self(Box::new(Inner {
             kind,
             outcome: *outcome,
             operation: None,
+            model: *model,
             bucket: None,
             key,
             revision: *revision,
@@ -214,6 +235,14 @@ impl Error {
         Self::unsupported(
             "a bucket that takes several writes at once: open it with `.atomic(true).on_drift(Drift::Update)`",
             format!("bucket `{bucket}`, which does not"),
+        )
+    }
+
+    /// A purge, in a bucket that takes none.
+    pub(crate) fn no_rollups(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket that allows rollups (`rollups`), as a purge does; use `delete`, or `compact` as an administrator",
+            format!("bucket `{bucket}` with `rollups = false`"),
         )
     }
 
@@ -248,16 +277,41 @@ impl Error {
     }
 }
 
+/// The name that its user gave to the recipe whose record has this key: `=kvtyped.lock.invoice-42.lease`. If it has many
+/// parts, of `once` say, the part.
+fn own_name(key: &str) -> Option<String> {
+    let mut segments = key.split('.').skip(1);
+    let (recipe, name, part) = (segments.next()?, segments.next()?, segments.next()?);
+    let own = if matches!(recipe, "once" | "group" | "counters" | "rate") { part } else { name };
+    unescape(own).ok().map(|text| text.into_owned())
+}
+
 /// How many characters are displayed of what is too long to be a key.
 const SHOWN: usize = 64;
 
-/// One line: what was done to what, what went wrong, what to do about it.
+/// One line: what was done to what, what went wrong, what to do about it. Control characters are escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, outcome, operation, bucket, key, revision, source: _ } = &*self.0;
+        fmt::Display::fmt(&Escaped(&*self.0), f)
+    }
+}
+
+impl Inner {
+    /// The reason of `InvalidKey`, which the error itself displays.
+    fn key_error(&self) -> Option<&KeyError> {
+        let source = self.source.as_deref()?;
+        source.downcast_ref().or_else(|| source.downcast_ref::<Shared>()?.0.0.key_error())
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, outcome, operation, model, bucket, key, revision, source: _ } = self;
         if let Some(operation) = operation {
             write!(f, "{operation}")?;
             if let Some(key) = key {
+                let name = if key.starts_with(Key::RESERVED) { own_name(key) } else { None };
+                let key = name.as_ref().unwrap_or(key);
                 match key.char_indices().nth(SHOWN) {
                     Some((end, _)) if key.len() > Key::MAX_BYTES => {
                         write!(f, " of `{}..` ({} bytes)", &key[..end], key.len())?;
@@ -268,12 +322,18 @@ impl fmt::Display for Error {
             if let Some(bucket) = bucket {
                 write!(f, " in bucket `{bucket}`")?;
             }
+            if let Some(model) = model {
+                write!(f, " as `{model}`")?;
+            }
             if let Some(revision) = revision {
                 write!(f, " at revision {revision}")?;
             }
             f.write_str(": ")?;
         }
         write!(f, "{kind}")?;
+        if let Some(error) = self.key_error() {
+            write!(f, ": {error}")?;
+        }
         if *outcome == Outcome::Unknown {
             f.write_str("; it may have been applied, or may yet be: read the key before you decide")?;
         }
@@ -287,7 +347,7 @@ impl fmt::Debug for Error {
         write!(f, "Error({self}")?;
         let mut cause = self.source();
         while let Some(error) = cause {
-            write!(f, "; caused by: {error}")?;
+            write!(f, "; caused by: {}", Escaped(error))?;
             cause = error.source();
         }
         f.write_str(")")
@@ -296,7 +356,8 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        let shown = self.0.key_error().is_some();
+        self.0.source.as_deref().filter(|_| !shown).map(|source| source as _)
     }
 }
 

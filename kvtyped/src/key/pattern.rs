@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 
-use super::escape::SegmentWriter;
+use super::escape::{SegmentWriter, escape};
 use super::patterns::retain_distinct;
-use super::{Key, KeySegment};
+use super::{Key, KeySegment, is_legal};
 
 /// How many subject filters a consumer is given, and how much text. A server needs 100 ms to compare 1,000 filters with
 /// each other, and four times as long for twice as many.
@@ -30,6 +30,13 @@ pub enum Token {
 impl Token {
     fn any() -> Self {
         Self::Any { prefix: String::new(), suffix: String::new() }
+    }
+
+    /// A literal. A text that is no legal segment becomes one that no key has, so that it is never a wildcard.
+    fn literal(text: String) -> Self {
+        let is_segment = !text.contains('.') && is_legal(text.as_bytes());
+        // No key holds `==` unless a template says so: an escape never begins with a second `=`.
+        Self::Literal(if is_segment { text } else { format!("=={}", escape(&text)) })
     }
 
     pub(super) fn matches(&self, segment: &str) -> bool {
@@ -79,10 +86,11 @@ impl Pattern {
         Self { tokens: key.segments().map(|segment| Token::Literal(segment.to_owned())).collect(), tail: false }
     }
 
-    /// Appends a segment that is a literal of a template.
+    /// Appends a segment that is a literal of a template: `[-/_=a-zA-Z0-9]+`. Any other text (a wildcard, a text with a dot)
+    /// matches no key.
     #[must_use]
     pub fn literal(mut self, text: &str) -> Self {
-        self.tokens.push(Token::Literal(text.to_owned()));
+        self.tokens.push(Token::literal(text.to_owned()));
         self
     }
 
@@ -97,7 +105,7 @@ impl Pattern {
                 let _ = value.write_segment(&mut segment);
                 segment.finish();
                 text.push_str(suffix);
-                Token::Literal(text)
+                Token::literal(text)
             }
             None => Token::Any { prefix: prefix.to_owned(), suffix: suffix.to_owned() },
         });
@@ -290,6 +298,23 @@ mod tests {
             keys.extend(longer);
         }
         keys
+    }
+
+    #[test]
+    fn literal_that_is_no_segment_matches_no_key() {
+        for text in ["*", ">", "a.b", "a.>", "", "a b", "a\r\nPUB x 0", "é"] {
+            let literal = Pattern::new().literal("acme").literal(text);
+            let beside = Pattern::new().literal("acme").segment(Some(&"x".to_owned()), text, "");
+            for (pattern, is_plain) in [(literal, false), (beside, text.is_empty())] {
+                let shown = pattern.to_string();
+                let tokens: Vec<_> = shown.split('.').collect();
+                assert!(tokens.len() == 2 && !shown.contains(['*', '>', ' ', '\r', '\n']), "{text:?}: {shown:?}");
+                for key in ["acme.x", "acme.a.b", "acme.=2A", "acme.=3E", "acme.=_", "acme.ax"] {
+                    assert_eq!(pattern.matches(key), is_plain && key == "acme.x", "{text:?} matches {key}");
+                }
+            }
+        }
+        assert!(Pattern::new().literal("=kvtyped").literal("a/b").matches("=kvtyped.a/b"), "a plain one stays");
     }
 
     #[test]

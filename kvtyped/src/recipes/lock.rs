@@ -43,6 +43,8 @@ struct Options {
 impl Store {
     /// Locks by name, in the bucket of this name, which is made if it is missing.
     ///
+    /// Names are compared byte for byte: normalize case and Unicode of names that users choose.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[tokio::main(flavor = "current_thread")]

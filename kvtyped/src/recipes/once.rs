@@ -40,6 +40,9 @@ impl Store {
     /// Work that is done once for a key; runs and results are in the bucket of this name, which is made if it is missing
     /// when it is first used.
     ///
+    /// Every caller with the same key gets the result: put the user into the key if the result belongs to one user. Keys are
+    /// compared byte for byte: normalize case and Unicode of names that users choose.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

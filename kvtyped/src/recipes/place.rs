@@ -101,13 +101,14 @@ impl Place {
 ///
 /// `Unsupported`, with what is needed and what was found.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
-    let BucketConfig { history, ttl, max_value_size, limit_markers, mirror, irregular, .. } = config;
+    let BucketConfig { history, ttl, max_value_size, limit_markers, mirror, rollups, irregular, .. } = config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
     }
-    // Reads of the leader alone, and single messages that can be deleted, disturb no recipe.
-    let harmless = |difference: &&Difference| matches!(difference.setting, "allow_direct" | "deny_delete");
+    // Reads of the leader alone, and single messages that can be deleted, disturb no recipe. Rollups are checked below.
+    let harmless =
+        |difference: &&Difference| matches!(difference.setting, "allow_direct" | "deny_delete" | "allow_rollup_hdrs");
     if let Some(difference) = irregular.iter().find(|difference| !harmless(difference)) {
         return unfit(
             "a stream with the settings of a bucket: open it once with `.on_drift(Drift::Update)`",
@@ -128,6 +129,9 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
                 format!("history = {history}"),
             );
         }
+    }
+    if *rollups == Some(false) {
+        return unfit("a bucket that allows rollups: a lease ends in a marker", "rollups = false".to_owned());
     }
     if limit_markers.is_none() {
         return unfit(

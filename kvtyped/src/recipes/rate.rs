@@ -31,6 +31,8 @@ impl Store {
     /// A limiter can be opened again with another quota. The new quota applies at once; what a key used under the old quota
     /// counts as one burst of the new quota at most. The first key that was used under another quota is logged at `warn`.
     ///
+    /// Keys are compared byte for byte. Normalize case and Unicode of names that users choose, or each spelling has its own quota.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[tokio::main(flavor = "current_thread")]

@@ -112,6 +112,9 @@ impl BucketState {
         let size = framed(Size::of(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
         self.check_size(size)?;
+        if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
+            return Err(Error::no_rollups(&self.config.name));
+        }
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));

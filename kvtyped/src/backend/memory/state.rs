@@ -106,6 +106,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources,
         metadata,
         limit_markers,
+        rollups,
         atomic,
         irregular: _,
     } = new;
@@ -129,7 +130,9 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         mirror: mirror.or(old.mirror),
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
-        limit_markers: limit_markers.or(old.limit_markers).filter(|stay| !stay.is_zero()),
+        limit_markers: limit_markers.or(old.limit_markers).filter(|stay| !stay.is_zero() && rollups != Some(false)),
+        // As on a server, markers bring rollups with them.
+        rollups: rollups.or(old.rollups).map(|on| on || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
         irregular: Vec::new(),
     })

@@ -90,10 +90,7 @@ impl<'a> Commit<'a> {
             }
             let (error, time_is_left) = match verdict {
                 Verdict::Applied(first) => return Ok(first),
-                Verdict::Known if self.parcel.copies == 1 => {
-                    let error = convert::backend("a fresh operation id was taken for one that is known");
-                    return Err(error.unknown_outcome());
-                }
+                Verdict::Known if self.parcel.copies == 1 => return Err(convert::foreign_duplicate()),
                 Verdict::Known => return self.find().await,
                 Verdict::Refused(error) if copies.doubts == 0 => return Err(error),
                 Verdict::Refused(error) => return Err(error.unknown_outcome()),

@@ -96,10 +96,17 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         sources,
         metadata,
         limit_markers,
+        rollups,
         atomic,
         irregular: _,
     } = wanted;
     let had_markers = raw.contains_key("subject_delete_marker_ttl");
+    // A server allows rollups wherever it leaves markers, whatever else the configuration says.
+    if *rollups == Some(false)
+        && let Some(markers) = raw.get_mut("subject_delete_marker_ttl")
+    {
+        *markers = json!(0);
+    }
     // A server that cannot does not know the field.
     let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
     if let Some(ttl) = ttl.and_then(nanos) {
@@ -132,6 +139,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
             set("subject_delete_marker_ttl", markers.and_then(nanos).map(|ttl| json!(ttl)));
         }
     }
+    set("allow_rollup_hdrs", rollups.map(|on| json!(on)));
     set("allow_atomic", atomic.map(|on| json!(on)));
     if !metadata.is_empty() {
         let notes = raw.entry("metadata").or_insert_with(|| json!({}));
@@ -249,6 +257,7 @@ mod tests {
         ];
         config.metadata = [("owner".to_owned(), "me".to_owned())].into();
         config.limit_markers = Some(Duration::from_secs(5));
+        config.rollups = Some(true);
         config.atomic = Some(true);
         config
     }

@@ -85,7 +85,10 @@ impl Connector {
             None => self.client.clone().unwrap_or_default(),
         };
         let reported = Arc::clone(&self.violations);
-        let connect = tls.apply(connect).await?;
+        let mut connect = tls.apply(connect).await?;
+        if tls.begins_in_the_clear() && !self.options.trust_discovered_servers {
+            connect = connect.ignore_discovered_servers();
+        }
         let connect = connect
             .name(name.as_deref().unwrap_or("kvtyped"))
             .connection_timeout(self.timeout().min(SERVER_PATIENCE))

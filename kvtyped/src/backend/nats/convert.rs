@@ -94,6 +94,10 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
             needs: "limit markers (`limit_markers`) for the TTL of a key".into(),
             found: "a bucket without".into(),
         },
+        10111 if error.description.contains("rollup") => ErrorKind::Unsupported {
+            needs: "a bucket that allows rollups (`rollups`), as a purge does".into(),
+            found: "a bucket without".into(),
+        },
         // A failure of the server's may come before the write or after it.
         _ if error.code >= 500 && codes::kind(&error).is_none() => return of_api(error).unknown_outcome(),
         _ => return of_api(error),
@@ -136,6 +140,11 @@ pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
 /// An answer that cannot be read.
 pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
+}
+
+/// The server called the only copy of a write a duplicate: another message has the id, or two servers took the copy.
+pub(super) fn foreign_duplicate() -> Error {
+    backend("the server took a fresh operation id for that of another message").unknown_outcome()
 }
 
 /// Whether it is the credentials for which a connection was not made again: the client tells the kind as a text.

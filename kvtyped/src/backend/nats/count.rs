@@ -135,18 +135,21 @@ impl Addition<'_> {
     /// Adds, and tells the total. The witness is the id of an older addition to the same counter.
     async fn run(&self, witness: Option<OperationId>) -> Result<i128> {
         let mut backoff = Backoff::outage();
+        let mut copies = 0_u32;
         loop {
             self.place.api.wire().connected(self.deadline).await?;
             let mut copy = self.copy();
+            copies += 1;
             let until = self.deadline.at().min(Instant::now() + ATTEMPT);
             let error = match self.judge(copy.wait(until).await) {
                 Verdict::Counted(total) => return Ok(total),
-                // A copy that was answered before was not counted, so this one was.
+                Verdict::Known(_) if copies == 1 => return Err(convert::foreign_duplicate()),
+                // A server that did not lead refused an earlier copy, and passed it on all the same.
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
                 Verdict::Open => {
                     tracing::debug!(stream = self.place.stream, key = %self.key, "an addition was not acknowledged");
-                    return self.resolve(copy, witness).await.map_err(Error::unknown_outcome);
+                    return self.resolve(copy, copies == 1, witness).await.map_err(Error::unknown_outcome);
                 }
                 Verdict::NotNow(error) => error,
                 Verdict::NotKnown => return Err(convert::backend("an addition was taken for none").unknown_outcome()),
@@ -162,7 +165,9 @@ impl Addition<'_> {
     }
 
     /// Finds out what became of an addition that was not acknowledged. Every error is of an unknown outcome.
-    async fn resolve(&self, copy: Pending, witness: Option<OperationId>) -> Result<i128> {
+    ///
+    /// `is_sole`: only one copy was ever sent, so the server cannot know another copy.
+    async fn resolve(&self, copy: Pending, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
         let mut copy = Some(copy);
         let mut backoff = Backoff::outage();
         let mut until = self.deadline.at();
@@ -171,7 +176,7 @@ impl Addition<'_> {
             let epoch = self.place.api.wire().epoch();
             let asked = match select(pin!(self.look()), pin!(wait(&mut copy, until))).await {
                 Either::Left((asked, _)) => asked?,
-                Either::Right((answer, _)) => self.judge(answer),
+                Either::Right((answer, _)) => self.judge_copy(answer, is_sole),
             };
             match asked {
                 Verdict::Counted(total) => return Ok(total),
@@ -183,6 +188,7 @@ impl Addition<'_> {
                         // Only on the connection on which it was asked: another server may know less.
                         if self.place.api.wire().epoch() == epoch && self.place.api.wire().is_connected() {
                             copy = Some(self.copy());
+                            is_sole = false;
                         }
                     }
                     _ => {
@@ -193,7 +199,7 @@ impl Addition<'_> {
                 Verdict::NotNow(_) | Verdict::Open => {}
             }
             let pause = backoff.next().max(Duration::from_millis(1));
-            match self.judge(wait(&mut copy, until.min(Instant::now() + pause)).await) {
+            match self.judge_copy(wait(&mut copy, until.min(Instant::now() + pause)).await, is_sole) {
                 Verdict::Counted(total) => return Ok(total),
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
@@ -243,14 +249,24 @@ impl Addition<'_> {
         let (api, stream) = (&self.place.leader_api, &self.place.leader_stream);
         let read = async {
             let at = api.leader(stream, &json!({ "seq": sequence }), self.deadline).await?;
-            if let Some(stored) = at.filter(|stored| stored.subject.as_str() == subject) {
-                return total(stored.payload());
+            match at {
+                Some(stored) if stored.subject.as_str() == subject => return total(stored.payload()),
+                Some(_) => return Err(convert::foreign_duplicate()),
+                None => {}
             }
             let newest = api.leader_newest(stream, &subject, self.deadline).await?;
             newest.map_or(Ok(0), |stored| total(stored.payload()))
         };
         // It was counted; but an error without a total must not say that it was not.
         read.await.map_err(Error::unknown_outcome)
+    }
+
+    /// Judges the answer to a copy.
+    fn judge_copy(&self, answer: Answer, is_sole: bool) -> Verdict {
+        match self.judge(answer) {
+            Verdict::Known(_) if is_sole => Verdict::Refused(convert::foreign_duplicate()),
+            verdict => verdict,
+        }
     }
 
     fn judge(&self, answer: Answer) -> Verdict {

@@ -107,14 +107,14 @@ mod signed {
         match credentials {
             Credentials::Nkey(seed) => of_seed(None, seed, "the nkey"),
             Credentials::NkeyFile(file) => {
-                let text = file.read("the file of an nkey")?;
+                let text = file.read_secret("the file of an nkey")?;
                 let text = String::from_utf8_lossy(&text);
                 let seed = section(&text, "NKEY SEED").unwrap_or(&text);
                 of_seed(None, seed, &file.to_string())
             }
             Credentials::Jwt(text) => of_credentials(text, "the credentials"),
             Credentials::JwtFile(file) => {
-                let text = file.read("the credentials file")?;
+                let text = file.read_secret("the credentials file")?;
                 of_credentials(&String::from_utf8_lossy(&text), &file.to_string())
             }
             Credentials::UserAndPassword(..) | Credentials::Token(_) => {

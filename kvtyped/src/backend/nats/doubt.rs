@@ -32,6 +32,7 @@ use futures::future::{Either, select, select_all};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::convert;
 use super::publish::{Publication, Verdict};
 use super::record::Stored;
 use super::wire::{Answer, Pending};
@@ -51,6 +52,10 @@ pub(super) struct Doubt<'a> {
     begun: Instant,
     /// The copies that were sent, and not answered.
     unanswered: Vec<Pending>,
+    /// Whether only one copy was ever sent, so that no other can be the one that the server knows.
+    is_sole: bool,
+    /// Whether the sole copy was called a duplicate: only an entry of ours proves that another leader applied it.
+    is_duplicate: bool,
     /// Whether one was answered by what proves nothing.
     doubtful: bool,
     /// Why a copy was not applied, other than for its guard.
@@ -72,9 +77,18 @@ enum Sight {
 
 impl<'a> Doubt<'a> {
     /// Of a write of which one copy was not answered, and perhaps others were, by what proves nothing.
-    pub(super) fn about(publication: &'a Publication<'a>, pending: Pending, doubtful: bool) -> Self {
+    pub(super) fn about(publication: &'a Publication<'a>, pending: Pending, is_sole: bool, doubtful: bool) -> Self {
         let unanswered = vec![pending];
-        Self { publication, begun: Instant::now(), unanswered, doubtful, refusal: None, buried: false }
+        Self {
+            publication,
+            begun: Instant::now(),
+            unanswered,
+            is_sole,
+            is_duplicate: false,
+            doubtful,
+            refusal: None,
+            buried: false,
+        }
     }
 
     /// Finds out: looks and listens at once, whichever tells first.
@@ -96,6 +110,7 @@ impl<'a> Doubt<'a> {
                     let expected = write.guard.as_ref().map_or(Revision::ZERO, |guard| guard.revision);
                     return Err(Error::new(ErrorKind::Conflict { expected, actual: Some(actual) }));
                 }
+                Ok(_) if self.is_duplicate => return Err(convert::foreign_duplicate()),
                 Ok(Sight::Buried) if !self.buried => {
                     self.buried = true;
                     until = until.min(Instant::now() + LAST_HOPE);
@@ -135,6 +150,10 @@ impl<'a> Doubt<'a> {
             drop(self.unanswered.swap_remove(at));
             let was_last = self.unanswered.is_empty();
             match self.publication.judge(answer) {
+                Verdict::Applied { duplicate: true, .. } if self.is_sole => {
+                    self.is_duplicate = true;
+                    return None;
+                }
                 Verdict::Applied { revision, .. } => return Some(Ok(revision)),
                 Verdict::Open => {}
                 Verdict::Refused(error) if was_last && (!self.doubtful || error.is_conflict()) => {
@@ -165,6 +184,7 @@ impl<'a> Doubt<'a> {
     fn send_again(&mut self) {
         let Publication { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "writing again under the same id");
+        self.is_sole = false;
         self.unanswered.push(self.publication.send());
     }
 

@@ -80,6 +80,7 @@ pub(super) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     let sources = raw.get("sources").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     config.sources = sources.iter().map(|source| read_source(source, name)).collect();
     config.metadata = read_metadata(raw.get("metadata"));
+    config.rollups = Some(flag("allow_rollup_hdrs"));
     config.atomic = Some(flag("allow_atomic"));
     config.irregular = regular::differences(name, raw);
     config.limit_markers = duration("subject_delete_marker_ttl").filter(|_| flag("allow_msg_ttl"));

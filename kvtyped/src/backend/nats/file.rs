@@ -1,10 +1,12 @@
 //! Files that somebody names, with secrets in them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Escaped, Result};
 
 /// The largest file that is read.
 const LARGEST: u64 = 1024 * 1024;
@@ -37,6 +39,29 @@ impl File {
             .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
     }
 
+    /// Reads a file with a secret. Logs one warning for each file that every user of the machine can read.
+    pub(super) fn read_secret(&self, what: &str) -> Result<Vec<u8>> {
+        let content = self.read(what)?;
+        if self.is_world_readable() {
+            static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+            if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.path()) {
+                tracing::warn!(file = ?self, "every user of this machine can read {what}; run `chmod o-rwx` on it");
+            }
+        }
+        Ok(content)
+    }
+
+    #[cfg(unix)]
+    fn is_world_readable(&self) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(&self.0).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    }
+
+    #[cfg(not(unix))]
+    fn is_world_readable(&self) -> bool {
+        false
+    }
+
     /// A pipe may wait for ever to be written, and a device has no end: neither is read.
     fn content(&self) -> io::Result<Vec<u8>> {
         let metadata = std::fs::metadata(&self.0)?;
@@ -61,7 +86,7 @@ impl File {
 
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", self.0.display()) }
+        if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", Escaped(&self.0.display())) }
     }
 }
 
@@ -100,5 +125,52 @@ mod tests {
             let text = File::at(path).read("the credentials file").err().map(|error| error.to_string());
             assert!(text.is_some_and(|text| text.contains("no regular file")), "{path}");
         }
+    }
+
+    /// Counts the warnings of this thread.
+    struct Warnings(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn secret_file_that_every_user_can_read_is_warned_of_once() -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = std::env::temp_dir().join(format!("kvtyped-secrets-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        // A second one makes `tracing` ask each about every event.
+        let _other = tracing::Dispatch::new(Warnings(Default::default()));
+        let warned = tracing::subscriber::with_default(Warnings(count.clone()), || -> io::Result<Vec<usize>> {
+            let mut warned = Vec::new();
+            for (name, mode) in [("own.nk", 0o600), ("group.nk", 0o640), ("world.nk", 0o644), ("other.nk", 0o604)] {
+                let path = folder.join(name);
+                std::fs::write(&path, "seed")?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+                for _ in 0..3 {
+                    assert!(File::at(&path).read_secret("the file of an nkey").is_ok());
+                }
+                assert!(File::at(&path).read("the file of certificates").is_ok());
+                warned.push(count.load(std::sync::atomic::Ordering::Relaxed));
+            }
+            Ok(warned)
+        });
+        std::fs::remove_dir_all(&folder)?;
+        assert_eq!(warned?, [0, 0, 1, 2]);
+        Ok(())
     }
 }

@@ -204,8 +204,8 @@ impl NatsBackend {
             return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, echo::created(&info)?)));
         }
         let mut wanted = raw.clone();
-        config::merge(&config, &mut wanted);
         regular::repair(&config.name, &mut wanted);
+        config::merge(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
         let info = answer.map_err(convert::of_settings)?;

@@ -25,6 +25,9 @@ pub struct NatsOptions {
     pub connect_timeout: Option<Duration>,
     /// Whether nothing is asked for that cannot be limited to some keys; see [`confined`](Self::confined).
     pub confined: bool,
+    /// Whether servers that a server names in the clear are trusted; see
+    /// [`trust_discovered_servers`](Self::trust_discovered_servers).
+    pub trust_discovered_servers: bool,
     pub(super) credentials: Option<Credentials>,
     pub(super) tls: Tls,
 }
@@ -79,6 +82,21 @@ impl NatsOptions {
     #[must_use]
     pub fn confined(mut self, on: bool) -> Self {
         self.confined = on;
+        self
+    }
+
+    /// Trusts the servers of a cluster that the first server names, also where the connection must be encrypted.
+    ///
+    /// A server names the others before the encryption begins, so an attacker on the network can add a host to the list.
+    /// The client would send its password there, if the attacker has a certificate for that host. So a connection that
+    /// must be encrypted uses only the servers in the URL: name each of them there, or use [`tls_first`](Self::tls_first).
+    /// With `tls_first`, and without encryption, discovered servers are always used. Off by default.
+    ///
+    /// A client with its own TLS configuration ([`Connect::client`](crate::Connect::client)) decides this itself, unless
+    /// these options or the URL require encryption.
+    #[must_use]
+    pub fn trust_discovered_servers(mut self, on: bool) -> Self {
+        self.trust_discovered_servers = on;
         self
     }
 

@@ -73,7 +73,7 @@ impl<'a> Parcel<'a> {
         let limit = place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
         for publication in &parcel.publications {
             let key = publication.write.key.as_str();
-            publication.check_size().map_err(|error| error.with_key(key))?;
+            publication.check().map_err(|error| error.with_key(key))?;
             // A message that is too large would only be missed.
             if limit.is_some_and(|limit| publication.size > limit) {
                 let size = Some(publication.size);

@@ -48,7 +48,7 @@ pub(super) const SURE: u32 = 3;
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut publication = Publication::new(place, &write, deadline);
-    publication.check_size()?;
+    publication.check()?;
     let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
     // How often it was refused by what proves nothing, under whatever form of its id; and how often in a row a copy was
@@ -67,7 +67,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
         let until = deadline.at().min(Instant::now() + ATTEMPT);
         let (error, time_is_left) = match publication.judge(pending.wait(until).await) {
             Verdict::Applied { duplicate: true, .. } if copies == 1 => {
-                return Err(convert::backend("a fresh operation id was taken for one that is known").unknown_outcome());
+                return Err(convert::foreign_duplicate());
             }
             Verdict::Applied { revision, .. } => return Ok(revision),
             Verdict::Refused(error) if error.is_conflict() && publication.form > 0 => {
@@ -76,7 +76,10 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
             Verdict::Refused(error) => return Err(error.unknown_outcome()),
             // What is rare has a box of its own, so that the future of a write stays small.
-            Verdict::Open => return Doubt::about(&publication, pending, doubts > 0).resolve(deadline).boxed().await,
+            Verdict::Open => {
+                let doubt = Doubt::about(&publication, pending, copies == 1, doubts > 0);
+                return doubt.resolve(deadline).boxed().await;
+            }
             Verdict::NotNow(error) => {
                 tracing::debug!(stream = place.stream, %error, "writing again");
                 if matches!(place.information(deadline).boxed().await, Some(None)) {
@@ -236,8 +239,11 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Checks what the server would not check without closing the connection.
-    pub(super) fn check_size(&self) -> Result<()> {
+    /// Refuses a message that would close the connection, and a purge where rollups are off.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
+            return Err(Error::no_rollups(&self.place.config.name));
+        }
         let limit = self.place.api.wire().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));

@@ -35,6 +35,7 @@ impl Target {
         let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
         let mut user = None;
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+            let has_scheme = address.contains("://");
             let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
             let scheme = scheme.to_ascii_lowercase();
             if !matches!(&*scheme, "nats" | "tls") {
@@ -47,6 +48,14 @@ impl Target {
                 None => (None, rest),
             };
             if let Some(this) = this {
+                // A password with a comma ends the first address early; its rest must not choose the server.
+                let is_first = target.servers.is_empty();
+                if this.contains('@') || !is_first && (user.is_none() || !has_scheme) {
+                    return Err(wrong(
+                        "it is ambiguous where the user ends: write `,` and `@` in a user, password or token as `%2C` \
+                         and `%40`, and name a user before the first server, with a scheme before each",
+                    ));
+                }
                 let this = match this.split_once(':') {
                     Some((user, password)) => {
                         Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?)
@@ -95,6 +104,7 @@ impl Target {
             "prefix" => self.said.prefix = Some(value),
             "inbox" => self.said.inbox_prefix = Some(value),
             "confined" => self.said.confined = truth(name, &value)?,
+            "trust_discovered_servers" => self.said.trust_discovered_servers = truth(name, &value)?,
             "creds" => self.sign_in(Credentials::JwtFile(File::at(value)))?,
             "nkey" => self.sign_in(Credentials::NkeyFile(File::at(value)))?,
             "ca" => self.said.tls.authorities = Some(File::at(value)),
@@ -130,6 +140,7 @@ impl Target {
             inbox_prefix: said.inbox_prefix.or(options.inbox_prefix),
             connect_timeout: options.connect_timeout,
             confined: said.confined || options.confined,
+            trust_discovered_servers: said.trust_discovered_servers || options.trust_discovered_servers,
             credentials: said.credentials.or(options.credentials),
             ..said
         }
@@ -137,8 +148,19 @@ impl Target {
 }
 
 /// What may stand behind the `?`. No secret does, only where it is: URLs are logged.
-const PARAMETERS: &[&str] =
-    &["domain", "prefix", "inbox", "confined", "creds", "nkey", "ca", "cert", "key", "tls_first"];
+const PARAMETERS: &[&str] = &[
+    "domain",
+    "prefix",
+    "inbox",
+    "confined",
+    "trust_discovered_servers",
+    "creds",
+    "nkey",
+    "ca",
+    "cert",
+    "key",
+    "tls_first",
+];
 
 fn truth(name: &str, value: &str) -> Result<bool> {
     match value {
@@ -195,8 +217,20 @@ mod tests {
         let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&confined=true");
         let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
         assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").confined(true));
+        let trusting = said("tls://a?trust_discovered_servers=true");
+        assert_eq!(trusting, NatsOptions::new().require_tls(true).trust_discovered_servers(true));
         assert_eq!(said("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
         assert_eq!(said("tls://a"), NatsOptions::new().require_tls(true));
+    }
+
+    #[test]
+    fn url_with_an_encoded_comma_names_one_server() {
+        for url in ["nats://u:a%2Cb@c:4222", "nats://u:a%2Cb@c:4222,nats://u:a%2Cb@d", "nats://u:a%2Cb@c:4222,d"] {
+            let target = Target::parse(url).unwrap();
+            assert!(target.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
+            let said = target.or(NatsOptions::new());
+            assert_eq!(said.credentials, Some(Credentials::UserAndPassword("u".into(), "a,b".into())), "{url}");
+        }
     }
 
     #[test]
@@ -217,9 +251,18 @@ mod tests {
             "nats://u:s3cr3t@a\rb",
             "nats://u:s3cr3t@a?domain=h\tb",
             "nats://u:s3c#r3t@a",
+            "nats://u:4222,s3cr3t@a",
+            "nats://u:s3cr3t,4222@a",
+            "nats://u:s3cr3t@a,u:s3cr3t@b",
+            "nats://u:s3cr3t@a,b@c",
+            "nats://u:s3c@r3t@a",
+            "nats://s3c,r3t@a",
+            "nats://a,nats://u:s3cr3t@b",
+            "nats://u:4222,nats://s3cr3t@a",
         ] {
             let error = Target::parse(url).err().unwrap();
-            assert!(!format!("{error:?}").contains("s3cr3t"), "{error}");
+            let text = format!("{error:?}");
+            assert!(!["s3cr3t", "s3c", "r3t"].iter().any(|part| text.contains(part)), "{error}");
         }
     }
 }

@@ -31,6 +31,11 @@ impl Tls {
         self.required || self.first || self.authorities.is_some() || self.client.is_some()
     }
 
+    /// Whether what a server says of other servers can be changed on its way, although the connection must be encrypted.
+    pub(super) fn begins_in_the_clear(&self) -> bool {
+        self.is_required() && !self.first
+    }
+
     /// Options that say so. The files are looked at now, so that one that is missing or wrong is told at once.
     pub(super) async fn apply(&self, mut client: ConnectOptions) -> Result<ConnectOptions> {
         if !self.is_required() {
@@ -70,7 +75,7 @@ impl Tls {
         }
         let Some((certificate, key)) = &self.client else { return Ok(()) };
         let chain = certificates(certificate)?;
-        let pem = key.read("the key of the client certificate")?;
+        let pem = key.read_secret("the key of the client certificate")?;
         let wrong = |why: String| {
             Error::invalid_config(format!("the client certificate {certificate} with the key {key}: {why}"))
         };

@@ -1,0 +1,85 @@
+//! Forged lists of servers, where the connection must be encrypted.
+
+use harness::{Mode, Proxy, Server};
+use kvtyped::prelude::*;
+
+use super::authority::Authority;
+use super::{Folder, PATIENT};
+use crate::support::{Session, unique};
+
+/// A server that must be reached by TLS, an attacker who rewrites its `INFO`, and a host of the attacker's own.
+///
+/// The attacker's host has a certificate for its own name from an authority that the client trusts, as anybody gets one.
+struct Scene {
+    ca: String,
+    _folder: Folder,
+    _servers: [Server; 2],
+    /// Between the client and its server.
+    between: Proxy,
+    /// Before the attacker's host.
+    elsewhere: Proxy,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let folder = Folder::new();
+        let authority = Authority::new();
+        let server = |name: &str| {
+            let issued = authority.issue(&[name]);
+            let certificate = folder.file(&format!("{name}-cert.pem"), &issued.certificate);
+            let key = folder.file(&format!("{name}-key.pem"), &issued.key);
+            // Both take the password of the client, so one that lets it in has got it.
+            let config = format!(
+                "tls {{ cert_file: {certificate:?}, key_file: {key:?}, timeout: 10 }}\n\
+                 authorization {{ user: u, password: secret }}"
+            );
+            Server::builder().config(&config).auth()
+        };
+        let (own, theirs) = tokio::join!(server("127.0.0.1").start(), server("localhost").start());
+        let (between, elsewhere) = tokio::join!(Proxy::start(own.addr()), Proxy::start(theirs.addr()));
+        let forged = format!("localhost:{}", elsewhere.addr().port());
+        between.advertise([forged.as_str()]);
+        elsewhere.advertise([forged.as_str()]);
+        let ca = folder.file("ca.pem", &authority.pem);
+        Self { ca, _folder: folder, _servers: [own, theirs], between, elsewhere }
+    }
+
+    async fn connect(&self, more: &str) -> Store {
+        let url = format!("tls://u:secret@{}?ca={}{more}", self.between.addr(), self.ca);
+        Store::connect(url).timeout(PATIENT).await.expect("it is let in")
+    }
+
+    /// Opens a bucket, which a server does only for a user that it has let in.
+    async fn works(store: &Store) {
+        let bucket: Bucket<Session> = store.bucket().name(unique("guests")).await.expect("the bucket opens");
+        bucket.put(&Session::new("acme", 7)).await.expect("it is written");
+    }
+}
+
+#[tokio::test]
+async fn host_in_a_forged_info_gets_no_password() {
+    let scene = Scene::new().await;
+    let store = scene.connect("").await;
+    Scene::works(&store).await;
+    // A client that knew the host would choose it half of the time.
+    for connection in 2..=12 {
+        scene.between.cut();
+        tokio::select! {
+            () = scene.between.await_connections(connection) => {}
+            () = scene.elsewhere.await_connections(1) => panic!("the attacker's host was asked"),
+        }
+        Scene::works(&store).await;
+    }
+    assert_eq!(scene.elsewhere.connections(), 0, "the attacker's host was asked");
+}
+
+/// The control: a client that trusts what servers say goes there, and is let in by its password.
+#[tokio::test]
+async fn host_in_a_forged_info_gets_the_password_of_a_client_that_trusts_it() {
+    let scene = Scene::new().await;
+    let store = scene.connect("&trust_discovered_servers=true").await;
+    Scene::works(&store).await;
+    scene.between.set(Mode::Refuse);
+    scene.elsewhere.await_connections(1).await;
+    Scene::works(&store).await;
+}
