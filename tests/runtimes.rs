@@ -5,7 +5,7 @@ use std::error::Error as _;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
-use crate::support::{SOON, Session, SessionKey, World, on_both_backends};
+use crate::support::{SOON, Session, SessionKey, on_both_backends};
 
 /// Opens something on a runtime of its own, which then ends.
 async fn opened_elsewhere<T: Send + 'static>(open: impl Future<Output = T> + Send + 'static) -> T {

@@ -7,7 +7,7 @@ use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
 use crate::support::sentinels::Everything;
-use crate::support::{RawSession, SOON, Session, SessionKey, World, on_both_backends, seen_as, soon};
+use crate::support::{RawSession, SOON, Session, SessionKey, on_both_backends, seen_as, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 

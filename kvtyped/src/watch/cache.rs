@@ -90,17 +90,17 @@ async fn fill<T: KvModel>(news: NewsStream, bucket: &str, idle: Duration) -> Res
     let mut progress = shared.progress.subscribe();
     let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
     let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
-    // The keeper ends only with an error that the cache then has.
+    // The keeper ends, or its watch fails, only with an error that the cache then has.
     let over = loop {
         let advanced = cache.inner.shared.advanced();
-        let ready = progress.wait_for(|progress| progress.ready || progress.over);
+        let ready = progress.wait_for(|progress| progress.ready || progress.over || progress.failed);
         // A time that no clock can hold is no bound.
         let ready = match advanced.checked_add(idle) {
             Some(until) => timeout_at(until, ready).await,
             None => Ok(ready.await),
         };
         match ready {
-            Ok(ready) => break ready.map_or(true, |progress| progress.over),
+            Ok(ready) => break ready.map_or(true, |progress| progress.over || !progress.ready),
             Err(_) if cache.inner.shared.advanced() > advanced => {}
             Err(_) => return Err(Error::timeout(idle)),
         }
@@ -277,7 +277,7 @@ impl<T: KvModel> Cache<T> {
     }
 
     /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission, a lost
-    /// connection. An interruption of the watch is forgotten once the cache has caught up; everything else stays.
+    /// connection. The error of the watch is forgotten once the cache has caught up; the error of a record stays.
     /// `Closed` if the cache has ended, because the store was closed or the tokio runtime of the cache ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -95,13 +95,16 @@ pub(super) struct Progress {
     pub(super) revision: Revision,
     pub(super) ready: bool,
     pub(super) over: bool,
+    /// The watch reported an error before the first listing was complete.
+    pub(super) failed: bool,
     /// When the bucket was last heard of, all that was there before being known.
     pub(super) heard: Instant,
 }
 
 impl<T: KvModel> Shared<T> {
     pub(super) fn new(bucket: &str) -> Self {
-        let progress = Progress { revision: Revision::ZERO, ready: false, over: false, heard: Instant::now() };
+        let progress =
+            Progress { revision: Revision::ZERO, ready: false, over: false, failed: false, heard: Instant::now() };
         Self {
             bucket: bucket.to_owned(),
             contents: ArcSwap::from_pointee(Contents::new()),
@@ -276,7 +279,14 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                 continue;
             }
             Err(error) => {
-                drop(shared.fail(error));
+                let is_of_the_watch = error.key().is_none();
+                let error = shared.fail(error);
+                if is_of_the_watch {
+                    interrupted = Some(error);
+                    shared
+                        .progress
+                        .send_if_modified(|progress| !progress.ready && !std::mem::replace(&mut progress.failed, true));
+                }
                 continue;
             }
         }

@@ -120,7 +120,8 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
             }
             let missing = match deadline.bound(keeper.next()).await {
                 Ok(Some(Step::Value(value, revision))) => break (value, revision),
-                Ok(Some(Step::Error | Step::Nothing)) => continue,
+                Ok(Some(Step::Error | Step::Nothing)) if !keeper.has_failed() => continue,
+                Ok(Some(Step::Error | Step::Nothing)) => ErrorKind::Closed,
                 Ok(Some(Step::Invalid)) => ErrorKind::NotFound,
                 Ok(None) => ErrorKind::Closed,
                 Err(_) => ErrorKind::NotFound,

@@ -101,6 +101,11 @@ impl<T: KvModel> Keeper<T> {
         self.failure.as_ref().or(self.refusal.as_ref()).cloned()
     }
 
+    /// Whether the watch failed before the first listing was complete.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some() && !self.is_ready
+    }
+
     /// What the next event makes of the value. `None` is the end.
     pub(super) async fn next(&mut self) -> Option<Step<T>> {
         let Some(event) = self.events.next_or_idle().await? else {

@@ -80,7 +80,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut predicate, timeout } = self;
         Box::pin(async move {
-            let mut cause = None;
+            let (mut cause, mut is_listed) = (None, false);
             let wait = async {
                 key.encode()?;
                 let mut events = bucket.watch(Filter::of_key(key)).await?;
@@ -89,8 +89,10 @@ where
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
                         Some(Ok(Event::Put(_) | Event::Removed { .. })) => cause = None,
                         Some(Ok(Event::Undecodable { error, .. })) => cause = Some(error),
-                        Some(Ok(_)) => {}
-                        Some(Err(error)) if timeout.is_some() && may_be_undone(&error) => cause = Some(error),
+                        Some(Ok(event)) => is_listed |= matches!(event, Event::Ready),
+                        Some(Err(error)) if timeout.is_some() && is_listed && may_be_undone(&error) => {
+                            cause = Some(error)
+                        }
                         Some(Err(error)) => return Err(error),
                         None => return Err(Error::new(ErrorKind::Closed)),
                     }
