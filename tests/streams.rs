@@ -96,9 +96,9 @@ async fn each_irregular_setting_is_drift_and_update_repairs_it() {
         let (settings, wanted) = cases(&name)[case].clone();
         make(server, &name, &settings).await;
         let open = || store.bucket::<Session>().name(&name);
-        assert_eq!(differences(&fails(open()).await), [wanted.clone()]);
+        assert_eq!(differences(&fails(open()).await), std::slice::from_ref(&wanted));
         open().on_drift(Drift::Adopt).await.expect("it is adopted");
-        assert_eq!(differences(&fails(open()).await), [wanted.clone()], "adopting changes nothing");
+        assert_eq!(differences(&fails(open()).await), std::slice::from_ref(&wanted), "adopting changes nothing");
         let repaired = open().on_drift(Drift::Update).await.unwrap_or_else(|error| panic!("{wanted}: {error}"));
         let revision = repaired.put(&Session::new("acme", 1)).await.expect("it is written");
         let read = repaired.get(&SessionKey::new("acme", 1)).await.expect("it is read").expect("it is there");
@@ -226,7 +226,7 @@ async fn limits_of_an_account_have_a_kind_of_their_own() {
 
     let mut first = documents.watch(..).await.unwrap();
     first.next().await.expect("an event").unwrap();
-    reached("a second watch", documents.watch(..).await.err().expect("one consumer is allowed"));
+    reached("a second watch", documents.watch(..).await.expect_err("one consumer is allowed"));
     drop(first);
 }
 
