@@ -12,6 +12,7 @@ mod group;
 mod holders;
 mod ids;
 mod interop;
+mod key_codecs;
 mod keys;
 mod layering;
 mod lists;

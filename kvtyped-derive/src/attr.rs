@@ -9,11 +9,12 @@ use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, T
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 14] = [
+const CONTAINER: [&str; 15] = [
     "bucket",
     "key",
     "key_name",
     "filter_name",
+    "key_codec",
     "codec",
     "history",
     "ttl",
@@ -34,6 +35,7 @@ pub(crate) struct Container {
     pub(crate) key: Option<LitStr>,
     pub(crate) key_name: Option<Ident>,
     pub(crate) filter_name: Option<Ident>,
+    pub(crate) key_codec: Option<LitStr>,
     pub(crate) codec: Option<Type>,
     pub(crate) history: Option<LitInt>,
     pub(crate) ttl: Option<LitStr>,
@@ -60,6 +62,7 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
         "key" => set(&mut found.key, name, || value(input, name, "a template: `key = \"{tenant}.{id}\"`")),
         "key_name" => set(&mut found.key_name, name, || type_name(input, name, "AccountId")),
         "filter_name" => set(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
+        "key_codec" => set(&mut found.key_codec, name, || value(input, name, "a key codec: `key_codec = \"base64\"`")),
         "codec" => set(&mut found.codec, name, || value(input, name, "a type: `codec = Json`")),
         "history" => set(&mut found.history, name, || value(input, name, "a number from 1 to 64: `history = 5`")),
         "ttl" => set(&mut found.ttl, name, || value(input, name, "a duration with its unit: `ttl = \"30m\"`")),

@@ -61,6 +61,7 @@ use crate::ctxt::Ctxt;
 /// | `key = "{tenant}.{id}"` | the template of the key, see below | the fields marked `#[kv(key)]` |
 /// | `key_name = "SessionId"` | the name of the key's type | the struct's name and `Key` |
 /// | `filter_name = "SessionIds"` | the name of the filter's type | the struct's name and `Filter` |
+/// | `key_codec = "base64"` | how keys are stored, for buckets of other clients: `"base64"` and `"path"` as orbit does, `"base64-nats-js"` as nats.js does | `"escaped"` |
 /// | `codec = MsgPack` | a type that is a `Codec` of what is stored | `Json` |
 /// | `history = 5` | revisions kept of each key, 1 to 64 | as the bucket has it; 1 in a new one |
 /// | `ttl = "1h30m"` | how long after it was written every value expires, 100ms at least | as the bucket has it; never |

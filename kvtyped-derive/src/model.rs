@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident, Path, Type, Visibility};
+use syn::{Data, DeriveInput, Fields, Ident, LitStr, Path, Type, Visibility};
 
 use crate::attr::{self, Container};
 use crate::ctxt::Ctxt;
@@ -81,6 +81,8 @@ pub(crate) struct Model<'a> {
     pub(crate) filter: Ident,
     pub(crate) codec: Option<Type>,
     pub(crate) settings: Settings,
+    /// The variant of `KeyCodec`, and where it is named.
+    pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
     /// Whether the key comes from a template.
     pub(crate) has_template: bool,
@@ -121,6 +123,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
             }
         });
     }
+    let key_codec = attrs.key_codec.as_ref().and_then(|name| ctxt.ok(key_codec(name)));
     let krate = krate(&attrs);
     let (key, filter) = key_and_filter(&input.ident, &attrs);
     Model {
@@ -128,6 +131,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         krate,
         key,
         filter,
+        key_codec,
         codec: attrs.codec,
         settings,
         fields,
@@ -140,6 +144,19 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
 /// The path by which generated code finds the library.
 pub(crate) fn krate(attrs: &Container) -> Path {
     attrs.krate.clone().unwrap_or_else(|| syn::parse_quote!(::kvtyped))
+}
+
+fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
+    const CODECS: [(&str, &str); 4] =
+        [("escaped", "Escaped"), ("base64", "Base64"), ("base64-nats-js", "Base64NatsJs"), ("path", "Path")];
+    let text = name.value();
+    match CODECS.iter().find(|(codec, _)| *codec == text) {
+        Some((_, variant)) => Ok((quote::format_ident!("{variant}"), name.clone())),
+        None => {
+            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec), "the key codecs are");
+            Err(syn::Error::new_spanned(name, format!("there is no key codec `{text}`; {suggestion}")))
+        }
+    }
 }
 
 /// The names of the generated types.

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 pub use crate::codec::{Codec, Json};
 pub use crate::config::{BucketConfig, Storage};
 pub use crate::key::{
-    Key, KeyBuilder, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
+    Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
 };
 pub use crate::model::{Filter, KvModel, SingleRevision};
 

@@ -20,6 +20,10 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let codec = codec(model);
     let settings = settings(&model.settings, private);
     let key_of = key_of(names);
+    let key_codec = model
+        .key_codec
+        .as_ref()
+        .map(|(variant, _)| quote!(const KEY_CODEC: #private::KeyCodec = #private::KeyCodec::#variant;));
     let (value, stored, from_stored) = stored(model);
     let single = model.settings.is_single_revision().then(|| {
         quote! {
@@ -37,6 +41,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             type Key = #key #key_generics;
             type Value = #value;
             type Codec = #codec;
+
+            #key_codec
 
             fn settings() -> #private::BucketConfig {
                 #settings

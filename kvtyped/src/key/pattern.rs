@@ -110,6 +110,17 @@ impl Pattern {
         Self { tail: true, ..self }
     }
 
+    /// Appends a segment that may be any.
+    pub(crate) fn any(mut self) -> Self {
+        self.tokens.push(Token::any());
+        self
+    }
+
+    /// Whether the keys may go on behind the segments.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tail
+    }
+
     /// The segments.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
