@@ -35,7 +35,7 @@ pub(crate) async fn measure(world: &mut World) {
     let measured = beside(world, ours, theirs).await;
     world.report.row("Json, decode", "serde_json::from_slice").measured(&measured);
 
-    // What a write adds to the encoding of its record.
+    // The check that each write makes before it sends its record.
     for (session, size) in [(Session::new("acme", 1), "200 B"), (Session::new("acme", 2).long(), "2 KB")] {
         let json = serde_json::to_vec(&session).expect("it encodes");
         let check = |json: &[u8]| Json::decode(json).and_then(|read| Json::verify(black_box(&session), &read)).is_ok();

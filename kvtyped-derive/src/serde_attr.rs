@@ -10,9 +10,9 @@ pub(crate) struct SerdeField {
     skip_serializing_if: bool,
     skip_deserializing: bool,
     default: bool,
-    /// The name in what is written, if it is not the field's.
+    /// The written name, if it is not the field's.
     written_as: Option<String>,
-    /// The name in what is read, if it is not the field's.
+    /// The name that is read, if it is not the field's.
     read_as: Option<String>,
     aliases: Vec<String>,
 }
@@ -63,12 +63,12 @@ impl SerdeField {
         if omits && !self.default && !default_of_struct {
             let attribute = if self.skip_serializing { "skip_serializing" } else { "skip_serializing_if" };
             return Some(format!(
-                "serde cannot read a record without `{name}`, which `{attribute}` leaves out; add `default` beside it"
+                "serde cannot read a record without `{name}`, which `{attribute}` leaves out; add `default` to it"
             ));
         }
         let written = self.written_as.as_deref().unwrap_or(name);
         let read = self.read_as.as_deref().unwrap_or(name);
-        // Where a rule renames all fields, what one side is called is not known here.
+        // `rename_all` may rename one side, and is not read here.
         let split = (self.written_as.is_some() || self.read_as.is_some()) && self.written_as != self.read_as;
         if self.is_skipped() || !split || written == read || self.aliases.iter().any(|alias| alias == written) {
             return None;

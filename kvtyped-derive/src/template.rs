@@ -131,7 +131,7 @@ fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
     let name = name.strip_prefix("r#").unwrap_or(name);
     if let Some(name) = name.strip_suffix("..").filter(|name| is_name(name)) {
         if !prefix.is_empty() || !suffix.is_empty() {
-            return error(format!("`{{{name}..}}` takes whole segments; drop the literals beside it in `{text}`"));
+            return error(format!("`{{{name}..}}` takes whole segments; drop the literals around it in `{text}`"));
         }
         return Ok(Segment::Rest(Name { text: name.into(), span: place.span() }));
     }

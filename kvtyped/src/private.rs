@@ -139,7 +139,7 @@ pub trait RestField: Sized {
     ///
     /// # Errors
     ///
-    /// Those of [`KeyParser::rest`], and [`KeyError::Segment`] if the text is none of the type.
+    /// Returns [`KeyError::Shape`] if no segment is left, and [`KeyError::Segment`] if the type does not read the text.
     fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError>;
 
     /// Appends it, or everything below it, to a pattern.

@@ -38,7 +38,7 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     quote!(#key #filter #model)
 }
 
-/// What the generic types of a key's fields have to be.
+/// The bounds that the generic types of a key's fields need.
 fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> Vec<WherePredicate> {
     let generic = fields.iter().filter(|field| generics::speaks_of(field.ty, generics));
     let bound = generic.map(|field| -> WherePredicate {

@@ -49,7 +49,7 @@ fn translated(codec: KeyCodec, error: Error) -> Error {
     }
 }
 
-/// The patterns of the stored keys, and what the backend does not filter: the literals in half-open segments.
+/// The patterns of the stored keys. The backend does not filter by literals in half-open segments; `rest` does.
 struct Filter {
     stored: Vec<Pattern>,
     rest: Option<Vec<Pattern>>,

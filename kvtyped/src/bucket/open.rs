@@ -97,7 +97,7 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.name = name.into())
     }
 
-    /// How its keys are stored, in place of what the model says. All programs that use the bucket must agree on it.
+    /// How its keys are stored, in place of the model's key codec. All programs that use the bucket must agree on it.
     pub fn key_codec(mut self, codec: KeyCodec) -> Self {
         self.key_codec = codec;
         self

@@ -53,7 +53,7 @@ impl KeyCodec {
         }
     }
 
-    /// Returns the key under which `key` is stored. [Reserved](Key::RESERVED) keys are stored as they are.
+    /// Returns `key` as it is stored. [Reserved](Key::RESERVED) keys are stored as they are.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl KeyCodec {
             return Ok(format!("{ROOT}.{stored}"));
         }
         match relative.split('/').next() {
-            Some(ROOT | Key::RESERVED) => self.refuse("its first part has a meaning of its own"),
+            Some(ROOT | Key::RESERVED) => self.refuse("its first part is reserved"),
             _ => Ok(stored),
         }
     }

@@ -60,7 +60,7 @@ pub enum SegmentError {
     KeyCodec {
         /// The name of the codec.
         codec: &'static str,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
     /// The text is not the canonical text of a value of this type.
