@@ -11,6 +11,9 @@ use kvtyped::key::KeyError;
 use kvtyped::model::SingleRevision;
 use kvtyped::prelude::*;
 
+#[path = "derive_fields.rs"]
+pub mod fields;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant}.{id}")]
 struct Session {

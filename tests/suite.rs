@@ -16,6 +16,7 @@ mod group;
 mod holders;
 mod ids;
 mod interop;
+mod key_codecs;
 mod keys;
 mod layering;
 mod lifetimes;

@@ -35,6 +35,15 @@ pub(crate) async fn measure(world: &mut World) {
     let measured = beside(world, ours, theirs).await;
     world.report.row("Json, decode", "serde_json::from_slice").measured(&measured);
 
+    // The check that each write makes before it sends its record.
+    for (session, size) in [(Session::new("acme", 1), "200 B"), (Session::new("acme", 2).long(), "2 KB")] {
+        let json = serde_json::to_vec(&session).expect("it encodes");
+        let check = |json: &[u8]| Json::decode(json).and_then(|read| Json::verify(black_box(&session), &read)).is_ok();
+        let (ours, theirs) = (|| check(black_box(&json)), || serde_json::to_vec(black_box(&session)).is_ok());
+        let measured = beside(world, ours, theirs).await;
+        world.report.row(format!("Json, read back and verify {size}"), "serde_json::to_vec").measured(&measured);
+    }
+
     let packed = rmp_serde::to_vec_named(&session).expect("it encodes");
     let ours = || MsgPack::encode(black_box(&session)).is_ok();
     let theirs = || rmp_serde::to_vec_named(black_box(&session)).is_ok();

@@ -9,9 +9,12 @@ use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, T
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 13] = [
+const CONTAINER: [&str; 16] = [
     "bucket",
     "key",
+    "key_name",
+    "filter_name",
+    "key_codec",
     "codec",
     "history",
     "ttl",
@@ -31,6 +34,9 @@ const FIELD: [&str; 2] = ["key", "value"];
 pub(crate) struct Container {
     pub(crate) bucket: Option<LitStr>,
     pub(crate) key: Option<LitStr>,
+    pub(crate) key_name: Option<Ident>,
+    pub(crate) filter_name: Option<Ident>,
+    pub(crate) key_codec: Option<LitStr>,
     pub(crate) codec: Option<Type>,
     pub(crate) history: Option<LitInt>,
     pub(crate) ttl: Option<LitStr>,
@@ -56,6 +62,9 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
     each(attrs, ctxt, |name, input| match &*name.to_string() {
         "bucket" => set(&mut found.bucket, name, || value(input, name, "a name: `bucket = \"sessions\"`")),
         "key" => set(&mut found.key, name, || value(input, name, "a template: `key = \"{tenant}.{id}\"`")),
+        "key_name" => set(&mut found.key_name, name, || type_name(input, name, "AccountId")),
+        "filter_name" => set(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
+        "key_codec" => set(&mut found.key_codec, name, || value(input, name, "a key codec: `key_codec = \"base64\"`")),
         "codec" => set(&mut found.codec, name, || value(input, name, "a type: `codec = Json`")),
         "history" => set(&mut found.history, name, || value(input, name, "a number from 1 to 64: `history = 5`")),
         "ttl" => set(&mut found.ttl, name, || value(input, name, "a duration with its unit: `ttl = \"30m\"`")),
@@ -161,6 +170,13 @@ pub(crate) fn krate(input: ParseStream, name: &Ident) -> Result<Path> {
     path.map_err(|_| Error::new_spanned(&text, format!("`crate` takes {expected}")))
 }
 
+/// Reads `= "TypeName"`.
+fn type_name(input: ParseStream, name: &Ident, example: &str) -> Result<Ident> {
+    let expected = format!("the name of a type as a text: `{name} = \"{example}\"`");
+    let text: LitStr = value(input, name, &expected)?;
+    text.parse().map_err(|_| Error::new_spanned(&text, format!("`{name}` takes {expected}")))
+}
+
 fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(name.clone());
@@ -170,24 +186,4 @@ fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
 
 pub(crate) fn unknown(name: &Ident, suggestion: String) -> Error {
     Error::new_spanned(name, format!("there is no attribute `{name}`; {suggestion}"))
-}
-
-/// Whether serde leaves a field out when it reads: `#[serde(skip)]`, `#[serde(skip_deserializing)]`.
-pub(crate) fn is_skipped(attributes: &[Attribute]) -> bool {
-    let mut skipped = false;
-    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
-        // What serde does not understand is serde's to say.
-        let _ = attribute.parse_nested_meta(|meta| {
-            skipped |= meta.path.is_ident("skip") || meta.path.is_ident("skip_deserializing");
-            if meta.input.peek(syn::Token![=]) {
-                meta.value()?.parse::<syn::Expr>()?;
-            } else if meta.input.peek(syn::token::Paren) {
-                let content;
-                syn::parenthesized!(content in meta.input);
-                content.parse::<proc_macro2::TokenStream>()?;
-            }
-            Ok(())
-        });
-    }
-    skipped
 }

@@ -4,7 +4,8 @@ use quote::ToTokens;
 use syn::{GenericParam, Type};
 
 use crate::ctxt::Ctxt;
-use crate::model::{Field, Model, ungrouped};
+use crate::model::{Field, Model, Segment, ungrouped};
+use crate::serde_attr::struct_has_default;
 
 /// The third phase: every rule has its say.
 pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
@@ -15,6 +16,37 @@ pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     the_value_is_not_in_the_key(model, ctxt);
     beside_a_value_all_is_key(model, ctxt);
     a_model_owns_its_data(model, ctxt);
+    serde_reads_what_it_writes_of_the_key(model, ctxt);
+    the_key_codec_fits_the_template(model, ctxt);
+}
+
+fn the_key_codec_fits_the_template(model: &Model<'_>, ctxt: &mut Ctxt) {
+    let Some((variant, name)) = &model.key_codec else { return };
+    if variant == "Path" && !matches!(model.segments.as_slice(), [Segment::Rest(_)]) {
+        let message = "the key codec `path` is for models whose key is one field: `key = \"{path..}\"`";
+        ctxt.error(name, message);
+    }
+    let has_sign = |segment: &Segment| match segment {
+        Segment::Literal(text) => text.contains('='),
+        Segment::Field { prefix, suffix, .. } => prefix.contains('=') || suffix.contains('='),
+        Segment::Rest(_) => false,
+    };
+    if variant != "Escaped" && model.segments.iter().any(has_sign) {
+        ctxt.error(name, "a key codec takes no `=` in the literals of the template; drop it");
+    }
+}
+
+fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+    // Of a model with a value, serde sees the value alone.
+    if model.value_field().is_some() {
+        return;
+    }
+    let default_of_struct = struct_has_default(&model.input.attrs);
+    for field in model.key_fields() {
+        if let Some(mismatch) = field.serde.mismatch(&field.name(), default_of_struct) {
+            ctxt.error(field.ident, mismatch);
+        }
+    }
 }
 
 fn there_is_a_key(model: &Model<'_>, ctxt: &mut Ctxt) {

@@ -7,7 +7,7 @@ use quote::quote;
 use syn::{DeriveInput, Generics, Path, WherePredicate, parse_quote};
 
 use crate::ctxt::Ctxt;
-use crate::expand::{key_and_filter, parameter};
+use crate::expand::parameter;
 use crate::generics;
 use crate::model::{self, Field, Parts};
 
@@ -16,7 +16,7 @@ pub(crate) fn model(input: &DeriveInput) -> TokenStream {
     let krate = model::krate(&parts.attrs);
     let private = quote!(#krate::__private);
     let (vis, ident) = (&input.vis, &input.ident);
-    let (key, filter) = key_and_filter(ident);
+    let (key, filter) = model::key_and_filter(ident, &parts.attrs);
     let fields = guess(&parts);
     let idents: Vec<_> = fields.iter().map(|field| field.ident).collect();
     let types: Vec<_> = fields.iter().map(|field| field.ty).collect();

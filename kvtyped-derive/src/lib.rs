@@ -14,6 +14,8 @@ mod generics;
 mod model;
 mod names;
 mod segment;
+mod self_type;
+mod serde_attr;
 mod settings;
 mod template;
 mod units;
@@ -41,7 +43,7 @@ use crate::ctxt::Ctxt;
 ///
 /// With the visibility of the struct:
 ///
-/// * `SessionKey { tenant, id }`: the key's fields, all as visible as the struct. `SessionKey::new("acme", 7)` takes
+/// * `SessionKey { tenant, id }`: the key's fields, each as visible as in the struct. `SessionKey::new("acme", 7)` takes
 ///   `impl Into` of each field's type, and integers, `bool` and `char` as they are; `Display` is the encoded key,
 ///   `acme.7`, and `FromStr` its inverse; `Clone`, `Debug`, `Eq`, `Ord` and `Hash` as they would be derived.
 /// * `SessionFilter`, from `SessionKey::filter()`: one setter a field; `SessionKey::filter().tenant("acme")` is
@@ -57,6 +59,9 @@ use crate::ctxt::Ctxt;
 /// |---|---|---|
 /// | `bucket = "sessions"` | the bucket's name: `[a-zA-Z0-9_-]+` | the struct's name in `snake_case` |
 /// | `key = "{tenant}.{id}"` | the template of the key, see below | the fields marked `#[kv(key)]` |
+/// | `key_name = "SessionId"` | the name of the key's type | the struct's name and `Key` |
+/// | `filter_name = "SessionIds"` | the name of the filter's type | the struct's name and `Filter` |
+/// | `key_codec = "base64"` | how keys are stored, for buckets of other clients: `"base64"` and `"path"` as orbit does, `"base64-nats-js"` as nats.js does | `"escaped"` |
 /// | `codec = MsgPack` | a type that is a `Codec` of what is stored | `Json` |
 /// | `history = 5` | revisions kept of each key, 1 to 64 | as the bucket has it; 1 in a new one |
 /// | `ttl = "1h30m"` | how long after it was written every value expires, 100ms at least | as the bucket has it; never |
@@ -85,9 +90,13 @@ use crate::ctxt::Ctxt;
 /// beside it, `user-{id}`: two fields in one segment could not be told apart. A field stands in it once. The type of a
 /// field is a `KeySegment`. A template without fields, `key = "app"`, is the key of a single record; then the key is a
 /// unit struct.
+///
+/// The last segment may be `{path..}`: a field that takes the rest of the key, one segment or more. The dots of its text
+/// are the dots of the key. `FileKey::filter().path_below("usr.lib")` is every key below `usr.lib`. A field of type
+/// `kvtyped::Key` takes the rest verbatim, so that it reads the keys of all clients.
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
-    let input = parse_macro_input!(input as DeriveInput);
+    let input = self_type::named(parse_macro_input!(input as DeriveInput));
     let tokens = model_of(&input).unwrap_or_else(|error| {
         let mut tokens = error.into_compile_error();
         tokens.extend(fallback::model(&input));
@@ -127,7 +136,7 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
 ///
 /// | `#[kv(..)]` | on | meaning |
 /// |---|---|---|
-/// | `rename_all = "snake_case"` | an enum | the case of its variants: also `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `SCREAMING_SNAKE_CASE`, `kebab-case` |
+/// | `rename_all = "snake_case"` | an enum | the case of its variants, by serde's rules: also `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `SCREAMING_SNAKE_CASE`, `kebab-case`, `SCREAMING-KEBAB-CASE` |
 /// | `rename = "us"` | a variant | its text, whatever the case of the others |
 /// | `crate = "path"` | the type | where `kvtyped` is, if it has another name |
 ///

@@ -3,11 +3,12 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident, Path, Type};
+use syn::{Data, DeriveInput, Fields, Ident, LitStr, Path, Type, Visibility};
 
 use crate::attr::{self, Container};
 use crate::ctxt::Ctxt;
 use crate::names;
+use crate::serde_attr::SerdeField;
 use crate::settings::Settings;
 use crate::template::{self, Template};
 
@@ -24,9 +25,11 @@ pub(crate) struct Parts<'a> {
 pub(crate) struct Field<'a> {
     pub(crate) ident: &'a Ident,
     pub(crate) ty: &'a Type,
+    pub(crate) vis: &'a Visibility,
     pub(crate) attrs: attr::Field,
-    /// Whether serde leaves it out of what is stored.
-    pub(crate) skipped: bool,
+    pub(crate) serde: SerdeField,
+    /// Whether it takes the rest of the key.
+    pub(crate) is_rest: bool,
 }
 
 impl Field<'_> {
@@ -63,7 +66,8 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
     };
     let fields = fields.into_iter().filter_map(|field| {
         let attrs = attr::field(&field.attrs, ctxt);
-        Some(Field { ident: field.ident.as_ref()?, ty: &field.ty, attrs, skipped: attr::is_skipped(&field.attrs) })
+        let serde = SerdeField::read(&field.attrs);
+        Some(Field { ident: field.ident.as_ref()?, ty: &field.ty, vis: &field.vis, attrs, serde, is_rest: false })
     });
     let fields = fields.collect();
     Parts { input, attrs, settings, template, fields }
@@ -73,8 +77,12 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
 pub(crate) struct Model<'a> {
     pub(crate) input: &'a DeriveInput,
     pub(crate) krate: Path,
+    pub(crate) key: Ident,
+    pub(crate) filter: Ident,
     pub(crate) codec: Option<Type>,
     pub(crate) settings: Settings,
+    /// The variant of `KeyCodec`, and where it is named.
+    pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
     /// Whether the key comes from a template.
     pub(crate) has_template: bool,
@@ -87,36 +95,74 @@ pub(crate) struct Model<'a> {
 pub(crate) enum Segment {
     Literal(String),
     Field { prefix: String, field: usize, suffix: String },
+    Rest(usize),
 }
 
 /// The second phase: resolves the names of the template.
 pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
-    let Parts { input, attrs, settings, template, fields } = parts;
+    let Parts { input, attrs, settings, template, mut fields } = parts;
     let has_template = template.is_some();
     let template = template.unwrap_or_else(|| of_marked(&fields));
     let mut segments = Vec::new();
     for segment in template.segments {
+        let field = segment.name().map(|name| (name, fields.iter().position(|field| field.name() == name.text)));
+        if let Some((name, None)) = field {
+            let names: Vec<String> = fields.iter().map(Field::name).collect();
+            let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name), "its fields are");
+            let message = format!("`{}` has no field `{}`; {suggestion}", input.ident, name.text);
+            ctxt.push(syn::Error::new(name.span, message));
+            continue;
+        }
+        let field = field.and_then(|(_, field)| field).unwrap_or_default();
         segments.push(match segment {
             template::Segment::Literal(text) => Segment::Literal(text),
-            template::Segment::Field { prefix, name, suffix } => {
-                let Some(field) = fields.iter().position(|field| field.name() == name.text) else {
-                    let names: Vec<String> = fields.iter().map(Field::name).collect();
-                    let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name), "its fields are");
-                    let message = format!("`{}` has no field `{}`; {suggestion}", input.ident, name.text);
-                    ctxt.push(syn::Error::new(name.span, message));
-                    continue;
-                };
-                Segment::Field { prefix, field, suffix }
+            template::Segment::Field { prefix, suffix, .. } => Segment::Field { prefix, field, suffix },
+            template::Segment::Rest(_) => {
+                fields.iter_mut().skip(field).take(1).for_each(|field| field.is_rest = true);
+                Segment::Rest(field)
             }
         });
     }
+    let key_codec = attrs.key_codec.as_ref().and_then(|name| ctxt.ok(key_codec(name)));
     let krate = krate(&attrs);
-    Model { input, krate, codec: attrs.codec, settings, fields, has_template, template: template.text, segments }
+    let (key, filter) = key_and_filter(&input.ident, &attrs);
+    Model {
+        input,
+        krate,
+        key,
+        filter,
+        key_codec,
+        codec: attrs.codec,
+        settings,
+        fields,
+        has_template,
+        template: template.text,
+        segments,
+    }
 }
 
 /// The path by which generated code finds the library.
 pub(crate) fn krate(attrs: &Container) -> Path {
     attrs.krate.clone().unwrap_or_else(|| syn::parse_quote!(::kvtyped))
+}
+
+fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
+    const CODECS: [(&str, &str); 4] =
+        [("escaped", "Escaped"), ("base64", "Base64"), ("base64-nats-js", "Base64NatsJs"), ("path", "Path")];
+    let text = name.value();
+    match CODECS.iter().find(|(codec, _)| *codec == text) {
+        Some((_, variant)) => Ok((quote::format_ident!("{variant}"), name.clone())),
+        None => {
+            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec), "the key codecs are");
+            Err(syn::Error::new_spanned(name, format!("there is no key codec `{text}`; {suggestion}")))
+        }
+    }
+}
+
+/// The names of the generated types.
+pub(crate) fn key_and_filter(model: &Ident, attrs: &Container) -> (Ident, Ident) {
+    let name = |said: &Option<Ident>, usual| said.clone().unwrap_or_else(|| quote::format_ident!("{model}{usual}"));
+    (name(&attrs.key_name, "Key"), name(&attrs.filter_name, "Filter"))
 }
 
 /// The fields that are marked `#[kv(key)]`, one segment each.
@@ -137,7 +183,7 @@ impl<'a> Model<'a> {
     pub(crate) fn key_fields(&self) -> Vec<&Field<'a>> {
         let field = |segment: &Segment| match segment {
             Segment::Literal(_) => None,
-            Segment::Field { field, .. } => self.fields.get(*field),
+            Segment::Field { field, .. } | Segment::Rest(field) => self.fields.get(*field),
         };
         self.segments.iter().filter_map(field).collect()
     }

@@ -28,11 +28,6 @@ pub(crate) fn snake_case(name: &str) -> String {
     words(name).join("_")
 }
 
-fn capitalized(word: &str) -> String {
-    let mut rest = word.chars();
-    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
-}
-
 /// How the names of variants are written.
 #[derive(Clone, Copy)]
 pub(crate) enum Case {
@@ -43,11 +38,12 @@ pub(crate) enum Case {
     Snake,
     ScreamingSnake,
     Kebab,
+    ScreamingKebab,
 }
 
 impl Case {
     /// Every case, by its name.
-    pub(crate) const ALL: [(&'static str, Self); 7] = [
+    pub(crate) const ALL: [(&'static str, Self); 8] = [
         ("lowercase", Self::Lower),
         ("UPPERCASE", Self::Upper),
         ("PascalCase", Self::Pascal),
@@ -55,23 +51,32 @@ impl Case {
         ("snake_case", Self::Snake),
         ("SCREAMING_SNAKE_CASE", Self::ScreamingSnake),
         ("kebab-case", Self::Kebab),
+        ("SCREAMING-KEBAB-CASE", Self::ScreamingKebab),
     ];
 
-    /// The name in this case.
-    pub(crate) fn apply(self, name: &str) -> String {
-        let words = words(name);
+    /// The name of a variant in this case, by the rules of serde.
+    pub(crate) fn apply(self, variant: &str) -> String {
         match self {
-            Self::Lower => words.concat(),
-            Self::Upper => words.concat().to_uppercase(),
-            Self::Pascal => words.iter().map(|word| capitalized(word)).collect(),
+            Self::Pascal => variant.to_owned(),
+            Self::Lower => variant.to_ascii_lowercase(),
+            Self::Upper => variant.to_ascii_uppercase(),
             Self::Camel => {
-                let mut words = words.iter();
-                let first = words.next().cloned().unwrap_or_default();
-                words.fold(first, |name, word| name + &capitalized(word))
+                let mut rest = variant.chars();
+                rest.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(rest).collect()
             }
-            Self::Snake => words.join("_"),
-            Self::ScreamingSnake => words.join("_").to_uppercase(),
-            Self::Kebab => words.join("-"),
+            Self::Snake => {
+                let mut snake = String::new();
+                for (at, character) in variant.char_indices() {
+                    if at > 0 && character.is_uppercase() {
+                        snake.push('_');
+                    }
+                    snake.push(character.to_ascii_lowercase());
+                }
+                snake
+            }
+            Self::ScreamingSnake => Self::Snake.apply(variant).to_ascii_uppercase(),
+            Self::Kebab => Self::Snake.apply(variant).replace('_', "-"),
+            Self::ScreamingKebab => Self::ScreamingSnake.apply(variant).replace('_', "-"),
         }
     }
 }
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn every_case_has_its_look() {
         let looks: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
-        assert_eq!(looks, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west"]);
+        assert_eq!(looks, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
     }
 
     #[test]

@@ -179,6 +179,7 @@ fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStre
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     quote! {
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #private::KeySegment for #ident #ty_generics #where_clause {
             fn write_segment(&self, out: &mut #private::SegmentWriter<'_>) -> ::core::fmt::Result {
                 #write

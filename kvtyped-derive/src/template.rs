@@ -14,7 +14,13 @@ pub(crate) struct Template {
 /// What stands between two dots.
 pub(crate) enum Segment {
     Literal(String),
-    Field { prefix: String, name: Name, suffix: String },
+    Field {
+        prefix: String,
+        name: Name,
+        suffix: String,
+    },
+    /// `{name..}`: the rest of the key.
+    Rest(Name),
 }
 
 /// A placeholder, without its braces.
@@ -34,12 +40,16 @@ pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
     for (start, end) in segments(&text) {
         let place = Place { literal, start, end };
         match segment(text.get(start..end).unwrap_or_default(), &place) {
+            Ok(Segment::Rest(name)) if end < text.len() => {
+                let message = format!("`{{{}..}}` takes the rest of the key; make it the last segment", name.text);
+                ctxt.push(place.error(message));
+            }
             Ok(segment) => template.segments.push(segment),
             Err(error) => ctxt.push(error),
         }
     }
     for (index, segment) in template.segments.iter().enumerate() {
-        let Segment::Field { name, .. } = segment else { continue };
+        let Some(name) = segment.name() else { continue };
         let before = template.segments.iter().take(index);
         let mut before = before.filter_map(Segment::name);
         if before.any(|other| other.text == name.text) {
@@ -56,7 +66,7 @@ impl Segment {
     pub(crate) fn name(&self) -> Option<&Name> {
         match self {
             Self::Literal(_) => None,
-            Self::Field { name, .. } => Some(name),
+            Self::Field { name, .. } | Self::Rest(name) => Some(name),
         }
     }
 }
@@ -119,6 +129,12 @@ fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
         return error(format!("`}}` closes nothing in `{text}`; write `{{field}}`"));
     }
     let name = name.strip_prefix("r#").unwrap_or(name);
+    if let Some(name) = name.strip_suffix("..").filter(|name| is_name(name)) {
+        if !prefix.is_empty() || !suffix.is_empty() {
+            return error(format!("`{{{name}..}}` takes whole segments; drop the literals around it in `{text}`"));
+        }
+        return Ok(Segment::Rest(Name { text: name.into(), span: place.span() }));
+    }
     if !is_name(name) {
         return error(format!("`{{{name}}}` names no field; write a field's name and nothing else between the braces"));
     }

@@ -2,14 +2,17 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
 pub use crate::codec::{Codec, Json};
 pub use crate::config::{BucketConfig, Storage};
-pub use crate::key::{KeyBuilder, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter};
+pub use crate::key::{
+    Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
+};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 
 use crate::codec::CodecError;
+use crate::key::unescape;
 
 /// A field of a generated key, or of a newtype that is a segment: everything that is done with one.
 ///
@@ -104,6 +107,115 @@ impl<S: KeySegment> KeyField for S {
 
     fn parse_text(text: &str) -> Result<Self, SegmentError> {
         Self::parse_segment(text)
+    }
+}
+
+/// The last field of a generated key, which takes the rest of the key: a segment whose text may have dots, or a [`Key`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the rest of a key",
+    label = "not a key segment, and not a `Key`",
+    note = "the rest of a key is a `String`, another key segment, or a `kvtyped::Key`, which is taken verbatim"
+)]
+pub trait RestField: Sized {
+    /// `Clone`.
+    fn copy(&self) -> Self;
+
+    /// `Debug`.
+    fn debug(&self) -> &dyn fmt::Debug;
+
+    /// `PartialEq`.
+    fn same(&self, other: &Self) -> bool;
+
+    /// `Ord`.
+    fn order(&self, other: &Self) -> Ordering;
+
+    /// `Hash`.
+    fn digest<H: Hasher>(&self, state: &mut H);
+
+    /// Appends it to a key.
+    fn write(&self, out: &mut KeyBuilder);
+
+    /// Reads it from a key.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyError::Shape`] if no segment is left, and [`KeyError::Segment`] if the type does not read the text.
+    fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError>;
+
+    /// Appends it, or everything below it, to a pattern.
+    fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern;
+}
+
+macro_rules! rest_field {
+    () => {
+        fn copy(&self) -> Self {
+            self.clone()
+        }
+
+        fn debug(&self) -> &dyn fmt::Debug {
+            self
+        }
+
+        fn same(&self, other: &Self) -> bool {
+            self == other
+        }
+
+        fn order(&self, other: &Self) -> Ordering {
+            self.cmp(other)
+        }
+
+        fn digest<H: Hasher>(&self, state: &mut H) {
+            self.hash(state);
+        }
+    };
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: KeySegment> RestField for S {
+    rest_field!();
+
+    fn write(&self, out: &mut KeyBuilder) {
+        out.rest(self);
+    }
+
+    fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError> {
+        let refused = |error| KeyError::Segment { field, error };
+        let mut text = String::new();
+        for (index, segment) in parser.rest()?.split('.').enumerate() {
+            let part = unescape(segment).map_err(refused)?;
+            // A dot of the text is never escaped.
+            if part.contains('.') {
+                return Err(refused(SegmentError::Escape));
+            }
+            if index > 0 {
+                text.push('.');
+            }
+            text.push_str(&part);
+        }
+        S::parse_segment(&text).map_err(refused)
+    }
+
+    fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern {
+        let pattern = pattern.rest(value);
+        if below { pattern.open() } else { pattern }
+    }
+}
+
+impl RestField for Key {
+    rest_field!();
+
+    fn write(&self, out: &mut KeyBuilder) {
+        out.literal(self.as_str());
+    }
+
+    fn parse(parser: &mut KeyParser<'_>, _: &'static str) -> Result<Self, KeyError> {
+        Self::new(parser.rest()?)
+    }
+
+    fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern {
+        let Some(key) = value else { return pattern.open() };
+        let pattern = key.segments().fold(pattern, Pattern::literal);
+        if below { pattern.open() } else { pattern }
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     quote!(#definition #setters #traits #conversions)
 }
 
-fn definition(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Names<'_>) -> TokenStream {
+fn definition(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let Names { key, filter, fields, generics, .. } = names;
     let vis = &model.input.vis;
     let where_clause = &generics.where_clause;
     let doc = format!(" Some keys of the kind of [`{key}`]: those with the fields that are set.");
@@ -33,11 +34,12 @@ fn definition(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &N
         let (ident, ty) = (field.ident, field.ty);
         quote!(#ident: ::core::option::Option<#ty>)
     });
+    let below = names.has_rest().then(|| quote!(__below: ::core::primitive::bool,));
     quote! {
         #[doc = #doc]
         #[allow(dead_code)]
         #[must_use]
-        #vis struct #filter #generics #where_clause { #(#fields,)* }
+        #vis struct #filter #generics #where_clause { #(#fields,)* #below }
     }
 }
 
@@ -51,17 +53,34 @@ fn setters(model: &Model<'_>, Names { filter, fields, generics, .. }: &Names<'_>
         let ident = field.ident;
         let (parameter, value) = parameter(field);
         let doc = format!(" Only keys with this `{}`.", field.name());
+        let exact = field.is_rest.then(|| quote!(self.__below = false;));
+        let below = field.is_rest.then(|| {
+            let doc = format!(" Only keys whose `{}` begins with these segments and has more.", field.name());
+            let setter = quote::format_ident!("{}_below", field.name());
+            quote! {
+                #[doc = #doc]
+                #vis fn #setter(mut self, #ident: #parameter) -> Self {
+                    self.#ident = ::core::option::Option::Some(#value);
+                    self.__below = true;
+                    self
+                }
+            }
+        });
         quote! {
             #[doc = #doc]
             #vis fn #ident(mut self, #ident: #parameter) -> Self {
                 self.#ident = ::core::option::Option::Some(#value);
+                #exact
                 self
             }
+
+            #below
         }
     });
     quote! {
-        #[allow(dead_code)]
+        #[allow(dead_code, private_interfaces, private_bounds)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #filter #ty_generics #where_clause {
             #(#setters)*
         }
@@ -77,18 +96,22 @@ fn traits(names: &Names<'_>) -> TokenStream {
     let idents: Vec<_> = fields.iter().map(|field| field.ident).collect();
     let maps = |method: TokenStream| {
         names.each(|field| {
-            let (ident, as_field) = (field.ident, names.field(field.ty));
+            let (ident, as_field) = (field.ident, names.field(field));
             quote!(::core::option::Option::map(::core::option::Option::as_ref(&self.#ident), |field| #as_field::#method(field)))
         })
     };
     let (clones, debugs) = (maps(quote!(copy)), maps(quote!(debug)));
     let field_names = fields.iter().map(|field| field.name());
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let below_default = names.has_rest().then(|| quote!(__below: false,));
+    let below_clone = names.has_rest().then(|| quote!(__below: self.__below,));
+    let below_debug = names.has_rest().then(|| quote!(.field("below", &self.__below)));
     let default = quote! {
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::default::Default for #filter #ty_generics #where_clause {
             fn default() -> Self {
-                Self { #(#idents: ::core::option::Option::None,)* }
+                Self { #(#idents: ::core::option::Option::None,)* #below_default }
             }
         }
     };
@@ -97,16 +120,18 @@ fn traits(names: &Names<'_>) -> TokenStream {
         #default
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::clone::Clone for #filter #ty_generics #where_clause {
             fn clone(&self) -> Self {
-                Self { #(#idents: #clones,)* }
+                Self { #(#idents: #clones,)* #below_clone }
             }
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::fmt::Debug for #filter #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                f.debug_struct(#name) #(.field(#field_names, &#debugs))* .finish()
+                f.debug_struct(#name) #(.field(#field_names, &#debugs))* #below_debug .finish()
             }
         }
     }
@@ -123,8 +148,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let mut bounds: Vec<syn::WherePredicate> = Vec::new();
     if !model.input.generics.params.is_empty() {
         bounds.push(parse_quote!(#ident #model_generics: #private::KvModel<Key = #key>));
-        let segments = names.fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, key_generics));
-        bounds.extend(segments.map(|ty| -> syn::WherePredicate { parse_quote!(#ty: #private::KeySegment) }));
+        bounds.extend(super::bounds(&names.fields, key_generics, private));
     }
     let all = generics::with(&model.input.generics, bounds);
     let (impl_generics, _, where_clause) = all.split_for_impl();
@@ -133,15 +157,22 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         Segment::Literal(text) => quote!(let pattern = pattern.literal(#text);),
         Segment::Field { prefix, field, suffix } => {
             let Some(field) = model.fields.get(*field) else { return TokenStream::new() };
-            let (ident, as_field) = (field.ident, names.field(field.ty));
+            let (ident, as_field) = (field.ident, names.field(field));
             let value = quote!(::core::option::Option::as_ref(&filter.#ident));
             quote!(let pattern = #as_field::pattern(pattern, #value, #prefix, #suffix);)
+        }
+        Segment::Rest(field) => {
+            let Some(field) = model.fields.get(*field) else { return TokenStream::new() };
+            let (ident, as_field) = (field.ident, names.field(field));
+            let value = quote!(::core::option::Option::as_ref(&filter.#ident));
+            quote!(let pattern = #as_field::pattern(pattern, #value, filter.__below);)
         }
     });
     let parameter = if names.fields.is_empty() { quote!(_) } else { quote!(filter) };
     quote! {
         #[allow(deprecated)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::convert::From<#filter> for #of_model #where_clause {
             fn from(#parameter: #filter) -> Self {
                 let pattern = #private::Pattern::new();
@@ -152,6 +183,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
 
         #[allow(deprecated)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::convert::From<#key> for #of_model #where_clause {
             fn from(key: #key) -> Self {
                 Self::of_key(&key)
@@ -160,6 +192,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
 
         #[allow(deprecated)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::convert::From<&#key> for #of_model #where_clause {
             fn from(key: &#key) -> Self {
                 Self::of_key(key)

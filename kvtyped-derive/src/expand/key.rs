@@ -33,7 +33,7 @@ fn definition(model: &Model<'_>, Names { key, fields, generics, .. }: &Names<'_>
         };
     }
     let fields = fields.iter().map(|field| {
-        let (ident, ty) = (field.ident, field.ty);
+        let (ident, ty, vis) = (field.ident, field.ty, field.vis);
         let doc = format!(" The `{}` of the record.", field.name());
         quote!(#[doc = #doc] #vis #ident: #ty)
     });
@@ -55,8 +55,10 @@ fn inherent(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Nam
         " Every key, until a field of the filter is set."
     };
     quote! {
-        #[allow(dead_code, clippy::too_many_arguments)]
+        // The type of a private field may be private, too.
+        #[allow(dead_code, private_interfaces, private_bounds)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #key #ty_generics #where_clause {
             #[doc = #key_doc]
             #[must_use]
@@ -80,27 +82,28 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
     let (impl_generics, ty_generics, where_clause) = segment_generics.split_for_impl();
     let key_name = key.to_string();
     let clones = names.each(|field| {
-        let (ident, as_field) = (field.ident, names.field(field.ty));
+        let (ident, as_field) = (field.ident, names.field(field));
         quote!(#ident: #as_field::copy(&self.#ident))
     });
     let debugs = names.each(|field| {
-        let (ident, name, as_field) = (field.ident, field.name(), names.field(field.ty));
+        let (ident, name, as_field) = (field.ident, field.name(), names.field(field));
         quote!(.field(#name, #as_field::debug(&self.#ident)))
     });
     let equals = names.each(|field| {
-        let (ident, as_field) = (field.ident, names.field(field.ty));
+        let (ident, as_field) = (field.ident, names.field(field));
         quote!(#as_field::same(&self.#ident, &other.#ident))
     });
     let orders = names.each(|field| {
-        let (ident, as_field) = (field.ident, names.field(field.ty));
+        let (ident, as_field) = (field.ident, names.field(field));
         quote!(.then_with(|| #as_field::order(&self.#ident, &other.#ident)))
     });
     let hashes = names.each(|field| {
-        let (ident, as_field) = (field.ident, names.field(field.ty));
+        let (ident, as_field) = (field.ident, names.field(field));
         quote!(#as_field::digest(&self.#ident, state);)
     });
     quote! {
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::clone::Clone for #key #ty_generics #where_clause {
             fn clone(&self) -> Self {
                 Self { #(#clones,)* }
@@ -108,6 +111,7 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::fmt::Debug for #key #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 f.debug_struct(#key_name) #(#debugs)* .finish()
@@ -115,6 +119,7 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::cmp::PartialEq for #key #ty_generics #where_clause {
             fn eq(&self, other: &Self) -> ::core::primitive::bool {
                 #(#equals)&&*
@@ -122,9 +127,11 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::cmp::Eq for #key #ty_generics #where_clause {}
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::cmp::PartialOrd for #key #ty_generics #where_clause {
             fn partial_cmp(&self, other: &Self) -> ::core::option::Option<::core::cmp::Ordering> {
                 ::core::option::Option::Some(::core::cmp::Ord::cmp(self, other))
@@ -132,6 +139,7 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::cmp::Ord for #key #ty_generics #where_clause {
             fn cmp(&self, other: &Self) -> ::core::cmp::Ordering {
                 ::core::cmp::Ordering::Equal #(#orders)*
@@ -139,6 +147,7 @@ fn comparisons(names: &Names<'_>) -> TokenStream {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::hash::Hash for #key #ty_generics #where_clause {
             fn hash<__H: ::core::hash::Hasher>(&self, state: &mut __H) {
                 #(#hashes)*
@@ -152,6 +161,7 @@ fn text(Names { private, key, segment_generics, .. }: &Names<'_>) -> TokenStream
     quote! {
         /// The encoded key.
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::fmt::Display for #key #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 #private::display(self, f)
@@ -160,6 +170,7 @@ fn text(Names { private, key, segment_generics, .. }: &Names<'_>) -> TokenStream
 
         /// The inverse of `Display`.
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::str::FromStr for #key #ty_generics #where_clause {
             type Err = #private::KeyError;
 
@@ -190,7 +201,7 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
             Segment::Field { prefix, field, suffix } => {
                 let Some(field) = model.fields.get(*field) else { continue };
-                let (ident, name, as_field) = (field.ident, field.name(), names.field(field.ty));
+                let (ident, name, as_field) = (field.ident, field.name(), names.field(field));
                 literal.push_str(prefix);
                 if !literal.is_empty() {
                     writes.push(quote!(let _ = out.literal(#literal);));
@@ -206,6 +217,23 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
                     let pattern = #as_field::pattern(pattern, ::core::option::Option::None, #prefix, #suffix);
                 ));
             }
+            Segment::Rest(field) => {
+                let Some(field) = model.fields.get(*field) else { continue };
+                let (ident, name, as_field) = (field.ident, field.name(), names.field(field));
+                if !literal.is_empty() {
+                    writes.push(quote!(let _ = out.literal(#literal);));
+                    literal.clear();
+                }
+                writes.push(quote!(#as_field::write(&self.#ident, out);));
+                let local = quote::format_ident!("__{}", name);
+                parse_literals.push(quote_spanned! { field.ty.span()=>
+                    let #local = #as_field::parse(parser, #name)?;
+                });
+                parse_fields.push(quote!(#ident: #local));
+                patterns.push(quote!(
+                    let pattern = #as_field::pattern(pattern, ::core::option::Option::None, false);
+                ));
+            }
         }
     }
     if !literal.is_empty() {
@@ -213,6 +241,7 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     }
     quote! {
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #private::ModelKey for #key #ty_generics #where_clause {
             const TEMPLATE: &'static ::core::primitive::str = #template;
 

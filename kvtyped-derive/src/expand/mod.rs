@@ -5,7 +5,7 @@ mod key;
 mod model;
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Generics, Ident, Type, WherePredicate, parse_quote};
 
@@ -29,10 +29,8 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     let private = model.private();
     let fields = model.key_fields();
     let generics = generics::of_types(&model.input.generics, fields.iter().map(|field| field.ty));
-    let segments = fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, &generics));
-    let segments = segments.map(|ty| -> WherePredicate { parse_quote!(#ty: #private::KeySegment) });
-    let segment_generics = generics::with(&generics, segments);
-    let (key, filter) = key_and_filter(&model.input.ident);
+    let segment_generics = generics::with(&generics, bounds(&fields, &generics, &private));
+    let (key, filter) = (model.key.clone(), model.filter.clone());
     let names = Names { private, key, filter, fields, generics, segment_generics };
     let key = key::expand(model, &names);
     let filter = filter::expand(model, &names);
@@ -40,18 +38,32 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     quote!(#key #filter #model)
 }
 
-/// The names of the generated types.
-pub(crate) fn key_and_filter(model: &Ident) -> (Ident, Ident) {
-    (format_ident!("{model}Key"), format_ident!("{model}Filter"))
+/// The bounds that the generic types of a key's fields need.
+fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> Vec<WherePredicate> {
+    let generic = fields.iter().filter(|field| generics::speaks_of(field.ty, generics));
+    let bound = generic.map(|field| -> WherePredicate {
+        let ty = field.ty;
+        match field.is_rest {
+            true => parse_quote!(#ty: #private::RestField),
+            false => parse_quote!(#ty: #private::KeySegment),
+        }
+    });
+    bound.collect()
 }
 
 impl Names<'_> {
-    /// `<Type as KeyField>`, so that rustc points at the type if it is no segment.
+    /// `<Type as KeyField>` or `RestField`, so that rustc points at the type if it is no segment.
     ///
     /// Whatever is done with a field of a key is done through this one trait: then the errors are all the same one.
-    fn field(&self, ty: &Type) -> TokenStream {
-        let private = &self.private;
-        quote_spanned!(ty.span()=> <#ty as #private::KeyField>)
+    fn field(&self, field: &Field<'_>) -> TokenStream {
+        let (private, ty) = (&self.private, field.ty);
+        let role = if field.is_rest { quote!(RestField) } else { quote!(KeyField) };
+        quote_spanned!(ty.span()=> <#ty as #private::#role>)
+    }
+
+    /// Whether a field takes the rest of the key.
+    fn has_rest(&self) -> bool {
+        self.fields.iter().any(|field| field.is_rest)
     }
 
     fn each(&self, write: impl FnMut(&&Field<'_>) -> TokenStream) -> Vec<TokenStream> {

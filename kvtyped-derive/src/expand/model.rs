@@ -20,21 +20,29 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let codec = codec(model);
     let settings = settings(&model.settings, private);
     let key_of = key_of(names);
+    let key_codec = model
+        .key_codec
+        .as_ref()
+        .map(|(variant, _)| quote!(const KEY_CODEC: #private::KeyCodec = #private::KeyCodec::#variant;));
     let (value, stored, from_stored) = stored(model);
     let single = model.settings.is_single_revision().then(|| {
         quote! {
             #[allow(deprecated)]
             #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
             impl #impl_generics #private::SingleRevision for #ident #ty_generics #where_clause {}
         }
     });
     quote! {
         #[allow(deprecated)]
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #private::KvModel for #ident #ty_generics #where_clause {
             type Key = #key #key_generics;
             type Value = #value;
             type Codec = #codec;
+
+            #key_codec
 
             fn settings() -> #private::BucketConfig {
                 #settings
@@ -69,8 +77,7 @@ fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .
         parse_quote!(#ident #ty_generics: ::core::marker::Send + ::core::marker::Sync + 'static),
         parse_quote!(#codec: #private::Codec<#value>),
     ];
-    let segments = fields.iter().map(|field| field.ty).filter(|ty| generics::speaks_of(ty, key_generics));
-    bounds.extend(segments.map(|ty| -> WherePredicate { parse_quote!(#ty: #private::KeySegment) }));
+    bounds.extend(super::bounds(fields, key_generics, private));
     generics::with(all, bounds)
 }
 
@@ -138,7 +145,7 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
 fn key_of(names: &Names<'_>) -> TokenStream {
     let key = &names.key;
     let fields = names.each(|field| {
-        let (ident, as_field) = (field.ident, names.field(field.ty));
+        let (ident, as_field) = (field.ident, names.field(field));
         quote!(#ident: #as_field::copy(&self.#ident))
     });
     quote!(#key { #(#fields,)* })
@@ -149,7 +156,7 @@ fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
     let Some(value) = model.value_field() else {
         // What serde left out is in the key.
         let skipped: Vec<_> =
-            model.key_fields().iter().filter(|field| field.skipped).map(|field| field.ident).collect();
+            model.key_fields().iter().filter(|field| field.serde.is_skipped()).map(|field| field.ident).collect();
         let from_stored = match skipped.is_empty() {
             true => quote! {
                 fn from_stored(_: Self::Key, stored: Self::Value) -> Self {

@@ -4,6 +4,7 @@
 //! those that write.
 
 mod open;
+mod encoded;
 mod entry;
 mod read;
 mod get_many;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use super::encoded::encoded;
 use super::{Bucket, ReadBucket};
 use crate::backend::{Backend, Deadline, RawBucket};
 use crate::closing::Closing;
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::{KeyCodec, ModelKey};
 use crate::model::KvModel;
 
 /// The note that tells one making of a bucket from another.
@@ -70,6 +72,7 @@ impl Presence {
 pub struct OpenBucket<T> {
     backend: Arc<dyn Backend>,
     config: BucketConfig,
+    key_codec: KeyCodec,
     presence: Presence,
     drift: Drift,
     timeout: Duration,
@@ -80,7 +83,8 @@ pub struct OpenBucket<T> {
 impl<T: KvModel> OpenBucket<T> {
     pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<Closing>) -> Self {
         let (presence, drift) = (Presence::Any, Drift::default());
-        Self { backend, config: T::settings(), presence, drift, timeout, closed, model: PhantomData }
+        let (config, key_codec) = (T::settings(), T::KEY_CODEC);
+        Self { backend, config, key_codec, presence, drift, timeout, closed, model: PhantomData }
     }
 
     fn set(mut self, set: impl FnOnce(&mut BucketConfig)) -> Self {
@@ -91,6 +95,12 @@ impl<T: KvModel> OpenBucket<T> {
     /// The name, in place of the model's.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.set(|config| config.name = name.into())
+    }
+
+    /// How its keys are stored, in place of the model's key codec. All programs that use the bucket must agree on it.
+    pub fn key_codec(mut self, codec: KeyCodec) -> Self {
+        self.key_codec = codec;
+        self
     }
 
     /// How many revisions of a key are kept, 1 to 64.
@@ -208,9 +218,15 @@ impl<T: KvModel> OpenBucket<T> {
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
-        let Self { backend, config, presence, drift, timeout: _, closed, model: _ } = self;
+        let Self { backend, config, key_codec, presence, drift, timeout: _, closed, model: _ } = self;
         closed.check()?;
         config.validate()?;
+        if *key_codec == KeyCodec::Path && !is_one_field(T::Key::TEMPLATE) {
+            return Err(Error::invalid_config(format!(
+                "the key codec `path` is for models whose key is one field, `{{path..}}`, not `{}`",
+                T::Key::TEMPLATE
+            )));
+        }
         if *presence == Presence::Contradiction {
             return Err(Error::invalid_config(
                 "`must_exist` (which `read_only` implies) and `must_create` exclude each other",
@@ -246,8 +262,15 @@ impl<T: KvModel> OpenBucket<T> {
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
         let raw = raw.map_err(|error| error.of_model::<T>().within("open", &self.config.name, None))?;
+        let raw = encoded(raw, self.key_codec);
         Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
     }
+}
+
+/// Whether a template is `{field..}` and nothing else.
+fn is_one_field(template: &str) -> bool {
+    let name = template.strip_prefix('{').and_then(|rest| rest.strip_suffix("..}"));
+    name.is_some_and(|name| !name.contains(['{', '}', '.']))
 }
 
 impl<T: KvModel> IntoFuture for OpenBucket<T> {

@@ -83,6 +83,15 @@ impl KeyBuilder {
         self
     }
 
+    /// Appends the field that takes the rest of the key: each dot of its text is a dot of the key, all else is escaped.
+    pub fn rest<S: KeySegment>(&mut self, value: &S) -> &mut Self {
+        let mut segments = SegmentWriter::splitting(&mut self.out);
+        // Nothing that is written into a segment can fail; a type that says so anyway leaves what it wrote.
+        let _ = value.write_segment(&mut segments);
+        segments.finish();
+        self
+    }
+
     /// What was built, as text.
     pub fn as_str(&self) -> &str {
         &self.out
@@ -142,7 +151,33 @@ impl<'a> KeyParser<'a> {
         S::parse_segment(&text).map_err(|error| KeyError::Segment { field, error })
     }
 
+    /// Reads all segments that are left, as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyError::Shape`] if no segment is left.
+    pub fn rest(&mut self) -> Result<&'a str, KeyError> {
+        self.rest.take().map_or_else(|| self.shape(), Ok)
+    }
+
     fn finish(self) -> Result<(), KeyError> {
         if self.rest.is_none() { Ok(()) } else { self.shape() }
+    }
+}
+
+/// Any key, verbatim: nothing of it is escaped, so that keys of other writers are read, and are written back as they are.
+impl ModelKey for Key {
+    const TEMPLATE: &'static str = "{key..}";
+
+    fn write(&self, out: &mut KeyBuilder) {
+        out.literal(self.as_str());
+    }
+
+    fn parse(parser: &mut KeyParser<'_>) -> Result<Self, KeyError> {
+        Self::new(parser.rest()?)
+    }
+
+    fn pattern() -> Pattern {
+        Pattern::all()
     }
 }

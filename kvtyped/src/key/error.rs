@@ -55,6 +55,14 @@ pub enum SegmentError {
     /// The escapes do not add up to UTF-8.
     #[error("its bytes are not UTF-8")]
     Utf8,
+    /// The key codec cannot store the segment, or would not write the stored one.
+    #[error("the key codec `{codec}` refuses it: {reason}")]
+    KeyCodec {
+        /// The name of the codec.
+        codec: &'static str,
+        /// The reason.
+        reason: &'static str,
+    },
     /// The text is not the canonical text of a value of this type.
     #[error("it is not the canonical text of {expected}")]
     Value {

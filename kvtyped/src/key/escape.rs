@@ -105,16 +105,37 @@ fn digit(byte: u8) -> Option<u8> {
 pub struct SegmentWriter<'a> {
     out: &'a mut String,
     start: usize,
+    /// Whether a dot of the text ends a segment.
+    splits: bool,
 }
 
 impl<'a> SegmentWriter<'a> {
     pub(super) fn new(out: &'a mut String) -> Self {
         let start = out.len();
-        Self { out, start }
+        Self { out, start, splits: false }
+    }
+
+    /// A writer of one segment or more: each dot of the text is a dot of the key.
+    pub(super) fn splitting(out: &'a mut String) -> Self {
+        Self { splits: true, ..Self::new(out) }
     }
 
     /// Appends a text, escaped.
     pub fn push(&mut self, text: &str) {
+        if !self.splits {
+            return self.escape(text);
+        }
+        for (index, part) in text.split('.').enumerate() {
+            if index > 0 {
+                self.end_segment();
+                self.out.push('.');
+                self.start = self.out.len();
+            }
+            self.escape(part);
+        }
+    }
+
+    fn escape(&mut self, text: &str) {
         const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
         if text.bytes().all(is_plain) {
             self.out.push_str(text);
@@ -132,7 +153,11 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// Ends the segment; one into which nothing was written is the empty text.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(mut self) {
+        self.end_segment();
+    }
+
+    fn end_segment(&mut self) {
         if self.out.len() == self.start {
             self.out.push_str(EMPTY);
         }

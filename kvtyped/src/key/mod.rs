@@ -4,7 +4,9 @@
 //! One function, [`Key::new`], decides whether a text is a key; one pair, [`escape`] and [`unescape`], makes any text
 //! one segment of a key and back. Whoever holds a [`Key`] holds the proof that it may be sent.
 
+mod base64;
 mod build;
+mod codec;
 mod error;
 mod escape;
 mod pattern;
@@ -12,6 +14,7 @@ mod patterns;
 mod segment;
 
 pub use self::build::{KeyBuilder, KeyParser, ModelKey};
+pub use self::codec::KeyCodec;
 pub use self::error::{KeyError, SegmentError};
 pub use self::escape::{SegmentWriter, escape, unescape};
 pub use self::pattern::{Pattern, Token};

@@ -112,6 +112,36 @@ impl Pattern {
         self
     }
 
+    /// Ends with the field that takes the rest of the key: this value, or, for `None`, any one segment or more.
+    #[must_use]
+    pub fn rest<S: KeySegment>(mut self, value: Option<&S>) -> Self {
+        let Some(value) = value else { return self.open() };
+        let mut text = String::new();
+        let mut segments = SegmentWriter::splitting(&mut text);
+        // As in a key: nothing that is written into a segment can fail.
+        let _ = value.write_segment(&mut segments);
+        segments.finish();
+        self.tokens.extend(text.split('.').map(|segment| Token::Literal(segment.to_owned())));
+        self
+    }
+
+    /// Every key that begins with the segments of this pattern and has one more at least.
+    #[must_use]
+    pub fn open(self) -> Self {
+        Self { tail: true, ..self }
+    }
+
+    /// Appends a segment that may be any.
+    pub(crate) fn any(mut self) -> Self {
+        self.tokens.push(Token::any());
+        self
+    }
+
+    /// Whether the keys may go on behind the segments.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tail
+    }
+
     /// The segments.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens

@@ -6,7 +6,7 @@ pub use self::filter::Filter;
 
 use crate::codec::Codec;
 use crate::config::BucketConfig;
-use crate::key::ModelKey;
+use crate::key::{KeyCodec, ModelKey};
 
 /// A type whose values are the records of a bucket. `#[derive(KvModel)]` writes it.
 ///
@@ -35,6 +35,9 @@ pub trait KvModel: Sized + Send + Sync + 'static {
 
     /// How that is written.
     type Codec: Codec<Self::Value>;
+
+    /// How its keys are stored, unless the bucket is opened with another key codec.
+    const KEY_CODEC: KeyCodec = KeyCodec::Escaped;
 
     /// What its bucket is called and how it is set up; what is not said here is left to the bucket that is found.
     fn settings() -> BucketConfig;

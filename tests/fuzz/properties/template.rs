@@ -28,6 +28,7 @@ pub fn check(bytes: &[u8]) {
     let together = template.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => text.clone(),
         Segment::Field { prefix, name, suffix } => format!("{prefix}{{{}}}{suffix}", name.text),
+        Segment::Rest(name) => format!("{{{}..}}", name.text),
     });
     assert_eq!(together.collect::<Vec<_>>().join("."), text.replace("{r#", "{"));
     // Empty fields and full ones make keys of as many segments.
@@ -35,6 +36,7 @@ pub fn check(bytes: &[u8]) {
         let key = template.segments.iter().map(|segment| match segment {
             Segment::Literal(text) => text.clone(),
             Segment::Field { prefix, suffix, .. } => format!("{prefix}{field}{suffix}"),
+            Segment::Rest(_) => field.to_owned(),
         });
         let key = key.collect::<Vec<_>>().join(".");
         assert_eq!(key.split('.').count(), segments);
@@ -42,8 +44,17 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// The same by the grammar: segments of legal characters with one field at most, and no field twice.
+/// The same by the grammar: segments of legal characters with one field at most, and no field twice. A last segment
+/// `{field..}` is like `{field}`.
 fn is_template(text: &str) -> bool {
+    let rest = text.strip_suffix("..}").and_then(|text| text.rsplit_once('{'));
+    match rest.filter(|(before, name)| (before.is_empty() || before.ends_with('.')) && !name.contains('.')) {
+        Some((before, name)) => has_segments(&format!("{before}{{{name}}}")),
+        None => has_segments(text),
+    }
+}
+
+fn has_segments(text: &str) -> bool {
     let mut names = Vec::new();
     let segment = |text: &str| {
         let (prefix, rest) = text.split_once('{').unwrap_or((text, ""));

@@ -1,0 +1,108 @@
+//! The part of `#[serde(..)]` that decides whether a field of the key is read back.
+
+use syn::meta::ParseNestedMeta;
+use syn::{Attribute, LitStr};
+
+/// What serde does with a field.
+#[derive(Default)]
+pub(crate) struct SerdeField {
+    skip_serializing: bool,
+    skip_serializing_if: bool,
+    skip_deserializing: bool,
+    default: bool,
+    /// The written name, if it is not the field's.
+    written_as: Option<String>,
+    /// The name that is read, if it is not the field's.
+    read_as: Option<String>,
+    aliases: Vec<String>,
+}
+
+impl SerdeField {
+    pub(crate) fn read(attributes: &[Attribute]) -> Self {
+        let mut found = Self::default();
+        each(attributes, |meta| {
+            let name = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            match &*name {
+                "skip" => (found.skip_serializing, found.skip_deserializing) = (true, true),
+                "skip_serializing" => found.skip_serializing = true,
+                "skip_serializing_if" => found.skip_serializing_if = true,
+                "skip_deserializing" => found.skip_deserializing = true,
+                "default" => found.default = true,
+                "alias" => found.aliases.push(meta.value()?.parse::<LitStr>()?.value()),
+                "rename" if meta.input.peek(syn::token::Paren) => meta.parse_nested_meta(|side| {
+                    let text = Some(side.value()?.parse::<LitStr>()?.value());
+                    if side.path.is_ident("serialize") {
+                        found.written_as = text;
+                    } else {
+                        found.read_as = text;
+                    }
+                    Ok(())
+                })?,
+                "rename" => {
+                    let text = meta.value()?.parse::<LitStr>()?.value();
+                    (found.written_as, found.read_as) = (Some(text.clone()), Some(text));
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        found
+    }
+
+    /// Whether what is stored never gives the field, so that it comes from the key.
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.skip_serializing || self.skip_deserializing
+    }
+
+    /// Why serde does not read what it writes of the field called `name`, or `None`.
+    pub(crate) fn mismatch(&self, name: &str, default_of_struct: bool) -> Option<String> {
+        if self.skip_deserializing {
+            return None;
+        }
+        let omits = self.skip_serializing || self.skip_serializing_if;
+        if omits && !self.default && !default_of_struct {
+            let attribute = if self.skip_serializing { "skip_serializing" } else { "skip_serializing_if" };
+            return Some(format!(
+                "serde cannot read a record without `{name}`, which `{attribute}` leaves out; add `default` to it"
+            ));
+        }
+        let written = self.written_as.as_deref().unwrap_or(name);
+        let read = self.read_as.as_deref().unwrap_or(name);
+        // `rename_all` may rename one side, and is not read here.
+        let split = (self.written_as.is_some() || self.read_as.is_some()) && self.written_as != self.read_as;
+        if self.is_skipped() || !split || written == read || self.aliases.iter().any(|alias| alias == written) {
+            return None;
+        }
+        Some(format!(
+            "serde writes `{name}` as `{written}` and reads it as `{read}`; use one name, or add `alias = \"{written}\"`"
+        ))
+    }
+}
+
+/// Whether serde fills the missing fields of a struct.
+pub(crate) fn struct_has_default(attributes: &[Attribute]) -> bool {
+    let mut default = false;
+    each(attributes, |meta| {
+        default |= meta.path.is_ident("default");
+        Ok(())
+    });
+    default
+}
+
+/// Goes through the items of every `#[serde(..)]`, and skips the rest of an item that is not of interest.
+fn each(attributes: &[Attribute], mut item: impl FnMut(&ParseNestedMeta<'_>) -> syn::Result<()>) {
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+        // What serde does not understand is serde's to say.
+        let _ = attribute.parse_nested_meta(|meta| {
+            item(&meta)?;
+            if meta.input.peek(syn::Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            } else if meta.input.peek(syn::token::Paren) {
+                let content;
+                syn::parenthesized!(content in meta.input);
+                content.parse::<proc_macro2::TokenStream>()?;
+            }
+            Ok(())
+        });
+    }
+}

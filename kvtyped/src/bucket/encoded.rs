@@ -1,0 +1,195 @@
+//! A bucket whose keys are stored by a key codec.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryFutureExt, future, stream};
+
+use crate::backend::{
+    At, Batch, BucketStatus, Deadline, Guard, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch,
+    Write,
+};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, KeyCodec, Pattern, Patterns, Token};
+use crate::revision::Revision;
+
+/// Translates every key on its way to the backend and back, so that nothing above knows the codec.
+pub(super) struct EncodedBucket {
+    raw: Arc<dyn RawBucket>,
+    codec: KeyCodec,
+}
+
+/// Returns the bucket with its keys stored by `codec`.
+pub(super) fn encoded(raw: Arc<dyn RawBucket>, codec: KeyCodec) -> Arc<dyn RawBucket> {
+    match codec {
+        KeyCodec::Escaped => raw,
+        codec => Arc::new(EncodedBucket { raw, codec }),
+    }
+}
+
+fn decoded(codec: KeyCodec, entry: RawEntry) -> Result<RawEntry> {
+    match codec.decode(&entry.key) {
+        Ok(key) => Ok(RawEntry { key, ..entry }),
+        Err(error) => {
+            let error = Error::new(ErrorKind::Decode { codec: "key", detail: error.to_string() });
+            Err(error.at_revision(entry.revision).with_key(entry.key.as_str()))
+        }
+    }
+}
+
+/// The error with the key as the caller knows it.
+fn translated(codec: KeyCodec, error: Error) -> Error {
+    let stored = error.key().and_then(|key| Key::new(key).ok());
+    match stored.map(|stored| codec.decode(&stored)) {
+        Some(Ok(key)) => error.with_key(key.as_str()),
+        _ => error,
+    }
+}
+
+/// The patterns of the stored keys. The backend does not filter by literals in half-open segments; `rest` does.
+struct Filter {
+    stored: Patterns,
+    rest: Option<Patterns>,
+}
+
+impl Filter {
+    fn new(codec: KeyCodec, patterns: Patterns) -> Result<Self> {
+        let stored = patterns.iter().map(|pattern| codec.encode_pattern(pattern)).collect::<Result<_, _>>()?;
+        let half_open =
+            |token: &Token| matches!(token, Token::Any { prefix, suffix } if !(prefix.is_empty() && suffix.is_empty()));
+        let is_exact = !patterns.iter().flat_map(Pattern::tokens).any(half_open);
+        Ok(Self { stored, rest: (!is_exact).then_some(patterns) })
+    }
+}
+
+fn lets_pass(rest: Option<&Patterns>, key: &Key) -> bool {
+    rest.is_none_or(|patterns| patterns.matches(key.as_str()))
+}
+
+impl EncodedBucket {
+    fn write_of(&self, write: Write) -> Result<Write> {
+        let (key, guard) = (self.codec.encode(&write.key)?, write.guard);
+        Ok(Write { key, guard: guard.map(|guard| self.guard_of(guard)).transpose()?, ..write })
+    }
+
+    fn guard_of(&self, guard: Guard) -> Result<Guard> {
+        Ok(Guard { key: self.codec.encode(&guard.key)?, ..guard })
+    }
+
+    fn batch_of(&self, batch: Batch) -> Result<Batch> {
+        let writes = batch.writes.into_iter().map(|write| self.write_of(write)).collect::<Result<_>>()?;
+        let checks = batch.checks.into_iter().map(|guard| self.guard_of(guard)).collect::<Result<_>>()?;
+        Ok(Batch { writes, checks })
+    }
+}
+
+impl RawBucket for EncodedBucket {
+    fn config(&self) -> &BucketConfig {
+        self.raw.config()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.raw.incarnation()
+    }
+
+    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        self.raw.status(deadline)
+    }
+
+    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
+        match self.write_of(write) {
+            Ok(write) => self.raw.write(write, deadline).map_err(|error| translated(self.codec, error)).boxed(),
+            Err(error) => future::ready(Err(error)).boxed(),
+        }
+    }
+
+    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
+        match self.batch_of(batch) {
+            Ok(batch) => self.raw.commit(batch, deadline).map_err(|error| translated(self.codec, error)).boxed(),
+            Err(error) => future::ready(Err(error)).boxed(),
+        }
+    }
+
+    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+        let erase = async move {
+            let stored = self.codec.encode(key)?;
+            self.raw.erase(&stored, upto, deadline).await
+        };
+        erase.map_err(|error| translated(self.codec, error)).boxed()
+    }
+
+    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+        let read = async move {
+            let stored = self.codec.encode(key)?;
+            let entry = self.raw.read(&stored, at, deadline).await?;
+            Ok(entry.map(|entry| RawEntry { key: key.clone(), ..entry }))
+        };
+        read.map_err(|error| translated(self.codec, error)).boxed()
+    }
+
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [Key],
+        read: Read,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
+        let read_many = async move {
+            let stored = keys.iter().map(|key| self.codec.encode(key)).collect::<Result<Vec<_>, _>>()?;
+            let entries = self.raw.read_many(&stored, read, deadline).await?;
+            let named = |(entry, key): (Option<RawEntry>, &Key)| Some(RawEntry { key: key.clone(), ..entry? });
+            Ok(entries.into_iter().zip(keys).map(named).collect())
+        };
+        read_many.map_err(|error| translated(self.codec, error)).boxed()
+    }
+
+    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+        let codec = self.codec;
+        let Filter { stored, rest } = match Filter::new(codec, scan.patterns) {
+            Ok(filter) => filter,
+            Err(error) => return stream::once(future::ready(Err(error))).boxed(),
+        };
+        let scanned = self.raw.scan(Scan { patterns: stored, ..scan });
+        let plain = scanned.filter_map(move |scanned| {
+            let plain = match scanned {
+                Ok(Scanned { entry, behind }) => decoded(codec, entry).map(|entry| Scanned { entry, behind }),
+                Err(error) => Err(translated(codec, error)),
+            };
+            let passes = plain.as_ref().map_or(true, |scanned| lets_pass(rest.as_ref(), &scanned.entry.key));
+            future::ready(passes.then_some(plain))
+        });
+        plain.boxed()
+    }
+
+    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+        let codec = self.codec;
+        let Filter { stored, rest } = match Filter::new(codec, watch.patterns) {
+            Ok(filter) => filter,
+            Err(error) => return stream::once(future::ready(Err(error))).boxed(),
+        };
+        let signals = self.raw.watch(Watch { patterns: stored, ..watch });
+        let plain = signals.filter_map(move |signal| {
+            let plain = match signal {
+                Ok(Signal::Entry { entry, behind }) => {
+                    decoded(codec, entry).map(|entry| Signal::Entry { entry, behind })
+                }
+                Ok(signal) => Ok(signal),
+                Err(error) => Err(translated(codec, error)),
+            };
+            let passes = match &plain {
+                Ok(Signal::Entry { entry, .. }) => lets_pass(rest.as_ref(), &entry.key),
+                _ => true,
+            };
+            future::ready(passes.then_some(plain))
+        });
+        plain.boxed()
+    }
+}
+
+impl fmt::Debug for EncodedBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedBucket").field("raw", &self.raw).field("codec", &self.codec).finish()
+    }
+}

@@ -1,0 +1,284 @@
+//! Keys as other clients encode them.
+//!
+//! A key codec stands between a typed key, whose segments are [escaped](super::escape), and the key that is stored. It
+//! accepts only what it would write itself, so that a record never has two keys.
+
+use super::base64::{self, Alphabet};
+use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
+
+/// How the keys of a bucket are stored.
+///
+/// Choose one with `#[kv(key_codec = "base64")]` on a model or with `.key_codec(..)` on a bucket. All programs that use a
+/// bucket must choose the same: a wrong codec shows wrong keys or none.
+///
+/// ```
+/// use kvtyped::Key;
+/// use kvtyped::key::KeyCodec;
+///
+/// let key = Key::new("test.key").unwrap();
+/// let stored = KeyCodec::Base64.encode(&key).unwrap();
+/// assert_eq!(stored.as_str(), "dGVzdA.a2V5");
+/// assert_eq!(KeyCodec::Base64.decode(&stored).unwrap(), key);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum KeyCodec {
+    /// The keys of this library: an ordinary identifier is stored as itself. The default.
+    #[default]
+    Escaped,
+    /// `Base64Codec` of orbit.go and `WithBase64Keys` of orbit.net: each segment in the URL alphabet without padding.
+    ///
+    /// It refuses a dot in a segment and the empty text.
+    Base64,
+    /// `Base64KeyCodec` of nats.js: each segment in Latin-1, the standard alphabet, and with padding.
+    ///
+    /// It refuses a dot in a segment, the empty text, characters above U+00FF, and a text whose encoding has a `+`, which
+    /// no key may hold.
+    Base64NatsJs,
+    /// `PathCodec` of orbit.go: `/usr/lib` is `_root_.usr.lib`. For models whose key is one field, `{path..}`.
+    ///
+    /// It refuses dots, empty parts, a slash at the end, and a first part `_root_`: such a path would come back as
+    /// another one.
+    Path,
+}
+
+impl KeyCodec {
+    /// The name in `#[kv(key_codec = "..")]`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Escaped => "escaped",
+            Self::Base64 => "base64",
+            Self::Base64NatsJs => "base64-nats-js",
+            Self::Path => "path",
+        }
+    }
+
+    /// Returns `key` as it is stored. [Reserved](Key::RESERVED) keys are stored as they are.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyError::Segment`] if the codec cannot express a segment, and [`KeyError::TooLong`].
+    pub fn encode(self, key: &Key) -> Result<Key, KeyError> {
+        if self == Self::Escaped || key.segments().next() == Some(Key::RESERVED) {
+            return Ok(key.clone());
+        }
+        let mut segments = key.segments();
+        let stored = match (self, segments.next(), segments.next()) {
+            (Self::Path, Some(path), None) => self.encode_segment(path)?,
+            (Self::Path, ..) => return self.refuse("it holds a dot"),
+            _ => {
+                let tokens = key.segments().map(|segment| self.encode_segment(segment));
+                tokens.collect::<Result<Vec<_>, _>>()?.join(".")
+            }
+        };
+        Key::new(stored)
+    }
+
+    /// Returns the key that is stored as `stored`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyError::Segment`] if [`encode`](Self::encode) writes no such key.
+    pub fn decode(self, stored: &Key) -> Result<Key, KeyError> {
+        if self == Self::Escaped || stored.segments().next() == Some(Key::RESERVED) {
+            return Ok(stored.clone());
+        }
+        let key = match self {
+            Self::Path => escape(&path_of(stored.as_str())).into_owned(),
+            _ => {
+                let segments = stored.segments().map(|token| self.decode_token(token));
+                segments.collect::<Result<Vec<_>, _>>()?.join(".")
+            }
+        };
+        let key = Key::new(key)?;
+        if self.encode(&key).is_ok_and(|canonical| canonical == *stored) {
+            Ok(key)
+        } else {
+            self.refuse("it is not what the codec writes")
+        }
+    }
+
+    /// Returns the pattern of the stored keys. It may match more than `pattern`: half-open segments become open ones.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyError::Segment`] if the codec cannot express a literal of the pattern.
+    pub(crate) fn encode_pattern(self, pattern: &Pattern) -> Result<Pattern, KeyError> {
+        let tokens = pattern.tokens();
+        let reserved = matches!(tokens.first(), Some(Token::Literal(text)) if text == Key::RESERVED);
+        if self == Self::Escaped || reserved || tokens.is_empty() {
+            return Ok(pattern.clone());
+        }
+        let stored = match (self, tokens) {
+            (Self::Path, [Token::Literal(path)]) => {
+                self.encode_segment(path)?.split('.').fold(Pattern::new(), Pattern::literal)
+            }
+            (Self::Path, _) => return self.refuse("it holds a dot"),
+            (_, tokens) => tokens.iter().try_fold(Pattern::new(), |stored, token| match token {
+                Token::Literal(text) => Ok(stored.literal(&self.encode_segment(text)?)),
+                Token::Any { .. } => Ok(stored.any()),
+            })?,
+        };
+        Ok(if pattern.is_open() { stored.open() } else { stored })
+    }
+
+    fn refuse<T>(self, reason: &'static str) -> Result<T, KeyError> {
+        let error = SegmentError::KeyCodec { codec: self.name(), reason };
+        Err(KeyError::Segment { field: "key", error })
+    }
+
+    /// An escaped segment as the codec writes it.
+    fn encode_segment(self, segment: &str) -> Result<String, KeyError> {
+        let text = unescape(segment).map_err(|error| KeyError::Segment { field: "key", error })?;
+        if text.is_empty() {
+            return self.refuse("it is empty");
+        }
+        if text.contains('.') {
+            return self.refuse("it holds a dot");
+        }
+        match self {
+            Self::Escaped => Ok(segment.to_owned()),
+            Self::Base64 => Ok(base64::encode(text.as_bytes(), Alphabet::Url)),
+            Self::Base64NatsJs => {
+                let Some(latin) = text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>() else {
+                    return self.refuse("it holds a character that is not in Latin-1");
+                };
+                let token = base64::encode(&latin, Alphabet::Standard);
+                if token.contains('+') { self.refuse("its encoding holds a `+`") } else { Ok(token) }
+            }
+            Self::Path => self.encode_path(&text),
+        }
+    }
+
+    fn encode_path(self, path: &str) -> Result<String, KeyError> {
+        if path == "/" {
+            return Ok(ROOT.to_owned());
+        }
+        let relative = path.strip_prefix('/').unwrap_or(path);
+        if relative.split('/').any(str::is_empty) {
+            return self.refuse("it has an empty part");
+        }
+        let stored = relative.replace('/', ".");
+        if relative.len() < path.len() {
+            return Ok(format!("{ROOT}.{stored}"));
+        }
+        match relative.split('/').next() {
+            Some(ROOT | Key::RESERVED) => self.refuse("its first part is reserved"),
+            _ => Ok(stored),
+        }
+    }
+
+    /// A stored segment, escaped.
+    fn decode_token(self, token: &str) -> Result<String, KeyError> {
+        let text = match self {
+            Self::Base64NatsJs => {
+                base64::decode(token, Alphabet::Standard).map(|latin| latin.into_iter().map(char::from).collect())
+            }
+            _ => base64::decode(token, Alphabet::Url).and_then(|bytes| String::from_utf8(bytes).ok()),
+        };
+        match text {
+            Some(text) => Ok(escape(&text).into_owned()),
+            None => self.refuse("it is not what the codec writes"),
+        }
+    }
+}
+
+/// The first segment of an absolute path.
+const ROOT: &str = "_root_";
+
+fn path_of(stored: &str) -> String {
+    match stored.strip_prefix(ROOT) {
+        Some("") => "/".to_owned(),
+        Some(rest) if rest.starts_with('.') => rest.replace('.', "/"),
+        _ => stored.replace('.', "/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn key(segments: &[&str]) -> Key {
+        Key::new(segments.iter().map(|text| escape(text)).collect::<Vec<_>>().join(".")).unwrap()
+    }
+
+    #[track_caller]
+    fn stores(codec: KeyCodec, segments: &[&str], stored: &str) {
+        let stored = Key::new(stored).unwrap();
+        assert_eq!(codec.encode(&key(segments)).unwrap(), stored);
+        assert_eq!(codec.decode(&stored).unwrap(), key(segments));
+    }
+
+    #[track_caller]
+    fn refuses(codec: KeyCodec, segments: &[&str]) {
+        let error = codec.encode(&key(segments)).unwrap_err();
+        assert!(matches!(error, KeyError::Segment { .. } | KeyError::IllegalCharacter { .. }), "{error}");
+    }
+
+    #[track_caller]
+    fn does_not_read(codec: KeyCodec, stored: &str) {
+        let error = codec.decode(&Key::new(stored).unwrap()).unwrap_err();
+        assert!(matches!(error, KeyError::Segment { .. }), "{error}");
+    }
+
+    #[test]
+    fn base64_has_the_vectors_of_orbit() {
+        stores(KeyCodec::Base64, &["test", "key"], "dGVzdA.a2V5");
+        stores(KeyCodec::Base64, &["chars!@#$%^&*()"], "Y2hhcnMhQCMkJV4mKigp");
+        let filter = Pattern::new().literal("app").any().literal("config").open();
+        assert_eq!(KeyCodec::Base64.encode_pattern(&filter).unwrap().to_string(), "YXBw.*.Y29uZmln.>");
+    }
+
+    #[test]
+    fn base64_refuses_what_would_not_come_back() {
+        refuses(KeyCodec::Base64, &["a.b"]);
+        refuses(KeyCodec::Base64, &[""]);
+        // Padding, the other alphabet, trailing bits, no base64, no UTF-8, a dot within.
+        for stored in ["YQ==", "a/b/", "YR", "a", "_w", "YS5i"] {
+            does_not_read(KeyCodec::Base64, stored);
+        }
+    }
+
+    #[test]
+    fn nats_js_pads_and_writes_latin_1() {
+        stores(KeyCodec::Base64NatsJs, &["a"], "YQ==");
+        stores(KeyCodec::Base64NatsJs, &["test", "key"], "dGVzdA==.a2V5");
+        stores(KeyCodec::Base64NatsJs, &["é"], "6Q==");
+        stores(KeyCodec::Base64NatsJs, &["a?b?"], "YT9iPw==");
+        stores(KeyCodec::Base64NatsJs, &["?\u{ff}"], "P/8=");
+        for segment in ["€", "", "a.b", "\u{fb}\u{ef}"] {
+            refuses(KeyCodec::Base64NatsJs, &[segment]);
+        }
+        for stored in ["YQ", "YR==", "plain"] {
+            does_not_read(KeyCodec::Base64NatsJs, stored);
+        }
+    }
+
+    #[test]
+    fn path_has_the_rules_of_orbit() {
+        stores(KeyCodec::Path, &["/"], "_root_");
+        stores(KeyCodec::Path, &["/usr/lib"], "_root_.usr.lib");
+        stores(KeyCodec::Path, &["usr/lib"], "usr.lib");
+        stores(KeyCodec::Path, &["usr"], "usr");
+        for path in ["", "//", "a//b", "a/", "/a/", "a.b", "_root_/a", "_root_", "=kvtyped/a", "a b"] {
+            refuses(KeyCodec::Path, &[path]);
+        }
+        refuses(KeyCodec::Path, &["a", "b"]);
+        does_not_read(KeyCodec::Path, "a/b");
+        let below = Pattern::new().literal("/usr").open();
+        assert_eq!(KeyCodec::Path.encode_pattern(&below).unwrap().to_string(), "_root_.usr.>");
+    }
+
+    #[test]
+    fn reserved_keys_are_stored_as_they_are() {
+        let reserved = Key::new("=kvtyped.lock.a").unwrap();
+        for codec in [KeyCodec::Escaped, KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
+            assert_eq!(codec.encode(&reserved).unwrap(), reserved);
+            assert_eq!(codec.decode(&reserved).unwrap(), reserved);
+            let pattern = Pattern::new().literal(Key::RESERVED).open();
+            assert_eq!(codec.encode_pattern(&pattern).unwrap(), pattern);
+        }
+    }
+}
