@@ -127,7 +127,7 @@ async fn keeps_to_many_keys(world: &crate::support::World, count: u64) {
 }
 
 fn matches_nothing<T>(result: Result<T, Error>) {
-    let error = result.err().expect("a filter that matches nothing is refused");
+    let Err(error) = result else { panic!("a filter that matches nothing is accepted") };
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
 }
 
@@ -162,9 +162,9 @@ on_both_backends! {
             matches_nothing(sessions.watch(filter.clone()).await);
             matches_nothing(sessions.cache(filter).await);
         }
-        let error = sessions.live(&too_long).await.err().expect("no record has this key");
+        let Err(error) = sessions.live(&too_long).await else { panic!("no record has this key") };
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error:?}");
-        let error = sessions.wait_for(&too_long, |_| true).await.err().expect("no record has this key");
+        let error = sessions.wait_for(&too_long, |_| true).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error:?}");
     }
 

@@ -92,7 +92,7 @@ on_both_backends! {
         let mut found: Vec<_> = list.by_ref().take(100).map_ok(|entry| entry.id).try_collect().await.unwrap();
         rewrite(&found).await;
         found.extend(list.map_ok(|entry| entry.id).try_collect::<Vec<_>>().await.unwrap());
-        assert_eq!(found.len() as u64, COUNT + 3, "what came and was written again comes again");
+        assert_eq!(found.len() as u64, COUNT + 3, "three records that came were rewritten");
     }
 
     async fn a_limit_counts_records_and_no_markers(world: World) {

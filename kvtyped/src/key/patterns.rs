@@ -150,6 +150,15 @@ impl Deref for Patterns {
     }
 }
 
+impl<'a> IntoIterator for &'a Patterns {
+    type Item = &'a Pattern;
+    type IntoIter = std::slice::Iter<'a, Pattern>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl From<Vec<Pattern>> for Patterns {
     fn from(list: Vec<Pattern>) -> Self {
         Self::new(list)
