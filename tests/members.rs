@@ -132,7 +132,7 @@ on_both_backends! {
         is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.delete(key)?) }).await));
         is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.purge(key)?) }).await));
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
-        // Keys of a model of the same bucket are no strangers.
+        // Keys of a model that declares the same bucket are taken.
         accounts.transaction().put(&Transfer { id: 1 }).delete(&AccountKey::new(7_u64)).commit().await.unwrap();
         accounts.transaction().delete(&TransferKey::new(1_u64)).commit().await.unwrap();
         let removal = accounts.transact(|tx| async move { Ok(tx.of::<Note>().purge(&TransferKey::new(1_u64))?) });
