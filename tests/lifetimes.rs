@@ -78,7 +78,7 @@ on_both_backends! {
         let sessions = open(&world, world.fresh().ttl(Duration::from_secs(3))).await;
         sessions.put(&session()).ttl(Duration::from_secs(1)).await.unwrap();
         let second = sessions.put(&session()).await.unwrap();
-        let expired = sessions.watch(&key()).updates_only().await.unwrap();
+        let expired = sessions.watch(key()).updates_only().await.unwrap();
         let entry = sessions.get(&key()).read(Read::Leader).await.unwrap().expect("it lives on");
         assert_eq!((entry.revision(), entry.ttl()), (second, None::<Ttl>));
         let mut removals = std::pin::pin!(expired.try_filter_map(|event| async move {

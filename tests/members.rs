@@ -67,6 +67,15 @@ fn is_refused(error: &Error) {
     }
 }
 
+/// Checks a refusal of the key of [`Invoice`].
+fn is_refused_key(error: &Error) {
+    assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
+    let text = error.to_string();
+    for part in ["members::InvoiceKey`", "members::Account`", "`invoices`", "`accounts`"] {
+        assert!(text.contains(part), "`{part}` is missing: {text}");
+    }
+}
+
 fn kv_of(result: Result<(), TransactError>) -> Error {
     result.expect_err("it is refused").into()
 }
@@ -107,6 +116,27 @@ on_both_backends! {
         });
         assert_eq!(through_of.await.unwrap(), Some(1));
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
+    }
+
+    async fn a_key_of_another_bucket_removes_nothing(world: World) {
+        let accounts = world.bucket::<Account>().await;
+        let account = accounts.put(&Account { id: 7, balance: 1 }).await.unwrap();
+        let key = &InvoiceKey::new(7_u64);
+        for transaction in [
+            accounts.transaction().delete(key),
+            accounts.transaction().purge(key),
+            accounts.transaction().put(&Account { id: 8, balance: 0 }).check(key, account),
+        ] {
+            is_refused_key(&transaction.commit().await.unwrap_err());
+        }
+        is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.delete(key)?) }).await));
+        is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.purge(key)?) }).await));
+        assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
+        // Keys of a model that declares the same bucket are taken.
+        accounts.transaction().put(&Transfer { id: 1 }).delete(&AccountKey::new(7_u64)).commit().await.unwrap();
+        accounts.transaction().delete(&TransferKey::new(1_u64)).commit().await.unwrap();
+        let removal = accounts.transact(|tx| async move { Ok(tx.of::<Note>().purge(&TransferKey::new(1_u64))?) });
+        removal.await.unwrap();
     }
 
     async fn models_that_declare_the_same_bucket_share_a_transaction(world: World) {

@@ -184,7 +184,7 @@ fn text(Names { private, key, segment_generics, .. }: &Names<'_>) -> TokenStream
 fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let Names { private, key, segment_generics, .. } = names;
     let (impl_generics, ty_generics, where_clause) = segment_generics.split_for_impl();
-    let template = &model.template;
+    let (template, bucket) = (&model.template, &model.settings.bucket);
     let mut writes = Vec::new();
     let mut literal = String::new();
     let (mut parse_literals, mut parse_fields) = (Vec::new(), Vec::new());
@@ -244,6 +244,7 @@ fn model_key(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #private::ModelKey for #key #ty_generics #where_clause {
             const TEMPLATE: &'static ::core::primitive::str = #template;
+            const BUCKET: ::core::option::Option<&'static ::core::primitive::str> = ::core::option::Option::Some(#bucket);
 
             fn write(&self, out: &mut #private::KeyBuilder) {
                 #(#writes)*

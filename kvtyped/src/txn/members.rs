@@ -3,12 +3,14 @@
 use std::any::{TypeId, type_name};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::ModelKey;
 use crate::model::KvModel;
 
 /// The model with which a bucket was opened: its records and those of every model that declares the same bucket live there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Members {
     id: TypeId,
+    key: TypeId,
     model: &'static str,
     /// Returns the bucket that the model declares.
     declared: fn() -> String,
@@ -16,7 +18,8 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn of<T: KvModel>() -> Self {
-        Self { id: TypeId::of::<T>(), model: type_name::<T>(), declared: declared::<T> }
+        let (id, key) = (TypeId::of::<T>(), TypeId::of::<T::Key>());
+        Self { id, key, model: type_name::<T>(), declared: declared::<T> }
     }
 
     /// Checks that records of the model `M` live in this bucket.
@@ -31,15 +34,30 @@ impl Members {
         if TypeId::of::<M>() == self.id {
             return Ok(());
         }
-        let (theirs, ours) = (declared::<M>(), (self.declared)());
+        self.compare(bucket, "model", type_name::<M>(), &declared::<M>())
+    }
+
+    /// Checks that records with keys of the type `K` live in this bucket, if the type tells.
+    ///
+    /// # Errors
+    ///
+    /// Returns `InvalidBatch` if the model of the key declares another bucket.
+    pub(super) fn check_key<K: ModelKey>(&self, bucket: &str) -> Result<()> {
+        match K::BUCKET {
+            Some(theirs) if TypeId::of::<K>() != self.key => self.compare(bucket, "key", type_name::<K>(), theirs),
+            _ => Ok(()),
+        }
+    }
+
+    fn compare(&self, bucket: &str, what: &str, name: &str, theirs: &str) -> Result<()> {
+        let ours = (self.declared)();
         if theirs == bucket || theirs == ours {
             return Ok(());
         }
         let renamed = if ours == bucket { String::new() } else { format!(", opened as `{bucket}`") };
         let reason = format!(
-            "the model `{}` declares the bucket `{theirs}`, and this is the bucket `{ours}` of the model `{}`{renamed}; \
-             write it through a handle of its own bucket, or declare the same bucket for both models",
-            type_name::<M>(),
+            "the {what} `{name}` belongs to the bucket `{theirs}`, and this is the bucket `{ours}` of the model `{}`{renamed}; \
+             use a handle of its own bucket, or declare the same bucket for both models",
             self.model,
         );
         Err(Error::new(ErrorKind::InvalidBatch { reason }))

@@ -159,9 +159,9 @@ impl<T: KvModel> Transaction<'_, T> {
     /// Only if the revision under a key is this one, whether the key is written or not; [`Revision::ZERO`] where there
     /// must be nothing, and never was.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
-        match key.encode() {
+        match self.encode(key) {
             Ok(key) => self.checks.push(Guard { key, revision }),
-            Err(error) => self.fail(error.into()),
+            Err(error) => self.fail(error),
         }
         self
     }
@@ -267,11 +267,17 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     fn removal<K: ModelKey>(mut self, key: &K, kind: WriteKind) -> Self {
-        match key.encode() {
+        match self.encode(key) {
             Ok(key) => self.steps.push(Step { key, kind, ttl: None, expected: Expected::Anything }),
-            Err(error) => self.fail(error.into()),
+            Err(error) => self.fail(error),
         }
         self
+    }
+
+    /// Encodes a key, if it belongs to a model of this bucket.
+    fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
+        Members::of::<T>().check_key::<K>(self.bucket.name())?;
+        Ok(key.encode()?)
     }
 
     /// Remembers the first thing that is wrong.

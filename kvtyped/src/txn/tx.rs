@@ -102,6 +102,8 @@ impl<T: KvModel> Tx<T> {
     /// Encodes a key, if records of this handle's model live in the bucket.
     fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
         self.check::<T>()?;
+        let member = self.run.members.check_key::<K>(&self.run.raw.config().name);
+        member.map_err(|error| self.located(error, None))?;
         key.encode().map_err(|error| self.located(error.into(), None))
     }
 
