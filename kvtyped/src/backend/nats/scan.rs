@@ -185,7 +185,8 @@ impl Scanning {
         // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
         let wanted = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1);
-        let window = place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
+        let window =
+            place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
         let request = Request {
             stream: place.stream.clone(),
             filters: filters.collect(),
