@@ -70,7 +70,8 @@ async fn of_size(world: &mut World, size: usize) -> Cost {
     world.report.row(format!("a cache of {size}, until ready"), "kv.watch_with_history + serde_json").measured(&cache);
 
     let (map, bytes) = bytes_of(&world.server.url(), &name, size);
-    let row = world.report.row(format!("a record in a cache of {size}"), "HashMap of decoded records").unit(Unit::Bytes);
+    let row =
+        world.report.row(format!("a record in a cache of {size}"), "HashMap of decoded records").unit(Unit::Bytes);
     row.measured(&Measured { ours: vec![vec![bytes]], theirs: vec![vec![map]] });
 
     let mut resume = 0.0;
