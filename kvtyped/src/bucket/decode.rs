@@ -49,7 +49,14 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
         let detail = "the record names another key than the one under which it is stored".to_owned();
         return Err(located(undecodable("key", detail), raw));
     }
-    Ok(Some(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN }))
+    Ok(Some(Entry {
+        value,
+        key,
+        revision: raw.revision,
+        created: raw.created,
+        ttl: raw.ttl,
+        pending: Pending::UNKNOWN,
+    }))
 }
 
 /// The step of the history that an entry is.

@@ -228,7 +228,14 @@ fn put<T: KvModel>(
     }
     let after = decode::encode(&value)?;
     let changed = before != Some(&after);
-    let entry = Entry { value, key: key.clone(), revision: Revision::ZERO, created: SystemTime::now(), ttl, pending: Pending::UNKNOWN };
+    let entry = Entry {
+        value,
+        key: key.clone(),
+        revision: Revision::ZERO,
+        created: SystemTime::now(),
+        ttl,
+        pending: Pending::UNKNOWN,
+    };
     let result = Some(entry);
     Ok(if changed { Decision::Write { kind: WriteKind::Put(after), ttl, result } } else { Decision::Stop { result } })
 }

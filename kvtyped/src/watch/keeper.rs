@@ -123,7 +123,8 @@ impl<T: KvModel> Drop for End<T> {
 pub(super) async fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) {
     let _end = End(Arc::clone(&shared));
     if AssertUnwindSafe(take_in(news, &shared)).catch_unwind().await.is_err() {
-        let _ = shared.fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
+        let _ = shared
+            .fail(Error::unavailable("the cache has ended, since the function of an index, or a codec, panicked"));
     }
 }
 
@@ -131,7 +132,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     // Filled aside until it is complete: in the beginning, and after each resync.
     let mut aside: Option<Records<T>> = Some(HashMap::new());
     let mut reached = Revision::ZERO;
-    // Why the bucket is not heard of, until the watch has caught up.
+    // The cause of an interruption, until the watch has caught up.
     let mut interrupted: Option<Arc<Error>> = None;
     while let Some(news) = news.next().await {
         let mut ready = false;
