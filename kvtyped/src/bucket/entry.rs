@@ -19,7 +19,7 @@ pub struct Entry<T: KvModel> {
     pub(super) pending: Pending,
 }
 
-/// A number of entries; `u64::MAX` stands for an unknown one, so that an entry in a cache stays small.
+/// A number of entries. `u64::MAX` means unknown, which keeps the entries of a cache small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pending(u64);
 

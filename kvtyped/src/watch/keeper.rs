@@ -224,7 +224,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     let mut reached = Revision::ZERO;
     // The highest revision of all listings: a repeated entry is no progress.
     let mut highest = Revision::ZERO;
-    // Why the bucket is not heard of, until the watch has caught up.
+    // The cause of an interruption, until the watch has caught up.
     let mut interrupted: Option<Arc<Error>> = None;
     while let Some(news) = news.next().await {
         let mut ready = false;

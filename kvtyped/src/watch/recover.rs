@@ -241,7 +241,7 @@ impl Recovery {
         }
     }
 
-    /// Resets the backoff if the position is beyond every earlier one: entries that are told again are no progress.
+    /// Resets the backoff if the position is beyond every earlier one. Repeated entries are no progress.
     fn progressed(&mut self) {
         if self.position > self.furthest {
             self.furthest = self.position;
@@ -269,8 +269,8 @@ impl Recovery {
         let next = match state {
             State::Begin(since) => since,
             State::Listing(_, since @ (Since::Newest | Since::History)) if self.position == Revision::ZERO => since,
-            // Each listing is in the order of revisions: every key whose newest revision is at the position or before it was
-            // told. The next session tells the others, and proves that none of those told was removed, or lists again.
+            // A listing is in the order of revisions, so it has sent every key whose newest revision is not beyond the
+            // position. The next session sends the others, and proves that it missed no removal or lists again.
             State::Listing(..) | State::Live(_) => Since::After(self.position),
             State::Over => return Some(None),
         };

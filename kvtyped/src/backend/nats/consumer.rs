@@ -3,7 +3,7 @@
 //! The consumer has a name of our choosing, so that one who may read only some keys is allowed to make it and to remove
 //! it, and it is removed when it is dropped rather than after its inactivity.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::{Message, Subject, Subscriber};
 use futures::{FutureExt, StreamExt};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::api::{self, Api, Attempt, Repeat};
 use super::convert::{self, ApiError};
+use super::delivery::Delivery;
 use super::record::Stored;
 use super::wire::{self, Answer, Violation};
 use crate::backend::{Backoff, Deadline};
@@ -439,59 +440,4 @@ async fn remove(api: Api, verb: String, made: Made) {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What the reply subject of a delivered message tells.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Delivery {
-    pub(super) revision: Revision,
-    /// The how manyth delivery of the consumer it is.
-    number: u64,
-    pub(super) created: SystemTime,
-    /// How many are to come.
-    pending: u64,
-}
-
-impl Delivery {
-    /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
-    /// and an account before the stream.
-    pub(super) fn parse(reply: &str) -> Option<Self> {
-        let mut tokens = [""; 9];
-        let mut count = 0;
-        for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {
-            (*token, count) = (text, count + 1);
-        }
-        let tokens = match count {
-            7 => &tokens[..7],
-            9 => &tokens[2..],
-            _ => return None,
-        };
-        let number = |at: usize| tokens[at].parse::<u64>().ok();
-        Some(Self {
-            revision: Revision::new(number(3)?),
-            number: number(4)?,
-            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(number(5)?),
-            pending: number(6)?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_forms_of_a_reply_subject_tell_the_same() {
-        let wanted = Delivery {
-            revision: Revision::new(20),
-            number: 3,
-            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001),
-            pending: 4,
-        };
-        let short = "$JS.ACK.KV_b.c.1.20.3.1700000000000000001.4";
-        assert_eq!(Delivery::parse(short).as_ref(), Some(&wanted));
-        let long = "$JS.ACK.hub.ACC.KV_b.c.1.20.3.1700000000000000001.4.rnd";
-        assert_eq!(Delivery::parse(long).as_ref(), Some(&wanted));
-        assert_eq!(Delivery::parse("_INBOX.x"), None);
-    }
 }

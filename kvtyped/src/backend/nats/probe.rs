@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use async_nats::{Message, ServerAddr};
 use serde_json::Value;
 
-use super::consumer::Delivery;
+use super::delivery::Delivery;
 use super::facts::Facts;
 use super::record::Stored;
 use super::target::Target;

@@ -1,26 +1,28 @@
 //! The proof that a watch session which resumed missed no removal.
 //!
-//! A session that resumes after a revision is told every key that was written since. A missing revision between is either
-//! one that was overwritten, so its successor is delivered, or a removal of which nothing is left: a delete marker that
-//! expired, a key that was purged from the stream, a record that expired in silence. Only the second kind matters, and in a
-//! bucket with a history of 1 it is found by counting:
+//! A session that resumes after a revision receives every key with a later revision. A missing revision has one of two
+//! causes. It was overwritten: then its successor is delivered. Or it was a removal that left nothing: a delete marker that
+//! expired, a key that was purged from the stream, a record that expired in silence. Only the second cause matters. In a
+//! bucket with a history of 1, counting finds it:
 //!
-//! * `delivered` is the set of keys that the sessions of this watch were told about, delete markers included.
-//! * The server counts its keys, `count`, and tells its last revision `through`, no earlier than it counted.
-//! * Everything up to `through` is then delivered. From here on every key that the server counted is in `delivered`.
-//! * So if both numbers are equal, both sets are equal, and no key of `delivered` has gone.
+//! * `delivered` is the set of keys that the sessions of this watch received, delete markers included.
+//! * The server counts its keys (`count`) and then reports its last revision (`through`).
+//! * The session receives everything up to `through`. From then on, `delivered` contains every key that the server counted.
+//! * So if both numbers are equal, both sets are equal, and the server still has every key of `delivered`.
 //!
-//! If they differ, keys may have been written meanwhile: the server is asked again, a few times. Delete markers that have
-//! expired leave `delivered` once the leader says that they are gone. If the numbers still differ, the bucket is listed.
+//! If the numbers differ, a key may have been written between: the session asks again, a few times. Expired delete markers
+//! leave `delivered` once the leader has none of them. If the numbers still differ, the watch lists the bucket.
 //!
-//! * **Stale replicas**: the leader counts, or a server that has the leader's last revision, as the leader knows.
-//! * **Reserved and foreign keys**: the set has the subject of every message that matches the server's filter, before keys
-//!   are read and patterns applied, and the server counts by the same filter.
-//! * **Concurrent writes** only add to `delivered` between the count and the comparison, so they make the numbers differ.
-//!   One case is beyond the proof: a key that is created and purged without a marker before it is delivered, in the
-//!   milliseconds between the count and `through`, together with exactly one lost key.
-//! * **A longer history** is excluded: there a newest entry can go and leave an older one. While a listing is not yet
-//!   complete the proof is used all the same: an attached watch is not told of such a removal either.
+//! * **Stale replicas**: the leader counts, or a server that has the leader's last revision according to the leader.
+//! * **Reserved and foreign keys**: the set contains the subject of every message that matches the server's filter, before
+//!   the library parses keys and applies patterns. The server counts by the same filter.
+//! * **Concurrent writes** only add keys to `delivered` between the count and the comparison, so the numbers differ. One
+//!   case is beyond the proof: a key is created and purged without a marker before it is delivered, in the milliseconds
+//!   between the count and `through`, and exactly one key was lost.
+//! * **A longer history** is excluded, because there a newest entry can go and leave an older one. An incomplete listing
+//!   uses the proof at any history: an attached watch does not see such a removal either.
+//!
+//! The set takes 9 to 18 bytes a key.
 
 use std::time::Duration;
 
@@ -52,11 +54,11 @@ pub(super) struct Proof {
     check: Option<Check>,
 }
 
-/// What the server counted.
+/// The answer of the server.
 #[derive(Debug)]
 struct Check {
     count: u64,
-    /// The number of keys that were delivered when the server was asked.
+    /// The number of delivered keys before the question.
     known: u64,
     through: Revision,
 }
@@ -125,7 +127,7 @@ async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Ch
             return Ok(Some(Check { count, known, through: facts.last }));
         }
     }
-    // A consumer of the newest of each key counts them. Its window lets one message pass, which nobody reads.
+    // A consumer of the newest of each key counts them. Its window lets one message pass, and no code reads it.
     let request = Request { start: Start::Newest, headers_only: true, window: Some(1), ..request.clone() };
     let counter = Consumer::create(&place.api, &request, deadline).await?;
     let facts = Facts::learn(place, deadline).await?;
@@ -133,7 +135,7 @@ async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Ch
     Ok(is_fresh.then_some(Check { count: counter.pending, known, through: facts.last }))
 }
 
-/// Removes the delete markers that are gone from the server; tells whether there were any.
+/// Removes the delete markers that have left the server. Returns whether there were any.
 async fn remove_markers(place: &Place, delivered: &Delivered) -> bool {
     let deadline = Deadline::after(TIME);
     let Ok(Facts { now, .. }) = Facts::learn(place, deadline).await else { return false };

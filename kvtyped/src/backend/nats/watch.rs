@@ -19,6 +19,7 @@ use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::convert;
 use super::facts::{self, Facts, keeps_all};
+use super::listing::Listing;
 use super::proof::{Progress, Proof};
 use super::record::Stored;
 use super::scan;
@@ -60,7 +61,7 @@ struct Sitting {
     listing: Listing,
     /// Every subject that was delivered, by this session and those before it.
     delivered: Delivered,
-    /// What is still to be proven before it is ready.
+    /// The proof that precedes `Ready`, if one is needed.
     proof: Option<Proof>,
     ready: bool,
     /// After which message an idle server may have waited for an acknowledgement.
@@ -202,7 +203,7 @@ impl Sitting {
         }
     }
 
-    /// What is told once everything came that was there: `Ready`, unless a removal may have been missed.
+    /// Returns `Ready` once the listing is over, or `Incomplete` if the session may have missed a removal.
     async fn conclude(&mut self) -> Result<Option<Signal>> {
         if self.ready || !self.listing.is_over() {
             return Ok(None);
@@ -287,7 +288,7 @@ impl Sitting {
     }
 }
 
-/// Whether a session that resumes can prove, by the keys that were delivered, that no removal was missed.
+/// Returns whether the delivered keys can prove that a resumed session missed no removal.
 fn is_provable(place: &Place, delivered: &Delivered) -> bool {
     delivered.is_complete() && (place.config.history == Some(1) || !delivered.is_listed())
 }
@@ -312,164 +313,5 @@ fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) ->
         headers_only: watch.headers_only,
         heartbeat: HEARTBEAT,
         window: place.window(),
-    }
-}
-
-/// How much of what was there when a consumer was made has come.
-///
-/// A key that is written meanwhile is skipped where it was, and comes later. So it goes on until nothing is to come; but
-/// under writes that never pause, until it has caught up with where they were when the last of the first messages came.
-///
-/// Some servers count too few of what is to come: it goes on to the revision that the bucket had, then.
-#[derive(Debug)]
-struct Listing {
-    /// How many messages are to come until the end of the round.
-    left: u64,
-    first_round: bool,
-    /// Up to which revision the round goes, where the server's count is not believed.
-    end: Option<Revision>,
-    /// Which revision the server that delivers has to have reached.
-    wanted: Revision,
-    /// Which one it has reached, as far as is known.
-    reached: Revision,
-    /// How many times in a row it had nothing to tell, and was no further than before.
-    stuck: u32,
-}
-
-impl Listing {
-    fn new(pending: u64, wanted: Revision) -> Self {
-        Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO, stuck: 0 }
-    }
-
-    /// One on a server that counts wrong, of a bucket with this last revision.
-    fn uncounted(last: Revision, wanted: Revision) -> Self {
-        Self { left: u64::MAX, end: Some(last), ..Self::new(0, wanted) }
-    }
-
-    /// A message came, and so many are behind it.
-    fn take(&mut self, revision: Revision, behind: u64) {
-        self.reached = self.reached.max(revision);
-        if let Some(end) = self.end {
-            if revision >= end && !self.first_round {
-                self.left = 0;
-            }
-            return;
-        }
-        self.left = self.left.saturating_sub(1);
-        if behind == 0 {
-            self.left = 0;
-        } else if self.left == 0 && self.first_round {
-            self.left = behind;
-            self.first_round = false;
-        }
-    }
-
-    /// Whether the first round is over of a listing that is not counted.
-    fn has_met_its_end(&self) -> bool {
-        self.left > 0 && self.first_round && self.end.is_some_and(|end| self.reached >= end)
-    }
-
-    /// Begins the second round of one that is not counted.
-    fn go_on_to(&mut self, last: Revision) {
-        self.first_round = false;
-        self.end = Some(last);
-        if self.reached >= last {
-            self.left = 0;
-        }
-    }
-
-    /// Nothing is to come up to this revision. How many times in a row that was said by a server that is behind.
-    fn idle(&mut self, upto: Revision) -> u32 {
-        let is_further = upto > self.reached;
-        self.reached = self.reached.max(upto);
-        self.left = 0;
-        self.stuck = if is_further || self.reached >= self.wanted { 0 } else { self.stuck + 1 };
-        self.stuck
-    }
-
-    /// Whether all came that was there.
-    fn is_over(&self) -> bool {
-        self.left == 0 && self.reached >= self.wanted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn listing(pending: u64, wanted: u64, messages: &[(u64, u64)]) -> Listing {
-        let mut listing = Listing::new(pending, Revision::new(wanted));
-        for (revision, behind) in messages {
-            assert!(!listing.is_over(), "{listing:?}");
-            listing.take(Revision::new(*revision), *behind);
-        }
-        listing
-    }
-
-    #[test]
-    fn a_listing_of_nothing_is_over_at_once() {
-        assert!(Listing::new(0, Revision::ZERO).is_over());
-    }
-
-    #[test]
-    fn a_listing_is_over_when_nothing_is_behind() {
-        assert!(listing(3, 0, &[(1, 2), (2, 1), (5, 0)]).is_over());
-        // Two that were there expired.
-        assert!(listing(3, 0, &[(1, 0)]).is_over());
-        let mut expired = listing(3, 0, &[(1, 2)]);
-        expired.idle(Revision::new(1));
-        assert!(expired.is_over());
-    }
-
-    #[test]
-    fn a_listing_under_writes_ends_after_another_round() {
-        let mut listing = listing(2, 0, &[(1, 3), (3, 2)]);
-        assert!(!listing.is_over(), "two were written while the first came, one of them again");
-        listing.take(Revision::new(4), 5);
-        listing.take(Revision::new(5), 5);
-        assert!(listing.is_over(), "{listing:?}");
-    }
-
-    #[test]
-    fn a_listing_that_is_not_counted_goes_on_to_where_the_bucket_is() {
-        let revision = Revision::new;
-        let mut listing = Listing::uncounted(revision(5), Revision::ZERO);
-        listing.take(revision(2), 0);
-        assert!(!listing.is_over() && !listing.has_met_its_end(), "the server counts wrong");
-        listing.take(revision(5), 0);
-        assert!(!listing.is_over() && listing.has_met_its_end());
-        listing.go_on_to(revision(7));
-        assert!(!listing.is_over() && !listing.has_met_its_end(), "one was written again meanwhile");
-        listing.take(revision(7), 3);
-        assert!(listing.is_over());
-
-        let mut quiet = Listing::uncounted(revision(5), Revision::ZERO);
-        quiet.take(revision(5), 0);
-        quiet.go_on_to(revision(5));
-        assert!(quiet.is_over());
-        let mut others = Listing::uncounted(revision(5), Revision::ZERO);
-        others.take(revision(2), 0);
-        others.idle(revision(4));
-        assert!(others.is_over(), "what follows is not for this watch");
-    }
-
-    #[test]
-    fn a_server_that_is_behind_is_waited_for() {
-        let mut listing = listing(1, 9, &[(4, 0)]);
-        assert!(!listing.is_over());
-        listing.take(Revision::new(8), 0);
-        assert!(!listing.is_over());
-        listing.idle(Revision::new(9));
-        assert!(listing.is_over());
-    }
-
-    #[test]
-    fn a_server_that_stays_behind_is_told_from_one_that_catches_up() {
-        let mut listing = listing(1, 9, &[(4, 0)]);
-        let stuck: Vec<_> = [4, 4, 5, 5, 7, 9, 9].map(|upto| listing.idle(Revision::new(upto))).into();
-        assert_eq!(stuck, [1, 2, 0, 1, 0, 0, 0]);
-        assert!(listing.is_over());
     }
 }

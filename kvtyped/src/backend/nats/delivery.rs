@@ -1,0 +1,60 @@
+//! The reply subject of a delivered message.
+
+use std::time::{Duration, SystemTime};
+
+use crate::revision::Revision;
+
+/// What the reply subject of a delivered message tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Delivery {
+    pub(super) revision: Revision,
+    /// The how manyth delivery of the consumer it is.
+    pub(super) number: u64,
+    pub(super) created: SystemTime,
+    /// How many are to come.
+    pub(super) pending: u64,
+}
+
+impl Delivery {
+    /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<revision>.<number>.<time>.<pending>`, or the form with a domain
+    /// and an account before the stream.
+    pub(super) fn parse(reply: &str) -> Option<Self> {
+        let mut tokens = [""; 9];
+        let mut count = 0;
+        for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {
+            (*token, count) = (text, count + 1);
+        }
+        let tokens = match count {
+            7 => &tokens[..7],
+            9 => &tokens[2..],
+            _ => return None,
+        };
+        let number = |at: usize| tokens[at].parse::<u64>().ok();
+        Some(Self {
+            revision: Revision::new(number(3)?),
+            number: number(4)?,
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(number(5)?),
+            pending: number(6)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_reply_subject_tell_the_same() {
+        let wanted = Delivery {
+            revision: Revision::new(20),
+            number: 3,
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001),
+            pending: 4,
+        };
+        let short = "$JS.ACK.KV_b.c.1.20.3.1700000000000000001.4";
+        assert_eq!(Delivery::parse(short).as_ref(), Some(&wanted));
+        let long = "$JS.ACK.hub.ACC.KV_b.c.1.20.3.1700000000000000001.4.rnd";
+        assert_eq!(Delivery::parse(long).as_ref(), Some(&wanted));
+        assert_eq!(Delivery::parse("_INBOX.x"), None);
+    }
+}
