@@ -106,7 +106,7 @@ on_both_backends! {
         assert_eq!(tokio::time::timeout(SOON, live.changed()).await.expect("it changes").unwrap().visits, 5);
         assert!(live.last_error().is_none() && errors.borrow_and_update().is_none());
         let lines: Vec<_> =
-            everything.lines().into_iter().filter(|line| line.contains("a live value is not taken")).collect();
+            everything.lines().into_iter().filter(|line| line.contains("a live value skips an invalid record")).collect();
         assert_eq!(lines.len(), refused.len(), "{lines:#?}");
         for (line, revision) in lines.iter().zip(refused) {
             assert!(line.starts_with("kvtyped::watch") && line.contains("acme.1"), "{line}");

@@ -133,10 +133,10 @@ pub trait RestField: Sized {
     /// `Hash`.
     fn digest<H: Hasher>(&self, state: &mut H);
 
-    /// Appends it to a key.
+    /// Appends the field to a key.
     fn write(&self, out: &mut KeyBuilder);
 
-    /// Reads it from a key.
+    /// Reads the field from a key.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::fmt;
 /// The number that a bucket gives to a write: it grows over the whole bucket, so two revisions tell which write came
 /// later, whatever their keys. Gaps are normal.
 ///
-/// It is a plain number: one that was stored elsewhere, or sent to another process, means the same there.
+/// A revision is a plain number. A revision that was stored elsewhere, or sent to another process, keeps its meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(u64);
 

@@ -76,7 +76,7 @@ impl Store {
     /// | `tls://host?ca=/path/ca.pem` | [`root_certificates`](Connect::root_certificates) | the same, and these authorities are trusted instead |
     /// | `tls://host?cert=/path/cert.pem&key=/path/key.pem` | [`client_certificate`](Connect::client_certificate) | the same, with a certificate of one's own (mutual TLS) |
     /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | encrypted before the server says anything (`handshake_first`) |
-    /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | servers that a server names before the encryption begins are used, too |
+    /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | also uses servers that a server names before the encryption begins |
     /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | answers arrive under these subjects |
     /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read some keys only |
     ///
@@ -118,8 +118,8 @@ impl Store {
     /// ```
     ///
     /// It stays the application's: [`close`](Self::close) leaves it open, and what its settings decide (how soon a hung
-    /// server is noticed, whether a denied permission is told at once) is as they say. If the task of the client ends, every
-    /// call fails with `Closed`; a store that [`connect`](Self::connect) made replaces its client.
+    /// server is noticed, whether a denied permission is told at once) is as they say. If the task of the client ends,
+    /// every later call fails with `Closed`. A store that [`connect`](Self::connect) made replaces its client instead.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {
         Self::from_backend(Arc::new(NatsBackend::from_client(client)))

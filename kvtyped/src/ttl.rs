@@ -15,13 +15,13 @@ impl Ttl {
     /// The shortest, which is also the step.
     pub const MIN: Duration = Duration::from_secs(1);
 
-    /// The longest: a century.
+    /// The longest TTL: a century.
     pub(crate) const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
-    /// The time to live of a write that other clients exempted from the bucket's time to live (`Nats-TTL: never`).
+    /// The TTL of a write that another client exempted from the bucket's TTL (`Nats-TTL: never`).
     pub(crate) const NEVER: Self = Self { seconds: u64::MAX };
 
-    /// Whether the write does not expire, not even by the time to live of its bucket.
+    /// Whether the write never expires, not even by the TTL of its bucket.
     pub const fn is_never(self) -> bool {
         self.seconds == u64::MAX
     }
@@ -43,7 +43,7 @@ impl Ttl {
         Some(Self { seconds: if duration.subsec_nanos() > 0 { seconds + 1 } else { seconds } })
     }
 
-    /// The whole seconds; the largest number if it [never](Self::is_never) expires.
+    /// The TTL in whole seconds. The largest number if the write [never](Self::is_never) expires.
     pub const fn as_secs(self) -> u64 {
         self.seconds
     }

@@ -67,7 +67,8 @@ impl OpenCounters {
         let config = place.config();
         // In a bucket of another name there may be other counters.
         let below = (config.name != name).then(|| name.clone());
-        // A stream of counters drops its oldest totals when it is full, so counters with a limit are records.
+        // A full stream of server-side counters drops its oldest totals, so counters with a limit are stored as
+        // records.
         let counters = match config.max_bytes {
             Some(_) => None,
             None => place.store().server_counters(config, below, timeout).await?,
@@ -142,7 +143,7 @@ impl Counters {
             Way::Records(bucket) => bucket,
         };
         let key = self.key(name);
-        // The total right after this addition: what is stored may have others in it.
+        // The total right after this increment. The stored total may include later increments.
         let mut own = Ok(delta);
         let added = bucket.transform(&key, |slot: Option<Slot<Total>>| {
             let none = || Slot { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };

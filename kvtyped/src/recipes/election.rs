@@ -91,14 +91,14 @@ where
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Campaign::wait) is given and passes; without, it waits for as long as others lead. Its outcome
-    /// is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be reached is waited
-    /// for in that time, too; without a `wait`, it fails the first attempt. A denial of the first attempt is returned at
-    /// once. With a `wait`, a later denial is waited out: it becomes the cause of the `Timeout`.
-    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire, or a newer version of this crate wrote the leader's record;
-    /// `BucketNotFound` if the bucket is deleted. `Decode` if another record is in the place of the leader's: the error
-    /// names the key. Remove the record with `nats kv purge`.
+    /// `Timeout`, if [`wait`](Campaign::wait) is given and passes; without, it waits for as long as others lead. Its
+    /// outcome is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be
+    /// reached is waited for in that time, too; without a `wait`, it fails the first attempt. A denial of the first
+    /// attempt is returned at once. With a `wait`, the campaign continues after a later denial, which becomes the cause
+    /// of the `Timeout`. `InvalidConfig` if the times contradict each other, or the name is none of a bucket;
+    /// `Unsupported` if the bucket, or the server, lets single records not expire, or a newer version of this crate
+    /// wrote the leader's record; `BucketNotFound` if the bucket is deleted. `Decode` if the record of the leader is
+    /// not readable. The error names the key. Remove the record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///

@@ -17,24 +17,24 @@ use crate::txn::Transaction;
 /// The part of a lock's key under which its fence is.
 pub(super) const FENCE: &str = "fence";
 
-/// How long a fence lives whose holder died, if no other holder takes the lock.
+/// How long the fence of a dead holder lives if no other holder takes the lock.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long the fence of a lease with this time to live is stored, in a bucket with this `ttl`.
+/// The TTL of the fence of a lease with this TTL, in a bucket with this `ttl`.
 ///
-/// It outlives each guard that can use it. The server counts from the moment when it stores the fence, which is after
-/// `sent`. A guard is lost at [`until`] at the latest, and a guard that is lost fences nothing ([`standing`] checks that).
-/// `until` is `sent` plus 99 % of the life, so the two clocks may differ by 1 %, in a year of 3 days and a half. A renewal
-/// of the lease cannot move it: the fence is written once a term, so that its revision stays.
+/// The fence outlives each guard that can use it. The server counts from the moment when it stores the fence, which is
+/// after `sent`. A guard is lost at [`until`] at the latest, and a lost guard fences no write ([`standing`] checks
+/// that). `until` is `sent` plus 99 % of the TTL, so the two clocks may run 1 % apart. A renewal of the lease does not
+/// extend the fence: it is written once a term, so that its revision stays.
 ///
-/// If the clocks differ by more, the server refuses the writes of a valid guard. It never accepts the write of a stale one:
-/// a fence that is gone, or another's, has not the revision that the write expects.
+/// If the clocks run further apart, the server refuses the writes of a valid guard. It never accepts the write of a
+/// stale guard, because an expired or later fence does not have the revision that the write expects.
 pub(super) fn life(ttl: Duration, bucket: Option<Duration>) -> Duration {
     let longest = Duration::from_secs(bucket.map_or(u64::MAX, |bucket| bucket.as_secs()));
     LIFE.max(ttl.saturating_mul(2)).min(longest).min(Ttl::MAX)
 }
 
-/// Until when a guard may rely on a fence of this life that was sent then.
+/// Returns until when a guard may use a fence with this TTL that was sent at `sent`.
 pub(super) fn until(sent: Instant, life: Duration) -> Instant {
     sent + life - life / 100
 }
@@ -46,7 +46,7 @@ pub(super) struct Fencing {
     pub(super) at: SlotKey,
     pub(super) revision: Revision,
     pub(super) standing: Standing,
-    /// Until when its guard may rely on it.
+    /// Until when the guard may use this fence.
     pub(super) until: Instant,
 }
 

@@ -85,9 +85,10 @@ where
     ///
     /// `AlreadyExists`, if a member has the id: one that died without leaving has it until its time to live has passed.
     /// With [`wait`](Join::wait) it waits until the id is free, and the error is a `Timeout` if that passes.
-    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire, or a newer version of this crate wrote the record of the id. `Decode` if
-    /// another record is in the place of the member's: the error names the key. Remove the record with `nats kv purge`.
+    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the
+    /// bucket, or the server, lets single records not expire, or a newer version of this crate wrote the record of the
+    /// id. `Decode` if the record of the id is not readable. The error names the key. Remove the record with `nats kv
+    /// purge`.
     ///
     /// # Cancel safety
     ///

@@ -72,7 +72,7 @@ pub(super) fn time_of(millis: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
 
-/// A field that is in the record; by itself serde reads `null` as an absent one.
+/// Reads a present field as `Some`, also if it is `null`. By default serde reads `null` as an absent field.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }

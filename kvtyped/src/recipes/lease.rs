@@ -210,9 +210,9 @@ impl Lease {
         }
     }
 
-    /// Starts the renewal, when the caller has the lease. Before that, the lease lasts for one time to live.
+    /// Starts the renewal once the caller has the lease. Until then the lease lasts for one TTL.
     pub(super) fn start_renewal(&self) {
-        // A send fails only if the lease is lost, which its holder finds out.
+        // A send fails only if the lease is lost, which the guard reports.
         let _ = self.orders.send(Order::StartRenewal);
     }
 

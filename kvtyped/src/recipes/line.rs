@@ -64,7 +64,7 @@ struct State {
     told: Option<(Revision, String)>,
     waiters: BTreeMap<String, Waiter>,
     drawn: u64,
-    /// Why the record in the place of the lease is not readable as one, if it is not.
+    /// The error of the record in the place of the lease, if it is not readable as a lease.
     unreadable: Option<Arc<Error>>,
     /// To which ticket of this process the lease was handed on last.
     accepted: Option<String>,
@@ -121,13 +121,13 @@ struct Lines(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     lines: HashMap<SlotKey, Arc<Line>>,
-    /// How many lines the last sweep left.
+    /// The number of lines after the last sweep.
     kept: usize,
 }
 
 impl Known {
-    /// Forgets the unused lines each time that their number has doubled. The amortized cost of a lookup is constant in the
-    /// number of locks.
+    /// Drops the unused lines each time the number of lines has doubled. The amortized cost of a lookup does not depend
+    /// on the number of locks.
     fn sweep(&mut self) {
         if self.lines.len() >= REMEMBERED.max(2 * self.kept) {
             self.lines.retain(|_, line| Arc::strong_count(line) > 1);
@@ -199,7 +199,7 @@ impl Line {
         state.queue.first(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
     }
 
-    /// The error of an attempt to take the lease, if the record in its place is not readable.
+    /// Returns the error of an attempt to take the lease if the record in its place is not readable.
     pub(super) fn unreadable(&self) -> Option<Error> {
         self.state().unreadable.as_ref().map(Error::also)
     }
@@ -358,7 +358,7 @@ impl Line {
         self.tell_the_first();
     }
 
-    /// Nobody can take the lease until the record in its place is removed.
+    /// No waiter can take the lease until the record in its place is removed.
     fn fail(&self, error: Arc<Error>) {
         let mut state = self.state();
         for waiter in state.waiters.values() {
@@ -392,7 +392,8 @@ impl State {
         (self.queue, self.told, self.unreadable) = (Queue::default(), None, None);
     }
 
-    /// Removes the waiters with such a claim. They are to be dropped without the lock, since a claim knows the line.
+    /// Removes the waiters with a matching claim. The caller must drop them without the lock, because a claim refers to
+    /// the line.
     fn take_waiters(&mut self, is_meant: impl Fn(&Claim) -> bool) -> Vec<Waiter> {
         let (taken, kept) =
             std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| is_meant(&waiter.claim));
@@ -401,7 +402,7 @@ impl State {
     }
 }
 
-/// Ends these waits with an error.
+/// Ends the matching waits with an error.
 fn fail(waiters: Vec<Waiter>, error: Error) {
     let error = Arc::new(error);
     for waiter in waiters {
@@ -450,7 +451,7 @@ impl Waiter {
     /// Takes what was handed on to it.
     fn accept(self, holding: Holding, taken: Taken) {
         let Self { claim, tell, runtime, .. } = self;
-        // The sender bounds the time to live of a lease that it hands over. A longer lease is taken again.
+        // The sender bounds the TTL of a lease that it hands over. To get a longer TTL, the lease is taken again.
         let in_time = taken.sent + claim.times.valid() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
         let claim = Claim { holding, ..claim };
         // Its tenure belongs to whom waits, not to whom listens.
@@ -505,7 +506,7 @@ impl Listener {
                     match event {
                         Some(Ok(event)) => self.line.hear(&claim, event),
                         Some(Err(error)) if is_final(&error) => break error,
-                        // The watch retries; only the impatient give up.
+                        // The watch retries. Only waiters without a time limit give up.
                         Some(Err(error)) => {
                             let failed = self.line.state().take_waiters(|claim| claim.gives_up_on(&error));
                             fail(failed, error);

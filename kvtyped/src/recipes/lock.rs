@@ -74,8 +74,8 @@ impl<T: KvModel> Bucket<T> {
     /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
     /// taken the lock, even if their sender believes that it still has it. A write that is not fenced asks nobody.
     ///
-    /// The guard is held for 30 days at most, and in a bucket with a `ttl` for that time at most: then its fence expires, and
-    /// the guard is lost before that. So the fence of a holder that died does not stay.
+    /// A guard lasts for at most 30 days, and at most for the bucket's `ttl` if it has one. Its fence then expires, and
+    /// the guard is lost just before. The fence of a dead holder therefore does not stay in the bucket.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -185,7 +185,7 @@ impl IntoFuture for OpenLocks {
 /// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
 /// on it: three replicas, and `sync_interval: always`.
 ///
-/// That a foreign record in the place of a lock goes away. `lock` then fails with `Decode`, which names the key.
+/// That an unreadable record in the place of a lock is removed. `lock` then fails with `Decode`, which names the key.
 /// Remove the record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
 ///
 /// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
@@ -204,18 +204,19 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its outcome
-    /// is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if the bucket goes
-    /// meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with one, that is waited
-    /// for, too. A denial of the first attempt is returned at once. With a `wait`, a later denial is waited out: it becomes
-    /// the cause of the `Timeout`. `Decode` if another record is in the place of the lock, `Unsupported` if a newer version
-    /// of this crate wrote it, and `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
+    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its
+    /// outcome is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if
+    /// the bucket goes meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with
+    /// one, that is waited for, too. A denial of the first attempt is returned at once. With a `wait`, the attempt
+    /// continues after a later denial, which becomes the cause of the `Timeout`. `Decode` if the record of the lock is
+    /// not readable. `Unsupported` if a newer version of this crate wrote the record. `BucketFull` if a bucket with
+    /// [`max_bytes`](OpenLocks::max_bytes) has no room.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot be
-    /// sent, it is free after its time to live. A future that is polled once and then left may take the lock, but does not
-    /// renew it: the lock is free after its time to live. If the future is polled again, it takes the lock again.
+    /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot
+    /// be sent, it is free after its time to live. A future that is polled once and then left may take the lock but
+    /// does not renew it, so the lock is free after its TTL. If the future is polled again, it takes the lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
         Lock { wanted: self.wanted(name), wait: None }
     }

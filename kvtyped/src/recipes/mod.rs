@@ -34,8 +34,8 @@
 //! | `renew_every` | a third of `ttl` | `renew_every < ttl - margin` |
 //! | `margin` | a tenth of `ttl`, 1 s at least where that is no more than a third | `margin < ttl` |
 //!
-//! The renewal starts when the caller has the guard. A future that is polled once and then left holds a lease for one time
-//! to live at most. Work of [`Once::run`] that is not polled keeps its lease, like a guard that is not used.
+//! The renewal starts when the caller has the guard. A future that is polled once and then left holds a lease for at
+//! most one TTL. The work of [`Once::run`] keeps its lease while it is not polled, like an unused guard.
 //!
 //! It needs nats-server 2.11 and a bucket that keeps one revision of each key and leaves markers of what expired, as every
 //! bucket that this crate makes for one; a bucket that is not fit is refused with `Unsupported` when it is opened.
@@ -51,10 +51,10 @@
 //! # Where the records are
 //!
 //! In the bucket of the recipe's name, or the one that it is told, under keys that begin with
-//! [`=kvtyped`](crate::Key::RESERVED): `=kvtyped.lock.invoice-42.lease`.
-//! They are JSON and readable with `nats kv get`.
-//! Each declares its format (`"v":1`). A rewrite keeps unknown fields, and a record of a newer format is `Unsupported`.
-//! Lists, watches and caches of models do not see them, so recipes and records share a bucket without meeting.
+//! [`=kvtyped`](crate::Key::RESERVED): `=kvtyped.lock.invoice-42.lease`. They are JSON and readable with `nats kv get`.
+//! Each record declares its format (`"v":1`). A rewrite keeps unknown fields. A record of a newer format is
+//! `Unsupported`. Lists, watches and caches of models do not see them, so recipes and records share a bucket without
+//! meeting.
 
 mod lock;
 mod election;

@@ -40,8 +40,8 @@ impl Store {
     /// Work that is done once for a key; runs and results are in the bucket of this name, which is made if it is missing
     /// when it is first used.
     ///
-    /// Every caller with the same key gets the result: put the user into the key if the result belongs to one user. Keys are
-    /// compared byte for byte: normalize case and Unicode of names that users choose.
+    /// Every caller with the same key gets the result. If the result belongs to one user, put the user into the key.
+    /// Keys are compared byte for byte: normalize case and Unicode of names that users choose.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -90,8 +90,8 @@ place_options!(Once<T>);
 lease_options!(Once<T>: place.terms);
 
 impl<T> Once<T> {
-    /// How long a result is kept: one second at least, and rounded up to whole ones; for ever by default. A time that is longer
-    /// than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
+    /// Sets how long a result is kept: at least one second, rounded up to whole seconds, and without a limit by
+    /// default. A time longer than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = Some(keep);
         self
@@ -176,7 +176,7 @@ where
         }
         let longest = Longest::begins(longest);
         let claim = Claim { patient: longest.is_given(), ..self.place.claim(key, None).await? };
-        // Before the work runs, not when its result is to be stored.
+        // Check this before the work runs, not when its result is stored.
         crate::bucket::check_ttl(claim.bucket.config(), self.keep)?;
         let take = || {
             let claim = claim.clone();

@@ -106,7 +106,7 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
     }
-    // Reads of the leader alone, and single messages that can be deleted, disturb no recipe. Rollups are checked below.
+    // Recipes work without direct reads and with deletable messages. Rollups are checked below.
     let harmless =
         |difference: &&Difference| matches!(difference.setting, "allow_direct" | "deny_delete" | "allow_rollup_hdrs");
     if let Some(difference) = irregular.iter().find(|difference| !harmless(difference)) {
@@ -150,21 +150,21 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
 
 /// Checks that a bucket with `max_bytes` has room for more than renewals, releases and expiries.
 ///
-/// A full replicated bucket refuses all of these: it must have room for a write before the replaced record counts. An expiry
-/// is also a write, of the limit marker. So nothing expires, and the bucket stays full. New records of a recipe therefore
-/// leave an eighth of the bucket free. (A full bucket on one server lets a marker replace a record of the same size or more.
-/// But the first renewal of a lease is larger than the lease.)
+/// A full replicated bucket refuses all of these, because it needs room for a write before it subtracts the replaced
+/// record. An expiry also writes the limit marker. So nothing expires, and the bucket stays full. New records of a
+/// recipe therefore leave an eighth of the bucket free. (A full bucket on a single server lets a marker replace a
+/// record of at least its size, but the first renewal of a lease is larger than the lease.)
 ///
 /// # Errors
 ///
-/// `BucketFull`.
+/// Returns `BucketFull` if less than the reserve is free.
 pub(super) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
     if bucket.config().max_bytes.is_none() {
         return Ok(());
     }
     let status = match bucket.status().await {
         Ok(status) => status,
-        // A user who may not ask does without the reserve.
+        // For a user who may not read the status, the reserve does not apply.
         Err(error) if error.is_denied() => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -195,10 +195,10 @@ macro_rules! place_options {
                 self
             }
 
-            /// How large its bucket may become in bytes, if it is made; for accounts that require a limit.
+            /// Sets the maximum size in bytes of a new bucket, for accounts that require a limit.
             ///
-            /// An eighth of it stays free for renewals and expiries. When the rest is used, nothing new is taken: the error
-            /// is `BucketFull`. A lease takes up to a kilobyte, and so does a place in a wait queue.
+            /// An eighth of the size stays free for renewals and expiries. When the rest is used, new leases fail with
+            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue.
             pub fn max_bytes(mut self, bytes: u64) -> Self {
                 self.place.set_max_bytes(bytes);
                 self

@@ -48,7 +48,7 @@ impl Progress {
         });
     }
 
-    /// Records an error that is waited out.
+    /// Records an error that does not end the wait.
     pub(super) fn fails(&self, error: &Error) {
         self.set(Last::Failed { why: error.to_string(), outcome: error.outcome() });
     }

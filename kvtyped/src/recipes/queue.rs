@@ -23,10 +23,11 @@ pub(super) fn id_of(part: &str) -> Option<&str> {
 
 const TICKET: &str = "ticket-";
 
-/// For how long a ticket is believed, and a lease handed over to it, at most.
+/// The longest TTL of a valid ticket, and of a lease that is handed over to a ticket.
 ///
-/// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer one, could block a lock for that
-/// long, so it is ignored. A ticket within the bound expires by the server's clock. The tickets of this crate are within it.
+/// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer TTL, could block a lock for
+/// that long, so it is ignored. A ticket within the bound expires by the server's clock. All tickets of this crate are
+/// within the bound.
 pub(super) const BELIEVED: Duration = TTL;
 
 /// What a watch has told of a lock.
@@ -61,7 +62,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// The waiter of this ticket; `None` if the record is not a ticket, or its TTL is out of bounds.
+    /// The waiter of this ticket. `None` if the record is not a ticket, or if its TTL is out of bounds.
     pub(super) fn of(entry: &Entry<Slot<Holding>>, heard: Instant) -> Option<Self> {
         let id = id_of(entry.key().part())?;
         entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;

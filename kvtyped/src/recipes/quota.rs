@@ -112,20 +112,20 @@ pub(super) struct Used {
     whole_at: u64,
     /// The latest time at which it may have been whole last: what is used was used since.
     since: u64,
-    /// What one event costs under the quota of the writer; zero if the writer did not say.
+    /// The cost of one event under the quota of the writer. Zero if the writer did not record it.
     #[serde(default)]
     interval: u64,
-    /// The burst of that quota.
+    /// The burst of the writer's quota.
     #[serde(default)]
     burst: u32,
 }
 
-/// Why events are not allowed now.
+/// The reason why events are not allowed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Denied {
-    /// How long from now they would be allowed.
+    /// The time until the events are allowed.
     pub(super) wait: Duration,
-    /// The state to store, so that the wait counts: the stored one is not a state of this quota and this clock.
+    /// The state to store so that the wait suffices, if the stored state does not fit this quota and this clock.
     pub(super) reset: Option<Used>,
 }
 
@@ -135,7 +135,7 @@ impl Rule {
         Duration::from_nanos(self.whole)
     }
 
-    /// The state after these events if they happen now, or how long from now they would be allowed.
+    /// Returns the state after these events, or the time until they are allowed.
     pub(super) fn decide(&self, used: Used, events: u32, now: Now) -> Result<Used, Denied> {
         let cost = self.interval.saturating_mul(events.into());
         let (Used { whole_at, since, .. }, limit) = self.now(used, now);
@@ -179,10 +179,10 @@ impl Rule {
         (self.used(whole_at.max(latest), since), now.earliest.max(since).saturating_add(self.whole))
     }
 
-    /// The state, bounded by what this quota can owe.
+    /// Returns the state, bounded by the largest debt of this quota.
     ///
-    /// A state that lies further ahead than a whole burst was written by a clock that was set back since, or under another
-    /// quota. The bound moves with `now`, so a denial that rests on it must store it: otherwise no wait would suffice.
+    /// A state further ahead than a whole burst was written before the clock was set back, or under another quota. The
+    /// bound moves with `now`, so a denial that uses the bound must store it. Otherwise no wait would suffice.
     fn bounded(&self, used: Used, now: Now) -> Used {
         let Used { whole_at, since, .. } = used;
         let furthest = now.latest.saturating_add(self.whole);
@@ -264,7 +264,10 @@ mod tests {
                         assert_eq!(reset, None, "seed {seed}: a denial of one quota and clock is only a read");
                         let wait = u64::try_from(wait.as_nanos()).unwrap();
                         let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
-                        assert!(rule.decide(used, 1, then).is_ok(), "seed {seed}: denied after the time that was told");
+                        assert!(
+                            rule.decide(used, 1, then).is_ok(),
+                            "seed {seed}: denied after a wait of `retry_after`"
+                        );
                     }
                 }
             }
@@ -291,7 +294,7 @@ mod tests {
         }
     }
 
-    /// Quotas that change and a clock that jumps, both ways: the one wait that a denial tells is enough.
+    /// Quotas that change and a clock that jumps forward and back: one wait of `retry_after` suffices.
     #[test]
     fn waiting_retry_after_always_allows() {
         let (mut resets, mut denials) = (0, 0);
@@ -332,7 +335,7 @@ mod tests {
                     let wait = nanos(wait);
                     let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
                     used = rule.decide(used, events, then).unwrap_or_else(|denied| {
-                        panic!("seed {seed}, step {step}: {denied:?} after the time that was told")
+                        panic!("seed {seed}, step {step}: {denied:?} after a wait of `retry_after`")
                     });
                     time += wait;
                 }
@@ -341,7 +344,7 @@ mod tests {
         assert!(resets > 1_000 && denials > 10 * resets, "{resets} of {denials}");
     }
 
-    /// The state of an hour's quota is in nobody's way when the quota becomes one of a second.
+    /// A state of an hourly quota does not block a quota of one second.
     #[test]
     fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
         let hourly = Quota::per_hour(1).rule().unwrap();
@@ -352,7 +355,7 @@ mod tests {
         assert_eq!(wait, Duration::from_millis(100));
         let later = at(11 * SECOND + 100_000_000);
         assert!(rule.decide(reset.unwrap(), 1, later).is_ok());
-        // The control: a denial that stores nothing is told again and again.
+        // The control: without the stored bound, each denial is followed by another.
         assert_eq!(rule.decide(used, 1, later).unwrap_err().wait, wait);
     }
 

@@ -28,8 +28,9 @@ const MAX_ATTEMPTS: u32 = 32;
 impl Store {
     /// Opens a rate limiter, which all processes share that open it by this name, with the same quota.
     ///
-    /// A limiter can be opened again with another quota. The new quota applies at once; what a key used under the old quota
-    /// counts as one burst of the new quota at most. The first key that was used under another quota is logged at `warn`.
+    /// A limiter can be opened again with another quota. The new quota applies at once. Events under the old quota
+    /// count for at most one burst of the new quota. The limiter logs the first key that was used under another quota
+    /// at `warn`.
     ///
     /// Keys are compared byte for byte. Normalize case and Unicode of names that users choose, or each spelling has its own quota.
     ///
@@ -123,11 +124,11 @@ impl IntoFuture for OpenRateLimiter {
 ///
 /// # What this does not guarantee
 ///
-/// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose clock is
-///   ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two bursts take
-///   to come back, and ten seconds. A wait of [`retry_after`](Decision::retry_after) is enough in each case.
-/// * A rate while processes use one name with different quotas. Each applies its own, and forgives what the other counts
-///   beyond its burst.
+/// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose
+///   clock is ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two
+///   bursts take to come back, and ten seconds. A wait of [`retry_after`](Decision::retry_after) suffices in each case.
+/// * A rate while processes use one name with different quotas. Each process applies its own quota, and ignores what
+///   the other counts beyond its burst.
 /// * Fairness. Of several that wait for one key, any may come first.
 /// * A use for each permit. An event that was allowed counts, whether the caller makes use of it or not; so may one whose
 ///   check was cancelled, or failed with an unknown outcome.
@@ -145,7 +146,7 @@ struct Inner {
     timeout: Duration,
     max_attempts: u32,
     clock: ServerClock,
-    /// Whether the use of another quota was told.
+    /// Whether the use of another quota was logged.
     warned: AtomicBool,
 }
 
@@ -198,8 +199,8 @@ impl RateLimiter {
         self.check_n(key, 1).await
     }
 
-    /// Asks for several events, all or none. Zero events are always allowed: the answer tells what
-    /// [`remains`](Decision::remaining), and nothing is written for the key.
+    /// Asks for several events, all or none. Zero events are always allowed: the decision has the number of
+    /// [`remaining`](Decision::remaining) events, and nothing is written for the key.
     ///
     /// # Errors
     ///
@@ -259,7 +260,7 @@ impl Inner {
         let end = Instant::now().checked_add(timeout);
         clock.refresh(bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
-        // Of the last run of either closure: another writer may have come between.
+        // Set by the last run of either closure: the closures run again after a conflict.
         let outcome = Mutex::new(Decision { retry_after: None, remaining: 0 });
         let tell = |decision| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decision;
         let first = || {
@@ -280,11 +281,11 @@ impl Inner {
                 }
                 Err(denied) => denied,
             };
-            // By a clock that goes as much slower as is allowed for.
+            // Convert the wait to the slowest clock within the tolerated drift.
             let wait = wait + wait / (DRIFT - 1) + Duration::from_nanos(1);
             let denied = Decision { retry_after: Some(wait), remaining: rule.remaining(slot.value.used, now) };
             tell(denied);
-            // A reset is stored, though nothing is allowed.
+            // A reset is stored although no event is allowed.
             slot.value.used = reset.ok_or(denied)?;
             Ok(())
         });
@@ -296,7 +297,7 @@ impl Inner {
         }
     }
 
-    /// How many events would be allowed now; writes nothing under the key.
+    /// Returns how many events are allowed now. Writes nothing under the key.
     async fn peek(&self, key: &SlotKey, timeout: Duration) -> Result<Decision> {
         let end = Instant::now().checked_add(timeout);
         self.clock.refresh(&self.bucket, timeout).await?;
@@ -307,7 +308,7 @@ impl Inner {
         Ok(Decision { retry_after: None, remaining: self.rule.remaining(used, self.clock.now()) })
     }
 
-    /// Two processes that use one name with different quotas keep neither; that is worth one line a handle.
+    /// Two processes that use one name with different quotas keep neither quota. Log it once for each handle.
     fn warn_if_other(&self, used: Used) {
         if self.rule.differs(used) && !self.warned.swap(true, Ordering::Relaxed) {
             let (name, quota) = (&self.name, &self.quota);

@@ -1,7 +1,7 @@
 //! Where recipes keep what they know: records of their own, under reserved keys of any bucket.
 //!
-//! Each record is JSON and declares its [format](FORMAT) as `"v":1`. A record that is rewritten keeps the fields that this
-//! version does not know, so a newer version may add fields without a new format.
+//! Each record is JSON and declares its [format](FORMAT) as `"v":1`. A rewrite keeps the fields that this version does
+//! not know, so a newer version may add fields without a new format.
 
 use std::fmt;
 use std::str::FromStr;
@@ -98,7 +98,7 @@ pub(super) trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Value for V {}
 
-/// The format of the records that this version writes, and the newest that it reads. A record that declares none is of 1.
+/// The format that this version writes, and the newest that it reads. A record without a declaration has format 1.
 const FORMAT: u64 = 1;
 
 /// The name of the field that declares the format.

@@ -27,11 +27,11 @@ impl<H: MayHold> MayHold for Option<H> {
 
 /// Runs work in a separate task, which ends if the future is dropped.
 ///
-/// A caller may poll a future once and then leave it (`select!`, `buffer_unordered`). The work may hold a mutex that other
-/// callers wait for, or a place in a wait queue; as a task, it proceeds.
+/// A caller may poll a future once and then leave it (`select!`, `buffer_unordered`). The work may hold a mutex that
+/// other callers wait for, or a ticket in a wait queue. As a separate task, it proceeds.
 pub(super) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
     let mut task = Task(tokio::spawn(work));
-    // The work does not panic and only the drop aborts it, so an error means that the runtime ends.
+    // The work does not panic, and only the drop aborts it. An error therefore means that the runtime has ended.
     (&mut task.0).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed)))
 }
 

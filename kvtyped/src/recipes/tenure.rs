@@ -35,7 +35,7 @@ pub(super) enum State {
 
 /// What its holder wants of it. That nobody can want anything any more is a release, too.
 pub(super) enum Order {
-    /// Renew it from now on: its holder has it in hand.
+    /// Renew the lease from now on: its holder has the guard.
     StartRenewal,
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
@@ -65,7 +65,7 @@ pub(super) struct Claim {
     pub(super) ticket: Option<String>,
     /// What came of the attempts so far.
     pub(super) progress: Arc<Progress>,
-    /// Whether its user bounds the wait, so that errors which an administrator may undo are waited out.
+    /// Whether the user bounds the wait. If so, the wait continues after errors that an administrator may undo.
     pub(super) patient: bool,
 }
 
@@ -326,7 +326,7 @@ struct Tenure {
 impl Tenure {
     async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
-        // A future that is not polled never receives its lease, so the lease must not last.
+        // A future that is not polled never receives its lease, so the lease must expire.
         let mut in_hand = false;
         let end = loop {
             let wake = if in_hand { due.min(self.until) } else { self.until };

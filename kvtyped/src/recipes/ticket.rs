@@ -48,7 +48,7 @@ pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
     while let Some(record) = records.next().await {
         match record {
             Ok(record) if Waits::of(&record, Instant::now()).is_some() => return Ok(true),
-            // A record that is not readable is not a ticket.
+            // An unreadable record is not a ticket.
             Err(error) if !is_unreadable(&error) => return Err(error),
             _ => {}
         }
@@ -61,7 +61,7 @@ pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
 pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     let longest = || patience(claim.times.ttl);
     let mut ticket = match Ticket::draw(&line, &claim).await {
-        // Of a fair lock this is the first attempt; else that has been made.
+        // A fair lock makes its first attempt here. Other locks have made it already.
         Err(error) if claim.patient && (passes(&error) || (!fair && claim.waits_out(&error))) => {
             Ticket::draw_again(&line, &claim).await?
         }
@@ -162,7 +162,7 @@ impl Ticket {
         let ticket = Claim { marker: MARKER, ..ticket };
         match ticket.attempt(Over::Nothing).await {
             Attempt::Taken(lease) => {
-                // It is in the hand of a task, which proceeds whether anybody polls or not.
+                // A task holds the ticket, and proceeds whether its caller polls or not.
                 lease.start_renewal();
                 line.drew(&place.id, lease.state());
                 Ok(Self { place, lease })

@@ -54,16 +54,16 @@ impl Wanted {
 }
 
 impl Times {
-    /// The times of a ticket for a lease of these times. A ticket is short, so that a waiter that died is passed over soon,
-    /// also where the lease is long.
+    /// The times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
+    /// even if the lease is long.
     pub(super) fn of_ticket(self) -> Self {
         let ttl = self.ttl.min(TTL);
         Self::usual(ttl)
     }
 
-    /// The times that follow from a time to live of a second at least.
+    /// The times that follow from a TTL of at least one second.
     fn usual(ttl: Duration) -> Self {
-        // A second is what a busy machine may lose; of a short lease it would leave nothing.
+        // A busy machine may lose a second, which would leave nothing of a short lease.
         let margin = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
         Self { ttl, renew_every: (ttl / 3).min((ttl - margin) / 2), margin }
     }

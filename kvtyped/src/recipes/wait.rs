@@ -41,7 +41,8 @@ fn is_of_the_account(error: &Error) -> bool {
 }
 
 impl Claim {
-    /// Whether an error of a watch or a read ends the wait; if not, it is recorded as the cause of a later timeout.
+    /// Returns whether an error of a watch or a read ends the wait. Otherwise the error is recorded as the cause of a
+    /// later timeout.
     pub(super) fn gives_up_on(&self, error: &Error) -> bool {
         if is_final(error) || (is_of_the_account(error) && !self.patient) {
             return true;
@@ -50,7 +51,7 @@ impl Claim {
         false
     }
 
-    /// Whether the wait goes on after an attempt that failed, unless it was the first.
+    /// Whether the wait continues after a failed attempt that is not the first.
     pub(super) fn waits_out(&self, error: &Error) -> bool {
         passes(error) || (self.patient && is_of_the_account(error))
     }
@@ -77,11 +78,11 @@ impl<R> MayHold for Waited<R> {
     }
 }
 
-/// The time that a user gave a wait, from when it began.
+/// The time limit of a wait, counted from its start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Longest {
     longest: Option<Duration>,
-    /// `None` if it never ends.
+    /// `None` without a limit.
     end: Option<Instant>,
 }
 
@@ -90,7 +91,7 @@ impl Longest {
         Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
     }
 
-    /// Whether the user gave a time. Such a wait continues after errors that pass.
+    /// Whether the user set a limit. Such a wait continues after temporary errors.
     pub(super) fn is_given(self) -> bool {
         self.longest.is_some()
     }
@@ -135,7 +136,7 @@ pub(super) async fn take(
     task::acquire(take).await
 }
 
-/// Takes a free lease, without a wait.
+/// Takes a free lease without a wait.
 ///
 /// # Errors
 ///
@@ -158,9 +159,9 @@ pub(super) async fn take_now(place: &Home, part: &str, value: Option<serde_json:
     task::acquire(take).await
 }
 
-/// Whether a record is not readable as one of a recipe: it is garbage, or of a newer version.
+/// Whether a record is not readable as a recipe's record: it is garbage or has a newer format.
 pub(super) fn is_unreadable(error: &Error) -> bool {
-    // The error of a record has its revision, unlike that of an account without JetStream.
+    // The error of a record has a revision, unlike the error of an account without JetStream.
     match error.kind() {
         ErrorKind::Decode { .. } => true,
         ErrorKind::Unsupported { .. } => error.revision().is_some(),
@@ -168,7 +169,7 @@ pub(super) fn is_unreadable(error: &Error) -> bool {
     }
 }
 
-/// The error of a record in the place of a lease that is not readable: no lease can be taken until it is removed.
+/// The error of an unreadable record in the place of a lease. No lease can be taken until the record is removed.
 pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
     let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
     let (bucket, key) = (claim.bucket.name(), &claim.key);

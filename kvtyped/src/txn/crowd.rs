@@ -1,8 +1,9 @@
-//! The transactions of a bucket in this process, which take turns once they met each other.
+//! The transactions of a bucket in this process, which take turns once they have conflicted.
 //!
-//! A server works as long on a batch that it refuses as on one that it takes. So those who have met each other take turns,
-//! and those who come meanwhile look before they send. A turn only saves work: a transaction is right without one. It
-//! covers the closure, which runs in the caller's task, so a holder whose future was woken and is not polled is passed over.
+//! A refused batch costs the server as much as an accepted one. Transactions that have conflicted therefore take turns,
+//! and transactions that arrive while others take turns check their reads before they send. A turn only saves work: a
+//! transaction is correct without one. A turn covers the closure, which runs in the caller's task. A holder whose
+//! future was woken but is not polled is therefore passed over.
 
 use std::fmt;
 use std::future::Future;
@@ -18,13 +19,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::Deadline;
 
-/// How long a holder may be woken and not polled before it is passed over, and how long a waiter waits for its first look.
+/// How long a woken holder may stay unpolled before it is passed over, and how long a waiter waits before its first
+/// check.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The longest wait for a look.
+/// The longest wait between two checks.
 const LAST_LOOK: Duration = Duration::from_millis(160);
 
-/// How many send at once that have met nobody.
+/// The number of concurrent sends of transactions that have not conflicted.
 const SENDERS: usize = 8;
 
 /// The transactions of a bucket in this process.
@@ -33,9 +35,9 @@ pub(super) struct Crowd {
     /// Never held across an await.
     holder: Mutex<Option<Arc<Pulse>>>,
     free: Notify,
-    /// How many have met another, and are not done yet.
+    /// The number of unfinished transactions that have conflicted.
     met: AtomicUsize,
-    /// For those that have not. Only tasks of their own wait for it, and hold it.
+    /// Permits for transactions that have not conflicted. Only separate tasks wait for a permit and hold it.
     pub(super) sending: Semaphore,
 }
 
@@ -51,12 +53,13 @@ impl Crowd {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether some have met each other.
+    /// Whether some transactions have conflicted.
     pub(super) fn is_busy(&self) -> bool {
         self.met.load(Ordering::Acquire) > 0
     }
 
-    /// Waits for a turn. Not for ever: the holder may wait for this one, in its closure.
+    /// Waits for a turn, for half of the remaining time at most: the closure of the holder may wait for this
+    /// transaction.
     pub(super) async fn enter(self: Arc<Self>, pulse: Arc<Pulse>, deadline: Deadline) -> Option<Turn> {
         self.met.fetch_add(1, Ordering::AcqRel);
         let turn = Turn { crowd: self, pulse };
@@ -81,7 +84,7 @@ impl Turn {
             if self.take() {
                 return;
             }
-            // What is offered to a waiter that is not polled is seen at the next look.
+            // A turn that was offered to an unpolled waiter is found at the next check.
             let _ = timeout(look, free).await;
             look = (2 * look).min(LAST_LOOK);
         }
@@ -112,7 +115,7 @@ impl Drop for Turn {
 /// Whether a future is polled when it is woken.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    /// Since when it is woken and not polled.
+    /// When it was woken, if it was not polled since.
     woken: Mutex<Option<Instant>>,
 }
 
@@ -126,7 +129,7 @@ impl Pulse {
     }
 }
 
-/// A future that keeps its pulse.
+/// A future that records in its pulse when it is woken and polled.
 pub(super) struct Attended<'a, R> {
     future: BoxFuture<'a, R>,
     pulse: Arc<Pulse>,
@@ -181,7 +184,7 @@ mod tests {
         Deadline::after(Duration::from_secs(60))
     }
 
-    /// A transaction that has its turn until it is told to end.
+    /// A transaction that holds its turn until it is signalled to end.
     fn holds(crowd: &Arc<Crowd>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
         let pulse = Arc::<Pulse>::default();
         let (crowd, end, own) = (Arc::clone(crowd), Arc::clone(end), Arc::clone(&pulse));
@@ -199,7 +202,7 @@ mod tests {
         let first = tokio::spawn(holds(&crowd, &end));
         tokio::task::yield_now().await;
         let second = holds(&crowd, &end);
-        // Half of its time, and then it goes on without one.
+        // It waits for half of its time, and then continues without a turn.
         let second = tokio::spawn(second);
         tokio::time::sleep(Duration::from_secs(29)).await;
         assert!(crowd.is_busy() && !second.is_finished());
@@ -215,7 +218,7 @@ mod tests {
         let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
         let mut left = holds(&crowd, &end);
         assert!(left.as_mut().now_or_never().is_none());
-        // Waiters that are not polled either.
+        // Waiters that are also not polled.
         let mut waiters: Vec<_> = (0..10).map(|_| holds(&crowd, &end)).collect();
         waiters.iter_mut().for_each(|waiter| assert!(waiter.as_mut().now_or_never().is_none()));
         end.notify_waiters();

@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::KvModel;
 
-/// The model with which a bucket was opened: its records and those of every model that declares the same bucket live there.
+/// The model with which a bucket was opened. Its records, and those of every model that declares the same bucket, live
+/// there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Members {
     id: TypeId,

@@ -17,8 +17,10 @@ const OPERATION: &str = "commit";
 impl<T: KvModel> Bucket<T> {
     /// Several writes that are applied all or nothing.
     ///
-    /// The records may be of any models whose records live in this bucket, each with its own key template. These are the
-    /// models that declare the same bucket as `T`, or the name under which this bucket was opened. Each key is written once. It takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and checks.
+    /// The records may be of any models whose records live in this bucket, each with its own key template. These are
+    /// the models that declare the same bucket as `T`, or the name under which this bucket was opened. Each key is
+    /// written once. A transaction takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and
+    /// checks.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -135,8 +137,9 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// How long the record, or the marker of a purge, of the last write lives: one second at least, and rounded up to whole ones.
-    /// A record can have it where the bucket keeps one revision of each key. It must not be longer than the bucket's `ttl`.
+    /// How long the record, or the marker of a purge, of the last write lives: one second at least, and rounded up to
+    /// whole ones. A record can have a TTL if the bucket keeps one revision of each key. The TTL must not be longer
+    /// than the bucket's `ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {
             // A purge leaves nothing that could come back to life.
@@ -189,11 +192,10 @@ impl<T: KvModel> Transaction<'_, T> {
     /// # Errors
     ///
     /// `Conflict` if a revision is not there, and `AlreadyExists` if a record is that was to be created; both name the
-    /// key where it is known. `InvalidBatch` if a key is written twice, if there is too much of it, or
-    /// if a record's model declares another bucket. `Unsupported` if
-    /// several writes need a newer server (nats-server 2.12.1), or a bucket with
-    /// [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not tell, the outcome
-    /// is `Unknown`: all of it was applied, or nothing.
+    /// key where it is known. `InvalidBatch` if a key is written twice, if there are too many writes, or if a record's
+    /// model declares another bucket. `Unsupported` if several writes need a newer server (nats-server 2.12.1), or a
+    /// bucket with [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not
+    /// tell, the outcome is `Unknown`: all of it was applied, or nothing.
     ///
     /// # Cancel safety
     ///

@@ -158,7 +158,8 @@ impl<T: KvModel> Tx<T> {
     ///
     /// # Errors
     ///
-    /// If it cannot be encoded, or if there are too many writes. Returns `InvalidBatch` if its model declares another bucket.
+    /// Returns an error if the record cannot be encoded or if there are too many writes. Returns `InvalidBatch` if its
+    /// model declares another bucket.
     pub fn put<M: KvModel>(&self, record: &M) -> Result<()> {
         self.stage_record(record, None)
     }
@@ -167,7 +168,8 @@ impl<T: KvModel> Tx<T> {
     ///
     /// # Errors
     ///
-    /// As of [`put`](Self::put), and if the bucket does not keep one revision of each key, or has a shorter `ttl`.
+    /// Those of [`put`](Self::put). Also fails if the bucket does not keep one revision of each key, or has a shorter
+    /// `ttl`.
     pub fn put_for<M: SingleRevision>(&self, record: &M, ttl: Duration) -> Result<()> {
         self.stage_record(record, Some(ttl))
     }

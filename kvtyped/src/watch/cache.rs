@@ -52,7 +52,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Those of a watch that does not begin. Returns `Timeout` if the listing makes no progress within
+    /// Returns the error of the watch if it cannot start. Returns `Timeout` if the listing makes no progress within
     /// [`timeout`](OpenCache::timeout). A listing of any length succeeds while new entries arrive.
     pub fn cache(&self, filter: impl Into<Filter<T>>) -> OpenCache<'_, T> {
         OpenCache { bucket: self, filter: filter.into(), timeout: None }
@@ -69,8 +69,8 @@ pub struct OpenCache<'a, T: KvModel> {
 }
 
 impl<T: KvModel> OpenCache<'_, T> {
-    /// Bounds the time without progress of the listing; the store's timeout by default. Each new entry is progress, as in a
-    /// list; an entry of a repeated listing is not.
+    /// Bounds the time without progress of the listing. The default is the store's timeout. Each new entry is progress,
+    /// as in a list. A repeated entry is not.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -90,11 +90,11 @@ async fn fill<T: KvModel>(news: NewsStream, bucket: &str, idle: Duration) -> Res
     let mut progress = shared.progress.subscribe();
     let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
     let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
-    // The keeper ends, or its watch fails, only with an error that the cache then has.
+    // If the keeper ends or its watch fails, the cache has the error.
     let over = loop {
         let advanced = cache.inner.shared.advanced();
         let ready = progress.wait_for(|progress| progress.ready || progress.over || progress.failed);
-        // A time that no clock can hold is no bound.
+        // A time beyond the range of the clock is no bound.
         let ready = match advanced.checked_add(idle) {
             Some(until) => timeout_at(until, ready).await,
             None => Ok(ready.await),
@@ -145,7 +145,7 @@ pub struct CacheChange<T: KvModel> {
     pub old: Option<Arc<Entry<T>>>,
     /// The record after.
     pub new: Option<Arc<Entry<T>>>,
-    /// Why there is no record after, if one is stored and does not decode.
+    /// The error of the new record, if it does not decode.
     pub error: Option<Arc<Error>>,
 }
 
@@ -162,8 +162,8 @@ impl<T: KvModel> Cache<T> {
         self.inner.shared.contents.load().records.pin().get(key).cloned()
     }
 
-    /// The record of a key, if it is cached. Unlike [`Cache::get`] it tells an absent record from one that does not decode.
-    /// The cache keeps one error for each such key.
+    /// The record of a key, if it is cached. Unlike [`Cache::get`], this method distinguishes an absent record from one
+    /// that does not decode. The cache keeps one error for each undecodable record.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -270,14 +270,15 @@ impl<T: KvModel> Cache<T> {
         }
     }
 
-    /// How long ago the cache was last up to date as far as it knew: about a second at most while all is well. It grows
-    /// while the connection is lost and until the cache has caught up; [`last_error`](Self::last_error) says why.
+    /// The time since the cache was last known to be up to date: at most about a second in normal operation. It grows
+    /// while the connection is lost and until the cache has caught up. [`last_error`](Self::last_error) returns the
+    /// cause.
     pub fn staleness(&self) -> Duration {
         self.inner.shared.progress.borrow().heard.elapsed()
     }
 
-    /// The last thing that went wrong: a record that does not decode, a bucket that was deleted, a denied permission, a lost
-    /// connection. The error of the watch is forgotten once the cache has caught up; the error of a record stays.
+    /// The last error: a record that does not decode, a bucket that was deleted, a denied permission or a lost
+    /// connection. The error of the watch is cleared once the cache has caught up. The error of a record stays.
     /// `Closed` if the cache has ended, because the store was closed or the tokio runtime of the cache ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -365,7 +366,7 @@ mod tests {
         News::Entry(entry, 0)
     }
 
-    /// A watch that tells something every second, and then nothing.
+    /// A watch that delivers an entry every second, and then nothing.
     fn slow(news: Vec<News>) -> NewsStream {
         let told = stream::iter(news).then(|news| async {
             tokio::time::sleep(SECOND).await;

@@ -98,7 +98,7 @@ impl Drop for Feed {
 pub(super) fn coalesce(mut news: NewsStream) -> NewsStream {
     let shared = Arc::new((Mutex::new(Waiting::default()), Notify::new()));
     let feed = Arc::clone(&shared);
-    // Made now: a runtime that ends may never poll the task.
+    // Created before the task starts: a runtime that ends may never poll the task.
     let feed = Feed(feed);
     let listener = Listener(tokio::spawn(async move {
         while let Some(news) = news.next().await {

@@ -35,7 +35,7 @@ pub enum Event<T: KvModel> {
     Removed {
         /// Its key.
         key: T::Key,
-        /// The revision of the removal; of the record that expired, where the server wrote no marker.
+        /// The revision of the removal. If the server wrote no marker, the revision of the expired record.
         revision: Revision,
         /// How it went.
         reason: Removed,
@@ -93,7 +93,7 @@ impl<T: KvModel> Events<T> {
         &self.bucket
     }
 
-    /// Waits for the next news: the event, or `None` where the watch only reports that it works.
+    /// Waits for the next item: an event, or `None` if the watch only reports that it is alive.
     pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
         let news = self.news.next().await?;
         Some(self.event(news))

@@ -19,24 +19,24 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// How old the last look at the server's clock may be when a record is evicted. A clock that was set back since then
-/// could make the eviction premature.
+/// How old the last reading of the server's clock may be when a record is evicted. If the clock was set back since, the
+/// eviction could be premature.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// How often the server's clock and the settings of the bucket are read while records can expire.
 const REFRESH: Duration = Duration::from_secs(60);
 
-/// How soon a failed first look is repeated.
+/// The pause after a failed first reading.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long one look may take.
+/// The time limit of one reading.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Adds the expiries that the server does not announce to the news of a watch.
+/// Adds expiries that the server does not announce to the items of a watch.
 ///
-/// The due time of a record is its creation plus its time to live, both of the server. It is compared with the server's
-/// clock: the time of its last answer plus the time since that answer arrived, so the estimate is never ahead. An eviction
-/// has the revision of the expired record. If the server writes markers, nothing is tracked.
+/// The due time of a record is its creation time plus its TTL, both from the server. It is compared with an estimate of
+/// the server's clock: the time in its last reply plus the time since that reply arrived. The estimate is never ahead
+/// of the clock. An eviction has the revision of the expired record. If the server writes markers, nothing is tracked.
 pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     let expiry = Expiry::new(news, raw);
     stream::unfold(expiry, |mut expiry| async move {
@@ -46,12 +46,12 @@ pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     .boxed()
 }
 
-/// When the records of a bucket expire without a marker.
+/// The rule by which the records of a bucket expire without a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
-    /// The time to live of the bucket.
+    /// The TTL of the bucket.
     bucket: Option<Duration>,
-    /// Whether a record's own time to live takes effect. Where older revisions are kept, the newest of them reappears
+    /// Whether a record's own TTL takes effect. If the bucket keeps older revisions, the newest of them reappears
     /// instead, which only a read would show.
     own: bool,
 }
@@ -65,14 +65,14 @@ struct Tracked {
 }
 
 impl Rule {
-    /// The rule of a bucket; `None` where the server writes markers.
+    /// The rule of a bucket. `None` if the server writes markers.
     fn of(status: &BucketStatus) -> Option<Self> {
         let config = &status.config;
         let own = status.entry_ttl && config.history == Some(1);
         config.limit_markers.is_none().then_some(Self { bucket: config.ttl, own })
     }
 
-    /// When a record expires, if it does.
+    /// The time at which a record expires, if any.
     fn due(self, record: &Tracked) -> Option<SystemTime> {
         if record.ttl.is_some_and(Ttl::is_never) {
             return None;
@@ -86,12 +86,12 @@ impl Rule {
 struct Expiry {
     news: NewsStream,
     raw: Arc<dyn RawBucket>,
-    /// `None` where the server announces expiries.
+    /// `None` if the server announces expiries.
     rule: Option<Rule>,
     tracked: HashMap<Key, Tracked>,
     /// The tracked records that expire, by due time.
     due: BTreeMap<(SystemTime, Revision), Key>,
-    /// The time of the server's last answer, and when it arrived.
+    /// The time in the server's last reply, and when the reply arrived.
     clock: Option<(SystemTime, Instant)>,
     /// When the server was last asked, with or without success.
     looked: Option<Instant>,
@@ -101,7 +101,7 @@ struct Expiry {
 impl Expiry {
     fn new(news: NewsStream, raw: Arc<dyn RawBucket>) -> Self {
         let config = raw.config();
-        // Whether single records can expire is learned with the time of the server.
+        // The first reading of the clock also reports whether single records can expire.
         let rule = config.limit_markers.is_none().then_some(Rule { bucket: config.ttl, own: false });
         let (tracked, due) = (HashMap::new(), BTreeMap::new());
         Self { news, raw, rule, tracked, due, clock: None, looked: None, look: None }
@@ -153,7 +153,7 @@ impl Expiry {
             News::Resync => {
                 self.tracked.clear();
                 self.due.clear();
-                // The bucket may be another one, with other settings.
+                // The bucket may have been recreated with other settings.
                 (self.clock, self.looked) = (None, None);
             }
             News::Ready | News::Lagging(_) | News::Alive(_) | News::Interrupted(_) => {}
@@ -167,13 +167,14 @@ impl Expiry {
         }
     }
 
-    /// The time of the server now, or a little before.
+    /// The estimated time of the server, which may be slightly behind.
     fn now(&self) -> Option<SystemTime> {
         let (time, at) = self.clock?;
         time.checked_add(at.elapsed())
     }
 
-    /// Removes the next record that has expired; `None` while none has, or while the server has to be asked first.
+    /// Removes the next expired record. Returns `None` if no record has expired, or if the server's clock must be read
+    /// first.
     fn evict(&mut self) -> Option<RawEntry> {
         let ((due, _), _) = self.due.first_key_value()?;
         if self.now()? < *due || self.looked?.elapsed() >= FRESH {
@@ -185,12 +186,12 @@ impl Expiry {
         Some(RawEntry { key, revision, created: due, operation, value: Bytes::new(), ttl: None, id: None })
     }
 
-    /// Whether the server has to be asked for its time now.
+    /// Whether the server's clock must be read now.
     fn needs_look(&self) -> bool {
         self.look.is_none() && self.next_look().is_some_and(|at| at <= Instant::now())
     }
 
-    /// When the server has to be asked for its time; `None` while nothing can expire.
+    /// When the server's clock must be read. `None` while nothing can expire.
     fn next_look(&self) -> Option<Instant> {
         if self.tracked.is_empty() {
             return None;
@@ -204,7 +205,7 @@ impl Expiry {
         Some(refresh.min(due.max(looked + FRESH)))
     }
 
-    /// When there is something to do without news.
+    /// When there is something to do although no item arrives.
     fn wake(&self) -> Option<Instant> {
         if self.look.is_some() {
             return None;
@@ -215,14 +216,14 @@ impl Expiry {
         Some(due.map_or(look, |due| look.min(Instant::now() + due)))
     }
 
-    /// Takes over the time of the server and the settings of the bucket. Without an answer the last estimate counts.
+    /// Updates the time of the server and the settings of the bucket. Without a reply the last estimate is used.
     fn learn(&mut self, status: Option<Result<BucketStatus>>) {
         self.looked = Some(Instant::now());
         let status = match status {
             Some(Ok(status)) => status,
             Some(Err(error)) => {
                 let bucket = &self.raw.config().name;
-                tracing::debug!(bucket, %error, "a watch that evicts expired records does not learn the server's time");
+                tracing::debug!(bucket, %error, "cannot read the server's clock; expiry uses the last estimate");
                 return;
             }
             None => return,
@@ -268,7 +269,7 @@ mod tests {
     }
 
     impl Expiry {
-        /// The server answers that it is this time, and something else about the bucket.
+        /// A reply of the server with this time and this expiry rule.
         async fn says(&mut self, now: Duration, also: impl FnOnce(&mut BucketStatus)) {
             let mut status = self.raw.status(Deadline::after(SECOND)).await.unwrap();
             status.now = EPOCH + now;
@@ -339,12 +340,12 @@ mod tests {
         tokio::time::advance(12 * SECOND).await;
         assert_eq!(expiry.evicted(), [0; 0], "the estimate is too old");
         assert!(expiry.needs_look());
-        // The clock of the server was set back.
+        // The server's clock was set back.
         expiry.says(104 * SECOND, |_| {}).await;
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(SECOND).await;
         assert_eq!(expiry.evicted(), [1]);
-        // Without an answer the estimate counts.
+        // Without a reply the estimate is used.
         tokio::time::advance(20 * SECOND).await;
         expiry.learn(Some(Err(crate::error::Error::unavailable("no answer"))));
         assert_eq!(expiry.evicted(), [2]);
@@ -363,7 +364,7 @@ mod tests {
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(SECOND).await;
         expiry.says(110 * SECOND, |status| status.entry_ttl = true).await;
-        assert_eq!(expiry.evicted(), [2], "the time to live of the bucket bounds it");
+        assert_eq!(expiry.evicted(), [2], "the TTL of the bucket bounds it");
         tokio::time::advance(3600 * SECOND).await;
         expiry.says(3710 * SECOND, |status| status.entry_ttl = true).await;
         assert_eq!(expiry.evicted(), [0; 0]);

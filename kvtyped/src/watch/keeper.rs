@@ -39,7 +39,8 @@ impl<T: KvModel> Contents<T> {
         Self { records: HashMap::new(), undecodable: HashMap::new() }
     }
 
-    /// Returns the record of a key, or the error of its newest record. A concurrent change is seen entirely or not at all.
+    /// Returns the record of a key, or the error of its newest record. A concurrent change is visible entirely or not
+    /// at all.
     pub(super) fn get(&self, key: &T::Key) -> Result<Option<Arc<Entry<T>>>, Arc<Error>> {
         let (records, undecodable) = (self.records.pin(), self.undecodable.pin());
         if let Some(entry) = records.get(key) {
@@ -48,11 +49,11 @@ impl<T: KvModel> Contents<T> {
         if let Some(error) = undecodable.get(key) {
             return Err(Arc::clone(error));
         }
-        // A record that came after the first look is there before its error goes.
+        // A good record is inserted before the error of the key is removed, so look again.
         Ok(records.get(key).cloned())
     }
 
-    /// Takes one change in.
+    /// Applies one change.
     fn apply(&self, key: T::Key, new: Result<Option<Arc<Entry<T>>>, Arc<Error>>) -> Option<CacheChange<T>> {
         let (records, undecodable) = (self.records.pin(), self.undecodable.pin());
         let (old, new, error) = match new {
@@ -65,7 +66,7 @@ impl<T: KvModel> Contents<T> {
                 undecodable.remove(&key);
                 (records.remove(&key).cloned(), None, None)
             }
-            // The error first, so that the key never looks absent.
+            // Insert the error first, so that the key never appears absent.
             Err(error) => {
                 undecodable.insert(key.clone(), Arc::clone(&error));
                 (records.remove(&key).cloned(), None, Some(error))
@@ -80,7 +81,7 @@ pub(super) struct Shared<T: KvModel> {
     pub(super) bucket: String,
     /// Swapped whole after a resync, so that nobody sees it half full.
     pub(super) contents: ArcSwap<Contents<T>>,
-    /// When the cache was opened, and how long after that an entry came last that was new.
+    /// When the cache was opened, and how long after that the last new entry arrived.
     opened: Instant,
     advanced: AtomicU64,
     /// Held by the keeper while it writes, and by whoever adds an index.
@@ -123,7 +124,7 @@ impl<T: KvModel> Shared<T> {
         error
     }
 
-    /// Forgets an error that is over, unless another came after it.
+    /// Clears an error that has passed, unless another one followed.
     fn recover(&self, from: &Arc<Error>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         if error.as_ref().is_some_and(|error| Arc::ptr_eq(error, from)) {
@@ -131,7 +132,7 @@ impl<T: KvModel> Shared<T> {
         }
     }
 
-    /// When the listing made progress last.
+    /// When the listing last made progress.
     pub(super) fn advanced(&self) -> Instant {
         self.opened + Duration::from_micros(self.advanced.load(Ordering::Relaxed))
     }
@@ -199,14 +200,14 @@ impl<T: KvModel> Drop for End<T> {
     }
 }
 
-/// The error of a handle whose task was dropped before its end.
+/// The error of a handle whose task was dropped before it ended.
 pub(super) fn runtime_ended() -> Error {
     Error::new(ErrorKind::Closed).caused_by("the tokio runtime of the handle has ended")
 }
 
 /// Keeps the cache, until its last handle goes or nothing comes any more.
 pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl Future<Output = ()> + Send {
-    // Made now: a runtime that ends may never poll the task.
+    // Created before the task starts: a runtime that ends may never poll the task.
     let end = End { shared, is_known: false };
     async move {
         let shared = &end.shared;
@@ -230,7 +231,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
         let mut ready = false;
         match news {
             Ok(News::Entry(raw, _)) => {
-                // The expiry of an older record may come late.
+                // The expiry of an older record may arrive late.
                 reached = reached.max(raw.revision);
                 if aside.is_some() && raw.revision > highest {
                     shared.advance();

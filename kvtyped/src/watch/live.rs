@@ -22,9 +22,9 @@ impl<T: KvModel> ReadBucket<T> {
     /// Keeps the value of one key at hand: configuration that is reloaded while the program runs.
     ///
     /// A value that does not decode, or that [`validate`](OpenLive::validate) rejects, is not taken: the last good one
-    /// stays, and [`Live::last_error`] tells why. So does the last good one when the record is removed, unless there is a
-    /// default. It drives itself, in a task that ends with the last handle. Each revision that is not taken is logged once at
-    /// `warn`, with the message of the check. [`Live::errors`] returns a receiver of these errors.
+    /// stays, and [`Live::last_error`] tells why. So does the last good one when the record is removed, unless there is
+    /// a default. A task updates the value and ends with the last handle. Each invalid record is logged once at `warn`,
+    /// with the reason. [`Live::errors`] returns a receiver of these errors.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -47,9 +47,9 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Without a default: `NotFound`, or why the record is not taken, if there is no good one within the store's time. With a
-    /// default: at once why the first record is not taken, unless [`or_default_if_invalid`](OpenLive::or_default_if_invalid)
-    /// is given.
+    /// Without a default: returns `NotFound`, or the error of the record, if no valid record arrives within the
+    /// timeout. With a default: returns the error of an invalid first record at once, unless
+    /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given.
     pub fn live<'a>(&'a self, key: &'a T::Key) -> OpenLive<'a, T> {
         let rules = Rules { default: None, default_if_invalid: false, check: None };
         OpenLive { bucket: self, key, rules, timeout: None }
@@ -80,8 +80,9 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self
     }
 
-    /// Starts with the default also if the first record does not decode or is rejected. The error is logged at
-    /// `warn`, and [`Live::last_error`] returns it. The default is that of [`or_else`](Self::or_else), or else the type's own.
+    /// Starts with the default also if the first record does not decode or is rejected. The error is logged at `warn`,
+    /// and [`Live::last_error`] returns it. The default is that of [`or_else`](Self::or_else), if given, or that of the
+    /// type.
     pub fn or_default_if_invalid(mut self) -> Self
     where
         T: std::default::Default,
@@ -100,8 +101,8 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self
     }
 
-    /// How long to wait for the first good value; the store's time by default. During the listing it bounds the time without
-    /// progress, and each event of the key is progress.
+    /// Sets how long to wait for the first valid value. The default is the store's timeout. During the listing it
+    /// bounds the time without progress, and each event of the key is progress.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -178,7 +179,7 @@ impl<T: KvModel> Live<T> {
         value.load_full()
     }
 
-    /// Waits until the value is another than the one that this handle loaded last, and returns it. A value that is not taken
+    /// Waits until the value differs from the one that this handle loaded last, and returns it. An invalid record
     /// changes nothing: see [`errors`](Self::errors).
     ///
     /// # Errors
@@ -203,8 +204,8 @@ impl<T: KvModel> Live<T> {
         Ok(self.load())
     }
 
-    /// A receiver of what [`last_error`](Self::last_error) returns: `Some` when a value is not taken, `None` when a later one
-    /// is.
+    /// Returns a receiver of the [`last_error`](Self::last_error): `Some` when a record is invalid, `None` when a later
+    /// one is valid.
     pub fn errors(&self) -> watch::Receiver<Option<Arc<Error>>> {
         self.inner.shared.error.subscribe()
     }
@@ -221,7 +222,7 @@ impl<T: KvModel> Live<T> {
         Revision::new(self.inner.shared.revision.load(Ordering::Acquire))
     }
 
-    /// Returns the error of the newest value if it was not taken, or `Closed` if the live value has ended.
+    /// Returns the error of the newest record if it is invalid, or `Closed` if the live value has ended.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! What keeps a live value: the task that judges each record, and what it writes.
+//! The keeper of a live value: the task that checks each record, and the state that it updates.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use crate::revision::Revision;
 pub(super) type Default<T> = Box<dyn Fn() -> T + Send + Sync>;
 pub(super) type Check<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// What the keeper writes and the handles read.
+/// The state that the keeper writes and the handles read.
 pub(super) struct Shared<T: KvModel> {
     pub(super) value: ArcSwap<T>,
-    /// Grows with each value.
+    /// Increases with each value.
     pub(super) version: AtomicU64,
     pub(super) revision: AtomicU64,
-    /// Every value. Its sender is the keeper's, and ends with that.
+    /// Receives every value. The keeper owns the sender, so the channel closes when the keeper ends.
     pub(super) values: watch::Receiver<Arc<T>>,
-    /// Why the newest value was not taken, or why nothing comes any more.
+    /// Why the newest record is invalid, or why the live value has ended.
     pub(super) error: watch::Sender<Option<Arc<Error>>>,
 }
 
 impl<T: KvModel> Shared<T> {
-    /// The shared state of a first value, and the sender of the next ones.
+    /// Creates the shared state with a first value. Also returns the sender of later values.
     pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
         let (sender, values) = watch::channel(Arc::clone(&value));
         let shared = Self {
@@ -43,37 +43,37 @@ impl<T: KvModel> Shared<T> {
     }
 }
 
-/// Makes values of events.
+/// Turns events into values.
 pub(super) struct Keeper<T: KvModel> {
     events: Events<T>,
     key: String,
     rules: Rules<T>,
-    /// Why the last value was not taken.
+    /// Why the last record is invalid.
     refusal: Option<Arc<Error>>,
-    /// Why the watch does not work, until it does again.
+    /// The error of the watch, until the watch works again.
     failure: Option<Arc<Error>>,
-    /// Whether the listing that goes on, or went on last, had a record.
+    /// Whether the current or last listing contained a record.
     listed: bool,
-    /// Whether all that was there at first was told.
+    /// Whether the first listing is complete.
     pub(super) is_ready: bool,
-    /// Whether there was a value, or its default, ever.
+    /// Whether a value or the default was ever set.
     has_value: bool,
-    /// The revision that was last logged as not taken.
+    /// The last revision that was logged as invalid.
     logged: Revision,
 }
 
-/// Which values are taken, and what stands for those that are not.
+/// The check of a live value, and its default.
 pub(super) struct Rules<T> {
     pub(super) default: Option<Default<T>>,
-    /// Whether the default stands for an invalid first record, too.
+    /// Whether the default also replaces an invalid first record.
     pub(super) default_if_invalid: bool,
     pub(super) check: Option<Check<T>>,
 }
 
-/// What an event makes of the value.
+/// The effect of an event on the value.
 pub(super) enum Step<T> {
     Value(Arc<T>, Revision),
-    /// The error of the keeper changed: a value was not taken, or the watch failed or works again.
+    /// The error of the keeper changed: a record is invalid, or the watch failed or recovered.
     Error,
     /// The first record is invalid, and the default must not hide it.
     Invalid,
@@ -106,7 +106,7 @@ impl<T: KvModel> Keeper<T> {
         self.failure.is_some() && !self.is_ready
     }
 
-    /// What the next event makes of the value. `None` is the end.
+    /// Returns the effect of the next event. `None` means that the watch has ended.
     pub(super) async fn next(&mut self) -> Option<Step<T>> {
         let Some(event) = self.events.next_or_idle().await? else {
             return Some(self.failure.take().map_or(Step::Nothing, |_| Step::Error));
@@ -140,7 +140,7 @@ impl<T: KvModel> Keeper<T> {
                     return Some(Step::Invalid);
                 }
                 match self.default_value() {
-                    // Where a value was not taken, the reason stays.
+                    // If the last record is invalid, keep the reason.
                     Ok(Some(value)) => {
                         self.has_value = true;
                         return Some(Step::Value(Arc::new(value), Revision::ZERO));
@@ -173,12 +173,12 @@ impl<T: KvModel> Keeper<T> {
         Arc::new(error.within("live", self.events.bucket(), Some(&self.key)))
     }
 
-    /// Logs each revision that is not taken once.
+    /// Logs each invalid revision once.
     fn log(&mut self, error: &Error) {
         let Some(revision) = error.revision().filter(|revision| *revision != self.logged) else { return };
         self.logged = revision;
         let (bucket, key) = (self.events.bucket(), &self.key);
-        tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value is not taken; the last good one stays");
+        tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
     }
 
     fn take(&mut self, value: T, revision: Revision) -> Step<T> {
@@ -187,7 +187,7 @@ impl<T: KvModel> Keeper<T> {
         Step::Value(Arc::new(value), revision)
     }
 
-    /// What the check says of a value. One at which it panics is not taken.
+    /// Checks a value. A panic of the check rejects the value.
     fn judge(&self, value: &T) -> Result<(), String> {
         let Some(check) = &self.rules.check else { return Ok(()) };
         match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
@@ -203,7 +203,7 @@ impl<T: KvModel> Keeper<T> {
     }
 }
 
-/// Tells the handles that nothing comes any more, with a reason, and then ends the channel of the values.
+/// Records the reason for the end, and then closes the channel of values.
 struct End<T: KvModel> {
     shared: Arc<Shared<T>>,
     sender: watch::Sender<Arc<T>>,
@@ -225,13 +225,13 @@ impl<T: KvModel> Drop for End<T> {
     }
 }
 
-/// Keeps the value, until its last handle goes or nothing comes any more.
+/// Updates the value until the last handle is dropped or the watch ends.
 pub(super) fn keep<T: KvModel>(
     mut keeper: Keeper<T>,
     shared: Arc<Shared<T>>,
     sender: watch::Sender<Arc<T>>,
 ) -> impl Future<Output = ()> + Send {
-    // Made now: a runtime that ends may never poll the task.
+    // Created before the task starts: a runtime that ends may never poll the task.
     let end = End { shared, sender, is_known: false };
     async move {
         let shared = &end.shared;

@@ -44,11 +44,11 @@ impl<T: KvModel> ReadBucket<T> {
     /// lost. Where something may have been missed meanwhile, [`Event::Resync`] says so, and what is there is told again. You
     /// see the newest state of every record, but not necessarily every state in between.
     ///
-    /// A record that expires is an [`Event::Removed`], also where the server writes no marker of it: in buckets with
-    /// `max_bytes`, on servers before 2.11, and in buckets of other clients. The watch then evicts the record by its time to
-    /// live and the server's clock, never early; the server itself may serve the record for a moment longer. For that the
-    /// watch keeps the keys of the records that can expire: about 200 bytes each, plus two copies of the key. With
-    /// [`updates_only`](Watch::updates_only) it does not know older records, and reports no expiry of them.
+    /// A record that expires is an [`Event::Removed`], also if the server writes no marker: in buckets with
+    /// `max_bytes`, on servers before 2.11, and in buckets of other clients. The watch then evicts the record by its
+    /// TTL and the server's clock, never early. The server itself may serve the record for a moment longer. For this
+    /// purpose the watch keeps the keys of the records that can expire: about 200 bytes each, plus two copies of the
+    /// key. With [`updates_only`](Watch::updates_only) it does not know older records, and reports no expiry of them.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -72,10 +72,10 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and tells
-    /// a `Resync` if the bucket is made anew. Errors that an administrator may undo are also told once: `PermissionDenied`,
-    /// `Unauthorized`, or `Unsupported` where JetStream was disabled. The stream then retries until it works again. Only
-    /// `Closed` is the last item. A record that does not decode is an [`Event::Undecodable`].
+    /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and
+    /// tells a `Resync` if the bucket is made anew. Errors that an administrator may undo are also reported once:
+    /// `PermissionDenied`, `Unauthorized`, or `Unsupported` if JetStream was disabled. The stream then retries until it
+    /// works again. Only `Closed` is the last item. A record that does not decode is an [`Event::Undecodable`].
     ///
     /// # Cancel safety
     ///

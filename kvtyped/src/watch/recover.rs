@@ -18,7 +18,7 @@ const LAG: u64 = 1_000;
 /// What a watch tells, whatever happens to its sittings.
 #[derive(Debug)]
 pub(super) enum News {
-    /// An entry, and how many that match are behind it.
+    /// An entry, and the number of matching entries that are pending after it.
     Entry(RawEntry, u64),
     /// All current entries were told.
     Ready,
@@ -28,7 +28,8 @@ pub(super) enum News {
     Lagging(u64),
     /// Nothing happens. Everything up to this revision was told.
     Alive(Revision),
-    /// The session was lost, for this reason, and another is tried; told once until the watch has caught up (`Alive`, `Ready`).
+    /// The session was lost for this reason, and another one is tried. Reported once until the watch has caught up
+    /// (`Alive`, `Ready`).
     Interrupted(Error),
 }
 
@@ -45,8 +46,8 @@ type Sitting = BoxStream<'static, Result<Signal>>;
 
 /// Where a watch is.
 enum State {
-    /// There is no sitting. One that does not begin is tried again, less and less often. Errors that the reader must know
-    /// are told once and waited out; only a closed connection is the end.
+    /// There is no session. A session that does not start is retried with a growing backoff. Errors that the reader
+    /// must know are reported once, and the watch retries. Only a closed connection ends the watch.
     Begin(Since),
     /// A sitting that began so tells what is there. If it ends, what is there is told from the start, behind a `Resync`;
     /// unless it goes on behind a revision, and so in the order of revisions: the next does, too.
@@ -68,7 +69,7 @@ pub(super) struct Recovery {
     bucket: Option<(SystemTime, Revision)>,
     /// Everything up to here was told.
     position: Revision,
-    /// The highest position ever reached: only what lies beyond it is progress, which resets the backoff.
+    /// The highest position ever reached. Only entries beyond it are progress, which resets the backoff.
     furthest: Revision,
     /// The keys that were delivered, for the proof that a session resumes without a gap.
     delivered: Delivered,
@@ -78,7 +79,7 @@ pub(super) struct Recovery {
     /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
     owes_ready: bool,
     told_anything: bool,
-    /// The errors that the reader knows of, since the last sitting that was ready.
+    /// The errors that were reported since the last session was ready.
     told_errors: Vec<Discriminant<ErrorKind>>,
     lagging: bool,
     held_back: Option<News>,
@@ -270,7 +271,7 @@ impl Recovery {
             State::Begin(since) => since,
             State::Listing(_, since @ (Since::Newest | Since::History)) if self.position == Revision::ZERO => since,
             // A listing is in the order of revisions, so it has sent every key whose newest revision is not beyond the
-            // position. The next session sends the others, and proves that it missed no removal or lists again.
+            // position. The next session sends the other keys. It proves that it missed no removal, or lists again.
             State::Listing(..) | State::Live(_) => Since::After(self.position),
             State::Over => return Some(None),
         };
@@ -291,7 +292,7 @@ impl Recovery {
                 self.resync = true;
                 false
             }
-            // Denied, or without JetStream: an administrator may undo that.
+            // A denied permission or disabled JetStream: an administrator may undo either.
             _ => {
                 self.state = State::Begin(next);
                 false

@@ -36,10 +36,10 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if the
-    /// bucket goes meanwhile. A record that does not decode does not end the wait, since a later one may decode; its `Decode`
-    /// error is the `source` of the timeout. A permission that is denied during the wait ends a wait without a timeout. With
-    /// a timeout the wait continues, and the denial is the `source` of the timeout.
+    /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if
+    /// the bucket goes meanwhile. A record that does not decode does not end the wait, because a later one may decode.
+    /// Its `Decode` error is the `source` of the timeout. Without a timeout, a permission that is denied during the
+    /// wait ends the wait. With a timeout, the wait continues, and the denial is the `source` of the timeout.
     ///
     /// # Cancel safety
     ///
@@ -113,7 +113,7 @@ where
     }
 }
 
-/// Whether a watch continues after an error, since an administrator may undo the cause.
+/// Whether a watch continues after an error, because an administrator may undo the cause.
 fn may_be_undone(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed)
 }
