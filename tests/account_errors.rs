@@ -1,4 +1,4 @@
-//! Account errors that pass: watches and the handles above them report the error once, retry, and catch up.
+//! Temporary account errors: watches and the handles above them report the error once, retry, and catch up.
 //!
 //! Each fault is a reload of the configuration of a running server.
 
@@ -14,10 +14,11 @@ use crate::support::{SOON, Session, SessionKey};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long the guest waits for one operation: short, so that every fault outlasts it.
+/// The timeout of the guest's operations. It is short, so that every fault outlasts it.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A fault: what the reload replaces in the configuration of the server, and whether the administrator can still write.
+/// A fault: the text that the reload replaces in the configuration of the server, and whether the administrator can
+/// still write.
 struct Fault {
     sound: &'static str,
     faulty: &'static str,
@@ -85,7 +86,7 @@ struct Guest {
     _member: Member<String>,
 }
 
-/// What the watch of the guest reported.
+/// The events and errors of the guest's watch.
 #[derive(Default)]
 struct Watched {
     last: Option<Session>,
@@ -110,14 +111,14 @@ impl Guest {
         let sink = Arc::clone(&watched);
         let task = tokio::spawn(async move {
             while let Some(item) = events.next().await {
-                let mut watched = sink.lock().expect("nobody panics");
+                let mut watched = sink.lock().expect("no panic");
                 match item {
                     Ok(Event::Put(entry)) => watched.last = Some(entry.into_value()),
                     Ok(_) => {}
                     Err(error) => watched.errors.push(error),
                 }
             }
-            sink.lock().expect("nobody panics").ended = true;
+            sink.lock().expect("no panic").ended = true;
         });
         let guest =
             Self { server, admin, sessions: opened, store, cache, live, view, watched, _task: task, _member: member };
@@ -130,7 +131,7 @@ impl Guest {
         let key = SessionKey::new("acme", 1);
         let caught_up = wait::within(SOON, async || {
             let cached = self.cache.get(&key).is_some_and(|entry| entry.visits == visits);
-            let watched = self.watched.lock().expect("nobody panics").last.as_ref().map(|last| last.visits);
+            let watched = self.watched.lock().expect("no panic").last.as_ref().map(|last| last.visits);
             (cached && self.live.load().visits == visits && watched == Some(visits)).then_some(())
         });
         if visits == 1 {
@@ -143,7 +144,7 @@ impl Guest {
             self.cache.last_error(),
             self.live,
             self.live.last_error(),
-            self.watched.lock().expect("nobody panics").errors,
+            self.watched.lock().expect("no panic").errors,
         );
     }
 
@@ -160,13 +161,13 @@ impl Guest {
             end_sessions(&self.server, "nodes").await;
         }
         let told = wait::within(SOON, async || {
-            let told = !self.watched.lock().expect("nobody panics").errors.is_empty();
+            let told = !self.watched.lock().expect("no panic").errors.is_empty();
             (told && self.cache.last_error().is_some() && self.live.last_error().is_some()).then_some(())
         });
         assert!(
             told.await.is_some(),
             "the fault was not reported: {:?}, {:?}, {:?}",
-            self.watched.lock().expect("nobody panics").errors,
+            self.watched.lock().expect("no panic").errors,
             self.cache.last_error(),
             self.live.last_error(),
         );
@@ -183,7 +184,7 @@ impl Guest {
         self.catches_up(3).await;
         assert!(self.live.last_error().is_none(), "{:?}", self.live.last_error());
         {
-            let watched = self.watched.lock().expect("nobody panics");
+            let watched = self.watched.lock().expect("no panic");
             assert!(!watched.ended);
             assert!(watched.errors.iter().any(|error| is_expected(error.kind())), "{:?}", watched.errors);
             for (at, error) in watched.errors.iter().enumerate() {
@@ -229,7 +230,7 @@ async fn watches_survive_disabled_jetstream() {
     Guest::new().await.survives(&DISABLED, |_| true).await;
 }
 
-/// A waiter for a lock and a candidate outlast a fault that ends within the time that they wait.
+/// A waiter for a lock and a candidate outlast a fault that ends within their time limit.
 async fn waiters_survive(fault: &Fault) {
     let guest = Guest::new().await;
     let (admin, store) = (&guest.admin, &guest.store);
@@ -238,7 +239,7 @@ async fn waiters_survive(fault: &Fault) {
     let guard = locks.lock("a").await.expect("the administrator may lock");
     let queue = locks.lock("queue").await.expect("the administrator may lock");
     let election = store.election::<String>("leaders");
-    let leadership = admin.election("leaders").campaign(&"admin".to_owned()).await.expect("nobody else leads");
+    let leadership = admin.election("leaders").campaign(&"admin".to_owned()).await.expect("no other candidate leads");
     let lock = tokio::spawn(others.lock("a").wait(2 * SOON).into_future());
     let queued = tokio::spawn(fair.lock("queue").wait(2 * SOON).into_future());
     let campaign = tokio::spawn(election.campaign(&"guest".to_owned()).wait(2 * SOON).into_future());
@@ -256,12 +257,12 @@ async fn waiters_survive(fault: &Fault) {
     for bucket in [guest.sessions.name(), "jobs", "leaders"] {
         end_sessions(&guest.server, bucket).await;
     }
-    let told = async || (!guest.watched.lock().expect("nobody panics").errors.is_empty()).then_some(());
+    let told = async || (!guest.watched.lock().expect("no panic").errors.is_empty()).then_some(());
     wait::until("the fault is reported", SOON, told).await;
-    // One that begins to wait during the fault.
+    // A waiter that starts during the fault.
     let late = tokio::spawn(others.lock("late").wait(2 * SOON).into_future());
     tokio::time::sleep(2 * SECOND).await;
-    assert!(!lock.is_finished() && !queued.is_finished() && !campaign.is_finished(), "nobody gives up");
+    assert!(!lock.is_finished() && !queued.is_finished() && !campaign.is_finished(), "no waiter gives up");
     guest.server.reload(fault.faulty, fault.sound).await;
     for released in [guard.release().await, queue.release().await, leadership.resign().await] {
         released.expect("it was held all the time");

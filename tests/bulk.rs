@@ -140,7 +140,7 @@ on_both_backends! {
 async fn the_age_of_a_marker_is_measured_by_the_clock_of_the_backend() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.delete(&Session::new("acme", 1).key()).await.unwrap();
-    // Only the clock of the backend moves, by two hours.
+    // Only the clock of the backend advances, by two hours.
     tokio::time::advance(Duration::from_secs(7_200)).await;
     sessions.delete(&Session::new("acme", 2).key()).await.unwrap();
     assert_eq!(sessions.compact(Duration::from_secs(10_000)).await.unwrap().markers, 0);

@@ -1,4 +1,4 @@
-//! The fields of a key: their visibility, their types, what serde does with them, and the field that takes the rest.
+//! The fields of a key: their visibility, their types, their serde attributes, and the field that takes the rest.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -123,7 +123,7 @@ fn self_in_the_key_of_a_generic_model_is_the_model() {
 
 // ---- Visibility and names ----
 
-/// A public model with a field that nobody else sees.
+/// A public model with a private field.
 pub mod hidden {
     use kvtyped::prelude::*;
 
@@ -145,7 +145,7 @@ pub mod hidden {
         secret: Secret,
     }
 
-    /// Taken, as is the name of its filter.
+    /// This name is in use, as is the name of its filter.
     #[derive(Debug)]
     pub struct HiddenKey;
 
@@ -237,7 +237,7 @@ fn rename_all_is_the_rule_of_serde() {
     );
 }
 
-// ---- What serde does with fields of the key ----
+// ---- Serde attributes of key fields ----
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{a}.{b}.{c}.{d}.{e}")]
@@ -254,7 +254,7 @@ struct Attributed {
     e: char,
 }
 
-/// The struct fills what is left out.
+/// The default of the struct fills the missing fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KvModel)]
 #[serde(default, rename_all = "camelCase")]
 #[kv(key = "{the_id}")]

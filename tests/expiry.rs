@@ -1,4 +1,4 @@
-//! Expiry in buckets whose server writes no markers: watches, caches and live values evict what expired.
+//! Expiry in buckets whose server writes no markers: watches, caches and live values evict expired records.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, kv, stream};
@@ -11,14 +11,15 @@ use crate::support::{OLD, SOON, Session, SessionKey, Told, World, on_both_backen
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How late an eviction may come on a busy machine.
+/// How late an eviction may be on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
 fn key(id: u64) -> SessionKey {
     SessionKey::new("acme", id)
 }
 
-/// Waits until the cache evicts a record; asserts that its time to live is over by then, and that the bucket follows.
+/// Waits until the cache evicts a record. Asserts that the TTL of the record has passed, and that the bucket then
+/// removes it.
 async fn is_evicted(cache: &Cache<Session>, sessions: &Bucket<Session>, entry: &Entry<Session>, lives: Duration) {
     let key = entry.key();
     let evicted = async || (!cache.contains(key)).then_some(());
@@ -41,16 +42,16 @@ async fn expires_everywhere(sessions: &Bucket<Session>) {
     let first = sessions.put(&Session::new("acme", 1)).await.unwrap();
     assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), first));
     assert!(soon(&mut changes).await.unwrap().new.is_some());
-    // A cache that is opened later knows when the record expires, too.
+    // A cache that is opened later also knows when the record expires.
     tokio::time::sleep(SECOND).await;
     let later = sessions.cache(..).await.unwrap();
     assert!(later.contains(&key(1)));
-    // A second write makes it stay for longer.
+    // A second write extends the life of the record.
     let second = sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
     assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), second));
     assert!(soon(&mut changes).await.unwrap().new.is_some());
 
-    let entry = cache.get(&key(1)).expect("it is told when it is cached");
+    let entry = cache.get(&key(1)).expect("the event of a cached record");
     is_evicted(&cache, sessions, &entry, 2 * SECOND).await;
     is_evicted(&later, sessions, &entry, 2 * SECOND).await;
     assert_eq!(told(&mut events).await, Told::Removed("acme.1".into(), second, Removed::Expired));
@@ -58,7 +59,7 @@ async fn expires_everywhere(sessions: &Bucket<Session>) {
     assert_eq!((change.old.map(|old| old.revision()), change.new), (Some(second), None));
     wait::until("the default comes back", LATE, async || (live.load().tenant == "none").then_some(())).await;
 
-    // The handles go on, and nothing was told twice.
+    // The handles continue, and no event was delivered twice.
     let third = sessions.put(&Session::new("acme", 2)).await.unwrap();
     assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), third));
     cache.wait_for_revision(third).await.unwrap();
@@ -81,7 +82,7 @@ on_both_backends! {
         let put = sessions.put(&Session::new("acme", 1)).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), put));
         let Told::Removed(_, marker, Removed::Expired) = told(&mut events).await else { panic!("it expires") };
-        assert!(marker > put, "the marker is a write of its own");
+        assert!(marker > put, "the marker is a separate write");
         let next = sessions.put(&Session::new("acme", 2)).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), next));
     }
@@ -125,7 +126,7 @@ async fn an_old_server_evicts_what_expires() {
     expires_everywhere(&sessions).await;
 }
 
-/// A stream in which single messages can have a time to live, and whose server writes no markers.
+/// A stream that allows the TTL of single messages and has no limit markers.
 #[tokio::test]
 async fn times_to_live_of_single_foreign_records_take_effect() {
     needs!(RecordTtl);
@@ -167,7 +168,7 @@ async fn times_to_live_of_single_foreign_records_take_effect() {
     assert!(stored.is_some(), "it is still stored");
 }
 
-/// The negative control: the plain client is told nothing.
+/// The negative control: the plain client receives no event.
 #[tokio::test]
 async fn naive_watch_hears_of_no_expiry_without_markers() {
     use futures::StreamExt;

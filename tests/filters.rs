@@ -85,11 +85,11 @@ fn note(last: &str) -> Note {
     Note { key: NoteKey(["a", "b", "c", last].map(str::to_owned)), text: last.to_owned() }
 }
 
-/// Reads a watch until it is ready: the ids that it gave.
+/// Reads a watch until it is ready, and returns the ids of the records.
 async fn listed(events: &mut kvtyped::Events<Session>) -> Vec<u64> {
     let mut ids = Vec::new();
     loop {
-        match events.try_next().await.expect("the watch lives").expect("the watch goes on") {
+        match events.try_next().await.expect("no error").expect("the watch continues") {
             Event::Put(session) => ids.push(session.id),
             Event::Ready => break,
             other => panic!("{other:?}"),
@@ -99,7 +99,7 @@ async fn listed(events: &mut kvtyped::Events<Session>) -> Vec<u64> {
     ids
 }
 
-/// That every verb keeps to a union of so many keys, of which 500 exist.
+/// Checks that every verb matches exactly a union of this many keys, 500 of them existing.
 async fn keeps_to_many_keys(world: &crate::support::World, count: u64) {
     let sessions: Bucket<Session> = world.bucket().await;
     let rows = (0..1_500).map(|id| Session::new("acme", id)).chain((1_000..1_100).map(|id| Session::new("beta", id)));
@@ -118,7 +118,7 @@ async fn keeps_to_many_keys(world: &crate::support::World, count: u64) {
     assert_eq!(found, keys("acme", 1_000..1_500));
     assert_eq!(sessions.count(filter).await.unwrap(), 500);
 
-    // Only what is in the union is told.
+    // Only keys of the union are delivered.
     for (tenant, id) in [("acme", 999), ("beta", 1_001), ("acme", 1_000 + count), ("acme", 999 + count)] {
         sessions.put(&Session::new(tenant, id)).await.unwrap();
     }
@@ -186,7 +186,7 @@ on_both_backends! {
         notes.put(&note("2")).await.unwrap();
         assert!(matches!(events.try_next().await.unwrap(), Some(Event::Put(found)) if *found == note("2")));
 
-        // The pattern of the reserved keys finds the record of a lock, which is none of the model.
+        // The pattern of the reserved keys finds the record of a lock, which is not a record of the model.
         let _guard = sessions.lock(&SessionKey::new("acme", 2)).await.unwrap();
         let reserved = Filter::<Note>::of_pattern(Pattern::reserved());
         let found: Vec<_> = notes.keys(reserved).await.unwrap().collect().await;

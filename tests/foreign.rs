@@ -9,15 +9,15 @@ use crate::support::{Junk, JunkKey, SOON, Session, World, on_both_backends, seen
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A record of format 2, whatever it is.
+/// A record of format 2 with any content.
 const NEWER: &str = r#"{"v":2,"holder":["somebody"]}"#;
 
-/// The output of a future that must not hang.
+/// Awaits a future that must not hang.
 async fn soon<F: IntoFuture>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future.into_future()).await.expect("it does not hang")
 }
 
-/// An error that names the record, and how it is removed.
+/// Asserts that the error names the record and how to remove it.
 fn assert_names_the_remedy(error: &Error, key: &str) {
     assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
     let text = error.to_string();
@@ -80,7 +80,7 @@ on_both_backends! {
             assert_names_the_remedy(&soon(locks.lock("a").wait(2 * SOON)).await.unwrap_err(), key);
         }
         assert!(matches!(locks.holder("a").await.unwrap_err().kind(), ErrorKind::Decode { .. }));
-        // The remedy helps.
+        // The remedy works.
         junk.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
         soon(locks.lock("a")).await.unwrap().release().await.unwrap();
     }
@@ -114,7 +114,7 @@ on_both_backends! {
         group.join("me", &me).await.unwrap().leave().await.unwrap();
     }
 
-    /// A ticket that the server does not let expire soon is not believed.
+    /// A ticket that does not expire soon is ignored.
     async fn a_foreign_ticket_does_not_keep_the_lock(world: World) {
         for (wants, ttl) in [
             (None, None),
@@ -224,7 +224,7 @@ on_both_backends! {
     }
 }
 
-/// A ticket that is believed keeps the lock for as long as a usual lease, whatever it wants.
+/// A valid ticket holds the lock for as long as a usual lease, whatever TTL it asks for.
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_handed_over_for_a_usual_time_only() {
     let world = World::memory();
@@ -239,7 +239,7 @@ async fn a_lock_is_handed_over_for_a_usual_time_only() {
     assert!(guard.is_held());
 }
 
-/// Nothing stays of a holder that died; a guard does not outlive its fence.
+/// The fence of a dead holder expires, and no guard outlives its fence.
 #[tokio::test(start_paused = true)]
 async fn a_fence_goes_with_time_and_outlives_its_guard() {
     let world = World::memory();

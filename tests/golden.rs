@@ -1,8 +1,8 @@
 //! P36: what the recipes store stays what it was, and what an older version stored is understood.
 //!
 //! `golden/records.txt` has a line for each record that a recipe keeps: its key, and its value with the parts that are
-//! another each time (`id`, `since`, ..) as they once were. A line may be added; one that is there stays as it is. Of two
-//! lines of one key, the last is as this version writes it.
+//! another each time (`id`, `since`, ..) as they once were. Lines may be added, but existing lines never change. If a
+//! key has two lines, this version writes the last one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

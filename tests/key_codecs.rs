@@ -18,7 +18,7 @@ struct Session {
     visits: u32,
 }
 
-/// The same bucket, as its keys are stored.
+/// The same bucket with its stored keys.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(bucket = "sessions", key = "{key..}", codec = Bytes)]
 struct Stored {
@@ -90,7 +90,7 @@ on_both_backends! {
             keys.sort();
             assert_eq!(keys, expected, "{filter:?}");
         }
-        // A key of the same shape without the half-open literal is no key of the filter.
+        // A key of the same shape without the half-open literal does not match the filter.
         let foreign: Bucket<Stored> =
             world.store.bucket().name(sessions.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
         let other = KeyCodec::Base64.encode(&Key::new("app.acme.7").unwrap()).unwrap();

@@ -675,7 +675,7 @@ fn many_patterns_become_few_filters_that_lose_no_key() {
     let of_all: Vec<_> = (0..200_000).map(|number| exact(number, number)).collect();
     let long: Vec<_> = (0..200).map(|id| exact(7, id).literal(&"x".repeat(900))).collect();
     let text = |patterns: &[Pattern]| Pattern::disjoint(patterns).iter().map(Pattern::to_string).collect::<Vec<_>>();
-    assert_eq!(text(&of_one[..512]).len(), 512, "so many are asked for by name");
+    assert_eq!(text(&of_one[..512]).len(), 512, "this many are requested by name");
     assert_eq!(text(&of_one), ["tenant-7.s.*"]);
     assert_eq!(text(&of_many), (0..400).map(|tenant| format!("tenant-{tenant}.s.*")).collect::<Vec<_>>());
     assert_eq!(text(&of_all), ["*.s.*"]);

@@ -1,4 +1,4 @@
-//! The TTL of a record beside the TTL of its bucket.
+//! The TTL of a record and the TTL of its bucket.
 
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, OpenBucket, Ttl};
@@ -55,10 +55,10 @@ on_both_backends! {
         let sessions = open(&world, world.fresh().ttl(MINUTE)).await;
         let stored = sessions.put(&session()).await.unwrap();
         every_verb_refuses(&sessions, stored).await;
-        // The same figure, and a smaller one, are what the bucket can do.
+        // A bucket can keep a record for its own TTL or less.
         sessions.touch(&key()).ttl(MINUTE).await.unwrap();
         sessions.put(&session()).ttl(MINUTE / 2).await.unwrap();
-        // A bucket without a TTL takes every TTL.
+        // A bucket without a TTL accepts every TTL.
         let unbounded = open(&world, world.fresh()).await;
         unbounded.put(&session()).ttl(HOUR).await.unwrap();
     }
@@ -85,7 +85,7 @@ on_both_backends! {
             Ok(matches!(event, Event::Removed { .. }).then_some(event))
         }));
         let removed = tokio::time::timeout(crate::support::SOON, removals.try_next()).await;
-        let event = removed.expect("the bucket's TTL removes it").unwrap().expect("the watch goes on");
+        let event = removed.expect("the bucket's TTL removes it").unwrap().expect("the watch continues");
         assert!(matches!(event, Event::Removed { reason: Removed::Expired, .. }), "{event:?}");
     }
 

@@ -10,7 +10,8 @@ use crate::support::{SOON, World, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Takes locks until the bucket is full and lets their holder die: they expire, and locks can be taken again.
+/// Takes locks until the bucket is full and lets their holder die. The leases must expire, so that locks can be taken
+/// again.
 async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> OpenLocks) {
     let doomed = world.another().await;
     let theirs = open(&doomed).ttl(2 * SECOND).await.unwrap();
@@ -49,7 +50,7 @@ on_both_backends! {
     }
 }
 
-/// Where each server must have room before anything is replaced.
+/// On a cluster, each server must have room before it replaces a record.
 #[tokio::test]
 async fn the_locks_of_a_full_replicated_bucket_expire() {
     needs!(Locks);

@@ -69,11 +69,11 @@ on_both_backends! {
     }
 
     async fn keys_gives_each_key_once_and_a_list_may_repeat(world: World) {
-        // More than a server sends ahead of the reader.
+        // More keys than a server sends ahead of the reader.
         const COUNT: u64 = 6_000;
         let sessions: Bucket<Session> = world.bucket().await;
         fill_much(&sessions, 0..COUNT).await;
-        // Keys that came, and one that is to come: written again, or removed and created.
+        // Some delivered keys and one pending key are written again, or removed and created.
         let rewrite = async |found: &[u64]| {
             let to_come = (0..COUNT).find(|id| !found.contains(id)).expect("not all came");
             for id in [found[0], found[1], to_come] {

@@ -57,7 +57,7 @@ impl KvModel for Note {
 
 const INVOICE: Invoice = Invoice { id: 7, balance: 3 };
 
-/// Checks a refusal of [`Invoice`], which names both models and both buckets.
+/// Checks that a refusal of [`Invoice`] names both models and both buckets.
 fn is_refused(error: &Error) {
     assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
@@ -111,7 +111,7 @@ on_both_backends! {
             is_refused(&invoices.create(&INVOICE).await.expect_err("a creation"));
             is_refused(&invoices.delete(key).expect_err("a removal"));
             is_refused(&invoices.purge(key).expect_err("a purge"));
-            // The way back to the model of the bucket stays open.
+            // The model of the bucket itself can still be used.
             Ok(invoices.of::<Account>().get(&AccountKey::new(7_u64)).await?.map(|account| account.balance))
         });
         assert_eq!(through_of.await.unwrap(), Some(1));
@@ -132,7 +132,7 @@ on_both_backends! {
         is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.delete(key)?) }).await));
         is_refused_key(&kv_of(accounts.transact(|tx| async move { Ok(tx.purge(key)?) }).await));
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
-        // Keys of a model that declares the same bucket are taken.
+        // Keys of a model that declares the same bucket are accepted.
         accounts.transaction().put(&Transfer { id: 1 }).delete(&AccountKey::new(7_u64)).commit().await.unwrap();
         accounts.transaction().delete(&TransferKey::new(1_u64)).commit().await.unwrap();
         let removal = accounts.transact(|tx| async move { Ok(tx.of::<Note>().purge(&TransferKey::new(1_u64))?) });
@@ -159,7 +159,7 @@ on_both_backends! {
         let shared = world.another().await.bucket::<Account>().name("invoices").await.unwrap();
         shared.transaction().put(&INVOICE).put(&Transfer { id: 1 }).commit().await.unwrap();
         shared.destroy().await.unwrap();
-        // A name that neither declares is named too.
+        // The error also names a bucket name that no model declares.
         let name = unique("elsewhere");
         let elsewhere = world.store.bucket::<Account>().name(name.as_str()).await.unwrap();
         let error = elsewhere.transaction().put(&INVOICE).commit().await.unwrap_err();

@@ -10,7 +10,7 @@ use kvtyped::prelude::*;
 use crate::needs::needs;
 use crate::support::{Junk, RawSession, Session, SessionKey, on_both_backends, seen_as, unique};
 
-/// The line and all causes.
+/// The displayed line, with all causes.
 fn report(error: &Error) -> String {
     let mut report = error.to_string();
     let mut cause = error.source();
@@ -21,7 +21,7 @@ fn report(error: &Error) -> String {
     report
 }
 
-/// JSON has no maps with such keys.
+/// JSON has no maps with keys of this type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{id}")]
 struct Grid {

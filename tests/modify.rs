@@ -186,7 +186,7 @@ on_both_backends! {
         assert!(writes < 100, "{writes} writes for 200 changes");
         let stored = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
         for (own, entry) in &results {
-            // One number is one record, and none is older than the own change.
+            // Each revision identifies one record, which is not older than the caller's own change.
             let same = results.iter().filter(|(_, other)| other.revision() == entry.revision());
             let last = same.map(|(own, _)| *own).max().expect("itself");
             assert_eq!(entry.visits, last, "change {own} of {}", entry.revision());
@@ -204,8 +204,8 @@ on_both_backends! {
         let entries = futures::future::try_join_all(changes).await.unwrap();
         let stored = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
         let current = entries.iter().filter(|entry| entry.revision() == stored.revision()).count();
-        // Memory answers at once, so nobody waits.
-        assert!(current >= 4 || !world.is_on_a_server(), "{current} of those that waited were stored by one write");
+        // The memory backend replies at once, so no caller waits.
+        assert!(current >= 4 || !world.is_on_a_server(), "{current} changes of waiting callers were stored by one write");
         for entry in entries {
             let again = Revision::new(entry.revision().get());
             assert!(again == entry.revision() && again.cmp(&entry.revision()).is_eq());
@@ -214,7 +214,8 @@ on_both_backends! {
             assert_eq!(probe.is_ok(), copied.is_ok(), "{probe:?} {copied:?}");
             assert_eq!(probe.is_ok(), entry.revision() == stored.revision(), "{probe:?}");
         }
-        // What any of them read is what is stored, so an update by its revision loses nothing; the next one is late.
+        // Each caller got the stored record, so an update with its revision loses nothing. A second update with that
+        // revision conflicts.
         sessions.update(&stored.value().clone().visited(9), Revision::new(stored.revision().get())).await.unwrap();
         assert!(sessions.update(stored.value(), stored.revision()).await.unwrap_err().is_conflict());
     }
@@ -230,14 +231,14 @@ on_both_backends! {
                     if n % 5 == round % 5 {
                         return sessions.transform(key, |_| Change::Delete).await.map(|entry| assert_eq!(entry, None));
                     }
-                    // Every change finds a record, its own at the least.
+                    // Every change finds a record, at least its own.
                     let changed = sessions.modify(key, |session| session.visits += 1).or_insert_with(session).await;
                     changed.map(|entry| assert_eq!(entry.key(), key))
                 }
             };
             futures::future::try_join_all((0..10).map(change)).await.unwrap();
         }
-        // Nothing is left over: the next change stands on what is stored.
+        // No draft is left over: the next change is based on the stored record.
         let read = sessions.get(&key).read(Read::Leader).await.unwrap().map(|entry| entry.visits + 1);
         let next = sessions.modify(&key, |session| session.visits += 1).or_insert_with(session).await.unwrap();
         assert_eq!(next.visits, read.unwrap_or(0));
@@ -251,7 +252,7 @@ on_both_backends! {
         let mut left = Vec::new();
         let mut made = 0;
         for round in 0..20 {
-            // Some are left in the middle of a read, of a write, of a wait for others.
+            // Some futures are left during a read, during a write, or while they wait for others.
             for _ in 0..5 {
                 let mut change = increment();
                 match futures::poll!(change.as_mut()) {
@@ -265,12 +266,12 @@ on_both_backends! {
             for _ in 0..round % 4 {
                 tokio::task::yield_now().await;
             }
-            increment().await.expect("nobody is in the way");
+            increment().await.expect("no other call blocks it");
             let both = futures::future::try_join_all([increment(), increment()]).await;
-            both.expect("nobody is in the way");
+            both.expect("no other call blocks it");
             made += 3;
         }
-        // Whoever is polled again ends well, and nothing is lost or done twice.
+        // Futures that are polled again succeed, and no change is lost or applied twice.
         made += left.len() as u32;
         futures::future::try_join_all(left).await.expect("they end well");
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, made);
@@ -287,7 +288,7 @@ on_both_backends! {
         while let Some(entry) = changes.next().await {
             entry.expect("it is written");
             // The consumer works on the same key, and the others are not polled meanwhile.
-            increment().await.expect("nobody is in the way");
+            increment().await.expect("no other call blocks it");
             done += 2;
         }
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, done);
@@ -305,7 +306,7 @@ on_both_backends! {
                 left.push(change);
             }
         }
-        futures::future::try_join_all((0..8).map(|_| push())).await.expect("nobody is in the way");
+        futures::future::try_join_all((0..8).map(|_| push())).await.expect("no other call blocks it");
         futures::future::try_join_all(left).await.expect("they end well");
         assert_eq!(documents.get(&key).read(Read::Leader).await.unwrap().expect("there").text.len(), 16);
     }
@@ -360,7 +361,7 @@ on_both_backends! {
             }
             drop(changes);
             let next = sessions.modify(&key, |session| session.visits += 1).timeout(Duration::from_secs(20));
-            next.await.expect("nobody is in the way");
+            next.await.expect("no other call blocks it");
         }
     }
 
@@ -452,7 +453,7 @@ async fn a_change_that_is_left_alone_behind_a_conflict_holds_up_nobody() {
         let mut runs = 0;
         let change = sessions.modify(&key, move |mine| {
             runs += 1;
-            // The first conflict is not waited for.
+            // Do not wait for the first conflict.
             if runs <= 2 {
                 let other = sessions.put(&session().visited(100 * (round + 1))).into_future().now_or_never();
                 other.expect("memory answers at once").expect("it is written");
@@ -463,7 +464,7 @@ async fn a_change_that_is_left_alone_behind_a_conflict_holds_up_nobody() {
         assert!(futures::poll!(change.as_mut()).is_pending(), "it waits behind the conflict");
         left.push(change);
         let start = tokio::time::Instant::now();
-        let next = sessions.modify(&key, |session| session.visits += 1).await.expect("nobody is in the way");
+        let next = sessions.modify(&key, |session| session.visits += 1).await.expect("no other call blocks it");
         assert_eq!(next.visits, 100 * (round + 1) + 1);
         assert!(start.elapsed() < Duration::from_secs(1), "it waited {:?}", start.elapsed());
     }

@@ -69,10 +69,10 @@ on_both_backends! {
         let wait = fast.check("ada").await.unwrap().retry_after().expect("a burst of the new quota is used");
         assert!(wait < Duration::from_millis(200), "{wait:?}");
         tokio::time::sleep(wait).await;
-        assert!(fast.check("ada").await.unwrap().is_allowed(), "after the time that it was told");
+        assert!(fast.check("ada").await.unwrap().is_allowed(), "after a wait of `retry_after`");
     }
 
-    /// As it looks when the server's clock is set back: what is stored lies an hour ahead.
+    /// Simulates a server's clock that was set back: the stored state lies an hour ahead.
     async fn a_wait_of_retry_after_is_enough_after_the_clock_was_set_back(world: World) {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
@@ -88,7 +88,7 @@ on_both_backends! {
         let wait = limiter.check("ada").await.unwrap().retry_after().expect("a burst counts as used");
         assert!(wait < Duration::from_secs(2), "{wait:?}");
         tokio::time::sleep(wait).await;
-        assert!(limiter.check("ada").await.unwrap().is_allowed(), "after the time that it was told");
+        assert!(limiter.check("ada").await.unwrap().is_allowed(), "after a wait of `retry_after`");
     }
 
     async fn what_can_never_be_allowed_is_an_error(world: World) {
@@ -185,7 +185,7 @@ async fn a_key_that_was_idle_is_whole_again_and_its_record_is_gone() {
         assert!(wait <= Duration::from_millis(1_001), "{wait:?}");
         tokio::time::sleep(wait).await;
         let decision = limiter.check("ada").await.unwrap();
-        assert!(decision.is_allowed(), "after the time that it was told: {decision:?}");
+        assert!(decision.is_allowed(), "after a wait of `retry_after`: {decision:?}");
         tokio::time::sleep(Duration::from_secs(120)).await;
         let bucket: Bucket<Session> =
             world.store.bucket().name("api").must_exist().on_drift(Drift::Adopt).await.unwrap();

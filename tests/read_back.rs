@@ -1,4 +1,5 @@
-//! What a write accepts, a read gives back equal; a value that would not come back is refused before it is sent.
+//! A read returns a value equal to the written one. A value that would not be read back equal is refused before it is
+//! sent.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::fmt::Debug;
@@ -61,7 +62,7 @@ async fn comes_back<V: Stored + Clone + Debug + PartialEq>(value: V) {
     assert_eq!(records.get(&record.key()).await.unwrap().expect("it was put").into_value(), record);
 }
 
-// ---- Values that no read gives back ----
+// ---- Values that are not read back equal ----
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Flat<V> {
@@ -203,7 +204,7 @@ async fn the_order_of_hash_maps_and_sets_is_no_difference() {
 
 // ---- Custom codecs ----
 
-/// Numbers as hexadecimal text in any order; 13 is left out when it is read.
+/// Numbers as hexadecimal text in any order. Decoding leaves out 13.
 enum Hexadecimal {}
 
 impl Codec<HashSet<u32>> for Hexadecimal {
@@ -229,7 +230,7 @@ struct InHexadecimal {
     value: HashSet<u32>,
 }
 
-/// Text that is trimmed when it is read.
+/// Text that decoding trims.
 #[derive(Clone, Debug, PartialEq)]
 struct Trimmed(String);
 
@@ -255,7 +256,7 @@ struct Word {
     text: Trimmed,
 }
 
-/// A codec that forgets what is above 100, and compares with `==`.
+/// A codec that caps numbers at 100, and compares with `==`.
 enum Small {}
 
 impl Codec<u64> for Small {
@@ -296,7 +297,7 @@ async fn custom_codecs_are_verified_too() {
 
 // ---- Every way to write ----
 
-/// A record whose key comes back as another one.
+/// A record whose key changes when it is read back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "renamed", key = "{name}")]
 struct Renamed {

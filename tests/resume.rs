@@ -1,4 +1,4 @@
-//! Large watches and caches, and what they cost when they resume.
+//! Large watches and caches, and the cost of resuming them.
 
 use std::collections::HashSet;
 
@@ -19,10 +19,10 @@ struct Item {
     text: String,
 }
 
-/// How long a large watch may take on a busy machine.
+/// The time limit of a large watch on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Writes small records of these ids as fast as the plain client goes, and waits until all are stored.
+/// Writes small records with these ids as fast as the plain client can, and waits until all are stored.
 async fn load(server: &Server, bucket: &str, ids: impl IntoIterator<Item = u64>) {
     let client = async_nats::connect(server.url()).await.expect("the server is up");
     let jetstream = async_nats::jetstream::new(client.clone());
@@ -41,7 +41,7 @@ async fn load(server: &Server, bucket: &str, ids: impl IntoIterator<Item = u64>)
     .await;
 }
 
-/// The events up to and including the next `Ready`: how many records, and how many resyncs.
+/// Reads events up to the next `Ready`. Returns the number of records and the number of resyncs.
 async fn until_ready(events: &mut kvtyped::Events<Item>) -> (usize, usize) {
     let (mut puts, mut resyncs) = (0, 0);
     loop {
@@ -88,7 +88,7 @@ async fn live_burst_reaches_a_slow_reader_without_resync() {
     assert_eq!((puts, resyncs), (150_000, 0));
 }
 
-/// Creates a bucket of this many records, and opens it once more behind a proxy.
+/// Creates a bucket with this many records, and opens it a second time behind a proxy.
 async fn behind_proxy(server: &Server, count: u64) -> (World, Bucket<Item>, Proxy, Bucket<Item>) {
     let world = World::at(&server.url()).await;
     let bucket = world.bucket::<Item>().await;
@@ -111,7 +111,7 @@ async fn interrupted_listing_makes_progress() {
             Event::Put(entry) => {
                 keys.insert(entry.id);
                 puts += 1;
-                // The server has told no more than its window beyond this one.
+                // The server has sent at most one window beyond this record.
                 if puts % 5_000 == 0 && puts < COUNT {
                     proxy.cut();
                     cuts += 1;
@@ -205,7 +205,7 @@ async fn removal_without_a_trace_among_overwritten_records_is_found() {
         let purged = server.api(&format!("$JS.API.STREAM.PURGE.KV_{}", bucket.name()), &purge).await.unwrap();
         assert_eq!(purged["purged"], 1);
         bucket.put(&item(50, "first")).await.unwrap();
-        // A new key makes the number of records what it was: a rule that compares two numbers of records is deceived.
+        // A new key restores the number of records, which deceives a rule that compares two numbers of records.
         bucket.put(&item(1_000 + round, "new")).await.unwrap();
         let last = bucket.put(&item(50, "second")).await.unwrap();
         let stored = bucket.status().await.unwrap().values;
@@ -297,7 +297,8 @@ async fn cache_equals_its_bucket_after_random_gaps() {
     }
 }
 
-/// Forwards requests to the API of the server, except those that create the first consumer. Returns the requested names.
+/// Forwards API requests to the server, except those that create the first consumer. Returns the requested consumer
+/// names.
 async fn api_that_forgets_a_consumer(server: &Server, prefix: &str) -> tokio::sync::mpsc::UnboundedReceiver<String> {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut requests = client.subscribe(format!("{prefix}.>")).await.unwrap();
@@ -322,7 +323,7 @@ async fn api_that_forgets_a_consumer(server: &Server, prefix: &str) -> tokio::sy
     names
 }
 
-/// A request that gets no answer is not repeated until the deadline: another name is tried, which another server may host.
+/// A request without a reply is not repeated until the deadline. Another name is tried, which another server may host.
 #[tokio::test]
 async fn consumer_without_an_answer_is_tried_under_another_name() {
     let server = harness::shared().await;

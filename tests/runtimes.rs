@@ -1,4 +1,4 @@
-//! Handles whose tokio runtime ends before them.
+//! Handles that outlive their tokio runtime.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 
 use crate::support::{SOON, Session, SessionKey, on_both_backends};
 
-/// Opens something on a runtime of its own, which then ends.
+/// Opens a handle on a separate runtime, which then ends.
 async fn opened_elsewhere<T: Send + 'static>(open: impl Future<Output = T> + Send + 'static) -> T {
     let opened = tokio::task::spawn_blocking(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -34,7 +34,7 @@ on_both_backends! {
         .await;
         let error = cache.last_error().expect("it says why");
         assert!(is_end_of_runtime(&error), "{error:?}");
-        assert!(cache.contains(&SessionKey::new("acme", 1)), "the last state that was known");
+        assert!(cache.contains(&SessionKey::new("acme", 1)), "the last known state");
         let never = Revision::new(revision.get() + 100);
         let error = tokio::time::timeout(SOON, cache.wait_for_revision(never)).await.unwrap().unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
@@ -48,10 +48,10 @@ on_both_backends! {
         let live = opened_elsewhere(async move { opening.live(&SessionKey::new("acme", 1)).await.unwrap() }).await;
         let error = live.last_error().expect("it says why");
         assert!(is_end_of_runtime(&error), "{error:?}");
-        let error = tokio::time::timeout(SOON, live.changed()).await.expect("nothing comes any more").unwrap_err();
+        let error = tokio::time::timeout(SOON, live.changed()).await.expect("the handle has ended").unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
         assert!(live.subscribe().changed().await.is_err());
-        assert_eq!(live.load().visits, 3, "the last value that was known");
+        assert_eq!(live.load().visits, 3, "the last known value");
     }
 
     async fn a_coalesced_watch_whose_runtime_ended_ends(world: World) {
@@ -60,6 +60,6 @@ on_both_backends! {
         let opening = sessions.clone();
         let events = opened_elsewhere(async move { opening.watch(..).coalesce().await.unwrap() }).await;
         let told = tokio::time::timeout(SOON, events.collect::<Vec<_>>()).await;
-        told.expect("nothing comes any more");
+        told.expect("the handle has ended");
     }
 }

@@ -1,5 +1,5 @@
-//! The stream behind a bucket, as other clients and administrators make it: what is not as a bucket needs it is reported and
-//! repaired, a stream that is no bucket is left alone, and limits of the server are errors of their own kinds.
+//! Streams that other clients and administrators create. Settings that a bucket must not have are reported and
+//! repaired. A stream that is not a bucket is left alone. Limits of the server have their own error kinds.
 
 use harness::Server;
 use kvtyped::config::LimitMarkers;
@@ -20,7 +20,7 @@ async fn config(server: &Server, bucket: &str) -> Value {
     api(server, &format!("STREAM.INFO.KV_{bucket}"), &Value::Null).await["config"].clone()
 }
 
-/// Makes the stream of a bucket with some settings of its own.
+/// Creates the stream of a bucket with some other settings.
 async fn make(server: &Server, bucket: &str, settings: &Value) {
     let mut config = json!({
         "name": format!("KV_{bucket}"), "subjects": [format!("$KV.{bucket}.>")], "max_msgs_per_subject": 1,
@@ -47,7 +47,7 @@ async fn stream_that_discards_the_old_is_drift_and_is_repaired() {
     let open = || store.bucket::<Session>().name(&name);
     assert_eq!(differences(&fails(open()).await), ["discard: wanted new, found old"]);
 
-    // Adopted, it does what such a stream does: ten acknowledged writes leave three records.
+    // An adopted stream keeps its behavior: ten acknowledged writes leave three records.
     let adopted = open().on_drift(Drift::Adopt).await.unwrap();
     for id in 0..10 {
         adopted.put(&Session::new("acme", id)).await.unwrap();
@@ -60,7 +60,7 @@ async fn stream_that_discards_the_old_is_drift_and_is_repaired() {
     let error = repaired.put(&Session::new("acme", 10)).await.expect_err("no record makes room for another");
     assert!(matches!(error.kind(), ErrorKind::BucketFull), "{error}");
     assert_eq!(repaired.keys(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), 3);
-    open().await.expect("nothing differs any more");
+    open().await.expect("nothing differs now");
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn each_irregular_setting_is_drift_and_update_repairs_it() {
         let read = repaired.get(&SessionKey::new("acme", 1)).await.expect("it is read").expect("it is there");
         assert_eq!(read.revision(), revision, "{wanted}");
         repaired.purge(&SessionKey::new("acme", 1)).await.expect("it is purged");
-        open().await.expect("nothing differs any more");
+        open().await.expect("nothing differs now");
     }
 }
 
@@ -135,7 +135,7 @@ async fn change_that_the_server_refuses_changes_nothing() {
     }
 }
 
-/// A bucket that was sealed, or that allows no purges, refuses for sure.
+/// A sealed bucket, or a bucket without purges, refuses with a definite outcome.
 #[tokio::test]
 async fn refusals_of_a_stream_are_definite() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
@@ -174,7 +174,7 @@ async fn source_without_a_mapping_is_drift_and_is_repaired() {
         all.get(&SessionKey::new("acme", 2)).await.unwrap().map(drop)
     })
     .await;
-    open().sources([Source::new(one.name())]).await.expect("nothing differs any more");
+    open().sources([Source::new(one.name())]).await.expect("nothing differs now");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn streams_that_are_no_buckets_are_neither_listed_nor_deleted() {
         assert_eq!(listed.iter().any(|listed| listed == name), wanted, "{name}");
     }
     for name in [&endless, &foreign] {
-        let error = store.delete_bucket(name).await.expect_err("it is no bucket");
+        let error = store.delete_bucket(name).await.expect_err("it is not a bucket");
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
         config(server, name).await;
     }
@@ -241,7 +241,7 @@ struct Blob {
 
 #[tokio::test]
 async fn listings_keep_to_the_limits_of_consumers() {
-    // Of the stream.
+    // The limits of a stream.
     let shared = harness::shared().await;
     let name = unique("narrow");
     make(
@@ -252,7 +252,7 @@ async fn listings_keep_to_the_limits_of_consumers() {
     .await;
     lists_all(&World::nats().await.store, &name).await;
 
-    // Of the account, which a stream does not tell.
+    // The limits of an account, which the stream does not show.
     let account = "accounts { A { users: [{ user: a, password: a }], jetstream { max_ack_pending: 5 } } }";
     let server = Server::builder().config(account).auth().start().await;
     let url = format!("nats://a:a@{}", server.addr());
@@ -278,7 +278,7 @@ async fn lists_all(store: &Store, name: &str) {
     assert_eq!(seen.len(), 100);
 }
 
-/// One revision of each key, and no markers, as other clients have it.
+/// One revision of each key and no markers, like the defaults of other clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{id}", history = 1, limit_markers = "off")]
 struct Plain {
@@ -303,11 +303,11 @@ async fn markers_that_are_off_are_said_by_model_and_builder() {
         assert_eq!(differences[0].to_string(), "limit_markers: wanted off, found 60s");
         let off = open().limit_markers(LimitMarkers::Off).on_drift(Drift::Update).await.unwrap();
         assert_eq!(off.config().limit_markers, None);
-        open().await.expect("nothing differs any more");
+        open().await.expect("nothing differs now");
     }
 }
 
-/// Another client makes a bucket over one of ours with its own defaults: the server compares whole configurations.
+/// Another client creates the same bucket with its own defaults: the server compares whole configurations.
 #[tokio::test]
 async fn other_clients_make_their_default_bucket_over_a_plain_one() {
     let World { store, .. } = World::nats().await;
@@ -322,7 +322,7 @@ async fn other_clients_make_their_default_bucket_over_a_plain_one() {
     plain.put(&Plain { id: 7 }).await.unwrap();
     let theirs = create(plain.name()).await.expect("the server takes the same configuration twice");
     assert!(theirs.get("7").await.unwrap().is_some());
-    // The control: our own defaults are others.
+    // The control: the defaults of this crate differ.
     let ours = store.bucket::<Session>().name(unique("ours")).await.unwrap();
     if ours.config().limit_markers.is_some() {
         create(ours.name()).await.expect_err("the configurations differ");

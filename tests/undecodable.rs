@@ -1,4 +1,5 @@
-//! Records that do not decode, or that a check rejects: told apart from absent ones by caches, waits and live values.
+//! Records that do not decode, or that a check rejects. Caches, waits and live values distinguish them from absent
+//! records.
 
 use std::error::Error as _;
 
@@ -47,7 +48,7 @@ on_both_backends! {
         let change = soon(&mut changes).await.unwrap();
         assert!(change.key == key(3) && change.old.is_none() && change.error.is_some());
 
-        // A good record and a removal end it.
+        // A good record clears the error, and so does a removal.
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
         assert!(change.key == key(1) && change.new.is_some() && change.error.is_none());
@@ -65,7 +66,7 @@ on_both_backends! {
         assert!(matches!(late.kind(), ErrorKind::Timeout { .. }), "{late}");
         let cause = late.source().and_then(|cause| cause.downcast_ref::<Error>()).expect("the cause");
         assert!(is_decode(cause) && cause.revision() == Some(bad), "{cause}");
-        // A later record that decodes is what is waited for.
+        // The wait ends with a later record that decodes.
         let key = key(1);
         let wait = sessions.wait_for(&key, |session| session.visits == 7).timeout(SOON);
         let (waited, _) = tokio::join!(wait.into_future(), async {
@@ -141,7 +142,7 @@ mod defaults {
             let open = settings.live(&SettingsKey).or_default().timeout(2 * SOON);
             let error = open.await.unwrap_err();
             assert!(is_decode(&error) && error.revision() == Some(bad), "{error}");
-            assert!(start.elapsed() < SOON, "it is told at once");
+            assert!(start.elapsed() < SOON, "it fails at once");
             let error = settings.live(&SettingsKey).or_else(|| Settings { limit: 7 }).await.unwrap_err();
             assert!(is_decode(&error), "{error}");
 
@@ -156,10 +157,10 @@ mod defaults {
             let check = |settings: &Settings| if settings.limit < 10 { Ok(()) } else { Err("too high") };
             let error = settings.live(&SettingsKey).or_default().validate(check).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::Rejected { .. }), "{error}");
-            // A good one ends the error of those that are open.
+            // A valid record clears the errors of open values.
             wait::until("it is taken", SOON, async || (lenient.load().limit == 99).then_some(())).await;
             assert!(lenient.last_error().is_none());
-            // The control: a record that was removed is no invalid one.
+            // The control: a removed record is not an invalid one.
             settings.delete(&SettingsKey).await.unwrap();
             let absent = settings.live(&SettingsKey).or_default().await.unwrap();
             assert_eq!(absent.load().limit, 0);

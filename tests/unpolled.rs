@@ -1,4 +1,4 @@
-//! Futures that are polled once, or a few times, and then held and left alone.
+//! Futures that are polled once or a few times, and then held without another poll.
 
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ fn key() -> SessionKey {
 
 type Visit<'a> = BoxFuture<'a, Result<(), TransactError>>;
 
-/// Counts a visit of one record and of a record of its own, by a transaction.
+/// Counts a visit in a shared record and in a separate record, in one transaction.
 fn visit(sessions: &Bucket<Session>, own: u64) -> Visit<'_> {
     let visit = sessions.transact(move |tx| async move {
         let mut session = tx.get(&key()).await?.expect("it is there");
@@ -38,7 +38,7 @@ on_both_backends! {
         sessions.put(&Session::new("acme", 7)).await.unwrap();
         let mut left = Vec::new();
         let mut made = 0;
-        // More than may send at once, at each stage of the way.
+        // More transactions than may send at once, each left at another stage.
         for polls in 0..8 {
             for n in 0..12 {
                 let mut change = visit(&sessions, 100 * polls + n);
@@ -56,12 +56,12 @@ on_both_backends! {
                 }
             }
             for n in 0..3 {
-                visit(&sessions, 10_000 + n).await.expect("nobody is in the way");
+                visit(&sessions, 10_000 + n).await.expect("no other call blocks it");
                 made += 1;
             }
         }
         let left = join_all(left).await;
-        // Those that have no time left say so; the others were applied once.
+        // Transactions whose time is over time out. The others were applied once.
         let unknown = left.iter().filter(|result| {
             let outcome = result.as_ref().err().and_then(|error| error.kv()).map(|error| error.outcome());
             outcome == Some(Outcome::Unknown)
@@ -97,15 +97,15 @@ on_both_backends! {
         }
         for n in 0..3 {
             let all = sessions.transaction().put(&a).put(&Session::new("next", n)).timeout(IN_TIME);
-            all.commit().await.expect("nobody is in the way");
-            sessions.put(&a).fenced_by(&guard).timeout(IN_TIME).await.expect("nobody is in the way");
-            sessions.put(&b).timeout(IN_TIME).await.expect("nobody is in the way");
+            all.commit().await.expect("no other call blocks it");
+            sessions.put(&a).fenced_by(&guard).timeout(IN_TIME).await.expect("no other call blocks it");
+            sessions.put(&b).timeout(IN_TIME).await.expect("no other call blocks it");
         }
         assert!(join_all(held).await.into_iter().all(|is_written| is_written));
     }
 }
 
-/// The first run of a transaction loses, so it has a turn for the second one, and is left alone in that.
+/// The first run of a transaction conflicts, so the second run has a turn, and its future is left during that turn.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_that_is_left_alone_in_its_turn_is_passed_over() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_transaction_that_is_left_alone_in_its_turn_is_passed_over() {
     }
     let start = tokio::time::Instant::now();
     for _ in 0..3 {
-        loses_once(&Arc::default()).await.expect("nobody is in the way");
+        loses_once(&Arc::default()).await.expect("no other call blocks it");
     }
     assert!(start.elapsed() < Duration::from_secs(1), "they waited {:?}", start.elapsed());
     left.await.expect("it ends well");

@@ -28,10 +28,10 @@ on_both_backends! {
             let left = polled_once(locks.lock("a")).await;
             harness::wait::until("it has the lock", SOON, async || locks.holder("a").await.unwrap()).await;
             others.lock("a").wait(SOON).await.expect("the lease expired").release().await.unwrap();
-            // The guard that comes late is a valid one.
+            // A guard that is received late is valid.
             let guard = left.await.unwrap();
             assert!(guard.is_held());
-            // In hand, it is renewed.
+            // A guard that its caller has is renewed.
             tokio::time::sleep(TTL * 3 / 2).await;
             assert!(guard.is_held());
             guard.release().await.unwrap();
@@ -93,7 +93,7 @@ on_both_backends! {
     async fn a_run_that_nobody_polls_gives_way_after_one_ttl(world: World) {
         let once = world.store.once::<u32>(unique("jobs")).ttl(TTL);
         let left = polled_once(once.run("a", || async { 1 })).await;
-        // It may have the lease already, or not yet.
+        // The run may have the lease already.
         tokio::time::sleep(TTL / 5).await;
         assert_eq!(once.run("a", || async { 2 }).wait(SOON).await.unwrap(), 2);
         assert_eq!(left.await.unwrap(), 2, "the first result stays");

@@ -48,7 +48,7 @@ pub(crate) async fn measure(world: &mut World) {
     }
 }
 
-/// Updates many keys in turn, 64 at once: what each call costs beside how many keys there are.
+/// Updates many keys in turn, 64 at a time, to measure how the cost of a call depends on the number of keys.
 async fn on_distinct_keys(world: &World, name: &str, keys: usize) -> Measured {
     let (bucket, plain) = world.bucket(name).await;
     let tenants =

@@ -55,10 +55,11 @@ async fn alone(world: &mut World) {
     world.report.row("lock beside a record, fenced, and release", "kv.put").measured(&measured);
 }
 
-/// A look at one lock while this process holds many others, in memory: the cost does not grow with their number.
+/// Measures `try_lock` of a held lock while this process holds many others, in memory. The cost must not grow with
+/// their number.
 async fn many_alive(world: &mut World) {
     const FEW: usize = 1_000;
-    /// How many looks are timed at once.
+    /// The number of calls in one measurement.
     const LOOKS: usize = 1_000;
     let few = holding(world.effort.of(FEW)).await;
     let look = async |(locks, guards): &(Locks, Vec<LockGuard>)| {
@@ -73,14 +74,14 @@ async fn many_alive(world: &mut World) {
     for many in [4 * FEW, 16 * FEW] {
         let held = holding(world.effort.of(many)).await;
         let measured = pairs(world.effort.blocks(7), 20, || look(&held), || look(&few)).await;
-        // All looks together grow with an exponent of 1.05 at most.
+        // The total time grows with an exponent of at most 1.05.
         let goal = ((many / FEW) as f64).powf(0.05);
         let row = world.report.row(format!("try_lock, {many} locks alive"), format!("the same, {FEW} alive"));
         row.goal(goal).measured(&measured);
     }
 }
 
-/// So many locks, all held.
+/// Takes this many locks.
 async fn holding(many: usize) -> (Locks, Vec<LockGuard>) {
     let locks = Store::memory().locks("jobs").await.expect("memory is there");
     let mut guards = Vec::with_capacity(many);

@@ -47,7 +47,7 @@ pub(crate) async fn measure(world: &mut World) {
     report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&beside(later, cache));
 }
 
-/// The bytes of a record in a plain map, and in a cache, of a bucket with this many.
+/// The bytes of a record in a plain map and in a cache, in a bucket with this many records.
 pub(crate) fn bytes_of(url: &str, bucket: &str, records: usize) -> (f64, f64) {
     let mut worker = Worker::start(&["memory", url, bucket]);
     let [map, cache] = ["map", "cache"].map(|what| {

@@ -49,7 +49,7 @@ pub(crate) struct Row {
 pub(crate) enum Unit {
     Seconds,
     Bytes,
-    /// The power of a size with which something grows.
+    /// The exponent with which a figure grows with the size.
     Exponent,
 }
 

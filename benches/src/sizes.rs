@@ -13,14 +13,14 @@ use crate::report::Unit;
 use crate::world::{Session, World, decode, encode, publish_all};
 
 const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
-/// How many records are made at once.
+/// The number of records that are written concurrently.
 const CHUNK: usize = 50_000;
-/// How many keys change while the connection is cut, each twice.
+/// The number of keys that change twice while the connection is cut.
 const CHANGED: [usize; 2] = [1, 100];
-/// How long a fill may take.
+/// The time limit for filling a cache.
 const LONG: Duration = Duration::from_secs(300);
 
-/// What one size cost.
+/// The figures of one size.
 struct Cost {
     watch: f64,
     cache: f64,
@@ -86,12 +86,12 @@ async fn of_size(world: &mut World, size: usize) -> Cost {
     Cost { watch: watch.medians().0, cache: cache.medians().0, bytes, resume }
 }
 
-/// The events until a watch is ready.
+/// Reads the events until a watch is ready.
 async fn ready(bucket: &Bucket<Session>) -> usize {
     let mut events = bucket.watch(..).await.expect("it begins");
     let mut seen = 0;
     loop {
-        match events.next().await.expect("it goes on").expect("no error") {
+        match events.next().await.expect("the watch continues").expect("no error") {
             Event::Put(entry) => drop(black_box(entry)),
             Event::Ready => return seen,
             other => panic!("{other:?}"),
@@ -104,7 +104,7 @@ async fn watched(plain: &kv::Store) -> usize {
     let mut watch = plain.watch_with_history(">").await.expect("it watches");
     let mut seen = 0;
     while let Some(entry) = watch.next().await {
-        let entry = entry.expect("it goes on");
+        let entry = entry.expect("the watch continues");
         black_box(decode(&entry.value));
         seen += 1;
         if entry.delta == 0 {
@@ -114,7 +114,7 @@ async fn watched(plain: &kv::Store) -> usize {
     seen
 }
 
-/// The time from the end of a cut until a cache is up to date, beside that of filling one.
+/// Measures the time from the end of a cut until a cache is up to date, against the time to fill a cache.
 async fn resumed(world: &World, name: &str, changed: usize, blocks: usize) -> Measured {
     let plain = world.plain(name).await;
     let proxy = harness::Proxy::start(world.server.addr()).await;

@@ -124,7 +124,7 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// SIGHUP: the server reads its configuration again.
+    /// Sends SIGHUP, so that the server reloads its configuration.
     pub(crate) fn reload(&mut self) {
         self.signal(Signal::HUP);
     }

@@ -84,13 +84,13 @@ impl Proxy {
         self.control.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Replaces the servers that the `INFO` of each new connection names. Everything after `INFO` passes unread, so that it
-    /// may be encrypted.
+    /// Replaces the servers that the `INFO` of each new connection names. Everything after `INFO` passes unread,
+    /// because it may be encrypted.
     pub fn advertise<S: Into<String>>(&self, servers: impl IntoIterator<Item = S>) {
         self.control.tampering.advertise(servers.into_iter().map(Into::into).collect());
     }
 
-    /// Replaces the id of each message that clients send by this one, if it has the same length.
+    /// Replaces the id of each message that clients send with this one, if it has the same length.
     pub fn set_message_id(&self, id: Option<&str>) {
         self.control.tampering.set_message_id(id.map(str::to_owned));
     }
@@ -202,7 +202,7 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Con
     }
 }
 
-/// Changes the `INFO` that the server sends, and passes the rest as it is.
+/// Changes the `INFO` that the server sends, and passes the rest unchanged.
 async fn downward_after_info(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

@@ -1,8 +1,8 @@
-//! An attacker between a client and a server, who changes the bytes that pass.
+//! An attacker between a client and a server that changes the bytes that pass.
 
 use tokio::sync::watch;
 
-/// The changes that a proxy makes to the bytes that pass it; none at first.
+/// The changes that a proxy makes to the bytes that pass. None at first.
 #[derive(Debug)]
 pub(crate) struct Tampering {
     advertised: watch::Sender<Option<Vec<String>>>,

@@ -1,6 +1,6 @@
-//! The task of the NATS client ends while a store uses it: async-nats 0.51 panics on a bare carriage return in a header, and
-//! its task ends with its runtime. A store that made its connection makes another; over an application's client every call
-//! fails with `Closed`. Nothing waits forever.
+//! The task of the NATS client ends while a store uses the client: async-nats 0.51 panics on a bare carriage return in
+//! a header, and its task ends with its runtime. A store replaces a client that it created. Over an application's
+//! client, every call fails with `Closed`. No call waits forever.
 
 use std::future::IntoFuture;
 
@@ -10,8 +10,8 @@ use kvtyped::{ErrorKind, Events};
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};
 
-/// A block of headers on which async-nats 0.51 panics. If a newer client reads it, these tests fail at the first read of the
-/// record.
+/// A header block on which async-nats 0.51 panics. If a newer client parses it, these tests fail at the first read of
+/// the record.
 const DEADLY: &str = "NATS/1.0\r\nX: a\rb\r\n\r\n";
 
 /// Longer than [`SOON`]: an operation that waits for its timeout fails the test.
@@ -101,9 +101,9 @@ async fn application_client_whose_task_ended_fails_with_closed() {
     closed("open", in_time("open", store.bucket::<Session>().name(unique("new"))).await.err());
     in_time("the loss of the lock", guard.lost()).await;
 
-    // Another connection heals the bucket without reading the record: the leader's answer is JSON, without headers.
+    // Another connection repairs the bucket without parsing the headers: the leader's reply is JSON.
     let again = seen_as::<Session>(&World::nats().await, sessions.name()).await;
-    let error = again.get(&key).read(Read::Leader).await.expect_err("nobody can read it");
+    let error = again.get(&key).read(Read::Leader).await.expect_err("no client can read it");
     assert!(matches!(error.kind(), ErrorKind::Backend { .. } | ErrorKind::Decode { .. }), "{error}");
     again.put(&session).await.expect("it is written over");
     assert_eq!(again.list(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), 1);
@@ -116,7 +116,7 @@ async fn first_error<T>(listed: Result<impl futures::Stream<Item = Result<T, Err
     }
 }
 
-/// A read that was under way when the task ended fails as well; nothing that was sent stays without an answer.
+/// A read that was in progress when the task ended also fails. No request stays without a result.
 #[tokio::test]
 async fn reads_under_way_when_the_task_ends_fail_with_closed() {
     let (sessions, mut stranger) = hundred().await;

@@ -1,4 +1,4 @@
-//! Forged lists of servers, where the connection must be encrypted.
+//! Forged lists of servers before a connection that must be encrypted.
 
 use harness::{Mode, Proxy, Server};
 use kvtyped::prelude::*;
@@ -7,9 +7,9 @@ use super::authority::Authority;
 use super::{Folder, PATIENT};
 use crate::support::{Session, unique};
 
-/// A server that must be reached by TLS, an attacker who rewrites its `INFO`, and a host of the attacker's own.
+/// A server that requires TLS, an attacker who rewrites its `INFO`, and the attacker's own host.
 ///
-/// The attacker's host has a certificate for its own name from an authority that the client trusts, as anybody gets one.
+/// The attacker's host has a certificate for its own name from a CA that the client trusts, like any public host.
 struct Scene {
     ca: String,
     _folder: Folder,
@@ -28,7 +28,7 @@ impl Scene {
             let issued = authority.issue(&[name]);
             let certificate = folder.file(&format!("{name}-cert.pem"), &issued.certificate);
             let key = folder.file(&format!("{name}-key.pem"), &issued.key);
-            // Both take the password of the client, so one that lets it in has got it.
+            // Both servers accept the client's password, so a server that accepts the client has received it.
             let config = format!(
                 "tls {{ cert_file: {certificate:?}, key_file: {key:?}, timeout: 10 }}\n\
                  authorization {{ user: u, password: secret }}"
@@ -49,7 +49,7 @@ impl Scene {
         Store::connect(url).timeout(PATIENT).await.expect("it is let in")
     }
 
-    /// Opens a bucket, which a server does only for a user that it has let in.
+    /// Opens a bucket, which needs an authenticated user.
     async fn works(store: &Store) {
         let bucket: Bucket<Session> = store.bucket().name(unique("guests")).await.expect("the bucket opens");
         bucket.put(&Session::new("acme", 7)).await.expect("it is written");
@@ -61,7 +61,7 @@ async fn host_in_a_forged_info_gets_no_password() {
     let scene = Scene::new().await;
     let store = scene.connect("").await;
     Scene::works(&store).await;
-    // A client that knew the host would choose it half of the time.
+    // A client that knew the host would choose it for half of its connections.
     for connection in 2..=12 {
         scene.between.cut();
         tokio::select! {
@@ -73,7 +73,7 @@ async fn host_in_a_forged_info_gets_no_password() {
     assert_eq!(scene.elsewhere.connections(), 0, "the attacker's host was asked");
 }
 
-/// The control: a client that trusts what servers say goes there, and is let in by its password.
+/// The control: a client that trusts discovered servers connects to the host and sends its password.
 #[tokio::test]
 async fn host_in_a_forged_info_gets_the_password_of_a_client_that_trusts_it() {
     let scene = Scene::new().await;

@@ -9,10 +9,10 @@
 //! | `replicated` | that they suffice on a cluster, too |
 //! | `tenants` | users who are confined to a prefix of the keys |
 //! | `denials` | what is denied is told as that, at once |
-//! | `operation_ids` | ids cannot be predicted, and a foreign one is no acknowledgement |
+//! | `operation_ids` | ids cannot be predicted, and a foreign id is not an acknowledgement |
 //! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
 //! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
-//! | `shared` | harm that a tenant can do to the others of its bucket |
+//! | `shared` | harm that a tenant can do to other tenants of its bucket |
 //! | `authority` | certificates and tokens, made here |
 
 mod authority;

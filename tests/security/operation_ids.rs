@@ -1,4 +1,4 @@
-//! Operation ids cannot be predicted, and a foreign one is never taken for an acknowledgement.
+//! Operation ids cannot be predicted, and a foreign id never counts as an acknowledgement.
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use harness::Proxy;
@@ -14,19 +14,19 @@ use super::work::Session;
 use crate::needs::needs;
 use crate::support::unique;
 
-/// The header of the id of an operation.
+/// The header of an operation id.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// How many following ids the attacker occupies.
+/// The number of following ids that the attacker occupies.
 const GUESSES: u128 = 500;
 
-/// A client with the rights of the tenant `acme`.
+/// A client with the permissions of the tenant `acme`.
 async fn attacker(site: &Site) -> Client {
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
     options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.expect("it is let in")
 }
 
-/// Stores a message under this id, so that the server takes the next one for its duplicate.
+/// Stores a message under this id, so that the server treats the next message with this id as a duplicate.
 async fn occupy(client: &Client, subject: &str, id: &str, increment: bool) {
     let mut headers = HeaderMap::new();
     headers.insert(MESSAGE_ID, id);
@@ -39,9 +39,9 @@ async fn occupy(client: &Client, subject: &str, id: &str, increment: bool) {
     assert!(!text.contains("error"), "{text}");
 }
 
-/// The ids that follow one that a counter has made.
+/// The ids that follow a counter-based id.
 fn following(id: &str) -> Vec<String> {
-    // The last digits are the counter, wherever it begins.
+    // The counter is in the last digits, wherever it starts.
     let (process, counter) = id.split_at(id.len().min(24));
     let next = |from: &str, by: u128| {
         let number = u128::from_str_radix(from, 16).unwrap_or_default().wrapping_add(by);
@@ -52,14 +52,14 @@ fn following(id: &str) -> Vec<String> {
     apart.chain(whole).collect()
 }
 
-/// The id that stands with the newest message of a subject.
+/// The id in the newest message of a subject.
 async fn stored_id(client: &Client, stream: &str, subject: &str) -> String {
     let answer = client.request(format!("$JS.API.DIRECT.GET.{stream}.{subject}"), "".into()).await;
     let headers = answer.expect("it is answered").headers.expect("it has headers");
     headers.get(MESSAGE_ID).expect("it has an id").to_string()
 }
 
-/// Who reads one record cannot make the writes of others fail.
+/// A reader of one record cannot make the writes of others fail.
 #[tokio::test]
 async fn ids_of_later_operations_cannot_be_occupied() {
     needs!(Transactions);
@@ -87,7 +87,7 @@ async fn ids_of_later_operations_cannot_be_occupied() {
     assert!(second > first);
 }
 
-/// Two ids have nothing in common that tells one from the other.
+/// Two ids share no prefix, so one does not predict the other.
 #[test]
 fn ids_share_no_prefix() {
     let ids: Vec<_> = (0..64).map(|_| kvtyped::backend::OperationId::generate().as_str().to_owned()).collect();
@@ -112,7 +112,7 @@ fn used_id() -> String {
     kvtyped::backend::OperationId::generate().as_str().to_owned()
 }
 
-/// The error reports an unknown outcome.
+/// Asserts that the error reports an unknown outcome.
 fn is_unknown<T>(what: &str, result: Result<T, Error>) {
     let Err(error) = result else { panic!("{what} is not acknowledged") };
     assert_eq!(error.outcome(), Outcome::Unknown, "{what}: {error:?}");

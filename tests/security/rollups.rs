@@ -20,7 +20,7 @@ async fn attacker(site: &Site, user: &str) -> Client {
     options.custom_inbox_prefix(format!("_INBOX_{user}")).connect(site.server().url()).await.expect("it is let in")
 }
 
-/// Publishes a rollup under the tenant's own key, alone and as a batch; the answers.
+/// Publishes a rollup under the tenant's own key, alone and as a batch. Returns the replies.
 async fn roll_up(client: &Client, bucket: &str, what: &str) -> [String; 2] {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Rollup", what);
@@ -33,7 +33,7 @@ async fn roll_up(client: &Client, bucket: &str, what: &str) -> [String; 2] {
     [alone, batch].map(|answer| String::from_utf8_lossy(&answer.expect("it is answered").payload).into_owned())
 }
 
-/// The control: in a bucket as it is made by default, a tenant removes the records of all others.
+/// The control: in a bucket with default settings, a tenant removes the records of all others.
 #[tokio::test]
 async fn rollup_of_one_tenant_empties_a_bucket_that_allows_it() {
     needs!(Locks);
@@ -66,7 +66,8 @@ async fn rollup_is_refused_in_a_bucket_without_rollups() {
     let beta = SessionKey::filter().tenant("beta");
     assert_eq!(shared.count(beta).await.expect("they are counted"), 5, "nothing of another tenant is lost");
 
-    // An update of something else keeps it, and one that asks for it turns it off in a bucket with markers.
+    // An update of another setting keeps `rollups` off. An update with `rollups(false)` also disables the markers of a
+    // bucket.
     let again: Bucket<Session> =
         admin.bucket().name("shared").description("changed").on_drift(Drift::Update).await.expect("it is changed");
     assert_eq!(again.config().rollups, Some(false));

@@ -1,4 +1,4 @@
-//! Harm that a tenant can do to the others of its bucket, as the docs say. A failure here means that servers improved.
+//! Harm that a tenant can do to the others of its bucket, as documented. A failure here means that servers improved.
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use kvtyped::ErrorKind;
@@ -9,7 +9,7 @@ use super::roles::{Site, block};
 use super::work::Session;
 use crate::needs::needs;
 
-/// How many batches of one bucket a server keeps open.
+/// The number of batches of one bucket that a server keeps open.
 const BATCHES: usize = 50;
 
 async fn site() -> Site {
