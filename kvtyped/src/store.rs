@@ -117,8 +117,8 @@ impl Store {
     /// # }
     /// ```
     ///
-    /// It stays the application's: [`close`](Self::close) leaves it open, and what its settings decide (how soon a hung
-    /// server is noticed, whether a denied permission is told at once) is as they say. If the task of the client ends,
+    /// The client still belongs to the application: [`close`](Self::close) leaves it open. Its settings decide how soon
+    /// a hung server is noticed, and whether a denied permission is reported at once. If the task of the client ends,
     /// every later call fails with `Closed`. A store that [`connect`](Self::connect) made replaces its client instead.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {

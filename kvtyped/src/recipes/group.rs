@@ -83,12 +83,12 @@ where
     ///
     /// # Errors
     ///
-    /// `AlreadyExists`, if a member has the id: one that died without leaving has it until its time to live has passed.
-    /// With [`wait`](Join::wait) it waits until the id is free, and the error is a `Timeout` if that passes.
-    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the
-    /// bucket, or the server, lets single records not expire, or a newer version of this crate wrote the record of the
-    /// id. `Decode` if the record of the id is not readable. The error names the key. Remove the record with `nats kv
-    /// purge`.
+    /// Returns `AlreadyExists` if a member has the id. A member that died without leaving keeps the id until its TTL
+    /// has passed. With [`wait`](Join::wait), the call waits until the id is free, and returns `Timeout` if the time
+    /// passes. Returns `InvalidConfig` if the times contradict each other, or the bucket name is invalid. Returns
+    /// `Unsupported` if the bucket or the server does not support the TTL of single records, or if a newer version of
+    /// this crate wrote the record of the id. Returns `Decode` if the record of the id is not readable. The error names
+    /// the key. Remove the record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///

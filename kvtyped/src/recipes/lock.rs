@@ -204,19 +204,20 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Lock::wait) is given and passes; without, it waits for as long as the lock is held. Its
-    /// outcome is `Unknown` if an attempt was under way: a lease that lands later is given back. `BucketNotFound` if
-    /// the bucket goes meanwhile. If the server cannot be reached: without a `wait`, why the first attempt failed; with
-    /// one, that is waited for, too. A denial of the first attempt is returned at once. With a `wait`, the attempt
-    /// continues after a later denial, which becomes the cause of the `Timeout`. `Decode` if the record of the lock is
-    /// not readable. `Unsupported` if a newer version of this crate wrote the record. `BucketFull` if a bucket with
-    /// [`max_bytes`](OpenLocks::max_bytes) has no room.
+    /// Returns `Timeout` if [`wait`](Lock::wait) is given and passes. Without it, the call waits for as long as the
+    /// lock is held. The outcome is `Unknown` if an attempt was in progress: a lease that lands later is released.
+    /// Returns `BucketNotFound` if the bucket is deleted. With a `wait`, the call also waits for an unreachable server.
+    /// Without it, the error of the first attempt is returned. A denial of the first attempt is returned at once. With
+    /// a `wait`, the attempt continues after a later denial, which becomes the cause of the `Timeout`. Returns `Decode`
+    /// if the record of the lock is not readable. Returns `Unsupported` if a newer version of this crate wrote the
+    /// record. Returns `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses the place in the queue. A lock that is taken at that very moment is given back; if that cannot
-    /// be sent, it is free after its time to live. A future that is polled once and then left may take the lock but
-    /// does not renew it, so the lock is free after its TTL. If the future is polled again, it takes the lock again.
+    /// If the future is dropped, its place in the queue is lost. A lock that is taken at that moment is released. If
+    /// the release cannot be sent, the lock is free after its TTL. A future that is polled once and then left may take
+    /// the lock but does not renew it, so the lock is free after its TTL. If the future is polled again, it takes the
+    /// lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
         Lock { wanted: self.wanted(name), wait: None }
     }

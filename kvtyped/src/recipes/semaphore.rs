@@ -81,13 +81,13 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Acquire::wait) is given and passes; without, it waits for as long as all are taken. Its
-    /// outcome is `Unknown` if an attempt was under way: what lands later is given back. A server that cannot be
-    /// reached is waited for in that time, too; without a `wait`, it fails the first attempt. A denial of the first
-    /// attempt is returned at once. With a `wait`, the attempt continues after a later denial, which becomes the cause
-    /// of the `Timeout`. `InvalidConfig` if there are no permits, or more than 4,096, or the times contradict each
-    /// other, or the name is none of a bucket; `Unsupported` if the bucket, or the server, lets single records not
-    /// expire; `BucketNotFound` if the bucket goes meanwhile.
+    /// Returns `Timeout` if [`wait`](Acquire::wait) is given and passes. Without it, the call waits for as long as all
+    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that lands later is
+    /// released. With a `wait`, the call also waits for an unreachable server. Without it, the first attempt fails. A
+    /// denial of the first attempt is returned at once. With a `wait`, the attempt continues after a later denial,
+    /// which becomes the cause of the `Timeout`. Returns `InvalidConfig` if there are no permits or more than 4,096, if
+    /// the times contradict each other, or if the bucket name is invalid. Returns `Unsupported` if the bucket or the
+    /// server does not support the TTL of single records. Returns `BucketNotFound` if the bucket is deleted.
     ///
     /// # Cancel safety
     ///

@@ -191,11 +191,12 @@ impl<T: KvModel> Transaction<'_, T> {
     ///
     /// # Errors
     ///
-    /// `Conflict` if a revision is not there, and `AlreadyExists` if a record is that was to be created; both name the
-    /// key where it is known. `InvalidBatch` if a key is written twice, if there are too many writes, or if a record's
-    /// model declares another bucket. `Unsupported` if several writes need a newer server (nats-server 2.12.1), or a
-    /// bucket with [`atomic`](crate::BucketConfig::atomic). If the acknowledgement is lost and what is stored does not
-    /// tell, the outcome is `Unknown`: all of it was applied, or nothing.
+    /// Returns `Conflict` if an expected revision is not the current one, and `AlreadyExists` if a record to be created
+    /// exists. Both name the key if it is known. Returns `InvalidBatch` if a key is written twice, if there are too
+    /// many writes, or if a record's model declares another bucket. Returns `Unsupported` if several writes need a
+    /// newer server (nats-server 2.12.1), or a bucket with [`atomic`](crate::BucketConfig::atomic). The outcome is
+    /// `Unknown` if the acknowledgement is lost and cannot be recovered. In that case either all writes were applied,
+    /// or none.
     ///
     /// # Cancel safety
     ///

@@ -21,10 +21,11 @@ use crate::revision::Revision;
 impl<T: KvModel> ReadBucket<T> {
     /// Keeps the value of one key at hand: configuration that is reloaded while the program runs.
     ///
-    /// A value that does not decode, or that [`validate`](OpenLive::validate) rejects, is not taken: the last good one
-    /// stays, and [`Live::last_error`] tells why. So does the last good one when the record is removed, unless there is
-    /// a default. A task updates the value and ends with the last handle. Each invalid record is logged once at `warn`,
-    /// with the reason. [`Live::errors`] returns a receiver of these errors.
+    /// A record is invalid if it does not decode or if [`validate`](OpenLive::validate) rejects it. After an invalid
+    /// record the last valid value stays, and [`Live::last_error`] returns the reason. The last valid value also stays
+    /// when the record is removed, unless there is a default. A task updates the value and ends with the last handle.
+    /// Each invalid record is logged once at `warn`, with the reason. [`Live::errors`] returns a receiver of these
+    /// errors.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

@@ -72,10 +72,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and
-    /// tells a `Resync` if the bucket is made anew. Errors that an administrator may undo are also reported once:
-    /// `PermissionDenied`, `Unauthorized`, or `Unsupported` if JetStream was disabled. The stream then retries until it
-    /// works again. Only `Closed` is the last item. A record that does not decode is an [`Event::Undecodable`].
+    /// The stream yields an error that the reader must know. It yields `BucketNotFound` once if the bucket is deleted,
+    /// and continues with a `Resync` if the bucket is created again. Errors that an administrator may undo are also
+    /// reported once: `PermissionDenied`, `Unauthorized`, or `Unsupported` if JetStream was disabled. The stream then
+    /// retries until it works again. Only `Closed` is the last item. A record that does not decode is an
+    /// [`Event::Undecodable`].
     ///
     /// # Cancel safety
     ///

@@ -36,10 +36,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if
-    /// the bucket goes meanwhile. A record that does not decode does not end the wait, because a later one may decode.
-    /// Its `Decode` error is the `source` of the timeout. Without a timeout, a permission that is denied during the
-    /// wait ends the wait. With a timeout, the wait continues, and the denial is the `source` of the timeout.
+    /// Returns `Timeout` if [`timeout`](WaitFor::timeout) is given and passes. Without it, the call waits without a
+    /// limit. Returns `BucketNotFound` if the bucket is deleted. A record that does not decode does not end the wait,
+    /// because a later one may decode. Its `Decode` error is the `source` of the timeout. Without a timeout, a
+    /// permission that is denied during the wait ends the wait. With a timeout, the wait continues, and the denial is
+    /// the `source` of the timeout.
     ///
     /// # Cancel safety
     ///
