@@ -109,7 +109,7 @@ on_both_backends! {
         assert_eq!(documents.history(&crate::support::DocumentKey::new("b")).await.unwrap().len(), 2);
     }
 
-    async fn no_record_is_lost_that_is_written_while_markers_are_removed(world: World) {
+    async fn no_record_is_lost_during_compaction(world: World) {
         let sessions = world.bucket::<Session>().await;
         let rows = rows(3_000);
         let keys: Vec<_> = rows.iter().map(KvModel::key).collect();
@@ -137,7 +137,7 @@ on_both_backends! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_of_a_marker_is_measured_by_the_clock_of_the_backend() {
+async fn the_backend_clock_measures_the_age_of_a_marker() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.delete(&Session::new("acme", 1).key()).await.unwrap();
     // Only the clock of the backend advances, by two hours.
@@ -149,7 +149,7 @@ async fn the_age_of_a_marker_is_measured_by_the_clock_of_the_backend() {
 }
 
 #[tokio::test]
-async fn more_markers_than_are_found_at_once_are_removed() {
+async fn more_markers_than_one_round_are_removed() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     let keys: Vec<_> = rows(100_500).iter().map(KvModel::key).collect();
     for keys in keys.chunks(5_000) {

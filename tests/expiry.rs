@@ -67,13 +67,13 @@ async fn expires_everywhere(sessions: &Bucket<Session>) {
 }
 
 on_both_backends! {
-    async fn a_bucket_with_a_size_limit_evicts_what_expires(world: World) {
+    async fn a_bucket_with_a_size_limit_evicts_expired_records(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
         assert!(sessions.config().limit_markers.is_none(), "the server writes no markers there");
         expires_everywhere(&sessions).await;
     }
 
-    async fn an_announced_expiry_is_told_once(world: World) {
+    async fn an_announced_expiry_is_delivered_once(world: World) {
         needs!(world, LimitMarkers);
         let sessions: Bucket<Session> = world.fresh().ttl(2 * SECOND).await.unwrap();
         assert!(sessions.config().limit_markers.is_some(), "the server writes markers there");
@@ -110,7 +110,7 @@ async fn adopted(store: &Store, name: &str) -> Bucket<Session> {
 }
 
 #[tokio::test]
-async fn a_bucket_of_another_client_evicts_what_expires() {
+async fn a_bucket_of_another_client_evicts_expired_records() {
     let world = World::nats().await;
     let name = unique("foreign");
     let config = kv::Config { bucket: name.clone(), max_age: 2 * SECOND, history: 1, ..Default::default() };
@@ -119,7 +119,7 @@ async fn a_bucket_of_another_client_evicts_what_expires() {
 }
 
 #[tokio::test]
-async fn an_old_server_evicts_what_expires() {
+async fn a_watch_on_an_old_server_evicts_expired_records() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let sessions: Bucket<Session> = world.fresh().ttl(2 * SECOND).await.unwrap();
@@ -170,7 +170,7 @@ async fn times_to_live_of_single_foreign_records_take_effect() {
 
 /// The negative control: the plain client receives no event.
 #[tokio::test]
-async fn naive_watch_hears_of_no_expiry_without_markers() {
+async fn naive_watch_receives_no_expiry_without_markers() {
     use futures::StreamExt;
     let jetstream = jetstream(&harness::shared().await.url()).await;
     let config = kv::Config { bucket: unique("naive"), max_age: SECOND, history: 1, ..Default::default() };

@@ -85,7 +85,7 @@ on_both_backends! {
         soon(locks.lock("a")).await.unwrap().release().await.unwrap();
     }
 
-    async fn garbage_that_comes_while_somebody_waits_is_an_error(world: World) {
+    async fn garbage_that_arrives_during_a_wait_is_an_error(world: World) {
         let (locks, junk) = opened(&world).await;
         let _guard = locks.lock("a").await.unwrap();
         let waiter = tokio::spawn(locks.lock("a").into_future());
@@ -171,7 +171,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_rewrite_keeps_the_fields_that_this_version_does_not_know(world: World) {
+    async fn a_rewrite_keeps_unknown_fields_of_recipes(world: World) {
         let name = unique("later");
         let locks = world.store.locks(&name).await.unwrap();
         let junk = seen_as::<Junk>(&world, &name).await;
@@ -226,7 +226,7 @@ on_both_backends! {
 
 /// A valid ticket holds the lock for as long as a usual lease, whatever TTL it asks for.
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_handed_over_for_a_usual_time_only() {
+async fn a_lock_is_handed_over_for_a_bounded_time() {
     let world = World::memory();
     let (locks, junk) = opened(&world).await;
     let guard = locks.lock("a").await.unwrap();
@@ -241,7 +241,7 @@ async fn a_lock_is_handed_over_for_a_usual_time_only() {
 
 /// The fence of a dead holder expires, and no guard outlives its fence.
 #[tokio::test(start_paused = true)]
-async fn a_fence_goes_with_time_and_outlives_its_guard() {
+async fn a_fence_expires_and_outlives_its_guard() {
     let world = World::memory();
     let sessions: Bucket<Session> = world.bucket().await;
     let junk = seen_as::<Junk>(&world, sessions.name()).await;

@@ -63,7 +63,7 @@ on_both_backends! {
         unbounded.put(&session()).ttl(HOUR).await.unwrap();
     }
 
-    async fn an_adopted_bucket_counts_with_the_ttl_that_it_has(world: World) {
+    async fn an_adopted_bucket_applies_its_own_ttl(world: World) {
         needs!(world, RecordTtl);
         let made = open(&world, world.fresh().ttl(MINUTE)).await;
         // The model, and this builder, ask for another TTL.
@@ -89,7 +89,7 @@ on_both_backends! {
         assert!(matches!(event, Event::Removed { reason: Removed::Expired, .. }), "{event:?}");
     }
 
-    async fn a_result_that_cannot_be_kept_so_long_is_refused_before_its_work_runs(world: World) {
+    async fn too_long_keep_is_refused_before_the_work_runs(world: World) {
         needs!(world, RecordTtl);
         let bucket = open(&world, world.fresh().ttl(MINUTE)).await;
         let once = world.store.once::<u32>("charges").bucket(bucket.name()).ttl(Duration::from_secs(5)).keep(HOUR);

@@ -72,7 +72,7 @@ on_both_backends! {
         assert!(report(&error).contains("key must be a string") && report(&error).contains("`Grid`"), "{error:?}");
     }
 
-    async fn errors_of_recipes_name_what_their_user_named(world: World) {
+    async fn errors_of_recipes_show_the_name_that_the_user_gave(world: World) {
         if world.is_on_a_server() {
             needs!(Locks);
         }

@@ -164,7 +164,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 64 * 50);
     }
 
-    async fn every_caller_of_a_group_gets_the_record_as_it_was_stored(world: World) {
+    async fn every_caller_of_a_group_gets_the_stored_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let before = sessions.status().await.unwrap().last_revision;
@@ -220,7 +220,7 @@ on_both_backends! {
         assert!(sessions.update(stored.value(), stored.revision()).await.unwrap_err().is_conflict());
     }
 
-    async fn a_removal_beside_changes_is_a_write_of_its_own(world: World) {
+    async fn a_removal_among_changes_is_a_separate_write(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -244,7 +244,7 @@ on_both_backends! {
         assert_eq!(next.visits, read.unwrap_or(0));
     }
 
-    async fn changes_that_are_polled_once_and_left_alone_hold_up_nobody(world: World) {
+    async fn changes_polled_once_block_no_other_call(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -294,7 +294,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, done);
     }
 
-    async fn with_more_history_changes_that_are_left_alone_hold_up_nobody(world: World) {
+    async fn with_history_unpolled_changes_block_no_other_call(world: World) {
         let documents = world.bucket::<Document>().await;
         documents.put(&Document::new("a", "")).await.unwrap();
         let key = DocumentKey::new("a");
@@ -445,7 +445,7 @@ async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_is_left_alone_behind_a_conflict_holds_up_nobody() {
+async fn an_unpolled_change_after_a_conflict_blocks_no_other_call() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let (sessions, key, mut left) = (&sessions, key(), Vec::new());

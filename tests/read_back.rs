@@ -173,7 +173,7 @@ async fn values_deeper_than_a_stack_are_refused() {
 }
 
 #[tokio::test]
-async fn values_beside_the_refused_ones_come_back() {
+async fn values_similar_to_refused_ones_are_read_back_equal() {
     comes_back(Some(Some(1_u8))).await;
     comes_back((None::<Option<u8>>, ())).await;
     comes_back((f64::MAX, -0.0_f64, f32::MIN_POSITIVE)).await;
@@ -193,7 +193,7 @@ async fn values_beside_the_refused_ones_come_back() {
 }
 
 #[tokio::test]
-async fn the_order_of_hash_maps_and_sets_is_no_difference() {
+async fn the_order_of_hash_maps_and_sets_is_ignored() {
     let numbers = 0..200_u32;
     comes_back(numbers.clone().collect::<HashSet<_>>()).await;
     comes_back(numbers.clone().map(|n| (n, n.to_string())).collect::<HashMap<_, _>>()).await;
@@ -443,7 +443,7 @@ fn any_value() -> impl Strategy<Value = Any> {
 
 proptest! {
     #[test]
-    fn what_a_put_accepts_a_get_gives_back_equal(value in any_value()) {
+    fn what_a_put_accepts_a_get_returns_equal(value in any_value()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = Store::memory();

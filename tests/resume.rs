@@ -406,7 +406,7 @@ async fn figures_of_50_kills() {
 }
 
 on_both_backends! {
-    async fn entry_of_watch_and_list_tells_how_many_are_pending(world: World) {
+    async fn entry_of_watch_and_list_has_its_pending_count(world: World) {
         let bucket = world.bucket::<Item>().await;
         for id in 0..5 {
             bucket.put(&item(id, "x")).await.unwrap();

@@ -197,7 +197,7 @@ async fn streams_that_are_no_buckets_are_neither_listed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn limits_of_an_account_have_a_kind_of_their_own() {
+async fn limits_of_an_account_are_reported_as_limit_reached() {
     let account = "accounts { A { users: [{ user: a, password: a }]
         jetstream { max_mem: 64KB, max_file: 64KB, max_streams: 1, max_consumers: 1 } } }";
     let server = Server::builder().config(account).auth().start().await;
@@ -286,7 +286,7 @@ struct Plain {
 }
 
 #[tokio::test]
-async fn markers_that_are_off_are_said_by_model_and_builder() {
+async fn model_and_builder_disable_limit_markers() {
     needs!(LimitMarkers);
     for world in [World::memory(), World::nats().await] {
         assert_eq!(Plain::settings().limit_markers, Some(Duration::ZERO));
@@ -309,7 +309,7 @@ async fn markers_that_are_off_are_said_by_model_and_builder() {
 
 /// Another client creates the same bucket with its own defaults: the server compares whole configurations.
 #[tokio::test]
-async fn other_clients_make_their_default_bucket_over_a_plain_one() {
+async fn other_clients_create_the_same_plain_bucket() {
     let World { store, .. } = World::nats().await;
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);

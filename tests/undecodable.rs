@@ -79,7 +79,7 @@ on_both_backends! {
         assert!(late.source().is_none(), "{late:?}");
     }
 
-    async fn a_live_value_that_is_not_taken_is_logged_once_and_seen(world: World) {
+    async fn an_invalid_record_of_a_live_value_is_logged_once(world: World) {
         let everything = Everything::default();
         let _guard = tracing::subscriber::set_default(everything.clone());
         let sessions = world.bucket::<Session>().await;

@@ -35,7 +35,7 @@ async fn send(client: &Client, subject: &str, headers: &[(&'static str, &str)], 
 }
 
 #[tokio::test]
-async fn open_batches_of_one_tenant_keep_out_those_of_others() {
+async fn open_batches_of_one_tenant_block_those_of_others() {
     needs!(Transactions);
     let site = site().await;
     let (acme, admin) = (client(&site, "acme").await, client(&site, "admin").await);
@@ -53,7 +53,7 @@ async fn open_batches_of_one_tenant_keep_out_those_of_others() {
 }
 
 #[tokio::test]
-async fn consumers_of_one_tenant_have_no_bound_and_those_of_others_no_guard() {
+async fn tenants_create_any_number_of_consumers_and_replace_those_of_others() {
     needs!(Locks);
     let site = site().await;
     let (acme, admin) = (client(&site, "acme").await, client(&site, "admin").await);
@@ -76,7 +76,7 @@ async fn consumers_of_one_tenant_have_no_bound_and_those_of_others_no_guard() {
 }
 
 #[tokio::test]
-async fn shared_room_is_filled_by_one_tenant() {
+async fn one_tenant_fills_a_shared_bucket() {
     needs!(Locks);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -95,7 +95,7 @@ async fn shared_room_is_filled_by_one_tenant() {
 }
 
 #[tokio::test]
-async fn revisions_of_others_are_told_by_a_guard() {
+async fn preconditions_reveal_the_revisions_of_others() {
     needs!(Locks);
     let site = site().await;
     let theirs = Session::new("beta", 1);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_remembers_what_was_stored_if_that_is_small() {
+    fn a_lane_remembers_a_small_stored_entry() {
         let mut draft = Draft::default();
         draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
         assert!(draft.conflict.is_some() && draft.current().is_none());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_tried_alone_if_they_are_refused_together_and_surely_not_stored() {
+    fn changes_retry_alone_if_a_group_is_refused_and_not_stored() {
         let refused = || Error::invalid_config("it is too large");
         let alone = |error, members| matches!(Fate::failed(error, members), Fate::Refused);
         assert!(alone(refused(), 2));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_has_the_time_of_its_most_patient_member() {
+    fn a_group_has_the_latest_deadline_of_its_members() {
         let after = |seconds| Deadline::after(Duration::from_secs(seconds));
         let (soon, late, latest) = (after(1), after(2), after(3));
         let (mut group, first) = Draft::default().begin(&key(), WriteKind::Delete, None, late);

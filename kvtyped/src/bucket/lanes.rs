@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn sixty_thousand_small_records_are_remembered_and_the_oldest_of_more_is_forgotten() {
+    fn a_bounded_number_of_small_records_is_remembered() {
         let lanes = Arc::new(Lanes::new(false));
         (0..60_000).for_each(|n| remember(&lanes, n, 100));
         assert!((0..60_000).all(|n| is_remembered(&lanes, n)));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_that_is_offered_to_a_caller_that_is_not_polled_is_taken_by_another() {
+    async fn another_caller_takes_a_turn_offered_to_an_unpolled_one() {
         for one_by_one in [false, true] {
             let lanes = Arc::new(Lanes::new(one_by_one));
             let seat = lanes.seat(&key(0));

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_markers_of_many_removals_are_remembered_and_the_oldest_forgotten() {
+    fn a_bounded_number_of_markers_is_remembered() {
         let markers = Markers::default();
         let key = |id: u64| Key::new(id.to_string()).expect("a key");
         for id in 0..100_000 {

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_that_is_used_again_and_again_takes_the_room_of_one() {
+    fn a_reused_key_takes_the_room_of_one_entry() {
         let mut recent = Recent::new(usize::MAX);
         for n in 0..100_000 {
             recent.add(key(0), n, 0);

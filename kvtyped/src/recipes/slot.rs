@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_garbage() {
+    fn a_newer_format_is_distinguished_from_garbage() {
         for newer in [r#"{"v":2,"n":7}"#, r#"{"v":2}"#, r#"{"v":18446744073709551615,"n":"other"}"#] {
             let error = <Declared as Codec<Number>>::decode(newer.as_bytes()).unwrap_err();
             assert_eq!(error.newer_format().map(|newer| newer.known), Some(1), "{newer}");

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_is_woken_and_not_polled_is_passed_over() {
+    async fn a_woken_but_unpolled_holder_is_passed_over() {
         let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
         let mut left = holds(&crowd, &end);
         assert!(left.as_mut().now_or_never().is_none());

@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_that_starts_over_again_and_again_times_out() {
+    async fn a_listing_that_keeps_starting_over_times_out() {
         let news = (0..20).flat_map(|_| [entry(1), entry(2), News::Resync]).collect();
         let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");

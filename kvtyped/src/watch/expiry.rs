@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resync_forgets_what_was_tracked() {
+    async fn a_resync_clears_the_tracked_records() {
         let mut expiry = expiry(100 * SECOND).await;
         expiry.written("a", 1, 80 * SECOND, None);
         expiry.track(&News::Resync);

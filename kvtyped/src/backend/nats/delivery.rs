@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_a_reply_subject_tell_the_same() {
+    fn both_forms_of_a_reply_subject_are_parsed_alike() {
         let wanted = Delivery {
             revision: Revision::new(20),
             number: 3,

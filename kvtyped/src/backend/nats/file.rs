@@ -148,7 +148,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn secret_file_that_every_user_can_read_is_warned_of_once() -> io::Result<()> {
+    fn world_readable_secret_file_is_logged_once() -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = std::env::temp_dir().join(format!("kvtyped-secrets-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;

@@ -99,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_of_nothing_is_over_at_once() {
+    fn an_empty_listing_is_over_at_once() {
         assert!(Listing::new(0, Revision::ZERO).is_over());
     }
 
     #[test]
-    fn a_listing_is_over_when_nothing_is_behind() {
+    fn a_listing_is_over_when_nothing_is_pending() {
         assert!(listing(3, 0, &[(1, 2), (2, 1), (5, 0)]).is_over());
         // The other two entries expired.
         assert!(listing(3, 0, &[(1, 0)]).is_over());
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_is_not_counted_goes_on_to_where_the_bucket_is() {
+    fn an_uncounted_listing_continues_to_the_last_revision() {
         let revision = Revision::new;
         let mut listing = Listing::uncounted(revision(5), Revision::ZERO);
         listing.take(revision(2), 0);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_behind_is_waited_for() {
+    fn a_listing_waits_for_a_server_that_is_behind() {
         let mut listing = listing(1, 9, &[(4, 0)]);
         assert!(!listing.is_over());
         listing.take(Revision::new(8), 0);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_stays_behind_is_told_from_one_that_catches_up() {
+    fn a_stuck_server_is_distinguished_from_one_that_catches_up() {
         let mut listing = listing(1, 9, &[(4, 0)]);
         let stuck: Vec<_> = [4, 4, 5, 5, 7, 9, 9].map(|upto| listing.idle(Revision::new(upto))).into();
         assert_eq!(stuck, [1, 2, 0, 1, 0, 0, 0]);

@@ -270,7 +270,7 @@ fn kept(backend: &MemoryBackend) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attached_watch_is_told_every_change_though_it_reads_late() {
+async fn an_attached_watch_receives_every_change_when_read_late() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig { limit_markers: Some(SECOND), ..BucketConfig::new("b") }, soon()).await;
     let bucket = bucket.unwrap();
@@ -314,7 +314,7 @@ async fn an_attached_watch_is_told_every_change_though_it_reads_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_not_read_keeps_a_bounded_backlog_and_finds_what_is_left() {
+async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, Since::Now);
