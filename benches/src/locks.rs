@@ -64,7 +64,8 @@ async fn many_alive(world: &mut World) {
     let look = async |(locks, guards): &(Locks, Vec<LockGuard>)| {
         let looks = async {
             for look in 0..LOOKS {
-                let name = guards[look * 7 % guards.len()].name();
+                // The same locks whatever their number: memory that is far away is not what is compared.
+                let name = guards[look % 100].name();
                 assert!(locks.try_lock(name).await.expect("memory is there").is_none());
             }
         };
