@@ -66,9 +66,11 @@ async fn rollup_is_refused_in_a_bucket_without_rollups() {
     let beta = SessionKey::filter().tenant("beta");
     assert_eq!(shared.count(beta).await.expect("they are counted"), 5, "nothing of another tenant is lost");
 
-    // An update of something else keeps it, and one that asks for it turns it off in a bucket with markers.
-    let again: Bucket<Session> =
-        admin.bucket().name("shared").description("changed").on_drift(Drift::Update).await.expect("it is changed");
+    // A program that does not set it is told. An update that does keeps it, and turns it off in a bucket with markers.
+    let unset = admin.bucket::<Session>().name("shared").must_exist().await.expect_err("the setting differs");
+    assert!(unset.to_string().contains("allow_rollup_hdrs"), "{unset}");
+    let again = admin.bucket().name("shared").rollups(false).description("changed").on_drift(Drift::Update);
+    let again: Bucket<Session> = again.await.expect("it is changed");
     assert_eq!(again.config().rollups, Some(false));
     let with_markers: Bucket<Session> = admin.bucket().name("sessions").must_exist().await.expect("it opens");
     assert!(with_markers.config().limit_markers.is_some());

@@ -61,6 +61,9 @@ pub struct BucketConfig {
     /// remove all of its records. Switch it off in a bucket whose users do not trust each other. What that costs: no purge,
     /// no `limit_markers`, so no TTL of a single key, and no locks or other recipes with leases. All of these are
     /// `Unsupported` then. [`permissions`](crate::permissions) has more.
+    ///
+    /// A program that does not set it reports a bucket without rollups as drift, and [`Drift::Update`] switches them on. So
+    /// set it in every program that opens the bucket.
     pub rollups: Option<bool>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
