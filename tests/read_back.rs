@@ -149,7 +149,7 @@ async fn values_that_no_read_accepts_are_refused() {
 
 #[tokio::test]
 async fn values_that_change_on_the_way_are_refused_with_the_field() {
-    let changed = "`value` is another value when it is read back";
+    let changed = "`value` differs when it is read back";
     assert_eq!(reason(put_in_json(Some(None::<u8>)).await), changed);
     assert_eq!(reason(put_in_json(Some(())).await), changed);
     assert_eq!(reason(put_in_json(Some(f64::INFINITY)).await), changed);
@@ -159,7 +159,7 @@ async fn values_that_change_on_the_way_are_refused_with_the_field() {
     assert_eq!(reason(put_in_json(HashMap::from([("secret".to_owned(), Some(()))])).await), changed);
     assert_eq!(reason(put_in_msgpack(Some(None::<u8>)).await), changed);
     assert_eq!(reason(put_in_msgpack(Some(())).await), changed);
-    let inner = "`value.count` is another value when it is read back";
+    let inner = "`value.count` differs when it is read back";
     assert_eq!(reason(put_in_json(NotRead { count: 1 }).await), inner);
     assert_eq!(reason(put_in_msgpack(Some(NotRead { count: 1 })).await), inner);
 }
@@ -288,7 +288,7 @@ async fn custom_codecs_are_verified_too() {
     let words = store.bucket::<Word>().await.unwrap();
     words.put(&Word { id: 1, text: Trimmed("ada".to_owned()) }).await.unwrap();
     let reason_of_text = reason(words.put(&Word { id: 1, text: Trimmed(" ada".to_owned()) }).await);
-    assert_eq!(reason_of_text, "the value is another one when it is read back");
+    assert_eq!(reason_of_text, "the value differs when it is read back");
     let scores = store.bucket::<Score>().await.unwrap();
     scores.put(&Score { id: 1, score: 100 }).await.unwrap();
     assert_eq!(reason(scores.put(&Score { id: 1, score: 101 }).await), "it is above 100");

@@ -37,7 +37,7 @@ fn the_key_codec_fits_the_template(model: &Model<'_>, ctxt: &mut Ctxt) {
 }
 
 fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
-    // Of a model with a value, serde sees the value alone.
+    // Serde sees only the value of a model with a value field.
     if model.value_field().is_some() {
         return;
     }

@@ -91,9 +91,9 @@ use crate::ctxt::Ctxt;
 /// field is a `KeySegment`. A template without fields, `key = "app"`, is the key of a single record; then the key is a
 /// unit struct.
 ///
-/// The last segment may be `{path..}`: a field that takes the rest of the key, one segment or more. The dots of its text
-/// are the dots of the key. `FileKey::filter().path_below("usr.lib")` is every key below `usr.lib`. A field of type
-/// `kvtyped::Key` takes the rest verbatim, so that it reads the keys of all clients.
+/// The last segment may be `{path..}`: a field that takes the rest of the key, one segment or more. Each dot of its
+/// text is a dot of the key. `FileKey::filter().path_below("usr.lib")` matches every key below `usr.lib`. A field of
+/// type `kvtyped::Key` takes the rest verbatim, so it reads the keys of all clients.
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
     let input = self_type::named(parse_macro_input!(input as DeriveInput));

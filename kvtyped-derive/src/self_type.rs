@@ -1,10 +1,10 @@
-//! `Self` in the types and bounds of a model means the model, also where they are copied into its key.
+//! `Self` in the types and bounds of a model means the model, also if the derive copies them into the key type.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{Data, DeriveInput, GenericParam};
 
-/// The input with its own name in the place of `Self`.
+/// Returns the input with its own name in place of `Self`.
 pub(crate) fn named(mut input: DeriveInput) -> DeriveInput {
     let ident = &input.ident;
     let (_, generics, _) = input.generics.split_for_impl();

@@ -10,9 +10,9 @@ pub(crate) struct SerdeField {
     skip_serializing_if: bool,
     skip_deserializing: bool,
     default: bool,
-    /// The written name, if it is not the field's.
+    /// The name that serde writes, if it differs from the field's.
     written_as: Option<String>,
-    /// The name that is read, if it is not the field's.
+    /// The name that serde reads, if it differs from the field's.
     read_as: Option<String>,
     aliases: Vec<String>,
 }
@@ -49,12 +49,12 @@ impl SerdeField {
         found
     }
 
-    /// Whether what is stored never gives the field, so that it comes from the key.
+    /// Whether a stored record never contains the field, so that its value comes from the key.
     pub(crate) fn is_skipped(&self) -> bool {
         self.skip_serializing || self.skip_deserializing
     }
 
-    /// Why serde does not read what it writes of the field called `name`, or `None`.
+    /// Returns why serde cannot read back the field `name`, or `None` if it can.
     pub(crate) fn mismatch(&self, name: &str, default_of_struct: bool) -> Option<String> {
         if self.skip_deserializing {
             return None;
@@ -68,7 +68,7 @@ impl SerdeField {
         }
         let written = self.written_as.as_deref().unwrap_or(name);
         let read = self.read_as.as_deref().unwrap_or(name);
-        // `rename_all` may rename one side, and is not read here.
+        // `rename_all` may rename one side only, and is not parsed here.
         let split = (self.written_as.is_some() || self.read_as.is_some()) && self.written_as != self.read_as;
         if self.is_skipped() || !split || written == read || self.aliases.iter().any(|alias| alias == written) {
             return None;
@@ -89,10 +89,10 @@ pub(crate) fn struct_has_default(attributes: &[Attribute]) -> bool {
     default
 }
 
-/// Goes through the items of every `#[serde(..)]`, and skips the rest of an item that is not of interest.
+/// Visits the items of every `#[serde(..)]`, and skips the rest of an unknown item.
 fn each(attributes: &[Attribute], mut item: impl FnMut(&ParseNestedMeta<'_>) -> syn::Result<()>) {
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
-        // What serde does not understand is serde's to say.
+        // Serde reports items that it does not understand.
         let _ = attribute.parse_nested_meta(|meta| {
             item(&meta)?;
             if meta.input.peek(syn::Token![=]) {

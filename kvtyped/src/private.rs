@@ -110,7 +110,8 @@ impl<S: KeySegment> KeyField for S {
     }
 }
 
-/// The last field of a generated key, which takes the rest of the key: a segment whose text may have dots, or a [`Key`].
+/// The last field of a generated key, which takes the rest of the key: a segment whose text may contain dots, or a
+/// [`Key`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the rest of a key",
     label = "not a key segment, and not a `Key`",
@@ -142,7 +143,7 @@ pub trait RestField: Sized {
     /// Returns [`KeyError::Shape`] if no segment is left, and [`KeyError::Segment`] if the type does not read the text.
     fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError>;
 
-    /// Appends it, or everything below it, to a pattern.
+    /// Appends the field, or everything below it, to a pattern.
     fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern;
 }
 

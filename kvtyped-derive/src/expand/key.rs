@@ -55,7 +55,7 @@ fn inherent(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Nam
         " Every key, until a field of the filter is set."
     };
     quote! {
-        // The type of a private field may be private, too.
+        // The type of a private field may also be private.
         #[allow(dead_code, private_interfaces, private_bounds)]
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic)]

@@ -38,7 +38,7 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     quote!(#key #filter #model)
 }
 
-/// The bounds that the generic types of a key's fields need.
+/// The bounds on the generic types of a key's fields.
 fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> Vec<WherePredicate> {
     let generic = fields.iter().filter(|field| generics::speaks_of(field.ty, generics));
     let bound = generic.map(|field| -> WherePredicate {
@@ -52,7 +52,7 @@ fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> 
 }
 
 impl Names<'_> {
-    /// `<Type as KeyField>` or `RestField`, so that rustc points at the type if it is no segment.
+    /// `<Type as KeyField>` or `RestField`, so that rustc points at the type if it is not a segment.
     ///
     /// Whatever is done with a field of a key is done through this one trait: then the errors are all the same one.
     fn field(&self, field: &Field<'_>) -> TokenStream {

@@ -6,21 +6,21 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// The number of keys beyond which nothing is remembered: 9 to 18 bytes a key, 300 MB at most.
+/// The number of keys beyond which the set remembers nothing: 9 to 18 bytes a key, 300 MB at most.
 const MOST: usize = 1 << 24;
 
-/// The number of expiring delete markers beyond which those are forgotten that must have expired long ago.
+/// The number of expiring delete markers beyond which the set forgets markers that must have expired long ago.
 const MARKERS: usize = 1_024;
 
-/// How late a server may remove a message whose TTL has passed. An older marker is taken to be gone.
+/// How late a server may remove a message whose TTL has passed. An older marker is considered removed.
 const LATE: Duration = Duration::from_secs(60);
 
 /// The keys that the sessions of one watch delivered, from the first entry of its listing on. Each session gets it from
 /// the one before, so that a session that resumes can prove that no removal was missed: if the server has as many keys as
 /// were delivered, it has all of them.
 ///
-/// Of each key a hash of 8 bytes is kept, with a random seed. Two keys with one hash make the numbers differ, which costs a
-/// listing. Delete markers with a TTL are kept by name, because they leave without another message.
+/// The set keeps a seeded hash of 8 bytes for each key. If two keys have the same hash, the numbers differ, which costs
+/// a listing. It keeps delete markers with a TTL by name, because they expire without another message.
 ///
 /// Cheap to clone; every clone is the same set.
 #[derive(Clone, Default)]
@@ -32,14 +32,14 @@ pub struct Delivered {
 struct Keys {
     seed: RandomState,
     hashes: HashSet<u64, BuildHasherDefault<Hashed>>,
-    /// Delete markers with the time at which they expire.
+    /// Delete markers, with their expiry times.
     markers: HashMap<Box<str>, SystemTime>,
     is_complete: bool,
     is_listed: bool,
 }
 
 impl Delivered {
-    /// Starts anew, with a session that lists every key.
+    /// Starts over, for a session that lists every key.
     pub fn restart(&self) {
         let mut keys = self.lock();
         *keys = Keys { is_complete: true, ..Keys::default() };
@@ -50,7 +50,7 @@ impl Delivered {
         *self.lock() = Keys::default();
     }
 
-    /// Whether every key that a listing found is among these.
+    /// Whether the set contains every key that a listing found.
     pub fn is_complete(&self) -> bool {
         self.lock().is_complete
     }
@@ -65,7 +65,7 @@ impl Delivered {
         self.lock().is_listed = true;
     }
 
-    /// Adds a key, whose newest entry is a delete marker that expires at this time, if it is one.
+    /// Adds a key. If its newest entry is a delete marker with a TTL, `marker` is the expiry time of that marker.
     pub fn insert(&self, key: &str, marker: Option<SystemTime>, now: SystemTime) {
         let mut keys = self.lock();
         if !keys.is_complete {
@@ -88,7 +88,7 @@ impl Delivered {
         }
     }
 
-    /// Removes a delete marker that the server has no longer.
+    /// Removes a delete marker that the server no longer has.
     pub fn remove_marker(&self, key: &str) {
         let mut keys = self.lock();
         if keys.markers.remove(key).is_some() {
@@ -97,7 +97,7 @@ impl Delivered {
         }
     }
 
-    /// The delete markers that have expired by this time, and may be gone.
+    /// The delete markers that have expired at this time, so that the server may have removed them.
     pub fn expired_markers(&self, now: SystemTime) -> Vec<Box<str>> {
         let keys = self.lock();
         keys.markers.iter().filter(|(_, expires)| **expires <= now).map(|(key, _)| key.clone()).collect()
@@ -132,7 +132,7 @@ impl fmt::Debug for Delivered {
     }
 }
 
-/// The hash of what is a hash already.
+/// Passes a key that is already a hash through unchanged.
 #[derive(Default)]
 struct Hashed(u64);
 

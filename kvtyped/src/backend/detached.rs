@@ -1,4 +1,4 @@
-//! Work that goes on although its caller is no longer polled.
+//! Work that continues although its caller is no longer polled.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,20 +8,20 @@ use tokio::task::JoinHandle;
 
 /// Work that was started.
 pub(crate) enum Started<R> {
-    /// The work ended at once.
+    /// The work was ready at the first poll.
     Ended(R),
-    /// The work goes on in a task of its own.
+    /// The work continues in a separate task.
     Running(JoinHandle<R>),
 }
 
-/// Polls a future once, and moves it into a task of its own if it is not ready then.
+/// Polls a future once, and moves it into a separate task if it is not ready.
 ///
-/// What the future holds (a turn, a permit) is therefore given back in time, however rarely the caller is polled. Work that
-/// is ready at once costs no task.
+/// The future therefore releases its resources (a turn, a permit) in time, however rarely the caller is polled. Work
+/// that is ready at the first poll needs no task.
 ///
 /// # Cancel safety
 ///
-/// The future is started when this is polled first, and ends whether or not the caller waits for it.
+/// The future starts at the first poll. It runs to its end even if the caller drops this future.
 pub(crate) async fn start<R: Send + 'static>(future: impl Future<Output = R> + Send + 'static) -> Started<R> {
     let mut future: Pin<Box<dyn Future<Output = R> + Send>> = Box::pin(future);
     match futures::poll!(future.as_mut()) {
@@ -31,7 +31,7 @@ pub(crate) async fn start<R: Send + 'static>(future: impl Future<Output = R> + S
 }
 
 impl<R> Started<R> {
-    /// Waits for the end of the work. Returns `None` if the runtime of its task ended first.
+    /// Waits until the work ends. Returns `None` if the runtime of its task ended first.
     pub(crate) async fn output(self) -> Option<R> {
         match self {
             Self::Ended(output) => Some(output),

@@ -86,12 +86,12 @@
 //!   (`a_watch_of_history_tells_every_entry`); since now, only what is written later
 //!   (`a_watch_since_now_tells_nothing_old`); after a revision, what is kept of a later one
 //!   (`a_watch_after_a_revision_tells_what_came_later`), and whether that is everything
-//!   (`a_watch_after_a_revision_tells_whether_something_is_missing`).
-//!   A session whose [`Delivered`] holds every key of the sessions before it may leave that open until it has told what
-//!   came later: then [`Signal::Incomplete`] takes the place of `Ready` where a removal may have been missed.
+//!   (`a_watch_after_a_revision_tells_whether_something_is_missing`). A session whose [`Delivered`] holds every key of
+//!   the earlier sessions may decide that after it has delivered the later entries. If a removal may have been missed,
+//!   it then returns [`Signal::Incomplete`] in place of `Ready`.
 //! * It tells deletes, purges and expiries as they happen (`a_watch_tells_every_kind_of_removal`).
-//! * An attached watch tells every change in its order, also one that the next write removes before the watch is read, as
-//!   long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
+//! * An attached watch delivers every change in order, also one that the next write removes before the watch is read,
+//!   as long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
 //! * It keeps to its patterns, however they overlap (`a_watch_keeps_to_its_patterns`), and leaves the values out if it is
 //!   told to (`a_watch_of_headers_leaves_the_values_out`).
 //! * While nothing happens it tells that it is alive, and how far it is (`a_watch_tells_that_it_is_alive`).

@@ -51,9 +51,9 @@ pub struct BucketStatus {
     pub last_revision: Revision,
     /// When it was made.
     pub created: SystemTime,
-    /// The time by the clock of the backend when it answered: entries are dated and expire by this clock.
+    /// The time of the backend's clock when it answered. This clock dates entries and expires them.
     pub now: SystemTime,
-    /// Whether a time to live of a single entry takes effect.
+    /// Whether the TTL of a single entry takes effect.
     pub entry_ttl: bool,
     /// What stores it: `JetStream`, `memory`.
     pub backing_store: &'static str,
@@ -62,8 +62,8 @@ pub struct BucketStatus {
 }
 
 impl BucketStatus {
-    /// The status of a bucket with these settings that was made then and holds nothing. Its clock is the local one, and
-    /// single entries can have a TTL if it has limit markers.
+    /// The status of an empty bucket with these settings and creation time. Its clock is the local one, and single
+    /// entries can have a TTL if it has limit markers.
     pub fn new(config: BucketConfig, backing_store: &'static str, created: SystemTime) -> Self {
         let entry_ttl = config.limit_markers.is_some();
         let now = SystemTime::now();

@@ -17,7 +17,7 @@ pub struct Watch {
     pub headers_only: bool,
     /// How long it may take to begin.
     pub patience: Duration,
-    /// The keys that earlier sessions of the same watch delivered. A backend that needs no such proof leaves it alone.
+    /// The keys that earlier sessions of the same watch delivered. A backend that needs no such proof ignores them.
     pub delivered: Delivered,
 }
 
@@ -48,8 +48,8 @@ pub enum Signal {
     },
     /// All that was there when it began was told; told once, at once where there is nothing.
     Ready,
-    /// In place of [`Ready`](Self::Ready), of a watch [`Since::After`] a revision: removals may have been missed since that
-    /// revision. The session is over.
+    /// Takes the place of [`Ready`](Self::Ready) in a watch [`Since::After`] a revision: removals since that revision
+    /// may have been missed. The session is over.
     Incomplete,
     /// Nothing new, and it would be told: every second or so while nothing else is.
     Alive {

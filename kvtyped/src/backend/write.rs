@@ -100,8 +100,8 @@ impl fmt::Debug for WriteKind {
 pub struct OperationId(String);
 
 impl OperationId {
-    /// Generates a fresh id: 128 random bits. Ids are stored with records, and a server drops every message with an id that
-    /// it has seen. So a reader of one id must not be able to predict the next.
+    /// Generates a fresh id of 128 random bits. Ids are stored with records, and a server drops every message with an
+    /// id that it has seen. A reader of one id must therefore not be able to predict the next one.
     pub fn generate() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }

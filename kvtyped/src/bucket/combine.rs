@@ -1,14 +1,15 @@
 //! Group commit: changes of one record that wait for each other in this process are applied one after another, and stored
 //! by one write.
 //!
-//! The changes of a key share a lane. A caller that has the turn applies its closure to the draft of the record and joins
-//! the group that the next write stores. The write begins when nobody else is about to join. The callers that come while it
-//! is under way join the next group, so the more there are the more one write stores, and no two of them conflict on the
-//! wire.
+//! The changes of a key share a lane. A caller that has the turn applies its closure to the draft of the record and
+//! joins the group that the next write stores. The write begins when no other caller is about to join. Callers that
+//! arrive during the write join the next group. So a write stores more changes under more load, and the callers of one
+//! process do not conflict at the server.
 //!
-//! Each closure runs in its caller's own task: one that fails or panics leaves the draft as it was, and a caller that is
-//! dropped leaves its change in the draft. Reads and writes run in tasks of their own. A caller that is not polled holds up
-//! nobody: it has no turn, and any member of a group begins the write. A group that nobody waits for any more is dropped.
+//! Each closure runs in its caller's task. A closure that fails or panics leaves the draft unchanged. A caller that is
+//! dropped leaves its change in the draft. Reads and writes run in separate tasks. A caller that is not polled blocks
+//! no other caller: it has no turn, and any member of a group can begin the write. A group without waiting callers is
+//! dropped.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -26,13 +27,14 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// How often a member of a group looks whether others still join before it has the group stored.
+/// How many times a member of a group checks for joining callers before it starts the write.
 const LOOKS: u32 = 3;
 
 impl<T: KvModel> Bucket<T> {
-    /// As [`compare_and_set`](Self::compare_and_set), in a group with other callers of this process that change the same key.
+    /// Works like [`compare_and_set`](Self::compare_and_set), in a group with other callers of this process that change
+    /// the same key.
     ///
-    /// The result of a change that others were stored over, by the same write, is the record as it was stored.
+    /// If the same write stores later changes too, the result is the record as it was stored.
     pub(super) async fn change_in_turn<E: From<Error>>(
         &self,
         operation: &'static str,
@@ -47,7 +49,7 @@ impl<T: KvModel> Bucket<T> {
         let seat = self.inner.lanes.seat(key);
         let arrived = seat.reads();
         let mut alone = self.inner.lanes.go_one_by_one();
-        // A decision to write nothing, and the entry that it was made on, which may be old.
+        // A decision to write nothing, and the entry that it is based on, which may be stale.
         let mut unsure: Option<(Result<Decision<_>, E>, Option<RawEntry>)> = None;
         loop {
             let mut turn = seat.enter(deadline).await.map_err(|error| located(attempts.explain(error)))?;
@@ -82,8 +84,8 @@ impl<T: KvModel> Bucket<T> {
                     turn.group = Some(group);
                     (member, None, Some(deadline))
                 }
-                // A write of its own, right behind the group that is there: the members of a group get a record, and a
-                // removal leaves none. Where there is no group, it ends in its own time.
+                // A separate write, directly after the current group: the members of a group get a record, and a
+                // removal leaves none. Without a group, the write has its own deadline.
                 (Some((kind, ttl)), group) => {
                     let limit = group.is_some().then_some(deadline);
                     let (own, member) = turn.begin(key, kind, ttl, deadline);
@@ -109,13 +111,13 @@ impl<T: KvModel> Bucket<T> {
                 Some(Fate::Conflict(error)) => attempts.lost(Error::also(&error), deadline).map_err(located)?,
                 Some(Fate::Refused) => alone = true,
                 Some(Fate::Failed(error)) => return Err(located(Error::also(&error)).into()),
-                // The runtime of the task that was to store it is gone.
+                // The runtime of the task that stores the group has ended.
                 None => return Err(located(Error::new(ErrorKind::Closed).unknown_outcome()).into()),
             }
         }
     }
 
-    /// Waits for what becomes of a group. While the group is open, has it stored as soon as nobody joins it any more.
+    /// Waits for the outcome of a group. While the group is open, starts the write as soon as no more callers join.
     async fn fate_of(
         &self,
         seat: &Arc<Seat>,
@@ -126,7 +128,7 @@ impl<T: KvModel> Bucket<T> {
         let (mut seen, mut looks) = (member.members, 0);
         loop {
             if open {
-                // The callers that were woken with this one have their turns first.
+                // The callers that were woken with this one take their turns first.
                 tokio::task::yield_now().await;
             }
             let fate = async { member.fate.wait_for(Option::is_some).await.ok().and_then(|fate| fate.clone()) };
@@ -153,7 +155,7 @@ impl<T: KvModel> Bucket<T> {
                     seen = group.members;
                     grew && looks < LOOKS && !group.is_full() && seat.is_wanted()
                 }
-                // It is being stored.
+                // The group is being stored.
                 _ => {
                     open = false;
                     continue;
@@ -165,7 +167,7 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
-    /// Stores the group of a draft, and then another one over it.
+    /// Stores the group of a draft, and then `last` over it.
     fn settle(&self, mut turn: Turn, last: Option<Group>) -> impl Future<Output = ()> + Send + use<T> {
         let bucket = self.read.clone();
         async move {
@@ -199,8 +201,8 @@ impl<T: KvModel> Bucket<T> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads what the draft is to be decided on, in a task of its own: of whoever is nearest, at the leader behind a
-    /// conflict, and where nothing newer is if it is to be sure.
+    /// Reads the newest entry for the draft, in a separate task: from the nearest server, or from the leader after a
+    /// conflict, or so that no newer entry can exist if `surely` is set.
     async fn look(&self, mut turn: Turn, surely: bool, deadline: Deadline) -> Result<()> {
         let bucket = self.clone();
         let read = async move {

@@ -15,7 +15,7 @@ use crate::revision::Revision;
 /// How many keys are worked on at once.
 const AT_ONCE: usize = 128;
 
-/// How many markers are found before they are removed.
+/// How many markers one round collects before it removes them.
 const ROUND: usize = 100_000;
 
 impl<T: KvModel> Bucket<T> {
@@ -25,8 +25,8 @@ impl<T: KvModel> Bucket<T> {
     /// A marker tells watchers of a removal. One who was away for longer than markers are kept hears of it all the same, by
     /// a `Resync`: so choose a time that is longer than what is usual.
     ///
-    /// It is about the whole bucket, whatever the model: markers that other models, or locks, left go as well. The age of a
-    /// marker is measured by the server's clock. A server removes a marker in 50 to 200 µs.
+    /// It covers the whole bucket, whatever the model, and also removes the markers of other models and of locks. The
+    /// server's clock measures the age of a marker. A server removes a marker in 50 to 200 µs.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -112,7 +112,7 @@ impl<T: KvModel> Compact<'_, T> {
                             old.push((entry.key, entry.revision));
                         }
                     }
-                    // One whose key is not legal is no marker of ours.
+                    // A message with an illegal key is not a marker of this crate.
                     Err(error) if error.key().is_some() => {}
                     Err(error) => return Err(error),
                 }
@@ -120,7 +120,7 @@ impl<T: KvModel> Compact<'_, T> {
                     break;
                 }
             }
-            // The consumer of the scan goes first: it would slow down every removal.
+            // Drop the consumer of the scan first: it would slow down every removal.
             drop(scanned);
             let is_last = old.len() < ROUND;
             let erase = |(key, revision): (Key, Revision)| async move {

@@ -85,15 +85,15 @@ pub(crate) fn encode<T: KvModel>(record: &T, key: T::Key) -> Result<Bytes> {
     Ok(bytes)
 }
 
-/// Returns the bytes of a record that is not written, or not yet.
+/// Returns the bytes of a record that is not written yet.
 pub(super) fn encode_unverified<T: KvModel>(record: &T) -> Result<Bytes> {
     T::Codec::encode(record.stored()).map(Bytes::from).map_err(unwritable::<T>)
 }
 
-/// Checks that the bytes of a record are read back as this record.
+/// Checks that the bytes of a record decode to this record.
 pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
     let read = read_back::<T::Codec, _>(bytes).map_err(unwritable::<T>)?;
-    // What the codec leaves out may be in the key.
+    // The key may contain fields that the codec leaves out.
     let read = T::from_stored(key, read);
     T::Codec::verify(record.stored(), read.stored()).map_err(unwritable::<T>)?;
     if read.key() == record.key() {

@@ -15,15 +15,15 @@ use crate::ttl::Ttl;
 /// The largest value that a lane remembers, in bytes.
 const LARGEST: usize = 16 * 1_024;
 
-/// How many changes one write stores at most.
+/// The largest number of members of a group.
 const MOST: u32 = 1_000;
 
-/// What is known of a record, and what is to become of it.
+/// The known state of a record, and the changes that are to be written.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) base: Option<Base>,
     pub(super) group: Option<Group>,
-    /// Since the last conflict, if nothing was stored behind it.
+    /// The last conflict, if nothing was stored since.
     pub(super) conflict: Option<Retry>,
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Base {
     pub(super) known: Known,
 }
 
-/// Whence the newest entry of a key is known.
+/// How the newest entry of a key is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// It was stored, or read, before the call that decides on it.
+    /// It was stored or read before the call that decides on it.
     Before,
-    /// It was read by the read of this number, of whoever was nearest.
+    /// The read with this number returned it, from the nearest server.
     Near(u64),
-    /// It was read by the read of this number, where nothing newer is.
+    /// The read with this number returned it, and no newer entry existed.
     Surely(u64),
 }
 
@@ -53,15 +53,15 @@ impl Draft {
         }
     }
 
-    /// The revision that is there now, or under the group.
+    /// The current revision, or the one that the group is based on.
     pub(super) fn revision(&self) -> Revision {
         self.current().map_or(Revision::ZERO, |entry| entry.revision)
     }
 
-    /// Makes it ready for the decision of a call that arrived after so many reads.
+    /// Prepares the draft for the decision of a call that arrived after this many reads.
     pub(super) fn prepare(&mut self, arrived: u64) {
         if self.group.as_ref().is_some_and(|group| group.fate.receiver_count() == 0) {
-            // Nobody waits for it to be stored any more.
+            // No caller waits for the group any longer.
             self.group = None;
         }
         if let Some(base) = &mut self.base
@@ -72,13 +72,13 @@ impl Draft {
         }
     }
 
-    /// Whether a decision to write nothing may rest on it: it was just read at the leader, or it is shared with those whose
-    /// write will confirm it.
+    /// Whether a decision to write nothing may be based on the draft: it was just read from the leader, or the write of
+    /// a group will confirm it.
     pub(super) fn is_sure(&self) -> bool {
         self.group.is_some() || self.base.as_ref().is_some_and(|base| matches!(base.known, Known::Surely(_)))
     }
 
-    /// Whether a sure read confirms what a decision to write nothing was made on.
+    /// Whether a sure read confirms the entry that a decision to write nothing was based on.
     pub(super) fn confirms(&self, near: Option<&RawEntry>) -> bool {
         self.group.is_none()
             && self.base.as_ref().is_some_and(|Base { entry, known }| {
@@ -86,19 +86,19 @@ impl Draft {
             })
     }
 
-    /// Remembers what was stored.
+    /// Remembers the stored entry.
     pub(super) fn stored(&mut self, entry: RawEntry) {
         self.conflict = None;
         self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), known: Known::Before });
     }
 
-    /// Remembers that another came first.
+    /// Remembers a conflict with another writer.
     pub(super) fn overtaken(&mut self, conflict: &Error) {
         self.conflict.get_or_insert_with(Retry::new).learn(conflict);
         self.base = None;
     }
 
-    /// Begins a group with a change of what is known.
+    /// Begins a group with a change of the known entry.
     pub(super) fn begin(&self, key: &Key, kind: WriteKind, ttl: Option<Ttl>, deadline: Deadline) -> (Group, Member) {
         let (entry, fate) = (entry(key, self.revision(), &kind, ttl), watch::Sender::new(None));
         let mut group = Group { kind, ttl, entry, steps: 1, members: 0, deadline, fate };
@@ -114,19 +114,19 @@ pub(super) struct Group {
     pub(super) ttl: Option<Ttl>,
     /// The record after the changes so far.
     pub(super) entry: RawEntry,
-    /// How many changes there are so far.
+    /// The number of changes so far.
     pub(super) steps: u32,
     pub(super) members: u32,
     pub(super) deadline: Deadline,
     pub(super) fate: watch::Sender<Option<Fate>>,
 }
 
-/// A call that waits for what becomes of a group.
+/// A call that waits for the outcome of a group.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// How many changes there were after its own.
+    /// The number of changes in the group, its own included, when the call joined.
     pub(super) step: u32,
-    /// How many members there were.
+    /// The number of members when the call joined.
     pub(super) members: u32,
     pub(super) fate: watch::Receiver<Option<Fate>>,
 }
@@ -140,7 +140,8 @@ impl Group {
         self.witness(deadline)
     }
 
-    /// Adds a member that changes nothing: what it saw is not stored yet, so neither is what it makes of that.
+    /// Adds a member that changes nothing. Its decision is based on a record that is not stored yet, so it waits for
+    /// the write.
     pub(super) fn witness(&mut self, deadline: Deadline) -> Member {
         self.members += 1;
         if deadline.at() > self.deadline.at() {
@@ -153,28 +154,29 @@ impl Group {
         self.members >= MOST
     }
 
-    /// Whether a member belongs to it.
+    /// Whether the member belongs to this group.
     pub(super) fn has(&self, member: &Member) -> bool {
         self.fate.subscribe().same_channel(&member.fate)
     }
 }
 
-/// What became of a group.
+/// The outcome of a group.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
     Stored {
         entry: Arc<RawEntry>,
         steps: u32,
     },
-    /// Another process came first: all begin anew.
+    /// Another process wrote the record first. All members start over.
     Conflict(Arc<Error>),
-    /// Nothing was stored, since what one of them wants cannot be, or what it stood on was not: each is tried alone.
+    /// Nothing was stored, because one change was refused or an earlier group failed. Each member retries alone.
     Refused,
     Failed(Arc<Error>),
 }
 
 impl Fate {
-    /// Where it may be one of several that cannot be stored, each is tried alone; but nothing that may be stored already.
+    /// If one of several changes may have caused the refusal, each member retries alone. A write that may be stored is
+    /// not retried.
     pub(super) fn failed(error: Error, members: u32) -> Self {
         if members > 1 && error.outcome() == Outcome::NotApplied && !error.is_retryable() {
             Self::Refused
@@ -184,7 +186,7 @@ impl Fate {
     }
 }
 
-/// What is stored under a key once this is written.
+/// The entry of a key after this write.
 pub(super) fn entry(key: &Key, revision: Revision, kind: &WriteKind, ttl: Option<Ttl>) -> RawEntry {
     let (operation, value) = match kind {
         WriteKind::Put(value) => (Operation::Put, value.clone()),
@@ -216,7 +218,7 @@ mod tests {
         assert!(draft.conflict.is_some() && draft.current().is_none());
         draft.stored(stored(16_384));
         assert!(draft.conflict.is_none() && draft.current().is_some_and(|entry| entry.value.len() == 16_384));
-        assert!(!draft.is_sure(), "it may be old by now");
+        assert!(!draft.is_sure(), "it may be stale");
         draft.stored(stored(16_385));
         assert!(draft.current().is_none());
         draft.stored(stored(1));

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyCodec, Pattern, Patterns, Token};
 use crate::revision::Revision;
 
-/// Translates every key on its way to the backend and back, so that nothing above knows the codec.
+/// Translates every key to and from the backend, so no layer above knows the codec.
 pub(super) struct EncodedBucket {
     raw: Arc<dyn RawBucket>,
     codec: KeyCodec,
@@ -49,7 +49,7 @@ fn translated(codec: KeyCodec, error: Error) -> Error {
     }
 }
 
-/// The patterns of the stored keys. The backend does not filter by literals in half-open segments; `rest` does.
+/// The patterns of the stored keys. The backend does not filter by literals in half-open segments, so `rest` does.
 struct Filter {
     stored: Patterns,
     rest: Option<Patterns>,

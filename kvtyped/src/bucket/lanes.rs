@@ -1,10 +1,12 @@
-//! The lanes of a bucket: what the changes of one record in this process share.
+//! The lanes of a bucket: the state that the changes of one record in this process share.
 //!
-//! A lane has one draft, and whoever takes the [`Turn`] may change it. A turn is never assigned to a caller that waits: it is
-//! offered, and a caller takes it when it is polled. Nobody holds a turn across an await of the caller's future; what has to
-//! be awaited goes on in a task of its own. A future that was polled once and then left alone is therefore in nobody's way.
+//! A lane has one draft, and the caller that holds the [`Turn`] may change it. A turn is never assigned to a waiting
+//! caller. It is offered, and a caller takes it when it is polled. No caller holds a turn across an await of its own
+//! future: work that must be awaited continues in a separate task. A future that was polled once and then left
+//! therefore blocks no other caller.
 //!
-//! A lane exists while somebody uses it. What its draft knows of the record is then remembered, in a bounded room.
+//! A lane exists while a caller uses it. Afterwards the bucket remembers the newest entry of its draft, within a bound
+//! in bytes.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -22,10 +24,10 @@ use crate::backend::{Deadline, RawEntry};
 use crate::error::Result;
 use crate::key::Key;
 
-/// The room for remembered records, in bytes: some 65,536 small ones.
+/// The bound on remembered records, in bytes. It fits some 65,536 small records.
 const ROOM: usize = 32 * 1_024 * 1_024;
 
-/// How long a caller of a lane that goes one by one waits before it looks whether a turn is left lying.
+/// How long a caller of a one-by-one lane waits before it first checks for a free turn that no caller took.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// The longest such wait.
@@ -35,7 +37,7 @@ const LAST_LOOK: Duration = Duration::from_millis(320);
 #[derive(Debug)]
 pub(super) struct Lanes {
     all: Mutex<All>,
-    /// Whether each change is a write of its own, so that one turn serves one caller.
+    /// Whether each change is a separate write, so that one turn serves one caller.
     one_by_one: bool,
 }
 
@@ -56,9 +58,9 @@ struct Lane {
     /// Only ever locked by `try_lock`.
     draft: Arc<AsyncMutex<Draft>>,
     free: Notify,
-    /// How many wait for a turn, polled or not.
+    /// The number of callers that wait for a turn, polled or not.
     waiting: AtomicUsize,
-    /// How many reads were begun.
+    /// The number of reads that were started.
     reads: AtomicU64,
 }
 
@@ -68,7 +70,7 @@ impl Lanes {
         Self { all: Mutex::new(all), one_by_one }
     }
 
-    /// Whether each change is a write of its own.
+    /// Whether each change is a separate write.
     pub(super) fn go_one_by_one(&self) -> bool {
         self.one_by_one
     }
@@ -128,28 +130,28 @@ impl Seat {
         &self.key
     }
 
-    /// The number of reads that were begun so far: what a later one finds is not older than this call.
+    /// The number of reads that were started so far. The result of a later read is not older than this call.
     pub(super) fn reads(&self) -> u64 {
         self.lane.reads.load(Ordering::Acquire)
     }
 
-    /// Numbers a read that begins.
+    /// Returns the number of a new read.
     pub(super) fn begin_read(&self) -> u64 {
         self.lane.reads.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Whether somebody waits for a turn, polled or not.
+    /// Whether a caller waits for a turn, polled or not.
     pub(super) fn is_wanted(&self) -> bool {
         self.lane.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Takes the turn, if it is free.
+    /// Takes the turn if it is free.
     fn take(self: &Arc<Self>) -> Option<Turn> {
         let draft = Arc::clone(&self.lane.draft).try_lock_owned().ok()?;
         Some(Turn { draft, offer: Offer(Arc::clone(self)) })
     }
 
-    /// Waits for a turn, and is counted meanwhile.
+    /// Waits for a turn, and counts as waiting until then.
     pub(super) async fn enter(self: &Arc<Self>, deadline: Deadline) -> Result<Turn> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
@@ -173,7 +175,7 @@ impl Seat {
             free.as_mut().enable();
             if let Some(turn) = self.take() {
                 if missed {
-                    // It was offered to a caller that is not polled, and so may the next ones be.
+                    // The turn was offered to a caller that is not polled. The next offers may be lost in the same way.
                     self.lane.free.notify_waiters();
                 }
                 return turn;
@@ -254,11 +256,11 @@ mod tests {
 
     /// Stores a value in the lane of a key, and leaves the lane.
     fn remember(lanes: &Arc<Lanes>, n: usize, bytes: usize) {
-        lanes.seat(&key(n)).take().expect("nobody is there").stored(stored(n, bytes));
+        lanes.seat(&key(n)).take().expect("no caller is there").stored(stored(n, bytes));
     }
 
     fn is_remembered(lanes: &Arc<Lanes>, n: usize) -> bool {
-        lanes.seat(&key(n)).take().expect("nobody is there").current().is_some()
+        lanes.seat(&key(n)).take().expect("no caller is there").current().is_some()
     }
 
     #[test]

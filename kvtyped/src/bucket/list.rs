@@ -123,9 +123,9 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Reads the keys of the records that a filter matches, as a stream, without their values.
     ///
-    /// A stream gives each key once, also if the record is written, or removed and created, while the stream is read. For that
-    /// it keeps a hash of 16 bytes for each key that it gave, some 40 bytes with the table; [`Keys::limit`] bounds it.
-    /// Across pages a key may come again: a record that is written between two pages is behind the cursor.
+    /// A stream yields each key once, also if the record is written, or removed and created, while the stream is read.
+    /// For this purpose it keeps a hash of 16 bytes for each key, some 40 bytes with the table; [`Keys::limit`] bounds
+    /// it. Across pages a key may repeat: a record that is written between two pages moves behind the cursor.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -224,9 +224,9 @@ impl<T: KvModel> Stream for KeysStream<T> {
     }
 }
 
-/// The keys that a stream gave, as hashes.
+/// The keys that a stream yielded, as hashes.
 ///
-/// A hash has 128 bits of keyed hashes, so that two keys of a billion have the same one with a probability below 10⁻²⁰.
+/// Each keyed hash has 128 bits, so the probability that two of a billion keys collide is below 10⁻²⁰.
 #[derive(Debug, Default)]
 struct Given {
     hashers: [RandomState; 2],
@@ -234,7 +234,7 @@ struct Given {
 }
 
 impl Given {
-    /// Remembers a key; returns whether it was not given before.
+    /// Remembers a key. Returns whether the stream did not yield it before.
     fn is_new(&mut self, key: &Key) -> bool {
         let [low, high] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(key)));
         self.hashes.insert(high << 64 | low)

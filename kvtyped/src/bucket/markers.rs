@@ -8,7 +8,7 @@ use super::recent::Recent;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// The room for remembered markers, in bytes: more than ten thousand.
+/// The bound on remembered markers, in bytes. It fits more than ten thousand.
 const ROOM: usize = 4 * 1_024 * 1_024;
 
 /// A marker that is no more there costs one write that is refused; one that is not remembered costs the same.

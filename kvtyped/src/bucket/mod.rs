@@ -94,9 +94,9 @@ macro_rules! options {
         impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// How long the record lives: one second at least, and rounded up to whole ones (ADR-43).
             ///
-            /// The next `put` or `update` of the record without a TTL removes this one: the record then lives as long as the
-            /// bucket's `ttl` says, or until it is removed where the bucket has none. A TTL that is longer than the bucket's is
-            /// refused as `InvalidConfig`: the server would remove the record when the bucket's TTL ends.
+            /// The next `put` or `update` of the record without a TTL removes this TTL. The record then expires by the
+            /// bucket's `ttl`, or never if the bucket has none. A TTL that is longer than the bucket's is refused as
+            /// `InvalidConfig`, because the server would remove the record by the bucket's TTL.
             pub fn ttl(mut self, ttl: std::time::Duration) -> Self
             where
                 T: $crate::model::SingleRevision,
@@ -190,7 +190,7 @@ struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 impl<T: KvModel> ReadBucket<T> {
     fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration, closing: Arc<Closing>) -> Self {
         let met = Met::new(raw.incarnation());
-        // With more history every change is to be found in it.
+        // A bucket with more history stores every change separately.
         let lanes = Arc::new(Lanes::new(!matches!(raw.config().history, None | Some(1))));
         let inner = Arc::new(Inner {
             backend,

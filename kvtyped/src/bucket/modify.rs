@@ -32,10 +32,10 @@ impl<T: KvModel> Bucket<T> {
     /// Changes the record of a key by a closure, which runs again on the newest record whenever another writer came
     /// between.
     ///
-    /// Changes of one record that wait for each other in this process do not conflict: they are applied one after another, and
-    /// stored by one write where the bucket keeps one revision of each key. Each caller gets the record as it was stored,
-    /// which may contain changes that were applied after its own. If the caller needs what its own closure made, the closure
-    /// hands it out: the last run of the closure is the one that was stored.
+    /// Changes of one record that wait for each other in this process do not conflict. They are applied one after
+    /// another and, if the bucket keeps one revision of each key, stored by one write. Each caller gets the record as
+    /// it was stored, which may contain changes that were applied after its own. If the caller needs the result of its
+    /// own closure, the closure can store it in a variable: the last run of the closure is the stored one.
     ///
     /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
     /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.

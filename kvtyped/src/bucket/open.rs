@@ -97,7 +97,8 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.name = name.into())
     }
 
-    /// How its keys are stored, in place of the model's key codec. All programs that use the bucket must agree on it.
+    /// Sets how keys are stored, in place of the model's key codec. All programs that use the bucket must use the same
+    /// codec.
     pub fn key_codec(mut self, codec: KeyCodec) -> Self {
         self.key_codec = codec;
         self
@@ -170,14 +171,14 @@ impl<T: KvModel> OpenBucket<T> {
         })
     }
 
-    /// How long the marker of an expired value stays, 1 s at least, which needs nats-server 2.11; or
+    /// Sets how long the marker of an expired value stays, 1 s at least, which needs nats-server 2.11; or
     /// [`LimitMarkers::Off`].
     pub fn limit_markers(self, markers: impl Into<LimitMarkers>) -> Self {
         self.set(|config| config.limit_markers = Some(markers.into().wish()))
     }
 
-    /// Allows or refuses messages that replace stored records, as a purge does. [`BucketConfig::rollups`] lists the costs of
-    /// `false`, and the reason for it in a bucket that several users share.
+    /// Allows or refuses messages that replace stored records, as a purge does. [`BucketConfig::rollups`] describes
+    /// when to use `false`, and its costs.
     pub fn rollups(self, on: bool) -> Self {
         self.set(|config| config.rollups = Some(on))
     }

@@ -1,19 +1,19 @@
-//! A map of a bounded size in bytes that forgets what was added longest ago.
+//! A map with a bounded size in bytes that forgets the oldest entries.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::key::Key;
 
-/// The bytes that an entry takes beside its key and its value: the slots of the map and of the order.
+/// The bytes of an entry in addition to its key and value: its slots in the map and the order.
 const OVERHEAD: usize = 320;
 
-/// What is remembered of some keys.
+/// The remembered values of some keys.
 ///
-/// Adding and taking cost amortized constant time. An entry that is taken and added again counts as new.
+/// `add` and `take` run in amortized constant time. An entry that is taken and added again counts as new.
 #[derive(Debug)]
 pub(super) struct Recent<V> {
     entries: HashMap<Key, Entry<V>>,
-    /// The entries in the order in which they were added, and stale places of entries that were taken.
+    /// The entries in insertion order, with stale slots of entries that were taken.
     order: VecDeque<(u64, Key)>,
     next: u64,
     bytes: usize,
@@ -28,12 +28,12 @@ struct Entry<V> {
 }
 
 impl<V> Recent<V> {
-    /// A map for entries of that many bytes in all.
+    /// Creates a map for entries of this many bytes in total.
     pub(super) fn new(room: usize) -> Self {
         Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, room }
     }
 
-    /// Adds an entry whose value takes that many bytes on the heap, and forgets the oldest ones beyond the room.
+    /// Adds an entry whose value takes this many bytes on the heap, and forgets the oldest entries beyond the bound.
     pub(super) fn add(&mut self, key: Key, value: V, heap: usize) {
         drop(self.take(&key));
         let number = self.next;
@@ -48,7 +48,7 @@ impl<V> Recent<V> {
                 drop(self.take(&key));
             }
         }
-        // As many places as were added since the last time are stale, at least.
+        // At least as many slots are stale as were added since the last sweep.
         if self.order.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.order.retain(|(number, key)| entries.get(key).is_some_and(|entry| entry.number == *number));
@@ -85,7 +85,7 @@ mod tests {
         let mut recent = Recent::new(100 * (OVERHEAD + 2 * "key.100".len() + 10));
         for n in 100..1_000 {
             recent.add(key(n), n, 10);
-            assert_eq!(recent.len(), (n - 99).min(100), "one is forgotten for one that is added");
+            assert_eq!(recent.len(), (n - 99).min(100), "each added entry replaces the oldest one");
         }
         assert!((100..900).all(|n| recent.take(&key(n)).is_none()));
         assert!((900..1_000).all(|n| recent.take(&key(n)) == Some(n)));

@@ -114,8 +114,8 @@ impl<T: KvModel> Purge<'_, T> {
         self
     }
 
-    /// How long the marker stays: one second at least, and rounded up to whole ones. It needs a bucket with limit markers.
-    /// The bucket's own `ttl` removes the marker too, whichever ends first.
+    /// How long the marker stays: one second at least, and rounded up to whole ones. It needs a bucket with limit
+    /// markers. The bucket's own `ttl` also removes the marker; the earlier of the two applies.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

@@ -1,7 +1,7 @@
 //! Comparison of serde values whose types need not be `PartialEq`.
 //!
-//! A fingerprint is a hash of the calls that a value makes on its serializer. Unlike a second encoding it tells
-//! `Some(None)` from `None`, and it does not depend on the order of hash maps and sets.
+//! A fingerprint is a hash of the calls that a value makes on its serializer. Unlike a second encoding, it
+//! distinguishes `Some(None)` from `None`, and it does not depend on the order of hash maps and sets.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use serde::ser::{
 
 use super::MAX_DEPTH;
 
-/// Returns why `read` is not the value `written`, or `None` if it is.
+/// Returns why `read` differs from `written`, or `None` if the values are equal.
 ///
 /// `human_readable` is what the serializer of the format reports.
 pub(super) fn difference<V: Serialize>(written: &V, read: &V, human_readable: bool) -> Option<String> {
@@ -21,16 +21,16 @@ pub(super) fn difference<V: Serialize>(written: &V, read: &V, human_readable: bo
     match (print(written), print(read)) {
         (Ok(written), Ok(read)) if written == read => None,
         (Ok(_), Ok(_)) => Some(match changed_field(written, read, human_readable) {
-            Some(field) => format!("`{field}` is another value when it is read back"),
-            None => "the value is another one when it is read back".to_owned(),
+            Some(field) => format!("`{field}` differs when it is read back"),
+            None => "the value differs when it is read back".to_owned(),
         }),
-        _ => Some("the value cannot be compared with what is read back".to_owned()),
+        _ => Some("the value cannot be compared with its encoding, read back".to_owned()),
     }
 }
 
 /// Returns the reason to refuse a value that nests deeper than decoders read, or `None`.
 ///
-/// Encoders recurse without a bound, so this is asked before one runs.
+/// Encoders recurse without a bound, so this check runs before them.
 pub(super) fn excessive_depth<V: Serialize>(value: &V, human_readable: bool) -> Option<String> {
     let print = value.serialize(Fingerprint { human_readable, levels: MAX_LEVELS, trace: None });
     matches!(print, Err(Refused::TooDeep)).then(|| format!("it nests deeper than {MAX_DEPTH}"))
@@ -47,7 +47,7 @@ fn changed_field<V: Serialize>(written: &V, read: &V, human_readable: bool) -> O
     written.into_iter().zip(read).find(|(written, read)| written != read).map(|((path, _), _)| path)
 }
 
-/// How deep the comparison recurses: a container and three options or newtypes for each level that decoders read.
+/// The recursion limit of the comparison: a container and three options or newtypes for each level that decoders read.
 const MAX_LEVELS: usize = 4 * (MAX_DEPTH + 1);
 
 /// The fingerprints of struct fields, inner ones first.
@@ -88,7 +88,7 @@ impl Error for Refused {
     }
 }
 
-/// The kinds of calls, so that equal content of different kinds has different fingerprints.
+/// The kinds of calls. Equal content of different kinds has different fingerprints.
 #[derive(Clone, Copy)]
 enum Kind {
     Bool,

@@ -8,8 +8,8 @@ use super::{Codec, CodecError, fingerprint, redact};
 
 /// Plain JSON, as every other client and `nats kv get` read it. The default.
 ///
-/// Nesting is read to a depth of 127. JSON has no text for `NaN` and infinities, and `None`, `Some(None)` and `Some(())`
-/// are all `null`. [`verify`](Codec::verify) refuses the values that come back as an error or as another value.
+/// Decodes nesting to a depth of 127. JSON has no text for `NaN` and infinities, and `None`, `Some(None)` and
+/// `Some(())` are all `null`. [`verify`](Codec::verify) refuses values that would not be read back equal.
 #[derive(Debug, Clone, Copy)]
 pub enum Json {}
 
@@ -33,7 +33,7 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     }
 }
 
-/// Why a value cannot be written, without what the value or its type says.
+/// Why a value cannot be written, without any content of the value and without messages of its type.
 fn unwritable(error: &Error) -> String {
     let what = "the value cannot be written as JSON";
     match error.classify() {

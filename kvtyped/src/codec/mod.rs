@@ -74,11 +74,11 @@ pub trait Codec<V>: 'static {
     /// [`CodecError`] if they are not, from the first to the last, the encoding of one value.
     fn decode(bytes: &[u8]) -> Result<V, CodecError>;
 
-    /// Checks that `read`, which [`decode`](Self::decode) made of the encoding of `written`, is the same value.
+    /// Checks that `read`, the decoded encoding of `written`, is equal to it.
     ///
-    /// Buckets ask this about each record before they write it. By default the encodings of the two values must have
-    /// the same bytes, in any order, as those of a map have. Override it if encodings of equal values differ otherwise,
-    /// as compressed and encrypted ones do, or if the values can be compared with `==`.
+    /// Buckets check each record before they write it. By default the encodings of the two values must consist of the
+    /// same bytes in any order, because the order of a hash map may differ. Override this method if encodings of equal
+    /// values differ otherwise (compression, encryption), or if the values can be compared with `==`.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl CodecError {
         Self { codec, detail: detail.into(), newer: None }
     }
 
-    /// An error of a record whose format is newer than this version.
+    /// The error of a record whose format is newer than this version.
     pub(crate) fn newer(codec: &'static str, newer: Newer) -> Self {
         Self { newer: Some(newer), ..Self::new(codec, "the record has a newer format") }
     }
@@ -139,9 +139,9 @@ impl CodecError {
         self.newer
     }
 
-    /// A value that comes back as another one.
+    /// The error of a value that would not be read back equal.
     fn changed(codec: &'static str) -> Self {
-        Self::new(codec, "the value is another one when it is read back")
+        Self::new(codec, "the value differs when it is read back")
     }
 
     /// The name of the codec.
@@ -149,7 +149,7 @@ impl CodecError {
         self.codec
     }
 
-    /// What is wrong, without the codec's name.
+    /// The reason, without the codec's name.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

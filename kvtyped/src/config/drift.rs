@@ -13,16 +13,16 @@ pub enum Drift {
     Fail,
     /// Take the bucket as it is.
     ///
-    /// Operations then work as far as the bucket allows. An [`irregular`](BucketConfig::irregular) setting breaks promises
-    /// of this crate: with `discard = old`, for example, acknowledged records disappear.
+    /// Operations then work as far as the bucket allows. An [`irregular`](BucketConfig::irregular) setting breaks a
+    /// guarantee of this crate: with `discard = old`, for example, a full bucket drops acknowledged records.
     /// [`status`](crate::ReadBucket::status) lists such settings.
     Adopt,
     /// Change the settings of the model and the builder, and repair [`irregular`](BucketConfig::irregular) settings. All
     /// other settings stay.
     ///
-    /// A server refuses some changes (`InvalidConfig`, and nothing changes): to allow purges that are denied, to unseal, to
-    /// leave the retention `workqueue`. Others cannot be taken back: once deletes of single messages are denied
-    /// (`deny_delete`), they stay denied.
+    /// A server refuses some changes with `InvalidConfig`, and then nothing changes: to allow purges that are denied,
+    /// to unseal a stream, or to leave the retention `workqueue`. Some changes are permanent: once `deny_delete` is
+    /// set, it stays set.
     Update,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Difference {
 }
 
 impl BucketConfig {
-    /// Every setting that `self` says and in which `found` differs, in the order of the fields; then the
+    /// Returns every setting that is set in `self` and differs in `found`, in the order of the fields, and then the
     /// [`irregular`](BucketConfig::irregular) settings of `found`.
     ///
     /// ```
@@ -115,7 +115,7 @@ impl BucketConfig {
         for (key, value) in metadata {
             compare("metadata", Some(format!("{key}={value}")), found.metadata.get(key).map(|v| format!("{key}={v}")));
         }
-        // A setting that is compared above may be wanted as it is.
+        // A setting that is compared above may be wanted with its irregular value.
         let is_compared = |difference: &Difference| difference.setting == "allow_rollup_hdrs" && rollups.is_some();
         differences.extend(found.irregular.iter().filter(|difference| !is_compared(difference)).cloned());
         differences

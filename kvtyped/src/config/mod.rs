@@ -52,44 +52,47 @@ pub struct BucketConfig {
     /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
     /// that is full once would stay full.
     ///
-    /// As a wish, zero switches the markers off: see [`LimitMarkers::Off`]. A bucket that has none is found with `None`.
+    /// In a requested configuration, zero disables the markers: see [`LimitMarkers::Off`]. The configuration of an
+    /// existing bucket without markers has `None`.
     pub limit_markers: Option<Duration>,
-    /// Whether one message may replace stored records, as a [`purge`](crate::Bucket::purge) replaces those of its key; on by
-    /// default.
+    /// Whether one message may replace stored records, as a [`purge`](crate::Bucket::purge) replaces those of its key.
+    /// On by default.
     ///
-    /// A server does not limit such a message to its own key: with one publish under any key of the bucket, a user can
-    /// remove all of its records. Switch it off in a bucket whose users do not trust each other. What that costs: no purge,
-    /// no `limit_markers`, so no TTL of a single key, and no locks or other recipes with leases. All of these are
-    /// `Unsupported` then. [`permissions`](crate::permissions) has more.
+    /// A server does not limit such a message to its own key: a user who may write one key can remove all records of
+    /// the bucket with one message. Disable rollups in a bucket whose users do not trust each other. Such a bucket has
+    /// no purge, no `limit_markers`, no TTL of a single key, and no locks or other recipes with leases. All of these
+    /// return `Unsupported`. See [`permissions`](crate::permissions).
     ///
-    /// A program that does not set it reports a bucket without rollups as drift, and [`Drift::Update`] switches them on. So
-    /// set it in every program that opens the bucket.
+    /// Set it in every program that opens the bucket. A program without this setting reports drift, and
+    /// [`Drift::Update`] enables rollups again.
     pub rollups: Option<bool>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).
     pub atomic: Option<bool>,
-    /// Settings of the stream of a found bucket that differ from those of every bucket (ADR-8), such as `discard = old`.
-    /// Each breaks a promise. Each is reported as drift, and [`Drift::Update`] repairs it where the server allows the
-    /// change. Ignored as a wish.
+    /// Settings of an existing stream that differ from those of every bucket (ADR-8), such as `discard = old`. Each one
+    /// breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows the
+    /// change. Ignored in a requested configuration.
     pub irregular: Vec<Difference>,
 }
 
-/// Whether the server leaves a marker where a value expires, and for how long; see [`BucketConfig::limit_markers`].
+/// Whether the server writes a marker when a value expires, and how long the marker stays; see
+/// [`BucketConfig::limit_markers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LimitMarkers {
-    /// No markers, as other clients make buckets by default. The TTL of a single record is then `Unsupported`, so recipes
-    /// that need one (locks, elections, groups) refuse the bucket; and nothing announces that a record expired, so watches
-    /// do not receive [`Removed::Expired`](crate::Removed::Expired) from the server.
+    /// No markers, which is the default of other clients. The TTL of a single record is then `Unsupported`, so recipes
+    /// that need one (locks, elections, groups) refuse the bucket. The server does not announce that a record expired,
+    /// so watches detect [`Removed::Expired`](crate::Removed::Expired) by the TTL and the server's clock.
     ///
-    /// A server that has enabled the TTL of messages in a bucket cannot disable it: of such a bucket only the markers go.
+    /// A server cannot disable the TTL of messages in a bucket once it is enabled. In such a bucket this setting
+    /// disables only the markers.
     Off,
     /// Markers that stay this long, 1 s at least.
     For(Duration),
 }
 
 impl LimitMarkers {
-    /// The wish as [`BucketConfig`] holds it.
+    /// The value in a requested [`BucketConfig`].
     pub(crate) fn wish(self) -> Duration {
         match self {
             Self::Off => Duration::ZERO,
@@ -147,7 +150,7 @@ impl BucketConfig {
         self.mirror.is_some() || self.replicas.is_some_and(|replicas| replicas > 1)
     }
 
-    /// Whether a purge is refused. Of a mirror, the settings of its origin decide.
+    /// Whether a purge is refused. For a mirror, the settings of its origin decide.
     pub(crate) fn takes_no_purge(&self) -> bool {
         self.rollups == Some(false) && self.mirror.is_none()
     }
@@ -225,7 +228,7 @@ impl BucketConfig {
         for source in self.mirror.iter().chain(&self.sources) {
             let setting = "the name of a mirrored or sourced bucket";
             check_bucket_name(setting, &source.bucket)?;
-            // A server takes the name of any stream, and copies nothing from one that is missing.
+            // A server accepts the name of any stream, and copies nothing from a missing one.
             if let Some(bucket) = source.bucket.strip_prefix("KV_") {
                 return wrong(setting, format!("is that of a stream, `KV_{bucket}`; write the bucket's: `{bucket}`"));
             }

@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Source {
-    /// The name of the other bucket, without the `KV_` of its stream. A bucket whose own name begins with `KV_` cannot be
-    /// named here. Whether the bucket exists is not checked: it may be made later.
+    /// The name of the other bucket, without the `KV_` of its stream. A bucket whose own name begins with `KV_` cannot
+    /// be a source. The bucket need not exist yet.
     pub bucket: String,
     /// The JetStream domain in which it is, if it is another one.
     pub domain: Option<String>,

@@ -222,7 +222,8 @@ pub async fn the_status_is_fresh(subject: &Subject) {
     assert!((10_000..11_000).contains(&grown), "a value of 10,000 bytes makes it larger by {grown}");
 }
 
-/// A purge is `Unsupported` in a bucket without rollups; a delete is not, and an update brings the purge back.
+/// A purge is `Unsupported` in a bucket without rollups. A delete works, and an update of the bucket enables purges
+/// again.
 pub async fn a_purge_needs_rollups(subject: &Subject) {
     let bucket = subject.bucket(|config| config.rollups = Some(false)).await;
     assert_eq!((bucket.raw.config().rollups, bucket.raw.config().limit_markers), (Some(false), None));

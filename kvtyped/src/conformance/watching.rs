@@ -172,8 +172,8 @@ pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
     }
 }
 
-/// An attached watch tells every change in its order, also one that the next write removes before the watch is read. A
-/// server may be slower than its writers, so one of several rounds is enough.
+/// An attached watch delivers every change in order, also one that the next write removes before the watch is read. A
+/// server may be slower than its writers, so one successful round of several is enough.
 pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
     const ROUNDS: usize = 10;
     let bucket = subject.bucket(|_| {}).await;
@@ -192,7 +192,7 @@ pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
         if told == written {
             return;
         }
-        assert!(round < ROUNDS, "{written:?} was written, {told:?} was told");
+        assert!(round < ROUNDS, "{written:?} was written, {told:?} was delivered");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write};
 
-/// Displays something without the characters that end a line, move the cursor or change the direction of a text: a name
-/// cannot forge a line of a log. They are shown as Rust writes them, `\\n` and `\\u{1b}`.
+/// Displays a value and escapes the characters that end a line, move the cursor or change the direction of a text. A
+/// name can therefore not forge a line of a log. The escapes are those of Rust: `\\n` and `\\u{1b}`.
 pub(crate) struct Escaped<D>(pub(crate) D);
 
 impl<D: fmt::Display> fmt::Display for Escaped<D> {

@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Decode {
         /// The codec, or `key` where the key is none of the model's, or `record` where the record's kind is unknown.
         codec: &'static str,
-        /// What is wrong, without content.
+        /// The reason, without any content of the value.
         detail: String,
     },
     /// A value that is stored did not pass the check of a live value.
@@ -53,11 +53,11 @@ pub enum ErrorKind {
     /// The bucket is not the one that this handle was opened on: it was made anew, or set back to an older copy. What was
     /// read before says nothing about it. Open it again.
     HistoryRewound,
-    /// The codec cannot write the value, or the value would come back as an error or as another value.
+    /// The codec cannot write the value, or the value would not be read back equal.
     Encode {
-        /// The codec, or `key` if the record would name another key when it is read back.
+        /// The codec, or `key` if the record would name another key after it is read back.
         codec: &'static str,
-        /// What is wrong, without content.
+        /// The reason, without any content of the value.
         detail: String,
     },
     /// The key cannot be sent.
@@ -92,7 +92,7 @@ pub enum ErrorKind {
     BucketFull,
     /// A limit of the account or of the server is reached: storage, memory, streams or consumers. Nothing was applied.
     LimitReached {
-        /// Which one, as the server names it.
+        /// The limit, as the server names it.
         limit: String,
     },
     /// The backend, or this bucket, cannot do that.

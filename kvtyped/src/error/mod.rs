@@ -164,7 +164,7 @@ impl Error {
         self
     }
 
-    /// The same error of this model. The models of recipes are not named.
+    /// Adds the model. The models of recipes are not named.
     pub(crate) fn of_model<T>(mut self) -> Self {
         let name = std::any::type_name::<T>();
         if !name.starts_with("kvtyped::recipes::") {
@@ -174,8 +174,8 @@ impl Error {
         self
     }
 
-    /// Adds where it happened. A known location stays, except for the key of a recipe's own record: the operation and the
-    /// name that the user gave replace that.
+    /// Adds the operation, bucket and key. A known location stays, except for the key of a recipe's own record: the
+    /// operation and the name that the user gave replace it.
     pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
         let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
         if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
@@ -238,7 +238,7 @@ impl Error {
         )
     }
 
-    /// A purge, in a bucket that takes none.
+    /// The error of a purge in a bucket without rollups.
     pub(crate) fn no_rollups(bucket: &str) -> Self {
         Self::unsupported(
             "a bucket that allows rollups (`rollups`), as a purge does; use `delete`, or `compact` as an administrator",
@@ -277,8 +277,8 @@ impl Error {
     }
 }
 
-/// The name that its user gave to the recipe whose record has this key: `=kvtyped.lock.invoice-42.lease`. If it has many
-/// parts, of `once` say, the part.
+/// The name that the user gave to the recipe whose record has this key: `=kvtyped.lock.invoice-42.lease`. For a recipe
+/// with many parts, such as `once`, the name of the part.
 fn own_name(key: &str) -> Option<String> {
     let mut segments = key.split('.').skip(1);
     let (recipe, name, part) = (segments.next()?, segments.next()?, segments.next()?);
@@ -289,7 +289,7 @@ fn own_name(key: &str) -> Option<String> {
 /// How many characters are displayed of what is too long to be a key.
 const SHOWN: usize = 64;
 
-/// One line: what was done to what, what went wrong, what to do about it. Control characters are escaped.
+/// One line: what failed, why, and what to do. Control characters are escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&Escaped(&*self.0), f)

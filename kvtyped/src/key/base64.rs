@@ -1,6 +1,6 @@
 //! Base64 (RFC 4648), in canonical form only.
 
-/// Which characters, and whether the text is padded.
+/// An alphabet, with or without padding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alphabet {
     /// With `-` and `_`, without padding.
@@ -43,7 +43,7 @@ pub(super) fn encode(bytes: &[u8], alphabet: Alphabet) -> String {
     out
 }
 
-/// Returns the bytes, or `None` if `text` is not what [`encode`] writes.
+/// Returns the bytes, or `None` if [`encode`] does not write `text`.
 pub(super) fn decode(text: &str, alphabet: Alphabet) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
     let (mut word, mut bits) = (0_u32, 0);

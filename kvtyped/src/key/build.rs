@@ -81,16 +81,17 @@ impl KeyBuilder {
     /// Appends a field, escaped.
     pub fn segment<S: KeySegment>(&mut self, value: &S) -> &mut Self {
         let mut segment = SegmentWriter::new(&mut self.out);
-        // Nothing that is written into a segment can fail; a type that says so anyway leaves what it wrote.
+        // Writing into a segment cannot fail. If a type returns an error anyway, the text that it wrote remains.
         let _ = value.write_segment(&mut segment);
         segment.finish();
         self
     }
 
-    /// Appends the field that takes the rest of the key: each dot of its text is a dot of the key, all else is escaped.
+    /// Appends the field that takes the rest of the key. Each dot of its text is a dot of the key. All other special
+    /// characters are escaped.
     pub fn rest<S: KeySegment>(&mut self, value: &S) -> &mut Self {
         let mut segments = SegmentWriter::splitting(&mut self.out);
-        // Nothing that is written into a segment can fail; a type that says so anyway leaves what it wrote.
+        // Writing into a segment cannot fail. If a type returns an error anyway, the text that it wrote remains.
         let _ = value.write_segment(&mut segments);
         segments.finish();
         self
@@ -169,7 +170,7 @@ impl<'a> KeyParser<'a> {
     }
 }
 
-/// Any key, verbatim: nothing of it is escaped, so that keys of other writers are read, and are written back as they are.
+/// Any key, verbatim. Nothing is escaped, so the keys of other writers are read and written back unchanged.
 impl ModelKey for Key {
     const TEMPLATE: &'static str = "{key..}";
 

@@ -1,15 +1,15 @@
 //! Keys as other clients encode them.
 //!
-//! A key codec stands between a typed key, whose segments are [escaped](super::escape), and the key that is stored. It
-//! accepts only what it would write itself, so that a record never has two keys.
+//! A key codec converts between a typed key, whose segments are [escaped](super::escape), and the stored key. It
+//! accepts only keys that it would write itself, so a record never has two keys.
 
 use super::base64::{self, Alphabet};
 use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 
 /// How the keys of a bucket are stored.
 ///
-/// Choose one with `#[kv(key_codec = "base64")]` on a model or with `.key_codec(..)` on a bucket. All programs that use a
-/// bucket must choose the same: a wrong codec shows wrong keys or none.
+/// Choose one with `#[kv(key_codec = "base64")]` on a model or with `.key_codec(..)` on a bucket. All programs that use
+/// a bucket must choose the same codec. A program with another codec reads wrong keys or none.
 ///
 /// ```
 /// use kvtyped::Key;
@@ -23,22 +23,22 @@ use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KeyCodec {
-    /// The keys of this library: an ordinary identifier is stored as itself. The default.
+    /// The keys of this library, which store an ordinary identifier unchanged. The default.
     #[default]
     Escaped,
     /// `Base64Codec` of orbit.go and `WithBase64Keys` of orbit.net: each segment in the URL alphabet without padding.
     ///
-    /// It refuses a dot in a segment and the empty text.
+    /// It refuses a dot in a segment, and the empty text.
     Base64,
-    /// `Base64KeyCodec` of nats.js: each segment in Latin-1, the standard alphabet, and with padding.
+    /// `Base64KeyCodec` of nats.js: each segment in Latin-1, with the standard alphabet and padding.
     ///
-    /// It refuses a dot in a segment, the empty text, characters above U+00FF, and a text whose encoding has a `+`, which
-    /// no key may hold.
+    /// It refuses a dot in a segment, the empty text, characters above U+00FF, and a text whose encoding contains `+`,
+    /// which is not allowed in a key.
     Base64NatsJs,
     /// `PathCodec` of orbit.go: `/usr/lib` is `_root_.usr.lib`. For models whose key is one field, `{path..}`.
     ///
-    /// It refuses dots, empty parts, a slash at the end, and a first part `_root_`: such a path would come back as
-    /// another one.
+    /// It refuses dots, empty parts, a trailing slash and a first part `_root_`, because such a path would not be read
+    /// back equal.
     Path,
 }
 
@@ -57,7 +57,8 @@ impl KeyCodec {
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::Segment`] if the codec cannot express a segment, and [`KeyError::TooLong`].
+    /// Returns [`KeyError::Segment`] if the codec cannot express a segment, and [`KeyError::TooLong`] if the stored key
+    /// would be too long.
     pub fn encode(self, key: &Key) -> Result<Key, KeyError> {
         if self == Self::Escaped || key.segments().next() == Some(Key::RESERVED) {
             return Ok(key.clone());
@@ -98,7 +99,8 @@ impl KeyCodec {
         }
     }
 
-    /// Returns the pattern of the stored keys. It may match more than `pattern`: half-open segments become open ones.
+    /// Returns the pattern of the stored keys. It may match more keys than `pattern`, because half-open segments become
+    /// open ones.
     ///
     /// # Errors
     ///
@@ -235,7 +237,7 @@ mod tests {
     fn base64_refuses_what_would_not_come_back() {
         refuses(KeyCodec::Base64, &["a.b"]);
         refuses(KeyCodec::Base64, &[""]);
-        // Padding, the other alphabet, trailing bits, no base64, no UTF-8, a dot within.
+        // Padding, the other alphabet, trailing bits, not base64, not UTF-8, an encoded dot.
         for stored in ["YQ==", "a/b/", "YR", "a", "_w", "YS5i"] {
             does_not_read(KeyCodec::Base64, stored);
         }

@@ -8,8 +8,8 @@ use super::escape::{SegmentWriter, escape};
 use super::patterns::retain_distinct;
 use super::{Key, KeySegment, is_legal};
 
-/// How many subject filters a consumer is given, and how much text. A server needs 100 ms to compare 1,000 filters with
-/// each other, and four times as long for twice as many.
+/// The limits on the subject filters of a consumer: their number and the size of their text. A server needs 100 ms to
+/// compare 1,000 filters with each other, and four times as long for twice as many.
 const MAX_FILTERS: usize = 512;
 const MAX_FILTER_BYTES: usize = 64 * 1024;
 
@@ -32,10 +32,10 @@ impl Token {
         Self::Any { prefix: String::new(), suffix: String::new() }
     }
 
-    /// A literal. A text that is no legal segment becomes one that no key has, so that it is never a wildcard.
+    /// A literal. A text that is not a legal segment becomes a segment that no key has, so it is never a wildcard.
     fn literal(text: String) -> Self {
         let is_segment = !text.contains('.') && is_legal(text.as_bytes());
-        // No key holds `==` unless a template says so: an escape never begins with a second `=`.
+        // No key contains `==` unless a template does: an escape never begins with a second `=`.
         Self::Literal(if is_segment { text } else { format!("=={}", escape(&text)) })
     }
 
@@ -86,8 +86,8 @@ impl Pattern {
         Self { tokens: key.segments().map(|segment| Token::Literal(segment.to_owned())).collect(), tail: false }
     }
 
-    /// Appends a segment that is a literal of a template: `[-/_=a-zA-Z0-9]+`. Any other text (a wildcard, a text with a dot)
-    /// matches no key.
+    /// Appends a literal segment of a template: `[-/_=a-zA-Z0-9]+`. Any other text, such as a wildcard or a text with a
+    /// dot, matches no key.
     #[must_use]
     pub fn literal(mut self, text: &str) -> Self {
         self.tokens.push(Token::literal(text.to_owned()));
@@ -101,7 +101,7 @@ impl Pattern {
             Some(value) => {
                 let mut text = prefix.to_owned();
                 let mut segment = SegmentWriter::new(&mut text);
-                // As in a key: nothing that is written into a segment can fail.
+                // As in a key, writing into a segment cannot fail.
                 let _ = value.write_segment(&mut segment);
                 segment.finish();
                 text.push_str(suffix);
@@ -112,32 +112,32 @@ impl Pattern {
         self
     }
 
-    /// Ends with the field that takes the rest of the key: this value, or, for `None`, any one segment or more.
+    /// Appends the field that takes the rest of the key: this value, or any one or more segments for `None`.
     #[must_use]
     pub fn rest<S: KeySegment>(mut self, value: Option<&S>) -> Self {
         let Some(value) = value else { return self.open() };
         let mut text = String::new();
         let mut segments = SegmentWriter::splitting(&mut text);
-        // As in a key: nothing that is written into a segment can fail.
+        // As in a key, writing into a segment cannot fail.
         let _ = value.write_segment(&mut segments);
         segments.finish();
         self.tokens.extend(text.split('.').map(|segment| Token::Literal(segment.to_owned())));
         self
     }
 
-    /// Every key that begins with the segments of this pattern and has one more at least.
+    /// Matches every key that begins with the segments of this pattern and has at least one more.
     #[must_use]
     pub fn open(self) -> Self {
         Self { tail: true, ..self }
     }
 
-    /// Appends a segment that may be any.
+    /// Appends a wildcard for one segment.
     pub(crate) fn any(mut self) -> Self {
         self.tokens.push(Token::any());
         self
     }
 
-    /// Whether the keys may go on behind the segments.
+    /// Whether the keys may have more segments.
     pub(crate) fn is_open(&self) -> bool {
         self.tail
     }
@@ -172,7 +172,7 @@ impl Pattern {
         self.is_exact().then(|| self.to_string())
     }
 
-    /// Whether the pattern leaves nothing open.
+    /// Whether the pattern matches exactly one key.
     pub(crate) fn is_exact(&self) -> bool {
         !self.tail && !self.tokens.iter().any(Token::is_wild)
     }
@@ -217,8 +217,8 @@ impl Pattern {
     /// Patterns whose subject filters do not overlap, and which together match whatever `patterns` match, or more.
     ///
     /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what one of `patterns`
-    /// [`matches`](Self::matches). There are at most 512 of them, with at most 64 KiB of text, since a server compares
-    /// each filter with each other: more patterns are replaced by wider ones.
+    /// [`matches`](Self::matches). There are at most 512 patterns, with at most 64 KiB of text, because a server
+    /// compares all filters with each other. If there are more, wider patterns replace them.
     pub fn disjoint(patterns: &[Self]) -> Vec<Self> {
         let mut distinct: Vec<_> = patterns.iter().map(Self::widen).collect();
         retain_distinct(&mut distinct);
@@ -243,8 +243,8 @@ impl Pattern {
         disjoint
     }
 
-    /// Joins patterns that begin with the same literals until a server can be asked for them: first those that differ
-    /// in their last segments only.
+    /// Joins patterns that begin with the same literals until they are within the server limits. It first joins
+    /// patterns that differ only in their last segments.
     fn few(mut patterns: Vec<Self>) -> Vec<Self> {
         let length = |pattern: &Self| pattern.tokens.len();
         let mut depth = patterns.iter().map(length).max().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A set of patterns that finds out quickly whether a key is in it.
+//! A set of patterns that matches a key in constant time.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,15 +10,15 @@ use super::{Key, Pattern};
 
 /// The union of some patterns. Clones share it.
 ///
-/// The cost of [`matches`](Self::matches) does not grow with the number of patterns: exact keys are hashed, open patterns
-/// share a tree of their segments.
+/// The cost of [`matches`](Self::matches) does not grow with the number of patterns. Exact keys are hashed, and open
+/// patterns share a tree of their segments.
 #[derive(Clone, Default)]
 pub struct Patterns(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     list: Vec<Pattern>,
-    /// Built by the first `matches`: most filters are a single pattern, and many are never asked.
+    /// Built by the first `matches`: most filters are a single pattern, and many are never matched.
     index: OnceLock<Index>,
     filters: OnceLock<Vec<Pattern>>,
 }
@@ -29,7 +29,7 @@ struct Index {
     open: Node,
 }
 
-/// What may follow a sequence of segments.
+/// A node of the tree: the patterns that continue one sequence of segments.
 #[derive(Default)]
 struct Node {
     literals: HashMap<String, Node>,
@@ -41,7 +41,7 @@ struct Node {
 }
 
 impl Patterns {
-    /// The union of these patterns. Duplicates are removed.
+    /// Creates the union of these patterns. Duplicates are removed.
     pub fn new(mut list: Vec<Pattern>) -> Self {
         if list.len() > 1 {
             retain_distinct(&mut list);
@@ -63,7 +63,7 @@ impl Patterns {
         self.0.filters.get_or_init(|| Pattern::disjoint(self))
     }
 
-    /// The patterns, if nobody shares them; else a copy.
+    /// Returns the patterns, or a copy if they are shared.
     pub(crate) fn into_vec(self) -> Vec<Pattern> {
         Arc::try_unwrap(self.0).map_or_else(|shared| shared.list.clone(), |inner| inner.list)
     }
@@ -137,7 +137,7 @@ impl Node {
     }
 }
 
-/// The first segment of a key, and the segments behind it.
+/// The first segment of a key, and the segments after it.
 fn split(key: &str) -> (&str, Option<&str>) {
     key.split_once('.').map_or((key, None), |(segment, rest)| (segment, Some(rest)))
 }

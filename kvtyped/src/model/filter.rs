@@ -25,12 +25,13 @@ use crate::key::{Key, ModelKey, Pattern, Patterns};
 /// assert_eq!([all, acme, one, two].map(|filter| filter.to_string()), ["*.*", "acme.*", "acme.7", "acme.7 | beta.1"]);
 /// ```
 ///
-/// A union of thousands of keys is as quick to match as one key. A server is asked for at most 512 keys or wildcards by
-/// name; for more, it is asked for wider ones ([`Pattern::disjoint`]) and the rest is left out here. A user with
-/// [restricted](crate::permissions) rights needs the permission to read the single wildcard that covers the union.
+/// A union of thousands of keys matches as fast as one key. A request to a server names at most 512 keys or wildcards.
+/// For more, the request uses wider wildcards ([`Pattern::disjoint`]), and the client drops the records that do not
+/// match. A user with [restricted](crate::permissions) permissions needs to read the single wildcard that covers the
+/// union.
 ///
-/// An empty union matches nothing. So `list` and `keys` give nothing and `count` gives zero, as does a union of keys that
-/// do not exist. `watch` and `cache` refuse such a filter (`InvalidConfig`): they would wait forever.
+/// An empty union matches nothing: `list` and `keys` yield nothing, and `count` returns zero. `watch` and `cache`
+/// refuse an empty union (`InvalidConfig`), because they would wait forever.
 pub struct Filter<T> {
     patterns: Patterns,
     model: PhantomData<fn() -> T>,

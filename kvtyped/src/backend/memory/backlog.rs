@@ -1,8 +1,9 @@
-//! Entries that left a bucket before every attached watch has read them.
+//! Entries that left a bucket before every attached watch read them.
 //!
-//! A server sends each change to an attached watch at once, also if the next write removes it. Here a watch reads when it
-//! is polled. So an entry that leaves the bucket is kept until every attached watch has read past it, within a bound.
-//! Beyond the bound the oldest entries go, as on a server that reads for a slow consumer what is still stored.
+//! A server sends each change to an attached watch at once, also if the next write removes it. A watch of this backend
+//! reads when it is polled. The backlog therefore keeps an entry that leaves the bucket until every attached watch has
+//! read past it. The backlog is bounded: beyond the bound it drops the oldest entries. A server behaves the same for a
+//! slow consumer, which receives only what is still stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -11,7 +12,7 @@ use super::bucket::Stored;
 use super::watch::first;
 use crate::revision::Revision;
 
-/// How many entries are kept for the watches of a bucket, and how many bytes.
+/// The bounds of a backlog: entries and bytes.
 pub(super) const MAX_ENTRIES: usize = 8_192;
 pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -19,14 +20,14 @@ pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     entries: BTreeMap<Revision, Stored>,
-    /// The size of all entries, as the store of a server counts it.
+    /// The size of all entries, counted as a server counts stored messages.
     bytes: u64,
-    /// Those of the entries that no later entry of their key follows.
+    /// The revisions of the entries that have no later entry of the same key.
     last_of_key: BTreeSet<Revision>,
-    /// Up to where each attached watch has read.
+    /// The position of each attached watch.
     positions: BTreeSet<(Revision, u64)>,
     attached: u64,
-    /// The last revision of an entry that was dropped unread, and that no later entry of its key makes up for.
+    /// The last revision of an entry that was dropped unread and has no later entry of the same key.
     lost: Revision,
 }
 
@@ -62,7 +63,7 @@ impl Backlog {
         }
     }
 
-    /// Keeps an entry that leaves the bucket, if a watch has not read it.
+    /// Keeps an entry that leaves the bucket if a watch has not read it yet.
     pub(super) fn keep(&mut self, revision: Revision, stored: Stored, is_last_of_key: bool) {
         if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
             return;
@@ -79,12 +80,12 @@ impl Backlog {
         }
     }
 
-    /// Whether a watch that has read up to this revision missed an entry that nothing makes up for.
+    /// Whether a watch that has read up to this revision missed an entry that has no later entry of the same key.
     pub(super) fn is_lost_after(&self, position: Revision) -> bool {
         position < self.lost
     }
 
-    /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
+    /// The first wanted entry after one revision and up to another, or else how far the search went.
     pub(super) fn next(
         &self,
         after: Revision,
@@ -98,7 +99,7 @@ impl Backlog {
         self.entries.len()
     }
 
-    /// Drops what every attached watch has read.
+    /// Drops the entries that every attached watch has read.
     fn release(&mut self) {
         let least = self.positions.first().map(|(position, _)| *position);
         while self.entries.first_key_value().is_some_and(|(first, _)| least.is_none_or(|least| *first <= least)) {
@@ -106,7 +107,7 @@ impl Backlog {
         }
     }
 
-    /// Drops the oldest entry; tells its revision, and whether no later entry of its key follows.
+    /// Drops the oldest entry. Returns its revision, and whether it has no later entry of the same key.
     fn pop(&mut self) -> Option<(Revision, bool)> {
         let (revision, stored) = self.entries.pop_first()?;
         self.bytes -= stored.record;

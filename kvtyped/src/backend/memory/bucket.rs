@@ -29,7 +29,7 @@ pub(super) struct BucketState {
     pub(super) entries: BTreeMap<Revision, Stored>,
     /// The revisions of each key, the oldest first; no key is without one.
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
-    /// The entries that left before every attached watch has read them.
+    /// The entries that left before every attached watch read them.
     pub(super) backlog: Backlog,
     /// When which entry expires.
     pub(super) due: BTreeSet<(Duration, Revision)>,
@@ -185,7 +185,8 @@ impl BucketState {
         revision
     }
 
-    /// Takes an entry out, and keeps it for the attached watches that have not read it. Returns whether it was there.
+    /// Removes an entry, and keeps it for the attached watches that have not read it. Returns whether the entry
+    /// existed.
     pub(super) fn remove(&mut self, revision: Revision) -> bool {
         let Some(stored) = self.entries.remove(&revision) else { return false };
         self.bytes -= stored.record;
@@ -236,7 +237,7 @@ impl BucketState {
         usize::from(self.config.history.unwrap_or(1))
     }
 
-    /// Drops the oldest entries of a key, until so many are left.
+    /// Drops the oldest entries of a key until `left` entries remain.
     fn trim(&mut self, key: &Key, left: usize) {
         while let Some(oldest) =
             self.keys.get(key).filter(|revisions| revisions.len() > left).and_then(|r| r.front().copied())

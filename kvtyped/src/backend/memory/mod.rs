@@ -8,9 +8,9 @@
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
 //!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
 //! * An entry expires exactly on time; a server is some hundred milliseconds late.
-//! * An attached watch tells every change in order, however late its reader asks. For that, a bucket keeps up to 8,192
-//!   entries or 16 MiB that were overwritten or removed before every watch has read them. A watch that falls behind
-//!   further tells what is still stored, as a server does for a slow consumer.
+//! * An attached watch delivers every change in order, however late its reader polls. For this purpose a bucket keeps
+//!   up to 8,192 entries or 16 MiB that were overwritten or removed before every watch read them. A watch that falls
+//!   behind further delivers what is still stored, as a server does for a slow consumer.
 //! * When the last handle goes, so does everything that was stored. A watch is a handle.
 //!
 //! The time is tokio's: a test that pauses its clock decides when something expires.

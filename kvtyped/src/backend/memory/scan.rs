@@ -19,7 +19,7 @@ use crate::revision::Revision;
 /// How many entries are looked up at once.
 const AT_ONCE: usize = 64;
 
-/// How many entries or keys are searched before somebody else gets the lock.
+/// How many entries or keys one step searches before it releases the lock.
 const SEARCHED_AT_ONCE: usize = 256;
 
 pub(super) fn scan(shared: Arc<Shared>, bucket: String, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
@@ -47,7 +47,7 @@ struct Scanning {
     revisions: vec::IntoIter<Revision>,
 }
 
-/// Finds the revisions of one round in steps, so that nobody holds the lock for long.
+/// Finds the revisions of one round in steps, so that no step holds the lock for long.
 struct Search {
     /// The last revision when the round began. Later entries belong to the next round.
     until: Revision,
@@ -57,9 +57,9 @@ struct Search {
 
 /// Where a search continues.
 enum Place {
-    /// All entries are searched, in the order of their revisions.
+    /// Searches all entries, in the order of their revisions.
     Entries(Revision),
-    /// Exact keys are looked up, in the order of the patterns.
+    /// Looks up exact keys, in the order of the patterns.
     Keys(usize),
 }
 
@@ -88,7 +88,7 @@ impl Scanning {
         }
     }
 
-    /// Searches on; returns `false` if nothing is left to search.
+    /// Continues the search. Returns `false` if nothing is left to search.
     fn look(&mut self, bucket: &BucketState) -> bool {
         let mut search = match self.search.take() {
             Some(search) => search,
@@ -116,7 +116,7 @@ impl Search {
         Self { until: bucket.last_revision, place, found: Vec::new() }
     }
 
-    /// Searches some more entries or keys; returns whether all were searched.
+    /// Searches some more entries or keys. Returns whether all were searched.
     fn step(&mut self, scan: &Scan, bucket: &BucketState) -> bool {
         let Self { until, place, found } = self;
         let wanted = |revision, key: &Key| scan.history || bucket.newest(key) == revision;

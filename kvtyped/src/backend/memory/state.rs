@@ -131,7 +131,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
         limit_markers: limit_markers.or(old.limit_markers).filter(|stay| !stay.is_zero() && rollups != Some(false)),
-        // As on a server, markers bring rollups with them.
+        // As on a server, markers imply rollups.
         rollups: rollups.or(old.rollups).map(|on| on || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
         irregular: Vec::new(),

@@ -1,7 +1,7 @@
 //! One sitting of a watch: a position in a bucket.
 //!
-//! When a reader asks, it is told the first entry after its position: of the entries that are stored, and, once it was told
-//! what was there, of the [`Backlog`](super::backlog::Backlog) of those that were overwritten or removed meanwhile.
+//! A poll returns the first entry after the position of the reader. The entry is a stored one or, once the listing is
+//! over, one of the [`Backlog`](super::backlog::Backlog) of entries that were overwritten or removed since.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ struct Sitting {
     bucket: String,
     /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
     bell: Listener,
-    /// Holds back what leaves the bucket until it was told.
+    /// Keeps the entries that leave the bucket until the watch has delivered them.
     reader: Reader,
     patterns: Patterns,
     headers_only: bool,
@@ -184,7 +184,7 @@ impl Drop for Sitting {
     }
 }
 
-/// The first entry of a range that is wanted; or else how far it was sought.
+/// The first wanted entry of a range, or else how far the search went.
 pub(super) fn first<'a>(
     range: impl Iterator<Item = (&'a Revision, &'a Stored)>,
     until: Revision,
@@ -212,7 +212,7 @@ impl BucketState {
         first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 
-    /// The same of the stored entries and of those that left since they were written.
+    /// The first wanted entry among the stored entries and those in the backlog.
     fn next_change(
         &self,
         after: Revision,

@@ -60,16 +60,16 @@ pub(super) struct Place {
     pub(super) duplicate_window: Duration,
     /// Whether requests about many keys are answered.
     pub(super) many: many::Support,
-    /// How many messages a consumer may have on their way, as the stream has it, or the account, once that was found.
+    /// The limit on the unacknowledged messages of a consumer: that of the stream or, once known, that of the account.
     pub(super) max_ack_pending: AtomicUsize,
     /// Whether it was found that a consumer with a window does not get on here.
     pub(super) unwindowed: AtomicBool,
-    /// How many messages a subscription is trusted to hold.
+    /// The number of messages that a subscription is expected to buffer.
     window: AtomicU32,
 }
 
-/// How many messages may be on their way to a watch at first: a quarter of what a subscription of the client holds unless
-/// it is configured otherwise; and the fewest.
+/// The first and the smallest window of a watch. The first is a quarter of the default capacity of a subscription of
+/// the client.
 const WINDOW: (u32, u32) = (16_384, 32);
 
 impl NatsBucket {
@@ -118,8 +118,8 @@ impl NatsBucket {
 }
 
 impl Place {
-    /// How many messages a consumer may have on their way; `None` where acknowledgements do not reach the server and the
-    /// stream does not require them.
+    /// The `max_ack_pending` of a consumer. `None` if acknowledgements do not reach the server and the stream does not
+    /// require them.
     pub(super) fn window(&self) -> Option<u32> {
         match (self.unwindowed.load(Ordering::Relaxed), self.forced_window()) {
             (true, forced) => forced,
@@ -127,13 +127,13 @@ impl Place {
         }
     }
 
-    /// Remembers how many messages a consumer may have on their way, which the account limits to less than is known.
-    /// Returns `false` if this is not less, so that another attempt would fail as well.
+    /// Remembers the account's limit on `max_ack_pending`. Returns `false` if it is not below the known limit, so that
+    /// another attempt would fail as well.
     pub(super) fn limit_window(&self, most: usize) -> bool {
         most > 0 && self.max_ack_pending.fetch_min(most, Ordering::Relaxed) > most
     }
 
-    /// Halves the window, after a subscription dropped a message.
+    /// Halves the window after a subscription dropped a message.
     pub(super) fn narrow_window(&self) {
         let halved = |window: u32| Some((window / 2).max(WINDOW.1));
         let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
@@ -173,7 +173,7 @@ impl Place {
         last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
     }
 
-    /// The window of a consumer that needs none: a stream that limits the messages on their way refuses a consumer without
+    /// The window of a consumer that needs no window. A stream that limits `max_ack_pending` refuses a consumer without
     /// acknowledgements (10082).
     pub(super) fn forced_window(&self) -> Option<u32> {
         u32::try_from(self.max_ack_pending.load(Ordering::Relaxed)).ok()
@@ -227,7 +227,7 @@ impl RawBucket for NatsBucket {
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
         let place = Arc::clone(&self.place);
-        // A batch holds a place among those of the connection, so it goes on although its caller is not polled.
+        // A batch holds one of the connection's permits for batches, so it continues although its caller is not polled.
         let work = async move { commit::commit(&place, batch, deadline).await };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
         async move { start(work).await.output().await.unwrap_or_else(closed) }.boxed()

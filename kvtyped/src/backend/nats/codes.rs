@@ -1,21 +1,22 @@
-//! What the error codes of the JetStream API mean (`errors.json` of nats-server 2.15), whoever asked.
+//! The error codes of the JetStream API (`errors.json` of nats-server 2.15) that mean the same to every operation.
 //!
-//! Each of these is definite: the server checks it before it stores or changes anything. What a code means to one operation
-//! alone is in [`convert`](super::convert).
+//! Each of these is definite: the server checks it before it stores or changes anything. Codes that have a special
+//! meaning for one operation are in [`convert`](super::convert).
 
 use super::convert::ApiError;
 use crate::error::ErrorKind;
 
-/// The kind of an error that means the same to every operation; `None` for a code that does not.
+/// The kind of an error that means the same to every operation. Returns `None` for any other code.
 pub(super) fn kind(error: &ApiError) -> Option<ErrorKind> {
     let text = || error.description.clone();
     Some(match error.err_code {
         10058 => ErrorKind::BucketExists,
         10059 => ErrorKind::BucketNotFound,
-        // Storage, memory, streams or consumers of the account; what a server has; no tier of limits for the replicas.
+        // Limits on storage, memory, streams or consumers of the account; resources of a server; no limit tier for the
+        // replicas.
         10002 | 10023 | 10026 | 10027 | 10028 | 10047 | 10053 | 10120 => ErrorKind::LimitReached { limit: text() },
         10039 | 10076 => ErrorKind::Unsupported { needs: "JetStream".into(), found: text() },
-        // A field that the server does not know, and an API level that it has not.
+        // A field that the server does not know, and an API level that it does not have.
         10025 | 10185 => ErrorKind::Unsupported { needs: "a newer server".into(), found: text() },
         10097 => ErrorKind::TooLarge { size: None, limit: None },
         10109 => unsupported("a bucket that takes changes", "a sealed one, which is read only for good"),
@@ -26,7 +27,7 @@ pub(super) fn kind(error: &ApiError) -> Option<ErrorKind> {
         10057 | 10110 if error.description.contains("not permitted") => {
             unsupported("a bucket whose records may be erased", "`deny_purge` or `deny_delete` = true")
         }
-        // Offline, moving, or being reconfigured: none of the caller's doing, and it passes.
+        // Offline, moving, or being reconfigured: a temporary state that the caller did not cause.
         10118 | 10119 | 10123 | 10124 | 10194 | 10195 | 10202 | 10226 => ErrorKind::Unavailable { reason: text() },
         10005 if error.description.contains("offline") => ErrorKind::Unavailable { reason: text() },
         10168 => unsupported("a bucket of counters", "a bucket of records"),
@@ -53,7 +54,7 @@ mod tests {
         format!("{name}{}", if error.outcome() == Outcome::Unknown { "?" } else { "" })
     }
 
-    /// Code, status, text; what it means to a request, to a change of settings and to a write.
+    /// Code, status and text, and the error kinds for a request, a change of settings and a write.
     const CASES: &[(u64, u64, &str, [&str; 3])] = &[
         (10002, 400, "resource limits exceeded for account", ["LimitReached"; 3]),
         (10005, 400, "no suitable peers for placement, peer offline", ["Unavailable"; 3]),

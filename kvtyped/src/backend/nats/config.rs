@@ -101,7 +101,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
         irregular: _,
     } = wanted;
     let had_markers = raw.contains_key("subject_delete_marker_ttl");
-    // A server allows rollups wherever it leaves markers, whatever else the configuration says.
+    // A server allows rollups in every stream with limit markers, whatever the configuration says.
     if *rollups == Some(false)
         && let Some(markers) = raw.get_mut("subject_delete_marker_ttl")
     {
@@ -132,7 +132,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     let copied = || sources.iter().map(|source| write_source(source, name, true)).collect();
     set("sources", (!sources.is_empty()).then(copied));
     match limit_markers {
-        // No server takes back that messages may have a TTL.
+        // A server cannot disable message TTLs once they are enabled.
         Some(stay) if stay.is_zero() => set("subject_delete_marker_ttl", had_markers.then_some(json!(0))),
         markers => {
             set("allow_msg_ttl", markers.map(|_| json!(true)));

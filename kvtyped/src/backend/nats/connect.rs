@@ -21,7 +21,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// is silent.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Makes the connections that a URL and options describe. It has no `Debug`: it holds secrets.
+/// Connects clients by a URL and options. It has no `Debug`, because it holds secrets.
 pub(super) struct Connector {
     servers: Vec<ServerAddr>,
     options: NatsOptions,
@@ -77,7 +77,7 @@ impl Connector {
         tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::timeout(timeout))?
     }
 
-    /// The options of one client. Files are read here, so that what was replaced counts.
+    /// The options of one client. Reads the files here, so that each client uses their current content.
     async fn client_options(&self) -> Result<ConnectOptions> {
         let NatsOptions { name, credentials, tls, .. } = self.options.clone();
         let connect = match credentials {

@@ -26,11 +26,11 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long the server keeps a consumer that nobody listens to.
 const INACTIVE: Duration = Duration::from_secs(30);
 
-/// After which time an acknowledgement is missed: a reader may take its time, and a watch lives for years.
+/// The `ack_wait` of consumers. It is long, because a reader may be slow and a watch lives for years.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// How long each of the first attempts to create a consumer may take, before another name is tried: a cluster may choose a
-/// server that was just lost, and repeating the request would wait for that server. Each later attempt may take twice as
+/// How long each of the first attempts to create a consumer may take before another name is tried. A cluster may choose
+/// a server that was just lost, and a repeated request would wait for that server. Each later attempt may take twice as
 /// long as the one before, because creating a consumer on a very large stream is slow.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 const FIRST_ATTEMPTS: u32 = 5;
@@ -85,7 +85,7 @@ pub(super) struct Consumer {
     /// How many messages may be on their way, and the number of the last one that was acknowledged.
     window: Option<u32>,
     acknowledged: u64,
-    /// Where the last message is acknowledged, and how many messages the server had for this consumer after it.
+    /// The reply subject of the last message, and the number of messages that were pending after it.
     reply: Option<Subject>,
     behind: u64,
     /// How many messages there were for it when it was made.
@@ -113,7 +113,8 @@ pub(super) enum Heard {
     Idle(Revision),
     /// A message was lost, or the consumer: another has to go on.
     Lost(&'static str),
-    /// A message did not arrive, as when this client's subscription was full: another has to go on, with a smaller window.
+    /// A message did not arrive, for example because this client's subscription was full. Another consumer must
+    /// continue, with a smaller window.
     Dropped,
     /// The server does not hear that messages are taken: another has to go on, without a window.
     Unheard,
@@ -128,12 +129,12 @@ pub(super) struct Ahead {
 }
 
 impl Consumer {
-    /// Makes a consumer and begins to listen. An attempt that gets no answer in time is followed by another, under another
-    /// name; the dropped one removes what it may have made.
+    /// Creates a consumer and subscribes to its messages. If an attempt gets no reply in time, another one follows
+    /// under another name. The dropped attempt removes the consumer that it may have created.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, a consumer that the server may have made is removed.
+    /// If the future is dropped, a consumer that the server may have created is removed.
     pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
         let mut backoff = Backoff::outage();
         let mut limit = ATTEMPT;
@@ -186,7 +187,7 @@ impl Consumer {
         };
         let (verb, mut body) = consumer.creation(request);
         let mut answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
-        // The stream or the account wants consumers that go sooner: as soon as it wants, then.
+        // The stream or the account requires a shorter inactivity limit, so use the server's default.
         if answer.as_ref().is_err_and(ApiError::is_inactive_too_long) {
             body["config"]["inactive_threshold"] = Value::Null;
             answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
@@ -263,7 +264,7 @@ impl Consumer {
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
-            // What this consumer sends on another connection may come after a pause in which anything was removed.
+            // Messages that this consumer sends over another connection may follow a gap in which records were removed.
             if self.api.wire().epoch() != self.epoch {
                 return Ok(Heard::Lost("the connection broke"));
             }
@@ -316,7 +317,7 @@ impl Consumer {
         Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
     }
 
-    /// Acknowledges every message that was taken.
+    /// Acknowledges every message that was received.
     async fn acknowledge(&mut self) {
         if self.acknowledged < self.last
             && let Some(reply) = self.reply.clone()
@@ -326,8 +327,8 @@ impl Consumer {
         }
     }
 
-    /// Whether an idle server may only wait for an acknowledgement: the last message told of others to come. Acknowledges
-    /// everything, so that a later heartbeat shows more.
+    /// Whether an idle server may be waiting for an acknowledgement, because the last message reported pending
+    /// messages. Acknowledges everything, so that a later heartbeat shows whether this was the cause.
     pub(super) async fn may_be_stalled(&mut self) -> bool {
         if self.window.is_none() || self.behind == 0 {
             return false;
@@ -336,7 +337,7 @@ impl Consumer {
         true
     }
 
-    /// Takes it that nothing is to come after the last message.
+    /// Assumes that no message is pending after the last one.
     pub(super) fn settle(&mut self) {
         self.behind = 0;
     }

@@ -63,7 +63,7 @@ pub(super) fn of_api(error: ApiError) -> Error {
     Error::new(kind.unwrap_or(ErrorKind::Backend { code: Some(error.err_code), detail: error.description }))
 }
 
-/// If the server refused the `max_ack_pending` of a consumer: the limit, if the server names it.
+/// The limit, if the server refused the `max_ack_pending` of a consumer and names the limit.
 pub(super) fn too_many_pending(error: &Error) -> Option<Option<usize>> {
     let ErrorKind::Backend { code: Some(10121), detail } = error.kind() else { return None };
     Some(detail.rsplit(' ').next().and_then(|number| number.parse().ok()))
@@ -142,7 +142,8 @@ pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
-/// The server called the only copy of a write a duplicate: another message has the id, or two servers took the copy.
+/// The server reported the only copy of a write as a duplicate: another message has the id, or two servers took the
+/// copy.
 pub(super) fn foreign_duplicate() -> Error {
     backend("the server took a fresh operation id for that of another message").unknown_outcome()
 }

@@ -144,7 +144,7 @@ impl Addition<'_> {
             let error = match self.judge(copy.wait(until).await) {
                 Verdict::Counted(total) => return Ok(total),
                 Verdict::Known(_) if copies == 1 => return Err(convert::foreign_duplicate()),
-                // A server that did not lead refused an earlier copy, and passed it on all the same.
+                // A server that was not the leader refused an earlier copy, but forwarded it.
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
                 Verdict::Open => {
@@ -166,7 +166,7 @@ impl Addition<'_> {
 
     /// Finds out what became of an addition that was not acknowledged. Every error is of an unknown outcome.
     ///
-    /// `is_sole`: only one copy was ever sent, so the server cannot know another copy.
+    /// `is_sole`: only one copy was sent, so the server cannot know another copy.
     async fn resolve(&self, copy: Pending, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
         let mut copy = Some(copy);
         let mut backoff = Backoff::outage();
@@ -261,7 +261,7 @@ impl Addition<'_> {
         read.await.map_err(Error::unknown_outcome)
     }
 
-    /// Judges the answer to a copy.
+    /// Interprets the reply to a copy.
     fn judge_copy(&self, answer: Answer, is_sole: bool) -> Verdict {
         match self.judge(answer) {
             Verdict::Known(_) if is_sole => Verdict::Refused(convert::foreign_duplicate()),

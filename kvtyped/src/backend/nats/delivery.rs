@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::revision::Revision;
 
-/// What the reply subject of a delivered message tells.
+/// The fields of the reply subject of a delivered message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Delivery {
     pub(super) revision: Revision,
-    /// The how manyth delivery of the consumer it is.
+    /// The sequence number of this delivery of the consumer.
     pub(super) number: u64,
     pub(super) created: SystemTime,
-    /// How many are to come.
+    /// The number of pending messages.
     pub(super) pending: u64,
 }
 

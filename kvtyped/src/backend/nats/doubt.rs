@@ -52,9 +52,10 @@ pub(super) struct Doubt<'a> {
     begun: Instant,
     /// The copies that were sent, and not answered.
     unanswered: Vec<Pending>,
-    /// Whether only one copy was ever sent, so that no other can be the one that the server knows.
+    /// Whether only one copy was sent, so that the server cannot know another one.
     is_sole: bool,
-    /// Whether the sole copy was called a duplicate: only an entry of ours proves that another leader applied it.
+    /// Whether the server reported the sole copy as a duplicate. Then only the stored entry can prove that another
+    /// leader applied the copy.
     is_duplicate: bool,
     /// Whether one was answered by what proves nothing.
     doubtful: bool,

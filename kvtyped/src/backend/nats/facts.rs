@@ -72,7 +72,7 @@ pub(super) struct Facts {
     first: Revision,
     pub(super) last: Revision,
     messages: u64,
-    /// The only subject filter of the stream with the number of subjects that it stores, unless it copies another stream.
+    /// The only subject of the stream, with the number of subjects stored. `None` if the stream copies another one.
     subjects: Option<(String, u64)>,
     /// The time on the server.
     pub(super) now: SystemTime,
@@ -119,7 +119,7 @@ impl Facts {
         })
     }
 
-    /// The number of keys that this filter matches, if it is the whole stream.
+    /// The number of keys that this filter matches, if it covers the whole stream.
     pub(super) fn keys_of(&self, filter: &str) -> Option<u64> {
         self.subjects.as_ref().filter(|(only, _)| only == filter).map(|(_, count)| *count)
     }

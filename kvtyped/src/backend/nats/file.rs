@@ -153,7 +153,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("kvtyped-secrets-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        // A second one makes `tracing` ask each about every event.
+        // With a second subscriber, `tracing` asks each subscriber about every event.
         let _other = tracing::Dispatch::new(Warnings(Default::default()));
         let warned = tracing::subscriber::with_default(Warnings(count.clone()), || -> io::Result<Vec<usize>> {
             let mut warned = Vec::new();

@@ -22,10 +22,10 @@ use super::connect::Connector;
 use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A client that lived longer than this did not end because of what its successor meets again.
+/// A client that lived longer than this probably did not end for a cause that ends its successor too.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// One client, and how many connections were made before it.
+/// One client, and the number of connections before it.
 pub(super) struct Link {
     client: Client,
     connects_before: u64,
@@ -47,7 +47,7 @@ impl Link {
         self.connects_before + self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a connection. Costs little, and does not detect that the client's task has ended: see
+    /// Whether the client is connected. Performs no I/O. Does not detect that the client's task has ended: see
     /// [`has_ended`](Self::has_ended).
     pub(super) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected && !self.has_ended.load(Ordering::Relaxed)
@@ -64,23 +64,23 @@ impl Link {
 
 /// Whether the task of a client has ended: the client's queue of commands closes with it.
 fn is_orphan(client: &Client) -> bool {
-    // A clone, because a place in the queue that was reserved once hides that the queue has closed since.
+    // A clone, because a sender that once reserved capacity does not notice that the queue has closed since.
     let mut client = client.clone();
     let mut context = Context::from_waker(Waker::noop());
     matches!(Pin::new(&mut client).poll_ready(&mut context), Poll::Ready(Err(_)))
 }
 
-/// The client in use, and the way to make another.
+/// The client in use, and the connector for its successor.
 pub(super) struct Links {
     current: ArcSwap<Link>,
     connector: Option<Connector>,
-    /// Held while a client is replaced, so that there is one attempt at a time. A record that ends the client of each reader
-    /// must not cause connections without a pause.
+    /// Held while a client is replaced, so that there is one attempt at a time. A record that ends the client of each
+    /// reader must not cause a loop of connections without a pause.
     replacing: Mutex<Backoff>,
 }
 
 impl Links {
-    /// Without a connector the client is the application's, and is not replaced.
+    /// `None` if the client belongs to the application. Such a client is not replaced.
     pub(super) fn new(client: Client, connector: Option<Connector>) -> Self {
         let current = ArcSwap::from_pointee(Link::new(client, 0));
         Self { current, connector, replacing: Mutex::new(Backoff::outage()) }
@@ -107,7 +107,7 @@ impl Links {
         self.connector.is_some()
     }
 
-    /// Replaces the client if its task has ended. Tries until the deadline; the last error tells why it failed.
+    /// Replaces the client if its task has ended. Retries until the deadline, and then returns the last error.
     ///
     /// If the future is dropped, the client is not replaced, and the next call tries again.
     pub(super) async fn replace(&self, deadline: Deadline) -> Result<()> {
@@ -126,7 +126,8 @@ impl Links {
             match connector.connect(deadline.remaining()).await {
                 Ok(client) => {
                     tracing::warn!("the task of the NATS client ended; another client has connected");
-                    // Greater than any epoch of the old client, also before the new one counts its first connection.
+                    // The new epoch exceeds every epoch of the old client, even before the new client counts its first
+                    // connection.
                     self.current.store(Arc::new(Link::new(client, old.epoch() + 1)));
                     return Ok(());
                 }

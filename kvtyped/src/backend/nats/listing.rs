@@ -1,25 +1,27 @@
-//! How much of what was there when a consumer was made has come.
+//! The progress of a listing: the entries that existed when a consumer was created.
 //!
-//! A key that is written meanwhile is skipped where it was, and comes later. So it goes on until nothing is to come; but
-//! under writes that never pause, until it has caught up with where they were when the last of the first messages came.
+//! A key that is written during the listing moves to the end of it. A listing therefore continues until no message is
+//! pending. Under writes that never pause, it ends after a second round: at the revision that the bucket had at the end
+//! of the first round.
 //!
-//! Some servers count too few of what is to come: it goes on to the revision that the bucket had, then.
+//! Some servers report too few pending messages. On such a server the listing continues to the last revision of the
+//! bucket.
 
 use crate::revision::Revision;
 
 /// The progress of one listing.
 #[derive(Debug)]
 pub(super) struct Listing {
-    /// How many messages are to come until the end of the round.
+    /// The number of messages until the end of the round.
     left: u64,
     first_round: bool,
-    /// Up to which revision the round goes, where the server's count is not believed.
+    /// The last revision of the round, if the server's count cannot be trusted.
     end: Option<Revision>,
-    /// Which revision the server that delivers has to have reached.
+    /// The revision that the delivering server must have reached.
     wanted: Revision,
-    /// Which one it has reached, as far as is known.
+    /// The highest revision that the server is known to have reached.
     reached: Revision,
-    /// How many times in a row it had nothing to tell, and was no further than before.
+    /// The number of consecutive idle reports without progress.
     stuck: u32,
 }
 
@@ -28,12 +30,12 @@ impl Listing {
         Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO, stuck: 0 }
     }
 
-    /// One on a server that counts wrong, of a bucket with this last revision.
+    /// A listing on a server that counts wrong, of a bucket with this last revision.
     pub(super) fn uncounted(last: Revision, wanted: Revision) -> Self {
         Self { left: u64::MAX, end: Some(last), ..Self::new(0, wanted) }
     }
 
-    /// A message came, and so many are behind it.
+    /// Records a message, and the number of messages pending after it.
     pub(super) fn take(&mut self, revision: Revision, behind: u64) {
         self.reached = self.reached.max(revision);
         if let Some(end) = self.end {
@@ -51,12 +53,12 @@ impl Listing {
         }
     }
 
-    /// Whether the first round is over of a listing that is not counted.
+    /// Whether the first round of an uncounted listing is over.
     pub(super) fn has_met_its_end(&self) -> bool {
         self.left > 0 && self.first_round && self.end.is_some_and(|end| self.reached >= end)
     }
 
-    /// Begins the second round of one that is not counted.
+    /// Begins the second round of an uncounted listing.
     pub(super) fn go_on_to(&mut self, last: Revision) {
         self.first_round = false;
         self.end = Some(last);
@@ -65,7 +67,8 @@ impl Listing {
         }
     }
 
-    /// Nothing is to come up to this revision. How many times in a row that was said by a server that is behind.
+    /// Records that nothing is pending up to this revision. Returns the number of consecutive such reports by a server
+    /// that is behind.
     pub(super) fn idle(&mut self, upto: Revision) -> u32 {
         let is_further = upto > self.reached;
         self.reached = self.reached.max(upto);
@@ -74,7 +77,7 @@ impl Listing {
         self.stuck
     }
 
-    /// Whether all came that was there.
+    /// Whether every entry of the listing has arrived.
     pub(super) fn is_over(&self) -> bool {
         self.left == 0 && self.reached >= self.wanted
     }
@@ -103,7 +106,7 @@ mod tests {
     #[test]
     fn a_listing_is_over_when_nothing_is_behind() {
         assert!(listing(3, 0, &[(1, 2), (2, 1), (5, 0)]).is_over());
-        // Two that were there expired.
+        // The other two entries expired.
         assert!(listing(3, 0, &[(1, 0)]).is_over());
         let mut expired = listing(3, 0, &[(1, 2)]);
         expired.idle(Revision::new(1));
@@ -113,7 +116,7 @@ mod tests {
     #[test]
     fn a_listing_under_writes_ends_after_another_round() {
         let mut listing = listing(2, 0, &[(1, 3), (3, 2)]);
-        assert!(!listing.is_over(), "two were written while the first came, one of them again");
+        assert!(!listing.is_over(), "two entries were written during the first round, one of them twice");
         listing.take(Revision::new(4), 5);
         listing.take(Revision::new(5), 5);
         assert!(listing.is_over(), "{listing:?}");
@@ -128,7 +131,7 @@ mod tests {
         listing.take(revision(5), 0);
         assert!(!listing.is_over() && listing.has_met_its_end());
         listing.go_on_to(revision(7));
-        assert!(!listing.is_over() && !listing.has_met_its_end(), "one was written again meanwhile");
+        assert!(!listing.is_over() && !listing.has_met_its_end(), "a key was written again during the first round");
         listing.take(revision(7), 3);
         assert!(listing.is_over());
 
@@ -139,7 +142,7 @@ mod tests {
         let mut others = Listing::uncounted(revision(5), Revision::ZERO);
         others.take(revision(2), 0);
         others.idle(revision(4));
-        assert!(others.is_over(), "what follows is not for this watch");
+        assert!(others.is_over(), "the later messages do not match this watch");
     }
 
     #[test]

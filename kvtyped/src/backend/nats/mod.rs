@@ -90,12 +90,13 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # What strangers can do
 ///
-/// Whatever is stored in a bucket is read for what it is, or is an error of its own and disturbs nothing beside it; but for
-/// what the client itself does not bear. A header line without a colon ends the connection on which it comes, and the next
-/// one, until the message is written over. A bare carriage return in a header ends the task of the client
-/// that reads it: a store that made its connection makes another, and its watches and leases continue. Over an application's own
-/// client, every later call fails with `Closed`. No client writes such headers, and one who speaks the protocol by hand can. So whoever may write to a bucket can cut off
-/// those who read it: give that right as carefully as the right to read.
+/// Whatever is stored in a bucket is read for what it is, or is an error of its own and disturbs nothing beside it; but
+/// for what the client itself does not bear. A header line without a colon ends the connection on which it comes, and
+/// the next one, until the message is written over. A bare carriage return in a header ends the task of the client that
+/// reads it: a store that made its connection makes another, and its watches and leases continue. Over an application's
+/// own client, every later call fails with `Closed`. No client writes such headers, but a user who speaks the protocol
+/// directly can. So whoever may write to a bucket can cut off those who read it: give that right as carefully as the
+/// right to read.
 pub struct NatsBackend {
     api: Api,
     owned: bool,

@@ -25,7 +25,7 @@ pub struct NatsOptions {
     pub connect_timeout: Option<Duration>,
     /// Whether nothing is asked for that cannot be limited to some keys; see [`confined`](Self::confined).
     pub confined: bool,
-    /// Whether servers that a server names in the clear are trusted; see
+    /// Whether to use servers that a server names before the encryption begins; see
     /// [`trust_discovered_servers`](Self::trust_discovered_servers).
     pub trust_discovered_servers: bool,
     pub(super) credentials: Option<Credentials>,
@@ -85,7 +85,7 @@ impl NatsOptions {
         self
     }
 
-    /// Trusts the servers of a cluster that the first server names, also where the connection must be encrypted.
+    /// Uses the servers of a cluster that the first server names, also if the connection must be encrypted.
     ///
     /// A server names the others before the encryption begins, so an attacker on the network can add a host to the list.
     /// The client would send its password there, if the attacker has a certificate for that host. So a connection that

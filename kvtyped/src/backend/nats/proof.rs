@@ -1,9 +1,9 @@
 //! The proof that a watch session which resumed missed no removal.
 //!
 //! A session that resumes after a revision receives every key with a later revision. A missing revision has one of two
-//! causes. It was overwritten: then its successor is delivered. Or it was a removal that left nothing: a delete marker that
-//! expired, a key that was purged from the stream, a record that expired in silence. Only the second cause matters. In a
-//! bucket with a history of 1, counting finds it:
+//! causes. Either a later entry replaced it, and that entry is delivered. Or it was removed without a trace: a delete
+//! marker expired, a key was purged from the stream, or a record expired without a limit marker. Only the second cause
+//! matters. In a bucket with a history of 1, counting finds it:
 //!
 //! * `delivered` is the set of keys that the sessions of this watch received, delete markers included.
 //! * The server counts its keys (`count`) and then reports its last revision (`through`).
@@ -13,14 +13,14 @@
 //! If the numbers differ, a key may have been written between: the session asks again, a few times. Expired delete markers
 //! leave `delivered` once the leader has none of them. If the numbers still differ, the watch lists the bucket.
 //!
-//! * **Stale replicas**: the leader counts, or a server that has the leader's last revision according to the leader.
+//! * **Stale replicas**: the count comes from the leader, or from a server that has reached the leader's last revision.
 //! * **Reserved and foreign keys**: the set contains the subject of every message that matches the server's filter, before
 //!   the library parses keys and applies patterns. The server counts by the same filter.
 //! * **Concurrent writes** only add keys to `delivered` between the count and the comparison, so the numbers differ. One
 //!   case is beyond the proof: a key is created and purged without a marker before it is delivered, in the milliseconds
 //!   between the count and `through`, and exactly one key was lost.
-//! * **A longer history** is excluded, because there a newest entry can go and leave an older one. An incomplete listing
-//!   uses the proof at any history: an attached watch does not see such a removal either.
+//! * **A longer history** is excluded, because the newest entry can be removed and leave an older one. An incomplete
+//!   listing uses the proof with any history: an attached watch does not see such a removal either.
 //!
 //! The set takes 9 to 18 bytes a key.
 
@@ -35,19 +35,19 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// How often the server is asked, while it is written to.
+/// How many times the server is asked while the bucket is written to.
 const TRIES: u32 = 5;
 
-/// The pause before it is asked again.
+/// The pause before the next request.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long one question may take.
+/// The time limit of one request.
 const TIME: Duration = Duration::from_secs(5);
 
 /// The number of expired delete markers that are looked up.
 const MARKERS: usize = 16_384;
 
-/// A proof under way.
+/// A proof in progress.
 #[derive(Debug)]
 pub(super) struct Proof {
     tries: u32,
@@ -58,19 +58,19 @@ pub(super) struct Proof {
 #[derive(Debug)]
 struct Check {
     count: u64,
-    /// The number of delivered keys before the question.
+    /// The number of delivered keys before the request.
     known: u64,
     through: Revision,
 }
 
-/// How far a proof is.
+/// The state of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// More is to be delivered first.
+    /// More entries must be delivered first.
     Waits,
     /// No removal was missed.
     Proven,
-    /// One may have been missed.
+    /// A removal may have been missed.
     Failed,
 }
 
@@ -79,7 +79,7 @@ impl Proof {
         Self { tries: TRIES, check: None }
     }
 
-    /// Goes on with everything delivered up to this revision.
+    /// Continues the proof after everything up to this revision was delivered.
     pub(super) async fn advance(
         &mut self,
         place: &Place,
@@ -118,7 +118,7 @@ impl Proof {
     }
 }
 
-/// Asks how many keys the server has; `None` if the server that counted may be stale.
+/// Requests the number of keys of the server. Returns `None` if the server that counted may be stale.
 async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Check>> {
     let deadline = Deadline::after(TIME);
     if let [filter] = request.filters.as_slice() {
@@ -127,7 +127,7 @@ async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Ch
             return Ok(Some(Check { count, known, through: facts.last }));
         }
     }
-    // A consumer of the newest of each key counts them. Its window lets one message pass, and no code reads it.
+    // A consumer of the newest entry of each key counts them. Its window admits one message, which no code reads.
     let request = Request { start: Start::Newest, headers_only: true, window: Some(1), ..request.clone() };
     let counter = Consumer::create(&place.api, &request, deadline).await?;
     let facts = Facts::learn(place, deadline).await?;
@@ -135,7 +135,7 @@ async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Ch
     Ok(is_fresh.then_some(Check { count: counter.pending, known, through: facts.last }))
 }
 
-/// Removes the delete markers that have left the server. Returns whether there were any.
+/// Removes the delete markers that the server no longer has. Returns whether there were any.
 async fn remove_markers(place: &Place, delivered: &Delivered) -> bool {
     let deadline = Deadline::after(TIME);
     let Ok(Facts { now, .. }) = Facts::learn(place, deadline).await else { return false };

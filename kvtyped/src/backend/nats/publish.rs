@@ -239,7 +239,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Refuses a message that would close the connection, and a purge where rollups are off.
+    /// Refuses a message that would close the connection, and a purge in a bucket without rollups.
     pub(super) fn check(&self) -> Result<()> {
         if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.place.config.name));

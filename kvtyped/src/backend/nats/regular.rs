@@ -1,8 +1,8 @@
-//! The settings of a stream that make it a bucket (ADR-8): what differs, and its repair.
+//! The settings that every stream of a bucket has (ADR-8): their comparison and repair.
 //!
-//! Each breaks a promise: with `discard = old` a full stream drops acknowledged records, with `no_ack` no write is
-//! acknowledged, with a subject transform a record is stored under another key. Limits are no differences (`max_msgs`,
-//! `max_consumers`, `consumer_limits`): a server that reaches one refuses, and says so.
+//! Each difference breaks a promise. With `discard = old` a full stream drops acknowledged records. With `no_ack` no
+//! write is acknowledged. With a subject transform a record is stored under another key. Limits (`max_msgs`,
+//! `max_consumers`, `consumer_limits`) are not compared: a server that reaches a limit returns an error.
 
 use serde_json::{Map, Value, json};
 
@@ -12,9 +12,9 @@ use crate::config::Difference;
 /// A setting that every bucket has.
 struct Setting {
     field: &'static str,
-    /// The value of a bucket.
+    /// The value in the stream of a bucket.
     wanted: fn() -> Value,
-    /// The value of a stream without the field.
+    /// The value that a missing field means.
     absent: fn() -> Value,
 }
 
@@ -36,7 +36,7 @@ const REGULAR: &[Setting] = &[
     setting("subject_transform", || Value::Null, || Value::Null),
 ];
 
-/// One setting of a stream that is not that of a bucket.
+/// A setting of a stream that differs from that of a bucket.
 struct Irregular {
     field: &'static str,
     wanted: Value,
@@ -51,7 +51,7 @@ fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
         }
     };
     for Setting { field, wanted, absent } in REGULAR {
-        // Counters discard the old by design: the server does not allow them otherwise.
+        // A stream of counters has `discard = old`: the server allows no other value.
         if *field == "discard" && has_counters(raw) {
             continue;
         }
@@ -71,8 +71,8 @@ fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
     irregular
 }
 
-/// A source as a bucket has it: the keys of another bucket become keys of this one. Without a mapping, its records are
-/// stored where no client of this bucket looks for them.
+/// A source of a bucket maps the keys of another bucket to keys of this one. Without a mapping, no client of this
+/// bucket finds the copied records.
 fn mapped_source(bucket: &str, source: &Value) -> Value {
     let own = subject_prefix(bucket);
     let transforms = source["subject_transforms"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -105,12 +105,12 @@ pub(super) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Differe
         .collect()
 }
 
-/// Gives a stream the settings of a bucket. Whether the server allows each change is the server's to say.
+/// Gives a stream the settings of a bucket. The server decides whether each change is allowed.
 pub(super) fn repair(bucket: &str, raw: &mut Map<String, Value>) {
     for Irregular { field, wanted, .. } in irregular(bucket, raw) {
         match wanted {
             Value::Null => drop(raw.remove(field)),
-            // A server before 2.14 does not know the mode, and rejects the field.
+            // A server before 2.14 does not know `persist_mode`, and rejects the field.
             _ if field == "persist_mode" => drop(raw.remove(field)),
             wanted => drop(raw.insert(field.to_owned(), wanted)),
         }
@@ -174,7 +174,7 @@ mod tests {
             raw.remove(field);
             assert_eq!(differences("b", &raw).len(), 1, "a stream without `{field}`");
         }
-        // Limits are the administrator's.
+        // The administrator sets the limits.
         let mut limited = plain();
         limited.insert("max_msgs".to_owned(), json!(7));
         limited.insert("max_consumers".to_owned(), json!(7));

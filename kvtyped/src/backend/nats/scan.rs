@@ -199,7 +199,7 @@ impl Scanning {
         let consumer = match Consumer::create(&place.api, &request, deadline).await {
             Ok(consumer) => consumer,
             Err(error) => match convert::too_many_pending(&error) {
-                // The next attempt asks for the limit.
+                // The next attempt uses the limit that the server named.
                 Some(Some(most)) if place.limit_window(most) => return Ok(()),
                 Some(_) if *windowed => {
                     *windowed = false;

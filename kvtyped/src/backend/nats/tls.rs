@@ -31,7 +31,8 @@ impl Tls {
         self.required || self.first || self.authorities.is_some() || self.client.is_some()
     }
 
-    /// Whether what a server says of other servers can be changed on its way, although the connection must be encrypted.
+    /// Whether an attacker can change the list of other servers that a server sends, although the connection must be
+    /// encrypted.
     pub(super) fn begins_in_the_clear(&self) -> bool {
         self.is_required() && !self.first
     }

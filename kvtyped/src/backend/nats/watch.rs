@@ -59,12 +59,12 @@ struct Sitting {
     consumer: Consumer,
     request: Request,
     listing: Listing,
-    /// Every subject that was delivered, by this session and those before it.
+    /// Every subject that this session and the earlier ones delivered.
     delivered: Delivered,
     /// The proof that precedes `Ready`, if one is needed.
     proof: Option<Proof>,
     ready: bool,
-    /// After which message an idle server may have waited for an acknowledgement.
+    /// The message after which an idle server may have waited for an acknowledgement.
     idle_after: Option<u64>,
     /// Everything to be told of this revision, or one before it, was told.
     upto: Revision,
@@ -85,7 +85,7 @@ impl Sitting {
             let request = request(&place, &watch, &patterns, &facts);
             let consumer = match Consumer::create(&place.api, &request, deadline).await {
                 Ok(consumer) => consumer,
-                // The account limits the messages on their way to fewer: the next attempt asks for those.
+                // The account has a lower limit on `max_ack_pending`. The next attempt uses that limit.
                 Err(error) => match convert::too_many_pending(&error) {
                     Some(Some(most)) if place.limit_window(most) => continue,
                     _ => return Err(error),
@@ -222,8 +222,8 @@ impl Sitting {
         Ok(Some(Signal::Ready))
     }
 
-    /// Whether a server that is idle has nothing to deliver, although it told of more to come. It may have been idle for want
-    /// of an acknowledgement: so it is asked when it is idle a second time after everything was acknowledged.
+    /// Whether an idle server has nothing to deliver, although it reported pending messages. It may have waited for an
+    /// acknowledgement. The server is therefore asked only when it is idle again after everything was acknowledged.
     async fn has_nothing_to_come(&mut self) -> Result<bool> {
         if self.idle_after != Some(self.consumer.last()) {
             self.idle_after = Some(self.consumer.last());
@@ -233,7 +233,7 @@ impl Sitting {
             Ok(ahead) if ahead.waits => return Err(self.unheard().await),
             Ok(ahead) if ahead.pending > 0 => return Ok(false),
             Ok(_) => {}
-            // Without the right to ask, the second heartbeat is believed.
+            // Without permission to ask, trust the second heartbeat.
             Err(error) if error.is_denied() => {}
             Err(error) => return Err(self.end(&error.to_string()).await),
         }
@@ -241,7 +241,7 @@ impl Sitting {
         Ok(true)
     }
 
-    /// Ends a session whose acknowledgements do not reach the server; the next has no window.
+    /// Ends a session whose acknowledgements do not reach the server. The next session has no window.
     async fn unheard(&self) -> Error {
         self.place.unwindowed.store(true, Ordering::Relaxed);
         self.end("acknowledgements do not reach the server").await

@@ -32,8 +32,8 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long an answer may still come after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long the subscription for answers stays denied before a request makes the client connect again: a server that
-/// allows it again does not say so.
+/// How long the subscription for replies stays denied before a request reconnects the client. A server does not
+/// announce that it allows the subscription again.
 const DEAF: Duration = Duration::from_secs(2);
 
 /// How many denials are kept for those who have not looked yet.
@@ -78,12 +78,12 @@ pub(super) enum Answer {
 }
 
 impl Wire {
-    /// Over the application's own client.
+    /// A client of the application.
     pub(super) fn over(client: Client, confined: bool) -> Self {
         Self::new(Links::new(client, None), None, confined)
     }
 
-    /// Over a client that this crate made, and replaces when its task ends.
+    /// A client that this crate created, and replaces when its task ends.
     pub(super) async fn connect(connector: Connector, confined: bool) -> Result<Self> {
         let client = connector.connect(connector.timeout()).await?;
         let violations = Arc::clone(connector.violations());
@@ -104,12 +104,12 @@ impl Wire {
         }
     }
 
-    /// The client in use. It may be another one after the next wait for a connection.
+    /// The client in use. The next wait for a connection may replace it.
     pub(super) fn client(&self) -> Client {
         self.links.current().client().clone()
     }
 
-    /// The most bytes that the server takes in one message.
+    /// The largest message that the server accepts, in bytes.
     pub(super) fn max_payload(&self) -> usize {
         self.links.current().client().max_payload()
     }
@@ -138,14 +138,14 @@ impl Wire {
         self.links.is_connected()
     }
 
-    /// Makes a new connection where the answers to requests could not arrive for a while.
+    /// Reconnects if the subscription for replies has been denied for a while.
     fn listen_again(self: &Arc<Self>) {
         let Some(violations) = &self.violations else { return };
         let Some(since) = violations.inbox.load_full().map(|denied| denied.at) else { return };
         if since.elapsed() < DEAF || violations.reconnects.swap(true, Ordering::Relaxed) {
             return;
         }
-        tracing::debug!("the subscription for answers is denied: connecting again, since it may be allowed by now");
+        tracing::debug!("the subscription for replies is denied; reconnecting, because it may be allowed again");
         let client = self.client();
         tokio::spawn(async move { client.force_reconnect().await });
     }
@@ -198,20 +198,21 @@ impl Wire {
         }
     }
 
-    /// Closes a client that was made while the connection was closed.
+    /// Closes a client that was created while the connection was closed.
     async fn close_if_late(&self) {
         if self.closed.load(Ordering::SeqCst) {
             let _ = self.client().drain().await;
         }
     }
 
-    /// Whether this connection will never answer again: it was closed, or the task of the application's client has ended.
+    /// Whether this connection is closed for good: the store was closed, or the task of the application's client has
+    /// ended.
     pub(super) fn is_over(&self) -> bool {
         self.closed.load(Ordering::SeqCst) || (!self.links.are_replaced() && self.links.has_ended())
     }
 
-    /// Interprets a subscription that ended, or a command that the client refused: the client's task has ended. Returns why
-    /// the caller must begin again.
+    /// Handles the end of the client's task, which shows as an ended subscription or a refused command. Returns the
+    /// reason why the caller must start over.
     ///
     /// # Errors
     ///
@@ -225,7 +226,7 @@ impl Wire {
         Err(Error::new(ErrorKind::Closed))
     }
 
-    /// [`ended`](Self::ended) as the error of an operation that cannot begin again.
+    /// Converts [`ended`](Self::ended) to the error of an operation that cannot start over.
     pub(super) fn ended_error(&self) -> Error {
         self.ended().map_or_else(|closed| closed, Error::unavailable)
     }
@@ -308,7 +309,7 @@ impl Pending {
                 biased;
                 reply = &mut self.reply => {
                     let answer = convert::of_reply(reply);
-                    // Nobody got what was never sent: it can be sent on the next connection.
+                    // The message was never sent, so it can be sent on the next connection.
                     if matches!(answer, Answer::Closed) && wire.ended().is_ok() {
                         return Answer::NoResponders;
                     }
@@ -397,7 +398,7 @@ pub(super) struct Violations {
     count: AtomicU64,
     /// The subscription under which all answers arrive, if it was denied: the server says so only once.
     inbox: ArcSwapOption<DeniedInbox>,
-    /// Whether a new connection was ordered because of that.
+    /// Whether a reconnect was requested because of the denial.
     reconnects: AtomicBool,
     /// Whether the last attempt to connect again was refused for its credentials.
     unauthorized: AtomicBool,

@@ -262,7 +262,7 @@ async fn many_entries_are_passed_over_in_steps() {
     }
 }
 
-/// What a backend keeps for the watches of its bucket `b`: how many entries are in the backlog, how many watches listen.
+/// The number of entries in the backlog of bucket `b`, and the number of its attached watches.
 fn kept(backend: &MemoryBackend) -> (usize, usize) {
     let mut state = backend.0.lock();
     let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
@@ -287,10 +287,10 @@ async fn an_attached_watch_is_told_every_change_though_it_reads_late() {
     write(&bucket, Write::new(key("k"), WriteKind::Purge)).await.unwrap();
     write(&bucket, put("k", "3").with_ttl(seconds(1))).await.unwrap();
     write(&bucket, put("other", "1")).await.unwrap();
-    // The record expires, and so does the marker that it leaves.
+    // The record expires, and later its limit marker.
     tokio::time::advance(3 * SECOND).await;
     assert_eq!(told(&mut other).await, entry(7, "other", Operation::Put));
-    // The old record went before it was listed; the late watch did not want it.
+    // The old record expired before it was listed. The late watch starts after it.
     for (watching, number) in [(&mut late, 1), (&mut early, 2)] {
         let mut changes = Vec::new();
         for _ in 2..=8 {
@@ -310,7 +310,7 @@ async fn an_attached_watch_is_told_every_change_though_it_reads_late() {
     }
     assert_eq!(kept(&backend), (1, 3), "only the watch of another key has not passed the marker");
     assert_eq!(next(&mut other).await, alive(8));
-    assert_eq!(kept(&backend), (0, 3), "what every watch has read is released");
+    assert_eq!(kept(&backend), (0, 3), "an entry that every watch has read is released");
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,9 +338,9 @@ async fn a_watch_that_is_not_read_keeps_a_bounded_backlog_and_finds_what_is_left
     }
     assert_eq!(kept(&backend).0, (MAX_BYTES / 1_000_000) as usize);
     drop(watching);
-    assert_eq!(kept(&backend), (0, 0), "what nobody waits for is released");
+    assert_eq!(kept(&backend), (0, 0), "entries that no watch waits for are released");
     write(&bucket, put("k0", "v")).await.unwrap();
-    assert_eq!(kept(&backend), (0, 0), "nothing is kept for nobody");
+    assert_eq!(kept(&backend), (0, 0), "nothing is kept without a watch");
 }
 
 #[tokio::test(start_paused = true)]
