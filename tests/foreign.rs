@@ -17,12 +17,12 @@ async fn soon<F: IntoFuture>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future.into_future()).await.expect("it does not hang")
 }
 
-/// Asserts that the error names the record and how to remove it.
-fn assert_names_the_remedy(error: &Error, key: &str) {
+/// Asserts that the error has the name that the user gave, and that its remedy names the key of the record.
+fn assert_names_the_remedy(error: &Error, own: &str, key: &str) {
     assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("nats kv purge") && text.contains(key), "{text}");
-    assert_eq!(error.key(), Some(key));
+    assert_eq!(error.key(), Some(own));
     assert!(error.revision().is_some());
 }
 
@@ -75,9 +75,9 @@ on_both_backends! {
         let key = "=kvtyped.lock.a.lease";
         junk.put(&Junk::new("lock", "a", "lease", "junk")).await.unwrap();
         for _ in 0..2 {
-            assert_names_the_remedy(&soon(locks.lock("a")).await.unwrap_err(), key);
-            assert_names_the_remedy(&soon(locks.lock("a").fair()).await.unwrap_err(), key);
-            assert_names_the_remedy(&soon(locks.lock("a").wait(2 * SOON)).await.unwrap_err(), key);
+            assert_names_the_remedy(&soon(locks.lock("a")).await.unwrap_err(), "a", key);
+            assert_names_the_remedy(&soon(locks.lock("a").fair()).await.unwrap_err(), "a", key);
+            assert_names_the_remedy(&soon(locks.lock("a").wait(2 * SOON)).await.unwrap_err(), "a", key);
         }
         assert!(matches!(locks.holder("a").await.unwrap_err().kind(), ErrorKind::Decode { .. }));
         // The remedy works.
@@ -92,7 +92,7 @@ on_both_backends! {
         tokio::time::sleep(Duration::from_millis(200)).await;
         junk.put(&Junk::new("lock", "a", "lease", "junk")).await.unwrap();
         let error = soon(waiter).await.unwrap().unwrap_err();
-        assert_names_the_remedy(&error, "=kvtyped.lock.a.lease");
+        assert_names_the_remedy(&error, "a", "=kvtyped.lock.a.lease");
     }
 
     async fn garbage_in_the_place_of_a_leader_or_member_is_an_error_at_once(world: World) {
@@ -103,12 +103,12 @@ on_both_backends! {
         junk.put(&Junk::new("election", &name, "lease", "junk")).await.unwrap();
         let me = "me".to_owned();
         for campaign in [election.campaign(&me), election.campaign(&me).wait(2 * SOON)] {
-            assert_names_the_remedy(&soon(campaign).await.unwrap_err(), &format!("=kvtyped.election.{name}.lease"));
+            assert_names_the_remedy(&soon(campaign).await.unwrap_err(), &name, &format!("=kvtyped.election.{name}.lease"));
         }
         let group = world.store.group::<String>(&name);
         junk.put(&Junk::new("group", &name, "me", "junk")).await.unwrap();
         for join in [group.join("me", &me), group.join("me", &me).wait(2 * SOON)] {
-            assert_names_the_remedy(&soon(join).await.unwrap_err(), &format!("=kvtyped.group.{name}.me"));
+            assert_names_the_remedy(&soon(join).await.unwrap_err(), "me", &format!("=kvtyped.group.{name}.me"));
         }
         junk.purge(&JunkKey::new("group", &name, "me")).await.unwrap();
         group.join("me", &me).await.unwrap().leave().await.unwrap();

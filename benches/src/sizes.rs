@@ -76,7 +76,7 @@ async fn of_size(world: &mut World, size: usize) -> Cost {
 
     let mut resume = 0.0;
     for changed in CHANGED {
-        let measured = resumed(world, &name, changed, blocks).await;
+        let measured = resumed(world, &plain, changed, blocks).await;
         if changed == CHANGED[0] {
             resume = measured.medians().0;
         }
@@ -115,15 +115,17 @@ async fn watched(plain: &kv::Store) -> usize {
 }
 
 /// Measures the time from the end of a cut until a cache is up to date, against the time to fill a cache.
-async fn resumed(world: &World, name: &str, changed: usize, blocks: usize) -> Measured {
-    let plain = world.plain(name).await;
+async fn resumed(world: &World, plain: &kv::Store, changed: usize, blocks: usize) -> Measured {
     let proxy = harness::Proxy::start(world.server.addr()).await;
     let store = Store::connect(proxy.url()).await.expect("the proxy is there");
-    let bucket: Bucket<Session> = store.bucket().name(name).must_exist().await.expect("the bucket is there");
+    let bucket: Bucket<Session> = store.bucket().name(&plain.name).must_exist().await.expect("the bucket is there");
     let fill = || bucket.cache(..).timeout(LONG).into_future();
     let cache = fill().await.expect("it is filled");
     let ours = async || {
         proxy.set(harness::Mode::Refuse);
+        while cache.last_error().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut last = 0;
         for round in 0..2 {
             for id in 0..changed as u64 {
@@ -134,7 +136,11 @@ async fn resumed(world: &World, name: &str, changed: usize, blocks: usize) -> Me
         proxy.set(harness::Mode::Pass);
         let begun = Instant::now();
         cache.wait_for_revision(Revision::from(last)).await.expect("it comes");
-        begun.elapsed()
+        let time = begun.elapsed();
+        while cache.last_error().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        time
     };
     let theirs = async || time(async { drop(fill().await.expect("it is filled")) }).await;
     pairs(blocks, 1, ours, theirs).await

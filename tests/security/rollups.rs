@@ -66,10 +66,12 @@ async fn rollup_is_refused_in_a_bucket_without_rollups() {
     let beta = SessionKey::filter().tenant("beta");
     assert_eq!(shared.count(beta).await.expect("they are counted"), 5, "nothing of another tenant is lost");
 
-    // An update of another setting keeps `rollups` off. An update with `rollups(false)` also disables the markers of a
-    // bucket.
-    let again: Bucket<Session> =
-        admin.bucket().name("shared").description("changed").on_drift(Drift::Update).await.expect("it is changed");
+    // A program without the setting reports drift. An update with `rollups(false)` keeps the setting, and disables the
+    // markers of a bucket.
+    let unset = admin.bucket::<Session>().name("shared").must_exist().await.expect_err("the setting differs");
+    assert!(unset.to_string().contains("allow_rollup_hdrs"), "{unset}");
+    let again = admin.bucket().name("shared").rollups(false).description("changed").on_drift(Drift::Update);
+    let again: Bucket<Session> = again.await.expect("it is changed");
     assert_eq!(again.config().rollups, Some(false));
     let with_markers: Bucket<Session> = admin.bucket().name("sessions").must_exist().await.expect("it opens");
     assert!(with_markers.config().limit_markers.is_some());

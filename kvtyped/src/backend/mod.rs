@@ -132,6 +132,7 @@
 
 mod backoff;
 mod batch;
+mod concurrent;
 mod counters;
 mod deadline;
 mod delivered;
@@ -148,6 +149,7 @@ pub mod nats;
 
 pub use self::backoff::Backoff;
 pub use self::batch::Batch;
+pub(crate) use self::concurrent::next_output;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::stream;
-use futures::{StreamExt, TryStreamExt};
 
 use super::{Bucket, verb};
-use crate::backend::{RawEntry, Scan, Scanned};
+use crate::backend::{RawEntry, Scan, Scanned, next_output};
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::model::KvModel;
@@ -127,7 +127,7 @@ impl<T: KvModel> Compact<'_, T> {
                 raw.erase(&key, revision, bucket.deadline(timeout)).await
             };
             let mut erased = stream::iter(old).map(erase).buffer_unordered(AT_ONCE);
-            while let Some(entries) = erased.try_next().await? {
+            while let Some(entries) = next_output(&mut erased).await.transpose()? {
                 compacted.markers += u64::from(entries > 0);
                 compacted.entries += entries;
             }

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 
 use super::write::{Terms, check_ttl};
 use super::{Bucket, decode, verb};
-use crate::backend::WriteKind;
+use crate::backend::{WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::{KvModel, SingleRevision};
@@ -144,14 +143,14 @@ impl<'a, T: KvModel> Many<'a, T> {
         let mut hopeless: Option<ErrorKind> = None;
         for round in waiting {
             let mut waiting = round.into_iter();
-            let mut sent = stream::FuturesUnordered::new();
+            let mut sent = FuturesUnordered::new();
             loop {
                 while hopeless.is_none() && sent.len() < window {
                     let Some((index, key, kind)) = waiting.next() else { break };
                     let terms = Terms { timeout, ..Terms::default() };
                     sent.push(async move { (index, bucket.send(operation, key, kind, ttl, terms).await) });
                 }
-                let Some((index, result)) = sent.next().await else { break };
+                let Some((index, result)) = next_output(&mut sent).await else { break };
                 if let Err(error) = &result
                     && hopeless.is_none()
                     && helps_no_more(error)
@@ -241,7 +240,7 @@ macro_rules! many {
                 self
             }
 
-            /// How long each write may take; the store's time by default.
+            /// Sets how long each write may take, from the moment it is sent. The default is the store's timeout.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.many.timeout = Some(timeout);
                 self

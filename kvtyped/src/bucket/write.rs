@@ -36,6 +36,10 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns [`ErrorKind::Encode`] if the value would not be read back equal, such as `NaN` or `Some(None)` in JSON.
+    /// Each write decodes its bytes and compares the values before it sends them, which costs about 1 µs for a record
+    /// of 200 bytes.
+    ///
     /// If its acknowledgement is lost and what is stored does not tell, the outcome is `Unknown`: a server that hangs may
     /// apply it later. Where that must not overwrite a newer record, use `update` or `modify`.
     ///

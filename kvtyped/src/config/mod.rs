@@ -62,6 +62,9 @@ pub struct BucketConfig {
     /// the bucket with one message. Disable rollups in a bucket whose users do not trust each other. Such a bucket has
     /// no purge, no `limit_markers`, no TTL of a single key, and no locks or other recipes with leases. All of these
     /// return `Unsupported`. See [`permissions`](crate::permissions).
+    ///
+    /// Set it in every program that opens the bucket. A program without this setting reports drift, and
+    /// [`Drift::Update`] enables rollups again.
     pub rollups: Option<bool>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
     /// bucket that is no mirror takes batches if the server can (2.12.1).

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -36,6 +38,8 @@ pub struct Lease {
     shown: Box<Shown>,
     state: watch::Receiver<State>,
     orders: mpsc::UnboundedSender<Order>,
+    /// Whether the keeper renews the lease.
+    in_hand: Arc<AtomicBool>,
 }
 
 /// What is known of a lease without asking.
@@ -53,8 +57,13 @@ pub(super) struct Shown {
 }
 
 impl Lease {
-    pub(super) fn new(shown: Shown, state: watch::Receiver<State>, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { shown: Box::new(shown), state, orders }
+    pub(super) fn new(
+        shown: Shown,
+        state: watch::Receiver<State>,
+        orders: mpsc::UnboundedSender<Order>,
+        in_hand: Arc<AtomicBool>,
+    ) -> Self {
+        Self { shown: Box::new(shown), state, orders, in_hand }
     }
 
     /// Its name.
@@ -212,8 +221,7 @@ impl Lease {
 
     /// Starts the renewal once the caller has the lease. Until then the lease lasts for one TTL.
     pub(super) fn start_renewal(&self) {
-        // A send fails only if the lease is lost, which the guard reports.
-        let _ = self.orders.send(Order::StartRenewal);
+        self.in_hand.store(true, Ordering::Relaxed);
     }
 
     /// How it is now, and what becomes of it.

@@ -1,6 +1,7 @@
 //! The life of a lease: it is taken, renewed, and given back or lost.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,8 +36,6 @@ pub(super) enum State {
 
 /// What its holder wants of it. That nobody can want anything any more is a release, too.
 pub(super) enum Order {
-    /// Renew the lease from now on: its holder has the guard.
-    StartRenewal,
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
     /// End it by leaving this value in its place, for so long or for ever.
@@ -290,10 +289,21 @@ impl Claim {
         let (state, seen) = watch::channel(State::Held { until, revision });
         let (orders, received) = mpsc::unbounded_channel();
         let held = self.line.as_ref().map(|line| line.hold(revision));
-        let tenure =
-            Tenure { claim: self, fencing, term: revision, revision, doubted: false, sent, until, state, held };
+        let in_hand = Arc::<AtomicBool>::default();
+        let tenure = Tenure {
+            claim: self,
+            fencing,
+            term: revision,
+            revision,
+            doubted: false,
+            sent,
+            until,
+            state,
+            held,
+            in_hand: Arc::clone(&in_hand),
+        };
         tokio::spawn(tenure.keep(received));
-        Lease::new(shown, seen, orders)
+        Lease::new(shown, seen, orders, in_hand)
     }
 }
 
@@ -321,23 +331,18 @@ struct Tenure {
     state: watch::Sender<State>,
     /// Tells this process that it is held here.
     held: Option<Held>,
+    /// Whether the caller has the guard, so that the keeper renews the lease.
+    in_hand: Arc<AtomicBool>,
 }
 
 impl Tenure {
     async fn keep(mut self, mut orders: Orders) {
         let mut due = self.sent + self.claim.times.renewal();
-        // A future that is not polled never receives its lease, so the lease must expire.
-        let mut in_hand = false;
         let end = loop {
-            let wake = if in_hand { due.min(self.until) } else { self.until };
             tokio::select! {
                 biased;
                 order = orders.recv() => {
                     let (renewed, reply) = match order {
-                        Some(Order::StartRenewal) => {
-                            in_hand = true;
-                            continue;
-                        }
                         None => {
                             let released = self.release().await;
                             self.make_sure_of(&released);
@@ -373,9 +378,14 @@ impl Tenure {
                         break State::Lost;
                     }
                 }
-                () = sleep_until(wake) => {
+                () = sleep_until(due.min(self.until)) => {
                     if self.until <= Instant::now() {
                         break State::Lost;
+                    }
+                    // A future that is not polled never receives its lease, so the lease must expire.
+                    if !self.in_hand.load(Ordering::Relaxed) {
+                        due = Instant::now() + self.claim.times.retry();
+                        continue;
                     }
                     let renewed = self.renew(&orders).await;
                     due = self.after(&renewed);

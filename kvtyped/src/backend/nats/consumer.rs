@@ -32,8 +32,8 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How long each of the first attempts to create a consumer may take before another name is tried. A cluster may choose
 /// a server that was just lost, and a repeated request would wait for that server. Each later attempt may take twice as
 /// long as the one before, because creating a consumer on a very large stream is slow.
-const ATTEMPT: Duration = Duration::from_secs(2);
-const FIRST_ATTEMPTS: u32 = 3;
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+const FIRST_ATTEMPTS: u32 = 5;
 
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);

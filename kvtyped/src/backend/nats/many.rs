@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use super::bucket::Place;
 use super::read;
 use super::record::{Stored, header};
 use super::replies::{Replies, Reply};
-use crate::backend::{At, Backoff, Deadline, RawEntry, Read};
+use crate::backend::{At, Backoff, Deadline, RawEntry, Read, next_output};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -96,11 +96,14 @@ pub(super) async fn read_many(
     if wanted.keys.len() > FEW {
         was_silent = ask(place, &mut wanted, read, deadline).await?;
     }
-    let left = stream::iter(wanted.unanswered()).map(|at| alone(place, wanted.keys[at], at, read, deadline));
-    let left: Vec<_> = left.buffer_unordered(ALONE_AT_ONCE).try_collect().await?;
-    for (at, entry) in left {
-        wanted.answers[at] = Some(entry);
+    let unanswered = wanted.unanswered();
+    let Wanted { keys, answers, .. } = &mut wanted;
+    let left = unanswered.into_iter().map(|at| alone(place, keys[at], at, read, deadline));
+    let mut left = stream::iter(left).buffer_unordered(ALONE_AT_ONCE);
+    while let Some((at, entry)) = next_output(&mut left).await.transpose()? {
+        answers[at] = Some(entry);
     }
+    drop(left);
     if let Some(epoch) = was_silent {
         place.many.silent(epoch);
     }
