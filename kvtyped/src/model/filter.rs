@@ -29,6 +29,9 @@ use crate::key::{Key, ModelKey, Pattern, Patterns};
 /// name; for more, it is asked for wider ones ([`Pattern::disjoint`]) and the rest is left out here. A user with
 /// [restricted](crate::permissions) rights needs the permission to read the single wildcard that covers the union.
 ///
+/// So `list`, `keys` and `count` of more than 512 single keys can read every record that this wildcard matches. `get_many`
+/// reads only the keys that it is given.
+///
 /// An empty union matches nothing. So `list` and `keys` give nothing and `count` gives zero, as does a union of keys that
 /// do not exist. `watch` and `cache` refuse such a filter (`InvalidConfig`): they would wait forever.
 pub struct Filter<T> {

@@ -47,6 +47,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidKey` if the key is too long.
+    ///
     /// Without a default: `NotFound`, or why the record is not taken, if there is no good one within the store's time. With a
     /// default: at once why the first record is not taken, unless [`or_default_if_invalid`](OpenLive::or_default_if_invalid)
     /// is given.

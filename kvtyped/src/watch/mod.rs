@@ -72,6 +72,9 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidConfig` if the filter matches no key, for example an empty union or only keys that are too long, and
+    /// if the options exclude each other.
+    ///
     /// Items are errors where one must know: `BucketNotFound` once, if the bucket is deleted; the stream goes on, and tells
     /// a `Resync` if the bucket is made anew. Errors that an administrator may undo are also told once: `PermissionDenied`,
     /// `Unauthorized`, or `Unsupported` where JetStream was disabled. The stream then retries until it works again. Only

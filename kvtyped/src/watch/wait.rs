@@ -36,6 +36,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidKey` if the key is too long.
+    ///
     /// `Timeout` if [`timeout`](WaitFor::timeout) is given and passes; without, it waits for ever. `BucketNotFound` if the
     /// bucket goes meanwhile. A record that does not decode does not end the wait, since a later one may decode; its `Decode`
     /// error is the `source` of the timeout. A permission that is denied during the wait ends a wait without a timeout. With
