@@ -16,6 +16,7 @@ mod chance;
 mod contention;
 mod counting;
 mod doubt;
+mod many;
 mod network;
 mod waiting;
 mod world;

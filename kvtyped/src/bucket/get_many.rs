@@ -3,20 +3,23 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
-use super::{ReadBucket, decode, options, verb};
+use super::{ReadBucket, decode, verb};
 use crate::backend::{RawEntry, Read};
 use crate::bucket::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyError, ModelKey};
 use crate::model::KvModel;
 
+/// How many keys share a deadline.
+const PORTION: usize = 10_000;
+
 impl<T: KvModel> ReadBucket<T> {
     /// Reads the records of many keys: an answer for each key, in the order of the keys, `None` where there is no record,
     /// or none any more. A key may be named twice.
     ///
-    /// Keys of any number are read in few round trips: some 1,000 in each request, and some requests at once. A server
-    /// before 2.11, or one that does not allow this user that form of a request, is asked for each key instead, 64 at
-    /// once. It is no snapshot: of two writes meanwhile it may see the later one alone.
+    /// Keys of any number are read in few round trips: some 1,000 in each request, and some requests at once. The timeout
+    /// counts for each 10,000 keys. A server before 2.11, or one that does not allow this user that form of a request, is
+    /// asked for each key instead, 64 at once. It is no snapshot: of two writes meanwhile it may see the later one alone.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -62,6 +65,12 @@ pub struct GetMany<'a, T: KvModel> {
 }
 
 impl<'a, T: KvModel> GetMany<'a, T> {
+    /// How long each 10,000 keys may take; the store's timeout by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// How fresh the answers must be.
     pub fn read(mut self, read: Read) -> Self {
         self.read = read;
@@ -96,8 +105,11 @@ impl<'a, T: KvModel> GetMany<'a, T> {
         let Self { bucket, keys, read, timeout } = self;
         let raw = bucket.raw("get_many")?;
         let keys = keys.map_err(|error| bucket.bad_key("get_many", error))?;
-        let entries = raw.read_many(&keys, read, bucket.deadline(timeout)).await;
-        let entries = entries.map_err(|error| error.within("get_many", bucket.name(), None))?;
+        let mut entries = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(PORTION) {
+            let portion = raw.read_many(keys, read, bucket.deadline(timeout)).await;
+            entries.extend(portion.map_err(|error| error.within("get_many", bucket.name(), None))?);
+        }
         entries.iter().flatten().for_each(|entry| bucket.met(entry));
         Ok(entries)
     }
@@ -107,7 +119,6 @@ impl<'a, T: KvModel> GetMany<'a, T> {
     }
 }
 
-options!(timeout: GetMany);
 verb!(GetMany => Vec<Option<Entry<T>>>);
 
 /// A read of many records, with a result for each; see [`GetMany::each`].

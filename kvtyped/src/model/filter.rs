@@ -30,8 +30,11 @@ use crate::key::{Key, ModelKey, Pattern, Patterns};
 /// match. A user with [restricted](crate::permissions) permissions needs to read the single wildcard that covers the
 /// union.
 ///
-/// An empty union matches nothing: `list` and `keys` yield nothing, and `count` returns zero. `watch` and `cache`
-/// refuse an empty union (`InvalidConfig`), because they would wait forever.
+/// So `list`, `keys` and `count` of more than 512 single keys can read every record that this wildcard matches.
+/// `get_many` reads only the keys that it is given.
+///
+/// An empty union matches nothing, and so does a union of keys that are too long: `list` and `keys` yield nothing, and
+/// `count` returns zero. `watch` and `cache` refuse such a filter (`InvalidConfig`), because they would wait forever.
 pub struct Filter<T> {
     patterns: Patterns,
     model: PhantomData<fn() -> T>,

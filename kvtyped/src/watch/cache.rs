@@ -52,8 +52,9 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns the error of the watch if it cannot start. Returns `Timeout` if the listing makes no progress within
-    /// [`timeout`](OpenCache::timeout). A listing of any length succeeds while new entries arrive.
+    /// Returns the error of the watch if it cannot start, such as `InvalidConfig` if the filter matches no key. Returns
+    /// `Timeout` if the listing makes no progress within [`timeout`](OpenCache::timeout). A listing of any length
+    /// succeeds while new entries arrive.
     pub fn cache(&self, filter: impl Into<Filter<T>>) -> OpenCache<'_, T> {
         OpenCache { bucket: self, filter: filter.into(), timeout: None }
     }

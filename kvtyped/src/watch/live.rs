@@ -48,6 +48,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidKey` if the key is too long.
+    ///
     /// Without a default: returns `NotFound`, or the error of the record, if no valid record arrives within the
     /// timeout. With a default: returns the error of an invalid first record at once, unless
     /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given.

@@ -72,6 +72,9 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidConfig` if the filter matches no key, for example an empty union or only keys that are too long,
+    /// and if the options exclude each other.
+    ///
     /// The stream yields an error that the reader must know. It yields `BucketNotFound` once if the bucket is deleted,
     /// and continues with a `Resync` if the bucket is created again. Errors that an administrator may undo are also
     /// reported once: `PermissionDenied`, `Unauthorized`, or `Unsupported` if JetStream was disabled. The stream then

@@ -36,6 +36,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
+    /// Returns `InvalidKey` if the key is too long.
+    ///
     /// Returns `Timeout` if [`timeout`](WaitFor::timeout) is given and passes. Without it, the call waits without a
     /// limit. Returns `BucketNotFound` if the bucket is deleted. A record that does not decode does not end the wait,
     /// because a later one may decode. Its `Decode` error is the `source` of the timeout. Without a timeout, a
