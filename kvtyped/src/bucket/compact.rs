@@ -26,7 +26,11 @@ impl<T: KvModel> Bucket<T> {
     /// a `Resync`: so choose a time that is longer than what is usual.
     ///
     /// It is about the whole bucket, whatever the model: markers that other models, or locks, left go as well. The age of a
-    /// marker is measured by the server's clock. A server removes a marker in 50 to 200 µs.
+    /// marker is measured by the server's clock.
+    ///
+    /// A server removes a marker in 50 to 200 µs while no watch of the bucket is open. An open watch or cache adds to each
+    /// removal what grows with the number of markers: beside one cache, 5,000 markers took 1.6 s and 10,000 took 6.4 s. So
+    /// compact often where others watch, or give markers a time to live (`limit_markers`, and `ttl` of a purge).
     ///
     /// ```
     /// # use kvtyped::prelude::*;
