@@ -90,6 +90,18 @@ on_both_backends! {
         open().await.expect("nothing differs any more");
     }
 
+    async fn bucket_without_rollups_differs_from_a_model_that_says_nothing(world: World) {
+        let bucket: Bucket<Session> = world.fresh().rollups(false).await.unwrap();
+        let again = || world.store.bucket::<Session>().name(bucket.name());
+        let ErrorKind::Drift { differences } = fails(again()).await.kind().clone() else { panic!("it differs") };
+        let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["allow_rollup_hdrs: wanted true, found false"]);
+        assert_eq!(again().rollups(false).await.unwrap().config().rollups, Some(false));
+        let repaired = again().on_drift(Drift::Update).await.unwrap();
+        assert_eq!((repaired.config().rollups, repaired.config().irregular.len()), (Some(true), 0));
+        again().await.unwrap();
+    }
+
     async fn what_cannot_be_changed_is_an_error_and_changes_nothing(world: World) {
         let name = unique("storage");
         let open = || world.store.bucket::<Document>().name(&name);

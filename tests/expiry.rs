@@ -87,6 +87,27 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), next));
     }
 
+    /// The record is written again before it expires, again and again, and the reader looks only now and then.
+    async fn slow_reader_is_told_of_no_expiry_that_did_not_happen(world: World) {
+        let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
+        let mut events = sessions.watch(..).await.unwrap();
+        assert_eq!(told(&mut events).await, Told::Ready);
+        let mut last = sessions.put(&Session::new("acme", 1)).await.unwrap();
+        assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), last));
+        for visits in 1..=6 {
+            tokio::time::sleep(SECOND / 2).await;
+            last = sessions.put(&Session::new("acme", 1).visited(visits)).await.unwrap();
+        }
+        let mut seen = Revision::ZERO;
+        while seen < last {
+            match told(&mut events).await {
+                Told::Put(_, revision) => seen = revision,
+                other => panic!("{other:?} after {seen:?} of {last:?}"),
+            }
+        }
+        assert_eq!(told(&mut events).await, Told::Removed("acme.1".into(), last, Removed::Expired));
+    }
+
     async fn a_waiter_does_not_see_an_expired_record(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(SECOND).await.unwrap();
         sessions.put(&Session::new("acme", 1)).await.unwrap();

@@ -220,6 +220,40 @@ async fn removal_without_a_trace_among_overwritten_records_is_found() {
     }
 }
 
+/// A purge leaves every later revision in its place, or there is none: nothing but the number of keys shows it.
+#[tokio::test]
+async fn removal_without_a_trace_and_without_a_gap_is_found() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    for (filter, purged, is_written) in [
+        (ItemKey::filter(), 19, false),
+        (ItemKey::filter(), 0, true),
+        (ItemKey::filter(), 5, true),
+        (ItemKey::filter().id(5), 5, true),
+    ] {
+        let bucket = world.bucket::<Item>().await;
+        for id in 0..20 {
+            bucket.put(&item(id, "x")).await.unwrap();
+        }
+        let proxy = Proxy::start(server.addr()).await;
+        let watching = seen_as::<Item>(&World::at(&proxy.url()).await, bucket.name()).await;
+        let cache = watching.cache(filter).await.unwrap();
+        proxy.set(Mode::Refuse);
+        let purge = serde_json::json!({ "filter": format!("$KV.{}.item.{purged}", bucket.name()) });
+        let answer = server.api(&format!("$JS.API.STREAM.PURGE.KV_{}", bucket.name()), &purge).await.unwrap();
+        assert_eq!(answer["purged"], 1);
+        if is_written {
+            bucket.put(&item(100, "new")).await.unwrap();
+        }
+        assert!(cache.contains(&ItemKey::new(purged)));
+        proxy.set(Mode::Pass);
+        wait::until("the removed record leaves the cache", SOON, async || {
+            (!cache.contains(&ItemKey::new(purged))).then_some(())
+        })
+        .await;
+    }
+}
+
 /// A cache that grew while it was attached, and then lost its connection.
 #[tokio::test]
 async fn grown_cache_reports_its_staleness_and_catches_up() {

@@ -77,7 +77,7 @@ impl Delivered {
             Some(expires) => {
                 keys.markers.insert(key.into(), expires);
                 if keys.markers.len().is_power_of_two() && keys.markers.len() >= MARKERS {
-                    keys.remove_markers(|expires| expires + LATE < now);
+                    keys.remove_old_markers(now);
                 }
             }
             None if keys.markers.is_empty() => {}
@@ -97,6 +97,11 @@ impl Delivered {
         }
     }
 
+    /// Removes the delete markers that expired so long ago that they must be gone. Returns their number.
+    pub fn remove_old_markers(&self, now: SystemTime) -> usize {
+        self.lock().remove_old_markers(now)
+    }
+
     /// The delete markers that have expired at this time, so that the server may have removed them.
     pub fn expired_markers(&self, now: SystemTime) -> Vec<Box<str>> {
         let keys = self.lock();
@@ -114,15 +119,17 @@ impl Delivered {
 }
 
 impl Keys {
-    fn remove_markers(&mut self, are_gone: impl Fn(SystemTime) -> bool) {
+    fn remove_old_markers(&mut self, now: SystemTime) -> usize {
         let Self { seed, hashes, markers, .. } = self;
+        let before = markers.len();
         markers.retain(|key, expires| {
-            let is_gone = are_gone(*expires);
+            let is_gone = *expires + LATE < now;
             if is_gone {
                 hashes.remove(&seed.hash_one(&**key));
             }
             !is_gone
         });
+        before - markers.len()
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream;
+use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
 use super::NewsStream;
@@ -37,6 +37,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The due time of a record is its creation time plus its TTL, both from the server. It is compared with an estimate of
 /// the server's clock: the time in its last reply plus the time since that reply arrived. The estimate is never ahead
 /// of the clock. An eviction has the revision of the expired record. If the server writes markers, nothing is tracked.
+///
+/// A due record may have been written again, and the reader may be slow, so pending items of the watch come first. In a
+/// watch that always has pending items, a record is evicted once every item before a time at which it was due was
+/// delivered.
 pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     let expiry = Expiry::new(news, raw);
     stream::unfold(expiry, |mut expiry| async move {
@@ -62,6 +66,15 @@ struct Tracked {
     revision: Revision,
     created: SystemTime,
     ttl: Option<Ttl>,
+}
+
+/// An answer of the server.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    time: SystemTime,
+    /// The last revision of the bucket at that time.
+    last: Revision,
+    arrived: Instant,
 }
 
 impl Rule {
@@ -91,8 +104,10 @@ struct Expiry {
     tracked: HashMap<Key, Tracked>,
     /// The tracked records that expire, by due time.
     due: BTreeMap<(SystemTime, Revision), Key>,
-    /// The time in the server's last reply, and when the reply arrived.
-    clock: Option<(SystemTime, Instant)>,
+    /// The server's last reply.
+    clock: Option<Clock>,
+    /// Everything up to this revision was delivered.
+    position: Revision,
     /// When the server was last asked, with or without success.
     looked: Option<Instant>,
     look: Option<BoxFuture<'static, Result<BucketStatus>>>,
@@ -104,17 +119,25 @@ impl Expiry {
         // The first reading of the clock also reports whether single records can expire.
         let rule = config.limit_markers.is_none().then_some(Rule { bucket: config.ttl, own: false });
         let (tracked, due) = (HashMap::new(), BTreeMap::new());
-        Self { news, raw, rule, tracked, due, clock: None, looked: None, look: None }
+        Self { news, raw, rule, tracked, due, clock: None, position: Revision::ZERO, looked: None, look: None }
     }
 
     async fn next(&mut self) -> Option<Result<News>> {
         loop {
-            if let Some(expired) = self.evict() {
+            if let Some(expired) = self.evict_sure() {
                 return Some(Ok(News::Entry(expired, 0)));
             }
             if self.needs_look() {
                 let raw = Arc::clone(&self.raw);
                 self.look = Some(Box::pin(async move { raw.status(Deadline::after(LOOK)).await }));
+            }
+            if self.look.is_none() {
+                if let Some(news) = self.news.next().now_or_never() {
+                    return self.tell(news?);
+                }
+                if let Some(expired) = self.evict() {
+                    return Some(Ok(News::Entry(expired, 0)));
+                }
             }
             let wake = self.wake();
             tokio::select! {
@@ -123,22 +146,25 @@ impl Expiry {
                     self.look = None;
                     self.learn(status);
                 }
-                news = self.news.next() => {
-                    let news = news?;
-                    if let Ok(news) = &news {
-                        self.track(news);
-                    }
-                    return Some(news);
-                }
+                news = self.news.next() => return self.tell(news?),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
+    }
+
+    /// Passes on what the watch has to tell.
+    fn tell(&mut self, news: Result<News>) -> Option<Result<News>> {
+        if let Ok(news) = &news {
+            self.track(news);
+        }
+        Some(news)
     }
 
     /// Tracks the records of the watch.
     fn track(&mut self, news: &News) {
         match news {
             News::Entry(entry, _) => {
+                self.position = self.position.max(entry.revision);
                 self.forget(&entry.key);
                 let Some(rule) = self.rule else { return };
                 if !entry.is_live() || (rule.bucket.is_none() && entry.ttl.is_none()) {
@@ -154,9 +180,10 @@ impl Expiry {
                 self.tracked.clear();
                 self.due.clear();
                 // The bucket may have been recreated with other settings.
-                (self.clock, self.looked) = (None, None);
+                (self.clock, self.looked, self.position) = (None, None, Revision::ZERO);
             }
-            News::Ready | News::Lagging(_) | News::Alive(_) | News::Interrupted(_) => {}
+            News::Alive(upto) => self.position = self.position.max(*upto),
+            News::Ready | News::Lagging(_) | News::Interrupted(_) => {}
         }
     }
 
@@ -169,17 +196,28 @@ impl Expiry {
 
     /// The estimated time of the server, which may be slightly behind.
     fn now(&self) -> Option<SystemTime> {
-        let (time, at) = self.clock?;
-        time.checked_add(at.elapsed())
+        let Clock { time, arrived, .. } = self.clock?;
+        time.checked_add(arrived.elapsed())
     }
 
-    /// Removes the next expired record. Returns `None` if no record has expired, or if the server's clock must be read
-    /// first.
+    /// Removes the next record that was due when the server replied, if everything up to then was delivered.
+    fn evict_sure(&mut self) -> Option<RawEntry> {
+        let ((due, _), _) = self.due.first_key_value()?;
+        let clock = self.clock?;
+        if clock.time < *due || self.position < clock.last { None } else { self.evict_next() }
+    }
+
+    /// Removes the next expired record, when the watch has no pending items. Returns `None` if no record has expired, or
+    /// if the server's clock must be read first.
     fn evict(&mut self) -> Option<RawEntry> {
         let ((due, _), _) = self.due.first_key_value()?;
         if self.now()? < *due || self.looked?.elapsed() >= FRESH {
             return None;
         }
+        self.evict_next()
+    }
+
+    fn evict_next(&mut self) -> Option<RawEntry> {
         let ((due, revision), key) = self.due.pop_first()?;
         self.tracked.remove(&key);
         let operation = Operation::Expired;
@@ -228,7 +266,7 @@ impl Expiry {
             }
             None => return,
         };
-        self.clock = Some((status.now, Instant::now()));
+        self.clock = Some(Clock { time: status.now, last: status.last_revision, arrived: Instant::now() });
         let rule = Rule::of(&status);
         if rule == self.rule {
             return;
@@ -349,6 +387,20 @@ mod tests {
         tokio::time::advance(20 * SECOND).await;
         expiry.learn(Some(Err(crate::error::Error::unavailable("no answer"))));
         assert_eq!(expiry.evicted(), [2]);
+    }
+
+    /// A watch that always has something to tell waits for no pause.
+    #[tokio::test(start_paused = true)]
+    async fn record_is_evicted_between_news_once_all_before_its_due_time_was_told() {
+        let mut expiry = expiry(100 * SECOND).await;
+        expiry.written("a", 1, 95 * SECOND, None);
+        expiry.written("b", 2, 96 * SECOND, None);
+        expiry.says(106 * SECOND, |status| status.last_revision = Revision::new(4)).await;
+        expiry.written("c", 3, 103 * SECOND, None);
+        assert!(expiry.evict_sure().is_none(), "a later revision of the record may come");
+        expiry.written("b", 4, 104 * SECOND, None);
+        assert_eq!(expiry.evict_sure().map(|entry| entry.revision.get()), Some(1));
+        assert!(expiry.evict_sure().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bucket::BucketState;
-use crate::config::BucketConfig;
+use crate::config::{BucketConfig, Difference};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the backend calls itself.
@@ -29,7 +29,7 @@ impl State {
         if self.buckets.contains_key(&config.name) {
             return Err(Error::new(ErrorKind::BucketExists));
         }
-        let config = config.with_defaults(true, true);
+        let config = told(config.with_defaults(true, true));
         let name = config.name.clone();
         // No two are made at the same time, so that one is told from the other.
         let created = self.last_made.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
@@ -115,7 +115,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
     }
     let mut notes = old.metadata;
     notes.extend(metadata);
-    Ok(BucketConfig {
+    Ok(told(BucketConfig {
         name,
         history: history.or(old.history),
         ttl: ttl.or(old.ttl),
@@ -131,9 +131,16 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         sources: if sources.is_empty() { old.sources } else { sources },
         metadata: notes,
         limit_markers: limit_markers.or(old.limit_markers).filter(|stay| !stay.is_zero() && rollups != Some(false)),
-        // As on a server, markers imply rollups.
-        rollups: rollups.or(old.rollups).map(|on| on || limit_markers.is_some_and(|stay| !stay.is_zero())),
+        // As on a server, markers imply rollups, and an update repairs irregular settings.
+        rollups: Some(rollups != Some(false) || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
         irregular: Vec::new(),
-    })
+    }))
+}
+
+/// A configuration with its irregular settings, as a server tells it.
+fn told(mut config: BucketConfig) -> BucketConfig {
+    let difference = || Difference { setting: "allow_rollup_hdrs", wanted: true.to_string(), found: false.to_string() };
+    config.irregular = (config.rollups == Some(false)).then(difference).into_iter().collect();
+    config
 }

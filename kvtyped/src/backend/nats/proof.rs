@@ -3,7 +3,8 @@
 //! A session that resumes after a revision receives every key with a later revision. A missing revision has one of two
 //! causes. Either a later entry replaced it, and that entry is delivered. Or it was removed without a trace: a delete
 //! marker expired, a key was purged from the stream, or a record expired without a limit marker. Only the second cause
-//! matters. In a bucket with a history of 1, counting finds it:
+//! matters. It may leave no missing revision: a purge of an old key from the stream keeps every later revision. In a
+//! bucket with a history of 1, counting finds it:
 //!
 //! * `delivered` is the set of keys that the sessions of this watch received, delete markers included.
 //! * The server counts its keys (`count`) and then reports its last revision (`through`).
@@ -11,7 +12,9 @@
 //! * So if both numbers are equal, both sets are equal, and the server still has every key of `delivered`.
 //!
 //! If the numbers differ, a key may have been written between: the session asks again, a few times. Expired delete markers
-//! leave `delivered` once the leader has none of them. If the numbers still differ, the watch lists the bucket.
+//! leave `delivered` once the leader has none of them. If the numbers still differ, the watch lists the bucket. If no
+//! revision is missing and the server has gained keys, new keys explain the difference: a bucket that never comes to rest
+//! is not listed for that.
 //!
 //! * **Stale replicas**: the count comes from the leader, or from a server that has reached the leader's last revision.
 //! * **Reserved and foreign keys**: the set contains the subject of every message that matches the server's filter, before
@@ -51,6 +54,8 @@ const MARKERS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Proof {
     tries: u32,
+    /// Whether every revision since the last session is kept.
+    kept: bool,
     check: Option<Check>,
 }
 
@@ -75,8 +80,13 @@ pub(super) enum Progress {
 }
 
 impl Proof {
-    pub(super) fn new() -> Self {
-        Self { tries: TRIES, check: None }
+    pub(super) fn new(kept: bool) -> Self {
+        Self { tries: TRIES, kept, check: None }
+    }
+
+    /// The result if the server cannot be asked.
+    pub(super) fn unasked(&self) -> Progress {
+        if self.kept { Progress::Proven } else { Progress::Failed }
     }
 
     /// Continues the proof after everything up to this revision was delivered.
@@ -99,13 +109,16 @@ impl Proof {
                     }
                     self.tries -= 1;
                     tracing::debug!(stream = place.stream, ?check, ?delivered, "the numbers of keys differ");
-                    let is_explained = check.count >= check.known || remove_markers(place, delivered).await;
-                    if self.tries == 0 || !is_explained {
+                    let has_grown = check.count >= check.known;
+                    if self.tries == 0 && has_grown {
+                        return Ok(self.unasked());
+                    }
+                    if self.tries == 0 || !(has_grown || remove_markers(place, delivered).await) {
                         return Ok(Progress::Failed);
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
-                None if self.tries == 0 || !delivered.is_complete() => return Ok(Progress::Failed),
+                None if self.tries == 0 || !delivered.is_complete() => return Ok(self.unasked()),
                 None => {
                     self.check = count(place, request, delivered.count()).await?;
                     if self.check.is_none() {
@@ -139,6 +152,9 @@ async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Ch
 async fn remove_markers(place: &Place, delivered: &Delivered) -> bool {
     let deadline = Deadline::after(TIME);
     let Ok(Facts { now, .. }) = Facts::learn(place, deadline).await else { return false };
+    if delivered.remove_old_markers(now) > 0 {
+        return true;
+    }
     let markers = delivered.expired_markers(now);
     if markers.is_empty() || markers.len() > MARKERS {
         return false;

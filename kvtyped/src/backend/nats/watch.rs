@@ -101,7 +101,8 @@ impl Sitting {
                     let is_provable = counts && revision <= facts.last && is_provable(&place, &watch.delivered);
                     let tries = if is_provable { usize::from(whole) } else { facts::TRIES };
                     let kept = keeps_all(&place, &facts, &mut later, revision, counted, tries, deadline).await?;
-                    proof = (!kept && is_provable).then(Proof::new);
+                    let is_proven = kept && expires_in_silence(&place);
+                    proof = (is_provable && !is_proven).then(|| Proof::new(kept));
                     kept || is_provable
                 }
                 Since::Newest | Since::History | Since::Now => true,
@@ -128,17 +129,18 @@ impl Sitting {
                 Since::Now => watch.delivered.forget(),
                 Since::After(_) => {}
             }
-            if start >= facts.last {
+            let ready = start >= facts.last && proof.is_none();
+            if ready {
                 watch.delivered.end_listing();
             }
             return Ok(Self {
-                ready: start >= facts.last,
+                ready,
                 request,
                 delivered: watch.delivered,
                 proof,
                 patterns: watch.patterns,
                 created: facts.created,
-                first: match start >= facts.last {
+                first: match ready {
                     true => [Signal::Begun(begun), Signal::Ready].into(),
                     false => [Signal::Begun(begun)].into(),
                 },
@@ -213,6 +215,7 @@ impl Sitting {
                 Ok(Progress::Waits) => return Ok(None),
                 Ok(Progress::Proven) => {}
                 Ok(Progress::Failed) => return Ok(Some(Signal::Incomplete)),
+                Err(error) if error.is_denied() && proof.unasked() == Progress::Proven => {}
                 Err(error) if error.is_denied() => return Ok(Some(Signal::Incomplete)),
                 Err(error) => return Err(self.end(&error.to_string()).await),
             }
@@ -291,6 +294,11 @@ impl Sitting {
 /// Returns whether the delivered keys can prove that a resumed session missed no removal.
 fn is_provable(place: &Place, delivered: &Delivered) -> bool {
     delivered.is_complete() && (place.config.history == Some(1) || !delivered.is_listed())
+}
+
+/// Whether records leave the bucket without a message. Their watch evicts them itself; the number of keys proves nothing.
+fn expires_in_silence(place: &Place) -> bool {
+    place.config.limit_markers.is_none() && place.config.ttl.is_some()
 }
 
 /// What the consumer is asked for; the patterns do not overlap.
