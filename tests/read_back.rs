@@ -335,6 +335,20 @@ on_both_backends! {
         assert_eq!(records.get(&other.key()).await.unwrap(), None);
     }
 
+    async fn a_change_to_another_value_with_the_same_bytes_is_refused(world: World) {
+        let records = world.bucket::<InJson<Option<Value>>>().await;
+        let none = InJson { id: 1, value: None };
+        let revision = records.put(&none).await.unwrap();
+        let spoil = |record: &mut InJson<Option<Value>>| record.value = Some(Value::Null);
+        reason(records.modify(&none.key(), spoil).await.map(|entry| entry.revision()));
+        let bad = InJson { id: 1, value: Some(Value::Null) };
+        let result = records.transform(&none.key(), |_| Change::Put(bad.clone())).await;
+        reason(result.map(|_| Revision::ZERO));
+        // The control: a change to the stored value is accepted, and writes nothing.
+        let entry = records.modify(&none.key(), |record| record.value = None).await.unwrap();
+        assert_eq!((entry.revision(), entry.value()), (revision, &none));
+    }
+
     async fn a_record_that_comes_back_under_another_key_is_refused(world: World) {
         let records = world.bucket::<Renamed>().await;
         records.put(&Renamed { name: "ada".to_owned() }).await.unwrap();

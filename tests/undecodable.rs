@@ -31,6 +31,8 @@ on_both_backends! {
         let error = cache.try_get(&key(1)).unwrap_err();
         assert!(is_decode(&error), "{error}");
         assert_eq!((error.key(), error.revision()), (Some("acme.1"), Some(first)));
+        let place = format!("cache of `acme.1` in bucket `{}` as `Session` at revision {first}: ", sessions.name());
+        assert!(error.to_string().starts_with(&place), "{error}");
         assert!(cache.try_get(&key(2)).unwrap().is_some());
         assert!(cache.try_get(&key(3)).unwrap().is_none());
         assert!(cache.get(&key(1)).is_none() && !cache.contains(&key(1)));
@@ -66,6 +68,7 @@ on_both_backends! {
         assert!(matches!(late.kind(), ErrorKind::Timeout { .. }), "{late}");
         let cause = late.source().and_then(|cause| cause.downcast_ref::<Error>()).expect("the cause");
         assert!(is_decode(cause) && cause.revision() == Some(bad), "{cause}");
+        assert!(cause.to_string().starts_with("wait_for of `acme.1` in bucket "), "{cause}");
         // The wait ends with a later record that decodes.
         let key = key(1);
         let wait = sessions.wait_for(&key, |session| session.visits == 7).timeout(SOON);

@@ -82,7 +82,7 @@ use crate::ctxt::Ctxt;
 /// | `#[kv(..)]` | meaning |
 /// |---|---|
 /// | `key` | one segment of the key; the marked fields in their order. Excludes a template. |
-/// | `value` | this field alone is what is stored; all others are in the key, and are filled from it on reading. |
+/// | `value` | this field alone is what is stored; all others are in the key, and are filled from it on reading. The struct itself then needs neither `Serialize` nor `Deserialize`. |
 ///
 /// # The template
 ///

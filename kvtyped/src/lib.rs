@@ -28,7 +28,7 @@
 //! ```
 //!
 //! A **store** holds buckets, and a **bucket** holds the records of one model. Every verb is a builder that is awaited:
-//! plainly, or with options.
+//! plainly, or with options. Where a plain future is needed, for `join_all` or `tokio::spawn`, `into_future()` makes one.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -253,7 +253,7 @@ pub use crate::bucket::{
     GetMany, History, Keys, KeysStream, List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put,
     PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteEach, Written,
 };
-pub use crate::config::{BucketConfig, Difference, Drift, Placement, Republish, Source, Storage};
+pub use crate::config::{BucketConfig, Difference, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};

@@ -103,6 +103,11 @@ pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Resul
     Err(Error::new(ErrorKind::Encode { codec: "key", detail }).of_model::<T>())
 }
 
+/// Checks that a record with the bytes of a stored one is that one.
+pub(super) fn verify_same<T: KvModel>(record: &T, stored: &T) -> Result<()> {
+    T::Codec::verify(record.stored(), stored.stored()).map_err(unwritable::<T>)
+}
+
 fn unwritable<T: KvModel>(error: CodecError) -> Error {
     Error::encode(&error).of_model::<T>()
 }

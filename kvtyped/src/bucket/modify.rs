@@ -207,6 +207,10 @@ impl<T: KvModel> Bucket<T> {
                     match decision {
                         // Nothing changed; but a TTL that was asked for is a change.
                         Decision::Stop { result: Some(entry) } if ttl.is_none() => {
+                            // Different values can share their bytes: `None` and `Some(None)` in JSON.
+                            if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
+                                decode::verify_same(&entry.value, &stored.value).map_err(located)?;
+                            }
                             Ok(Decision::Stop { result: Some(Entry { created, ..entry }) })
                         }
                         Decision::Stop { result } => {

@@ -226,11 +226,14 @@ impl BucketConfig {
             return wrong("atomic", "is for the bucket that a mirror copies, not for the mirror".into());
         }
         for source in self.mirror.iter().chain(&self.sources) {
-            let setting = "the name of a mirrored or sourced bucket";
+            let setting = if self.mirror.is_some() { "mirror" } else { "sources" };
             check_bucket_name(setting, &source.bucket)?;
             // A server accepts the name of any stream, and copies nothing from a missing one.
             if let Some(bucket) = source.bucket.strip_prefix("KV_") {
-                return wrong(setting, format!("is that of a stream, `KV_{bucket}`; write the bucket's: `{bucket}`"));
+                return wrong(
+                    setting,
+                    format!("names a stream, `KV_{bucket}`; write the name of its bucket: `{bucket}`"),
+                );
             }
         }
         if self.metadata.keys().any(|key| key.starts_with("_nats.")) {

@@ -88,7 +88,7 @@ pub enum ErrorKind {
         /// The limit, in bytes, where it is known.
         limit: Option<usize>,
     },
-    /// The bucket has reached its `max_bytes`.
+    /// The bucket has reached its `max_bytes`, or the part of it that recipes may use.
     BucketFull,
     /// A limit of the account or of the server is reached: storage, memory, streams or consumers. Nothing was applied.
     LimitReached {
@@ -204,7 +204,7 @@ impl ErrorKind {
                     None => Ok(()),
                 }
             }
-            Self::BucketFull => f.write_str("the bucket is full, and takes no delete either; raise its `max_bytes`"),
+            Self::BucketFull => f.write_str("the bucket is full, and a delete needs room too; raise its `max_bytes` (or the `max_msgs` of its stream)"),
             Self::LimitReached { limit } => {
                 write!(f, "the account or the server has reached a limit: {limit}; raise it, or free what counts against it")
             }
@@ -212,7 +212,7 @@ impl ErrorKind {
             Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
             Self::Unauthorized => f.write_str("the server does not accept these credentials"),
             Self::Tls { reason } => write!(f, "no encrypted connection: {reason}"),
-            Self::Timeout { after } => write!(f, "no answer within {:?}", rounded(*after)),
+            Self::Timeout { after } => write!(f, "not done within {:?}", rounded(*after)),
             Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
             Self::Lost => f.write_str("the lease is lost, or may be; stop what it protected, and take it anew"),
             Self::Fenced => f.write_str(

@@ -91,7 +91,9 @@ where
                     match events.next().await {
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
                         Some(Ok(Event::Put(_) | Event::Removed { .. })) => cause = None,
-                        Some(Ok(Event::Undecodable { error, .. })) => cause = Some(error),
+                        Some(Ok(Event::Undecodable { key, error, .. })) => {
+                            cause = Some(error.within("wait_for", bucket.name(), Some(&key)));
+                        }
                         Some(Ok(event)) => is_listed |= matches!(event, Event::Ready),
                         Some(Err(error)) if timeout.is_some() && is_listed && may_be_undone(&error) => {
                             cause = Some(error)

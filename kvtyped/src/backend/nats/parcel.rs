@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::api::{self, Acknowledgement};
 use super::bucket::Place;
 use super::convert::{self, ApiError};
-use super::publish::Publication;
+use super::publish::{NO_LEADER, Publication};
 use super::record::header;
 use super::wire::{Answer, Pending};
 use crate::backend::{Batch, Deadline, Write};
@@ -155,7 +155,7 @@ impl<'a> Parcel<'a> {
             Answer::Message(message) => message,
             Answer::Silent | Answer::Broken => return None,
             Answer::NoResponders => {
-                return Some(Verdict::NotNow(Error::unavailable("no leader takes writes of this bucket")));
+                return Some(Verdict::NotNow(Error::unavailable(NO_LEADER)));
             }
             // Where only the answers are denied, the batch may well be applied.
             Answer::Denied(subject) if subject != publication.subject => {

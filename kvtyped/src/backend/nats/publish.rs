@@ -45,6 +45,9 @@ pub(super) const ABDICATION: Duration = Duration::from_millis(50);
 /// way, until that is not believed of a server that says so of what it refused.
 pub(super) const SURE: u32 = 3;
 
+/// What silence on the subjects of a bucket means.
+pub(super) const NO_LEADER: &str = "no leader takes writes of this bucket, or JetStream is off for this account";
+
 /// Writes, and tells the revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut publication = Publication::new(place, &write, deadline);
@@ -262,7 +265,7 @@ impl<'a> Publication<'a> {
             Answer::Message(message) => message,
             Answer::Silent | Answer::Broken => return Verdict::Open,
             Answer::NoResponders => {
-                return Verdict::NotNow(Error::unavailable("no leader takes writes of this bucket"));
+                return Verdict::NotNow(Error::unavailable(NO_LEADER));
             }
             // Where only the answers are denied, the write may well be applied.
             Answer::Denied(subject) if subject != self.subject => {
