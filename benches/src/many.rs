@@ -3,7 +3,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use kvtyped::prelude::*;
 
-use crate::measure::{pairs, time};
+use crate::measure::{Measured, pairs, time};
 use crate::world::{Session, SessionKey, WINDOW, World, decode, encode, publish_all};
 
 const NAME: &str = "many";
@@ -15,6 +15,7 @@ pub(crate) async fn measure(world: &mut World) {
     reads(world).await;
     writes(world).await;
     removals(world).await;
+    compaction(world).await;
 }
 
 async fn reads(world: &mut World) {
@@ -127,6 +128,38 @@ async fn removals(world: &mut World) {
     let measured = pairs(world.effort.blocks(5), 2, prefix, one_by_one).await;
     let name = format!("keys, then delete_many, of a prefix of {many}");
     world.report.row(name, "kv.delete one after the other").goal(0.125).measured(&measured);
+}
+
+/// Removes delete markers, while a cache of the bucket is open and without one.
+async fn compaction(world: &mut World) {
+    for size in [10_000, 100_000] {
+        let many = world.effort.of(size);
+        let beside = compaction_of(world, &format!("compact-beside-{size}"), many, true).await;
+        let alone = compaction_of(world, &format!("compact-alone-{size}"), many, false).await;
+        let measured = Measured { ours: vec![vec![beside]], theirs: vec![vec![alone]] };
+        world.report.row(format!("compact {many} markers beside a cache"), "without a cache").measured(&measured);
+    }
+}
+
+async fn compaction_of(world: &World, name: &str, many: usize, cached: bool) -> f64 {
+    let (bucket, _) = world.bucket(name).await;
+    let records = records("acme", many);
+    publish_all(&world.raw, name, &records).await;
+    let cache = bucket.cache(..).timeout(Duration::from_secs(60)).await.expect("it is filled");
+    assert_eq!(cache.len(), many);
+    let keys: Vec<_> = records.iter().map(Session::key).collect();
+    let deleted = bucket.delete_many(&keys).await.expect("they are removed");
+    let last = deleted.iter().copied().max().expect("a revision");
+    cache.wait_for_revision(last).await.expect("the cache is empty");
+    let cache = cached.then_some(cache);
+    let taken = time(async {
+        let compacted =
+            bucket.compact(Duration::ZERO).timeout(Duration::from_secs(60)).await.expect("they are removed");
+        assert_eq!(compacted.markers, many as u64);
+    })
+    .await;
+    drop(cache);
+    taken.as_secs_f64()
 }
 
 fn records(tenant: &str, many: usize) -> Vec<Session> {

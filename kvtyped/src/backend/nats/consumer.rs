@@ -364,6 +364,10 @@ impl Consumer {
             // The server looks again at what is new after each of these: it may know of more by now, but no less.
             Some(number) if number == self.last => {
                 let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
+                if self.window.is_some() {
+                    // The server compares every purge of the stream with each message that is not acknowledged.
+                    self.acknowledge().await;
+                }
                 Some(Heard::Idle(Revision::new(upto)))
             }
             Some(number) if number > self.last => Some(Heard::Dropped),
