@@ -182,7 +182,7 @@ async fn resume_costs_what_changed() {
     });
     assert_eq!(new_key_and_delete.await, (2, 1, 0));
     // A filter, while other keys change.
-    let mut one = watching.watch(&ItemKey::new(9)).await.unwrap();
+    let mut one = watching.watch(ItemKey::new(9)).await.unwrap();
     assert_eq!(until_ready(&mut one).await, (1, 0));
     let filtered = after_cut(&mut one, &proxy, async {
         bucket.put(&item(9, "third")).await.unwrap();
