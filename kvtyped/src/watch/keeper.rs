@@ -242,7 +242,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     Event::Removed { key, .. } => (key, Ok(None)),
                     Event::Undecodable { error, .. } => {
                         // The record that was there is not there any more.
-                        let error = shared.fail(error.within("cache", &shared.bucket, Some(&raw.key.to_string())));
+                        let error = shared.fail(error.within("cache", &shared.bucket, Some(raw.key.as_ref())));
                         match decode::key::<T>(&raw.key) {
                             Ok(key) => (key, Err(error)),
                             Err(_) => continue,
