@@ -54,6 +54,27 @@ async fn until_ready(events: &mut kvtyped::Events<Item>) -> (usize, usize) {
     }
 }
 
+/// A server compares each purge with every message that is not acknowledged, so `compact` would be slow beside a cache.
+#[tokio::test]
+async fn idle_cache_leaves_no_message_unacknowledged() {
+    let server = harness::shared().await;
+    let world = World::at(&server.url()).await;
+    let items = world.bucket::<Item>().await;
+    load(server, items.name(), 0..1_000).await;
+    let cache = items.cache(..).await.expect("it is filled");
+    assert_eq!(cache.len(), 1_000);
+    let client = async_nats::connect(server.url()).await.expect("the server is up");
+    let jetstream = async_nats::jetstream::new(client);
+    let stream = jetstream.get_stream(format!("KV_{}", items.name())).await.expect("the bucket exists");
+    wait::until("everything is acknowledged", SOON, async || {
+        let consumers: Vec<_> = stream.consumers().try_collect().await.ok()?;
+        let [consumer] = consumers.as_slice() else { return None };
+        assert_eq!(consumer.delivered.consumer_sequence, 1_000);
+        (consumer.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn watch_of_200_000_records_takes_one_pass() {
     let server = harness::shared().await;
