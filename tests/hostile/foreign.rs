@@ -340,8 +340,11 @@ async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobod
         assert_eq!(sessions.list(filter()).await.unwrap().count().await, 0);
         assert_eq!(sessions.keys(filter()).await.unwrap().count().await, 0);
         assert_eq!(sessions.count(filter()).await.unwrap(), 0);
-        assert_eq!(listing(&mut sessions.watch(filter()).await.unwrap()).await, []);
-        assert_eq!(sessions.cache(filter()).await.unwrap().len(), 0);
+        let watch = sessions.watch(filter()).await.expect_err("it would wait forever");
+        let cache = sessions.cache(filter()).await.expect_err("it would stay empty");
+        for error in [watch, cache] {
+            assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+        }
         let both: Filter<Session> = vec![filter(), SessionKey::filter().tenant("acme")].into();
         assert_eq!(sessions.list(both).await.unwrap().count().await, 100);
     }
