@@ -38,6 +38,10 @@ const FIRST_ATTEMPTS: u32 = 5;
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
 
+/// How many messages an idle consumer leaves unacknowledged at most. The server compares every purge of the stream with
+/// each of them. A watch of few messages, as those of locks, sends no acknowledgements and needs no permission for them.
+const FEW: u64 = 256;
+
 /// What subjects begin with under which one acknowledges, and under which one answers whether the server may go on.
 const ACKNOWLEDGEMENTS: &str = "$JS.ACK.";
 const FLOW_CONTROL: &str = "$JS.FC.";
@@ -364,8 +368,7 @@ impl Consumer {
             // The server looks again at what is new after each of these: it may know of more by now, but no less.
             Some(number) if number == self.last => {
                 let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
-                if self.window.is_some() {
-                    // The server compares every purge of the stream with each message that is not acknowledged.
+                if self.window.is_some() && self.last - self.acknowledged >= FEW {
                     self.acknowledge().await;
                 }
                 Some(Heard::Idle(Revision::new(upto)))
