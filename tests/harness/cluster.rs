@@ -131,9 +131,13 @@ impl Cluster {
         self.nodes.iter().position(|node| node.name() == leader)
     }
 
-    /// Whether a node has all that the leader of a stream has, as that tells.
-    pub async fn is_current(&self, node: usize, stream: &str) -> bool {
+    /// Whether a node has all that the leader of a stream has, as the leader says. An old leader that was cut off still
+    /// answers that it leads: an answer without message `newest` is not the leader's.
+    pub async fn is_current(&self, node: usize, stream: &str, newest: u64) -> bool {
         let Some(info) = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await else { return false };
+        if info["state"]["last_seq"].as_u64().is_none_or(|last| last < newest) {
+            return false;
+        }
         let name = self.nodes[node].name();
         let cluster = &info["cluster"];
         let mut replicas = cluster["replicas"].as_array().into_iter().flatten();

@@ -50,8 +50,9 @@ pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
         net.part(&[Spot::Node(old), Spot::Side(old + 1)]);
         parted.look(effort.of(12, 20) * SECOND, true).await;
         net.heal_all();
+        let newest = parted.newest.load(Ordering::SeqCst);
         let caught_up = wait::until("the server that was cut off is up to date", CATCHING_UP, async || {
-            cluster.is_current(old, RECORDS).await.then_some(())
+            cluster.is_current(old, RECORDS, newest).await.then_some(())
         });
         tokio::join!(cluster.ready(), parted.converges(caught_up));
         run.recover().await;
