@@ -19,6 +19,7 @@ mod interop;
 mod key_codecs;
 mod keys;
 mod layering;
+mod leaders;
 mod lifetimes;
 mod limited;
 mod lists;

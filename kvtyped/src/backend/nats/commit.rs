@@ -105,7 +105,6 @@ impl<'a> Commit<'a> {
                         return self.settle(&mut copies, error).await;
                     }
                     copies.doubts += 1;
-                    tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
                     (error, contention.pause(deadline).await)
                 }
                 Verdict::Busy => {
@@ -151,7 +150,7 @@ impl<'a> Commit<'a> {
             copies.untold |= verdict.is_none();
             verdict
         } else {
-            match self.parcel.send().await {
+            match self.parcel.send(copies.doubts > 0).await {
                 Ok(sent) => copies.unanswered.push(sent),
                 Err(error) if copies.doubts > 0 => return Err(error.unknown_outcome()),
                 Err(error) => return Err(error),
@@ -174,7 +173,7 @@ impl<'a> Commit<'a> {
             match sight {
                 Ok(Some(first)) => return Ok(Verdict::Applied(first)),
                 Ok(None) if self.may_send_again() => {
-                    let sent = self.parcel.send().await.map_err(Error::unknown_outcome)?;
+                    let sent = self.parcel.send(true).await.map_err(Error::unknown_outcome)?;
                     copies.unanswered.push(sent);
                     // A server that is busy is not helped by more copies.
                     pause = wait;
@@ -205,14 +204,30 @@ impl<'a> Commit<'a> {
                 Answer::Broken if copies.doubts == 0 => return None,
                 Answer::Broken | Answer::Silent => continue,
                 answer => {
-                    drop(copies.unanswered.swap_remove(at));
-                    if let Some(verdict) = self.parcel.judge_last(answer) {
-                        return Some(verdict);
+                    let mut copy = copies.unanswered.swap_remove(at);
+                    match self.parcel.judge_last(answer) {
+                        Some(Verdict::Conflict(actual)) if copies.doubts > 0 => {
+                            return Some(self.hear_the_others(&mut copy, actual, until).await);
+                        }
+                        Some(verdict) => return Some(verdict),
+                        None => {}
                     }
                 }
             }
         }
         None
+    }
+
+    /// The verdict on a copy that was refused with a conflict, once another leader had time to answer.
+    async fn hear_the_others(&self, copy: &mut Sent<'a>, actual: Revision, until: Instant) -> Verdict {
+        let until = until.min(Instant::now() + ABDICATION);
+        loop {
+            match self.parcel.judge_last(copy.wait(until).await) {
+                None => return Verdict::Conflict(actual),
+                Some(Verdict::Conflict(_)) => {}
+                Some(other) => return other,
+            }
+        }
     }
 
     fn may_send_again(&self) -> bool {

@@ -94,8 +94,8 @@ impl<'a> Parcel<'a> {
         batch
     }
 
-    /// Sends a copy.
-    pub(super) async fn send(&mut self) -> Result<Sent<'a>> {
+    /// Sends a copy. After a doubtful answer, the answers of all servers are heard.
+    pub(super) async fn send(&mut self, to_all: bool) -> Result<Sent<'a>> {
         let wire = self.place.api.wire();
         let place = self.deadline.bound(wire.place_of_batch()).await?;
         let _turn = self.deadline.bound(wire.turn()).await?;
@@ -108,7 +108,7 @@ impl<'a> Parcel<'a> {
         for publication in &self.publications {
             half.messages += 1;
             if half.messages == self.publications.len() {
-                let mut pending = publication.send();
+                let mut pending = if to_all { publication.send_to_all() } else { publication.send() };
                 pending.start().await;
                 last = Some(pending);
             } else {
@@ -196,7 +196,7 @@ impl<'a> Parcel<'a> {
 }
 
 impl Sent<'_> {
-    /// Waits for the answer until then. May be called again after `Broken` and `Silent`, and only then.
+    /// Waits for the next answer until then.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
         let answer = self.last.wait(until).await;
         if !matches!(answer, Answer::Silent | Answer::Broken) {

@@ -8,11 +8,11 @@
 //! because of what passes (no leader now), is followed by another attempt. Where no answer comes, [`doubt`](super::doubt)
 //! takes over.
 //!
-//! Two servers may take themselves for the leader of a replicated bucket: one that hung does, until it hears of the
-//! other. Both get a write, the first answer counts, and only the other one's decision holds. So a conflict that does
-//! not show a later revision (the key has another write on its way, or does not know the expected one yet) proves
-//! nothing: one asks again under the same id. A revision, or a conflict with a later one, settles it: a leader looks for
-//! the id before it looks at the guard.
+//! Two servers may take themselves for the leader of a replicated bucket: one that hung, or that was cut off, does until
+//! it hears of the other. Both get a write and answer it, and only the decision of the new leader holds. A conflict that
+//! does not show a later revision (the key has another write on its way, or has not reached the expected revision)
+//! therefore proves nothing. The write is sent again under the same id, and the answers of all servers are heard. A
+//! revision, or a conflict with a later one, settles it: a leader looks for the id before it looks at the guard.
 //!
 //! Before 2.12 a leader keeps the id of a write that it refused, as that of one on its way, and answers every other copy
 //! with that. What is on its way arrives: told so again and again, for longer than a leader that is none any more needs to
@@ -23,7 +23,6 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::time::Instant;
 
 use super::api::{self, Acknowledgement};
 use super::bucket::Place;
@@ -38,7 +37,7 @@ use crate::revision::Revision;
 /// How long an acknowledgement may take before it is taken for lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How long a leader that is none any more may take to notice, once it hears of another.
+/// How long another leader may take to answer after a leader that was replaced.
 pub(super) const ABDICATION: Duration = Duration::from_millis(50);
 
 /// How often it must be told that an expected revision does not exist yet; and how often in a row that a copy is on its
@@ -65,10 +64,13 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
         if let Err(error) = ready.await {
             return Err(if doubts > 0 { error.unknown_outcome() } else { error });
         }
-        let mut pending = publication.send();
+        let mut pending = if doubts == 0 { publication.send() } else { publication.send_to_all() };
         copies += 1;
-        let until = deadline.at().min(Instant::now() + ATTEMPT);
-        let (error, time_is_left) = match publication.judge(pending.wait(until).await) {
+        let mut verdict = publication.judge(pending.wait(deadline.within(ATTEMPT)).await);
+        if doubts > 0 && verdict.expects_the_future() {
+            verdict = publication.hear_the_others(&mut pending, verdict, deadline).await;
+        }
+        let (error, time_is_left) = match verdict {
             Verdict::Applied { duplicate: true, .. } if copies == 1 => {
                 return Err(convert::foreign_duplicate());
             }
@@ -93,12 +95,8 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             Verdict::Doubtful(error) => {
                 doubts += 1;
                 (refusals, on_its_way) = (refusals + 1, 0);
-                let expected_the_future = matches!(error.kind(), ErrorKind::Conflict { actual: Some(_), .. });
-                if expected_the_future && refusals >= SURE {
+                if expects_the_future(&error) && refusals >= SURE {
                     return Err(error);
-                }
-                if expected_the_future {
-                    tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
                 }
                 (error, contention.pause(deadline).await)
             }
@@ -151,6 +149,17 @@ pub(super) enum Verdict {
     OnItsWay,
     /// Nothing.
     Open,
+}
+
+impl Verdict {
+    fn expects_the_future(&self) -> bool {
+        matches!(self, Self::Doubtful(error) if expects_the_future(error))
+    }
+}
+
+/// Whether a conflict says that the key has not reached the expected revision.
+fn expects_the_future(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Conflict { actual: Some(_), .. })
 }
 
 /// The place of a message in a batch.
@@ -259,6 +268,23 @@ impl<'a> Publication<'a> {
         self.place.api.wire().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
     }
 
+    /// A copy whose answer may come from several servers.
+    pub(super) fn send_to_all(&self) -> Pending {
+        self.place.api.wire().request_all(self.subject.clone(), self.headers(), self.payload.clone())
+    }
+
+    /// The verdict on a copy that was refused by what proves nothing, once another leader had time to answer.
+    async fn hear_the_others(&self, pending: &mut Pending, mut verdict: Verdict, deadline: Deadline) -> Verdict {
+        let until = deadline.within(ABDICATION);
+        loop {
+            match self.judge(pending.wait(until).await) {
+                Verdict::Open => return verdict,
+                other if other.expects_the_future() => verdict = other,
+                other => return other,
+            }
+        }
+    }
+
     /// What an answer to one copy says.
     pub(super) fn judge(&self, answer: Answer) -> Verdict {
         let message = match answer {
@@ -292,10 +318,8 @@ impl<'a> Publication<'a> {
 
     fn judge_error(&self, error: ApiError) -> Verdict {
         if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
-            // Whoever else looks at another key, or writes it, makes a guard on it fail that holds.
-            let sure = self.place.config.replicas == Some(1)
-                || (guard.key != self.write.key && actual.is_some())
-                || actual.is_some_and(|actual| actual > guard.revision);
+            // A leader that was replaced does not know what the next one has stored, until it hears of that leader.
+            let sure = self.place.config.replicas == Some(1) || actual.is_some_and(|actual| actual > guard.revision);
             let error = Error::new(ErrorKind::Conflict { expected: guard.revision, actual });
             return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };
         }

@@ -1,18 +1,16 @@
 //! One request: its answer, or why there is none.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use async_nats::{Client, HeaderMap, Message, Request, RequestError};
+use async_nats::{Client, HeaderMap, Message, Request, RequestError, RequestErrorKind, StatusCode};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast};
 use tokio::time::Instant;
 
@@ -233,13 +231,34 @@ impl Wire {
 
     /// A request, which is sent when it is first waited for.
     pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
-        self.listen_again();
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
         let (link, to) = (self.links.current(), subject.clone());
+        let replies = stream::once(async move { link.client().send_request(to, request).await });
+        self.pending(subject, replies.boxed())
+    }
+
+    /// A request to which several servers may reply. [`Pending::wait`] returns one answer after the other.
+    pub(super) fn request_all(self: &Arc<Self>, subject: String, headers: HeaderMap, payload: Bytes) -> Pending {
+        let (client, to) = (self.client(), subject.clone());
+        let replies = async move {
+            let inbox = client.new_inbox();
+            let subscriber = client.subscribe(inbox.clone()).await?;
+            client.publish_with_reply_and_headers(to, inbox, headers, payload).await?;
+            Ok(subscriber.map(|message| match message.status {
+                Some(StatusCode::NO_RESPONDERS) => Err(RequestError::new(RequestErrorKind::NoResponders)),
+                _ => Ok(message),
+            }))
+        };
+        self.pending(subject, replies.try_flatten_stream().boxed())
+    }
+
+    fn pending(self: &Arc<Self>, subject: String, replies: Replies) -> Pending {
+        self.listen_again();
         Pending {
-            epoch: Some(link.epoch()),
-            reply: async move { link.client().send_request(to, request).await }.boxed(),
+            epoch: Some(self.links.current().epoch()),
+            replies,
+            ready: None,
             wire: Arc::clone(self),
             looked: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
@@ -273,9 +292,14 @@ impl Wire {
     }
 }
 
+type Replies = BoxStream<'static, Result<Message, RequestError>>;
+
 /// A request on its way.
 pub(super) struct Pending {
-    reply: BoxFuture<'static, Result<Message, RequestError>>,
+    /// The replies to it.
+    replies: Replies,
+    /// A reply that arrived early.
+    ready: Option<Result<Message, RequestError>>,
     wire: Arc<Wire>,
     /// How many denials there were when it last looked.
     looked: u64,
@@ -290,13 +314,10 @@ pub(super) struct Pending {
 impl Pending {
     /// Sends it now, rather than when it is first waited for.
     pub(super) async fn start(&mut self) {
-        let reply = poll_fn(|context| Poll::Ready(self.reply.as_mut().poll(context))).await;
-        if let Poll::Ready(reply) = reply {
-            self.reply = std::future::ready(reply).boxed();
-        }
+        self.ready = self.replies.next().now_or_never().flatten();
     }
 
-    /// Waits for the answer until then. May be called again after `Broken` and `Silent`, and only then.
+    /// Waits for the next answer until then.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
         let wire = Arc::clone(&self.wire);
         loop {
@@ -307,7 +328,7 @@ impl Pending {
             let soon = enough.saturating_duration_since(Instant::now()) <= 2 * SLICE;
             tokio::select! {
                 biased;
-                reply = &mut self.reply => {
+                reply = next(&mut self.ready, &mut self.replies) => {
                     let answer = convert::of_reply(reply);
                     // The message was never sent, so it can be sent on the next connection.
                     if matches!(answer, Answer::Closed) && wire.ended().is_ok() {
@@ -316,7 +337,7 @@ impl Pending {
                     if let Answer::Broken = answer {
                         let _ = wire.ended();
                         // The connection was closed for good: there is nothing to wait for any more.
-                        self.reply = std::future::pending().boxed();
+                        self.replies = stream::empty().boxed();
                         self.epoch = None;
                     }
                     return answer;
@@ -349,6 +370,19 @@ impl Pending {
             let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
             self.denied = denied.map(|subject| (subject, Instant::now() + GRACE));
         }
+    }
+}
+
+async fn next(
+    ready: &mut Option<Result<Message, RequestError>>,
+    replies: &mut Replies,
+) -> Result<Message, RequestError> {
+    if let Some(reply) = ready.take() {
+        return reply;
+    }
+    match replies.next().await {
+        Some(reply) => reply,
+        None => std::future::pending().await,
     }
 }
 
