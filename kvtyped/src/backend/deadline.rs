@@ -33,6 +33,11 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// That long from now, or the moment itself if that is earlier.
+    pub fn within(self, duration: Duration) -> Instant {
+        Instant::now().checked_add(duration).map_or(self.at, |at| at.min(self.at))
+    }
+
     /// Whether it has passed.
     pub fn has_passed(self) -> bool {
         self.remaining().is_zero()

@@ -1,17 +1,20 @@
 //! The JetStream API: JSON there and back.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::select_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::convert::{self, ApiError};
-use super::wire::{Answer, Wire};
+use super::wire::{Answer, Pending, Wire};
 use super::{able, config, echo, record};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +24,12 @@ pub(super) const DEFAULT_PREFIX: &str = "$JS.API";
 
 /// How long an answer may take before a request that can do no harm is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How many times a request is sent after [`ATTEMPT`] each. Later ones wait longer.
+const ELECTION: u32 = 10;
+
+/// How many requests without an answer are kept.
+const MOST_OPEN: usize = 4;
 
 /// How long after a server of a cluster denied a stream it is asked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -42,17 +51,6 @@ pub(super) enum Repeat {
     UntilAnswered,
     /// It changes something.
     Never,
-}
-
-/// How long one attempt waits for its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// As long as a server that is well takes.
-    Short,
-    /// A few times that.
-    Long,
-    /// Until the deadline.
-    Whole,
 }
 
 impl Api {
@@ -111,29 +109,38 @@ impl Api {
     }
 
     /// Asks under `<prefix>.<verb>`: the message that the server answers.
+    ///
+    /// A repeated request does not discard the earlier ones: a slow server may still answer them.
     async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
         let begun = Instant::now();
         let mut backoff = Backoff::outage();
-        let (mut length, again) = match repeat {
-            Repeat::UntilAnswered => (Attempt::Short, true),
-            Repeat::Never => (Attempt::Whole, false),
-        };
+        let mut requests = Requests::default();
         loop {
-            let error = match self.attempt(verb, body, length, deadline).await? {
+            let length = match repeat {
+                Repeat::UntilAnswered => requests.patience(),
+                Repeat::Never => Duration::MAX,
+            };
+            requests.add(self.send(verb, body, deadline).await?);
+            let error = match requests.answer(deadline.within(length)).await {
                 Answer::Message(message) => return Ok(message),
                 Answer::NoResponders => {
                     self.nobody(begun)?;
                     Error::unavailable(format!("nobody answers under `{}.{verb}`", self.prefix))
                 }
                 answer @ (Answer::Silent | Answer::Broken) => {
+                    let was_silent = matches!(answer, Answer::Silent);
                     let error = match self.wire.is_over() {
                         true => Error::new(ErrorKind::Closed),
                         false => convert::of_answer(answer, deadline),
                     };
-                    if !again {
+                    if repeat == Repeat::Never {
                         return Err(error.unknown_outcome());
                     }
-                    length = Attempt::Long;
+                    // The wait for the answer was the pause.
+                    if was_silent && !deadline.has_passed() {
+                        tracing::debug!(verb, %error, "asking again");
+                        continue;
+                    }
                     error
                 }
                 answer => return Err(convert::of_answer(answer, deadline)),
@@ -145,22 +152,17 @@ impl Api {
         }
     }
 
-    /// Asks once under `<prefix>.<verb>`, as soon as there is a connection.
-    pub(super) async fn attempt(
-        &self,
-        verb: &str,
-        body: Option<&Value>,
-        length: Attempt,
-        deadline: Deadline,
-    ) -> Result<Answer> {
+    /// Asks once under `<prefix>.<verb>`, as soon as there is a connection, and waits as long as a healthy server takes.
+    pub(super) async fn attempt(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Answer> {
+        let mut request = self.send(verb, body, deadline).await?;
+        Ok(request.wait(deadline.within(ATTEMPT)).await)
+    }
+
+    /// A request under `<prefix>.<verb>`, as soon as there is a connection.
+    async fn send(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Pending> {
         self.wire.connected(deadline).await?;
-        let until = match length {
-            Attempt::Short => deadline.at().min(Instant::now() + ATTEMPT),
-            Attempt::Long => deadline.at().min(Instant::now() + 3 * ATTEMPT),
-            Attempt::Whole => deadline.at(),
-        };
         let payload = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        Ok(self.wire.request(format!("{}.{verb}", self.prefix), None, payload).wait(until).await)
+        Ok(self.wire.request(format!("{}.{verb}", self.prefix), None, payload))
     }
 
     /// Nobody listens: an error as soon as it is clear that nobody will.
@@ -232,6 +234,51 @@ impl Api {
         deadline: Deadline,
     ) -> Result<Option<record::Stored>> {
         self.leader(stream, &json!({ "last_by_subj": subject }), deadline).await
+    }
+}
+
+/// The same request, sent several times.
+#[derive(Default)]
+struct Requests {
+    /// Those that may still be answered.
+    open: VecDeque<Pending>,
+    sent: u32,
+}
+
+impl Requests {
+    /// Adds a request, which is sent when [`answer`](Self::answer) is polled.
+    fn add(&mut self, request: Pending) {
+        self.sent += 1;
+        self.open.truncate(MOST_OPEN - 1);
+        self.open.push_front(request);
+    }
+
+    /// How long to wait before the request is sent again. An election takes up to about 10 s, and the new leader knows
+    /// nothing of earlier requests.
+    fn patience(&self) -> Duration {
+        match self.sent {
+            0..ELECTION => ATTEMPT,
+            _ => 3 * ATTEMPT,
+        }
+    }
+
+    /// Waits for the first answer to any of the requests.
+    async fn answer(&mut self, until: Instant) -> Answer {
+        let (answer, which) = if self.open.len() == 1 {
+            (self.open[0].wait(until).await, 0)
+        } else {
+            let waits = self.open.iter_mut().map(|request| request.wait(until).boxed());
+            let (answer, which, _) = select_all(waits).await;
+            (answer, which)
+        };
+        match answer {
+            // Each request has waited until then.
+            Answer::Message(_) | Answer::Silent => {}
+            // The requests on a connection that broke stay without an answer.
+            Answer::Broken => self.open.clear(),
+            _ => drop(self.open.remove(which)),
+        }
+        answer
     }
 }
 

@@ -3,15 +3,17 @@
 //! The consumer has a name of our choosing, so that one who may read only some keys is allowed to make it and to remove
 //! it, and it is removed when it is dropped rather than after its inactivity.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::{Message, Subject, Subscriber};
+use futures::future::{BoxFuture, select_all};
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::api::{self, Api, Attempt, Repeat};
+use super::api::{self, Api, Repeat};
 use super::convert::{self, ApiError};
 use super::delivery::Delivery;
 use super::record::Stored;
@@ -29,11 +31,14 @@ const INACTIVE: Duration = Duration::from_secs(30);
 /// The `ack_wait` of consumers. It is long, because a reader may be slow and a watch lives for years.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// How long each of the first attempts to create a consumer may take before another name is tried. A cluster may choose
-/// a server that was just lost, and a repeated request would wait for that server. Each later attempt may take twice as
-/// long as the one before, because creating a consumer on a very large stream is slow.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
-const FIRST_ATTEMPTS: u32 = 5;
+/// After how long another name is tried while a consumer is created. A cluster may choose a server that was just lost,
+/// and a repeated request would wait for that server. After the first attempts, each interval is twice as long as the one
+/// before, because creating a consumer on a very large stream is slow.
+const ATTEMPT: Duration = Duration::from_secs(1);
+const FIRST_ATTEMPTS: u32 = 8;
+
+/// How many attempts may run at the same time.
+const MOST_ATTEMPTS: usize = 3;
 
 /// How long it is tried to remove one that cannot be removed at once.
 const REMOVAL: Duration = Duration::from_secs(5);
@@ -133,29 +138,39 @@ pub(super) struct Ahead {
 }
 
 impl Consumer {
-    /// Creates a consumer and subscribes to its messages. If an attempt gets no reply in time, another one follows
-    /// under another name. The dropped attempt removes the consumer that it may have created.
+    /// Creates a consumer and subscribes to its messages. If an attempt gets no reply for a while, another one starts
+    /// beside it under another name, and the first that succeeds is used. A dropped attempt removes the consumer that it
+    /// may have created.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, a consumer that the server may have created is removed.
     pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
         let mut backoff = Backoff::outage();
-        let mut limit = ATTEMPT;
+        let mut attempts = VecDeque::new();
+        let mut interval = ATTEMPT;
         for number in 1_u32.. {
-            let attempt = Deadline::after(limit.min(deadline.remaining()));
-            let error = match Self::attempt(api, request, attempt).await {
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => {
+            attempts.truncate(MOST_ATTEMPTS - 1);
+            attempts.push_front(Self::attempt(api, request, deadline).boxed());
+            let error = match tokio::time::timeout_at(deadline.within(interval), first(&mut attempts)).await {
+                Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => {
                     error
                 }
-                result => return result,
+                Ok(result) => return result,
+                Err(_) => {
+                    tracing::debug!(stream = request.stream, "a consumer is created under another name");
+                    if number >= FIRST_ATTEMPTS {
+                        interval *= 2;
+                    }
+                    if deadline.has_passed() {
+                        break;
+                    }
+                    continue;
+                }
             };
+            tracing::debug!(stream = request.stream, %error, "a consumer is created under another name");
             if !backoff.pause(deadline).await {
                 return Err(if matches!(error.kind(), ErrorKind::Timeout { .. }) { deadline.error() } else { error });
-            }
-            tracing::debug!(stream = request.stream, %error, "a consumer is created under another name");
-            if number >= FIRST_ATTEMPTS {
-                limit *= 2;
             }
         }
         Err(deadline.error())
@@ -391,6 +406,13 @@ impl Consumer {
     }
 }
 
+/// Waits for the first of several attempts, and removes it.
+async fn first<T>(attempts: &mut VecDeque<BoxFuture<'_, T>>) -> T {
+    let (result, which, _) = select_all(attempts.iter_mut()).await;
+    drop(attempts.remove(which));
+    result
+}
+
 /// Waits until the server denies that we listen, that we acknowledge, or that we answer when it asks whether it may go on.
 /// The name of a consumer is in such subjects, and nobody else has it.
 async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, name: &str) -> String {
@@ -431,7 +453,7 @@ async fn remove(api: Api, verb: String, made: Made) {
     let deadline = Deadline::after(REMOVAL);
     let mut backoff = Backoff::outage();
     loop {
-        match api.attempt(&verb, None, Attempt::Short, deadline).await {
+        match api.attempt(&verb, None, deadline).await {
             Ok(Answer::Message(message)) => match api::parse(&message.payload) {
                 Ok(Err(error)) if error.passes() => {}
                 Ok(Err(error)) if made == Made::Maybe && !error.is_stream_not_found() => {}

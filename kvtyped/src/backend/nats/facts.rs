@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::api::Attempt;
 use super::bucket::Place;
 use super::convert;
 use super::record;
@@ -55,7 +54,7 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
     }
     let verb = format!("DIRECT.GET.{}", place.stream);
     let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
-    let answer = place.api.attempt(&verb, Some(&asked), Attempt::Short, deadline).await?;
+    let answer = place.api.attempt(&verb, Some(&asked), deadline).await?;
     let Answer::Message(message) = answer else { return Ok(None) };
     if message.status.is_some() {
         return Ok(None);

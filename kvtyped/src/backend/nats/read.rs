@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use serde_json::{Value, json};
 
-use super::api::Attempt;
 use super::bucket::Place;
 use super::convert;
 use super::record::Stored;
@@ -132,7 +131,7 @@ async fn direct(
         if !allowed {
             return place.api.leader(&place.stream, &otherwise(), deadline).boxed().await;
         }
-        let message = match place.api.attempt(verb, body, Attempt::Short, deadline).await? {
+        let message = match place.api.attempt(verb, body, deadline).await? {
             Answer::Message(message) => message,
             answer @ (Answer::Broken | Answer::Silent | Answer::NoResponders) => {
                 let nobody = matches!(answer, Answer::NoResponders);
