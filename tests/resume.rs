@@ -87,6 +87,57 @@ async fn watch_of_200_000_records_takes_one_pass() {
     assert_eq!(cache.len(), 200_000);
 }
 
+/// Fills a bucket with large values through the plain client, and reads it by one watch, by a list and by one value after
+/// another.
+async fn watch_large_values_once(count: u64, size: usize) {
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let bucket = world.bucket::<Item>().await;
+    let client = async_nats::connect(server.url()).await.expect("the server is up");
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let value = bytes::Bytes::from(vec![b'x'; size]);
+    for id in 0..count {
+        let subject = format!("$KV.{}.item.{id}", bucket.name());
+        // The server drops messages if too many bytes wait to be stored. An acknowledgement follows all earlier messages.
+        if id % 64 == 63 || id + 1 == count {
+            jetstream.publish(subject, value.clone()).await.expect("it is sent").await.expect("it is stored");
+        } else {
+            client.publish(subject, value.clone()).await.expect("it is sent");
+        }
+    }
+    assert_eq!(bucket.status().await.unwrap().values, count);
+    let mut events = bucket.watch(..).await.unwrap();
+    let mut seen = 0;
+    loop {
+        match soon(&mut events).await.expect("an event") {
+            Event::Put(entry) => {
+                assert_eq!((entry.id, entry.text.len()), (seen, size));
+                seen += 1;
+            }
+            Event::Ready => break,
+            other => panic!("{other:?} after {seen} records"),
+        }
+    }
+    assert_eq!(seen, count);
+    let listed = bucket.list(..).await.unwrap().try_fold(0, async |listed, entry| {
+        assert_eq!(entry.text.len(), size);
+        Ok(listed + 1)
+    });
+    assert_eq!(listed.await.unwrap(), count);
+}
+
+#[tokio::test]
+async fn watch_of_large_values_takes_one_pass() {
+    watch_large_values_once(512, 512 * 1_024).await;
+}
+
+/// Run it by hand: `cargo test -p kvtyped-tests --test suite -- --ignored 4_gib`.
+#[tokio::test]
+#[ignore = "it needs 4 GiB of disk, and minutes"]
+async fn watch_of_4_gib_takes_one_pass() {
+    watch_large_values_once(8_192, 512 * 1_024).await;
+}
+
 #[tokio::test]
 async fn live_burst_reaches_a_slow_reader_without_resync() {
     let server = harness::shared().await;
