@@ -24,8 +24,8 @@ use crate::backend::{Deadline, RawEntry};
 use crate::error::Result;
 use crate::key::Key;
 
-/// The bound on remembered records, in bytes. It fits some 65,536 small records.
-const ROOM: usize = 32 * 1_024 * 1_024;
+/// The bound on remembered records, in bytes. It fits some 130,000 small records.
+const ROOM: usize = 64 * 1_024 * 1_024;
 
 /// How long a caller of a one-by-one lane waits before it first checks for a free turn that no caller took.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -283,14 +283,14 @@ mod tests {
     #[test]
     fn a_bounded_number_of_small_records_is_remembered() {
         let lanes = Arc::new(Lanes::new(false));
-        (0..60_000).for_each(|n| remember(&lanes, n, 100));
-        assert!((0..60_000).all(|n| is_remembered(&lanes, n)));
-        (60_000..80_000).for_each(|n| remember(&lanes, n, 100));
-        assert!(!is_remembered(&lanes, 0) && (60_000..80_000).all(|n| is_remembered(&lanes, n)));
+        (0..120_000).for_each(|n| remember(&lanes, n, 100));
+        assert!((0..120_000).all(|n| is_remembered(&lanes, n)));
+        (120_000..160_000).for_each(|n| remember(&lanes, n, 100));
+        assert!(!is_remembered(&lanes, 0) && (120_000..160_000).all(|n| is_remembered(&lanes, n)));
         // Larger ones take more room.
-        (0..3_000).for_each(|n| remember(&lanes, n, 16 * 1_024));
+        (0..6_000).for_each(|n| remember(&lanes, n, 16 * 1_024));
         let count = lanes.all().remembered.len();
-        assert!((1_900..2_100).contains(&count), "{count} records of 16 KiB in 32 MiB");
+        assert!((3_800..4_200).contains(&count), "{count} records of 16 KiB in 64 MiB");
     }
 
     #[tokio::test]
