@@ -153,7 +153,7 @@ pub(crate) use self::concurrent::next_output;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;
-pub(crate) use self::detached::start;
+pub(crate) use self::detached::{Dropped, detached, start};
 pub use self::entry::{Operation, RawEntry};
 pub use self::scan::{Scan, Scanned};
 pub use self::status::{BucketStatus, Capabilities, Incarnation};

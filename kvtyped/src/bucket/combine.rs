@@ -20,7 +20,7 @@ use super::cas::{Attempts, Decision, Done, Limits, Step};
 use super::draft::{Base, Fate, Group, Known, Member, entry};
 use super::lanes::{Seat, Turn};
 use super::{Bucket, Entry, ReadBucket, decode};
-use crate::backend::{At, Deadline, RawEntry, Read, WriteKind, start};
+use crate::backend::{At, Deadline, Dropped, RawEntry, Read, WriteKind, detached, start};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -97,7 +97,7 @@ impl<T: KvModel> Bucket<T> {
             if open {
                 drop(turn);
             } else {
-                drop(start(self.settle(turn, own)).await);
+                start(self.settle(turn, own)).await;
             }
             match self.fate_of(&seat, &mut member, open, limit).await.map_err(located)? {
                 Some(Fate::Stored { entry, steps }) => {
@@ -162,7 +162,7 @@ impl<T: KvModel> Bucket<T> {
                 }
             };
             if !open {
-                drop(start(self.settle(turn, None)).await);
+                start(self.settle(turn, None)).await;
             }
         }
     }
@@ -221,7 +221,7 @@ impl<T: KvModel> ReadBucket<T> {
             Ok(())
         };
         let closed = || Err(Error::new(ErrorKind::Closed));
-        start(read).await.output().await.unwrap_or_else(closed)
+        detached(read, Dropped::Continues).await.unwrap_or_else(closed)
     }
 
     /// Writes over what a draft was based on.

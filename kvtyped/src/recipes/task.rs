@@ -2,9 +2,8 @@
 
 use std::future::Future;
 
-use tokio::task::JoinHandle;
-
 use super::lease::Lease;
+use crate::backend::{self, Dropped};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The result of an attempt to take a lease.
@@ -25,17 +24,15 @@ impl<H: MayHold> MayHold for Option<H> {
     }
 }
 
-/// Runs work in a separate task, which ends if the future is dropped.
+/// Runs work that proceeds although its caller is not polled, and ends if the future is dropped.
 ///
-/// A caller may poll a future once and then leave it (`select!`, `buffer_unordered`). The work may hold a mutex that
-/// other callers wait for, or a ticket in a wait queue. As a separate task, it proceeds.
+/// The work may hold a mutex that other callers wait for, or a ticket in a wait queue.
 pub(super) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
-    let mut task = Task(tokio::spawn(work));
-    // The work does not panic, and only the drop aborts it. An error therefore means that the runtime has ended.
-    (&mut task.0).await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed)))
+    let closed = || Err(Error::new(ErrorKind::Closed));
+    backend::detached(work, Dropped::Ends).await.unwrap_or_else(closed)
 }
 
-/// Takes a lease in a separate task. The renewal starts when the caller has the lease.
+/// Takes a lease, as [`detached`] work. The renewal starts when the caller has the lease.
 ///
 /// If the caller polls so late that the lease is lost, the lease is taken again.
 pub(super) async fn acquire<H, W>(mut take: impl FnMut() -> W) -> Result<H>
@@ -50,14 +47,5 @@ where
         if lease.is_held() {
             return Ok(taken);
         }
-    }
-}
-
-/// A task that is aborted with its handle.
-struct Task<R>(JoinHandle<R>);
-
-impl<R> Drop for Task<R> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

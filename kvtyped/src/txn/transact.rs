@@ -11,7 +11,7 @@ use super::abort::{Abort, TransactError};
 use super::crowd::{Attended, Crowd, Pulse};
 use super::members::Members;
 use super::tx::{OPERATION, Run, Tx, View};
-use crate::backend::{Backoff, Deadline, Read, start};
+use crate::backend::{Backoff, Deadline, Dropped, Read, detached};
 use crate::bucket::{Attempts, Bucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -165,7 +165,7 @@ impl<T: KvModel> Bucket<T> {
             bucket.conclude(&view, deadline).await
         };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        start(work).await.output().await.unwrap_or_else(closed)
+        detached(work, Dropped::Continues).await.unwrap_or_else(closed)
     }
 
     /// Applies what was written, if what was read is still so.

@@ -15,8 +15,8 @@ use super::api::{Api, Repeat};
 use super::learned::Learned;
 use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
 use crate::backend::{
-    At, Batch, BucketStatus, Deadline, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch, Write,
-    start,
+    At, Batch, BucketStatus, Deadline, Dropped, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch,
+    Write, detached,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -230,7 +230,7 @@ impl RawBucket for NatsBucket {
         // A batch holds one of the connection's permits for batches, so it continues although its caller is not polled.
         let work = async move { commit::commit(&place, batch, deadline).await };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        async move { start(work).await.output().await.unwrap_or_else(closed) }.boxed()
+        async move { detached(work, Dropped::Continues).await.unwrap_or_else(closed) }.boxed()
     }
 
     fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
