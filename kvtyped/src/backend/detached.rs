@@ -35,7 +35,7 @@ pub(crate) async fn start<R: Send + 'static>(future: impl Future<Output = R> + S
 ///
 /// # Cancel safety
 ///
-/// The work starts at the first poll. What a drop does then is for `dropped` to say.
+/// The work starts at the first poll. `dropped` decides whether a drop then ends the work.
 pub(crate) async fn detached<R: Send + 'static>(
     work: impl Future<Output = R> + Send + 'static,
     dropped: Dropped,
@@ -51,7 +51,7 @@ pub(crate) async fn detached<R: Send + 'static>(
     caller.await
 }
 
-/// What becomes of work whose caller drops it.
+/// The effect of a dropped caller on its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
     /// It ends.
@@ -175,7 +175,7 @@ impl<R: Send + 'static> Wake for Shared<R> {
     }
 }
 
-/// Ends the work with the task, and tells the caller.
+/// Ends the work with the task, and wakes the caller.
 struct End<R: Send + 'static>(Arc<Shared<R>>);
 
 impl<R: Send + 'static> Drop for End<R> {
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// Work of two steps, and what tells of its progress.
+    /// Work of two steps, the sender that starts the second step, and a receiver of the end.
     fn work() -> (impl Future<Output = u32> + Send, oneshot::Sender<()>, oneshot::Receiver<()>) {
         let (go, goes) = oneshot::channel();
         let (ended, ends) = oneshot::channel();

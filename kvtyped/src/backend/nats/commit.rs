@@ -218,7 +218,7 @@ impl<'a> Commit<'a> {
         None
     }
 
-    /// The verdict on a copy that was refused with a conflict, once another leader had time to answer.
+    /// Gives another leader time to answer a copy that was refused with a conflict, and returns its verdict.
     async fn hear_the_others(&self, copy: &mut Sent<'a>, actual: Revision, until: Instant) -> Verdict {
         let until = until.min(Instant::now() + ABDICATION);
         loop {

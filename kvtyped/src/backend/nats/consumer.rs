@@ -139,8 +139,8 @@ pub(super) struct Ahead {
 
 impl Consumer {
     /// Creates a consumer and subscribes to its messages. If an attempt gets no reply for a while, another one starts
-    /// beside it under another name, and the first that succeeds is used. A dropped attempt removes the consumer that it
-    /// may have created.
+    /// under another name, and the first one continues. The first success counts. A dropped attempt removes the consumer
+    /// that it may have created.
     ///
     /// # Cancel safety
     ///

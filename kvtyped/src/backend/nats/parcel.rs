@@ -94,7 +94,7 @@ impl<'a> Parcel<'a> {
         batch
     }
 
-    /// Sends a copy. After a doubtful answer, the answers of all servers are heard.
+    /// Sends a copy. With `to_all`, several servers may answer.
     pub(super) async fn send(&mut self, to_all: bool) -> Result<Sent<'a>> {
         let wire = self.place.api.wire();
         let place = self.deadline.bound(wire.place_of_batch()).await?;

@@ -8,11 +8,11 @@
 //! because of what passes (no leader now), is followed by another attempt. Where no answer comes, [`doubt`](super::doubt)
 //! takes over.
 //!
-//! Two servers may take themselves for the leader of a replicated bucket: one that hung, or that was cut off, does until
-//! it hears of the other. Both get a write and answer it, and only the decision of the new leader holds. A conflict that
-//! does not show a later revision (the key has another write on its way, or has not reached the expected revision)
-//! therefore proves nothing. The write is sent again under the same id, and the answers of all servers are heard. A
-//! revision, or a conflict with a later one, settles it: a leader looks for the id before it looks at the guard.
+//! A replicated bucket may have two leaders for a while: a server that hung or was cut off leads until it learns of the
+//! new leader. Both answer a write, and only the decision of the new leader holds. A conflict without a later revision
+//! (another write of the key is in flight, or the key has not reached the expected revision) therefore proves nothing.
+//! The write is repeated with the same id, and this client reads the answers of all servers. A revision, or a conflict
+//! with a later one, is final: a leader checks the id before the guard.
 //!
 //! Before 2.12 a leader keeps the id of a write that it refused, as that of one on its way, and answers every other copy
 //! with that. What is on its way arrives: told so again and again, for longer than a leader that is none any more needs to
@@ -273,7 +273,7 @@ impl<'a> Publication<'a> {
         self.place.api.wire().request_all(self.subject.clone(), self.headers(), self.payload.clone())
     }
 
-    /// The verdict on a copy that was refused by what proves nothing, once another leader had time to answer.
+    /// Gives another leader time to answer a copy whose refusal proves nothing, and returns its verdict.
     async fn hear_the_others(&self, pending: &mut Pending, mut verdict: Verdict, deadline: Deadline) -> Verdict {
         let until = deadline.within(ABDICATION);
         loop {
@@ -318,7 +318,7 @@ impl<'a> Publication<'a> {
 
     fn judge_error(&self, error: ApiError) -> Verdict {
         if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
-            // A leader that was replaced does not know what the next one has stored, until it hears of that leader.
+            // A leader that was cut off lacks the entries of the new leader.
             let sure = self.place.config.replicas == Some(1) || actual.is_some_and(|actual| actual > guard.revision);
             let error = Error::new(ErrorKind::Conflict { expected: guard.revision, actual });
             return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };

@@ -238,7 +238,7 @@ impl Wire {
         self.pending(subject, replies.boxed())
     }
 
-    /// A request to which several servers may reply. [`Pending::wait`] returns one answer after the other.
+    /// A request with several answers. Each call of [`Pending::wait`] returns one of them.
     pub(super) fn request_all(self: &Arc<Self>, subject: String, headers: HeaderMap, payload: Bytes) -> Pending {
         let (client, to) = (self.client(), subject.clone());
         let replies = async move {
