@@ -1,0 +1,49 @@
+# The commands that people type. `just` lists them; CONTRIBUTING.md says more.
+
+_default:
+    @just --list --unsorted
+
+# The main job without a server
+quickstart:
+    cargo run --example quickstart
+
+# All tests, or those of the suite whose names contain NAME
+test NAME="":
+    {{ if NAME == "" { "cargo test --workspace" } else { "cargo test -p kvtyped-tests --test suite -- " + NAME } }}
+
+# Formatting and lints
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# The documentation as docs.rs shows it
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --open
+
+# Everything that must pass before a change lands
+ci:
+    .ci/run
+
+# Faults of servers and networks, all or some: `just faults parted`
+faults *NAMES="--quick":
+    cargo test -p kvtyped-tests --test faults -- {{ NAMES }}
+
+# Costs beside the plain client, all or some groups: `just bench locks many`
+bench *GROUPS:
+    cargo run --release -p kvtyped-benches -- {{ GROUPS }}
+
+# The suite on other versions of nats-server: `just versions 2.11.11`
+versions *VERSIONS:
+    .ci/versions {{ VERSIONS }}
+
+# Licences, features, oldest Rust, oldest dependencies, public API, packages
+hygiene *STEPS:
+    .ci/hygiene {{ STEPS }}
+
+# Changes of the code that no test notices
+mutants:
+    .ci/mutants
+
+# Fuzzing, for a number of seconds
+fuzz SECONDS="60":
+    .ci/fuzz {{ SECONDS }}
