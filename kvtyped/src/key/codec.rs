@@ -34,6 +34,9 @@ pub enum KeyCodec {
     ///
     /// It refuses a dot in a segment, the empty text, characters above U+00FF, and a text whose encoding contains `+`,
     /// which is not allowed in a key.
+    ///
+    /// nats.js cannot decode [reserved](Key::RESERVED) keys: its `key` of such an entry throws. Keep locks in a bucket
+    /// that nats.js does not watch.
     Base64NatsJs,
     /// `PathCodec` of orbit.go: `/usr/lib` is `_root_.usr.lib`. For models whose key is one field, `{path..}`.
     ///
