@@ -149,7 +149,8 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
     }
     if limit_markers.is_none() {
         return unfit(
-            "a bucket with limit markers, which needs nats-server 2.11 and is set when the bucket is made: those who wait hear by them of what expired",
+            "a bucket with `limit_markers`, which announce that a lease expired: open it once with `.limit_markers(..)` and \
+             `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
             "a bucket without".to_owned(),
         );
     }
