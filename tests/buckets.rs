@@ -6,6 +6,13 @@ use kvtyped::{ErrorKind, OpenBucket, Placement, Republish};
 use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends, unique};
 
+/// A bucket of users who do not trust each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(key = "{id}", rollups = false)]
+struct Shared {
+    id: u64,
+}
+
 async fn fails<T: KvModel>(open: OpenBucket<T>) -> Error {
     open.await.expect_err("it does not open")
 }
@@ -100,6 +107,22 @@ on_both_backends! {
         let repaired = again().on_drift(Drift::Update).await.unwrap();
         assert_eq!((repaired.config().rollups, repaired.config().irregular.len()), (Some(true), 0));
         again().await.unwrap();
+    }
+
+    async fn a_model_disables_rollups(world: World) {
+        let bucket: Bucket<Shared> = world.fresh().await.unwrap();
+        let config = bucket.config();
+        assert_eq!((config.rollups, config.limit_markers), (Some(false), None));
+        let error = bucket.purge(&SharedKey::new(1)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+        let again = || world.store.bucket::<Shared>().name(bucket.name());
+        assert_eq!(again().await.expect("nothing differs").config().rollups, Some(false));
+        // The builder takes precedence.
+        let allowed = again().rollups(true).on_drift(Drift::Update).await.unwrap();
+        assert_eq!(allowed.config().rollups, Some(true));
+        let ErrorKind::Drift { differences } = fails(again()).await.kind().clone() else { panic!("it differs") };
+        let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["rollups: wanted false, found true"]);
     }
 
     async fn what_cannot_be_changed_is_an_error_and_changes_nothing(world: World) {

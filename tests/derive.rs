@@ -59,6 +59,7 @@ fn every_setting_reaches_the_bucket() {
     #[derive(Serialize, Deserialize, KvModel)]
     #[kv(bucket = "all-of-it", key = "{id}", codec = MsgPack, history = 1, ttl = "1h30m", storage = "memory")]
     #[kv(max_value_size = "64KiB", max_bytes = "1GiB", replicas = 3, compression, description = "every setting")]
+    #[kv(rollups = false, limit_markers = "off")]
     struct Everything {
         id: u8,
     }
@@ -72,6 +73,7 @@ fn every_setting_reaches_the_bucket() {
     expected.replicas = Some(3);
     expected.compression = Some(true);
     expected.description = Some("every setting".into());
+    (expected.rollups, expected.limit_markers) = (Some(false), Some(Duration::ZERO));
     assert_eq!(Everything::settings(), expected);
     expected.validate().unwrap();
     is_single_revision::<Everything>();

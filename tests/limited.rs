@@ -3,10 +3,10 @@
 use harness::{Cluster, Server};
 use kvtyped::config::Storage;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenLocks, Quota};
+use kvtyped::{ErrorKind, OpenLocks, Quota, RunError};
 
 use crate::needs::needs;
-use crate::support::{SOON, World, on_both_backends, unique};
+use crate::support::{SOON, Session, SessionKey, World, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -48,6 +48,77 @@ on_both_backends! {
             assert_eq!((bucket.config().max_bytes, bucket.config().storage), (Some(16_384), Some(storage)));
         }
     }
+
+    async fn a_bucket_that_can_hold_no_lock_is_refused(world: World) {
+        let mut names = Vec::new();
+        for bytes in [1, 100, 2_047] {
+            let (store, name) = (&world.store, unique("tiny"));
+            let refused = each_recipe(store, &name, Some(bytes)).await;
+            for (recipe, error) in refused {
+                let error = error.unwrap_or_else(|| panic!("{recipe} works with {bytes} bytes"));
+                assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{recipe}: {error}");
+                assert!(error.to_string().contains("`max_bytes`"), "{recipe}: {error}");
+            }
+            names.push(name);
+        }
+        let buckets = world.store.buckets().await.unwrap();
+        assert!(!buckets.iter().any(|bucket| names.contains(bucket)), "nothing is created: {buckets:?}");
+
+        // An existing bucket is refused, too.
+        let tiny = world.fresh::<Session>().max_bytes(2_047).limit_markers(SECOND).await.unwrap();
+        for (recipe, error) in each_recipe(&world.store, tiny.name(), None).await {
+            let error = error.unwrap_or_else(|| panic!("{recipe} works"));
+            assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{recipe}: {error}");
+            assert!(error.to_string().contains("max_bytes = 2047"), "{recipe}: {error}");
+        }
+        let error = tiny.lock(&SessionKey::new("acme", 1)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+
+        // The smallest bucket holds each record.
+        for recipe in RECIPES {
+            let error = run(recipe, &world.store, &unique("small"), Some(2_048)).await.err();
+            assert!(error.is_none(), "{recipe}: {error:?}");
+        }
+    }
+}
+
+const RECIPES: [&str; 8] = ["locks", "election", "semaphore", "group", "once", "ids", "counters", "rate limiter"];
+
+/// Uses a recipe once, in the bucket of its name.
+async fn run(recipe: &str, store: &Store, name: &str, bytes: Option<u64>) -> Result<(), Error> {
+    let me = "me".to_owned();
+    macro_rules! sized {
+        ($recipe:expr) => {
+            match bytes {
+                Some(bytes) => $recipe.max_bytes(bytes),
+                None => $recipe,
+            }
+        };
+    }
+    match recipe {
+        "locks" => sized!(store.locks(name)).await?.lock("a").await?.release().await,
+        "election" => sized!(store.election::<String>(name)).campaign(&me).await?.resign().await,
+        "semaphore" => sized!(store.semaphore(name, 2)).acquire().await?.release().await,
+        "group" => sized!(store.group::<String>(name)).join("me", &me).await?.leave().await,
+        "once" => match sized!(store.once::<u32>(name)).run("a", || async { 1 }).await {
+            Ok(_) => Ok(()),
+            Err(RunError::Kv(error)) => Err(error),
+            Err(error) => panic!("{error}"),
+        },
+        "ids" => sized!(store.ids(name)).await?.next().await.map(drop),
+        "counters" => sized!(store.counters(name)).await?.add("home", 3).await.map(drop),
+        "rate limiter" => sized!(store.rate_limiter(name, Quota::per_hour(2))).await?.check("ada").await.map(drop),
+        other => panic!("there is no recipe {other}"),
+    }
+}
+
+/// The error of each recipe in this bucket.
+async fn each_recipe(store: &Store, name: &str, bytes: Option<u64>) -> Vec<(&'static str, Option<Error>)> {
+    let mut errors = Vec::new();
+    for recipe in RECIPES {
+        errors.push((recipe, run(recipe, store, name, bytes).await.err()));
+    }
+    errors
 }
 
 /// On a cluster, each server must have room before it replaces a record.
@@ -69,16 +140,10 @@ async fn an_account_that_requires_max_bytes_can_have_each_recipe() {
     let server = Server::builder().config(config).start().await;
     let store = World::at(&server.url()).await.store;
     store.locks("control").await.expect_err("the account requires a limit");
-    let (size, me) = (1 << 20, "me".to_owned());
-    let locks = store.locks("locks").max_bytes(size).await.unwrap();
-    locks.lock("a").await.unwrap().release().await.unwrap();
-    store.election::<String>("boss").max_bytes(size).campaign(&me).await.unwrap().resign().await.unwrap();
-    store.semaphore("gpu", 2).max_bytes(size).acquire().await.unwrap().release().await.unwrap();
-    store.group::<String>("nodes").max_bytes(size).join("me", &me).await.unwrap().leave().await.unwrap();
-    assert_eq!(store.once::<u32>("jobs").max_bytes(size).run("a", || async { 1 }).await.unwrap(), 1);
-    assert_eq!(store.ids("orders").max_bytes(size).await.unwrap().next().await.unwrap(), 1);
-    let counters = store.counters("hits").max_bytes(size).await.unwrap();
-    assert_eq!((counters.add("home", 3).await.unwrap(), counters.is_server_side()), (3, false));
-    let limiter = store.rate_limiter("api", Quota::per_hour(2)).max_bytes(size).await.unwrap();
-    assert!(limiter.check("ada").await.unwrap().is_allowed());
+    for recipe in RECIPES {
+        let name = recipe.replace(' ', "_");
+        let error = run(recipe, &store, &name, Some(1 << 20)).await.err();
+        assert!(error.is_none(), "{recipe}: {error:?}");
+    }
+    assert!(!store.counters("counters").max_bytes(1 << 20).await.unwrap().is_server_side());
 }

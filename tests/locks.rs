@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenLocks};
+use kvtyped::{ErrorKind, LimitMarkers, OpenLocks};
 
 use crate::needs::needs;
 use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};
@@ -387,6 +387,17 @@ on_both_backends! {
             let error = world.store.locks(name).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{name}: {error}");
         }
+    }
+
+    async fn the_error_about_missing_markers_names_the_remedy(world: World) {
+        let open = world.fresh::<Session>().limit_markers(LimitMarkers::Off).await.unwrap();
+        let error = world.store.locks(open.name()).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(".limit_markers(..)") && text.contains("Drift::Update"), "{text}");
+        let marked = world.store.bucket::<Session>().name(open.name()).limit_markers(60 * SECOND);
+        marked.on_drift(Drift::Update).await.unwrap();
+        world.store.locks(open.name()).await.expect("the remedy helps").lock("a").await.unwrap().release().await.unwrap();
     }
 
     async fn a_bucket_of_records_can_hold_locks_by_name_too(world: World) {

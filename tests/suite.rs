@@ -30,6 +30,7 @@ mod messages;
 mod model;
 mod modify;
 mod nats;
+mod nats_js;
 mod needs;
 mod once;
 mod promises;

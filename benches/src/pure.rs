@@ -3,12 +3,21 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use kvtyped::Key;
+use kvtyped::key::KeyCodec;
 use kvtyped::prelude::*;
 
 use crate::measure::{Measured, pairs};
 use crate::world::{Session, SessionKey, World};
 
 const ROUND: usize = 2_000;
+
+/// A model for the key codec of paths.
+#[derive(Debug, Serialize, Deserialize, KvModel)]
+#[kv(key = "{path..}", key_codec = "path")]
+struct File {
+    path: String,
+}
 
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("Keys, filters and codecs");
@@ -19,6 +28,8 @@ pub(crate) async fn measure(world: &mut World) {
     let theirs = || !black_box(format!("{}.{}", key.tenant, key.id)).is_empty();
     let measured = beside(world, ours, theirs).await;
     world.report.row("a key as text", "format!").at_most(100e-9).measured(&measured);
+
+    key_codecs(world, &key).await;
 
     let filter: kvtyped::Filter<Session> = SessionKey::filter().tenant("acme").into();
     let (ours, theirs) = (|| filter.matches(black_box(&key)), || black_box(&key).tenant == "acme");
@@ -71,6 +82,28 @@ pub(crate) async fn measure(world: &mut World) {
     let ours = || <Bytes as Codec<Vec<u8>>>::decode(black_box(&bytes)).is_ok();
     let measured = beside(world, ours, || !black_box(&bytes).clone().is_empty()).await;
     world.report.row("Bytes, decode", "a copy").measured(&measured);
+}
+
+/// Keys as other clients store them, beside plain keys.
+async fn key_codecs(world: &mut World, key: &SessionKey) {
+    let file = FileKey::new("/usr/lib/1234567");
+    for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
+        let plain = || if codec == KeyCodec::Path { black_box(&file).encode() } else { black_box(key).encode() };
+        let ours = || plain().and_then(|plain| codec.encode(&plain)).is_ok();
+        let measured = beside(world, ours, || plain().is_ok()).await;
+        world.report.row(format!("a key for {}", codec.name()), "a plain key").goal(1.3).measured(&measured);
+
+        let plain = plain().expect("a key");
+        let stored = codec.encode(&plain).expect("a key");
+        let read = |key: &Key| match codec {
+            KeyCodec::Path => FileKey::decode(key.as_str()).is_ok(),
+            _ => SessionKey::decode(key.as_str()).is_ok(),
+        };
+        let ours = || codec.decode(black_box(&stored)).is_ok_and(|key| read(&key));
+        let theirs = || read(black_box(&plain));
+        let measured = beside(world, ours, theirs).await;
+        world.report.row(format!("a key of {}, read", codec.name()), "a plain key").measured(&measured);
+    }
 }
 
 /// Two things that take nanoseconds, in rounds of many.

@@ -9,7 +9,7 @@ use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, T
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 16] = [
+const CONTAINER: [&str; 17] = [
     "bucket",
     "key",
     "key_name",
@@ -25,6 +25,7 @@ const CONTAINER: [&str; 16] = [
     "compression",
     "description",
     "limit_markers",
+    "rollups",
     "crate",
 ];
 const FIELD: [&str; 2] = ["key", "value"];
@@ -47,6 +48,7 @@ pub(crate) struct Container {
     pub(crate) compression: Option<bool>,
     pub(crate) description: Option<LitStr>,
     pub(crate) limit_markers: Option<LitStr>,
+    pub(crate) rollups: Option<LitBool>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -74,14 +76,12 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
         "max_bytes" => set(&mut found.max_bytes, name, || value(input, name, "a size: `max_bytes = \"1GiB\"`")),
         "storage" => set(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
         "replicas" => set(&mut found.replicas, name, || value(input, name, "a number from 1 to 5: `replicas = 3`")),
-        "compression" => set(&mut found.compression, name, || {
-            let flag = |flag: LitBool| flag.value;
-            if input.peek(Token![=]) { value(input, name, "`true` or `false`").map(flag) } else { Ok(true) }
-        }),
+        "compression" => set(&mut found.compression, name, || switch(input, name).map(|switch| switch.value)),
         "description" => set(&mut found.description, name, || value(input, name, "a text: `description = \"..\"`")),
         "limit_markers" => set(&mut found.limit_markers, name, || {
             value(input, name, "a duration with its unit, or `\"off\"`: `limit_markers = \"5m\"`")
         }),
+        "rollups" => set(&mut found.rollups, name, || switch(input, name)),
         "crate" => set(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(name, "`value` belongs on the field that is the value: `#[kv(value)]`")),
         other => Err(unknown(name, names::suggest(other, CONTAINER, "a model has"))),
@@ -175,6 +175,11 @@ fn type_name(input: ParseStream, name: &Ident, example: &str) -> Result<Ident> {
     let expected = format!("the name of a type as a text: `{name} = \"{example}\"`");
     let text: LitStr = value(input, name, &expected)?;
     text.parse().map_err(|_| Error::new_spanned(&text, format!("`{name}` takes {expected}")))
+}
+
+/// `name`, `name = true` or `name = false`.
+fn switch(input: ParseStream, name: &Ident) -> Result<LitBool> {
+    if input.peek(Token![=]) { value(input, name, "`true` or `false`") } else { Ok(LitBool::new(true, name.span())) }
 }
 
 fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {

@@ -72,6 +72,7 @@ use crate::ctxt::Ctxt;
 /// | `compression` | stored compressed; also `compression = false` | as the bucket has it; not |
 /// | `description = ".."` | what the bucket is for | as the bucket has it |
 /// | `limit_markers = "5m"` | how long the marker of an expired value stays, 1s at least; or `"off"` | as the bucket has it; 5m in a new one where the server can |
+/// | `rollups = false` | no message may replace stored records: no purge, no TTL of a single key and no locks, see `BucketConfig::rollups`; also `rollups` | allowed; a bucket without them differs |
 /// | `crate = "path"` | where `kvtyped` is, if it has another name | `::kvtyped` |
 ///
 /// Durations are made of `ms`, `s`, `m`, `h`, `d` and `w`. Sizes are bytes, or have one of the units `B`, `KB`, `MB`,

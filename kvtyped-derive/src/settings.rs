@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use syn::{Error, Ident, Lit, LitInt, LitStr, Result};
+use syn::{Error, Ident, Lit, LitBool, LitInt, LitStr, Result};
 
 use crate::attr::Container;
 use crate::ctxt::Ctxt;
@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) description: Option<String>,
     /// Zero for none.
     pub(crate) limit_markers: Option<Duration>,
+    pub(crate) rollups: Option<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -45,6 +46,7 @@ impl Settings {
             compression: attrs.compression,
             description: attrs.description.as_ref().map(LitStr::value),
             limit_markers: one(ctxt, attrs.limit_markers.as_ref(), limit_markers),
+            rollups: one(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
         }
     }
 
@@ -101,6 +103,14 @@ fn limit_markers(literal: &LitStr) -> Result<Duration> {
         return Err(Error::new_spanned(literal, "`limit_markers` is from 1s to 292 years, or `\"off\"`"));
     }
     Ok(stay)
+}
+
+fn rollups(literal: &LitBool, attrs: &Container) -> Result<bool> {
+    let has_markers = attrs.limit_markers.as_ref().is_some_and(|markers| markers.value() != "off");
+    if !literal.value && has_markers {
+        return Err(Error::new_spanned(literal, "`rollups` cannot be off with `limit_markers`: a marker is a rollup"));
+    }
+    Ok(literal.value)
 }
 
 fn size(literal: &Lit) -> Result<u64> {

@@ -88,10 +88,15 @@ async fn costs(store: Store) {
     let one = Session::new("acme", 1);
     let key = one.key();
     let revision = shared.put(&one).await.expect("it is written");
-    let refused: [(&str, Error); 5] = [
+    let (ttl, marked) = (Duration::from_secs(60), shared.transaction());
+    let refused: [(&str, Error); 9] = [
         ("purge", shared.purge(&key).await.expect_err("refused")),
         ("purge if", shared.purge(&key).if_revision(revision).await.expect_err("refused")),
         ("transform", shared.transform(&key, |_| Change::Purge).await.expect_err("refused")),
+        ("a TTL", shared.put(&one).ttl(ttl).await.expect_err("refused")),
+        ("a new TTL", shared.touch(&key).ttl(ttl).await.expect_err("refused")),
+        ("TTLs", shared.put_many([&one]).ttl(ttl).await.expect_err("refused")),
+        ("a TTL in a batch", marked.put(&one).ttl(ttl).commit().await.map(drop).expect_err("refused")),
         ("lock", shared.lock(&key).await.map(drop).expect_err("refused")),
         ("locks", store.locks("shared").await.map(drop).expect_err("refused")),
     ];
@@ -100,8 +105,6 @@ async fn costs(store: Store) {
         assert!(error.to_string().contains("rollups"), "{what}: {error}");
         assert_eq!(error.outcome(), Outcome::NotApplied, "{what}: {error}");
     }
-    let error = shared.put(&one).ttl(Duration::from_secs(60)).await.expect_err("refused");
-    assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error:?}");
     let both = store.bucket::<Session>().name("both").rollups(false).limit_markers(Duration::from_secs(60));
     let error = both.await.expect_err("refused");
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");

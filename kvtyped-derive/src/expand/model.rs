@@ -113,6 +113,7 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
         compression,
         description,
         limit_markers,
+        rollups,
     } = settings;
     let duration = |duration: &std::time::Duration| {
         let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
@@ -138,6 +139,7 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
     say("compression", compression.map(ToTokens::into_token_stream));
     say("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
     say("limit_markers", limit_markers.as_ref().map(duration));
+    say("rollups", rollups.map(ToTokens::into_token_stream));
     let new = quote!(#private::BucketConfig::new(#bucket));
     if said.is_empty() { new } else { quote!(let mut settings = #new; #(#said)* settings) }
 }

@@ -21,6 +21,9 @@ impl<T: KvModel> ReadBucket<T> {
     /// counts for each 10,000 keys. A server before 2.11, or one that does not allow this user that form of a request, is
     /// asked for each key instead, 64 at once. It is no snapshot: of two writes meanwhile it may see the later one alone.
     ///
+    /// Prefer it to a `buffer_unordered` of your own: with more than 128 calls in one task, tokio's cooperative budget
+    /// delays the calls that started first.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

@@ -25,6 +25,9 @@ impl<T: KvModel> Bucket<T> {
     /// written all the same. [`each`](PutMany::each) gives a result for each. Of records of the same key the last stays.
     /// For all or nothing there is [`transaction`](Self::transaction).
     ///
+    /// Prefer it to a `buffer_unordered` of your own: with more than 128 calls in one task, tokio's cooperative budget
+    /// delays the calls that started first.
+    ///
     /// ```
     /// # use kvtyped::prelude::*;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

@@ -119,6 +119,9 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
             ));
         }
     }
+    if config.takes_no_purge() {
+        return Err(Error::no_rollups_for_ttl(&config.name));
+    }
     let ttl = parse_ttl(asked)?;
     match config.ttl {
         Some(longest) if asked > longest => Err(Error::invalid_config(format!(

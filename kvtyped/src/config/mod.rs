@@ -63,7 +63,7 @@ pub struct BucketConfig {
     /// no purge, no `limit_markers`, no TTL of a single key, and no locks or other recipes with leases. All of these
     /// return `Unsupported`. See [`permissions`](crate::permissions).
     ///
-    /// Set it in every program that opens the bucket. A program without this setting reports drift, and
+    /// Set it in every program that opens the bucket, or on the model (`#[kv(rollups = false)]`). A program without this setting reports drift, and
     /// [`Drift::Update`] enables rollups again.
     pub rollups: Option<bool>,
     /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new

@@ -246,6 +246,14 @@ impl Error {
         )
     }
 
+    /// The error of a TTL of a single key in a bucket without rollups.
+    pub(crate) fn no_rollups_for_ttl(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket that allows rollups (`rollups`): the TTL of a single key ends in a marker, which is a rollup",
+            format!("bucket `{bucket}` with `rollups = false`"),
+        )
+    }
+
     pub(crate) fn unsupported(needs: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported { needs: needs.into(), found: found.into() })
     }

@@ -3,7 +3,10 @@
 //! A key codec converts between a typed key, whose segments are [escaped](super::escape), and the stored key. It
 //! accepts only keys that it would write itself, so a record never has two keys.
 
+use std::borrow::Cow;
+
 use super::base64::{self, Alphabet};
+use super::escape::is_plain_text;
 use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 
 /// How the keys of a bucket are stored.
@@ -34,6 +37,9 @@ pub enum KeyCodec {
     ///
     /// It refuses a dot in a segment, the empty text, characters above U+00FF, and a text whose encoding contains `+`,
     /// which is not allowed in a key.
+    ///
+    /// nats.js cannot decode [reserved](Key::RESERVED) keys: its `key` of such an entry throws. Keep locks in a bucket
+    /// that nats.js does not watch.
     Base64NatsJs,
     /// `PathCodec` of orbit.go: `/usr/lib` is `_root_.usr.lib`. For models whose key is one field, `{path..}`.
     ///
@@ -60,19 +66,20 @@ impl KeyCodec {
     /// Returns [`KeyError::Segment`] if the codec cannot express a segment, and [`KeyError::TooLong`] if the stored key
     /// would be too long.
     pub fn encode(self, key: &Key) -> Result<Key, KeyError> {
-        if self == Self::Escaped || key.segments().next() == Some(Key::RESERVED) {
+        let text = key.as_str();
+        if self == Self::Escaped || is_reserved(text) {
             return Ok(key.clone());
         }
-        let mut segments = key.segments();
-        let stored = match (self, segments.next(), segments.next()) {
-            (Self::Path, Some(path), None) => self.encode_segment(path)?,
-            (Self::Path, ..) => return self.refuse("it holds a dot"),
-            _ => {
-                let tokens = key.segments().map(|segment| self.encode_segment(segment));
-                tokens.collect::<Result<Vec<_>, _>>()?.join(".")
+        let mut stored = Vec::with_capacity(text.len() + text.len() / 3 + 16);
+        for (index, segment) in key.segments().enumerate() {
+            match (index, self) {
+                (0, _) => {}
+                (_, Self::Path) => return self.refuse("it holds a dot"),
+                _ => stored.push(b'.'),
             }
-        };
-        Key::new(stored)
+            self.encode_segment(segment, &mut stored)?;
+        }
+        Key::new(text_of(stored))
     }
 
     /// Returns the key that is stored as `stored`.
@@ -81,16 +88,23 @@ impl KeyCodec {
     ///
     /// Returns [`KeyError::Segment`] if [`encode`](Self::encode) writes no such key.
     pub fn decode(self, stored: &Key) -> Result<Key, KeyError> {
-        if self == Self::Escaped || stored.segments().next() == Some(Key::RESERVED) {
+        if self == Self::Escaped || is_reserved(stored.as_str()) {
             return Ok(stored.clone());
         }
-        let key = match self {
-            Self::Path => escape(&path_of(stored.as_str())).into_owned(),
+        let mut key = String::with_capacity(stored.as_str().len());
+        match self {
+            Self::Path => key.push_str(&escape(&path_of(stored.as_str()))),
             _ => {
-                let segments = stored.segments().map(|token| self.decode_token(token));
-                segments.collect::<Result<Vec<_>, _>>()?.join(".")
+                let mut bytes = Vec::with_capacity(stored.as_str().len());
+                for (index, token) in stored.segments().enumerate() {
+                    if index > 0 {
+                        key.push('.');
+                    }
+                    bytes.clear();
+                    self.decode_token(token, &mut bytes, &mut key)?;
+                }
             }
-        };
+        }
         let key = Key::new(key)?;
         if self.encode(&key).is_ok_and(|canonical| canonical == *stored) {
             Ok(key)
@@ -113,11 +127,11 @@ impl KeyCodec {
         }
         let stored = match (self, tokens) {
             (Self::Path, [Token::Literal(path)]) => {
-                self.encode_segment(path)?.split('.').fold(Pattern::new(), Pattern::literal)
+                self.encode_literal(path)?.split('.').fold(Pattern::new(), Pattern::literal)
             }
             (Self::Path, _) => return self.refuse("it holds a dot"),
             (_, tokens) => tokens.iter().try_fold(Pattern::new(), |stored, token| match token {
-                Token::Literal(text) => Ok(stored.literal(&self.encode_segment(text)?)),
+                Token::Literal(text) => Ok(stored.literal(&self.encode_literal(text)?)),
                 Token::Any { .. } => Ok(stored.any()),
             })?,
         };
@@ -129,8 +143,19 @@ impl KeyCodec {
         Err(KeyError::Segment { field: "key", error })
     }
 
-    /// An escaped segment as the codec writes it.
-    fn encode_segment(self, segment: &str) -> Result<String, KeyError> {
+    /// A literal of a pattern as the codec writes it.
+    fn encode_literal(self, segment: &str) -> Result<String, KeyError> {
+        let mut out = Vec::new();
+        self.encode_segment(segment, &mut out)?;
+        Ok(text_of(out))
+    }
+
+    /// Appends an escaped segment as the codec writes it.
+    fn encode_segment(self, segment: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
+        // Most segments hold nothing that is escaped, so they are the text.
+        if is_plain_text(segment) {
+            return self.encode_text(segment, out);
+        }
         let text = unescape(segment).map_err(|error| KeyError::Segment { field: "key", error })?;
         if text.is_empty() {
             return self.refuse("it is empty");
@@ -138,51 +163,74 @@ impl KeyCodec {
         if text.contains('.') {
             return self.refuse("it holds a dot");
         }
+        self.encode_text(&text, out)
+    }
+
+    fn encode_text(self, text: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
+        let start = out.len();
         match self {
-            Self::Escaped => Ok(segment.to_owned()),
-            Self::Base64 => Ok(base64::encode(text.as_bytes(), Alphabet::Url)),
+            Self::Escaped => out.extend_from_slice(escape(text).as_bytes()),
+            Self::Base64 => base64::encode(text.as_bytes(), Alphabet::Url, out),
+            Self::Base64NatsJs if text.is_ascii() => base64::encode(text.as_bytes(), Alphabet::Standard, out),
             Self::Base64NatsJs => {
                 let Some(latin) = text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>() else {
                     return self.refuse("it holds a character that is not in Latin-1");
                 };
-                let token = base64::encode(&latin, Alphabet::Standard);
-                if token.contains('+') { self.refuse("its encoding holds a `+`") } else { Ok(token) }
+                base64::encode(&latin, Alphabet::Standard, out);
             }
-            Self::Path => self.encode_path(&text),
+            Self::Path => return self.encode_path(text, out),
+        }
+        match out.get(start..) {
+            Some(token) if token.contains(&b'+') => self.refuse("its encoding holds a `+`"),
+            _ => Ok(()),
         }
     }
 
-    fn encode_path(self, path: &str) -> Result<String, KeyError> {
+    fn encode_path(self, path: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
         if path == "/" {
-            return Ok(ROOT.to_owned());
+            out.extend_from_slice(ROOT.as_bytes());
+            return Ok(());
         }
         let relative = path.strip_prefix('/').unwrap_or(path);
-        if relative.split('/').any(str::is_empty) {
-            return self.refuse("it has an empty part");
-        }
-        let stored = relative.replace('/', ".");
         if relative.len() < path.len() {
-            return Ok(format!("{ROOT}.{stored}"));
+            out.extend_from_slice(ROOT.as_bytes());
+            out.push(b'.');
+        } else if matches!(relative.split('/').next(), Some(ROOT | Key::RESERVED)) {
+            return self.refuse("its first part is reserved");
         }
-        match relative.split('/').next() {
-            Some(ROOT | Key::RESERVED) => self.refuse("its first part is reserved"),
-            _ => Ok(stored),
+        let mut before = b'/';
+        for byte in relative.bytes() {
+            if byte == b'/' && before == b'/' {
+                return self.refuse("it has an empty part");
+            }
+            before = byte;
+            out.push(if byte == b'/' { b'.' } else { byte });
         }
+        if before == b'/' { self.refuse("it has an empty part") } else { Ok(()) }
     }
 
-    /// A stored segment, escaped.
-    fn decode_token(self, token: &str) -> Result<String, KeyError> {
-        let text = match self {
-            Self::Base64NatsJs => {
-                base64::decode(token, Alphabet::Standard).map(|latin| latin.into_iter().map(char::from).collect())
-            }
-            _ => base64::decode(token, Alphabet::Url).and_then(|bytes| String::from_utf8(bytes).ok()),
+    /// Appends a stored segment to `key`, escaped. `bytes` is empty memory to work in.
+    fn decode_token(self, token: &str, bytes: &mut Vec<u8>, key: &mut String) -> Result<(), KeyError> {
+        let alphabet = if self == Self::Base64NatsJs { Alphabet::Standard } else { Alphabet::Url };
+        let decoded = base64::decode(token.as_bytes(), alphabet, bytes);
+        let text = match (decoded, std::str::from_utf8(bytes)) {
+            (Some(()), Ok(text)) if text.is_ascii() || self == Self::Base64 => Cow::Borrowed(text),
+            (Some(()), _) if self == Self::Base64NatsJs => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
+            _ => return self.refuse("it is not what the codec writes"),
         };
-        match text {
-            Some(text) => Ok(escape(&text).into_owned()),
-            None => self.refuse("it is not what the codec writes"),
-        }
+        key.push_str(&escape(&text));
+        Ok(())
     }
+}
+
+/// Whether the key is one of this library's own.
+fn is_reserved(key: &str) -> bool {
+    key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The text of bytes that a codec wrote. Each of them is ASCII, or from a text.
+fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// The first segment of an absolute path.

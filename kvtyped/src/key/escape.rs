@@ -23,6 +23,11 @@ pub(super) fn is_plain(byte: u8) -> bool {
     PLAIN[usize::from(byte)]
 }
 
+/// Whether a text is its own segment.
+pub(super) fn is_plain_text(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_plain)
+}
+
 pub(super) fn is_plain_character(character: char) -> bool {
     u8::try_from(character).is_ok_and(is_plain)
 }
@@ -42,7 +47,7 @@ pub(super) fn is_plain_character(character: char) -> bool {
 /// assert_eq!(unescape("a=2Eb=20=2A").unwrap(), "a.b *");
 /// ```
 pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.is_empty() && text.bytes().all(is_plain) {
+    if is_plain_text(text) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);

@@ -23,6 +23,8 @@ pub(super) struct Place {
 
 /// The smallest `max_value_size` that a recipe's records surely fit into, headers included.
 const ROOM: u32 = 1_024;
+/// The smallest `max_bytes` of a bucket that a recipe works in: a record, and the reserve of [`check_room`].
+const SMALLEST: u64 = 2 * ROOM as u64;
 
 impl Place {
     pub(super) fn new(store: &Store, bucket: impl Into<String>) -> Self {
@@ -87,6 +89,12 @@ impl Place {
             open = open.replicas(replicas);
         }
         if let Some(bytes) = self.max_bytes {
+            if bytes < SMALLEST {
+                let reason = format!(
+                    "`max_bytes` is {bytes}, and must be at least {SMALLEST} for a record of the recipe and room to renew it"
+                );
+                return Err(Error::invalid_config(reason).within("open", &self.bucket, None));
+            }
             open = open.max_bytes(bytes);
         }
         let bucket = open.await?;
@@ -101,7 +109,8 @@ impl Place {
 ///
 /// `Unsupported`, with what is needed and what was found.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
-    let BucketConfig { history, ttl, max_value_size, limit_markers, mirror, rollups, irregular, .. } = config;
+    let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, rollups, irregular, .. } =
+        config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
         return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
@@ -120,6 +129,11 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
     {
         return unfit("a bucket whose values may have 1,024 bytes", format!("max_value_size = {size}"));
     }
+    if let Some(bytes) = max_bytes
+        && *bytes < SMALLEST
+    {
+        return unfit("a bucket that may have 2,048 bytes, to hold and renew a record", format!("max_bytes = {bytes}"));
+    }
     let Some(longest) = longest else { return Ok(()) };
     match history {
         None | Some(1) => {}
@@ -135,7 +149,8 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
     }
     if limit_markers.is_none() {
         return unfit(
-            "a bucket with limit markers, which needs nats-server 2.11 and is set when the bucket is made: those who wait hear by them of what expired",
+            "a bucket with `limit_markers`, which announce that a lease expired: open it once with `.limit_markers(..)` and \
+             `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
             "a bucket without".to_owned(),
         );
     }
@@ -198,7 +213,8 @@ macro_rules! place_options {
             /// Sets the maximum size in bytes of a new bucket, for accounts that require a limit.
             ///
             /// An eighth of the size stays free for renewals and expiries. When the rest is used, new leases fail with
-            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue.
+            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue. Less than 2,048 bytes
+            /// is refused (`InvalidConfig`).
             pub fn max_bytes(mut self, bytes: u64) -> Self {
                 self.place.set_max_bytes(bytes);
                 self

@@ -115,6 +115,9 @@ impl BucketState {
         if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.config.name));
         }
+        if write.ttl.is_some() && self.config.takes_no_purge() {
+            return Err(Error::no_rollups_for_ttl(&self.config.name));
+        }
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));

@@ -251,10 +251,13 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Refuses a message that would close the connection, and a purge in a bucket without rollups.
+    /// Refuses a message that would close the connection, and a purge or a TTL in a bucket without rollups.
     pub(super) fn check(&self) -> Result<()> {
         if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.place.config.name));
+        }
+        if self.write.ttl.is_some() && self.place.config.takes_no_purge() {
+            return Err(Error::no_rollups_for_ttl(&self.place.config.name));
         }
         let limit = self.place.api.wire().max_payload();
         if self.size > limit {
