@@ -122,7 +122,7 @@ impl<R: Send + 'static> Shared<R> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the work, unless it has ended. Tells whether it has.
+    /// Polls the work unless it has ended. Returns whether it has ended.
     fn advance(&self, waker: &Waker) -> bool {
         let mut work = self.work();
         // If the work panics, it is gone.
