@@ -116,8 +116,8 @@ pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
     sitting.tells(&news).await;
 }
 
-/// A watch after a revision reports whether every later write is kept. It is not for a revision that the bucket has not
-/// reached.
+/// A watch after a revision reports whether every later write is kept. It reports `false` for a revision that the
+/// bucket has not reached.
 pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));

@@ -12,7 +12,7 @@ impl<D: fmt::Display> fmt::Display for Escaped<D> {
     }
 }
 
-/// Passes a text on, escaped.
+/// Escapes the text that is written to it.
 struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl Write for Escaping<'_, '_> {
@@ -30,7 +30,7 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// Whether a character is shown escaped.
+/// Whether a character must be escaped.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')

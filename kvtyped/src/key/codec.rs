@@ -1,4 +1,4 @@
-//! Keys as other clients encode them.
+//! Key encodings of other clients.
 //!
 //! A key codec converts between a typed key, whose segments are [escaped](super::escape), and the stored key. It
 //! accepts only keys that it would write itself, so a record never has two keys.
@@ -6,7 +6,7 @@
 use super::base64::{self, Alphabet};
 use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 
-/// How the keys of a bucket are stored.
+/// The encoding of the keys of a bucket.
 ///
 /// Choose one with `#[kv(key_codec = "base64")]` on a model or with `.key_codec(..)` on a bucket. All programs that use
 /// a bucket must choose the same codec. A program with another codec reads wrong keys or none.
@@ -129,7 +129,7 @@ impl KeyCodec {
         Err(KeyError::Segment { field: "key", error })
     }
 
-    /// An escaped segment as the codec writes it.
+    /// Encodes an escaped segment.
     fn encode_segment(self, segment: &str) -> Result<String, KeyError> {
         let text = unescape(segment).map_err(|error| KeyError::Segment { field: "key", error })?;
         if text.is_empty() {
@@ -170,7 +170,7 @@ impl KeyCodec {
         }
     }
 
-    /// A stored segment, escaped.
+    /// Decodes a stored segment into an escaped one.
     fn decode_token(self, token: &str) -> Result<String, KeyError> {
         let text = match self {
             Self::Base64NatsJs => {
