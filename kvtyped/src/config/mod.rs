@@ -21,7 +21,7 @@ pub struct BucketConfig {
     pub name: String,
     /// The number of revisions that a key keeps, 1 to 64. Default: 1.
     pub history: Option<u8>,
-    /// The time after a write at which the value expires, at least 100 ms. Default: never.
+    /// The TTL of every value, counted from its write, at least 100 ms. Default: values never expire.
     pub ttl: Option<Duration>,
     /// The largest value, in bytes. A server counts the headers of a message, too: allow about 256 bytes for them.
     pub max_value_size: Option<u32>,
