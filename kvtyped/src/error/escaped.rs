@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 /// Displays a value and escapes the characters that end a line, move the cursor or change the direction of a text. A
-/// name can therefore not forge a line of a log. The escapes are those of Rust: `\\n` and `\\u{1b}`.
+/// name can therefore not forge a line of a log. The escapes have the syntax of Rust: `\\n` and `\\u{1b}`.
 pub(crate) struct Escaped<D>(pub(crate) D);
 
 impl<D: fmt::Display> fmt::Display for Escaped<D> {
