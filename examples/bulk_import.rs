@@ -61,7 +61,7 @@ async fn main() -> Result<(), Error> {
     }
     listing.finish();
 
-    // By their keys, in the order of the keys.
+    // Read records by their keys. The results have the order of the keys.
     let keys: Vec<CustomerKey> = rows.iter().rev().take(3).map(KvModel::key).collect();
     let names = customers.get_many(&keys).await?.into_iter().flatten().map(|customer| customer.name.clone());
     println!("the last three: {:?}", names.collect::<Vec<_>>());

@@ -1,9 +1,9 @@
 //! One of several nodes leads. The other nodes know the leader, and another one takes over when it dies.
 //!
 //! ```sh
-//! cargo run --example leader_election                                           # three nodes in this process; one dies
+//! cargo run --example leader_election                                           # two nodes and an observer; one dies
 //! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- ada  # in one terminal
-//! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- bob  # in another; then kill the one that leads
+//! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- bob  # in another; then kill the leader
 //! ```
 
 use kvtyped::prelude::*;

@@ -109,7 +109,7 @@ async fn main() -> Result<(), Error> {
     println!("Meet a conflict");
     let key = AccountKey::new("ada");
     let read = bank.get(&key).await?.expect("it was opened");
-    bank.put(read.value()).await?; // somebody else, who comes first
+    bank.put(read.value()).await?; // another writer comes first
     let stale = bank.transaction().update(read.value(), read.revision()).delete(&AccountKey::new("alan"));
     match stale.commit().await {
         Ok(committed) => println!("  written at {:?}", committed.revisions()),

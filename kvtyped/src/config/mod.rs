@@ -69,9 +69,9 @@ pub struct BucketConfig {
     /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
     /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
-    /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each one
-    /// breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows the
-    /// change. Ignored in a requested configuration.
+    /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each
+    /// one breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows
+    /// the change. Ignored in a requested configuration.
     pub irregular: Vec<Difference>,
 }
 

@@ -16,8 +16,8 @@ pub trait ModelKey:
     /// The template of the key, for messages: `{tenant}.{id}`.
     const TEMPLATE: &'static str;
 
-    /// The bucket that the key's model declares, if the key belongs to one model. A transaction of another bucket refuses
-    /// to remove the record of the key.
+    /// The bucket that the key's model declares, if the key belongs to one model. A transaction of another bucket
+    /// refuses to remove the record of the key.
     const BUCKET: Option<&'static str> = None;
 
     /// Writes the literals and the fields in the order of the template.
