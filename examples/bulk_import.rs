@@ -1,7 +1,7 @@
-//! Many records at once, with a progress bar: written, listed page by page, read by their keys, removed, compacted.
+//! Many records, with a progress bar: written, listed page by page, read by their keys, removed, compacted.
 //!
-//! `cargo run --example bulk_import`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server.
-//! The number of records may be said: `cargo run --example bulk_import -- 100000`.
+//! `cargo run --example bulk_import`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server. The argument is the
+//! number of records: `cargo run --example bulk_import -- 100000`.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kvtyped::prelude::*;
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Error> {
         .map(|id| Customer { country: ["de", "fr", "it"][id as usize % 3].into(), id, name: format!("customer {id}") })
         .collect();
 
-    // Many are on their way at once; what fails is told for each.
+    // Many writes are in flight at once. Each failed write returns its own error.
     let importing = bar("import", count);
     let results = customers.put_many(&rows).on_progress(|written| importing.set_position(written.done as u64)).each();
     let failed =
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Error> {
     importing.finish();
     println!("{failed} of {count} failed; {} are French", customers.count(CustomerKey::filter().country("fr")).await?);
 
-    // Page by page: the cursor is a text that goes on where the page before ended, in another process if need be.
+    // Read page by page. The cursor is a text that continues after the previous page, even in another process.
     let listing = bar("list", count);
     let mut cursor = None;
     loop {
@@ -61,7 +61,7 @@ async fn main() -> Result<(), Error> {
     }
     listing.finish();
 
-    // By their keys, in the order of the keys.
+    // Read records by their keys. The results have the order of the keys.
     let keys: Vec<CustomerKey> = rows.iter().rev().take(3).map(KvModel::key).collect();
     let names = customers.get_many(&keys).await?.into_iter().flatten().map(|customer| customer.name.clone());
     println!("the last three: {:?}", names.collect::<Vec<_>>());

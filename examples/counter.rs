@@ -1,8 +1,8 @@
-//! Several tasks, and by a URL several processes, count together: visits by page, orders by numbers that nobody else gets,
-//! mails by a limit that all share.
+//! Tasks, and with a URL also processes, count together: visits per page, unique numbers of orders, and mails within a
+//! shared limit.
 //!
-//! `cargo run --example counter` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, start it in two terminals at
-//! once: the totals are those of both.
+//! `cargo run --example counter` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, start it in two terminals
+//! at once: the totals include both processes.
 
 use kvtyped::prelude::*;
 

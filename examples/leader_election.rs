@@ -1,34 +1,34 @@
-//! One of several nodes leads, all others know which, and another takes over when it dies.
+//! One of several nodes leads. The other nodes know the leader, and another one takes over when it dies.
 //!
 //! ```sh
-//! cargo run --example leader_election                                           # three nodes in this process; one dies
+//! cargo run --example leader_election                                           # two nodes and an observer; one dies
 //! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- ada  # in one terminal
-//! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- bob  # in another; then kill the one that leads
+//! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- bob  # in another; then kill the leader
 //! ```
 
 use kvtyped::prelude::*;
 
-/// What a node says of itself.
+/// The value that a node publishes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Node {
     name: String,
     jobs: u32,
 }
 
-/// Short, so that the hand-over is soon seen. The default of 30 s outlives the election of a new leader in a cluster.
+/// Short, so that the hand-over is quick. The default of 30 s outlives the election of a new leader in a cluster.
 const TTL: Duration = Duration::from_secs(2);
 
 fn election(store: &Store, name: &str) -> Election<Node> {
     store.election("scheduler").ttl(TTL).owner(name)
 }
 
-/// Stands for election, and schedules so many jobs as the leader.
+/// Campaigns, and runs `jobs` jobs as the leader.
 async fn lead(store: Store, name: &str, jobs: u32) -> Result<(), Error> {
     let mut me = Node { name: name.to_owned(), jobs: 0 };
     let leadership = election(&store, name).campaign(&me).await?;
     println!("{name}: leads, term {}", leadership.fence());
 
-    // Dropped at the moment when another may lead.
+    // The future is dropped when another node may lead.
     let schedule = leadership.run(async {
         for _ in 0..jobs {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -43,7 +43,7 @@ async fn lead(store: Store, name: &str, jobs: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells who leads, and what the leader proclaims.
+/// Prints each leader and its published value.
 async fn observe(store: Store) -> Result<(), Error> {
     let mut leaders = election(&store, "observer").observe().await?;
     while let Some(leader) = leaders.try_next().await? {
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Error> {
     }
 
     let observer = tokio::spawn(observe(store.clone()));
-    // A node that dies: all that runs in its runtime ends with it, the renewal of its lease included.
+    // A node that dies: everything in its runtime ends, including the renewal of its lease.
     let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let doomed = doomed.expect("a runtime of its own");
     doomed.spawn(lead(store.clone(), "ada", 1_000));
@@ -72,7 +72,7 @@ async fn main() -> Result<(), Error> {
     println!("ada is killed");
     doomed.shutdown_background();
     bob.await.expect("bob does not panic")?;
-    // It would go on for ever. What was said right before the resignation it may have missed.
+    // The observer never ends. It may have missed the value that was published right before the resignation.
     observer.abort();
     Ok(())
 }

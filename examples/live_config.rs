@@ -1,7 +1,7 @@
-//! Configuration that reloads itself: a bad value is refused, and the last good one stays.
+//! Configuration that reloads itself: an invalid value is refused, and the last valid one stays.
 //!
-//! `cargo run --example live_config`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server, where a change made by
-//! anybody (`nats kv put live_config app '{"greeting":"hi","workers":8}'`) is seen the same way.
+//! `cargo run --example live_config`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server, where the program also
+//! sees the changes of other clients (`nats kv put live_config app '{"greeting":"hi","workers":8}'`).
 
 use kvtyped::prelude::*;
 
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Error> {
     let config = configs.live(&AppConfigKey).or_default().validate(check).await?;
     println!("nothing is stored: {:?}", config.load());
 
-    // The program reads the value wherever it needs it, and somebody changes it.
+    // The program reads the value, and another writer changes it.
     configs.put(&AppConfig { greeting: "welcome".into(), workers: 8 }).await?;
     println!("a change arrives:  {:?}", config.changed().await?);
 

@@ -8,7 +8,7 @@
 
 use kvtyped::prelude::*;
 
-/// What the job changes; its lock stands beside it.
+/// The record that the job changes. Its lock is in the same bucket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "reports", key = "{month}", history = 1)]
 struct Report {
@@ -17,7 +17,7 @@ struct Report {
     last_writer: String,
 }
 
-/// Short, so that the hand-over is soon seen. The default of 30 s outlives the election of a new leader in a cluster.
+/// Short, so that the hand-over is quick. The default of 30 s outlives the election of a new leader in a cluster.
 const TTL: Duration = Duration::from_secs(2);
 
 /// Adds pages to the report, one every half second, under its lock.
@@ -29,7 +29,7 @@ async fn work(store: Store, name: &str, pages: u32) -> Result<(), Error> {
     let guard = reports.lock(&key).owner(name).ttl(TTL).await?;
     println!("{name}: has the lock, fence {}", guard.fence());
 
-    // Dropped at the moment when the lock is lost.
+    // The future is dropped when the lock is lost.
     let job = guard.run(async {
         for _ in 0..pages {
             let mut report = match reports.get(&key).read(Read::Leader).await? {
@@ -38,7 +38,7 @@ async fn work(store: Store, name: &str, pages: u32) -> Result<(), Error> {
             };
             report.pages += 1;
             report.last_writer = name.to_owned();
-            // Refused by the server itself, should another have taken the lock since.
+            // The server refuses the write if another holder has taken the lock since.
             reports.put(&report).fenced_by(&guard).await?;
             println!("{name}: page {}", report.pages);
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Error> {
         return work(store, &name, 60).await;
     }
 
-    // A worker that dies: all that runs in its runtime ends with it, the renewal of its lock included.
+    // A worker that dies: everything in its runtime ends, including the renewal of its lock.
     let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let doomed = doomed.expect("a runtime of its own");
     doomed.spawn(work(store.clone(), "ada", 1_000));

@@ -1,4 +1,4 @@
-//! A charge that is made once, whoever asks for it and how often.
+//! A charge that is made only once, however many workers request it.
 //!
 //! ```sh
 //! cargo run --example once                                               # four workers in this process
@@ -18,8 +18,8 @@ struct Receipt {
 #[derive(Debug)]
 struct Declined;
 
-/// The payment service. The key goes with the charge: a worker that dies between the charge and the storing of its receipt
-/// is followed by another, and only the service itself can tell then that it was charged already.
+/// The payment service. The key is part of the charge: a worker may die after the charge and before it stores the
+/// receipt. Another worker then repeats the call, and only the service can detect that the order is charged already.
 async fn charge(idempotency_key: &str, worker: &str, declined: bool) -> Result<Receipt, Declined> {
     println!("{worker}: charges {idempotency_key}");
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Error> {
         return settle(store, order, format!("process {}", std::process::id()), false).await;
     }
 
-    // Whoever comes first is declined; of those who wait, one takes over, and the others get its receipt.
+    // The first worker is declined. Of the waiting workers, one takes over, and the others get its receipt.
     let order = format!("order-{}", std::process::id());
     let mut workers = Vec::new();
     for number in 1..=4 {
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Error> {
         worker.await.expect("a worker does not panic")?;
     }
 
-    // A client that tries again later gets the same receipt.
+    // A client that retries later gets the same receipt.
     settle(store.clone(), order, "worker 5".to_owned(), false).await?;
     store.close().await
 }

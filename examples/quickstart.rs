@@ -1,13 +1,13 @@
-//! The main job in one go: model, store, read, update, meet a conflict, list, look back.
+//! The main features in one program: model, store, read, update, handle a conflict, list, read the history.
 //!
-//! `cargo run --example quickstart` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222` the same program does the
-//! same on a real one.
+//! `cargo run --example quickstart` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, the same program runs on
+//! a real server.
 
 use std::time::SystemTime;
 
 use kvtyped::prelude::*;
 
-/// A session: one revision of each is kept, and one that is not used for half an hour is gone.
+/// A session. The bucket keeps one revision of each, and a session expires half an hour after its last write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "quickstart_sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
 struct Session {
@@ -17,7 +17,7 @@ struct Session {
     visits: u32,
 }
 
-/// The one configuration: its last ten revisions are kept.
+/// The only configuration record. The bucket keeps its last ten revisions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "quickstart_config", key = "app", history = 10)]
 struct AppConfig {

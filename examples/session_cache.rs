@@ -1,4 +1,4 @@
-//! A local copy of all sessions: read without a network, kept by a watch, looked up by user as well as by key.
+//! A local copy of all sessions: read without the network, updated by a watch, looked up by user or by key.
 //!
 //! `cargo run --example session_cache`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server.
 
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Error> {
     sessions.put(&session("acme", 1, "ada")).await?;
     sessions.put(&session("acme", 2, "grace")).await?;
 
-    // Ready when it is awaited: what is there is in it.
+    // The cache contains all existing records once the future completes.
     let cache = sessions.cache(SessionKey::filter().tenant("acme")).await?;
     let by_user = cache.index_by(|session| session.user.clone());
     println!("sessions of acme: {}", cache.len());
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Error> {
     sessions.put(&session("acme", 2, "linus")).await?;
     let last = sessions.delete(&SessionKey::new("acme", 1)).await?;
 
-    // A writer that wants to read its own write here waits for its revision.
+    // A writer that must read its own write from the cache waits for its revision.
     cache.wait_for_revision(last).await?;
     for _ in 0..3 {
         if let Some(Ok(change)) = changes.next().await {

@@ -1,7 +1,7 @@
-//! Transfers between accounts by many tasks at once: no money is made, and none is lost.
+//! Concurrent transfers between accounts: the sum of all balances never changes.
 //!
-//! `cargo run --example transfer` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222` the same program does the
-//! same on a real one (nats-server 2.12 or newer).
+//! `cargo run --example transfer` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, the same program runs on a
+//! real server (nats-server 2.12 or newer).
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ impl std::error::Error for Refused {}
 
 const OWNERS: [&str; 4] = ["ada", "alan", "grace", "linus"];
 
-/// Both accounts change and the transfer is recorded, or nothing of it; whatever others do meanwhile.
+/// Changes both accounts and records the transfer, or does nothing, regardless of concurrent writers.
 async fn transfer(bank: &Bucket<Account>, transfer: &Transfer) -> Result<(), TransactError> {
     let moved = bank.transact(|tx| async move {
         let mut from = tx.get(&AccountKey::new(&*transfer.from)).await?.ok_or(Refused::NoAccount)?;
@@ -59,7 +59,7 @@ async fn transfer(bank: &Bucket<Account>, transfer: &Transfer) -> Result<(), Tra
     moved.timeout(Duration::from_secs(30)).await
 }
 
-/// What all accounts hold at one moment.
+/// Returns the sum of all balances at one moment.
 async fn sum(bank: &Bucket<Account>) -> Result<u32, TransactError> {
     let all = bank.transact(|tx| async move {
         let mut sum = 0;
@@ -109,7 +109,7 @@ async fn main() -> Result<(), Error> {
     println!("Meet a conflict");
     let key = AccountKey::new("ada");
     let read = bank.get(&key).await?.expect("it was opened");
-    bank.put(read.value()).await?; // somebody else, who comes first
+    bank.put(read.value()).await?; // another writer comes first
     let stale = bank.transaction().update(read.value(), read.revision()).delete(&AccountKey::new("alan"));
     match stale.commit().await {
         Ok(committed) => println!("  written at {:?}", committed.revisions()),

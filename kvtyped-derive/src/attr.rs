@@ -1,4 +1,4 @@
-//! What is written in `#[kv(..)]`: syntax alone, with every token kept.
+//! The syntax of `#[kv(..)]`, with every token kept.
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -52,7 +52,7 @@ pub(crate) struct Container {
     pub(crate) krate: Option<Path>,
 }
 
-/// The attributes of a model's field: the words themselves.
+/// The attributes of a model's field: only their identifiers.
 #[derive(Default)]
 pub(crate) struct Field {
     pub(crate) key: Option<Ident>,
@@ -102,7 +102,7 @@ pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
     found
 }
 
-/// Goes through the items of every `#[kv(..)]`; an item that is wrong is reported and skipped.
+/// Calls `item` for each item of every `#[kv(..)]`. Reports and skips an invalid item.
 pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("kv")) {
         let list = match attr.meta.require_list() {
@@ -136,7 +136,7 @@ pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&I
     }
 }
 
-/// Stores what an item says, once.
+/// Stores the value of an item. Reports an item that is repeated.
 pub(crate) fn set<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
     let parsed = parse()?;
     if slot.replace(parsed).is_some() {

@@ -1,4 +1,4 @@
-//! The rules that look at more than one thing, or at the meaning of one.
+//! The rules about the meaning of items, and about several items together.
 
 use quote::ToTokens;
 use syn::{GenericParam, Type};
@@ -7,7 +7,7 @@ use crate::ctxt::Ctxt;
 use crate::model::{Field, Model, Segment, ungrouped};
 use crate::serde_attr::struct_has_default;
 
-/// The third phase: every rule has its say.
+/// The third phase: checks every rule.
 pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     there_is_a_key(model, ctxt);
     the_key_is_said_once(model, ctxt);

@@ -17,7 +17,7 @@ impl Ctxt {
         self.push(Error::new_spanned(tokens, message));
     }
 
-    /// Reports an error that knows its place.
+    /// Reports an error that has its own span.
     pub(crate) fn push(&mut self, error: Error) {
         match &mut self.errors {
             Some(errors) => errors.combine(error),
@@ -25,12 +25,12 @@ impl Ctxt {
         }
     }
 
-    /// The value, or `None` and the error reported.
+    /// Returns the value, or reports the error and returns `None`.
     pub(crate) fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.push(error)).ok()
     }
 
-    /// Ends a phase: its errors, if there are any.
+    /// Ends a phase. Returns its errors, if there are any.
     pub(crate) fn end_of_phase(&mut self) -> Result<()> {
         self.errors.take().map_or(Ok(()), Err)
     }

@@ -1,6 +1,6 @@
-//! What stands in for a type that is wrong, so that its uses elsewhere stay quiet.
+//! Replacement items for an invalid type, so that its uses elsewhere cause no further errors.
 //!
-//! These are the items that a right type gets, as far as they can be guessed; nothing in them does anything.
+//! These are the items of a valid type, as far as they can be guessed. Their functions do nothing.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -83,7 +83,7 @@ pub(crate) fn model(input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// The traits of a key, which ask nothing of its fields: those may be what is wrong.
+/// Generates the traits of a key without bounds on its fields, because the fields may be invalid.
 fn key_traits(private: &TokenStream, key: &TokenStream, generics: &Generics) -> TokenStream {
     let (generics, _, bounds) = generics.split_for_impl();
     quote! {
@@ -135,12 +135,13 @@ fn key_traits(private: &TokenStream, key: &TokenStream, generics: &Generics) -> 
     }
 }
 
-/// With the predicates, if there are parameters: of a plain type they would be claims that rustc checks on the spot.
+/// Adds the predicates if there are parameters. For a type without parameters, rustc would check the predicates at
+/// once.
 fn bounded(generics: &Generics, predicates: Vec<WherePredicate>) -> Generics {
     if generics.params.is_empty() { generics.clone() } else { generics::with(generics, predicates) }
 }
 
-/// The fields that the key probably has: the marked ones, and whatever follows a brace in the template.
+/// Guesses the fields of the key: the marked ones, and every name after a brace in the template.
 fn guess<'a, 'b>(parts: &'b Parts<'a>) -> Vec<&'b Field<'a>> {
     let template = parts.attrs.key.as_ref().map(syn::LitStr::value).unwrap_or_default();
     let named = template.split('{').skip(1).map(|rest| {

@@ -1,11 +1,11 @@
-//! Which of a model's generic parameters its key needs.
+//! The generic parameters of a model that its key needs.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::punctuated::Punctuated;
 use syn::{GenericParam, Generics, Ident, Type};
 
-/// The parameters that these types name, with their bounds, and the predicates that speak of no others.
+/// Returns the parameters that these types name, with their bounds, and the predicates that name no other parameter.
 pub(crate) fn of_types<'a>(generics: &Generics, types: impl Iterator<Item = &'a Type>) -> Generics {
     let tokens: TokenStream = types.map(ToTokens::to_token_stream).collect();
     let (used, unused): (Vec<_>, Vec<_>) = generics.params.iter().partition(|param| names(&tokens, name(param)));
@@ -39,7 +39,7 @@ pub(crate) fn speaks_of(ty: &Type, generics: &Generics) -> bool {
     generics.params.iter().any(|param| names(&ty.to_token_stream(), name(param)))
 }
 
-/// With further predicates.
+/// Adds predicates.
 pub(crate) fn with(generics: &Generics, predicates: impl IntoIterator<Item = syn::WherePredicate>) -> Generics {
     let mut generics = generics.clone();
     let mut predicates = predicates.into_iter().peekable();

@@ -1,4 +1,4 @@
-//! A model as the other phases see it: names resolved, nothing of the attribute syntax left.
+//! The model for the later phases: names are resolved, and no attribute syntax is left.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -12,7 +12,7 @@ use crate::serde_attr::SerdeField;
 use crate::settings::Settings;
 use crate::template::{self, Template};
 
-/// What the attributes say, each for itself.
+/// The parsed attributes, before names are resolved.
 pub(crate) struct Parts<'a> {
     pub(crate) input: &'a DeriveInput,
     pub(crate) attrs: Container,
@@ -73,7 +73,7 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
     Parts { input, attrs, settings, template, fields }
 }
 
-/// A model, ready to be checked and written.
+/// A resolved model, as the input of `check` and `expand`.
 pub(crate) struct Model<'a> {
     pub(crate) input: &'a DeriveInput,
     pub(crate) krate: Path,
@@ -81,17 +81,17 @@ pub(crate) struct Model<'a> {
     pub(crate) filter: Ident,
     pub(crate) codec: Option<Type>,
     pub(crate) settings: Settings,
-    /// The variant of `KeyCodec`, and where it is named.
+    /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
     /// Whether the key comes from a template.
     pub(crate) has_template: bool,
-    /// The template's text, made up if the key comes from marked fields.
+    /// The text of the template. Generated if the key comes from marked fields.
     pub(crate) template: String,
     pub(crate) segments: Vec<Segment>,
 }
 
-/// What stands between two dots of a key.
+/// The part of a key between two dots.
 pub(crate) enum Segment {
     Literal(String),
     Field { prefix: String, field: usize, suffix: String },
@@ -141,7 +141,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     }
 }
 
-/// The path by which generated code finds the library.
+/// Returns the path of the library for generated code.
 pub(crate) fn krate(attrs: &Container) -> Path {
     attrs.krate.clone().unwrap_or_else(|| syn::parse_quote!(::kvtyped))
 }
@@ -159,13 +159,13 @@ fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
     }
 }
 
-/// The names of the generated types.
+/// Returns the names of the generated key and filter types.
 pub(crate) fn key_and_filter(model: &Ident, attrs: &Container) -> (Ident, Ident) {
     let name = |said: &Option<Ident>, usual| said.clone().unwrap_or_else(|| quote::format_ident!("{model}{usual}"));
     (name(&attrs.key_name, "Key"), name(&attrs.filter_name, "Filter"))
 }
 
-/// The fields that are marked `#[kv(key)]`, one segment each.
+/// Builds a template of the fields that are marked `#[kv(key)]`, one segment each.
 fn of_marked(fields: &[Field<'_>]) -> Template {
     let marked =
         fields.iter().filter(|field| field.attrs.key.is_some()).map(|field| (field.name(), field.ident.span()));
@@ -179,7 +179,7 @@ fn of_marked(fields: &[Field<'_>]) -> Template {
 }
 
 impl<'a> Model<'a> {
-    /// The fields of the key, in the key's order.
+    /// Returns the fields of the key, in the order of the key.
     pub(crate) fn key_fields(&self) -> Vec<&Field<'a>> {
         let field = |segment: &Segment| match segment {
             Segment::Literal(_) => None,
@@ -192,25 +192,25 @@ impl<'a> Model<'a> {
         self.key_fields().iter().any(|field| field.ident == ident)
     }
 
-    /// The field that is the value, if one is marked.
+    /// Returns the field that is marked as the value, if there is one.
     pub(crate) fn value_field(&self) -> Option<&Field<'a>> {
         self.fields.iter().find(|field| field.attrs.value.is_some())
     }
 
-    /// The path to what generated code may name.
+    /// Returns the path of the items for generated code.
     pub(crate) fn private(&self) -> TokenStream {
         let krate = &self.krate;
         quote!(#krate::__private)
     }
 
-    /// The codec, said or not.
+    /// Returns the codec of the model, or the default one.
     pub(crate) fn codec(&self) -> TokenStream {
         let private = self.private();
         self.codec.as_ref().map_or_else(|| quote!(#private::Json), ToTokens::to_token_stream)
     }
 }
 
-/// A type without the invisible group that a `macro_rules!` fragment comes in.
+/// Removes the invisible group that a `macro_rules!` fragment adds to a type.
 pub(crate) fn ungrouped(mut ty: &Type) -> &Type {
     while let Type::Group(group) = ty {
         ty = &group.elem;

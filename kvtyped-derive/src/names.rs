@@ -1,7 +1,7 @@
-//! Names: their cases, and which one was probably meant.
+//! The cases of names, and suggestions for misspelled names.
 
-/// The words of a name in `PascalCase` or `snake_case`, in lower case; a row of capitals is one word (`HTTPServer` is
-/// `http`, `server`).
+/// Returns the lower-case words of a name in `PascalCase` or `snake_case`. A sequence of capitals is one word
+/// (`HTTPServer` is `http`, `server`).
 fn words(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let characters: Vec<char> = name.chars().collect();
@@ -23,12 +23,12 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// `AppConfig` as `app_config`.
+/// Converts `AppConfig` to `app_config`.
 pub(crate) fn snake_case(name: &str) -> String {
     words(name).join("_")
 }
 
-/// How the names of variants are written.
+/// The case of the names of variants.
 #[derive(Clone, Copy)]
 pub(crate) enum Case {
     Lower,
@@ -42,7 +42,7 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    /// Every case, by its name.
+    /// All cases with their names.
     pub(crate) const ALL: [(&'static str, Self); 8] = [
         ("lowercase", Self::Lower),
         ("UPPERCASE", Self::Upper),
@@ -54,7 +54,7 @@ impl Case {
         ("SCREAMING-KEBAB-CASE", Self::ScreamingKebab),
     ];
 
-    /// The name of a variant in this case, by the rules of serde.
+    /// Returns the name of a variant in this case, by the rules of serde.
     pub(crate) fn apply(self, variant: &str) -> String {
         match self {
             Self::Pascal => variant.to_owned(),
@@ -81,7 +81,7 @@ impl Case {
     }
 }
 
-/// The end of a message about a name that does not exist: the nearest legal one, else all of them.
+/// Returns the end of a message about an unknown name: the nearest valid name, or else all of them.
 pub(crate) fn suggest<'a>(name: &str, legal: impl IntoIterator<Item = &'a str>, kind: &str) -> String {
     let legal: Vec<&str> = legal.into_iter().collect();
     let nearest = legal.iter().map(|legal| (distance(name, legal), *legal)).min();
@@ -92,12 +92,12 @@ pub(crate) fn suggest<'a>(name: &str, legal: impl IntoIterator<Item = &'a str>, 
     }
 }
 
-/// Names for a message: `` `a`, `b` ``.
+/// Formats names for a message: `` `a`, `b` ``.
 pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// How many characters to insert, drop, replace or swap with their neighbour; case does not count.
+/// Returns the number of characters to insert, drop, replace or swap with their neighbour. Ignores case.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.to_lowercase().chars().collect();
     let b: Vec<char> = b.to_lowercase().chars().collect();

@@ -11,7 +11,7 @@ use crate::ctxt::Ctxt;
 use crate::generics;
 use crate::names::{self, Case};
 
-/// What a segment's text is made of.
+/// The source of a segment's text.
 enum Segment<'a> {
     /// The text of the one field.
     Newtype { member: Member, field: &'a Field },
@@ -101,7 +101,7 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
     }
 }
 
-/// The text of a variant.
+/// Returns a variant with its text.
 fn text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
     if !variant.fields.is_empty() {
         let name = &variant.ident;

@@ -1,9 +1,9 @@
-//! The part of `#[serde(..)]` that decides whether a field of the key is read back.
+//! The part of `#[serde(..)]` that decides whether serde reads back a field of the key.
 
 use syn::meta::ParseNestedMeta;
 use syn::{Attribute, LitStr};
 
-/// What serde does with a field.
+/// The serde attributes of a field.
 #[derive(Default)]
 pub(crate) struct SerdeField {
     skip_serializing: bool,
@@ -54,7 +54,7 @@ impl SerdeField {
         self.skip_serializing || self.skip_deserializing
     }
 
-    /// Returns why serde cannot read back the field `name`, or `None` if it can.
+    /// Returns the reason why serde cannot read back the field `name`, or `None` if it can.
     pub(crate) fn mismatch(&self, name: &str, default_of_struct: bool) -> Option<String> {
         if self.skip_deserializing {
             return None;

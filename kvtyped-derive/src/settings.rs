@@ -1,4 +1,4 @@
-//! The settings of the bucket, checked as `BucketConfig::validate` will check them.
+//! The settings of the bucket, with the same checks as `BucketConfig::validate`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::ctxt::Ctxt;
 use crate::names;
 use crate::units;
 
-/// What a model says about its bucket.
+/// The settings of the bucket that a model declares.
 pub(crate) struct Settings {
     pub(crate) bucket: String,
     pub(crate) history: Option<u8>,
@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     pub(crate) replicas: Option<u8>,
     pub(crate) compression: Option<bool>,
     pub(crate) description: Option<String>,
-    /// Zero for none.
+    /// Zero disables the markers.
     pub(crate) limit_markers: Option<Duration>,
     pub(crate) rollups: Option<bool>,
 }
@@ -32,7 +32,7 @@ pub(crate) enum Storage {
 }
 
 impl Settings {
-    /// Reads every setting, and reports every one that is wrong.
+    /// Parses every setting, and reports every invalid one.
     pub(crate) fn read(attrs: &Container, model: &Ident, ctxt: &mut Ctxt) -> Self {
         let bucket = bucket(attrs.bucket.as_ref(), model);
         Self {
@@ -50,7 +50,7 @@ impl Settings {
         }
     }
 
-    /// Whether its buckets keep one revision of each key.
+    /// Whether the buckets of the model keep one revision of each key.
     pub(crate) fn is_single_revision(&self) -> bool {
         self.history.is_none_or(|history| history == 1)
     }

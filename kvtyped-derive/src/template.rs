@@ -5,13 +5,13 @@ use syn::{Error, LitStr};
 
 use crate::ctxt::Ctxt;
 
-/// A template, segment by segment.
+/// A parsed template.
 pub(crate) struct Template {
     pub(crate) text: String,
     pub(crate) segments: Vec<Segment>,
 }
 
-/// What stands between two dots.
+/// The part of a template between two dots.
 pub(crate) enum Segment {
     Literal(String),
     Field {
@@ -29,7 +29,7 @@ pub(crate) struct Name {
     pub(crate) span: Span,
 }
 
-/// Reads a template; every segment that is wrong is reported.
+/// Parses a template, and reports every invalid segment.
 pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
     let text = literal.value();
     let mut template = Template { text: text.clone(), segments: Vec::new() };
@@ -71,7 +71,7 @@ impl Segment {
     }
 }
 
-/// Where the segments begin and end; a dot in braces ends none.
+/// Returns the bounds of the segments. A dot in braces does not end a segment.
 fn segments(text: &str) -> Vec<(usize, usize)> {
     let mut segments = Vec::new();
     let (mut start, mut open) = (0, false);
@@ -79,7 +79,7 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
         match character {
             '{' => open = true,
             '}' => open = false,
-            // A brace that is never closed ends with its segment, so that the others are still read.
+            // An unclosed brace ends with its segment, so that the other segments are still parsed.
             '.' if !open || !text.get(at..).is_some_and(closes) => {
                 segments.push((start, at));
                 (start, open) = (at + 1, false);
@@ -91,7 +91,7 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
     segments
 }
 
-/// Whether the next brace closes.
+/// Whether the next brace is a closing one.
 fn closes(rest: &str) -> bool {
     rest.chars().find(|c| matches!(c, '{' | '}')) == Some('}')
 }
@@ -145,7 +145,7 @@ fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
 }
 
 fn is_name(text: &str) -> bool {
-    // What rustc takes as an identifier is rustc's to say; the field's existence is checked later.
+    // Rustc decides what a valid identifier is. A later phase checks that the field exists.
     text.starts_with(|c: char| c == '_' || c.is_alphabetic()) && text.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
@@ -167,7 +167,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The part where the compiler can tell (a nightly one, for now), else the whole literal.
+    /// Returns the span of the part if the compiler supports it (only nightly does so far), or else of the whole
+    /// literal.
     fn span(&self) -> Span {
         let token = self.literal.token();
         let plain = token.to_string() == format!("\"{}\"", self.literal.value());

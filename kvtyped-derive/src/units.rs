@@ -1,15 +1,15 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes with units.
 
 use std::time::Duration;
 
-/// What to write where a duration is wanted.
+/// The hint in errors about a duration.
 pub(crate) const DURATION: &str = "write numbers with units, like \"30m\" or \"1h30m\" (`ms`, `s`, `m`, `h`, `d`, `w`)";
 
-/// What to write where a size is wanted.
+/// The hint in errors about a size.
 pub(crate) const SIZE: &str =
     "write a number of bytes or one with a unit, like \"64KiB\" (`B`, `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`)";
 
-/// Reads `1h30m`.
+/// Parses `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut total: u64 = 0;
@@ -37,7 +37,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total))
 }
 
-/// Reads `64KiB`.
+/// Parses `64KiB`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let (number, unit, after) = part(text);
     let bytes: u64 = match unit.trim_start() {
@@ -60,7 +60,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
-/// The digits at the beginning, what follows up to the next digit, and the rest.
+/// Splits a text into its leading digits, the text up to the next digit, and the rest.
 fn part(text: &str) -> (&str, &str, &str) {
     let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let (unit, rest) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));

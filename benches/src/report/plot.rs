@@ -1,4 +1,4 @@
-//! The ratios as a plot: an SVG that stands in a page of the docs and takes its colour of text from there.
+//! The ratios as a plot: an SVG that is embedded in a page of the docs and inherits the color of its text.
 
 use std::fmt::Write;
 
@@ -6,15 +6,15 @@ use super::table::ratio;
 use super::{Goal, Report, Row, Verdict};
 
 const LINE: usize = 16;
-/// Where the names end and the plot begins, and how wide it is.
+/// The column at the end of the names and the start of the plot, and the width of the plot.
 const LEFT: f64 = 430.0;
 const WIDTH: f64 = 420.0;
-/// The powers of ten between which everything is drawn.
+/// The range of the plot, in powers of ten.
 const FROM: f64 = -3.0;
 const TO: f64 = 2.0;
 
-/// One line a row: a dot at the median of the ratios, a bar from quartile to quartile, a tick at the goal. It has no empty
-/// line, which would end it in Markdown.
+/// Draws one line per row: a dot at the median of the ratios, a bar from quartile to quartile, a tick at the goal. The
+/// SVG has no empty line, because an empty line would end it in Markdown.
 pub(super) fn svg(report: &Report) -> String {
     let mut body = String::new();
     let mut line = 2;
@@ -80,7 +80,7 @@ fn draw(text: &mut String, row: &Row, y: usize) {
     put(text, format_args!(r#"<text x="{}" y="{}">{}</text>"#, LEFT + WIDTH + 8.0, y + 4, ratio(median)));
 }
 
-/// Where a ratio stands, on a scale of powers of ten.
+/// Returns the position of a ratio on a logarithmic scale.
 fn at(ratio: f64) -> f64 {
     let power = ratio.log10().clamp(FROM, TO);
     LEFT + (power - FROM) / (TO - FROM) * WIDTH

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Goal, Report, Row, Unit, Verdict};
 
-/// A row for the terminal.
+/// Formats a row for the terminal.
 pub(super) fn line(row: &Row) -> String {
     let [low, median, high] = row.ratio.map(ratio);
     let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
@@ -17,7 +17,7 @@ fn gap(verdict: &str) -> &'static str {
     if verdict.is_empty() { "" } else { "; " }
 }
 
-/// How many goals are reached.
+/// Formats the number of goals that are reached.
 pub(super) fn summary(rows: &[Row]) -> String {
     let count = |wanted| rows.iter().filter(|row| row.verdict == Some(wanted)).count();
     let [met, near, missed] = [Verdict::Met, Verdict::Near, Verdict::Missed].map(count);
@@ -25,7 +25,7 @@ pub(super) fn summary(rows: &[Row]) -> String {
     format!("{} rows; of {goals} goals {met} met, {near} within the spread, {missed} missed", rows.len())
 }
 
-/// All rows, a table for each group.
+/// Formats all rows, with a table for each group.
 pub(super) fn markdown(report: &Report) -> String {
     let Report { server, client, cores, load, rows, .. } = report;
     let busy = load.map(|load| format!(", with a load of {load} before it began")).unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn markdown(report: &Report) -> String {
     text
 }
 
-/// The goal and whether it is reached, if there is one.
+/// Formats the goal and whether it is reached, if there is one.
 fn verdict(row: &Row) -> String {
     let wanted = match row.goal {
         None => return String::new(),

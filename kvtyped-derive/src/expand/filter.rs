@@ -137,7 +137,7 @@ fn traits(names: &Names<'_>) -> TokenStream {
     }
 }
 
-/// From the filter, and from a key, into the filter of the model.
+/// Generates the conversions of the filter and of the key into a `Filter` of the model.
 fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let Names { private, key, filter, generics: key_generics, .. } = names;
     let ident = &model.input.ident;

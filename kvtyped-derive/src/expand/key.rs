@@ -75,8 +75,8 @@ fn inherent(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Nam
     }
 }
 
-/// What could be derived, written so that a field that is no segment is one error and not seven, and so that a generic
-/// key asks for nothing but segments.
+/// Generates the traits that a derive could generate. With this code, a field that is not a segment is one error
+/// instead of seven, and a generic key only requires that its fields are segments.
 fn comparisons(names: &Names<'_>) -> TokenStream {
     let Names { key, segment_generics, .. } = names;
     let (impl_generics, ty_generics, where_clause) = segment_generics.split_for_impl();

@@ -1,4 +1,4 @@
-//! The generated code. Nothing is decided here: a model that arrives is right.
+//! The generated code. This phase makes no decisions: its input is valid.
 
 mod filter;
 mod key;
@@ -12,7 +12,7 @@ use syn::{Generics, Ident, Type, WherePredicate, parse_quote};
 use crate::generics;
 use crate::model::{Field, Model, ungrouped};
 
-/// What several of the generated items need to know.
+/// The names that several of the generated items share.
 struct Names<'a> {
     private: TokenStream,
     key: Ident,
@@ -20,11 +20,11 @@ struct Names<'a> {
     fields: Vec<&'a Field<'a>>,
     /// The generics of the key and of its filter.
     generics: Generics,
-    /// The same, where the types of the fields are segments.
+    /// The same generics, with the bounds that the types of the fields are segments.
     segment_generics: Generics,
 }
 
-/// The last phase: writes the key, the filter and the implementation.
+/// The last phase: generates the key, the filter and the implementation.
 pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     let private = model.private();
     let fields = model.key_fields();
@@ -38,7 +38,7 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     quote!(#key #filter #model)
 }
 
-/// The bounds on the generic types of a key's fields.
+/// Returns the bounds on the generic types of a key's fields.
 fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> Vec<WherePredicate> {
     let generic = fields.iter().filter(|field| generics::speaks_of(field.ty, generics));
     let bound = generic.map(|field| -> WherePredicate {
@@ -52,9 +52,10 @@ fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> 
 }
 
 impl Names<'_> {
-    /// `<Type as KeyField>` or `RestField`, so that rustc points at the type if it is not a segment.
+    /// Returns `<Type as KeyField>` or `RestField`, with the span of the type: rustc points at the type if it is not a
+    /// segment.
     ///
-    /// Whatever is done with a field of a key is done through this one trait: then the errors are all the same one.
+    /// All generated code uses the fields of a key through this one trait, so every mistake causes the same error.
     fn field(&self, field: &Field<'_>) -> TokenStream {
         let (private, ty) = (&self.private, field.ty);
         let role = if field.is_rest { quote!(RestField) } else { quote!(KeyField) };
@@ -71,8 +72,8 @@ impl Names<'_> {
     }
 }
 
-/// The type of a parameter for this field, and how the parameter becomes the field: primitive types are taken as they
-/// are, so that literals find their type.
+/// Returns the type of a parameter for this field, and the conversion of the parameter into the field. Primitive types
+/// are not converted, so that rustc can infer the type of a literal.
 pub(crate) fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
     const PRIMITIVE: [&str; 14] =
         ["bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize"];
@@ -83,7 +84,7 @@ pub(crate) fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
     }
 }
 
-/// The article of a name.
+/// Returns the article of a name.
 fn article(name: &str) -> &'static str {
     if name.starts_with(['A', 'E', 'I', 'O']) || name.starts_with("Un") { "an" } else { "a" }
 }

@@ -63,7 +63,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     }
 }
 
-/// What a generic model needs to be one; a plain model that lacks something gets its error where it lacks it.
+/// Returns the generics with the bounds of a model. A type without parameters gets none, so that rustc reports a
+/// missing trait at its use.
 fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .. }: &Names<'_>) -> Generics {
     let all = &model.input.generics;
     if all.params.is_empty() {
@@ -81,7 +82,7 @@ fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .
     generics::with(all, bounds)
 }
 
-/// The codec; the default one is at the place of what it cannot encode.
+/// Returns the codec. The default codec has the span of the type that it encodes, so that rustc points at that type.
 fn codec(model: &Model<'_>) -> TokenStream {
     let codec = model.codec();
     match (&model.codec, model.value_field()) {
@@ -91,7 +92,7 @@ fn codec(model: &Model<'_>) -> TokenStream {
     }
 }
 
-/// Moves tokens to another place, where names mean what they meant.
+/// Gives tokens the location of `span`, and keeps the hygiene of their names.
 fn respanned(tokens: TokenStream, span: proc_macro2::Span) -> TokenStream {
     let moved = tokens.into_iter().map(|mut token| {
         token.set_span(token.span().located_at(span));
@@ -153,10 +154,10 @@ fn key_of(names: &Names<'_>) -> TokenStream {
     quote!(#key { #(#fields,)* })
 }
 
-/// The type of what is stored, how it is taken and how the record is put together again.
+/// Returns the type of the stored value, the expression that borrows it, and the function that rebuilds the record.
 fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
     let Some(value) = model.value_field() else {
-        // What serde left out is in the key.
+        // The key has the fields that serde skipped.
         let skipped: Vec<_> =
             model.key_fields().iter().filter(|field| field.serde.is_skipped()).map(|field| field.ident).collect();
         let from_stored = match skipped.is_empty() {

@@ -1,11 +1,11 @@
-//! The one way to wait before trying again.
+//! The backoff of all retries.
 
 use std::time::Duration;
 
 use super::Deadline;
 
-/// Full jitter: each wait is anything from nothing to a ceiling that doubles, so that those who met once do not meet
-/// again in step.
+/// Full jitter: each wait is a random duration between zero and a ceiling that doubles, so that colliding callers do
+/// not collide again in step.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     ceiling: Duration,
@@ -14,19 +14,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Between writers that compete. The first retry does not wait at all: most conflicts are between two, and one of
-    /// them has just finished.
+    /// The backoff between competing writers. The first retry does not wait: most conflicts are between two writers,
+    /// and one of them has just finished.
     pub fn contention() -> Self {
         Self { ceiling: Duration::ZERO, next: Duration::from_millis(4), highest: Duration::from_millis(128) }
     }
 
-    /// Until something is there again.
+    /// The backoff during an outage.
     pub fn outage() -> Self {
         let first = Duration::from_millis(8);
         Self { ceiling: first, next: 2 * first, highest: Duration::from_millis(500) }
     }
 
-    /// The next wait.
+    /// Returns the next wait.
     #[expect(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> Duration {
         let ceiling = std::mem::replace(&mut self.ceiling, self.next);
@@ -34,14 +34,14 @@ impl Backoff {
         crate::chance::up_to(ceiling)
     }
 
-    /// Waits; tells whether there is time left.
+    /// Waits. Returns whether any time is left before the deadline.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it counts as a wait: the next is longer.
+    /// If the future is dropped, the wait still counts, and the next one is longer.
     pub async fn pause(&mut self, deadline: Deadline) -> bool {
         let wait = self.next().min(deadline.remaining());
-        // The timer counts milliseconds: a sleep of nothing is one of two of them.
+        // The timer counts milliseconds: a sleep of zero takes up to two of them.
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }

@@ -1,4 +1,4 @@
-//! Several writes, all or nothing, as data.
+//! Atomic batches of writes, as data.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +6,33 @@ use super::write::{Guard, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 
-/// Several writes, of which all are applied, one after the other with nothing between, or none.
+/// Several writes that are applied atomically: all at consecutive revisions, or none.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// What is written: each key once.
+    /// The writes, at most one per key.
     pub writes: Vec<Write>,
-    /// What must be so at that moment: keys, written here or not, and the revision that each must have.
+    /// The checks: keys, written by the batch or not, and the revision that each must have when the batch is applied.
     pub checks: Vec<Guard>,
 }
 
 impl Batch {
-    /// How many messages a batch may have: what a server takes by default.
+    /// The largest number of messages of a batch: the default limit of a server.
     pub const MAX_MESSAGES: usize = 1_000;
 
-    /// What the keys of the messages begin with that carry a check and nothing else.
+    /// The prefix of the keys of messages that only carry a check.
     pub const CHECKS: &str = "=kvtyped.check";
 
-    /// The messages that make it: the writes in their order, and behind them as many markers on keys below
-    /// [`CHECKS`](Self::CHECKS) as are needed. For backends.
+    /// Returns the messages of the batch: the writes in their order, then as many markers on keys below
+    /// [`CHECKS`](Self::CHECKS) as the checks need. For backends.
     ///
-    /// A message has one guard. The guard of a written key stands on its own message; every other one on a message that
-    /// has none, and where all have one, on a marker: a delete of a key that never has a record.
+    /// A message has one precondition. The precondition of a written key is on the message of that key. Every other one
+    /// is on a message without a precondition, or, if no such message is left, on a marker: a delete of a key that
+    /// never has a record.
     ///
     /// # Errors
     ///
-    /// `InvalidBatch` if a key is written twice, or expected to have two revisions, or if there are more messages than
-    /// [`MAX_MESSAGES`](Self::MAX_MESSAGES).
+    /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, or if there are more
+    /// messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
     pub fn messages(self) -> Result<Vec<Write>> {
         let Self { mut writes, checks } = self;
         let mut written = BTreeMap::new();
@@ -95,7 +96,7 @@ mod tests {
         Guard { key: key(on), revision: Revision::new(revision) }
     }
 
-    /// What is written, and on what each guard stands.
+    /// Returns each written key with the key of its precondition.
     fn brief(batch: Batch) -> Vec<(String, Option<String>)> {
         let messages = batch.messages().unwrap().into_iter();
         messages.map(|write| (write.key.to_string(), write.guard.map(|guard| guard.key.to_string()))).collect()

@@ -1,4 +1,4 @@
-//! Counters that the backend adds up itself.
+//! Counters that the server adds up.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,22 +10,23 @@ use super::Deadline;
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 
-/// Counters that the backend adds up itself, each under a key. The [contract](super#contract) says what each method
-/// promises.
+/// Counters that the server adds up, one per key. The [contract](super#contract) defines each method.
 ///
-/// They have no limit that matters: what lies outside of `i128` is told as its end.
+/// Totals outside of `i128` are returned as its minimum or maximum.
 pub trait RawCounters: fmt::Debug + Send + Sync + 'static {
-    /// Adds, and tells the new total, in which later additions may be counted too if the acknowledgement was lost.
+    /// Increments a counter and returns the new total. If the acknowledgement was lost, the total may include later
+    /// increments.
     fn add<'a>(&'a self, key: &'a Key, delta: i128, deadline: Deadline) -> BoxFuture<'a, Result<i128>>;
 
-    /// The total, as fresh as can be; nothing if nothing was added since the counter was made or removed.
+    /// Returns the total as fresh as possible, or `None` if there was no increment since the counter was created or
+    /// removed.
     fn read<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<Option<i128>>>;
 
-    /// The totals of many counters, as they are about now.
+    /// Returns the totals of many counters, about as fresh as [`Read::Any`](super::Read::Any).
     ///
-    /// Errors are as of [`RawBucket::scan`](super::RawBucket::scan).
+    /// Errors follow the rules of [`RawBucket::scan`](super::RawBucket::scan).
     fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>>;
 
-    /// Removes a counter: the next addition begins at zero. Where there is none, nothing happens.
+    /// Removes a counter: the next increment starts at zero. Does nothing if the counter does not exist.
     fn remove<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<()>>;
 }

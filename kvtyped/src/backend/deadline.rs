@@ -1,4 +1,4 @@
-//! When an operation gives up.
+//! Deadlines of operations.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// The moment at which an operation gives up, and the time that it had.
+/// The deadline of an operation, and its initial timeout.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     at: Instant,
@@ -15,48 +15,48 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// That long from now.
+    /// Creates a deadline that is `after` from now.
     pub fn after(after: Duration) -> Self {
-        // A duration that no clock can hold is as good as a year.
+        // A duration that the clock cannot represent is replaced by a year.
         let now = Instant::now();
         let at = now.checked_add(after).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60));
         Self { at, after }
     }
 
-    /// The moment.
+    /// Returns the time of the deadline.
     pub fn at(self) -> Instant {
         self.at
     }
 
-    /// The time from now to then; zero when it has passed.
+    /// Returns the time that is left, or zero if the deadline has passed.
     pub fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// That long from now, or the moment itself if that is earlier.
+    /// Returns the time `duration` from now, or the deadline if it is earlier.
     pub fn within(self, duration: Duration) -> Instant {
         Instant::now().checked_add(duration).map_or(self.at, |at| at.min(self.at))
     }
 
-    /// Whether it has passed.
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// The error of an operation that ran into it before anything was sent.
+    /// Returns the error of an operation that reached its deadline before it sent anything.
     pub fn error(self) -> Error {
         Error::timeout(self.after)
     }
 
-    /// Waits for `future`, or for the deadline.
+    /// Waits for `future` until the deadline.
     ///
     /// # Errors
     ///
-    /// [`Deadline::error`] if it passes first.
+    /// Returns [`Deadline::error`] if the deadline passes first.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the future.
+    /// If the future is dropped, `future` is dropped with it.
     pub async fn bound<F: Future>(self, future: F) -> Result<F::Output> {
         tokio::time::timeout_at(self.at, future).await.map_err(|_| self.error())
     }

@@ -15,9 +15,9 @@ const MARKERS: usize = 1_024;
 /// How late a server may remove a message whose TTL has passed. An older marker is considered removed.
 const LATE: Duration = Duration::from_secs(60);
 
-/// The keys that the sessions of one watch delivered, from the first entry of its listing on. Each session gets it from
-/// the one before, so that a session that resumes can prove that no removal was missed: if the server has as many keys as
-/// were delivered, it has all of them.
+/// The keys that the sessions of one watch delivered, starting with the first entry of its listing. Each session passes
+/// the set to the next one, so that a session that resumes can prove that it missed no removal: if the server has as
+/// many keys as the set, it has all of them.
 ///
 /// The set keeps a seeded hash of 8 bytes for each key. If two keys have the same hash, the numbers differ, which costs
 /// a listing. It keeps delete markers with a TTL by name, because they expire without another message.
@@ -102,13 +102,13 @@ impl Delivered {
         self.lock().remove_old_markers(now)
     }
 
-    /// The delete markers that have expired at this time, so that the server may have removed them.
+    /// Returns the delete markers that have expired at this time, so that the server may have removed them.
     pub fn expired_markers(&self, now: SystemTime) -> Vec<Box<str>> {
         let keys = self.lock();
         keys.markers.iter().filter(|(_, expires)| **expires <= now).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The number of keys.
+    /// Returns the number of keys.
     pub fn count(&self) -> u64 {
         self.lock().hashes.len() as u64
     }

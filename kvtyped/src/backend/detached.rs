@@ -12,7 +12,7 @@ use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// How long a caller may leave work that can proceed unpolled. Then a task polls it.
+/// The time for which a caller may leave runnable work unpolled. After that, a task polls the work.
 const GRACE: Duration = Duration::from_millis(5);
 
 /// Polls a future once, and moves it into a separate task if it is not ready.
@@ -122,7 +122,7 @@ impl<R: Send + 'static> Shared<R> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the work, unless it has ended. Tells whether it has.
+    /// Polls the work unless it has ended. Returns whether it has ended.
     fn advance(&self, waker: &Waker) -> bool {
         let mut work = self.work();
         // If the work panics, it is gone.
@@ -139,7 +139,7 @@ impl<R: Send + 'static> Shared<R> {
         !matches!(*work, Work::Running(_))
     }
 
-    /// Takes the result, if there is one.
+    /// Takes the result if the work has ended.
     fn take(&self) -> Option<R> {
         match std::mem::replace(&mut *self.work(), Work::Gone) {
             Work::Ended(result) => Some(result),
@@ -149,7 +149,7 @@ impl<R: Send + 'static> Shared<R> {
 
     /// Polls the work each time it can proceed and its caller does not poll it.
     async fn poll_for_the_caller(self: Arc<Self>, waker: Waker) {
-        // Also if the runtime ends.
+        // Wakes the caller also if the runtime ends.
         let _end = End(Arc::clone(&self));
         loop {
             if self.can_proceed.load(Ordering::SeqCst) && !self.is_orphan.load(Ordering::SeqCst) {

@@ -9,47 +9,47 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// What is stored under a key at a revision.
+/// The entry of a key at a revision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawEntry {
     /// The key.
     pub key: Key,
     /// The revision.
     pub revision: Revision,
-    /// When it was written, by the server's clock.
+    /// The time of the write, by the server's clock.
     pub created: SystemTime,
-    /// What the entry says.
+    /// The kind of the entry.
     pub operation: Operation,
-    /// The value; empty for a marker, and where only headers were asked for.
+    /// The value. Empty for a marker and in reads of headers only.
     pub value: Bytes,
-    /// The time to live that it was written with.
+    /// The TTL of the write.
     pub ttl: Option<Ttl>,
-    /// The id of the operation that wrote it, if it was one of ours.
+    /// The id of the operation that wrote the entry, if this crate wrote it.
     pub id: Option<OperationId>,
 }
 
-/// What an entry says of its key.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// It has this value.
+    /// The key has this value.
     Put,
-    /// It was deleted.
+    /// The key was deleted.
     Delete,
-    /// It was deleted with its history.
+    /// The key was deleted with its history.
     Purge,
-    /// It expired.
+    /// The value expired.
     Expired,
-    /// Something that this version does not know; not a value.
+    /// An operation that this version does not know. Not a value.
     Unknown(String),
 }
 
 impl RawEntry {
-    /// Whether it holds a value, and is not the marker of a removal.
+    /// Whether the entry holds a value and is not a delete marker.
     pub fn is_live(&self) -> bool {
         self.operation == Operation::Put
     }
 
-    /// Whether it is the marker of a removal. What this version does not know is neither that nor a value.
+    /// Whether the entry is a delete marker. An unknown operation is neither a delete marker nor a value.
     pub fn is_removed(&self) -> bool {
         matches!(self.operation, Operation::Delete | Operation::Purge | Operation::Expired)
     }

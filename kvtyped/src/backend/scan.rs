@@ -1,4 +1,4 @@
-//! A scan, as data: what is asked for, and what is given.
+//! A scan, as data: its request and its items.
 
 use std::time::Duration;
 
@@ -6,28 +6,30 @@ use super::RawEntry;
 use crate::key::Patterns;
 use crate::revision::Revision;
 
-/// What a scan reads.
+/// The request of a scan.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    /// Keys that match one of these.
+    /// Selects the keys that match one of these patterns.
     pub patterns: Patterns,
-    /// Every kept entry of a key, rather than the newest.
+    /// Returns every kept entry of a key instead of the newest one.
     pub history: bool,
-    /// Without the values.
+    /// Omits the values.
     pub headers_only: bool,
-    /// Only what has a later revision.
+    /// Returns only entries with a later revision.
     pub after: Revision,
-    /// How many entries the reader is going to take, where that is known: a hint, so that no more than needed is fetched.
+    /// The number of entries that the reader will take, if known. A hint, so that the backend fetches no more than
+    /// needed.
     pub wanted: Option<usize>,
-    /// How long it may go without progress.
+    /// The idle timeout: the longest time without progress.
     pub patience: Duration,
 }
 
-/// What a scan gives.
+/// An item of a scan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scanned {
     /// The entry.
     pub entry: RawEntry,
-    /// How many come after it, as far as is known; more, if a pattern says what a server cannot be asked for.
+    /// The number of entries that follow, as far as the backend knows. Too high if the server cannot filter by one of
+    /// the patterns.
     pub behind: u64,
 }

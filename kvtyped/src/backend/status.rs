@@ -1,63 +1,64 @@
-//! What a backend can do, and how a bucket is.
+//! The capabilities of a backend, and the status of a bucket.
 
 use std::time::SystemTime;
 
 use crate::config::BucketConfig;
 use crate::revision::Revision;
 
-/// What a backend can do.
+/// The capabilities of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Whether single keys can have a TTL, and expired ones leave a marker (nats-server 2.11).
+    /// Whether single keys can have a TTL and leave a marker when they expire (nats-server 2.11).
     pub key_ttl: bool,
-    /// Whether buckets can take several writes, all or nothing (nats-server 2.12.1).
+    /// Whether buckets support atomic batches of several writes (nats-server 2.12.1).
     pub atomic: bool,
     /// Whether buckets can mirror and source other buckets.
     pub mirrors: bool,
-    /// Whether it adds counters up itself (nats-server 2.12).
+    /// Whether the backend supports counters (nats-server 2.12).
     pub counters: bool,
-    /// Who answers, for messages: `nats-server 2.15.1 (JetStream API level 5)`.
+    /// The name of the backend in messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
 }
 
 impl Capabilities {
-    /// Those of a backend of this name that can do nothing beyond the contract.
+    /// Creates the capabilities of a backend of this name that supports nothing beyond the required contract.
     pub fn new(backend: impl Into<String>) -> Self {
         Self { key_ttl: false, atomic: false, mirrors: false, counters: false, backend: backend.into() }
     }
 }
 
-/// Which bucket a handle was opened on.
+/// The identity of the bucket that a handle was opened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incarnation {
-    /// When it was made.
+    /// The creation time of the bucket.
     pub created: SystemTime,
-    /// Grows whenever the bucket may have become another one, or an older copy of itself: the connection was lost, say.
+    /// Grows whenever the bucket may have been replaced, by a new bucket or by an older copy, for example after a lost
+    /// connection.
     pub epoch: u64,
 }
 
-/// How a bucket is at this moment.
+/// The current status of a bucket.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct BucketStatus {
-    /// Its settings, complete.
+    /// The complete settings.
     pub config: BucketConfig,
-    /// How many entries it holds: values, their history, and markers.
+    /// The number of entries: values, their history, and delete markers.
     pub values: u64,
-    /// How large it is, in bytes, as the backend counts.
+    /// The size in bytes, as the backend counts it.
     pub bytes: u64,
-    /// The revision of the last write; [`Revision::ZERO`] before the first.
+    /// The revision of the last write. [`Revision::ZERO`] before the first write.
     pub last_revision: Revision,
-    /// When it was made.
+    /// The creation time of the bucket.
     pub created: SystemTime,
     /// The time of the backend's clock when it answered. This clock dates entries and expires them.
     pub now: SystemTime,
     /// Whether the TTL of a single entry takes effect.
     pub entry_ttl: bool,
-    /// What stores it: `JetStream`, `memory`.
+    /// The storage system: `JetStream`, `memory`.
     pub backing_store: &'static str,
-    /// What the server said, where there is one: the stream's information (`$JS.API.STREAM.INFO`).
+    /// The raw response of the server, if there is a server: the stream's information (`$JS.API.STREAM.INFO`).
     pub raw: Option<serde_json::Value>,
 }
 
@@ -80,7 +81,7 @@ impl BucketStatus {
         }
     }
 
-    /// The name of the bucket.
+    /// Returns the name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.config.name
     }

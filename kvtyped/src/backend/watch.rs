@@ -1,4 +1,4 @@
-//! One sitting of a watch, as data: what is asked for, and what is told.
+//! One watch session, as data: its request and its signals.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,66 +6,67 @@ use super::{Delivered, RawEntry};
 use crate::key::Patterns;
 use crate::revision::Revision;
 
-/// What a watch asks for.
+/// The request of a watch session.
 #[derive(Debug, Clone)]
 pub struct Watch {
-    /// Keys that match one of these.
+    /// Selects the keys that match one of these patterns.
     pub patterns: Patterns,
-    /// Where it begins.
+    /// The start position.
     pub since: Since,
-    /// Without the values.
+    /// Omits the values.
     pub headers_only: bool,
-    /// How long it may take to begin.
+    /// The longest time that the start of the session may take.
     pub patience: Duration,
     /// The keys that earlier sessions of the same watch delivered. A backend that needs no such proof ignores them.
     pub delivered: Delivered,
 }
 
-/// Where a watch begins.
+/// The start position of a watch session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
-    /// With the newest entry of each key, marker or not.
+    /// The newest entry of each key, which may be a delete marker.
     Newest,
-    /// With every entry that is kept.
+    /// Every kept entry.
     History,
-    /// With what is written from now on.
+    /// Writes from now on.
     Now,
-    /// With every entry of a later revision that is kept.
+    /// Every kept entry of a later revision.
     After(Revision),
 }
 
-/// What a watch tells.
+/// A signal of a watch session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Signal {
-    /// It begins; always the first.
+    /// The session has started. Always the first signal.
     Begun(Begun),
-    /// An entry, and how many that match are behind it, as far as is known.
+    /// An entry, and the number of matching entries that follow, as far as the backend knows.
     Entry {
         /// The entry.
         entry: RawEntry,
-        /// How many come after it.
+        /// The number of entries that follow.
         behind: u64,
     },
-    /// All that was there when it began was told; told once, at once where there is nothing.
+    /// All entries that existed at the start were delivered. Sent once, and at once if no entry matches.
     Ready,
     /// Takes the place of [`Ready`](Self::Ready) in a watch [`Since::After`] a revision: removals since that revision
     /// may have been missed. The session is over.
     Incomplete,
-    /// Nothing new, and it would be told: every second or so while nothing else is.
+    /// A heartbeat: the watch works and has no new entry. Sent about every second while no other signal is.
     Alive {
-        /// Everything that matches and has this revision, or one before it, was told.
+        /// Every matching entry up to this revision, inclusive, was delivered.
         upto: Revision,
     },
 }
 
-/// The bucket when a watch began.
+/// The bucket at the start of a watch session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
-    /// When the bucket was made: another time is another bucket, whatever its name.
+    /// The creation time of the bucket. A different time means a different bucket, even under the same name.
     pub created: SystemTime,
-    /// The revision of its last write.
+    /// The revision of the last write.
     pub last_revision: Revision,
-    /// Of a watch [`Since::After`] a revision: whether every later write is kept, so that no removal was missed in
-    /// between; not so if that revision is still to come, for then it is one of another bucket. Always true of the others.
+    /// Whether a watch [`Since::After`] a revision finds every later write, so that no removal was missed. `false` if
+    /// the bucket has not reached that revision yet, because the revision is then one of another bucket. Always `true`
+    /// for the other start positions.
     pub complete: bool,
 }

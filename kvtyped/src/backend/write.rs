@@ -13,57 +13,57 @@ use crate::ttl::Ttl;
 pub struct Write {
     /// The key.
     pub key: Key,
-    /// What is written.
+    /// The kind of the write.
     pub kind: WriteKind,
-    /// What must be so for it to be applied.
+    /// The precondition of the write.
     pub guard: Option<Guard>,
-    /// How long it lives; the bucket's time by default.
+    /// The TTL. By default, the TTL of the bucket.
     pub ttl: Option<Ttl>,
-    /// By which it is recognised if its acknowledgement is lost.
+    /// Identifies the write if its acknowledgement is lost.
     pub id: OperationId,
 }
 
-/// What is written. Its `Debug` shows no value.
+/// The kind of a write. Its `Debug` output does not contain the value.
 #[derive(Clone, PartialEq, Eq)]
 pub enum WriteKind {
     /// A value.
     Put(Bytes),
-    /// A marker that leaves the history.
+    /// A delete marker. Keeps the history.
     Delete,
-    /// A marker in place of the history.
+    /// A delete marker. Removes the history.
     Purge,
 }
 
-/// A key, and the revision that its newest entry must have.
+/// A precondition: a key, and the revision that its newest entry must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
-    /// The key, which may be another than the one that is written.
+    /// The key, which may differ from the written key.
     pub key: Key,
-    /// The revision; [`Revision::ZERO`] where there must be no entry at all.
+    /// The expected revision. [`Revision::ZERO`] expects that the key has no entry.
     pub revision: Revision,
 }
 
 impl Write {
-    /// A write without guard and TTL, under a fresh operation id.
+    /// Creates a write without a precondition and a TTL, with a new operation id.
     pub fn new(key: Key, kind: WriteKind) -> Self {
         Self { key, kind, guard: None, ttl: None, id: OperationId::generate() }
     }
 
-    /// Only if the newest entry of the key has this revision.
+    /// Applies the write only if the newest entry of the key has this revision.
     #[must_use]
     pub fn expecting(mut self, revision: Revision) -> Self {
         self.guard = Some(Guard { key: self.key.clone(), revision });
         self
     }
 
-    /// With this time to live.
+    /// Sets the TTL.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Option<Ttl>) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The bytes that are stored, without headers.
+    /// Returns the stored bytes, without headers.
     pub fn value(&self) -> &[u8] {
         match &self.kind {
             WriteKind::Put(value) => value,
@@ -95,7 +95,7 @@ impl fmt::Debug for WriteKind {
     }
 }
 
-/// The name of one operation: never given twice, whatever the process.
+/// The id of one operation. It is unique across processes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OperationId(String);
 
@@ -106,12 +106,12 @@ impl OperationId {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
 
-    /// The id that an entry carries.
+    /// Wraps the id of a stored entry.
     pub fn from_stored(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The id as it is stored.
+    /// Returns the id as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Any deserializer, with a bound on what strangers' bytes make it do.
+//! A wrapper of deserializers that limits the resources which untrusted bytes can use.
 
 use std::fmt;
 
@@ -6,14 +6,15 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 
 use super::MAX_DEPTH;
 
-/// The most items that are made room for before they were seen; more than a claim of this many has to be earned.
+/// The largest claimed number of items to preallocate. A container grows beyond that only with the items that it
+/// contains.
 const MAX_CLAIM: usize = 64;
 
-/// What an error says whose cause is the depth.
+/// The message of an error that the depth causes.
 pub(super) const TOO_DEEP: &str = "it nests too deep";
 
-/// Wraps a deserializer, and then the visitors, seeds and accesses that come of it: every sequence, map and enum is one
-/// level deeper, whatever the deserializer counts itself, and no claimed length is believed.
+/// Wraps a deserializer, and then its visitors, seeds and accesses. Every sequence, map and enum counts as one level,
+/// even if the deserializer does not count it, and no claimed length is trusted.
 pub(super) struct Bounded<T> {
     inner: T,
     levels: usize,

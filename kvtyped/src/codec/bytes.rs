@@ -1,8 +1,8 @@
-//! Bytes as they are.
+//! Raw bytes.
 
 use super::{Codec, CodecError};
 
-/// The bytes themselves: for `Vec<u8>`, `bytes::Bytes` and their like.
+/// Stores the bytes unchanged: for `Vec<u8>`, `bytes::Bytes` and similar types.
 #[derive(Debug, Clone, Copy)]
 pub enum Bytes {}
 

@@ -15,7 +15,7 @@ use super::MAX_DEPTH;
 
 /// Returns why `read` differs from `written`, or `None` if the values are equal.
 ///
-/// `human_readable` is what the serializer of the format reports.
+/// `human_readable` is the value that the serializer of the format reports.
 pub(super) fn difference<V: Serialize>(written: &V, read: &V, human_readable: bool) -> Option<String> {
     let print = |value: &V| value.serialize(Fingerprint { human_readable, levels: MAX_LEVELS, trace: None });
     match (print(written), print(read)) {
@@ -36,7 +36,7 @@ pub(super) fn excessive_depth<V: Serialize>(value: &V, human_readable: bool) -> 
     matches!(print, Err(Refused::TooDeep)).then(|| format!("it nests deeper than {MAX_DEPTH}"))
 }
 
-/// The first struct field whose fingerprint differs. Keys of maps are content, so the search stops at maps.
+/// Returns the first struct field whose fingerprint differs. Keys of maps are content, so the search stops at maps.
 fn changed_field<V: Serialize>(written: &V, read: &V, human_readable: bool) -> Option<String> {
     let trace = |value: &V| {
         let mut trace = Trace::default();
@@ -64,7 +64,7 @@ impl Trace {
     }
 }
 
-/// Why there is no fingerprint.
+/// The reason why a value has no fingerprint.
 #[derive(Debug)]
 enum Refused {
     TooDeep,
@@ -162,12 +162,12 @@ impl<'t> Fingerprint<'t> {
         Ok(Self { levels, ..self })
     }
 
-    /// Items whose order has a meaning.
+    /// Starts a container whose order is significant.
     fn ordered(self, state: u64) -> Result<Items<'t>, Refused> {
         Ok(Items { inner: self.deeper()?, state, key: 0 })
     }
 
-    /// Items that a hash map or set gives in any order.
+    /// Starts a container that a hash map or set returns in any order.
     fn unordered(self, state: u64) -> Result<Items<'t>, Refused> {
         let mut items = self.ordered(state)?;
         items.inner.trace = None;
@@ -308,7 +308,7 @@ impl<'t> Serializer for Fingerprint<'t> {
 struct Items<'t> {
     inner: Fingerprint<'t>,
     state: u64,
-    /// The key of the entry that a map is at.
+    /// The key of the current map entry.
     key: u64,
 }
 

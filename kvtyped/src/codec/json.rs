@@ -6,7 +6,7 @@ use serde_json::error::{Category, Error};
 
 use super::{Codec, CodecError, fingerprint, redact};
 
-/// Plain JSON, as every other client and `nats kv get` read it. The default.
+/// Plain JSON, which every other client and `nats kv get` can read. The default.
 ///
 /// Decodes nesting to a depth of 127. JSON has no text for `NaN` and infinities, and `None`, `Some(None)` and
 /// `Some(())` are all `null`. [`verify`](Codec::verify) refuses values that would not be read back equal.
@@ -33,7 +33,7 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
     }
 }
 
-/// Why a value cannot be written, without any content of the value and without messages of its type.
+/// Returns the reason why a value cannot be encoded, without any content of the value and without messages of its type.
 fn unwritable(error: &Error) -> String {
     let what = "the value cannot be written as JSON";
     match error.classify() {
@@ -44,7 +44,7 @@ fn unwritable(error: &Error) -> String {
 }
 
 fn detail(error: &Error) -> String {
-    // An error that a type raised behind the end of its value is given no place.
+    // An error that a type returns after the end of its value has no position.
     let place = match error.line() {
         0 => String::new(),
         line => format!(" at line {line} column {}", error.column()),

@@ -1,8 +1,8 @@
-//! Values as bytes and back.
+//! Codecs between values and bytes.
 //!
-//! A codec knows nothing of keys, buckets or I/O. Bytes come from strangers: a codec answers with an error to whatever
-//! is not the whole encoding of one value, bounds its recursion, allocates in proportion to its input, and never puts
-//! content into an error.
+//! A codec does no I/O and does not depend on keys or buckets. Its input is untrusted: a codec returns an error unless
+//! the bytes are the complete encoding of one value. It limits its recursion, allocates in proportion to its input, and
+//! never puts content into an error.
 
 mod bounded;
 mod bytes;
@@ -19,17 +19,17 @@ pub use self::text::Text;
 
 use std::fmt;
 
-/// How deep a value may nest when it is read: as deep as `serde_json` goes.
+/// The nesting limit of decoded values: the limit of `serde_json`.
 const MAX_DEPTH: usize = 127;
 
-/// A way to write values of `V` as bytes.
+/// A conversion of values of `V` to bytes and back.
 ///
-/// Any type can be one:
+/// Any type can be a codec:
 ///
 /// ```
 /// use kvtyped::codec::{Codec, CodecError};
 ///
-/// /// One byte a flag.
+/// /// One byte per flag.
 /// enum Flag {}
 ///
 /// impl Codec<bool> for Flag {
@@ -57,21 +57,21 @@ const MAX_DEPTH: usize = 127;
     note = "`Json` and `MsgPack` need `#[derive(Serialize, Deserialize)]` on it; `Text` needs `Display + FromStr`; `Bytes` needs a byte string"
 )]
 pub trait Codec<V>: 'static {
-    /// The name of the format, for errors and for whoever reads a bucket's metadata.
+    /// The name of the format, for errors and for the metadata of the bucket.
     const NAME: &'static str;
 
-    /// Writes a value.
+    /// Encodes a value.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if the format cannot express the value.
+    /// Returns [`CodecError`] if the format cannot express the value.
     fn encode(value: &V) -> Result<Vec<u8>, CodecError>;
 
-    /// Reads a value from exactly these bytes.
+    /// Decodes a value from exactly these bytes.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if they are not, from the first to the last, the encoding of one value.
+    /// Returns [`CodecError`] if the bytes are not the complete encoding of one value.
     fn decode(bytes: &[u8]) -> Result<V, CodecError>;
 
     /// Checks that `read`, the decoded encoding of `written`, is equal to it.
@@ -93,11 +93,11 @@ pub trait Codec<V>: 'static {
     }
 }
 
-/// Decodes what [`Codec::encode`] has just written.
+/// Decodes the output of [`Codec::encode`].
 ///
 /// # Errors
 ///
-/// Returns [`CodecError`] if the codec does not read what it wrote.
+/// Returns [`CodecError`] if the codec cannot read its own output.
 pub(crate) fn read_back<C: Codec<V>, V>(bytes: &[u8]) -> Result<V, CodecError> {
     C::decode(bytes).map_err(|error| {
         let detail = format!("the value cannot be read back: {}", error.detail);
@@ -105,7 +105,7 @@ pub(crate) fn read_back<C: Codec<V>, V>(bytes: &[u8]) -> Result<V, CodecError> {
     })
 }
 
-/// Why a value could not be written or read; shows none of its content.
+/// The reason why a value could not be encoded or decoded, without any content of the value.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{codec}: {detail}")]
 pub struct CodecError {
@@ -124,32 +124,32 @@ pub(crate) struct Newer {
 }
 
 impl CodecError {
-    /// An error of the codec called `codec`. The detail is shown in logs: keep content out of it.
+    /// Creates an error of the codec `codec`. The detail appears in logs: do not put content into it.
     pub fn new(codec: &'static str, detail: impl Into<String>) -> Self {
         Self { codec, detail: detail.into(), newer: None }
     }
 
-    /// The error of a record whose format is newer than this version.
+    /// Creates the error of a record whose format is newer than this version.
     pub(crate) fn newer(codec: &'static str, newer: Newer) -> Self {
         Self { newer: Some(newer), ..Self::new(codec, "the record has a newer format") }
     }
 
-    /// The format of the record, if it is newer than this version.
+    /// Returns the format of the record, if it is newer than this version.
     pub(crate) fn newer_format(&self) -> Option<Newer> {
         self.newer
     }
 
-    /// The error of a value that would not be read back equal.
+    /// Creates the error of a value that would not be read back equal.
     fn changed(codec: &'static str) -> Self {
         Self::new(codec, "the value differs when it is read back")
     }
 
-    /// The name of the codec.
+    /// Returns the name of the codec.
     pub fn codec(&self) -> &'static str {
         self.codec
     }
 
-    /// The reason, without the codec's name.
+    /// Returns the reason, without the codec's name.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use super::bounded::{Bounded, TOO_DEEP};
 use super::{Codec, CodecError, MAX_DEPTH, fingerprint, redact};
 
-/// MessagePack with named fields: smaller than JSON, and as tolerant of added and removed fields.
+/// MessagePack with named fields: smaller than JSON, and equally tolerant of added and removed fields.
 ///
-/// Nesting is read to a depth of 127; bytes behind the value are an error.
+/// Decodes nesting to a depth of 127. Bytes after the value are an error.
 #[derive(Debug, Clone, Copy)]
 pub enum MsgPack {}
 
@@ -28,7 +28,7 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
     fn decode(bytes: &[u8]) -> Result<V, CodecError> {
         let mut rest = bytes;
         let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
-        // `rmp_serde` counts no enums and believes every length: `Bounded` does neither.
+        // `rmp_serde` does not count enums as levels and trusts every length. `Bounded` fixes both.
         let value = V::deserialize(Bounded::new(&mut deserializer))
             .map_err(|error| CodecError::new("msgpack", detail(&error)))?;
         match rest.len() {

@@ -1,6 +1,6 @@
-//! What a deserializer says, without the content that it quotes.
+//! Messages of deserializers, without the content that they quote.
 
-/// What serde and its formats call the things that a value can be.
+/// The names that serde and its formats use for kinds of values.
 const KINDS: [&str; 17] = [
     "Option value",
     "boolean",
@@ -21,10 +21,11 @@ const KINDS: [&str; 17] = [
     "unit variant",
 ];
 
-/// Keeps of a serde message what the type says (expected kinds, names of fields) and drops what the value says.
+/// Keeps the parts of a serde message that come from the type (expected kinds, names of fields), and drops the parts
+/// that come from the value.
 ///
-/// A message that serde does not word exactly so was written by hand and may say anything: nothing of it is kept. One
-/// that imitates serde's words to the letter is taken for serde's.
+/// A message with another wording is a custom one and may contain anything, so this function drops it. A custom message
+/// with exactly serde's wording passes as serde's.
 pub(super) fn message(text: &str) -> String {
     known(text).unwrap_or_else(|| "the value does not fit the type".to_owned())
 }
@@ -37,15 +38,16 @@ fn known(text: &str) -> Option<String> {
     }
     for (start, what) in [("unknown field `", "field"), ("unknown variant `", "variant")] {
         let Some(rest) = text.strip_prefix(start) else { continue };
-        // A type without any has nothing to expect, and the content may hold the words that are looked for below.
+        // A type without fields or variants expects none, and the content may contain the words that the code below
+        // searches for.
         if rest.ends_with(&format!("`, there are no {what}s")) {
             return Some(format!("unknown {what}, there are no {what}s"));
         }
         let (_, expected) = rest.rsplit_once("`, expected ")?;
         return Some(format!("unknown {what}, expected {expected}"));
     }
-    // `invalid type: string "secret", expected u32`: what comes before the first quote is the kind of what was found,
-    // what comes behind the last `, expected ` is said by the type.
+    // `invalid type: string "secret", expected u32`: the text before the first quote is the kind of the found value,
+    // and the text after the last `, expected ` comes from the type.
     let (found, expected) = text.rsplit_once(", expected ")?;
     if let Some(length) = found.strip_prefix("invalid length ") {
         return length.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.to_owned());

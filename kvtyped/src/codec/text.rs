@@ -1,11 +1,11 @@
-//! Bare text.
+//! Plain text.
 
 use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 
 use super::{Codec, CodecError};
 
-/// The value's text and nothing else: a `String`, or whatever is displayed and parsed (`42`, `true`, an address).
+/// The text of the value: for `String`, and for types with `Display` and `FromStr` (`42`, `true`, an address).
 #[derive(Debug, Clone, Copy)]
 pub enum Text {}
 
@@ -15,7 +15,7 @@ impl<V: Display + FromStr> Codec<V> for Text {
 
     fn encode(value: &V) -> Result<Vec<u8>, CodecError> {
         let mut text = String::new();
-        // `to_string` panics where a type refuses to be displayed.
+        // `to_string` panics if the `Display` implementation of a type returns an error.
         write!(text, "{value}").map_err(|_| CodecError::new("text", "the value cannot be displayed"))?;
         Ok(text.into_bytes())
     }

@@ -1,24 +1,24 @@
-//! How a bucket that is there differs from what a program wants.
+//! The differences between an existing bucket and the configuration that a program requests.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::BucketConfig;
 
-/// What to do with a bucket that differs from what the model and the builder say.
+/// The reaction to a bucket whose settings differ from the settings of the model and the builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Drift {
-    /// Fail, with every difference in the error.
+    /// Fails, and lists every difference in the error.
     #[default]
     Fail,
-    /// Take the bucket as it is.
+    /// Uses the bucket unchanged.
     ///
     /// Operations then work as far as the bucket allows. An [`irregular`](BucketConfig::irregular) setting breaks a
     /// guarantee of this crate: with `discard = old`, for example, a full bucket drops acknowledged records.
     /// [`status`](crate::ReadBucket::status) lists such settings.
     Adopt,
-    /// Change the settings of the model and the builder, and repair [`irregular`](BucketConfig::irregular) settings. All
-    /// other settings stay.
+    /// Changes the settings that the model and the builder set, and repairs [`irregular`](BucketConfig::irregular)
+    /// settings. All other settings stay.
     ///
     /// A server refuses some changes with `InvalidConfig`, and then nothing changes: to allow purges that are denied,
     /// to unseal a stream, or to leave the retention `workqueue`. Some changes are permanent: once `deny_delete` is
@@ -26,15 +26,15 @@ pub enum Drift {
     Update,
 }
 
-/// One setting in which a bucket differs from what is wanted.
+/// One setting that differs from the requested value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
     /// The name of the setting.
     pub setting: &'static str,
-    /// What is wanted.
+    /// The requested value.
     pub wanted: String,
-    /// What the bucket has.
+    /// The value of the bucket.
     pub found: String,
 }
 

@@ -1,4 +1,4 @@
-//! How a bucket is set up: every option of a NATS KV bucket (ADR-8, ADR-57), as plain data.
+//! The configuration of a bucket: every option of a NATS KV bucket (ADR-8, ADR-57), as plain data.
 
 mod drift;
 mod source;
@@ -11,52 +11,52 @@ use std::time::Duration;
 
 /// The settings of a bucket.
 ///
-/// As a wish, a setting that is `None` (or an empty list) is not said: a new bucket gets the default, and a bucket that
-/// is there keeps what it has. As an answer of [`status`](crate::ReadBucket::status), every setting is filled in that
-/// the bucket has.
+/// In a request, a setting that is `None` (or an empty list) is unset: a new bucket gets the default, and an existing
+/// bucket keeps its value. [`status`](crate::ReadBucket::status) returns a configuration with every setting of the
+/// bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BucketConfig {
     /// The name: `[a-zA-Z0-9_-]+`.
     pub name: String,
-    /// How many revisions of a key are kept, 1 to 64; 1 by default.
+    /// The number of revisions that a key keeps, 1 to 64. Default: 1.
     pub history: Option<u8>,
-    /// How long after it was written every value expires; never by default. 100 ms at least.
+    /// The TTL of every value, counted from its write, at least 100 ms. Default: values never expire.
     pub ttl: Option<Duration>,
-    /// The largest value, in bytes. A server counts the headers of a message as well: leave some 256 bytes for them.
+    /// The largest value, in bytes. A server counts the headers of a message, too: allow about 256 bytes for them.
     pub max_value_size: Option<u32>,
-    /// The largest bucket, in bytes. A full bucket refuses writes.
+    /// The largest size of the bucket, in bytes. A full bucket refuses writes.
     pub max_bytes: Option<u64>,
-    /// Where it is stored; [`Storage::File`] by default.
+    /// The storage. Default: [`Storage::File`].
     pub storage: Option<Storage>,
-    /// How many servers of a cluster store it, 1 to 5; 1 by default.
+    /// The number of servers of a cluster that store the bucket, 1 to 5. Default: 1.
     pub replicas: Option<u8>,
-    /// Whether it is stored compressed (S2).
+    /// Whether the storage is compressed (S2).
     pub compression: Option<bool>,
-    /// What it is for.
+    /// A description for people.
     pub description: Option<String>,
-    /// Which servers may store it.
+    /// The servers that may store the bucket.
     pub placement: Option<Placement>,
-    /// Where else each write is published.
+    /// A subject to publish each write to, in addition to the bucket.
     pub republish: Option<Republish>,
-    /// The bucket that this one is a copy of.
+    /// The bucket that this one mirrors.
     pub mirror: Option<Source>,
     /// The buckets whose writes are copied into this one.
     pub sources: Vec<Source>,
-    /// Free notes; keys that begin with `_nats.` are the server's.
+    /// User-defined metadata. Keys that begin with `_nats.` are reserved for the server.
     pub metadata: BTreeMap<String, String>,
-    /// How long the marker of an expired value stays, so that watchers hear of it; 1 s at least.
+    /// The time that the marker of an expired value stays, so that watchers see the expiry. At least 1 s.
     ///
-    /// A bucket without this refuses the TTL of a single key. Where nothing is said, a new bucket that keeps one
-    /// revision of each key, or has a `ttl`, gets [`BucketConfig::LIMIT_MARKERS`] if the server can (2.11); not one with
-    /// `max_bytes`, or a `max_value_size` below 256: a marker that does not fit keeps its value from expiring, so a bucket
-    /// that is full once would stay full.
+    /// A bucket without markers refuses the TTL of a single key. By default, a new bucket gets
+    /// [`BucketConfig::LIMIT_MARKERS`] if the server supports markers (2.11) and the bucket keeps one revision of each
+    /// key or has a `ttl`. A bucket with `max_bytes`, or with a `max_value_size` below 256, gets none: a value whose
+    /// marker does not fit cannot expire, so a bucket that is full once would stay full.
     ///
     /// In a requested configuration, zero disables the markers: see [`LimitMarkers::Off`]. The configuration of an
     /// existing bucket without markers has `None`.
     pub limit_markers: Option<Duration>,
-    /// Whether one message may replace stored records, as a [`purge`](crate::Bucket::purge) replaces those of its key.
-    /// On by default.
+    /// Whether one message may replace stored records, as a [`purge`](crate::Bucket::purge) replaces the records of its
+    /// key. On by default.
     ///
     /// A server does not limit such a message to its own key: a user who may write one key can remove all records of
     /// the bucket with one message. Disable rollups in a bucket whose users do not trust each other. Such a bucket has
@@ -66,12 +66,12 @@ pub struct BucketConfig {
     /// Set it in every program that opens the bucket, or on the model (`#[kv(rollups = false)]`). A program without this setting reports drift, and
     /// [`Drift::Update`] enables rollups again.
     pub rollups: Option<bool>,
-    /// Whether several writes can be applied all or nothing, by a [transaction](crate::Bucket::transaction). Where nothing is said, a new
-    /// bucket that is no mirror takes batches if the server can (2.12.1).
+    /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
+    /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
-    /// Settings of an existing stream that differ from those of every bucket (ADR-8), such as `discard = old`. Each one
-    /// breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows the
-    /// change. Ignored in a requested configuration.
+    /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each
+    /// one breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows
+    /// the change. Ignored in a requested configuration.
     pub irregular: Vec<Difference>,
 }
 
@@ -92,7 +92,7 @@ pub enum LimitMarkers {
 }
 
 impl LimitMarkers {
-    /// The value in a requested [`BucketConfig`].
+    /// Returns the value in a requested [`BucketConfig`].
     pub(crate) fn wish(self) -> Duration {
         match self {
             Self::Off => Duration::ZERO,
@@ -102,23 +102,23 @@ impl LimitMarkers {
 }
 
 impl From<Duration> for LimitMarkers {
-    /// Markers that stay this long.
+    /// Creates markers that stay this long.
     fn from(stay: Duration) -> Self {
         Self::For(stay)
     }
 }
 
-/// Where a bucket is stored.
+/// The storage of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Storage {
-    /// In files.
+    /// Files.
     #[default]
     File,
-    /// In the server's memory: gone when it restarts.
+    /// The server's memory. A restart of the server loses the records.
     Memory,
 }
 
-/// What is wrong with a [`BucketConfig`].
+/// The error of an invalid [`BucketConfig`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{setting}` {reason}")]
 pub struct ConfigError {
@@ -127,25 +127,25 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The setting that is wrong.
+    /// Returns the invalid setting.
     pub fn setting(&self) -> &'static str {
         self.setting
     }
 }
 
 impl BucketConfig {
-    /// The most revisions of a key that a bucket can keep.
+    /// The largest history of a bucket.
     pub const MAX_HISTORY: u8 = 64;
 
-    /// The [`limit_markers`](Self::limit_markers) of a new bucket of which nothing is said.
+    /// The default [`limit_markers`](Self::limit_markers) of a new bucket.
     pub const LIMIT_MARKERS: Duration = Duration::from_secs(300);
 
-    /// A bucket of this name, of which nothing else is said.
+    /// Creates a configuration with this name and no other setting.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
 
-    /// Whether a server other than the one that decides on writes may answer a read, and be behind.
+    /// Whether a server that may be behind the leader can answer a read.
     pub(crate) fn may_be_behind(&self) -> bool {
         self.mirror.is_some() || self.replicas.is_some_and(|replicas| replicas > 1)
     }
@@ -155,9 +155,10 @@ impl BucketConfig {
         self.rollups == Some(false) && self.mirror.is_none()
     }
 
-    /// The settings of a new bucket: what is said, and the default of what is not.
+    /// Fills every unset setting with the default of a new bucket.
     ///
-    /// `limit_markers` tells whether the backend can leave them, `atomic` whether it takes batches.
+    /// `limit_markers` and `atomic` are the capabilities of the backend: whether it can write limit markers, and
+    /// whether it supports atomic batches.
     #[must_use]
     pub fn with_defaults(mut self, limit_markers: bool, atomic: bool) -> Self {
         self.irregular.clear();
@@ -175,11 +176,11 @@ impl BucketConfig {
         self
     }
 
-    /// Checks what can be checked without a server.
+    /// Checks everything that needs no server.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that no server would take.
+    /// Returns a [`ConfigError`] with the first setting that no server accepts.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |setting, reason: String| Err(ConfigError { setting, reason });
         check_bucket_name("name", &self.name)?;
@@ -243,12 +244,12 @@ impl BucketConfig {
     }
 }
 
-/// A duration as the server counts it.
+/// Returns a duration in nanoseconds, the unit of the server.
 pub(crate) fn nanos(duration: Duration) -> Option<i64> {
     i64::try_from(duration.as_nanos()).ok()
 }
 
-/// Whether this may be the name of a bucket (ADR-6).
+/// Checks that a text is a valid name of a bucket (ADR-6).
 pub(crate) fn check_bucket_name(setting: &'static str, name: &str) -> Result<(), ConfigError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if !name.is_empty() && name.len() <= 128 && name.chars().all(legal) {

@@ -10,7 +10,7 @@ use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 
-/// A bucket that takes batches, where the backend has such.
+/// Creates a bucket with atomic batches. Returns `None` if the backend does not support them.
 async fn with_batches(subject: &Subject, say: impl FnOnce(&mut BucketConfig)) -> Option<Bucket> {
     if !subject.has_batches().await {
         return None;
@@ -24,7 +24,7 @@ fn check(on: &str, revision: Revision) -> Guard {
     Guard { key: key(on), revision }
 }
 
-/// A conflict of this key, if it names one, that says the truth.
+/// Asserts that a conflict, if it names a key, names this key, and that its revisions are correct.
 fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revision) {
     let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
         panic!("it is a conflict of revisions: {error:?}");
@@ -33,7 +33,7 @@ fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revis
     assert!(found.is_none_or(|found| found == actual), "what is there is {actual}: {error:?}");
 }
 
-/// All writes of a batch are applied, at revisions that follow one another in the order of the writes.
+/// All writes of a batch are applied, at consecutive revisions in the order of the writes.
 pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
     let Some(bucket) = with_batches(subject, |config| config.history = Some(3)).await else { return };
     let mut there = Vec::new();
@@ -65,12 +65,12 @@ pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
     }
 }
 
-/// Every guard and every check is held at one moment.
+/// All preconditions and checks of a batch are evaluated at one moment.
 pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
     const WRITERS: usize = 6;
     const ROUNDS: usize = 15;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
-    // Whoever writes one of two keys looks at the other, so that of two who look at the same moment one loses.
+    // A writer of one key checks the other one, so of two concurrent writers at least one loses.
     let (left, right) = (key("left"), key("right"));
     for k in [&left, &right] {
         bucket.write(put(k, "0")).await;
@@ -105,7 +105,7 @@ pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
     for writer in join_all(writers).await {
         applied.extend(writer.expect("no writer panics"));
     }
-    // Each saw what both keys had at the moment of its write, so no two came to the same number.
+    // Each writer saw the current values of both keys, so no two computed the same number.
     let numbers: BTreeSet<_> = applied.iter().map(|(_, number)| *number).collect();
     assert_eq!(numbers.len(), WRITERS * ROUNDS, "two batches were decided on the same values");
     applied.sort();
@@ -115,7 +115,7 @@ pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
     );
 }
 
-/// The revision of the second entry of the last batch.
+/// Returns the revision of the second entry of the last batch.
 fn noise(applied: &[(Vec<Revision>, u64)]) -> Revision {
     applied.last().and_then(|(revisions, _)| revisions.get(1).copied()).unwrap_or_default()
 }
@@ -124,7 +124,7 @@ fn number(entry: &RawEntry) -> u64 {
     std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok()).expect("a number")
 }
 
-/// A refused batch changes nothing; a conflict names its key where that is known.
+/// A refused batch changes nothing. A conflict names its key if the backend knows it.
 pub async fn a_refused_batch_changes_nothing(subject: &Subject) {
     let Some(bucket) = with_batches(subject, |config| config.max_value_size = Some(2048)).await else { return };
     let (a, b, c) = (key("a"), key("b"), key("c"));
@@ -138,7 +138,7 @@ pub async fn a_refused_batch_changes_nothing(subject: &Subject) {
             let writes = [put(&b, "never"), stale.expecting(wrong), fine()];
             assert_conflict_of(&bucket.refusal_of_batch(&writes, &[]).await, "a", wrong, now);
         }
-        // A check that rides on a write, and one that needs a message of its own.
+        // One check fits on a write, the other needs a separate message.
         let riding = bucket.refusal_of_batch(&[put(&b, "never"), fine()], &[check("a", wrong)]).await;
         assert_conflict_of(&riding, "a", wrong, now);
         let alone = bucket.refusal_of_batch(&[fine(), put(&b, "never").expecting(other)], &[check("a", wrong)]).await;
@@ -149,7 +149,7 @@ pub async fn a_refused_batch_changes_nothing(subject: &Subject) {
     assert_eq!(bucket.newest(&c).await, None);
 }
 
-/// A watcher sees the entries of a batch one after the other, with nothing between.
+/// A watcher sees the entries of a batch consecutively, with no other entry between them.
 pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
     const BATCHES: usize = 10;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
@@ -182,7 +182,7 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
     assert_eq!(seen, committed);
 }
 
-/// A batch of nothing does nothing, one of a single message is a write, wherever it is.
+/// An empty batch does nothing. A batch of one message is a plain write, and works in every bucket.
 pub async fn a_batch_of_one_message_is_a_write(subject: &Subject) {
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;
     assert_eq!(bucket.commit(&[], &[]).await, []);
@@ -202,7 +202,7 @@ pub async fn a_batch_of_one_message_is_a_write(subject: &Subject) {
     bucket.refusal_of_batch(&[], &[check("a", Revision::ZERO)]).await;
 }
 
-/// A key that is written twice, two revisions expected of one, and too many messages are refused.
+/// Two writes of one key, two expected revisions of one key, and too many messages are refused.
 pub async fn a_batch_that_makes_no_sense_is_refused(subject: &Subject) {
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
     let (a, b) = (put(&key("a"), "v"), put(&key("b"), "v"));
@@ -222,7 +222,7 @@ pub async fn a_batch_that_makes_no_sense_is_refused(subject: &Subject) {
     assert_eq!(all.len() as u64, bucket.counts().await.0, "as many as are allowed");
 }
 
-/// Where batches are not taken, one of several messages is unsupported.
+/// Without support for batches, a batch of several messages is unsupported.
 pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &Subject) {
     let able = subject.has_batches().await;
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;

@@ -7,13 +7,13 @@ use crate::config::{BucketConfig, Storage};
 use crate::error::{ErrorKind, Outcome};
 use crate::revision::Revision;
 
-/// What nothing in `found` differs from.
+/// Asserts that `found` has every setting of `wanted`.
 fn assert_config(wanted: &BucketConfig, found: &BucketConfig, whose: &str) {
     assert_eq!(found.name, wanted.name, "{whose}");
     assert_eq!(wanted.differences(found), [], "{whose}: {found:?}");
 }
 
-/// A configuration that says as much as any backend takes.
+/// Returns a configuration with as many settings as any backend supports.
 async fn rich(subject: &Subject) -> BucketConfig {
     let key_ttl = subject.has_key_ttl().await;
     subject.config(|config| {
@@ -49,7 +49,7 @@ pub async fn a_bucket_is_created_once(subject: &Subject) {
     assert_config(&same, found.expect("it is there").config(), "the bucket is as it was");
 }
 
-/// `open` finds none where there is none.
+/// `open` returns `None` if the bucket does not exist.
 pub async fn a_missing_bucket_is_none(subject: &Subject) {
     let config = subject.config(|_| {});
     let (backend, name) = (subject.backend(), config.name.clone());
@@ -63,7 +63,7 @@ pub async fn a_missing_bucket_is_none(subject: &Subject) {
     assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none(), "an update makes none");
 }
 
-/// `delete` tells whether there was one, and what is gone takes no write and gives no status.
+/// `delete` returns whether the bucket existed. A deleted bucket refuses writes and has no status.
 pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
@@ -72,14 +72,14 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     assert!(backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was one");
     assert!(!backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was none");
     assert!(backend.open(&config.name, subject.deadline()).await.expect("open answers").is_none());
-    // A cluster may take a moment until every server knows.
+    // The servers of a cluster may learn of the deletion a moment later.
     let refused = async || bucket.try_write(put(&key("k"), "too late")).await.err();
     let error = subject.eventually("a write is refused", refused).await;
     assert_eq!(error.outcome(), Outcome::NotApplied, "{error:?}");
     let error = bucket.raw.status(subject.deadline()).await.expect_err("there is no status");
     assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
 
-    // Another bucket of the name has nothing of the first.
+    // A new bucket of the same name has no entry of the first one.
     let mut again = BucketConfig::new(&config.name);
     (again.replicas, again.storage) = (config.replicas, config.storage);
     backend.create(again, subject.deadline()).await.expect("the name is free");
@@ -90,7 +90,7 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     assert_eq!(revision.expect("there is no entry"), first, "it begins anew");
 }
 
-/// A handle tells when its bucket was made, and that the bucket of its name may be another by now.
+/// A handle returns the creation time of its bucket, also after another bucket has taken the name.
 pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
@@ -109,7 +109,7 @@ pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &Subject) {
     assert_eq!(bucket.raw.incarnation().created, first.created, "a handle tells of the one that it was opened on");
 }
 
-/// A configuration that no server takes is `InvalidConfig`, and makes or changes nothing.
+/// A configuration that no server accepts fails with `InvalidConfig`, and creates or changes nothing.
 pub async fn a_wrong_setting_is_refused(subject: &Subject) {
     let wrongs: [fn(&mut BucketConfig); 4] = [
         |config| config.history = Some(65),
@@ -135,7 +135,7 @@ pub async fn a_wrong_setting_is_refused(subject: &Subject) {
     }
 }
 
-/// A bucket's configuration is told as it was wanted, and complete.
+/// A handle returns the complete configuration of its bucket with the requested settings.
 pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
     let key_ttl = subject.has_key_ttl().await;
     for wanted in [rich(subject).await, subject.config(|_| {})] {
@@ -155,7 +155,7 @@ pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
     }
 }
 
-/// An update changes what it says and nothing else.
+/// An update changes the settings that are set and no others.
 pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
     let wanted = rich(subject).await;
     let created = subject.backend().create(wanted.clone(), subject.deadline()).await.expect("it is legal");
@@ -198,7 +198,7 @@ pub async fn names_list_every_bucket(subject: &Subject) {
     subject.eventually(&format!("the names of {made:?} are listed"), listed).await;
 }
 
-/// The status counts what is stored now.
+/// The status counts the current entries.
 pub async fn the_status_is_fresh(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     assert_eq!(bucket.counts().await, (0, Revision::ZERO), "an empty bucket");
@@ -222,8 +222,7 @@ pub async fn the_status_is_fresh(subject: &Subject) {
     assert!((10_000..11_000).contains(&grown), "a value of 10,000 bytes makes it larger by {grown}");
 }
 
-/// A purge is `Unsupported` in a bucket without rollups. A delete works, and an update of the bucket enables purges
-/// again.
+/// A purge is `Unsupported` in a bucket without rollups. A delete works. An update of the bucket enables purges again.
 pub async fn a_purge_needs_rollups(subject: &Subject) {
     let bucket = subject.bucket(|config| config.rollups = Some(false)).await;
     assert_eq!((bucket.raw.config().rollups, bucket.raw.config().limit_markers), (Some(false), None));

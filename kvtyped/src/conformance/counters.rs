@@ -1,4 +1,4 @@
-//! Counters, of backends that have them.
+//! Counters, for backends that support them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::backend::{Deadline, RawCounters};
 use crate::error::{ErrorKind, Outcome};
 use crate::key::{Key, Pattern};
 
-/// New counters; nothing if the backend has none, as it must say.
+/// Creates counters. Returns `None` if the backend does not support counters, and checks that its capabilities agree.
 async fn counters(subject: &Subject) -> Option<Arc<dyn RawCounters>> {
     let able = subject.backend().capabilities(subject.deadline()).await.expect("the backend tells its capabilities");
     let made = subject.backend().counters(subject.config(|_| {}), subject.deadline()).await;
@@ -25,7 +25,7 @@ async fn add(counters: &dyn RawCounters, on: &Key, delta: i128, deadline: Deadli
     }
 }
 
-/// They are made under a name that is free; under the name of a bucket of records there are none.
+/// Counters are created under an unused name. A bucket of records has no counters.
 pub async fn counters_and_records_have_buckets_of_their_own(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let config = bucket.raw.config().clone();
@@ -54,7 +54,7 @@ pub async fn counters_and_records_have_buckets_of_their_own(subject: &Subject) {
     assert!(matches!(wrong.kind(), ErrorKind::InvalidConfig { .. }), "{wrong:?}");
 }
 
-/// An addition tells the new total.
+/// An increment returns the new total.
 pub async fn an_addition_tells_the_new_total(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     for (delta, total) in [(5, 5), (-7, -2), (0, -2), (2, 0)] {
@@ -63,7 +63,7 @@ pub async fn an_addition_tells_the_new_total(subject: &Subject) {
     assert_eq!(add(&*counters, &key("b"), 1, subject.deadline()).await, 1, "each counts by itself");
 }
 
-/// Of many additions at once each is counted once, and tells a total of its own.
+/// Every concurrent increment is counted once, and returns a unique total.
 pub async fn every_addition_is_counted_once(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     let on = key("a");
@@ -73,7 +73,7 @@ pub async fn every_addition_is_counted_once(subject: &Subject) {
     assert!(totals.into_iter().eq(1..=200), "no total is told twice, and none is missing");
 }
 
-/// A counter does not wrap at the ends of `i64`.
+/// A counter does not wrap at the limits of `i64`.
 pub async fn a_counter_goes_beyond_64_bits(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     let large = i128::from(i64::MAX);
@@ -83,7 +83,7 @@ pub async fn a_counter_goes_beyond_64_bits(subject: &Subject) {
     assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), Some(-2 * large));
 }
 
-/// A read sees every addition that was acknowledged; a counter to which nothing was added is none.
+/// A read sees every acknowledged increment, and returns `None` for a counter without an increment.
 pub async fn a_counter_tells_what_was_added(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), None);
@@ -93,7 +93,7 @@ pub async fn a_counter_tells_what_was_added(subject: &Subject) {
     }
 }
 
-/// A scan gives each counter that its pattern matches once.
+/// A scan returns each counter that matches its pattern once.
 pub async fn a_scan_gives_each_counter_once(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     for (on, times) in [("a", 1), ("b", 2), ("x.a", 3), ("x.b", 1)] {
@@ -118,7 +118,7 @@ pub async fn a_scan_gives_each_counter_once(subject: &Subject) {
     assert_eq!(counters.scan(none, subject.deadline().remaining()).count().await, 0);
 }
 
-/// A removed counter begins at zero.
+/// A removed counter restarts at zero.
 pub async fn a_removed_counter_begins_anew(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
     counters.remove(&key("a"), subject.deadline()).await.expect("where there is none, nothing happens");

@@ -1,4 +1,4 @@
-//! Expiry. Where keys cannot have a TTL, the sentences say that it is refused.
+//! Expiry. On a backend without TTLs of keys, the rules check that a TTL is refused.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// A bucket whose keys may have a TTL, and whose markers stay that long; nothing where no key can have one.
+/// Creates a bucket with TTLs of keys and this TTL of markers. Returns `None` if the backend has no TTLs of keys.
 async fn with_ttls(subject: &Subject, limit_markers: u64) -> Option<Bucket> {
     if subject.has_key_ttl().await {
         let markers = Duration::from_secs(limit_markers);
@@ -22,7 +22,7 @@ async fn with_ttls(subject: &Subject, limit_markers: u64) -> Option<Bucket> {
     None
 }
 
-/// Waits until a key has no value any more.
+/// Waits until a key has no value.
 async fn gone(subject: &Subject, bucket: &Bucket, on: &Key) {
     let what = format!("the value of {on:?} expires");
     let dead = async || bucket.newest(on).await.is_none_or(|entry| !entry.is_live()).then_some(());
@@ -53,7 +53,7 @@ pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &Subject) {
     bucket.write(put(&k, "again").expecting(Revision::ZERO)).await;
 }
 
-/// An entry tells its TTL.
+/// An entry carries its TTL.
 pub async fn an_entry_carries_its_ttl(subject: &Subject) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
@@ -66,7 +66,7 @@ pub async fn an_entry_carries_its_ttl(subject: &Subject) {
     }
 }
 
-/// A purge with a TTL leaves a marker that goes without another.
+/// A purge with a TTL leaves a marker that expires without another marker.
 pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &Subject) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
@@ -78,7 +78,7 @@ pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &Subject) {
     assert_eq!(bucket.counts().await, (0, purged), "nothing is left, and nothing was written");
 }
 
-/// A write without a TTL over one that has one does not expire.
+/// A write without a TTL does not inherit the TTL of the entry that it replaces.
 pub async fn a_later_write_without_a_ttl_stays(subject: &Subject) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let writes = [put(&key("value"), "stays"), delete(&key("marker"))];
@@ -87,7 +87,7 @@ pub async fn a_later_write_without_a_ttl_stays(subject: &Subject) {
         bucket.write(put(&write.key, "v").with_ttl(Some(seconds(1)))).await;
         revisions.push(bucket.write(write).await);
     }
-    // What would expire now, had it not been written over, is due before this is.
+    // The overwritten entries would have expired before this entry does.
     let clock = key("clock");
     bucket.write(put(&clock, "v").with_ttl(Some(seconds(2)))).await;
     gone(subject, &bucket, &clock).await;
@@ -114,7 +114,7 @@ pub async fn the_bucket_ttl_removes_values(subject: &Subject) {
 
 /// A TTL is `Unsupported` in a bucket without limit markers.
 pub async fn a_ttl_needs_limit_markers(subject: &Subject) {
-    // With a history, nothing that is not said gets limit markers.
+    // With a history, a bucket gets no limit markers by default.
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     for write in [put(&key("k"), "v"), purge(&key("k"))] {
         let refused = bucket.refusal(write.with_ttl(Some(seconds(1)))).await;

@@ -1,7 +1,7 @@
 //! The [contract of backends](crate::backend#contract) as a test suite.
 //!
-//! Every sentence of the contract is a function of the same name here, under the heading that it has there. For a
-//! backend of your own, let [`conformance_tests!`](crate::conformance_tests) make a test of each; or run them all:
+//! Every rule of the contract is a function of the same name here, in the module of its section. For your own backend,
+//! [`conformance_tests!`](crate::conformance_tests) creates a test per rule. To run all rules in one test:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! The suite makes buckets of its own, under names that no other run has, and removes them. It takes half a minute at
-//! most where the clock is real: what expires must be waited for.
+//! The suite creates buckets with unique names and removes them. It takes up to half a minute with a real clock,
+//! because it waits for entries to expire.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
 
 pub mod batching;
@@ -39,7 +39,7 @@ pub use crate::chance::determine;
 
 type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
 
-/// Every sentence, handed to the macro `$then` after `$first`. The one list of them.
+/// Passes every rule to the macro `$then` after `$first`. The only list of the rules.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_sentences {
@@ -133,16 +133,16 @@ macro_rules! sentences {
 
 static SENTENCES: &[Sentence] = __conformance_sentences!([sentences]);
 
-/// The names of all sentences, in the order of the contract.
+/// Returns the names of all rules, in the order of the contract.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SENTENCES.iter().map(|(name, _)| *name)
 }
 
-/// Tests one sentence, and removes the buckets that it made, whatever comes of it.
+/// Tests one rule, and removes the buckets that the rule created, even if it fails.
 ///
 /// # Panics
 ///
-/// If the sentence is not true of the subject, or there is none of this name.
+/// Panics if the backend violates the rule, or if no rule has this name.
 pub async fn run(subject: &Subject, name: &str) {
     let (name, sentence) =
         SENTENCES.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no sentence is named `{name}`"));
@@ -158,21 +158,21 @@ pub async fn run(subject: &Subject, name: &str) {
     }
 }
 
-/// Tests every sentence, one after the other.
+/// Tests every rule in turn.
 ///
 /// # Panics
 ///
-/// At the first that is not true of the subject.
+/// Panics at the first rule that the backend violates.
 pub async fn run_all(subject: &Subject) {
     for name in names() {
         run(subject, name).await;
     }
 }
 
-/// Makes a `#[tokio::test]` of every sentence of the [contract](crate::backend#contract), by its name.
+/// Creates a `#[tokio::test]` with the name of the rule for every rule of the [contract](crate::backend#contract).
 ///
-/// Takes an expression that is a [`Subject`](crate::conformance::Subject), or an `Arc<dyn Backend>`; it may await, and is
-/// evaluated for each test. The crate that calls this depends on tokio, with `macros` and `rt-multi-thread`.
+/// Takes an expression of the type [`Subject`](crate::conformance::Subject) or `Arc<dyn Backend>`. The expression may
+/// use `.await`, and each test evaluates it. The calling crate needs tokio with `macros` and `rt-multi-thread`.
 ///
 /// ```
 /// mod memory {

@@ -9,11 +9,11 @@ use crate::backend::{At, Operation, Read, Scan};
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
-/// The newest entry of a key is read, marker or not, or nothing where there is none.
+/// A read returns the newest entry of a key, which may be a delete marker, or `None` if the key has no entry.
 pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("a.b");
-    // Neither what a key begins with nor what begins with it is the key.
+    // Neither a prefix of the key nor an extension of it is the key.
     for other in ["a", "a.b.c", "a.bb"] {
         bucket.write(put(&key(other), "other")).await;
     }
@@ -39,7 +39,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
     }
 }
 
-/// A read at a revision finds that entry, if it is kept and of that key.
+/// A read at a revision returns the entry with that revision, if it is kept and belongs to the key.
 pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (k, other) = (key("k"), key("k.other"));
@@ -54,7 +54,7 @@ pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
         let entry = subject.eventually(&what, async || bucket.read(on, At::Revision(revision)).await).await;
         assert_eq!((&entry.key, entry.revision, entry.operation), (on, revision, operation));
     }
-    // By now every server that was asked has them all; and what is not there is not there anywhere.
+    // Now every server that was asked has all entries. A revision of another key is never found.
     let unwritten = Revision::new(last.get() + 1);
     for (on, revision) in [(&k, foreign), (&other, first), (&k, unwritten), (&k, Revision::ZERO)] {
         assert_eq!(bucket.read(on, At::Revision(revision)).await, None, "revision {revision} of {on:?}");
@@ -75,12 +75,13 @@ pub async fn a_leader_read_sees_every_acknowledged_write(subject: &Subject) {
             assert_eq!(found, Some(revision), "{read:?} of {k:?} after write {number}");
         }
     }
-    // Nothing is a fresh answer too: the revision is of another key.
+    // `None` is a fresh answer, too: the revision belongs to another key.
     let last = bucket.write(put(&key("other"), "v")).await;
     assert_eq!(bucket.read(&key("never"), At::Newest(Read::AtLeast(last))).await, None);
 }
 
-/// A read of many gives for each key what a read of it gives, in the order asked, also for one that is asked for twice.
+/// A read of many keys returns for each key the result of a single read, in the order of the keys, repeated keys
+/// included.
 pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["full", "empty", "deleted", "purged", "missing", "a", "a.b", "again"].map(key);
@@ -107,11 +108,11 @@ pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
     }
 }
 
-/// A read of many has no largest number of keys, nor of bytes.
+/// A read of many keys has no limit on the number of keys or bytes.
 pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
     const KEYS: usize = 3_300;
     let bucket = subject.bucket(|_| {}).await;
-    // Long names, so that a request cannot hold many; and every third has no entry.
+    // The names are long, so that one request holds few of them. Every third key has no entry.
     let long = "x".repeat(700);
     let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("{number}.{long}"))).collect();
     let write = |number: usize| bucket.write(put(&keys[number], &format!("{number}")));
@@ -137,7 +138,7 @@ pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
     assert_eq!(found, large);
 }
 
-/// A leader read of many, and one of at least a revision, see every acknowledged write.
+/// A leader read of many keys, and a read of at least a revision, see every acknowledged write.
 pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subject) {
     const KEYS: usize = 12;
     let bucket = subject.bucket(|_| {}).await;
@@ -154,7 +155,7 @@ pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subje
             assert_eq!(found, newest, "{read:?} after write {number}");
         }
     }
-    // Nothing is a fresh answer too: the revision is of another key.
+    // `None` is a fresh answer, too: the revision belongs to another key.
     let last = bucket.write(put(&key("other"), "v")).await;
     let never: Vec<_> = (0..KEYS).map(|number| key(&format!("never{number}"))).collect();
     for read in [Read::Leader, Read::AtLeast(last)] {
@@ -162,7 +163,7 @@ pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subje
     }
 }
 
-/// A scan of the latest gives each key, marker or not, in the order of revisions; once, while nothing is written.
+/// Without concurrent writes, a scan returns each key once, with its value or marker, in the order of revisions.
 pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["d", "c", "b", "a", "e.f"].map(key);
@@ -181,7 +182,7 @@ pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     }
 }
 
-/// A key that is written while a scan goes on moves to where its new revision is: it may come twice, and does come.
+/// A key that is written during a scan moves to its new revision. It may be returned twice, and is never missed.
 pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) {
     const KEYS: usize = 600;
     for history in [1, 3] {
@@ -202,7 +203,7 @@ pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) 
             given.insert(entry.key.clone(), entry.revision);
             taken += 1;
             if taken == 10 {
-                // Some that came, some that are to come, and one that was not there.
+                // Some keys that were returned, some that were not yet, and a new one.
                 for number in [0, 1, 2, KEYS / 2, KEYS - 2, KEYS - 1] {
                     write(number, "new").await;
                 }
@@ -215,7 +216,7 @@ pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) 
     }
 }
 
-/// A scan after a revision gives what has a later one.
+/// A scan after a revision returns the entries with later revisions.
 pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
     for history in [1, 3] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
@@ -242,7 +243,7 @@ pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
     }
 }
 
-/// Each entry of a scan tells how many are behind it.
+/// Each entry of a scan carries the number of entries that follow it.
 pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
     const KEYS: u64 = 300;
     let bucket = subject.bucket(|_| {}).await;
@@ -256,7 +257,7 @@ pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
     assert!(behind.eq((0..KEYS).rev()), "it counts down to zero");
 }
 
-/// When a scan is dropped, nothing of it stays on the server, where there is one.
+/// A dropped scan leaves nothing on the server, if there is a server.
 pub async fn a_dropped_scan_leaves_nothing(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     for number in 0..50 {
@@ -272,7 +273,7 @@ pub async fn a_dropped_scan_leaves_nothing(subject: &Subject) {
     }
 }
 
-/// A scan ends also where there is nothing.
+/// A scan ends, also if nothing matches.
 pub async fn a_scan_of_nothing_ends(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let nothing = Pattern::new().literal("nothing");
@@ -292,7 +293,7 @@ pub async fn a_scan_of_nothing_ends(subject: &Subject) {
         .await;
 }
 
-/// A scan of the history gives every kept entry.
+/// A scan of the history returns every kept entry.
 pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
@@ -308,7 +309,7 @@ pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
     bucket.scan_finds(&[Pattern::exact(&a)], true, &revisions(&[a])).await;
 }
 
-/// A scan gives what one of its patterns matches, once, however they overlap.
+/// A scan returns each entry that matches at least one pattern once, even if patterns overlap.
 pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
@@ -323,7 +324,7 @@ pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
     }
 }
 
-/// A scan of headers leaves the values out.
+/// A scan of headers omits the values.
 pub async fn a_scan_of_headers_leaves_the_values_out(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
@@ -344,7 +345,7 @@ pub async fn a_scan_of_headers_leaves_the_values_out(subject: &Subject) {
     }
 }
 
-/// A scan has no largest number of keys: more than a server gives in one answer (1,024) are found too.
+/// A scan has no limit on the number of keys: it returns more than a server sends in one response (1,024).
 pub async fn a_scan_of_many_keys_gives_them_all(subject: &Subject) {
     const KEYS: usize = 1_300;
     let bucket = subject.bucket(|_| {}).await;

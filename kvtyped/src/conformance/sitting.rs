@@ -1,4 +1,4 @@
-//! A watch under test. What is true of each signal of every watch is looked at here.
+//! A watch session under test, with checks of each signal.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,24 +13,24 @@ use crate::error::{Error, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
-/// One sitting, which has begun.
+/// A watch session that has started.
 pub(super) struct Sitting {
     pub(super) begun: Begun,
     signals: BoxStream<'static, Result<Signal>>,
     watch: Watch,
     patience: Duration,
     ready: bool,
-    /// Nothing of this revision or of one before it may come any more.
+    /// No later signal may be at or below this revision.
     upto: Revision,
 }
 
 impl Bucket {
-    /// Begins a watch of everything.
+    /// Starts a watch of all keys.
     pub(super) async fn watch(&self, since: Since) -> Sitting {
         self.watch_some(&[Pattern::all()], since, false).await
     }
 
-    /// Begins a watch.
+    /// Starts a watch.
     pub(super) async fn watch_some(&self, patterns: &[Pattern], since: Since, headers_only: bool) -> Sitting {
         let patience = self.patience();
         let delivered = Delivered::default();
@@ -44,7 +44,7 @@ impl Bucket {
         }
     }
 
-    /// The error of a watch that cannot begin.
+    /// Returns the error of a watch that cannot start.
     pub(super) async fn watch_error(&self, since: Since) -> Error {
         let (patterns, patience, delivered) = (vec![Pattern::all()].into(), self.patience(), Delivered::default());
         let watch = Watch { patterns, since, headers_only: false, patience, delivered };
@@ -55,7 +55,8 @@ impl Bucket {
         }
     }
 
-    /// Begins watches until one has told these revisions when it was ready: it may begin where the last writes are late.
+    /// Starts watches until one returns exactly these revisions before it is ready: a watch may start on a stale
+    /// server.
     pub(super) async fn watch_finds(
         &self,
         patterns: &[Pattern],
@@ -74,7 +75,7 @@ impl Bucket {
 }
 
 impl Sitting {
-    /// What comes next, whatever it is; or its end.
+    /// Returns the next signal, or `None` at the end of the watch.
     pub(super) async fn hears(&mut self) -> Option<Result<Signal>> {
         let Ok(heard) = tokio::time::timeout(self.patience, self.signals.next()).await else {
             panic!("{self:?} is silent for {:?}", self.patience)
@@ -99,7 +100,7 @@ impl Sitting {
         heard
     }
 
-    /// What comes next that is more than a sign of life.
+    /// Returns the next signal that is not a heartbeat.
     async fn next(&mut self) -> Signal {
         loop {
             match self.hears().await {
@@ -110,7 +111,7 @@ impl Sitting {
         }
     }
 
-    /// The next entry, of which nothing comes before.
+    /// Returns the next signal other than a heartbeat, which must be an entry.
     pub(super) async fn entry(&mut self) -> RawEntry {
         match self.next().await {
             Signal::Entry { entry, behind: _ } => entry,
@@ -118,7 +119,7 @@ impl Sitting {
         }
     }
 
-    /// Next come exactly the entries of these revisions.
+    /// Expects the entries of exactly these revisions next.
     pub(super) async fn tells(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         for revision in wanted {
@@ -129,7 +130,7 @@ impl Sitting {
         entries
     }
 
-    /// The entries that come until it is ready.
+    /// Returns the entries until the watch is ready.
     pub(super) async fn until_ready(&mut self) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         loop {
@@ -141,7 +142,7 @@ impl Sitting {
         }
     }
 
-    /// Reads on until all of these revisions came, or it ends.
+    /// Reads until all of these revisions were delivered, or until the watch ends.
     pub(super) async fn catches_up(&mut self, revisions: &[Revision]) -> Result<()> {
         let mut left: BTreeSet<_> = revisions.iter().copied().collect();
         while !left.is_empty() {
@@ -158,7 +159,7 @@ impl Sitting {
         Ok(())
     }
 
-    /// Nothing comes but a sign of life: tells how far it is.
+    /// Expects a heartbeat next. Returns its revision.
     pub(super) async fn is_silent(&mut self) -> Revision {
         match self.hears().await {
             Some(Ok(Signal::Alive { upto })) => upto,
@@ -166,7 +167,7 @@ impl Sitting {
         }
     }
 
-    /// The error that it ends with, after whatever else comes.
+    /// Reads the rest of the signals. Returns the error that ends the watch.
     pub(super) async fn ends(mut self) -> Error {
         loop {
             match self.hears().await {

@@ -1,4 +1,4 @@
-//! What is tested, and the few verbs that every test needs.
+//! The backend under test, and operations that every test needs.
 
 use std::any::Any;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// A backend under test, and how the buckets are in which it is tested.
+/// A backend under test, and the settings of its test buckets.
 #[derive(Clone)]
 pub struct Subject {
     backend: Arc<dyn Backend>,
@@ -31,7 +31,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A backend with one replica of each bucket, in files.
+    /// Creates a subject with one replica of each bucket and file storage.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self {
             backend,
@@ -44,47 +44,47 @@ impl Subject {
         }
     }
 
-    /// With this many replicas of each bucket.
+    /// Sets the number of replicas of each bucket.
     #[must_use]
     pub fn replicas(mut self, replicas: u8) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// With buckets that are stored there.
+    /// Sets the storage of the buckets.
     #[must_use]
     pub fn storage(mut self, storage: Storage) -> Self {
         self.storage = storage;
         self
     }
 
-    /// The size of the largest message that the backend takes; 1 MiB by default, as of a server.
+    /// Sets the size of the largest message that the backend accepts. Default: 1 MiB, like a server.
     #[must_use]
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self
     }
 
-    /// How long an operation may take, and how late something may come that comes by itself; 15 s by default.
+    /// Sets the timeout of operations, and of expected events. Default: 15 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Keeps something as long as the subject is there: the server that it runs on.
+    /// Keeps a value until the subject is dropped, for example the server under test.
     #[must_use]
     pub fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
         self.keeps.push(Arc::new(kept));
         self
     }
 
-    /// The same, with no bucket made yet.
+    /// Returns a copy without created buckets.
     pub(super) fn fresh(&self) -> Self {
         Self { made: Arc::default(), ..self.clone() }
     }
 
-    /// Removes the buckets that were made. One that stays is in nobody's way, so failures do not matter.
+    /// Removes the created buckets. Their names are unique, so failures do not matter.
     pub(super) async fn clean(&self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         for name in made {
@@ -104,7 +104,7 @@ impl Subject {
         self.max_payload
     }
 
-    /// A bucket of a name that nobody else has; it is removed at the end if it is made.
+    /// Returns the configuration of a bucket with a unique name. [`clean`](Self::clean) removes the bucket.
     pub(super) fn config(&self, say: impl FnOnce(&mut BucketConfig)) -> BucketConfig {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Subject {
         config
     }
 
-    /// A new bucket.
+    /// Creates a bucket.
     pub(super) async fn bucket(&self, say: impl FnOnce(&mut BucketConfig)) -> Bucket {
         let config = self.config(say);
         match self.backend.create(config.clone(), self.deadline()).await {
@@ -130,12 +130,12 @@ impl Subject {
         self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").key_ttl
     }
 
-    /// Whether buckets take batches; see [`Capabilities::atomic`](crate::backend::Capabilities::atomic).
+    /// Whether buckets support batches; see [`Capabilities::atomic`](crate::backend::Capabilities::atomic).
     pub(super) async fn has_batches(&self) -> bool {
         self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").atomic
     }
 
-    /// Asks until there is an answer; `what` is waited for.
+    /// Calls `ask` until it returns a value. `what` describes the value.
     pub(super) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + self.patience;
         loop {
@@ -164,7 +164,7 @@ impl From<Arc<dyn Backend>> for Subject {
     }
 }
 
-/// A bucket under test: what must not fail does not.
+/// A bucket under test. Its methods panic on unexpected errors.
 pub(super) struct Bucket {
     pub(super) raw: Arc<dyn RawBucket>,
     subject: Subject,
@@ -190,7 +190,7 @@ impl Bucket {
         }
     }
 
-    /// The error of a write that must be refused, and for certain.
+    /// Returns the error of a write that must be refused, and must report that it was not applied.
     pub(super) async fn refusal(&self, write: Write) -> Error {
         let error = match self.try_write(write.clone()).await {
             Ok(revision) => panic!("{write:?} is applied at revision {revision}"),
@@ -212,7 +212,7 @@ impl Bucket {
         }
     }
 
-    /// The error of a batch that must be refused, for certain, and without a trace.
+    /// Returns the error of a batch that must be refused, report that it was not applied, and change nothing.
     pub(super) async fn refusal_of_batch(&self, writes: &[Write], checks: &[Guard]) -> Error {
         let before = self.counts().await;
         let error = match self.try_commit(writes, checks).await {
@@ -238,33 +238,33 @@ impl Bucket {
         }
     }
 
-    /// Erases what is of a key up to a revision; how many entries that was.
+    /// Erases the entries of a key up to a revision. Returns their number.
     pub(super) async fn erase(&self, on: &Key, upto: Revision) -> u64 {
         self.raw.erase(on, upto, self.subject.deadline()).await.expect("it is erased")
     }
 
-    /// The newest entry of a key as the leader has it.
+    /// Returns the newest entry of a key on the leader.
     pub(super) async fn newest(&self, on: &Key) -> Option<RawEntry> {
         self.read(on, At::Newest(Read::Leader)).await
     }
 
-    /// What the newest entry of a key says; nothing where there is none.
+    /// Returns the operation of the newest entry of a key.
     pub(super) async fn says(&self, on: &Key) -> Option<Operation> {
         self.newest(on).await.map(|entry| entry.operation)
     }
 
-    /// How many entries there are, and the last revision.
+    /// Returns the number of entries and the last revision.
     pub(super) async fn counts(&self) -> (u64, Revision) {
         let status = self.raw.status(self.subject.deadline()).await.expect("the bucket has a status");
         (status.values, status.last_revision)
     }
 
-    /// What a scan gives, in order; a key or a revision that comes twice, or not in order, fails at once.
+    /// Returns the entries of a scan. Fails if a key or a revision is repeated or out of order.
     pub(super) async fn scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) -> Vec<RawEntry> {
         self.scan_as(Scan { history, headers_only, ..self.scan_of(patterns) }).await
     }
 
-    /// A scan of the newest entries.
+    /// Returns a scan of the newest entries.
     pub(super) fn scan_of(&self, patterns: &[Pattern]) -> Scan {
         Scan {
             patterns: patterns.to_vec().into(),
@@ -276,13 +276,13 @@ impl Bucket {
         }
     }
 
-    /// How many consumers a server counts.
+    /// Returns the number of consumers on the server, if there is a server.
     pub(super) async fn consumers(&self) -> Option<u64> {
         let status = self.raw.status(self.subject.deadline()).await.expect("the bucket has a status");
         status.raw.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
     }
 
-    /// The same of any scan.
+    /// Runs a scan with the checks of [`scan`](Self::scan).
     pub(super) async fn scan_as(&self, scan: Scan) -> Vec<RawEntry> {
         let (patience, history) = (scan.patience, scan.history);
         let entries = self.raw.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry);
@@ -295,7 +295,7 @@ impl Bucket {
         entries
     }
 
-    /// Scans until the revisions are these: a scan may be a moment late.
+    /// Scans until the result has these revisions: a scan may be slightly stale.
     pub(super) async fn scan_finds(&self, patterns: &[Pattern], history: bool, wanted: &[Revision]) -> Vec<RawEntry> {
         let what = format!("a scan of {patterns:?} (history: {history}) gives the revisions {wanted:?}");
         let found = async || {
@@ -332,7 +332,7 @@ pub(super) fn id_of(entry: &RawEntry) -> Option<&str> {
 
 type Texts = &'static [&'static str];
 
-/// Some keys, lists of patterns, and which of the keys each list matches.
+/// Returns keys, and for each of several lists of patterns the keys that match.
 pub(super) fn overlapping_patterns() -> (Texts, Vec<(Vec<Pattern>, Texts)>) {
     const KEYS: Texts = &["a", "a.1", "a.2", "a.2.x", "b.1", "b.p-1", "b.p-", "b.q-1", "c.1.x"];
     let literal = |text: &str| Pattern::new().literal(text);

@@ -11,8 +11,9 @@ use crate::error::{Error, ErrorKind};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
-/// A watch begins with the facts of the bucket, tells what is there, then `Ready`, then what is written, in the order of
-/// revisions, each entry once. Since the newest, that is the newest entry of each key, marker or not.
+/// A watch first returns a description of the bucket, then the existing entries, then `Ready`, then new entries, in the
+/// order of revisions, each once. [`Since::Newest`] starts with the newest entry of each key, which may be a delete
+/// marker.
 pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
@@ -40,7 +41,7 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject)
     sitting.is_silent().await;
 }
 
-/// A watch where nothing matches is ready at once.
+/// A watch is ready at once if nothing matches.
 pub async fn a_watch_of_nothing_is_ready_at_once(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let nothing = [Pattern::new().literal("nothing")];
@@ -60,7 +61,7 @@ pub async fn a_watch_of_nothing_is_ready_at_once(subject: &Subject) {
     none.is_silent().await;
 }
 
-/// A watch since the history tells every entry that is kept.
+/// A watch of the history returns every kept entry.
 pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
@@ -79,7 +80,7 @@ pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
     bucket.watch_finds(&[Pattern::exact(&b)], Since::History, false, &[of_b]).await;
 }
 
-/// A watch since now tells only what is written later.
+/// A watch [`Since::Now`] returns only later writes.
 pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
@@ -87,7 +88,7 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
         bucket.write(write).await;
     }
     let last = bucket.counts().await.1;
-    // Not sought until it is so: whatever is old when it begins must not come, and no server may be so late.
+    // Starts only once: no server may be stale enough to return an old entry.
     let mut sitting = bucket.watch(Since::Now).await;
     assert_eq!((sitting.begun.last_revision, sitting.begun.complete), (last, true));
     assert_eq!(sitting.until_ready().await, [], "it is ready at once");
@@ -96,7 +97,7 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
     sitting.is_silent().await;
 }
 
-/// A watch after a revision tells what is kept of a later one.
+/// A watch after a revision returns the kept entries of later revisions.
 pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
@@ -115,7 +116,8 @@ pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
     sitting.tells(&news).await;
 }
 
-/// A watch after a revision tells whether every later write is kept; of a revision that is still to come it is not so.
+/// A watch after a revision reports whether every later write is kept. It reports `false` for a revision that the
+/// bucket has not reached.
 pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
@@ -135,7 +137,7 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
     }
     assert!(!complete(&all, to_come(revisions[4])).await, "a revision that is still to come");
 
-    // One goes, and what came before and after it stays.
+    // One entry is removed, and the entries before and after it remain.
     revisions.push(bucket.write(put(&key("c"), "v")).await);
     let purged = bucket.write(purge(&key("c"))).await;
     let hole = revisions[5];
@@ -147,7 +149,7 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
     assert!(!complete(&all, to_come(purged)).await, "a revision that is still to come");
 }
 
-/// A watch tells deletes, purges and expiries as they happen; the last where keys can have a TTL.
+/// A watch reports deletes and purges when they happen, and expiries if keys can have a TTL.
 pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
@@ -196,7 +198,7 @@ pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
     }
 }
 
-/// A watch tells what one of its patterns matches, once, however they overlap.
+/// A watch returns each entry that matches at least one pattern once, even if patterns overlap.
 pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
@@ -221,14 +223,14 @@ pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
         let news = of(&news, wanted);
         async move {
             sitting.tells(&news).await;
-            // What comes next is a sign of life, if it is not an entry too much.
+            // Next is a heartbeat, unless the watch returns an unwanted entry.
             sitting.is_silent().await;
         }
     });
     join_all(reads).await;
 }
 
-/// A watch of headers leaves the values out.
+/// A watch of headers omits the values.
 pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
@@ -242,14 +244,14 @@ pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
     told.extend(sitting.tells(&news).await);
     for entry in told {
         assert_eq!(entry.value, Bytes::new(), "{entry:?}");
-        // What was purged since cannot be read any more.
+        // A purged entry cannot be read.
         if let Some(read) = bucket.read(&entry.key, At::Revision(entry.revision)).await {
             assert_eq!(entry, RawEntry { value: Bytes::new(), ..read }, "the rest is as it is read");
         }
     }
 }
 
-/// While nothing happens, a watch tells that it is alive, and how far it is.
+/// A watch without new entries sends heartbeats with its position.
 pub async fn a_watch_tells_that_it_is_alive(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
@@ -263,7 +265,7 @@ pub async fn a_watch_tells_that_it_is_alive(subject: &Subject) {
     assert_eq!(sitting.is_silent().await, news, "all of the bucket was told, and that is how far it is");
 }
 
-/// If its bucket goes, a watch ends within seconds, with `BucketNotFound`; and if there is another of its name by then.
+/// If its bucket is deleted, a watch ends within seconds with `BucketNotFound`, also if a new bucket has the same name.
 pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let (backend, name) = (subject.backend(), bucket.raw.config().name.clone());
@@ -285,8 +287,8 @@ pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
     not_found(replaced.ends().await);
 }
 
-/// A reader that does not read finds what is left when it does: the newest of each key, in order; or that its sitting is
-/// over. (That it costs little meanwhile cannot be seen from here.)
+/// A watch that is read late returns the newest entry of each key, in order, or its session has ended. (This test
+/// cannot observe the memory.)
 pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
     const WRITES: usize = 3_000;
     const KEYS: usize = 4;
@@ -305,7 +307,7 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
     }
 }
 
-/// When a watch is dropped, nothing of it stays on the server, where there is one.
+/// A dropped watch leaves nothing on the server, if there is a server.
 pub async fn a_dropped_watch_leaves_nothing(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let there = bucket.write(put(&key("k"), "v")).await;

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
-/// A conflict that says what was expected, and, if it says what is there, says the truth.
+/// Asserts that a conflict has this expected revision, and that its actual revision, if it has one, is correct.
 fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
     assert!(error.is_conflict(), "it is a conflict: {error:?}");
     let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
@@ -33,7 +33,7 @@ pub async fn revisions_grow_over_the_whole_bucket(subject: &Subject) {
     assert_eq!(bucket.counts().await.1, last, "the last revision of the bucket");
 }
 
-/// A write without a guard lands on whatever is there.
+/// A write without a precondition succeeds whatever its key holds.
 pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
@@ -53,7 +53,7 @@ pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
     }
 }
 
-/// A guard lets pass exactly the revision that it names: that of the newest entry of its key, marker or not.
+/// A precondition holds exactly if its revision is the revision of the newest entry of its key, which may be a marker.
 pub async fn a_guard_lets_exactly_its_revision_pass(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("k");
@@ -65,16 +65,16 @@ pub async fn a_guard_lets_exactly_its_revision_pass(subject: &Subject) {
             assert_conflict(&bucket.refusal(write.clone().expecting(wrong)).await, wrong, newest);
         }
         (older, newest) = (newest, bucket.write(write.expecting(newest)).await);
-        // Another key's revision is the last of the bucket, and that is nothing to the guard.
+        // The last revision of the bucket belongs to another key, which does not affect the precondition.
         bucket.write(put(&key("other"), "v")).await;
     }
 }
 
-/// The guard [`Revision::ZERO`] lets pass only where the key has no entry at all; a marker is an entry.
+/// The precondition [`Revision::ZERO`] holds only if the key has no entry. A delete marker is an entry.
 pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
-    // A key is not the longer one that begins with it.
+    // A longer key with this key as its prefix is another key.
     bucket.write(put(&key("k.more"), "v")).await;
     let mut newest = bucket.write(put(&k, "v").expecting(Revision::ZERO)).await;
     for marker in [delete(&k), purge(&k)] {
@@ -86,7 +86,7 @@ pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &Subject) {
     }
 }
 
-/// A guard may stand on another key than the one that is written, where keys can have a TTL; else it is refused.
+/// A precondition may name another key than the written one if keys can have a TTL. Otherwise it is refused.
 pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let (lock, data) = (key("lock"), key("data"));
@@ -107,7 +107,7 @@ pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
     assert_eq!(bucket.newest(&data).await.map(|entry| entry.revision), Some(last), "the last that the guard let pass");
 }
 
-/// A refused write changes nothing, and its error is a conflict that is not applied.
+/// A refused write changes nothing. Its error is a conflict that states that the write was not applied.
 pub async fn a_refused_write_changes_nothing(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
@@ -121,7 +121,7 @@ pub async fn a_refused_write_changes_nothing(subject: &Subject) {
     bucket.scan_finds(&[Pattern::all()], true, &[first, second]).await;
 }
 
-/// Of many writers at one revision exactly one wins, the others get a conflict.
+/// If many writers expect the same revision, exactly one wins, and the others get a conflict.
 pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
     const WRITERS: usize = 8;
     const ROUNDS: usize = 50;
@@ -164,7 +164,7 @@ pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
     assert_eq!(kept.iter().map(|entry| &*entry.value).collect::<Vec<_>>(), [&b"first"[..], b"second", b""]);
 }
 
-/// A purge leaves a marker and nothing before it.
+/// A purge leaves a marker and removes everything before it.
 pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
@@ -194,7 +194,7 @@ pub async fn history_is_bounded(subject: &Subject) {
     }
 }
 
-/// The operation id of a write is returned with its entry.
+/// An entry carries the operation id of its write.
 pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
@@ -230,7 +230,7 @@ pub async fn an_empty_value_is_a_value(subject: &Subject) {
     assert_eq!(scanned[0], entry);
 }
 
-/// Tries a write that is too large: nothing is changed.
+/// Asserts that a write is refused as too large and changes nothing.
 async fn assert_too_large(bucket: &Bucket, write: Write) {
     let before = bucket.counts().await;
     let refused = bucket.refusal(write).await;
@@ -238,7 +238,7 @@ async fn assert_too_large(bucket: &Bucket, write: Write) {
     assert_eq!(bucket.counts().await, before, "the number of entries and the last revision");
 }
 
-/// A value over the bucket's or the server's limit is `TooLarge`, and changes nothing.
+/// A value over the limit of the bucket or the server is `TooLarge`, and changes nothing.
 pub async fn a_value_over_the_limit_is_refused(subject: &Subject) {
     let large = |bytes| Write::new(key("k"), WriteKind::Put(vec![b'x'; bytes].into()));
     let bucket = subject.bucket(|config| config.max_value_size = Some(2048)).await;
@@ -246,12 +246,12 @@ pub async fn a_value_over_the_limit_is_refused(subject: &Subject) {
     assert_too_large(&bucket, large(2049)).await;
     bucket.write(large(1025)).await;
     let bucket = subject.bucket(|_| {}).await;
-    // The headers count.
+    // Headers count, too.
     assert_too_large(&bucket, large(subject.largest_message())).await;
     bucket.write(large(subject.largest_message() - 1024)).await;
 }
 
-/// A full bucket is `BucketFull`, and changes nothing.
+/// A write to a full bucket is `BucketFull`, and changes nothing.
 pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
     let bucket = subject.bucket(|config| config.max_bytes = Some(8192)).await;
     let name = bucket.raw.config().name.clone();
@@ -277,7 +277,7 @@ pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
     bucket.write(put(&key("now"), &value)).await;
 }
 
-/// What is erased of a key goes without a marker, and nothing that is later than the revision which was named.
+/// An erase removes the entries of a key up to the given revision and no later entry. It leaves no marker.
 pub async fn an_erasure_takes_nothing_that_is_later(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");

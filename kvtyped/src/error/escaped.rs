@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 /// Displays a value and escapes the characters that end a line, move the cursor or change the direction of a text. A
-/// name can therefore not forge a line of a log. The escapes are those of Rust: `\\n` and `\\u{1b}`.
+/// name can therefore not forge a line of a log. The escapes have the syntax of Rust: `\\n` and `\\u{1b}`.
 pub(crate) struct Escaped<D>(pub(crate) D);
 
 impl<D: fmt::Display> fmt::Display for Escaped<D> {
@@ -12,7 +12,7 @@ impl<D: fmt::Display> fmt::Display for Escaped<D> {
     }
 }
 
-/// Passes a text on, escaped.
+/// Escapes the text that is written to it.
 struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl Write for Escaping<'_, '_> {
@@ -30,7 +30,7 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// Whether a character is shown escaped.
+/// Whether a character must be escaped.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')

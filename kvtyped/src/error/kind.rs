@@ -1,4 +1,4 @@
-//! The kinds of failure, and what each says.
+//! The kinds of errors, and their messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,134 +7,134 @@ use super::Escaped;
 use crate::config::Difference;
 use crate::revision::Revision;
 
-/// What kind of failure an [`Error`](super::Error) is.
+/// The kind of an [`Error`](super::Error).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The key has not the revision that the write expected. Read it again.
+    /// The key does not have the revision that the write expected. Read the record again.
     Conflict {
-        /// The revision that was expected; zero where nothing was.
+        /// The expected revision. [`Revision::ZERO`] if the write expected no entry.
         expected: Revision,
-        /// The revision that the key has, if the server said.
+        /// The actual revision of the key, if the server reported it.
         actual: Option<Revision>,
     },
     /// `create` found a live record under the key. [`Error::revision`](super::Error::revision) is its revision.
     AlreadyExists,
-    /// There is no record under the key.
+    /// The key has no live record.
     NotFound,
     /// The closure of a `modify` changed a field of the key.
     KeyChanged,
-    /// A retried update lost against other writers until its attempts or its time ran out.
+    /// A retried update lost to other writers until its attempts or its time ran out.
     RetriesExhausted {
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
-        /// How long.
+        /// The time that they took.
         elapsed: Duration,
     },
-    /// A number has no room for it: the total of a counter beyond `i64`, an id beyond `u64`. Nothing was counted.
+    /// A number does not fit: the total of a counter exceeds `i64`, or an id exceeds `u64`. Nothing was counted.
     OutOfRange {
-        /// Of what to what.
+        /// The number and its range.
         detail: String,
     },
-    /// The closure of a transaction gave up; its error is the cause.
+    /// The closure of a transaction returned an error, which is the source of this error.
     Aborted,
-    /// What is stored is no record of the model.
+    /// The stored bytes are not a record of the model.
     Decode {
-        /// The codec, or `key` where the key is none of the model's, or `record` where the record's kind is unknown.
+        /// The codec, or `key` if the key is not a key of the model, or `record` if the kind of the record is unknown.
         codec: &'static str,
         /// The reason, without any content of the value.
         detail: String,
     },
-    /// A value that is stored did not pass the check of a live value.
+    /// A stored value failed the check of a live value.
     Rejected {
-        /// What the check said.
+        /// The reason from the check.
         reason: String,
     },
-    /// The bucket is not the one that this handle was opened on: it was made anew, or set back to an older copy. What was
-    /// read before says nothing about it. Open it again.
+    /// The bucket is not the one that this handle was opened on: it was deleted and created again, or set back to an
+    /// older copy. Earlier reads are invalid. Open the bucket again.
     HistoryRewound,
-    /// The codec cannot write the value, or the value would not be read back equal.
+    /// The codec cannot encode the value, or the value would not be read back equal.
     Encode {
-        /// The codec, or `key` if the record would name another key after it is read back.
+        /// The codec, or `key` if the decoded record would have another key.
         codec: &'static str,
         /// The reason, without any content of the value.
         detail: String,
     },
-    /// The key cannot be sent.
+    /// The key is invalid.
     InvalidKey,
-    /// A setting, a URL or an option is wrong.
+    /// A setting, a URL or an option is invalid.
     InvalidConfig {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// There is no such bucket.
+    /// The bucket does not exist.
     BucketNotFound,
-    /// There is such a bucket already.
+    /// The bucket exists already.
     BucketExists,
-    /// The bucket differs from what the model and the builder say.
+    /// The settings of the bucket differ from the settings of the model and the builder.
     Drift {
-        /// In these settings.
+        /// The settings that differ.
         differences: Vec<Difference>,
     },
-    /// Writes that make no sense together: a key that is written twice, or too many of them.
+    /// The writes of a batch are invalid together: a key is written twice, or there are too many writes.
     InvalidBatch {
-        /// What is wrong with them.
+        /// The reason.
         reason: String,
     },
-    /// The value is larger than the bucket or the server takes.
+    /// The value is larger than the bucket or the server accepts.
     TooLarge {
-        /// The size that was refused, headers included, in bytes, where it is known.
+        /// The refused size in bytes, including headers, if it is available.
         size: Option<usize>,
-        /// The limit, in bytes, where it is known.
+        /// The limit in bytes, if it is available.
         limit: Option<usize>,
     },
-    /// The bucket has reached its `max_bytes`, or the part of it that recipes may use.
+    /// The bucket has reached its `max_bytes`, or the share of it that recipes may use.
     BucketFull,
-    /// A limit of the account or of the server is reached: storage, memory, streams or consumers. Nothing was applied.
+    /// The account or the server has reached a limit: storage, memory, streams or consumers. Nothing was applied.
     LimitReached {
         /// The limit, as the server names it.
         limit: String,
     },
-    /// The backend, or this bucket, cannot do that.
+    /// The backend or the bucket does not support the operation.
     Unsupported {
-        /// What it needs.
+        /// The requirement.
         needs: String,
-        /// What there is.
+        /// The actual backend or bucket.
         found: String,
     },
-    /// The server denies this user the subject.
+    /// The server denies the user access to the subject.
     PermissionDenied {
-        /// The subject, or what the server said of it.
+        /// The subject, or the server's message about it.
         subject: String,
     },
-    /// The server does not let this user in.
+    /// The server refuses the credentials.
     Unauthorized,
-    /// The time of the operation ran out.
+    /// The operation did not complete within its timeout.
     Timeout {
-        /// The time that it had.
+        /// The timeout.
         after: Duration,
     },
-    /// The connection cannot be encrypted as wanted: a certificate is not trusted, missing or wrong.
+    /// The connection cannot be encrypted as requested: a certificate is untrusted, missing or invalid.
     Tls {
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
-    /// There is no connection, no leader or no server for it now.
+    /// No connection, leader or server is available at the moment.
     Unavailable {
-        /// What is missing.
+        /// The missing part.
         reason: String,
     },
-    /// The lease is lost, or may be: it was not renewed in time, or another has it. Stop what it protected.
+    /// The lease is lost, or may be: it was not renewed in time, or another holder has it. Stop the protected work.
     Lost,
-    /// Another holder has taken the lock since: the write was refused by its fence. Stop what the lock protected.
+    /// Another holder has taken the lock since, so the fence refused the write. Stop the protected work.
     Fenced,
-    /// The handle or its store was closed.
+    /// The handle or its store is closed.
     Closed,
-    /// The server answered with something else.
+    /// The server returned an unexpected error.
     Backend {
-        /// Its error code, if it gave one.
+        /// The error code, if the server returned one.
         code: Option<u64>,
-        /// What it said.
+        /// The server's message.
         detail: String,
     },
 }
@@ -225,7 +225,7 @@ impl ErrorKind {
     }
 }
 
-/// To the millisecond: of one time several steps have what is left, which is a little less.
+/// Rounds to milliseconds: several steps share one timeout, so a later step has slightly less time.
 fn rounded(time: Duration) -> Duration {
     let rounded = time.saturating_add(Duration::from_micros(500)).as_millis();
     match u64::try_from(rounded) {

@@ -1,4 +1,4 @@
-//! The one error of the library.
+//! The error type of the library.
 
 mod escaped;
 mod kind;
@@ -16,15 +16,15 @@ use crate::config::ConfigError;
 use crate::key::{Key, KeyError, unescape};
 use crate::revision::Revision;
 
-/// A `Result` whose error is [`Error`] unless another is named.
+/// A `Result` whose error type is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation failed.
+/// The error of an operation.
 ///
-/// Ask it what to do next, rather than what happened: [`is_conflict`](Self::is_conflict) (read again),
-/// [`is_retryable`](Self::is_retryable) (call again), [`outcome`](Self::outcome) (was it written?). The facts are in
-/// [`kind`](Self::kind), [`operation`](Self::operation), [`bucket`](Self::bucket), [`key`](Self::key) and
-/// [`revision`](Self::revision); the cause, if another library gave one, is its `source()`.
+/// Use the methods that answer what to do next: [`is_conflict`](Self::is_conflict) (read again),
+/// [`is_retryable`](Self::is_retryable) (call again), [`outcome`](Self::outcome) (was the write applied?). Details are
+/// in [`kind`](Self::kind), [`operation`](Self::operation), [`bucket`](Self::bucket), [`key`](Self::key) and
+/// [`revision`](Self::revision). The `source()` is the error of another library, if one caused this error.
 ///
 /// ```
 /// use kvtyped::prelude::*;
@@ -51,7 +51,7 @@ struct Inner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: Option<&'static str>,
-    /// The type of the model that refused.
+    /// The type of the model that refused the record.
     model: Option<&'static str>,
     bucket: Option<String>,
     key: Option<String>,
@@ -59,17 +59,18 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// Whether a write that failed was applied.
+/// Whether a failed write was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It was not, and will not be. (Of a read: there was nothing to apply.)
+    /// The write was not applied and will not be. Errors of reads have this outcome, too.
     NotApplied,
-    /// It may have been applied, or may yet be: its acknowledgement never came, and what is stored does not tell.
+    /// The write may have been applied, or may still be: its acknowledgement is lost, and the stored records do not
+    /// show the outcome.
     Unknown,
 }
 
 impl Error {
-    /// A definite error of this kind: nothing was applied.
+    /// Creates an error of this kind whose outcome is [`Outcome::NotApplied`].
     pub fn new(kind: ErrorKind) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -83,39 +84,39 @@ impl Error {
         }))
     }
 
-    /// What kind of failure it is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
-    /// Whether the write was applied.
+    /// Returns whether the write was applied.
     pub fn outcome(&self) -> Outcome {
         self.0.outcome
     }
 
-    /// The operation that failed: `update`.
+    /// Returns the operation that failed, such as `update`.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
 
-    /// The bucket that it concerns.
+    /// Returns the bucket of the operation.
     pub fn bucket(&self) -> Option<&str> {
         self.0.bucket.as_deref()
     }
 
-    /// The key that it concerns, encoded.
+    /// Returns the encoded key of the operation.
     pub fn key(&self) -> Option<&str> {
         self.0.key.as_deref()
     }
 
-    /// The revision that it concerns: of the record that is there, or that does not decode.
+    /// Returns the revision of the record that exists, or that does not decode.
     pub fn revision(&self) -> Option<Revision> {
         self.0.revision
     }
 
-    /// Whether another writer came first: read again and decide anew.
+    /// Whether another writer came first. Read the record again before the next write.
     ///
-    /// True of `Conflict`, `AlreadyExists` and `RetriesExhausted`.
+    /// `true` for `Conflict`, `AlreadyExists` and `RetriesExhausted`.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self.0.kind,
@@ -123,18 +124,17 @@ impl Error {
         )
     }
 
-    /// Whether the record, or the bucket, is not there.
+    /// Whether the record or the bucket does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self.0.kind, ErrorKind::NotFound | ErrorKind::BucketNotFound)
     }
 
-    /// Whether the server does not let this user do it.
+    /// Whether the server denies the operation to this user.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self.0.kind, ErrorKind::PermissionDenied { .. })
     }
 
-    /// Whether the very same call may succeed if it is made again, and can do no harm: nothing was applied, and what
-    /// stood in the way passes.
+    /// Whether the same call may succeed later and is safe to repeat: nothing was applied, and the cause is temporary.
     pub fn is_retryable(&self) -> bool {
         self.0.outcome == Outcome::NotApplied
             && matches!(
@@ -143,28 +143,28 @@ impl Error {
             )
     }
 
-    /// The same error of a write that may have been applied, or may yet be. For backends.
+    /// Marks the error of a write that may have been applied, or may still be. For backends.
     #[must_use]
     pub fn unknown_outcome(mut self) -> Self {
         self.0.outcome = Outcome::Unknown;
         self
     }
 
-    /// The same error with what caused it. For backends.
+    /// Adds the cause. For backends.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// The same error about this revision. For backends.
+    /// Adds the revision. For backends.
     #[must_use]
     pub fn at_revision(mut self, revision: Revision) -> Self {
         self.0.revision = Some(revision);
         self
     }
 
-    /// Adds the model. The models of recipes are not named.
+    /// Adds the model, except the models of recipes.
     pub(crate) fn of_model<T>(mut self) -> Self {
         let name = std::any::type_name::<T>();
         if !name.starts_with("kvtyped::recipes::") {
@@ -174,8 +174,8 @@ impl Error {
         self
     }
 
-    /// Adds the operation, bucket and key. A known location stays, except for the key of a recipe's own record: the
-    /// operation and the name that the user gave replace it.
+    /// Adds the operation, bucket and key. Values that are set stay, except the key of a recipe's internal record: the
+    /// operation and the user's name of the recipe replace it.
     pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
         let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
         if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
@@ -189,15 +189,15 @@ impl Error {
         self
     }
 
-    /// The same error about this key, encoded. For backends: in a scan or a watch an error with a key stands in the place of
-    /// an entry, one without is the last.
+    /// Adds the encoded key. For backends: in a scan or a watch, an error with a key replaces an entry, and an error
+    /// without a key is the last item.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<String>) -> Self {
         self.0.key = Some(key.into());
         self
     }
 
-    /// The same failure, for another of those whom it struck.
+    /// Copies an error for another of the callers that it affects.
     pub(crate) fn also(error: &Arc<Self>) -> Self {
         let Inner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
         let source = source.is_some().then(|| Box::new(Shared(Arc::clone(error))) as _);
@@ -230,7 +230,7 @@ impl Error {
         Self::new(ErrorKind::OutOfRange { detail: detail.into() })
     }
 
-    /// Several writes at once, in a bucket that does not take them.
+    /// Returns the error of a batch of several writes in a bucket without atomic batches.
     pub(crate) fn no_batches(bucket: &str) -> Self {
         Self::unsupported(
             "a bucket that takes several writes at once: open it with `.atomic(true).on_drift(Drift::Update)`",
@@ -238,7 +238,7 @@ impl Error {
         )
     }
 
-    /// The error of a purge in a bucket without rollups.
+    /// Returns the error of a purge in a bucket without rollups.
     pub(crate) fn no_rollups(bucket: &str) -> Self {
         Self::unsupported(
             "a bucket that allows rollups (`rollups`), as a purge does; use `delete`, or `compact` as an administrator",
@@ -285,8 +285,8 @@ impl Error {
     }
 }
 
-/// The name that the user gave to the recipe whose record has this key: `=kvtyped.lock.invoice-42.lease`. For a recipe
-/// with many parts, such as `once`, the name of the part.
+/// Returns the user's name of the recipe whose record has this key, such as `invoice-42` of
+/// `=kvtyped.lock.invoice-42.lease`. For a recipe with many parts, such as `once`, returns the name of the part.
 fn own_name(key: &str) -> Option<String> {
     let mut segments = key.split('.').skip(1);
     let (recipe, name, part) = (segments.next()?, segments.next()?, segments.next()?);
@@ -294,10 +294,10 @@ fn own_name(key: &str) -> Option<String> {
     unescape(own).ok().map(|text| text.into_owned())
 }
 
-/// How many characters are displayed of what is too long to be a key.
+/// The number of characters to display of a text that is too long for a key.
 const SHOWN: usize = 64;
 
-/// One line: what failed, why, and what to do. Control characters are escaped.
+/// One line with the failed operation, the reason and the remedy. Control characters are escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&Escaped(&*self.0), f)
@@ -305,7 +305,7 @@ impl fmt::Display for Error {
 }
 
 impl Inner {
-    /// The reason of `InvalidKey`, which the error itself displays.
+    /// The reason of `InvalidKey`. The message of the error includes it.
     fn key_error(&self) -> Option<&KeyError> {
         let source = self.source.as_deref()?;
         source.downcast_ref().or_else(|| source.downcast_ref::<Shared>()?.0.0.key_error())
@@ -349,7 +349,7 @@ impl fmt::Display for Inner {
     }
 }
 
-/// The line that is displayed, and the causes.
+/// The message and its causes.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Error({self}")?;
@@ -369,7 +369,7 @@ impl StdError for Error {
     }
 }
 
-/// The cause of an error that struck several.
+/// The source of an error that several callers share.
 #[derive(Debug)]
 struct Shared(Arc<Error>);
 

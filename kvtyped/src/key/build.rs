@@ -1,4 +1,4 @@
-//! Typed keys: built segment by segment, read segment by segment.
+//! Typed keys, written and parsed segment by segment.
 
 use std::fmt;
 use std::hash::Hash;
@@ -7,48 +7,49 @@ use std::str::FromStr;
 use super::escape::{SegmentWriter, unescape};
 use super::{Key, KeyError, KeySegment, Pattern};
 
-/// The key type of a model; `#[derive(KvModel)]` writes it.
+/// The key type of a model. `#[derive(KvModel)]` implements it.
 ///
-/// `Display` is the encoded key and `FromStr` its inverse, for every key that is short enough to be one.
+/// `Display` writes the encoded key, and `FromStr` is its inverse for every key within the length limit.
 pub trait ModelKey:
     Clone + fmt::Debug + fmt::Display + FromStr<Err = KeyError> + Eq + Ord + Hash + Send + Sync + 'static
 {
     /// The template of the key, for messages: `{tenant}.{id}`.
     const TEMPLATE: &'static str;
 
-    /// The bucket that the key's model declares, if the key belongs to one model. A transaction of another bucket refuses
-    /// to remove the record of the key.
+    /// The bucket that the key's model declares, if the key belongs to one model. A transaction of another bucket
+    /// refuses to remove the record of the key.
     const BUCKET: Option<&'static str> = None;
 
-    /// Writes the literals and the fields, in the template's order.
+    /// Writes the literals and the fields in the order of the template.
     fn write(&self, out: &mut KeyBuilder);
 
-    /// Reads the fields, in the template's order.
+    /// Parses the fields in the order of the template.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] if the text is no key of this type.
+    /// Returns [`KeyError`] if the text is not a key of this type.
     fn parse(parser: &mut KeyParser<'_>) -> Result<Self, KeyError>;
 
-    /// What matches every key of this type.
+    /// Returns a pattern that matches every key of this type.
     fn pattern() -> Pattern;
 
-    /// The encoded key.
+    /// Returns the encoded key.
     ///
     /// # Errors
     ///
-    /// [`KeyError::TooLong`]: everything else is escaped.
+    /// Returns [`KeyError::TooLong`] if the encoded key is too long. No other error is possible, because the key is
+    /// escaped.
     fn encode(&self) -> Result<Key, KeyError> {
         let mut out = KeyBuilder::new();
         self.write(&mut out);
         out.finish()
     }
 
-    /// The key that `text` encodes.
+    /// Decodes a key.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] if it encodes none.
+    /// Returns [`KeyError`] if `text` is not a key of this type.
     fn decode(text: &str) -> Result<Self, KeyError> {
         if text.len() > Key::MAX_BYTES {
             return Err(KeyError::TooLong { bytes: text.len() });
@@ -67,12 +68,12 @@ pub struct KeyBuilder {
 }
 
 impl KeyBuilder {
-    /// A builder into which nothing was written yet.
+    /// Creates an empty builder.
     pub fn new() -> Self {
         Self { out: String::with_capacity(48) }
     }
 
-    /// Appends a literal of the template as it stands, dots included.
+    /// Appends a literal of the template unchanged, including dots.
     pub fn literal(&mut self, text: &str) -> &mut Self {
         self.out.push_str(text);
         self
@@ -97,7 +98,7 @@ impl KeyBuilder {
         self
     }
 
-    /// What was built, as text.
+    /// Returns the text that was built.
     pub fn as_str(&self) -> &str {
         &self.out
     }
@@ -133,20 +134,21 @@ impl<'a> KeyParser<'a> {
         Ok(segment)
     }
 
-    /// Reads one segment that is a literal of the template.
+    /// Parses one segment that is a literal of the template.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Shape`] if another stands there.
+    /// Returns [`KeyError::Shape`] if the segment is not `text`.
     pub fn literal(&mut self, text: &str) -> Result<(), KeyError> {
         if self.next()? == text { Ok(()) } else { self.shape() }
     }
 
-    /// Reads one segment that holds a field, between the literals that the template has beside it in this segment.
+    /// Parses one segment that contains a field between the literals `prefix` and `suffix` of the template.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Shape`] if the literals are not there, [`KeyError::Segment`] if what is between holds no `S`.
+    /// Returns [`KeyError::Shape`] if the literals are missing, and [`KeyError::Segment`] if the text between them is
+    /// not an `S`.
     pub fn segment<S: KeySegment>(&mut self, field: &'static str, prefix: &str, suffix: &str) -> Result<S, KeyError> {
         let segment = self.next()?;
         let Some(inner) = segment.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix)) else {
@@ -156,7 +158,7 @@ impl<'a> KeyParser<'a> {
         S::parse_segment(&text).map_err(|error| KeyError::Segment { field, error })
     }
 
-    /// Reads all segments that are left, as they are stored.
+    /// Returns all remaining segments, as they are stored.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Keys as other clients encode them.
+//! Key encodings of other clients.
 //!
 //! A key codec converts between a typed key, whose segments are [escaped](super::escape), and the stored key. It
 //! accepts only keys that it would write itself, so a record never has two keys.
@@ -9,7 +9,7 @@ use super::base64::{self, Alphabet};
 use super::escape::is_plain_text;
 use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 
-/// How the keys of a bucket are stored.
+/// The encoding of the keys of a bucket.
 ///
 /// Choose one with `#[kv(key_codec = "base64")]` on a model or with `.key_codec(..)` on a bucket. All programs that use
 /// a bucket must choose the same codec. A program with another codec reads wrong keys or none.

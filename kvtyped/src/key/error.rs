@@ -1,12 +1,12 @@
-//! What can be wrong with a key.
+//! The errors of keys.
 
 use super::Key;
 
-/// Why a text is not a key, or not a key of the model that it was read for.
+/// The reason why a text is not a key, or not a key of the requested model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// There is no text at all.
+    /// The text is empty.
     #[error("a key has at least one segment")]
     Empty,
     /// The encoded key is longer than [`Key::MAX_BYTES`].
@@ -15,21 +15,21 @@ pub enum KeyError {
         /// Its length.
         bytes: usize,
     },
-    /// A character that no key may hold.
+    /// A character that is not allowed in a key.
     #[error("{character:?} at byte {at} is not legal in a key; a typed key escapes it")]
     IllegalCharacter {
         /// The character.
         character: char,
-        /// Where it stands, in bytes.
+        /// Its position in bytes.
         at: usize,
     },
-    /// A dot at an end, or two in a row.
+    /// A dot at the start or end, or two consecutive dots.
     #[error("there is an empty segment at byte {at}")]
     EmptySegment {
-        /// Where the segment should begin, in bytes.
+        /// The position of the empty segment in bytes.
         at: usize,
     },
-    /// The key has other literals, or another number of segments, than the model's template.
+    /// The key has other literals or another number of segments than the template of the model.
     #[error("the key does not fit the template `{template}`")]
     Shape {
         /// The template of the model's key.
@@ -40,19 +40,19 @@ pub enum KeyError {
     Segment {
         /// The field of the key.
         field: &'static str,
-        /// What is wrong with its segment.
+        /// The error of the segment.
         error: SegmentError,
     },
 }
 
-/// Why a segment of a key holds no value of the field's type.
+/// The reason why a segment is not a value of the field's type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
-    /// An `=` that does not begin an escape that [`escape`](super::escape) would have written.
+    /// An `=` without an escape that [`escape`](super::escape) would have written.
     #[error("it holds an escape that is not canonical")]
     Escape,
-    /// The escapes do not add up to UTF-8.
+    /// The escapes do not form valid UTF-8.
     #[error("its bytes are not UTF-8")]
     Utf8,
     /// The key codec cannot store the segment, or would not write the stored one.
@@ -66,7 +66,7 @@ pub enum SegmentError {
     /// The text is not the canonical text of a value of this type.
     #[error("it is not the canonical text of {expected}")]
     Value {
-        /// What would be, for a reader.
+        /// The expected type, for a reader.
         expected: &'static str,
     },
 }

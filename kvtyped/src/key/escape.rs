@@ -1,14 +1,14 @@
-//! Any text as one segment of a key, and back.
+//! Escaping of any text into one segment of a key, and the inverse.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::SegmentError;
 
-/// The segment that stands for the empty text: `=_` can be no escaped byte, for `_` is no hexadecimal digit.
+/// The segment for the empty text. `=_` is never an escaped byte, because `_` is not a hexadecimal digit.
 const EMPTY: &str = "=_";
 
-/// Of each byte, whether it may stand in a segment for itself.
+/// For each byte, whether a segment contains it unescaped.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -32,11 +32,11 @@ pub(super) fn is_plain_character(character: char) -> bool {
     u8::try_from(character).is_ok_and(is_plain)
 }
 
-/// Writes `text` as one segment of a key.
+/// Escapes `text` into one segment of a key.
 ///
-/// `[-/_a-zA-Z0-9]+` stays as it is. Every other byte of the UTF-8 text becomes `=XX`, with upper-case hexadecimal
-/// digits; the empty text becomes `=_`. So no text leaves its segment or acts as a wildcard, two texts never share a
-/// segment, and [`unescape`] is the inverse.
+/// `[-/_a-zA-Z0-9]+` stays unchanged. Every other byte of the UTF-8 text becomes `=XX`, with upper-case hexadecimal
+/// digits. The empty text becomes `=_`. Therefore no text leaves its segment or acts as a wildcard, different texts
+/// have different segments, and [`unescape`] is the inverse.
 ///
 /// ```
 /// use kvtyped::key::{escape, unescape};
@@ -57,12 +57,13 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Reads the text that [`escape`] wrote.
+/// Returns the text that [`escape`] wrote.
 ///
 /// # Errors
 ///
-/// [`SegmentError`] if `segment` is nothing that [`escape`] writes: a stray `=`, lower-case digits, an escape of a byte
-/// that needs none, bytes that are not UTF-8, characters that are legal in no segment. So a text has one segment only.
+/// Returns [`SegmentError`] if [`escape`] does not write `segment`: a stray `=`, lower-case digits, an escape of a byte
+/// that needs none, bytes that are not UTF-8, or characters that no segment may contain. Each text therefore has
+/// exactly one segment.
 pub fn unescape(segment: &str) -> Result<Cow<'_, str>, SegmentError> {
     if segment == EMPTY {
         return Ok(Cow::Borrowed(""));
@@ -103,14 +104,14 @@ fn digit(byte: u8) -> Option<u8> {
     }
 }
 
-/// Writes one segment: whatever is formatted into it is escaped on its way.
+/// Writes one segment, and escapes the text that is formatted into it.
 ///
-/// A [`KeySegment`](super::KeySegment) writes its value into one of these with [`write!`].
+/// A [`KeySegment`](super::KeySegment) writes its value with [`write!`].
 #[derive(Debug)]
 pub struct SegmentWriter<'a> {
     out: &'a mut String,
     start: usize,
-    /// Whether a dot of the text ends a segment.
+    /// Whether each dot of the text ends a segment.
     splits: bool,
 }
 
@@ -120,12 +121,12 @@ impl<'a> SegmentWriter<'a> {
         Self { out, start, splits: false }
     }
 
-    /// A writer of one segment or more: each dot of the text is a dot of the key.
+    /// Creates a writer of one or more segments: each dot of the text is a dot of the key.
     pub(super) fn splitting(out: &'a mut String) -> Self {
         Self { splits: true, ..Self::new(out) }
     }
 
-    /// Appends a text, escaped.
+    /// Escapes a text and appends it.
     pub fn push(&mut self, text: &str) {
         if !self.splits {
             return self.escape(text);
@@ -157,7 +158,7 @@ impl<'a> SegmentWriter<'a> {
         }
     }
 
-    /// Ends the segment; one into which nothing was written is the empty text.
+    /// Ends the segment. An empty segment becomes the empty text.
     pub(super) fn finish(mut self) {
         self.end_segment();
     }

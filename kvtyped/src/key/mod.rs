@@ -1,8 +1,7 @@
-//! What a key is.
+//! Keys.
 //!
-//! A key is a row of segments separated by dots: `acme.7`.
-//! One function, [`Key::new`], decides whether a text is a key; one pair, [`escape`] and [`unescape`], makes any text
-//! one segment of a key and back. Whoever holds a [`Key`] holds the proof that it may be sent.
+//! A key is a list of segments separated by dots: `acme.7`. [`Key::new`] is the only check of a key. [`escape`] turns
+//! any text into one segment of a key, and [`unescape`] is its inverse. A [`Key`] is always valid in a request.
 
 mod base64;
 mod build;
@@ -24,11 +23,12 @@ pub use self::segment::KeySegment;
 use std::fmt;
 use std::str::FromStr;
 
-/// A legal key, as it is stored.
+/// A valid key, as it is stored.
 ///
-/// Legal is `[-/_=.a-zA-Z0-9]+` (ADR-6) without an empty segment (no dot at either end, no two in a row), of at
-/// most [`Key::MAX_BYTES`] bytes. Keys whose first segment begins with `_kv` are reserved by ADR-6 for the system;
-/// no server enforces that, and neither does this type. Keys whose first segment is [`Key::RESERVED`] are this crate's own.
+/// A key is valid if it matches `[-/_=.a-zA-Z0-9]+` (ADR-6), has no empty segment (no dot at the start or end, and no
+/// two consecutive dots), and has at most [`Key::MAX_BYTES`] bytes. ADR-6 reserves keys whose first segment begins with
+/// `_kv` for the system. No server enforces that, and neither does this type. Keys whose first segment is
+/// [`Key::RESERVED`] belong to this crate.
 ///
 /// ```
 /// use kvtyped::Key;
@@ -41,34 +41,34 @@ use std::str::FromStr;
 pub struct Key(String);
 
 impl Key {
-    /// The longest key, in bytes.
+    /// The length limit of a key, in bytes.
     ///
-    /// A server closes the connection, which everybody shares, when a protocol line is longer than 4,096 bytes; this
-    /// limit leaves room for every subject that a key is put into.
+    /// A server closes the shared connection if a protocol line is longer than 4,096 bytes. This limit leaves room for
+    /// every subject that contains a key.
     pub const MAX_BYTES: usize = 1024;
 
-    /// The first segment of the keys that this crate itself writes into a bucket: locks beside the records that they
-    /// protect, say. No text is escaped to it, and no open segment of a [`Pattern`] matches it, so the records of a model
-    /// and these keys never meet.
+    /// The first segment of the keys that this crate writes for its recipes, such as the lock of a record. No text is
+    /// escaped to it, and no open segment of a [`Pattern`] matches it, so these keys never collide with the records of
+    /// a model.
     pub const RESERVED: &str = "=kvtyped";
 
-    /// Checks a text and makes it a key.
+    /// Checks a text and converts it to a key.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] names the first thing that is wrong with it.
+    /// Returns a [`KeyError`] with the first violation.
     pub fn new(text: impl Into<String>) -> Result<Self, KeyError> {
         let text = text.into();
         check(&text)?;
         Ok(Self(text))
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The segments, still escaped.
+    /// Returns the escaped segments.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
     }
@@ -100,7 +100,7 @@ fn check(text: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Whether a text has nothing wrong with it, its length aside.
+/// Whether a text is valid, except for its length.
 fn is_legal(text: &[u8]) -> bool {
     let mut before = b'.';
     for &byte in text {

@@ -1,4 +1,4 @@
-//! Patterns over keys: what a filter says, and what a server is asked for.
+//! Patterns over keys: the parts of a filter, and the subject filters of a request.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,13 +16,13 @@ const MAX_FILTER_BYTES: usize = 64 * 1024;
 /// One segment of a [`Pattern`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Token {
-    /// Exactly this segment, escaped.
+    /// Exactly this escaped segment.
     Literal(String),
-    /// Any segment that begins and ends like this; both empty is any at all.
+    /// Any segment with this prefix and suffix. If both are empty, any segment.
     Any {
-        /// What the segment begins with.
+        /// The prefix of the segment.
         prefix: String,
-        /// What the segment ends with.
+        /// The suffix of the segment.
         suffix: String,
     },
 }
@@ -55,10 +55,10 @@ impl Token {
     }
 }
 
-/// A set of keys: each segment fixed or open, the end fixed or open.
+/// A set of keys. Each segment is fixed or open, and so is the end.
 ///
-/// Built from types, never from a text that a stranger gave; so no value can widen it. It displays as the subject
-/// filter that a server understands, which may match more than the pattern does: a server knows no half-open segment.
+/// A pattern is built from typed values, not from untrusted text, so no value can widen it. It displays as the subject
+/// filter for the server. That filter may match more keys than the pattern, because a server has no half-open segments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Pattern {
     tokens: Vec<Token>,
@@ -66,22 +66,22 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// A pattern without a segment yet; append them.
+    /// Creates an empty pattern. Append segments to it.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Every key of a bucket, except the [reserved](Key::RESERVED) keys.
+    /// Matches every key of a bucket, except the [reserved](Key::RESERVED) keys.
     pub fn all() -> Self {
         Self { tokens: Vec::new(), tail: true }
     }
 
-    /// Every [reserved](Key::RESERVED) key of a bucket.
+    /// Matches every [reserved](Key::RESERVED) key of a bucket.
     pub fn reserved() -> Self {
         Self { tail: true, ..Self::new().literal(Key::RESERVED) }
     }
 
-    /// Exactly this key.
+    /// Matches exactly this key.
     pub fn exact(key: &Key) -> Self {
         Self { tokens: key.segments().map(|segment| Token::Literal(segment.to_owned())).collect(), tail: false }
     }
@@ -94,7 +94,7 @@ impl Pattern {
         self
     }
 
-    /// Appends a segment that holds a field between two literals: this value, or, for `None`, any.
+    /// Appends a segment with a field between two literals: this value, or any value for `None`.
     #[must_use]
     pub fn segment<S: KeySegment>(mut self, value: Option<&S>, prefix: &str, suffix: &str) -> Self {
         self.tokens.push(match value {
@@ -137,12 +137,12 @@ impl Pattern {
         self
     }
 
-    /// Whether the keys may have more segments.
+    /// Whether a key may have more segments than the pattern.
     pub(crate) fn is_open(&self) -> bool {
         self.tail
     }
 
-    /// The segments.
+    /// Returns the segments.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
     }
@@ -152,7 +152,8 @@ impl Pattern {
         self.tail
     }
 
-    /// Whether this key is in the set. An open first segment leaves out the [reserved](Key::RESERVED) keys.
+    /// Whether this key is in the set. A pattern with an open first segment does not match the
+    /// [reserved](Key::RESERVED) keys.
     pub fn matches(&self, key: &str) -> bool {
         let mut segments = key.split('.');
         if self.tokens.first().is_none_or(Token::is_wild) && segments.clone().next() == Some(Key::RESERVED) {
@@ -167,7 +168,7 @@ impl Pattern {
         self.tail == segments.next().is_some()
     }
 
-    /// The one key of the set, if the pattern leaves nothing open.
+    /// Returns the key if the pattern matches exactly one.
     pub fn as_exact(&self) -> Option<String> {
         self.is_exact().then(|| self.to_string())
     }
@@ -194,31 +195,32 @@ impl Pattern {
         lengths && short.tokens.iter().zip(&long.tokens).all(|(a, b)| a.is_wild() || b.is_wild() || a == b)
     }
 
-    /// The pattern that matches what the subject filter matches.
+    /// Returns the pattern that matches the same keys as the subject filter.
     fn widen(&self) -> Self {
         let widen = |token: &Token| if token.is_wild() { Token::any() } else { token.clone() };
         Self { tokens: self.tokens.iter().map(widen).collect(), tail: self.tail }
     }
 
-    /// A pattern whose subject filter matches whatever either matches.
+    /// Returns a pattern whose subject filter matches every key that either pattern matches.
     pub(crate) fn join(&self, other: &Self) -> Self {
         let tokens = self.tokens.iter().zip(&other.tokens);
         let tokens = tokens.map(|(a, b)| if a == b { a.clone() } else { Token::any() }).collect::<Vec<_>>();
         let same_length = self.tokens.len() == other.tokens.len() && self.tail == other.tail;
         let mut joined = Self { tokens, tail: self.tail || !same_length };
         if joined.tail {
-            // `>` needs one more segment at least: give back the last one that the shorter pattern may end with.
+            // `>` needs at least one more segment: drop the last one that the shorter pattern may end with.
             let least = |pattern: &Self| pattern.tokens.len() + usize::from(pattern.tail);
             joined.tokens.truncate(least(self).min(least(other)).saturating_sub(1));
         }
         joined
     }
 
-    /// Patterns whose subject filters do not overlap, and which together match whatever `patterns` match, or more.
+    /// Returns patterns whose subject filters do not overlap, and that together match at least every key that
+    /// `patterns` match.
     ///
-    /// A server refuses a consumer whose filters overlap (10138): ask it for these, and keep what one of `patterns`
-    /// [`matches`](Self::matches). There are at most 512 patterns, with at most 64 KiB of text, because a server
-    /// compares all filters with each other. If there are more, wider patterns replace them.
+    /// A server refuses a consumer whose filters overlap (10138). Request these patterns, and drop the keys that none
+    /// of `patterns` [`matches`](Self::matches). There are at most 512 patterns, with at most 64 KiB of text, because a
+    /// server compares all filters with each other. If there are more, wider patterns replace them.
     pub fn disjoint(patterns: &[Self]) -> Vec<Self> {
         let mut distinct: Vec<_> = patterns.iter().map(Self::widen).collect();
         retain_distinct(&mut distinct);
@@ -277,7 +279,7 @@ impl Pattern {
     }
 }
 
-/// The subject filter, below the bucket's prefix.
+/// The subject filter, without the prefix of the bucket.
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, token) in self.tokens.iter().enumerate() {
@@ -301,7 +303,7 @@ impl fmt::Display for Pattern {
 mod tests {
     use super::{Pattern, Token};
 
-    /// Every pattern of at most three segments over two literals, with an open end and without.
+    /// Returns every pattern of at most three segments over two literals, with an open end and without.
     fn patterns() -> Vec<Pattern> {
         let tokens = || [Token::Literal("a".to_owned()), Token::Literal("b".to_owned()), Token::any()];
         let mut rows: Vec<Vec<Token>> = vec![Vec::new()];
@@ -317,7 +319,7 @@ mod tests {
         open.chain(closed).collect()
     }
 
-    /// Every key of at most four segments over the two literals and another.
+    /// Returns every key of at most four segments over the two literals and another one.
     fn keys() -> Vec<String> {
         let mut keys: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         let mut from = 0;

@@ -58,7 +58,7 @@ impl Patterns {
         }
     }
 
-    /// The subject filters that [`Pattern::disjoint`] makes of the patterns.
+    /// Returns the subject filters of [`Pattern::disjoint`] for these patterns.
     pub fn filters(&self) -> &[Pattern] {
         self.0.filters.get_or_init(|| Pattern::disjoint(self))
     }
@@ -137,7 +137,7 @@ impl Node {
     }
 }
 
-/// The first segment of a key, and the segments after it.
+/// Splits a key into its first segment and the rest.
 fn split(key: &str) -> (&str, Option<&str>) {
     key.split_once('.').map_or((key, None), |(segment, rest)| (segment, Some(rest)))
 }

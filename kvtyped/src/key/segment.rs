@@ -1,4 +1,4 @@
-//! The types that may stand in a key.
+//! The types of key segments.
 
 use std::fmt::{self, Write as _};
 
@@ -6,10 +6,10 @@ use super::{SegmentError, SegmentWriter};
 
 /// A type whose values are one segment of a key.
 ///
-/// Strings, integers, `bool`, `char` and, with the feature `uuid`, `Uuid` are; `#[derive(KeySegment)]` makes newtypes
-/// of these, and enums without fields, one. An implementation by hand must be a bijection between values and texts:
-/// [`parse_segment`](Self::parse_segment) accepts exactly the texts that [`write_segment`](Self::write_segment) writes,
-/// and equal values write equal texts. Escaping is not its concern.
+/// Strings, integers, `bool`, `char` and, with the feature `uuid`, `Uuid` implement it. `#[derive(KeySegment)]`
+/// implements it for newtypes of these and for enums without fields. A manual implementation must be a bijection
+/// between values and texts: [`parse_segment`](Self::parse_segment) accepts exactly the texts that
+/// [`write_segment`](Self::write_segment) writes, and equal values write equal texts. The writer does the escaping.
 ///
 /// ```
 /// use kvtyped::prelude::*;
@@ -34,18 +34,18 @@ use super::{SegmentError, SegmentWriter};
     note = "an `Option` has no place in a key: give absence a value of its own; a float has no canonical text: store an integer"
 )]
 pub trait KeySegment: Clone + fmt::Debug + Eq + Ord + std::hash::Hash + Send + Sync + 'static {
-    /// Writes the value's text; the writer escapes it.
+    /// Writes the text of the value. The writer escapes it.
     ///
     /// # Errors
     ///
-    /// Only what the formatting machinery demands; writing into a segment never fails.
+    /// Returns an error only because the `fmt` traits require it. Writing into a segment never fails.
     fn write_segment(&self, out: &mut SegmentWriter<'_>) -> fmt::Result;
 
-    /// Reads the value from its text, which is unescaped already.
+    /// Parses the value from its unescaped text.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Value`] for a text that no value writes.
+    /// Returns [`SegmentError::Value`] if no value writes this text.
     fn parse_segment(text: &str) -> Result<Self, SegmentError>;
 }
 
@@ -82,7 +82,8 @@ impl KeySegment for std::sync::Arc<str> {
     }
 }
 
-/// Types whose `Display` is canonical: a text is a value's exactly if it parses and is displayed as itself again.
+/// Implements the trait for types whose `Display` is canonical: a text is valid exactly if it parses to a value that
+/// displays as the same text.
 macro_rules! by_display {
     ($($type:ty => $expected:literal),* $(,)?) => {$(
         impl KeySegment for $type {
@@ -109,7 +110,7 @@ by_display! {
 #[cfg(feature = "uuid")]
 by_display! { uuid::Uuid => "a hyphenated lower-case UUID" }
 
-/// Compares a text with what a value displays, without a buffer.
+/// Compares a text with the output of a `Display` implementation, without a buffer.
 struct Same<'a>(&'a str);
 
 impl Same<'_> {

@@ -1,4 +1,4 @@
-//! Which records of a model.
+//! Filters on the records of a model.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,10 +7,10 @@ use std::ops::RangeFull;
 use super::KvModel;
 use crate::key::{Key, ModelKey, Pattern, Patterns};
 
-/// Some records of a model, told by their keys.
+/// A set of records of a model, selected by their keys.
 ///
-/// Whatever takes a filter takes `impl Into<Filter<T>>`: `..` is every record of the model, a key is itself, the filter
-/// that the derive writes beside the key is its wildcard, a `Vec` of these is their union.
+/// Functions with a filter take `impl Into<Filter<T>>`. `..` selects every record of the model, and a key selects its
+/// record. The filter type that the derive generates is a wildcard. A `Vec` of these is their union.
 ///
 /// ```
 /// use kvtyped::prelude::*;
@@ -41,15 +41,15 @@ pub struct Filter<T> {
 }
 
 impl<T: KvModel> Filter<T> {
-    /// The keys that match this pattern.
+    /// Selects the keys that match this pattern.
     ///
-    /// Keys that the pattern matches and that are no keys of the model are reported as such where they turn up.
+    /// A key that matches the pattern but is not a key of the model yields an error in the results.
     pub fn of_pattern(pattern: Pattern) -> Self {
-        // One that is longer than a key can be matches nothing; asked for it, a server would close the connection.
+        // A pattern longer than a key matches nothing. A server would close the connection over such a request.
         Self::of((pattern.to_string().len() <= Key::MAX_BYTES).then_some(pattern))
     }
 
-    /// Exactly this key.
+    /// Selects exactly this key.
     pub fn of_key(key: &T::Key) -> Self {
         // A key that is too long to exist matches nothing.
         Self::of(key.encode().ok().map(|key| Pattern::exact(&key)))
@@ -59,7 +59,7 @@ impl<T: KvModel> Filter<T> {
         Self { patterns: patterns.into_iter().collect(), model: PhantomData }
     }
 
-    /// Its patterns; a key that matches one of them is in the filter.
+    /// Returns the patterns. A key is in the filter if it matches one of them.
     pub fn patterns(&self) -> &Patterns {
         &self.patterns
     }

@@ -1,4 +1,4 @@
-//! What a model says about itself: its key, its codec, its bucket's settings.
+//! The properties of a model: its key, its codec and the settings of its bucket.
 
 mod filter;
 
@@ -8,7 +8,7 @@ use crate::codec::Codec;
 use crate::config::BucketConfig;
 use crate::key::{KeyCodec, ModelKey};
 
-/// A type whose values are the records of a bucket. `#[derive(KvModel)]` writes it.
+/// A type whose values are the records of a bucket. `#[derive(KvModel)]` implements it.
 ///
 /// ```
 /// use kvtyped::prelude::*;
@@ -30,33 +30,33 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     /// The type of its keys.
     type Key: ModelKey;
 
-    /// What is stored: the model itself, or the field that is marked `#[kv(value)]`.
+    /// The stored type: the model itself, or the type of the field with `#[kv(value)]`.
     type Value;
 
-    /// How that is written.
+    /// The codec of the stored value.
     type Codec: Codec<Self::Value>;
 
-    /// How its keys are stored, unless the bucket is opened with another key codec.
+    /// The key codec of the model, unless the bucket is opened with another one.
     const KEY_CODEC: KeyCodec = KeyCodec::Escaped;
 
-    /// What its bucket is called and how it is set up; what is not said here is left to the bucket that is found.
+    /// Returns the name and the settings of the bucket. Unset settings of an existing bucket stay as they are.
     fn settings() -> BucketConfig;
 
-    /// The key under which this record is stored.
+    /// Returns the key of this record.
     fn key(&self) -> Self::Key;
 
-    /// What is stored of it.
+    /// Returns the stored value of this record.
     fn stored(&self) -> &Self::Value;
 
-    /// The record of this key and this stored value.
+    /// Creates the record from its key and its stored value.
     fn from_stored(key: Self::Key, stored: Self::Value) -> Self;
 }
 
-/// A model whose buckets keep one revision of each key (`history = 1`, the default), so that a single key may have a
-/// TTL of its own.
+/// A model whose buckets keep one revision of each key (`history = 1`, the default), so that a single key may have its
+/// own TTL.
 ///
-/// With more history a server would raise the TTL without a word and, when the value expires, bring the value before it
-/// back to life. `#[derive(KvModel)]` writes this for models that qualify.
+/// With more history, a server would silently raise the TTL, and the previous value would become visible again when the
+/// newest one expires. `#[derive(KvModel)]` implements this trait for models that qualify.
 #[diagnostic::on_unimplemented(
     message = "a single record of `{Self}` cannot have a TTL: that needs `history = 1`",
     label = "this model keeps more than one revision of each key",

@@ -53,7 +53,7 @@ impl Backlog {
         self.release();
     }
 
-    /// Notes that a watch has read up to this revision.
+    /// Records that a watch has read up to this revision.
     pub(super) fn read(&mut self, reader: &mut Reader, position: Revision) {
         if position > reader.position {
             self.positions.remove(&(reader.position, reader.id));
@@ -85,7 +85,7 @@ impl Backlog {
         position < self.lost
     }
 
-    /// The first wanted entry after one revision and up to another, or else how far the search went.
+    /// Returns the first wanted entry after `after` and up to `until`, or else the revision that the search reached.
     pub(super) fn next(
         &self,
         after: Revision,

@@ -1,4 +1,4 @@
-//! What rings when a bucket changes.
+//! Notification of bucket changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Rings for those who listen. With the bucket it goes, and tells so.
+/// Notifies its listeners of changes. When the bucket drops the bell, the listeners see that the bucket is gone.
 ///
-/// It wakes them in the order in which they began to listen, so that what follows in a simulation follows from its seed;
-/// tokio's `watch` wakes in the order of a throw of dice.
+/// Listeners wake in the order of their registration, so that a simulation is reproducible from its seed. Tokio's
+/// `watch` wakes its receivers in a random order.
 #[derive(Debug, Default)]
 pub(super) struct Bell(Arc<Inner>);
 
@@ -19,7 +19,7 @@ struct Inner {
     gone: AtomicBool,
 }
 
-/// One who listens to a bell.
+/// A subscription to a bell.
 #[derive(Debug, Clone)]
 pub(super) struct Listener(Arc<Inner>);
 
@@ -46,12 +46,12 @@ impl Drop for Bell {
 }
 
 impl Listener {
-    /// Ends when the bell rings the next time, counted from this call and not from the first poll.
+    /// Completes at the next ring after this call, not after the first poll.
     pub(super) fn rung(&self) -> Notified<'_> {
         self.0.rung.notified()
     }
 
-    /// Whether the bell, and so the bucket, is gone.
+    /// Whether the bell, and thus the bucket, was dropped.
     pub(super) fn is_gone(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }

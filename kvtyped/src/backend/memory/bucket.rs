@@ -1,4 +1,4 @@
-//! One bucket, as plain data: time is an argument, and nothing waits.
+//! One bucket as a synchronous state machine: the caller passes the time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// A bucket and what it holds.
+/// A bucket and its entries.
 ///
-/// Times count from the epoch of the backend. Every method but [`advance`](Self::advance) sees the bucket as it was left
-/// by the last call of that.
+/// Times count from the epoch of the backend. Every method except [`advance`](Self::advance) sees the bucket as the
+/// last call of `advance` left it.
 #[derive(Debug)]
 pub(super) struct BucketState {
     pub(super) config: BucketConfig,
@@ -27,13 +27,13 @@ pub(super) struct BucketState {
     /// The size of all entries, as the store of a server counts it.
     pub(super) bytes: u64,
     pub(super) entries: BTreeMap<Revision, Stored>,
-    /// The revisions of each key, the oldest first; no key is without one.
+    /// The revisions of each key, oldest first. No list is empty.
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
-    /// The entries that left before every attached watch read them.
+    /// The entries that were removed before every attached watch read them.
     pub(super) backlog: Backlog,
-    /// When which entry expires.
+    /// The expiry times, with the revisions that expire then.
     pub(super) due: BTreeSet<(Duration, Revision)>,
-    /// Rings when there is something new for those who watch; with the bucket it goes.
+    /// Notifies watches of changes. Dropped with the bucket.
     pub(super) bell: Bell,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Stored {
 }
 
 impl BucketState {
-    /// An empty bucket. The configuration is complete.
+    /// Creates an empty bucket. The configuration must be complete.
     pub(super) fn new(config: BucketConfig, now: Duration) -> Self {
         Self {
             config,
@@ -65,14 +65,14 @@ impl BucketState {
         }
     }
 
-    /// Applies a write, or refuses it without a trace.
+    /// Applies a write. A refused write changes nothing.
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = self.check(&mut write, |size| size)?;
         let record = self.admit(size, &write.key)?;
         Ok(self.apply(write, record, now))
     }
 
-    /// Applies every write of a batch, or refuses it without a trace.
+    /// Applies every write of a batch. A refused batch changes nothing.
     pub(super) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Vec<Revision>> {
         let wanted = batch.writes.len();
         let mut messages = batch.messages()?;
@@ -107,7 +107,7 @@ impl BucketState {
         Ok(revisions)
     }
 
-    /// Whether a write may be applied now, if there is room for it; the size of its message, which is `framed` in a batch.
+    /// Checks a write, except for room. Returns the size of its message, which `framed` adjusts in a batch.
     fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
         let size = framed(Size::of(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
@@ -129,7 +129,7 @@ impl BucketState {
         Ok(framed(Size::of(write, &self.config.name)))
     }
 
-    /// Applies a write that was checked and has room.
+    /// Applies a write that passed all checks.
     fn apply(&mut self, write: Write, record: u64, now: Duration) -> Revision {
         let Write { key, kind, guard: _, ttl, id } = write;
         let (operation, value) = match kind {
@@ -140,17 +140,17 @@ impl BucketState {
         self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record })
     }
 
-    /// Removes the entries of a key up to a revision; tells how many there were.
+    /// Removes the entries of a key up to a revision. Returns their number.
     pub(super) fn erase(&mut self, key: &Key, upto: Revision) -> u64 {
         let revisions = self.keys.get(key).into_iter().flatten();
         let old: Vec<_> = revisions.copied().filter(|revision| *revision <= upto).collect();
         old.into_iter().filter(|revision| self.remove(*revision)).count() as u64
     }
 
-    /// One entry of a key.
+    /// Returns one entry of a key.
     pub(super) fn read(&self, key: &Key, at: At) -> Option<(Revision, &Stored)> {
         let revision = match at {
-            // There is one copy, so every read is as fresh as can be.
+            // There is one copy, so every read is fresh.
             At::Newest(_) => self.newest(key),
             At::Revision(revision) => revision,
         };
@@ -158,7 +158,7 @@ impl BucketState {
         (stored.key == *key).then_some((revision, stored))
     }
 
-    /// Takes a new configuration, which is complete, and what it says of history and time at once.
+    /// Replaces the configuration with another complete one, and applies its history and TTL at once.
     pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
         self.config = config;
         let keys: Vec<_> = self.keys.keys().cloned().collect();
@@ -171,7 +171,7 @@ impl BucketState {
         self.bell.ring();
     }
 
-    /// Appends an entry; what it replaces goes.
+    /// Appends an entry, and removes the entries that it replaces.
     pub(super) fn store(&mut self, stored: Stored) -> Revision {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
@@ -207,7 +207,7 @@ impl BucketState {
         true
     }
 
-    /// Whether a message of this size may be stored now; the size of its record.
+    /// Checks that a message of this size fits into the bucket. Returns the size of its record.
     pub(super) fn admit(&self, size: Size, key: &Key) -> Result<u64> {
         self.check_size(size)?;
         let record = self.record(size, key);
@@ -215,7 +215,7 @@ impl BucketState {
         Ok(record)
     }
 
-    /// The size of the record of a message.
+    /// Returns the size of the record of a message.
     fn record(&self, size: Size, key: &Key) -> u64 {
         size.record(self.config.storage.unwrap_or_default(), &self.config.name, key)
     }
@@ -224,12 +224,13 @@ impl BucketState {
         size.check(self.config.max_value_size.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
-    /// The revision of the newest entry of a key.
+    /// Returns the revision of the newest entry of a key.
     pub(super) fn newest(&self, key: &Key) -> Revision {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 
-    /// The size of the entry that makes room when the key gets another; in a replicated bucket none does.
+    /// Returns the size of the entry that the next entry of the key replaces. `None` in a replicated bucket, where no
+    /// entry makes room for another.
     fn replaced(&self, key: &Key) -> Option<u64> {
         let revisions = self.keys.get(key).filter(|_| self.config.replicas.is_none_or(|replicas| replicas == 1))?;
         let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;

@@ -1,4 +1,4 @@
-//! What goes with time, and what it leaves behind.
+//! Expiry of entries, and the markers that expired entries leave.
 //!
 //! From nats-server: `expireMsgs` in `server/memstore.go`, `isSubjectDeleteMarker` in `server/sdm.go`, and the floor
 //! under a TTL in `server/stream.go` (`processJetStreamMsg`).
@@ -14,17 +14,18 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::ttl::Ttl;
 
-/// After what time a server tries again to write a marker that did not fit.
+/// The interval at which a server retries a marker that did not fit.
 const RETRY: Duration = Duration::from_secs(2);
 
 impl BucketState {
-    /// Lets go of everything that is due by now, in the order in which it was due.
+    /// Removes all entries that have expired, in the order of their expiry times.
     ///
-    /// An entry goes at its own time or at the bucket's, whichever comes first, and never before. If it was the last of
-    /// its key and the bucket has limit markers, a marker takes its place: under a new revision, created at that time,
-    /// and due itself in turn. The markers of an expiry and of a purge go without another; that of a delete does not.
+    /// An entry expires at the end of its own TTL or of the bucket's, whichever comes first, and never earlier. If the
+    /// entry was the last one of its key and the bucket has limit markers, a marker takes its place. The marker has a
+    /// new revision and the expiry time as its creation time, and expires in turn. The markers of an expiry and of a
+    /// purge expire without another marker. The marker of a delete does not.
     ///
-    /// The marker is a write like another: where it does not fit, the entry stays, until it does.
+    /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
     pub(super) fn advance(&mut self, now: Duration) {
         while let Some(&(at, revision)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.pop_first();
@@ -54,20 +55,20 @@ impl BucketState {
         Ok(Stored { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
     }
 
-    /// When an entry goes.
+    /// Returns the expiry time of an entry.
     pub(super) fn expires(&self, stored: &Stored) -> Option<Duration> {
         let own = stored.ttl.map(Ttl::as_duration);
         let shortest = own.into_iter().chain(self.config.ttl).min()?;
         Some(stored.at + shortest)
     }
 
-    /// How long a limit marker stays: a server counts whole seconds of it.
+    /// Returns the TTL of limit markers: a server counts whole seconds.
     pub(super) fn markers_live(&self) -> Option<Ttl> {
         self.config.limit_markers.and_then(|markers| Ttl::new(Duration::from_secs(markers.as_secs())))
     }
 
-    /// A server raises the TTL of an entry to that of the markers where a key has a history: below the entry that
-    /// expires there may be an older one, which is the key's value again.
+    /// Raises a TTL to that of the limit markers, as a server does for keys with a history: below the entry that
+    /// expires there may be an older entry, which would become the value of the key again.
     pub(super) fn at_least_the_markers(&self, ttl: Ttl) -> Ttl {
         match self.markers_live() {
             Some(markers) if self.config.history != Some(1) => ttl.max(markers),

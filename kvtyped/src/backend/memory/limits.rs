@@ -1,8 +1,8 @@
-//! How large a write is, and whether there is room for it: as a server counts.
+//! The size of a write and the space for it, as a server counts them.
 //!
 //! From nats-server: `memStoreMsgSizeRaw` and `storeRawMsg` in `server/memstore.go`, `fileStoreMsgSizeRaw` and
 //! `storeRawMsg` in `server/filestore.go`, and the checks before them in `server/stream.go` (`processJetStreamMsg`).
-//! The headers are those that the NATS backend writes, one line for each fact of a write.
+//! The headers are the headers that the NATS backend writes: one line per property of a write.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// The largest message that a server takes by default, headers included.
+/// The largest message that a server accepts by default, including headers.
 pub(super) const MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// How large a message is.
+/// The size of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     headers: usize,
@@ -24,7 +24,7 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// That of the message of a write.
+    /// Returns the size of the message of a write.
     pub(super) fn of(write: &Write, bucket: &str) -> Self {
         let Write { key, kind, guard, ttl, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
@@ -45,9 +45,9 @@ impl Size {
         Self { headers: headers.end(), body: write.value().len() }
     }
 
-    /// The same as a message of a batch: of which number in it, and whether it is the last.
+    /// Adds the headers of a batch: the number of the message, and whether it is the last one.
     pub(super) fn in_batch(self, id: &OperationId, number: usize, last: bool) -> Self {
-        // The name of the batch is an operation id and the number of the attempt.
+        // The id of the batch is an operation id followed by the number of the attempt.
         let frame = Headers(0)
             .line("Nats-Batch-Id", id.as_str().len() + "-1".len())
             .line("Nats-Batch-Sequence", digits(number as u64));
@@ -55,7 +55,7 @@ impl Size {
         Self { headers: self.headers + frame.0, ..self }
     }
 
-    /// That of the marker that a server leaves where the last entry of a key expired.
+    /// Returns the size of the marker that a server leaves when the last entry of a key expires.
     pub(super) fn of_expired_marker(lives: Ttl) -> Self {
         let headers = Headers::new()
             .line("Nats-Marker-Reason", "MaxAge".len())
@@ -64,12 +64,12 @@ impl Size {
         Self { headers: headers.end(), body: 0 }
     }
 
-    /// What `max_value_size` is compared with.
+    /// Returns the size that `max_value_size` limits.
     pub(super) fn message(self) -> usize {
         self.headers + self.body
     }
 
-    /// What `max_bytes` is compared with: the record of the message in a store.
+    /// Returns the size that `max_bytes` limits: the record of the message in a store.
     pub(super) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
         let fixed = match storage {
             // Sequence and time.
@@ -80,7 +80,7 @@ impl Size {
         (fixed + subject(bucket, key) + self.message()) as u64
     }
 
-    /// Refuses a message that is larger than this.
+    /// Refuses a message that is larger than `limit`.
     pub(super) fn check(self, limit: usize) -> Result<()> {
         if self.message() > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.message()), limit: Some(limit) }));
@@ -89,11 +89,12 @@ impl Size {
     }
 }
 
-/// Refuses a record for which there is no room, as the discard policy `new` of a KV bucket does.
+/// Refuses a record that does not fit, as the discard policy `new` of a KV bucket does.
 ///
-/// `replaced` is the record that goes because its key keeps no more entries: it makes room if it is not smaller. (A
-/// delete or a purge has more headers than most values have bytes: a full bucket refuses them too. Of a replicated
-/// bucket the servers agree before anything goes, `server/jetstream_batching.go`: nothing is replaced.)
+/// `replaced` is the size of the record that the history limit of the key removes. That record makes room only if it is
+/// at least as large as the new one. (A delete or a purge has more bytes in its headers than most values have, so a
+/// full bucket refuses both. In a replicated bucket the servers agree on a write before they remove any record,
+/// `server/jetstream_batching.go`, so no record makes room.)
 pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
     match max_bytes {
         Some(limit) if stored + record > limit && replaced.is_none_or(|replaced| replaced < record) => {
@@ -103,7 +104,7 @@ pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
     }
 }
 
-/// The refusal of a write whose guard finds another revision.
+/// Returns a conflict if a precondition does not hold.
 pub(super) fn check_guard(guard: &Guard, actual: Revision) -> Result<()> {
     if guard.revision == actual {
         return Ok(());
@@ -136,7 +137,7 @@ fn digits(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
-/// Whole seconds as Go writes a duration: `1h0m5s`.
+/// Formats whole seconds as Go formats a duration: `1h0m5s`.
 fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

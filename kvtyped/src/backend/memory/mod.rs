@@ -1,19 +1,20 @@
-//! Buckets in this process's memory.
+//! Buckets in the memory of this process.
 //!
-//! Not a mock: the semantics are those of a NATS server, and the same program runs on either. Revisions, guards,
-//! markers, history, expiry and limits are a server's, down to its count of bytes.
+//! This backend is not a mock. It has the semantics of a NATS server, so the same program runs on both. Revisions,
+//! preconditions, delete markers, history, expiry and limits match a server, including its count of bytes.
 //!
-//! What differs, because there is one process and one copy:
-//! * Every read is fresh, whatever [`Read`] says.
-//! * `placement`, `compression`, `republish`, `metadata` and `description` are kept and told, and have no effect; nor have
-//!   `replicas`, but that a full bucket with several refuses more, as a server's does. `mirror` and `sources` are refused.
-//! * An entry expires exactly on time; a server is some hundred milliseconds late.
+//! The differences, because there is one process and one copy:
+//! * Every read is fresh, regardless of [`Read`].
+//! * `placement`, `compression`, `republish`, `metadata` and `description` are stored and returned, but have no effect.
+//!   Neither has `replicas`, except that a full bucket with several replicas refuses more writes, as a server does.
+//!   `mirror` and `sources` are refused.
+//! * An entry expires exactly on time. A server is some hundred milliseconds late.
 //! * An attached watch delivers every change in order, however late its reader polls. For this purpose a bucket keeps
 //!   up to 8,192 entries or 16 MiB that were overwritten or removed before every watch read them. A watch that falls
 //!   behind further delivers what is still stored, as a server does for a slow consumer.
-//! * When the last handle goes, so does everything that was stored. A watch is a handle.
+//! * When the last handle is dropped, all contents are dropped. A watch is a handle.
 //!
-//! The time is tokio's: a test that pauses its clock decides when something expires.
+//! The clock is tokio's: a test that pauses the clock controls expiry.
 
 mod backlog;
 mod bell;
@@ -46,7 +47,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// Buckets in memory. Clones share them.
+/// A backend with buckets in memory. Clones share the buckets.
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,7 +84,7 @@ struct MemoryBucket {
 }
 
 impl MemoryBackend {
-    /// A backend without a bucket.
+    /// Creates a backend without buckets.
     pub fn new() -> Self {
         let state = Mutex::new(State::default());
         Self(Arc::new(Shared { state, epoch: Instant::now(), epoch_as_date: SystemTime::now() }))
@@ -95,7 +96,7 @@ impl MemoryBackend {
     }
 }
 
-/// The names of its buckets, and nothing of what is in them.
+/// Shows the names of the buckets and none of their contents.
 impl fmt::Debug for MemoryBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("MemoryBackend").field(&self.0.lock().names()).finish()
@@ -119,7 +120,8 @@ impl Shared {
         Instant::now().saturating_duration_since(self.epoch)
     }
 
-    /// Never held across an await. A panic cannot leave it half changed, so poison means nothing.
+    /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a
+    /// poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,7 +145,7 @@ impl Shared {
 }
 
 impl MemoryBucket {
-    /// Does something with the bucket of this name as it is now.
+    /// Calls `act` with the current state of this bucket.
     fn with<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
         let mut state = self.shared.lock();
         let (bucket, now) = find(&mut state, &self.shared, &self.config.name)?;
@@ -151,13 +153,13 @@ impl MemoryBucket {
     }
 }
 
-/// The bucket of a name as it is now. The clock is asked under the lock, so that its order is the order of the writes.
+/// Finds the current bucket of a name. Reads the clock under the lock, so that timestamps have the order of the writes.
 fn find<'a>(state: &'a mut State, shared: &Shared, name: &str) -> Result<(&'a mut BucketState, Duration)> {
     state.bucket(name, shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))
 }
 
-/// What every operation begins with: nothing is done after its deadline, and whoever does nothing but such operations
-/// lets others run from time to time, as on a network.
+/// Starts every operation. Fails if the deadline has passed, and yields from time to time, so that a task that only
+/// calls such operations lets other tasks run, as it would on a network.
 async fn begin(deadline: Deadline) -> Result<()> {
     tokio::task::coop::consume_budget().await;
     if deadline.has_passed() { Err(deadline.error()) } else { Ok(()) }
@@ -219,7 +221,7 @@ impl Backend for MemoryBackend {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
-        // Nothing is on its way, and the other handles keep what is stored.
+        // No operation is in flight, and the other handles keep the contents.
         Box::pin(async { Ok(()) })
     }
 }
@@ -230,7 +232,7 @@ impl RawBucket for MemoryBucket {
     }
 
     fn incarnation(&self) -> Incarnation {
-        // No connection can be lost here: it is another bucket exactly if one was made since.
+        // No connection can be lost here: the bucket can be another one only if a bucket was created since.
         Incarnation { created: self.created, epoch: self.shared.lock().made() }
     }
 

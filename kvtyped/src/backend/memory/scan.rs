@@ -1,7 +1,7 @@
-//! A scan: the revisions that there were, each looked up when it is asked for.
+//! A scan. It collects revisions first, and reads each entry when its reader asks for it.
 //!
-//! What was overwritten in the meantime is not there any more, and what replaced it has a later revision: so it is looked
-//! for again, once, behind the first.
+//! An entry may be overwritten between the two steps. Its replacement has a later revision, so a second round reads the
+//! entries that were written during the first.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
-/// How many entries are looked up at once.
+/// The number of entries that one page looks up.
 const AT_ONCE: usize = 64;
 
-/// How many entries or keys one step searches before it releases the lock.
+/// The number of entries or keys that one step searches before it releases the lock.
 const SEARCHED_AT_ONCE: usize = 256;
 
 pub(super) fn scan(shared: Arc<Shared>, bucket: String, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
@@ -40,7 +40,7 @@ struct Scanning {
     shared: Arc<Shared>,
     bucket: String,
     scan: Scan,
-    /// How often it is still looked what there is.
+    /// The number of rounds that are left.
     rounds: u32,
     /// The search of the current round, until it is finished.
     search: Option<Search>,
@@ -55,7 +55,7 @@ struct Search {
     found: Vec<Revision>,
 }
 
-/// Where a search continues.
+/// The position of a search.
 enum Place {
     /// Searches all entries, in the order of their revisions.
     Entries(Revision),
@@ -64,7 +64,7 @@ enum Place {
 }
 
 impl Scanning {
-    /// The next entries, or none while a search continues; `None` after the last.
+    /// Returns the next entries, or an empty page while a search continues. Returns `None` after the last entry.
     fn page(&mut self) -> Result<Option<Vec<Result<Scanned>>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();

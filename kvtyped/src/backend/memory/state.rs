@@ -1,4 +1,4 @@
-//! All buckets, as plain data.
+//! All buckets, as a synchronous state machine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::bucket::BucketState;
 use crate::config::{BucketConfig, Difference};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What the backend calls itself.
+/// The name of this backend.
 pub(super) const NAME: &str = "memory:";
 
 /// Every bucket of a backend.
@@ -15,14 +15,14 @@ pub(super) const NAME: &str = "memory:";
 pub(super) struct State {
     buckets: BTreeMap<String, BucketState>,
     now: Duration,
-    /// How many buckets were ever made.
+    /// The number of buckets that were ever created.
     made: u64,
-    /// When the last of them was.
+    /// The creation time of the last one.
     last_made: Option<Duration>,
 }
 
 impl State {
-    /// Makes a bucket.
+    /// Creates a bucket.
     pub(super) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config)?;
         let now = self.tick(now);
@@ -31,15 +31,15 @@ impl State {
         }
         let config = told(config.with_defaults(true, true));
         let name = config.name.clone();
-        // No two are made at the same time, so that one is told from the other.
+        // Creation times are unique, because they identify buckets.
         let created = self.last_made.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
         self.last_made = Some(created);
         self.made += 1;
         Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, created)))
     }
 
-    /// Finds a bucket and brings it up to now. By its name, each time: as on a server, a handle works on whatever bucket
-    /// has the name.
+    /// Finds a bucket by its name and advances it to the current time. A handle looks up the name for each operation:
+    /// as on a server, it works on the bucket that has the name at that time.
     pub(super) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration)> {
         let now = self.tick(now);
         let bucket = self.buckets.get_mut(name)?;
@@ -47,7 +47,7 @@ impl State {
         Some((bucket, now))
     }
 
-    /// Changes what the configuration says of the bucket of its name.
+    /// Changes the settings that `config` sets.
     pub(super) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config)?;
         let (bucket, now) = self.bucket(&config.name, now).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
@@ -56,29 +56,29 @@ impl State {
         Ok(bucket)
     }
 
-    /// Removes a bucket; tells whether there was one.
+    /// Removes a bucket. Returns whether it existed.
     pub(super) fn delete(&mut self, name: &str) -> bool {
         self.buckets.remove(name).is_some()
     }
 
-    /// How many buckets were ever made.
+    /// Returns the number of buckets that were ever created.
     pub(super) fn made(&self) -> u64 {
         self.made
     }
 
-    /// The names of all buckets, in order.
+    /// Returns the names of all buckets, in order.
     pub(super) fn names(&self) -> Vec<String> {
         self.buckets.keys().cloned().collect()
     }
 
-    /// Time that never goes back.
+    /// Returns a time that never goes backwards.
     fn tick(&mut self, now: Duration) -> Duration {
         self.now = self.now.max(now);
         self.now
     }
 }
 
-/// Refuses what no server takes, and what only a server can do.
+/// Refuses settings that no server accepts, and settings that need a server.
 fn check(config: &BucketConfig) -> Result<()> {
     config.validate()?;
     if config.mirror.is_some() || !config.sources.is_empty() {
@@ -87,7 +87,7 @@ fn check(config: &BucketConfig) -> Result<()> {
     Ok(())
 }
 
-/// The old configuration with what the new one says.
+/// Merges the settings of `new` into `old`.
 fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
     // Destructured, so that a new setting cannot be forgotten.
     let BucketConfig {
@@ -138,7 +138,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
     }))
 }
 
-/// A configuration with its irregular settings, as a server tells it.
+/// Returns a configuration with its irregular settings, as a server reports it.
 fn told(mut config: BucketConfig) -> BucketConfig {
     let difference = || Difference { setting: "allow_rollup_hdrs", wanted: true.to_string(), found: false.to_string() };
     config.irregular = (config.rollups == Some(false)).then(difference).into_iter().collect();

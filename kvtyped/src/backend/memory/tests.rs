@@ -1,5 +1,5 @@
-//! What only this backend promises, or can be seen to promise: exact times, exact sizes. What every backend promises is
-//! in [`conformance`](crate::conformance).
+//! Behavior that only this backend guarantees or makes observable: exact times and sizes. The tests of the common
+//! contract are in [`conformance`](crate::conformance).
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -54,7 +54,7 @@ async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
     bucket.read(&key(on), At::Newest(Read::Any), soon()).await.unwrap()
 }
 
-/// Every entry as its revision, its key and what it says.
+/// Returns the revision, the key and the operation of every entry.
 async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
     let scan = Scan {
         patterns: vec![Pattern::all()].into(),
@@ -86,7 +86,7 @@ async fn an_entry_expires_on_time_and_never_before() {
     tokio::time::advance(10 * SECOND).await;
     let marker = newest(&bucket, "k").await.unwrap();
     assert_eq!((marker.revision.get(), &marker.operation), (2, &Operation::Expired));
-    // Nobody looked for ten seconds, and it expired when it had to.
+    // No read for ten seconds, but the entry expired on time.
     assert_eq!(marker.created, written.created + 2 * SECOND);
     assert_eq!((marker.ttl, marker.id), (Ttl::new(BucketConfig::LIMIT_MARKERS), None));
 }
@@ -154,7 +154,7 @@ async fn the_bucket_ttl_leaves_one_marker_for_a_key() {
     assert_eq!(history(&bucket).await, [entry(2, "k", Operation::Put)]);
     tokio::time::advance(SECOND).await;
     assert_eq!(history(&bucket).await, [entry(3, "k", Operation::Expired)]);
-    // The marker is under the bucket's TTL as well, which is shorter than its own.
+    // The bucket's TTL limits the marker, too, and is shorter than its own TTL.
     tokio::time::advance(10 * SECOND).await;
     assert_eq!(history(&bucket).await, []);
 }
@@ -164,7 +164,7 @@ async fn the_bucket_ttl_without_limit_markers_is_silent() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     {
-        // What a bucket of an old server is: no setting asks for it here.
+        // A bucket of an old server. No setting creates one here.
         let mut state = backend.0.lock();
         let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
         state.config.limit_markers = None;

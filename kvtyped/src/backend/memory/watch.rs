@@ -1,4 +1,4 @@
-//! One sitting of a watch: a position in a bucket.
+//! One watch session: a position in a bucket.
 //!
 //! A poll returns the first entry after the position of the reader. The entry is a stored one or, once the listing is
 //! over, one of the [`Backlog`](super::backlog::Backlog) of entries that were overwritten or removed since.
@@ -19,10 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Patterns};
 use crate::revision::Revision;
 
-/// How long nothing is told until that is told.
+/// The interval of heartbeats of an idle session.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How many entries are looked at before somebody else gets the lock.
+/// The number of entries that one step examines before it releases the lock.
 const AT_ONCE: usize = 256;
 
 pub(super) fn watch(shared: Arc<Shared>, bucket: String, watch: Watch) -> BoxStream<'static, Result<Signal>> {
@@ -49,40 +49,40 @@ struct Sitting {
     shared: Arc<Shared>,
     /// The name of the bucket.
     bucket: String,
-    /// Rings when that bucket changes, and is closed when it goes: another one of its name has another.
+    /// Notifies of changes of that bucket, and is closed with it. A new bucket of the same name has a new bell.
     bell: Listener,
     /// Keeps the entries that leave the bucket until the watch has delivered them.
     reader: Reader,
     patterns: Patterns,
     headers_only: bool,
-    /// All that matches was told up to here.
+    /// All matching entries up to this revision were delivered.
     position: Revision,
-    /// Up to where there was something at the beginning, until all of it was told.
+    /// The listing of the entries that existed at the start, until it is over.
     listing: Option<Listing>,
-    /// When something was told last.
+    /// The time of the last signal.
     told: Instant,
 }
 
-/// What a sitting begins with.
+/// The initial listing of a session.
 #[derive(Debug, Clone, Copy)]
 struct Listing {
     until: Revision,
-    /// No entry but the newest of each key, as it was at the beginning.
+    /// Only the newest entry of each key, as it was at the start.
     newest: bool,
 }
 
-/// What comes of a look at the bucket.
+/// The outcome of one step.
 enum Step {
     Tell(Signal),
-    /// There is more to look at.
+    /// More entries are left to examine.
     Again,
-    /// Nothing comes before this time, if the bell does not ring.
+    /// Nothing happens before this time, unless the bell rings.
     Wait(Instant),
 }
 
 impl Sitting {
     fn begin(shared: Arc<Shared>, name: String, watch: Watch) -> Result<(Begun, Self)> {
-        // A beginning needs no patience here.
+        // The start of a session never waits here.
         let Watch { patterns, since, headers_only, patience: _, delivered: _ } = watch;
         let mut state = shared.lock();
         let (bucket, _) = find(&mut state, &shared, &name)?;
@@ -90,7 +90,7 @@ impl Sitting {
         let (position, complete) = match since {
             Since::Newest | Since::History => (Revision::ZERO, true),
             Since::Now => (last, true),
-            // All that a bucket gets which is not yet so far is news.
+            // A bucket that has not reached the revision delivers every later write.
             Since::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
         };
         let begun = Begun { created: shared.date(bucket.created), last_revision: last, complete };
@@ -113,7 +113,7 @@ impl Sitting {
     async fn next(&mut self) -> Result<Signal> {
         loop {
             tokio::task::coop::consume_budget().await;
-            // Before the look, lest what changes behind it is slept through.
+            // Created before the step, so that no change after the step is missed.
             let bell = self.bell.clone();
             let rung = bell.rung();
             match self.step()? {
@@ -122,13 +122,13 @@ impl Sitting {
                     return Ok(signal);
                 }
                 Step::Again => {}
-                // Whatever ends it: the next look shows why.
+                // The next step finds out why the wait ended.
                 Step::Wait(until) => drop(tokio::time::timeout_at(until, rung).await),
             }
         }
     }
 
-    /// Looks at the bucket as it is now.
+    /// Examines the current state of the bucket.
     fn step(&mut self) -> Result<Step> {
         let Self { shared, bucket, bell, reader, patterns, headers_only, position, listing, told } = self;
         let mut state = shared.lock();
@@ -167,7 +167,7 @@ impl Sitting {
         if Instant::now() >= silent {
             return Ok(Step::Tell(Signal::Alive { upto: seen }));
         }
-        // Nobody else may look at the bucket when something in it expires.
+        // An entry may expire without another operation on the bucket.
         let due = bucket.due.first().and_then(|(at, _)| shared.epoch.checked_add(*at));
         Ok(Step::Wait(due.map_or(silent, |due| due.min(silent))))
     }
@@ -184,7 +184,7 @@ impl Drop for Sitting {
     }
 }
 
-/// The first wanted entry of a range, or else how far the search went.
+/// Returns the first wanted entry of a range, or else the revision that the search reached.
 pub(super) fn first<'a>(
     range: impl Iterator<Item = (&'a Revision, &'a Stored)>,
     until: Revision,
@@ -202,7 +202,7 @@ pub(super) fn first<'a>(
 }
 
 impl BucketState {
-    /// The first entry that is wanted of those after one revision and up to another; or else how far it was sought.
+    /// Returns the first wanted entry after `after` and up to `until`, or else the revision that the search reached.
     pub(super) fn next(
         &self,
         after: Revision,
@@ -212,7 +212,7 @@ impl BucketState {
         first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 
-    /// The first wanted entry among the stored entries and those in the backlog.
+    /// Returns the first wanted entry among the stored entries and the entries in the backlog.
     fn next_change(
         &self,
         after: Revision,
@@ -223,18 +223,18 @@ impl BucketState {
         std::cmp::min_by_key(stored, left, |(seen, found)| (*seen, found.is_none()))
     }
 
-    /// Whether a key has another entry between one of its revisions and this one.
+    /// Whether a key has another entry after `after` and up to `until`.
     fn has_another(&self, key: &Key, after: Revision, until: Revision) -> bool {
         self.keys.get(key).is_some_and(|revisions| revisions.iter().any(|other| (after < *other) && (*other <= until)))
     }
 
-    /// Whether every write after this one is kept; of one that is still to come nothing is known.
+    /// Whether the bucket keeps every write after `revision`. `false` for a revision that it has not reached.
     fn keeps_all_after(&self, revision: Revision) -> bool {
         let later = self.entries.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(later, _)| later.get());
         revision <= self.last_revision && (revision.get() + 1..=self.last_revision.get()).eq(later)
     }
 
-    /// How many entries may be stored after this one.
+    /// Returns an upper bound of the number of entries after this revision.
     fn at_most_after(&self, revision: Revision) -> u64 {
         (self.last_revision.get() - revision.get()).min((self.entries.len() + self.backlog.len()) as u64)
     }

@@ -36,7 +36,7 @@ async fn begun(watching: &mut Watching) -> Begun {
     begun
 }
 
-/// The next entry as its revision, its key and what it says.
+/// Returns the revision, the key and the operation of the next entry.
 async fn told(watching: &mut Watching) -> (u64, String, Operation) {
     for _ in 0..100 {
         if let Signal::Entry { entry: found, .. } = next(watching).await {
@@ -46,7 +46,7 @@ async fn told(watching: &mut Watching) -> (u64, String, Operation) {
     unreachable!("it tells no entry")
 }
 
-/// Reads a watch of nothing yet until it waits.
+/// Reads a watch without initial entries until it is ready.
 async fn ready(watching: &mut Watching) {
     begun(watching).await;
     assert_eq!(next(watching).await, Signal::Ready);
@@ -70,7 +70,7 @@ async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
     let written = Instant::now();
     write(&bucket, put("late", "v").with_ttl(seconds(4))).await.unwrap();
     write(&bucket, put("early", "v").with_ttl(seconds(2))).await.unwrap();
-    // So that no sign of life is due when an entry is.
+    // The next heartbeat is not due together with an entry.
     tokio::time::advance(SECOND / 4).await;
     assert_eq!(told(&mut watching).await, entry(1, "late", Operation::Put));
     assert_eq!(told(&mut watching).await, entry(2, "early", Operation::Put));
@@ -114,7 +114,7 @@ async fn silence_is_told_each_second_and_nothing_else_is() {
     let start = Instant::now();
     assert_eq!(next(&mut watching).await, alive(2));
     assert_eq!(start.elapsed(), SECOND);
-    // To a late reader it is told once.
+    // A late reader gets one heartbeat.
     tokio::time::advance(10 * SECOND).await;
     assert_eq!(next(&mut watching).await, alive(2));
     assert!(next(&mut watching).now_or_never().is_none());
@@ -128,7 +128,7 @@ async fn what_does_not_match_is_no_news_but_is_behind_it() {
         let mut watching = watch_some(&bucket, Since::Newest, patterns);
         ready(&mut watching).await;
         let start = Instant::now();
-        // A bell that rings all the time does not put off the sign of life.
+        // A bell that rings continuously does not delay the heartbeat.
         let writes = async {
             for _ in 0..20 {
                 tokio::time::sleep(SECOND / 10).await;
@@ -178,7 +178,7 @@ async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
     let mut end = Box::pin(gone(&mut watching));
     assert!((&mut end).now_or_never().is_none());
     backend.delete("b", soon()).await.unwrap();
-    // At the same time, so that nothing else tells them apart.
+    // The new bucket has the same creation time on the clock, so that nothing else distinguishes them.
     backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
     end.await;
@@ -211,7 +211,7 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
             _ => (0, 0),
         });
     }
-    // `k1` is told as it was at the beginning, for it is kept; `k2` is not.
+    // The watch returns `k1` as it was at the start, because the history keeps it. The purge removed `k2`.
     assert_eq!(signals, [(2, 5), (4, 3), (0, 0), (5, 2), (6, 1), (7, 0)]);
 }
 
