@@ -96,14 +96,14 @@ where
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Campaign::wait) is given and passes. Without it, the campaign waits for as long as
-    /// others lead. The outcome is `Unknown` if an attempt was in progress: a lease that lands later is released. With
-    /// a `wait`, the campaign also waits for an unreachable server. Without it, the first attempt fails. A denial of
-    /// the first attempt is returned at once. With a `wait`, the campaign continues after a later denial, which becomes
-    /// the cause of the `Timeout`. Returns `InvalidConfig` if the times contradict each other, or the bucket name is
-    /// invalid. Returns `Unsupported` if the bucket or the server does not support the TTL of single records, or if a
-    /// newer version of this crate wrote the leader's record. Returns `BucketNotFound` if the bucket is deleted.
-    /// Returns `Decode` if the record of the leader is not readable. The error names the key. Remove the record with
-    /// `nats kv purge`.
+    /// others lead. The outcome is `Unknown` if an attempt was in progress: a lease that arrives later is released.
+    /// With a `wait`, the campaign also waits for an unreachable server. Without it, the first attempt fails. A denial
+    /// of the first attempt is returned at once. With a `wait`, the campaign continues after a later denial, which
+    /// becomes the cause of the `Timeout`. Returns `InvalidConfig` if the times contradict each other, or the bucket
+    /// name is invalid. Returns `Unsupported` if the bucket or the server does not support the TTL of single records,
+    /// or if a newer version of this crate wrote the leader's record. Returns `BucketNotFound` if the bucket is
+    /// deleted. Returns `Decode` if the record of the leader is not readable. The error names the key. Remove the
+    /// record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///

@@ -31,7 +31,7 @@ pub enum GroupEvent<T> {
         /// The reason.
         reason: Departure,
     },
-    /// All members that existed at the start were yielded. This event comes at once if the group is empty.
+    /// All initial members have been yielded. This event comes at once if the group is empty.
     Ready,
 }
 

@@ -11,8 +11,8 @@
 //! The TTL starts when the server stores that write. This process cannot observe that moment, and the event may arrive
 //! long after it. But the write contains the revision of the ticket that its sender had seen. The server stored that
 //! revision earlier, and this process sent it at a known instant of the local clock. The validity counts from that
-//! instant. If the instant is unknown or too long ago, the lease is taken again: a write replaces the record as if it
-//! were a delete marker.
+//! instant. If the instant is not recorded, the validity counts from the registration of the waiter. If more than half
+//! of the validity has passed, the lease is taken again: a write replaces the record as if it were a delete marker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -441,7 +441,7 @@ impl Granted {
 }
 
 impl Waiter {
-    /// Returns when this revision of the ticket was sent. If that is unknown, returns an earlier instant.
+    /// Returns when this revision of the ticket was sent. If that is not recorded, returns an earlier instant.
     fn since(&self, ticket: Revision) -> Instant {
         let of_ticket = || match *self.ticket.as_ref()?.borrow() {
             Lease::Held { until, revision } if revision == ticket => {

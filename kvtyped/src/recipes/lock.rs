@@ -191,8 +191,8 @@ impl IntoFuture for OpenLocks {
 ///   record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
 /// * A fair order, unless all callers set [`fair`](OpenLocks::fair). Callers without `fair` have one ticket at a time
 ///   for each process and lock.
-/// * That a dead waiter delays no other. A ticket counts as dead after two thirds of its TTL. If the lock is handed
-///   over to a dead waiter before that, the next waiter receives the lock after another TTL.
+/// * That a dead waiter delays no other. A ticket counts as dead after two thirds of its TTL without a renewal. If the
+///   lock is handed over to a dead waiter before that, the next waiter receives the lock after the TTL of that lease.
 #[derive(Debug, Clone)]
 pub struct Locks {
     bucket: Bucket<Slot<Holding>>,
@@ -205,12 +205,14 @@ impl Locks {
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Lock::wait) is given and passes. Without it, the call waits for as long as the
-    /// lock is held. The outcome is `Unknown` if an attempt was in progress: a lease that lands later is released.
+    /// lock is held. The outcome is `Unknown` if an attempt was in progress: a lease that arrives later is released.
     /// Returns `BucketNotFound` if the bucket is deleted. With a `wait`, the call also waits for an unreachable server.
     /// Without it, the error of the first attempt is returned. A denial of the first attempt is returned at once. With
     /// a `wait`, the attempt continues after a later denial, which becomes the cause of the `Timeout`. Returns `Decode`
     /// if the record of the lock is not readable. Returns `Unsupported` if a newer version of this crate wrote the
     /// record. Returns `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
+    ///
+    /// # Cancel safety
     ///
     /// If the future is dropped, its place in the queue is lost. A lock that is taken at that moment is released. If
     /// the release cannot be sent, the lock is free after its TTL. A future that is polled once and never again may
@@ -365,7 +367,7 @@ async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
     }
 }
 
-/// A request for a lock that waits for the lock; see [`Locks::lock`].
+/// A builder that takes a lock, and waits for it if necessary; see [`Locks::lock`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Lock {
@@ -394,7 +396,7 @@ impl IntoFuture for Lock {
     }
 }
 
-/// A request for a lock that takes the lock only if it is free; see [`Locks::try_lock`].
+/// A builder that takes a lock only if it is free; see [`Locks::try_lock`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct TryLock {

@@ -21,7 +21,7 @@ pub(super) struct Place {
     max_bytes: Option<u64>,
 }
 
-/// The smallest `max_value_size` that surely fits the records of a recipe, headers included.
+/// The smallest `max_value_size` that is certainly large enough for a recipe's records, headers included.
 const ROOM: u32 = 1_024;
 
 impl Place {

@@ -172,7 +172,8 @@ impl Rule {
     /// Returns the current state, and the limit that the state cannot move beyond.
     fn now(&self, used: Used, now: Now) -> (Used, u64) {
         let Used { whole_at, since, .. } = self.bounded(used, now);
-        // The lower bound of the time that has passed since the key was whole is zero if the time bounds are too wide.
+        // The burst grows by the time that has certainly passed since the key was whole. With wide time bounds, that is
+        // zero.
         let latest = now.latest.max(since);
         if whole_at <= now.earliest {
             return (self.used(latest, latest), latest.saturating_add(self.whole));

@@ -83,7 +83,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Acquire::wait) is given and passes. Without it, the call waits for as long as all
-    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that lands later is
+    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that arrives later is
     /// released. With a `wait`, the call also waits for an unreachable server. Without it, the first attempt fails. A
     /// denial of the first attempt is returned at once. With a `wait`, the attempt continues after a later denial,
     /// which becomes the cause of the `Timeout`. Returns `InvalidConfig` if there are no permits or more than 4,096, if
@@ -287,7 +287,7 @@ impl Slots {
         }
     }
 
-    /// Returns a random free slot, and the tombstone to replace.
+    /// Returns a random free slot, and the delete marker to replace.
     fn free(&self) -> Option<(u32, Over)> {
         if !self.ready {
             return None;
@@ -302,7 +302,7 @@ impl Slots {
     }
 }
 
-/// A request for a permit that waits for a permit; see [`Semaphore::acquire`].
+/// A builder that takes a permit, and waits for one if necessary; see [`Semaphore::acquire`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Acquire {
@@ -339,7 +339,7 @@ impl IntoFuture for Acquire {
     }
 }
 
-/// A request for a permit that takes a permit only if one is free; see [`Semaphore::try_acquire`].
+/// A builder that takes a permit only if one is free; see [`Semaphore::try_acquire`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct TryAcquire {

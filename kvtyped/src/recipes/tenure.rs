@@ -71,7 +71,7 @@ pub(super) struct Claim {
 /// The expected state of the record that a lease replaces.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Over {
-    /// The state is unknown. The attempt determines it.
+    /// The state is unknown: a live record refuses the attempt, and a delete marker does not.
     Nothing,
     /// The delete marker with this revision, if it still exists. Costs one write.
     Remembered(Revision),
@@ -230,7 +230,7 @@ impl Claim {
         }
     }
 
-    /// Writes the fence of the term. The server accepts the fence only from the holder of the lease.
+    /// Writes the fence of the term. The server accepts the fence only while the lease has the revision of `taken`.
     async fn fence(&self, taken: &Taken, deadline: Deadline) -> Result<Option<Fencing>> {
         let Self { bucket, key, holding, times, fenced, .. } = self;
         let in_time = || match taken.sent + times.valid() > Instant::now() {

@@ -25,15 +25,16 @@ impl<T: KvModel> Bucket<T> {
     /// another. The commit also checks keys that were read and not written. A closure that writes nothing is validated
     /// by a second read of its keys at the leader (a single key needs no second read). An error of the closure is
     /// returned only if its reads were consistent at one moment, or if that cannot be checked. While the closure runs,
-    /// its reads of several keys may come from several moments. It must not panic because of that. Its effects beyond
-    /// the transaction are not undone.
+    /// its reads of several keys may come from several moments. The closure must not panic because of that. Its effects
+    /// beyond the transaction are not undone.
     ///
     /// Transactions of one process that have conflicted take turns, so that they do not send batches that would be
     /// refused. A server with unreplicated file storage takes 3 to 20 ms for a batch, one after another, refused or
     /// not. So this is not the tool for hundreds of changes of the same record in a second: use
     /// [`modify`](Self::modify).
     ///
-    /// The closure captures variables by value, so capture references. Any error converts with `?`.
+    /// The `async move` block of the closure captures variables by value, so bind references first. Any error converts
+    /// with `?`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

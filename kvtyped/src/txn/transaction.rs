@@ -192,11 +192,12 @@ impl<T: KvModel> Transaction<'_, T> {
     /// # Errors
     ///
     /// Returns `Conflict` if an expected revision is not the current one, and `AlreadyExists` if a record to be created
-    /// exists. Both errors contain the key if the server reports it. Returns `InvalidBatch` if a key is written twice,
-    /// if there are too many writes, or if a record's model declares another bucket. Returns `Unsupported` if several
-    /// writes need a newer server (nats-server 2.12.1), or a bucket with [`atomic`](crate::BucketConfig::atomic). The
-    /// outcome is `Unknown` if the acknowledgement is lost and cannot be recovered. In that case either all writes were
-    /// applied, or none.
+    /// exists. Both errors name the key if the client can determine it. Returns `InvalidBatch` if a key is written
+    /// twice, if there are too many writes, or if a record's model declares another bucket. Returns `Unsupported` if
+    /// several writes need a newer server (nats-server 2.12.1), or a bucket with
+    /// [`atomic`](crate::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
+    /// recovered. In that case either all writes were applied, or none.
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped, either all writes are applied, or none.

@@ -178,7 +178,8 @@ impl<T: KvModel> Tx<T> {
     ///
     /// # Errors
     ///
-    /// Returns `AlreadyExists` if the key has a live record. Otherwise returns the errors of [`put`](Self::put).
+    /// Returns `AlreadyExists` if the key has a live record. Also returns the errors of a read and of
+    /// [`put`](Self::put).
     ///
     /// # Cancel safety
     ///
