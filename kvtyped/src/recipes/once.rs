@@ -79,7 +79,7 @@ impl Store {
 ///   payment. Work that is dropped because the lease was lost may leave a partial effect.
 /// * That the result of finished work is stored. If the result is too large, or cannot be encoded as JSON, the key is
 ///   free although the work is done.
-/// * Results without a limit in time. If a result is kept for a limited time, it is removed then, and the next call
+/// * Results without a time limit. If a result is kept for a limited time, it is removed then, and the next call
 ///   runs the work again. The same is true at the end of the bucket's `ttl`, if the bucket has one.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Once<T> {

@@ -120,8 +120,8 @@ impl IntoFuture for OpenRateLimiter {
 /// key has one record, which is changed by compare-and-set and expires when the key has been idle long enough.
 ///
 /// The limiter uses the server's time. While a handle is in use, it reads the server's clock every ten seconds from the
-/// timestamp of a write, and then counts on. Uncertainty (the time of the round trip, the drift since then) counts
-/// against the caller. The clocks of the processes are not used.
+/// timestamp of a write, and advances it with the local monotonic clock in between. Uncertainty (the time of the round
+/// trip, the drift since then) counts against the caller. The wall clocks of the processes are not used.
 ///
 /// If the server cannot be reached, a check returns an `Err`. The caller decides whether to allow or refuse the event.
 ///
