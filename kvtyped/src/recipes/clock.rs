@@ -1,8 +1,8 @@
-//! What time it is at the server, as far as this process can know.
+//! An estimate of the server's clock.
 //!
-//! The clocks of two machines are never compared. The server stamps what it stores: a write of our own was stamped after it
-//! was sent and before it was acknowledged, which says between which times the server's clock is now. From there the
-//! local monotonic clock goes on, which may be wrong by a little.
+//! The wall clocks of two machines are never compared. The server stamps each record that it stores. It stamps a write
+//! of this process after the write is sent and before the acknowledgement arrives. The stamp therefore bounds the
+//! server's time. From then on, the local monotonic clock advances the bounds, which widen by the tolerated drift.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,16 +18,16 @@ use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 
-/// After how long the clock is read again.
+/// Once a reading has this age, the clock is read again.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// After how long nobody may go on with what was read.
+/// Once a reading has this age, it is no longer used.
 const STALE: Duration = Duration::from_secs(60);
 
-/// By what part of the time that passed two clocks may differ: 500 ppm, as fast as clocks are set right slowly.
+/// The reciprocal of the tolerated drift between two clocks: 500 ppm, like the rate of clock slewing.
 pub(super) const DRIFT: u32 = 2_000;
 
-/// How long the record stays from which the time was read.
+/// The TTL of the record that the clock is read from.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// The server's clock. Clones share their samples.
@@ -38,14 +38,14 @@ pub(super) struct ServerClock {
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Between which times it was at a moment.
+/// The bounds of the server's time at a local instant.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     at: Instant,
     now: Now,
 }
 
-/// What is written to be stamped.
+/// The value of the record that the server stamps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Tick {}
 
@@ -60,7 +60,8 @@ impl Sample {
         }
     }
 
-    /// What both samples say; what the newer says, if they contradict each other: then the server's clock was set.
+    /// Returns the intersection of both samples. If they do not overlap, the server's clock was set, and the newer
+    /// sample is returned.
     fn and(self, older: Sample) -> Self {
         let (new, old) = (self.now, older.now(self.at));
         let (earliest, latest) = (new.earliest.max(old.earliest), new.latest.min(old.latest));
@@ -75,8 +76,8 @@ impl ServerClock {
         Self { key, known: Arc::default(), reading: Arc::default() }
     }
 
-    /// Reads the server's clock, if that was long ago. Who finds another at it goes on with what is known, unless that is
-    /// too old.
+    /// Reads the server's clock if the last reading is older than `FRESH`. If another task is reading the clock, the
+    /// last reading remains in use. If the last reading is older than `STALE`, the call waits for that task.
     pub(super) async fn refresh<V>(&self, bucket: &Bucket<Slot<V>>, timeout: Duration) -> Result<()>
     where
         V: super::slot::Value,
@@ -127,7 +128,7 @@ impl ServerClock {
         Ok(Sample { at, now: Now { earliest, latest: earliest.saturating_add(nanos(at - sent)) } })
     }
 
-    /// Between which times it is now. It was read before.
+    /// Returns the bounds of the current time. The clock must have been read before.
     pub(super) fn now(&self) -> Now {
         let nothing = Now { earliest: 0, latest: u64::MAX };
         self.sample().map_or(nothing, |sample| sample.now(Instant::now()))
@@ -152,10 +153,10 @@ mod tests {
         let first = sample(at, 100 * second, 100 * second + 4);
         let later = at + Duration::from_secs(2);
         assert_eq!(first.now(later), Now { earliest: 102 * second - 1_000_000, latest: 102 * second + 4 + 1_000_000 });
-        // Both are true.
+        // The samples overlap.
         let second_sample = sample(later, 102 * second + 1, 103 * second).and(first);
         assert_eq!(second_sample.now, Now { earliest: 102 * second + 1, latest: 102 * second + 4 + 1_000_000 });
-        // They meet in one moment.
+        // The samples overlap in one instant.
         assert_eq!(sample(at, 5, 7).and(sample(at, 7, 9)).now, Now { earliest: 7, latest: 7 });
         // The clock was set back.
         assert_eq!(sample(later, 5, 6).and(first).now, Now { earliest: 5, latest: 6 });
@@ -167,7 +168,7 @@ mod tests {
         let clock = ServerClock::new("a");
         let refresh = || clock.refresh(&bucket, Duration::from_secs(1));
         let read = || clock.sample().map(|sample| sample.at);
-        // Two who know nothing read it once.
+        // Two concurrent calls without a reading read the clock once.
         let (one, other) = tokio::join!(refresh(), refresh());
         one.and(other).unwrap();
         assert_eq!(bucket.status().await.unwrap().last_revision.get(), 1);
@@ -180,7 +181,7 @@ mod tests {
         refresh().await.unwrap();
         assert_eq!(read(), Some(Instant::now()));
 
-        // While another reads it one goes on with what is known, unless that is too old.
+        // While another task reads the clock, the last reading remains in use, unless it is too old.
         let second = read();
         let _reading = clock.reading.lock().await;
         tokio::time::advance(STALE - Duration::from_millis(1)).await;

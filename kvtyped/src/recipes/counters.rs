@@ -15,11 +15,11 @@ use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// What the keys of the records begin with.
+/// The recipe's part of a key.
 const RECIPE: &str = "counters";
 
 impl Store {
-    /// Opens a set of counters, which many processes add to at once.
+    /// Opens a set of counters that many processes can increment at once.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -36,15 +36,16 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the name is not that of a bucket and [`bucket`](OpenCounters::bucket) says no other;
-    /// `Unsupported` if there is a bucket of records of that name in which counters would not last.
+    /// Returns `InvalidConfig` if the name is not a valid bucket name and [`bucket`](OpenCounters::bucket) sets no
+    /// other. Returns `Unsupported` if a bucket of records has that name and its settings do not fit, for example
+    /// because of a `ttl`.
     pub fn counters(&self, name: impl Into<String>) -> OpenCounters {
         let name = name.into();
         OpenCounters { place: Place::new(self, &name), name, timeout: None }
     }
 }
 
-/// Opens a set of counters; see [`Store::counters`].
+/// A builder that opens a set of counters; see [`Store::counters`].
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenCounters {
@@ -56,7 +57,7 @@ pub struct OpenCounters {
 place_options!(OpenCounters);
 
 impl OpenCounters {
-    /// How long an operation may take in all; the store's time by default.
+    /// Sets the total time limit of each operation; the store's timeout by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -65,7 +66,7 @@ impl OpenCounters {
     async fn run(self) -> Result<Counters> {
         let Self { place, name, timeout } = self;
         let config = place.config();
-        // In a bucket of another name there may be other counters.
+        // A bucket with another name may also contain other sets of counters.
         let below = (config.name != name).then(|| name.clone());
         // A full stream of server-side counters drops its oldest totals, so counters with a limit are stored as
         // records.
@@ -90,27 +91,30 @@ impl IntoFuture for OpenCounters {
     }
 }
 
-/// A set of counters, each of which has a name. Made by [`Store::counters`].
+/// A set of named counters, opened by [`Store::counters`].
 ///
-/// A server that can (nats-server 2.12 or newer) adds up itself, in a bucket of their own (ADR-49): an addition costs one
-/// message however many add at once, and every NATS client that knows counters reads them and adds to them, under
-/// `$KV.hits.home`. In memory, on an older server, with [`max_bytes`](OpenCounters::max_bytes), or in a bucket of records that was there before, each counter is a
-/// record that is changed by compare-and-set. [`is_server_side`](Self::is_server_side) tells which; what is promised is
-/// the same. What is there decides: the way does not change by itself when a server is upgraded.
+/// If the server supports counters (nats-server 2.12 or newer), it adds up the increments, in a bucket that contains
+/// only counters (ADR-49). An increment then costs one message, however many clients increment at once. Every NATS
+/// client that supports counters can read and increment them, under `$KV.hits.home`. In memory, on an older server,
+/// with [`max_bytes`](OpenCounters::max_bytes), or in an existing bucket of records, each counter is a record that is
+/// changed by compare-and-set. [`is_server_side`](Self::is_server_side) returns which kind is in use. Both kinds give
+/// the same guarantees. An existing bucket keeps its kind: the upgrade of a server does not change it.
 ///
-/// An addition is counted once, or not at all, or its error says that nobody knows
-/// ([`Outcome::Unknown`](crate::Outcome::Unknown)): a lost acknowledgement is looked up by the id of its operation.
+/// An increment is counted once or not at all, or its error has the outcome
+/// [`Outcome::Unknown`](crate::Outcome::Unknown). A lost acknowledgement is recovered by the id of its operation.
 ///
 /// # What this does not guarantee
 ///
-/// * Uniqueness of totals. Two additions may be told the same total: one that had to be looked up is told the total as of
-///   then. For numbers that nobody else gets there are [`Ids`](crate::Ids).
-/// * A limit that holds at each moment. A total that leaves the range of `i64` on a server is taken back by the opposite
-///   addition; until then readers get `OutOfRange`, and an addition that would have fitted may be refused, or be told a
-///   total that holds what is about to be taken back. Nothing that was acknowledged is lost by that.
-/// * An answer where the server forgot. It remembers the ids of additions for two minutes, and after a restart only those
-///   of the newest 64 of each counter. An addition that was lost meanwhile is `Unknown`, where the handle cannot prove more.
-/// * Durability beyond the server's: it acknowledges before it syncs to disk, unless it is told otherwise.
+/// * Unique totals. Two increments may return the same total: an increment whose acknowledgement was recovered returns
+///   the total at the time of the lookup. For unique numbers use [`Ids`](crate::Ids).
+/// * A limit that holds at each moment. If an increment moves the total on a server out of the range of `i64`, the
+///   opposite increment reverts it. Until then, reads return `OutOfRange`. Another increment that fits may be refused,
+///   or may return a total that includes the increment to be reverted. No acknowledged increment is lost.
+/// * An answer after the server has forgotten an operation. The server remembers the ids of increments for two minutes,
+///   and after a restart only the ids of the newest 64 increments of each counter. If the acknowledgement is lost for
+///   longer, the outcome is `Unknown`, unless the handle can prove the outcome otherwise.
+/// * Durability beyond that of the server. The server acknowledges a write before it syncs the write to disk, unless it
+///   is configured otherwise.
 #[derive(Clone)]
 pub struct Counters {
     name: String,
@@ -118,7 +122,7 @@ pub struct Counters {
     timeout: Option<Duration>,
 }
 
-/// Who adds up.
+/// The kind of the counters.
 #[derive(Clone)]
 enum Way {
     Server(CounterBucket),
@@ -126,17 +130,17 @@ enum Way {
 }
 
 impl Counters {
-    /// Adds to a counter, which begins at zero, and tells its new total. What is added may be negative.
+    /// Adds `delta`, which may be negative, to a counter and returns the new total. A new counter starts at zero.
     ///
     /// # Errors
     ///
-    /// `OutOfRange` if the total would leave the range of `i64`: nothing is counted then. If the outcome is `Unknown`, it
-    /// may have been counted, or may yet be.
+    /// Returns `OutOfRange` if the total would leave the range of `i64`. The increment is not counted then. If the
+    /// outcome is `Unknown`, the increment may have been counted, or may still be counted.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether it is counted. It is counted once at most. If it was about to
-    /// be taken back, because it left the range, it may stay.
+    /// If the future is dropped, the increment may or may not be counted. It is counted at most once. An increment that
+    /// left the range and was about to be reverted may remain.
     pub async fn add(&self, name: &str, delta: i64) -> Result<i64> {
         let bucket = match &self.way {
             Way::Server(counters) => return counters.add(name, delta, self.timeout).await,
@@ -162,16 +166,17 @@ impl Counters {
         })
     }
 
-    /// The total of a counter: every addition that was acknowledged before is in it. Zero if nothing was added.
+    /// Returns the total of a counter, with every increment that was acknowledged before. Returns zero if the counter
+    /// has no increments.
     ///
     /// # Errors
     ///
-    /// `OutOfRange` while the total is beyond `i64`: because an addition is about to be taken back, or because another
-    /// NATS client, which knows no such limit, added so much.
+    /// Returns `OutOfRange` while the total is outside of the range of `i64`. Either an increment is about to be
+    /// reverted, or another NATS client, which has no such limit, has added too much.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, name: &str) -> Result<i64> {
         match &self.way {
             Way::Server(counters) => counters.get(name, self.timeout).await,
@@ -183,9 +188,9 @@ impl Counters {
         }
     }
 
-    /// The totals of all counters that were added to, by name.
+    /// Returns the totals of all counters, sorted by name.
     ///
-    /// In a replicated bucket any server that stores it may answer: what was just acknowledged may be missing.
+    /// In a replicated bucket, any server that stores it may answer, so a recent increment may be missing.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -201,11 +206,11 @@ impl Counters {
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get); the first ends it.
+    /// Returns the errors of [`get`](Self::get). The first error ends the call.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn all(&self) -> Result<Vec<(String, i64)>> {
         let mut totals: Vec<(String, i64)> = match &self.way {
             Way::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
@@ -218,19 +223,19 @@ impl Counters {
         Ok(totals)
     }
 
-    /// Removes a counter: the next addition begins at zero. Where there is none, nothing happens.
+    /// Removes a counter, so that the next increment starts at zero. Does nothing if the counter does not exist.
     ///
-    /// Additions that go on meanwhile are counted before or after it: what is removed is nobody's to read any more, so use
-    /// [`add`](Self::add) of the negative total where each must be accounted for.
+    /// A concurrent increment counts either before or after the removal. The removed total cannot be read any longer.
+    /// If each increment must be accounted for, use [`add`](Self::add) with the negative total instead.
     ///
     /// # Errors
     ///
-    /// If the outcome is `Unknown`, it may have been removed, or may yet be. It is not sent again by itself, since that
-    /// could remove what was added in between.
+    /// If the outcome is `Unknown`, the counter may have been removed, or may still be removed. The removal is not sent
+    /// again automatically, because that could remove later increments.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the counter is removed.
+    /// If the future is dropped, the counter may or may not be removed.
     pub async fn remove(&self, name: &str) -> Result<()> {
         match &self.way {
             Way::Server(counters) => counters.remove(name, self.timeout).await,
@@ -242,7 +247,7 @@ impl Counters {
         }
     }
 
-    /// Whether the server adds up itself (ADR-49); else the counters are records.
+    /// Returns whether the server adds up the increments (ADR-49). Otherwise the counters are records.
     pub fn is_server_side(&self) -> bool {
         matches!(self.way, Way::Server(_))
     }
@@ -266,7 +271,7 @@ impl fmt::Debug for Counters {
     }
 }
 
-/// A total as ADR-49 writes it: as a text, since not every reader's numbers have 64 bits.
+/// A total in the format of ADR-49: a string, because the numbers of some readers have fewer than 64 bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Total {
     total: i64,

@@ -1,4 +1,4 @@
-//! Elections: one leader at a time, and everybody can know who.
+//! Elections: one leader at a time, visible to all processes.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -31,7 +31,8 @@ const RECIPE: &str = "election";
 const LEASE: &str = "lease";
 
 impl Store {
-    /// An election of this name, in the bucket of this name, which is made if it is missing when it is first used.
+    /// Returns an election with this name, in the bucket of this name. The bucket is created on first use if it is
+    /// missing.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -58,23 +59,26 @@ impl Store {
     }
 }
 
-/// An election; see [`Store::election`]. Cheap to clone.
+/// A handle to an election; see [`Store::election`]. Cheap to clone.
 ///
-/// A leader is whoever holds the one [`Lease`] of the election; it says what it is with a value of the type `T`.
+/// The leader is the holder of the only [`Lease`] of the election. The lease contains a value of the type `T` that
+/// describes the leader.
 ///
-/// A new leader is elected, and told to those who observe, only after the one before must have stood down. The record of
-/// a leader goes in two ways: the leader removes it when it resigns, and does not lead from then on; or the server lets it
-/// expire. The server counts from the arrival of the last renewal, the leader from the moment before it was sent, and the
-/// leader stops a [`margin`](Self::margin) earlier, network or not: [`lost`](Lease::lost) has resolved and
-/// [`run`](Lease::run) has dropped its work by then.
+/// A new leader is elected, and announced to observers, only after the previous leader must have stepped down. The
+/// record of a leader ends in one of two ways. Either the leader resigns: it stops leading and then removes the record.
+/// Or the server expires the record. The server counts from the arrival of the last renewal, the leader from the moment
+/// before the renewal was sent. The leader also stops a [`margin`](Self::margin) earlier, with or without a network. By
+/// then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
 ///
 /// # What this does not guarantee
 ///
-/// That a deposed leader *does nothing* any more. What it does outside [`run`](Lease::run), or has sent already, it does
-/// not take back, and a process that is paused between a look at its lease and the deed may do it later; see [`Lease`].
-/// Where that must not be, give [`fence`](Lease::fence), which grows from leader to leader, to the system outside, and let
-/// it refuse lower ones. That candidates are elected in the order in which they came. That what is observed is still so
-/// when it is read. And that an election survives what its bucket does not; see [`Locks`](super::Locks).
+/// * That a deposed leader *stops acting*. It does not undo its actions outside of [`run`](Lease::run), or requests
+///   that it has already sent. A process that is paused between a check of its lease and an action may act later; see
+///   [`Lease`]. If that must not happen, pass [`fence`](Lease::fence), which grows from leader to leader, to the
+///   external system, and let that system refuse lower fences.
+/// * An order. Candidates may be elected in any order.
+/// * Fresh observations. An observed leader may already have been replaced.
+/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Election<T> {
     place: Home,
     value: PhantomData<fn() -> T>,
@@ -87,37 +91,38 @@ impl<T> Election<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Stands for election with this value, and waits until elected.
+    /// Campaigns for leadership with this value, and waits until elected.
     ///
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Campaign::wait) is given and passes. Without it, the campaign waits for as long as
-    /// others lead. The outcome is `Unknown` if an attempt was in progress: a lease that lands later is released. With
-    /// a `wait`, the campaign also waits for an unreachable server. Without it, the first attempt fails. A denial of
-    /// the first attempt is returned at once. With a `wait`, the campaign continues after a later denial, which becomes
-    /// the cause of the `Timeout`. Returns `InvalidConfig` if the times contradict each other, or the bucket name is
-    /// invalid. Returns `Unsupported` if the bucket or the server does not support the TTL of single records, or if a
-    /// newer version of this crate wrote the leader's record. Returns `BucketNotFound` if the bucket is deleted.
-    /// Returns `Decode` if the record of the leader is not readable. The error names the key. Remove the record with
-    /// `nats kv purge`.
+    /// others lead. The outcome is `Unknown` if an attempt was in progress: a lease that arrives later is released.
+    /// With a `wait`, the campaign also waits for an unreachable server. Without it, the first attempt fails. A denial
+    /// of the first attempt is returned at once. With a `wait`, the campaign continues after a later denial, which
+    /// becomes the cause of the `Timeout`. Returns `InvalidConfig` if the times contradict each other, or the bucket
+    /// name is invalid. Returns `Unsupported` if the bucket or the server does not support the TTL of single records,
+    /// or if a newer version of this crate wrote the leader's record. Returns `BucketNotFound` if the bucket is
+    /// deleted. Returns `Decode` if the record of the leader is not readable. The error names the key. Remove the
+    /// record with `nats kv purge`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it withdraws. One who is elected at that very moment resigns; if that cannot be sent, the office is free
-    /// after its time to live.
+    /// If the future is dropped, the candidate withdraws. A candidate that is elected at that moment resigns. If the
+    /// resignation cannot be sent, the leadership is free after its TTL.
     pub fn campaign(&self, me: &T) -> Campaign<T> {
         Campaign { place: self.place.clone(), me: pack(me), wait: None, value: PhantomData }
     }
 
-    /// Who leads now; `None` if nobody does. The answer may be old when it is read.
+    /// Returns the current leader, or `None` if there is no leader. The answer may be outdated when it arrives.
     ///
     /// # Errors
     ///
-    /// Those of a read; `Decode` if the leader's value is no `T`, or something else stands where it should.
+    /// Returns the errors of a read. Returns `Decode` if the leader's value is not a `T`, or if the record is not a
+    /// lease.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
             let bucket = self.place.bucket().await?.of::<Slot<Told<T>>>();
@@ -127,10 +132,10 @@ where
         self.place.within("leader", None, read).await
     }
 
-    /// Who leads now, and every new leader, and what a leader proclaims anew.
+    /// Watches the leader. The stream yields the current leader, each new leader, and each new value of a leader.
     ///
-    /// An item is a leader; that nobody leads is none. Who reads slowly, or is cut off meanwhile, may miss leaders in
-    /// between, never the last. The stream goes on over outages, and over a bucket that is deleted and made anew.
+    /// The stream yields nothing while there is no leader. A slow or disconnected reader may miss leaders in between,
+    /// but never the latest one. The stream continues after outages, and after the bucket is deleted and created again.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -148,12 +153,12 @@ where
     ///
     /// # Errors
     ///
-    /// An item is an error where one must know: `Decode` for a leader whose value is no `T`; `BucketNotFound` once, if the
-    /// bucket is deleted. The stream goes on. `PermissionDenied` and `Closed` are the last.
+    /// The stream yields `Decode` for a leader whose value is not a `T`, and `BucketNotFound` once if the bucket is
+    /// deleted. It continues after both. `PermissionDenied` and `Closed` end the stream.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
+    /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn observe(&self) -> Result<Leaders<T>> {
         let watch = async {
             let bucket = self.place.bucket().await?.of::<Slot<Heard>>();
@@ -164,7 +169,7 @@ where
     }
 }
 
-/// A campaign; see [`Election::campaign`].
+/// A campaign for leadership; see [`Election::campaign`].
 #[must_use = "nobody stands for election until it is awaited"]
 pub struct Campaign<T> {
     place: Home,
@@ -174,7 +179,7 @@ pub struct Campaign<T> {
 }
 
 impl<T> Campaign<T> {
-    /// How long to wait; for ever by default.
+    /// Sets how long to wait; without a limit by default.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);
         self
@@ -195,9 +200,9 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     }
 }
 
-/// An office that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A leadership that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///
-/// Dropping it resigns without waiting; [`resign`](Self::resign) waits until that is sure.
+/// Dropping it resigns in the background. [`resign`](Self::resign) waits for the result.
 ///
 /// # What this does not guarantee
 ///
@@ -212,16 +217,17 @@ impl<T> Leadership<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Says something else of itself, in the same term: those who observe are told.
+    /// Replaces the leader's value within the same term. Observers receive the new value.
     ///
     /// # Errors
     ///
-    /// `Lost`, if another may lead by now. After any other error whose outcome is `NotApplied` the value from before stands
-    /// (`TooLarge`, say); after one whose outcome is `Unknown` the new one does, with the next renewal at the latest.
+    /// Returns `Lost` if another process may lead now. After any other error with the outcome `NotApplied` (for example
+    /// `TooLarge`), the previous value remains. After an error with the outcome `Unknown`, the new value is stored with
+    /// the next renewal at the latest.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the value to be proclaimed without a witness.
+    /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn proclaim(&self, value: &T) -> Result<()> {
         let value = pack(value).map_err(|error| self.lease.located("proclaim", error))?;
         self.lease.say("proclaim", Some(value)).await
@@ -229,15 +235,15 @@ where
 }
 
 impl<T> Leadership<T> {
-    /// Gives up the office, and waits until that is sure; see [`Lease::release`].
+    /// Gives up the leadership and waits until that is confirmed; see [`Lease::release`].
     ///
     /// # Errors
     ///
-    /// `Lost`, if it was lost before: what it did may have met another leader.
+    /// Returns `Lost` if the leadership was lost before. Its actions may have overlapped with another leader.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the resignation to go on without a witness.
+    /// If the future is dropped, the resignation continues in the background and its result is lost.
     pub async fn resign(self) -> Result<()> {
         self.lease.release_as("resign").await
     }
@@ -251,7 +257,7 @@ impl<T> Deref for Leadership<T> {
     }
 }
 
-/// Who leads, or led a moment ago. Dereferences to what it says of itself.
+/// A leader, which may have been replaced since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader<T> {
     speaker: Speaker<T>,
@@ -266,7 +272,7 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     events: Events<Slot<Heard>>,
-    /// What was told last.
+    /// The last announcement that was yielded.
     last: Option<Saying>,
     value: PhantomData<fn() -> T>,
 }

@@ -1,4 +1,4 @@
-//! Fences: what tells a tenure from those before it.
+//! Fencing tokens, which distinguish the terms of a lock.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::revision::Revision;
 use crate::ttl::Ttl;
 use crate::txn::Transaction;
 
-/// The part of a lock's key under which its fence is.
+/// The part of a lock's key for its fence.
 pub(super) const FENCE: &str = "fence";
 
 /// How long the fence of a dead holder lives if no other holder takes the lock.
@@ -39,8 +39,8 @@ pub(super) fn until(sent: Instant, life: Duration) -> Instant {
     sent + life - life / 100
 }
 
-/// A fence in a bucket: a record that is written once a tenure, so that it has its revision for as long as no other holder
-/// has taken the lock.
+/// A fence in a bucket: a record that is written once in each term. Its revision stays the same until another holder
+/// takes the lock.
 #[derive(Debug, Clone)]
 pub(super) struct Fencing {
     pub(super) at: SlotKey,
@@ -50,11 +50,11 @@ pub(super) struct Fencing {
     pub(super) until: Instant,
 }
 
-/// The number of a tenure: it grows with every holder of the same lock, whoever it is.
+/// A fencing token: a number that grows with each term of the same lock, across all holders.
 ///
-/// For systems outside: one that remembers the highest fence that it met, and refuses what comes with a lower one, takes
-/// nothing from a holder that was overtaken. It is the revision with which the lock was taken, so it grows for as long as
-/// the bucket lives and is not set back to an older copy.
+/// Fences protect external systems. A system that remembers the highest fence that it has seen, and refuses requests
+/// with a lower one, accepts nothing from a former holder. The fence is the revision that the lock was taken with. It
+/// grows for as long as the bucket exists and is not restored from an older copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(u64);
 
@@ -63,7 +63,7 @@ impl Fence {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0
     }
@@ -73,13 +73,15 @@ impl Fence {
 macro_rules! fenced {
     ($($verb:ident $(<$closure:ident>)?)*) => {$(
         impl<T: KvModel $(, $closure)?> $verb<'_, T $(, $closure)?> {
-            /// Only while nobody else has taken the lock since `guard` was given: checked by the server, at the moment of the
-            /// write. The lock is one of the same bucket: [`Bucket::lock`](crate::Bucket::lock).
+            /// Applies the write only if no other holder has taken the lock since `guard` was acquired. The server
+            /// checks this when it applies the write. The lock must belong to the same bucket:
+            /// [`Bucket::lock`](crate::Bucket::lock).
             ///
-            /// The error is of the kind `Fenced`, and nothing was written. A guard that is lost already is refused before
-            /// anything is sent, with `Lost`; one of another bucket, or of [`Store::locks`](crate::Store::locks), with
-            /// `InvalidConfig`. It needs nats-server 2.11; together with a revision that is expected (`update`, `create`,
-            /// `modify`, `if_revision`) 2.12.1, and a bucket with atomic batches.
+            /// If another holder has taken the lock, the write returns `Fenced` and nothing is written. If the guard is
+            /// already lost, the write returns `Lost` before anything is sent. With a guard of another bucket, or of
+            /// [`Store::locks`](crate::Store::locks), it returns `InvalidConfig`. Fenced writes need nats-server 2.11.
+            /// Together with an expected revision (`update`, `create`, `modify`, `if_revision`) they need nats-server
+            /// 2.12.1, and a bucket with atomic batches.
             pub fn fenced_by(self, guard: &LockGuard) -> Self {
                 self.standing_on(Some(standing(guard)))
             }
@@ -90,14 +92,14 @@ macro_rules! fenced {
 fenced!(Put Create Update Delete Purge Touch Modify<F> TryModify<F> Transform<F>);
 
 impl<T: KvModel> Transaction<'_, T> {
-    /// Only while nobody else has taken the lock since `guard` was given; as of a single write
-    /// ([`Put::fenced_by`](crate::Put::fenced_by)).
+    /// Applies the transaction only if no other holder has taken the lock since `guard` was acquired; see
+    /// [`Put::fenced_by`](crate::Put::fenced_by).
     pub fn fenced_by(self, guard: &LockGuard) -> Self {
         self.standing_on(Some(standing(guard)))
     }
 }
 
-/// What a write that a guard fences stands on.
+/// Returns the precondition of a write that a guard fences.
 fn standing(guard: &LockGuard) -> Result<Standing> {
     guard.check()?;
     let Some(fencing) = guard.fencing() else {

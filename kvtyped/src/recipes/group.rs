@@ -1,4 +1,4 @@
-//! Groups: who is there, what each says of itself, and who comes and goes.
+//! Groups: the live members, their values, and their arrivals and departures.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -25,11 +25,11 @@ use crate::bucket::{Bucket, Entry};
 use crate::error::Result;
 use crate::store::Store;
 
-/// The recipe's part of a key; the parts of one are its members, by their names.
+/// The recipe's part of a key. The parts of a group are the ids of its members.
 const RECIPE: &str = "group";
 
 impl Store {
-    /// A group of this name, in the bucket of this name, which is made if it is missing when it is first used.
+    /// Returns a group with this name, in the bucket of this name. The bucket is created on first use if it is missing.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -56,17 +56,18 @@ impl Store {
     }
 }
 
-/// A group; see [`Store::group`]. Cheap to clone.
+/// A handle to a group; see [`Store::group`]. Cheap to clone.
 ///
-/// Each member has a [`Lease`] under its id, in which it says what it is with a value of the type `T`. One that leaves is
-/// gone at once; one that dies, after its time to live.
+/// Each member has a [`Lease`] under its id. The lease contains a value of the type `T` that describes the member. A
+/// member that leaves is removed at once. A member that dies is removed after its TTL.
 ///
 /// # What this does not guarantee
 ///
-/// That a member is alive because it is listed: one that died is there until its time to live has passed, and one that is
-/// cut off from the server but works on is not. That two processes see the same members at the same time. That an id has
-/// one holder that *acts*: see [`Lease`]. And that a membership survives what its bucket does not; see
-/// [`Locks`](super::Locks).
+/// * That a listed member is alive. A member that died is listed until its TTL has passed. A member that is
+///   disconnected from the server, but still working, is not listed after its TTL.
+/// * The same members in two processes at the same time.
+/// * That an id has one holder that *acts*; see [`Lease`].
+/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Group<T> {
     place: Home,
     value: PhantomData<fn() -> T>,
@@ -79,7 +80,7 @@ impl<T> Group<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Joins under an id, which nobody else has.
+    /// Joins the group under an id that no other member has.
     ///
     /// # Errors
     ///
@@ -92,25 +93,25 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind. A member that joins at that very moment leaves; if that cannot be sent, it is
-    /// gone after its time to live.
+    /// If the future is dropped, no membership remains. A member that joins at that moment leaves. If that cannot be
+    /// sent, the membership ends after its TTL.
     pub fn join(&self, id: impl Into<String>, me: &T) -> Join<T> {
         Join { place: self.place.clone(), id: id.into(), me: pack(me), wait: None, value: PhantomData }
     }
 
-    /// Who is there now, ordered by id.
+    /// Returns the current members, ordered by id.
     ///
-    /// It is as fresh as a list: in a replicated bucket any server may answer, so one who has just joined may be missing,
-    /// and one who has just left be there. [`get`](Self::get) asks the leader.
+    /// The result is as fresh as a list. In a replicated bucket any server may answer, so a recent member may be
+    /// missing, and a member that has just left may be listed. [`get`](Self::get) asks the leader.
     ///
     /// # Errors
     ///
-    /// Those of a list; `Decode` if the value of a member is no `T`. [`watch`](Self::watch) and [`view`](Self::view) go on
-    /// where that can happen.
+    /// Returns the errors of a list. Returns `Decode` if the value of a member is not a `T`. [`watch`](Self::watch) and
+    /// [`view`](Self::view) continue after such a member.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn members(&self) -> Result<Vec<MemberInfo<T>>> {
         let list = async {
             let entries = self.opened().await?.list(self.place.all()).await?;
@@ -121,15 +122,15 @@ where
         self.place.within("members", None, list).await
     }
 
-    /// The member of an id, if it is there: asked of the leader of the bucket.
+    /// Returns the member with an id, or `None` if there is no such member. Reads from the leader of the bucket.
     ///
     /// # Errors
     ///
-    /// Those of a read; `Decode` if its value is no `T`.
+    /// Returns the errors of a read. Returns `Decode` if the value is not a `T`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, id: &str) -> Result<Option<MemberInfo<T>>> {
         let read = async {
             let entry = self.opened().await?.get(&self.place.key(id)).read(Read::Leader).await?;
@@ -138,8 +139,8 @@ where
         self.place.within("get", Some(id), read).await
     }
 
-    /// Watches who comes and goes: who is there, then [`GroupEvent::Ready`](super::GroupEvent::Ready), then what
-    /// changes.
+    /// Watches the members. The stream yields the current members, then
+    /// [`GroupEvent::Ready`](super::GroupEvent::Ready), then each change.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -158,26 +159,27 @@ where
     /// # }
     /// ```
     ///
-    /// The stream goes on over outages, and over a bucket that is deleted and made anew: what changed meanwhile is told as
-    /// if it had happened then. What was so for a moment only may not be told.
+    /// The stream continues after outages, and after the bucket is deleted and created again. It then yields the
+    /// changes that it missed. A state that lasted only for a moment may be skipped.
     ///
     /// # Errors
     ///
-    /// An item is an error where one must know: `Decode` for a member whose value is no `T`; `BucketNotFound` once, if the
-    /// bucket is deleted. The stream goes on. `PermissionDenied` and `Closed` are the last.
+    /// The stream yields `Decode` for a member whose value is not a `T`, and `BucketNotFound` once if the bucket is
+    /// deleted. It continues after both. `PermissionDenied` and `Closed` end the stream.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
+    /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn watch(&self) -> Result<GroupEvents<T>> {
         let watch = async { self.place.bucket().await?.of().watch(self.place.all()).await };
         Ok(GroupEvents::new(self.place.within("watch", None, watch).await?))
     }
 
-    /// Keeps a local view of who is there: ready when it is awaited, and up to date from then on.
+    /// Opens a local view of the members. The view is complete when the call returns, and stays up to date from then
+    /// on.
     ///
-    /// Reading it takes no network; it may be behind, by a moment while all is well, for as long as it lasts while the
-    /// connection is lost. It drives itself, in a task that ends with the last handle.
+    /// Reads of the view perform no I/O. The view lags by a moment in normal operation, and for the whole outage while
+    /// the connection is lost. A task updates the view and ends with its last handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -195,11 +197,12 @@ where
     ///
     /// # Errors
     ///
-    /// Those of a watch that does not begin; `Timeout` if it is not ready in the store's time.
+    /// Returns the errors of a watch that does not start. Returns `Timeout` if the view is not complete within the
+    /// store's timeout.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the view is closed.
     pub async fn view(&self) -> Result<GroupView<T>> {
         let open = async { self.opened().await?.cache(self.place.all()).await };
         Ok(GroupView::new(self.place.within("view", None, open).await?, self.place.clone()))
@@ -210,7 +213,7 @@ where
     }
 }
 
-/// One who wants to be a member; see [`Group::join`].
+/// A request to join a group; see [`Group::join`].
 #[must_use = "nobody joins until it is awaited"]
 pub struct Join<T> {
     place: Home,
@@ -221,10 +224,10 @@ pub struct Join<T> {
 }
 
 impl<T> Join<T> {
-    /// How long to wait for the id, if a member has it; not at all by default.
+    /// Sets how long to wait for the id if another member has it. By default, the call does not wait.
     ///
-    /// For a process that is started again under its old id, and finds what it was before it died: a little longer than the
-    /// time to live is enough.
+    /// This is for a process that restarts under its old id, and finds the record of its previous run. A time slightly
+    /// above the TTL is enough.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);
         self
@@ -252,7 +255,7 @@ impl<T: 'static> IntoFuture for Join<T> {
 
 /// A membership. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///
-/// Dropping it leaves without waiting; [`leave`](Self::leave) waits until that is sure.
+/// Dropping it leaves the group in the background. [`leave`](Self::leave) waits for the result.
 ///
 /// # What this does not guarantee
 ///
@@ -268,16 +271,17 @@ impl<T> Member<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Says something else of itself: those who watch are told.
+    /// Replaces the value of this member. Watchers receive the new value.
     ///
     /// # Errors
     ///
-    /// `Lost`, if it is no member any more. After any other error whose outcome is `NotApplied` the value from before stands
-    /// (`TooLarge`, say); after one whose outcome is `Unknown` the new one does, with the next renewal at the latest.
+    /// Returns `Lost` if the membership is lost. After any other error with the outcome `NotApplied` (for example
+    /// `TooLarge`), the previous value remains. After an error with the outcome `Unknown`, the new value is stored with
+    /// the next renewal at the latest.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the value to be written without a witness.
+    /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn update(&self, me: &T) -> Result<()> {
         let value = pack(me).map_err(|error| self.lease.located("update", error))?;
         self.lease.say("update", Some(value)).await
@@ -285,20 +289,20 @@ where
 }
 
 impl<T> Member<T> {
-    /// The id under which it joined.
+    /// Returns the id of this member.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Leaves, and waits until that is sure; see [`Lease::release`].
+    /// Leaves the group and waits until that is confirmed; see [`Lease::release`].
     ///
     /// # Errors
     ///
-    /// `Lost`, if it was no member any more.
+    /// Returns `Lost` if the membership was lost before.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the departure to go on without a witness.
+    /// If the future is dropped, the departure continues in the background and its result is lost.
     pub async fn leave(self) -> Result<()> {
         self.lease.release_as("leave").await
     }
@@ -312,7 +316,7 @@ impl<T> Deref for Member<T> {
     }
 }
 
-/// One who is a member, or was a moment ago. Dereferences to what it says of itself.
+/// A member, which may have left since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberInfo<T> {
     id: String,
@@ -322,7 +326,7 @@ pub struct MemberInfo<T> {
 speaks!(MemberInfo, "When it joined, by its own clock.");
 
 impl<T> MemberInfo<T> {
-    /// The id under which it joined.
+    /// Returns the id of the member.
     pub fn id(&self) -> &str {
         &self.id
     }

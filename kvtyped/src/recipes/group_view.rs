@@ -1,4 +1,4 @@
-//! A live view of who is in a group.
+//! A live view of the members of a group.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::watch::{Cache, CacheChanges};
 
-/// A live view of who is in a group; see [`Group::view`](super::Group::view). Every clone has its own
+/// A live view of the members of a group; see [`Group::view`](super::Group::view). Every clone has its own
 /// [`changed`](Self::changed).
 ///
-/// Members whose value is no `T` are not in it; [`last_error`](Self::last_error) tells of them.
+/// Members whose value is not a `T` are not included. [`last_error`](Self::last_error) reports them.
 pub struct GroupView<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -37,7 +37,7 @@ where
         Self { cache, changes, place }
     }
 
-    /// Who is there now, ordered by id.
+    /// Returns the current members, ordered by id.
     pub fn members(&self) -> Vec<MemberInfo<T>>
     where
         T: Clone,
@@ -47,7 +47,7 @@ where
         members
     }
 
-    /// The member of an id.
+    /// Returns the member with an id.
     pub fn get(&self, id: &str) -> Option<MemberInfo<T>>
     where
         T: Clone,
@@ -55,38 +55,39 @@ where
         self.cache.get(&self.place.key(id)).map(|entry| MemberInfo::of(Entry::clone(&entry)))
     }
 
-    /// Whether somebody has an id.
+    /// Returns whether the group has a member with an id.
     pub fn contains(&self, id: &str) -> bool {
         self.cache.contains(&self.place.key(id))
     }
 
-    /// How many are there.
+    /// Returns the number of members.
     pub fn len(&self) -> usize {
         self.cache.len()
     }
 
-    /// Whether nobody is.
+    /// Returns whether the group has no members.
     pub fn is_empty(&self) -> bool {
         self.cache.is_empty()
     }
 
-    /// Waits until somebody comes or goes, or says something else of itself, since the last call of this handle, or since it
-    /// was made. Several changes may be one; a reader that is far behind may be told of one that it has seen.
+    /// Waits until a member joins, leaves or changes its value. Counts from the last call on this handle, or from the
+    /// creation of the handle. Several changes may be merged into one. A reader that is far behind may receive a change
+    /// that it has already seen.
     ///
     /// # Errors
     ///
-    /// Why the view ended, if it did.
+    /// Returns `Closed` if the view has ended. The source of the error is the last error of the view, if any.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if it is dropped.
+    /// If the future is dropped, no change is lost.
     pub async fn changed(&mut self) -> Result<()> {
         let saying = |entry: &Option<Arc<Entry<Slot<Told<T>>>>>| -> Option<Saying> {
             entry.as_ref().map(|entry| entry.value.saying())
         };
         loop {
             match self.changes.next().await {
-                // A renewal.
+                // A renewal does not change the value.
                 Some(Ok(change)) if saying(&change.old) == saying(&change.new) => {}
                 Some(_) => return Ok(()),
                 None => return Err(self.end("changed")),
@@ -94,15 +95,15 @@ where
         }
     }
 
-    /// Waits until those who are there are as a predicate wants them; they are asked at once, and at every change.
+    /// Waits until the members satisfy a predicate. The predicate runs at once and after every change.
     ///
     /// # Errors
     ///
-    /// Why the view ended, if it did.
+    /// Returns `Closed` if the view has ended. The source of the error is the last error of the view, if any.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if it is dropped.
+    /// If the future is dropped, no change is lost.
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&[MemberInfo<T>]) -> bool) -> Result<Vec<MemberInfo<T>>>
     where
         T: Clone,
@@ -116,7 +117,7 @@ where
         }
     }
 
-    /// The last thing that went wrong: a member whose value is no `T`, a bucket that was deleted, a denied permission.
+    /// Returns the last error: a member whose value is not a `T`, a deleted bucket, or a denied permission.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.cache.last_error()
     }

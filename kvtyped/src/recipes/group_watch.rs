@@ -1,4 +1,4 @@
-//! Who comes to a group, and who goes.
+//! A stream of the arrivals and departures in a group.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -16,38 +16,38 @@ use crate::bucket::Removed;
 use crate::error::Result;
 use crate::watch::{Event, Events};
 
-/// What happens in a group.
+/// A change in a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupEvent<T> {
-    /// It is a member: one that is there before [`GroupEvent::Ready`], one that comes after it.
+    /// A member exists (before [`GroupEvent::Ready`]) or has joined (after it).
     Joined(MemberInfo<T>),
-    /// A member says something else of itself.
+    /// A member changed its value.
     Updated(MemberInfo<T>),
-    /// It is no member any more.
+    /// A member left.
     Left {
-        /// The id under which it had joined.
+        /// The id of the member.
         id: String,
-        /// How it went.
+        /// The reason.
         reason: Departure,
     },
-    /// All who were there were told; at once, if nobody was.
+    /// All initial members have been yielded. This event comes at once if the group is empty.
     Ready,
 }
 
-/// How a member went.
+/// The reason why a member left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Departure {
-    /// It left.
+    /// The member left the group.
     Left,
-    /// It was not renewed: it died, or was cut off for as long as its time to live.
+    /// The lease expired: the member died, or was disconnected for its whole TTL.
     Died,
-    /// It went while the watch could not see how.
+    /// The member left while the watch was interrupted.
     Missed,
 }
 
-/// A stream of what happens in a group; see [`Group::watch`](super::Group::watch).
+/// A stream of the changes in a group; see [`Group::watch`](super::Group::watch).
 #[must_use = "a stream does nothing until it is polled"]
 pub struct GroupEvents<T>
 where
@@ -58,12 +58,12 @@ where
     told: VecDeque<Result<GroupEvent<T>>>,
 }
 
-/// What was told so far.
+/// The members, as the stream has yielded them so far.
 #[derive(Debug, Default)]
 struct Known {
-    /// What each member said last; those who were never understood were not told.
+    /// The last announcement of each member. A member was not yielded if its value was never decodable.
     members: HashMap<String, Member>,
-    /// Who was seen since the watch began anew.
+    /// The ids that were seen since the watch resynced.
     anew: Option<HashSet<String>>,
     ready: bool,
 }
@@ -82,7 +82,7 @@ where
         Self { events, known: Known::default(), told: VecDeque::new() }
     }
 
-    /// Takes one event in: what it means is in `told`.
+    /// Processes an event, and appends the resulting group events to `told`.
     fn learn(&mut self, event: Event<Slot<Heard>>) {
         let Self { known, told, events: _ } = self;
         match event {
@@ -109,7 +109,7 @@ where
                         told.push_back(Ok(GroupEvent::Joined(member)));
                         was_told = true;
                     }
-                    // If it was a member, it is one still, and says what nobody here understands.
+                    // A member whose new value is not decodable remains a member.
                     Err(error) => told.push_back(Err(error)),
                 }
                 known.members.insert(id, Member { said, told: was_told });
@@ -160,7 +160,7 @@ where
     }
 }
 
-// It has nothing that must not move.
+// No field is pinned.
 impl<T> Unpin for GroupEvents<T> where T: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T> fmt::Debug for GroupEvents<T>

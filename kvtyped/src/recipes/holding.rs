@@ -1,4 +1,4 @@
-//! What the holder of a lease writes into it.
+//! The record of a lease.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,29 +10,29 @@ use super::fence::Fence;
 use super::slot::{Slot, Unknown};
 use crate::bucket::Entry;
 
-/// Who holds a lease, as it is stored. Its `Debug` shows no value of the user's.
+/// The stored record of a lease. Its `Debug` output shows no values of users.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Holding {
-    /// Told from every other holding by this.
+    /// A unique id of this holding.
     pub(super) id: String,
     pub(super) owner: String,
-    /// When it was taken, in milliseconds since 1970 by the holder's clock: for people to read, never compared.
+    /// When the lease was taken, in milliseconds since 1970 by the holder's clock. For people to read, never compared.
     pub(super) since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
-    /// The revision of its first write, in those that follow.
+    /// The revision of the first write of the term. Absent in that first write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) term: Option<u64>,
-    /// What the recipe or its user says beside: who the leader is, say.
+    /// An additional value of the recipe or its user, for example a description of the leader.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub(super) value: Option<Value>,
-    /// How often that was said anew: what tells a renewal from news.
+    /// How often the value was replaced. Distinguishes a new value from a renewal.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) said: u64,
-    /// In a ticket: for how many milliseconds the lease is wanted that may be handed on to it.
+    /// In a ticket: the requested TTL, in milliseconds, of a lease that is handed over to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) wants: Option<u64>,
-    /// In a lease that was handed on and not yet renewed: the revision of the ticket that it was handed on to.
+    /// In a lease that was handed over and not yet renewed: the revision of the ticket that it was handed over to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ticket: Option<u64>,
     #[serde(flatten)]
@@ -56,7 +56,7 @@ impl Holding {
         }
     }
 
-    /// The same for another attempt: told from every other, and taken now.
+    /// Returns the same record for another attempt, with a fresh id and the current time.
     pub(super) fn anew(self) -> Self {
         Self { id: fresh_id(), since: now(), ..self }
     }
@@ -67,7 +67,7 @@ fn now() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time that a holder wrote.
+/// Converts the time of a record.
 pub(super) fn time_of(millis: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
@@ -81,12 +81,12 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A name that nothing else has.
+/// Returns a unique id.
 pub(super) fn fresh_id() -> String {
     format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>())
 }
 
-/// What this process calls itself unless its user says otherwise.
+/// Returns the default owner name of this process.
 pub(super) fn usual_owner() -> String {
     format!("process {}", std::process::id())
 }
@@ -108,22 +108,22 @@ impl fmt::Debug for Holding {
     }
 }
 
-/// The number of the tenure that an entry is of.
+/// Returns the fencing token of the term that an entry belongs to.
 pub(super) fn fence_of(entry: &Entry<Slot<Holding>>) -> Fence {
     Fence::new(entry.value.term.unwrap_or_else(|| entry.revision().get()))
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// What the holder calls itself.
+    /// The name of the holder.
     pub owner: String,
     /// When it took the lock, by its own clock.
     pub since: SystemTime,
-    /// What it noted beside.
+    /// The note of the holder.
     pub note: Option<String>,
-    /// The number of its tenure.
+    /// The fencing token of the holder's term.
     pub fence: Fence,
 }
 

@@ -1,4 +1,4 @@
-//! What the handle of a recipe knows: where it works, under which name, and on what terms.
+//! The state of a recipe's handle: its bucket, its name and its lease options.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::key::ModelKey;
 use crate::model::Filter;
 use crate::store::Store;
 
-/// Where a recipe works whose handle is made without a server: its bucket is opened when it is first used.
+/// The bucket and the options of a recipe whose handle is created without I/O. The bucket is opened on first use.
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     recipe: &'static str,
     name: String,
     place: Place,
-    /// Shared by the clones; opened again where it turns out to be gone.
+    /// Shared by the clones. Cleared when the bucket turns out to be deleted or replaced, so that it is opened again.
     opened: Arc<Mutex<Option<Bucket<Slot<Holding>>>>>,
     pub(super) terms: Terms,
 }
@@ -60,17 +60,17 @@ impl Home {
         self.opened = Arc::default();
     }
 
-    /// The key of a part.
+    /// Returns the key of a part.
     pub(super) fn key(&self, part: impl Into<String>) -> SlotKey {
         SlotKey::new(self.recipe, &*self.name, part)
     }
 
-    /// Every part, as records that hold a `V`.
+    /// Returns a filter for all parts, as records that hold a `V`.
     pub(super) fn all<V: slot::Value>(&self) -> Filter<Slot<V>> {
         SlotKey::parts(self.recipe, &self.name)
     }
 
-    /// Its bucket, made if it is missing.
+    /// Returns the bucket. Creates it if it is missing.
     pub(super) async fn bucket(&self) -> Result<Bucket<Slot<Holding>>> {
         let ttl = self.terms.wanted.times()?.ttl;
         let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
@@ -88,12 +88,12 @@ impl Home {
                 detached(open).await?
             }
         };
-        // It was opened with the terms of another clone, perhaps.
+        // Another clone may have opened the bucket with other lease options.
         check(bucket.config(), Some(ttl))?;
         Ok(bucket)
     }
 
-    /// What is wanted of the lease of a part, in which its holder says `value`.
+    /// Returns a request for the lease of a part. The lease will contain `value`.
     pub(super) async fn claim(&self, part: impl Into<String>, value: Option<Value>) -> Result<Claim> {
         let times = self.terms.wanted.times()?;
         let key = self.key(part);
@@ -104,8 +104,8 @@ impl Home {
         Ok(Claim::new(bucket, key, self.name.clone(), holding, times))
     }
 
-    /// Does something, and adds to its error where it happened. A bucket that turns out to be gone, or to be another, is
-    /// opened again the next time.
+    /// Runs an operation, and adds its location to the error. If the bucket turns out to be deleted or replaced, the
+    /// next operation opens it again.
     pub(super) async fn within<R>(
         &self,
         operation: &'static str,
@@ -123,7 +123,7 @@ impl Home {
         }
     }
 
-    /// An error, and where it happened.
+    /// Adds the location to an error.
     pub(super) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
         error.within(operation, self.place.bucket(), Some(part.unwrap_or(&self.name)))
     }

@@ -1,4 +1,4 @@
-//! Numbers that nobody else gets.
+//! Unique numbers.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -17,11 +17,11 @@ use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
 use crate::store::Store;
 
-/// What the key of the record begins with.
+/// The recipe's part of a key.
 const RECIPE: &str = "ids";
 
 impl Store {
-    /// Opens a sequence of ids: numbers that are given out once, to whichever process asks.
+    /// Opens a sequence of unique ids, which all processes share.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -30,25 +30,26 @@ impl Store {
     /// # let store = Store::memory();
     /// let orders = store.ids("orders").await?;
     /// assert_eq!(orders.next().await?, 1);
-    /// assert_eq!(orders.next().await?, 2); // of the same block: no network
+    /// assert_eq!(orders.next().await?, 2); // from the same block: no network
     ///
     /// let elsewhere = store.ids("orders").await?;
-    /// assert_eq!(elsewhere.next().await?, 101); // of a block of its own
+    /// assert_eq!(elsewhere.next().await?, 101); // from another block
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the block is zero, or if the name is not that of a bucket and [`bucket`](OpenIds::bucket) says no
-    /// other; `Unsupported` if the bucket forgets its records after a time.
+    /// Returns `InvalidConfig` if the block size is zero, or if the name is not a valid bucket name and
+    /// [`bucket`](OpenIds::bucket) sets no other. Returns `Unsupported` if the settings of the bucket do not fit, for
+    /// example because of a `ttl`.
     pub fn ids(&self, name: impl Into<String>) -> OpenIds {
         let name = name.into();
         OpenIds { place: Place::new(self, &name), name, block: OpenIds::BLOCK, first: 1, timeout: None }
     }
 }
 
-/// Opens a sequence of ids; see [`Store::ids`].
+/// A builder that opens a sequence of ids; see [`Store::ids`].
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenIds {
@@ -62,23 +63,23 @@ pub struct OpenIds {
 place_options!(OpenIds);
 
 impl OpenIds {
-    /// How many ids are taken at once, unless it is said otherwise.
+    /// The default size of a block of ids.
     pub const BLOCK: u64 = 100;
 
-    /// How many ids are taken at once; [`OpenIds::BLOCK`] by default. A large block saves the network, a small one saves
-    /// ids: what is left of it when the process ends is lost.
+    /// Sets how many ids are allocated at once; [`OpenIds::BLOCK`] by default. A large block needs fewer requests. A
+    /// small block loses fewer ids, because the unused ids of a block are lost when the process ends.
     pub fn block(mut self, ids: u64) -> Self {
         self.block = ids;
         self
     }
 
-    /// No id is below this one; 1 by default. A sequence that has got further goes on where it is.
+    /// Sets the smallest id; 1 by default. A sequence that is already further continues at its position.
     pub fn start_at(mut self, id: u64) -> Self {
         self.first = id;
         self
     }
 
-    /// How long an operation may take in all; the store's time by default.
+    /// Sets the total time limit of each operation; the store's timeout by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -106,17 +107,17 @@ impl IntoFuture for OpenIds {
     }
 }
 
-/// A sequence of ids. Cheap to clone; clones share their block. Made by [`Store::ids`].
+/// A sequence of unique ids, opened by [`Store::ids`]. Cheap to clone; clones share their block.
 ///
-/// A handle takes a block of ids by one compare-and-set and gives them out without the network. No id is given out twice,
-/// whichever tasks and processes ask, and each handle's ids increase.
+/// A handle allocates a block of ids by one compare-and-set, and returns the ids of the block without I/O. No id is
+/// returned twice, by any task or process, and the ids of each handle increase.
 ///
 /// # What this does not guarantee
 ///
-/// * Ids without gaps. What is left of a block is lost when its process ends, and so is a block whose taking was cancelled,
-///   or was not acknowledged.
-/// * An order between processes: an id may be given out after a larger one was given out elsewhere.
-/// * Anything beyond the life of its bucket: ids are given out again where it is deleted, or set back to an older copy.
+/// * Ids without gaps. The unused ids of a block are lost when its process ends. A block is also lost if its allocation
+///   was cancelled or not acknowledged.
+/// * An order between processes. A process may return an id after another process has returned a larger one.
+/// * Uniqueness beyond the life of the bucket. Ids repeat if the bucket is deleted, or restored from an older copy.
 #[derive(Clone)]
 pub struct Ids(Arc<Inner>);
 
@@ -127,11 +128,11 @@ struct Inner {
     first: u64,
     timeout: Duration,
     left: Mutex<Range<u64>>,
-    /// Held by the one who takes a block, for all who wait.
+    /// Held by the task that allocates a block, while other tasks wait.
     taking: tokio::sync::Mutex<()>,
 }
 
-/// The first id that nobody has taken.
+/// The first id that is not allocated.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Next {
     next: u64,
@@ -140,16 +141,16 @@ struct Next {
 }
 
 impl Ids {
-    /// An id that nobody else got or gets, larger than the last one of this handle.
+    /// Returns a unique id that is larger than the last one of this handle.
     ///
     /// # Errors
     ///
-    /// `OutOfRange` when all ids below [`u64::MAX`] are taken. Otherwise those of taking a block, `Unavailable` and
-    /// `Timeout` for example; no id is given out, and a block whose fate is unknown is not used.
+    /// Returns `OutOfRange` when all ids below [`u64::MAX`] are allocated. Otherwise returns the errors of the block
+    /// allocation, for example `Unavailable` or `Timeout`. A block with an unknown outcome is not used.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends loses at most the block that is being taken. No id is given out twice.
+    /// If the future is dropped, at most the block that is being allocated is lost. No id is returned twice.
     pub async fn next(&self) -> Result<u64> {
         let Inner { bucket, key, timeout, .. } = &*self.0;
         if let Some(id) = self.0.pop() {
@@ -161,7 +162,7 @@ impl Ids {
         let next = async move {
             let _taking = inner.taking.lock().await;
             loop {
-                // Whoever had the turn before may have taken enough.
+                // The previous holder of the mutex may have allocated a block.
                 if let Some(id) = inner.pop() {
                     return Ok(id);
                 }
@@ -169,19 +170,19 @@ impl Ids {
                 *inner.left.lock().unwrap_or_else(PoisonError::into_inner) = block;
             }
         };
-        // Those who came first have their own time; that of taking a block is within it.
+        // The timeout includes the wait for earlier callers, which have separate timeouts.
         let next = async move { tokio::time::timeout(timeout, next).await.map_err(|_| Error::timeout(timeout))? };
         detached(next).await.map_err(located)
     }
 }
 
 impl Inner {
-    /// An id of the block that is there.
+    /// Returns the next id of the current block.
     fn pop(&self) -> Option<u64> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 
-    /// Takes a block. One whose fate is unknown is left to itself: at worst it is lost.
+    /// Allocates a block. A block with an unknown outcome is abandoned: at worst its ids are lost.
     async fn take(&self, end: Option<Instant>) -> Result<Range<u64>> {
         loop {
             let left = end.map_or(self.timeout, |end| end.saturating_duration_since(Instant::now()));

@@ -1,4 +1,4 @@
-//! A lease that is held: what every guard has in common.
+//! A held lease, which all guards have in common.
 
 use std::fmt;
 use std::future::Future;
@@ -16,23 +16,24 @@ use super::tenure::{Order, State};
 use super::times::Times;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A lease that is held: a record with a time to live, which a task of its own renews.
+/// A held lease: a record with a TTL that a background task renews.
 ///
-/// Every guard of a recipe dereferences to one: [`LockGuard`](super::LockGuard), [`Leadership`](super::Leadership),
+/// Every guard of a recipe dereferences to a lease: [`LockGuard`](super::LockGuard), [`Leadership`](super::Leadership),
 /// [`Permit`](super::Permit), [`Member`](super::Member).
 ///
-/// It is valid until the time to live has passed since its last renewal was **sent**, by this machine's monotonic clock,
-/// less a margin: so its holder gives it up before the server can let anybody else have it, network or not. A renewal
-/// whose acknowledgement is lost does not count until the server's leader was seen to have it.
+/// A lease is valid until its TTL, less a margin, has passed since its last renewal was **sent**, by this machine's
+/// monotonic clock. So the holder gives the lease up before the server can grant it to another holder, with or without
+/// a network. A renewal whose acknowledgement is lost does not extend the validity. The background task then reads the
+/// record from the server's leader and renews again.
 ///
 /// # What this does not guarantee
 ///
-/// That its holder *does nothing* any more when the lease is lost. A process can be paused between a look at the lease and
-/// the deed, for longer than the lease lives; no lease of any system helps against that. What does is a
-/// [fence](super::Fence) that is checked where the deed is done.
+/// That the holder *stops acting* when the lease is lost. A process can be paused between a check of the lease and an
+/// action, for longer than the lease lives. No lease of any system prevents that. A [fence](super::Fence) prevents it
+/// if the target of the action checks it.
 ///
-/// The clock is `CLOCK_MONOTONIC` on Linux, which stands still while the machine is suspended. How much later than asked
-/// the server lets a lease expire is the server's affair; that it does so earlier takes a jump of the server's clock.
+/// The clock is `CLOCK_MONOTONIC` on Linux, which stops while the machine is suspended. The server may expire a lease
+/// later than requested. It expires a lease earlier only if the server's clock jumps.
 #[must_use = "a lease that is dropped is given back"]
 pub struct Lease {
     shown: Box<Shown>,
@@ -42,17 +43,17 @@ pub struct Lease {
     in_hand: Arc<AtomicBool>,
 }
 
-/// What is known of a lease without asking.
+/// The properties of a lease that do not change.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
     pub(super) name: String,
     pub(super) bucket: String,
     pub(super) key: String,
     pub(super) fence: Fence,
-    /// What a fence in its bucket stands on.
+    /// The fence of the lease, if its bucket has one.
     pub(super) fencing: Option<Fencing>,
     pub(super) times: Times,
-    /// How long an operation may take.
+    /// The time limit of an operation.
     pub(super) timeout: Duration,
 }
 
@@ -66,17 +67,17 @@ impl Lease {
         Self { shown: Box::new(shown), state, orders, in_hand }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.shown.name
     }
 
-    /// The number of this tenure, which grows with every holder.
+    /// Returns the fencing token of this term. It grows with every holder.
     pub fn fence(&self) -> Fence {
         self.shown.fence
     }
 
-    /// How long it is valid if it is not renewed; zero when it is lost.
+    /// Returns how long the lease stays valid without a renewal. Returns zero if the lease is lost.
     pub fn remaining(&self) -> Duration {
         match *self.state.borrow() {
             State::Held { until, .. } => until.saturating_duration_since(Instant::now()),
@@ -84,21 +85,21 @@ impl Lease {
         }
     }
 
-    /// Whether it is valid at this moment. The answer may be old when it is read.
+    /// Returns whether the lease is valid now. The answer may be outdated when it arrives.
     pub fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
 
-    /// The same as a `Result`, for `?` between two steps of the work.
+    /// Returns an error if the lease is lost, for use with `?` between two steps of the work.
     ///
     /// # Errors
     ///
-    /// `Lost`.
+    /// Returns `Lost` if the lease is lost.
     pub fn check(&self) -> Result<()> {
         if self.is_held() { Ok(()) } else { Err(self.loss("check")) }
     }
 
-    /// Makes sure that it is valid for this long from now: renews it if less is left.
+    /// Ensures that the lease is valid for this long from now. Renews the lease if less time is left.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -114,12 +115,13 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// `Lost`; `InvalidConfig` if a lease of this kind is never valid for so long; `Timeout` if its renewal took so long that
-    /// less is left, as it always does of the whole time that a lease is valid; the renewal's own if that failed.
+    /// Returns `Lost` if the lease is lost. Returns `InvalidConfig` if `long` exceeds the longest validity of this
+    /// lease. Returns `Timeout` if the renewal took so long that less time is left. That is always so if `long` is the
+    /// longest validity itself. Returns the error of the renewal if the renewal failed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the lease as it is, renewed or not.
+    /// If the future is dropped, the lease may or may not be renewed.
     pub async fn ensure(&self, long: Duration) -> Result<()> {
         self.check()?;
         let Times { ttl, margin, .. } = self.shown.times;
@@ -141,11 +143,12 @@ impl Lease {
         Err(self.located("ensure", Error::timeout(asked.elapsed()).caused_by(late)))
     }
 
-    /// Waits until it is lost, or may be: at the latest at the end of its validity, whatever the network does.
+    /// Waits until the lease is lost, or may be lost. Returns at the end of the validity at the latest, whatever the
+    /// state of the network.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses nothing.
+    /// If the future is dropped, nothing changes.
     pub async fn lost(&self) {
         let mut state = self.state.clone();
         loop {
@@ -153,7 +156,8 @@ impl Lease {
             if until <= Instant::now() {
                 return;
             }
-            // A renewal moves the end; the sender goes with the runtime only, and then nothing renews.
+            // A renewal moves the end. A closed channel means that the runtime has shut down and that no task renews
+            // the lease.
             tokio::select! {
                 biased;
                 () = sleep_until(until) => {}
@@ -162,7 +166,7 @@ impl Lease {
         }
     }
 
-    /// Does some work under the lease, and drops it at the moment when the lease is lost.
+    /// Runs some work under the lease, and drops the work when the lease is lost.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -179,11 +183,11 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// `Lost`, if it is lost before the work ends. What the work did until then is done.
+    /// Returns `Lost` if the lease is lost before the work ends. The effects of the work until then remain.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the work; the lease stays.
+    /// If the future is dropped, the work is dropped. The lease remains.
     pub async fn run<W: Future>(&self, work: W) -> Result<W::Output> {
         let lost = pin!(self.lost());
         let work = pin!(work);
@@ -194,27 +198,28 @@ impl Lease {
         }
     }
 
-    /// Gives it back, and waits until that is sure: the renewal is stopped first, and then the lease removed if it is still
-    /// this one. Dropping it does the same without waiting.
+    /// Releases the lease and waits until that is confirmed. The renewal stops first. Then the record is removed, or a
+    /// lock is handed over to the next waiter, if the record still belongs to this lease. Dropping the lease does the
+    /// same in the background.
     ///
     /// # Errors
     ///
-    /// `Lost`, if it was lost before: what it protected may have met another holder. Another error if the server could not
-    /// be asked; then it expires.
+    /// Returns `Lost` if the lease was lost before. The protected work may have overlapped with another holder. Returns
+    /// another error if the request failed. The lease is then removed later, or expires.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the release to go on without a witness.
+    /// If the future is dropped, the release continues in the background and its result is lost.
     pub async fn release(self) -> Result<()> {
         self.release_as("release").await
     }
 
-    /// The same, by the word of a recipe.
+    /// Releases the lease, as the operation of a recipe.
     pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
         let timeout = self.shown.timeout;
         match tokio::time::timeout(timeout, self.order(operation, Order::Release)).await {
             Ok(released) => released,
-            // It goes on without a witness.
+            // The release continues in the background.
             Err(_) => Err(self.located(operation, Error::timeout(timeout).unknown_outcome())),
         }
     }
@@ -224,22 +229,23 @@ impl Lease {
         self.in_hand.store(true, Ordering::Relaxed);
     }
 
-    /// How it is now, and what becomes of it.
+    /// Returns a receiver of the state.
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
-    /// What a fence in its bucket stands on.
+    /// Returns the fence of the lease, if its bucket has one.
     pub(super) fn fencing(&self) -> Option<&Fencing> {
         self.shown.fencing.as_ref()
     }
 
-    /// Writes another value into it.
+    /// Replaces the value in the lease.
     pub(super) async fn say(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
         self.order(operation, |reply| Order::Say(value, reply)).await
     }
 
-    /// Ends it by leaving a value in its place, for so long or for ever, if it is still this one.
+    /// Ends the lease by replacing its record with a value, if the record still belongs to this lease. The value stays
+    /// for `keep`, or without a limit.
     pub(super) async fn finish(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
         self.order(operation, |reply| Order::Finish(value, keep, reply)).await
     }
@@ -250,7 +256,7 @@ impl Lease {
         order: impl FnOnce(oneshot::Sender<Result<()>>) -> Order,
     ) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        // Whoever does not listen any more has lost the lease.
+        // A closed channel means that the lease is lost.
         if self.orders.send(order(reply)).is_err() {
             return Err(self.loss(operation));
         }

@@ -1,17 +1,18 @@
-//! The line of those who wait for a lock, as one process knows it.
+//! The wait queue of a lock, as one process observes it.
 //!
-//! Everybody who waits draws a ticket, a lease of its own beside that of the lock. Whoever gives the lock back writes the
-//! name of the first of them into it: one write and one event, and nobody else tries. One watch a process and lock hears of
-//! tickets and lease, for all who wait here; it ends a little later than the last of them, so that it answers for those who
-//! have just stopped waiting.
+//! Each waiter creates a ticket: a lease next to the lease of the lock. On release, the holder writes the name of the
+//! first waiter into the lease of the lock. That costs one write and one event, and no other waiter makes an attempt. A
+//! process has one watch for each lock. It delivers the tickets and the lease to all local waiters. It ends a little
+//! later than the last local waiter, so that it can pass on a lease that was handed over to a waiter that has just
+//! left.
 //!
-//! # Since when is a lease valid that another has written?
+//! # When does the validity of a lease start that another process wrote?
 //!
-//! Its time to live begins when the server stores that write, which cannot be known here; when the write was heard of may
-//! be long after. But the write names the revision of the ticket that its sender knew: so that revision was stored before,
-//! and its sending, an instant of the clock of this process, is earlier than the beginning. From there it counts. Where it
-//! cannot be told when that revision was sent, or that is too long ago, the lease is taken anew over what was written, as
-//! if it were a marker.
+//! The TTL starts when the server stores that write. This process cannot observe that moment, and the event may arrive
+//! long after it. But the write contains the revision of the ticket that its sender had seen. The server stored that
+//! revision earlier, and this process sent it at a known instant of the local clock. The validity counts from that
+//! instant. If the instant is not recorded, the validity counts from the registration of the waiter. If more than half
+//! of the validity has passed, the lease is taken again: a write replaces the record as if it were a delete marker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,18 +34,19 @@ use crate::model::Filter;
 use crate::revision::Revision;
 use crate::watch::Event;
 
-/// How long a watch goes on for nobody.
+/// How long a watch continues without waiters.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How many locks are remembered for the sake of the marker that stands at the end of the last tenure.
+/// How many wait queues are kept before unused ones are dropped. An unused queue still holds the delete marker of the
+/// last term.
 const REMEMBERED: usize = 1_024;
 
-/// What the holders of a lock in this process, and those who wait for it here, know together.
+/// The state that the holders of a lock in this process share with its local waiters.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Every ticket that is drawn here begins with it, and no other.
+    /// The prefix of the ids of the local tickets, and of no other tickets.
     id: String,
-    /// Whoever has it may wait on the server, of those who do not insist on their order.
+    /// Held by the waiter that may wait on the server, among the local waiters that are not fair.
     turn: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
@@ -52,82 +54,82 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 struct State {
     last: Last,
-    /// Which watch is it that listens, if one does.
+    /// The number of the active watch, if any.
     listens: Option<u64>,
     watches: u64,
-    /// Whether it has begun.
+    /// Whether the watch has started.
     begun: bool,
     queue: Queue,
-    /// When something was heard of the lease.
+    /// When the last change of the lease was observed.
     heard: Option<Instant>,
-    /// Who was told last that the lease is free, and after which of its revisions.
+    /// The last notification of a free lease: the revision of the lease and the id of the ticket.
     told: Option<(Revision, String)>,
     waiters: BTreeMap<String, Waiter>,
     drawn: u64,
-    /// The error of the record in the place of the lease, if it is not readable as a lease.
+    /// The error of the record of the lease, if it is not readable as a lease.
     unreadable: Option<Arc<Error>>,
-    /// To which ticket of this process the lease was handed on last.
+    /// The id of the local ticket that last received the lease.
     accepted: Option<String>,
 }
 
-/// What this process has last done with the lease.
+/// The last action of this process on the lease.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Last {
     #[default]
     Nothing,
-    /// It has it still, since this revision.
+    /// The lease is held since this revision.
     Held(Revision),
-    /// It has left a marker.
+    /// The lease was released with this delete marker.
     Left(Revision),
 }
 
-/// One who waits here.
+/// A local waiter.
 #[derive(Debug)]
 struct Waiter {
     claim: Claim,
-    /// Before its ticket was drawn.
+    /// An instant before the ticket was created.
     since: Instant,
     ticket: Option<watch::Receiver<Lease>>,
     tell: mpsc::UnboundedSender<Told>,
     runtime: Handle,
 }
 
-/// What one who waits is told. A lease that is in what nobody reads is dropped with it, and so given back.
+/// A message to a waiter. If the message is never read, the lease in it is dropped, and so released.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// The lease is free, and this one is the first.
+    /// The lease is free, and this waiter is the first.
     Free(Over),
-    /// It was handed on, and this came of it.
+    /// The lease was handed over, with this outcome.
     Tried(Attempt),
-    /// The watch has failed for good.
+    /// The watch has failed, or the record of the lease is not readable.
     Failed(Error),
-    /// The watch has begun.
+    /// The watch has started.
     Listens,
-    /// Nobody listens any more.
+    /// The watch has ended.
     Deaf,
 }
 
-/// The next holder, and what is to be written so that it is.
+/// The next holder: the record to write, and its TTL.
 #[derive(Debug)]
 pub(super) struct Next {
     pub(super) holding: Holding,
     pub(super) ttl: Duration,
 }
 
-/// The lines of a bucket.
+/// The wait queues of a bucket.
 #[derive(Debug, Default)]
 struct Lines(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     lines: HashMap<SlotKey, Arc<Line>>,
-    /// The number of lines after the last sweep.
+    /// The number of wait queues after the last sweep.
     kept: usize,
 }
 
 impl Known {
-    /// Drops the unused lines each time the number of lines has doubled. The amortized cost of a lookup does not depend
-    /// on the number of locks.
+    /// Drops the unused queues each time the number of queues has doubled. The amortized cost of a lookup does not
+    /// depend on the number of locks.
     fn sweep(&mut self) {
         if self.lines.len() >= REMEMBERED.max(2 * self.kept) {
             self.lines.retain(|_, line| Arc::strong_count(line) > 1);
@@ -137,7 +139,7 @@ impl Known {
 }
 
 impl Line {
-    /// The line of a lock.
+    /// Returns the wait queue of a lock.
     pub(super) fn of(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Arc<Self> {
         let lines = bucket.shared::<Lines>();
         let mut known = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,28 +156,28 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until it is one's turn to wait on the server.
+    /// Waits for the right to wait on the server.
     pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.turn).lock_owned().await
     }
 
-    /// The same, unless somebody waits.
+    /// Returns the right to wait on the server, unless another waiter has it.
     pub(super) fn try_turn(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
         Arc::clone(&self.turn).try_lock_owned()
     }
 
-    /// Whether it is held by this process, as that believes.
+    /// Returns whether this process holds the lease, according to its local state.
     pub(super) fn is_held_here(&self) -> bool {
         matches!(self.state().last, Last::Held(_))
     }
 
-    /// Whether an attempt to take it would be in vain, as far as is known.
+    /// Returns whether an attempt would fail, according to the local state.
     pub(super) fn is_taken(&self) -> bool {
         let state = self.state();
         matches!(state.last, Last::Held(_)) || (state.queue.ready && (state.queue.held || self.first(&state).is_some()))
     }
 
-    /// The marker that this process has left, if it was the last; whoever asks first is told.
+    /// Returns the delete marker if this process wrote it last. Only the first caller receives it.
     pub(super) fn marker(&self) -> Over {
         let mut state = self.state();
         match state.last {
@@ -187,46 +189,47 @@ impl Line {
         }
     }
 
-    /// This process holds it, until what is returned is dropped.
+    /// Records that this process holds the lease, until the returned value is dropped.
     pub(super) fn hold(self: &Arc<Self>, term: Revision) -> Held {
         self.state().last = Last::Held(term);
         Held { line: Arc::clone(self), term }
     }
 
-    /// The first of those who wait.
+    /// Returns the first waiter.
     fn first<'a>(&self, state: &'a State) -> Option<&'a Waits> {
-        // What became of the tickets that were drawn here is known before it is heard.
+        // A local ticket is ignored once its waiter has left, even if the event has not arrived.
         state.queue.first(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
     }
 
-    /// Returns the error of an attempt to take the lease if the record in its place is not readable.
+    /// Returns the error of an attempt to take the lease if the record of the lease is not readable.
     pub(super) fn unreadable(&self) -> Option<Error> {
         self.state().unreadable.as_ref().map(Error::also)
     }
 
-    /// When something was heard of the lease.
+    /// Returns when the last change of the lease was observed.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.state().heard
     }
 
-    /// Whether nobody who lives comes before this ticket.
+    /// Returns whether no live ticket precedes this one.
     pub(super) fn is_first(&self, id: &str) -> bool {
         let state = self.state();
         state.queue.ready && self.first(&state).is_none_or(|first| first.id == id)
     }
 
-    /// Whether others take this ticket for one that had the lease, though it still waits here.
+    /// Returns whether other processes consider this ticket served, although its waiter still waits.
     pub(super) fn is_spent(&self, id: &str) -> bool {
         let state = self.state();
         state.waiters.contains_key(id) && state.queue.is_served(id)
     }
 
-    /// Somebody begins to wait: the id of the ticket to draw, what is told of it, and whether somebody listens.
+    /// Registers a waiter. Returns the id of the ticket to create, the messages to the waiter, and whether the watch
+    /// has started.
     pub(super) fn enter(self: &Arc<Self>, claim: &Claim) -> (String, mpsc::UnboundedReceiver<Told>, bool) {
         let (tell, told) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.drawn += 1;
-        // In the order in which they are drawn here, too.
+        // The ids increase in the order of creation.
         let id = format!("{}{:08x}", self.id, state.drawn);
         let (claim, since, runtime) = (claim.clone(), Instant::now(), Handle::current());
         self.listen(&mut state, &claim);
@@ -234,21 +237,21 @@ impl Line {
         (id, told, state.begun)
     }
 
-    /// The ticket was drawn.
+    /// Records the ticket of a waiter.
     pub(super) fn drew(&self, id: &str, ticket: watch::Receiver<Lease>) {
         if let Some(waiter) = self.state().waiters.get_mut(id) {
             waiter.ticket = Some(ticket);
         }
     }
 
-    /// Somebody waits no more.
+    /// Unregisters a waiter.
     pub(super) fn leave(&self, id: &str) {
         let left = self.state().waiters.remove(id);
-        // Its claim knows the line.
+        // Dropped without the lock, because the claim refers to the queue.
         drop(left);
     }
 
-    /// Sees to it that somebody listens.
+    /// Starts the watch if it is not running.
     pub(super) fn listen_again(self: &Arc<Self>, claim: &Claim) {
         self.listen(&mut self.state(), claim);
     }
@@ -263,10 +266,10 @@ impl Line {
         tokio::spawn(listener.listen(Claim { line: None, ..claim.clone() }));
     }
 
-    /// To whom the tenure that began with this revision hands the lease on.
+    /// Returns the next holder after the term that began with this revision.
     pub(super) fn next(&self, term: Revision) -> Option<Next> {
         let state = self.state();
-        // Who has not heard of the tenure itself does not know who was served before.
+        // If the watch has not reached this term, it may show served tickets as waiting.
         if !state.queue.ready || state.queue.complete < term {
             return None;
         }
@@ -275,10 +278,10 @@ impl Line {
         Some(Next { holding, ttl: wants?.min(BELIEVED) })
     }
 
-    /// The lease was handed on.
+    /// Records that the lease was handed over.
     pub(super) fn handed_on(self: &Arc<Self>, claim: &Claim, next: &Next, taken: Taken) {
         let mut state = self.state();
-        // In between was nothing but tickets.
+        // Only tickets were written in between.
         state.queue.complete = taken.revision.max(state.queue.complete);
         let news = state.queue.lease(taken.revision, Some(&next.holding.id));
         let granted = news.then(|| self.granted(&mut state, &next.holding)).flatten();
@@ -288,7 +291,7 @@ impl Line {
         }
     }
 
-    /// The lease is as it was read.
+    /// Records the lease as it was read.
     pub(super) fn saw(self: &Arc<Self>, claim: &Claim, entry: &Entry<Slot<Holding>>) {
         let mut state = self.state();
         if !state.queue.lease(entry.revision(), Some(&entry.value.id)) {
@@ -303,7 +306,7 @@ impl Line {
         }
     }
 
-    /// Who has the lease now, if it was handed on to a ticket that was drawn here.
+    /// Returns the new holder if the lease was handed over to a local ticket.
     fn granted(self: &Arc<Self>, state: &mut State, holding: &Holding) -> Option<Granted> {
         let ticket = Revision::new(holding.ticket?);
         if !holding.id.starts_with(&self.id) {
@@ -358,7 +361,7 @@ impl Line {
         self.tell_the_first();
     }
 
-    /// No waiter can take the lease until the record in its place is removed.
+    /// Fails all waiters. No waiter can take the lease until its record is removed.
     fn fail(&self, error: Arc<Error>) {
         let mut state = self.state();
         for waiter in state.waiters.values() {
@@ -367,7 +370,7 @@ impl Line {
         state.unreadable = Some(error);
     }
 
-    /// If the lease is free, and the first of those who wait is here, it is told; once.
+    /// Notifies the first waiter once if the lease is free and the waiter is local.
     fn tell_the_first(&self) {
         let mut state = self.state();
         let State { queue, told, waiters, .. } = &*state;
@@ -386,14 +389,14 @@ impl Line {
 }
 
 impl State {
-    /// Nobody listens any more.
+    /// Resets the state after the watch has ended.
     fn deaf(&mut self) {
         (self.listens, self.begun) = (None, false);
         (self.queue, self.told, self.unreadable) = (Queue::default(), None, None);
     }
 
     /// Removes the waiters with a matching claim. The caller must drop them without the lock, because a claim refers to
-    /// the line.
+    /// the queue.
     fn take_waiters(&mut self, is_meant: impl Fn(&Claim) -> bool) -> Vec<Waiter> {
         let (taken, kept) =
             std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| is_meant(&waiter.claim));
@@ -410,16 +413,17 @@ fn fail(waiters: Vec<Waiter>, error: Error) {
     }
 }
 
-/// Who has a lease that was handed on.
+/// The local receiver of a lease that was handed over.
 enum Granted {
-    /// One who waits here, whose ticket had this revision as far as was known.
+    /// A waiter, and the revision of its ticket that the sender had seen.
     To(Box<Waiter>, Revision),
-    /// One who waits no more.
+    /// A waiter that has left.
     TooLate(Arc<Line>),
 }
 
 impl Granted {
-    /// Keeps what was handed on by a write of this revision; `sent` is when it was sent, if this process did so.
+    /// Starts the term of a lease that was handed over by the write with this revision. `sent` is set if this process
+    /// sent the write.
     fn keep(self, claim: &Claim, holding: &Holding, revision: Revision, sent: Option<Instant>) {
         let holding = Holding { ticket: None, ..holding.clone() };
         match self {
@@ -427,7 +431,7 @@ impl Granted {
                 let sent = sent.unwrap_or_else(|| waiter.since(ticket));
                 waiter.accept(holding, Taken { revision, sent });
             }
-            // Dropped at once, so it goes on to the next, or away.
+            // Dropped at once, so the lease is handed over to the next waiter, or removed.
             Self::TooLate(line) => {
                 let claim = Claim { line: Some(line), holding, ..claim.clone() };
                 drop(claim.begin(Taken { revision, sent: Instant::now() }, None));
@@ -437,7 +441,7 @@ impl Granted {
 }
 
 impl Waiter {
-    /// When this revision of its ticket was sent; if that is not known, an instant before it.
+    /// Returns when this revision of the ticket was sent. If that is not recorded, returns an earlier instant.
     fn since(&self, ticket: Revision) -> Instant {
         let of_ticket = || match *self.ticket.as_ref()?.borrow() {
             Lease::Held { until, revision } if revision == ticket => {
@@ -448,13 +452,13 @@ impl Waiter {
         of_ticket().unwrap_or(self.since)
     }
 
-    /// Takes what was handed on to it.
+    /// Accepts a lease that was handed over.
     fn accept(self, holding: Holding, taken: Taken) {
         let Self { claim, tell, runtime, .. } = self;
         // The sender bounds the TTL of a lease that it hands over. To get a longer TTL, the lease is taken again.
         let in_time = taken.sent + claim.times.valid() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
         let claim = Claim { holding, ..claim };
-        // Its tenure belongs to whom waits, not to whom listens.
+        // The lease keeper runs in the runtime of the waiter, not of the watch.
         let _runtime = runtime.enter();
         if in_time && !claim.fenced {
             let _ = tell.send(Told::Tried(Attempt::Taken(claim.begin(taken, None))));
@@ -467,7 +471,8 @@ impl Waiter {
             } else {
                 let attempt = claim.clone().attempt(Over::Told(taken.revision)).await;
                 if matches!(attempt, Attempt::Failed(_)) {
-                    // What was handed on may be there still: it goes on to the next, or away.
+                    // The record may still name this waiter. Dropping the lease hands it over to the next waiter, or
+                    // removes it.
                     drop(claim.begin(taken, None));
                 }
                 attempt
@@ -477,7 +482,7 @@ impl Waiter {
     }
 }
 
-/// The one who listens for all who wait here.
+/// The watch that serves all local waiters.
 struct Listener {
     line: Arc<Line>,
     number: u64,
@@ -533,10 +538,10 @@ impl Listener {
         }
     }
 
-    /// Whether nobody has been here for a while. Then nobody listens from now on.
+    /// Returns whether the queue has been unused for a while. Resets the state in that case.
     fn is_over(&self, unused: &mut bool) -> bool {
         let mut state = self.line.state();
-        // The bucket knows of it, and this one.
+        // The map of the bucket and this watch hold one reference each.
         let was_unused = std::mem::replace(unused, Arc::strong_count(&self.line) <= 2);
         let over = *unused && was_unused;
         if over {
@@ -546,7 +551,7 @@ impl Listener {
     }
 }
 
-/// Whoever waits hears that nobody listens any more, also if that ends with its runtime.
+/// Notifies the waiters that the watch has ended, even if its runtime has shut down.
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.line.state();
@@ -560,7 +565,7 @@ impl Drop for Listener {
     }
 }
 
-/// This process holds a lease.
+/// A lease that this process holds.
 #[derive(Debug)]
 pub(super) struct Held {
     line: Arc<Line>,
@@ -568,7 +573,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// It was removed, and this marker left.
+    /// Records that the lease was removed with this delete marker.
     pub(super) fn left(&self, marker: Revision) {
         self.end(Last::Left(marker));
     }

@@ -1,4 +1,4 @@
-//! Locks: by name, or beside the record that they protect.
+//! Locks, by name or for a record.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -31,7 +31,7 @@ use crate::store::Store;
 const RECIPE: &str = "lock";
 const LEASE: &str = "lease";
 
-/// What may be said of a lock, or of all of a name.
+/// The options of a lock, or of all locks of a handle.
 #[derive(Debug, Clone, Default)]
 struct Options {
     wanted: Wanted,
@@ -41,7 +41,7 @@ struct Options {
 }
 
 impl Store {
-    /// Locks by name, in the bucket of this name, which is made if it is missing.
+    /// Opens locks by name, in the bucket of this name. The bucket is created if it is missing.
     ///
     /// Names are compared byte for byte: normalize case and Unicode of names that users choose.
     ///
@@ -61,21 +61,25 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the times contradict each other, or the name is none of a bucket; `Unsupported` if the bucket, or
-    /// the server, lets single records not expire (before nats-server 2.11, more history than one, ..).
+    /// Returns `InvalidConfig` if the times contradict each other, or if the name is not a valid bucket name. Returns
+    /// `Unsupported` if the bucket or the server does not support the TTL of single records, for example before
+    /// nats-server 2.11, or with a history of more than one revision.
     pub fn locks(&self, name: impl Into<String>) -> OpenLocks {
         OpenLocks { place: Place::new(self, name), options: Options::default() }
     }
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// Takes the lock of a key: it stands in this bucket, beside the record that it protects, whether there is one or not.
+    /// Takes the lock of a key. The lock lives in this bucket, next to the record that it protects. The record does not
+    /// have to exist.
     ///
-    /// Writes that are [`fenced_by`](crate::Put::fenced_by) its guard are refused by the server itself once another has
-    /// taken the lock, even if their sender believes that it still has it. A write that is not fenced asks nobody.
+    /// Once another holder has taken the lock, the server refuses writes that are [`fenced_by`](crate::Put::fenced_by)
+    /// the previous guard, even if their sender still considers the lock held. The server does not check writes that
+    /// are not fenced.
     ///
-    /// A guard lasts for at most 30 days, and at most for the bucket's `ttl` if it has one. Its fence then expires, and
-    /// the guard is lost just before. The fence of a dead holder therefore does not stay in the bucket.
+    /// A guard lasts for at most 30 days, or for two TTLs if that is longer. It also lasts for at most the bucket's
+    /// `ttl`, if the bucket has one. Its fence then expires, and the guard is lost just before. The fence of a dead
+    /// holder therefore does not stay in the bucket.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -95,11 +99,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if [`wait`](Lock::wait) passes; else as of [`Store::locks`].
+    /// Returns the errors of [`Store::locks`] and [`Locks::lock`].
     ///
     /// # Cancel safety
     ///
-    /// As of [`Locks::lock`].
+    /// See [`Locks::lock`].
     pub fn lock(&self, key: &T::Key) -> Lock
     where
         T: SingleRevision,
@@ -111,11 +115,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// As of [`Store::locks`].
+    /// Returns the errors of [`Store::locks`] and [`Locks::try_lock`].
     ///
     /// # Cancel safety
     ///
-    /// As of [`Locks::lock`].
+    /// See [`Locks::lock`].
     pub fn try_lock(&self, key: &T::Key) -> TryLock
     where
         T: SingleRevision,
@@ -123,15 +127,15 @@ impl<T: KvModel> Bucket<T> {
         TryLock { wanted: WantedLock::beside(self, key) }
     }
 
-    /// Who holds the lock of a key.
+    /// Returns the holder of a key's lock, or `None` if the lock is free.
     ///
     /// # Errors
     ///
-    /// Those of a read; `Decode` if something else stands where the lock should.
+    /// Returns the errors of a read. Returns `Decode` if the record of the lock is not readable.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<Holder>> {
         let key = SlotKey::new(RECIPE, key.encode()?.as_str(), LEASE);
         holder(&self.of(), &key).await
@@ -142,7 +146,7 @@ async fn holder(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Result<Option<
     Ok(bucket.get(key).read(Read::Leader).await?.map(Holder::of))
 }
 
-/// Opens locks; see [`Store::locks`].
+/// A builder that opens locks; see [`Store::locks`].
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenLocks {
@@ -166,33 +170,29 @@ impl IntoFuture for OpenLocks {
 
 /// Locks by name. Cheap to clone.
 ///
-/// A lock is a record with a time to live under its name, which its holder renews: one holder at a time, whatever the
-/// process. It is free again when its holder gives it back, or soon after the holder dies: after its time to live, 30 s
-/// unless [`ttl`](OpenLocks::ttl) says otherwise. Those who wait draw tickets, and whoever gives the lock back hands it on to
-/// the first of them: one write, of which that one hears by a watch. Nobody polls, but for a look now and then lest something
-/// was missed.
+/// A lock is a record with a TTL that its holder renews. It has one holder at a time across all processes. It is free
+/// again when its holder releases it, or shortly after its holder dies: after the TTL, which is 30 s unless
+/// [`ttl`](OpenLocks::ttl) sets another. Waiters create tickets. On release, the holder hands the lock over to the
+/// first ticket with one write, and that waiter receives the write through a watch. Waiters do not poll. They only
+/// check the lock from time to time, in case an event was missed.
 ///
-/// It is **not reentrant**: a task that holds a lock and takes it again waits for itself.
+/// Locks are **not reentrant**: a task that takes a lock that it already holds waits for its own release.
 ///
 /// # What this does not guarantee
 ///
-/// That two holders never *act* at the same time. A holder that is paused, or whose request is slow, may act after its lease
-/// has passed to another; see [`Lease`]. Where that must not be, take the lock beside the record that it protects
-/// ([`Bucket::lock`]) and fence the writes, or give [`fence`](Lease::fence) to the system outside and let it refuse lower
-/// ones.
-///
-/// That it survives what the bucket does not: a server acknowledges a write before it is synced to disk, by default up to
-/// two minutes before (`sync_interval`). After a loss of power two processes may hold the same lock. Where correctness hangs
-/// on it: three replicas, and `sync_interval: always`.
-///
-/// That an unreadable record in the place of a lock is removed. `lock` then fails with `Decode`, which names the key.
-/// Remove the record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
-///
-/// That those who wait get it in the order in which they came, unless all of them say [`fair`](OpenLocks::fair). Of those
-/// who do not, one of a process and lock stands in the line at a time.
-///
-/// That one who dies while it waits holds up nobody: if the lock is handed on to it before its ticket is taken for dead, after
-/// two thirds of its time to live, the next has it when that time has passed once more.
+/// * That two holders never *act* at the same time. A holder that is paused, or whose request is slow, may act after
+///   its lease has passed to another holder; see [`Lease`]. If that must not happen, take the lock next to the record
+///   that it protects ([`Bucket::lock`]) and fence the writes. For an external system, pass [`fence`](Lease::fence) to
+///   it and let it refuse lower fences.
+/// * Durability beyond that of the bucket. A server acknowledges a write before it syncs the write to disk, by default
+///   up to two minutes before (`sync_interval`). After a loss of power, two processes may hold the same lock. If
+///   correctness depends on the lock, use three replicas, and `sync_interval: always`.
+/// * The removal of an unreadable record of a lock. `lock` then fails with `Decode`, which names the key. Remove the
+///   record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
+/// * A fair order, unless all callers set [`fair`](OpenLocks::fair). Callers without `fair` have one ticket at a time
+///   for each process and lock.
+/// * That a dead waiter delays no other. A ticket counts as dead after two thirds of its TTL without a renewal. If the
+///   lock is handed over to a dead waiter before that, the next waiter receives the lock after the TTL of that lease.
 #[derive(Debug, Clone)]
 pub struct Locks {
     bucket: Bucket<Slot<Holding>>,
@@ -200,12 +200,12 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Takes a lock; waits, if another has it.
+    /// Takes a lock. Waits while another holder has it.
     ///
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Lock::wait) is given and passes. Without it, the call waits for as long as the
-    /// lock is held. The outcome is `Unknown` if an attempt was in progress: a lease that lands later is released.
+    /// lock is held. The outcome is `Unknown` if an attempt was in progress: a lease that arrives later is released.
     /// Returns `BucketNotFound` if the bucket is deleted. With a `wait`, the call also waits for an unreachable server.
     /// Without it, the error of the first attempt is returned. A denial of the first attempt is returned at once. With
     /// a `wait`, the attempt continues after a later denial, which becomes the cause of the `Timeout`. Returns `Decode`
@@ -215,27 +215,27 @@ impl Locks {
     /// # Cancel safety
     ///
     /// If the future is dropped, its place in the queue is lost. A lock that is taken at that moment is released. If
-    /// the release cannot be sent, the lock is free after its TTL. A future that is polled once and then left may take
-    /// the lock but does not renew it, so the lock is free after its TTL. If the future is polled again, it takes the
-    /// lock again.
+    /// the release cannot be sent, the lock is free after its TTL. A future that is polled once and never again may
+    /// take the lock but does not renew it, so the lock is free after its TTL. If the future is polled again, it takes
+    /// the lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
         Lock { wanted: self.wanted(name), wait: None }
     }
 
-    /// Takes a lock if it is free, and nobody in this process waits for it.
+    /// Takes a lock if it is free and no task in this process waits for it.
     ///
     /// # Errors
     ///
-    /// Those of a write.
+    /// Returns the errors of a write.
     ///
     /// # Cancel safety
     ///
-    /// As of [`lock`](Self::lock).
+    /// See [`lock`](Self::lock).
     pub fn try_lock(&self, name: impl Into<String>) -> TryLock {
         TryLock { wanted: self.wanted(name) }
     }
 
-    /// Who holds a lock now; `None` if nobody does. The answer may be old when it is read.
+    /// Returns the current holder of a lock, or `None` if the lock is free. The answer may be outdated when it arrives.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -251,11 +251,11 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// Those of a read; `Decode` if something else stands where the lock should.
+    /// Returns the errors of a read. Returns `Decode` if the record of the lock is not readable.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn holder(&self, name: &str) -> Result<Option<Holder>> {
         holder(&self.bucket, &SlotKey::new(RECIPE, name, LEASE)).await
     }
@@ -266,7 +266,7 @@ impl Locks {
     }
 }
 
-/// A lock that somebody wants.
+/// A request for a lock.
 #[derive(Debug)]
 struct WantedLock {
     bucket: Bucket<Slot<Holding>>,
@@ -281,7 +281,7 @@ impl WantedLock {
         Self { bucket: bucket.of(), name, options: Options::default(), fenced: true }
     }
 
-    /// What is claimed, and the line of those who wait for it.
+    /// Returns the request for the lease, and the wait queue of the lock.
     fn claim(self) -> Result<(Claim, Arc<Line>)> {
         let Self { bucket, name, options, fenced } = self;
         let Options { wanted, owner, note, fair: _ } = options;
@@ -296,7 +296,7 @@ impl WantedLock {
         Ok((Claim { fenced, line: own, ..Claim::new(bucket, key, name, holding, times) }, line))
     }
 
-    /// `operation` on the lock, located.
+    /// Takes the lock. Adds `operation` and the lock to an error.
     async fn take(self, operation: &'static str, how: How) -> Result<Option<LockGuard>> {
         let (bucket, fair) = (self.bucket.clone(), self.options.fair);
         let key = self.name.as_ref().ok().cloned();
@@ -339,12 +339,12 @@ async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>>
     first(claim, &line).await
 }
 
-/// Whoever is patient waits for what passes, from the first attempt on: the time that its user gave bounds it.
+/// Waits for the lock. With a time limit, the wait continues after temporary errors, from the first attempt on.
 async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     if fair {
         return ticket::wait(claim, line, fair).await;
     }
-    // The others of this process wait for the turn.
+    // The other waiters of this process wait here.
     let _turn = line.turn().await;
     if line.is_taken() {
         claim.progress.is_refused();
@@ -358,7 +358,7 @@ async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     ticket::wait(claim, line, fair).await
 }
 
-/// The first attempt, over the marker that this process has left, if it was the last.
+/// Makes the first attempt. If this process wrote the last delete marker, the attempt replaces that marker.
 async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
     match claim.attempt(line.marker()).await {
         Attempt::Taken(lease) => Ok(Some(lease)),
@@ -367,7 +367,7 @@ async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
     }
 }
 
-/// A lock that somebody waits for; see [`Locks::lock`].
+/// A builder that takes a lock, and waits for it if necessary; see [`Locks::lock`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Lock {
@@ -376,7 +376,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// How long to wait; for ever by default.
+    /// Sets how long to wait; without a limit by default.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);
         self
@@ -390,13 +390,13 @@ impl IntoFuture for Lock {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let taken = self.wanted.take("lock", How::Wait(Longest::begins(self.wait))).await?;
-            // Who waits gets it, or an error.
+            // A wait returns the lock or an error.
             taken.ok_or_else(|| Error::unavailable("nobody gave the lock"))
         })
     }
 }
 
-/// A lock that somebody takes if it is free; see [`Locks::try_lock`].
+/// A builder that takes a lock only if it is free; see [`Locks::try_lock`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct TryLock {
@@ -415,15 +415,15 @@ impl IntoFuture for TryLock {
 macro_rules! lock_options {
     ($($builder:ident: $($path:ident).+),* $(,)?) => {$(
         impl $builder {
-            /// What its holder notes beside, for others to read.
+            /// Sets a note in the record of the lock, for others to read.
             pub fn note(mut self, note: impl Into<String>) -> Self {
                 self.$($path).+.note = Some(note.into());
                 self
             }
 
-            /// First come, first served, among all who say so: each draws a ticket, which costs two writes more and a watch,
-            /// also where the lock is free. One who does not say so draws one only if it has to wait, and takes a lock that is
-            /// free over the heads of those who wait.
+            /// Serves waiters in the order of their arrival, among all callers that set this option. Each of them
+            /// creates a ticket, even if the lock is free. A ticket costs two more writes and a watch. A caller without
+            /// this option creates a ticket only if it has to wait, and takes a free lock ahead of the waiters.
             pub fn fair(mut self) -> Self {
                 self.$($path).+.fair = true;
                 self
@@ -435,9 +435,9 @@ macro_rules! lock_options {
 lock_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
 lease_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
 
-/// A lock that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///
-/// Dropping it gives the lock back without waiting; [`release`](Self::release) waits until that is sure.
+/// Dropping the guard releases the lock in the background. [`release`](Self::release) waits for the result.
 ///
 /// # What this does not guarantee
 ///
@@ -448,20 +448,20 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    /// Gives the lock back, and waits until that is sure; see [`Lease::release`].
+    /// Releases the lock and waits until that is confirmed; see [`Lease::release`].
     ///
     /// # Errors
     ///
-    /// `Lost`, if it was lost before: what it protected may have met another holder.
+    /// Returns `Lost` if the lock was lost before. The protected work may have overlapped with another holder.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the release to go on without a witness.
+    /// If the future is dropped, the release continues in the background and its result is lost.
     pub async fn release(self) -> Result<()> {
         self.lease.release().await
     }
 
-    /// What its fence stands on, if it has one in its bucket.
+    /// Returns the fence of the lock, if its bucket has one.
     pub(super) fn fencing(&self) -> Option<&Fencing> {
         self.lease.fencing()
     }

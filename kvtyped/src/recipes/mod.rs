@@ -1,60 +1,60 @@
-//! Coordination: what several processes agree on by a bucket.
+//! Coordination of several processes through a bucket.
 //!
 //! # Which recipe do I need?
 //!
-//! | I want | take | it is |
+//! | I want | use | implementation |
 //! |---|---|---|
-//! | a record that others change, too, changed without loss | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set that is tried again |
-//! | several records changed all or nothing | no recipe: [`transact`](crate::Bucket::transact) | a batch that is applied as a whole |
-//! | one at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
-//! | the same, and the server to refuse who was overtaken | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence beside the record |
-//! | one process to lead, and all to know which | [`Store::election`](crate::Store::election) | a lease in which its holder says who it is |
-//! | so many at a time | [`Store::semaphore`](crate::Store::semaphore) | as many leases, of which each takes any |
-//! | to know who is there | [`Store::group`](crate::Store::group) | a lease for each member |
-//! | work done one time for a key, and its result | [`Store::once`](crate::Store::once) | a lease that gives way to the result |
-//! | a number that many add to | [`Store::counters`](crate::Store::counters) | a counter of the server (ADR-49), or a compare-and-set |
-//! | numbers that come once | [`Store::ids`](crate::Store::ids) | blocks that are taken by compare-and-set |
-//! | no more than so many in a time | [`Store::rate_limiter`](crate::Store::rate_limiter) | one record a key, by the server's clock |
+//! | to change a record that others change too, without lost updates | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set loop |
+//! | to change several records, all or nothing | no recipe: [`transact`](crate::Bucket::transact) | an atomic batch |
+//! | one process at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
+//! | the same, and the server to refuse writes of a former holder | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence next to the record |
+//! | one leader, visible to all processes | [`Store::election`](crate::Store::election) | a lease that contains the leader's value |
+//! | a limited number of holders at a time | [`Store::semaphore`](crate::Store::semaphore) | a numbered lease for each permit |
+//! | a list of live members | [`Store::group`](crate::Store::group) | a lease for each member |
+//! | work that runs once for a key, and its result | [`Store::once`](crate::Store::once) | a lease that the result replaces |
+//! | a number that many processes increment | [`Store::counters`](crate::Store::counters) | a counter of the server (ADR-49), or a compare-and-set loop |
+//! | unique numbers | [`Store::ids`](crate::Store::ids) | blocks that are allocated by compare-and-set |
+//! | a limited number of events in a period | [`Store::rate_limiter`](crate::Store::rate_limiter) | one record for each key, timed by the server's clock |
 //!
-//! Two records of a bucket that change together need no lock either.
-//! A lock is for what is outside of the bucket: a file, a device, a service that is to be called by one at a time.
+//! Two records of a bucket that change together need no lock either. A lock protects something outside of the bucket: a
+//! file, a device, or a service that accepts one caller at a time.
 //!
 //! # Leases
 //!
-//! All that is *held* here is a [`Lease`]: a record with a time to live (30 s) that a task renews (every 10 s) by
-//! compare-and-set.
-//! It counts from before its last renewal was sent, by this machine's monotonic clock, and is given up a margin (3 s) before
-//! the server can let it expire: so its holder knows without a network that it is lost, before anybody else has it.
-//! A renewal whose acknowledgement is lost is looked up at the leader, never assumed.
-//! The wall clocks of two machines are never compared.
+//! Everything that is *held* here is a [`Lease`]: a record with a TTL (30 s) that a task renews (every 10 s) by
+//! compare-and-set. The holder counts from the moment before it sent the last renewal, by this machine's monotonic
+//! clock. It gives the lease up a margin (3 s) before the server can expire the record. So the holder detects the loss
+//! without a network, before another process can take the lease. If the acknowledgement of a renewal is lost, the
+//! keeper asks the leader, and never assumes an outcome. The wall clocks of two machines are never compared.
 //!
 //! | | default | relation |
 //! |---|---|---|
-//! | `ttl` | 30 s | 1 s at least (ADR-43); below 15 s it may not survive the election of a new leader |
-//! | `renew_every` | a third of `ttl` | `renew_every < ttl - margin` |
-//! | `margin` | a tenth of `ttl`, 1 s at least where that is no more than a third | `margin < ttl` |
+//! | `ttl` | 30 s | at least 1 s (ADR-43); below 15 s it may not survive the election of a new leader |
+//! | `renew_every` | a third of `ttl`, or half of `ttl - margin` if that is shorter | `renew_every < ttl - margin` |
+//! | `margin` | a tenth of `ttl`, but at least 1 s and at most a third of `ttl` | `margin < ttl` |
 //!
-//! The renewal starts when the caller has the guard. A future that is polled once and then left holds a lease for at
+//! The renewal starts when the caller has the guard. A future that is polled once and never again holds a lease for at
 //! most one TTL. The work of [`Once::run`] keeps its lease while it is not polled, like an unused guard.
 //!
-//! It needs nats-server 2.11 and a bucket that keeps one revision of each key and leaves markers of what expired, as every
-//! bucket that this crate makes for one; a bucket that is not fit is refused with `Unsupported` when it is opened.
+//! Leases need nats-server 2.11, and a bucket that keeps one revision of each key and writes delete markers for expired
+//! records. Each bucket that this crate creates for leases has these settings. A bucket without them is refused with
+//! `Unsupported` when it is opened.
 //!
 //! # Durability
 //!
-//! A NATS server acknowledges a write before it is synced to disk: by default up to two minutes before (`sync_interval`).
-//! A process that dies loses nothing; a machine that loses its power may, and a replicated bucket whose servers lose theirs
-//! together, too.
-//! Then two processes may hold the same lock, and a [`Fence`] may come twice.
-//! Where correctness hangs on a recipe: three replicas in different places, and `sync_interval: always`.
+//! A NATS server acknowledges a write before it syncs the write to disk: by default up to two minutes before
+//! (`sync_interval`). The crash of a process loses nothing. A machine that loses power may lose acknowledged writes. So
+//! may a replicated bucket whose servers all lose power together. Then two processes may hold the same lock, and a
+//! [`Fence`] may repeat. If correctness depends on a recipe, use three replicas in different locations, and
+//! `sync_interval: always`.
 //!
 //! # Where the records are
 //!
-//! In the bucket of the recipe's name, or the one that it is told, under keys that begin with
-//! [`=kvtyped`](crate::Key::RESERVED): `=kvtyped.lock.invoice-42.lease`. They are JSON and readable with `nats kv get`.
-//! Each record declares its format (`"v":1`). A rewrite keeps unknown fields. A record of a newer format is
-//! `Unsupported`. Lists, watches and caches of models do not see them, so recipes and records share a bucket without
-//! meeting.
+//! The records are in the bucket of the recipe's name, or in the bucket that the option `bucket` names. Their keys
+//! start with [`=kvtyped`](crate::Key::RESERVED): `=kvtyped.lock.invoice-42.lease`. They are JSON and readable with
+//! `nats kv get`. Each record declares its format (`"v":1`). A rewrite keeps unknown fields. A record of a newer format
+//! is `Unsupported`. Lists, watches and caches of models do not see these records, so recipes and models can share a
+//! bucket without collisions.
 
 mod lock;
 mod election;

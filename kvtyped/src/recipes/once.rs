@@ -1,4 +1,4 @@
-//! Once: work that is done one time for a key, and its result given to all who ask.
+//! Work that runs once for each key. All callers receive its result.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -24,21 +24,21 @@ use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 
-/// The recipe's part of a key; the parts of one are the keys that it runs for.
+/// The recipe's part of a key. The parts of a handle are the keys of its work.
 const RECIPE: &str = "once";
 
-/// A result, as it stands in the place of the lease under which it was made.
+/// A stored result. It replaces the lease that its work ran under.
 #[derive(Clone, Serialize, Deserialize)]
 struct Done<T> {
     result: T,
 }
 
-/// A run, or its result.
+/// The record of a key: a run in progress, or its result.
 type Running<T> = Told<Option<Done<T>>>;
 
 impl Store {
-    /// Work that is done once for a key; runs and results are in the bucket of this name, which is made if it is missing
-    /// when it is first used.
+    /// Returns a handle for work that runs once for each key. Runs and results are in the bucket of this name, which is
+    /// created on first use if it is missing.
     ///
     /// Every caller with the same key gets the result. If the result belongs to one user, put the user into the key.
     /// Keys are compared byte for byte: normalize case and Unicode of names that users choose.
@@ -53,7 +53,7 @@ impl Store {
     /// # let store = Store::memory();
     /// let charges = store.once::<Receipt>("charges");
     /// let receipt = charges.run("charge-42", || async { charge().await }).await?;
-    /// // Whoever asks again, wherever, gets the same; nothing runs.
+    /// // A second call, in any process, returns the stored result. Nothing runs.
     /// assert_eq!(charges.run("charge-42", charge).await?, receipt);
     /// # Ok(())
     /// # }
@@ -66,20 +66,22 @@ impl Store {
     }
 }
 
-/// Work that is done once for a key; see [`Store::once`]. Cheap to clone.
+/// A handle for work that runs once for each key; see [`Store::once`]. Cheap to clone.
 ///
-/// Who runs has a [`Lease`] under the key. The result is written in its place, by compare-and-set: a run that was overtaken
-/// stores nothing. Those who come meanwhile wait by watching, and get the result. Work that fails, panics or is dropped
-/// leaves the key free, and one who waits takes over; so it is, after the time to live, if its process dies.
+/// The running caller has a [`Lease`] under the key. The result replaces the lease by compare-and-set, so a run that
+/// has lost its lease stores nothing. Concurrent callers wait with a watch and receive the result. If the work fails,
+/// panics or is dropped, the key is free, and a waiter takes over. If the process dies, the key is free after the TTL.
 ///
 /// # What this does not guarantee
 ///
-/// That the *effect* happens once. A run whose process dies, or loses its lease, after the effect and before the result is
-/// stored runs again: make the effect idempotent, by passing the key on, say, as the idempotency key of a payment. Work
-/// that is dropped because the lease was lost may have left an effect half done. A result that cannot be stored (it is too
-/// large, or cannot be written as JSON) leaves the key free although the work is done. A result that is kept for a time is
-/// forgotten then, and the next run runs; so it is at the end of the bucket's own `ttl`, if it has one. And nothing survives what
-/// its bucket does not; see [`Locks`](super::Locks).
+/// * That the *effect* happens once. If the process dies, or loses its lease, after the effect and before the result is
+///   stored, the work runs again. Make the effect idempotent, for example with the key as the idempotency key of a
+///   payment. Work that is dropped because the lease was lost may leave a partial effect.
+/// * That the result of finished work is stored. If the result is too large, or cannot be encoded as JSON, the key is
+///   free although the work is done.
+/// * Results without a time limit. If a result is kept for a limited time, it is removed then, and the next call
+///   runs the work again. The same is true at the end of the bucket's `ttl`, if the bucket has one.
+/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Once<T> {
     place: Home,
     keep: Option<Duration>,
@@ -102,10 +104,10 @@ impl<T> Once<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Gives the result of a key: the stored one, or the one that somebody else is about to have, or else the one of this
-    /// work, which is run then.
+    /// Returns the result of a key: the stored result, or the result of a run in progress, or else the result of this
+    /// work, which runs now.
     ///
-    /// The work gives a `T`, or a `Result<T, E>` of which an `Err` is not stored: it comes back as it is, in
+    /// The work returns a `T` or a `Result<T, E>`. An `Err` is not stored, and is returned unchanged in
     /// [`RunError::Closure`].
     ///
     /// ```
@@ -125,21 +127,23 @@ where
     ///
     /// # Errors
     ///
-    /// `Closure`, with what the work said. `Kv`, with an error of the kind
-    /// * `Lost`: the lease was lost while the work ran, which was dropped, or before its result was stored. It may have had
-    ///   its effect, so the outcome is `Unknown`; another may run by now;
-    /// * `Timeout`: [`wait`](Run::wait) passed before another's run ended;
-    /// * `Decode`: what is stored under the key is no result of this kind; nothing is run;
-    /// * `TooLarge`, `Encode`: the result cannot be stored. The work is done, and the key is free;
-    /// * `InvalidConfig`, `Unsupported`, `BucketNotFound`: as of [`Store::locks`].
+    /// Returns `Closure` with the error of the work. Returns `Kv` with an error of one of these kinds:
     ///
-    /// If the acknowledgement of the result's own write is lost, what is stored is looked at for as long as the lease is
-    /// valid; where that does not tell, the outcome is `Unknown`.
+    /// * `Lost`: the lease was lost while the work ran, and the work was dropped, or the lease was lost before the
+    ///   result was stored. The work may have had its effect, so the outcome is `Unknown`. Another process may be
+    ///   running the work now.
+    /// * `Timeout`: [`wait`](Run::wait) passed before the run of another caller ended.
+    /// * `Decode`: the record of the key is not a result of this type. Nothing runs.
+    /// * `TooLarge`, `Encode`: the result cannot be stored. The work is done, and the key is free.
+    /// * `InvalidConfig`, `Unsupported`, `BucketNotFound`: see [`Store::locks`].
+    ///
+    /// If the acknowledgement of the result is lost, the record is read for as long as the lease is valid. If that does
+    /// not recover the acknowledgement, the outcome is `Unknown`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the work, if that runs here, and leaves the key free; if that cannot be sent, it is free after the
-    /// time to live. A result that is being stored is stored without a witness.
+    /// If the future is dropped, work that runs here is dropped, and the key is free. If the release cannot be sent,
+    /// the key is free after the TTL. A result that is being stored is still stored in the background.
     pub fn run<'a, F, Fut, O>(&'a self, key: impl Into<String>, work: F) -> Run<'a, T, F>
     where
         F: FnOnce() -> Fut + Send + 'a,
@@ -149,15 +153,15 @@ where
         Run { once: self, key: key.into(), work, wait: None }
     }
 
-    /// The result of a key, if it is stored; runs nothing and waits for nobody.
+    /// Returns the stored result of a key, or `None`. Runs nothing and does not wait.
     ///
     /// # Errors
     ///
-    /// Those of a read; `Decode` if what is stored is no result of this kind.
+    /// Returns the errors of a read. Returns `Decode` if the record of the key is not a result of this type.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, key: &str) -> Result<Option<T>> {
         self.place.within("get", Some(key), self.stored(key, Read::Leader)).await
     }
@@ -168,9 +172,9 @@ where
         Ok(entry.and_then(|entry| result_of(entry.into_value().value)))
     }
 
-    /// The lease of a key, or its result.
+    /// Takes the lease of a key, or returns its result.
     async fn enter(&self, key: &str, longest: Option<Duration>) -> Result<Waited<T>> {
-        // The usual case of a key that is done, and cheap. A stale answer is made good by what follows.
+        // The cheap path for a key that has a result. The attempt below corrects a stale answer.
         if let Some(result) = self.stored(key, Read::Any).await? {
             return Ok(Waited::Settled(result));
         }
@@ -194,7 +198,7 @@ fn result_of<T>(running: Running<T>) -> Option<T> {
     running.value.map(|done| done.result)
 }
 
-/// Work that is run once; see [`Once::run`].
+/// A request to run work once; see [`Once::run`].
 #[must_use = "nothing is run until it is awaited"]
 pub struct Run<'a, T, F> {
     once: &'a Once<T>,
@@ -204,7 +208,8 @@ pub struct Run<'a, T, F> {
 }
 
 impl<T, F> Run<'_, T, F> {
-    /// How long to wait for another's run; for ever by default. The work itself takes as long as it takes.
+    /// Sets how long to wait for the run of another caller; without a limit by default. The time of the work is not
+    /// limited.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);
         self
@@ -236,7 +241,7 @@ where
                 Waited::Settled(result) => return Ok(result),
                 Waited::Taken(lease) => lease,
             };
-            // If it panics or is dropped, so is the lease, and the key is free.
+            // If the work panics or is dropped, the lease is dropped too, and the key is free.
             let output = lease.run(async move { work().await.into_result() }).await;
             match output.map_err(|error| located(error.unknown_outcome()))? {
                 Ok(result) => {
@@ -244,7 +249,7 @@ where
                     Ok(result)
                 }
                 Err(error) => {
-                    // If that fails, the key is free after its time.
+                    // If the release fails, the key is free after the TTL.
                     let _ = lease.release().await;
                     Err(RunError::Closure(error))
                 }
@@ -253,7 +258,7 @@ where
     }
 }
 
-/// Writes a result in the place of the lease.
+/// Replaces the lease with a result.
 async fn store<T: Value>(lease: Lease, result: &T, keep: Option<Duration>) -> Result<()> {
     let done = serde_json::json!({ "result": pack(result)? });
     lease.finish("run", done, keep).await.map_err(|error| match error.kind() {

@@ -1,25 +1,25 @@
-//! What work that is run once may give, and why it may fail.
+//! The output and the errors of work that runs once.
 
 use std::convert::Infallible;
 use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// What the work of [`Once::run`](super::Once::run) may give: a `T`, or a `Result<T, E>`. Nothing else can be that.
+/// The output of the work of [`Once::run`](super::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "the work gives `{Self}`, and `{T}` or `Result<{T}, _>` is wanted",
     label = "this work",
     note = "the value that is stored is the type in `store.once::<{T}>(..)`"
 )]
 pub trait RunOutput<T>: sealed::Sealed<T> + Send {
-    /// Why the work may fail.
+    /// The error of the work.
     type Error: Send;
 
-    /// The value, or why there is none.
+    /// Returns the value, or the error of the work.
     ///
     /// # Errors
     ///
-    /// Those of the work.
+    /// Returns the error of the work.
     fn into_result(self) -> Result<T, Self::Error>;
 }
 
@@ -47,19 +47,19 @@ mod sealed {
     impl<T, E> Sealed<T> for Result<T, E> {}
 }
 
-/// Why a [`run`](super::Once::run) gave no result.
+/// The error of a [`run`](super::Once::run).
 ///
-/// Where the work cannot fail, or fails with an [`Error`], `?` makes an [`Error`] of it.
+/// If the work cannot fail, or fails with an [`Error`], the operator `?` converts this type to an [`Error`].
 #[derive(Debug)]
 pub enum RunError<E> {
-    /// The work said so. The key is free.
+    /// The work failed with this error. The key is free.
     Closure(E),
-    /// The bucket, or the lease, did.
+    /// The bucket or the lease failed with this error.
     Kv(Error),
 }
 
 impl<E> RunError<E> {
-    /// The error of the bucket or the lease, if it was that.
+    /// Returns the error of the bucket or the lease, if it caused the failure.
     pub fn kv(&self) -> Option<&Error> {
         match self {
             Self::Closure(_) => None,

@@ -1,4 +1,4 @@
-//! The bucket that a recipe works in.
+//! The bucket of a recipe.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::store::Store;
 
-/// Which bucket a recipe works in, and how it is made if it is missing.
+/// The bucket of a recipe, and its settings if it is created.
 ///
-/// A bucket that is there is taken as it is, if it is fit: its records and those of the recipe do not meet.
+/// An existing bucket is used as it is, if its settings fit. The records of models and recipes do not collide.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     store: Store,
@@ -21,7 +21,7 @@ pub(super) struct Place {
     max_bytes: Option<u64>,
 }
 
-/// The smallest `max_value_size` that a recipe's records surely fit into, headers included.
+/// The smallest `max_value_size` that is certainly large enough for a recipe's records, headers included.
 const ROOM: u32 = 1_024;
 /// The smallest `max_bytes` of a bucket that a recipe works in: a record, and the reserve of [`check_room`].
 const SMALLEST: u64 = 2 * ROOM as u64;
@@ -55,14 +55,14 @@ impl Place {
         &self.store
     }
 
-    /// What is said of the bucket.
+    /// Returns the requested settings of the bucket.
     pub(super) fn config(&self) -> BucketConfig {
         let mut config = BucketConfig::new(&self.bucket);
         (config.storage, config.replicas, config.max_bytes) = (self.storage, self.replicas, self.max_bytes);
         config
     }
 
-    /// Opens the bucket for records that stay for ever.
+    /// Opens the bucket for records without a TTL.
     pub(super) async fn open_lasting<V: Value>(&self) -> Result<Bucket<Slot<V>>> {
         let bucket = self.open(None).await?;
         match bucket.config().ttl {
@@ -75,11 +75,11 @@ impl Place {
         }
     }
 
-    /// Opens the bucket; `longest` is the longest TTL that a record of the recipe will ask for, if any asks.
+    /// Opens the bucket. `longest` is the longest TTL of the recipe's records, if they have a TTL.
     pub(super) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<Slot<V>>> {
         let mut open: OpenBucket<Slot<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
         if longest.is_some() {
-            // Markers tell those who wait that a record expired; the shortest time is long enough for that.
+            // Limit markers notify waiters that a record expired. The shortest marker TTL is long enough for that.
             open = open.limit_markers(Duration::from_secs(1));
         }
         if let Some(storage) = self.storage {
@@ -103,11 +103,11 @@ impl Place {
     }
 }
 
-/// Whether a recipe can work in a bucket of these settings.
+/// Checks that a recipe can work in a bucket with these settings.
 ///
 /// # Errors
 ///
-/// `Unsupported`, with what is needed and what was found.
+/// Returns `Unsupported` with the requirement and the actual setting.
 pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
     let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, rollups, irregular, .. } =
         config;
@@ -193,18 +193,18 @@ pub(super) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
     Err(Error::new(ErrorKind::BucketFull).caused_by(why))
 }
 
-/// The options that say which bucket a recipe works in.
+/// The options for the bucket of a recipe.
 macro_rules! place_options {
     ($($recipe:ident $(<$($generic:ident),*>)?),* $(,)?) => {$(
         impl $(<$($generic),*>)? $recipe $(<$($generic),*>)? {
-            /// The bucket that it works in; by default the one of its own name, which is made if it is missing. Records of
-            /// models may be in the same bucket: they do not meet.
+            /// Sets the bucket. By default it has the name of this handle and is created if it is missing. The bucket
+            /// may also contain records of models: the keys do not collide.
             pub fn bucket(mut self, name: impl Into<String>) -> Self {
                 self.place.set_bucket(name.into());
                 self
             }
 
-            /// Where its bucket is stored, if it is made.
+            /// Sets the storage of a new bucket.
             pub fn storage(mut self, storage: $crate::config::Storage) -> Self {
                 self.place.set_storage(storage);
                 self
@@ -220,7 +220,7 @@ macro_rules! place_options {
                 self
             }
 
-            /// How many servers of a cluster store its bucket, if it is made: three outlive the loss of one.
+            /// Sets the number of replicas of a new bucket. Three replicas tolerate the loss of one server.
             pub fn replicas(mut self, replicas: u8) -> Self {
                 self.place.set_replicas(replicas);
                 self

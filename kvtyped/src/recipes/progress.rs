@@ -1,4 +1,4 @@
-//! What is known of an attempt while somebody waits for it: for the error of whoever has no more time.
+//! The status of an attempt during a wait, for the error of a wait that times out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use super::tenure::Attempt;
 use crate::error::{Error, Outcome};
 
-/// What came of the attempts to take a lease, so far.
+/// The status of the attempts to take a lease.
 #[derive(Debug, Default)]
 pub(super) struct Progress(Mutex<Last>);
 
-/// What came of the last.
+/// The status of the last attempt.
 #[derive(Debug, Default)]
 enum Last {
-    /// There was none.
+    /// There is nothing to report.
     #[default]
     Nothing,
-    /// It goes on.
+    /// The attempt is in progress.
     UnderWay,
-    /// Another has it.
+    /// Another holder has the lease.
     Refused,
     Failed {
         why: String,
@@ -35,7 +35,7 @@ impl Progress {
         self.set(Last::UnderWay);
     }
 
-    /// Another has it, so that none is made.
+    /// Records that another holder has the lease, so that no attempt is made.
     pub(super) fn is_refused(&self) {
         self.set(Last::Refused);
     }
@@ -53,7 +53,7 @@ impl Progress {
         self.set(Last::Failed { why: error.to_string(), outcome: error.outcome() });
     }
 
-    /// The error of whoever has waited for so long.
+    /// Returns the error of a wait that has timed out.
     pub(super) fn late(&self, longest: Duration) -> Error {
         let error = Error::timeout(longest);
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -61,7 +61,7 @@ impl Progress {
             Last::UnderWay => {
                 error.unknown_outcome().caused_by("an attempt was under way; what it may have taken is given back")
             }
-            // Whoever has it is told by `holder`, `leader` or `members`.
+            // `holder`, `leader` or `members` returns the holder.
             Last::Refused => error.caused_by("it is held still, by another or by this very task: none is reentrant"),
             Last::Failed { why, outcome: Outcome::Unknown } => error.unknown_outcome().caused_by(why.clone()),
             Last::Failed { why, .. } => error.caused_by(why.clone()),

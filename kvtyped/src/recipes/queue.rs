@@ -1,4 +1,4 @@
-//! First come, first served: what is known of a lease and of the tickets of those who wait for it.
+//! A first-come, first-served view of a lease and its tickets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::times::TTL;
 use crate::bucket::Entry;
 use crate::revision::Revision;
 
-/// The part of a lock's key under which the ticket of this id is.
+/// Returns the part of a lock's key for the ticket with this id.
 pub(super) fn part_of(id: &str) -> String {
     format!("{TICKET}{id}")
 }
 
-/// The id of the ticket in this part of a lock's key, if it is one.
+/// Returns the id of the ticket in this part of a lock's key, if it is a ticket.
 pub(super) fn id_of(part: &str) -> Option<&str> {
     part.strip_prefix(TICKET)
 }
@@ -30,39 +30,39 @@ const TICKET: &str = "ticket-";
 /// within the bound.
 pub(super) const BELIEVED: Duration = TTL;
 
-/// What a watch has told of a lock.
+/// The state of a lock that a watch has observed.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Whether all that was there has been told.
+    /// Whether the watch has delivered all initial records.
     pub(super) ready: bool,
-    /// The last that is known to have been written of the lease, its removal included.
+    /// The revision of the last observed write of the lease, including its removal.
     pub(super) lease: Revision,
-    /// Up to here nothing is missing of what was written of lease and tickets.
+    /// All writes of the lease and the tickets up to this revision were observed.
     pub(super) complete: Revision,
     pub(super) held: bool,
-    /// The tickets, by their numbers: in the order in which they were drawn.
+    /// The tickets by number, which is the order of their creation.
     tickets: BTreeMap<u64, Waits>,
 }
 
-/// One who waits.
+/// A waiter.
 #[derive(Debug, Clone)]
 pub(super) struct Waits {
     pub(super) id: String,
-    /// Of the last renewal of the ticket.
+    /// The revision of the last renewal of the ticket.
     pub(super) revision: Revision,
     pub(super) owner: String,
     pub(super) note: Option<String>,
-    /// For how long the lease is wanted; nothing, if it cannot be handed on to this one.
+    /// The requested TTL of the lease. `None` if the lease cannot be handed over to this ticket.
     pub(super) wants: Option<Duration>,
-    /// When that was heard.
+    /// When the last renewal arrived.
     heard: Instant,
-    /// It had the lease.
+    /// Whether the ticket has had the lease.
     served: bool,
     pub(super) unknown: Unknown,
 }
 
 impl Waits {
-    /// The waiter of this ticket. `None` if the record is not a ticket, or if its TTL is out of bounds.
+    /// Returns the waiter of this ticket. Returns `None` if the record is not a ticket, or if its TTL is out of bounds.
     pub(super) fn of(entry: &Entry<Slot<Holding>>, heard: Instant) -> Option<Self> {
         let id = id_of(entry.key().part())?;
         entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;
@@ -79,15 +79,16 @@ impl Waits {
         })
     }
 
-    /// A ticket is renewed after a third of its time. One that has missed that was left by somebody who died, most likely.
+    /// Returns whether the waiter seems alive. A ticket is renewed after a third of its TTL. Without a renewal for two
+    /// thirds of its TTL, its waiter is most likely dead.
     fn is_alive(&self, now: Instant) -> bool {
         self.heard + self.wants.unwrap_or(BELIEVED).min(BELIEVED) * 2 / 3 > now
     }
 }
 
 impl Queue {
-    /// The lease has this revision by now; `id` is its holder's, if there is one. Whether that is news. A holder that has drawn
-    /// a ticket has an id that begins with the ticket's.
+    /// Records the revision of the lease, and the id of its holder if there is a holder. Returns whether the revision
+    /// is new. The id of a holder that has a ticket starts with the id of the ticket.
     pub(super) fn lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
         if let Some(id) = id {
             self.tickets
@@ -102,23 +103,23 @@ impl Queue {
         true
     }
 
-    /// Somebody waits, with a ticket of this number.
+    /// Records a waiter whose ticket has this number.
     pub(super) fn waits(&mut self, number: u64, waits: Waits) {
         let served = self.tickets.get(&number).is_some_and(|ticket| ticket.served);
         self.tickets.insert(number, Waits { served, ..waits });
     }
 
-    /// Somebody waits no more.
+    /// Removes a waiter.
     pub(super) fn leaves(&mut self, id: &str) {
         self.tickets.retain(|_, ticket| ticket.id != id);
     }
 
-    /// Whether this ticket had the lease.
+    /// Returns whether this ticket has had the lease.
     pub(super) fn is_served(&self, id: &str) -> bool {
         self.tickets.values().any(|ticket| ticket.id == id && ticket.served)
     }
 
-    /// Who is the first of those who wait; `gone` are those who do so no more, whatever was told of them.
+    /// Returns the first waiter. `gone` identifies waiters that have left, whatever the watch has delivered.
     pub(super) fn first(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&Waits> {
         self.tickets.values().find(|ticket| !ticket.served && ticket.is_alive(now) && !gone(&ticket.id))
     }
@@ -147,7 +148,7 @@ mod tests {
         queue.first(Instant::now(), |_| false).map(|first| &*first.id)
     }
 
-    /// Two wait: `a`, and then `b`.
+    /// Returns a queue of two waiters: `a`, then `b`.
     fn queue() -> Queue {
         let mut queue = Queue::default();
         queue.waits(2, waits("b", 2));
@@ -172,11 +173,11 @@ mod tests {
         let mut queue = queue();
         assert!(queue.lease(Revision::new(3), Some("a")));
         assert_eq!((first(&queue), queue.held), (Some("b"), true));
-        // A renewal of the ticket was on its way.
+        // A renewal of the ticket was in flight.
         queue.waits(1, waits("a", 4));
         assert_eq!(first(&queue), Some("b"));
         assert!(queue.is_served("a") && !queue.is_served("b"));
-        // Taken by an attempt of its own.
+        // The ticket's waiter took the lease with a separate attempt.
         assert!(queue.lease(Revision::new(5), Some("b.1")));
         assert_eq!(first(&queue), None);
     }

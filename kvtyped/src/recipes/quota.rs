@@ -1,10 +1,10 @@
-//! How much a rate limiter allows, and what follows for one moment (GCRA): plain arithmetic, time is an argument.
+//! The quota of a rate limiter, and its decision for one moment (GCRA). Plain arithmetic: the time is an argument.
 //!
-//! A key's state is the time at which it is *whole* again: nothing of its burst is used. What is allowed moves it on by one
-//! interval; what would move it further than a whole burst ahead of now is denied. Now is known only as an interval, so
-//! both of its ends are used, each where it allows less: a key is never whole before the later, and the burst counts from
-//! the earlier. A burst after a pause would lose the difference; so the state holds since when it counts, too: whatever
-//! comes later is not earlier than that.
+//! The state of a key is the time when the key is *whole* again: its full burst is available. An allowed event moves
+//! that time by one interval. An event that would move it further than a full burst ahead of now is denied. The current
+//! time is only bounded, so each comparison uses the bound that allows less. A key is not whole before the upper bound,
+//! and the burst counts from the lower bound. A burst after a pause would lose the difference between the bounds. The
+//! state therefore also contains the time since when it counts: no later event is earlier than that time.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The longest time that a whole burst may take to come back.
+/// The longest time that a full burst may take to recover.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// By how much two processes may differ in what the latest time is that it may be: more than a round trip takes.
+/// The largest difference between two processes in their upper bound of the time. It exceeds a round trip.
 const UNSURE: Duration = Duration::from_secs(10);
 
-/// How many events are allowed in how much time, and how many at once.
+/// A number of events that are allowed in a period, and a number that are allowed at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,33 +37,33 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// So many events a period, and as many at once.
+    /// Allows this number of events in each period, and as many at once.
     pub const fn new(events: u32, period: Duration) -> Self {
         Self { events, period, burst: events }
     }
 
-    /// So many events a second, and as many at once.
+    /// Allows this number of events in each second, and as many at once.
     pub const fn per_second(events: u32) -> Self {
         Self::new(events, Duration::from_secs(1))
     }
 
-    /// So many events a minute, and as many at once.
+    /// Allows this number of events in each minute, and as many at once.
     pub const fn per_minute(events: u32) -> Self {
         Self::new(events, Duration::from_secs(60))
     }
 
-    /// So many events an hour, and as many at once.
+    /// Allows this number of events in each hour, and as many at once.
     pub const fn per_hour(events: u32) -> Self {
         Self::new(events, Duration::from_secs(60 * 60))
     }
 
-    /// How many may come at once after a pause.
+    /// Sets how many events are allowed at once after a pause.
     pub const fn burst(mut self, events: u32) -> Self {
         self.burst = events;
         self
     }
 
-    /// The quota in numbers.
+    /// Returns the parameters of the quota.
     pub(super) fn rule(self) -> Result<Rule> {
         let Self { events, period, burst } = self;
         let wrong = |reason: String| Err(Error::invalid_config(reason));
@@ -73,7 +73,7 @@ impl Quota {
         if burst == 0 {
             return wrong("a burst of 0 events allows nothing: it must be 1 at least".to_owned());
         }
-        // Rounded up: never faster than asked.
+        // Rounded up, so the rate is never higher than requested.
         let interval = period.as_nanos().div_ceil(u128::from(events));
         if period.as_nanos() < u128::from(events) {
             return wrong(format!("{events} events in {period:?} are more than one a nanosecond"));
@@ -88,17 +88,17 @@ impl Quota {
     }
 }
 
-/// A quota in numbers; times in nanoseconds.
+/// The parameters of a quota. All times are in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// What one event costs.
+    /// The cost of one event.
     interval: u64,
     pub(super) burst: u32,
-    /// What a whole burst costs.
+    /// The cost of a full burst.
     whole: u64,
 }
 
-/// Between which times it is now, in nanoseconds since 1970.
+/// The bounds of the current time, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Now {
     pub(super) earliest: u64,
@@ -108,9 +108,9 @@ pub(super) struct Now {
 /// The state of a key, in nanoseconds since 1970 by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Used {
-    /// When nothing of the burst is used any more.
+    /// When the full burst is available again.
     whole_at: u64,
-    /// The latest time at which it may have been whole last: what is used was used since.
+    /// The latest time when the key may last have been whole. All counted events happened since then.
     since: u64,
     /// The cost of one event under the quota of the writer. Zero if the writer did not record it.
     #[serde(default)]
@@ -130,7 +130,7 @@ pub(super) struct Denied {
 }
 
 impl Rule {
-    /// How long a key needs to be whole again, at most.
+    /// Returns the longest time that a key needs to be whole again.
     pub(super) fn whole(&self) -> Duration {
         Duration::from_nanos(self.whole)
     }
@@ -143,7 +143,8 @@ impl Rule {
         if after <= limit {
             return Ok(self.used(after, since));
         }
-        // As soon as there is room, unless it is not whole for sure by then but may be; at the latest when it is.
+        // The wait ends as soon as there is room. If the key may be whole by then, but not certainly, the wait ends
+        // when the key is certainly whole.
         let bounded = self.bounded(used, now);
         let Used { whole_at, since, .. } = bounded;
         let wait = whole_at.saturating_add(cost).saturating_sub(self.whole).saturating_sub(now.earliest);
@@ -153,13 +154,13 @@ impl Rule {
         Err(Denied { wait, reset: moved.then(|| self.used(bounded.whole_at, bounded.since)) })
     }
 
-    /// How many events would be allowed now.
+    /// Returns how many events would be allowed now.
     pub(super) fn remaining(&self, used: Used, now: Now) -> u32 {
         let (Used { whole_at, .. }, limit) = self.now(used, now);
         u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
     }
 
-    /// Whether a state was written under another quota.
+    /// Returns whether a state was written under another quota.
     pub(super) fn differs(&self, used: Used) -> bool {
         (used.interval, used.burst) != (0, 0) && (used.interval, used.burst) != (self.interval, self.burst)
     }
@@ -168,10 +169,11 @@ impl Rule {
         Used { whole_at, since, interval: self.interval, burst: self.burst }
     }
 
-    /// The state as it is now, and the time beyond which it cannot be moved.
+    /// Returns the current state, and the limit that the state cannot move beyond.
     fn now(&self, used: Used, now: Now) -> (Used, u64) {
         let Used { whole_at, since, .. } = self.bounded(used, now);
-        // Since it was whole, this much time has passed at least: none, if the clocks do not tell.
+        // The burst grows by the time that has certainly passed since the key was whole. With wide time bounds, that is
+        // zero.
         let latest = now.latest.max(since);
         if whole_at <= now.earliest {
             return (self.used(latest, latest), latest.saturating_add(self.whole));
@@ -218,7 +220,7 @@ mod tests {
     fn a_burst_and_then_the_rate() {
         let rule = Quota::per_second(10).burst(3).rule().unwrap();
         let mut used = Used::default();
-        // However little is known of the time, a burst is a burst.
+        // A burst is allowed in full, however wide the time bounds are.
         let now = Now { earliest: SECOND, latest: SECOND + 90_000_000 };
         for left in [2, 1, 0] {
             used = rule.decide(used, 1, now).unwrap();
@@ -253,7 +255,7 @@ mod tests {
             let (mut used, mut time, mut allowed) = (Used::default(), 100 * SECOND, Vec::new());
             for _ in 0..300 {
                 time += next(pause);
-                // Each process knows the time as well as it knows it.
+                // Each process has different time bounds.
                 let now = Now { earliest: time - next(unsure), latest: time + next(unsure) };
                 match rule.decide(used, 1, now) {
                     Ok(after) => {

@@ -1,4 +1,4 @@
-//! So many an hour, over all processes.
+//! Rate limits across all processes.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -19,20 +19,21 @@ use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// What the keys of the records begin with.
+/// The recipe's part of a key.
 const RECIPE: &str = "rate";
 
-/// How often a check is tried against others of the same key, unless it is said otherwise.
+/// The default limit for the attempts of a check that conflicts with other checks of the same key.
 const MAX_ATTEMPTS: u32 = 32;
 
 impl Store {
-    /// Opens a rate limiter, which all processes share that open it by this name, with the same quota.
+    /// Opens a rate limiter, shared by all processes that open it with this name and the same quota.
     ///
     /// A limiter can be opened again with another quota. The new quota applies at once. Events under the old quota
     /// count for at most one burst of the new quota. The limiter logs the first key that was used under another quota
     /// at `warn`.
     ///
-    /// Keys are compared byte for byte. Normalize case and Unicode of names that users choose, or each spelling has its own quota.
+    /// Keys are compared byte for byte. Normalize case and Unicode of names that users choose, or each spelling has its
+    /// own quota.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -45,23 +46,23 @@ impl Store {
     ///
     /// let third = api.check("client-1").await?;
     /// assert!(third.retry_after().is_some_and(|wait| wait < Duration::from_millis(1_100)));
-    /// assert!(api.check("client-2").await?.is_allowed()); // each key has a quota of its own
+    /// assert!(api.check("client-2").await?.is_allowed()); // each key has a separate quota
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the quota allows nothing, or is beyond what can be counted, or if the name is not that of a
-    /// bucket and [`bucket`](OpenRateLimiter::bucket) says no other; `Unsupported` on a server without TTLs of single records
-    /// (before nats-server 2.11), or in a bucket whose settings do not fit.
+    /// Returns `InvalidConfig` if the quota allows nothing or is out of range, or if the name is not a valid bucket
+    /// name and [`bucket`](OpenRateLimiter::bucket) sets no other. Returns `Unsupported` if the server does not support
+    /// the TTL of single records (before nats-server 2.11), or if the settings of the bucket do not fit.
     pub fn rate_limiter(&self, name: impl Into<String>, quota: Quota) -> OpenRateLimiter {
         let name = name.into();
         OpenRateLimiter { place: Place::new(self, &name), name, quota, timeout: None, max_attempts: MAX_ATTEMPTS }
     }
 }
 
-/// Opens a rate limiter; see [`Store::rate_limiter`].
+/// A builder that opens a rate limiter; see [`Store::rate_limiter`].
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenRateLimiter {
@@ -75,13 +76,15 @@ pub struct OpenRateLimiter {
 place_options!(OpenRateLimiter);
 
 impl OpenRateLimiter {
-    /// How long a check may take in all; the store's time by default. A limiter that everything waits for wants a short one.
+    /// Sets the total time limit of a check; the store's timeout by default. Set a short limit if every request waits
+    /// for the limiter.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How often a check is tried while others check the same key; 32 times by default. Zero counts as one.
+    /// Sets how often a check is tried while other checks of the same key conflict; 32 times by default. Zero counts as
+    /// one.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
@@ -90,7 +93,7 @@ impl OpenRateLimiter {
     async fn run(self) -> Result<RateLimiter> {
         let Self { place, name, quota, timeout, max_attempts } = self;
         let rule = quota.rule()?;
-        // A record that is gone is a key that is whole again.
+        // A missing record means that the key is whole.
         let ttl = rule.whole() + Duration::from_secs(2);
         let bucket: Bucket<Slot<Record>> = place.open(Some(ttl)).await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
@@ -111,29 +114,29 @@ impl IntoFuture for OpenRateLimiter {
     }
 }
 
-/// A rate limiter over all processes (GCRA). Cheap to clone. Made by [`Store::rate_limiter`].
+/// A rate limiter across all processes (GCRA), opened by [`Store::rate_limiter`]. Cheap to clone.
 ///
-/// Over any time, a key is allowed no more events than the quota's burst and what its rate adds in that time: each key has
-/// one record, which is changed by compare-and-set, and which is gone when the key has been idle long enough.
+/// In any period, a key is allowed at most the quota's burst plus the events that its rate adds in that period. Each
+/// key has one record, which is changed by compare-and-set and expires when the key has been idle long enough.
 ///
-/// Time is the server's. Each handle reads its clock from the stamp of a write of its own, every ten seconds while it is
-/// used, and counts on from there; what it cannot know (the time of the round trip, the drift since then) counts against the
-/// caller. The clocks of the processes themselves play no part.
+/// The limiter uses the server's time. While a handle is in use, it reads the server's clock every ten seconds from the
+/// timestamp of a write, and advances it with the local monotonic clock in between. Uncertainty (the time of the round
+/// trip, the drift since then) counts against the caller. The wall clocks of the processes are not used.
 ///
-/// When the server cannot be reached, a check is an `Err`: the caller decides whether to let through or to turn away.
+/// If the server cannot be reached, a check returns an `Err`. The caller decides whether to allow or refuse the event.
 ///
 /// # What this does not guarantee
 ///
-/// * An exact rate across clocks that were set. If the server's clock is set forward, or a leader takes over whose
-///   clock is ahead, a key may be allowed up to one burst more; if backward, a key may be denied for as long as two
-///   bursts take to come back, and ten seconds. A wait of [`retry_after`](Decision::retry_after) suffices in each case.
-/// * A rate while processes use one name with different quotas. Each process applies its own quota, and ignores what
-///   the other counts beyond its burst.
-/// * Fairness. Of several that wait for one key, any may come first.
-/// * A use for each permit. An event that was allowed counts, whether the caller makes use of it or not; so may one whose
-///   check was cancelled, or failed with an unknown outcome.
-/// * Speed. A check that allows is a read and a write, and those of one key go one after the other: some hundred a second.
-///   A denial is a read.
+/// * An exact rate across clock changes. If the server's clock is set forward, or a leader with a faster clock takes
+///   over, a key may be allowed up to one burst more. If the clock is set back, a key may be denied for as long as two
+///   bursts take to recover, plus ten seconds. A wait of [`retry_after`](Decision::retry_after) suffices in each case.
+/// * A rate while processes use one name with different quotas. Each process applies its own quota, and ignores the
+///   events of the others beyond its burst.
+/// * Fairness. Several waiters for one key may proceed in any order.
+/// * A use for each permit. An allowed event counts, whether or not it happens. An event may also count if its check
+///   was cancelled, or failed with an unknown outcome.
+/// * Speed. A check that allows an event is a read and a write. The checks of one key run one after another, at a few
+///   hundred a second. A denial is a read.
 #[derive(Clone)]
 pub struct RateLimiter(Arc<Inner>);
 
@@ -159,7 +162,7 @@ struct Record {
     unknown: Unknown,
 }
 
-/// What a rate limiter says of an event.
+/// The decision of a rate limiter on an event.
 #[must_use = "an event that is denied should not happen"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
@@ -168,47 +171,49 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether it is allowed.
+    /// Returns whether the event is allowed.
     pub fn is_allowed(&self) -> bool {
         self.retry_after.is_none()
     }
 
-    /// How long from now it would be allowed, if nobody else comes first; nothing if it is allowed now.
+    /// Returns how long from now the event would be allowed, if no other event comes first. Returns `None` if the event
+    /// is allowed now.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// How many more events are allowed at this moment.
+    /// Returns how many more events are allowed now.
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
 }
 
 impl RateLimiter {
-    /// Asks for one event; if it is allowed, it counts.
+    /// Checks one event. An allowed event counts.
     ///
     /// # Errors
     ///
-    /// `RetriesExhausted` if too many check the same key at once; else those of the bucket. If the outcome is `Unknown`,
-    /// the event may count.
+    /// Returns `RetriesExhausted` if too many checks use the same key at once. Otherwise returns the errors of the
+    /// bucket. If the outcome is `Unknown`, the event may count.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the event counts.
+    /// If the future is dropped, the event may or may not count.
     pub async fn check(&self, key: &str) -> Result<Decision> {
         self.check_n(key, 1).await
     }
 
-    /// Asks for several events, all or none. Zero events are always allowed: the decision has the number of
+    /// Checks several events, all or none. Zero events are always allowed: the decision contains the number of
     /// [`remaining`](Decision::remaining) events, and nothing is written for the key.
     ///
     /// # Errors
     ///
-    /// As of [`check`](Self::check); `InvalidConfig` if there are more than the burst, which are never allowed.
+    /// Returns the errors of [`check`](Self::check). Returns `InvalidConfig` if `events` exceeds the burst, which never
+    /// allows them.
     ///
     /// # Cancel safety
     ///
-    /// As of [`check`](Self::check).
+    /// See [`check`](Self::check).
     pub async fn check_n(&self, key: &str, events: u32) -> Result<Decision> {
         let limiter = &*self.0;
         let key = SlotKey::new(RECIPE, &limiter.name, key);
@@ -234,12 +239,12 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// `Unavailable` as soon as it is clear that the time does not suffice; nothing counts then. Else as of
-    /// [`check`](Self::check).
+    /// Returns `Unavailable` as soon as the time limit cannot suffice. The event does not count then. Otherwise returns
+    /// the errors of [`check`](Self::check).
     ///
     /// # Cancel safety
     ///
-    /// As of [`check`](Self::check); while it waits, nothing counts.
+    /// See [`check`](Self::check). Nothing counts during the wait.
     pub fn until_ready<'a>(&'a self, key: &'a str) -> UntilReady<'a> {
         UntilReady { limiter: self, key, timeout: None }
     }
@@ -264,7 +269,7 @@ impl Inner {
         let outcome = Mutex::new(Decision { retry_after: None, remaining: 0 });
         let tell = |decision| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decision;
         let first = || {
-            // A burst is always allowed to a key that is whole.
+            // A key that is whole always allows a burst.
             let now = clock.now();
             let used = rule.decide(Used::default(), events, now).unwrap_or_default();
             tell(Decision { retry_after: None, remaining: rule.remaining(used, now) });
@@ -338,7 +343,7 @@ pub struct UntilReady<'a> {
 }
 
 impl UntilReady<'_> {
-    /// How long it may take in all; the limiter's time by default.
+    /// Sets the total time limit; the limiter's timeout by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -1,4 +1,4 @@
-//! Semaphores: so many at a time, whatever the process.
+//! Semaphores: a limited number of holders at a time, across all processes.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -27,15 +27,15 @@ use crate::revision::Revision;
 use crate::store::Store;
 use crate::watch::Event;
 
-/// The recipe's part of a key; the parts of one are its slots, by their numbers.
+/// The recipe's part of a key. The parts of a semaphore are the numbers of its slots.
 const RECIPE: &str = "semaphore";
 
-/// How many permits a semaphore may have: each is a record that those who wait know of.
+/// The largest number of permits. Each permit is a record that every waiter tracks.
 const MOST: u32 = 4_096;
 
 impl Store {
-    /// A semaphore of this name with so many permits, in the bucket of this name, which is made if it is missing when it is
-    /// first used.
+    /// Returns a semaphore with this name and number of permits, in the bucket of this name. The bucket is created on
+    /// first use if it is missing.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -55,18 +55,19 @@ impl Store {
     }
 }
 
-/// A semaphore; see [`Store::semaphore`]. Cheap to clone.
+/// A handle to a semaphore; see [`Store::semaphore`]. Cheap to clone.
 ///
-/// Its permits are as many numbered slots, each a [`Lease`] of its own: a slot has one holder at a time, so there are never
-/// more holders than permits. The permit of a holder that dies is free again after its time to live.
+/// Each permit is a numbered slot with a [`Lease`]. A slot has one holder at a time, so there are never more holders
+/// than permits. The permit of a holder that dies is free again after its TTL.
 ///
 /// # What this does not guarantee
 ///
-/// That all agree on how many permits there are: each process uses the first so many slots that *it* was told of. Where the
-/// numbers differ there are as many holders at once as the largest says, at most; one who was told of fewer does not see
-/// the slots above. So a number can be changed while it is in use, and holds once the last process has the new one. That
-/// those who wait are served in the order in which they came. That a holder whose permit is lost *does nothing* any more;
-/// see [`Lease`]. And that a permit survives what its bucket does not; see [`Locks`](super::Locks).
+/// * The same number of permits in all processes. Each process uses the slots below the number that *it* has set. If
+///   the numbers differ, the largest number limits the holders, and a process with a smaller number does not see the
+///   slots above. So the number can be changed during use, and applies once the last process has the new one.
+/// * An order. Waiters may be served in any order.
+/// * That a holder *stops acting* when its permit is lost; see [`Lease`].
+/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 #[derive(Clone)]
 pub struct Semaphore {
     place: Home,
@@ -77,12 +78,12 @@ place_options!(Semaphore);
 lease_options!(Semaphore: place.terms, Acquire: semaphore.place.terms, TryAcquire: semaphore.place.terms);
 
 impl Semaphore {
-    /// Takes a permit; waits, if all are taken.
+    /// Takes a permit. Waits while all permits are taken.
     ///
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Acquire::wait) is given and passes. Without it, the call waits for as long as all
-    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that lands later is
+    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that arrives later is
     /// released. With a `wait`, the call also waits for an unreachable server. Without it, the first attempt fails. A
     /// denial of the first attempt is returned at once. With a `wait`, the attempt continues after a later denial,
     /// which becomes the cause of the `Timeout`. Returns `InvalidConfig` if there are no permits or more than 4,096, if
@@ -91,34 +92,34 @@ impl Semaphore {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind. A permit that is taken at that very moment is given back; if that cannot be sent,
-    /// it is free after its time to live.
+    /// If the future is dropped, no permit remains taken. A permit that is taken at that moment is released. If the
+    /// release cannot be sent, the permit is free after its TTL.
     pub fn acquire(&self) -> Acquire {
         Acquire { semaphore: self.clone(), wait: None }
     }
 
-    /// Takes a permit, if one is free.
+    /// Takes a permit if one is free.
     ///
     /// # Errors
     ///
-    /// As of [`acquire`](Self::acquire), but for the `Timeout`.
+    /// Returns the errors of [`acquire`](Self::acquire), except for the `Timeout` of the wait.
     ///
     /// # Cancel safety
     ///
-    /// As of [`acquire`](Self::acquire).
+    /// See [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> TryAcquire {
         TryAcquire { semaphore: self.clone() }
     }
 
-    /// How many permits are free now. The answer may be old when it is read.
+    /// Returns how many permits are free. The answer may be outdated when it arrives.
     ///
     /// # Errors
     ///
-    /// Those of a read; `InvalidConfig` as of [`acquire`](Self::acquire).
+    /// Returns the errors of a read. Returns `InvalidConfig` for the reasons of [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// If the future is dropped, the read is cancelled.
     pub async fn available(&self) -> Result<u32> {
         let count = async {
             let free = self.checked()?.free(&self.place.bucket().await?).await?;
@@ -127,7 +128,7 @@ impl Semaphore {
         self.place.within("available", None, count).await
     }
 
-    /// How many permits there are, as far as this handle was told.
+    /// Returns the number of permits that this handle uses.
     pub fn permits(&self) -> u32 {
         self.permits
     }
@@ -141,14 +142,14 @@ impl Semaphore {
         }
     }
 
-    /// The slots that nobody has, as the leader of the bucket says. Whatever stands in a slot takes it.
+    /// Returns the free slots, as read from the leader of the bucket. Any record in a slot takes the slot.
     async fn free(&self, bucket: &Bucket<Slot<Holding>>) -> Result<Vec<u32>> {
         let keys = (0..self.permits).map(|slot| self.place.key(slot.to_string()));
         let taken = bucket.get_many(keys).read(Read::Leader).each().await?;
         Ok((0..self.permits).zip(taken).filter(|(_, taken)| matches!(taken, Ok(None))).map(|(slot, _)| slot).collect())
     }
 
-    /// Tries to take the slot of this number.
+    /// Tries to take the slot with this number.
     async fn attempt(&self, claim: &Claim, slot: u32, over: Over) -> Result<Option<Permit>> {
         let key = claim.key.beside(slot.to_string());
         match (Claim { key, ..claim.clone() }).attempt(over).await {
@@ -158,8 +159,8 @@ impl Semaphore {
         }
     }
 
-    /// Tries to take any slot: one by chance, so that many who come at once do not all want the same; and if that is taken,
-    /// those that are free, from one by chance on.
+    /// Tries to take any slot. The first attempt is at a random slot, so that concurrent callers do not all compete for
+    /// the same one. If that slot is taken, the next attempts are at the free slots in random order.
     async fn try_any(&self, claim: &Claim) -> Result<Option<Permit>> {
         if let Some(permit) = self.attempt(claim, any(self.permits), Over::Nothing).await? {
             return Ok(Some(permit));
@@ -182,7 +183,7 @@ impl Semaphore {
         self.try_any(&claim).await
     }
 
-    /// Waits for any slot by one watch over all.
+    /// Waits for any slot with one watch of all slots.
     async fn wait(&self, progress: &Arc<Progress>, patient: bool) -> Result<Permit> {
         let claim = self.checked()?.place.claim("", None).await?;
         let claim = Claim { progress: Arc::clone(progress), patient, ..claim };
@@ -209,7 +210,7 @@ impl Semaphore {
                 Some(Some(Err(error))) if claim.gives_up_on(&error) => return Err(error),
                 Some(Some(Err(_))) => continue,
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
-                // Something may have been missed.
+                // An event may have been missed.
                 None => self.try_any(&claim).await,
             };
             match taken {
@@ -222,10 +223,10 @@ impl Semaphore {
         }
     }
 
-    /// Tries to take what is known to be free.
+    /// Tries to take the slots that the watch has shown as free.
     async fn try_known(&self, claim: &Claim, slots: &mut Slots) -> Result<Option<Permit>> {
         while let Some((slot, over)) = slots.free() {
-            // If somebody is faster, the watch tells of it, or has.
+            // If another process is faster, the watch reports it.
             slots.see(&slot.to_string(), Seen::Taken);
             if let Some(permit) = self.attempt(claim, slot, over).await? {
                 return Ok(Some(permit));
@@ -235,12 +236,12 @@ impl Semaphore {
     }
 }
 
-/// Any slot of so many.
+/// Returns the number of a random slot.
 fn any(permits: u32) -> u32 {
     u32::try_from(crate::chance::below(permits as usize)).unwrap_or_default()
 }
 
-/// What one who waits knows of the slots.
+/// The slots, as a waiter observes them.
 struct Slots {
     ready: bool,
     slots: Vec<Seen>,
@@ -249,9 +250,9 @@ struct Slots {
 #[derive(Debug, Clone, Copy)]
 enum Seen {
     Taken,
-    /// Nobody has had it, as far as is known.
+    /// No holder was observed.
     Empty,
-    /// It was left with this marker.
+    /// The last holder left this delete marker.
     Left(Revision),
 }
 
@@ -266,7 +267,7 @@ impl Slots {
             Event::Removed { key, revision, .. } => self.see(key.part(), Seen::Left(revision)),
             Event::Undecodable { key, error, .. } => {
                 tracing::warn!(%error, "a permit cannot be taken until the record in its place is removed");
-                // Whatever it is: nobody can take its place.
+                // No process can take the slot until this record is removed.
                 let part = key.rsplit_once('.').map(|(_, part)| part.to_owned());
                 self.see(&part.unwrap_or_default(), Seen::Taken);
             }
@@ -280,13 +281,13 @@ impl Slots {
     }
 
     fn see(&mut self, part: &str, seen: Seen) {
-        // A slot above the last is one of those who were told of more permits.
+        // A slot beyond the last belongs to a process with more permits.
         if let Some(slot) = part.parse().ok().and_then(|slot: usize| self.slots.get_mut(slot)) {
             *slot = seen;
         }
     }
 
-    /// One of those that are free, by chance, and over what it is taken.
+    /// Returns a random free slot, and the delete marker to replace.
     fn free(&self) -> Option<(u32, Over)> {
         if !self.ready {
             return None;
@@ -301,7 +302,7 @@ impl Slots {
     }
 }
 
-/// A permit that somebody waits for; see [`Semaphore::acquire`].
+/// A builder that takes a permit, and waits for one if necessary; see [`Semaphore::acquire`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Acquire {
@@ -310,7 +311,7 @@ pub struct Acquire {
 }
 
 impl Acquire {
-    /// How long to wait; for ever by default.
+    /// Sets how long to wait; without a limit by default.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);
         self
@@ -338,7 +339,7 @@ impl IntoFuture for Acquire {
     }
 }
 
-/// A permit that somebody takes if one is free; see [`Semaphore::try_acquire`].
+/// A builder that takes a permit only if one is free; see [`Semaphore::try_acquire`].
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct TryAcquire {
@@ -362,9 +363,9 @@ impl IntoFuture for TryAcquire {
     }
 }
 
-/// A permit that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A held permit. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///
-/// Dropping it gives it back without waiting; [`release`](Self::release) waits until that is sure.
+/// Dropping it releases the permit in the background. [`release`](Self::release) waits for the result.
 ///
 /// # What this does not guarantee
 ///
@@ -377,20 +378,21 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Which of the permits it is, counted from zero: no two who agree on how many there are hold the same at once.
+    /// Returns the number of the permit's slot, counted from zero. Processes with the same number of permits never hold
+    /// the same slot at once.
     pub fn slot(&self) -> u32 {
         self.slot
     }
 
-    /// Gives it back, and waits until that is sure; see [`Lease::release`].
+    /// Releases the permit and waits until that is confirmed; see [`Lease::release`].
     ///
     /// # Errors
     ///
-    /// `Lost`, if it was lost before: another may have had it too.
+    /// Returns `Lost` if the permit was lost before. Another holder may have had the same permit.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the release to go on without a witness.
+    /// If the future is dropped, the release continues in the background and its result is lost.
     pub async fn release(self) -> Result<()> {
         self.lease.release().await
     }

@@ -1,4 +1,4 @@
-//! Where recipes keep what they know: records of their own, under reserved keys of any bucket.
+//! The records of recipes, under reserved keys of any bucket.
 //!
 //! Each record is JSON and declares its [format](FORMAT) as `"v":1`. A rewrite keeps the fields that this version does
 //! not know, so a newer version may add fields without a new format.
@@ -15,14 +15,14 @@ use crate::config::BucketConfig;
 use crate::key::{Key, KeyBuilder, KeyError, KeyParser, ModelKey, Pattern};
 use crate::model::{Filter, KvModel, SingleRevision};
 
-/// Where a value of a recipe is: `=kvtyped.lock.invoice-42.lease`.
+/// The key of a recipe's record: `=kvtyped.lock.invoice-42.lease`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SlotKey {
-    /// Which recipe: `lock`, `election`, ..
+    /// The recipe: `lock`, `election`, ..
     recipe: String,
-    /// Which of them: the lock's name.
+    /// The name within the recipe, for example of a lock.
     name: String,
-    /// What of it: `lease`, `fence`, the number of a permit.
+    /// The part: `lease`, `fence`, or the number of a permit.
     part: String,
 }
 
@@ -43,12 +43,12 @@ impl SlotKey {
         &self.part
     }
 
-    /// The key of another part of the same.
+    /// Returns the key of another part with the same recipe and name.
     pub(super) fn beside(&self, part: impl Into<String>) -> Self {
         Self { recipe: self.recipe.clone(), name: self.name.clone(), part: part.into() }
     }
 
-    /// Every part of one of a recipe.
+    /// Returns a filter for all parts of a recipe and name.
     pub(super) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<Slot<V>> {
         let pattern = Pattern::new().literal(Key::RESERVED);
         let pattern = pattern.segment(Some(&recipe.to_owned()), "", "").segment(Some(&name.to_owned()), "", "");
@@ -93,7 +93,7 @@ impl FromStr for SlotKey {
     }
 }
 
-/// What a slot can hold.
+/// A value of a recipe's record.
 pub(super) trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Value for V {}
@@ -158,7 +158,7 @@ impl fmt::Debug for Unknown {
     }
 }
 
-/// A value of a recipe under its key, as JSON.
+/// A record of a recipe: a value under its key, as JSON.
 #[derive(Debug, Clone)]
 pub(super) struct Slot<V> {
     pub(super) key: SlotKey,
@@ -171,7 +171,7 @@ impl<V: Value> KvModel for Slot<V> {
     type Codec = Declared;
 
     fn settings() -> BucketConfig {
-        // Named by whoever opens it.
+        // The caller that opens the bucket sets its name.
         BucketConfig { history: Some(1), ..BucketConfig::default() }
     }
 

@@ -1,4 +1,4 @@
-//! The life of a lease: it is taken, renewed, and given back or lost.
+//! The lifecycle of a lease: it is taken, renewed, and released or lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,30 +23,30 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::ModelKey;
 use crate::revision::Revision;
 
-/// Where a lease is.
+/// The state of a lease.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
-    /// It is valid until then, unless it is renewed, by the write of this revision.
+    /// The lease is valid until this instant, unless it is renewed. `revision` is the revision of its last write.
     Held { until: Instant, revision: Revision },
-    /// Another has it, or nobody, or the time has passed.
+    /// Another holder has the lease, or no holder has it, or its time has passed.
     Lost,
-    /// It was given back.
+    /// The lease was released.
     Released,
 }
 
-/// What its holder wants of it. That nobody can want anything any more is a release, too.
+/// A command of the holder to the lease keeper. A closed channel is a release, too.
 pub(super) enum Order {
     Renew(oneshot::Sender<Result<()>>),
     Say(Option<Value>, oneshot::Sender<Result<()>>),
-    /// End it by leaving this value in its place, for so long or for ever.
+    /// Ends the lease by replacing its record with this value, for a limited time or without a limit.
     Finish(Value, Option<Duration>, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<Result<()>>),
 }
 
-/// What its holder wants, as it comes; closed, when the holder let go of it.
+/// The commands of the holder. The channel is closed when the holder drops the lease.
 type Orders = mpsc::UnboundedReceiver<Order>;
 
-/// What is wanted of a lease before it is there.
+/// A request for a lease.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     pub(super) bucket: Bucket<Slot<Holding>>,
@@ -54,42 +54,43 @@ pub(super) struct Claim {
     pub(super) name: String,
     pub(super) holding: Holding,
     pub(super) times: Times,
-    /// Whether a fence is written with it, on which writes of this bucket can stand.
+    /// Whether a fence is written with the lease, for fenced writes of this bucket.
     pub(super) fenced: bool,
-    /// How long the marker stays by which others hear that it was given back.
+    /// The TTL of the delete marker that notifies waiters of the release.
     pub(super) marker: Duration,
-    /// The line of those to whom it is handed on.
+    /// The wait queue that the lease is handed over to.
     pub(super) line: Option<Arc<Line>>,
-    /// The ticket by which one stood there.
+    /// The id of the ticket of this request in the wait queue.
     pub(super) ticket: Option<String>,
-    /// What came of the attempts so far.
+    /// The status of the attempts so far.
     pub(super) progress: Arc<Progress>,
     /// Whether the user bounds the wait. If so, the wait continues after errors that an administrator may undo.
     pub(super) patient: bool,
 }
 
-/// Over what a lease is taken.
+/// The expected state of the record that a lease replaces.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Over {
-    /// Whatever there is: that is found out.
+    /// The state is unknown: a live record refuses the attempt, and a delete marker does not.
     Nothing,
-    /// The marker of this revision, if it is still there: one write.
+    /// The delete marker with this revision, if it still exists. Costs one write.
     Remembered(Revision),
-    /// The marker of this revision, of which a watch has just told: who is too late hears of that soon enough.
+    /// The delete marker with this revision, which a watch has just delivered. If another process is faster, the watch
+    /// reports it soon enough.
     Told(Revision),
 }
 
-/// What came of an attempt to take a lease.
+/// The outcome of an attempt to take a lease.
 #[derive(Debug)]
 pub(super) enum Attempt {
     Taken(Lease),
-    /// Another has it.
+    /// Another holder has the lease.
     Refused,
     Failed(Error),
 }
 
 impl Claim {
-    /// One that nobody fences and for which nobody stands in line.
+    /// Creates a request without a fence and without a wait queue.
     pub(super) fn new(
         bucket: Bucket<Slot<Holding>>,
         key: SlotKey,
@@ -113,14 +114,15 @@ impl Claim {
         }
     }
 
-    /// Tries once to take the lease, within the time of an operation.
+    /// Tries once to take the lease, within the timeout of an operation.
     ///
     /// # Cancel safety
     ///
-    /// A lease that is taken while nobody waits for it any more is given back; also one of which nobody could say whether it
-    /// was taken.
+    /// If the future is dropped, a lease that is taken later is released. So is the lease of an attempt with an unknown
+    /// outcome.
     pub(super) async fn attempt(mut self, over: Over) -> Attempt {
-        // Lest it takes for its own what an earlier attempt has left, or what that still gives back takes its own.
+        // A fresh id distinguishes this attempt from earlier ones. Otherwise this attempt could mistake the record of
+        // an earlier one for its own, or the pending release of an earlier one could remove this lease.
         self.holding = self.holding.anew();
         if let Some(ticket) = &self.ticket {
             self.holding.id = format!("{ticket}.{}", self.holding.id);
@@ -139,7 +141,7 @@ impl Claim {
                 }
                 Err(error) => Attempt::Failed(error),
             };
-            // If nobody waits any more, what was taken is dropped here, and so given back.
+            // If the caller has left, the lease is dropped here, and so released.
             let _ = witness.send(attempt);
         });
         let attempt = taken.await.unwrap_or_else(|_| Attempt::Failed(Error::new(ErrorKind::Closed)));
@@ -147,18 +149,18 @@ impl Claim {
         attempt
     }
 
-    /// Until when an attempt may go on: an answer that comes after the lease has ended is none.
+    /// Returns the deadline of an attempt. A reply is useless after the lease has ended.
     pub(super) fn deadline(&self) -> Deadline {
         Deadline::after(self.bucket.timeout().min(self.times.valid()))
     }
 
-    /// Until when one look at it may go on.
+    /// Returns the deadline of one lookup.
     fn look_until(&self) -> Deadline {
         Deadline::after(self.times.attempt())
     }
 
-    /// Looks for a lease that nobody holds, and that would keep the others out for as long as it lives, and removes it: one
-    /// of which nobody knows whether it was taken, or will be (`may_come`), or given back.
+    /// Finds and removes a lease that has no holder and that would block others for as long as it lives. Its write
+    /// (`may_come` if that may still arrive) or its release had an unknown outcome, or its release failed.
     async fn take_back(self, may_come: bool) {
         let Self { bucket, key, times, marker, .. } = &self;
         let deadline = Deadline::after(times.ttl);
@@ -167,27 +169,27 @@ impl Claim {
             let revision = match self.look(key, deadline).await {
                 Ok(Some(revision)) => revision,
                 Ok(None) if !may_come => return,
-                // The store was closed, say.
+                // For example, the store was closed.
                 Err(error) if !passes(&error) => return,
                 Ok(None) | Err(_) => continue,
             };
             match bucket.purge(key).if_revision(revision).ttl(*marker).await {
-                // The next look says whether that was a renewal that came late.
+                // The next lookup shows whether the conflict was a renewal that arrived late.
                 Err(_) => {}
                 Ok(_) => return,
             }
         }
     }
 
-    /// Begins the tenure of a lease that has its name, with its fence.
+    /// Starts the term of a lease that was written under this holder's id, and writes its fence.
     pub(super) async fn keep(self, taken: Taken, deadline: Deadline) -> Attempt {
         match self.fence(&taken, deadline).await {
             Ok(fencing) => Attempt::Taken(self.begin(taken, fencing)),
             Err(error) => {
-                // Dropped at once, so it is given back.
+                // Dropped at once, and so released.
                 drop(self.begin(taken, None));
                 match error.kind() {
-                    // Lost again before its fence was written.
+                    // The lease was lost before its fence was written.
                     ErrorKind::Fenced => Attempt::Refused,
                     _ => Attempt::Failed(error),
                 }
@@ -228,7 +230,7 @@ impl Claim {
         }
     }
 
-    /// Writes the fence of the tenure. The server takes it from the holder of the lease only.
+    /// Writes the fence of the term. The server accepts the fence only while the lease has the revision of `taken`.
     async fn fence(&self, taken: &Taken, deadline: Deadline) -> Result<Option<Fencing>> {
         let Self { bucket, key, holding, times, fenced, .. } = self;
         let in_time = || match taken.sent + times.valid() > Instant::now() {
@@ -249,24 +251,24 @@ impl Claim {
             Err(error) if error.outcome() == Outcome::Unknown => self.look(&at, deadline).await?.ok_or(error)?,
             Err(error) => return Err(error),
         };
-        // A guard that is lost when it is given is none.
+        // A guard that is already lost must not be returned.
         in_time()?;
         let standing = bucket.standing(at.encode()?, revision);
         Ok(Some(Fencing { at, revision, standing, until: fence::until(sent, life) }))
     }
 
-    /// How long a write may take, so that there is time for a look if no answer comes.
+    /// Returns the timeout of a write. It leaves time for a lookup in case no reply arrives.
     fn before_a_look(&self, deadline: Deadline) -> Duration {
         let left = deadline.remaining();
         left - self.times.attempt().min(left / 4)
     }
 
-    /// The revision of the lease, or its fence, if it is this holder's.
+    /// Returns the revision of the lease, or of its fence, if it belongs to this holder.
     async fn look(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Revision>> {
         Ok(self.find(key, deadline).await?.map(|entry| entry.revision()))
     }
 
-    /// The lease, or its fence, as it is stored, if it is this holder's.
+    /// Returns the stored lease, or its fence, if it belongs to this holder.
     async fn find(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Entry<Slot<Holding>>>> {
         let timeout = self.times.attempt().min(deadline.remaining());
         let entry = self.bucket.get(key).read(Read::Leader).timeout(timeout).await?;
@@ -307,29 +309,29 @@ impl Claim {
     }
 }
 
-/// A lease that was just taken, or handed on.
+/// A lease that was just written, or handed over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taken {
     pub(super) revision: Revision,
-    /// No later than the server began to count.
+    /// No later than the start of the TTL on the server.
     pub(super) sent: Instant,
 }
 
-/// A lease while it lasts.
+/// The keeper of a lease.
 struct Tenure {
     claim: Claim,
     fencing: Option<Fencing>,
-    /// Of its first write.
+    /// The revision of the first write of the term.
     term: Revision,
-    /// Of the last write of the lease that is known.
+    /// The revision of the last write of the lease that was observed.
     revision: Revision,
-    /// A write of the lease may have been applied, or not.
+    /// Whether a write of the lease has an unknown outcome.
     doubted: bool,
-    /// When the last renewal that counts was sent.
+    /// When the last acknowledged renewal was sent.
     sent: Instant,
     until: Instant,
     state: watch::Sender<State>,
-    /// Tells this process that it is held here.
+    /// Records in this process that the lease is held here.
     held: Option<Held>,
     /// Whether the caller has the guard, so that the keeper renews the lease.
     in_hand: Arc<AtomicBool>,
@@ -360,7 +362,7 @@ impl Tenure {
                             let end = match &finished {
                                 Ok(()) => State::Released,
                                 Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => State::Lost,
-                                // Nothing of the value is there, and nothing will be.
+                                // The value is not stored, and will not be.
                                 Err(_) => {
                                     let _ = self.release().await;
                                     State::Released
@@ -398,7 +400,7 @@ impl Tenure {
         self.state.send_replace(end);
     }
 
-    /// When the next renewal is due.
+    /// Returns when the next renewal is due.
     fn after(&self, renewed: &Result<()>) -> Instant {
         match renewed {
             Ok(()) => self.sent + self.claim.times.renewal(),
@@ -406,17 +408,18 @@ impl Tenure {
         }
     }
 
-    /// Tries once to renew it.
+    /// Tries once to renew the lease.
     ///
     /// # Errors
     ///
-    /// `Lost` if it is another's by now, or gone; any other error leaves it as it was.
+    /// Returns `Lost` if another holder has the lease, or if the record is missing. After any other error the lease is
+    /// unchanged.
     async fn renew(&mut self, orders: &Orders) -> Result<()> {
         let Times { ttl, .. } = self.claim.times;
         loop {
             if self.doubted {
                 self.look().await?;
-                // Its holder let go of it meanwhile: nothing is written but its end.
+                // The holder dropped the lease during the lookup. Only the release may be written now.
                 if orders.is_closed() {
                     return Err(Error::new(ErrorKind::Closed));
                 }
@@ -435,7 +438,7 @@ impl Tenure {
                     self.state.send_replace(State::Held { until: self.until, revision });
                     return Ok(());
                 }
-                // Ours all the same, if a write of ours came late; `look` says.
+                // A write of this holder that arrived late also causes a conflict. `look` finds out.
                 Err(error) if error.is_conflict() => self.doubted = true,
                 Err(error) => {
                     self.doubted |= error.outcome() == Outcome::Unknown;
@@ -445,7 +448,8 @@ impl Tenure {
         }
     }
 
-    /// Renews it with another value. One that is surely not written is not said with a later renewal either.
+    /// Renews the lease with another value. If that write is certainly not applied, later renewals keep the previous
+    /// value.
     async fn say(&mut self, value: Option<Value>, orders: &Orders) -> Result<()> {
         let before = self.claim.holding.clone();
         self.claim.holding.value = value;
@@ -457,7 +461,7 @@ impl Tenure {
         renewed
     }
 
-    /// Leaves a value in the place of the lease, if it still has that: tries for as long as it is valid.
+    /// Replaces the lease with a value if this holder still has it. Retries for as long as the lease is valid.
     async fn finish(&mut self, value: Value, keep: Option<Duration>) -> Result<()> {
         let holding = &mut self.claim.holding;
         holding.value = Some(value);
@@ -498,7 +502,7 @@ impl Tenure {
         }
     }
 
-    /// Ends a doubt: asks the leader whose the lease is.
+    /// Resolves an unknown outcome: asks the leader who holds the lease.
     async fn look(&mut self) -> Result<()> {
         match self.claim.find(&self.claim.key, self.claim.look_until()).await {
             Ok(Some(entry)) => {
@@ -512,20 +516,20 @@ impl Tenure {
         }
     }
 
-    /// Hands it on, or removes it, and removes its fence, if they are still these.
+    /// Hands over or removes the lease, and removes its fence, if their revisions are unchanged.
     async fn release(&mut self) -> Result<()> {
         let unfence = self.fencing.take().map(|Fencing { at, revision, .. }| {
             let (Claim { bucket, times, .. }, timeout) = (self.claim.clone(), self.one_try());
             async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).timeout(timeout).await.map(drop) }
         });
         match unfence {
-            // A fence that stays, or is another's by now, does no harm.
+            // A fence that remains, or that another holder has replaced, does no harm.
             Some(unfence) => futures::join!(self.give_up(), unfence).0,
             None => self.give_up().await,
         }
     }
 
-    /// What could not be given back is, as soon as it can be.
+    /// Repeats a failed release in the background.
     fn make_sure_of(&self, released: &Result<()>) {
         if released.as_ref().is_err_and(passes) {
             tokio::spawn(self.claim.clone().take_back(false));
@@ -533,7 +537,7 @@ impl Tenure {
     }
 
     async fn give_up(&mut self) -> Result<()> {
-        // A lease that was in doubt, and a release whose acknowledgement was lost, are looked at and tried once more.
+        // After an unknown outcome, the lease is looked up and the release is tried again, up to three times.
         let mut tries = 0..3;
         let mut handing = true;
         loop {
@@ -559,7 +563,7 @@ impl Tenure {
                     Err(_) => return Err(error),
                 }
             } else if handed {
-                // What the next one notes is too large, say.
+                // For example, the note of the next holder is too large.
                 handing = false;
             } else {
                 return Err(error);
@@ -567,12 +571,13 @@ impl Tenure {
         }
     }
 
-    /// How long one try to give it back may take: the time of an operation is for a second one, too, and a look in between.
+    /// Returns the timeout of one attempt to release the lease. The timeout of an operation also covers a second
+    /// attempt, and a lookup in between.
     fn one_try(&self) -> Duration {
         self.claim.bucket.timeout() / 3
     }
 
-    /// Writes another's name into it: that one has it from then on.
+    /// Hands the lease over by writing the next holder into its record.
     async fn hand_on(&self, next: Next) -> Result<()> {
         let Claim { bucket, key, .. } = &self.claim;
         let slot = Slot { key: key.clone(), value: next.holding.clone() };
@@ -595,7 +600,7 @@ impl Tenure {
     }
 }
 
-/// The end of a lease: its guard does not outlive its fence.
+/// Returns the end of a lease. A guard does not outlive its fence.
 fn within_fence(until: Instant, fencing: Option<&Fencing>) -> Instant {
     fencing.map_or(until, |fencing| until.min(fencing.until))
 }
@@ -604,7 +609,7 @@ fn is_lost(renewed: &Result<()>) -> bool {
     matches!(renewed, Err(error) if matches!(error.kind(), ErrorKind::Lost))
 }
 
-/// The error of a renewal; `Lost`, if no later one can do better.
+/// Returns the error of a renewal. Returns `Lost` if no later renewal can succeed.
 fn lost_for_good(error: Error) -> Error {
     match error.kind() {
         ErrorKind::BucketNotFound | ErrorKind::HistoryRewound | ErrorKind::Closed => {

@@ -1,19 +1,20 @@
-//! What the user of a recipe may say of its leases.
+//! The lease options of a recipe.
 
 use super::times::Wanted;
 
-/// The terms on which a lease is taken.
+/// The options that a lease is taken with.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Terms {
     pub(super) wanted: Wanted,
     pub(super) owner: Option<String>,
 }
 
-/// The options of a lease, for a builder that has its terms at a path.
+/// The lease options of a builder that has its options at a path.
 macro_rules! lease_options {
     ($($builder:ident $(<$($lifetime:lifetime,)? $generic:ident $(, $more:ident)*>)?: $($path:ident).+),* $(,)?) => {$(
         impl $(<$($lifetime,)? $generic $(, $more)*>)? $builder $(<$($lifetime,)? $generic $(, $more)*>)? {
-            /// How long after its holder's last sign of life it is free again: 1 s at least, 30 s by default.
+            /// Sets how long after the holder's last renewal the lease is free again: at least 1 s, and 30 s by
+            /// default.
             ///
             /// Below 15 s it may not survive the election of a new leader in a cluster.
             pub fn ttl(mut self, ttl: std::time::Duration) -> Self {
@@ -21,20 +22,21 @@ macro_rules! lease_options {
                 self
             }
 
-            /// How often its holder renews it; a third of its time to live by default.
+            /// Sets how often the holder renews the lease. The default is a third of the TTL, or half of the TTL less
+            /// the margin if that is shorter.
             pub fn renew_every(mut self, interval: std::time::Duration) -> Self {
                 self.$($path).+.wanted.renew_every = Some(interval);
                 self
             }
 
-            /// How long before it can expire its holder gives it up; a tenth of its time to live by default, 1 s at least
-            /// where that is no more than a third.
+            /// Sets how long before its expiry the holder gives the lease up. The default is a tenth of the TTL, but at
+            /// least 1 s and at most a third of the TTL.
             pub fn margin(mut self, margin: std::time::Duration) -> Self {
                 self.$($path).+.wanted.margin = Some(margin);
                 self
             }
 
-            /// What its holder calls itself, for others to read; the number of the process by default.
+            /// Sets the name of the holder, for others to read. The default contains the process id.
             pub fn owner(mut self, owner: impl Into<String>) -> Self {
                 self.$($path).+.owner = Some(owner.into());
                 self

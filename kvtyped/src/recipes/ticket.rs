@@ -1,4 +1,4 @@
-//! A place in the line for a lock, and the wait there.
+//! A ticket in the wait queue of a lock, and the wait for the lock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use super::wait::{is_unreadable, passes, patience, unreadable};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long the marker of a ticket stays: as short as it can be, so that who begins to watch is told of few.
+/// The TTL of a ticket's delete marker. It is as short as possible, so that a new watch receives few of them.
 const MARKER: Duration = Duration::from_secs(1);
 
-/// How long one rests who could not draw a ticket.
+/// The shortest delay after a failed attempt to create a ticket.
 const REST: Duration = Duration::from_millis(200);
 
-/// A place in the line: a lease itself, so that who dies while waiting does not hold up the others for ever.
+/// A ticket in the wait queue. It is a lease, so a dead waiter does not block the queue without a limit.
 struct Ticket {
     place: Place,
     lease: Lease,
 }
 
-/// Where one hears what concerns a ticket, from before it is drawn.
+/// The registration of a waiter in the local queue. It precedes the ticket, so that no message is missed.
 struct Place {
     id: String,
     line: Arc<Line>,
@@ -42,7 +42,7 @@ impl Drop for Place {
     }
 }
 
-/// Whether anybody waits for a lock.
+/// Returns whether a lock has waiters.
 pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
     let mut records = claim.bucket.list(SlotKey::parts(claim.key.recipe(), claim.key.name())).await?;
     while let Some(record) = records.next().await {
@@ -56,8 +56,9 @@ pub(super) async fn anybody_waits(claim: &Claim) -> Result<bool> {
     Ok(false)
 }
 
-/// Waits until the lease is handed on to it, or is free and it is the first, and takes it. One that does not insist on its
-/// order takes a lease that has been free for long, whoever comes first.
+/// Waits until the lease is handed over to this waiter, or until the lease is free and this waiter is the first, and
+/// takes the lease. A waiter that is not fair also takes a lease that has been free for long, ahead of the first
+/// waiter.
 pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
     let longest = || patience(claim.times.ttl);
     let mut ticket = match Ticket::draw(&line, &claim).await {
@@ -74,7 +75,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
             told = ticket.place.told.recv() => told,
             () = ticket.lease.lost() => None,
             () = sleep_until(look) => {
-                // Only what is heard of the lease puts off the look: those who wait with us are heard of all the time.
+                // Only events of the lease defer the check. The tickets of other waiters cause events all the time.
                 let (now, later) = (Instant::now(), line.heard().map(|heard| heard + longest()));
                 if let Some(later) = later.filter(|later| *later > now) {
                     look = later;
@@ -84,7 +85,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
                 let Ticket { place: Place { id, line, told }, .. } = &mut ticket;
                 tokio::select! {
                     biased;
-                    // What is handed on meanwhile does not wait for the answer.
+                    // A lease that is handed over during the check does not wait for the reply.
                     told = told.recv() => told,
                     free = look_for(&claim, id, line, fair) => match free? {
                         Some(over) => Some(Told::Free(over)),
@@ -96,7 +97,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
         };
         let attempt = match told {
             Some(Told::Free(over)) => match ticket.of(&claim).attempt(over).await {
-                // Somebody was faster: the watch tells of it, or has.
+                // Another process was faster. The watch reports it.
                 Attempt::Refused if !ticket.is_spent() => continue,
                 Attempt::Failed(error) if claim.waits_out(&error) && !ticket.is_spent() => continue,
                 attempt => attempt,
@@ -108,13 +109,13 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
                 line.listen_again(&claim);
                 continue;
             }
-            // The place is lost.
+            // The ticket is lost.
             None => Attempt::Refused,
         };
         match attempt {
             Attempt::Taken(lease) if lease.is_held() => return Ok(lease),
             Attempt::Failed(error) if !claim.waits_out(&error) => return Err(error),
-            // It was handed on so long ago that it is lost by now.
+            // The lease was handed over so long ago that it has ended.
             Attempt::Taken(_) | Attempt::Failed(_) | Attempt::Refused => {
                 ticket = Ticket::draw_again(&line, &claim).await?
             }
@@ -123,7 +124,7 @@ pub(super) async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Le
 }
 
 impl Ticket {
-    /// Draws another ticket, however long that takes: the time that its user gave bounds it.
+    /// Creates another ticket, without a time limit. The user's time limit bounds the wait.
     async fn draw_again(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
         loop {
             match Self::draw(line, claim).await {
@@ -136,7 +137,8 @@ impl Ticket {
         }
     }
 
-    /// Draws a ticket, once somebody listens: nobody is to hand the lease on to one who does not hear of it.
+    /// Creates a ticket once the watch has started. Without a watch, this process would miss a lease that is handed
+    /// over to the ticket.
     async fn draw(line: &Arc<Line>, claim: &Claim) -> Result<Self> {
         let (id, told, mut listens) = line.enter(claim);
         let mut place = Place { id, line: Arc::clone(line), told };
@@ -156,7 +158,7 @@ impl Ticket {
             ..Holding::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
         };
         let key = claim.key.beside(part_of(&place.id));
-        // With a progress of its own: its attempts are none at the lock.
+        // The ticket has separate progress, because its attempts are not attempts at the lock.
         let times = claim.times.of_ticket();
         let ticket = Claim::new(claim.bucket.clone(), key, claim.name.clone(), holding, times);
         let ticket = Claim { marker: MARKER, ..ticket };
@@ -168,34 +170,35 @@ impl Ticket {
                 Ok(Self { place, lease })
             }
             Attempt::Failed(error) => Err(error),
-            // Its key has a name that nothing else has.
+            // The key contains a unique id.
             Attempt::Refused => Err(Error::new(ErrorKind::AlreadyExists)),
         }
     }
 
-    /// The claim that others know to be of this ticket.
+    /// Returns the claim with the id of this ticket, which other processes recognize.
     fn of(&self, claim: &Claim) -> Claim {
         Claim { ticket: Some(self.place.id.clone()), ..claim.clone() }
     }
 
-    /// Whether the lease was taken by it, without anybody here who knows: by an attempt whose outcome was unknown, say.
+    /// Returns whether the lease was taken with this ticket without a local holder, for example by an attempt with an
+    /// unknown outcome.
     fn is_spent(&self) -> bool {
         self.place.line.is_spent(&self.place.id)
     }
 }
 
-/// Looks whose the lease is; tells how to take it, if it is nobody's and this one may.
+/// Reads the lease. Returns how to take it, if it is free and this waiter may take it.
 async fn look_for(claim: &Claim, id: &str, line: &Arc<Line>, fair: bool) -> Result<Option<Over>> {
     match claim.bucket.get(&claim.key).read(Read::Leader).await {
         Ok(Some(entry)) => {
-            // If it was handed on to this one, that is told in a moment.
+            // If the lease was handed over to this waiter, the message follows.
             line.saw(claim, &entry);
             Ok(None)
         }
         Ok(None) => Ok((!fair || line.is_first(id)).then_some(Over::Nothing)),
         Err(error) if is_unreadable(&error) => Err(unreadable(error, claim)),
         Err(error) if claim.gives_up_on(&error) => Err(error),
-        // Nobody knows: the next look may.
+        // The holder is unknown until the next check.
         Err(_) => Ok(None),
     }
 }

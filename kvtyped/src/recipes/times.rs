@@ -1,25 +1,25 @@
-//! How long a lease lives, and when what is done about it.
+//! The TTL of a lease, and the times that depend on it.
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::ttl::Ttl;
 
-/// How long a lease lives unless its user says otherwise: long enough for a cluster to elect a new leader meanwhile.
+/// The default TTL of a lease. It is long enough for a cluster to elect a new leader.
 pub(super) const TTL: Duration = Duration::from_secs(30);
 
 /// The times of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
-    /// How long after its last renewal the server lets it expire.
+    /// How long after the last renewal the server expires the lease.
     pub(super) ttl: Duration,
-    /// How long after the sending of a renewal the next is due, at most.
+    /// The longest time from the sending of one renewal to the next.
     pub(super) renew_every: Duration,
-    /// How long before the server can let it expire its holder gives it up.
+    /// How long before its expiry the holder gives the lease up.
     pub(super) margin: Duration,
 }
 
-/// What a user said of the times of a lease.
+/// The times of a lease that a user has set.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {
     pub(super) ttl: Option<Duration>,
@@ -28,11 +28,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The times: what was said, and what follows from it.
+    /// Returns the times of the lease. Unset times follow from the others.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig`, if they contradict each other.
+    /// Returns `InvalidConfig` if the times contradict each other.
     pub(super) fn times(self) -> Result<Times> {
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
@@ -61,31 +61,32 @@ impl Times {
         Self::usual(ttl)
     }
 
-    /// The times that follow from a TTL of at least one second.
+    /// Returns the default times for a TTL of at least one second.
     fn usual(ttl: Duration) -> Self {
-        // A busy machine may lose a second, which would leave nothing of a short lease.
+        // A busy machine may stall for a second, so the margin is at least a second. A short lease limits it to a
+        // third.
         let margin = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
         Self { ttl, renew_every: (ttl / 3).min((ttl - margin) / 2), margin }
     }
 
-    /// How long it is valid after the sending of its last renewal.
+    /// Returns how long the lease is valid after the sending of its last renewal.
     pub(super) fn valid(self) -> Duration {
         self.ttl - self.margin
     }
 
-    /// How long one attempt to renew it may take.
+    /// Returns the timeout of one attempt to renew the lease.
     pub(super) fn attempt(self) -> Duration {
-        // Time for several; but a busy machine needs a quarter of a second for one.
+        // Leaves time for several attempts. A busy machine needs a quarter of a second for one.
         Duration::from_secs(2).min((self.valid() / 4).max(Duration::from_millis(250)))
     }
 
-    /// How long after a renewal that failed the next is tried.
+    /// Returns the delay between a failed renewal and the next attempt.
     pub(super) fn retry(self) -> Duration {
         Duration::from_millis(500).min(self.valid() / 8)
     }
 
-    /// When to renew next, counted from the sending of the last: a little earlier each time, so that those who began
-    /// together do not stay together.
+    /// Returns the delay from the sending of one renewal to the next. It is shorter by a random amount each time, so
+    /// that leases that started together spread out.
     pub(super) fn renewal(self) -> Duration {
         self.renew_every - crate::chance::up_to(self.renew_every / 10)
     }

@@ -1,4 +1,4 @@
-//! What a holder says beside its lease, as others read it.
+//! The value that a holder announces in its lease, as other processes read it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Packed;
@@ -10,7 +10,7 @@ use crate::bucket::Entry;
 use crate::codec::{Codec, CodecError, Json, read_back};
 use crate::error::{Error, Result};
 
-/// A [`Holding`](super::holding::Holding) whose value is known to be a `T`.
+/// A [`Holding`](super::holding::Holding) whose value is a `T`.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Told<T> {
     pub(super) id: String,
@@ -23,7 +23,7 @@ pub(super) struct Told<T> {
     said: u64,
 }
 
-/// Which saying of which holder: renewals say nothing new.
+/// Identifies an announcement by its holder and the version of its value. A renewal does not change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saying {
     pub(super) id: String,
@@ -36,11 +36,11 @@ impl<T> Told<T> {
     }
 }
 
-/// A value as it stands in a record. What would not come back from there is refused.
+/// Encodes a value for a record. Refuses a value that does not survive decoding.
 ///
 /// # Errors
 ///
-/// `Encode`.
+/// Returns `Encode` if the value cannot be encoded or read back.
 pub(super) fn pack<T: Value>(value: &T) -> Result<Packed> {
     let pack = || {
         let bytes = Json::encode(value)?;
@@ -54,14 +54,15 @@ fn unpack<T: Value>(packed: &Packed) -> Result<T, CodecError> {
     Json::decode(&Json::encode(packed)?)
 }
 
-/// What a holder says, as one who watches hears of it: also what he does not understand is told from what came before.
+/// An announcement with a value that is not decoded. A watch can compare it with the last one even if the value is not
+/// a `T`.
 pub(super) type Heard = Told<Packed>;
 
-/// What it says, understood.
+/// Decodes the value of an announcement.
 ///
 /// # Errors
 ///
-/// `Decode`, if it is no `T`.
+/// Returns `Decode` if the value is not a `T`.
 pub(super) fn understood<T: Value>(entry: Entry<Slot<Heard>>) -> Result<(SlotKey, Speaker<T>)> {
     let (key, revision) = (entry.key().clone(), entry.revision());
     let Told { owner, since, term, value, .. } = entry.into_value().value;
@@ -71,7 +72,7 @@ pub(super) fn understood<T: Value>(entry: Entry<Slot<Heard>>) -> Result<(SlotKey
     Ok((key, Speaker { value, owner, since: time_of(since), fence }))
 }
 
-/// What others are told of a holder.
+/// The public parts of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Speaker<T> {
     pub(super) value: T,
@@ -88,26 +89,26 @@ impl<T: Value> Speaker<T> {
     }
 }
 
-/// What can be asked of a public type that has a [`Speaker`].
+/// Implements the accessors of a public type that contains a [`Speaker`].
 macro_rules! speaks {
     ($told:ident, $since:literal) => {
         impl<T> $told<T> {
-            /// What it says of itself.
+            /// Returns the value.
             pub fn value(&self) -> &T {
                 &self.speaker.value
             }
 
-            /// What it says of itself, without the facts.
+            /// Returns the value, without the metadata.
             pub fn into_value(self) -> T {
                 self.speaker.value
             }
 
-            /// The number of its tenure.
+            /// Returns the fencing token of the holder's term.
             pub fn fence(&self) -> $crate::recipes::Fence {
                 self.speaker.fence
             }
 
-            /// What it calls itself.
+            /// Returns the name of the holder.
             pub fn owner(&self) -> &str {
                 &self.speaker.owner
             }

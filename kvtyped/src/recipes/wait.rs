@@ -1,4 +1,4 @@
-//! The one way to wait for a lease that another has.
+//! The wait for a lease that another holder has.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::model::{Filter, KvModel};
 use crate::watch::{Event, Events};
 
-/// How long nothing may be heard of a lease before somebody who waits looks for himself, at most.
+/// The longest time without an event of a lease before its waiter reads the lease.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How long one who waits for a lease of this time to live trusts that he hears of its end.
+/// Returns how long the waiter for a lease with this TTL relies on its watch before it reads the lease.
 pub(super) fn patience(ttl: Duration) -> Duration {
     let longest = ttl.min(LOOK);
     longest - crate::chance::up_to(longest / 4)
 }
 
-/// Whether no patience helps against an error of a watch.
+/// Returns whether an error of a watch is permanent.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed | ErrorKind::InvalidConfig { .. })
 }
 
-/// Whether an administrator may undo the error: a denied permission, or JetStream disabled for the account.
+/// Returns whether an administrator may undo the error: a denied permission, or JetStream disabled for the account.
 fn is_of_the_account(error: &Error) -> bool {
     let is_denied = matches!(error.kind(), ErrorKind::PermissionDenied { .. } | ErrorKind::Unsupported { .. });
     is_denied && !is_unreadable(error)
@@ -51,21 +51,21 @@ impl Claim {
         false
     }
 
-    /// Whether the wait continues after a failed attempt that is not the first.
+    /// Returns whether the wait continues after a failed attempt that is not the first.
     pub(super) fn waits_out(&self, error: &Error) -> bool {
         passes(error) || (self.patient && is_of_the_account(error))
     }
 }
 
-/// One who waits for a lease.
+/// A waiter for a lease.
 pub(super) struct Waiting {
     claim: Claim,
 }
 
-/// How a wait ended.
+/// The outcome of a wait.
 pub(super) enum Waited<R> {
     Taken(Lease),
-    /// The record of another says that there is nothing to wait for.
+    /// The record of the other holder makes the wait unnecessary.
     Settled(R),
 }
 
@@ -91,13 +91,13 @@ impl Longest {
         Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
     }
 
-    /// Whether the user set a limit. Such a wait continues after temporary errors.
+    /// Returns whether the user set a limit. Such a wait continues after temporary errors.
     pub(super) fn is_given(self) -> bool {
         self.longest.is_some()
     }
 }
 
-/// Bounds a wait by the time that its user gave it, if any.
+/// Bounds a wait by the time limit of its user, if any.
 pub(super) async fn within<R>(
     longest: Longest,
     progress: &Progress,
@@ -107,8 +107,8 @@ pub(super) async fn within<R>(
     tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(progress.late(longest)))
 }
 
-/// Takes a lease; waits for it, if another has it, for so long. Who says how long waits for what passes, too, from the
-/// beginning.
+/// Takes a lease. Waits while another holder has it, for at most `longest`. With that limit, the wait continues after
+/// temporary errors, from the first attempt on.
 pub(super) async fn take(
     place: &Home,
     part: &str,
@@ -159,7 +159,7 @@ pub(super) async fn take_now(place: &Home, part: &str, value: Option<serde_json:
     task::acquire(take).await
 }
 
-/// Whether a record is not readable as a recipe's record: it is garbage or has a newer format.
+/// Returns whether a record is not readable as a recipe's record: it is garbage or has a newer format.
 pub(super) fn is_unreadable(error: &Error) -> bool {
     // The error of a record has a revision, unlike the error of an account without JetStream.
     match error.kind() {
@@ -169,7 +169,7 @@ pub(super) fn is_unreadable(error: &Error) -> bool {
     }
 }
 
-/// The error of an unreadable record in the place of a lease. No lease can be taken until the record is removed.
+/// Returns the error of an unreadable record of a lease. No lease can be taken until the record is removed.
 pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
     let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
     let (bucket, key) = (claim.bucket.name(), &claim.key);
@@ -179,7 +179,7 @@ pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
     Error::new(kind).at_revision(error.revision().unwrap_or_default()).with_key(key.to_string())
 }
 
-/// Begins to watch. Who is patient tries again for as long as what stands in the way passes.
+/// Starts a watch. With a time limit, retries after temporary errors.
 pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, claim: &Claim) -> Result<Events<T>> {
     let mut backoff = Backoff::outage();
     loop {
@@ -198,7 +198,7 @@ impl Waiting {
         Self { claim }
     }
 
-    /// Takes the lease; waits for it, if another has it, unless the record of that settles it.
+    /// Takes the lease. Waits while another holder has it, unless `settled` accepts the record of that holder.
     pub(super) async fn take_unless<V: Value, R>(
         self,
         settled: impl FnMut(Result<V>) -> Option<Result<R>>,
@@ -210,7 +210,8 @@ impl Waiting {
         }
     }
 
-    /// Waits until it has the lease: tries when it goes, and looks now and then in case that was missed.
+    /// Waits for the lease. Makes an attempt when the lease is removed, and checks it from time to time in case an
+    /// event was missed.
     async fn wait_unless<V: Value, R>(
         self,
         mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
@@ -245,7 +246,7 @@ impl Waiting {
                     Ok(entry) => there = entry.map(|entry| Ok(entry.into_value().value)),
                     Err(error) if is_unreadable(&error) => there = Some(Err(error)),
                     Err(error) if self.claim.gives_up_on(&error) => return Err(error),
-                    // Nobody knows: the next look may.
+                    // The holder is unknown until the next check.
                     Err(_) => {
                         look = Instant::now() + patience(self.claim.times.ttl);
                         continue;
@@ -262,7 +263,7 @@ impl Waiting {
             }
             match self.attempt(over).await? {
                 Some(lease) => return Ok(Waited::Taken(lease)),
-                // Somebody was faster: the watch tells of it, or has.
+                // Another process was faster. The watch reports it.
                 None => held = true,
             }
         }
@@ -272,15 +273,15 @@ impl Waiting {
         match self.claim.clone().attempt(over).await {
             Attempt::Taken(lease) => Ok(Some(lease)),
             Attempt::Refused => Ok(None),
-            // What passes is waited for; the time that its user gave bounds it.
+            // The wait continues after a temporary error. The user's time limit bounds it.
             Attempt::Failed(error) if self.claim.waits_out(&error) => Ok(None),
             Attempt::Failed(error) => Err(error),
         }
     }
 }
 
-/// Whether one who waits goes on in spite of an error: what stands in the way passes, and a lease that may have been taken
-/// without anybody knowing expires. Refused credentials count as an unreachable server: the client keeps reconnecting.
+/// Returns whether a wait continues after an error, because the cause is temporary. After an unknown outcome, a lease
+/// that may have been taken expires. Refused credentials count as an unreachable server: the client keeps reconnecting.
 pub(super) fn passes(error: &Error) -> bool {
     error.is_retryable() || error.outcome() == Outcome::Unknown || matches!(error.kind(), ErrorKind::Unauthorized)
 }

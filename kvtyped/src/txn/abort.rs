@@ -1,4 +1,4 @@
-//! Why a transaction failed.
+//! The errors of transactions.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,23 +7,23 @@ use crate::error::{Error, ErrorKind};
 
 type Cause = Box<dyn StdError + Send + Sync>;
 
-/// Why the closure of a [`transact`](crate::Bucket::transact) gives up: any error, which `?` turns into this.
+/// The error type of a [`transact`](crate::Bucket::transact) closure. Any error converts to it with `?`.
 ///
-/// It is what the closure's `Result` has for an error, so that both the errors of the bucket and the closure's own go
-/// through `?` without a word. The caller gets a [`TransactError`] of it.
+/// So both the errors of the bucket and the closure's own errors need no explicit conversion. The caller receives a
+/// [`TransactError`].
 pub struct Abort(TransactError);
 
-/// Why a [`transact`](crate::Bucket::transact) failed.
+/// The error of a [`transact`](crate::Bucket::transact).
 #[derive(Debug)]
 pub enum TransactError {
-    /// The closure said so; nothing was written.
+    /// The closure failed with this error. Nothing was written.
     Closure(Box<dyn StdError + Send + Sync>),
-    /// The bucket did.
+    /// The bucket failed with this error.
     Kv(Error),
 }
 
 impl Abort {
-    /// Gives up because of this error, or this text.
+    /// Aborts the transaction with this error or text.
     pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::of(cause.into())
     }
@@ -36,7 +36,7 @@ impl Abort {
     }
 }
 
-/// Not an error itself, so that every error can become one.
+/// `Abort` does not implement `Error`, so that every error can convert to it.
 impl<E: StdError + Send + Sync + 'static> From<E> for Abort {
     fn from(cause: E) -> Self {
         Self::of(Box::new(cause))
@@ -56,7 +56,7 @@ impl fmt::Debug for Abort {
 }
 
 impl TransactError {
-    /// The error of the bucket, if it was that.
+    /// Returns the error of the bucket, if it caused the failure.
     pub fn kv(&self) -> Option<&Error> {
         match self {
             Self::Closure(_) => None,
@@ -64,7 +64,7 @@ impl TransactError {
         }
     }
 
-    /// The closure's own error, if it was one of this type.
+    /// Returns the closure's own error, if it has this type.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -87,11 +87,11 @@ impl TransactError {
         }
     }
 
-    /// The closure's own error as it was, if it was one of this type.
+    /// Returns the closure's own error by value, if it has this type.
     ///
     /// # Errors
     ///
-    /// The same error again if it was not.
+    /// Returns `self` if the error has another type.
     pub fn into_closure<E: StdError + 'static>(self) -> Result<E, Self> {
         match self {
             Self::Closure(cause) => cause.downcast().map(|own| *own).map_err(Self::Closure),
@@ -106,7 +106,7 @@ impl From<Error> for TransactError {
     }
 }
 
-/// The closure's own error becomes the cause of one of the kind [`Aborted`](ErrorKind::Aborted).
+/// The closure's own error becomes the source of an error of the kind [`Aborted`](ErrorKind::Aborted).
 impl From<TransactError> for Error {
     fn from(error: TransactError) -> Self {
         match error {

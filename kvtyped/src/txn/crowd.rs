@@ -53,7 +53,7 @@ impl Crowd {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether some transactions have conflicted.
+    /// Returns whether some transactions have conflicted.
     pub(super) fn is_busy(&self) -> bool {
         self.met.load(Ordering::Acquire) > 0
     }

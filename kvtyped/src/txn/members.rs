@@ -1,4 +1,4 @@
-//! Which models may take part in a transaction of a bucket.
+//! The models that may take part in a transaction of a bucket.
 
 use std::any::{TypeId, type_name};
 
@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::KvModel;
 
-/// The model with which a bucket was opened. Its records, and those of every model that declares the same bucket, live
-/// there.
+/// The model that a bucket was opened with. The bucket contains the records of this model, and the records of every
+/// model that declares the same bucket.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Members {
     id: TypeId,
@@ -25,8 +25,8 @@ impl Members {
 
     /// Checks that records of the model `M` live in this bucket.
     ///
-    /// A bucket that was opened under another name holds the models of the bucket that its own model declares, and those
-    /// that declare the other name.
+    /// A bucket that was opened under another name contains the models that declare that name, and the models that
+    /// declare the same bucket as its own model.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl Members {
         self.compare(bucket, "model", type_name::<M>(), &declared::<M>())
     }
 
-    /// Checks that records with keys of the type `K` live in this bucket, if the type tells.
+    /// Checks that records with keys of the type `K` live in this bucket, if the key type declares a bucket.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
 //! Transactions: several records of one bucket, changed all or nothing.
 //!
-//! A server applies a batch of writes at one moment if the revisions that it was told are there; all else is done here.
-//! [`Bucket::transaction`](crate::Bucket::transaction) says what is to be written, and [`Bucket::transact`](crate::Bucket::transact)
-//! runs a closure that reads and writes, and that runs again if what it read was changed before it was done.
+//! The server applies a batch of writes atomically if all expected revisions are current. The rest happens in the
+//! client. [`Bucket::transaction`](crate::Bucket::transaction) collects the writes.
+//! [`Bucket::transact`](crate::Bucket::transact) runs a closure that reads and writes. It runs the closure again if a
+//! record that the closure read has changed.
 
 mod abort;
 mod crowd;

@@ -1,4 +1,4 @@
-//! `transact`: a closure that reads and writes, and runs again until what it read is what is there.
+//! `transact`: a closure that reads and writes, and runs again until its reads are current.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -18,20 +18,23 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 
 impl<T: KvModel> Bucket<T> {
-    /// Runs a closure that reads and writes records of this bucket, and applies what it wrote all or nothing, if everything
-    /// that it read is still as it was; else it runs again.
+    /// Runs a closure that reads and writes records of this bucket. Applies its writes all or nothing if no record that
+    /// it read has changed. Otherwise runs the closure again.
     ///
-    /// The result is serializable: as if every such transaction, and every other write, came one after the other. A key
-    /// that was read and is not written is looked at in the commit, too. A closure that writes nothing is validated by
-    /// reading again at the leader what it read (one key needs no second look). An error of the closure comes back only if
-    /// what it had read was true at one moment. While it runs, what it has read of several keys may be of several moments:
-    /// it must not panic over that, and nothing it does beyond the transaction is undone.
+    /// The result is serializable: it is the same as if all such transactions, and all other writes, ran one after
+    /// another. The commit also checks keys that were read and not written. A closure that writes nothing is validated
+    /// by a second read of its keys at the leader (a single key needs no second read). An error of the closure is
+    /// returned only if its reads were consistent at one moment, or if that cannot be checked. While the closure runs,
+    /// its reads of several keys may come from several moments. The closure must not panic because of that. Its effects
+    /// beyond the transaction are not undone.
     ///
-    /// Those of one process that met each other once take turns, so that they do not send what is bound to be refused: a
-    /// server with file storage that is not replicated takes 3 to 20 ms for a batch, one after the other, refused or not.
-    /// It is therefore not the tool for hundreds of changes of the same record a second: that is [`modify`](Self::modify).
+    /// Transactions of one process that have conflicted take turns, so that they do not send batches that would be
+    /// refused. A server with unreplicated file storage takes 3 to 20 ms for a batch, one after another, refused or
+    /// not. So this is not the tool for hundreds of changes of the same record in a second: use
+    /// [`modify`](Self::modify).
     ///
-    /// The closure takes by value what it names, so name references in it. Any error goes through `?`.
+    /// The `async move` block of the closure captures variables by value, so bind references first. Any error converts
+    /// with `?`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -65,18 +68,18 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// [`TransactError::Closure`] with the closure's own, as it was. [`TransactError::Kv`] with `RetriesExhausted` if other
-    /// writers came first too often, and otherwise as of [`Transaction::commit`](super::Transaction::commit). If the outcome
-    /// is `Unknown`, all that the last run wrote was applied, or nothing.
+    /// Returns [`TransactError::Closure`] with the unchanged error of the closure. Returns [`TransactError::Kv`] with
+    /// `RetriesExhausted` if other writers won too often, and otherwise with the errors of
+    /// [`Transaction::commit`](super::Transaction::commit). If the outcome is `Unknown`, either all writes of the last
+    /// run were applied, or none.
     ///
     /// # Panics
     ///
-    /// Only if the closure does; then nothing was written.
+    /// Panics only if the closure panics. Nothing is written in that case.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether all that the closure wrote is applied, or nothing. It is
-    /// applied once at most.
+    /// If the future is dropped, either all writes of the closure are applied, or none. They are applied at most once.
     pub fn transact<F, Fut, R>(&self, closure: F) -> Transact<'_, T, F>
     where
         F: FnMut(Tx<T>) -> Fut + Send,
@@ -96,13 +99,13 @@ pub struct Transact<'a, T, F> {
 }
 
 impl<T: KvModel, F> Transact<'_, T, F> {
-    /// How often the closure runs at most; 100 times by default. Zero counts as one.
+    /// Sets the maximum number of runs of the closure; 100 by default. Zero counts as one.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self
     }
 
-    /// How long it may take in all; the store's time by default. A closure that runs is not cut short.
+    /// Sets the total time limit; the store's timeout by default. A running closure is not interrupted.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -117,7 +120,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         let mut attempts = Attempts::new(max_attempts);
         let deadline = bucket.deadline(timeout);
         let raw = bucket.raw(OPERATION)?;
-        // A stale read costs a run, and where there is one server there is none.
+        // A stale read costs a run. With a single server no read is stale.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
         let mut backoff = Backoff::contention();
         let crowd = bucket.shared::<Crowd>();
@@ -150,14 +153,14 @@ impl<T: KvModel, F> Transact<'_, T, F> {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// Applies what was written, if what was read is still so, with regard to others of this process.
+    /// Applies the writes if the reads are current, with regard to other transactions of this process.
     async fn conclude_among(&self, crowd: &Arc<Crowd>, has_turn: bool, view: View, deadline: Deadline) -> Result<()> {
         if has_turn || view.writes_nothing() {
             return self.conclude(&view, deadline).await;
         }
         let (bucket, crowd) = (self.clone(), Arc::clone(crowd));
         let work = async move {
-            // It is never closed.
+            // The semaphore is never closed.
             let _sending = deadline.bound(crowd.sending.acquire()).await?;
             if crowd.is_busy() {
                 bucket.look_again(&view, deadline).await?;
@@ -168,7 +171,7 @@ impl<T: KvModel> Bucket<T> {
         detached(work, Dropped::Continues).await.unwrap_or_else(closed)
     }
 
-    /// Applies what was written, if what was read is still so.
+    /// Applies the writes if the reads are current.
     async fn conclude(&self, view: &View, deadline: Deadline) -> Result<()> {
         if view.writes_nothing() {
             return if view.read.len() < 2 { Ok(()) } else { self.look_again(view, deadline).await };
@@ -189,7 +192,7 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
-    /// Whether what was read still is so, at the leader; then all of it was true at the moment of the last read.
+    /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn look_again(&self, view: &View, deadline: Deadline) -> Result<()> {
         let guards = view.guards();
         let keys: Vec<_> = guards.iter().map(|guard| guard.key.clone()).collect();

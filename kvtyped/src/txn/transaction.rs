@@ -1,4 +1,4 @@
-//! `transaction`: what is to be written at once, said one after the other.
+//! `transaction`: a builder for writes that are applied all or nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,12 +15,11 @@ use crate::ttl::Ttl;
 const OPERATION: &str = "commit";
 
 impl<T: KvModel> Bucket<T> {
-    /// Several writes that are applied all or nothing.
+    /// Returns a builder for several writes that are applied all or nothing.
     ///
-    /// The records may be of any models whose records live in this bucket, each with its own key template. These are
-    /// the models that declare the same bucket as `T`, or the name under which this bucket was opened. Each key is
-    /// written once. A transaction takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and
-    /// checks.
+    /// The records may belong to any models of this bucket, each with its own key template. A model belongs to the
+    /// bucket if it declares the same bucket as `T`, or the name that this bucket was opened with. Each key is written
+    /// once. A transaction takes up to [`Batch::MAX_MESSAGES`](crate::backend::Batch::MAX_MESSAGES) writes and checks.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -60,9 +59,9 @@ pub struct Transaction<'a, T> {
     bucket: &'a Bucket<T>,
     steps: Vec<Step>,
     checks: Vec<Guard>,
-    /// What all of it stands on.
+    /// The precondition of a fenced transaction.
     fence: Option<Guard>,
-    /// What cannot be written, if something cannot.
+    /// The first error of the builder.
     wrong: Option<Error>,
     timeout: Option<Duration>,
 }
@@ -75,60 +74,61 @@ struct Step {
     expected: Expected,
 }
 
-/// What must be under a key.
+/// The expected state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     Anything,
     This(Revision),
-    /// No record: nothing at all, or the marker of this revision.
+    /// No live record: no entry, or the delete marker with this revision.
     NoRecord(Revision),
 }
 
-/// What was committed.
+/// The result of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     revisions: Vec<Revision>,
 }
 
 impl Committed {
-    /// The revisions of the writes, in their order: each is the one after that before it.
+    /// Returns the revisions of the writes, in their order. The revisions are consecutive.
     pub fn revisions(&self) -> &[Revision] {
         &self.revisions
     }
 
-    /// The revision of the last write, if there was one: a read of at least this one sees all of them.
+    /// Returns the revision of the last write, if there was a write. A read at this revision or later sees all writes.
     pub fn last(&self) -> Option<Revision> {
         self.revisions.last().copied()
     }
 }
 
 impl<T: KvModel> Transaction<'_, T> {
-    /// Writes a record over whatever is under its key.
+    /// Writes a record, whether its key has a record or not.
     pub fn put<M: KvModel>(self, record: &M) -> Self {
         self.record(record, Expected::Anything)
     }
 
-    /// Writes a record if there is none under its key, or none any more.
+    /// Writes a record if its key has no live record.
     pub fn create<M: KvModel>(self, record: &M) -> Self {
         self.record(record, Expected::NoRecord(Revision::ZERO))
     }
 
-    /// Writes a record if the revision under its key is this one.
+    /// Writes a record if the current revision of its key is `revision`.
     pub fn update<M: KvModel>(self, record: &M, revision: Revision) -> Self {
         self.record(record, Expected::This(revision))
     }
 
-    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
     pub fn delete<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Delete)
     }
 
-    /// Removes the record of a key with its history. A marker stays, for ever or for its TTL.
+    /// Removes the record of a key with its history. A delete marker remains, without a limit or for its TTL.
     pub fn purge<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Purge)
     }
 
-    /// The last write only if this revision is there. (For `delete` and `purge`; a `put` with it is an `update`.)
+    /// Applies the last write only if the current revision of its key is `revision`. This is for `delete` and `purge`;
+    /// a `put` with this option is an `update`.
     pub fn if_revision(mut self, revision: Revision) -> Self {
         match self.steps.last_mut() {
             Some(last) => last.expected = Expected::This(revision),
@@ -137,12 +137,12 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// How long the record, or the marker of a purge, of the last write lives: one second at least, and rounded up to
-    /// whole ones. A record can have a TTL if the bucket keeps one revision of each key. The TTL must not be longer
-    /// than the bucket's `ttl`.
+    /// Sets the TTL of the last write, for a record or for the delete marker of a purge: at least one second, rounded
+    /// up to whole seconds. A record can have a TTL if the bucket keeps one revision of each key. The TTL must not be
+    /// longer than the bucket's `ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {
-            // A purge leaves nothing that could come back to life.
+            // A purge removes the history, so no earlier revision can reappear.
             Some(Step { kind: WriteKind::Purge, .. }) => crate::bucket::parse_ttl(ttl).map(Some),
             Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
             None => Err(nothing_before("ttl")),
@@ -159,8 +159,8 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// Only if the revision under a key is this one, whether the key is written or not; [`Revision::ZERO`] where there
-    /// must be nothing, and never was.
+    /// Applies the transaction only if the current revision of a key is `revision`, whether the key is written or not.
+    /// [`Revision::ZERO`] means that the key must have no entry, not even a delete marker.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match self.encode(key) {
             Ok(key) => self.checks.push(Guard { key, revision }),
@@ -169,7 +169,7 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// Only while another record is as it was.
+    /// Applies the transaction only while another record is unchanged.
     pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
         match standing::guard(footing, self.bucket) {
             Ok(fence) => {
@@ -181,26 +181,26 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// How long it may take in all; the store's time by default.
+    /// Sets the total time limit; the store's timeout by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Applies all of it, or nothing.
+    /// Applies all writes, or none.
     ///
     /// # Errors
     ///
     /// Returns `Conflict` if an expected revision is not the current one, and `AlreadyExists` if a record to be created
-    /// exists. Both name the key if it is known. Returns `InvalidBatch` if a key is written twice, if there are too
-    /// many writes, or if a record's model declares another bucket. Returns `Unsupported` if several writes need a
-    /// newer server (nats-server 2.12.1), or a bucket with [`atomic`](crate::BucketConfig::atomic). The outcome is
-    /// `Unknown` if the acknowledgement is lost and cannot be recovered. In that case either all writes were applied,
-    /// or none.
+    /// exists. Both errors name the key if the client can determine it. Returns `InvalidBatch` if a key is written
+    /// twice, if there are too many writes, or if a record's model declares another bucket. Returns `Unsupported` if
+    /// several writes need a newer server (nats-server 2.12.1), or a bucket with
+    /// [`atomic`](crate::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
+    /// recovered. In that case either all writes were applied, or none.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether all of it is applied, or nothing.
+    /// If the future is dropped, either all writes are applied, or none.
     pub async fn commit(self) -> Result<Committed> {
         let bucket = self.bucket;
         self.run().await.map_err(|error| error.within(OPERATION, bucket.name(), None))
@@ -236,7 +236,7 @@ impl<T: KvModel> Transaction<'_, T> {
                 },
                 Err(error) => return Err(error),
             };
-            // What is to be created may be there as a marker: then it must be written over that.
+            // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
             let mut learned = false;
@@ -283,7 +283,7 @@ impl<T: KvModel> Transaction<'_, T> {
         Ok(key.encode()?)
     }
 
-    /// Remembers the first thing that is wrong.
+    /// Keeps the first error.
     fn fail(&mut self, error: Error) {
         self.wrong.get_or_insert(error);
     }

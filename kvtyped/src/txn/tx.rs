@@ -1,4 +1,4 @@
-//! What the closure of a transaction reads and writes with.
+//! The handle that the closure of a transaction reads and writes with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ use crate::ttl::Ttl;
 
 pub(super) const OPERATION: &str = "transact";
 
-/// What the closure of a [`transact`](crate::Bucket::transact) reads and writes with.
+/// The handle that the closure of a [`transact`](crate::Bucket::transact) reads and writes with.
 ///
-/// A key is read once: what was read, or written here, is what is read again. What is written is sent when the closure is
-/// done, and not at all if it fails. Each method names the key types of its own model; [`of`](Self::of) gives the same
-/// transaction for another model of the bucket.
+/// A key is read once. Later reads of the key return the same record, or the record that the closure has written. The
+/// writes are sent when the closure succeeds, and dropped if it fails. [`get`](Self::get) reads records of the model
+/// `T`. [`of`](Self::of) returns the same transaction for another model of the bucket.
 pub struct Tx<T> {
     run: Arc<Run>,
     model: PhantomData<fn() -> T>,
@@ -37,17 +37,17 @@ pub(super) struct Run {
     view: Mutex<View>,
 }
 
-/// What was read and written in one run.
+/// The reads and writes of one run.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    /// The newest entry of each key that was read, marker or not.
+    /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
     written: BTreeMap<Key, (WriteKind, Option<Ttl>)>,
     is_over: bool,
 }
 
 impl View {
-    /// The revision of each key that was read.
+    /// Returns the revision of each key that was read, as a precondition.
     pub(super) fn guards(&self) -> Vec<Guard> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
         self.read.iter().map(|(key, entry)| Guard { key: key.clone(), revision: revision(entry) }).collect()
@@ -57,7 +57,7 @@ impl View {
         self.written.is_empty()
     }
 
-    /// What was written, if everything still is as it was read.
+    /// Returns the writes, with the reads as preconditions.
     pub(super) fn batch(&self) -> Batch {
         let write = |(key, (kind, ttl)): (&Key, &(WriteKind, Option<Ttl>))| {
             Write::new(key.clone(), kind.clone()).with_ttl(*ttl)
@@ -75,7 +75,7 @@ impl Run {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was read and written; from now on nothing is any more.
+    /// Ends the run and returns its reads and writes. Later calls fail.
     pub(super) fn end(&self) -> View {
         std::mem::replace(&mut *self.view(), View { is_over: true, ..View::default() })
     }
@@ -85,7 +85,7 @@ impl Run {
             return Ok(entry.clone());
         }
         let entry = self.raw.read(key, At::Newest(self.read), self.deadline).await?;
-        // Of two who read it at once the first one's is what both have read.
+        // If two futures read the key at once, both receive the result of the first.
         Ok(self.view().read.entry(key.clone()).or_insert(entry).clone())
     }
 }
@@ -140,7 +140,7 @@ impl<T: KvModel> Tx<T> {
         self.stage(key, WriteKind::Put(value), ttl)
     }
 
-    /// The newest entry of a key as this transaction sees it.
+    /// Returns the newest entry of a key, as this transaction sees it.
     async fn newest(&self, key: &Key) -> Result<Option<RawEntry>> {
         if let Some((kind, ttl)) = self.view()?.written.get(key) {
             let (operation, value) = match kind {
@@ -154,7 +154,7 @@ impl<T: KvModel> Tx<T> {
         self.run.read(key).await.map_err(|error| self.located(error, Some(key)))
     }
 
-    /// Writes a record over whatever is under its key.
+    /// Writes a record, whether its key has a record or not.
     ///
     /// # Errors
     ///
@@ -164,32 +164,33 @@ impl<T: KvModel> Tx<T> {
         self.stage_record(record, None)
     }
 
-    /// The same for a record that lives that long: one second at least, and rounded up to whole ones.
+    /// Writes a record with a TTL: at least one second, rounded up to whole seconds.
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put). Also fails if the bucket does not keep one revision of each key, or has a shorter
-    /// `ttl`.
+    /// Returns the errors of [`put`](Self::put). Also fails if the bucket does not keep one revision of each key, or
+    /// has a shorter `ttl`.
     pub fn put_for<M: SingleRevision>(&self, record: &M, ttl: Duration) -> Result<()> {
         self.stage_record(record, Some(ttl))
     }
 
-    /// Writes a record if there is none under its key, or none any more.
+    /// Writes a record if its key has no live record.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` if there is one, and as of [`put`](Self::put).
+    /// Returns `AlreadyExists` if the key has a live record. Also returns the errors of a read and of
+    /// [`put`](Self::put).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the record unwritten.
+    /// If the future is dropped, the record is not written.
     pub async fn create<M: KvModel>(&self, record: &M) -> Result<()> {
         self.check::<M>()?;
         let key = self.encode(&record.key())?;
         match self.newest(&key).await? {
             Some(entry) if !entry.is_removed() => {
                 let error = Error::new(ErrorKind::AlreadyExists);
-                // What this very run has written has none yet.
+                // A record that this run wrote has no revision yet.
                 let error = if entry.revision > Revision::ZERO { error.at_revision(entry.revision) } else { error };
                 Err(self.located(error, Some(&key)))
             }
@@ -197,25 +198,25 @@ impl<T: KvModel> Tx<T> {
         }
     }
 
-    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
     ///
     /// # Errors
     ///
-    /// If the key cannot be sent, or if there are too many writes.
+    /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn delete<K: ModelKey>(&self, key: &K) -> Result<()> {
         self.stage(self.encode(key)?, WriteKind::Delete, None)
     }
 
-    /// Removes the record of a key with its history. A marker stays.
+    /// Removes the record of a key with its history. A delete marker remains.
     ///
     /// # Errors
     ///
-    /// If the key cannot be sent, or if there are too many writes.
+    /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn purge<K: ModelKey>(&self, key: &K) -> Result<()> {
         self.stage(self.encode(key)?, WriteKind::Purge, None)
     }
 
-    /// The same transaction, for the records of another model in the same bucket.
+    /// Returns the same transaction for the records of another model in the same bucket.
     ///
     /// If `M` declares another bucket, every method of the result returns `InvalidBatch`.
     pub fn of<M: KvModel>(&self) -> Tx<M> {
@@ -224,15 +225,15 @@ impl<T: KvModel> Tx<T> {
 }
 
 impl<T: KvModel> Tx<T> {
-    /// Reads the record of a key: `None` if there is none, or none any more.
+    /// Reads the record of a key. Returns `None` if the key has no live record.
     ///
     /// # Errors
     ///
-    /// As of [`get`](crate::ReadBucket::get).
+    /// Returns the errors of [`get`](crate::ReadBucket::get).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the record unread: the transaction does not stand on it.
+    /// If the future is dropped, the read does not become a precondition of the transaction.
     pub async fn get(&self, key: &T::Key) -> Result<Option<T>> {
         let key = self.encode(key)?;
         let Some(entry) = self.newest(&key).await? else { return Ok(None) };
