@@ -1,4 +1,4 @@
-//! Holders of locks: beside records, with fenced writes, and by name.
+//! Lock holders: of record locks, with fenced writes, and of named locks.
 
 use harness::history::lock::Tenures;
 use harness::history::{Action, Expected};
@@ -7,13 +7,13 @@ use kvtyped::prelude::*;
 use crate::model::{Record, RecordKey};
 use crate::seat::{PATIENT, Seat};
 
-/// How long a lock is waited for.
+/// The time limit for an acquisition.
 const WAIT: Duration = Duration::from_secs(10);
 /// Shorter than the longer faults, so that locks are lost and taken over.
 const SHORT: Duration = Duration::from_secs(6);
 
-/// Takes the lock of a record, writes under its fence, and now and then once more when it has given it back. Half of the
-/// lockers have a lease that is shorter than most faults.
+/// Acquires the lock of a record and writes with its fencing token. Occasionally writes once more after the release.
+/// Workers with a number of 0 or 1 modulo 4 use a short lease, which ends within most faults.
 pub(crate) async fn locker(seat: Seat, tenures: Tenures) {
     let records: Bucket<Record> = seat.bucket().await;
     let key = RecordKey::new("fenced", 0_usize);
@@ -43,7 +43,7 @@ async fn hold(seat: &Seat, records: &Bucket<Record>, guard: LockGuard, tenures: 
         fenced(seat, &record, write.into_future(), tenures, tenure).await;
         tenures.look(tenure, || guard.is_held());
     }
-    // Prepared while the lock is held, and sent when another has it.
+    // Prepared while the lock is held, and sent after another worker may have acquired it.
     let late = Record::new("fenced", 0, seat.common.fresh());
     let write = (seat.dice(round).is_multiple_of(4)).then(|| records.put(&late).fenced_by(&guard).timeout(PATIENT));
     if let Err(error) = guard.release().await {
@@ -72,7 +72,7 @@ async fn fenced(
     pending.done(seat.gauge.wrote(&result));
 }
 
-/// Takes a lock by its name, looks at it for a while, and gives it back. Some take turns.
+/// Acquires a named lock, checks it for a while, and releases it. Workers with a number divisible by 3 use a fair lock.
 pub(crate) async fn named_locker(seat: Seat, tenures: Tenures) {
     let open = seat.store.locks("locks").replicas(seat.replicas());
     let open = if seat.number % 4 < 2 { open.ttl(SHORT) } else { open };
