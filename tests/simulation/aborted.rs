@@ -17,12 +17,12 @@ use super::{Ledger, LedgerKey, every_seed, run};
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(6);
 
-/// The point at which a future is dropped.
+/// A drop point of a future.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
-    /// After it was polled so often.
+    /// The number of polls before the drop.
     Polls(u64),
-    /// So long after the beginning, before it sees what that moment brings.
+    /// The time before the drop. At that instant, the drop comes before any further poll.
     After(Duration),
 }
 
@@ -54,7 +54,7 @@ async fn cut<F: Future>(future: F, cut: Cut) -> bool {
     .await
 }
 
-/// The situation in which a lock is aborted.
+/// The scenario of an aborted lock.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     /// Whether another client holds the lock at first.

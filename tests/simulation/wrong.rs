@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-/// The rule by which a holder decides that it still has the lock.
+/// The rule that tells a holder whether it still has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Belief {
     /// The lock is held until a renewal fails.
