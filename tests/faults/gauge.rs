@@ -148,8 +148,8 @@ impl Shown {
     }
 }
 
-/// Returns a description of an error that must not occur: the buckets exist throughout a run, and no bucket is restored
-/// from a backup.
+/// Returns a description of an error that must not occur: the buckets exist throughout a run, and their history is
+/// never rewound.
 fn odd(error: &Error) -> Option<String> {
     let is_odd = matches!(
         error.kind(),
