@@ -1,5 +1,5 @@
-//! A worker that renews the TTL of its own record. `touch` stores the existing value again. Its writes are therefore
-//! excluded from the history of values.
+//! A worker that renews the TTL of its own record. `touch` stores the existing value again. The history of values
+//! therefore excludes these writes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

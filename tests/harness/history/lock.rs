@@ -120,8 +120,8 @@ fn one_lock(tenures: &[(usize, &Tenure)]) -> Vec<Violation> {
     violations
 }
 
-/// Checks that no write was accepted with a fencing token when the bucket knew a newer token. A newer token is known if
-/// a write with it was accepted earlier, or if its guard was granted before the write began. A violation lists
+/// Checks that no write was accepted with a fencing token when the bucket knew a newer token. The bucket knows a token
+/// if it accepted a write with it earlier, or if its guard was granted before the write began. A violation lists
 /// operations.
 pub fn fenced(ops: &[Op], tenures: &[Tenure], writes: &[Fenced]) -> Vec<Violation> {
     let mut locks: BTreeMap<&str, Vec<(u64, u64, &Op)>> = BTreeMap::new();
