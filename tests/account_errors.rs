@@ -37,7 +37,7 @@ const PASSWORD: Fault =
 const DENIED: Fault =
     Fault { sound: "publish: \">\"", faulty: "publish: { deny: [\"$JS.API.>\", \"$KV.>\"] }", spares_admin: true };
 
-/// Neither requests nor the replies to them pass.
+/// Neither requests nor their replies pass.
 const DEAF: Fault = Fault { sound: "subscribe: \">\"", faulty: "subscribe: { deny: \">\" }", spares_admin: true };
 
 const DISABLED: Fault = Fault { sound: "jetstream: enabled", faulty: "jetstream: disabled", spares_admin: false };
@@ -72,7 +72,7 @@ async fn end_sessions(server: &Server, bucket: &str) {
     }
 }
 
-/// A bucket of the guest, watched in every way.
+/// A bucket of the guest, with every kind of watch.
 struct Guest {
     server: Server,
     admin: Store,
@@ -153,7 +153,7 @@ impl Guest {
         wait::until("the administrator writes", SOON, async || self.sessions.put(&session).await.ok()).await;
     }
 
-    /// Runs one fault; the handles have to report it, and to catch up after its end.
+    /// Runs one fault. Every handle must report the fault, and catch up after its end.
     async fn survives(mut self, fault: &Fault, is_expected: impl Fn(&ErrorKind) -> bool) {
         self.server.reload(fault.sound, fault.faulty).await;
         if fault.spares_admin {

@@ -1,4 +1,4 @@
-//! Opening, comparing, listing, deleting and closing buckets, on memory and on a server.
+//! Opening, comparing, listing, deleting and closing buckets, on the memory backend and on a server.
 
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Placement, Republish};
@@ -59,7 +59,8 @@ on_both_backends! {
         needs!(world, LimitMarkers);
         let plain = world.bucket::<Session>().await;
         assert!(plain.config().limit_markers.is_some());
-        // A marker that does not fit would keep its value from expiring: nobody gets it unasked.
+        // In a bucket of limited size, a delete marker without room would prevent the expiry of its record. Limit
+        // markers are therefore off by default.
         let full: Bucket<Session> = world.fresh().max_bytes(10_000).await.unwrap();
         assert_eq!(full.config().limit_markers, None);
         let error = full.put(&Session::new("acme", 7)).ttl(Duration::from_secs(60)).await.unwrap_err();
@@ -191,7 +192,7 @@ on_both_backends! {
         let document = Document::new("a", "one");
         documents.clone().destroy().await.unwrap();
         let documents: Bucket<Document> = {
-            // A handle that was open when somebody else deleted the bucket.
+            // A handle that was open when another client deleted the bucket.
             let documents: Bucket<Document> = world.store.bucket().name(documents.name()).await.unwrap();
             assert!(world.store.delete_bucket(documents.name()).await.unwrap());
             documents
@@ -235,7 +236,7 @@ on_both_backends! {
             assert_eq!(error.outcome(), Outcome::NotApplied);
         }
         assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "new");
-        // What reads first and then writes does no harm.
+        // A verb that reads before it writes works correctly.
         documents.modify(&document.key(), |document| document.text += "er").await.unwrap();
         assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "newer");
     }
@@ -300,7 +301,8 @@ on_both_backends! {
         documents.put(&Document::new("a", "one")).await.unwrap();
         let all: Vec<_> = documents.list(..).await.unwrap().try_collect().await.unwrap();
         assert_eq!(all.len(), 1);
-        // `{tenant}.{id}` has two segments as `doc.{name}` has: what is no session is told, and hides nothing.
+        // `{tenant}.{id}` and `doc.{name}` both have two segments. A record that is not a session is reported and hides
+        // no other record.
         let seen: Vec<_> = sessions.list(..).await.unwrap().collect().await;
         assert!(matches!(seen.as_slice(), [Err(error)] if error.key() == Some("doc.a")), "{seen:?}");
     }

@@ -1,4 +1,4 @@
-//! Many writes at once, and the removal of old markers.
+//! Bulk writes, and the removal of old delete markers.
 
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
@@ -108,7 +108,7 @@ on_both_backends! {
         let status = sessions.status().await.unwrap();
         assert_eq!(status.values, 180);
         assert_eq!(sessions.count(..).await.unwrap(), 180);
-        // A key that was compacted is as new.
+        // A compacted key behaves like a new key.
         sessions.create(&rows[0]).await.unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! Caches and live values, on memory and on a server.
+//! Caches and live values, on the memory backend and on a server.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,7 +22,7 @@ fn ids(found: impl IntoIterator<Item = std::sync::Arc<Entry<Session>>>) -> Vec<u
     ids
 }
 
-/// Waits until this runtime runs as few tasks as this.
+/// Waits until this runtime has at most `few` tasks.
 async fn tasks_fall_to(few: usize) {
     let metrics = tokio::runtime::Handle::current().metrics();
     wait::until("the tasks end", SOON, async || (metrics.num_alive_tasks() <= few).then_some(())).await;
@@ -188,7 +188,7 @@ on_both_backends! {
             last = cache.revision();
         }
         cache.wait_for_revision(last).await.unwrap(); // at once
-        // A write that is not for this cache is known to be none of its business, a moment later.
+        // The cache soon learns that a write of another key does not concern it.
         let other = sessions.put(&Session::new("beta", 1)).await.unwrap();
         tokio::time::timeout(SOON, cache.wait_for_revision(other)).await.unwrap().unwrap();
         let later = sessions.cache(..).await.unwrap();
@@ -237,7 +237,7 @@ on_both_backends! {
         let error = cache.last_error().expect("told");
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
         assert_eq!((error.key(), error.revision()), (Some("acme.1"), Some(planted)));
-        // A cache that begins now sees the same.
+        // A cache that is opened now reports the same error.
         let later = sessions.cache(..).await.unwrap();
         assert_eq!(ids(later.snapshot()), [2]);
         assert!(later.last_error().is_some());
@@ -263,7 +263,7 @@ on_both_backends! {
         assert_eq!(cache.len(), 1);
     }
 
-    /// Readers on other threads, while the cache is written.
+    /// Readers on other threads run while the cache is written.
     async fn readers_never_see_a_key_missing_that_is_there(world: World) {
         let sessions = world.bucket::<Session>().await;
         for id in 0..50 {
@@ -316,14 +316,14 @@ async fn what_watches_leaves_no_consumer_behind() {
     let cache = sessions.cache(..).await.unwrap();
     let live = sessions.live(&key(1)).or_else(|| Session::new("acme", 1)).await.unwrap();
     assert!(sessions.wait_for(&key(2), |_| true).timeout(SECOND / 4).await.is_err());
-    // That of the one which did not find anything goes a moment after it.
+    // The consumer of the `wait_for` that timed out is removed shortly afterwards.
     wait::until("there are four", SOON, async || (consumers().await? == 4).then_some(())).await;
     drop((watch, coalesced, cache, live));
     let start = Instant::now();
     wait::until("the consumers are gone", SOON, async || (consumers().await? == 0).then_some(())).await;
     assert!(start.elapsed() < 5 * SECOND, "{:?}", start.elapsed());
 
-    // Begun, and given up at once.
+    // Started and cancelled at once.
     for _ in 0..20 {
         let _ = tokio::time::timeout(SECOND / 1_000, sessions.watch(..).into_future()).await;
         let _ = tokio::time::timeout(SECOND / 1_000, sessions.cache(..).into_future()).await;
@@ -340,7 +340,7 @@ mod live {
         limit: u32,
     }
 
-    /// Whatever is stored under the same key.
+    /// The raw bytes under the same key.
     #[derive(Clone, Debug, PartialEq, KvModel)]
     #[kv(bucket = "config", key = "app", codec = Bytes, history = 1)]
     struct RawConfig {
@@ -402,7 +402,7 @@ mod live {
             assert_eq!((config.load().limit, config.revision()), (0, Revision::ZERO));
             let early = configs.live(&AppConfigKey).or_else(|| limit(77)).await.unwrap();
             assert_eq!(early.load().limit, 77);
-            // Without a default it is waited for.
+            // Without a default, the live value waits for the record.
             let waiting = configs.live(&AppConfigKey).timeout(SOON);
             let (waited, revision) = tokio::join!(waiting.into_future(), async {
                 configs.create(&limit(5)).await.unwrap()
@@ -446,7 +446,7 @@ mod live {
             assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
             assert_eq!(config.load().limit, 20);
 
-            // Removed, and something bad behind it, which shows that the removal was seen.
+            // The invalid record after the removal shows when the removal was processed.
             configs.put(&limit(30)).await.unwrap();
             changes_to(&config, 30).await;
             configs.delete(&AppConfigKey).await.unwrap();

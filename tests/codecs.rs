@@ -1,4 +1,4 @@
-//! Codecs: what they write they read, and strangers' bytes are an error and nothing else.
+//! Codecs: values round-trip, and hostile input returns an error and has no other effect.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::shapes::{Chain, List, Peel, Record, Shape, Tagged, Tree, Untagged};
 
-// ---- What is written is read ----
+// ---- Round trips ----
 
 fn float() -> impl Strategy<Value = f64> {
     proptest::num::f64::NORMAL | proptest::num::f64::ZERO | proptest::num::f64::SUBNORMAL
 }
 
-/// Short enough that a record can be cut at every byte.
+/// Texts that are short enough to cut a record at every byte.
 fn word() -> impl Strategy<Value = String> {
     "\\PC{0,6}|[\0-\x7f]{0,6}"
 }
@@ -99,7 +99,7 @@ proptest! {
     }
 }
 
-/// Reads the bytes as many types; only that it comes back is of interest.
+/// Decodes the bytes as many types. Only checks that decoding returns.
 fn everything(bytes: &[u8]) {
     fn both<V: Serialize + DeserializeOwned>(bytes: &[u8]) {
         let _ = <Json as Codec<V>>::decode(bytes);
@@ -137,7 +137,7 @@ fn an_error_names_its_codec() {
 
 #[test]
 fn a_value_that_a_codec_cannot_express_is_an_error() {
-    /// Refuses to be displayed.
+    /// A type whose `Display` implementation fails.
     struct Silent;
     impl fmt::Display for Silent {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,7 +155,7 @@ fn a_value_that_a_codec_cannot_express_is_an_error() {
     assert_eq!(<Json as Codec<_>>::encode(&keyed_by_a_list).unwrap_err().codec(), "json");
 }
 
-// ---- Hostile bytes ----
+// ---- Hostile input ----
 
 fn refused<C: Codec<V>, V>(bytes: &[u8]) {
     let error = C::decode(bytes).err().expect("these bytes are no value");
@@ -181,7 +181,7 @@ proptest! {
     #[test]
     fn bytes_behind_a_value_are_an_error(record in record(), more in vec(any::<u8>(), 1..9)) {
         refused::<MsgPack, Record>(&[MsgPack::encode(&record).unwrap(), more.clone()].concat());
-        // White space is no content in JSON.
+        // JSON ignores trailing white space.
         if !more.iter().all(|byte| b" \t\r\n".contains(byte)) {
             refused::<Json, Record>(&[Json::encode(&record).unwrap(), more].concat());
         }
@@ -197,7 +197,7 @@ proptest! {
     }
 }
 
-/// Takes whatever one value there is.
+/// Accepts any single value.
 struct IgnoredAnyValue;
 
 impl<'de> Deserialize<'de> for IgnoredAnyValue {
@@ -267,7 +267,7 @@ fn the_bytes_of_another_codec_are_an_error() {
 
 #[test]
 fn one_digit_of_text_is_a_small_number_to_msgpack() {
-    // No reader can tell: a number below 128 is one byte in MessagePack. Who changes a codec changes the bucket.
+    // This cannot be detected: a number below 128 is one byte in MessagePack. A new codec needs a new bucket.
     assert_eq!(<MsgPack as Codec<u64>>::decode(b"7").unwrap(), 0x37);
 }
 
@@ -339,7 +339,7 @@ fn a_float_that_json_cannot_express_comes_back_as_an_error() {
 
 // ---- Errors show no content ----
 
-/// How a hand-written type words its errors, with the content in them.
+/// Error messages of a hand-written type that contain the content.
 const WORDINGS: [fn(&str) -> String; 12] = [
     |content| content.to_owned(),
     |content| format!("no such user: {content}"),
@@ -355,7 +355,7 @@ const WORDINGS: [fn(&str) -> String; 12] = [
     |content| format!("{content} at line 1 column 1"),
 ];
 
-/// A text that no reader accepts, and that the refusal quotes.
+/// A type that refuses every text with a message that quotes it.
 #[derive(Debug)]
 struct Quoting<const WORDING: usize>;
 
@@ -368,7 +368,7 @@ impl<'de, const WORDING: usize> Deserialize<'de> for Quoting<WORDING> {
 
 impl<const WORDING: usize> Serialize for Quoting<WORDING> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The refusal to be written quotes as well.
+        // The serialization error quotes its content, too.
         let _ = serializer;
         Err(serde::ser::Error::custom(WORDINGS[WORDING](WRITTEN)))
     }
@@ -376,7 +376,7 @@ impl<const WORDING: usize> Serialize for Quoting<WORDING> {
 
 const WRITTEN: &str = "QXZ-written-QXZ";
 
-/// Quotes what it is parsed from.
+/// A type whose parse error quotes the input.
 struct Parsed;
 
 impl fmt::Display for Parsed {
@@ -418,7 +418,7 @@ struct Flat {
     rest: HashMap<String, u32>,
 }
 
-/// Everything that an error lets be seen.
+/// Returns all visible text of an error and its causes.
 fn shown(error: &CodecError) -> String {
     let mut shown = format!("{error}\n{error:?}\n{error:#?}");
     let mut source = error.source();
@@ -441,7 +441,7 @@ fn json_string(text: &str) -> String {
     String::from_utf8(Json::encode(&text.to_owned()).unwrap()).unwrap()
 }
 
-/// A secret that cannot be mistaken for anything else, among what messages are taken apart at.
+/// Generates secrets with a unique marker and with fragments that separate the parts of error messages.
 fn secret() -> impl Strategy<Value = String> {
     let around =
         "[`'\", :a-z0-9]{0,6}|[`\"]?, expected |`, there are no (fields|variants)| at line 1 column 2|\\PC{0,4}";
@@ -485,7 +485,7 @@ proptest! {
         let mp = MsgPack::encode(&secret).unwrap();
         let pairs = |key: &[u8], value: &[u8]| [b"\x81", key, value].concat();
         let word = |word: &str| MsgPack::encode(&word.to_owned()).unwrap();
-        // The value itself, an item, a key, a field's value, a variant, a variant's content, a tag.
+        // As the value itself, an item, a key, a field, a variant, the content of a variant, and a tag.
         read_as_everything(&text, &mp, &secret);
         read_as_everything(&format!("[{text}]"), &[b"\x91", &*mp].concat(), &secret);
         read_as_everything(&format!("{{{text}:{text}}}"), &pairs(&mp, &mp), &secret);
@@ -493,7 +493,7 @@ proptest! {
             read_as_everything(&format!("{{\"{name}\":{text}}}"), &pairs(&word(name), &mp), &secret);
             read_as_everything(&format!("{{{text}:\"{name}\"}}"), &pairs(&mp, &word(name)), &secret);
         }
-        // As bytes, and cut short.
+        // As bytes, and truncated.
         let bytes = [&[0xc4, u8::try_from(secret.len()).unwrap()], secret.as_bytes()].concat();
         read_as_everything(&text[..text.len() - 1], &bytes, &secret);
         read_as_everything(&format!("[{text}"), &mp[..mp.len().saturating_sub(length)], &secret);
@@ -526,7 +526,7 @@ fn an_error_of_writing_shows_nothing_of_the_value() {
     }
 }
 
-// ---- The formats stay what they are ----
+// ---- Stable formats ----
 
 fn golden() -> Record {
     Record {

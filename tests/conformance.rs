@@ -1,4 +1,4 @@
-//! The contract of backends, sentence by sentence: on memory, on a server, on a cluster of three.
+//! The backend contract, item by item: on the memory backend, on a server, and on a cluster of three servers.
 
 mod memory {
     use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Counters: exact, or unknown (P24).
+//! Counters: the total is exact, or the outcome is reported as unknown (P24).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,11 @@ use kvtyped::{ErrorKind, OpenCounters};
 use crate::needs::needs;
 use crate::support::{OLD, Session, SessionKey, World, on_both_backends, unique};
 
-/// How long the tests with faults go on.
+/// The duration of the tests with faults.
 const WHILE: Duration = Duration::from_secs(8);
 
 impl World {
-    /// Counters that no other test has.
+    /// Returns counters that no other test uses.
     fn fresh_counters(&self) -> OpenCounters {
         self.store.counters(unique("hits"))
     }
@@ -30,7 +30,7 @@ on_both_backends! {
             assert_eq!(hits.add("home", delta).await.unwrap(), total);
             assert_eq!(hits.get("home").await.unwrap(), total);
         }
-        // Any text is a name.
+        // Every text is a valid name.
         for odd in ["a.b", "*", ">", "", "=kvtyped", "caf\u{e9} au lait"] {
             assert_eq!(hits.add(odd, 1).await.unwrap(), 1, "{odd}");
         }
@@ -66,7 +66,7 @@ on_both_backends! {
         assert_eq!(hits.get("home").await.unwrap(), 50 * (0..8).sum::<i64>());
     }
 
-    /// What is refused is not counted, what is acknowledged is.
+    /// Acknowledged increments are counted, and refused increments are not.
     async fn a_total_that_leaves_its_range_is_an_error_and_not_counted(world: World) {
         let hits = world.fresh_counters().await.unwrap();
         for (end, step) in [(i64::MAX, 1), (i64::MIN, -1)] {
@@ -78,7 +78,7 @@ on_both_backends! {
                 tokio::spawn(async move {
                     let mut counted = 0;
                     for turn in 0..25 {
-                        // Some go the other way.
+                        // Some increments have the opposite sign.
                         let delta = if (task + turn) % 4 == 0 { -7 * step } else { 9 * step };
                         match hits.add(name, delta).await {
                             Ok(_) => counted += delta,
@@ -155,7 +155,7 @@ async fn a_server_that_can_adds_up_itself() {
     assert!(!World::memory().fresh_counters().await.unwrap().is_server_side());
 }
 
-/// The way that an older server chose stays.
+/// An older server has no server-side counters, so the library stores the totals as records.
 #[tokio::test]
 async fn an_older_server_counts_by_records() {
     let server = Server::builder().version(OLD).start().await;
@@ -167,7 +167,7 @@ async fn an_older_server_counts_by_records() {
     assert_eq!(hits.get("home").await.unwrap(), 8);
 }
 
-/// What other ADR-49 clients add is counted, and they read what is added here.
+/// Increments of other ADR-49 clients are counted, and those clients read the totals of this library.
 #[tokio::test]
 async fn other_clients_count_along() {
     needs!(Counters);
@@ -187,7 +187,7 @@ async fn other_clients_count_along() {
     assert_eq!(hits.get("home").await.unwrap(), 7);
     let stored = async_nats::jetstream::new(client.clone()).get_key_value(&name).await.unwrap();
     assert_eq!(stored.get("home").await.unwrap().unwrap(), r#"{"val":"7"}"#);
-    // They know no range.
+    // Other clients have no range limit.
     add(format!("$KV.{name}.home"), "340282366920938463463374607431768211456000").await;
     for error in [hits.get("home").await.unwrap_err(), hits.add("home", 1).await.unwrap_err()] {
         assert!(matches!(error.kind(), ErrorKind::OutOfRange { .. }), "{error}");
@@ -200,7 +200,7 @@ async fn other_clients_count_along() {
     assert!(mistaken.get(&SessionKey::new("a", 1)).await.unwrap().is_none());
 }
 
-/// An addition that is not acknowledged is found by its id, and its total is read.
+/// An increment without an acknowledgement is found by its id, and its total is read.
 #[tokio::test]
 async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
     needs!(Counters);
@@ -218,13 +218,13 @@ async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
             proxy.set(Mode::DropReplies);
             let (total, ()) = tokio::join!(through.add("home", 10), async {
                 proxy.await_dropped(dropped + 1).await;
-                // It is not the newest any more.
+                // The lost increment is no longer the newest.
                 if round % 2 == 1 {
                     direct.add("home", 1).await.unwrap();
                 }
                 proxy.set(Mode::Pass);
             });
-            // As of then: the server keeps what it told.
+            // The total at the time of the increment, because the server keeps it.
             assert_eq!(total.unwrap(), 10 * (round + 1) + round / 2, "round {round}");
             let counted = direct.get("home").await.unwrap();
             assert_eq!(counted, 10 * (round + 1) + (round + 1) / 2, "round {round}");
@@ -232,7 +232,7 @@ async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
     }
 }
 
-/// No answer ever comes: nobody knows, and nobody guesses.
+/// No reply arrives: the outcome must be reported as unknown.
 #[tokio::test]
 async fn an_addition_without_any_answer_is_unknown() {
     needs!(Counters);
@@ -250,7 +250,7 @@ async fn an_addition_without_any_answer_is_unknown() {
     assert_eq!(through.add("home", 1).await.unwrap(), 2);
 }
 
-/// What many tasks were told while something failed.
+/// The outcomes of the increments of many tasks during a fault.
 #[derive(Debug, Default, Clone, Copy)]
 struct Told {
     acknowledged: i64,
@@ -258,7 +258,7 @@ struct Told {
     refused: i64,
 }
 
-/// Adds ones from eight tasks over each of these handles until it is over.
+/// Eight tasks increment over the given handles until `over` is set.
 async fn add_until(over: Arc<AtomicBool>, handles: &[Counters]) -> Told {
     let tasks = (0..8).map(|task| {
         let (hits, over) = (handles[task % handles.len()].clone(), Arc::clone(&over));
@@ -289,7 +289,7 @@ fn assert_exact(told: Told, counted: i64, faults: usize) {
     assert!(counted <= told.acknowledged + told.unknown, "{counted} were counted of {told:?}");
 }
 
-/// P24: killed and started again, which makes the server forget the ids of all but the newest additions.
+/// P24: the server is killed and restarted. It then remembers only the ids of the newest increments.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn additions_are_exact_or_unknown_while_the_server_is_killed() {
     let server = Server::start().await;
@@ -311,7 +311,7 @@ async fn additions_are_exact_or_unknown_while_the_server_is_killed() {
     assert_exact(told, handles[0].get("home").await.unwrap(), kills);
 }
 
-/// P24: while leaders step down.
+/// P24: leaders step down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn additions_are_exact_or_unknown_while_leaders_change() {
     let cluster = harness::cluster::shared().await;
@@ -334,7 +334,7 @@ async fn additions_are_exact_or_unknown_while_leaders_change() {
     assert_exact(told, handles[0].get("home").await.unwrap(), step_downs);
 }
 
-/// P24: while the leader is killed, and comes back.
+/// P24: the leader is killed and restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
     let cluster = Cluster::start(3).await;
@@ -359,7 +359,7 @@ async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
     assert_exact(told, handles[0].get("home").await.unwrap(), kills);
 }
 
-/// The control: the same id again, which an addition without an acknowledgement invites to, counts twice after a restart.
+/// The control: a retry with the same id after a lost acknowledgement counts twice after a restart.
 #[tokio::test]
 async fn naive_repetition_under_the_same_id_counts_twice() {
     needs!(Counters);
@@ -373,7 +373,7 @@ async fn naive_repetition_under_the_same_id_counts_twice() {
         client.request_with_headers("$KV.hits.home", headers, "".into()).await.unwrap()
     };
     add("ours").await;
-    // What it keeps, it knows again.
+    // The server still knows the ids that it keeps.
     server.restart().await;
     add("ours").await;
     assert_eq!(hits.get("home").await.unwrap(), 1);

@@ -1,4 +1,4 @@
-//! The derive macros: what they write, and what they refuse.
+//! The derive macros: the generated code and the compile errors.
 
 #![deny(warnings, missing_docs, unreachable_pub, unused_results)]
 
@@ -324,7 +324,7 @@ fn raw_identifiers_lose_their_mark_in_the_template() {
     assert_eq!(Match::settings().name, "match");
 }
 
-/// Names of the standard library that mean something else here.
+/// Local items that shadow names of the standard library.
 #[allow(dead_code, missing_docs, non_camel_case_types)]
 mod shadowed {
     use kvtyped::{KeySegment, KvModel};
@@ -390,7 +390,7 @@ fn names_that_mean_something_else_do_not_break_the_generated_code() {
     assert_eq!(model.stored(), &5);
 }
 
-/// What a `macro_rules!` macro passes on works as if it had been written.
+/// Input from a `macro_rules!` macro works like handwritten input.
 #[test]
 fn a_macro_may_write_a_model() {
     macro_rules! model {
@@ -467,7 +467,7 @@ fn a_newtype_is_written_as_what_it_holds() {
     assert!("a.300".parse::<RowKey>().is_err());
 }
 
-/// A model for everybody needs no word more than it has.
+/// A public model needs no attributes other than its own.
 pub mod public {
     use kvtyped::prelude::*;
 
@@ -475,9 +475,9 @@ pub mod public {
     #[derive(Debug, Serialize, Deserialize, KvModel)]
     #[kv(key = "{tenant}.{id}", history = 5)]
     pub struct Account {
-        /// Whose.
+        /// The tenant.
         pub tenant: String,
-        /// Which.
+        /// The id.
         pub id: u64,
     }
 
@@ -485,7 +485,7 @@ pub mod public {
     #[derive(Debug, Serialize, Deserialize, KvModel)]
     #[kv(key = "one")]
     pub struct One {
-        /// What it says.
+        /// The text.
         pub text: String,
     }
 }
@@ -496,7 +496,7 @@ fn more_history_is_said() {
     assert_eq!(public::OneKey, public::OneKey::new());
 }
 
-/// What rustc itself says in these changes with its version; write it anew with `TRYBUILD=overwrite`.
+/// The messages of rustc in these files depend on its version. Regenerate them with `TRYBUILD=overwrite`.
 #[test]
 fn every_mistake_has_its_message() {
     let cases = trybuild::TestCases::new();

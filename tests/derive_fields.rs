@@ -1,4 +1,4 @@
-//! The fields of a key: their visibility, their types, their serde attributes, and the field that takes the rest.
+//! The fields of a key: visibility, types, serde attributes, and the rest field.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ trait Owner {
     type Id: KeySegment;
 }
 
-/// The number of a record of `T`.
+/// The id of a record of `T`.
 struct Id<T>(u32, PhantomData<fn() -> T>);
 
 impl<T> Clone for Id<T> {
@@ -140,7 +140,7 @@ pub mod hidden {
     #[derive(Debug, Serialize, Deserialize, KvModel)]
     #[kv(key = "{tenant}.{secret}", key_name = "HiddenId", filter_name = "HiddenIds")]
     pub struct Hidden {
-        /// Whose.
+        /// The tenant.
         pub tenant: String,
         secret: Secret,
     }

@@ -1,4 +1,5 @@
-//! Elections on memory and on a server: one leader at a time, told, proclaimed, overthrown.
+//! Elections on the memory backend and on a server: one leader at a time, observation, proclamation, and loss of
+//! leadership.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,12 +23,12 @@ fn node(address: &str) -> NodeInfo {
     NodeInfo { address: address.into() }
 }
 
-/// The next leader's address.
+/// Returns the address of the next leader.
 async fn told(leaders: &mut Leaders<NodeInfo>) -> String {
     soon(leaders).await.expect("a leader").into_value().address
 }
 
-/// What happened to the leaders, in order.
+/// The transitions of all leaders, in order.
 #[derive(Default)]
 struct Log(Mutex<Vec<Step>>);
 
@@ -42,7 +43,7 @@ impl Log {
         self.0.lock().unwrap().push(step);
     }
 
-    /// P23: each term stops before the next starts, and terms grow.
+    /// P23: each term stops before the next starts, and terms grow. Returns the terms.
     fn terms(&self) -> Vec<u64> {
         let steps = self.0.lock().unwrap();
         let mut terms = Vec::new();
@@ -107,14 +108,14 @@ on_both_backends! {
         let mut late = election.observe().await.unwrap();
         assert_eq!(told(&mut late).await, "a");
         let term = first.fence();
-        // Renewals are no news.
+        // Renewals cause no events.
         tokio::time::sleep(2 * SECOND).await;
         first.proclaim(&node("a, ready")).await.unwrap();
         for leaders in [&mut early, &mut late] {
             let leader = soon(leaders).await.unwrap();
             assert_eq!((&*leader.address, leader.fence()), ("a, ready", term));
         }
-        // The same words are said anew.
+        // The same value is proclaimed again.
         first.proclaim(&node("a, ready")).await.unwrap();
         assert_eq!(told(&mut early).await, "a, ready");
         first.resign().await.unwrap();
@@ -151,7 +152,7 @@ on_both_backends! {
     async fn a_candidate_that_is_dropped_is_not_elected(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name);
-        // Dropped after no step, after one, ..: wherever it is by then.
+        // The future is dropped after 0, 1, 2, … polls.
         for steps in 0..60 {
             dropped_after(election.campaign(&node("dropped")), steps).await;
         }
@@ -200,13 +201,13 @@ on_both_backends! {
         assert!(election.leader().await.is_err_and(|error| is_decode(&error)));
         let error = election.campaign(&node("b")).wait(SECOND).await.unwrap_err();
         assert!(is_decode(&error), "it is not ours to take: {error}");
-        // It says of itself what no `NodeInfo` is, and is a leader all the same.
+        // The leader proclaims a value that is not a `NodeInfo`, and is still the leader.
         junk.purge(&record.key()).await.unwrap();
         let other = world.store.election::<u32>(&name).ttl(SECOND);
         let leadership = other.campaign(&7).await.unwrap();
         assert!(soon(&mut leaders).await.is_err_and(|error| is_decode(&error)));
         assert!(election.leader().await.is_err_and(|error| is_decode(&error)));
-        // Not once more with each renewal.
+        // The error is not repeated with each renewal.
         tokio::time::sleep(SECOND).await;
         leadership.resign().await.unwrap();
         let next = election.campaign(&node("b")).await.unwrap();
@@ -222,7 +223,7 @@ on_both_backends! {
         let leadership = election.campaign(&node("a")).await.unwrap();
         let error = leadership.proclaim(&node(&"x".repeat(5_000))).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
-        // The renewals go on with it.
+        // The renewals continue.
         tokio::time::sleep(3 * SECOND).await;
         leadership.check().unwrap();
         assert_eq!(election.leader().await.unwrap().expect("somebody leads").address, "a");
@@ -237,7 +238,7 @@ on_both_backends! {
         assert_eq!(told(&mut leaders).await, "a");
         assert!(world.store.delete_bucket(&name).await.unwrap());
         tokio::time::timeout(SOON, old.lost()).await.unwrap();
-        // The first who notices is told; the next makes the bucket anew.
+        // The first failing call reports the missing bucket. The next call recreates the bucket.
         let started = Instant::now();
         let new = loop {
             match election.campaign(&node("b")).wait(SOON).await {
@@ -292,7 +293,7 @@ async fn a_leader_stands_down_before_another_is_elected() {
     next.resign().await.unwrap();
 }
 
-/// P23, P13: cut off, the leader knows before another leads.
+/// P23, P13: an isolated leader knows that it lost the leadership before another candidate leads.
 #[tokio::test]
 async fn a_leader_that_is_cut_off_knows_before_another_leads() {
     needs!(Elections);
@@ -329,7 +330,7 @@ async fn a_leader_that_is_cut_off_knows_before_another_leads() {
     }
 }
 
-/// P23: candidates on all servers of a cluster, while its leader steps down again and again.
+/// P23: candidates run on all servers of a cluster, while the leader of the stream steps down repeatedly.
 #[tokio::test]
 async fn terms_follow_each_other_while_the_leader_of_the_bucket_steps_down() {
     needs!(Elections);
@@ -345,7 +346,7 @@ async fn terms_follow_each_other_while_the_leader_of_the_bucket_steps_down() {
         let (log, over) = (Arc::clone(&log), Arc::clone(&over));
         candidates.push(tokio::spawn(async move {
             while !over.load(std::sync::atomic::Ordering::SeqCst) {
-                // A leader of the bucket that is away is an error; one tries again.
+                // A missing leader of the stream causes an error, and the candidate retries.
                 let Ok(leadership) = election.campaign(&number).wait(SOON).await else { continue };
                 let term = leadership.fence().get();
                 log.note(Step::Started(term));

@@ -11,7 +11,7 @@ use crate::support::{OLD, SOON, Session, SessionKey, Told, World, on_both_backen
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How late an eviction may be on a busy machine.
+/// The tolerance for an eviction on a loaded machine.
 const LATE: Duration = Duration::from_secs(5);
 
 fn key(id: u64) -> SessionKey {
@@ -31,7 +31,7 @@ async fn is_evicted(cache: &Cache<Session>, sessions: &Bucket<Session>, entry: &
     wait::until("the bucket removes the record", LATE, expires).await;
 }
 
-/// One record in every handle, until it expires after about two seconds.
+/// Checks a record in every handle until it expires after about two seconds.
 async fn expires_everywhere(sessions: &Bucket<Session>) {
     let mut events = sessions.watch(..).await.unwrap();
     assert_eq!(told(&mut events).await, Told::Ready);
@@ -87,7 +87,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), next));
     }
 
-    /// The record is written again before it expires, again and again, and the reader looks only now and then.
+    /// The record is rewritten repeatedly before it expires, and the reader polls only occasionally.
     async fn slow_reader_is_told_of_no_expiry_that_did_not_happen(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
         let mut events = sessions.watch(..).await.unwrap();

@@ -1,8 +1,8 @@
-//! P36: what the recipes store stays what it was, and what an older version stored is understood.
+//! P36: the stored format of the recipes is stable, and records of older versions can be read.
 //!
-//! `golden/records.txt` has a line for each record that a recipe keeps: its key, and its value with the parts that are
-//! another each time (`id`, `since`, ..) as they once were. Lines may be added, but existing lines never change. If a
-//! key has two lines, this version writes the last one.
+//! `golden/records.txt` has a line for each record that a recipe stores: its key and its value, with one sample of each
+//! part that varies (`id`, `since`, …). Lines may be added, but existing lines never change. If a key has two lines,
+//! this version writes the last one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::{Junk, JunkKey, Session, SessionKey, World, seen_as, unique}
 
 const GOLDEN: &str = include_str!("golden/records.txt");
 
-/// The bucket in which all of them are.
+/// The bucket of all records.
 const BUCKET: &str = "golden";
 
 fn golden() -> Vec<(String, Value)> {
@@ -28,7 +28,7 @@ fn golden() -> Vec<(String, Value)> {
     GOLDEN.lines().map(line).collect()
 }
 
-/// A value with what is another each time taken as equal.
+/// Replaces the varying parts of a value with placeholders.
 fn shape(value: &str) -> String {
     let mut value: serde_json::Map<String, Value> = serde_json::from_str(value).expect("an object");
     for (name, value) in &mut value {
@@ -43,7 +43,7 @@ fn shape(value: &str) -> String {
     Value::Object(value).to_string()
 }
 
-/// A key without what is another each time: the number of a permit, the name of a clock.
+/// Removes the varying part of a key: the number of a permit or the name of a clock.
 fn named(key: &str) -> String {
     let numbered = ["=kvtyped.semaphore.", "=kvtyped.rate-clock."].iter().any(|prefix| key.starts_with(prefix));
     let stem = key.rsplit_once('.').map(|(stem, _)| stem);
@@ -54,14 +54,14 @@ async fn junk(world: &World) -> Bucket<Junk> {
     world.store.bucket().name(BUCKET).limit_markers(Duration::from_secs(1)).await.expect("it opens")
 }
 
-/// Everything that is stored under reserved keys, by key.
+/// Returns all records under reserved keys, by key.
 async fn stored(world: &World) -> BTreeMap<String, String> {
     let junk = seen_as::<Junk>(world, BUCKET).await;
     let all: Vec<_> = junk.list(..).await.unwrap().try_collect().await.unwrap();
     all.into_iter().map(|record| (record.key().to_string(), record.text.clone())).collect()
 }
 
-/// Every recipe, once.
+/// Runs every recipe once.
 async fn everything_is_stored(world: &World) -> BTreeMap<String, String> {
     junk(world).await;
     let store = &world.store;
@@ -80,7 +80,7 @@ async fn everything_is_stored(world: &World) -> BTreeMap<String, String> {
     let api = store.rate_limiter("api", Quota::per_hour(2).burst(3)).bucket(BUCKET).await.unwrap();
     assert!(api.check("ada").await.unwrap().is_allowed());
     let mut all = stored(world).await;
-    // A ticket is a lease, and may be given back already.
+    // A ticket is a lease and may already be released.
     all.retain(|key, _| !key.contains(".ticket-"));
     drop((guard, fair, fenced, leader, permit, member));
     all
@@ -132,7 +132,7 @@ async fn is_understood(records: BTreeMap<String, Value>) {
     assert_eq!(api.check("ada").await.unwrap().remaining(), 2, "what was used long ago came back");
 }
 
-/// A text, and the segment of a key that it is.
+/// Each line has a text and its key segment.
 #[test]
 fn texts_stay_at_their_keys() {
     for line in include_str!("golden/segments.txt").lines() {
@@ -143,7 +143,7 @@ fn texts_stay_at_their_keys() {
     }
 }
 
-/// How the server's counters are written (ADR-49).
+/// The message format of server-side counters (ADR-49).
 #[tokio::test]
 async fn an_addition_stays_a_message_without_a_body() {
     needs!(Counters);

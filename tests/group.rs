@@ -1,4 +1,4 @@
-//! Groups on memory and on a server: who is there, who comes, who goes and how.
+//! Groups on the memory backend and on a server: members, arrivals, departures and their reasons.
 
 use futures::future::join_all;
 use harness::{Mode, Proxy};
@@ -20,7 +20,7 @@ fn node(address: &str) -> NodeInfo {
     NodeInfo { address: address.into(), load: 0 }
 }
 
-/// What an event says, to be compared.
+/// Formats an event for comparison.
 fn said(event: GroupEvent<NodeInfo>) -> String {
     match event {
         GroupEvent::Joined(member) => format!("{} joined at {}", member.id(), member.address),
@@ -105,7 +105,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, "ready");
         let two = group.join("node-2", &node("b")).await.unwrap();
         assert_eq!(told(&mut events).await, "node-2 joined at b");
-        // Renewals are no news.
+        // Renewals cause no events.
         tokio::time::sleep(2 * SECOND).await;
         two.update(&NodeInfo { load: 7, ..node("b") }).await.unwrap();
         assert_eq!(told(&mut events).await, "node-2 has load 7");
@@ -200,7 +200,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, "node-1 joined at a");
         assert_eq!(told(&mut events).await, "ready");
         let is_decode = |error: &Error| matches!(error.kind(), ErrorKind::Decode { .. });
-        // One of another kind, and something else.
+        // A member of another type, and a record that is not a member.
         let other = world.store.group::<u32>(&name).ttl(SECOND).join("node-2", &7).await.unwrap();
         assert!(soon(&mut events).await.is_err_and(|error| is_decode(&error)));
         let junk = seen_as::<Junk>(&world, &name).await;
@@ -209,7 +209,7 @@ on_both_backends! {
         assert!(group.members().await.is_err_and(|error| is_decode(&error)));
         assert!(group.get("node-2").await.is_err_and(|error| is_decode(&error)));
         assert!(group.join("node-3", &node("c")).await.is_err_and(|error| is_decode(&error)));
-        // Not once more with each renewal.
+        // The error is not repeated with each renewal.
         tokio::time::sleep(SECOND).await;
         other.leave().await.unwrap();
         let two = group.join("node-2", &node("b")).await.unwrap();
@@ -228,7 +228,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, "node-1 joined at a");
         world.store.delete_bucket(&name).await.unwrap();
         tokio::time::timeout(SOON, gone.lost()).await.unwrap();
-        // A process that begins now.
+        // A process that starts now.
         let two = world.another().await.group::<NodeInfo>(&name).join("node-2", &node("b")).await.unwrap();
         let mut heard = Vec::new();
         while heard.len() < 2 {
@@ -244,7 +244,7 @@ on_both_backends! {
     }
 }
 
-/// Who is cut off is told so before the others are told that it died.
+/// An isolated member learns of its loss before the others report it as dead.
 #[tokio::test]
 async fn a_member_that_is_cut_off_knows_before_the_others() {
     needs!(Groups);

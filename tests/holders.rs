@@ -1,6 +1,6 @@
-//! Holders of locks that are processes of their own: killed, and paused for longer than their lease lives.
+//! Lock holders that run as separate processes, and are killed or paused for longer than their lease.
 //!
-//! The process is this test binary once more, in the test [`a_holder`], which does what it is told on its input.
+//! The process is this test binary itself, running the test [`a_holder`], which executes commands from stdin.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -14,7 +14,7 @@ use crate::support::{Session, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(2);
-/// How much later than its time a lease may be free, on a busy machine.
+/// The tolerance for the end of a lease on a loaded machine.
 const LATE: Duration = Duration::from_secs(3);
 const JOB: &str = "KVTYPED_HOLDER";
 
@@ -26,7 +26,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// Starts it, and waits until it has the lock.
+    /// Starts the process and waits until it has the lock.
     async fn start(url: &str, bucket: &str) -> Self {
         let program = std::env::current_exe().expect("this binary has a path");
         let mut process = Command::new(program)
@@ -77,7 +77,7 @@ impl Drop for Holder {
     }
 }
 
-/// The other side: holds the lock of a session, and does what it is told, line by line.
+/// Runs in the child process: holds the lock of a session and executes commands, one per line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the process that the other tests of this file start"]
 async fn a_holder() {
@@ -88,7 +88,7 @@ async fn a_holder() {
     let session = Session::new("acme", 7);
     let guard = sessions.lock(&session.key()).ttl(TTL).await.unwrap();
     let by_holder = session.visited(1);
-    // Made while the lock is surely held, before anybody is told to pause this process; when it is sent is another matter.
+    // Prepared while the lock is certainly held, before the parent can pause this process. It is sent later.
     let mut prepared = Some(sessions.put(&by_holder).fenced_by(&guard));
     println!("held {}", guard.fence());
     loop {
@@ -108,7 +108,7 @@ async fn a_holder() {
     }
 }
 
-/// P20: after a `kill -9` of the holder, the lock is free within its time to live, and a moment.
+/// P20: after `kill -9` of the holder, the lock is free within its TTL plus a tolerance.
 #[tokio::test]
 async fn a_holder_that_is_killed_frees_its_lock() {
     needs!(Locks);
@@ -130,8 +130,8 @@ async fn a_holder_that_is_killed_frees_its_lock() {
     }
 }
 
-/// P14, P11: a holder that is paused for longer than its lease lives knows it at its first look, and a write that it had
-/// prepared is refused by the server.
+/// P14, P11: a holder that was paused for longer than its lease detects the loss at its first check, and the server
+/// refuses the write that it had prepared.
 #[tokio::test]
 async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
     needs!(Locks);
@@ -154,7 +154,7 @@ async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
     guard.release().await.unwrap();
 }
 
-/// The control: without the pause, the prepared write lands.
+/// The control: without the pause, the prepared write is applied.
 #[tokio::test]
 async fn the_write_of_a_holder_that_is_not_paused_lands() {
     needs!(Locks);

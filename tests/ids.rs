@@ -1,4 +1,4 @@
-//! Ids: no number twice.
+//! Ids: no id is issued twice.
 
 use std::collections::HashSet;
 
@@ -59,7 +59,7 @@ on_both_backends! {
         }
     }
 
-    /// Wherever it is dropped.
+    /// Wherever the future is dropped.
     async fn a_dropped_wait_gives_no_id_out_twice(world: World) {
         let ids = world.store.ids(unique("orders")).block(2).await.unwrap();
         let mut taken = HashSet::new();
@@ -87,7 +87,7 @@ on_both_backends! {
     }
 }
 
-/// Blocks whose acknowledgements are lost are found, or left.
+/// Blocks with a lost acknowledgement are recovered or skipped.
 #[tokio::test]
 async fn lost_acknowledgements_give_no_id_out_twice() {
     let name = unique("orders");
@@ -96,7 +96,7 @@ async fn lost_acknowledgements_give_no_id_out_twice() {
     let store = World::at(&proxy.url()).await.store;
     let through = store.ids(&name).block(1).timeout(Duration::from_secs(2)).await.unwrap();
     let mut taken = HashSet::new();
-    // A connection that was silent may be given up, and made anew.
+    // The client may replace a silent connection, so a call may fail.
     let next = async || harness::wait::until("an id comes", SOON, async || through.next().await.ok()).await;
     for _ in 0..3 {
         assert!(taken.insert(next().await));

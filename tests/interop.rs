@@ -1,4 +1,4 @@
-//! Records and buckets are those of a client that nobody here wrote: nats.py.
+//! Interoperability with an independent client: nats.py.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Wor
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Does these steps with nats.py, and tells what came of each; see the script.
+/// Runs steps with nats.py and returns the result of each; see the script.
 async fn python(bucket: &str, steps: Value) -> Vec<Value> {
     let url = harness::shared().await.url();
     let printed = harness::python::run(include_str!("interop/client.py"), &[&url, bucket, &steps.to_string()]).await;
     serde_json::from_str(&printed).expect("the script prints a list")
 }
 
-/// The configuration of a bucket's stream, as the server tells it.
+/// Returns the configuration of a bucket's stream, as the server reports it.
 async fn stream(bucket: &str) -> serde_json::Map<String, Value> {
     let subject = format!("$JS.API.STREAM.INFO.KV_{bucket}");
     let info = harness::shared().await.api(&subject, &Value::Null).await.expect("the server answers");
@@ -29,7 +29,7 @@ fn revisions(found: &[Version<Document>]) -> Vec<u64> {
     found.iter().map(|version| version.revision().get()).collect()
 }
 
-/// One setting: a text that is stored as it is.
+/// A setting that is stored as plain text.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "setting.{name}", codec = Text)]
 struct Setting {
@@ -38,7 +38,7 @@ struct Setting {
     text: String,
 }
 
-/// The records of which these tests set the TTL, in a format that Python reads.
+/// Records with a TTL, in a format that Python reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "lease.{id}", history = 1)]
 struct Lease {
@@ -226,7 +226,7 @@ async fn a_bucket_of_nats_py_is_opened_as_it_is() {
     let value = json!({ "name": "a", "text": "one" }).to_string();
     python(&name, json!([["make", settings], ["put", "doc.a", value]])).await;
 
-    // It allows no direct gets, so every read is the leader's.
+    // The bucket does not allow direct gets, so the leader answers every read.
     let open = || world.store.bucket::<Document>().name(&name);
     let error = open().await.expect_err("its stream is not that of a bucket");
     let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
@@ -283,10 +283,10 @@ async fn nats_py_is_told_how_a_bucket_was_made_here() {
     assert_eq!(fields, [json!(1), json!(1), json!(0.0), json!(90.0)]);
 }
 
-/// The fields in which two configurations differ, but for those that name the bucket or the server's version.
+/// Returns the differing fields of two configurations, except for the bucket name and the server version.
 fn differing(one: &serde_json::Map<String, Value>, other: &serde_json::Map<String, Value>) -> Vec<String> {
     let plain = |value: Option<&Value>| match value {
-        // What the server notes for itself.
+        // Ignores the metadata that the server adds.
         Some(Value::Object(notes)) => {
             let notes = notes.iter().filter(|(key, _)| !key.starts_with("_nats."));
             let notes: serde_json::Map<_, _> = notes.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -307,7 +307,7 @@ async fn a_stream_is_made_as_nats_py_makes_it() {
     needs!(LimitMarkers);
     let world = World::nats().await;
     type Open = fn(OpenBucket<Document>) -> OpenBucket<Document>;
-    // nats.py asks for direct gets only if it is told to, for TTLs of messages always, and never for batches.
+    // nats.py enables direct gets only on request, per-message TTLs always, and batches never.
     let cases: [(&str, Open, Value, &[&str]); 6] = [
         ("nothing said, history 10", |open| open, json!({ "history": 10 }), &["allow_msg_ttl"]),
         ("limit markers by default", |open| open.history(1), json!({ "history": 1 }), &["subject_delete_marker_ttl"]),
@@ -387,7 +387,7 @@ async fn messages_are_stored_as_nats_py_stores_them() {
     theirs.drain(..6);
     theirs.remove(5);
 
-    // Only this library writes it: by its id, a write is recognised whose acknowledgement was lost.
+    // Only this library writes an operation id. It identifies a write whose acknowledgement was lost.
     for headers in &mut mine {
         let headers = headers.as_object_mut().expect("headers");
         let id = headers.remove("Nats-Msg-Id").or_else(|| headers.remove("Kvtyped-Oid"));

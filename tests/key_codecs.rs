@@ -1,4 +1,4 @@
-//! Buckets whose keys are stored as other clients encode them.
+//! Buckets with keys in the encodings of other clients.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ struct Session {
     visits: u32,
 }
 
-/// The same bucket with its stored keys.
+/// The same bucket with its encoded keys.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(bucket = "sessions", key = "{key..}", codec = Bytes)]
 struct Stored {
@@ -157,7 +157,7 @@ on_both_backends! {
     }
 }
 
-/// Keys as orbit.go and nats.js wrote them: the key as a JSON text, and the stored one.
+/// Keys that orbit.go and nats.js wrote: the key as JSON text, and the stored key.
 #[test]
 fn keys_of_other_clients_are_read_and_written() {
     for (codec, golden) in [

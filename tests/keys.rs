@@ -1,4 +1,4 @@
-//! Keys: escaping, legality, typed keys and patterns over them.
+//! Keys: escaping, validity, typed keys, and patterns.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,7 +12,7 @@ use kvtyped::key::{
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Two texts side by side behind a literal: the shape in which one field could leak into the next.
+/// Two adjacent texts after a literal, so that a text that leaks into the next segment is detected.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct PairKey {
     tenant: String,
@@ -90,7 +90,7 @@ macro_rules! text_of_key {
 
 text_of_key!(PairKey, MixedKey);
 
-/// Any text, with what is special to keys, subjects and the escape itself far more often than by chance.
+/// Generates texts, with an increased share of characters that are special in keys, subjects and escapes.
 fn text() -> impl Strategy<Value = String> {
     let special =
         select(vec!['.', '*', '>', '=', ' ', '\0', '_', '-', '/', '2', 'E', 'e', '\r', '\n', '$', 'ß', '\u{10FFFF}']);
@@ -98,7 +98,7 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(character, 0..12).prop_map(String::from_iter)
 }
 
-/// Anything that could be taken for a segment: escapes that are canonical, that are not, and broken ones.
+/// Generates texts that resemble segments: with canonical, non-canonical and broken escapes.
 fn segment() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         8 => select(vec!["=2E", "=C3=9F", "=00", "=3D", "a", "Z", "7", "-", "/", "_"]),
@@ -112,7 +112,7 @@ fn is_segment(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_=".contains(&byte))
 }
 
-/// The segment of a value, out of the key that a builder makes of it.
+/// Returns the segment that a builder writes for a value.
 fn written<S: KeySegment>(value: &S) -> String {
     let mut out = KeyBuilder::new();
     out.segment(value);
@@ -414,7 +414,7 @@ fn a_key_of_another_shape_is_refused() {
     }
 }
 
-/// What NATS says of a filter and a subject.
+/// Returns whether NATS matches a subject with a filter.
 fn nats_matches(filter: &str, subject: &str) -> bool {
     let (filter, subject) = (filter.split('.').collect::<Vec<_>>(), subject.split('.').collect::<Vec<_>>());
     for (index, token) in filter.iter().enumerate() {
@@ -431,7 +431,7 @@ fn nats_matches(filter: &str, subject: &str) -> bool {
 
 const DEPTH: u32 = 5;
 
-/// Every key of one to five segments over a small alphabet.
+/// Returns every key of one to five segments over a small alphabet.
 fn keys(alphabet: &[&str]) -> Vec<String> {
     let mut all = Vec::new();
     let mut last = vec![String::new()];
@@ -487,7 +487,7 @@ fn half_open_pattern() -> impl Strategy<Value = Pattern> {
     prop_oneof![19 => parts, 1 => Just(Pattern::all())]
 }
 
-/// Whatever `disjoint` makes of patterns, which may end openly where the patterns did not.
+/// Generates patterns, including results of `disjoint`, which may have an open end where the inputs had none.
 fn tailed_pattern() -> impl Strategy<Value = Pattern> {
     proptest::collection::vec(pattern(), 1..5).prop_flat_map(|patterns| {
         let all = patterns.iter().cloned().chain(Pattern::disjoint(&patterns)).collect::<Vec<_>>();

@@ -1,11 +1,11 @@
-//! The rooms of `kvtyped/src` import only what lies below them.
+//! Modules of `kvtyped/src` import only from lower layers.
 //!
-//! The sources are read as text: a path `crate::room::..` in code counts, one in a comment does not.
+//! The sources are read as text. A path `crate::module::..` in code counts, but not in a comment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms from the ground up; those of one line do not know each other.
+/// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const FLOORS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "chance"],
     &["error"],
@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["prelude", "private", "lib"],
 ];
 
-/// What a room must not name, by prefix of a path in code.
+/// Forbidden names for some modules, by prefix of a path in code.
 const BANS: &[(&[&str], &[&str])] = &[
     (
         &["key", "codec", "config", "model", "revision", "ttl"],
@@ -47,12 +47,12 @@ struct Source {
     code: String,
 }
 
-/// Where the sources of the library are.
+/// Returns the directory of the library sources.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/src")
 }
 
-/// All files of it.
+/// Returns all source files of the library.
 pub(crate) fn files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
@@ -88,7 +88,7 @@ fn sources() -> Vec<Source> {
         .collect()
 }
 
-/// The text without comments; tests inside a file may name what they like, and stand at its end.
+/// Removes comments, and the unit tests at the end of a file, which may import anything.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
@@ -100,7 +100,7 @@ fn floor(room: &str) -> usize {
     floor.unwrap_or_else(|| panic!("the room `{room}` has no floor: give it one in {}", file!()))
 }
 
-/// The rooms that a source names.
+/// Returns the modules that a source imports.
 fn imports(source: &Source) -> Vec<String> {
     let mut rooms = Vec::new();
     for (at, _) in source.code.match_indices("crate::") {
@@ -135,7 +135,7 @@ fn a_room_imports_only_what_lies_below_it() {
         for import in imports(&source) {
             let below = floor(&import) < floor(&source.room);
             let same = import == source.room;
-            // A leaf backend implements the waist; the waist only declares that its leaves exist.
+            // A backend implements the backend traits. The module of the traits only declares the backends.
             if !below && !same {
                 wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.room));
             }
@@ -178,9 +178,9 @@ fn the_compare_and_set_loop_stands_once() {
         .filter(|source| source.room == "bucket" && source.code.contains(".expecting("))
         .map(|source| source.path.file_name().expect("a file has a name").to_string_lossy().into_owned())
         .collect();
-    // `write.rs` sends one guarded write and never retries; the loop is in `cas.rs`.
+    // `write.rs` sends one write with a precondition and never retries; the loop is in `cas.rs`.
     assert!(expecting.iter().all(|file| file == "cas.rs" || file == "write.rs"), "{expecting:?}");
-    // Who waits for a server that is behind does not contend.
+    // Waiting for a stale server is not contention.
     let contends = |code: &str| code.contains("Backoff::contention");
     let loops = sources().into_iter().filter(|source| source.room == "bucket" && contends(&source.code));
     assert_eq!(loops.count(), 1, "one file of `bucket/` backs off from other writers");

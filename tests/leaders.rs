@@ -1,4 +1,4 @@
-//! Two leaders: a server that was cut off still takes itself for the leader, and refuses what the real leader applies.
+//! Two leaders: an isolated server still considers itself the leader, and refuses writes that the real leader applies.
 
 use futures::StreamExt;
 use harness::{Cluster, Server};
@@ -21,7 +21,7 @@ fn item(id: u64, text: &str) -> Item {
     Item { id, text: text.to_owned() }
 }
 
-/// Refuses every write of a bucket that expects a revision, as a leader does that has not reached any.
+/// Answers every write of a bucket with a conflict at a low revision, like a leader that lacks the newest messages.
 async fn refuse(server: &Server, bucket: &str) -> JoinHandle<()> {
     let client = async_nats::connect(server.url()).await.expect("a connection");
     let mut writes = client.subscribe(format!("$KV.{bucket}.>")).await.expect("a subscription");
@@ -62,7 +62,7 @@ async fn a_refusal_by_a_leader_that_was_cut_off_proves_nothing() {
     }
 }
 
-/// A conflict with a lower revision is also what the only leader says, of a key whose record is gone.
+/// The only leader also reports a conflict with a lower revision if the record of the key is gone.
 #[tokio::test]
 async fn the_only_leader_refuses_what_expects_a_record_that_is_gone() {
     let cluster = Cluster::start(3).await;

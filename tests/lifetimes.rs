@@ -22,7 +22,7 @@ async fn open(world: &World, open: OpenBucket<Session>) -> Bucket<Session> {
     open.await.expect("the bucket opens")
 }
 
-/// Checks a refusal that names both figures and the remedy.
+/// Checks a refusal that names both durations and the remedy.
 fn is_refused(verb: &str, error: &Error) {
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{verb}: {error}");
     assert_eq!(error.outcome(), Outcome::NotApplied, "{verb}");

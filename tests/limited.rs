@@ -10,8 +10,8 @@ use crate::support::{SOON, Session, SessionKey, World, on_both_backends, unique}
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Takes locks until the bucket is full and lets their holder die. The leases must expire, so that locks can be taken
-/// again.
+/// Acquires locks until the bucket is full, and lets their holder die. The leases must expire, so that locks can be
+/// acquired again.
 async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> OpenLocks) {
     let doomed = world.another().await;
     let theirs = open(&doomed).ttl(2 * SECOND).await.unwrap();
@@ -27,7 +27,7 @@ async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> O
     assert!(guards.len() > 10, "{}", guards.len());
     let ours = open(&world.store).await.unwrap();
     assert!(matches!(ours.lock("another").wait(SOON).await.unwrap_err().kind(), ErrorKind::BucketFull));
-    // A full bucket still takes renewals.
+    // A full bucket still accepts renewals.
     let guard = guards.pop().expect("there are some");
     guard.ensure(1_200 * Duration::from_millis(1)).await.unwrap();
     doomed.close().await.unwrap();

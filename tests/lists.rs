@@ -1,4 +1,4 @@
-//! Lists of any length: pages, cursors, progress, counts; what they cost and leave behind.
+//! Lists of any length: pages, cursors, progress, counts, their cost, and the removal of their consumers.
 
 use std::collections::BTreeSet;
 
@@ -12,14 +12,14 @@ use crate::support::{Document, OLD, RawSession, SOON, Session, SessionKey, World
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Puts sessions of these ids in their order, so that their revisions have it too.
+/// Writes sessions with these ids in order, so that their revisions have the same order.
 async fn fill(sessions: &Bucket<Session>, tenant: &str, ids: impl IntoIterator<Item = u64>) {
     for id in ids {
         sessions.put(&Session::new(tenant, id)).await.expect("it is written");
     }
 }
 
-/// Puts many sessions, in any order.
+/// Writes many sessions concurrently, in any order.
 async fn fill_much(sessions: &Bucket<Session>, ids: impl IntoIterator<Item = u64>) {
     let put = |id: u64| {
         let session = Session::new("acme", id);
@@ -28,7 +28,7 @@ async fn fill_much(sessions: &Bucket<Session>, ids: impl IntoIterator<Item = u64
     stream::iter(ids).map(put).buffer_unordered(256).try_collect::<()>().await.expect("they are written");
 }
 
-/// That these are the numbers below `end`, each once.
+/// Asserts that `ids` contains each number below `end` exactly once.
 fn assert_all(mut ids: Vec<u64>, end: u64) {
     ids.sort_unstable();
     assert!(ids.iter().copied().eq(0..end), "{} are found of {end}", ids.len());
@@ -56,7 +56,7 @@ on_both_backends! {
                 break;
             }
             pages.push(page);
-            // As text, as a browser gives it back.
+            // The cursor passes through text, as in a web API.
             let cursor: Cursor = cursor.to_string().parse().unwrap();
             list = sessions.list(filter.clone()).after(cursor).limit(10).await.unwrap();
         }
@@ -123,7 +123,7 @@ on_both_backends! {
             while let Some(entry) = page.try_next().await.unwrap() {
                 seen.push((entry.name.clone(), entry.text.clone()));
             }
-            // One that was seen, one that was not, one that goes, one that comes.
+            // Changes a listed record and a pending record, removes a pending record, and creates one.
             documents.put(&document(3, "new")).await.unwrap();
             documents.put(&document(15, "new")).await.unwrap();
             documents.delete(&document(17, "").key()).await.unwrap();
@@ -137,7 +137,7 @@ on_both_backends! {
             wanted.extend([row(3, "new"), row(15, "new"), row(20, "new")]);
             assert_eq!(seen, wanted, "with a history of {history}");
 
-            // What comes later stands behind the end.
+            // A later record appears after the end cursor.
             documents.put(&document(4, "newest")).await.unwrap();
             let later: Vec<_> = documents.list(..).after(rest.cursor()).await.unwrap().try_collect().await.unwrap();
             assert_eq!(later.len(), 1);
@@ -243,7 +243,7 @@ fn a_text_that_is_no_cursor_is_refused() {
     assert_eq!("18b2f-7".parse::<Cursor>().unwrap().to_string(), "18b2f-7");
 }
 
-/// The consumers of a bucket: their names, and how many messages each was sent.
+/// Returns the consumers of a bucket: their names, and the number of messages delivered to each.
 async fn consumers(server: &Server, bucket: &str) -> Vec<(String, u64)> {
     let asked = format!("$JS.API.CONSUMER.LIST.KV_{bucket}");
     let answer = server.api(&asked, &json!({})).await.expect("the server answers");
@@ -267,13 +267,13 @@ async fn nothing_is_left_of_a_list() {
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
     fill(&sessions, "acme", 0..500).await;
 
-    // At its limit, though its reader keeps it.
+    // A list at its limit has no consumer, even if its stream is still held.
     let mut limited = sessions.list(..).limit(3).await.unwrap();
     while limited.try_next().await.unwrap().is_some() {}
     no_consumers(server, sessions.name()).await;
     assert_eq!(limited.progress().seen, 3);
 
-    // Dropped in the middle, dropped unread, and while it begins.
+    // Dropped in the middle, dropped unread, and dropped during the start.
     let mut dropped = sessions.keys(..).after(limited.cursor()).await.unwrap();
     assert!(dropped.try_next().await.unwrap().is_some());
     assert_eq!(consumers(server, sessions.name()).await.len(), 1);
@@ -287,7 +287,7 @@ async fn nothing_is_left_of_a_list() {
     no_consumers(server, sessions.name()).await;
 }
 
-/// A few are asked for: a few are sent.
+/// A limited list requests and receives only a few messages.
 #[tokio::test]
 async fn a_limited_list_is_not_sent_whole() {
     let server = harness::shared().await;
@@ -301,7 +301,7 @@ async fn a_limited_list_is_not_sent_whole() {
     assert!(sent.len() == 1 && sent[0] < 200, "{sent:?}");
 }
 
-/// A reader that takes its time is not sent more than a window, and gets all of it in the end.
+/// A slow reader receives at most one window in advance, and all records in the end.
 #[tokio::test]
 async fn a_list_that_is_not_read_is_not_sent() {
     const RECORDS: u64 = 20_000;
@@ -315,7 +315,7 @@ async fn a_list_that_is_not_read_is_not_sent() {
             while seen.len() < stop {
                 seen.insert(keys.try_next().await.unwrap().expect("there are more").id);
             }
-            // It stands still: nobody reads.
+            // The reader is idle, so the server must stop.
             let mut before = 0;
             let sent = wait::until("nothing more is sent", SOON, async || {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -337,7 +337,7 @@ async fn connection_of_an_application() -> World {
     World::of(Store::from_client(async_nats::connect(&url).await.unwrap()), &url)
 }
 
-/// The heartbeats of a server that has sent all of it stand between what it sent before and after.
+/// A server that has sent everything continues to send heartbeats, which mix with the buffered messages.
 #[tokio::test]
 async fn a_reader_that_pauses_misses_nothing() {
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
@@ -347,14 +347,14 @@ async fn a_reader_that_pauses_misses_nothing() {
     while list.try_next().await.unwrap().is_some() {
         read += 1;
         if read % 1_500 == 0 {
-            // Several heartbeats long.
+            // A pause of several heartbeat intervals.
             tokio::time::sleep(Duration::from_millis(700)).await;
         }
     }
     assert_eq!(read, 7_000);
 }
 
-/// A user who may do what other clients need for a list, and not acknowledge.
+/// The guest has the permissions that other clients need for a list, but may not acknowledge.
 #[tokio::test]
 async fn a_list_goes_on_without_the_right_to_acknowledge() {
     let config = r#"

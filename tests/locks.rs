@@ -1,4 +1,4 @@
-//! Locks on memory and on a server: one holder at a time, told, handed over, lost.
+//! Locks on the memory backend and on a server: mutual exclusion, notification, handover and loss.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, 
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Waits until so many wait for the lock `a` of a bucket.
+/// Waits until `many` waiters are queued for the lock `a` of a bucket.
 async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
     let records: Bucket<Junk> = world.store.bucket().name(bucket).must_exist().on_drift(Drift::Adopt).await.unwrap();
     harness::wait::until("so many wait", 20 * SECOND, async || {
@@ -23,7 +23,7 @@ async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
     .await;
 }
 
-/// Locks in a bucket that no other test has.
+/// Returns a builder for locks in a bucket that no other test uses.
 fn fresh(world: &World) -> OpenLocks {
     world.store.locks(unique("locks"))
 }
@@ -55,7 +55,7 @@ on_both_backends! {
         let guard = there.try_lock("a").await.unwrap().expect("free");
         assert!(here.try_lock("a").await.unwrap().is_none());
         guard.release().await.unwrap();
-        // What this handle remembers of the lock is old by now.
+        // The state that this handle remembers of the lock is outdated.
         assert!(here.try_lock("a").await.unwrap().is_some());
     }
 
@@ -263,7 +263,7 @@ on_both_backends! {
         let revision = sessions.put(&session).fenced_by(&guard).await.unwrap();
         assert_eq!(sessions.get(&session.key()).await.unwrap().unwrap().revision(), revision);
 
-        // Made while the lock is held, sent when another has it.
+        // Prepared while the lock is held, and sent when another client holds it.
         let late = session.clone().visited(9);
         let late = sessions.put(&late).fenced_by(&guard);
         guard.release().await.unwrap();
@@ -303,7 +303,7 @@ on_both_backends! {
         let held = sessions.transaction().update(&session(5), latest).put(&Session::new("acme", 9)).fenced_by(&guard);
         let latest = held.commit().await.unwrap().revisions()[0];
 
-        // Made while the lock is held, sent when another has it.
+        // Prepared while the lock is held, and sent when another client holds it.
         let (five, six) = (session(5), session(6));
         let put = sessions.put(&six).fenced_by(&guard);
         let create = sessions.create(&six).fenced_by(&guard);

@@ -1,5 +1,5 @@
-//! The part of the suite that mutation tests of the compare-and-set loop run.
-// Not all of it uses all that the suite shares.
+//! The part of the suite for mutation tests of the compare-and-set loop.
+// The included tests do not use everything in the shared modules.
 #![allow(dead_code, unused_imports, unused_macros)]
 
 mod modify;

@@ -1,4 +1,4 @@
-//! Many records at once: `get_many`.
+//! Reads of many records at once: `get_many`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ fn key(id: u64) -> SessionKey {
     SessionKey::new("acme", id)
 }
 
-/// Puts sessions of these ids, each with its id as visits, some at once.
+/// Writes sessions with these ids concurrently, each with its id as the number of visits.
 async fn fill(sessions: &Bucket<Session>, ids: impl IntoIterator<Item = u64>) {
     let put = |id: u64| {
         let session = Session::new("acme", id).visited(u32::try_from(id).expect("small"));
@@ -24,7 +24,7 @@ async fn fill(sessions: &Bucket<Session>, ids: impl IntoIterator<Item = u64>) {
     stream::iter(ids).map(put).buffer_unordered(64).try_collect::<()>().await.expect("they are written");
 }
 
-/// The visits of what was read.
+/// Returns the visits of the entries.
 fn visits(many: &[Option<Entry<Session>>]) -> Vec<Option<u32>> {
     many.iter().map(|entry| entry.as_ref().map(|session| session.visits)).collect()
 }
@@ -59,7 +59,7 @@ on_both_backends! {
         for (key, entry) in keys.iter().zip(many) {
             assert_eq!(sessions.get(key).await.unwrap(), entry);
         }
-        // What was read is what `update` expects.
+        // `update` accepts the revision of the entry.
         let entry = sessions.get_many(&keys).await.unwrap().swap_remove(7).expect("there");
         sessions.update(&entry.value().clone().visited(1), entry.revision()).await.unwrap();
     }
@@ -116,8 +116,8 @@ on_both_backends! {
     }
 }
 
-/// What is there all the time is found each time, however often it is written meanwhile: with one revision kept, the one
-/// that a server began to look for may be gone when it comes to it.
+/// An existing record is always found, no matter how often it is rewritten. With one revision kept, the message that a
+/// server starts to look for may be gone when the server reaches it.
 async fn never_misses_what_is_rewritten(server: &Server) {
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     fill(&sessions, 0..40).await;
@@ -229,7 +229,7 @@ async fn an_old_server_is_asked_for_each_record() {
     finds_everything(&sessions).await;
 }
 
-/// A user who may read single records of one bucket, as permissions for keys are given, and no more.
+/// The guest may read single records of one bucket, with per-key permissions, and nothing else.
 #[tokio::test]
 async fn a_user_who_may_read_single_records_reads_many() {
     let config = r#"
@@ -257,7 +257,8 @@ async fn a_user_who_may_read_single_records_reads_many() {
     assert!(start.elapsed() < SECOND, "the denial is not waited for: {:?}", start.elapsed());
     finds_everything(&sessions).await;
 
-    // An application's own connection is not told of denials: they show as silence, until that is remembered.
+    // On an application's connection, a denial is not reported: the first request times out. The client then remembers
+    // the denial.
     let client = async_nats::ConnectOptions::with_user_and_password("guest".into(), "guest".into());
     let sessions = open(Store::from_client(client.connect(server.url()).await.unwrap())).await;
     finds_everything(&sessions).await;
@@ -285,14 +286,14 @@ async fn lost_replies_are_asked_for_again() {
     });
     assert_eq!(visits(&many.unwrap()), (0..100).map(Some).collect::<Vec<_>>());
 
-    // A connection that is cut in the middle.
+    // The connection is cut during the reads.
     let reads = futures::future::join_all((0..20).map(|_| through.get_many(&keys).timeout(SOON).into_future()));
     let (reads, ()) = tokio::join!(reads, async { proxy.cut() });
     for many in reads {
         assert_eq!(visits(&many.unwrap()), (0..100).map(Some).collect::<Vec<_>>());
     }
 
-    // It ends in time if no answer comes.
+    // The call ends in time if no reply arrives.
     proxy.set(Mode::DropReplies);
     let start = tokio::time::Instant::now();
     let error = through.get_many(&keys).timeout(2 * SECOND).await.unwrap_err();

@@ -1,7 +1,7 @@
-//! The memory backend is what a server is: random operations on both at once, with every answer compared.
+//! Model-based test: the memory backend and a server run the same random operations, and all results are compared.
 //!
-//! The promise is 1,000 sequences: `KVTYPED_MODEL_CASES=1000 cargo test -p kvtyped-tests --test suite model`. What takes
-//! time to happen, the expiry, is left to the conformance suite; a TTL here is an hour.
+//! The promise covers 1,000 sequences: `KVTYPED_MODEL_CASES=1000 cargo test -p kvtyped-tests --test suite model`.
+//! Expiry takes time and is left to the conformance suite; a TTL here is one hour.
 
 use std::collections::HashMap;
 use std::env;
@@ -26,12 +26,12 @@ use tokio::sync::OnceCell;
 use crate::needs::Feature;
 use crate::support::unique;
 
-/// How many sequences are tried.
+/// Returns the number of sequences to run.
 fn cases(quick: u32) -> u32 {
     env::var("KVTYPED_MODEL_CASES").map_or(quick, |cases| cases.parse().expect("KVTYPED_MODEL_CASES is a number"))
 }
 
-/// proptest blocks where the backends await.
+/// proptest is synchronous, so it blocks on this runtime.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime starts")
 });
@@ -41,8 +41,8 @@ async fn server() -> Arc<NatsBackend> {
     let connect = async || {
         let url = harness::shared().await.url();
         let backend = NatsBackend::connect(&url, NatsOptions::new()).await.expect("the server is there");
-        // One that stays: a server removes a folder with its last stream, and fails now and then (10049) to make the
-        // next stream at the same time.
+        // A permanent bucket: a server removes a directory with its last stream, and occasionally fails (10049) to
+        // create the next stream at the same time.
         let anchor = BucketConfig::new(unique("anchor"));
         backend.create(anchor, deadline()).await.expect("the server makes a bucket");
         Arc::new(backend)
@@ -54,7 +54,7 @@ fn deadline() -> Deadline {
     Deadline::after(Duration::from_secs(10))
 }
 
-/// How a bucket is set up, as far as it decides what operations do.
+/// The settings of a bucket that affect the results of operations.
 #[derive(Clone, Debug)]
 struct Settings {
     history: u8,
@@ -92,21 +92,21 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-/// A revision, told by what it is of.
+/// A revision, described relative to the state of the bucket.
 #[derive(Clone, Debug)]
 enum Which {
     Zero,
-    /// The newest of this key.
+    /// The newest revision of this key.
     Newest(Key),
-    /// So many before the bucket's last.
+    /// This number of revisions before the last one of the bucket.
     Back(u64),
     Ahead,
 }
 
-/// What a write expects.
+/// The precondition of a write.
 #[derive(Clone, Debug)]
 struct Expecting {
-    /// The key of the guard; that of the write if there is none.
+    /// The key of the precondition; `None` for the key of the write.
     on: Option<Key>,
     revision: Which,
 }
@@ -124,7 +124,7 @@ fn segment() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just("a"), Just("b"), Just("ab"), Just("a=2Ab")]
 }
 
-/// Few enough that the same come again.
+/// Generates keys from a small set, so that keys repeat.
 fn key() -> impl Strategy<Value = Key> {
     let texts = prop_oneof![
         6 => prop_oneof![Just("a"), Just("a.b"), Just("b.b"), Just("a.ab")].prop_map(str::to_owned),
@@ -134,7 +134,7 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn kind() -> impl Strategy<Value = WriteKind> {
-    // Many of one size: what a full bucket takes depends on it.
+    // Many values have the same size, because the capacity of a full bucket depends on it.
     let value = prop_oneof![3 => Just(10_usize), 3 => 0..40_usize, 1 => 40..500_usize];
     prop_oneof![
         6 => value.prop_map(|size| WriteKind::Put(vec![b'v'; size].into())),
@@ -155,7 +155,7 @@ fn which() -> impl Strategy<Value = Which> {
 fn write() -> impl Strategy<Value = Step> {
     let parts = || (key(), kind(), proptest::bool::weighted(0.2));
     let plain = parts().prop_map(|(key, kind, ttl)| Step::Write { key, kind, expecting: None, ttl });
-    // What the newest revision is of its own key: most such writes are applied.
+    // Most of these writes are applied, because they expect the newest revision of their own key.
     let guarded = parts().prop_map(|(key, kind, ttl)| {
         let expecting = Some(Expecting { on: None, revision: Which::Newest(key.clone()) });
         Step::Write { key, kind, expecting, ttl }
@@ -168,7 +168,8 @@ fn write() -> impl Strategy<Value = Step> {
     prop_oneof![plain, guarded, wild]
 }
 
-/// What the typed API can build: literals, fields with a value, and open fields with something beside them.
+/// Generates the patterns that the typed API can build: literals, fields with a value, and open fields with an optional
+/// prefix and suffix.
 fn pattern() -> impl Strategy<Value = Pattern> {
     let beside = || prop_oneof![3 => Just(""), 1 => Just("a"), 1 => Just("b")];
     let token = prop_oneof![
@@ -205,8 +206,8 @@ fn step() -> BoxedStrategy<Step> {
     prop_oneof![20 => write(), 4 => read, 4 => scan, 2 => Just(Step::Status), 1 => update].boxed()
 }
 
-/// What the sequences are made of. Which revision a guard names is known when the operation runs, so the operations
-/// need no state.
+/// Generates the sequences. The revision of a precondition is determined when the operation runs, so the generator
+/// needs no state.
 struct Sequences;
 
 impl ReferenceStateMachine for Sequences {
@@ -226,18 +227,18 @@ impl ReferenceStateMachine for Sequences {
     }
 }
 
-/// Whether the server has that; memory does.
+/// Returns whether the server has a feature. The memory backend has all features.
 fn has(feature: Feature) -> bool {
     !feature.is_missing(harness::binary::version())
 }
 
-/// Whether the server refuses what is too large, or finds no room, where memory does: before the guard or after it, and
-/// for markers too. That has changed from version to version; memory does as 2.15.
+/// Returns whether the server checks size limits like the memory backend: before or after the precondition, and also
+/// for delete markers. The order changed between versions; the memory backend follows 2.15.
 fn limits_are_those_of_memory() -> bool {
     harness::binary::version() >= [2, 15, 0]
 }
 
-/// A configuration without what this server does not have.
+/// Removes the settings that this server does not support.
 fn comparable(config: &BucketConfig) -> BucketConfig {
     let mut config = config.clone();
     config.limit_markers = config.limit_markers.filter(|_| has(Feature::LimitMarkers));
@@ -245,7 +246,7 @@ fn comparable(config: &BucketConfig) -> BucketConfig {
     config
 }
 
-/// One bucket in memory, and its twin on the server.
+/// A bucket of the memory backend, and its twin on the server.
 struct Twins {
     memory: Arc<dyn Backend>,
     server: Arc<dyn Backend>,
@@ -282,7 +283,7 @@ impl Twins {
                 write.ttl = (*ttl && has(Feature::RecordTtl))
                     .then(|| Ttl::new(Duration::from_secs(3600)).expect("a legal TTL"));
                 write.guard = expecting.as_ref().map(|Expecting { on, revision }| Guard {
-                    // A guard on another key came together with the TTL of single records.
+                    // A precondition on another key requires the same server version as per-record TTLs.
                     key: on.clone().filter(|_| has(Feature::RecordTtl)).unwrap_or_else(|| key.clone()),
                     revision: self.revision(revision),
                 });
@@ -343,7 +344,7 @@ impl Twins {
         );
     }
 
-    /// The whole of both, and an end of the server's.
+    /// Compares the whole content, and deletes the bucket of the server.
     async fn end(self) {
         self.compare_scan(&[Pattern::all()], true, false).await;
         self.compare_scan(&[Pattern::all()], false, false).await;
@@ -357,12 +358,12 @@ async fn entries(bucket: &Arc<dyn RawBucket>, scan: Scan) -> Result<Vec<RawEntry
     bucket.scan(scan).map_ok(|scanned| timeless(scanned.entry)).try_collect().await
 }
 
-/// An entry without the time of its server.
+/// Removes the server's timestamp from an entry.
 fn timeless(entry: RawEntry) -> RawEntry {
     RawEntry { created: std::time::UNIX_EPOCH, ..entry }
 }
 
-/// A result as text: an error by its kind and outcome, with what a program can act on.
+/// Formats a result: for an error, its kind, its outcome, and the data that a program can use.
 fn told<T: std::fmt::Debug, E: std::borrow::Borrow<Error>>(result: &Result<T, E>) -> String {
     let error = match result {
         Ok(value) => return format!("{value:?}"),
@@ -415,7 +416,7 @@ proptest! {
         RUNTIME.block_on(async { compare_with_subjects((harness::shared().await, &*server().await), &keys, &filters).await });
     }
 
-    // It counts wrong what is to come for several filters, and no scan may believe it.
+    // This version miscounts the pending messages of several filters, and a scan must not rely on the count.
     #[test]
     fn a_pattern_matches_what_an_old_server_matches(
         keys in vec(vec(segment(), 1..5).prop_map(|segments| segments.join(".")), 1..40),
@@ -426,7 +427,7 @@ proptest! {
     }
 }
 
-/// A server of the oldest version, and a connection to it.
+/// Returns a server of the oldest version, and a connection to it.
 async fn old_server() -> &'static (Server, NatsBackend) {
     static OLD: OnceCell<(Server, NatsBackend)> = OnceCell::const_new();
     let start = async || {
@@ -463,7 +464,8 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
         found.sort_unstable();
         assert_eq!(matched(&patterns), found, "{patterns:?}: matched here, found by a scan");
 
-        // The subject filter of each says the same to the server, but for what it cannot say: half of a segment.
+        // The subject filter of each pattern matches the same keys on the server, except for half-open segments, which
+        // it cannot express.
         for pattern in &patterns {
             let asked = json!({ "subjects_filter": format!("$KV.{name}.{pattern}") });
             let info = api.api(&format!("$JS.API.STREAM.INFO.KV_{name}"), &asked).await;
@@ -479,7 +481,7 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
     assert!(server.delete(&name, deadline()).await.expect("the server deletes the bucket"));
 }
 
-/// The pattern with each open segment open altogether.
+/// Replaces each half-open segment with an open one.
 fn widened(pattern: &Pattern) -> Pattern {
     if pattern.to_string() == ">" {
         return Pattern::all();

@@ -1,4 +1,4 @@
-//! `modify try_modify transform`, on memory and on a server.
+//! `modify try_modify transform`, on the memory backend and on a server.
 
 use futures::FutureExt;
 use kvtyped::prelude::*;
@@ -204,7 +204,7 @@ on_both_backends! {
         let entries = futures::future::try_join_all(changes).await.unwrap();
         let stored = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
         let current = entries.iter().filter(|entry| entry.revision() == stored.revision()).count();
-        // The memory backend replies at once, so no caller waits.
+        // The memory backend answers at once, so no caller waits.
         assert!(current >= 4 || !world.is_on_a_server(), "{current} changes of waiting callers were stored by one write");
         for entry in entries {
             let again = Revision::new(entry.revision().get());
@@ -287,7 +287,7 @@ on_both_backends! {
         let mut done = 0;
         while let Some(entry) = changes.next().await {
             entry.expect("it is written");
-            // The consumer works on the same key, and the others are not polled meanwhile.
+            // The consumer works on the same key, and meantime the other futures are not polled.
             increment().await.expect("no other call blocks it");
             done += 2;
         }
@@ -348,7 +348,7 @@ on_both_backends! {
         for steps in 0..12 {
             let mut changes: Vec<_> =
                 (0..16).map(|_| sessions.modify(&key, |session| session.visits += 1).into_future()).collect();
-            // Some are polled a few times and dropped, the others go on.
+            // Some futures are polled a few times and dropped, the others continue.
             for _ in 0..steps {
                 let mut going = Vec::new();
                 for mut change in changes {
@@ -420,7 +420,7 @@ on_both_backends! {
     }
 }
 
-/// Memory answers at once, so another writer can come between from inside of the closure.
+/// The memory backend answers at once, so another writer can write within the closure.
 #[tokio::test(start_paused = true)]
 async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
@@ -495,7 +495,8 @@ async fn an_update_that_always_loses_ends_with_its_time() {
     assert!(*elapsed <= time && start.elapsed() <= time + Duration::from_millis(100), "{:?}", start.elapsed());
 }
 
-/// Memory knows its buckets apart; over a connection that stood meanwhile, one with the very same revision cannot be told.
+/// The memory backend distinguishes a recreated bucket. Over an uninterrupted connection to a server, a recreated
+/// bucket with the same revision cannot be detected.
 #[tokio::test]
 async fn what_was_remembered_of_a_bucket_is_nothing_once_that_is_made_anew() {
     let world = World::memory();
@@ -505,7 +506,7 @@ async fn what_was_remembered_of_a_bucket_is_nothing_once_that_is_made_anew() {
     assert!(world.store.delete_bucket(here.name()).await.unwrap());
     let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
     there.put(&session()).await.unwrap();
-    // Of the same revision as what is remembered.
+    // This write has the same revision as the remembered entry.
     there.put(&session().visited(50)).await.unwrap();
     let changed = here.modify(&key(), |session| session.visits += 1).await.unwrap();
     assert_eq!(changed.visits, 51);

@@ -1,4 +1,4 @@
-//! What only a server has: domains, mirrors and sources, settings of other clients, old versions.
+//! Features of servers: domains, mirrors and sources, settings of other clients, old versions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ use crate::needs::needs;
 use crate::support::{Document, DocumentKey, OLD, Session, SessionKey, World, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// For what a server does by itself, a moment later.
+/// The time limit for background work of a server.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The information of a bucket's stream.
+/// Returns the information of a bucket's stream.
 async fn info(server: &Server, bucket: &str) -> Value {
     server.api(&format!("$JS.API.STREAM.INFO.KV_{bucket}"), &Value::Null).await.expect("the server answers")
 }
 
-/// Makes a stream as another client might.
+/// Creates a stream, like another client.
 async fn make_stream(server: &Server, config: &Value) {
     let name = config["name"].as_str().expect("a name");
     let answer = server.api(&format!("$JS.API.STREAM.CREATE.{name}"), config).await.expect("the server answers");
     assert!(answer["error"].is_null(), "{answer}");
 }
 
-/// The stream of a bucket, as clients of old make it.
+/// Returns the stream configuration of a bucket, as old clients create it.
 fn plain_stream(bucket: &str) -> Value {
     json!({
         "name": format!("KV_{bucket}"), "subjects": [format!("$KV.{bucket}.>")], "max_msgs_per_subject": 1,
@@ -52,7 +52,7 @@ async fn visits(sessions: &Bucket<Session>, id: u64) -> Option<u32> {
     entry.map(|session| session.visits)
 }
 
-/// Every plain verb, in a bucket of its own.
+/// Uses every basic verb in a new bucket.
 async fn every_verb_works(store: &Store) {
     let name = unique("verbs");
     let sessions: Bucket<Session> = store.bucket().name(&name).must_create().await.unwrap();
@@ -178,7 +178,7 @@ async fn a_bucket_collects_the_records_of_others_and_can_be_written() {
     .await;
     assert_eq!((visits(&all, 1).await, visits(&all, 2).await), (Some(1), Some(2)));
 
-    // What was copied can be changed here, and stays as it is there.
+    // A copied record can be changed here, and stays unchanged in its source.
     all.modify(&SessionKey::new("acme", 1), |session| session.visits = 9).await.unwrap();
     assert_eq!((visits(&all, 1).await, visits(&one, 1).await), (Some(9), Some(1)));
     one.delete(&SessionKey::new("acme", 1)).await.unwrap();
@@ -262,7 +262,7 @@ async fn what_is_written_is_published_again_if_asked() {
 
 #[tokio::test]
 async fn a_place_that_no_server_has_is_told() {
-    // A server that is alone takes any place: there is one.
+    // A standalone server accepts any placement.
     let World { store, .. } = World::nats().await;
     store.bucket::<Session>().name(unique("placed")).placement(Placement::tags(["ssd"])).await.unwrap();
 

@@ -1,5 +1,5 @@
-//! What not every server can do. Where the server lacks it, it is shown that the library says so, and leaves nothing half
-//! done.
+//! Features that not every server has. On a server without a feature, the tests check that the library reports
+//! `Unsupported` and leaves no partial state.
 
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Outcome, RunError, TransactError};
@@ -8,8 +8,9 @@ use crate::support::{Session, World, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Ends a test on a server that lacks what it needs, after it was shown what is said then: on the server of all tests
-/// (`needs!(Locks)`), or on that of a world (`needs!(world, Locks)`; memory lacks nothing).
+/// Ends a test early if the server lacks a feature, after checking the error that the library returns in this case.
+/// Checks the shared server (`needs!(Locks)`) or the server of a world (`needs!(world, Locks)`; the memory backend has
+/// all features).
 macro_rules! needs {
     ($feature:ident) => {
         if $crate::needs::Feature::$feature.is_missing_and_told().await {
@@ -24,12 +25,12 @@ macro_rules! needs {
 }
 pub(crate) use needs;
 
-/// What a server has from some version on.
+/// A feature that servers have from some version on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Feature {
-    /// Times to live of single records.
+    /// Per-record TTLs.
     RecordTtl,
-    /// Markers of what expired.
+    /// Delete markers of expired records.
     LimitMarkers,
     Locks,
     Elections,
@@ -37,11 +38,12 @@ pub(crate) enum Feature {
     Groups,
     Once,
     RateLimiters,
-    /// Several writes, all or nothing.
+    /// Atomic batches of writes.
     Transactions,
-    /// A fence together with the revision that is expected of the record: two guards on one write. (Before that come locks.)
+    /// A fencing token and an expected revision of the record in one write: two preconditions. Locks alone work from an
+    /// earlier version on.
     FencedUpdates,
-    /// Counters that the server adds up; kvtyped adds up itself where it does not.
+    /// Server-side counters. Without them, the library adds up itself.
     Counters,
 }
 
@@ -60,7 +62,7 @@ impl Feature {
         Self::Counters,
     ];
 
-    /// The first version that has it, and how an error names that.
+    /// Returns the first version with the feature, and its name in an error.
     fn since(self) -> ([u64; 3], &'static str) {
         match self {
             Self::Transactions | Self::FencedUpdates => ([2, 12, 1], "nats-server 2.12.1"),
@@ -73,8 +75,8 @@ impl Feature {
         version < self.since().0 && (self != Self::FencedUpdates || !Self::Locks.is_missing(version))
     }
 
-    /// Whether the server of all tests lacks it; then it is shown what the library makes of that, and printed for those
-    /// who compare versions.
+    /// Returns whether the shared server lacks the feature. If so, checks the library's errors and prints them for a
+    /// comparison of versions.
     pub(crate) async fn is_missing_and_told(self) -> bool {
         let version = harness::binary::version();
         if !self.is_missing(version) {
@@ -85,8 +87,8 @@ impl Feature {
         true
     }
 
-    /// Shows on a server of this version, which lacks it, that every use of it is an error that says what is needed and
-    /// what was found, that it comes before anything is done, and at once.
+    /// Checks on a server without the feature that every use of it fails at once and before any effect, with an error
+    /// that names the required and the actual version.
     pub(crate) async fn is_told(self, world: &World, version: [u64; 3]) -> String {
         let told = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("nobody waits for what cannot be");
         if told.is_empty() {
@@ -99,7 +101,7 @@ impl Feature {
             assert!(needs.contains(self.since().1), "{self:?}, {what}: it needs {needs:?}");
             let [major, minor, patch] = version;
             let says_which = found.contains(&format!("nats-server {major}.{minor}.{patch}"));
-            // A bucket that was made on such a server lacks it too.
+            // A bucket that was created on such a server lacks the feature, too.
             let is_a_bucket = found == "a bucket without" && self != Self::Transactions;
             assert!(says_which || is_a_bucket, "{self:?}, {what}: found {found:?}");
             said.push(format!("needs {needs}, found {found}"));
@@ -109,7 +111,7 @@ impl Feature {
         said.join("; ")
     }
 
-    /// What comes of each use of it; nothing is to be left of them.
+    /// Returns the error of each use of the feature. No use may have an effect.
     async fn uses(self, world: &World) -> Vec<(&'static str, Error)> {
         let (store, name) = (&world.store, unique("lacking"));
         let sessions: Bucket<Session> = world.bucket().await;
@@ -200,13 +202,13 @@ impl Feature {
 }
 
 impl World {
-    /// Whether it has this; memory has everything.
+    /// Returns whether the world has the feature. The memory backend has all features.
     pub(crate) fn has(&self, feature: Feature) -> bool {
         !self.is_on_a_server() || !feature.is_missing(harness::binary::version())
     }
 }
 
-/// The error of what cannot be done.
+/// Returns the error of an operation that must fail.
 async fn fails<T>(doing: impl IntoFuture<Output = Result<T, Error>>) -> Error {
     doing.await.err().expect("it cannot be done")
 }

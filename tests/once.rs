@@ -1,4 +1,4 @@
-//! Work that is done once, on memory and on a server: one result for all, and none that is stored twice.
+//! Exactly-once work, on the memory backend and on a server: one result for all callers, and no result is stored twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +23,7 @@ struct Receipt {
 #[derive(Debug, PartialEq)]
 struct Declined;
 
-/// Charges, and counts how often.
+/// A fake bank that counts its charges.
 #[derive(Clone, Default)]
 struct Bank {
     charges: Arc<AtomicU32>,
@@ -82,7 +82,7 @@ on_both_backends! {
         let numbers = world.store.once::<Vec<f64>>(&name);
         assert_eq!(numbers.run("numbers", || async { vec![0.1, 1e300] }).await.unwrap(), [0.1, 1e300]);
         assert_eq!(numbers.get("numbers").await.unwrap(), Some(vec![0.1, 1e300]));
-        // A `Result` can be the value itself, if it is stored as such.
+        // The value may itself be a `Result` that is stored as such.
         let results = world.store.once::<Result<u32, String>>(&name);
         let failed = results.run("failed", || async { Ok::<_, Declined>(Err("no".to_owned())) }).await.unwrap();
         assert_eq!(failed, Err("no".to_owned()));
@@ -97,7 +97,7 @@ on_both_backends! {
         assert_eq!(once.get("charge-42").await.unwrap(), None);
         let receipt = once.run("charge-42", || async { Ok::<_, Declined>(bank.charge().await) }).await.unwrap();
         assert_eq!(receipt, Receipt { number: 1 });
-        // With an error of the library's own, `?` makes one of the two.
+        // If the work returns the library's own error, `?` merges both errors.
         let run = async {
             let failed = once.run("other", || async { Err::<Receipt, _>(Error::new(ErrorKind::NotFound)) }).await?;
             Ok::<_, Error>(failed)
@@ -197,7 +197,7 @@ on_both_backends! {
         doomed.close().await.unwrap();
         let once = world.store.once::<u32>(&name).ttl(SECOND);
         assert_eq!(once.run("a", || async { 2 }).wait(SOON).await.unwrap(), 2);
-        // The other was told, and does not know what its work did.
+        // The first caller gets `Lost`, and the outcome of its work is unknown.
         let error = dead.await.unwrap().unwrap_err();
         let error = error.kv().expect("it is the library's");
         assert!(matches!(error.kind(), ErrorKind::Lost) && error.outcome() == Outcome::Unknown, "{error}");
@@ -276,7 +276,7 @@ async fn a_result_is_kept_for_ever_unless_told_otherwise() {
     let world = World::memory();
     let once = world.store.once::<u32>("o");
     once.run("a", || async {
-        // Longer than the lease lives: it is renewed.
+        // Longer than the TTL of the lease, so the lease is renewed.
         tokio::time::sleep(100 * SECOND).await;
         1
     })
@@ -302,7 +302,7 @@ async fn a_dead_run_is_over_before_the_next_begins() {
     assert!(ended <= 27 * SECOND && began >= 30 * SECOND && began < 32 * SECOND, "{ended:?}, {began:?}");
 }
 
-/// Under a connection that is cut, the next run begins only after the lease of the first has ended.
+/// Behind a cut connection, the next run starts only after the lease of the first has ended.
 #[tokio::test]
 async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
     needs!(Once);
@@ -341,7 +341,7 @@ async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
     assert_eq!(second.unwrap(), 2);
 }
 
-/// The acknowledgement of the result is lost: it is looked up, and told.
+/// The acknowledgement of the result is lost. The library recovers it and returns the result.
 #[tokio::test]
 async fn a_result_whose_acknowledgement_is_lost_is_found() {
     needs!(Once);
@@ -369,7 +369,7 @@ async fn a_result_whose_acknowledgement_is_lost_is_found() {
     assert_eq!(past.run("a", || async { 2 }).await.unwrap(), 1);
 }
 
-/// It cannot be stored before the lease ends, and what became of it is said aloud.
+/// The result cannot be stored before the lease ends, and its outcome is reported as unknown.
 #[tokio::test]
 async fn a_result_that_cannot_be_stored_in_time_is_unknown() {
     needs!(Once);

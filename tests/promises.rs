@@ -1,8 +1,8 @@
-//! What is promised where servers, connections and acknowledgements fail.
+//! The promises under failures of servers, connections and acknowledgements.
 //!
-//! Each test says which promise it proves: P1 to P40, as this project numbers them. One whose name begins with
-//! `naive_` is a negative control: it does the same with the plain client, or the plain loop, and expects it to fail;
-//! a fault that harms nobody proves nothing.
+//! Each test names the promise that it verifies: P1 to P40, in the numbering of this project. A test with the prefix
+//! `naive_` is a negative control: it does the same with the plain client or with a plain loop and expects a failure. A
+//! fault without any effect would prove nothing.
 
 mod acknowledgements;
 mod contention;
@@ -41,7 +41,7 @@ macro_rules! on_both_sites {
 }
 use on_both_sites;
 
-/// Where buckets are.
+/// The servers of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Site {
     OneServer,
@@ -56,7 +56,7 @@ impl Site {
         }
     }
 
-    /// A server to connect to; the `n`th is another one, if there are more.
+    /// Returns a server for the `n`th connection. The servers take turns if there are several.
     async fn nth_server(self, n: usize) -> &'static Server {
         match self {
             Self::OneServer => harness::shared().await,
@@ -68,18 +68,18 @@ impl Site {
         World::at(&self.server().await.url()).await
     }
 
-    /// The builder of a bucket that every server of the site stores.
+    /// Returns the builder of a bucket with a replica on every server of the site.
     fn fresh<T: KvModel>(self, world: &World) -> OpenBucket<T> {
         let open = world.fresh();
         if self == Self::ThreeServers { open.replicas(3) } else { open }
     }
 }
 
-/// A bucket that is reached through a proxy, and past it.
+/// A bucket that is opened twice: through a proxy and directly.
 struct Behind<T> {
     proxy: Proxy,
     through: Bucket<T>,
-    /// Another connection, as other writers have it.
+    /// A direct connection, like that of another writer.
     past: Bucket<T>,
 }
 
@@ -93,14 +93,15 @@ impl<T: KvModel> Behind<T> {
         Self { proxy, through, past }
     }
 
-    /// Awaits a write whose acknowledgement is lost. `meanwhile` is over before the connection is sound again.
+    /// Awaits a write whose acknowledgement is lost. The second future completes before the connection works again.
     async fn losing_the_answer<W: IntoFuture>(&self, write: W, meanwhile: impl Future<Output = ()>) -> W::Output {
         let lost = self.proxy.dropped_replies();
         self.proxy.set(Mode::DropReplies);
         self.until_an_answer_is_lost(lost, write, meanwhile).await
     }
 
-    /// The same for what reads before it writes, and sets the mode itself in between.
+    /// Like [`losing_the_answer`](Self::losing_the_answer), for an operation that reads before it writes and sets the
+    /// mode itself.
     async fn until_an_answer_is_lost<W: IntoFuture>(
         &self,
         lost: u64,
@@ -116,7 +117,8 @@ impl<T: KvModel> Behind<T> {
     }
 }
 
-/// The writes of a test, each of a text of its own, and what was said of them: in the end the bucket must agree (P4).
+/// The writes of a test, each with a unique text, and their results. The final state of the bucket must agree with them
+/// (P4).
 #[derive(Debug, Default)]
 struct Ledger(Vec<(Document, Result<Revision, Error>)>);
 
@@ -125,14 +127,14 @@ impl Ledger {
         self.0.push((document, result));
     }
 
-    /// Compares with the history, which must be complete.
+    /// Compares the results with the history of the keys, which must be complete.
     async fn agrees_with(&self, documents: &Bucket<Document>) {
         let names: BTreeSet<_> = self.0.iter().map(|(document, _)| document.name.as_str()).collect();
         for name in names {
             let writes = self.0.iter().filter(|(document, _)| document.name == name);
             let acknowledged: Vec<_> = writes.clone().filter_map(|(_, result)| result.as_ref().ok()).collect();
             let key = DocumentKey::new(name);
-            // Any server of a cluster may answer, and one that was away has not everything yet.
+            // Any server of a cluster may answer, and a restarted server may not have all messages yet.
             let past = wait::until(&format!("{acknowledged:?} of {name} are there"), 20 * SECOND, async || {
                 let past = documents.history(&key).await.expect("it reads");
                 let found = |revision| past.iter().any(|version| version.revision() == revision);
@@ -155,12 +157,12 @@ impl Ledger {
     }
 }
 
-/// Whether nobody knows what became of a write.
+/// Returns whether the outcome of a write is unknown.
 fn is_unknown(result: &Result<Revision, Error>) -> bool {
     result.as_ref().is_err_and(|error| error.outcome() == Outcome::Unknown)
 }
 
-/// Whether a write was refused because another came first.
+/// Returns whether a write was refused because of another write.
 fn is_refused(error: &Error) -> bool {
     let conflict = matches!(error.kind(), ErrorKind::Conflict { .. } | ErrorKind::AlreadyExists);
     conflict && error.is_conflict() && error.outcome() == Outcome::NotApplied

@@ -1,4 +1,4 @@
-//! The rate limiter: over any time, no more than the quota.
+//! The rate limiter: in any time window, at most the quota is allowed.
 
 use harness::Server;
 use kvtyped::ErrorKind;
@@ -72,7 +72,7 @@ on_both_backends! {
         assert!(fast.check("ada").await.unwrap().is_allowed(), "after a wait of `retry_after`");
     }
 
-    /// Simulates a server's clock that was set back: the stored state lies an hour ahead.
+    /// Simulates a server clock that was set back: the stored state is one hour in the future.
     async fn a_wait_of_retry_after_is_enough_after_the_clock_was_set_back(world: World) {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
@@ -120,7 +120,7 @@ on_both_backends! {
     }
 }
 
-/// Asks from several tasks and handles until then, and tells when each event was allowed.
+/// Calls `check` from several tasks and handles until `end`. Returns the times of the allowed calls.
 async fn ask(handles: &[RateLimiter], tasks: u64, end: Instant, pause: fn(u64) -> Duration) -> Vec<Instant> {
     let asking = (0..tasks).map(|task| {
         let limiter = handles[task as usize % handles.len()].clone();
@@ -131,7 +131,7 @@ async fn ask(handles: &[RateLimiter], tasks: u64, end: Instant, pause: fn(u64) -
                 match limiter.check("ada").await {
                     Ok(decision) if decision.is_allowed() => allowed.push(Instant::now()),
                     Ok(_) => {}
-                    // Too many at once: whoever asks decides, and this one is denied.
+                    // Under high contention `check` returns an error. This caller treats it as a denial.
                     Err(error) => assert!(error.is_conflict(), "{error}"),
                 }
                 turn += 1;
@@ -145,7 +145,7 @@ async fn ask(handles: &[RateLimiter], tasks: u64, end: Instant, pause: fn(u64) -
     allowed
 }
 
-/// Every window between two events; on memory nothing takes time but the pauses.
+/// Checks every window between two events. On the memory backend, only the pauses take time.
 #[tokio::test(start_paused = true)]
 async fn no_window_has_more_than_the_quota() {
     for (rate, burst) in [(10, 20), (10, 1), (3, 2), (100, 5)] {
@@ -169,7 +169,7 @@ async fn no_window_has_more_than_the_quota() {
                 assert!((to - from + 1) as f64 <= most + 1e-6, "{} in {:?}, of {most}", to - from + 1, *last - *first);
             }
         }
-        // It is no stricter than it must be.
+        // The limiter is not much stricter than necessary.
         assert!(allowed.len() as f64 > 0.6 * 45.0 * f64::from(rate.min(30)), "{} of {rate}/s", allowed.len());
     }
 }
@@ -193,7 +193,7 @@ async fn a_key_that_was_idle_is_whole_again_and_its_record_is_gone() {
     }
 }
 
-/// All who ask at once are bounded by the attempts, not by luck.
+/// Concurrent callers in several processes never exceed the quota together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_processes_on_a_server_share_one_quota() {
     needs!(RateLimiters);
@@ -222,7 +222,7 @@ async fn an_older_server_has_no_rate_limiter_and_says_so() {
     assert!(error.to_string().contains("2.11"), "{error}");
 }
 
-/// Whoever asks decides what an outage means.
+/// The caller decides how to handle an outage.
 #[tokio::test]
 async fn an_outage_is_an_error_in_time() {
     needs!(RateLimiters);

@@ -1,7 +1,7 @@
-//! Watches and caches over servers that die, connections that break and buckets that are not what they were.
+//! Watches and caches across server crashes, broken connections, and replaced buckets.
 //!
-//! Each test compares what a cache holds, and what is folded from events, with what is really there. One whose name
-//! begins with `naive_` does the same with the plain client, and expects it to fail.
+//! Each test compares the content of a cache, and the folded events of a watch, with the stored records. A test with
+//! the prefix `naive_` does the same with the plain client and expects a failure.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, Wor
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How many keys there are.
+/// The number of keys.
 const KEYS: u64 = 20;
 
 /// The key whose writes show that a watch works again.
@@ -32,7 +32,7 @@ fn key(id: u64) -> SessionKey {
     SessionKey::new("acme", id)
 }
 
-/// What is really there.
+/// Returns the stored records.
 async fn truth(bucket: &Bucket<Session>) -> View {
     let mut view = View::new();
     for id in 0..KEYS {
@@ -44,15 +44,15 @@ async fn truth(bucket: &Bucket<Session>) -> View {
     view
 }
 
-/// What events tell.
+/// The state that results from a sequence of events.
 #[derive(Debug, Default)]
 struct Fold {
     view: View,
     last: Revision,
     resyncs: usize,
-    /// Whether the bucket was told to be gone.
+    /// How often the bucket was reported as missing.
     gone: usize,
-    /// The first event that came out of order.
+    /// The first event that arrived out of order.
     disorder: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl Fold {
     }
 }
 
-/// A bucket that is watched in both ways.
+/// A bucket with a cache and a watch.
 struct Watched {
     cache: Cache<Session>,
     fold: Arc<Mutex<Fold>>,
@@ -119,7 +119,7 @@ impl Watched {
         self.fold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the bucket was told to be gone, and how often all was told again.
+    /// Returns how often the bucket was reported as missing, and the number of resyncs.
     fn told(&self) -> (usize, usize) {
         let fold = self.fold();
         (fold.gone, fold.resyncs)
@@ -129,7 +129,7 @@ impl Watched {
         self.cache.iter().map(|entry| (entry.key().clone(), (entry.revision(), entry.visits))).collect()
     }
 
-    /// Waits until a write that is made now is seen both ways.
+    /// Waits until the cache and the watch see a new write.
     async fn sees_writes(&self, bucket: &Bucket<Session>) {
         let probe = bucket.put(&Session::new("acme", PROBE)).timeout(SOON).await.expect("it is written");
         let seen = wait::within(SOON, async || {
@@ -140,14 +140,14 @@ impl Watched {
         assert!(seen.await.is_some(), "{:?}, {:?}", self.cache, self.fold());
     }
 
-    /// Waits until a watch works again, and tells how long that took.
+    /// Waits until both views work again, and prints how long that took.
     async fn recovers(&self, what: &str, fault: Instant, over: Instant, bucket: &Bucket<Session>) {
         self.sees_writes(bucket).await;
         println!("{what}: seen again {:?} after the fault, {:?} after its end", fault.elapsed(), over.elapsed());
         self.agrees_with(bucket).await;
     }
 
-    /// P25: both views are equal to what is there.
+    /// P25: both views are equal to the stored records.
     async fn agrees_with(&self, bucket: &Bucket<Session>) {
         let agreed = wait::within(SOON, async || {
             let truth = truth(bucket).await;
@@ -161,7 +161,7 @@ impl Watched {
     }
 }
 
-/// Writes of all kinds: some keys come, some change, some go.
+/// Writes of all kinds: some keys are created, some change, some are removed.
 async fn write(bucket: &Bucket<Session>, visits: u32) {
     for id in 0..PROBE {
         let session = Session::new("acme", id).visited(visits);
@@ -174,7 +174,7 @@ async fn write(bucket: &Bucket<Session>, visits: u32) {
     }
 }
 
-/// A bucket that is written on one connection, and watched on another.
+/// Opens a bucket for writing on one connection, and watches it on another.
 async fn two_sides(server: &Server, watching: &str) -> (World, Bucket<Session>, Watched) {
     let world = World::at(&server.url()).await;
     let writing = world.bucket::<Session>().await;
@@ -200,7 +200,7 @@ async fn delete_consumers(server: &Server, bucket: &str) -> usize {
     names.len()
 }
 
-/// Waits until there is none: sooner than the server removes them by itself.
+/// Waits until there are no consumers, for less time than the server needs to remove idle ones.
 async fn no_consumers(server: &Server, bucket: &str) {
     wait::until("the consumers are gone", 10 * SECOND, async || {
         consumers(server, bucket).await.is_empty().then_some(())
@@ -260,7 +260,7 @@ async fn a_connection_is_cut() {
     no_consumers(server, bucket.name()).await;
 }
 
-/// The consumers are gone by then, as they are after thirty seconds.
+/// The consumers no longer exist after the outage, as after thirty seconds of inactivity.
 #[tokio::test]
 async fn a_connection_is_lost_for_longer_than_a_consumer_lives() {
     let server = harness::shared().await;
@@ -278,7 +278,7 @@ async fn a_connection_is_lost_for_longer_than_a_consumer_lives() {
     assert!(over.elapsed() < 15 * SECOND, "it took {:?}", over.elapsed());
 }
 
-/// Nothing is closed, and nothing comes.
+/// The connection stays open, but delivers nothing.
 #[tokio::test]
 async fn a_connection_stalls() {
     let server = harness::shared().await;
@@ -329,7 +329,7 @@ async fn a_leader_steps_down() {
     no_consumers(cluster.node(0), bucket.name()).await;
 }
 
-/// P27: told while it is away, or found out afterwards.
+/// P27: the bucket is recreated, first while the watch is connected and then during an outage.
 #[tokio::test]
 async fn a_bucket_is_made_anew() {
     let server = harness::shared().await;
@@ -346,7 +346,7 @@ async fn a_bucket_is_made_anew() {
     watched.recovers("bucket made anew", fault, over, &anew).await;
     assert_eq!(watched.told(), (1, 1));
 
-    // Unseen, and with more revisions than the old one had.
+    // Recreated during an outage, with more revisions than the old bucket had.
     let fault = Instant::now();
     proxy.set(Mode::Refuse);
     assert!(world.store.delete_bucket(bucket.name()).await.unwrap());
@@ -357,7 +357,7 @@ async fn a_bucket_is_made_anew() {
     let over = Instant::now();
     proxy.set(Mode::Pass);
     watched.recovers("bucket made anew, unseen", fault, over, &anew).await;
-    // That it was gone is found out too, or not.
+    // The removal itself may or may not be reported.
     assert_eq!(watched.told().1, 2);
 }
 
@@ -374,7 +374,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// P28: a revision from before says nothing of a bucket that was set back, though it has that revision again.
+/// P28: a revision from before a rewind is invalid, even if the bucket has reached that revision again.
 #[tokio::test]
 async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
     let server = Server::start().await;
@@ -401,7 +401,7 @@ async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
     let error = update().await;
     assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
 
-    // Somebody else writes until the revision is there again, with what nobody here has seen.
+    // Another client writes until the bucket reaches the revision again, with a value that this client has not seen.
     let theirs = seen_as::<Session>(&World::at(&server.url()).await, mine.name()).await;
     while theirs.put(&Session::new("acme", 0).visited(777)).await.unwrap() < lost {}
     let naive = theirs.get(&key).read(Read::Leader).await.unwrap().expect("there");
@@ -410,12 +410,12 @@ async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
     assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
     assert_eq!(theirs.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 777);
 
-    // Whoever reads first goes on.
+    // A client that reads first can continue.
     let entry = mine.get(&key).read(Read::Leader).await.unwrap().expect("there");
     mine.update(&Session::new("acme", 0).visited(778), entry.revision()).await.unwrap();
 }
 
-/// P27, and no reader of the cache sees anything between the new state and the old.
+/// P27, and no reader of the cache sees a state between the new and the old one.
 #[tokio::test]
 async fn an_older_copy_of_the_store_is_restored() {
     let server = Server::start().await;
@@ -480,7 +480,7 @@ async fn what_is_old_is_never_told_as_news() {
         documents.watch(..).updates_only().headers_only().await.unwrap(),
         documents.watch(..).updates_only().coalesce().await.unwrap(),
     ];
-    // A stream that nobody reads does not go on.
+    // A watch that is not polled makes no progress.
     let told_first = futures::future::join_all(watches.iter_mut().map(told)).await;
     assert!(told_first.iter().all(|told| *told == Told::Ready), "{told_first:?}");
     assert_eq!(delete_consumers(server, documents.name()).await, watches.len());
@@ -499,7 +499,7 @@ async fn what_is_old_is_never_told_as_news() {
     }
 }
 
-/// P26, where something may have been missed: what is there may be told again, but as such.
+/// P26 after a possible gap: existing records may be reported again, but only as a resync.
 #[tokio::test]
 async fn what_is_told_again_is_told_as_such() {
     let server = harness::shared().await;
@@ -531,7 +531,7 @@ async fn stock(server: &Server, bucket: &str) -> async_nats::jetstream::kv::Stor
     async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there")
 }
 
-/// P26 and P27, the control; it takes long until the plain client misses its consumer.
+/// P26 and P27, the control. The plain client needs a long time to detect a missing consumer.
 #[tokio::test]
 async fn naive_watch_tells_what_is_old_as_news_and_misses_that_its_bucket_went() {
     tokio::join!(naive_news(), naive_silence());
@@ -575,7 +575,7 @@ async fn naive_silence() {
     assert!(said.is_err(), "the test of kvtyped proves nothing: {said:?}");
 }
 
-/// What went while nobody looked, and left nothing that says so, is gone from the cache all the same.
+/// A record that was removed during an outage without leaving a delete marker still leaves the cache.
 #[tokio::test]
 async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
     needs!(LimitMarkers);
@@ -607,7 +607,7 @@ async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
     assert_eq!(watched.fold().resyncs, 1);
 }
 
-/// A number below `sides` (splitmix64).
+/// Returns a number below `sides` (splitmix64).
 pub(crate) fn roll(dice: &mut u64, sides: u64) -> u64 {
     *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *dice;
@@ -640,7 +640,7 @@ async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.addr()).await;
     let world = World::at(&server.url()).await;
-    // Where there are no markers, there are no times to live either, and those writes are refused.
+    // Without limit markers, the bucket has no TTLs, and writes with a TTL are refused.
     let open = world.fresh::<Session>();
     let open = if world.has(Feature::LimitMarkers) { open.limit_markers(SECOND) } else { open };
     let bucket = open.await.unwrap();
@@ -683,7 +683,7 @@ async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
     assert_eq!(watched.fold().gone, 0);
 }
 
-/// P44: also of one that is dropped while there is no connection.
+/// P44 for a watch that is dropped during an outage.
 #[tokio::test]
 async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
     let server = harness::shared().await;
@@ -698,7 +698,7 @@ async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
     println!("dropped in an outage: no consumer after {:?}", start.elapsed());
 }
 
-/// From the moment of the write to the event.
+/// Measures the time from a write to its event.
 #[tokio::test]
 async fn an_event_follows_its_write_at_once() {
     let world = World::nats().await;
@@ -729,7 +729,7 @@ mod stalled {
     const ROUNDS: u64 = 4;
     const SIZE: usize = 2_048;
 
-    /// How many MiB of memory this process has.
+    /// Returns the resident memory of this process in MiB.
     fn resident() -> Option<u64> {
         let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
         Some(pages * 4_096 / (1 << 20))
@@ -759,7 +759,7 @@ mod stalled {
             last = write(&writing, round).await;
         }
         let start = Instant::now();
-        // The same connection serves others meanwhile.
+        // The same connection serves other operations at the same time.
         let revision = documents.put(&Document::new("0", "last")).await.unwrap();
         assert_eq!(documents.get(&DocumentKey::new("0")).await.unwrap().expect("put").revision(), revision);
         tokio::time::timeout(SOON, bystander.wait_for_revision(revision)).await.unwrap().unwrap();
@@ -794,7 +794,7 @@ mod stalled {
         println!("it was told {lagging} times");
     }
 
-    /// In a process of its own, whose memory is nobody else's.
+    /// Runs in a separate process, so that no other test affects its memory.
     #[tokio::test]
     async fn a_reader_that_does_not_read_costs_little() {
         if std::env::var_os(ALONE).is_some() {

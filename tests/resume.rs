@@ -19,7 +19,7 @@ struct Item {
     text: String,
 }
 
-/// The time limit of a large watch on a busy machine.
+/// The time limit of a large watch on a loaded machine.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Writes small records with these ids as fast as the plain client can, and waits until all are stored.
@@ -54,7 +54,8 @@ async fn until_ready(events: &mut kvtyped::Events<Item>) -> (usize, usize) {
     }
 }
 
-/// A server compares each purge with every message that is not acknowledged, so `compact` would be slow beside a cache.
+/// A server compares each purge with every unacknowledged message. Unacknowledged messages of a cache would slow down
+/// `compact`.
 #[tokio::test]
 async fn idle_cache_leaves_no_message_unacknowledged() {
     let server = harness::shared().await;
@@ -87,8 +88,8 @@ async fn watch_of_200_000_records_takes_one_pass() {
     assert_eq!(cache.len(), 200_000);
 }
 
-/// Fills a bucket with large values through the plain client, and reads it by one watch, by a list and by one value after
-/// another.
+/// Fills a bucket with large values through the plain client, and reads it with one watch, with a list, and with single
+/// reads.
 async fn watch_large_values_once(count: u64, size: usize) {
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
@@ -98,7 +99,8 @@ async fn watch_large_values_once(count: u64, size: usize) {
     let value = bytes::Bytes::from(vec![b'x'; size]);
     for id in 0..count {
         let subject = format!("$KV.{}.item.{id}", bucket.name());
-        // The server drops messages if too many bytes wait to be stored. An acknowledgement follows all earlier messages.
+        // The server drops messages if too many bytes wait to be stored. An acknowledgement covers all earlier
+        // messages.
         if id % 64 == 63 || id + 1 == count {
             jetstream.publish(subject, value.clone()).await.expect("it is sent").await.expect("it is stored");
         } else {
@@ -131,7 +133,7 @@ async fn watch_of_large_values_takes_one_pass() {
     watch_large_values_once(512, 512 * 1_024).await;
 }
 
-/// Run it by hand: `cargo test -p kvtyped-tests --test suite -- --ignored 4_gib`.
+/// To run it manually: `cargo test -p kvtyped-tests --test suite -- --ignored 4_gib`.
 #[tokio::test]
 #[ignore = "it needs 4 GiB of disk, and minutes"]
 async fn watch_of_4_gib_takes_one_pass() {
@@ -160,7 +162,7 @@ async fn live_burst_reaches_a_slow_reader_without_resync() {
     assert_eq!((puts, resyncs), (150_000, 0));
 }
 
-/// Creates a bucket with this many records, and opens it a second time behind a proxy.
+/// Creates a bucket with `count` records, and opens it again behind a proxy.
 async fn behind_proxy(server: &Server, count: u64) -> (World, Bucket<Item>, Proxy, Bucket<Item>) {
     let world = World::at(&server.url()).await;
     let bucket = world.bucket::<Item>().await;
@@ -292,7 +294,7 @@ async fn removal_without_a_trace_among_overwritten_records_is_found() {
     }
 }
 
-/// A purge leaves every later revision in its place, or there is none: nothing but the number of keys shows it.
+/// Later revisions do not change, or do not exist. Only the number of keys reveals the removal.
 #[tokio::test]
 async fn removal_without_a_trace_and_without_a_gap_is_found() {
     let server = harness::shared().await;
@@ -326,7 +328,7 @@ async fn removal_without_a_trace_and_without_a_gap_is_found() {
     }
 }
 
-/// A cache that grew while it was attached, and then lost its connection.
+/// The cache grew during a session, and then lost its connection.
 #[tokio::test]
 async fn grown_cache_reports_its_staleness_and_catches_up() {
     let server = harness::shared().await;
@@ -357,7 +359,7 @@ async fn grown_cache_reports_its_staleness_and_catches_up() {
     assert_eq!(cache.len(), 90_000);
 }
 
-/// Removals of every kind, with and without a trace, among overwritten and new records.
+/// Removals of every kind, with and without delete markers, among overwritten and new records.
 #[tokio::test]
 async fn cache_equals_its_bucket_after_random_gaps() {
     needs!(LimitMarkers);
@@ -403,8 +405,8 @@ async fn cache_equals_its_bucket_after_random_gaps() {
     }
 }
 
-/// Forwards API requests to the server, except those that create the first consumer. Returns the requested consumer
-/// names.
+/// Forwards all API requests to the server, except for requests to create the first consumer. Returns the requested
+/// consumer names.
 async fn api_that_forgets_a_consumer(server: &Server, prefix: &str) -> tokio::sync::mpsc::UnboundedReceiver<String> {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut requests = client.subscribe(format!("{prefix}.>")).await.unwrap();
@@ -459,8 +461,8 @@ async fn consumer_without_an_answer_is_tried_under_another_name() {
     }
 }
 
-/// The time until a watch and a list of each of three servers work again after the leader of their stream is killed. Run it
-/// by hand: `cargo test -p kvtyped-tests --test suite -- --ignored --nocapture kills`.
+/// Measures the time until a watch and a list on each of three servers work again after the leader of their stream is
+/// killed. To run it manually: `cargo test -p kvtyped-tests --test suite -- --ignored --nocapture kills`.
 #[tokio::test]
 #[ignore = "it takes minutes, and measures times"]
 async fn figures_of_50_kills() {

@@ -1,4 +1,4 @@
-//! Semaphores on memory and on a server: never more than so many, and none is lost for good.
+//! Semaphores on the memory backend and on a server: the limit is never exceeded, and no permit is lost forever.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What happens in there: never more than so many at once.
+/// Tracks the number of permit holders and its maximum.
 #[derive(Default)]
 struct Room {
     inside: AtomicU32,
@@ -77,7 +77,7 @@ on_both_backends! {
             assert!(!waiter.is_finished());
             let [low, high] = permits;
             let (given, kept) = if slot == 0 { (low, high) } else { (high, low) };
-            // Dropped, or given back.
+            // Dropped or released.
             if slot == 0 { drop(given) } else { given.release().await.unwrap() }
             let taken = waiter.await.unwrap().unwrap();
             assert_eq!(taken.slot(), slot);

@@ -1,8 +1,8 @@
-//! Planted secrets, and who looks for them in everything that is traced and shown.
+//! Planted secrets, and a subscriber that searches for them in all traces and `Debug` output.
 //!
-//! `KVTYPED_TRACE_SENTINELS=1 cargo test -p kvtyped-tests --test suite` runs the whole suite under a subscriber that takes
-//! everything down to TRACE, with a password in each connection of a [`World`](crate::support::World), and ends the
-//! program with an error where the password, or another of the planted secrets, is traced.
+//! `KVTYPED_TRACE_SENTINELS=1 cargo test -p kvtyped-tests --test suite` runs the whole suite with a subscriber for all
+//! levels down to TRACE, and with a password in each connection of a [`World`](crate::support::World). The program ends
+//! with an error if the password or another planted secret is traced.
 
 use std::error::Error as StdError;
 use std::fmt::{Debug, Write as _};
@@ -19,10 +19,10 @@ pub(crate) const PASSWORD: &str = "pa55word-sentinel";
 pub(crate) const TOKEN: &str = "t0ken-sentinel";
 pub(crate) const VALUE: &str = "va1ue-sentinel";
 
-/// After how many lines the figures are told again.
+/// The number of lines between two reports of the figures.
 const TOLD: u64 = 100_000;
 
-/// The URL with a password that a server without users does not look at, if the whole suite is watched.
+/// Adds a password to the URL if the whole suite is monitored. A server without users ignores the password.
 pub(crate) fn planted(url: &str) -> String {
     if std::env::var_os("KVTYPED_TRACE_SENTINELS").is_none() {
         return url.to_owned();
@@ -37,19 +37,19 @@ pub(crate) fn planted(url: &str) -> String {
     }
 }
 
-/// The secret that a line shows, if it shows one.
+/// Returns the secret that a line shows, if any.
 pub(crate) fn found<'a>(line: &str, credentials: &[&'a str]) -> Option<&'a str> {
     let credential = credentials.iter().chain(&[PASSWORD, TOKEN]).find(|secret| line.contains(**secret)).copied();
     credential.or_else(|| (line.contains(VALUE) && !is_read(line)).then_some(VALUE))
 }
 
-/// Whether it is what the client itself traces of each message that it reads, with its content
+/// Returns whether the client itself traced the line for a received message, with its content
 /// (`async_nats::connection`, at TRACE).
 pub(crate) fn is_read(line: &str) -> bool {
     line.starts_with("async_nats::connection") && line.contains("read operation completed")
 }
 
-/// Looks at each line, and keeps none.
+/// A subscriber that checks each line and keeps none.
 #[derive(Debug, Default)]
 struct Watching {
     lines: AtomicU64,
@@ -59,7 +59,7 @@ struct Watching {
 impl Watching {
     fn note(&self, metadata: &Metadata<'_>, record: impl FnOnce(&mut Line)) {
         let line = Line::of(metadata, record).0;
-        // Not by a macro: those are captured.
+        // `eprintln!` is captured by the test harness.
         let mut stderr = std::io::stderr();
         if let Some(secret) = found(&line, &[]) {
             let _ = writeln!(stderr, "a secret is traced ({secret}): {line}");
@@ -99,7 +99,7 @@ impl Subscriber for Watching {
     fn exit(&self, _: &Id) {}
 }
 
-/// The control: whatever is planted is found.
+/// The control: every planted secret is found.
 #[test]
 fn a_secret_that_is_traced_is_found() {
     for (line, secret) in [
@@ -114,7 +114,7 @@ fn a_secret_that_is_traced_is_found() {
     assert_eq!(found(&read, &["SUAM"]), None);
 }
 
-/// Every event and span of this thread, and everything that was shown: one line each, with its origin in front.
+/// All events and spans of this thread and all shown values, one line each, prefixed with the origin.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Everything(Arc<Mutex<Vec<String>>>);
 
@@ -147,7 +147,7 @@ impl Everything {
         self.push(format!("shown {what:?} {what:#?}"));
     }
 
-    /// An error in every way to see it, its causes too.
+    /// Records all representations of an error and its causes.
     pub(crate) fn error(&self, error: &Error) {
         self.shown(error);
         let mut next: Option<&dyn StdError> = Some(error);

@@ -1,4 +1,4 @@
-//! Values of every shape, for the tests of the codecs.
+//! Values of many shapes, for the codec tests.
 
 use std::collections::BTreeMap;
 

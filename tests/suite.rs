@@ -1,4 +1,4 @@
-//! All tests that see the public API alone, as one binary: one link, one shared server, all cores.
+//! All tests that use only the public API, as one binary: one link step, one shared server, all cores.
 
 mod account_errors;
 mod buckets;

@@ -1,4 +1,4 @@
-//! What the tests of the verbs share: stores of both kinds, buckets with names of their own, models.
+//! Shared helpers of the tests: stores of both kinds, buckets with unique names, models.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,8 +12,8 @@ pub(crate) mod sentinels;
 
 /// Turns each function into a test on memory and a test on a real server.
 ///
-/// The function gets a [`World`]: a store, and names for buckets that nobody else uses. What all of them need of a server
-/// stands before them; see [`needs`](crate::needs).
+/// The function gets a [`World`] with a store and unique bucket names. `needs` before the functions names a server
+/// feature that all of them require; see [`needs`](crate::needs).
 macro_rules! on_both_backends {
     ($(needs $feature:ident;)? $($(#[$attribute:meta])* async fn $name:ident($world:ident: World) $body:block)*) => {
         $($(#[$attribute])* async fn $name($world: $crate::support::World) $body)*
@@ -29,7 +29,7 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// The tests of [`on_both_backends`] on a server, which may need something of it.
+/// The tests of [`on_both_backends`] on a server, which may require a feature.
 macro_rules! on_nats {
     ([] $($name:ident)*) => {
         $(#[tokio::test] async fn $name() { super::$name($crate::support::World::nats().await).await; })*
@@ -43,7 +43,7 @@ macro_rules! on_nats {
 }
 pub(crate) use on_nats;
 
-/// The oldest server that the library works with.
+/// The oldest supported server version.
 pub(crate) const OLD: &str = "2.10.26";
 
 /// A store, and a way to name buckets in it.
@@ -52,7 +52,7 @@ pub(crate) struct World {
     place: Place,
 }
 
-/// Where the buckets of a world are.
+/// The location of the buckets of a world.
 enum Place {
     Memory(Arc<MemoryBackend>),
     Url(String),
@@ -72,18 +72,18 @@ impl World {
         Self::of(Store::connect(sentinels::planted(url)).await.expect("the server is there"), url)
     }
 
-    /// The world of a store that was connected in some other way.
+    /// Returns the world of an existing store.
     pub(crate) fn of(store: Store, url: &str) -> Self {
         Self { store, place: Place::Url(url.to_owned()) }
     }
 
-    /// Whether it is one of a server's, which may be old.
+    /// Returns whether the world uses a server, which may be old.
     pub(crate) fn is_on_a_server(&self) -> bool {
         matches!(self.place, Place::Url(_))
     }
 
-    /// Another store with the same buckets, as another process has it. Closed, it is as good as dead: nothing that it holds
-    /// is renewed or given back any more.
+    /// Returns another store with the same buckets, like that of another process. Closing it simulates a crash: its
+    /// leases are neither renewed nor released.
     pub(crate) async fn another(&self) -> Store {
         match &self.place {
             Place::Memory(memory) => Store::from_backend(Arc::clone(memory) as _),
@@ -91,24 +91,24 @@ impl World {
         }
     }
 
-    /// The builder of a bucket that no other test has.
+    /// Returns the builder of a bucket that no other test uses.
     pub(crate) fn fresh<T: KvModel>(&self) -> OpenBucket<T> {
         self.store.bucket().name(unique(&T::settings().name))
     }
 
-    /// A bucket that no other test has.
+    /// Opens a bucket that no other test uses.
     pub(crate) async fn bucket<T: KvModel>(&self) -> Bucket<T> {
         self.fresh().await.expect("the bucket opens")
     }
 }
 
-/// A name that is given once in this process; the server is this process's own.
+/// Returns a name that is unique in this process. The server belongs to this process.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{name}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// One revision is kept: single records may have a TTL.
+/// A model with one revision per key, so that single records may have a TTL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant}.{id}", codec = MsgPack, history = 1)]
 pub(crate) struct Session {
@@ -127,7 +127,7 @@ impl Session {
     }
 }
 
-/// Ten revisions are kept.
+/// A model with ten revisions per key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "doc.{name}", history = 10)]
 pub(crate) struct Document {
@@ -141,7 +141,7 @@ impl Document {
     }
 }
 
-/// Whatever bytes are stored, under the keys of [`Session`].
+/// The raw bytes under the keys of [`Session`].
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "{tenant}.{id}", codec = Bytes)]
 pub(crate) struct RawSession {
@@ -157,7 +157,7 @@ impl RawSession {
     }
 }
 
-/// Whatever is stored where a recipe has its own.
+/// Raw records under the reserved keys of the recipes.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "=kvtyped.{recipe}.{name}.{part}", codec = Text, history = 1)]
 pub(crate) struct Junk {
@@ -174,12 +174,12 @@ impl Junk {
     }
 }
 
-/// The same bucket, seen through another model.
+/// Opens an existing bucket with another model.
 pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> {
     world.store.bucket().name(name).must_exist().on_drift(Drift::Adopt).await.expect("the bucket is there")
 }
 
-/// What happens under a lock: never two at once, by guards that say they are valid; fences grow.
+/// Checks that a lock excludes other holders while its guard is valid, and that fencing tokens grow.
 #[derive(Default)]
 pub(crate) struct Room {
     inside: AtomicU32,
@@ -202,14 +202,14 @@ impl Room {
     }
 }
 
-/// How long anything that must come may take, on a machine that is busy.
+/// The time limit for anything that must happen, on a loaded machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// How late an operation may end. A tenth of a second is the promise; the rest is for a machine of two cores that runs
-/// other tests, and servers, meanwhile.
+/// The tolerance for the end of an operation. The promise is a tenth of a second. The rest is for a machine with two
+/// cores that runs other tests and servers at the same time.
 pub(crate) const LATE: Duration = Duration::from_millis(300);
 
-/// Awaits an operation that has to end within its time.
+/// Awaits an operation and asserts that it ends in time.
 pub(crate) async fn in_time<O: IntoFuture>(what: &str, time: Duration, operation: O) -> O::Output {
     let start = tokio::time::Instant::now();
     let output = operation.into_future().await;
@@ -218,7 +218,7 @@ pub(crate) async fn in_time<O: IntoFuture>(what: &str, time: Duration, operation
     output
 }
 
-/// Drops a future after so many polls, wherever it is by then, or when it is done.
+/// Polls a future at most this number of times, and then drops it.
 pub(crate) async fn dropped_after<F: IntoFuture>(future: F, polls: u32) {
     let mut future = std::pin::pin!(future.into_future());
     for _ in 0..polls {
@@ -229,7 +229,7 @@ pub(crate) async fn dropped_after<F: IntoFuture>(future: F, polls: u32) {
     }
 }
 
-/// What an event says, to be compared.
+/// An event in a comparable form.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Told {
     Put(String, Revision),
@@ -256,18 +256,18 @@ impl Told {
     }
 }
 
-/// The next item of a stream that must have one.
+/// Returns the next item of a stream that must have one.
 pub(crate) async fn soon<S: futures::Stream + Unpin>(stream: &mut S) -> S::Item {
     let next = tokio::time::timeout(SOON, stream.next()).await;
     next.expect("it comes soon").expect("the stream goes on")
 }
 
-/// What the next event says.
+/// Returns the next event in a comparable form.
 pub(crate) async fn told<T: KvModel>(events: &mut Events<T>) -> Told {
     Told::of(&soon(events).await.expect("an event"))
 }
 
-/// What comes before `Ready`.
+/// Returns the events before `Ready`.
 pub(crate) async fn listing<T: KvModel>(events: &mut Events<T>) -> Vec<Told> {
     let mut before = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What everybody who uses the crate may rely on, item by item; the sources are read as text.
+//! Stability guarantees of the public API, item by item. The sources are read as text.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use kvtyped::{
 
 use crate::layering::{files, root};
 
-/// Enums to which no variant will be added, so that a `match` needs no `_`: why.
+/// Enums that will get no new variant, so that a `match` needs no `_`, and the reason.
 const CLOSED: &[(&str, &str)] = &[
-    // Nobody has a value of these.
+    // Types without values.
     ("Bytes", "a codec"),
     ("Json", "a codec"),
     ("MsgPack", "a codec"),
     ("Text", "a codec"),
-    // What a user says, or a closure: a new way to say it is a new method.
+    // Choices of a user or a closure: a new choice becomes a new method.
     ("Change", "what `transform` makes of a record"),
     ("Drift", "what to do about a bucket that differs"),
     ("Read", "how fresh a read must be"),
     ("Storage", "where a server keeps a bucket"),
-    // Two ways to fail: the closure's, and ours, which is open.
+    // Two sources of errors: the closure, and the library, whose error kind is open.
     ("ModifyError", "the closure's or the bucket's"),
     ("RunError", "the work's or the bucket's"),
     ("TransactError", "the closure's or the bucket's"),
     ("Outcome", "not applied, or unknown: whoever decides must look at both"),
-    // The waist: a backend or a wrapper that forgets one must not compile.
+    // The backend interface: a backend or wrapper that does not handle a variant must not compile.
     ("At", "the waist"),
     ("Operation", "the waist"),
     ("Signal", "the waist"),
@@ -37,7 +37,7 @@ const CLOSED: &[(&str, &str)] = &[
     ("Token", "what a pattern is made of, as a server's filter"),
 ];
 
-/// A public item and what stands above it.
+/// A public item with its documentation and attributes.
 struct Item {
     place: String,
     line: String,
@@ -45,7 +45,7 @@ struct Item {
     attributes: String,
 }
 
-/// All public items of the crate but for those that are hidden or for tests.
+/// Returns all public items of the crate, except hidden ones and those for tests.
 fn items() -> Vec<Item> {
     let root = root();
     let is_shown = |path: &PathBuf| !path.ends_with("private.rs") && !path.starts_with(root.join("conformance"));
@@ -112,8 +112,8 @@ fn a_public_async_function_says_what_happens_when_it_is_dropped() {
 
 #[test]
 fn a_verb_says_what_happens_when_it_is_dropped() {
-    // A builder is documented where it is made. Opening a bucket, or what stands on one, holds nothing; the second half of a
-    // verb (`(self)`) is documented with its first.
+    // A builder is documented at the function that creates it. Opening a bucket or a recipe holds nothing. The second
+    // method of a verb (`(self)`) is documented with the first.
     let items = items();
     let builders: Vec<_> = items
         .iter()
@@ -139,7 +139,7 @@ struct Thing {
     id: u64,
 }
 
-/// It compiles, or it is not so.
+/// Checked at compile time.
 #[test]
 fn handles_are_shared_between_threads_and_streams_sent_to_others() {
     fn shared<T: Send + Sync + Clone + 'static>() {}

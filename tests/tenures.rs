@@ -1,4 +1,4 @@
-//! The life of a lease, on memory and in a paused time: to the second when it is renewed, and when it is lost.
+//! The life of a lease on the memory backend in paused time: exact times of renewals and of the loss.
 
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Locks};
@@ -8,10 +8,10 @@ use crate::support::{Junk, JunkKey, World, seen_as};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long a lock is valid after the sending of a renewal.
+/// The validity of a lock, counted from the sending of a renewal.
 const VALID: Duration = Duration::from_secs(27);
 
-/// Locks that are renewed as late as can be.
+/// Returns locks with the latest possible renewal.
 async fn locks(world: &World) -> Locks {
     world.store.locks("jobs").ttl(30 * SECOND).renew_every(26 * SECOND).await.expect("memory is there")
 }
@@ -29,14 +29,14 @@ async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
     assert_eq!(guard.remaining(), VALID);
     let error = guard.ensure(VALID + Duration::from_nanos(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
-    // The next renewal is due as long after this one as it was after the first.
+    // The next renewal follows this one after the same interval as the first.
     sleep(22 * SECOND).await;
     assert_eq!(guard.remaining(), 5 * SECOND);
     sleep(4 * SECOND).await;
     assert!(guard.remaining() > 20 * SECOND);
 }
 
-/// In a time that passes, a renewal takes some of it.
+/// In real time, a renewal takes some of the requested time.
 #[tokio::test]
 async fn a_lock_that_cannot_be_ensured_for_so_long_is_not_lost() {
     let guard = locks(&World::memory()).await.lock("a").await.unwrap();

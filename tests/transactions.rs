@@ -1,4 +1,4 @@
-//! Several records at once: all or nothing, and nothing that was read may have changed.
+//! Transactions: all or nothing, and records that were read must not have changed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ struct Transfer {
     amount: i64,
 }
 
-/// Declares the bucket of `Document`, and that one revision is kept.
+/// A model for the bucket of `Document`. Its history is not set, so its type permits a TTL of single records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "document", key = "attachment.{id}")]
 struct Attachment {
@@ -56,7 +56,7 @@ const ACCOUNTS: u64 = 8;
 const BALANCE: i64 = 100;
 const SUM: i64 = ACCOUNTS as i64 * BALANCE;
 
-/// How long a transaction may take here: longer than any fault.
+/// The timeout of a transaction, longer than any fault.
 const PATIENT: Duration = Duration::from_secs(60);
 
 async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
@@ -69,7 +69,7 @@ async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
     bank
 }
 
-/// Moves an amount that depends on what is there, and leaves a record of it.
+/// Moves an amount that depends on the balance, and stores a record of the transfer.
 async fn transfer(bank: &Bucket<Account>, id: u64, time: Duration) -> Result<(), TransactError> {
     let (from, to) = (id % ACCOUNTS, (id / ACCOUNTS + id + 1) % ACCOUNTS);
     if from == to {
@@ -93,7 +93,7 @@ async fn transfer(bank: &Bucket<Account>, id: u64, time: Duration) -> Result<(),
     moved.timeout(time).max_attempts(10_000).await
 }
 
-/// What a transaction that only reads sees.
+/// Returns the sum of all balances, in a read-only transaction.
 async fn sum(bank: &Bucket<Account>) -> Result<i64, TransactError> {
     let all = bank.transact(|tx| async move {
         let mut sum = 0;
@@ -105,7 +105,7 @@ async fn sum(bank: &Bucket<Account>) -> Result<i64, TransactError> {
     all.timeout(PATIENT).max_attempts(10_000).await
 }
 
-/// Everything that is stored, by a connection that is sound, and past any cache.
+/// Reads the stored records over a working connection, from the leader and without caches.
 async fn stored<T: KvModel>(bucket: &Bucket<T>, keys: impl IntoIterator<Item = T::Key>) -> Vec<Option<T>> {
     let read = async |key: T::Key| bucket.get(&key).read(Read::Leader).await.unwrap().map(Entry::into_value);
     let mut found = Vec::new();
@@ -115,7 +115,7 @@ async fn stored<T: KvModel>(bucket: &Bucket<T>, keys: impl IntoIterator<Item = T
     found
 }
 
-/// Whether the accounts are what the transfers that are recorded make of them, and these are what was told.
+/// Checks that the balances match the recorded transfers, and that the recorded transfers match the results.
 async fn balances(world: &World, bank: &Bucket<Account>, told: &BTreeMap<u64, Result<(), TransactError>>) {
     let transfers: Bucket<Transfer> = seen_as(world, bank.name()).await;
     let mut expected: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|id| (id, BALANCE)).collect();
@@ -136,12 +136,12 @@ async fn balances(world: &World, bank: &Bucket<Account>, told: &BTreeMap<u64, Re
     assert_eq!(found.values().sum::<i64>(), SUM, "no money is made or lost");
 }
 
-/// Numbers of transfers that move something.
+/// Returns the ids of transfers between two different accounts.
 fn transfers(range: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
     range.filter(|id| id % ACCOUNTS != (id / ACCOUNTS + id + 1) % ACCOUNTS)
 }
 
-/// Several tasks transfer at once.
+/// Runs transfers in several tasks concurrently.
 async fn transfer_at_once(
     bank: &Bucket<Account>,
     tasks: u64,
@@ -203,7 +203,7 @@ on_both_backends! {
         assert_eq!(found, [Some(a.visited(1)), None, None]);
         let lasting = sessions.get(&d.key()).await.unwrap().expect("written");
         assert_eq!((lasting.revision(), lasting.ttl().map(|ttl| ttl.as_secs())), (second.revisions()[3], Some(60)));
-        // What is gone can be created again, over its marker.
+        // A removed record can be created again, over its delete marker.
         let again = sessions.transaction().create(&b).create(&c).put(&d).commit().await.unwrap();
         assert_eq!(again.revisions().len(), 3);
         assert_eq!(sessions.transaction().commit().await.unwrap().revisions(), []);
@@ -275,7 +275,8 @@ on_both_backends! {
     }
 
     async fn what_is_read_and_not_written_is_held_too(world: World) {
-        // Two who each look at the other's record, and write their own: one of them must come first, and be seen.
+        // Two transactions read each other's record and write their own. One must be applied first and seen by the
+        // other.
         let documents = world.bucket::<Document>().await;
         for round in 0..10 {
             let sign = async |mine: &str, other: &str| {
@@ -320,7 +321,8 @@ on_both_backends! {
     async fn an_error_over_a_view_that_never_was_is_not_believed(world: World) {
         let bank = open_bank(world.fresh()).await;
         let (outside, runs) = (&bank, &AtomicU32::new(0));
-        // Between its two reads both accounts change: what it has seen was never true, so neither is its complaint.
+        // Both accounts change between the two reads. The closure saw an inconsistent state, so its error does not
+        // count.
         let seen = bank.transact(|tx| async move {
             let one = tx.get(&AccountKey::new(1)).await?.expect("there").balance;
             if runs.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -390,18 +392,18 @@ on_both_backends! {
             });
             let done = done.await;
             drop(future);
-            // Nobody knows what became of one that was dropped.
+            // The outcome of a dropped transaction is unknown.
             let unknown = || Err(Error::new(ErrorKind::Closed).unknown_outcome().into());
             told.insert(id, done.unwrap_or_else(unknown));
         }
-        // One after them all: a server handles what one connection sends in its order.
+        // A later transfer: a server processes the requests of one connection in order.
         transfer(&bank, 1_001, PATIENT).await.unwrap();
         told.insert(1_001, Ok(()));
         balances(&world, &bank, &told).await;
     }
 }
 
-/// Fails in its way, again and again, until the transfers are over.
+/// Causes faults repeatedly until the transfers are complete.
 async fn over_faults(
     world: &World,
     bank: &Bucket<Account>,
@@ -526,8 +528,8 @@ async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
 #[tokio::test]
 async fn a_half_batch_is_not_left_behind() {
     needs!(Transactions);
-    // More drops in the midst of a batch than a server has room for batches that are not complete; by itself it would
-    // forget them after ten seconds.
+    // More batches are dropped than the server keeps as incomplete batches. The server itself would discard them only
+    // after ten seconds.
     let world = World::nats().await;
     let sessions: Bucket<Session> = world.fresh().storage(Storage::Memory).await.unwrap();
     let all: Vec<_> = (0..900).map(|id| Session::new("acme", id)).collect();

@@ -1,4 +1,4 @@
-//! Records that do not decode, or that a check rejects. Caches, waits and live values distinguish them from absent
+//! Records that do not decode or that a check rejects. Caches, waits and live values distinguish them from absent
 //! records.
 
 use std::error::Error as _;
@@ -128,7 +128,7 @@ mod defaults {
         limit: u32,
     }
 
-    /// Whatever is stored under the same key.
+    /// The raw bytes under the same key.
     #[derive(Clone, Debug, PartialEq, KvModel)]
     #[kv(bucket = "settings", key = "app", codec = Bytes, history = 1)]
     struct RawSettings {

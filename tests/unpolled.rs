@@ -38,7 +38,7 @@ on_both_backends! {
         sessions.put(&Session::new("acme", 7)).await.unwrap();
         let mut left = Vec::new();
         let mut made = 0;
-        // More transactions than may send at once, each left at another stage.
+        // More transactions than may send concurrently, each left at another stage.
         for polls in 0..8 {
             for n in 0..12 {
                 let mut change = visit(&sessions, 100 * polls + n);

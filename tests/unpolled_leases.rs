@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 
 use crate::support::{SOON, on_both_backends, unique};
 
-/// The shortest time to live.
+/// The minimum TTL.
 const TTL: Duration = Duration::from_secs(1);
 
 /// Polls a future once.

@@ -1,4 +1,4 @@
-//! The part of the suite that mutation tests of `key` and `codec` run.
+//! The part of the suite for mutation tests of `key` and `codec`.
 
 mod codecs;
 mod keys;

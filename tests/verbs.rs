@@ -1,4 +1,4 @@
-//! `get put create update delete purge touch history list keys`, on memory and on a server.
+//! `get put create update delete purge touch history list keys`, on the memory backend and on a server.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, on_
 const SECOND: Duration = Duration::from_secs(1);
 const NONE: [u64; 0] = [];
 
-/// Waits until the key holds nothing, and tells how long that took.
+/// Waits until the key has no record. Returns how long that took.
 async fn gone(sessions: &Bucket<Session>, key: &SessionKey) -> Duration {
     let start = Instant::now();
     while sessions.get(key).read(Read::Leader).await.expect("it reads").is_some() {
@@ -94,7 +94,7 @@ on_both_backends! {
             assert_eq!(error.revision(), Some(last));
             other.purge(&key).await.unwrap();
             sessions.create(&session).await.unwrap();
-            // One that was read, and has gone since.
+            // A delete marker that this handle has read, and that was since overwritten.
             other.delete(&key).await.unwrap();
             assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap(), None);
             other.create(&session.clone().visited(7)).await.unwrap();
@@ -310,7 +310,7 @@ on_both_backends! {
         assert_eq!(ids(sessions.list(SessionKey::filter().id(1)).await.unwrap()).await, [1, 1]);
         assert_eq!(ids(sessions.list(SessionKey::new("beta", 2)).await.unwrap()).await, [2]);
         assert_eq!(ids(sessions.list(SessionKey::filter().tenant("nobody")).await.unwrap()).await, NONE);
-        // The filters overlap; nothing comes twice.
+        // The filters overlap, but each record is returned once.
         let filters = vec![SessionKey::filter().tenant("acme"), SessionKey::filter().id(1)];
         assert_eq!(ids(sessions.list(filters).await.unwrap()).await, [3, 1, 1]);
         let none: Vec<SessionKey> = Vec::new();
@@ -442,7 +442,7 @@ mod values {
         text: String,
     }
 
-    /// Its key holds what the value leaves out.
+    /// The key contains fields that the value omits.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     #[kv(bucket = "lean", key = "{tenant}.{id}")]
     pub(crate) struct Lean {

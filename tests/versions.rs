@@ -1,4 +1,4 @@
-//! Servers of other versions than that of all tests: what they lack is told, and a handle outlives their upgrade.
+//! Servers of other versions: missing features are reported, and a handle survives an upgrade of its server.
 
 use harness::Server;
 use kvtyped::prelude::*;
@@ -9,7 +9,7 @@ use crate::support::{OLD, SOON, Session, World, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server that has single records expire, and takes no batches.
+/// A server version with per-record TTLs and without batches.
 const ELEVEN: &str = "2.11.11";
 
 async fn lacks_what_it_lacks(version: &str, numbers: [u64; 3]) {
@@ -30,7 +30,7 @@ async fn a_server_without_batches_lacks_transactions_and_that_is_told() {
     lacks_what_it_lacks(ELEVEN, [2, 11, 11]).await;
 }
 
-/// A store and a bucket that were opened on an old server do on its successor what that can.
+/// A store and a bucket that were opened on an old server use the features of the new server after an upgrade.
 #[tokio::test]
 async fn a_handle_outlives_the_upgrade_of_its_server() {
     let server = Server::builder().version(OLD).start().await;
@@ -57,8 +57,8 @@ async fn a_handle_outlives_the_upgrade_of_its_server() {
     assert!(matches!(error.kind(), ErrorKind::Unsupported { found, .. } if found.contains(ELEVEN)), "{error}");
 }
 
-/// What a server would store without heeding it, now that it is an old one again, is refused by handles that were opened
-/// on a new one: times to live, fences, batches.
+/// After a downgrade of its server, a handle refuses features that the old server would store but ignore: TTLs, fencing
+/// tokens and batches.
 #[tokio::test]
 async fn a_handle_notices_that_its_server_was_put_back() {
     const TWELVE: &str = "2.12.8";

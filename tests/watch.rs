@@ -1,4 +1,4 @@
-//! `watch` and `wait_for`, on memory and on a server.
+//! `watch` and `wait_for`, on the memory backend and on a server.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -20,7 +20,7 @@ fn removed(key: &str, revision: Revision, reason: Removed) -> Told {
     Told::Removed(key.into(), revision, reason)
 }
 
-/// Where a watch begins.
+/// The start of a watch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Start {
     Newest,
@@ -66,7 +66,7 @@ impl Options {
         if self.coalesce { watch.coalesce() } else { watch }
     }
 
-    /// What such a watch tells of what a plain one would tell.
+    /// Returns the event that a watch with these options delivers for an event of a plain watch.
     fn tells(self, told: Told) -> Option<Told> {
         match told {
             Told::Removed(..) if self.ignore_deletes => None,
@@ -75,7 +75,7 @@ impl Options {
         }
     }
 
-    /// What it tells of the past.
+    /// Returns the expected initial events.
     fn listing(self, kept: &[Told]) -> Vec<Told> {
         let newest = |told: &Told| {
             let newer = |other: &Told| key_of(other) == key_of(told) && revision_of(other) > revision_of(told);
@@ -161,7 +161,7 @@ on_both_backends! {
         let Told::Removed(key, revision, Removed::Expired) = told(&mut events).await else { panic!("an expiry") };
         assert_eq!(key, "acme.3");
         assert!(revision > purged);
-        // One who comes later is told the same.
+        // A later watch reports the same reasons.
         let mut later = sessions.watch(..).await.unwrap();
         let reasons = listing(&mut later).await.into_iter().map(|told| match told {
             Told::Removed(_, _, reason) => reason,
@@ -201,7 +201,7 @@ on_both_backends! {
         let mended = sessions.put(&Session::new("acme", 50)).await.unwrap();
         assert_eq!(told(&mut events).await, put("acme.50", mended));
 
-        // What is not read cannot be wrong; the key is.
+        // A watch of headers does not decode values, but it still reports an invalid key.
         let mut headers = sessions.watch(..).headers_only().from_revision(planted).await.unwrap();
         let seen = listing(&mut headers).await;
         assert!(seen.contains(&undecodable("acme.fifty", gone)), "{seen:?}");
@@ -339,7 +339,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, Told::Ready, "the next one is still to come");
         let next = documents.put(&Document::new("a", "four")).await.unwrap();
         assert_eq!(told(&mut events).await, put("doc.a", next));
-        // One that is of another bucket: what is there is told, and that it is not what was asked for.
+        // The revision belongs to another bucket: the watch reports a resync and lists the existing records.
         let mut events = documents.watch(..).from_revision(Revision::new(1_000)).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Resync);
         assert_eq!(listing(&mut events).await, [put("doc.a", next)]);
@@ -355,7 +355,7 @@ on_both_backends! {
                 cache.push(sessions.put(&Session::new("acme", id).visited(visits)).await.unwrap());
             }
         }
-        // Another watch tells when everything has come this far.
+        // The cache shows when all events have arrived.
         let watched = sessions.cache(..).await.unwrap();
         watched.wait_for_revision(cache[cache.len() - 1]).await.unwrap();
         let mut finals = BTreeSet::new();
@@ -370,7 +370,7 @@ on_both_backends! {
         assert!(seen <= 50, "{seen} events of 5 keys waited");
     }
 
-    /// The listing, too, is whole before `Ready`, however slow the reader.
+    /// The listing is complete before `Ready`, even for a slow reader.
     async fn a_slow_reader_that_coalesces_gets_every_current_key_before_ready(world: World) {
         let sessions = world.bucket::<Session>().await;
         for id in 0..3 {

@@ -1,4 +1,4 @@
-//! What a run leaves, and whether it is as was promised.
+//! The evidence that a run collects, and its checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::model::{Account, Record, RecordKey, Tally, TallyKey, Transfer};
 use crate::seat::PATIENT;
 use crate::workers::{Added, Cached, Changed, HOT, Moved, Touched};
 
-/// How long after the last write watches, caches and live values may need to have what the bucket has.
+/// The time limit after the last write until watches, caches and live values agree with the bucket.
 const CONVERGENCE: Duration = Duration::from_secs(30);
 
-/// How often the leader is read before it is given up.
+/// The number of attempts to read from the leader.
 const READS: usize = 10;
 
-/// All that workers noted, and handles to look at what is there.
+/// Everything that the workers recorded, and handles that read the final state.
 pub(crate) struct Evidence {
     pub(crate) records: Bucket<Record>,
     pub(crate) tallies: Bucket<Tally>,
@@ -36,16 +36,16 @@ pub(crate) struct Evidence {
     pub(crate) touched: Vec<Touched>,
     pub(crate) moved: Moved,
     pub(crate) added: Added,
-    /// Keeps the connection.
+    /// Keeps the connection open.
     pub(crate) _store: Store,
 }
 
-/// What was found.
+/// The result of the checks.
 pub(crate) struct Checked {
     pub(crate) violations: Vec<String>,
     pub(crate) figures: Figures,
     pub(crate) notes: Vec<String>,
-    /// How long it took until all who look on had the same as the leader.
+    /// The time until all watches, caches and live values agreed with the leader.
     pub(crate) converged: Duration,
 }
 
@@ -71,7 +71,7 @@ impl Evidence {
         checked
     }
 
-    /// P25: waits until all who look on have what the leader has, and gives that.
+    /// P25: waits until all watches, caches and live values agree with the leader. Returns the leader's records.
     async fn converge(&self, recorder: &Recorder, checked: &mut Checked) -> Result<Vec<Stored>, Error> {
         let start = Instant::now();
         let keys: BTreeSet<String> = recorder.history().into_iter().map(|op| op.key).collect();
@@ -90,10 +90,10 @@ impl Evidence {
         }
     }
 
-    /// The records that are there, as the leader has them.
+    /// Returns the live records, read from the leader.
     async fn listing(&self, recorded: &BTreeSet<String>, recorder: &Recorder) -> Result<Vec<Stored>, Error> {
         let mut keys: BTreeSet<RecordKey> = recorded.iter().filter_map(|key| key.parse().ok()).collect();
-        // What is listed and nobody recorded is of interest, too.
+        // Includes listed keys that no worker recorded.
         let mut listed = self.records.keys(..).await?;
         while let Some(key) = listed.try_next().await? {
             keys.insert(key);
@@ -231,7 +231,7 @@ fn told(what: &str, violations: &[Violation]) -> Vec<String> {
     violations.iter().map(|violation| format!("{what}: {violation}")).collect()
 }
 
-/// Reads until it works: the faults are over, and somebody may still notice that only now.
+/// Retries a read until it succeeds. The faults are over, but a connection may still have to recover.
 async fn patiently<O, R>(mut operation: impl FnMut() -> O) -> Result<R, Error>
 where
     O: IntoFuture<Output = Result<R, Error>>,

@@ -1,10 +1,10 @@
-//! What stands behind the promises: how much of each was tried, over all scenarios.
+//! Counts and times over all scenarios that show how often each promise was exercised.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What is counted, or the longest of what is timed (in milliseconds).
+/// A counter, or the maximum of a measured time in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
     Increments,
@@ -42,7 +42,7 @@ pub(crate) enum Figure {
     LongestTakeoverWithLeader,
 }
 
-/// Figures of a scenario, or of all.
+/// The figures of one scenario, or of all scenarios.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures(BTreeMap<Figure, u64>);
 
@@ -57,7 +57,7 @@ impl Figures {
         *longest = millis.max(*longest);
     }
 
-    /// With those of another scenario.
+    /// Merges the figures of another scenario.
     pub(crate) fn take_in(&mut self, other: &Self) {
         for (figure, value) in &other.0 {
             let ours = self.0.entry(*figure).or_default();
@@ -69,7 +69,7 @@ impl Figures {
         self.0.get(&figure).copied().unwrap_or_default()
     }
 
-    /// The promises of which there are figures, as a table in Markdown.
+    /// Returns a Markdown table of the promises that have figures.
     pub(crate) fn promises(&self) -> String {
         use Figure::*;
         let count = |figure| self.get(figure);

@@ -1,4 +1,4 @@
-//! What a worker was told, counted, and for how long it was told nothing.
+//! Counts of a worker's results, and its longest time without an answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,16 @@ use harness::history::Outcome as Recorded;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 
-/// How operations ended.
+/// The numbers of operations by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Done.
+    /// Succeeded.
     pub(crate) ok: usize,
-    /// Another came first.
+    /// Refused because another write came first.
     pub(crate) refused: usize,
-    /// Not applied, for another reason.
+    /// Not applied for another reason.
     pub(crate) failed: usize,
-    /// Perhaps applied.
+    /// Unknown outcome.
     pub(crate) unknown: usize,
 }
 
@@ -36,7 +36,7 @@ impl Counts {
     }
 }
 
-/// What kind of work a worker does.
+/// The kind of work of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Work {
     Write,
@@ -54,7 +54,7 @@ pub(crate) enum Work {
 #[derive(Debug, Clone)]
 pub(crate) struct Gauge {
     pub(crate) work: Work,
-    /// Whether it knows all servers, and so needs not wait for the one that it was connected to.
+    /// Whether the worker has the addresses of all servers, and can therefore reconnect to another server.
     pub(crate) roams: bool,
     shown: Arc<Mutex<Shown>>,
 }
@@ -78,14 +78,14 @@ impl Gauge {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was done.
+    /// Records a success.
     pub(crate) fn done(&self) {
         let mut shown = self.lock();
         shown.counts.ok += 1;
         shown.answered();
     }
 
-    /// Something failed: what it was, as the history has it.
+    /// Records a failure and returns the outcome for the history.
     pub(crate) fn failed(&self, error: &Error) -> Recorded {
         let mut shown = self.lock();
         if let Some(odd) = odd(error) {
@@ -107,7 +107,7 @@ impl Gauge {
         }
     }
 
-    /// What became of a write, as the history has it.
+    /// Records the result of a write and returns the outcome for the history.
     pub(crate) fn wrote(&self, result: &Result<Revision, Error>) -> Recorded {
         match result {
             Ok(revision) => {
@@ -122,20 +122,20 @@ impl Gauge {
         self.lock().counts
     }
 
-    /// Forgets for how long there was no answer: what comes before the first fault is no outage.
+    /// Resets the outage measurement. Time before the first fault does not count.
     pub(crate) fn begin(&self) {
         let mut shown = self.lock();
         shown.last = Instant::now();
         shown.outage = Duration::ZERO;
     }
 
-    /// The longest time without an answer, the one that lasts included.
+    /// Returns the longest time without an answer, including the current one.
     pub(crate) fn outage(&self) -> Duration {
         let shown = self.lock();
         shown.outage.max(shown.last.elapsed())
     }
 
-    /// Errors that nobody may be told in these scenarios, since they are not so.
+    /// Returns the errors that must not occur in these scenarios.
     pub(crate) fn odd(&self) -> Vec<String> {
         self.lock().odd.iter().map(|(what, times)| format!("{times} times: {what}")).collect()
     }
@@ -148,7 +148,8 @@ impl Shown {
     }
 }
 
-/// An error that says what is not so, in words: the buckets are there all the time, and nobody sets them back.
+/// Returns a description of an error that must not occur: the buckets exist throughout a run, and their history is
+/// never rewound.
 fn odd(error: &Error) -> Option<String> {
     let is_odd = matches!(
         error.kind(),

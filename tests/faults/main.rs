@@ -1,8 +1,9 @@
-//! The promises under faults: real servers that die, hang, are cut off, while workers of every kind go on.
+//! Fault suite: real servers crash, hang and are partitioned while workers of every kind continue.
 //!
-//! `cargo test -p kvtyped-tests --test faults` runs all scenarios, `-- --quick` some of them and shorter, `-- NAME..` those,
-//! `-- --list` tells their names, and `-- --save` leaves the table where the docs show it. Each scenario prints a line; safety
-//! is asserted, and how long things took is reported. `KVTYPED_FAULTS_NOTES=1` shows more figures.
+//! `cargo test -p kvtyped-tests --test faults` runs all scenarios. `-- --quick` runs some of them, shortened. `--
+//! NAME..` runs the named scenarios, and `-- --list` lists their names. `-- --save` writes the result table into the
+//! docs. Each scenario prints one line. Safety is asserted; durations are only reported. `KVTYPED_FAULTS_NOTES=1` shows
+//! more figures.
 
 mod evidence;
 mod figures;
@@ -20,9 +21,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use scenarios::{Effort, HOLD, SCENARIOS, Scenario};
 
-/// How long all scenarios may take together: those that are not over by then have failed.
+/// The time limit of all scenarios together. A scenario that exceeds it has failed.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
-/// The same of the quick ones.
+/// The same limit for quick runs.
 const QUICK_LIMIT: Duration = Duration::from_secs(3 * 60);
 
 fn main() -> ExitCode {

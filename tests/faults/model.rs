@@ -1,10 +1,10 @@
-//! What the workers store.
+//! The models that the workers store.
 
 use std::collections::BTreeMap;
 
 use kvtyped::prelude::*;
 
-/// A record of which only the value matters: no other write of the run stores the same.
+/// A record with a value that no other write of the run stores.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "records", key = "{group}.{id}", history = 1)]
 pub(crate) struct Record {
@@ -19,19 +19,19 @@ impl Record {
     }
 }
 
-/// A counter that many change by closures, and that tells which increments it holds.
+/// A counter that many workers increment by closures. It lists the increments that it contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "tallies", key = "tally", codec = MsgPack, history = 1)]
 pub(crate) struct Tally {
     pub(crate) value: u64,
-    /// The increments of each worker, as ranges: those that follow each other are one.
+    /// The increments of each worker, as half-open ranges. Adjacent increments share a range.
     pub(crate) held: BTreeMap<usize, Vec<(u64, u64)>>,
-    /// How many increments came upon themselves.
+    /// The number of increments that were applied more than once.
     pub(crate) twice: u64,
 }
 
 impl Tally {
-    /// Takes in an increment, however often it is told to.
+    /// Applies an increment, even if the tally already contains it.
     pub(crate) fn add(&mut self, worker: usize, id: u64) {
         if self.holds(worker, id) {
             self.twice += 1;
@@ -50,7 +50,7 @@ impl Tally {
     }
 }
 
-/// An account of the bank, whose money moves from one to another.
+/// A bank account. Transfers move money between accounts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "bank", key = "account.{id}", history = 1)]
 pub(crate) struct Account {
@@ -58,7 +58,7 @@ pub(crate) struct Account {
     pub(crate) balance: i64,
 }
 
-/// What is left of a transfer.
+/// The record of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "bank", key = "transfer.{id}", history = 1)]
 pub(crate) struct Transfer {

@@ -1,4 +1,4 @@
-//! What a scenario came to: a line when it is over, a table in the end.
+//! The report of a scenario: a line when it ends, and a table at the end.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use crate::figures::Figures;
 use crate::gauge::Counts;
 
-/// How many violations of a scenario are told in words.
+/// The maximum number of violations in the report of a scenario.
 const TOLD: usize = 20;
 
-/// A scenario that is over.
+/// The result of a scenario.
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) counts: Counts,
     pub(crate) faults: usize,
-    /// What only a run with the usual workers has.
+    /// Only set for a run with the usual workers.
     pub(crate) times: Option<Times>,
     pub(crate) figures: Figures,
     pub(crate) violations: Vec<String>,
@@ -24,24 +24,24 @@ pub(crate) struct Row {
     pub(crate) took: Duration,
 }
 
-/// How long things took.
+/// Durations of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// The longest time without an answer: of writers who know all servers, of writers who know one, of those who watch.
+    /// The longest time without an answer: of writers with all addresses, of writers with one address, and of watchers.
     pub(crate) outages: [Option<Duration>; 3],
-    /// From the end of the last fault until every worker had gone on.
+    /// The time from the end of the last fault until every worker had made progress.
     pub(crate) recovered: Duration,
-    /// From the last write until all who look on had what the leader has.
+    /// The time from the last write until all watches, caches and live values agreed with the leader.
     pub(crate) converged: Duration,
 }
 
 impl Row {
-    /// Of a scenario without the usual workers.
+    /// Creates the result of a scenario without the usual workers.
     pub(crate) fn new(name: &'static str) -> Self {
         Self { name, ..Self::default() }
     }
 
-    /// The line, and what is wrong behind it.
+    /// Returns the report line, followed by the violations.
     pub(crate) fn line(&self) -> String {
         let Self { name, counts, faults, times, figures: _, violations, notes, took } = self;
         let Counts { ok, refused, failed, unknown } = counts;
@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// All scenarios as a table, in Markdown, and the promises behind them.
+/// Returns a Markdown table of all scenarios, and a table of the promises.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| scenario | operations | done | refused | failed | unknown | faults | violations | outage: all addresses | one \
@@ -114,7 +114,7 @@ fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// Where the docs of the library find the table.
+/// Returns the path of the table in the docs of the library.
 pub(crate) fn docs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/docs/guarantees-table.md")
 }

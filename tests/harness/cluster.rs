@@ -1,4 +1,4 @@
-//! Three servers, or more, that replicate streams among them.
+//! Clusters of three or more servers that replicate streams.
 
 use crate::netns::{Net, ROUTES};
 use crate::server::{Site, is_port_race};
@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// How long a cluster may take to be ready, or to elect a leader.
+/// The time limit until a cluster is ready or has elected a leader.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Running servers that form one cluster. Clients learn no further addresses
-/// from them: one that is given the address of one node stays with it.
+/// Running servers that form one cluster. They do not advertise further addresses: a client that connects to one node
+/// stays with this node.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Server>,
 }
 
-/// The cluster of three that all tests of a process share. Each uses bucket
-/// names of its own, and none harms the cluster.
+/// Returns the cluster of three servers that all tests of a process share. Each test uses its own bucket names, and no
+/// test disturbs the cluster.
 pub async fn shared() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start(3)).await
@@ -29,17 +29,17 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// When they do not within 30 seconds.
+    /// Panics if the cluster is not ready within 30 seconds.
     pub async fn start(size: usize) -> Self {
         Self::start_with(size, "").await
     }
 
-    /// The same, each with this beside what a cluster needs. Whoever connects without a name must be let in as somebody
-    /// who may do everything.
+    /// Like [`start`](Self::start), with additional configuration for each server. The configuration must give full
+    /// permissions to a client without credentials.
     ///
     /// # Panics
     ///
-    /// When they do not within 30 seconds.
+    /// Panics if the cluster is not ready within 30 seconds.
     pub async fn start_with(size: usize, config: &str) -> Self {
         let mut attempt = 1;
         let nodes = loop {
@@ -54,17 +54,18 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a server on each node of a net, and waits until they replicate streams.
+    /// Starts a server on each node of `net` and waits until they replicate streams.
     ///
     /// # Panics
     ///
-    /// When they do not within 30 seconds.
+    /// Panics if the cluster is not ready within 30 seconds.
     pub async fn start_on(net: &Net) -> Self {
         let mut nodes = Vec::new();
         for i in 0..net.nodes() {
             let others = (0..net.nodes()).filter(|other| *other != i);
             let routes: Vec<_> = others.map(|other| format!("\"nats://{}\"", net.route(other, i))).collect();
-            // Or else it is TCP alone that notices what was cut, and when it was mended: as long after as it was cut.
+            // Without a short ping interval, only TCP would detect a cut link. TCP notices the repair only after a
+            // delay as long as the cut.
             let config = routing(&format!("0.0.0.0:{ROUTES}"), &routes) + "\nping_interval: \"2s\"";
             let site = Site { netns: net.namespace_of(i), addr: net.clients_of(i, 0), from: net.side(0).clone() };
             nodes.push(Server::builder().name(&format!("n{i}")).config(&config).clustered().site(site).start().await);
@@ -85,8 +86,8 @@ impl Cluster {
         Ok(nodes)
     }
 
-    /// Waits until every node sees a leader, and a stream with a replica on
-    /// each can be made. For after a start, or when all nodes are up again.
+    /// Waits until every node sees a leader and a stream with a replica on each node can be created. Call it after a
+    /// start, or when all nodes run again.
     pub async fn ready(&self) {
         for node in &self.nodes {
             wait::until(&format!("JetStream answers on {}", node.name()), LIMIT, async || {
@@ -108,12 +109,12 @@ impl Cluster {
         .await;
     }
 
-    /// The addresses of all nodes, with commas between them.
+    /// Returns the URLs of all nodes, separated by commas.
     pub fn urls(&self) -> String {
         self.nodes.iter().map(Server::url).collect::<Vec<_>>().join(",")
     }
 
-    /// A node by its place, from 0.
+    /// Returns a node by its index.
     pub fn node(&self, i: usize) -> &Server {
         &self.nodes[i]
     }
@@ -123,16 +124,16 @@ impl Cluster {
         &self.nodes
     }
 
-    /// The node that leads a stream, if one does and any node tells. Right
-    /// after a fault the answer may be out of date: make sure by what follows.
+    /// Returns the node that leads a stream, if a leader exists and any node answers. After a fault the answer may be
+    /// outdated; the caller must verify it.
     pub async fn leader_of(&self, stream: &str) -> Option<usize> {
         let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await?;
         let leader = info["cluster"]["leader"].as_str()?;
         self.nodes.iter().position(|node| node.name() == leader)
     }
 
-    /// Whether a node has all that the leader of a stream has, as the leader says. An old leader that was cut off still
-    /// answers that it leads: an answer without message `newest` is not the leader's.
+    /// Returns whether a node has all messages of a stream, according to the leader. A partitioned former leader still
+    /// claims to lead, so an answer without message `newest` is ignored.
     pub async fn is_current(&self, node: usize, stream: &str, newest: u64) -> bool {
         let Some(info) = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await else { return false };
         if info["state"]["last_seq"].as_u64().is_none_or(|last| last < newest) {
@@ -144,11 +145,11 @@ impl Cluster {
         cluster["leader"] == name || replicas.any(|replica| replica["name"] == name && replica["current"] == true)
     }
 
-    /// Makes the leader of a stream step down, and gives the next one.
+    /// Makes the leader of a stream step down and returns the next leader.
     ///
     /// # Panics
     ///
-    /// When the stream has no leader, or no other node becomes one.
+    /// Panics if the stream has no leader, or if no other node becomes the leader.
     pub async fn step_down(&self, stream: &str) -> usize {
         let before = wait::until("the stream has a leader", LIMIT, async || self.leader_of(stream).await).await;
         let asked = self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &Value::Null).await;
@@ -159,7 +160,7 @@ impl Cluster {
         .await
     }
 
-    /// Asks the nodes in turn, until one answers with success.
+    /// Sends a request to the nodes in turn, until one answers with success.
     async fn api(&self, subject: &str, payload: &Value) -> Option<Value> {
         for node in &self.nodes {
             if let Some(answer) = node.api(subject, payload).await.ok().filter(succeeded) {
@@ -170,7 +171,7 @@ impl Cluster {
     }
 }
 
-/// The part of a configuration that makes a server one of a cluster.
+/// Returns the configuration block that makes a server a member of the cluster.
 fn routing(listen: &str, routes: &[String]) -> String {
     let routes = routes.join(", ");
     format!("cluster {{\nname: \"kvtyped\"\nlisten: \"{listen}\"\nroutes: [{routes}]\nno_advertise: true\n}}")

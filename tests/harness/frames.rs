@@ -1,15 +1,14 @@
-//! Cuts what a NATS server sends into whole protocol messages.
+//! Splits the output of a NATS server into protocol messages.
 
-/// Collects bytes and gives back whole frames: a line, and for `MSG` and
-/// `HMSG` its payload too.
+/// A decoder that collects bytes and returns complete frames: a line, and for `MSG` and `HMSG` its payload too.
 #[derive(Default)]
 pub(crate) struct Frames {
     buffer: Vec<u8>,
-    /// How many bytes of the buffer were given back.
+    /// The number of bytes of the buffer that were already returned as frames.
     done: usize,
 }
 
-/// One protocol message with its line ends, as it came.
+/// One protocol message including its line ends, unmodified.
 pub(crate) struct Frame(pub(crate) Vec<u8>);
 
 impl Frames {
@@ -19,7 +18,7 @@ impl Frames {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or none when more bytes must come first.
+    /// Returns the next complete frame, or `None` if more bytes are required.
     pub(crate) fn next(&mut self) -> Option<Frame> {
         let rest = &self.buffer[self.done..];
         let line = line_len(rest)?;
@@ -28,32 +27,32 @@ impl Frames {
         Some(Frame(frame))
     }
 
-    /// What is left of a frame that will never be whole.
+    /// Returns the bytes of an incomplete frame.
     pub(crate) fn rest(&self) -> &[u8] {
         &self.buffer[self.done..]
     }
 }
 
 impl Frame {
-    /// Whether the frame delivers a message, which every reply does.
+    /// Returns whether the frame delivers a message. Every reply is such a frame.
     pub(crate) fn is_message(&self) -> bool {
         is_message(&self.0)
     }
 
-    /// The first line, without its end.
+    /// Returns the first line, without its line end.
     pub(crate) fn line(&self) -> &str {
         let line = line_len(&self.0).unwrap_or(self.0.len());
         std::str::from_utf8(&self.0[..line]).unwrap_or_default().trim_end()
     }
 
-    /// What follows the first line, without its end: headers and payload.
+    /// Returns the bytes after the first line, without the final line end: headers and payload.
     pub(crate) fn body(&self) -> &[u8] {
         let line = line_len(&self.0).unwrap_or(self.0.len());
         self.0[line..].strip_suffix(b"\r\n").unwrap_or_default()
     }
 }
 
-/// The length of the first line with its end, when it is there.
+/// Returns the length of the first line including its end, or `None` if the line is incomplete.
 fn line_len(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|b| *b == b'\n').map(|at| at + 1)
 }
@@ -62,8 +61,8 @@ fn is_message(line: &[u8]) -> bool {
     line.starts_with(b"MSG ") || line.starts_with(b"HMSG ")
 }
 
-/// How many bytes follow the line. The last word of both kinds of delivery is
-/// the length of all that follows, but for the line end.
+/// Returns the number of bytes after the line. The last word of both `MSG` and `HMSG` is the length of the body,
+/// without its final line end.
 fn payload_len(line: &[u8]) -> usize {
     if !is_message(line) {
         return 0;

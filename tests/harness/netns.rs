@@ -1,12 +1,12 @@
-//! Servers and clients in network namespaces of their own, and wires between them that can be cut.
+//! Servers and clients in separate network namespaces, connected by links that can be cut.
 //!
-//! Each node, and each side on which clients are, is a namespace; a wire runs from each node to each other and to each side,
-//! with two addresses of its own. All wires run through one more namespace, in which each is a bridge: where a bridge is
-//! down, packets are lost without a word, and either end keeps its carrier, as in a network that is cut far away. Nothing
-//! of this is seen outside the namespaces.
+//! Each node and each client side is a namespace. A link with two addresses connects each node to each other node and
+//! to each side. All links pass through one more namespace, the hub; each link is a bridge there. A bridge that is down
+//! drops packets silently, and both ends keep their carrier, as in a network that fails far away. Nothing is visible
+//! outside of the namespaces.
 //!
-//! It needs Linux, root and `ip` of iproute2; [`Unavailable`] tells what is missing. All namespaces are gone when the
-//! [`Net`] is dropped, or when the process ends, however it ends.
+//! Requires Linux, root and `ip` of iproute2. [`Unavailable`] names the missing requirement. All namespaces are removed
+//! when the [`Net`] is dropped or when the process ends for any reason.
 
 mod ip;
 
@@ -18,64 +18,65 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::watchdog;
 
-/// The port on which each node has its clients.
+/// The client port of each node.
 const CLIENTS: u16 = 4222;
-/// The port on which each node has the other nodes.
+/// The route port of each node, for the other nodes.
 pub(crate) const ROUTES: u16 = 6222;
 
-/// How the paths of all namespaces of this process begin.
+/// Returns the prefix of the paths of all namespaces of this process.
 pub(crate) fn own_paths() -> String {
     format!("{}/{}", ip::FOLDER, ip::own_prefix())
 }
 
-/// Something that a wire runs to.
+/// An end of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// A node, by its number from 0.
+    /// A node, by its index.
     Node(usize),
-    /// A side on which clients are, by its number from 0. The harness looks at the nodes from side 0.
+    /// A client side, by its index. The harness itself uses side 0.
     Side(usize),
 }
 
-/// Namespaces and the wires between them.
+/// Namespaces and the links between them.
 #[derive(Debug)]
 pub struct Net {
     name: String,
     nodes: usize,
-    /// One runtime each side: its threads, and so the connections that they open, are in the namespace.
+    /// One runtime per side. Its threads are in the namespace, and so are the connections that they open.
     sides: Vec<Option<Runtime>>,
 }
 
-/// Why there are no namespaces here.
+/// The reason why namespaces are not available.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Unavailable {
     /// The system is not Linux.
     NotLinux,
-    /// There is no `ip`.
+    /// The program `ip` is missing.
     NoProgram(io::Error),
-    /// `ip` refused: for want of rights, or of a kernel that has all that is needed.
+    /// `ip` failed: the process lacks permissions, or the kernel lacks a feature.
     Refused {
-        /// What it was to do.
+        /// The command.
         what: String,
-        /// What it said.
+        /// The error output.
         said: String,
     },
 }
 
 impl Net {
-    /// Lays the wires between so many nodes, and from each to so many sides of clients.
+    /// Creates namespaces for `nodes` nodes and `sides` client sides, and the links between them.
     ///
     /// # Errors
     ///
-    /// Where this machine does not allow it: a test says so aloud, and does what it can without.
+    /// Returns an error if this machine does not support it. A test should report this and run the part that needs no
+    /// namespaces.
     pub fn lay(nodes: usize, sides: usize) -> Result<Self, Unavailable> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         ip::remove_stale()?;
-        // For the case that this process is killed.
+        // Starts the watchdog, in case this process is killed.
         watchdog::root();
         let name = format!("{}{}", ip::own_prefix(), NEXT.fetch_add(1, Ordering::Relaxed));
-        // From here on, dropping it removes what there is.
+        // From here on, dropping `net` removes the namespaces.
         let mut net = Self { name, nodes, sides: Vec::new() };
         let places: Vec<_> = (0..nodes).map(Place::Node).chain((0..sides).map(Place::Side)).collect();
         let hub = net.namespace("hub");
@@ -112,39 +113,39 @@ impl Net {
         Ok(net)
     }
 
-    /// The runtime of a side. What connects in a task of it connects from that side, and again from there whenever the
-    /// connection is lost; the connection may be used everywhere.
+    /// Returns the runtime of a side. A task on it connects, and reconnects, from the network of that side. The
+    /// connection itself may be used anywhere.
     pub fn side(&self, side: usize) -> &Handle {
         self.sides[side].as_ref().expect("there until it is dropped").handle()
     }
 
-    /// Where a client on a side reaches a node.
+    /// Returns the URL of a node for a client on a side.
     pub fn url(&self, side: usize, node: usize) -> String {
         format!("nats://{}", self.clients_of(node, side))
     }
 
-    /// Where a client on a side reaches all nodes, with commas between them.
+    /// Returns the URLs of all nodes for a client on a side, separated by commas.
     pub fn urls(&self, side: usize) -> String {
         (0..self.nodes).map(|node| self.url(side, node)).collect::<Vec<_>>().join(",")
     }
 
-    /// Cuts the wire between two places: what is sent over it is lost. Nothing happens if it is cut.
+    /// Cuts the link between two places: packets on it are lost. Does nothing if the link is already cut.
     pub fn cut(&self, a: Place, b: Place) {
         self.switch([Wire::between(self.nodes, a, b)], "down");
     }
 
-    /// Mends the wire between two places. Nothing happens if it is whole.
+    /// Restores the link between two places. Does nothing if the link is intact.
     pub fn heal(&self, a: Place, b: Place) {
         self.switch([Wire::between(self.nodes, a, b)], "up");
     }
 
-    /// Cuts each wire between one of these places and one of the others.
+    /// Cuts each link between a place in `apart` and a place that is not.
     pub fn part(&self, apart: &[Place]) {
         let wires = self.wires(self.sides.len());
         self.switch(wires.into_iter().filter(|wire| apart.contains(&wire.a) != apart.contains(&wire.b)), "down");
     }
 
-    /// Mends all wires.
+    /// Restores all links.
     pub fn heal_all(&self) {
         self.switch(self.wires(self.sides.len()), "up");
     }
@@ -154,7 +155,7 @@ impl Net {
         ip::batch(Some(&self.namespace("hub")), orders).expect("what was laid can be switched");
     }
 
-    /// All wires: there is none between two sides.
+    /// Returns all links. Two sides have no link between them.
     fn wires(&self, sides: usize) -> Vec<Wire> {
         let nodes = self.nodes;
         let from = move |node| {
@@ -164,28 +165,28 @@ impl Net {
         (0..nodes).flat_map(from).collect()
     }
 
-    /// The name of one of its namespaces.
+    /// Returns the name of one of the namespaces.
     pub(crate) fn namespace(&self, of: &str) -> String {
         format!("{}-{of}", self.name)
     }
 
-    /// The name of the namespace of a node.
+    /// Returns the name of the namespace of a node.
     pub(crate) fn namespace_of(&self, node: usize) -> String {
         self.namespace(&Place::Node(node).to_string())
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     pub(crate) fn nodes(&self) -> usize {
         self.nodes
     }
 
-    /// Where a node has its clients of a side.
+    /// Returns the address of a node for clients on a side.
     pub(crate) fn clients_of(&self, node: usize, side: usize) -> SocketAddr {
         let wire = Wire::between(self.nodes, Place::Node(node), Place::Side(side));
         (wire.addr(Place::Node(node)), CLIENTS).into()
     }
 
-    /// Where a node is for another node.
+    /// Returns the route address of a node for the node `from`.
     pub(crate) fn route(&self, node: usize, from: usize) -> SocketAddr {
         let wire = Wire::between(self.nodes, Place::Node(node), Place::Node(from));
         (wire.addr(Place::Node(node)), ROUTES).into()
@@ -216,19 +217,19 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for side in self.sides.iter_mut().filter_map(Option::take) {
-            // It may be dropped where nothing may block.
+            // The `Net` may be dropped in an async context, where blocking is forbidden.
             side.shutdown_background();
         }
         ip::remove(&format!("{}-", self.name));
     }
 }
 
-/// The wire between two places, the lower first.
+/// The link between two places, the lower one first.
 #[derive(Debug, Clone, Copy)]
 struct Wire {
     a: Place,
     b: Place,
-    /// No two wires have the same.
+    /// The subnet number, unique among the links.
     net: u8,
 }
 
@@ -248,7 +249,7 @@ impl Wire {
         format!("{}-{}", self.a, self.b)
     }
 
-    /// The address of a place on this wire. Namespaces share nothing, so each net has the same.
+    /// Returns the address of a place on this link. Namespaces are isolated, so each net uses the same addresses.
     fn addr(&self, of: Place) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, self.net, if of == self.a { 1 } else { 2 })
     }

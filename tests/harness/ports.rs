@@ -1,18 +1,17 @@
-//! Free loopback ports that stay free while a server is down.
+//! Free loopback ports that remain free while their server is down.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 
-/// Below the range that Linux (32768 up) and macOS (49152 up) give to outgoing
-/// connections. A port from that range, as `bind` to port 0 yields, can be
-/// lost while its server is down: another connection may get it, or a client
-/// that keeps trying to reconnect may connect to itself.
+/// The range lies below the ephemeral ports of Linux (from 32768) and macOS (from 49152). An ephemeral port, such as
+/// `bind` to port 0 returns, can be lost while its server is down: another connection may take it, or a client that
+/// keeps reconnecting may connect to itself.
 const RANGE: std::ops::Range<u64> = 10_000..32_000;
 
-/// Free ports, no two alike. A race for them remains possible: the caller
-/// tries again with others when a server cannot bind.
+/// Returns distinct free ports. Another process may still take one first. If a server cannot bind, the caller must
+/// retry with new ports.
 pub(crate) fn free(count: usize) -> Vec<u16> {
-    // All are held until the last is found, which keeps them distinct.
+    // All listeners stay open until the last port is found, so the ports are distinct.
     let mut held = Vec::new();
     for attempt in 0_u64.. {
         if held.len() == count {

@@ -1,4 +1,4 @@
-//! The operating system's side of one server: its process, signals and log.
+//! The operating system process of one server: start, signals and log.
 
 use crate::paths::fresh_dir;
 use crate::{binary, watchdog};
@@ -11,26 +11,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Leaves the process id for the watchdog, then becomes the server.
+/// Writes the process id to a file for the watchdog, then executes the server.
 const LAUNCH: &str = r#"echo $$ >"$0/pid" || exit 1; exec "$@""#;
 
-/// How long a server may take to end by itself.
+/// The time limit for a server to exit after SIGTERM, or to stop after SIGSTOP.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A server's folder and, while it runs, its process. Bound to no runtime, so
-/// that it can live in a static.
+/// A server's directory and, while it runs, its process. It is bound to no runtime, so it can be stored in a static.
 #[derive(Debug)]
 pub(crate) struct Process {
     dir: PathBuf,
-    /// The version of the program; that of all others if there is none.
+    /// The version of the program; `None` for the default version.
     version: Option<String>,
-    /// The network namespace in which it runs, if not in ours.
+    /// The network namespace of the server; `None` for that of the test process.
     netns: Option<String>,
     child: Option<Child>,
 }
 
 impl Process {
-    /// A server that is not started yet, with an empty folder.
+    /// Creates an empty directory for a server, without starting it.
     pub(crate) fn new(version: Option<String>, netns: Option<String>) -> Self {
         Self { dir: fresh_dir(watchdog::root(), "server"), version, netns, child: None }
     }
@@ -43,12 +42,12 @@ impl Process {
         self.dir.join("server.conf")
     }
 
-    /// All that the server has logged, over all its starts.
+    /// Returns the log of the server, over all its starts.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).unwrap_or_default()).into_owned()
     }
 
-    /// From the next start on it is a server of this version.
+    /// Sets the version for the next start.
     pub(crate) fn set_version(&mut self, version: Option<String>) {
         self.version = version;
     }
@@ -59,7 +58,7 @@ impl Process {
         let child = Command::new("sh")
             .args(["-c", LAUNCH])
             .arg(&self.dir)
-            // Keeps the process id.
+            // `ip netns exec` keeps the process id.
             .args(self.netns.iter().flat_map(|netns| ["ip", "netns", "exec", netns]))
             .arg(self.version.as_deref().map_or_else(binary::nats_server, binary::nats_server_of))
             .arg("-c")
@@ -77,7 +76,7 @@ impl Process {
         self.child.as_ref().expect("the server is down").id()
     }
 
-    /// Whether the server is down, be it killed or ended by itself.
+    /// Returns whether the server is down, killed or exited.
     pub(crate) fn has_ended(&mut self) -> bool {
         let ended = self.child.as_mut().is_none_or(|child| child.try_wait().expect("our child").is_some());
         if ended {
@@ -86,15 +85,15 @@ impl Process {
         ended
     }
 
-    /// SIGKILL; nothing happens to a server that is down.
+    /// Sends SIGKILL. Does nothing if the server is down.
     pub(crate) fn kill(&mut self) {
-        // Not preceded by SIGCONT: a frozen server must not do one thing more.
+        // No SIGCONT before SIGKILL: a frozen server must not execute anything more.
         self.signal(Signal::KILL);
         self.signal(Signal::CONT);
         self.reap();
     }
 
-    /// SIGTERM, and SIGKILL when the server does not heed it.
+    /// Sends SIGTERM. Kills the server and panics if it does not exit in time.
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
         self.signal(Signal::CONT);
@@ -108,7 +107,7 @@ impl Process {
         }
     }
 
-    /// SIGSTOP, and waits until every thread stands still.
+    /// Sends SIGSTOP and waits until every thread is stopped.
     pub(crate) fn freeze(&mut self) {
         let tasks = format!("/proc/{}/task", self.pid());
         self.signal(Signal::STOP);
@@ -119,7 +118,7 @@ impl Process {
         }
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn thaw(&mut self) {
         self.signal(Signal::CONT);
     }
@@ -131,14 +130,14 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
-            // The id stays ours until the child is waited for, even if dead.
+            // The process id is not reused before the child is waited for, even if it is dead.
             kill_process(Pid::from_child(child), signal).expect("a child takes signals");
         }
     }
 
     fn reap(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Before the id can pass to another process.
+            // The file must be removed before the process id can be reused.
             let _ = fs::remove_file(self.dir.join("pid"));
             let _ = child.wait();
         }
@@ -152,19 +151,19 @@ impl Drop for Process {
     }
 }
 
-/// Whether a thread is not stopped; `false` where there is no `/proc`.
+/// Returns whether any thread is not stopped. Returns `false` on systems without `/proc`.
 fn any_moves(tasks: &Path) -> bool {
     let Ok(threads) = fs::read_dir(tasks) else {
         return false;
     };
     threads.flatten().any(|thread| {
-        // "id (name) state ...", and the name may hold anything.
+        // The format is "id (name) state ...", and the name may contain any character.
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'))
     })
 }
 
-/// A test that panics while it holds the lock leaves the process as it was.
+/// Locks the process. Ignores poisoning: a test that panics under the lock leaves the process in a valid state.
 pub(crate) fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
     process.lock().unwrap_or_else(PoisonError::into_inner)
 }

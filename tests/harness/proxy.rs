@@ -1,4 +1,4 @@
-//! A TCP proxy before a server, which fails on command.
+//! A TCP proxy in front of a server that fails on command.
 
 use crate::frames::Frames;
 use crate::tamper::Tampering;
@@ -11,24 +11,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What a [`Proxy`] does with the bytes that pass it.
+/// The treatment of traffic by a [`Proxy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Passes all of them.
+    /// Passes all traffic.
     Pass,
-    /// Passes what clients send, and swallows the messages that servers send,
-    /// replies and acknowledgements among them. `INFO`, `PING`, `PONG` and
-    /// errors pass, so that clients notice nothing.
+    /// Passes all traffic of clients, but drops the messages that servers send, including replies and acknowledgements.
+    /// `INFO`, `PING`, `PONG` and errors pass, so that clients notice nothing.
     DropReplies,
-    /// Holds all of them, either way, and passes them when the mode changes.
+    /// Holds all traffic in both directions until the mode changes, then passes it.
     Stall,
-    /// Closes connections, present and new.
+    /// Closes existing and new connections.
     Refuse,
 }
 
-/// A proxy on a free loopback port. It runs on the runtime that started it,
-/// and dropping it closes its connections. A test that blocks its thread, on a
-/// runtime of one thread, blocks the proxy too.
+/// A proxy on a free loopback port. It runs on the runtime that started it. Dropping it closes its connections. A test
+/// that blocks the thread of a single-threaded runtime also blocks the proxy.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -36,7 +34,7 @@ pub struct Proxy {
     accepting: JoinHandle<()>,
 }
 
-/// What the proxy and its connections tell each other.
+/// The state that the proxy shares with its connections.
 #[derive(Debug)]
 struct Control {
     upstream: SocketAddr,
@@ -48,7 +46,7 @@ struct Control {
 }
 
 impl Proxy {
-    /// Starts a proxy that passes everything to `upstream`.
+    /// Starts a proxy that passes all traffic to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let addr = listener.local_addr().expect("the listener has an address");
@@ -64,53 +62,53 @@ impl Proxy {
         Self { addr, control, accepting }
     }
 
-    /// Where a client connects to.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("nats://{}", self.addr)
     }
 
-    /// Where the proxy listens.
+    /// Returns the address the proxy listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Changes the mode, for present and new connections.
+    /// Changes the mode of existing and new connections.
     pub fn set(&self, mode: Mode) {
         self.control.mode.send_replace(mode);
     }
 
-    /// Closes the present connections, once; what they held is lost.
+    /// Closes the existing connections once. Bytes that they held are lost.
     pub fn cut(&self) {
         self.control.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Replaces the servers that the `INFO` of each new connection names. Everything after `INFO` passes unread,
-    /// because it may be encrypted.
+    /// Replaces the server list in the `INFO` of each new connection. On these connections, all later bytes pass
+    /// unread, because they may be encrypted.
     pub fn advertise<S: Into<String>>(&self, servers: impl IntoIterator<Item = S>) {
         self.control.tampering.advertise(servers.into_iter().map(Into::into).collect());
     }
 
-    /// Replaces the id of each message that clients send with this one, if it has the same length.
+    /// Replaces the id of each message from clients with `id` if it has the same length.
     pub fn set_message_id(&self, id: Option<&str>) {
         self.control.tampering.set_message_id(id.map(str::to_owned));
     }
 
-    /// How many messages were swallowed so far.
+    /// Returns the number of messages dropped so far.
     pub fn dropped_replies(&self) -> u64 {
         *self.control.dropped.borrow()
     }
 
-    /// How many connections were passed on so far.
+    /// Returns the number of connections forwarded so far.
     pub fn connections(&self) -> u64 {
         *self.control.connections.borrow()
     }
 
-    /// Waits until `n` messages were swallowed since the start.
+    /// Waits until `n` messages were dropped since the start.
     pub async fn await_dropped(&self, n: u64) {
         at_least(&self.control.dropped, n).await;
     }
 
-    /// Waits until `n` connections were passed on since the start.
+    /// Waits until `n` connections were forwarded since the start.
     pub async fn await_connections(&self, n: u64) {
         at_least(&self.control.connections, n).await;
     }
@@ -118,7 +116,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Drops the set of connections too, which aborts them.
+        // This also drops the `JoinSet`, which aborts the connections.
         self.accepting.abort();
     }
 }
@@ -134,7 +132,7 @@ async fn accept(listener: TcpListener, control: Arc<Control>) {
             continue;
         };
         while connections.try_join_next().is_some() {}
-        // Subscribed here, so that no later cut is missed.
+        // Subscribes before the spawn, so that no later cut is missed.
         let mut cuts = control.cuts.subscribe();
         let mut mode = control.mode.subscribe();
         let control = Arc::clone(&control);
@@ -143,7 +141,7 @@ async fn accept(listener: TcpListener, control: Arc<Control>) {
                 biased;
                 _ = mode.wait_for(|mode| *mode == Mode::Refuse) => {}
                 _ = cuts.changed() => {}
-                // An error on either side ends both.
+                // An error on either side closes both.
                 _ = forward(client, &control) => {}
             }
         });
@@ -161,7 +159,7 @@ async fn forward(client: TcpStream, control: &Control) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes what the client sends, bytes as they are.
+/// Forwards the bytes of the client, except for replaced message ids.
 async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Control) -> io::Result<()> {
     let mut mode = control.mode.subscribe();
     let mut bytes = vec![0; 64 * 1024];
@@ -176,7 +174,7 @@ async fn upward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Contr
     }
 }
 
-/// Passes what the server sends, frame by frame, but for those to swallow.
+/// Forwards the frames of the server, except for dropped messages.
 async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Control) -> io::Result<()> {
     let mut mode = control.mode.subscribe();
     let mut bytes = vec![0; 64 * 1024];
@@ -202,7 +200,7 @@ async fn downward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, control: &Con
     }
 }
 
-/// Changes the `INFO` that the server sends, and passes the rest unchanged.
+/// Replaces the server's `INFO` and forwards the rest unchanged.
 async fn downward_after_info(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -225,7 +223,7 @@ async fn downward_after_info(
     to.shutdown().await
 }
 
-/// Waits while the mode is [`Mode::Stall`], and gives the one after it.
+/// Waits while the mode is [`Mode::Stall`] and returns the current mode.
 async fn flowing(mode: &mut watch::Receiver<Mode>) -> Mode {
     *mode.wait_for(|mode| *mode != Mode::Stall).await.expect("the proxy holds the sender")
 }

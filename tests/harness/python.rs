@@ -1,4 +1,4 @@
-//! The Python client of NATS, to see that both languages read the same bytes.
+//! The Python client of NATS, to test that both languages read the same bytes.
 
 use crate::binary::run as run_command;
 use crate::paths;
@@ -11,12 +11,11 @@ use std::{env, fs};
 /// The version in `requirements/nats-py.txt`.
 const VERSION: &str = "2.16.0";
 
-/// A folder for `PYTHONPATH` that holds the pinned `nats-py`, installed there
-/// on first use.
+/// Returns a directory for `PYTHONPATH` with the pinned `nats-py`. Installs it on first use.
 ///
 /// # Panics
 ///
-/// When pip cannot install it.
+/// Panics if pip cannot install the client.
 pub fn nats_py() -> PathBuf {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     FOUND.get_or_init(install).clone().unwrap_or_else(|why| panic!("no Python client: {why}"))
@@ -34,7 +33,7 @@ fn install() -> Result<PathBuf, String> {
     pip.args(["--no-deps", "--only-binary=:all:", "--target"]).arg(&scratch);
     pip.args(["--require-hashes", "-r"]).arg(paths::requirements("nats-py.txt"));
     let installed = run_command(&mut pip);
-    // Another process may have been faster: then its folder stays, whole too.
+    // Another process may have finished first. Its directory is complete and stays.
     let renamed = installed.is_ok() && fs::rename(&scratch, &place).is_ok();
     if !renamed {
         let _ = fs::remove_dir_all(&scratch);
@@ -46,12 +45,12 @@ fn install() -> Result<PathBuf, String> {
     }
 }
 
-/// Runs a Python script with the client at hand and `args` in `sys.argv[1:]`,
-/// and gives what it printed. The caller's runtime goes on meanwhile.
+/// Runs a Python script with the client on its path and `args` in `sys.argv[1:]`. Returns its output. Does not block
+/// the caller's runtime.
 ///
 /// # Panics
 ///
-/// When the script fails, with what it said on stderr.
+/// Panics with the stderr of the script if it fails.
 pub async fn run(script: &str, args: &[&str]) -> String {
     let script = script.to_owned();
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();

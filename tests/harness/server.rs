@@ -1,4 +1,4 @@
-//! One real server on a free loopback port, with a store of its own.
+//! One real server on a free loopback port, with its own store.
 
 mod builder;
 
@@ -19,115 +19,114 @@ use tokio::time::timeout;
 pub use builder::Builder;
 pub(crate) use builder::{Site, is_port_race};
 
-/// How long a server may take to be ready.
+/// The time limit until a server is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long one look at a starting server may take.
+/// The time limit of one readiness probe.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
-/// A running `nats-server`. Dropping it kills the server and removes its
-/// store; so does the end of the test process, however it ends.
+/// A running `nats-server`. Dropping it kills the server and removes its store. The watchdog does the same when the
+/// test process ends for any reason.
 #[derive(Debug)]
 pub struct Server {
     name: String,
     addr: SocketAddr,
     ready: Ready,
-    /// The runtime in which one looks at it, if not in any.
+    /// The runtime that can reach the server; `None` for the caller's runtime.
     from: Option<Handle>,
     process: Arc<Mutex<Process>>,
 }
 
-/// What a server must do to count as started.
+/// The readiness condition of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ready {
-    /// It takes connections.
+    /// The server accepts TCP connections.
     Listens,
-    /// It says `INFO`.
+    /// The server sends `INFO`.
     Info,
-    /// It lets a client in.
+    /// The server accepts a client.
     Connect,
-    /// Its JetStream answers.
+    /// The JetStream API answers.
     JetStream,
 }
 
-/// The server that all tests of a process share. Each uses bucket names of its
-/// own, and none harms the server.
+/// Returns the server that all tests of a process share. Each test uses its own bucket names, and no test disturbs the
+/// server.
 pub async fn shared() -> &'static Server {
     static SHARED: OnceCell<Server> = OnceCell::const_new();
     SHARED.get_or_init(Server::start).await
 }
 
 impl Server {
-    /// A server with JetStream and nothing else.
+    /// Starts a server with JetStream and default options.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// Options for a server.
+    /// Returns a builder for a server.
     pub fn builder() -> Builder {
         Builder::new()
     }
 
-    /// Where a client connects to.
+    /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("nats://{}", self.addr)
     }
 
-    /// Where the server listens.
+    /// Returns the address the server listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The port the server listens on.
+    /// Returns the port the server listens on.
     pub fn port(&self) -> u16 {
         self.addr.port()
     }
 
-    /// The name the server gives itself.
+    /// Returns the configured name of the server.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The id of the server's process, another one after each restart.
+    /// Returns the process id of the server. It changes with each restart.
     ///
     /// # Panics
     ///
-    /// When the server is down.
+    /// Panics if the server is down.
     pub fn pid(&self) -> u32 {
         lock(&self.process).pid()
     }
 
-    /// All that the server has logged, over all its starts.
+    /// Returns the log of the server, over all its starts.
     pub fn log(&self) -> String {
         lock(&self.process).log()
     }
 
-    /// The folder where JetStream keeps what is stored: for copies of it, made while the server is down.
+    /// Returns the JetStream store directory. Copy it only while the server is down.
     pub fn store(&self) -> PathBuf {
         lock(&self.process).dir().join("store")
     }
 
-    /// SIGKILL, and waits until the process is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     pub async fn kill(&self) {
         self.blocking(Process::kill).await;
     }
 
-    /// SIGTERM, and waits until the process is gone.
+    /// Sends SIGTERM and waits until the process is gone.
     pub async fn terminate(&self) {
         self.blocking(Process::terminate).await;
     }
 
-    /// SIGSTOP: connections stay open and nothing answers, from the return of
-    /// this call on.
+    /// Sends SIGSTOP and waits until all threads are stopped. Connections stay open, but the server no longer answers.
     pub fn freeze(&self) {
         lock(&self.process).freeze();
     }
 
-    /// SIGCONT: what [`freeze`](Self::freeze) stopped goes on.
+    /// Sends SIGCONT, which resumes a server stopped by [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         lock(&self.process).thaw();
     }
 
-    /// Replaces text of the configuration file and lets the running server load the result.
+    /// Replaces text in the configuration file and makes the running server reload it.
     ///
     /// # Panics
     ///
@@ -150,13 +149,12 @@ impl Server {
         assert!(!self.log().contains(FAILED), "{}", self.log());
     }
 
-    /// Starts the server again, on the same port and store, and waits until it
-    /// is ready; kills it before, if it runs.
+    /// Starts the server again on the same port and store, and waits until it is ready. Kills it first if it runs.
     pub async fn restart(&self) {
         self.start_again().await;
     }
 
-    /// The same, as a server of another version; as that which all others have if there is none.
+    /// Terminates the server and starts it again as another version; `None` selects the default version.
     pub async fn restart_as(&self, version: Option<&str>) {
         let version = version.map(str::to_owned);
         self.blocking(|process| {
@@ -178,13 +176,13 @@ impl Server {
         }
     }
 
-    /// Asks the JetStream API; the answer may report an error of its own.
+    /// Sends a JetStream API request. The answer may be an API error.
     pub async fn api(&self, subject: &str, payload: &Value) -> io::Result<Value> {
         let (addr, subject, payload) = (self.addr, subject.to_owned(), payload.clone());
         self.at_its_side(async move { wire::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
     }
 
-    /// Looks at the server from where it can be seen.
+    /// Runs a future on the runtime that can reach the server.
     async fn at_its_side<T: Send + 'static>(
         &self,
         look: impl Future<Output = io::Result<T>> + Send + 'static,
@@ -195,18 +193,18 @@ impl Server {
         }
     }
 
-    /// Does to the process what takes a while, away from the caller's runtime.
+    /// Runs a slow operation on the process outside of the caller's runtime.
     async fn blocking(&self, act: impl FnOnce(&mut Process) + Send + 'static) {
         let process = Arc::clone(&self.process);
         let done = tokio::task::spawn_blocking(move || act(&mut lock(&process)));
-        // The act's own panic says best what went wrong.
+        // The panic of the operation itself explains the failure best.
         done.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
     }
 
     async fn until_ready(&self) -> Result<(), String> {
         let mut last = "it was not looked at".to_owned();
         let looked = wait::within(START_LIMIT, async || {
-            // Before the look: a server that has ended does not answer it.
+            // Checked before the probe: a server that has exited cannot answer.
             if lock(&self.process).has_ended() {
                 return Some(Err("it ended".to_owned()));
             }
@@ -221,7 +219,7 @@ impl Server {
         looked.map_err(|why| format!("{why}; its log:\n{}", self.log()))
     }
 
-    /// One look at whether the server is ready.
+    /// Probes once whether the server is ready.
     async fn look(&self) -> io::Result<()> {
         let (addr, ready) = (self.addr, self.ready);
         if ready == Ready::Listens {

@@ -1,8 +1,8 @@
-//! An attacker between a client and a server that changes the bytes that pass.
+//! A man in the middle that modifies the bytes between a client and a server.
 
 use tokio::sync::watch;
 
-/// The changes that a proxy makes to the bytes that pass. None at first.
+/// The changes that a proxy makes to the traffic. Initially none.
 #[derive(Debug)]
 pub(crate) struct Tampering {
     advertised: watch::Sender<Option<Vec<String>>>,
@@ -22,7 +22,7 @@ impl Tampering {
         self.message_id.send_replace(id);
     }
 
-    /// An `INFO` line that names the advertised servers; nothing if none are advertised.
+    /// Returns the `INFO` line with the advertised servers, or `None` if no servers are advertised.
     pub(crate) fn info(&self, line: &str) -> Option<Vec<u8>> {
         let servers = self.advertised.borrow().clone()?;
         let info = line.strip_prefix("INFO ").expect("a server begins with INFO");
@@ -31,12 +31,12 @@ impl Tampering {
         Some(format!("INFO {info}\r\n").into_bytes())
     }
 
-    /// Whether an `INFO` line is changed.
+    /// Returns whether `INFO` lines are modified.
     pub(crate) fn changes_info(&self) -> bool {
         self.advertised.borrow().is_some()
     }
 
-    /// Puts the chosen id into each message id of the same length.
+    /// Overwrites each message id of the same length with the configured id.
     pub(crate) fn message_ids(&self, bytes: &mut [u8]) {
         let Some(id) = self.message_id.borrow().clone() else { return };
         let mut from = 0;

@@ -1,10 +1,9 @@
-//! Sees to it that no server and no file outlives the test process, even one
-//! that is killed, or whose servers live in statics and so are never dropped.
+//! Ensures that no server and no file outlives the test process. This includes a process that is killed, and servers in
+//! statics, which are never dropped.
 //!
-//! One small shell for each test process holds the reading end of a pipe. When
-//! the process ends, however it ends, the pipe closes; the shell then kills
-//! each server whose id is in a `pid` file and removes the files, and the
-//! network namespaces of the process.
+//! One small shell per test process holds the reading end of a pipe. The pipe closes when the process ends for any
+//! reason. The shell then kills each server whose id is in a `pid` file and removes the files and the network
+//! namespaces of the process.
 
 use crate::{netns, paths};
 use std::os::unix::process::CommandExt;
@@ -12,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// The folder is renamed first: a server that is just being started either
-/// has left its id there before, or finds no place for it and does not start.
+/// The script renames the directory first. A server that is just starting either has already written its process id
+/// there, or finds no directory and does not start.
 const SCRIPT: &str = r#"
 root=$0
 while read -r _; do :; done
@@ -29,11 +28,11 @@ done
 
 struct Watchdog {
     root: PathBuf,
-    /// Holds the pipe, which the system closes when this process ends.
+    /// Keeps the pipe open. The system closes it when this process ends.
     _shell: Child,
 }
 
-/// The folder for the servers of this process, one folder in it for each.
+/// Returns the directory for the servers of this process. Each server has a subdirectory.
 pub(crate) fn root() -> &'static Path {
     static WATCHDOG: OnceLock<Watchdog> = OnceLock::new();
     &WATCHDOG.get_or_init(start).root
@@ -41,8 +40,8 @@ pub(crate) fn root() -> &'static Path {
 
 fn start() -> Watchdog {
     let root = paths::fresh_dir(&paths::home(), "run");
-    // A group of its own, so that Ctrl-C at the terminal does not reach it.
-    // No inherited output, or a pipe that reads the tests' output stays open.
+    // A separate process group, so that Ctrl-C in the terminal does not reach the shell. The output is not inherited:
+    // otherwise a pipe that reads the tests' output would stay open.
     let shell = Command::new("sh")
         .args(["-c", SCRIPT])
         .arg(&root)

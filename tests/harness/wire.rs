@@ -1,5 +1,4 @@
-//! Just enough of the NATS protocol to ask a server about itself, without the
-//! client under test.
+//! A minimal NATS client that queries a server without the client under test.
 
 use crate::frames::{Frame, Frames};
 use serde_json::{Value, json};
@@ -29,7 +28,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Connects, introduces itself without credentials, and awaits `PONG`.
+    /// Connects, sends `CONNECT` without credentials, and waits for `PONG`.
     pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
         let mut wire = Self::open(addr).await?;
         let hello = json!({
@@ -41,17 +40,17 @@ impl Wire {
         Ok(wire)
     }
 
-    /// What the server said of itself.
+    /// Returns the server's `INFO`.
     pub fn info(&self) -> &Value {
         &self.info
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unmodified.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
-    /// The next line from the server, without `PING`s, which it answers.
+    /// Returns the next frame from the server. Answers `PING`s itself and skips them.
     async fn frame(&mut self) -> io::Result<Frame> {
         loop {
             while let Some(frame) = self.frames.next() {
@@ -69,14 +68,13 @@ impl Wire {
         }
     }
 
-    /// Sends a request and awaits the reply's payload. A reply with headers
-    /// alone, as "no responders" is one, counts as an error.
+    /// Sends a request and waits for the reply's payload. Returns an error if the reply has headers, such as "no
+    /// responders".
     pub async fn request(&mut self, subject: &str, payload: &[u8]) -> io::Result<Vec<u8>> {
         self.request_with(subject, b"", payload).await
     }
 
-    /// Sends a request with a block of headers as it is, whatever it is, and
-    /// awaits the reply's payload.
+    /// Sends a request with an unvalidated block of headers and waits for the reply's payload.
     pub async fn request_with(&mut self, subject: &str, headers: &[u8], payload: &[u8]) -> io::Result<Vec<u8>> {
         self.requests += 1;
         let id = self.requests;
@@ -100,8 +98,7 @@ impl Wire {
         }
     }
 
-    /// Subscribes to a subject for one message, and gives where the reply to it
-    /// goes and its payload.
+    /// Subscribes to a subject for one message, and returns its reply subject and payload.
     pub async fn receive(&mut self, subject: &str) -> io::Result<(String, Vec<u8>)> {
         self.send(format!("SUB {subject} recv\r\nUNSUB recv 1\r\n").as_bytes()).await?;
         loop {
@@ -114,8 +111,8 @@ impl Wire {
     }
 }
 
-/// Asks a JetStream API on a fresh connection, and gives its answer, errors
-/// that the API reports among them. No answer within `limit` is an error.
+/// Sends a JetStream API request on a fresh connection and returns the answer, which may be an API error. Returns an
+/// error if no answer arrives within `limit`.
 pub async fn api(addr: SocketAddr, subject: &str, payload: &Value, limit: Duration) -> io::Result<Value> {
     let asking = async {
         let payload = if payload.is_null() { String::new() } else { payload.to_string() };

@@ -1,4 +1,5 @@
-//! Bombs: what nests without end, on the stack that a test or a task of tokio has, in debug and in release.
+//! Deeply nested input is refused without a stack overflow, on the stack of a test or a tokio task, in debug and
+//! release builds.
 
 use std::fmt::Debug;
 
@@ -11,7 +12,7 @@ fn round_trip<C: Codec<V>, V: PartialEq + Debug>(value: &V) {
     assert_eq!(&C::decode(&C::encode(value).unwrap()).unwrap(), value);
 }
 
-/// Runs where a test or a task of tokio runs, whatever `RUST_MIN_STACK` says.
+/// Runs a test with a stack of 2 MiB, the size for tests and tokio tasks, regardless of `RUST_MIN_STACK`.
 fn on_two_mebibytes(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
     thread.join().unwrap();
@@ -32,7 +33,7 @@ const DEPTHS: [usize; 4] = [128, 1_025, 10_000, 100_000];
 fn json_that_nests_without_end_is_an_error() {
     on_two_mebibytes(|| {
         for depth in DEPTHS {
-            // With an end, and without.
+            // With and without closing delimiters.
             for closes in [true, false] {
                 let bomb = |open: &str, core: &str, close: &str| {
                     nested(open.as_bytes(), core.as_bytes(), if closes { close.as_bytes() } else { b"" }, depth)
@@ -75,8 +76,8 @@ fn msgpack_that_nests_without_end_is_an_error() {
 
 #[test]
 fn variants_that_msgpack_finds_in_arrays_nest_no_deeper() {
-    // As a map of one entry, an array of one item begins a variant whose content is then read from behind the array:
-    // by its markers this is as flat as can be.
+    // Like a map of one entry, an array of one item starts a variant, but its content is then read from behind the
+    // array. According to its markers, this input is flat.
     on_two_mebibytes(|| {
         for depth in [128_u32, 10_000, 100_000] {
             let mut bytes = vec![0xdd];
@@ -95,7 +96,7 @@ fn what_a_type_ignores_nests_no_deeper() {
     on_two_mebibytes(|| {
         for depth in DEPTHS {
             refused::<MsgPack, Empty>(&[b"\x81\xa1x".to_vec(), nested(b"\x91", b"\x90", b"", depth)].concat());
-            // JSON skips what is ignored without recursion: that it ends is enough.
+            // JSON skips ignored values without recursion. The test only checks that decoding ends.
             let _ = <Json as Codec<Empty>>::decode(&nested(b"[", b"", b"]", depth));
             let _ = <Json as Codec<Empty>>::decode(&[&b"{\"x\":"[..], &nested(b"[", b"", b"]", depth), b"}"].concat());
         }
@@ -115,7 +116,7 @@ fn nesting_is_read_to_a_depth_of_127() {
         round_trip::<MsgPack, _>(&list(127));
         refused::<Json, List>(&Json::encode(&list(128)).unwrap());
         refused::<MsgPack, List>(&MsgPack::encode(&list(128)).unwrap());
-        // A variant without content is a level of its own to MessagePack, and none to JSON.
+        // MessagePack counts a variant without content as a level. JSON does not.
         round_trip::<Json, _>(&peel(126));
         round_trip::<MsgPack, _>(&peel(126));
         refused::<Json, Peel>(&Json::encode(&peel(128)).unwrap());

@@ -10,7 +10,7 @@ use kvtyped::{ErrorKind, Events};
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};
 
-/// A header block on which async-nats 0.51 panics. If a newer client parses it, these tests fail at the first read of
+/// A header block that makes async-nats 0.51 panic. If a newer client parses it, these tests fail at the first read of
 /// the record.
 const DEADLY: &str = "NATS/1.0\r\nX: a\rb\r\n\r\n";
 

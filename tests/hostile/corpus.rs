@@ -1,4 +1,4 @@
-//! The corpus of the fuzz targets: what was found once, or steers the search, stays tried.
+//! Replays the corpus of the fuzz targets: inputs that once failed, and inputs that guide the search.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn folder(of: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(of)
 }
 
-/// The names in a folder, in order.
+/// Returns the sorted names in a directory.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut names: Vec<_> = entries
@@ -33,7 +33,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Every property holds for everything that is kept for its target, on the stack that a task of tokio has.
+/// Asserts that the property of a target holds for its whole corpus, on the stack of a tokio task.
 fn replay(target: &str, property: Property) {
     let folder = folder("corpus").join(target);
     let names = names(&folder);

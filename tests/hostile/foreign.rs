@@ -1,5 +1,5 @@
-//! What strangers leave in a bucket, on a real server: it is told for what it is, by every verb alike, and disturbs nothing
-//! beside it (P32, P35).
+//! Foreign or invalid messages in a bucket on a real server: every verb reports them in the same way, and they do not
+//! affect other records (P32, P35).
 
 use harness::wire::Wire;
 use kvtyped::prelude::*;
@@ -10,7 +10,7 @@ use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, Wor
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One who writes into a bucket with no client that would keep him from anything.
+/// A client that writes to a bucket without any validation.
 pub(crate) struct Stranger {
     wire: Wire,
     bucket: String,
@@ -22,7 +22,7 @@ impl Stranger {
         Self { wire, bucket: bucket.name().to_owned() }
     }
 
-    /// Writes a message, with a block of headers as it is.
+    /// Writes a message with an unvalidated block of headers.
     pub(crate) async fn plant(&mut self, key: &str, headers: impl AsRef<[u8]>, value: &[u8]) -> Revision {
         let subject = format!("$KV.{}.{key}", self.bucket);
         let answer = self.wire.request_with(&subject, headers.as_ref(), value).await.expect("it is answered");
@@ -31,7 +31,7 @@ impl Stranger {
     }
 }
 
-/// A block of headers, of lines.
+/// Builds a block of headers from lines.
 fn headers(lines: &[&str]) -> String {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     format!("NATS/1.0\r\n{lines}\r\n")
@@ -41,7 +41,7 @@ fn value(session: &Session) -> Vec<u8> {
     MsgPack::encode(session).expect("it is written")
 }
 
-/// What there is of a record, however it is looked at.
+/// The state of a record, independent of the verb that reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum There {
     Value,
@@ -63,7 +63,7 @@ impl There {
     }
 }
 
-/// A bucket of a hundred sessions, and a stranger.
+/// Returns a bucket of a hundred sessions, and a raw client.
 pub(crate) async fn hundred() -> (Bucket<Session>, Stranger) {
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
     let all: Vec<_> = (0..100).map(|id| Session::new("acme", id)).collect();
@@ -72,7 +72,7 @@ pub(crate) async fn hundred() -> (Bucket<Session>, Stranger) {
     (sessions, stranger)
 }
 
-/// Looks with every verb at the fiftieth of a hundred records, and that the others are as they were.
+/// Reads the record with id 50 with every verb, and checks that the other records are unaffected.
 async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revision) {
     let key = SessionKey::new("acme", 50_u64);
     let find =
@@ -131,7 +131,7 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
     assert_eq!(cache.get(&key).is_some(), there == There::Value);
     assert_eq!(cache.last_error().is_some(), there == There::Bad);
 
-    // They all go on.
+    // The watch and the cache continue.
     let last = sessions.modify(&SessionKey::new("acme", 7_u64), |session| session.visits += 1).await.expect("another");
     cache.wait_for_revision(last.revision()).await.expect("the cache goes on");
     assert_eq!(told(&mut events).await, Told::Put("acme.7".into(), last.revision()), "the watch goes on");
@@ -150,7 +150,8 @@ async fn transacted(sessions: &Bucket<Session>, there: There, revision: Revision
     assert_eq!(There::of(read, revision), there, "in a transaction");
 }
 
-/// Last: what is a value is changed by it, and what is none stays.
+/// Runs last, because it changes a valid record. An undecodable record stays unchanged until it is overwritten
+/// explicitly.
 async fn changed(sessions: &Bucket<Session>, there: There, revision: Revision) {
     let (key, session) = (SessionKey::new("acme", 50_u64), Session::new("acme", 50));
     if there != There::Nothing {
@@ -194,7 +195,7 @@ macro_rules! planted {
     )*};
 }
 
-/// The value that fits, or another.
+/// Stands for the valid value of the record.
 const GOOD: Option<&[u8]> = None;
 
 planted! {
@@ -238,7 +239,7 @@ async fn an_unknown_operation_is_not_touched_and_its_name_is_shown_in_short() {
     assert!(error.to_string().len() < 300, "{error}");
 }
 
-/// Keys that NATS takes and a model does not: some are no keys at all, some no keys of this model.
+/// Keys that NATS accepts and the model does not: some are not valid keys, others are not keys of this model.
 #[tokio::test]
 async fn foreign_keys_are_told_or_left_out_and_stop_nothing() {
     let (sessions, mut stranger) = hundred().await;
@@ -255,7 +256,7 @@ async fn foreign_keys_are_told_or_left_out_and_stop_nothing() {
     ] {
         told_keys.push((key.to_owned(), stranger.plant(key, "", &value).await));
     }
-    // Of another shape: below another prefix, and the own records of the recipes.
+    // Keys of another shape: under another prefix, and internal records of the recipes.
     for key in ["acme", "acme.50.more", "other.bucket.in.this", "=kvtyped.lock", "=kvtyped.lock.x.lease"] {
         stranger.plant(key, "", &value).await;
     }
@@ -328,7 +329,7 @@ async fn a_name_that_stands_twice_in_json_is_told() {
     assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
 }
 
-/// P32, for filters: a server closes the connection, which everybody shares, when it is asked for one that is too long.
+/// P32 for filters: a server closes the shared connection if a request contains a filter that is too long.
 #[tokio::test]
 async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobody() {
     let (sessions, _) = hundred().await;
@@ -353,7 +354,7 @@ async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobod
     cache.wait_for_revision(last).await.expect("it goes on");
 }
 
-/// P32: what is longer than a key is an error of its own, and whoever is beside it is not disturbed.
+/// P32: a key that exceeds the limit fails only the operation that uses it, and does not affect others.
 #[tokio::test]
 async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
     let (sessions, _) = hundred().await;
@@ -378,7 +379,7 @@ async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error}");
         assert!(error.to_string().len() < 500, "{error}");
     }
-    // Of many, it is the error of its own, or of them all, before anything is sent.
+    // In a bulk operation, the whole call fails before anything is sent.
     let keys = [SessionKey::new("acme", 1), key.clone(), SessionKey::new("acme", 2)];
     let error = sessions.get_many(&keys).await.expect_err("too long");
     assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error}");
@@ -393,8 +394,8 @@ async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
     assert!(!seen.contains(&Told::Resync), "nobody was disturbed: {seen:?}");
 }
 
-/// What the client cannot read as headers ends the connection on which it comes, and it makes another. This is not to be
-/// mended from here: who reads the record gets no answer. What helps is to write over it.
+/// Headers that the client cannot parse end the connection that receives them, and the client reconnects. The library
+/// cannot repair this: a read of the record gets no answer. Overwriting the record helps.
 #[tokio::test]
 async fn headers_that_no_client_reads_hide_their_own_record_until_it_is_written_over() {
     let (sessions, mut stranger) = hundred().await;
@@ -402,7 +403,7 @@ async fn headers_that_no_client_reads_hide_their_own_record_until_it_is_written_
     let planted = stranger.plant("acme.50", "NATS/1.0\r\nno colon\r\n\r\n", b"x").await;
     let error = sessions.get(&key).timeout(SECOND).await.expect_err("nobody can read it");
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }), "{error}");
-    // The leader's answer is no message with headers: it tells.
+    // The leader's reply is JSON without such headers, so the read returns an error.
     let error = sessions.get(&key).read(Read::Leader).await.expect_err("nobody can read it");
     assert!(matches!(error.kind(), ErrorKind::Backend { .. }), "{error}");
     assert!(sessions.get(&SessionKey::new("acme", 7)).await.expect("another").is_some());

@@ -1,7 +1,7 @@
-//! Strangers' bytes: none makes a reader panic, overflow the stack, or take more memory than they are worth. And
-//! what strangers leave in a bucket disturbs nothing beside it.
+//! Hostile input: no input makes a reader panic, overflow the stack, or allocate more memory than its size justifies.
+//! Foreign messages in a bucket do not affect other records.
 //!
-//! A binary of its own, since it counts what is allocated; and it is to be run in release as well.
+//! A separate binary, because it counts allocations. Run it in release mode as well.
 
 mod bombs;
 mod client;
@@ -9,7 +9,7 @@ mod corpus;
 mod foreign;
 mod memory;
 
-// What the fuzz targets assert; the derive's files name `ctxt` so.
+// The properties of the fuzz targets. The files of the derive that they include refer to this module as `ctxt`.
 #[path = "../../kvtyped-derive/src/ctxt.rs"]
 #[allow(dead_code, reason = "the derive reports more")]
 mod ctxt;

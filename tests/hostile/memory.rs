@@ -1,5 +1,5 @@
-//! What strangers' bytes take of memory and time: nothing for what is claimed and not sent, and no more than the items of
-//! the type need for what is.
+//! Memory and time that hostile input costs: a claimed length that is not backed by data costs nothing, and real items
+//! cost no more than their type needs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -13,21 +13,21 @@ use serde_json::Value;
 use crate::bombs::refused;
 use crate::shapes::{Chain, List, Map, Record, Shape, Tree, Untagged};
 
-/// How many items a claim is given room for before they came.
+/// The number of items that a decoder reserves room for on the basis of a claimed length.
 const EARNED: usize = 64;
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// How much is read of each list: less where nothing is optimised.
+/// The size of each list: smaller in builds without optimisation.
 const SIZE: usize = if cfg!(debug_assertions) { MEBIBYTE / 4 } else { MEBIBYTE };
 
-/// The most memory that a decoder holds at once, its value included.
+/// Returns the peak memory of a decoder, including the decoded value.
 fn peak<C: Codec<V>, V>(bytes: &[u8]) -> usize {
     let measured = allocation_counter::measure(|| drop(black_box(C::decode(bytes))));
     usize::try_from(measured.bytes_max).expect("so much memory is not there")
 }
 
-/// As much as the items of the claim at every level need, and an error's text.
+/// Asserts that a claim is refused, and costs at most the reserved items at every level plus an error text.
 fn claims_little<V: Serialize + de::DeserializeOwned>(levels: usize, claim: &[u8]) {
     refused::<MsgPack, V>(claim);
     let (peak, item) = (peak::<MsgPack, V>(claim), size_of::<Record>().max(size_of::<[u64; 33]>()));
@@ -51,7 +51,7 @@ fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
         claims_little::<List>(1, claim);
         claims_little::<Shape>(1, claim);
         claims_little::<Untagged>(1, claim);
-        // The same claim at every level that is read at all.
+        // The same claim at every level, up to the depth limit.
         claims_little::<List>(127, &claim[..5].repeat(126));
         claims_little::<Tree>(127, &claim[..5].repeat(126));
         claims_little::<Map>(127, &claim[..5].repeat(126));
@@ -60,7 +60,7 @@ fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
     }
 }
 
-/// A text again and again, between a beginning and an end.
+/// Builds a list of repeated items between a beginning and an end.
 fn json(begin: &str, item: &str, end: &str) -> (usize, Vec<u8>) {
     let items = SIZE / (item.len() + 1);
     (items, format!("{begin}{}{end}", vec![item; items].join(",")).into_bytes())
@@ -72,9 +72,10 @@ fn msgpack(item: &[u8]) -> (usize, Vec<u8>) {
     (items, [head, item.repeat(items)].concat())
 }
 
-/// Reads a list of so many items, each of which holds so many bytes elsewhere, and tells what it took.
+/// Decodes a list of `items` items that each own `elsewhere` bytes on the heap, and checks the peak memory.
 ///
-/// A list that grows holds its old items while it moves to twice their room: three times what they need.
+/// A growing list keeps its old buffer while it moves to one of twice the size, so it needs three times the size of its
+/// items.
 fn takes<C: Codec<Vec<V>>, V>((items, bytes): (usize, Vec<u8>), elsewhere: usize) {
     let begun = Instant::now();
     let read = C::decode(&bytes);
@@ -94,12 +95,12 @@ fn takes<C: Codec<Vec<V>>, V>((items, bytes): (usize, Vec<u8>), elsewhere: usize
     assert!(peak <= most, "{peak} bytes for {items} items of {}, {most} are enough", std::any::type_name::<V>());
 }
 
-/// The smallest room that is got of the allocator for a list of such small items: four of them.
+/// The smallest heap allocation of a list of small items: room for four.
 const fn small_list<V>() -> usize {
     4 * size_of::<V>()
 }
 
-/// What a tree with one entry takes for its node.
+/// The size of the node of a tree with one entry.
 const NODE: usize = 1_024;
 
 #[test]
@@ -155,7 +156,7 @@ fn what_a_type_ignores_takes_no_memory() {
 
 #[test]
 fn a_claimed_length_is_believed_up_to_a_few_items() {
-    /// How many items it was told to make room for.
+    /// The size hint that the decoder reported.
     #[derive(Debug)]
     struct Claim(usize);
     impl<'de> Deserialize<'de> for Claim {

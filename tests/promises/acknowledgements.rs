@@ -1,4 +1,4 @@
-//! Acknowledgements that are lost.
+//! Lost acknowledgements.
 
 use harness::Mode;
 use kvtyped::ErrorKind;
@@ -7,12 +7,12 @@ use kvtyped::prelude::*;
 use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};
 use crate::support::{Document, DocumentKey, in_time};
 
-/// How long an operation may take in these tests: longer than it takes to find out.
+/// The operation timeout in these tests, long enough to recover an acknowledgement.
 const PATIENT: Duration = Duration::from_secs(8);
 
 async fn nothing() {}
 
-/// P5, P4: found by its id, under the revision that it has.
+/// P5, P4: the write is found by its id, with its revision.
 async fn a_lost_acknowledgement_of_put(site: Site) {
     let behind = Behind::<Document>::new(site).await;
     let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
@@ -81,7 +81,7 @@ async fn a_lost_acknowledgement_of_modify(site: Site) {
     let lost = behind.proxy.dropped_replies();
     let mut runs = 0;
     let modify = behind.through.modify(&key, |document| {
-        // What was read has come; what is written now is not acknowledged.
+        // The read has completed. The acknowledgement of the next write is lost.
         behind.proxy.set(Mode::DropReplies);
         runs += 1;
         document.text += "x";
@@ -105,7 +105,7 @@ on_both_sites! {
         );
     }
 
-    /// P5, P4, P8: no answer of any kind comes any more, so nobody can know, and nobody guesses.
+    /// P5, P4, P8: no further reply arrives. The outcome must be reported as unknown, without guessing.
     async fn a_write_without_any_answer_is_unknown_when_its_time_is_over(site: Site) {
         let time = 2 * SECOND;
         let behind = Behind::<Document>::new(site).await;
@@ -134,18 +134,18 @@ on_both_sites! {
         }
         assert!(is_unknown(&deleted), "{deleted:?}");
         ledger.agrees_with(&behind.past).await;
-        // What did arrive is there once, and what could not be applied is not.
+        // A write that arrived was applied once. A write whose precondition failed was not applied.
         for (key, texts) in [("put", &["p"][..]), ("create", &["c"]), ("there", &["old", "u"])] {
             let past = behind.past.history(&DocumentKey::new(key)).await.unwrap();
             let found: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.as_str()).collect();
             assert_eq!(found, texts);
         }
         assert_eq!(behind.past.history(&gone).await.unwrap().len(), 2, "a put and one marker");
-        // The handle is as good as new.
+        // The handle remains usable.
         behind.through.put(&Document::new("there", "later")).await.unwrap();
     }
 
-    /// P5, P4: what is lost is a refusal.
+    /// P5, P4: the lost reply is a refusal.
     async fn a_refusal_that_is_lost_is_never_taken_for_a_success(site: Site) {
         let behind = Behind::<Document>::new(site).await;
         let first = behind.past.put(&Document::new("a", "old")).await.unwrap();
@@ -154,7 +154,7 @@ on_both_sites! {
         let late = Document::new("a", "late");
         let result = behind.losing_the_answer(behind.through.update(&late, first).timeout(PATIENT), nothing()).await;
         let error = result.as_ref().expect_err("another came first");
-        // What followed was written by another, and says what it followed.
+        // The next entry of the key names its own expected revision, which proves that the late write was not applied.
         assert!(matches!(error.kind(), ErrorKind::Conflict { .. }), "{error}");
         assert_eq!(error.outcome(), Outcome::NotApplied);
 

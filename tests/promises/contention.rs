@@ -1,4 +1,4 @@
-//! Many writers of one key.
+//! Many concurrent writers of one key.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::support::{Session, World, seen_as, unique};
 
 const WRITERS: usize = 8;
 
-/// The same bucket on as many connections as there are writers, each to the next server.
+/// Opens the same bucket on one connection per writer, distributed over the servers.
 async fn writers<T: kvtyped::KvModel>(site: Site) -> Vec<Bucket<T>> {
     let made: Bucket<T> = site.fresh(&site.world().await).await.expect("the bucket opens");
     let mut buckets = Vec::new();
@@ -22,7 +22,7 @@ async fn writers<T: kvtyped::KvModel>(site: Site) -> Vec<Bucket<T>> {
     buckets
 }
 
-/// The one revision that was written; all others were refused.
+/// Returns the one acknowledged revision. Asserts that all other writes were refused.
 fn winner(results: Vec<Result<Revision, Error>>) -> Revision {
     let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     for error in lost.iter().filter_map(|result| result.as_ref().err()) {
@@ -66,7 +66,7 @@ on_both_sites! {
     }
 }
 
-/// P1, the control: the plain client cannot tell a conflict from a failure where another write is on its way.
+/// P1, the control: the plain client cannot distinguish a conflict from a failure while another write is in flight.
 #[tokio::test]
 async fn naive_updates_at_one_revision_get_errors_that_are_no_conflicts() {
     let cluster = harness::cluster::shared().await;
@@ -93,11 +93,11 @@ async fn naive_updates_at_one_revision_get_errors_that_are_no_conflicts() {
             return;
         }
     }
-    // There was one code for both before 2.11.
+    // Before 2.11, both cases had the same error code.
     assert!(harness::binary::version() < [2, 11, 0], "every error was a conflict: the tests of kvtyped prove nothing");
 }
 
-/// A counter that tells which increments it holds.
+/// A counter that lists the increments that it contains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
 #[kv(bucket = "counters", key = "counter", codec = MsgPack, history = 1)]
 struct Counter {
@@ -105,7 +105,7 @@ struct Counter {
     increments: Vec<u32>,
 }
 
-/// P2: 16 tasks, while the leader steps down again and again.
+/// P2: 16 tasks increment while the leader steps down repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_are_not_lost_while_leaders_change() {
     const TASKS: u32 = 16;

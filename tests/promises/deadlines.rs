@@ -1,4 +1,4 @@
-//! Servers that hang, and connections that are gone: every operation ends in its time, and nothing is written later.
+//! Hanging servers and lost connections: every operation ends within its timeout, and nothing is written later.
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, kv};
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::{Behind, Ledger, SECOND, Site, is_unknown};
 use crate::support::{Document, DocumentKey, Session, World, in_time, seen_as, unique};
 
-/// How long each operation may take here.
+/// The timeout of each operation.
 const TIME: Duration = SECOND;
 
-/// Runs every verb at once on a server that does not answer, and tells what came of the writes.
+/// Runs every verb concurrently on a server that does not answer. Returns the results of the writes.
 async fn run_every_verb(world: &World, sessions: &Bucket<Session>, revision: Revision) -> Vec<Result<Revision, Error>> {
     let session = Session::new("acme", 7).visited(1);
     let key = session.key();
@@ -63,7 +63,7 @@ async fn run_every_verb(world: &World, sessions: &Bucket<Session>, revision: Rev
             in_time("modify", TIME, modify),
             in_time("transform", TIME, transform),
         );
-        // These read first, and got no further.
+        // These operations read first, and did not reach the write.
         for error in [touch.err(), modify.map(drop).err(), transform.map(drop).err()] {
             let error = error.expect("it was not answered");
             assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
@@ -87,7 +87,7 @@ async fn every_verb_ends_in_its_time_where_bytes_are_held_back() {
     for result in run_every_verb(&world, &sessions, revision).await {
         assert!(is_unknown(&result), "{result:?}");
     }
-    // A connection that is made only now is no other.
+    // A new connection stalls, too.
     let error = in_time("connect", TIME, Store::connect(proxy.url()).timeout(TIME)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     proxy.set(Mode::Pass);
@@ -112,7 +112,8 @@ async fn every_verb_ends_in_its_time_where_the_server_is_frozen() {
     sessions.put(&Session::new("acme", 9)).timeout(8 * SECOND).await.unwrap();
 }
 
-/// P8: what hangs for longer is noticed, and left for the next server, also where the one that hangs takes connections.
+/// P8: the client detects a hanging server and switches to the next one, even if the hanging server accepts
+/// connections.
 #[tokio::test]
 async fn an_operation_with_enough_time_outlives_a_server_that_hangs() {
     let time = 15 * SECOND;
@@ -141,7 +142,7 @@ async fn an_operation_with_enough_time_outlives_a_server_that_hangs() {
     ledger.agrees_with(&past).await;
 }
 
-/// P8, the control: the plain client's time is for each request, and `create` makes two.
+/// P8, the control: the timeout of the plain client applies to each request, and `create` makes two requests.
 #[tokio::test]
 async fn naive_create_takes_a_multiple_of_its_time() {
     let server = harness::shared().await;
@@ -157,7 +158,7 @@ async fn naive_create_takes_a_multiple_of_its_time() {
     assert!(start.elapsed() >= 2 * nominal, "it took {:?}", start.elapsed());
 }
 
-/// A connection whose state can be seen, which kvtyped's own does not show.
+/// Creates a connection whose state is visible. The connection of kvtyped does not expose its state.
 async fn visible(proxy: &Proxy) -> async_nats::Client {
     async_nats::ConnectOptions::new()
         .reconnect_delay_callback(|_| Duration::from_millis(50))
@@ -173,7 +174,7 @@ async fn until_it_is(client: &async_nats::Client, state: State) {
     .await;
 }
 
-/// P9, P4: what begins without a connection, and ends without one, was never sent.
+/// P9, P4: an operation that starts and ends without a connection is never sent.
 #[tokio::test]
 async fn what_is_written_without_a_connection_is_refused_and_never_stored() {
     let behind = Behind::<Document>::new(Site::OneServer).await;
@@ -216,13 +217,13 @@ async fn what_is_written_without_a_connection_is_refused_and_never_stored() {
 
     behind.proxy.set(Mode::Pass);
     until_it_is(&client, State::Connected).await;
-    // It comes behind whatever the client has kept.
+    // This write is queued after everything that the client still holds.
     let last = documents.put(&Document::new("last", "l")).await.unwrap();
     assert_eq!(last.get(), first.get() + 1, "nothing else was written");
     ledger.agrees_with(&behind.past).await;
 }
 
-/// P9, the control: the plain client keeps what nobody waits for any more, and sends it later.
+/// P9, the control: the plain client keeps an abandoned write and sends it later.
 #[tokio::test]
 async fn naive_put_that_failed_without_a_connection_is_stored_later() {
     let server = harness::shared().await;
@@ -247,7 +248,7 @@ async fn naive_put_that_failed_without_a_connection_is_stored_later() {
     .await;
 }
 
-/// P9, P4: its connection is closed under a write, and another writer has written before there is the next one.
+/// P9, P4: the connection closes during a write, and another writer writes before the client has reconnected.
 #[tokio::test]
 async fn a_guarded_write_that_was_given_up_is_not_applied_after_a_newer_one() {
     let behind = Behind::<Document>::new(Site::OneServer).await;

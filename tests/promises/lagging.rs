@@ -1,9 +1,11 @@
-//! Servers that are behind: on memory, where it is decided when.
+//! Stale servers, simulated on the memory backend, so that the test controls the delay.
 //!
-//! After a lost connection a handle asks whether its bucket is still the one that it was. The answer may be older than what
-//! the handle has met: another of its writes was faster, or the server has just become the leader. It is the same bucket.
+//! After a reconnect, a handle checks whether its bucket is still the same bucket. The status may be older than the
+//! state that the handle has already seen: another write of the handle was faster, or the server has just become the
+//! leader. The bucket is still the same.
 //!
-//! And the nearest server may not have what was just written: what is decided on that must not be the end.
+//! In addition, the nearest server may not have the newest writes. A decision that is based on such a stale read must
+//! not be final.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +29,7 @@ use tokio::time::Instant;
 use super::SECOND;
 use crate::support::Session;
 
-/// Memory whose connection can be lost, and whose status can be late.
+/// A memory backend with a connection that can be lost and a status that can be stale.
 #[derive(Debug, Clone, Default)]
 struct Lagging {
     memory: Arc<MemoryBackend>,
@@ -38,20 +40,20 @@ struct Lagging {
 struct State {
     epoch: AtomicU64,
     lag: Mutex<Lag>,
-    /// What the nearest server has of every key, if it is behind.
+    /// The entry that the nearest server returns for every key, if it is stale.
     near: Mutex<Option<Option<RawEntry>>>,
     asked: Notify,
     answer: Notify,
 }
 
-/// How the status is behind.
+/// The staleness of the status.
 #[derive(Debug, Default)]
 enum Lag {
     #[default]
     None,
-    /// What it was when it was asked, told when it may be.
+    /// The status is computed when it is requested, and returned when the test permits it.
     Held,
-    /// By a leader that has only so much, the next time that it is asked; and in the end always.
+    /// The status reports these last revisions, one per request, and afterwards always the last one.
     Behind(VecDeque<Revision>, Option<Revision>),
 }
 
@@ -66,7 +68,7 @@ impl Lagging {
         Arc::new(LaggingBucket { state: Arc::clone(&self.state), raw })
     }
 
-    /// The connection is lost, and there is another one.
+    /// Simulates a lost connection and a reconnect.
     fn reconnect(&self, lag: Lag) {
         *self.state.lag.lock().unwrap_or_else(PoisonError::into_inner) = lag;
         self.state.epoch.fetch_add(1, Ordering::SeqCst);
@@ -182,7 +184,7 @@ impl RawBucket for LaggingBucket {
     }
 }
 
-/// A bucket of so many replicas, with a record that was written before the connection was lost.
+/// Returns a bucket with `replicas` replicas, and a record that was written before the connection was lost.
 async fn written_before(replicas: u8) -> (Lagging, Bucket<Session>, Session, Revision) {
     let lagging = Lagging::default();
     let sessions: Bucket<Session> =
@@ -212,7 +214,7 @@ async fn a_leader_that_has_yet_to_apply_what_was_acknowledged_is_asked_again() {
     let (lagging, sessions, session, revision) = written_before(3).await;
     lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
     sessions.update(&session, revision).await.unwrap();
-    // The same for a list that goes on.
+    // A continued list behaves the same way.
     let mut list = sessions.list(..).limit(1).await.unwrap();
     list.try_next().await.unwrap().expect("there is one");
     let cursor = list.cursor();
@@ -221,7 +223,8 @@ async fn a_leader_that_has_yet_to_apply_what_was_acknowledged_is_asked_again() {
     assert!(rest.try_next().await.unwrap().is_none());
 }
 
-/// The control: what was set back is told, at once where nobody can be behind.
+/// The control: a bucket with a rewound history is reported. Without replicas it is reported at once, because no server
+/// can be stale.
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_stays_behind_was_set_back() {
     for (replicas, soon) in [(1, Duration::ZERO), (3, 8 * SECOND)] {
@@ -234,7 +237,8 @@ async fn a_bucket_that_stays_behind_was_set_back() {
     }
 }
 
-/// A decision to write nothing, or to fail, rests on what the leader has: a plain read may miss what was just written.
+/// A decision to write nothing, or to fail, must be based on the leader's state, because a plain read may miss the
+/// newest write.
 #[tokio::test]
 async fn what_is_decided_on_an_old_read_is_decided_again_before_nothing_is_written() {
     let (lagging, sessions, session, revision) = written_before(3).await;
@@ -244,7 +248,7 @@ async fn what_is_decided_on_an_old_read_is_decided_again_before_nothing_is_writt
     sessions.put(&session.visited(5)).await.unwrap();
     for near in [None, old] {
         *lagging.state.near.lock().unwrap() = Some(near);
-        // A handle that remembers nothing.
+        // A new handle has no cached state.
         let store = Store::from_backend(Arc::new(lagging.clone()));
         let fresh: Bucket<Session> = store.bucket().name(sessions.name()).replicas(3).await.unwrap();
         let found = fresh.get(&key).await.unwrap();
@@ -261,7 +265,7 @@ async fn what_is_decided_on_an_old_read_is_decided_again_before_nothing_is_writt
         });
         assert_eq!(back.await.unwrap().visits, 5);
     }
-    // What is decided on what is there stays decided.
+    // A decision that was based on the current state is final.
     *lagging.state.near.lock().unwrap() = None;
     let none = sessions.touch(&Session::new("acme", 9).key()).await.unwrap_err();
     assert!(matches!(none.kind(), ErrorKind::NotFound), "{none}");

@@ -1,4 +1,4 @@
-//! Locks while servers and connections fail.
+//! Locks during failures of servers and connections.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::SECOND;
 use crate::needs::needs;
 use crate::support::{Junk, JunkKey, OLD, Room, Session, World, in_time, seen_as, unique};
 
-/// P13: with no network the guard says that it is lost before the server can let anybody else have it.
+/// P13: without a network, the guard reports the loss before the server can grant the lock to another client.
 async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {
     let proxy = Proxy::start(server.addr()).await;
     let ttl = 3 * SECOND;
@@ -24,7 +24,7 @@ async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Pr
     let guard = through.lock("a").await.unwrap();
     let other = tokio::spawn(past.lock("a").wait(60 * SECOND).into_future());
     fault(&proxy).await;
-    // It may have been renewed at that very moment.
+    // The lease may have been renewed at this moment.
     let latest = Instant::now() + ttl - SECOND;
     let work = guard.run(std::future::pending::<()>()).await;
     assert!(matches!(work.unwrap_err().kind(), ErrorKind::Lost));
@@ -35,7 +35,7 @@ async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Pr
     let taken = other.await.unwrap().unwrap();
     assert!(taken.fence() > guard.fence());
 
-    // P19: whoever has lost it does not touch what another has.
+    // P19: the former holder does not modify the lease of the new holder.
     proxy.set(Mode::Pass);
     assert!(matches!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost));
     assert_eq!(past.holder("a").await.unwrap().expect("it is held").fence, taken.fence());
@@ -62,7 +62,8 @@ async fn a_lock_behind_a_stalled_connection_is_lost_in_time() {
 #[tokio::test]
 async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
     needs!(Locks);
-    // The renewals arrive, so nobody else gets it until they end: what counts is what the holder knows.
+    // The renewals arrive, so no other client can acquire the lock. The guard must still rely only on acknowledged
+    // renewals.
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let name = unique("locks");
@@ -75,7 +76,7 @@ async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
     through.lock("a").wait(60 * SECOND).await.unwrap().release().await.unwrap();
 }
 
-/// A renewal whose acknowledgement is lost is looked up, and counts when it was applied.
+/// The acknowledgement of a renewal is recovered. The renewal counts if it was applied.
 #[tokio::test]
 async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
     needs!(Locks);
@@ -95,7 +96,7 @@ async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
     guard.release().await.unwrap();
 }
 
-/// P13: all servers stand still.
+/// P13: the only server is frozen.
 #[tokio::test]
 async fn a_lock_of_a_frozen_server_is_lost_in_time() {
     needs!(Locks);
@@ -110,7 +111,7 @@ async fn a_lock_of_a_frozen_server_is_lost_in_time() {
     locks.lock("a").wait(60 * SECOND).await.unwrap().release().await.unwrap();
 }
 
-/// P15 on one server: a restart that takes less than the lease lives is outlived, by the lock and by its fence.
+/// P15 on one server: the lock and its fencing token survive a restart that is shorter than the lease.
 #[tokio::test]
 async fn a_lock_outlives_the_restart_of_its_server() {
     needs!(Locks);
@@ -127,8 +128,8 @@ async fn a_lock_outlives_the_restart_of_its_server() {
     guard.release().await.unwrap();
 }
 
-/// P4, P8: what waits for a lock that is free on a server that hangs ends in its time and says that it does not know; and
-/// what lands all the same is given back, rather than held by nobody for as long as it lives.
+/// P4, P8: an acquisition on a hanging server ends within its timeout with an unknown outcome. If the acquisition is
+/// applied later, the lease is released instead of remaining held until it expires.
 #[tokio::test]
 async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
     needs!(Locks);
@@ -159,7 +160,7 @@ async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
     assert!(begun.elapsed() < 10 * SECOND, "they were held by nobody for {:?}", begun.elapsed());
 }
 
-/// P8: giving back ends in its time, too, and goes on behind that.
+/// P8: a release also ends within its timeout. It continues in the background.
 #[tokio::test]
 async fn what_is_given_back_to_a_server_that_hangs_ends_in_its_time() {
     needs!(Locks);
@@ -187,7 +188,7 @@ async fn what_is_given_back_to_a_server_that_hangs_ends_in_its_time() {
     assert!(begun.elapsed() < 10 * SECOND, "they were kept for {:?}", begun.elapsed());
 }
 
-/// Who says how long to wait waits for a server that hangs, too, from the first attempt on.
+/// An acquisition with a wait time also waits for a hanging server, beginning with the first attempt.
 #[tokio::test]
 async fn one_who_waits_for_a_lock_waits_for_its_server() {
     needs!(Locks);
@@ -217,7 +218,7 @@ async fn one_who_waits_for_a_lock_waits_for_its_server() {
     leadership.unwrap().resign().await.unwrap();
 }
 
-/// P15, P12: the usual lease outlives the loss of the leader, and tokens grow over it.
+/// P15, P12: a lease with the default TTL survives the loss of the leader, and fencing tokens grow across it.
 #[tokio::test]
 async fn a_lock_outlives_the_death_of_the_leader() {
     needs!(Locks);
@@ -235,7 +236,7 @@ async fn a_lock_outlives_the_death_of_the_leader() {
         } else {
             cluster.node(leader).freeze();
         }
-        // Two renewals behind the fault, at the least: each moves the end of the lease.
+        // At least two renewals after the fault: each moves the end of the lease.
         for _ in 0..2 {
             let end = || Instant::now() + guard.remaining();
             let before = end();
@@ -254,7 +255,7 @@ async fn a_lock_outlives_the_death_of_the_leader() {
     }
 }
 
-/// P10 for guards that are looked at right before: many workers, while their server is killed again and again.
+/// P10 for guards that are checked immediately before the work: many workers, while their server is killed repeatedly.
 #[tokio::test]
 async fn many_workers_never_meet_while_their_server_dies() {
     needs!(Locks);
@@ -263,14 +264,14 @@ async fn many_workers_never_meet_while_their_server_dies() {
     let over = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();
     for worker in 0..8 {
-        // A margin of a second: a machine may be busy for that long between a look at the guard and the deed.
+        // A margin of one second: a loaded machine may pause that long between the check of the guard and the work.
         let open = World::at(&server.url()).await.store.locks("locks").ttl(6 * SECOND);
         let locks = if worker % 2 == 0 { open.await } else { open.fair().await };
         let locks = locks.unwrap();
         let (room, over) = (Arc::clone(&room), Arc::clone(&over));
         workers.push(tokio::spawn(async move {
             while !over.load(Ordering::SeqCst) {
-                // A server that is away is an error; one tries again.
+                // An unreachable server causes an error, and the worker retries.
                 if let Ok(guard) = locks.lock("room").wait(5 * SECOND).await {
                     room.visit(&guard).await;
                     let _ = guard.release().await;
@@ -294,7 +295,7 @@ async fn many_workers_never_meet_while_their_server_dies() {
     eprintln!("{} visits, one at a time", room.visits.load(Ordering::SeqCst));
 }
 
-/// P16: whatever was done with it, every record and every marker of a lock has a time to live.
+/// P16: after any operation, every record and every delete marker of a lock has a TTL.
 #[tokio::test]
 async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
     needs!(Locks);
@@ -310,7 +311,7 @@ async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
             guard.ensure(Duration::from_millis(1_300)).await.unwrap();
         }
         if round % 20 == 19 {
-            // Expires: nothing renews it any more, and its marker is written over in the next rounds.
+            // This lease expires without renewal, and the next rounds overwrite its delete marker.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let url = server.url();
             let name = format!("lock-{}", (round + 1) % 7);
@@ -338,7 +339,7 @@ async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
     assert!(seen.values().sum::<u32>() > 100);
 }
 
-/// P18: a server that knows no time to live of single records.
+/// P18: a server that does not support per-record TTLs.
 #[tokio::test]
 async fn an_old_server_is_told_when_locks_are_opened() {
     let server = Server::builder().version(OLD).start().await;
@@ -350,7 +351,8 @@ async fn an_old_server_is_told_when_locks_are_opened() {
     assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
 }
 
-/// P22: a waiter whose watch was deleted under it hears of the release, or looks for itself.
+/// P22: a waiter whose watch consumer is deleted still notices the release, through a new watch session or its
+/// fallback.
 #[tokio::test]
 async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
     needs!(Locks);
@@ -376,7 +378,7 @@ async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
     eprintln!("a blind waiter has the lock after {:?}", released.elapsed());
 }
 
-/// P12: tokens grow over many tenures.
+/// P12: fencing tokens grow over many acquisitions.
 #[tokio::test]
 async fn fences_grow_over_200_tenures() {
     needs!(Locks);
@@ -389,12 +391,12 @@ async fn fences_grow_over_200_tenures() {
     }
 }
 
-/// How many messages clients have sent.
+/// Returns the number of messages that the clients have sent.
 fn sent(clients: &[async_nats::Client]) -> u64 {
     clients.iter().map(|client| client.statistics().out_messages.load(Ordering::SeqCst)).sum()
 }
 
-/// However many wait: a ticket, a hand-over, the end of the ticket.
+/// The cost is independent of the number of waiters: a ticket, a handover, and the removal of the ticket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_many_want_costs_few_requests_each_time() {
     needs!(Locks);
@@ -416,7 +418,7 @@ async fn a_lock_that_many_want_costs_few_requests_each_time() {
             .map(|locks| {
                 let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
                 tokio::spawn(async move {
-                    // From the first on, somebody waits all the time.
+                    // After this first acquisition, the lock always has waiters.
                     locks.lock("a").await.unwrap().release().await.unwrap();
                     begun.wait().await;
                     for _ in 0..TIMES {
@@ -440,7 +442,7 @@ async fn a_lock_that_many_want_costs_few_requests_each_time() {
     }
 }
 
-/// One who waits goes on waiting, also when an outage is longer than his place in the line lives.
+/// A waiter continues to wait, even if an outage is longer than the TTL of its ticket.
 #[tokio::test]
 async fn a_waiter_outlives_an_outage_that_his_place_does_not() {
     needs!(Locks);
@@ -461,7 +463,7 @@ async fn a_waiter_outlives_an_outage_that_his_place_does_not() {
         .await;
         server.kill().await;
         guard.lost().await;
-        // Longer than the ticket lives.
+        // Longer than the TTL of the ticket.
         tokio::time::sleep(3 * SECOND).await;
         assert!(!waiting.is_finished(), "it waits");
         server.restart().await;

@@ -1,4 +1,4 @@
-//! Servers that die and come back.
+//! Servers that crash and restart.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,13 +8,13 @@ use kvtyped::prelude::*;
 use super::{Ledger, is_unknown};
 use crate::support::{Document, DocumentKey, World, in_time, seen_as};
 
-/// How long a write may take: longer than a server is gone.
+/// The timeout of a write, longer than the outage of a server.
 const PATIENT: Duration = Duration::from_secs(20);
 
-/// How long a write may take that is not sent twice: where its acknowledgement is lost, it waits for it in vain.
+/// The timeout of a write that is not retried. If its acknowledgement is lost, the write waits for the whole timeout.
 const HASTY: Duration = Duration::from_secs(4);
 
-/// Writes again and again until told to stop: new records, blind writes, and guarded ones over what was just written.
+/// Writes repeatedly until `stop` is set: creates, blind writes, and updates of the previous write.
 async fn write_on(writer: usize, documents: Bucket<Document>, stop: &AtomicBool) -> Ledger {
     let mut ledger = Ledger::default();
     for round in 0.. {
@@ -36,8 +36,8 @@ async fn write_on(writer: usize, documents: Bucket<Document>, stop: &AtomicBool)
     ledger
 }
 
-/// Runs writers while `fault` does its worst, and compares what they were told with what is there. Tells how many
-/// writes were acknowledged, and how many of the others may have been applied.
+/// Runs writers during `fault` and compares their results with the stored records. Returns the number of acknowledged
+/// writes, and the number of writes of unknown outcome.
 async fn survives(
     writers: Vec<Bucket<Document>>,
     observer: &Bucket<Document>,
@@ -55,7 +55,7 @@ async fn survives(
         for (document, result) in &ledger.0 {
             match result {
                 Ok(_) => acknowledged += 1,
-                // What a guard protects is found, or written again.
+                // A write with a precondition is recovered or retried.
                 Err(error) => assert_eq!(document.text, "put", "{error}"),
             }
             unknown += usize::from(is_unknown(result));
@@ -64,18 +64,18 @@ async fn survives(
     (acknowledged, unknown)
 }
 
-/// Waits until this many entries were written since.
+/// Waits until `more` further entries were written.
 async fn more_writes(documents: &Bucket<Document>, more: u64) {
     let mut before = None;
     wait::until("writes go on", 2 * PATIENT, async || {
-        // Whom it is connected to may be the one that is gone.
+        // The connected server may be the one that is down.
         let now = documents.status().await.ok()?.last_revision.get();
         (now >= *before.get_or_insert(now) + more).then_some(())
     })
     .await;
 }
 
-/// P4, P5: killed twice in the midst of writes.
+/// P4, P5: the server is killed twice during writes.
 #[tokio::test]
 async fn what_a_server_acknowledged_is_there_when_it_comes_back() {
     let server = Server::start().await;
@@ -98,7 +98,7 @@ async fn what_a_server_acknowledged_is_there_when_it_comes_back() {
     assert!(acknowledged >= 300);
 }
 
-/// P4, P5: what begins while the server is down is written as soon as it is up.
+/// P4, P5: a write that starts while the server is down is applied as soon as the server is up.
 #[tokio::test]
 async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
     let server = Server::start().await;
@@ -122,7 +122,8 @@ async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
     ledger.agrees_with(&documents).await;
 }
 
-/// P4, P5: the leader is frozen in the midst of writes, and comes back when another leads, with what it held.
+/// P4, P5: the leader is frozen during writes, and resumes with its buffered requests after another node has become the
+/// leader.
 #[tokio::test]
 async fn what_a_cluster_acknowledged_survives_its_leader() {
     let cluster = Cluster::start(3).await;
@@ -146,8 +147,8 @@ async fn what_a_cluster_acknowledged_survives_its_leader() {
     assert!(acknowledged >= 100);
 }
 
-/// P4: a leader that hung comes back, and decides on what it was sent meanwhile before it hears of the other one, which
-/// is slower, and whose decision holds.
+/// P4: a former leader resumes and decides on its buffered requests before it learns of the new leader. The new leader
+/// is slower, and its decision counts.
 #[tokio::test]
 async fn what_a_leader_refuses_that_is_none_any_more_is_not_refused() {
     let cluster = Cluster::start(3).await;
@@ -171,7 +172,7 @@ async fn what_a_leader_refuses_that_is_none_any_more_is_not_refused() {
     cluster.node(new).freeze();
     let updates = writes.iter().map(|(update, read)| documents.update(update, *read).timeout(PATIENT).into_future());
     let (results, ()) = tokio::join!(futures::future::join_all(updates), async {
-        // No event tells that the wrong one has them, and that it has answered.
+        // No event shows that the former leader has received the requests and has answered them.
         tokio::time::sleep(Duration::from_millis(100)).await;
         cluster.node(old).thaw();
         tokio::time::sleep(Duration::from_millis(300)).await;

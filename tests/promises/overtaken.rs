@@ -1,4 +1,4 @@
-//! Acknowledgements that are lost while another writes the same key.
+//! Lost acknowledgements of writes while another client writes the same key.
 
 use harness::Mode;
 use kvtyped::prelude::*;
@@ -39,7 +39,7 @@ on_both_sites! {
         ledger.agrees_with(&behind.past).await;
     }
 
-    /// P6: nothing of ours is left to be found; the server itself may still remember the id of a guarded write.
+    /// P6: our entry is no longer stored. The server itself may still remember the id of a write with a precondition.
     async fn without_history_a_write_that_was_overwritten_is_told_right_or_unknown(site: Site) {
         let behind = Behind::<Session>::new(site).await;
         let session = Session::new("acme", 7);
@@ -58,10 +58,10 @@ on_both_sites! {
         let update = behind.through.update(&mine, revision).timeout(PATIENT);
         let result = behind.losing_the_answer(update, theirs()).await;
         match (site, &result) {
-            // One server of before 2.12 looks for the id before it looks at the guard, too.
+            // Before 2.12, a single server may check the id before the precondition, too.
             (_, Ok(found)) => assert_eq!(found.get(), revision.get() + 1),
             (Site::OneServer, result) if is_unknown(result) => {}
-            // Before 2.11 a cluster looks at the guard first.
+            // Before 2.11, a cluster checks the precondition first.
             (Site::ThreeServers, result) if is_unknown(result) && harness::binary::version() < [2, 11, 0] => {}
             _ => panic!("{result:?}"),
         }
@@ -70,7 +70,7 @@ on_both_sites! {
         assert_eq!(now.visits, 99);
     }
 
-    /// P6: theirs says what it followed, and that was not ours.
+    /// P6: the other entry names its expected revision, and that is not ours.
     async fn without_history_a_write_that_came_too_late_is_a_conflict(site: Site) {
         let behind = Behind::<Session>::new(site).await;
         let session = Session::new("acme", 7);
@@ -83,7 +83,7 @@ on_both_sites! {
         assert_eq!(behind.past.status().await.unwrap().last_revision.get(), 2, "nothing else was written");
     }
 
-    /// P6, P9: copies of a guarded write wait in a socket until another has written.
+    /// P6, P9: copies of a write with a precondition wait in a socket until another client has written.
     async fn a_guarded_write_that_arrives_late_is_refused(site: Site) {
         let behind = Behind::<Document>::new(site).await;
         let key = DocumentKey::new("a");
@@ -99,7 +99,7 @@ on_both_sites! {
         behind.past.put(&Document::new("b", "newer")).await.unwrap();
 
         behind.proxy.set(Mode::Pass);
-        // It waits behind the copies, on the same connection.
+        // This write follows the copies on the same connection.
         behind.through.put(&Document::new("a", "last")).timeout(PATIENT).await.unwrap();
         let past = behind.past.history(&key).await.unwrap();
         let texts: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.as_str()).collect();
@@ -107,7 +107,7 @@ on_both_sites! {
         assert_eq!(behind.past.history(&DocumentKey::new("b")).await.unwrap().len(), 1, "theirs");
     }
 
-    /// P5, P6: what was handed to a connection that broke is sent again if a guard protects it.
+    /// P5, P6: a request on a broken connection is sent again if it has a precondition.
     async fn a_guarded_write_survives_a_connection_that_breaks(site: Site) {
         let behind = Behind::<Document>::new(site).await;
         let mut ledger = Ledger::default();
@@ -117,7 +117,7 @@ on_both_sites! {
             behind.proxy.set(Mode::Stall);
             let update = behind.through.update(&document, revision).timeout(PATIENT);
             let (result, ()) = tokio::join!(update.into_future(), async {
-                // What the connection holds by then is lost.
+                // The bytes that the connection holds at this moment are lost.
                 tokio::task::yield_now().await;
                 behind.proxy.cut();
                 behind.proxy.set(Mode::Pass);
@@ -130,7 +130,7 @@ on_both_sites! {
         assert_eq!(behind.past.get(&DocumentKey::new("a")).read(Read::Leader).await.unwrap().expect("there").text, "4");
     }
 
-    /// P6: a counter by `modify` counts what it says it counted, whichever acknowledgements are lost.
+    /// P6: increments by `modify` are counted exactly, regardless of lost acknowledgements.
     async fn increments_whose_acknowledgements_are_lost_count_once(site: Site) {
         let behind = Behind::<Session>::new(site).await;
         let key = SessionKey::new("acme", 7);

@@ -1,4 +1,4 @@
-//! Reads right after writes, in a bucket of three servers.
+//! Reads immediately after writes, in a bucket with three replicas.
 
 use kvtyped::prelude::*;
 
@@ -7,14 +7,15 @@ use crate::support::{Session, World, seen_as};
 
 const PAIRS: u64 = 9;
 
-/// How often a read was older than what its own writer had been told, and older than the read before.
+/// The number of reads that were older than the reader's own last write, and of reads that were older than the previous
+/// read.
 #[derive(Debug, Default, PartialEq)]
 struct Staleness {
     below_own: usize,
     decreasing: usize,
 }
 
-/// Pairs of a writer and a reader, each on a key and on connections of its own, write and read at once.
+/// Runs pairs of a writer and a reader concurrently. Each pair has its own key and its own connections.
 async fn write_then_read(rounds: u32, read: impl Fn(Revision) -> Read + Copy) -> Staleness {
     let made: Bucket<Session> = Site::ThreeServers.fresh(&Site::ThreeServers.world().await).await.unwrap();
     let pairs = (0..PAIRS).map(|pair| {
@@ -56,7 +57,7 @@ async fn a_read_of_the_leader_sees_every_write_that_was_acknowledged() {
     assert_eq!(write_then_read(200, |_| Read::Leader).await, Staleness::default());
 }
 
-/// P3: that there is no record, or nothing to change, is not decided by a server that is behind.
+/// P3: a stale server must not decide that the key has no record or that there is nothing to change.
 #[tokio::test]
 async fn a_change_that_writes_nothing_has_seen_the_newest() {
     let site = Site::ThreeServers;
@@ -82,7 +83,7 @@ async fn a_change_that_writes_nothing_has_seen_the_newest() {
     }
 }
 
-/// P29, the control: a plain read is answered by whichever server is nearest.
+/// P29, the control: the nearest server answers a plain read.
 #[tokio::test]
 async fn naive_reads_right_after_a_write_miss_it() {
     let site = Site::ThreeServers;

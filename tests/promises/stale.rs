@@ -1,4 +1,4 @@
-//! Reads that are behind: on memory, where every one of them is decided by a seed.
+//! Stale reads, simulated on the memory backend. A seed decides about each read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,28 +18,28 @@ use kvtyped::prelude::*;
 
 use crate::support::{Session, SessionKey};
 
-/// What all writers share: the memory, and what was ever stored in it.
+/// The state that all writers share: the backend, and all entries that were ever stored.
 #[derive(Debug, Default)]
 struct Shared {
     memory: MemoryBackend,
     past: Mutex<Vec<RawEntry>>,
 }
 
-/// Memory as one writer sees it: reads may be old, and everything may be interrupted.
+/// The backend as one writer sees it: reads may be stale, and each operation yields to other tasks.
 #[derive(Debug, Clone)]
 struct Stale {
     shared: Arc<Shared>,
     mine: Arc<Mutex<Mine>>,
 }
 
-/// What one writer went through.
+/// The state of one writer.
 #[derive(Debug)]
 struct Mine {
     dice: u64,
-    /// The revision that the last conflict told.
+    /// The current revision in the last conflict.
     conflict: Revision,
     stale_reads: usize,
-    /// How many reads and writes it sent.
+    /// The number of reads and writes that the writer sent.
     requests: usize,
 }
 
@@ -63,7 +63,7 @@ impl Stale {
         lock(&self.mine)
     }
 
-    /// The revision under which this number of visits was written.
+    /// Returns the revision with this number of visits.
     fn revision_of(&self, visits: u32) -> Revision {
         let past = lock(&self.shared.past);
         past[usize::try_from(visits).expect("small")].revision
@@ -75,7 +75,7 @@ impl Stale {
 }
 
 impl Mine {
-    /// A number below `sides` (splitmix64).
+    /// Returns a number below `sides` (splitmix64).
     fn roll(&mut self, sides: u64) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.dice;
@@ -175,7 +175,7 @@ impl RawBucket for StaleBucket {
         async move {
             self.stale.mine().requests += 1;
             tokio::task::yield_now().await;
-            // A leader that was cut off answers what was true a while ago; any other server does so more often.
+            // A partitioned leader answers with an older state. Other servers do so more often.
             let percent = match at {
                 At::Newest(Read::Any) => 30,
                 At::Newest(Read::Leader) => 10,
@@ -218,8 +218,8 @@ impl RawBucket for StaleBucket {
 const WRITERS: u64 = 8;
 const EACH: u32 = 50;
 
-/// Lets writers increment at once, each with its own view of the memory. What they do tells how often their closure ran
-/// on an entry that was older than a conflict which they knew.
+/// Runs concurrent writers, each with its own view of the backend. Returns the number of stale reads, and how often a
+/// closure ran on an entry older than the last conflict of its writer.
 async fn increment_at_once<F>(seed: u64, increment: impl Fn(Stale, Bucket<Session>) -> F) -> (usize, usize)
 where
     F: Future<Output = usize>,
@@ -250,7 +250,7 @@ async fn an_update_never_runs_on_what_is_older_than_the_conflict_that_it_met() {
             let key = SessionKey::new("acme", 7);
             let mut outdated = 0;
             for _ in 0..EACH {
-                // A fresh handle remembers nothing, so it reads.
+                // A new handle has no cached state, so it reads first.
                 let store = Store::from_backend(Arc::new(stale.clone()));
                 let bucket: Bucket<Session> = store.bucket().await.unwrap();
                 stale.mine().conflict = Revision::ZERO;
@@ -272,7 +272,7 @@ async fn an_update_never_runs_on_what_is_older_than_the_conflict_that_it_met() {
     assert!(stale_reads > 1_000, "only {stale_reads} reads were stale");
 }
 
-/// P3, the control: a loop that reads wherever it may runs on old entries.
+/// P3, the control: a loop with plain reads runs on old entries.
 #[tokio::test(start_paused = true)]
 async fn naive_loop_runs_on_what_is_older_than_the_conflict_that_it_met() {
     let (_, outdated) = increment_at_once(1, |stale, bucket| async move {
@@ -297,8 +297,8 @@ async fn naive_loop_runs_on_what_is_older_than_the_conflict_that_it_met() {
     assert!(outdated > 0, "no naive loop ran on an old entry: the test of kvtyped proves nothing");
 }
 
-/// A creation goes over a marker that it knows of with one request; over another's it is refused, looks and writes; and where
-/// it met such a one it looks first, until there is none.
+/// A create over a delete marker that the handle knows costs one request. Over an unknown delete marker it is refused,
+/// reads the key, and writes again. After such a marker the handle reads first, until a create finds no delete marker.
 #[tokio::test(start_paused = true)]
 async fn a_creation_asks_no_more_than_what_it_knows_demands() {
     let shared = Arc::new(Shared::default());
@@ -306,7 +306,7 @@ async fn a_creation_asks_no_more_than_what_it_knows_demands() {
     let mine: Bucket<Session> = Store::from_backend(Arc::new(stale.clone())).bucket().await.unwrap();
     let others: Bucket<Session> = Store::from_backend(Arc::new(Stale::new(&shared, 1))).bucket().await.unwrap();
     let create = async |id| {
-        // Nothing that was stored is remembered, so no read is stale.
+        // Clears the history, so that no read is stale.
         lock(&shared.past).clear();
         let before = stale.mine().requests;
         let created = mine.create(&Session::new("acme", id)).await;

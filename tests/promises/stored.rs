@@ -1,4 +1,4 @@
-//! What is stored of a write, as a plain client sees it.
+//! The stored form of writes, as a plain client sees it.
 
 use std::collections::HashSet;
 
@@ -14,14 +14,14 @@ async fn stream(site: Site, bucket: &str) -> Stream {
     async_nats::jetstream::new(client).get_stream(format!("KV_{bucket}")).await.unwrap()
 }
 
-/// A header of what is stored at a revision.
+/// Returns a header of the message at a revision.
 async fn header(stream: &Stream, revision: Revision, name: &str) -> Option<String> {
     let message = stream.get_raw_message(revision.get()).await.expect("it is stored");
     message.headers.get(name).map(|value| value.as_str().to_owned())
 }
 
 on_both_sites! {
-    /// P7: no id is given twice, so no write is taken for another, also where it is sent again.
+    /// P7: each operation id is unique, so no write is mistaken for another, even if it is sent again.
     async fn every_write_has_an_id_and_a_revision_of_its_own(site: Site) {
         let behind = Behind::<Document>::new(site).await;
         let mut revisions = Vec::new();
@@ -52,7 +52,7 @@ on_both_sites! {
         }
     }
 
-    /// P17, and P16 for what is written over markers: the TTL is in the message, rounded up.
+    /// P17, and P16 for writes over delete markers: the message contains the TTL, rounded up.
     async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: Site) {
         needs!(RecordTtl);
         let world = site.world().await;

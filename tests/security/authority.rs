@@ -1,18 +1,18 @@
-//! Certificates and tokens, made here.
+//! Test certificates and tokens.
 
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
-/// Issues certificates.
+/// A certificate authority.
 pub(super) struct Authority {
     issuer: Issuer<'static, rcgen::KeyPair>,
-    /// Its own certificate.
+    /// The certificate of the authority.
     pub(super) pem: String,
 }
 
-/// A certificate, and its key.
+/// A certificate and its key.
 pub(super) struct Issued {
     pub(super) certificate: String,
     pub(super) key: String,
@@ -27,7 +27,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for these names.
+    /// Issues a certificate for these names.
     pub(super) fn issue(&self, names: &[&str]) -> Issued {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the names are legal");
@@ -38,7 +38,7 @@ impl Authority {
     }
 }
 
-/// An operator of servers, with an account for everybody.
+/// An operator with one account for all users.
 pub(super) struct Operator {
     key: KeyPair,
     account: KeyPair,
@@ -50,7 +50,7 @@ impl Operator {
         Self { key: KeyPair::new_operator(), account: KeyPair::new_account(), system: KeyPair::new_account() }
     }
 
-    /// What a server has to know of it.
+    /// Returns the server configuration of the operator.
     pub(super) fn config(&self) -> String {
         let own = token(&self.key, &self.key, None, &json!({ "type": "operator", "version": 2 }));
         let [account, system] = [&self.account, &self.system].map(|account| {
@@ -69,13 +69,13 @@ impl Operator {
         )
     }
 
-    /// The content of a credentials file of a new user of the account, for so long.
+    /// Returns the content of a credentials file for a new user of the account. The user is valid for the given time.
     pub(super) fn credentials(&self, valid: Duration) -> String {
         credentials_by(&self.account, valid)
     }
 }
 
-/// The content of a credentials file of a user of an account.
+/// Returns the content of a credentials file for a new user of `account`.
 pub(super) fn credentials_by(account: &KeyPair, valid: Duration) -> String {
     let user = KeyPair::new_user();
     let claims = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
@@ -105,7 +105,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later").as_secs()
 }
 
-/// For URLs, without padding.
+/// Encodes bytes as base64 for URLs, without padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();

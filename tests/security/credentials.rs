@@ -1,4 +1,4 @@
-//! Each way to sign in, by the URL and by the builder.
+//! Authentication methods, configured by URL and by builder.
 
 use harness::{Server, wait};
 use kvtyped::prelude::*;
@@ -11,7 +11,7 @@ use crate::support::{Session, unique};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// No credentials, or others.
+/// Asserts that the error reports missing or wrong credentials.
 fn assert_unauthorized(what: &str, error: &Error) {
     assert!(matches!(error.kind(), ErrorKind::Unauthorized), "{what}: {error:?}");
 }
@@ -84,7 +84,7 @@ async fn a_credentials_file_signs_in() {
     let client = kvtyped::async_nats::ConnectOptions::new().no_echo();
     is_let_in("the builder, with the client's options", connect().client(client).credentials_file(&file)).await;
 
-    // Of an account that the operator does not know.
+    // The account is unknown to the operator.
     let stranger = authority::credentials_by(&KeyPair::new_account(), HOUR);
     let wrong = folder.file("b.creds", &stranger);
     let refused = is_refused("it", Store::connect(with_query(&server, "creds", &wrong))).await;
@@ -93,7 +93,7 @@ async fn a_credentials_file_signs_in() {
     assert_unauthorized("nobody", &is_refused("it", connect()).await);
 }
 
-/// Of what is wrong with a file the path and the cause are told, and nothing of what is in it.
+/// An error about an unusable file names the path and the cause, but does not show the content of the file.
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_named() {
     let folder = Folder::new();
@@ -121,7 +121,7 @@ async fn a_file_that_cannot_be_used_is_named() {
             assert!(!told.contains("secret") && !told.contains(&user) && !told.contains(&account), "{told}");
         }
     }
-    // A secret in the place of a path.
+    // A secret in place of a path.
     for url in [format!("nats://127.0.0.1:1?nkey={user}"), format!("nats://127.0.0.1:1?creds={user}")] {
         let error = is_refused("it", Store::connect(url)).await;
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
@@ -129,7 +129,7 @@ async fn a_file_that_cannot_be_used_is_named() {
     }
 }
 
-/// Whoever replaces a file in time is never locked out.
+/// A store whose credentials file is replaced before the credentials expire keeps access.
 #[tokio::test]
 async fn replaced_credentials_count_from_the_next_connection_on() {
     let folder = Folder::new();
@@ -145,7 +145,7 @@ async fn replaced_credentials_count_from_the_next_connection_on() {
     let (sessions, others) = (open(&rotating).await, open(&stuck).await);
 
     folder.file("a.creds", &operator.credentials(HOUR));
-    // The control: whoever keeps the old one is put out, and told so.
+    // The control: a store with expired credentials is disconnected, and its errors say so.
     let error = wait::until("the old tokens expire", PATIENT, async || {
         let put = others.put(&Session::new("acme", 2)).timeout(Duration::from_millis(300)).await;
         put.err().filter(|error| matches!(error.kind(), ErrorKind::Unauthorized))

@@ -1,4 +1,4 @@
-//! What a server does not let a user do.
+//! Operations that a server denies to a user.
 
 use harness::Server;
 use kvtyped::prelude::*;
@@ -9,8 +9,8 @@ use super::{PATIENT, SOON};
 use crate::needs::needs;
 use crate::support::{LATE, Session, in_time};
 
-/// A server with a user who may do everything, and one who may not write `secret`, nor read `hidden`, nor know of
-/// `closed`, nor watch `unwatched`; and with a bucket of each of these names.
+/// Returns a server with five buckets, an administrator, and a restricted user `guest`. The guest cannot write
+/// `secret`, read `hidden`, open `closed`, or watch `unwatched`.
 async fn guarded() -> &'static Server {
     static GUARDED: OnceCell<Server> = OnceCell::const_new();
     let start = async || {
@@ -123,7 +123,7 @@ async fn wrong_credentials_are_told_at_once() {
     }
 }
 
-/// P38, the control: to the plain client a denied write is one that nobody answers.
+/// P38, the control: the plain client gets no reply to a denied write.
 #[tokio::test]
 async fn naive_put_without_permission_times_out() {
     let server = guarded().await;
@@ -136,7 +136,7 @@ async fn naive_put_without_permission_times_out() {
     assert!(start.elapsed() >= 2 * SOON, "it was told after {:?}", start.elapsed());
 }
 
-/// One who may not watch hears that where it would wait, and nobody waits for it.
+/// A user without permission to watch gets an error instead of waiting for a lock, and does not block other waiters.
 #[tokio::test]
 async fn one_who_may_not_watch_does_not_wait_for_a_lock() {
     needs!(Locks);
@@ -145,9 +145,9 @@ async fn one_who_may_not_watch_does_not_wait_for_a_lock() {
     let (admin, guest) = tokio::join!(adopt::<Session>(&admin, "unwatched"), adopt::<Session>(&guest, "unwatched"));
     let (admin, guest) = (admin.expect("it may be looked at"), guest.expect("it may be looked at"));
     let key = Session::new("acme", 7).key();
-    // Nobody has it: it need not wait.
+    // The lock is free, so no watch is necessary.
     guest.lock(&key).await.unwrap().release().await.unwrap();
-    // Fair, so that it knows who waits.
+    // A fair lock, so that the holder knows its waiters.
     let guard = admin.lock(&key).fair().await.unwrap();
     for _ in 0..2 {
         let error = in_time("lock", PATIENT, guest.lock(&key)).await.unwrap_err();

@@ -14,9 +14,9 @@ struct Scene {
     ca: String,
     _folder: Folder,
     _servers: [Server; 2],
-    /// Between the client and its server.
+    /// The attacker, between the client and its server.
     between: Proxy,
-    /// Before the attacker's host.
+    /// In front of the attacker's host.
     elsewhere: Proxy,
 }
 
@@ -61,7 +61,7 @@ async fn host_in_a_forged_info_gets_no_password() {
     let scene = Scene::new().await;
     let store = scene.connect("").await;
     Scene::works(&store).await;
-    // A client that knew the host would choose it for half of its connections.
+    // If the client used the forged host, it would choose it for half of its connections.
     for connection in 2..=12 {
         scene.between.cut();
         tokio::select! {

@@ -1,4 +1,4 @@
-//! TLS: whom one trusts, and who one is.
+//! TLS: trusted CA certificates and client certificates.
 
 use harness::Server;
 use kvtyped::ErrorKind;
@@ -9,16 +9,16 @@ use tokio::net::TcpListener;
 use super::authority::Authority;
 use super::{Folder, is_let_in, is_refused};
 
-/// What each server of these tests is known by.
+/// The name in all certificates of these tests.
 const NAMES: &[&str] = &["127.0.0.1"];
 
-/// Files of an authority, of a server and of a client.
+/// Certificate and key files of a CA, a server and a client.
 struct Files {
     _folder: Folder,
     ca: String,
     server: [String; 2],
     client: [String; 2],
-    /// Of another authority.
+    /// Files of another CA.
     stranger_ca: String,
     stranger: [String; 2],
     empty: String,
@@ -50,7 +50,7 @@ impl Files {
     }
 }
 
-/// The reason, of an error of this kind.
+/// Returns the reason of a TLS error.
 fn reason(error: &Error) -> &str {
     let ErrorKind::Tls { reason } = error.kind() else { panic!("{error:?}") };
     reason
@@ -104,7 +104,7 @@ async fn a_server_is_spoken_to_in_tls_first() {
     let url = format!("tls://{}?ca={}", server.addr(), files.ca);
     is_let_in("the URL", Store::connect(format!("{url}&tls_first=true"))).await;
     is_let_in("the builder", Store::connect(server.url()).root_certificates(&files.ca).tls_first()).await;
-    // Each waits for the other to speak.
+    // Both sides wait for the other side to send first.
     let error = Store::connect(url).timeout(Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error:?}");
 }
@@ -134,7 +134,7 @@ async fn a_file_that_cannot_be_used_is_named() {
     }
 }
 
-/// A server that says it has no TLS, and notes what it is told.
+/// Starts a server that announces no TLS and records the bytes that it receives.
 async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
     let port = listener.local_addr().expect("it listens").port();
@@ -149,7 +149,7 @@ async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
             if heard.ends_with(b"PING\r\n") {
                 break;
             }
-            // Whatever it is: no answer that one speaking TLS understands.
+            // A reply that is not valid in the TLS protocol.
             let _ = stream.write_all(b"PONG\r\n").await;
         }
         heard
@@ -157,7 +157,7 @@ async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     (port, heard)
 }
 
-/// Whoever asks for encryption tells nothing to one who talks him out of it.
+/// A client that requires encryption sends no secret to a server that announces none.
 #[tokio::test]
 async fn no_secret_is_sent_unless_encrypted_where_that_is_wanted() {
     let files = Files::new();
@@ -179,7 +179,7 @@ async fn no_secret_is_sent_unless_encrypted_where_that_is_wanted() {
         assert!(!heard.is_empty() && !heard.contains(password), "{heard}");
         assert!(matches!(error.kind(), ErrorKind::Tls { .. } | ErrorKind::Unavailable { .. }), "{error:?}");
     }
-    // The control: without that wish, it hears the password.
+    // The control: without this requirement, the server receives the password.
     let (_, heard) = hears(&|port| format!("nats://u:{password}@127.0.0.1:{port}")).await;
     assert!(heard.contains(password), "{heard}");
 }

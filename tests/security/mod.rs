@@ -1,19 +1,19 @@
-//! Who may come in, what they may do, and what nobody may see: P38 to P40.
+//! Authentication, permissions and secrets: P38 to P40.
 //!
-//! | file | what it shows |
+//! | file | content |
 //! |---|---|
-//! | `credentials` | each way to sign in, by the URL and by the builder, and that each is refused where it is wrong |
-//! | `encryption` | the same of TLS |
+//! | `credentials` | each authentication method, by URL and by builder, with valid and invalid credentials |
+//! | `encryption` | the same for TLS |
 //! | `discovery` | forged lists of servers before an encrypted connection |
-//! | `roles`, `work` | the permissions of the docs: they suffice, each is needed, and the rest is denied |
-//! | `replicated` | that they suffice on a cluster, too |
-//! | `tenants` | users who are confined to a prefix of the keys |
-//! | `denials` | what is denied is told as that, at once |
+//! | `roles`, `work` | the documented permissions: they suffice, each is required, and everything else is denied |
+//! | `replicated` | the documented permissions suffice on a cluster, too |
+//! | `tenants` | users who are restricted to a key prefix |
+//! | `denials` | a denied operation fails at once with `PermissionDenied` |
 //! | `operation_ids` | ids cannot be predicted, and a foreign id is not an acknowledgement |
 //! | `rollups` | a message that replaces all records of a bucket, and the setting against it |
-//! | `secrets` | nothing secret in logs, errors and `Debug`, here and over the whole suite |
+//! | `secrets` | no secrets in logs, errors and `Debug` output, here and over the whole suite |
 //! | `shared` | harm that a tenant can do to other tenants of its bucket |
-//! | `authority` | certificates and tokens, made here |
+//! | `authority` | test certificates and tokens |
 
 mod authority;
 mod credentials;
@@ -37,17 +37,17 @@ use kvtyped::prelude::*;
 
 use crate::support::{Session, in_time, unique};
 
-/// How soon a denial is told, at the latest.
+/// The time limit for the report of a denial.
 const SOON: Duration = Duration::from_millis(500);
 
-/// How late a single denial may be told on a machine where many servers and tests share two cores: still far from what
-/// would end it without that.
+/// The time limit for a single denial on a loaded machine, where many servers and tests share two cores. It is still
+/// far below the operation timeout.
 const BUSY: Duration = Duration::from_secs(3);
 
-/// Far more than that: it is not the deadline that ends what is denied.
+/// An operation timeout far above [`BUSY`], so that a denied operation does not end by its timeout.
 const PATIENT: Duration = Duration::from_secs(10);
 
-/// Whoever connects so may write and read.
+/// Asserts that a connection succeeds, and that it may write and read.
 async fn is_let_in(what: &str, connect: Connect) -> Store {
     let store = connect.timeout(PATIENT).await.unwrap_or_else(|error| panic!("{what} is let in: {error:?}"));
     let sessions: Bucket<Session> = store.bucket().name(unique("guests")).await.expect("the bucket opens");
@@ -56,13 +56,13 @@ async fn is_let_in(what: &str, connect: Connect) -> Store {
     store
 }
 
-/// Whoever connects so is told why not, at once.
+/// Asserts that a connection is refused at once, and returns the error.
 async fn is_refused(what: &str, connect: Connect) -> Error {
     let refused = in_time(what, BUSY, connect.timeout(PATIENT)).await;
     refused.err().unwrap_or_else(|| panic!("{what} is refused"))
 }
 
-/// A folder of a test, which is removed with it.
+/// A temporary directory of a test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -73,7 +73,7 @@ impl Folder {
         Self(path)
     }
 
-    /// A file with this content; its path.
+    /// Creates a file with this content and returns its path.
     fn file(&self, name: &str, content: &str) -> String {
         let path = self.0.join(name);
         fs::write(&path, content).expect("a file can be written");

@@ -1,4 +1,4 @@
-//! The sets of the docs on a cluster, where the nearest server may be behind, and another be the leader.
+//! The documented permissions on a cluster, with stale replicas and with leaders on other servers.
 
 use kvtyped::prelude::*;
 
@@ -61,7 +61,7 @@ async fn every_role_does_its_work_by_any_server_of_a_cluster() {
     }
 }
 
-/// Waits until the nearest server has all that there was from the beginning.
+/// Waits until the nearest server has all initial records.
 async fn caught_up(sessions: &Bucket<Session>) {
     for tenant in ["acme", "beta"] {
         let last = SessionKey::new(tenant, RECORDS);

@@ -1,4 +1,4 @@
-//! The permissions of the docs: they suffice, each is needed, and the rest is denied.
+//! The documented permissions: they suffice, each is required, and everything else is denied.
 
 use std::sync::Mutex;
 
@@ -14,23 +14,23 @@ use super::{BUSY, PATIENT, SOON};
 use crate::needs::{Feature, needs};
 use crate::support::soon;
 
-/// The page that is shown in the docs.
+/// The page in the docs.
 const PAGE: &str = include_str!("../../kvtyped/docs/permissions.md");
 
-/// The block of a role on the page, as a server reads it.
+/// Returns the configuration block of a role on the page.
 pub(super) fn block(role: &str) -> String {
     let (_, text) = PAGE.split_once(&format!("# {role}\n")).expect("the page has the role");
     let (_, text) = text.split_once("```text\n").expect("the role has a block");
     text.split_once("```").expect("the block ends").0.to_owned()
 }
 
-/// The subjects that a block lets one publish under.
+/// Returns the subjects that a block permits the user to publish to.
 pub(super) fn subjects(block: &str) -> Vec<String> {
     let lines = block.lines().filter(|line| line.trim_start().starts_with('"'));
     lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
 
-/// A server, or a cluster, with an administrator, these users, and what they work on.
+/// A server or a cluster with an administrator, the given users, and the buckets that they use.
 pub(super) struct Site {
     servers: Servers,
     _admin: Store,
@@ -58,7 +58,7 @@ impl Site {
         Self::on(Servers::One(Box::new(server)), 1).await
     }
 
-    /// The same on three servers, with a replica of each bucket on each.
+    /// Like [`new`](Self::new), on three servers, with a replica of each bucket on each server.
     pub(super) async fn replicated(users: &[(String, String)]) -> Self {
         let config = format!("{}\nno_auth_user: admin", authorization(users));
         Self::on(Servers::Three(Cluster::start_with(3, &config).await), 3).await
@@ -80,7 +80,7 @@ impl Site {
         Self { servers, _admin: admin, sessions, client }
     }
 
-    /// The server that everybody knows, and of a cluster the only one.
+    /// Returns the server that all users connect to by default: the first one of a cluster.
     pub(super) fn server(&self) -> &Server {
         &self.servers.all()[0]
     }
@@ -93,9 +93,9 @@ impl Site {
         Store::connect(url(&self.servers.all()[node], user, inbox)).timeout(PATIENT).await.expect("it is let in")
     }
 
-    /// What the servers logged of denials to a user.
+    /// Returns the logged permission violations of a user, from all servers.
     pub(super) fn violations(&self, user: &str) -> Vec<String> {
-        // As servers up to 2.14 and later ones name it.
+        // The user format in the logs of servers up to 2.14, and of later servers.
         let names = [format!("User \"{user}\""), format!("/user:{user}\"")];
         let of_user = |line: &&str| names.iter().any(|name| line.contains(name));
         let of = |log: String| -> Vec<String> {
@@ -109,7 +109,7 @@ impl Site {
         serde_json::from_slice(&answer.payload).expect("it is JSON")
     }
 
-    /// A watch whose consumer is deleted goes on with another.
+    /// Checks that a watch continues with a new consumer after its consumer was deleted.
     pub(super) async fn watch_goes_on(&self, sessions: &ReadBucket<Session>, tenant: &str) {
         let mut events = sessions.watch(work::of(tenant)).await.expect("it may be watched");
         while !matches!(soon(&mut events).await.expect("an event"), Event::Ready) {}
@@ -128,25 +128,25 @@ impl Site {
     }
 }
 
-/// An administrator, and these users with what each may do.
+/// Returns the configuration of an administrator and these users with their permissions.
 fn authorization(users: &[(String, String)]) -> String {
     let user = |(name, block): &(String, String)| format!("{{ user: {name:?}, password: secret, {block} }}\n");
     let users: String = users.iter().map(user).collect();
     format!("authorization {{ users: [ {{ user: admin, password: secret }}\n{users} ] }}")
 }
 
-/// The administrator, who makes what there is, has the standard inbox.
+/// The administrator creates the buckets and uses the default inbox.
 fn url(server: &Server, user: &str, inbox: &str) -> String {
     let inbox = if inbox.is_empty() { String::new() } else { format!("?inbox={inbox}") };
     format!("nats://{user}:secret@{}{inbox}", server.addr())
 }
 
-/// What was denied, and how soon that was told.
+/// The denied operations, and the time until each denial was reported.
 #[derive(Default)]
 pub(super) struct Denied(Mutex<Vec<(String, Duration)>>);
 
 impl Denied {
-    /// Awaits what is denied, which must be told at once and as that.
+    /// Runs a denied operation, and asserts that it fails in time with `PermissionDenied`. Returns the error.
     pub(super) async fn is<T>(&self, what: &str, operation: impl IntoFuture<Output = Result<T, Error>>) -> Error {
         let start = Instant::now();
         let result = operation.into_future().await;
@@ -159,7 +159,7 @@ impl Denied {
         error
     }
 
-    /// Tells the figures, which must be what is promised.
+    /// Prints the times and asserts that they are within the limits.
     pub(super) fn tell(&self, role: &str) {
         let mut denied = self.0.lock().expect("nobody panics");
         denied.sort_by_key(|(_, took)| *took);
@@ -170,7 +170,7 @@ impl Denied {
     }
 }
 
-/// What is denied to whoever may not write, nor do what an administrator does.
+/// Asserts that all writes are denied.
 pub(super) async fn cannot_write(denied: &Denied, sessions: &Bucket<Session>, tenant: &str) {
     let session = Session::new(tenant, 1);
     let key = session.key();
@@ -185,7 +185,7 @@ pub(super) async fn cannot_write(denied: &Denied, sessions: &Bucket<Session>, te
     denied.is("delete_many", sessions.delete_many(many.iter().map(Session::key))).await;
 }
 
-/// What is denied to whoever is not an administrator.
+/// Asserts that all administrative operations are denied.
 async fn cannot_administrate(denied: &Denied, store: &Store) {
     let open = |name: &str| store.bucket::<Session>().name(name);
     denied.is("making a bucket", open("new")).await;
@@ -194,9 +194,10 @@ async fn cannot_administrate(denied: &Denied, store: &Store) {
     denied.is("deleting a bucket", store.delete_bucket("closed")).await;
 }
 
-/// Runs the work of a role with the set of the page, and once without each subject of it.
+/// Runs the work of a role with all documented permissions, and once without each single permission.
 ///
-/// `rarely` are those that are needed only where something else happens meanwhile.
+/// `rarely` lists permissions that are needed only in situations that the work does not cause reliably. Their absence
+/// is not tested.
 async fn each_is_needed(
     role: &str,
     rarely: &[&str],
@@ -227,7 +228,7 @@ async fn each_is_needed(
             }
             let store = site.connect(user, inbox).await;
             let work = async {
-                // Whether it fails, or goes on in another way, is not the question here.
+                // The work may fail or succeed by other means. Only the violation counts.
                 let _ = work(site, &store, at).await;
                 std::future::pending::<()>().await;
             };
@@ -346,11 +347,11 @@ async fn a_counter_counts_and_does_nothing_else() {
     denied.tell("counter");
 }
 
-/// C4: whoever may not listen for answers is told that, rather than that there are none.
+/// C4: a user without permission to receive replies gets `PermissionDenied` instead of a timeout.
 #[tokio::test]
 async fn a_wrong_inbox_is_told_at_once() {
     needs!(Locks);
-    // One may listen for the answers to requests, and not for what a consumer delivers.
+    // This user may receive replies to requests, but not the deliveries of a consumer.
     let half = block("Reader").replace("_INBOX_reader.>", "_INBOX_half.*.*");
     let site = Site::new(&[("reader".into(), block("Reader")), ("half".into(), half)]).await;
     let denied = Denied::default();
@@ -370,7 +371,7 @@ async fn a_wrong_inbox_is_told_at_once() {
     denied.tell("wrong inbox");
 }
 
-/// A watch that is not heard, so that the server waits for it for ever, is told why.
+/// A watch that may not reply to flow control stalls. It reports the denied subject.
 #[tokio::test]
 async fn a_watch_that_may_not_answer_the_server_is_told_so() {
     needs!(Locks);
@@ -389,7 +390,7 @@ async fn a_watch_that_may_not_answer_the_server_is_told_so() {
     assert!(subject.starts_with("$JS.FC."), "{subject}");
 }
 
-/// What is read of an application's own connection ends by its time, and is not taken for anything else.
+/// A denial on an application's connection is reported as a timeout, and is not mistaken for another error.
 #[tokio::test]
 async fn on_a_connection_of_the_application_a_denial_is_a_timeout() {
     needs!(Locks);

@@ -1,4 +1,4 @@
-//! What must not be shown.
+//! Secrets must not appear in logs, errors and `Debug` output.
 
 use harness::{Mode, Proxy, Server};
 use kvtyped::ErrorKind;
@@ -13,7 +13,7 @@ use crate::support::{Document, DocumentKey, RawSession, World, seen_as, soon, un
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Of which one revision is kept, so that it can be locked.
+/// Keeps one revision, so that it can be locked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "secret.{name}", history = 1)]
 struct Secret {
@@ -21,13 +21,14 @@ struct Secret {
     text: String,
 }
 
-/// Every family of operations, with values that are secret. What has the record itself (an entry, an event, a
-/// live value, a `put` that is not awaited yet) shows the record as the program's own `Debug` of it does: it is not shown here.
+/// Exercises every family of operations with secret values. Values that contain the record itself (an entry, an event,
+/// a live value, a `put` that is not awaited yet) are not shown here, because they use the program's own `Debug` of the
+/// record.
 async fn families(everything: &Everything, store: &Store) {
     let secrets: Bucket<Secret> = store.bucket().name(unique("secrets")).await.unwrap();
     let [one, other] = ["a", "b"].map(|name| Secret { name: name.into(), text: VALUE.into() });
     let (key, other_key) = (one.key(), other.key());
-    // Each builder is shown before it is awaited.
+    // Shows each builder before it is awaited.
     macro_rules! shown {
         ($operation:expr) => {{
             let operation = $operation;
@@ -104,7 +105,7 @@ async fn families(everything: &Everything, store: &Store) {
     shown!(secrets.compact(Duration::ZERO)).unwrap();
 }
 
-/// The verbs, and each way in which they fail, on a store that says nothing of its credentials.
+/// Exercises the verbs and each of their failures, on a store with credentials.
 async fn exercise(everything: &Everything, store: &Store, proxy: &Proxy) {
     let world = World::of(store.clone(), &proxy.url());
     let open = world.fresh::<Document>();
@@ -128,7 +129,7 @@ async fn exercise(everything: &Everything, store: &Store, proxy: &Proxy) {
     assert_eq!(documents.list(..).await.unwrap().count().await, 1);
     everything.shown(&documents.status().await.unwrap());
 
-    // What is no record of the model.
+    // Values that are not records of the model.
     let raw = seen_as::<RawSession>(&world, documents.name()).await;
     let other =
         RawSession::new("doc", "c", format!("{{\"name\":\"c\",\"text\":7,\"{VALUE}\":\"{VALUE}\"}}").as_bytes());
@@ -142,7 +143,7 @@ async fn exercise(everything: &Everything, store: &Store, proxy: &Proxy) {
         everything.shown(&documents.history(&DocumentKey::new(name)).await.unwrap());
     }
 
-    // No answer, then no connection.
+    // First without replies, then without a connection.
     proxy.set(Mode::DropReplies);
     let time = SECOND / 2;
     everything.error(&documents.put(&document).timeout(time).await.unwrap_err());
@@ -154,7 +155,7 @@ async fn exercise(everything: &Everything, store: &Store, proxy: &Proxy) {
     documents.purge(&key).await.unwrap();
 }
 
-/// Each kind of credentials that is in a file, right and wrong; the secrets in them.
+/// Exercises each kind of credentials in a file, valid and invalid. Returns the secrets in the files.
 async fn keys_and_certificates(everything: &Everything) -> Vec<String> {
     let folder = Folder::new();
     let operator = Operator::new();
@@ -210,7 +211,7 @@ async fn keys_and_certificates(everything: &Everything) -> Vec<String> {
     secrets
 }
 
-/// What fails before there is a store.
+/// Exercises a connection attempt that fails.
 async fn refused(everything: &Everything, url: &str) {
     let connect = Store::connect(url).timeout(2 * SECOND);
     everything.shown(&connect);
@@ -222,7 +223,8 @@ async fn refused(everything: &Everything, url: &str) {
 async fn no_secret_is_shown_in_logs_errors_and_debug() {
     needs!(Locks);
     let everything = Everything::default();
-    // Beside another, `tracing` asks this one about every event, and not only about those that this thread saw first.
+    // With a second dispatcher, `tracing` asks this subscriber about every event. With one dispatcher, it asks only
+    // about the events that this thread registers first.
     let _other = tracing::Dispatch::new(Everything::default());
     let _guard = tracing::subscriber::set_default(everything.clone());
     let users = format!(

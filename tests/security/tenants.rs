@@ -1,4 +1,4 @@
-//! Users who are confined to a prefix of the keys.
+//! Users who are restricted to a key prefix.
 
 use async_nats::ConnectOptions;
 use kvtyped::prelude::*;
@@ -10,7 +10,7 @@ use super::work::{self, Session, SessionKey};
 use crate::needs::needs;
 use crate::support::soon;
 
-/// Two tenants of one bucket; the second has the set of the first with its name in the place of the other's.
+/// Returns a site with two tenants of one bucket. The second tenant has the permissions of the first with its own name.
 async fn site() -> Site {
     let acme = block("Tenant");
     let beta = acme.replace("acme", "beta");
@@ -34,7 +34,7 @@ async fn a_tenant_does_all_of_its_work_below_its_prefix() {
     work::reading(&sessions, "acme").await.expect("it may be read");
     work::writing(&sessions, "acme", 1_000).await.expect("it may be written");
     work::contending(&[&sessions, &others], "acme", 5_000).await.expect("it may be changed");
-    // Of several filters one is made, which is not wider than the tenant.
+    // Several filters are merged into one that is not wider than the tenant's prefix.
     let two = vec![work::of("acme").id(1), work::of("acme").id(2)];
     let listed: Vec<_> = sessions.list(two.clone()).await.unwrap().try_collect().await.unwrap();
     assert_eq!(listed.len(), 2);
@@ -85,7 +85,7 @@ async fn a_tenant_sees_and_touches_nothing_of_another() {
     assert_eq!(everything(&site.sessions, "beta").await, before, "nothing was touched");
 }
 
-/// A user with such permissions whose store was not told so comes to the same, after denials.
+/// Without the restricted option, a restricted user gets the same results, after some denied requests.
 #[tokio::test]
 async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
     needs!(Locks);
@@ -103,7 +103,7 @@ async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
     assert!(!site.violations("acme").is_empty(), "the control: it asked for more than it may");
 }
 
-/// What permissions cannot keep apart, as the docs say: should this fail, servers have got better.
+/// Documented gaps of the permissions. If this test fails, servers have improved.
 #[tokio::test]
 async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
     needs!(Locks);
@@ -123,7 +123,7 @@ async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
     changed.await;
 }
 
-/// The revisions of all keys below a tenant, whatever is stored there.
+/// Returns the revisions of all keys of a tenant, independent of the values.
 async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revision> {
     let keys = (1..=work::RECORDS).map(|id| SessionKey::new(tenant, id));
     let all = sessions.get_many(keys).read(Read::Leader).each().await.expect("they are read");
@@ -132,7 +132,7 @@ async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revisio
         .collect()
 }
 
-/// Of an application's own connection it can be said, too.
+/// The restricted option is also available for an application's own connection.
 #[tokio::test]
 async fn a_connection_of_the_application_is_confined_by_its_options() {
     needs!(Locks);

@@ -1,4 +1,4 @@
-//! What each role does for a living.
+//! The work of each role.
 
 use futures::future::BoxFuture;
 use kvtyped::prelude::*;
@@ -8,7 +8,7 @@ use crate::support::soon;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the page of permissions calls `sessions`.
+/// The records of the bucket `sessions` in the documented permissions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "sessions", key = "{tenant}.{id}", history = 1)]
 pub(super) struct Session {
@@ -23,23 +23,23 @@ impl Session {
         Self { tenant: tenant.into(), id, visits: 0, text: String::new() }
     }
 
-    /// A large one: of these, a few are more than a server sends without being asked for.
+    /// Creates a large record. A few of them exceed the data that a server sends without flow control.
     pub(super) fn large(tenant: &str, id: u64) -> Self {
         Self { text: "x".repeat(60_000), ..Self::new(tenant, id) }
     }
 }
 
-/// How many records there are, below each tenant.
+/// The number of initial records of each tenant.
 pub(super) const RECORDS: u64 = 60;
 
 pub(super) type Work<'a> = BoxFuture<'a, Result<(), Error>>;
 
-/// The keys below a tenant.
+/// Returns a filter for the keys of a tenant.
 pub(super) fn of(tenant: &str) -> SessionFilter {
     SessionKey::filter().tenant(tenant)
 }
 
-/// What reads below a tenant, and needs no more than that.
+/// Reads the keys of a tenant, with the permissions for these keys only.
 pub(super) async fn reading(sessions: &ReadBucket<Session>, tenant: &str) -> Result<(), Error> {
     let key = SessionKey::new(tenant, 1);
     let entry = sessions.get(&key).await?.expect("there");
@@ -48,7 +48,7 @@ pub(super) async fn reading(sessions: &ReadBucket<Session>, tenant: &str) -> Res
     assert!(sessions.get_many(&keys).await?.iter().all(Option::is_some));
     let all: Vec<_> = sessions.list(of(tenant)).await?.try_collect().await?;
     assert!(all.len() as u64 >= RECORDS && all.iter().all(|session| session.tenant == tenant));
-    // A page, of which the server is told in between that it is taken.
+    // This page requires an acknowledgement to the server in between.
     let page: Vec<_> = sessions.list(of(tenant)).limit(40).await?.try_collect().await?;
     assert_eq!(page.len(), 40);
     assert!(sessions.keys(of(tenant)).await?.try_collect::<Vec<_>>().await?.len() as u64 >= RECORDS);
@@ -63,7 +63,7 @@ pub(super) async fn reading(sessions: &ReadBucket<Session>, tenant: &str) -> Res
     Ok(())
 }
 
-/// A watch whose reader takes its time.
+/// Watches the keys of a tenant until the initial listing is complete.
 async fn watching(sessions: &ReadBucket<Session>, tenant: &str) -> Result<(), Error> {
     let mut events = sessions.watch(of(tenant)).await?;
     loop {
@@ -73,7 +73,7 @@ async fn watching(sessions: &ReadBucket<Session>, tenant: &str) -> Result<(), Er
     }
 }
 
-/// What reads the whole bucket.
+/// Reads the whole bucket.
 pub(super) async fn reading_all(sessions: &ReadBucket<Session>) -> Result<(), Error> {
     let key = SessionKey::new("acme", 1);
     let entry = sessions.get(&key).read(Read::Leader).await?.expect("there");
@@ -84,7 +84,7 @@ pub(super) async fn reading_all(sessions: &ReadBucket<Session>) -> Result<(), Er
     Ok(())
 }
 
-/// What writes below a tenant, records from this number on.
+/// Writes keys of a tenant, with ids from `first`.
 pub(super) async fn writing(sessions: &Bucket<Session>, tenant: &str, first: u64) -> Result<(), Error> {
     let session = Session::new(tenant, first);
     let key = session.key();
@@ -95,7 +95,7 @@ pub(super) async fn writing(sessions: &Bucket<Session>, tenant: &str, first: u64
     assert!(sessions.update(&session, Revision::new(1)).await.is_err_and(|error| error.is_conflict()));
     sessions.touch(&key).await?;
     sessions.modify(&key, |session| session.visits += 1).await?;
-    // Nothing is written: whether that is right, no server confirms.
+    // Without a write, no server confirms that the base revision is current.
     sessions.modify(&key, |_| ()).await?;
     let absent = SessionKey::new(tenant, 0);
     assert!(sessions.touch(&absent).await.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound)));
@@ -108,7 +108,7 @@ pub(super) async fn writing(sessions: &Bucket<Session>, tenant: &str, first: u64
     Ok(())
 }
 
-/// Several who change one record at once: there are conflicts, and each change is made.
+/// Changes one record concurrently. Conflicts occur, and each change is applied.
 pub(super) async fn contending(all: &[&Bucket<Session>], tenant: &str, id: u64) -> Result<(), Error> {
     const CHANGES: u32 = 20;
     let session = Session::new(tenant, id);
@@ -128,7 +128,7 @@ pub(super) async fn contending(all: &[&Bucket<Session>], tenant: &str, id: u64) 
     Ok(())
 }
 
-/// Several records at once, and a lock beside one.
+/// Writes several records atomically, and uses a record lock.
 pub(super) async fn transacting(sessions: &Bucket<Session>) -> Result<(), Error> {
     let [one, other] = [Session::new("acme", 901), Session::new("acme", 902)];
     sessions.transaction().put(&one).put(&other).commit().await?;
@@ -150,13 +150,13 @@ pub(super) async fn transacting(sessions: &Bucket<Session>) -> Result<(), Error>
     Ok(())
 }
 
-/// Locks that are renewed, waited for and taken in turns; elections; semaphores.
+/// Uses locks with renewal, waiting and fair queues, elections, and semaphores.
 pub(super) async fn locking(store: &Store, name: &str) -> Result<(), Error> {
     let locks = store.locks("locks").ttl(SECOND).await?;
     let guard = locks.lock(name).await?;
     assert!(locks.try_lock(name).await?.is_none());
     assert!(locks.holder(name).await?.is_some());
-    // It is renewed: it outlives its time.
+    // The lease outlives its TTL, so it was renewed.
     assert!(tokio::time::timeout(SECOND + SECOND / 2, guard.lost()).await.is_err(), "it is still held");
     guard.release().await?;
     for locks in [store.locks("locks").await?, store.locks("locks").fair().await?] {
@@ -181,7 +181,7 @@ pub(super) async fn locking(store: &Store, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counters that are added to and read.
+/// Increments and reads counters.
 pub(super) async fn counting(store: &Store, name: &str) -> Result<(), Error> {
     let hits = store.counters("hits").await?;
     assert!(hits.is_server_side());

@@ -1,4 +1,5 @@
-//! P21: whoever stops waiting for a lock, holding it or giving it back, at whatever point, leaves no renewal behind.
+//! P21: a lock future or guard that is dropped at any point, while waiting, holding or releasing, leaves no renewal
+//! behind.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -16,16 +17,16 @@ use super::{Ledger, LedgerKey, every_seed, run};
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(6);
 
-/// When something is dropped.
+/// A drop point of a future.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
-    /// After it was polled so often.
+    /// The number of polls before the drop.
     Polls(u64),
-    /// So long after the beginning, before it sees what that moment brings.
+    /// The time before the drop. At that instant, the drop comes before any further poll.
     After(Duration),
 }
 
-/// Drops it then; whether it came to its end before.
+/// Drops a future at the given point. Returns whether it completed before.
 async fn cut<F: Future>(future: F, cut: Cut) -> bool {
     let mut polls = match cut {
         Cut::Polls(polls) => polls,
@@ -53,10 +54,10 @@ async fn cut<F: Future>(future: F, cut: Cut) -> bool {
     .await
 }
 
-/// What of the life of a lock is aborted.
+/// The scenario of an aborted lock.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    /// Another has the lock at first.
+    /// Whether another client holds the lock at first.
     waits: bool,
     fair: bool,
     faults: Faults,
@@ -74,7 +75,7 @@ async fn live(client: &Client, bucket: &Bucket<Ledger>, setup: Setup) -> Result<
     guard.release().await
 }
 
-/// One life that is cut off. Whether it came to its own end before.
+/// Runs one lock lifecycle and drops it at a point. Returns whether it completed before.
 async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
     let clients: Vec<_> = (1..=3).map(|number| Client::new(world, number)).collect();
     let mut buckets: Vec<Bucket<Ledger>> = Vec::new();
@@ -84,7 +85,7 @@ async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
     let key = LedgerKey::new("main");
     if setup.waits {
         let lock = buckets[1].lock(&key).ttl(TTL).owner("c2");
-        // A fair one knows who waits, so it hands the lock on.
+        // A fair lock has a wait queue, so the holder hands the lock over.
         let guard = if setup.fair { lock.fair() } else { lock }.await.expect("the network is well yet");
         tokio::spawn(async move {
             sleep(4 * SECOND).await;
@@ -105,7 +106,7 @@ async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
     }
     let waited = Instant::now();
     let lock = buckets[2].lock(&key).ttl(TTL).owner("c3");
-    // What was on its way lands later, and a lease lives for its time from then.
+    // A delayed write may be applied later. Its lease then lives for a full TTL.
     let longest = if is_wild { 3 * TTL + 30 * SECOND } else { SECOND };
     match timeout(longest, if setup.fair { lock.fair() } else { lock }).await {
         Ok(Ok(guard)) => {
@@ -120,7 +121,7 @@ async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
     let own = seen.landed.iter().filter(|landed| landed.client == 1 && landed.put && is_lease(&landed.key));
     let own: BTreeSet<_> = own.filter_map(|landed| landed.revision.ok()).collect();
     let renewals = seen.sent.iter().filter(|sent| sent.client == 1 && sent.put && sent.at > dropped);
-    // What is handed on to another is no renewal.
+    // A handover to another client is not a renewal.
     let renewals = renewals.filter(|sent| sent.holder.as_deref() == Some("c1"));
     let renewals = renewals.filter(|sent| sent.over.is_some_and(|over| own.contains(&over))).count();
     if renewals > 0 {
@@ -129,7 +130,7 @@ async fn abort(world: &World, setup: Setup, at: Cut) -> bool {
     over
 }
 
-/// Cuts it after each of its polls, and whenever something happens to its client, or a moment later.
+/// Aborts the lifecycle after each poll, at each event of its client, and 1 ms after each event.
 fn at_every_point(setup: Setup) {
     let whole = run(0, async |world| assert!(abort(&world, setup, Cut::Polls(u64::MAX)).await));
     let end = whole.trace.iter().position(|event| event.what == "dropped").expect("it comes to its end");

@@ -1,4 +1,4 @@
-//! Chance that follows from a seed.
+//! A deterministic random number generator.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub(super) struct Chance(u64);
 
 impl Chance {
     pub(super) fn new(seed: u64) -> Self {
-        // Seeds that follow each other have nothing in common from the first draw on.
+        // Discards the first number, so that consecutive seeds are uncorrelated from the first draw on.
         let mut chance = Self(seed ^ 0x6b76_7479_7065_6421);
         chance.next();
         chance
@@ -22,17 +22,17 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// Anything from `least` to `most`.
+    /// Returns a number from `least` to `most`, inclusive.
     pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.next() % (most - least + 1)
     }
 
-    /// Anything from `least` to `most` milliseconds.
+    /// Returns a duration from `least` to `most` milliseconds, inclusive.
     pub(super) fn ms(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.between(least, most))
     }
 
-    /// Whether what happens so many times in a thousand happens.
+    /// Returns `true` with a probability of `permille` in a thousand.
     pub(super) fn happens(&mut self, permille: u64) -> bool {
         self.next() % 1_000 < permille
     }

@@ -1,4 +1,5 @@
-//! Several clients want one lock: never two hold it, nothing stale gets past a fence, and it is handed on.
+//! Several clients compete for one lock: it has at most one holder, its fencing tokens reject stale writes, and every
+//! client acquires it.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -15,29 +16,29 @@ use super::{Ledger, LedgerKey, caught, every_seed, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long after the end of all faults everybody has had the lock: the slowest watch is blind for 35 s, the latest write
-/// comes after 30 s, and each of them may cost a time to live.
+/// The time limit after the end of all faults until every client has held the lock. The slowest watch is blind for 35
+/// s, the latest write arrives after 30 s, and each of them may cost one TTL.
 const HANDED_ON: Duration = Duration::from_secs(240);
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    /// The library's, if it is none of the wrong ones.
+    /// The incorrect lock to test; `None` for the lock of the library.
     belief: Option<Belief>,
-    /// Whether clients are paused between a look at the lock and the deed.
+    /// Whether clients are paused between the check of the lock and the write.
     thinks: bool,
-    /// Whether clients are paused at any other time, and killed.
+    /// Whether clients are paused at other times and killed.
     pauses: bool,
-    /// Whether what is protected looks at the fence.
+    /// Whether the protected resource checks the fencing token.
     fenced: bool,
-    /// For how long everything goes wrong.
+    /// The duration of the faults.
     wild: Duration,
 }
 
-/// The library's, under all faults.
+/// The lock of the library under all faults.
 const ALL: Setup = Setup { belief: None, thinks: true, pauses: true, fenced: true, wild: Duration::from_secs(60) };
 
-/// Somebody's hold of the lock.
+/// A held lock of either implementation.
 enum Guard {
     Right(LockGuard),
     Wrong(WrongGuard),
@@ -61,7 +62,7 @@ impl Guard {
     }
 }
 
-/// A system outside, which may remember the highest fence that it met.
+/// An external resource, which can remember the highest fencing token that it received.
 #[derive(Debug, Default)]
 struct Register {
     highest: Mutex<u64>,
@@ -82,7 +83,7 @@ impl Register {
     }
 }
 
-/// One who wants the lock again and again.
+/// A client that acquires the lock repeatedly.
 struct Worker {
     world: World,
     setup: Setup,
@@ -104,7 +105,7 @@ async fn contend(world: World, setup: Setup) {
     for number in 1..=clients {
         let client = Client::new(&world, number);
         let bucket = open(&client).await;
-        // Two of the first process: they wait for each other before they wait for others.
+        // Two workers in the first process: they queue locally before they compete with other processes.
         for _ in 0..if number == 1 { 2 } else { 1 } {
             let (world, bucket, register) = (world.clone(), bucket.clone(), Arc::clone(&register));
             workers.push(Worker { world, setup, client: client.clone(), bucket, ttl, fair, register });
@@ -131,7 +132,7 @@ async fn open(client: &Client) -> Bucket<Ledger> {
     client.store().bucket().await.expect("the network is well yet")
 }
 
-/// Whoever wrote the record, no write of an older tenure came after one of a newer.
+/// Checks that no record was written with an older fencing token after one with a newer token.
 fn stale_writes(world: &World) {
     let fences = world.ledger();
     for pair in fences.windows(2) {
@@ -207,11 +208,12 @@ impl Worker {
         Some(guard)
     }
 
-    /// Works under the lock for a while; whether it was held to the end.
+    /// Works under the lock for a while. Returns whether the lock was held to the end.
     async fn hold(&self, guard: &Guard, wild: Instant) -> bool {
         let Self { world, client, .. } = self;
         let ttl = self.ttl.as_millis() as u64;
-        // When all is well again, each has it for a moment: whoever waits gets it soon, whatever the order.
+        // After the faults, each worker holds the lock for a short time only. Every waiter then acquires it soon, in
+        // any order.
         let (steps, longest) = if Instant::now() >= wild { (1, 1_000) } else { (4, ttl / 2) };
         for _ in 0..world.chance(|chance| chance.between(1, steps)) {
             let calm = Instant::now() >= wild;
@@ -235,8 +237,8 @@ impl Worker {
         guard.is_held()
     }
 
-    /// Does what the lock protects: writes the record, and the register outside. Between the look and the deed it may be
-    /// paused.
+    /// Performs the protected work: writes the record and the external register. The client may be paused between the
+    /// check of the lock and the writes.
     async fn act(&self, guard: &Guard, thinks: bool) {
         let Self { world, client, bucket, .. } = self;
         let record = Ledger::new(guard.fence());
@@ -287,14 +289,14 @@ fn a_seed_has_one_trace() {
     }
 }
 
-/// P10, P11, P12, P16, P19, and that it is handed on.
+/// P10, P11, P12, P16, P19, and liveness: every waiter acquires the lock.
 #[test]
 fn a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence() {
     let test = "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence";
     every_seed(test, 100, |world| contend(world, ALL));
 }
 
-/// Long enough for nearly every seed to harm what is wrong.
+/// Long enough for nearly every seed to break an incorrect lock.
 const LONG: Duration = Duration::from_secs(900);
 
 const CONTROL: Setup =

@@ -1,4 +1,5 @@
-//! P3 and P2: a retried change reads what it lost against, and counts exactly, or says that it does not know.
+//! P2 and P3: a retried change reads the record that it conflicted with. The count is exact, or the outcome is reported
+//! as unknown.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{Ledger, LedgerKey, every_seed, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often a change is tried.
+/// The maximum number of attempts of a change.
 const ATTEMPTS: u32 = 8;
 
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ fn a_retried_change_is_exact_or_unknown_and_never_runs_on_what_lost() {
         }
         elections.abort();
         world.set_faults(Faults::NONE);
-        // What is on its way lands.
+        // Delayed writes arrive.
         sleep(60 * SECOND).await;
         let number = observer.get(&LedgerKey::new("main")).read(Read::Leader).await.expect("well again");
         let number = number.expect("it is there").number;
@@ -83,7 +84,7 @@ fn a_retried_change_is_exact_or_unknown_and_never_runs_on_what_lost() {
     });
 }
 
-/// Two processes count, each with several tasks at once, whose changes one write stores.
+/// Two processes increment with several concurrent tasks each. A group commit stores several changes with one write.
 async fn rows(world: &World, faults: Faults) -> Sum {
     let key = LedgerKey::new("main");
     let mut tasks = Vec::new();
@@ -117,7 +118,7 @@ async fn rows(world: &World, faults: Faults) -> Sum {
         sum.unknown += unknown;
     }
     world.set_faults(Faults::NONE);
-    // What is on its way lands.
+    // Delayed writes arrive.
     sleep(60 * SECOND).await;
     sum
 }

@@ -1,5 +1,5 @@
-//! Writes of a lease whose fate its holder does not hear of: it is taken, given back and ended all the same, or said to be
-//! in doubt.
+//! Writes of a lease whose acknowledgement is lost: the lease is still acquired, released and completed, or its outcome
+//! is reported as unknown.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use super::{Ledger, LedgerKey, every_seed, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Every acknowledgement of a write is lost, and nothing else.
+/// Loses every acknowledgement of a write, and nothing else.
 const DEAF: Faults = Faults { lost_answer: 1_000, ..Faults::NONE };
 
-/// Every request is lost.
+/// Loses every request.
 const MUTE: Faults = Faults { lost: 1_000, ..Faults::NONE };
 
 async fn ledger(world: &World, number: u64) -> Bucket<Ledger> {
     Client::new(world, number).store().bucket().await.expect("the network is well yet")
 }
 
-/// How often the lease, and what stands beside it, were written and removed.
+/// Returns the number of sent writes: puts and removals of the lease, then puts and removals of other keys.
 fn writes(world: &World) -> [usize; 4] {
     let sent = world.seen().sent;
     [(true, true), (true, false), (false, true), (false, false)]
@@ -102,14 +102,14 @@ fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
             let key = number.to_string();
             let faults = Faults { lost: 250, lost_answer: 250, late: 100, slow: 50, slow_answer: 100, ..Faults::NONE };
             let work = async || {
-                // It has the lease; what goes wrong is the writing of its result.
+                // The lease is held now. The faults affect only the write of the result.
                 world.set_faults(faults);
                 number
             };
             let told = once.run(&key, work).await;
             sleep(world.chance(|chance| chance.ms(0, 2_000))).await;
             world.set_faults(Faults::NONE);
-            // What is on its way lands.
+            // Delayed writes arrive.
             sleep(60 * SECOND).await;
             let stored = observer.get(&key).await.expect("well again");
             let error = match told {
@@ -131,7 +131,7 @@ fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
     });
 }
 
-/// Runs work whose result is written while acknowledgements are lost, and then nothing arrives or all does.
+/// Runs work and stores its result while acknowledgements are lost. After 5 s, the faults `then` apply.
 async fn finished(world: &World, then: Faults) -> (Result<u64, Error>, Option<u64>) {
     let once = Client::new(world, 1).store().once::<u64>("once");
     let work = async || {

@@ -1,4 +1,4 @@
-//! Many keys in one call, over a slow network: each request has its own deadline.
+//! Bulk operations over a slow network: each request has its own deadline.
 
 use std::time::Duration;
 

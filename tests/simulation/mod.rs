@@ -1,15 +1,15 @@
-//! Locks and retries over a simulated network, in a simulated time: thousands of seeds, each another weather.
+//! Simulation of locks and retries on a simulated network with simulated time, for thousands of seeds.
 //!
-//! A decorator of the waist ([`network`]) stands between each client and a server that all share (the memory backend). It
-//! loses requests and acknowledgements, delays them, applies writes after their senders gave up, elects leaders, answers
-//! reads with what was there before, makes watches blind, lets entries expire late, and pauses and kills clients. Whatever
-//! happens follows from a seed, so that what was found is found again: two runs of a seed have the same trace.
+//! Each client has a backend decorator ([`network`]) in front of a shared server, the memory backend. The decorator
+//! loses and delays requests and acknowledgements, applies writes after their senders gave up, and elects leaders. It
+//! answers reads with older versions, makes watches blind, lets entries expire late, and pauses and kills clients. All
+//! events follow from a seed, so every failure is reproducible: two runs of a seed have the same trace.
 //!
-//! A seed that breaks a promise is told with its trace. To run it alone:
-//! `KVTYPED_SIM_SEED=17 cargo test -p kvtyped-tests --test suite simulation::`, with the name of the test behind it.
-//! `KVTYPED_SIM_SEEDS=10000` runs more of them. What was found once is kept in a table ([`FOUND`]) and runs each time.
+//! A failing seed is reported with its trace. To run one seed: `KVTYPED_SIM_SEED=17 cargo test -p kvtyped-tests --test
+//! suite simulation::`, followed by the name of the test. `KVTYPED_SIM_SEEDS=10000` runs more seeds. Seeds that once
+//! failed are kept in a table ([`FOUND`]) and run every time.
 //!
-//! The wrong ways are kept, too ([`wrong`]): a network that harms nobody proves nothing.
+//! Incorrect implementations are tested, too ([`wrong`]): a simulation that never breaks them proves nothing.
 
 mod aborted;
 mod chance;
@@ -29,7 +29,7 @@ use kvtyped::prelude::*;
 
 use self::world::{Seen, World};
 
-/// Seeds that broke a promise once: of which test, and what it was.
+/// Seeds that once failed: the test, the seed, and the defect.
 const FOUND: &[(&str, u64, &str)] = &[
     (
         "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
@@ -73,15 +73,15 @@ const FOUND: &[(&str, u64, &str)] = &[
     ),
 ];
 
-/// How many trailing events of a trace are told.
+/// The number of trailing trace events in a report.
 const TAIL: usize = 60;
 
-/// What a lock protects.
+/// The record that a lock protects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "ledger", key = "{name}", history = 1)]
 struct Ledger {
     name: String,
-    /// The fence of the tenure in which it was written.
+    /// The fencing token of the write.
     fence: u64,
     number: u64,
 }
@@ -106,7 +106,8 @@ fn run(seed: u64, scenario: impl AsyncFnOnce(World)) -> Seen {
     })
 }
 
-/// The seeds to run: one that is wanted, or so many, and those that were found.
+/// Returns the seeds to run: a single requested seed, or the seeds that once failed followed by the requested or usual
+/// number.
 fn seeds(test: &str, usual: u64) -> Vec<u64> {
     let wanted = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = wanted("KVTYPED_SIM_SEED") {
@@ -116,7 +117,7 @@ fn seeds(test: &str, usual: u64) -> Vec<u64> {
     found.chain(0..wanted("KVTYPED_SIM_SEEDS").unwrap_or(usual)).collect()
 }
 
-/// Runs every seed; none breaks a promise.
+/// Runs every seed and panics if a promise is broken.
 fn every_seed(test: &str, usual: u64, scenario: impl AsyncFn(World)) {
     let (begun, seeds) = (std::time::Instant::now(), seeds(test, usual));
     let mut counts = std::collections::BTreeMap::<_, u64>::new();
@@ -145,7 +146,7 @@ fn every_seed(test: &str, usual: u64, scenario: impl AsyncFn(World)) {
     println!("{test}: {} seeds in {:?}: {counts:?}", seeds.len(), begun.elapsed());
 }
 
-/// Runs so many seeds of what is wrong: in how many it is seen to break a promise.
+/// Runs seeds of an incorrect implementation. Returns the number of seeds that break the promise.
 fn caught(test: &str, promise: &str, seeds: u64, scenario: impl AsyncFn(World)) -> u64 {
     let caught = (0..seeds).filter(|seed| {
         let seen = run(*seed, &scenario);

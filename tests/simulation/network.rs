@@ -1,4 +1,4 @@
-//! The decorator of the waist: one client's way to a server that all share, and what happens on that way.
+//! The backend decorator: the simulated connection between one client and the shared server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,17 +19,17 @@ use super::world::{Applied, World};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// What does not wait in truth: an operation of the memory backend.
+/// Polls an operation of the memory backend, which completes at once.
 pub(super) fn at_once<F: Future>(operation: F) -> F::Output {
     tokio::task::coop::unconstrained(operation).now_or_never().expect("memory answers at once")
 }
 
-/// Later than any deadline.
+/// Returns a deadline that is later than any other.
 pub(super) fn never() -> Deadline {
     Deadline::after(Duration::from_secs(1 << 20))
 }
 
-/// One simulated process.
+/// A simulated process.
 #[derive(Debug, Clone)]
 pub(super) struct Client(Arc<Process>);
 
@@ -61,20 +61,20 @@ impl Client {
         Store::from_backend(Arc::new(self.clone()))
     }
 
-    /// From now on nothing of it moves for this long.
+    /// Suspends the client for the given time.
     pub(super) fn pause(&self, long: Duration) {
         let mut paused = self.0.paused_until.lock().expect("one thread");
         *paused = (*paused).max(Instant::now() + long);
         self.0.world.note(self.number(), "pause", long.as_millis() as u64, 0);
     }
 
-    /// From now on nothing of it moves any more.
+    /// Suspends the client forever.
     pub(super) fn kill(&self) {
         self.0.dead.store(true, Ordering::Relaxed);
         self.0.world.note(self.number(), "die", 0, 0);
     }
 
-    /// Goes on when it is not paused.
+    /// Waits until the client is not suspended.
     pub(super) async fn awake(&self) {
         loop {
             if self.0.dead.load(Ordering::Relaxed) {
@@ -92,7 +92,7 @@ impl Client {
         Arc::new(Line { client: self.clone(), raw })
     }
 
-    /// A request that changes nothing: waits, fails, or is answered.
+    /// Simulates a read-only request: it waits, fails or is answered.
     async fn ask<R>(&self, deadline: Deadline, answer: impl FnOnce() -> Result<R>) -> Result<R> {
         self.awake().await;
         if deadline.has_passed() {
@@ -154,7 +154,7 @@ impl Backend for Client {
         config: BucketConfig,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
-        // Nothing goes wrong with those of a server here.
+        // Counters have no simulated faults.
         self.0.memory.counters(config, deadline)
     }
 
@@ -171,21 +171,21 @@ fn unavailable(reason: &str) -> Error {
     Error::new(ErrorKind::Unavailable { reason: reason.to_owned() })
 }
 
-/// A client's way to one bucket.
+/// The simulated connection of a client to one bucket.
 #[derive(Debug)]
 struct Line {
     client: Client,
     raw: Arc<dyn RawBucket>,
 }
 
-/// What becomes of a write on its way.
+/// The fate of a write in transit.
 #[derive(Debug, Clone, Copy)]
 struct Fate {
-    /// After what time it is applied, if it is.
+    /// The delay until the write is applied; `None` if it is lost.
     there: Option<Duration>,
-    /// After what time more its sender hears of that, if it does.
+    /// The further delay until the sender receives the acknowledgement; `None` if it is lost.
     back: Option<Duration>,
-    /// It is refused at once, and its sender told.
+    /// Whether the write is refused at once with an error.
     refused: bool,
 }
 
@@ -225,7 +225,7 @@ impl Line {
         })
     }
 
-    /// Sends a write, or a batch, to its fate.
+    /// Sends a write or a batch and simulates its fate.
     async fn send(&self, batch: Batch, single: bool, deadline: Deadline) -> Result<Vec<Revision>> {
         self.client.awake().await;
         if deadline.has_passed() {
@@ -240,7 +240,7 @@ impl Line {
             self.client.awake().await;
             return Err(unavailable("no stream found"));
         }
-        // On its way it is whether its sender waits or not.
+        // The write continues in transit even if its sender no longer waits.
         let (answer, answered) = tokio::sync::oneshot::channel();
         if let Some(there) = there {
             let (raw, world) = (Arc::clone(&self.raw), world.clone());
@@ -350,12 +350,12 @@ impl RawBucket for Line {
     }
 }
 
-/// One sitting of a watch: it comes late, and may go blind, or end.
+/// A watch session. It delivers events with delay, and may go blind or end.
 struct Sitting {
     client: Client,
     patience: Duration,
     inner: Option<BoxStream<'static, Result<Signal>>>,
-    /// When it goes blind, and for how long before that is noticed.
+    /// The time when the session goes blind, and the delay until this is detected.
     ends: Option<(Instant, Duration)>,
 }
 

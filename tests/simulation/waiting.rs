@@ -1,4 +1,4 @@
-//! P22: a waiter misses no release for longer than its fallback, and writes once for what it hears.
+//! P22: a waiter misses no release for longer than its fallback interval, and writes at most once per release.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{Ledger, LedgerKey, every_seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The lock goes through the hands of all who wait; how long it was free before each of them had it.
+/// Passes the lock through all waiters. Returns how long it was free before each acquisition.
 async fn hand_over(world: &World, faults: Faults, ttl: Duration, waiters: u64) -> Vec<Duration> {
     let key = LedgerKey::new("main");
     let mut buckets: Vec<Bucket<Ledger>> = Vec::new();
@@ -38,7 +38,7 @@ async fn hand_over(world: &World, faults: Faults, ttl: Duration, waiters: u64) -
     first.release().await.expect("nothing is lost");
     let mut free = Instant::now();
     let mut waits = Vec::new();
-    // The longest that anybody may wait, and more.
+    // More than the longest permitted wait.
     while let Ok(Some((taken, released))) = timeout(60 * SECOND, taken.recv()).await {
         waits.push(taken.saturating_duration_since(free));
         free = released;
@@ -79,7 +79,7 @@ fn a_waiter_writes_once_for_what_it_hears() {
             *writes.entry((sent.client, sent.over.unwrap_or_default())).or_default() += 1;
         }
         for ((client, over), count) in writes {
-            // Over nothing: at first, and once its watch told that nobody has it.
+            // Writes that expect no record: one at the start, and one after the watch reported that the lock is free.
             if count > if over == 0 { 2 } else { 1 } {
                 world.broken("P22", format!("c{client} wrote {count} times over {over}"));
             }
@@ -87,12 +87,12 @@ fn a_waiter_writes_once_for_what_it_hears() {
     });
 }
 
-/// One who wants the lock of the record, first come, first served.
+/// Returns a fair lock on the record.
 fn fair(bucket: &Bucket<Ledger>, number: u64, ttl: Duration) -> kvtyped::Lock {
     bucket.lock(&LedgerKey::new("main")).ttl(ttl).owner(format!("c{number}")).fair()
 }
 
-/// So many clients, and their buckets.
+/// Creates clients and their buckets.
 async fn clients(world: &World, many: u64) -> Vec<(Client, Bucket<Ledger>)> {
     let mut clients = Vec::new();
     for number in 1..=many {
@@ -124,7 +124,7 @@ fn the_fair_have_it_in_their_order_by_one_write_each() {
                 guard.release().await.expect("nothing is lost");
                 let _ = tell.send((number, taken, released));
             });
-            // Until its ticket is drawn.
+            // Waits until the ticket is enqueued.
             sleep(world.chance(|chance| chance.ms(100, 2_000))).await;
         }
         drop(tell);
@@ -152,7 +152,7 @@ fn the_fair_have_it_in_their_order_by_one_write_each() {
     });
 }
 
-/// One is the first of those who wait, and stops around the moment when the lock is given back: the next has it all the same.
+/// The first waiter stops waiting at about the time of the release. The next waiter still acquires the lock.
 #[test]
 fn one_who_gives_up_holds_nobody_up() {
     let test = "simulation::waiting::one_who_gives_up_holds_nobody_up";
@@ -176,7 +176,8 @@ fn one_who_gives_up_holds_nobody_up() {
     });
 }
 
-/// One is the first of those who wait, and dies: the next has it a time to live later, and at once if that was long ago.
+/// The first waiter dies. The next waiter acquires the lock at most one TTL later, or at once if the death was long
+/// ago.
 #[test]
 fn one_who_dies_holds_nobody_up_for_longer_than_its_time() {
     let test = "simulation::waiting::one_who_dies_holds_nobody_up_for_longer_than_its_time";

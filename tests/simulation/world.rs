@@ -1,4 +1,4 @@
-//! What all clients of one simulation share: the server, the faults, the chance, and what was seen.
+//! The shared state of a simulation: the server, the faults, the random numbers, and the trace.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -13,31 +13,31 @@ use tokio::time::Instant;
 use super::chance::Chance;
 use super::network::{at_once, never};
 
-/// How often what goes wrong, in a thousand.
+/// The probability of each fault, per thousand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Faults {
     /// A request is lost.
     pub(super) lost: u64,
-    /// A write is applied, and its acknowledgement lost.
+    /// A write is applied, but its acknowledgement is lost.
     pub(super) lost_answer: u64,
-    /// A write is applied 5 to 20 s after its sender gave up.
+    /// A write is applied 5 to 20 s after its sender's deadline.
     pub(super) late: u64,
     /// A request takes 1 to 4.9 s.
     pub(super) slow: u64,
     /// An acknowledgement takes 1 to 4.9 s.
     pub(super) slow_answer: u64,
-    /// A read of any server sees what was there before.
+    /// A read that permits any replica returns an older version.
     pub(super) stale: u64,
-    /// A sitting of a watch goes blind, or ends.
+    /// A watch session goes blind or ends.
     pub(super) blind: u64,
-    /// Within so many milliseconds.
+    /// The maximum time in milliseconds until a session goes blind.
     pub(super) blind_within: u64,
     /// An entry expires a second late.
     pub(super) late_expiry: u64,
 }
 
 impl Faults {
-    /// None.
+    /// No faults.
     pub(super) const NONE: Self = Self {
         lost: 0,
         lost_answer: 0,
@@ -50,7 +50,7 @@ impl Faults {
         late_expiry: 0,
     };
 
-    /// All of them.
+    /// All faults.
     pub(super) const ALL: Self = Self {
         lost: 30,
         lost_answer: 40,
@@ -64,12 +64,12 @@ impl Faults {
     };
 }
 
-/// Whatever can be held by one at a time.
+/// A lock guard that can report whether it is valid.
 pub(super) trait Held: Send + Sync {
     fn is_held(&self) -> bool;
 }
 
-/// One thing that happened; two runs of a seed have the same.
+/// An event of the trace. Two runs of a seed have the same events.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) at: Duration,
@@ -85,7 +85,7 @@ impl fmt::Debug for Event {
     }
 }
 
-/// What reaches the server: one write, or a batch of them.
+/// A request that reaches the server: one write or a batch.
 pub(super) struct Applied<'a> {
     pub(super) client: u64,
     pub(super) raw: &'a dyn RawBucket,
@@ -93,16 +93,16 @@ pub(super) struct Applied<'a> {
     pub(super) single: bool,
 }
 
-/// A write as it was sent.
+/// A sent write.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) at: Instant,
     pub(super) client: u64,
     pub(super) key: Key,
     pub(super) put: bool,
-    /// The revision that its own key must have.
+    /// The revision that the write expects for its own key.
     pub(super) over: Option<u64>,
-    /// Who holds what it writes, if that is a lease.
+    /// The holder in the written value, if it is a lease.
     pub(super) holder: Option<String>,
 }
 
@@ -112,7 +112,7 @@ pub(super) struct Landed {
     pub(super) client: u64,
     pub(super) key: Key,
     pub(super) put: bool,
-    /// Its revision; if it was refused, that which is there.
+    /// The new revision, or the current one if the write was refused.
     pub(super) revision: Result<u64, u64>,
 }
 
@@ -132,25 +132,26 @@ struct State {
     versions: HashMap<Key, VecDeque<(Instant, Option<RawEntry>)>>,
     guards: Vec<(u64, Weak<dyn Held>)>,
     fence: u64,
-    /// The fences of the records that were written, in the order of their revisions.
+    /// The fencing tokens of the written records, by revision.
     ledger: Vec<u64>,
-    /// Of each client: what it lost against since it began, and how often it has written.
+    /// For each client: the lowest permitted expected revision after a conflict, and the number of writes of the
+    /// current change.
     attempts: BTreeMap<u64, (u64, u64)>,
     seen: Seen,
 }
 
-/// What was seen.
+/// The observations of a run.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Seen {
     pub(super) trace: Vec<Event>,
     pub(super) sent: Vec<Sent>,
     pub(super) landed: Vec<Landed>,
-    /// Broken promises, by their numbers, with what was seen.
+    /// The broken promises, by number, with a description.
     pub(super) broken: Vec<(&'static str, String)>,
     pub(super) counts: BTreeMap<&'static str, u64>,
 }
 
-/// A bound on what a seed does: more is a loop that does not wait.
+/// The limit of trace events per seed. More events indicate a busy loop.
 const TOO_MUCH: usize = 200_000;
 
 impl World {
@@ -203,7 +204,7 @@ impl World {
         self.state().seen.broken.push((promise, format!("{:.3}: {what}", at.as_secs_f64())));
     }
 
-    /// Writes down what happened, and looks who holds what.
+    /// Records an event and checks mutual exclusion.
     pub(super) fn note(&self, client: u64, what: &'static str, a: u64, b: u64) {
         let event = Event { at: self.0.begun.elapsed(), client, what, numbers: (a, b) };
         let mut state = self.state();
@@ -212,7 +213,7 @@ impl World {
         state.exclusion(event.at);
     }
 
-    /// Somebody has it. The number of the tenure.
+    /// Records that a client acquired the lock.
     pub(super) fn took(&self, client: u64, fence: u64, guard: Weak<dyn Held>) {
         let mut state = self.state();
         if fence <= std::mem::replace(&mut state.fence, fence) {
@@ -224,7 +225,7 @@ impl World {
         self.note(client, "took", fence, 0);
     }
 
-    /// For so long there is no leader.
+    /// Leaves the bucket without a leader for this time.
     pub(super) fn elect(&self, long: Duration) {
         let now = Instant::now();
         self.state().election = Some((now, now + long));
@@ -235,18 +236,18 @@ impl World {
         self.election_ends().is_some()
     }
 
-    /// How long it will be until there is a leader.
+    /// Returns the time until there is a leader again; `None` if there is one.
     pub(super) fn election_ends(&self) -> Option<Duration> {
         let (_, ends) = self.state().election?;
         Some(ends.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    /// Whether one that was a leader answers, while there is none.
+    /// Returns whether a request during an election reaches a deposed leader.
     pub(super) fn is_deposed_leader_there(&self) -> bool {
         self.chance(|chance| chance.happens(200))
     }
 
-    /// What a leader that was deposed answers, if it is the one that is asked.
+    /// Returns the answer of a deposed leader if the read reaches one.
     pub(super) fn deposed(&self, key: &Key) -> Option<Option<RawEntry>> {
         let now = Instant::now();
         let mut state = self.state();
@@ -258,13 +259,13 @@ impl World {
         }
         let Some(versions) = state.versions.get(key) else { return Some(None) };
         let version = versions.iter().rev().find(|(at, _)| *at <= begun);
-        // What is too old to be remembered is answered as it is now.
+        // If the version is no longer remembered, the read returns the current entry.
         let Some((at, entry)) = version else { return (versions.len() < REMEMBERED).then_some(None) };
         let expired = entry.as_ref().and_then(|entry| entry.ttl).is_some_and(|ttl| *at + ttl.as_duration() <= now);
         (!expired).then(|| entry.clone())
     }
 
-    /// What a server that is behind answers, if it is the one that is asked.
+    /// Returns the answer of a stale replica if the read reaches one.
     pub(super) fn stale(&self, key: &Key) -> Option<Option<RawEntry>> {
         let mut state = self.state();
         let State { chance, faults, versions, .. } = &mut *state;
@@ -303,12 +304,12 @@ impl World {
         self.note(client, if put { "put" } else { "remove" }, part(&write.key), over.unwrap_or_default());
     }
 
-    /// A client begins a change of the record; how often it has written since the last.
+    /// Starts a change of the record by a client. Returns the number of writes of the previous change.
     pub(super) fn begins(&self, client: u64) -> u64 {
         self.state().attempts.insert(client, (0, 0)).unwrap_or_default().1
     }
 
-    /// A client hears that its write of the record lost.
+    /// Records that a client received a conflict for its write of the record.
     pub(super) fn heard(&self, client: u64, key: &Key, error: &Error) {
         if let ErrorKind::Conflict { actual: Some(actual), .. } = error.kind()
             && key.as_str() == RECORD
@@ -318,12 +319,12 @@ impl World {
         }
     }
 
-    /// The fences of the records that were written, in the order of their revisions.
+    /// Returns the fencing tokens of the written records, by revision.
     pub(super) fn ledger(&self) -> Vec<u64> {
         self.state().ledger.clone()
     }
 
-    /// The server gets a write, or a batch.
+    /// Applies a write or a batch on the server.
     pub(super) fn apply(&self, applied: Applied<'_>) -> Result<Vec<Revision>, Error> {
         let Applied { client, raw, mut batch, single } = applied;
         let newest = |key: &Key| at_once(raw.read(key, At::Newest(Read::Leader), never())).ok().flatten();
@@ -352,7 +353,7 @@ impl World {
         state.chance.happens(often)
     }
 
-    /// A write was applied, or refused: what is there now.
+    /// Records that a write was applied or refused, and the entry that the key has now.
     fn landed(&self, client: u64, key: Key, put: bool, before: Option<RawEntry>, after: Option<RawEntry>, well: bool) {
         let there = after.as_ref().map_or(0, |entry| entry.revision.get());
         self.note(client, if well { "applied" } else { "refused" }, part(&key), there);
@@ -378,7 +379,7 @@ impl World {
         }
     }
 
-    /// What a write does to the record of a lease (P16, P19).
+    /// Checks a write of a lease (P16, P19).
     fn lease(&self, client: u64, before: Option<&RawEntry>, after: &RawEntry) {
         if !is_lease(&after.key) {
             return;
@@ -398,14 +399,14 @@ impl World {
     }
 }
 
-/// The key of what the lock protects.
+/// The key of the protected record.
 const RECORD: &str = "main";
 
-/// How many versions of a key are remembered.
+/// The number of versions of a key that the simulation remembers.
 const REMEMBERED: usize = 32;
 
 impl State {
-    /// Nobody but one holds it (P10).
+    /// Checks that at most one guard is valid (P10).
     fn exclusion(&mut self, at: Duration) {
         self.guards.retain(|(_, guard)| guard.strong_count() > 0);
         if self.guards.is_empty() {
@@ -427,13 +428,13 @@ impl fmt::Debug for World {
     }
 }
 
-/// Who holds a lease.
+/// Returns the holder of a lease.
 fn holder(value: &[u8]) -> Option<String> {
     let holding: serde_json::Value = serde_json::from_slice(value).ok()?;
     holding["owner"].as_str().map(str::to_owned)
 }
 
-/// The revision that a write's own key must have.
+/// Returns the revision that a write expects for its own key.
 fn over(write: &Write) -> Option<u64> {
     write.guard.as_ref().filter(|guard| guard.key == write.key).map(|guard| guard.revision.get())
 }
@@ -442,7 +443,7 @@ pub(super) fn is_lease(key: &Key) -> bool {
     key.as_str().starts_with("=kvtyped.") && key.as_str().ends_with(".lease")
 }
 
-/// Which kind of key it is, for the trace.
+/// Returns a number for the kind of key, for the trace.
 fn part(key: &Key) -> u64 {
     match key.as_str() {
         key if key.ends_with(".lease") => 1,

@@ -1,4 +1,4 @@
-//! Locks as one would write them, for the negative controls; and one that is right, to show where they differ.
+//! Naive locks for the negative controls, and a correct variant for comparison.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use kvtyped::prelude::*;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-/// How the holder of a lock knows that it has it.
+/// The rule that tells a holder whether it still has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Belief {
-    /// Until a renewal fails.
+    /// The lock is held until a renewal fails.
     UntilAFailure,
-    /// For the time to live, less a margin, from the acknowledgement of its last renewal.
+    /// The lock is held for the TTL minus a margin, counted from the acknowledgement of the last renewal.
     FromTheAnswer,
-    /// The same from the sending. That is right.
+    /// The lock is held for the TTL minus a margin, counted from the sending of the last renewal. This rule is correct.
     FromTheSending,
 }
 
@@ -25,10 +25,10 @@ pub(super) struct Claimed {
     holder: u64,
 }
 
-/// Holds it, as it believes.
+/// A guard that follows a [`Belief`].
 #[derive(Debug)]
 pub(super) struct WrongGuard {
-    /// Until when; nothing if it is lost.
+    /// The believed end of the lease; `None` if the lock is lost.
     until: Arc<Mutex<Option<Instant>>>,
     pub(super) fence: u64,
     keeper: AbortHandle,
@@ -46,7 +46,7 @@ impl Drop for WrongGuard {
     }
 }
 
-/// Takes the lock, sooner or later.
+/// Waits until the lock is acquired.
 pub(super) async fn lock(bucket: &Bucket<Claimed>, holder: u64, ttl: Duration, belief: Belief) -> WrongGuard {
     let claimed = Claimed { name: "main".into(), holder };
     loop {
@@ -62,7 +62,7 @@ pub(super) async fn lock(bucket: &Bucket<Claimed>, holder: u64, ttl: Duration, b
     }
 }
 
-/// Until when it is held, now that the acknowledgement of what was sent then is here.
+/// Returns the believed end of a lease whose acknowledged request was sent at `sent`.
 fn believed(belief: Belief, sent: Instant, ttl: Duration) -> Instant {
     let valid = ttl - (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
     match belief {

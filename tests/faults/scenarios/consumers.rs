@@ -1,4 +1,4 @@
-//! Watches whose consumer is taken from them.
+//! Scenarios that delete the consumers of watches.
 
 use harness::Cluster;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Effort, SECOND, cluster};
 use crate::report::Row;
 
-/// Every consumer of every bucket is deleted, again and again.
+/// Deletes the consumers of the streams of records, locks and elections, repeatedly.
 pub(crate) async fn deleted(name: &'static str, effort: Effort) -> Row {
     let (cluster, mut run) = cluster().await;
     let mut deleted = 0;
@@ -32,7 +32,7 @@ async fn delete_all(cluster: &Cluster, stream: &str) -> usize {
     let mut deleted = 0;
     for name in names.as_array().into_iter().flatten().filter_map(Value::as_str) {
         let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
-        // One that has gone by itself meanwhile is none.
+        // A consumer that no longer exists does not count.
         let answer = server.api(&subject, &Value::Null).await;
         deleted += usize::from(answer.is_ok_and(|answer| answer["success"] == true));
     }

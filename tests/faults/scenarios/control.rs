@@ -1,4 +1,4 @@
-//! The negative control: what is lost must be missed, or all of this proves nothing.
+//! The negative control: a real loss must be detected, or the suite proves nothing.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::Effort;
 use crate::model::Record;
 use crate::report::Row;
 
-/// A bucket in the memory of a server that is killed: what it acknowledged is gone, and the check has to say so.
+/// Kills a server with a memory bucket. Its acknowledged writes are lost, and the check must report them.
 pub(crate) async fn losses(name: &'static str, _: Effort) -> Row {
     let began = Instant::now();
     let mut row = Row::new(name);

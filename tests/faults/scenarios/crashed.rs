@@ -1,6 +1,6 @@
-//! P20: holders of locks that are processes of their own, and die.
+//! P20: lock holders that run as separate processes and are killed.
 //!
-//! The process is this program once more, which is told by its first argument to [`hold`] a lock.
+//! The process is this program itself. With [`HOLD`] as the first argument it [`hold`]s a lock.
 
 use std::io::{BufRead, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
@@ -14,15 +14,15 @@ use crate::figures::Figure;
 use crate::gauge::Counts;
 use crate::report::Row;
 
-/// The argument by which this program is a holder.
+/// The argument that makes this program a lock holder.
 pub(crate) const HOLD: &str = "hold";
 
 const TTL: Duration = Duration::from_secs(6);
-/// How much later than its time a lease may be free: the promise is 3 s, and 3 s more where the leader dies, too; the rest is
-/// for a busy machine.
+/// The tolerance for the takeover of a lease after its TTL. The promise is 3 s, plus 3 s if the leader is killed too.
+/// The rest is for a loaded machine.
 const LATE: Duration = Duration::from_secs(12);
 
-/// Another gets the lock of a holder that was killed, not before its lease can have ended and not long after it.
+/// Another client acquires the lock of a killed holder, not before the lease can have expired and not long after.
 pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
     let began = Instant::now();
     let cluster = Cluster::start(3).await;
@@ -36,7 +36,7 @@ pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
         let store = Store::connect(cluster.urls()).await.expect("the cluster is sound");
         let locks = store.locks("crashes").replicas(3).ttl(TTL).await.expect("the cluster is sound");
         let waiter = tokio::spawn(locks.lock("a").wait(60 * SECOND).into_future());
-        // Somewhere between two renewals.
+        // Kills the holder at varying times between two renewals.
         tokio::time::sleep(Duration::from_millis(500 * (round % 4))).await;
         let with_leader = round % 2 == 1;
         let node = leader(&cluster, "KV_crashes").await;
@@ -59,7 +59,7 @@ pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
                 };
                 row.figures.add(counted, 1);
                 row.figures.longest(longest, elapsed);
-                // Its last renewal was no longer ago than the interval between two.
+                // The last renewal was at most one renewal interval before the kill.
                 if elapsed + TTL / 3 + SECOND / 2 < TTL {
                     row.violations.push(format!("taken over after {elapsed:?} of {TTL:?}: too early"));
                 }
@@ -90,7 +90,7 @@ pub(crate) async fn holders(name: &'static str, effort: Effort) -> Row {
     row
 }
 
-/// Starts a holder, and gives it with its fence when it has the lock.
+/// Starts a holder. Returns the process and the fencing token after it has acquired the lock.
 async fn start(urls: &str) -> (Child, u64) {
     let program = std::env::current_exe().expect("this program has a path");
     let mut holder = Command::new(program);
@@ -105,13 +105,13 @@ async fn start(urls: &str) -> (Child, u64) {
     (holder, fence.await.expect("it is read"))
 }
 
-/// The other side: takes the lock, tells its fence, and holds it until its input ends.
+/// Runs in the child process: acquires the lock, prints the fencing token, and holds the lock until stdin is closed.
 pub(crate) async fn hold(urls: &str) {
     let store = Store::connect(urls).await.expect("the cluster is sound");
     let locks = store.locks("crashes").replicas(3).ttl(TTL).await.expect("the cluster is sound");
     let guard = locks.lock("a").wait(60 * SECOND).await.expect("it is free soon");
     println!("{}", guard.fence().get());
-    // Whoever started it is gone, then.
+    // Stdin is closed when the parent process has ended.
     let _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
     drop(guard);
 }

@@ -1,4 +1,4 @@
-//! Servers that stand still by SIGSTOP, and go on as if nothing had been.
+//! Servers that are stopped with SIGSTOP and later resume with their old state.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use super::{Effort, RECORDS, SECOND, cluster, leader as leader_of};
 use crate::report::Row;
 use crate::run::Run;
 
-/// The leader stands still for so long that another is elected, and comes back with what it was sent.
+/// Freezes the leader until another node leads. The old leader then resumes with the requests that it had received.
 pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, true, 1, effort.of(10, 30) * SECOND).await
 }
 
-/// The leader stands still, for less time than an election takes.
+/// Freezes the leader for less time than an election takes.
 pub(crate) async fn leader_briefly(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, true, effort.of(2, 5), Duration::from_millis(2_500)).await
 }
 
-/// A follower stands still.
+/// Freezes a follower.
 pub(crate) async fn follower(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, false, 1, effort.of(10, 30) * SECOND).await
 }
 
-/// A follower stands still for a moment.
+/// Freezes a follower for a short time.
 pub(crate) async fn follower_briefly(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, false, effort.of(2, 5), Duration::from_millis(2_500)).await
 }
@@ -43,7 +43,7 @@ async fn one_of_three(name: &'static str, is_leader: bool, rounds: usize, time: 
     run.finish(name).await
 }
 
-/// The one server there is hangs, for longer than its clients believe in it.
+/// Freezes a single server for longer than the clients' idle timeout.
 pub(crate) async fn single(name: &'static str, effort: Effort) -> Row {
     let server = Server::start().await;
     let mut run = Run::start(vec![server.url()], 1).await;

@@ -1,4 +1,4 @@
-//! P43: few keys, many clients, faults of several kinds, and a history that has to be explained.
+//! P43: few keys, many clients, several kinds of faults, and a history that must be linearizable.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{Effort, RECORDS, SECOND, leader};
 use crate::report::Row;
 use crate::run::Run;
 
-/// 9 clients on 5 keys for a minute, while leaders are killed, frozen and step down in turn.
+/// Runs 9 clients on 5 keys for a minute, while leaders are killed, frozen and step down in turn.
 pub(crate) async fn explained(name: &'static str, effort: Effort) -> Row {
     let cluster = Cluster::start(3).await;
     let urls = cluster.nodes().iter().map(Server::url).collect();

@@ -1,4 +1,4 @@
-//! Servers that die by `kill -9`, and come back.
+//! Servers that are killed with SIGKILL and restarted.
 
 use harness::Server;
 
@@ -6,12 +6,12 @@ use super::{Effort, RECORDS, SECOND, cluster, leader as leader_of};
 use crate::report::Row;
 use crate::run::Run;
 
-/// The leader dies, and comes back when another leads.
+/// Kills the leader and restarts it when another node leads.
 pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, effort, true).await
 }
 
-/// A follower dies, and comes back.
+/// Kills a follower and restarts it.
 pub(crate) async fn follower(name: &'static str, effort: Effort) -> Row {
     one_of_three(name, effort, false).await
 }
@@ -31,7 +31,7 @@ async fn one_of_three(name: &'static str, effort: Effort, is_leader: bool) -> Ro
     run.finish(name).await
 }
 
-/// All servers die at once, and come back.
+/// Kills all servers at once and restarts them.
 pub(crate) async fn all(name: &'static str, effort: Effort) -> Row {
     let (cluster, mut run) = cluster().await;
     for _ in 0..effort.of(1, 2) {
@@ -46,7 +46,7 @@ pub(crate) async fn all(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// Two of three are down for a while: nothing can be decided.
+/// Keeps two of three servers down for a while, so that there is no quorum.
 pub(crate) async fn two_of_three(name: &'static str, effort: Effort) -> Row {
     let (cluster, mut run) = cluster().await;
     let leader = leader_of(&cluster, RECORDS).await;
@@ -60,7 +60,7 @@ pub(crate) async fn two_of_three(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// The one server there is dies, and comes back with what it stored.
+/// Kills a single server and restarts it with its store.
 pub(crate) async fn single(name: &'static str, effort: Effort) -> Row {
     let server = Server::start().await;
     let mut run = Run::start(vec![server.url()], 1).await;

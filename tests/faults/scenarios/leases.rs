@@ -1,4 +1,4 @@
-//! P15: leases of the usual length outlive the loss of the leader.
+//! P15: leases with the default TTL survive the loss of the leader.
 
 use std::time::{Duration, Instant};
 
@@ -10,25 +10,26 @@ use crate::figures::Figure;
 use crate::gauge::Counts;
 use crate::report::Row;
 
-/// How many leases are held at once.
+/// The number of leases that are held at the same time.
 const LEASES: usize = 12;
-/// How long a renewal may take: the usual interval, and what stays of a lease when it was to be renewed.
+/// The time limit for a renewal: the default renewal interval plus the remaining lease at that time.
 const RENEWAL: Duration = Duration::from_secs(27);
 
-/// The leader is killed, frozen for 9 s, and all are restarted, in turn. Every lease has to be renewed in every round.
+/// Kills the leader, freezes the leader for 9 s, and restarts all servers, in turn. Every lease must be renewed in
+/// every round.
 pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
     let began = Instant::now();
     let cluster = Cluster::start(3).await;
     let all = cluster.urls();
     let mut guards = Vec::new();
     for number in 0..LEASES {
-        // Some know all servers, some only one.
+        // Half of the clients have the addresses of all servers, the others have one address.
         let url = if number % 2 == 0 { all.clone() } else { cluster.node(number / 2 % 3).url() };
         let store = Store::connect(url).await.expect("nothing fails yet");
         let locks = store.locks("leases").replicas(3).await.expect("nothing fails yet");
         let guard = locks.lock(format!("lease-{number}")).await.expect("nothing fails yet");
         guards.push((store, guard));
-        // So that their renewals fall into every part of a round.
+        // Spreads the renewals over the whole round.
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
     let mut row = Row::new(name);
@@ -80,13 +81,13 @@ pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
     row
 }
 
-/// Waits until a lease was renewed after a fault, or lost; tells how much of it was left at the least meanwhile.
+/// Waits until a lease is renewed after a fault, or lost. Returns the minimum of the remaining lease.
 async fn renewed_since(guard: &LockGuard, fault: Instant) -> Duration {
     let mut least = guard.remaining();
     wait::within(RENEWAL + SECOND, async || {
         let remaining = guard.remaining();
         least = least.min(remaining);
-        // Sent after the fault: more is left than what a renewal before it leaves.
+        // The renewal was sent after the fault: an earlier renewal would leave less time.
         let renewed = remaining + fault.elapsed() > RENEWAL + Duration::from_millis(50);
         (renewed || !guard.is_held()).then_some(())
     })

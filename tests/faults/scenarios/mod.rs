@@ -1,10 +1,16 @@
-//! What fails, and when: a file for each kind of fault.
+//! The fault scenarios, one file for each kind of fault.
 //!
-//! To add a scenario: write a function from an [`Effort`] to a [`Row`] in the file of its kind, or in a new one, and give it a
-//! line in [`SCENARIOS`]. It starts its servers (they end when it drops them), then a [`Run`] by the addresses of the servers,
-//! by which all workers start; it does what is to be done with [`Run::fault`] before each fault; heals everything; awaits
-//! [`Run::recover`]; and ends with [`Run::finish`], which checks all that was recorded. What it has to say beyond that goes to
-//! [`Run::note`] and [`Run::violation`]. Those that are `quick` must be over in half a minute with `effort.quick`.
+//! To add a scenario, write a function from an [`Effort`] to a [`Row`] in the file of its kind, or in a new file, and
+//! add a line to [`SCENARIOS`]. The function does the following:
+//!
+//! 1. Starts its servers. They end when they are dropped.
+//! 2. Starts a [`Run`] with the addresses of the servers, which starts all workers.
+//! 3. Calls [`Run::fault`] before each fault and injects it.
+//! 4. Heals everything and awaits [`Run::recover`].
+//! 5. Ends with [`Run::finish`], which checks everything that was recorded.
+//!
+//! [`Run::note`] and [`Run::violation`] add further results. A `quick` scenario must end within half a minute with
+//! `effort.quick`.
 
 mod consumers;
 mod control;
@@ -27,37 +33,37 @@ use harness::{Cluster, Server, wait};
 use crate::report::Row;
 use crate::run::Run;
 
-/// How much is done.
+/// The amount of work of a scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
-    /// As little as shows something.
+    /// Do the minimum that exercises the scenario.
     pub(crate) quick: bool,
 }
 
 impl Effort {
-    /// One number or the other.
+    /// Selects one of two values.
     pub(crate) fn of<T>(self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 }
 
-/// A scenario by its name.
+/// A named scenario.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// Whether it belongs to the quick ones.
+    /// Whether a quick run includes the scenario.
     pub(crate) quick: bool,
     pub(crate) act: fn(Effort) -> LocalBoxFuture<'static, Row>,
 }
 
-/// A line of the list.
+/// Builds an entry of the list.
 macro_rules! scenario {
     ($name:literal, $about:literal, $quick:expr, $act:path) => {
         Scenario { name: $name, about: $about, quick: $quick, act: |effort| Box::pin($act($name, effort)) }
     };
 }
 
-/// All scenarios, in the order in which they run.
+/// All scenarios, in execution order.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("control", "the control: what a server with a memory bucket loses is missed", true, control::losses),
     scenario!("leader-killed", "kill -9 of the leader of the records, and its restart", true, killed::leader),
@@ -90,7 +96,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The stream of the records.
 const RECORDS: &str = "KV_records";
 
-/// A cluster of three, with everybody at work.
+/// Starts a cluster of three servers with all workers.
 async fn cluster() -> (Cluster, Run) {
     let cluster = Cluster::start(3).await;
     let urls = cluster.nodes().iter().map(Server::url).collect();
@@ -98,7 +104,7 @@ async fn cluster() -> (Cluster, Run) {
     (cluster, run)
 }
 
-/// The node that leads a stream.
+/// Returns the node that leads a stream.
 async fn leader(cluster: &Cluster, stream: &str) -> usize {
     wait::until("the stream has a leader", 60 * SECOND, async || cluster.leader_of(stream).await).await
 }

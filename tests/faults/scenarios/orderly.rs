@@ -1,4 +1,4 @@
-//! What operators do: restarts one after the other, and leaders that step down.
+//! Routine operations: rolling restarts and leader step-downs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{Effort, SECOND, cluster, leader as leader_of};
 use crate::report::Row;
 use crate::run::Run;
 
-/// SIGTERM, and a new start, of one server after the other.
+/// Terminates and restarts one server after the other.
 pub(crate) async fn rolling_restart(name: &'static str, effort: Effort) -> Row {
     let (cluster, mut run) = cluster().await;
     for _ in 0..effort.of(1, 2) {
@@ -24,7 +24,7 @@ pub(crate) async fn rolling_restart(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// SIGTERM, and a new start, of the one server there is.
+/// Terminates and restarts a single server.
 pub(crate) async fn single_restarted(name: &'static str, effort: Effort) -> Row {
     let server = Server::start().await;
     let mut run = Run::start(vec![server.url()], 1).await;
@@ -38,7 +38,7 @@ pub(crate) async fn single_restarted(name: &'static str, effort: Effort) -> Row 
     run.finish(name).await
 }
 
-/// The leaders of all buckets step down, again and again.
+/// Makes the leaders of all buckets step down, repeatedly.
 pub(crate) async fn step_downs(name: &'static str, effort: Effort) -> Row {
     let (cluster, mut run) = cluster().await;
     for _ in 0..effort.of(2, 8) {

@@ -1,4 +1,4 @@
-//! Networks that are parted: a leader goes on alone with some of its clients, and the others elect another.
+//! Network partitions: a leader is isolated with some of its clients, and the majority elects another leader.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,20 +19,20 @@ use crate::report::Row;
 use crate::run::Run;
 use crate::seat::{Common, Place};
 
-/// The lease of the guard that is cut off, and by how much before its end the guard is given up.
+/// The TTL of the isolated guard, and the safety margin before its end.
 const TTL: Duration = Duration::from_secs(6);
 const MARGIN: Duration = Duration::from_secs(1);
-/// How late the loss of a guard may be told, on a busy machine.
+/// The tolerance for the detection of a lost guard on a loaded machine.
 const LATE: Duration = Duration::from_millis(500);
-/// How soon a cache has what it missed, once its server has it.
+/// The time limit until a cache is up to date after its server is.
 const CONVERGENCE: Duration = Duration::from_secs(10);
-/// How long a server may take to have what it missed: 40 s were seen.
+/// The time limit until a server has caught up. Up to 40 s were observed.
 const CATCHING_UP: Duration = Duration::from_secs(90);
-/// How long one read of the cut off may take.
+/// The timeout of one read of an isolated client.
 const HASTY: Duration = Duration::from_secs(2);
 
-/// The leader of the records is cut off from the other nodes, together with those clients who know it alone. Where there are
-/// no namespaces, it is the clients alone, and that is said aloud.
+/// Isolates the leader of the records from the other nodes, together with the clients that have only its address.
+/// Without network namespaces, isolates only the clients and prints a notice.
 pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
     let net = match Net::lay(3, 4) {
         Ok(net) => Arc::new(net),
@@ -61,7 +61,7 @@ pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// All clients of the leader of the records are cut off from it; what they sent arrives when the network is whole again.
+/// Isolates the leader's clients from the leader. The bytes that they sent arrive when the network is healed.
 pub(crate) async fn clients(name: &'static str, effort: Effort) -> Row {
     let cluster = Cluster::start(3).await;
     let mut proxies = Vec::new();
@@ -83,38 +83,39 @@ pub(crate) async fn clients(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// A client on each side of a cut: they write and read the same record, and want the same lock.
+/// Two clients on the two sides of a partition. They write and read the same record, and compete for the same lock.
 struct Parted {
-    /// Beside the leader that is cut off.
+    /// On the side of the isolated leader.
     inside: Bucket<Record>,
-    /// With the majority.
+    /// On the side of the majority.
     outside: Bucket<Record>,
     key: RecordKey,
-    /// What a cache inside knows of the record.
+    /// A cache of the record on the isolated side.
     cache: Cache<Record>,
     guard: Arc<LockGuard>,
     tenures: Tenures,
-    /// The tenure of the guard.
+    /// The acquisition id of the guard.
     cut_off: usize,
     common: Common,
-    /// The number of the client inside, which no worker has; that of the one outside follows.
+    /// The first client id of this pair. No worker uses it or the ids after it.
     client: usize,
-    /// The newest revision of the record that the client outside was told.
+    /// The highest revision of the record that the outside client received.
     newest: AtomicU64,
-    /// A write under the fence of the guard, begun when another has the lock, and ended when all is healed.
+    /// A write with the guard's fencing token. It starts when the other client has the lock, and ends after the
+    /// partition is healed.
     late: JoinHandle<()>,
-    /// Lets it begin, and says how long it may take.
+    /// Starts the late write with this timeout.
     send_late: Option<oneshot::Sender<Duration>>,
     violations: Vec<String>,
     notes: Vec<String>,
 }
 
-/// How reads of one kind inside were answered.
+/// The results of inside reads of one kind.
 #[derive(Default)]
 struct Answers {
     answered: usize,
     stale: usize,
-    /// How long after the cut the last stale one was asked for.
+    /// The time from the cut to the start of the last stale read.
     last: Duration,
 }
 
@@ -137,7 +138,7 @@ impl Parted {
                 (common.clone(), inside.clone(), Arc::clone(&guard), tenures.clone());
             let record = Record::new("parted", round, common.fresh());
             tokio::spawn(async move {
-                // A guard that is lost already makes no write at all.
+                // The write is prepared now: a guard that is already lost would reject it.
                 let write = inside.put(&record).fenced_by(&guard);
                 if let Ok(time) = sent.await {
                     Self::fenced(&common, (&tenures, cut_off), (client + 3, &record), write.timeout(time)).await;
@@ -164,7 +165,8 @@ impl Parted {
         parted
     }
 
-    /// What happens in the time after the cut. Those inside have a server that answers them, or none.
+    /// Runs both clients for the duration of the partition. `answered` says whether the inside client can still reach
+    /// its server.
     async fn look(&mut self, time: Duration, answered: bool) {
         let cut = Instant::now();
         let end = cut + time;
@@ -175,7 +177,7 @@ impl Parted {
             self.loses(cut, end),
             self.takes_over(cut, end, send_late)
         );
-        // P13: counted from the cut, it is the last renewal before it that decides.
+        // P13: the last renewal came before the cut, so the limit counts from the cut.
         let valid = TTL - MARGIN;
         match lost {
             Some(lost) if lost <= valid + LATE => {}
@@ -192,7 +194,7 @@ impl Parted {
                 None
             }
         };
-        // P30: what the docs say of plain reads is so.
+        // P30: the documented staleness of plain reads occurs.
         let [any, at_least, leader] = answers;
         if answered && any.stale == 0 {
             self.violations.push(format!("P30: none of {} plain reads that were cut off was stale", any.answered));
@@ -213,7 +215,7 @@ impl Parted {
         ));
     }
 
-    /// Reads inside, at each level of freshness.
+    /// Reads on the inside, at each freshness level.
     async fn reads(&self, cut: Instant, end: Instant) -> [Answers; 3] {
         let newest = || self.newest.load(Ordering::SeqCst);
         let (any, at_least, leader) = tokio::join!(
@@ -255,7 +257,7 @@ impl Parted {
         answers
     }
 
-    /// Writes outside; says when the first was acknowledged.
+    /// Writes on the outside. Returns the time of the first acknowledgement.
     async fn writes(&self, cut: Instant, end: Instant) -> Option<Duration> {
         let mut first = None;
         while Instant::now() < end {
@@ -279,7 +281,7 @@ impl Parted {
         written.is_ok()
     }
 
-    /// Looks at the guard inside until it is lost, and says when.
+    /// Polls the inside guard until it is lost. Returns the time of the loss.
     async fn loses(&self, cut: Instant, end: Instant) -> Option<Duration> {
         while Instant::now() < end {
             if !self.tenures.look(self.cut_off, || self.guard.is_held()) {
@@ -290,7 +292,8 @@ impl Parted {
         None
     }
 
-    /// Takes the lock outside, says when, and writes under its fence; then the guard that was cut off writes, too.
+    /// Acquires the lock on the outside, writes with its fencing token, and then starts the late write. Returns the
+    /// time of the acquisition.
     async fn takes_over(
         &self,
         cut: Instant,
@@ -299,7 +302,7 @@ impl Parted {
     ) -> Result<Duration, Error> {
         let guard = loop {
             let wait = end.saturating_duration_since(Instant::now());
-            // That the first attempt met the cut ends the wait.
+            // The wait ends with an error if the first attempt meets the cut, so it is repeated.
             match self.outside.lock(&self.key).ttl(TTL).wait(wait).await {
                 Err(error) if Instant::now() < end => drop(error),
                 taken => break taken?,
@@ -312,16 +315,16 @@ impl Parted {
         let write = self.outside.put(&record).fenced_by(&guard).timeout(HASTY);
         Self::fenced(&self.common, (&self.tenures, tenure), (client, &record), write).await;
         if let Some(send_late) = send_late {
-            // Long enough for it to meet the mended network.
+            // Long enough for the write to reach the healed network.
             let _ = send_late.send(end.saturating_duration_since(Instant::now()) + 5 * SECOND);
         }
         self.tenures.look(tenure, || guard.is_held());
-        // What comes of it is the matter of the check.
+        // The check decides about the consequences of a failed release.
         let _ = guard.release().await;
         Ok(taken)
     }
 
-    /// A write of a client under the fence of a guard: prepared now, sent when it is polled.
+    /// Returns a recorded write with the fencing token of a guard. It is prepared now and sent when it is polled.
     fn fenced<'a>(
         common: &Common,
         (tenures, tenure): (&Tenures, usize),
@@ -337,7 +340,8 @@ impl Parted {
         }
     }
 
-    /// P25: waits until the cache inside has what was written outside. It may hear of that from the server that was cut off.
+    /// P25: waits until the inside cache has the newest outside write. The cache may receive it from the isolated
+    /// server.
     async fn converges(&mut self, caught_up: impl Future<Output = ()>) {
         let healed = Instant::now();
         let newest = Revision::new(self.newest.load(Ordering::SeqCst));
@@ -363,9 +367,9 @@ impl Parted {
         }
     }
 
-    /// When all is healed.
+    /// Reports the results after the partition is healed.
     async fn tell(mut self, run: &mut Run) {
-        // If nobody took over, nothing is sent.
+        // Without a takeover, the late write is not sent.
         drop(self.send_late.take());
         self.late.await.expect("it does not panic");
         let (tenures, fenced) = self.tenures.noted();
@@ -377,7 +381,7 @@ impl Parted {
     }
 }
 
-/// What became of a write, as the history has it.
+/// Returns the outcome of a write for the history.
 fn recorded(result: &Result<Revision, Error>) -> Recorded {
     match result {
         Ok(revision) => Recorded::Written(revision.get()),

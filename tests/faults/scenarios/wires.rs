@@ -1,4 +1,4 @@
-//! Servers that are sound, behind connections that are not.
+//! Correct servers behind faulty connections.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{Effort, SECOND};
 use crate::report::Row;
 use crate::run::Run;
 
-/// A cluster, a proxy before each of its servers, and everybody at work through these.
+/// Starts a cluster with a proxy in front of each server. All workers connect through the proxies.
 async fn behind_proxies() -> (Cluster, Vec<Proxy>, Run) {
     let cluster = Cluster::start(3).await;
     let proxies = join_all(cluster.nodes().iter().map(|node| Proxy::start(node.addr()))).await;
@@ -17,12 +17,12 @@ async fn behind_proxies() -> (Cluster, Vec<Proxy>, Run) {
     (cluster, proxies, run)
 }
 
-/// Servers do what they are asked, and their answers are lost.
+/// Drops the replies of servers that process their requests.
 pub(crate) async fn acknowledgements_lost(name: &'static str, effort: Effort) -> Row {
     let (_cluster, proxies, mut run) = behind_proxies().await;
     for round in 0..effort.of(2, 8) {
         run.fault();
-        // All at once, or one of them.
+        // Either all proxies, or one of them.
         let struck = if round % 2 == 0 { 0..3 } else { round % 3..round % 3 + 1 };
         for proxy in &proxies[struck] {
             proxy.set(Mode::DropReplies);
@@ -39,7 +39,7 @@ pub(crate) async fn acknowledgements_lost(name: &'static str, effort: Effort) ->
     run.finish(name).await
 }
 
-/// Connections break, and are refused for a while.
+/// Cuts connections, and refuses new ones for a while.
 pub(crate) async fn connections_cut(name: &'static str, effort: Effort) -> Row {
     let (_cluster, proxies, mut run) = behind_proxies().await;
     for round in 0..effort.of(2, 8) {
@@ -58,7 +58,7 @@ pub(crate) async fn connections_cut(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// A server takes what it is sent, and is silent, for longer than its clients believe in it.
+/// Stalls the connections to a server for longer than the clients' idle timeout.
 pub(crate) async fn hung(name: &'static str, effort: Effort) -> Row {
     let (_cluster, proxies, mut run) = behind_proxies().await;
     for proxy in &proxies[..effort.of(1, 3)] {
@@ -71,7 +71,7 @@ pub(crate) async fn hung(name: &'static str, effort: Effort) -> Row {
     run.finish(name).await
 }
 
-/// The one server there is, behind a connection that loses answers, breaks and hangs in turn.
+/// A single server behind a connection that drops replies, refuses clients and stalls in turn.
 pub(crate) async fn single(name: &'static str, effort: Effort) -> Row {
     let server = Server::start().await;
     let proxy = Proxy::start(server.addr()).await;

@@ -1,4 +1,4 @@
-//! A worker that adds to a counter of the server, up and down.
+//! A worker that increments and decrements a server-side counter.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 
 use crate::seat::{PATIENT, Seat};
 
-/// What was added.
+/// The sums of the increments.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Added(Arc<Mutex<Sums>>);
 
@@ -27,7 +27,7 @@ impl Added {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).tally
     }
 
-    /// How many additions were acknowledged, and of how many nobody knows.
+    /// Returns the numbers of acknowledged increments and of increments of unknown outcome.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let Sums { acknowledged, unknown, .. } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (acknowledged, unknown)

@@ -1,4 +1,4 @@
-//! A bank: tellers move money by transactions, auditors add it up.
+//! A bank: tellers move money by transactions, and auditors sum up all accounts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::seat::{PATIENT, Seat};
 
 const ACCOUNTS: u64 = 6;
 const BALANCE: i64 = 1_000;
-/// All the money that there is.
+/// The sum of all balances.
 const SUM: i64 = 6 * BALANCE;
 
 #[derive(Debug)]
@@ -27,13 +27,13 @@ impl fmt::Display for NoAccount {
 
 impl std::error::Error for NoAccount {}
 
-/// What tellers and auditors were told.
+/// The results of tellers and auditors.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Moved(Arc<Mutex<Books>>);
 
 #[derive(Debug, Default)]
 struct Books {
-    /// Whether each transfer was made, if that is known.
+    /// Whether each transfer was made; `None` for an unknown outcome.
     transfers: BTreeMap<u64, Option<bool>>,
     sums: Vec<i64>,
     violations: Vec<String>,
@@ -57,7 +57,7 @@ impl Moved {
         }
     }
 
-    /// How many transfers were made, of how many nobody knows, and how many sums were seen.
+    /// Returns the numbers of completed transfers, of transfers of unknown outcome, and of audits.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         self.with(|books| {
             let count = |fate| books.transfers.values().filter(|made| **made == fate).count();
@@ -65,7 +65,7 @@ impl Moved {
         })
     }
 
-    /// Compares with the books as they are when all is over.
+    /// Compares the results with the final state of the bank.
     pub(crate) async fn check(&self, bank: &Bucket<Account>, records: &Bucket<Transfer>) -> Result<Vec<String>, Error> {
         let (told, sums, mut violations) =
             self.with(|books| (books.transfers.clone(), books.sums.clone(), std::mem::take(&mut books.violations)));
@@ -96,7 +96,7 @@ impl Moved {
     }
 }
 
-/// Makes the accounts.
+/// Creates the accounts.
 pub(crate) async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
     let bank = open.await.expect("nothing fails yet");
     let mut accounts = bank.transaction();
@@ -107,7 +107,7 @@ pub(crate) async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
     bank
 }
 
-/// Moves money from one account to another, again and again, and leaves a record of each transfer.
+/// Moves money between accounts, repeatedly, and stores a record of each transfer.
 pub(crate) async fn teller(seat: Seat, moved: Moved) {
     let bank: Bucket<Account> = seat.bucket().await;
     for round in 0.. {
@@ -146,7 +146,7 @@ async fn transfer(bank: &Bucket<Account>, id: u64, from: u64, to: u64) -> Result
     transfer.timeout(PATIENT).max_attempts(10_000).await
 }
 
-/// Adds up all accounts in a transaction that only reads, again and again.
+/// Sums up all accounts in a read-only transaction, repeatedly.
 pub(crate) async fn auditor(seat: Seat, moved: Moved) {
     let bank: Bucket<Account> = seat.bucket().await;
     while !seat.is_over() {

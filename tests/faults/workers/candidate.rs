@@ -1,4 +1,4 @@
-//! Candidates of an election, who lead for a moment.
+//! Candidates of an election that lead for a short time.
 
 use harness::history::election::Turns;
 use kvtyped::prelude::*;
@@ -16,7 +16,7 @@ pub(crate) async fn candidate(seat: Seat, turns: Turns) {
                 let term = leadership.fence().get();
                 if turns.started(seat.number, term, || leadership.is_held()) {
                     seat.gauge.done();
-                    // Cut short if it is lost.
+                    // Returns early if the leadership is lost.
                     let _ = leadership.run(tokio::time::sleep(Duration::from_millis(50))).await;
                     turns.stopped(seat.number, term);
                 }

@@ -1,4 +1,4 @@
-//! Several tasks that add to one record by closures, each addition with an id that the record keeps.
+//! Several tasks that increment one record by closures. The record keeps the id of each increment.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,10 +7,10 @@ use kvtyped::prelude::*;
 use crate::model::{Tally, TallyKey};
 use crate::seat::{PATIENT, Seat};
 
-/// How many tasks share a connection, and so wait for each other in one process.
+/// The number of tasks that share a connection and therefore one commit queue.
 const TASKS: usize = 4;
 
-/// What became of each increment.
+/// The outcome of each increment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changed(Arc<Mutex<Vec<Increment>>>);
 
@@ -33,14 +33,14 @@ impl Changed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(increment);
     }
 
-    /// How many increments were acknowledged, and of how many nobody knows.
+    /// Returns the numbers of acknowledged increments and of increments of unknown outcome.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let increments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |fate| increments.iter().filter(|increment| increment.fate == fate).count();
         (count(Fate::Applied), count(Fate::Unknown))
     }
 
-    /// Compares with the record as it is when all is over.
+    /// Compares the outcomes with the final record.
     pub(crate) fn check(&self, tally: &Tally) -> Vec<String> {
         let increments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut violations = Vec::new();
@@ -77,7 +77,7 @@ async fn add(worker: usize, seat: Seat, tallies: Bucket<Tally>, changed: Changed
         if seat.is_over() {
             return;
         }
-        // What is inserted is not changed by the closure any more.
+        // The closure of `modify` does not run on an inserted value.
         let first = || {
             let mut tally = Tally::default();
             tally.add(worker, id);

@@ -1,4 +1,4 @@
-//! Holders of locks: beside records, with fenced writes, and by name.
+//! Lock holders: of record locks, with fenced writes, and of named locks.
 
 use harness::history::lock::Tenures;
 use harness::history::{Action, Expected};
@@ -7,13 +7,13 @@ use kvtyped::prelude::*;
 use crate::model::{Record, RecordKey};
 use crate::seat::{PATIENT, Seat};
 
-/// How long a lock is waited for.
+/// The time limit for an acquisition.
 const WAIT: Duration = Duration::from_secs(10);
 /// Shorter than the longer faults, so that locks are lost and taken over.
 const SHORT: Duration = Duration::from_secs(6);
 
-/// Takes the lock of a record, writes under its fence, and now and then once more when it has given it back. Half of the
-/// lockers have a lease that is shorter than most faults.
+/// Acquires the lock of a record and writes with its fencing token. Occasionally writes once more after the release.
+/// Hasty workers use a short lease, which ends within most faults.
 pub(crate) async fn locker(seat: Seat, tenures: Tenures) {
     let records: Bucket<Record> = seat.bucket().await;
     let key = RecordKey::new("fenced", 0_usize);
@@ -22,7 +22,7 @@ pub(crate) async fn locker(seat: Seat, tenures: Tenures) {
             return;
         }
         let lock = records.lock(&key).wait(WAIT);
-        let lock = if seat.number % 4 < 2 { lock.ttl(SHORT) } else { lock };
+        let lock = if seat.is_hasty() { lock.ttl(SHORT) } else { lock };
         match lock.await {
             Ok(guard) => hold(&seat, &records, guard, &tenures, round).await,
             Err(error) => drop(seat.gauge.failed(&error)),
@@ -43,7 +43,7 @@ async fn hold(seat: &Seat, records: &Bucket<Record>, guard: LockGuard, tenures: 
         fenced(seat, &record, write.into_future(), tenures, tenure).await;
         tenures.look(tenure, || guard.is_held());
     }
-    // Prepared while the lock is held, and sent when another has it.
+    // Prepared while the lock is held, and sent after another worker may have acquired it.
     let late = Record::new("fenced", 0, seat.common.fresh());
     let write = (seat.dice(round).is_multiple_of(4)).then(|| records.put(&late).fenced_by(&guard).timeout(PATIENT));
     if let Err(error) = guard.release().await {
@@ -72,10 +72,10 @@ async fn fenced(
     pending.done(seat.gauge.wrote(&result));
 }
 
-/// Takes a lock by its name, looks at it for a while, and gives it back. Some take turns.
+/// Acquires a named lock, checks it for a while, and releases it. Workers with a number divisible by 3 use a fair lock.
 pub(crate) async fn named_locker(seat: Seat, tenures: Tenures) {
     let open = seat.store.locks("locks").replicas(seat.replicas());
-    let open = if seat.number % 4 < 2 { open.ttl(SHORT) } else { open };
+    let open = if seat.is_hasty() { open.ttl(SHORT) } else { open };
     let fair = seat.number.is_multiple_of(3);
     let locks = if fair { open.fair().await } else { open.await }.expect("nothing fails yet");
     while !seat.is_over() {

@@ -1,4 +1,4 @@
-//! What goes on while things fail: a file for each kind of work.
+//! The workers that run during faults, one file for each kind of work.
 
 mod writer;
 mod toucher;

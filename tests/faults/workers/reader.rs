@@ -1,4 +1,4 @@
-//! A reader of the shared keys, at each level of freshness. What it sees is recorded.
+//! A reader of the shared keys, at each freshness level. Its reads are recorded.
 
 use harness::history::{Action, Freshness, Outcome as Recorded, Seen};
 use kvtyped::prelude::*;
@@ -19,7 +19,7 @@ pub(crate) async fn reader(seat: Seat) {
     }
 }
 
-/// Does and records one read, of a level that the dice say. Tells the revision of what was found.
+/// Performs and records one read at a freshness level that `dice` selects. Returns the revision of the record.
 pub(super) async fn read(seat: &Seat, records: &Bucket<Record>, key: &RecordKey, dice: usize) -> Option<Revision> {
     let newest = seat.common.newest();
     let (freshness, level) = match dice % 3 {

@@ -1,5 +1,5 @@
-//! A worker that gives its records new times to live, and nobody else writes: `touch` stores what is there once more, so its
-//! writes are no part of the history of values.
+//! A worker that renews the TTL of its own record. `touch` stores the existing value again. The history of values
+//! therefore excludes these writes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,16 +12,16 @@ use crate::seat::{HASTY, PATIENT, Seat};
 /// Longer than a run.
 const TTL: Duration = Duration::from_secs(3_600);
 
-/// What a toucher knows of its record.
+/// The expected state of a toucher's record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Touched(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     key: Option<RecordKey>,
-    /// What may be there: what was acknowledged last, and what came behind it without an answer.
+    /// The possible values: the last acknowledged value, and later values without an acknowledgement.
     values: Vec<u64>,
-    /// The highest revision that was acknowledged.
+    /// The highest acknowledged revision.
     revision: Revision,
     violations: Vec<String>,
 }
@@ -31,7 +31,7 @@ impl Touched {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Compares with what is there when all is over.
+    /// Compares the expected state with the final record.
     pub(crate) async fn check(&self, records: &Bucket<Record>) -> Vec<String> {
         let Some(key) = self.with(|state| state.key.clone()) else { return Vec::new() };
         let read = records.get(&key).read(Read::Leader).timeout(PATIENT).await;
@@ -76,7 +76,7 @@ pub(crate) async fn toucher(seat: Seat, touched: Touched) {
             touched.with(|state| state.values.push(record.value));
             let result = records.put(&record).ttl(TTL).timeout(HASTY).await;
             touched.with(|state| match &result {
-                // Another that is on its way may still come behind it.
+                // An earlier write without an acknowledgement may still be applied after this one.
                 Ok(_) if state.values.len() == 2 => state.values = vec![record.value],
                 Err(error) if error.outcome() == Outcome::NotApplied => drop(state.values.pop()),
                 _ => {}

@@ -1,4 +1,4 @@
-//! Those who look on: a watch, a cache, a live value. What they are told is noted.
+//! Observers: a watch, a cache, and a live value. Their observations are recorded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,10 @@ use super::writer::HOT;
 use crate::model::{Record, RecordKey};
 use crate::seat::Seat;
 
-/// How often it is asked whether it is over.
+/// The interval between two reads of a cache or a live value.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Notes every event until it is aborted.
+/// Records every event until the task is aborted.
 pub(crate) async fn watcher(seat: Seat, log: Log) {
     let records: Bucket<Record> = seat.bucket().await;
     let mut events = records.watch(..).await.expect("nothing fails yet");
@@ -39,7 +39,7 @@ pub(crate) async fn watcher(seat: Seat, log: Log) {
     }
 }
 
-/// What a cache, or a live value, had at each look.
+/// The successive contents of a cache or a live value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cached(Arc<Mutex<Looks>>);
 
@@ -64,13 +64,13 @@ impl Cached {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).looks.clone()
     }
 
-    /// What was there at the last look.
+    /// Returns the content at the last read.
     pub(crate) fn newest(&self) -> BTreeMap<String, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).newest.clone()
     }
 }
 
-/// Looks at a cache again and again until it is aborted.
+/// Reads a cache repeatedly until the task is aborted.
 pub(crate) async fn cacher(seat: Seat, cached: Cached) {
     let records: Bucket<Record> = seat.bucket().await;
     let cache = records.cache(..).await.expect("nothing fails yet");
@@ -87,13 +87,13 @@ pub(crate) async fn cacher(seat: Seat, cached: Cached) {
     }
 }
 
-/// Looks at a live value again and again until it is aborted. Where there is no record, its default is there.
+/// Reads a live value repeatedly until the task is aborted. A missing record shows as the default value.
 pub(crate) async fn liver(seat: Seat, cached: Cached) {
     let records: Bucket<Record> = seat.bucket().await;
     let key = RecordKey::new(HOT, 0_usize);
     let live = records.live(&key).or_else(|| Record::new(HOT, 0, u64::MAX)).await.expect("nothing fails yet");
     loop {
-        // Twice the same: revision and value are of one moment.
+        // If both revisions are equal, revision and value belong together.
         let before = live.revision();
         let value = live.load().value;
         if live.revision() == before {

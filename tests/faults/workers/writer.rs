@@ -1,4 +1,4 @@
-//! A writer with every verb, on keys that all writers share and on keys of its own. What it is told is recorded.
+//! A writer that uses every verb, on shared keys and on its own keys. Its results are recorded.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use super::reader::read;
 use crate::model::{Record, RecordKey};
 use crate::seat::{HASTY, PATIENT, Seat};
 
-/// The group of the keys that all writers share.
+/// The group of the shared keys.
 pub(crate) const HOT: &str = "hot";
-/// How many keys they share.
+/// The number of shared keys.
 pub(crate) const HOT_KEYS: usize = 5;
 
 struct Writer {
@@ -34,7 +34,8 @@ pub(crate) async fn writer(seat: Seat) {
     }
 }
 
-/// The same without a pause, on the shared keys alone, by the verbs that write one record; and it reads.
+/// Like [`writer`], with a shorter pause, on the shared keys only, with the verbs that write one record, and with
+/// reads.
 pub(crate) async fn client(seat: Seat) {
     let records = seat.bucket().await;
     let mut client = Writer { seat, records, known: HashMap::new() };
@@ -55,7 +56,7 @@ pub(crate) async fn client(seat: Seat) {
                 client.known.extend(found.map(|revision| (key, revision)));
             }
         }
-        // What fails at once must not spin.
+        // Prevents a busy loop while operations fail at once.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -80,7 +81,7 @@ impl Writer {
         }
     }
 
-    /// Does and records one write.
+    /// Performs and records one write.
     async fn write(
         &mut self,
         key: &RecordKey,
@@ -159,7 +160,7 @@ impl Writer {
         self.write(&key, Some(record.value), Expected::Anything, modify).await;
     }
 
-    /// Keys of a group of its own, several at once.
+    /// Returns records of this writer's own group, for bulk operations.
     fn many(&self) -> Vec<Record> {
         let group = format!("many{}", self.seat.number);
         (0..3).map(|id| Record::new(&group, id, self.seat.common.fresh())).collect()

@@ -1,4 +1,4 @@
-//! What holds for a codec and a type, whatever the bytes; `json`, `msgpack` and `text` are the codecs.
+//! Properties of a codec and a type for arbitrary bytes. `json`, `msgpack` and `text` apply them to the codecs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -6,20 +6,19 @@ use std::collections::{BTreeMap, HashMap};
 use kvtyped::codec::Codec;
 use serde::{Deserialize, Serialize};
 
-/// What no error may show, wherever it stands in the bytes.
+/// A marker in the input that no error may show.
 const CONTENT: &str = "QXZ";
 
-/// Reads the bytes as a value: what was read is written and read again as itself, by a reader that wants all of it and
-/// nothing more. `more` makes a whole value of this format too long; `cut` tells that every part of one is too short.
+/// Decodes the bytes as a value, and checks that a decoded value round-trips. `more` is a suffix that makes each value
+/// of the format invalid. `cut` says that each proper prefix of a value is invalid.
 ///
 /// # Panics
 ///
-/// If that is not so.
+/// Panics if a property does not hold.
 pub fn reads<C: Codec<V>, V>(bytes: &[u8], more: &[u8], cut: bool) {
     let mut read = None;
     let peak = allocation_counter::measure(|| read = Some(C::decode(bytes))).bytes_max;
-    // What a claim is given before it is earned, at every level; and of what was sent, a growing list of the largest
-    // items that one byte can be.
+    // The memory for claimed lengths at every level, plus a growing list of the largest items that one byte can encode.
     let item = size_of::<V>().max(LARGEST) as u64;
     let most = 127 * 64 * item + 4 * item * bytes.len() as u64;
     assert!(peak <= most, "{peak} bytes of memory for {} of {}", bytes.len(), std::any::type_name::<V>());
@@ -33,7 +32,7 @@ pub fn reads<C: Codec<V>, V>(bytes: &[u8], more: &[u8], cut: bool) {
     }
 }
 
-/// The largest item of a list below, in bytes.
+/// The size in bytes of the largest list item below.
 const LARGEST: usize = size_of::<Record>();
 
 fn stays<C: Codec<V>, V>(value: &V, bytes: &[u8], more: &[u8], cut: bool) {
@@ -77,7 +76,7 @@ pub(super) struct Record {
     added: Option<Box<Record>>,
 }
 
-/// Much memory for one byte.
+/// A type that needs much memory for one byte of input.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Roomy {
@@ -133,7 +132,7 @@ pub(super) struct Strict {
     user: u32,
 }
 
-/// Might borrow, and does not: a value outlives the bytes that it was read from.
+/// Types that could borrow and must not: a value outlives its input.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Lent {
     text: Cow<'static, str>,
@@ -142,7 +141,7 @@ pub(super) struct Lent {
 
 pub(super) type Numbers = HashMap<u8, [u64; 16]>;
 
-/// Tries the types that both formats of serde read.
+/// Checks all types that both serde formats support.
 macro_rules! each_type {
     ($codec:ty, $bytes:expr, $more:expr, $cut:expr) => {
         $crate::properties::codecs::each_type!(@ $codec, $bytes, $more, $cut =>

@@ -1,4 +1,4 @@
-//! Filters: they match what a plain reading of them says, ask a server for no less, and no value widens them.
+//! Filters: they match like a reference implementation, request everything that they match, and no value widens them.
 
 use kvtyped::key::{Key, Pattern};
 use kvtyped::prelude::*;
@@ -12,18 +12,18 @@ struct Member {
     id: u32,
 }
 
-/// A segment of a pattern, as it is meant.
+/// A segment of a pattern in the reference implementation.
 #[derive(Clone, Debug)]
 enum Part {
     Is(String),
     Between(String, String),
 }
 
-/// Tries bytes: two patterns and a key.
+/// Checks arbitrary bytes as two patterns, a key and a value.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let [one, other, key, value] = texts(bytes);
     let (one, other) = (parts(&one), parts(&other));
@@ -36,7 +36,7 @@ pub fn check(bytes: &[u8]) {
     typed(&value, &key);
 }
 
-/// Reads a pattern: segments that a dot ends, with a `*` for what is open.
+/// Parses a pattern: segments separated by dots, with `*` for the open part.
 fn parts(text: &str) -> Vec<Part> {
     let legal = |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || "-/_=".contains(*c)).collect();
     let part = |text: &str| match text.split_once('*') {
@@ -49,7 +49,8 @@ fn parts(text: &str) -> Vec<Part> {
     text.split('.').take(6).map(part).collect()
 }
 
-/// The same as a pattern; a literal is one of a template, or a value that needs no escape.
+/// Builds the same pattern. With `values`, a text without `=` is used as a field value, otherwise as a literal of the
+/// template.
 fn pattern(parts: &[Part], values: bool) -> Pattern {
     parts.iter().fold(Pattern::new(), |pattern, part| match part {
         Part::Is(text) if values && !text.contains('=') => pattern.segment(Some(text), "", ""),
@@ -58,7 +59,7 @@ fn pattern(parts: &[Part], values: bool) -> Pattern {
     })
 }
 
-/// Keys that are likely to match, or to match but for a little.
+/// Returns keys that match, or that almost match.
 fn keys(one: &[Part], other: &[Part], key: &str) -> Vec<String> {
     let filled = |parts: &[Part], with: &str| {
         let fill = |part: &Part| match part {
@@ -98,7 +99,7 @@ fn matching(pattern: &Pattern, parts: &[Part], key: &str) {
     assert_eq!(Pattern::all().matches(key), segments[0] != Key::RESERVED);
 }
 
-/// What NATS says of a filter and a subject.
+/// Returns whether NATS matches a subject with a filter.
 fn a_server_sends(filter: &str, subject: &str) -> bool {
     let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
     loop {
@@ -123,7 +124,7 @@ fn both(a: &Pattern, b: &Pattern, key: &str) {
     assert!(sent == 1 || !(by_a || by_b), "{disjoint:?} leave out {key:?}");
 }
 
-/// A filter that a value fills matches the keys with that value and no others, whatever the value.
+/// Checks that a filter with a field value matches exactly the keys with this value.
 fn typed(value: &str, other: &str) {
     let filter: Filter<Member> = MemberKey::filter().tenant(value).into();
     for pattern in filter.patterns() {

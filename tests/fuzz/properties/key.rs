@@ -1,4 +1,4 @@
-//! Keys: whatever is written is read, stays in its place, and is no other's; whatever is read is what would be written.
+//! Keys: encoding is injective, keeps each text within its segment, and is the inverse of decoding.
 
 use kvtyped::key::{Key, KeyBuilder, ModelKey, escape, unescape};
 use kvtyped::prelude::*;
@@ -15,7 +15,7 @@ enum Region {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
 struct Name(String);
 
-/// Texts beside each other: what leaves its segment shows.
+/// Two adjacent texts, so that a text that leaves its segment is detected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "acct.{tenant}.{name}")]
 struct Pair {
@@ -23,7 +23,7 @@ struct Pair {
     name: String,
 }
 
-/// Every kind of segment, between literals too.
+/// Every kind of segment, also between literals.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "t-{tenant}.n{id}/v1.{open}.{letter}.{region}.{name}-end.{wide}", codec = Bytes)]
 struct Mixed {
@@ -38,11 +38,11 @@ struct Mixed {
     value: Vec<u8>,
 }
 
-/// Tries bytes.
+/// Checks arbitrary bytes.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let [a, b, c, d] = texts(bytes);
     for text in [&a, &b, &c, &d] {
@@ -58,7 +58,7 @@ pub fn check(bytes: &[u8]) {
     read_as_key(&format!("t-{a}.n{b}/v1.true.{c}.Eu.{d}-end.7"));
 }
 
-/// Whether a text is one segment of a key, by the grammar alone.
+/// Returns whether a text is one valid segment of a key, according to the grammar.
 fn is_segment(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_=".contains(&byte))
 }
@@ -92,7 +92,7 @@ fn read_as_key(text: &str) {
     }
 }
 
-/// A key that is short enough comes back, and has the segments of its template.
+/// Checks that a short enough key round-trips and has the segments of its template.
 fn round_trip<K: ModelKey>(key: &K, segments: usize) {
     let text = key.to_string();
     assert_eq!(text.split('.').count(), segments);

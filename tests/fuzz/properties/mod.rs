@@ -1,7 +1,7 @@
-//! What holds for any bytes whatever. `libFuzzer` looks for bytes for which it does not; the tests of the workspace try
-//! those that it found worth keeping, `../corpus/`.
+//! Properties that hold for arbitrary bytes. libFuzzer searches for counterexamples. The tests of the workspace replay
+//! the inputs in `../corpus/`.
 //!
-//! Each property is a file with a function `check`, which panics where the property does not hold.
+//! Each property is a file with a function `check`, which panics if the property does not hold.
 
 pub mod codecs;
 pub mod filter;
@@ -14,7 +14,7 @@ pub mod text;
 pub mod units;
 pub mod url;
 
-/// So many texts out of bytes: a byte that no UTF-8 has ends each but the last.
+/// Splits bytes into `N` texts at the byte 0xff, which never occurs in UTF-8.
 fn texts<const N: usize>(bytes: &[u8]) -> [String; N] {
     let mut parts = bytes.splitn(N, |byte| *byte == 0xff);
     std::array::from_fn(|_| String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned())

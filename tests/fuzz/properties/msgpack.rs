@@ -1,14 +1,14 @@
-//! MessagePack: values or errors, all of the bytes or none.
+//! MessagePack: decoding returns a value or an error, and consumes all bytes.
 
 use kvtyped::codec::MsgPack;
 
 use super::codecs::each_type;
 
-/// Tries bytes.
+/// Checks arbitrary bytes.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     each_type!(MsgPack, bytes, b"\xc0", true);
 }

@@ -1,5 +1,5 @@
-//! Stored messages: whatever a stranger wrote into one, it is read alike by every way, with the server's word for where
-//! and when; and answers of the server that are none.
+//! Stored messages: all read paths decode an arbitrary message in the same way, and take position and time from the
+//! server only. Invalid replies of a server do not cause a panic.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -16,16 +16,16 @@ use super::texts;
 const PREFIX: &str = "$KV.b.";
 const TIME: &str = "2026-08-14T12:02:39.5Z";
 
-/// Tries bytes: a key, lines of headers, and a value.
+/// Checks arbitrary bytes as a key, header lines, and a value.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let mut parts = bytes.splitn(3, |byte| *byte == 0xff);
     let [key, headers, value] = std::array::from_fn(|_| parts.next().unwrap_or_default());
     let [key, lines] = texts(&[key, headers].join(&0xff));
-    // No subject has white space: it would be two words of the protocol.
+    // A subject cannot contain white space, which separates words in the protocol.
     let key = key.replace(char::is_whitespace, "_");
     let subject = format!("{PREFIX}{key}");
 
@@ -40,7 +40,7 @@ pub fn check(bytes: &[u8]) {
         one(entry, &key, &headers, value);
     }
 
-    // Headers as no client writes them, and what no server answers.
+    // Headers that no client writes, and replies that no server sends.
     let _ = leader(&subject, lines.as_bytes(), value);
     let _ = leader(&subject, format!("NATS/1.0{lines}").as_bytes(), value);
     let _ = probe::total(value);
@@ -49,7 +49,7 @@ pub fn check(bytes: &[u8]) {
     let _ = probe::delivered(Message { reply: Some(lines.into()), ..delivered_nowhere(&subject) }, PREFIX);
 }
 
-/// A header that clients can write.
+/// Parses a header that clients can write.
 fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = line.split_once(':')?;
     let name = HeaderName::from_str(name).ok()?;
@@ -86,7 +86,7 @@ fn delivered(subject: &str, headers: &[(HeaderName, HeaderValue)], value: &[u8])
     }
 }
 
-/// As a server answers a direct get: its own headers come last.
+/// Builds the reply of a server to a direct get. The server's own headers come last.
 fn direct(subject: &str, headers: &[(HeaderName, HeaderValue)], value: &[u8]) -> Message {
     let mut map = map(headers);
     map.append("Nats-Stream", "KV_b");
@@ -116,7 +116,7 @@ fn same(one: &Result<RawEntry, kvtyped::Error>, other: &Result<RawEntry, kvtyped
     }
 }
 
-/// What is so of every entry, whatever its headers say.
+/// Checks the properties of every entry, independent of its headers.
 fn one(entry: &RawEntry, key: &str, headers: &[(HeaderName, HeaderValue)], value: &[u8]) {
     assert_eq!(entry.key.as_str(), key);
     assert_eq!((entry.revision, &entry.value[..]), (Revision::new(7), value));
@@ -134,7 +134,7 @@ fn one(entry: &RawEntry, key: &str, headers: &[(HeaderName, HeaderValue)], value
         Some("PURGE") => assert_eq!(entry.operation, Operation::Purge),
         Some("PUT") => assert!(entry.is_live()),
         Some(_) => assert!(!entry.is_live(), "what nobody knows is no value"),
-        // A value is never hidden by what only a server may say.
+        // Headers that only a server may set never hide a value.
         None => assert!(entry.is_live() || value.is_empty()),
     }
 }

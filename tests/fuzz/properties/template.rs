@@ -1,4 +1,4 @@
-//! The template of a key: what is taken says the same when it is put together again, and every mistake is told.
+//! Key templates: a parsed template reproduces its text, and every invalid template is reported.
 
 #[path = "../../../kvtyped-derive/src/template.rs"]
 #[allow(dead_code, reason = "the derive reads more of it")]
@@ -10,11 +10,11 @@ use syn::LitStr;
 use self::read::Segment;
 use crate::ctxt::Ctxt;
 
-/// Tries bytes.
+/// Checks arbitrary bytes.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut ctxt = Ctxt::default();
@@ -31,7 +31,7 @@ pub fn check(bytes: &[u8]) {
         Segment::Rest(name) => format!("{{{}..}}", name.text),
     });
     assert_eq!(together.collect::<Vec<_>>().join("."), text.replace("{r#", "{"));
-    // Empty fields and full ones make keys of as many segments.
+    // Empty and non-empty fields produce keys with the same number of segments.
     for (field, segments) in [("=_", template.segments.len()), ("x", template.segments.len())] {
         let key = template.segments.iter().map(|segment| match segment {
             Segment::Literal(text) => text.clone(),
@@ -44,8 +44,8 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// The same by the grammar: segments of legal characters with one field at most, and no field twice. A last segment
-/// `{field..}` is like `{field}`.
+/// Checks a template against the grammar: segments of legal characters with at most one field, and no repeated field. A
+/// last segment `{field..}` follows the rules of `{field}`.
 fn is_template(text: &str) -> bool {
     let rest = text.strip_suffix("..}").and_then(|text| text.rsplit_once('{'));
     match rest.filter(|(before, name)| (before.is_empty() || before.ends_with('.')) && !name.contains('.')) {

@@ -1,4 +1,4 @@
-//! Bare texts and bare bytes.
+//! Plain text and plain bytes.
 
 use std::net::IpAddr;
 
@@ -6,11 +6,11 @@ use kvtyped::codec::{Bytes, Codec, Text};
 
 use super::codecs::reads;
 
-/// Tries bytes.
+/// Checks arbitrary bytes.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     reads::<Text, bool>(bytes, b"\0", true);
     reads::<Text, char>(bytes, b"\0", false);

@@ -1,4 +1,4 @@
-//! Durations and sizes in the attributes of the derive: what is read is what it says, by a slower reading.
+//! Durations and sizes in attributes of the derive: the parser agrees with a slower reference implementation.
 
 #[path = "../../../kvtyped-derive/src/units.rs"]
 mod read;
@@ -19,11 +19,11 @@ const SIZES: [(&str, u128); 8] = [
     ("GiB", 1 << 30),
 ];
 
-/// Tries bytes.
+/// Checks arbitrary bytes.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let read = read::duration(&text).ok().map(|duration| duration.as_millis());
@@ -34,12 +34,12 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// The sum of numbers with units, if it fits.
+/// Returns the sum of the numbers with units, if it fits.
 fn duration(text: &str) -> Option<u128> {
     let (mut rest, mut sum) = (text, 0_u128);
     while !rest.is_empty() {
         let (number, after) = number(rest)?;
-        // `m` begins `ms`: the longest unit is meant.
+        // `m` is a prefix of `ms`, so the longest matching unit applies.
         let mut units = DURATIONS.into_iter().filter(|(unit, _)| after.starts_with(unit)).collect::<Vec<_>>();
         units.sort_by_key(|(unit, _)| unit.len());
         let (unit, millis) = units.pop()?;
@@ -56,7 +56,7 @@ fn size(text: &str) -> Option<u128> {
     fits(number.checked_mul(bytes)?)
 }
 
-/// The number at the beginning, which must be there and fit, and what is behind it.
+/// Parses the leading number. Returns it with the remaining text, if it exists and fits.
 fn number(text: &str) -> Option<(u128, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let value = text[..digits].bytes().try_fold(0_u128, |value, digit| fits(value * 10 + u128::from(digit - b'0')));

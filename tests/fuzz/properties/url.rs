@@ -1,4 +1,4 @@
-//! The URL of a store: servers, an error, and never a secret.
+//! Store URLs: parsing returns servers or an error, and an error shows no secret.
 
 use futures::FutureExt;
 use kvtyped::ErrorKind;
@@ -7,14 +7,14 @@ use kvtyped::prelude::*;
 
 use super::texts;
 
-/// Stands where passwords and tokens do.
+/// A marker at the place of passwords and tokens.
 const SECRET: &str = "QXZ7w0rd";
 
-/// Tries bytes: a URL, and the parts of others.
+/// Checks arbitrary bytes as a URL, and as parts of other URLs.
 ///
 /// # Panics
 ///
-/// If a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(bytes: &[u8]) {
     let [url, host, query, name] = texts(bytes);
     parsed(&url);
@@ -44,7 +44,7 @@ fn parsed(url: &str) {
     }
 }
 
-/// Whether the secret stands where none does: behind the user, or in a server without one.
+/// Returns whether the secret is at a place without protection: in the host, or in an address without a user.
 fn before_at(url: &str) -> bool {
     let addresses = url.split_once('?').map_or(url, |(addresses, _)| addresses);
     addresses.split(',').any(|address| {
@@ -52,7 +52,7 @@ fn before_at(url: &str) -> bool {
     })
 }
 
-/// A memory is opened by a name that a bucket could have, and by no other.
+/// Checks that a memory URL opens exactly with the names that a bucket may have.
 fn memory(name: &str) {
     let url = format!("memory:{name}");
     let opened = Store::connect(&*url).into_future().now_or_never().expect("no I/O is done");

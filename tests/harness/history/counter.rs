@@ -1,33 +1,33 @@
-//! Whether a counter is what was added to it.
+//! Check of counters: the value is the sum of the increments.
 //!
-//! What the single additions returned can be checked by [`VersionOrder`](super::VersionOrder), if each adds one: the total
-//! then is the revision.
+//! If each increment adds one, the total is the revision. [`VersionOrder`](super::VersionOrder) can then check the
+//! results of the single increments, too.
 
 use super::violation::{Rule, Violation};
 
-/// What was added to a counter.
+/// The increments of a counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// The sum of what was acknowledged.
+    /// The sum of the acknowledged increments.
     pub acknowledged: i64,
-    /// The sum of the increments whose outcome is not known.
+    /// The sum of the positive increments of unknown outcome.
     pub unknown_up: i64,
-    /// The sum of the decrements whose outcome is not known, not above zero.
+    /// The sum of the negative increments of unknown outcome; at most zero.
     pub unknown_down: i64,
 }
 
 impl Tally {
-    /// Takes in that a number was added.
+    /// Records an acknowledged increment.
     pub fn acknowledged(&mut self, delta: i64) {
         self.acknowledged += delta;
     }
 
-    /// Takes in that a number may have been added.
+    /// Records an increment of unknown outcome.
     pub fn unknown(&mut self, delta: i64) {
         *if delta < 0 { &mut self.unknown_down } else { &mut self.unknown_up } += delta;
     }
 
-    /// With what another client added.
+    /// Adds the tally of another client.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl Tally {
         }
     }
 
-    /// Checks the value of a counter that began at zero.
+    /// Checks the value of a counter that started at zero.
     pub fn check(self, value: i64) -> Vec<Violation> {
         let range = self.acknowledged + self.unknown_down..=self.acknowledged + self.unknown_up;
         let text = format!("the counter is {value}, which is not in {range:?}");

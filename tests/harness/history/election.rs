@@ -1,29 +1,29 @@
-//! Whether terms grew, and whether each leadership stopped before the next one of its candidate.
+//! Check of elections: terms grow, and a candidate's leadership stops before its next leadership starts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::violation::{Rule, Violation};
 
-/// What happened to a candidate.
+/// A transition of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It leads, in this term.
+    /// The candidate became the leader of this term.
     Started(u64),
-    /// It does not lead any more.
+    /// The candidate is no longer the leader of this term.
     Stopped(u64),
 }
 
-/// Where candidates note their turns. Cheap to clone.
+/// A log of the transitions of all candidates. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Turns(Arc<Mutex<Vec<(usize, Turn)>>>);
 
 impl Turns {
-    /// Notes that a candidate leads, unless its leadership is over by the time it is noted: only a leadership that is valid
-    /// has its place among the others. Says whether it was noted.
+    /// Records that a candidate became the leader, unless its leadership has already ended: only a valid leadership can
+    /// be ordered relative to the others. Returns whether the transition was recorded.
     pub fn started(&self, candidate: usize, term: u64, is_valid: impl FnOnce() -> bool) -> bool {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: nobody else starts between the look and the note.
+        // The lock is held, so no other start is recorded between the check and the push.
         let valid = is_valid();
         if valid {
             turns.push((candidate, Turn::Started(term)));
@@ -31,18 +31,18 @@ impl Turns {
         valid
     }
 
-    /// Notes that a candidate does not lead any more.
+    /// Records that a candidate is no longer the leader.
     pub fn stopped(&self, candidate: usize, term: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((candidate, Turn::Stopped(term)));
     }
 
-    /// What was noted so far.
+    /// Returns a copy of all transitions.
     pub fn noted(&self) -> Vec<(usize, Turn)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Checks the turns of all candidates of an election. A violation names places in the log.
+/// Checks the transitions of all candidates of an election. A violation lists indices into the log.
 pub fn turns(turns: &[(usize, Turn)]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut leading: BTreeMap<usize, (usize, u64)> = BTreeMap::new();

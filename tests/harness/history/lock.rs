@@ -1,4 +1,4 @@
-//! Whether holders of locks were alone, whether their fences grew, and whether stale writes were refused.
+//! Checks of locks: mutual exclusion, growing fencing tokens, and refusal of stale writes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,32 +7,32 @@ use std::time::Duration;
 use super::violation::{Rule, Violation, by_ops};
 use super::{Op, Outcome, Recorder};
 
-/// A lock that was held.
+/// One acquisition of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenure {
-    /// Who held it.
+    /// The client that held the lock.
     pub client: usize,
-    /// Which lock.
+    /// The name of the lock.
     pub lock: String,
-    /// The fence of the guard.
+    /// The fencing token of the guard.
     pub fence: u64,
-    /// When the guard had been given, at the latest.
+    /// An upper bound of the time when the client received the guard.
     pub taken: Duration,
-    /// The end of the first look at the guard that found it valid, and the beginning of the last one: it said that it was
-    /// valid at both times, and so for all the time between them.
+    /// The end of the first check that found the guard valid, and the start of the last such check. The guard reported
+    /// itself valid at both times, and therefore was valid during the whole interval.
     pub valid: Option<(Duration, Duration)>,
 }
 
-/// A write under a fence.
+/// A write with a fencing token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fenced {
-    /// The tenure under whose fence it was made.
+    /// The index of the acquisition whose fencing token the write used.
     pub tenure: usize,
-    /// The operation, in the history.
+    /// The id of the operation in the history.
     pub op: usize,
 }
 
-/// Where the holders of locks note their tenures. Cheap to clone.
+/// A log of the acquisitions of all lock holders. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tenures {
     recorder: Recorder,
@@ -40,12 +40,12 @@ pub struct Tenures {
 }
 
 impl Tenures {
-    /// A log whose times are those of a recorder.
+    /// Creates a log that takes its timestamps from `recorder`.
     pub fn of(recorder: &Recorder) -> Self {
         Self { recorder: recorder.clone(), noted: Arc::default() }
     }
 
-    /// Notes that a guard was given, and gives the id of the tenure.
+    /// Records that a client received a guard. Returns the id of the acquisition.
     pub fn taken(&self, client: usize, lock: impl Into<String>, fence: u64) -> usize {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = self.recorder.now();
@@ -53,7 +53,7 @@ impl Tenures {
         noted.0.len() - 1
     }
 
-    /// Looks at a guard, notes when it was found valid, and says what was found.
+    /// Checks a guard, records the time if the guard is valid, and returns the result.
     pub fn look(&self, tenure: usize, is_valid: impl FnOnce() -> bool) -> bool {
         let before = self.recorder.now();
         let found = is_valid();
@@ -66,18 +66,19 @@ impl Tenures {
         found
     }
 
-    /// Notes that an operation was made under the fence of a tenure.
+    /// Records that an operation used the fencing token of an acquisition.
     pub fn fenced(&self, tenure: usize, op: usize) {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).1.push(Fenced { tenure, op });
     }
 
-    /// What was noted so far.
+    /// Returns a copy of all records.
     pub fn noted(&self) -> (Vec<Tenure>, Vec<Fenced>) {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Checks that no two guards of a lock were valid at once, and that their fences grow. A violation names tenures.
+/// Checks that no two guards of a lock were valid at once, and that their fencing tokens grow. A violation lists ids of
+/// acquisitions.
 pub fn tenures(tenures: &[Tenure]) -> Vec<Violation> {
     let mut locks: BTreeMap<&str, Vec<(usize, &Tenure)>> = BTreeMap::new();
     for (id, tenure) in tenures.iter().enumerate() {
@@ -103,7 +104,7 @@ fn one_lock(tenures: &[(usize, &Tenure)]) -> Vec<Violation> {
         .filter_map(|&(id, tenure)| Some((tenure.valid.filter(|(from, to)| from <= to)?, (id, tenure))))
         .collect();
     held.sort_by_key(|(valid, _)| *valid);
-    // Of those before, the one that was valid for longest.
+    // Of the earlier acquisitions, the one that stayed valid for longest.
     let mut longest = None;
     for pair in held.windows(2) {
         let [((_, to), first), ((from, _), second)] = pair else { continue };
@@ -119,8 +120,9 @@ fn one_lock(tenures: &[(usize, &Tenure)]) -> Vec<Violation> {
     violations
 }
 
-/// Checks that no write was accepted under a fence when a newer one was known to the bucket: because a write under it had
-/// been accepted, or because its guard had been given. A violation names operations.
+/// Checks that no write was accepted with a fencing token when the bucket knew a newer token. The bucket knows a token
+/// if it accepted a write with it earlier, or if its guard was granted before the write began. A violation lists
+/// operations.
 pub fn fenced(ops: &[Op], tenures: &[Tenure], writes: &[Fenced]) -> Vec<Violation> {
     let mut locks: BTreeMap<&str, Vec<(u64, u64, &Op)>> = BTreeMap::new();
     for Fenced { tenure, op } in writes {
@@ -133,7 +135,7 @@ pub fn fenced(ops: &[Op], tenures: &[Tenure], writes: &[Fenced]) -> Vec<Violatio
     for (lock, mut accepted) in locks {
         let mut taken: Vec<_> = tenures.iter().filter(|tenure| tenure.lock == lock).collect();
         taken.sort_by_key(|tenure| tenure.taken);
-        // By time: the highest fence that had been given.
+        // By time: the highest fencing token granted so far.
         let mut given: Vec<(Duration, u64)> = taken.iter().map(|tenure| (tenure.taken, tenure.fence)).collect();
         for at in 1..given.len() {
             given[at].1 = given[at].1.max(given[at - 1].1);

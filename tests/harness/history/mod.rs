@@ -1,18 +1,19 @@
-//! What clients did and saw while things failed, to be checked when all is over.
+//! Recorder of client operations under faults, and checkers of the recorded histories.
 //!
-//! | checker | what it says |
+//! | checker | property |
 //! |---|---|
-//! | [`VersionOrder`] | whether the revisions that were returned explain what happened; names who disagrees; O(n log n) |
-//! | [`Wgl`] | the same by search, key by key: whether some order of the operations explains what they returned |
-//! | [`watch`] | whether what a watch or a cache told is in order, new, and adds up to what is there |
-//! | [`lock`] | whether holders were alone, fences grew, and stale writes were refused |
-//! | [`election`] | whether terms grew, and each leadership stopped before the next |
-//! | [`counter`], [`transfers`] | whether sums are what was added to them |
+//! | [`VersionOrder`] | the returned revisions explain all results; names the operations that disagree; O(n log n) |
+//! | [`Wgl`] | the same by search, key by key: some order of the operations explains all results |
+//! | [`watch`] | the events of a watch or a cache are in order and new, and add up to the final state |
+//! | [`lock`] | mutual exclusion, growing fencing tokens, refusal of stale writes |
+//! | [`election`] | growing terms, and no overlap between two leaderships of a candidate |
+//! | [`counter`], [`transfers`] | sums equal the recorded increments |
 //!
-//! Each gives [`Violation`]s that name the rule and the operations; [`assert_none`] turns them into a failure.
+//! Each checker returns [`Violation`]s that name the rule and the operations. [`assert_none`] turns them into a panic.
 //!
-//! A [`Recorder`] is shared by the clients of a run. Each operation begins with [`Recorder::begin`] and ends with
-//! [`Pending::done`]; one that never ends (its task was dropped, say) is recorded as one whose outcome nobody knows.
+//! The clients of a run share one [`Recorder`]. Each operation starts with [`Recorder::begin`] and ends with
+//! [`Pending::done`]. An operation that never ends (its task was dropped, for example) is recorded with an unknown
+//! outcome.
 
 mod version_order;
 mod violation;
@@ -34,74 +35,74 @@ pub use self::wgl::{Searched, Wgl};
 /// One operation of one client on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
-    /// Its place in the history, by which a violation names it.
+    /// The index of the operation in the history. Violations refer to it.
     pub id: usize,
-    /// Who did it. One client does one operation at a time.
+    /// The client. A client performs one operation at a time.
     pub client: usize,
     /// The key, encoded.
     pub key: String,
-    /// What was asked.
+    /// The requested action.
     pub action: Action,
-    /// When it was asked, since the recorder was made.
+    /// The start of the operation, relative to the creation of the recorder.
     pub call: Duration,
-    /// When its outcome was known; `None` if it never was told.
+    /// The end of the operation; `None` if it never ended.
     pub done: Option<Duration>,
-    /// What came of it.
+    /// The outcome of the operation.
     pub outcome: Outcome,
 }
 
-/// What an operation asks.
+/// The action of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Stores a value that no other operation of the run stores, or removes what is there.
+    /// Stores a value that no other operation of the run stores, or removes the record.
     Write {
         /// The value; `None` is a removal.
         value: Option<u64>,
-        /// What must be there for the write to be applied.
+        /// The precondition of the write.
         expected: Expected,
     },
-    /// Reads what is there.
+    /// Reads the record.
     Read(Freshness),
 }
 
-/// What a write expects to be there.
+/// The precondition of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// Whatever is there.
+    /// No precondition.
     Anything,
-    /// No live record: nothing, or the marker of a removal.
+    /// The key has no live record: it was never written, or its newest entry is a delete marker.
     Nothing,
-    /// The entry of this revision, as the newest of its key.
+    /// The newest entry of the key has this revision.
     Revision(u64),
 }
 
-/// How fresh a read was asked to be.
+/// The requested freshness of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// Whatever replica answers.
+    /// Any replica may answer.
     Any,
-    /// At least this revision of the bucket.
+    /// The answer reflects at least this revision of the bucket.
     AtLeast(u64),
-    /// As the leader has it.
+    /// The leader answers.
     Leader,
 }
 
-/// What came of an operation.
+/// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The write was acknowledged under this revision.
     Written(u64),
     /// The read found this, or no live record.
     Seen(Option<Seen>),
-    /// Another write came first: it was not applied, and never will be.
+    /// The precondition failed. The write was not applied, and never will be.
     Refused,
-    /// It failed in another way, and is said to be not applied, now and later.
+    /// The operation failed for another reason. The library reported that the write was not and will not be applied.
     Failed,
-    /// It may have been applied, or may be later.
+    /// The write may have been applied, or may be applied later.
     Unknown,
 }
 
-/// A record as it was read.
+/// A record that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Its revision.
@@ -110,20 +111,20 @@ pub struct Seen {
     pub value: u64,
 }
 
-/// What was seen in the bucket otherwise than by an operation: by a watch, or by a listing.
+/// An entry that a watch or a listing returned, rather than a single read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The key, encoded.
     pub key: String,
     /// Its revision.
     pub revision: u64,
-    /// Its value; `None` is the marker of a removal.
+    /// Its value; `None` for a delete marker.
     pub value: Option<u64>,
-    /// When it was seen, since the recorder was made.
+    /// The time of the observation, relative to the creation of the recorder.
     pub at: Duration,
 }
 
-/// Where the clients of a run note what they do. Cheap to clone.
+/// A log of the operations of all clients of a run. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder(Arc<Shared>);
 
@@ -140,7 +141,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// Notes that an operation begins now. Until it is done, nobody knows its outcome.
+    /// Records that an operation starts now. Its outcome is unknown until [`Pending::done`].
     pub fn begin(&self, client: usize, key: impl Into<String>, action: Action) -> Pending {
         let mut ops = self.0.ops.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ops.len();
@@ -149,18 +150,18 @@ impl Recorder {
         Pending { recorder: self.clone(), id }
     }
 
-    /// The time since the recorder was made.
+    /// Returns the time since the recorder was created.
     pub fn now(&self) -> Duration {
         self.0.start.elapsed()
     }
 
-    /// What was noted so far, in the order in which the operations began.
+    /// Returns a copy of all recorded operations, ordered by their start.
     pub fn history(&self) -> Vec<Op> {
         self.0.ops.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// An operation whose outcome is not known yet.
+/// A recorded operation that has not ended yet.
 #[must_use = "an operation that is not done has an unknown outcome"]
 #[derive(Debug)]
 pub struct Pending {
@@ -169,12 +170,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The id of the operation in the history.
+    /// Returns the id of the operation in the history.
     pub fn id(&self) -> usize {
         self.id
     }
 
-    /// Notes what came of it, now.
+    /// Records the outcome and the current time.
     pub fn done(self, outcome: Outcome) {
         let now = self.recorder.now();
         let mut ops = self.recorder.0.ops.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,8 @@
-//! Whether transfers kept the sum of what they move.
+//! Check of transfers: the total never changes.
 
 use super::violation::{Rule, Violation};
 
-/// Checks that each of these sums, as they were seen one after the other, is the one that there was in the beginning. A
-/// violation names looks.
+/// Checks that each observed total equals the initial total. A violation lists indices into `looks`.
 pub fn sums(sum: i64, looks: &[i64]) -> Vec<Violation> {
     let wrong = looks.iter().enumerate().filter(|(_, seen)| **seen != sum);
     wrong

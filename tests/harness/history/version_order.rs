@@ -1,8 +1,9 @@
-//! Whether the revisions that were returned explain what happened.
+//! Linearizability check by revisions.
 //!
-//! A bucket numbers its writes, so the order that a linearizability checker has to search for is told. What is left is to
-//! see whether it is one: this takes O(n log n), and names the operations that disagree. It may raise no false alarm; what
-//! it lets pass where outcomes are unknown is the matter of [`Wgl`](super::Wgl).
+//! A bucket numbers its writes, so the revisions already give the order that a linearizability checker has to search
+//! for. Only the validity of this order remains to be checked. The check takes O(n log n) and names the operations that
+//! disagree. It must not raise false alarms. [`Wgl`](super::Wgl) finds violations that this check misses when outcomes
+//! are unknown.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use super::violation::{Rule, Violation, by_ops};
 use super::writes::{KeyWrites, Write, Writes};
 use super::{Action, Expected, Freshness, Op, Outcome, Stored};
 
-/// The check; see the [module](super).
+/// The checker; see the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct VersionOrder<'a> {
     ops: &'a [Op],
@@ -21,74 +22,76 @@ pub struct VersionOrder<'a> {
     leader_is_fresh: bool,
 }
 
-/// What the check found.
+/// The result of the check.
 #[derive(Debug, Clone, Default)]
 pub struct Checked {
-    /// How many operations were checked.
+    /// The number of operations.
     pub operations: usize,
-    /// How many writes took effect.
+    /// The number of writes that took effect.
     pub applied: usize,
-    /// How many of those had an unknown outcome, and were seen.
+    /// The number of applied writes whose unknown outcome was resolved by an observation.
     pub settled: usize,
-    /// How many had an unknown outcome, and were not seen.
+    /// The number of writes of unknown outcome that were not observed.
     pub unknown: usize,
-    /// What must not have been.
+    /// The violations.
     pub violations: Vec<Violation>,
-    /// How far plain reads were behind.
+    /// The staleness of plain reads.
     pub any: Staleness,
-    /// How far reads of at least a revision were behind what was acknowledged when they began, which they may be.
+    /// The staleness of reads of at least a revision, relative to the writes acknowledged before the read. These reads
+    /// may be stale.
     pub at_least: Staleness,
-    /// How far reads of the leader were behind.
+    /// The staleness of reads of the leader.
     pub leader: Staleness,
-    /// Writes that were refused although no other write can have come first, by their ids.
+    /// The ids of refused writes that no other write can have conflicted with.
     pub unfounded: Vec<usize>,
-    /// How long the check took.
+    /// The duration of the check.
     pub took: Duration,
 }
 
-/// How far reads of one kind were behind what had been acknowledged when they began.
+/// The staleness of reads of one kind, relative to the writes acknowledged before each read began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Staleness {
-    /// How many reads were answered.
+    /// The number of answered reads.
     pub reads: usize,
-    /// How many of the answers were out of date.
+    /// The number of outdated answers.
     pub stale: usize,
-    /// For how long the most outdated one had been out of date.
+    /// The longest time since an answer had become outdated.
     pub longest: Duration,
 }
 
 impl<'a> VersionOrder<'a> {
-    /// The check of a history. Records that were there before it must be in it, as writes; none may expire.
+    /// Creates a checker of a history. The history must include the writes of all records that existed before; no
+    /// record may expire.
     pub fn of(ops: &'a [Op]) -> Self {
         Self { ops, told: &[], last: None, leader_is_fresh: false }
     }
 
-    /// Takes what a watch told as more evidence.
+    /// Adds the events of a watch as evidence.
     #[must_use]
     pub fn told(mut self, told: &'a [Stored]) -> Self {
         self.told = told;
         self
     }
 
-    /// Takes the whole bucket, as it was when all was over, as more evidence: nothing that was acknowledged may be missing.
+    /// Adds the final content of the whole bucket as evidence: no acknowledged write may be missing.
     #[must_use]
     pub fn last(mut self, last: &'a [Stored]) -> Self {
         self.last = Some(last);
         self
     }
 
-    /// Counts a read of the leader that is out of date as a violation: where no leader was cut off or frozen, there is none.
+    /// Reports each stale read of the leader as a violation. Valid only if no leader was partitioned or frozen.
     #[must_use]
     pub fn leader_is_fresh(mut self) -> Self {
         self.leader_is_fresh = true;
         self
     }
 
-    /// Checks.
+    /// Runs the check.
     ///
     /// # Panics
     ///
-    /// If two writes of a key have the same value: nobody could tell which of them was seen.
+    /// Panics if two writes of a key have the same value: an observation of that value would be ambiguous.
     pub fn check(self) -> Checked {
         let start = Instant::now();
         let stored = self.told.iter().chain(self.last.unwrap_or_default());
@@ -160,7 +163,7 @@ impl<'a> VersionOrder<'a> {
     }
 }
 
-/// Over the whole bucket: a write that ended before another began has the lower revision.
+/// Checks over the whole bucket that a write that ended before another began has the lower revision.
 fn real_time(writes: &Writes<'_>, violations: &mut Vec<Violation>) {
     let mut by_call: Vec<&Write<'_>> = writes.keys.values().flat_map(|key| &key.applied).collect();
     let mut by_done = by_call.clone();
@@ -181,15 +184,15 @@ fn real_time(writes: &Writes<'_>, violations: &mut Vec<Violation>) {
     }
 }
 
-/// The writes of a key, to be asked.
+/// An index over the writes of a key.
 struct Key<'a> {
     writes: &'a KeyWrites<'a>,
     owners: &'a HashMap<u64, &'a Op>,
-    /// By place: the earliest end of the write there and all later ones.
+    /// By index: the earliest end of this write and all later ones.
     ends: Vec<Duration>,
-    /// By place: the earliest call of a removal there or later, if there is one.
+    /// By index: the earliest call of a removal at or after this write, if there is one.
     removals: Vec<Option<Duration>>,
-    /// By end: the place of the highest revision that had ended by then.
+    /// By end time: the index of the highest revision that was acknowledged at this time.
     acknowledged: Vec<(Duration, usize)>,
 }
 
@@ -225,7 +228,7 @@ impl<'a> Key<'a> {
         self.writes.applied.partition_point(|write| write.revision < revision)
     }
 
-    /// Whether what was seen is older than a write: nothing may also be a removal that came later.
+    /// Returns whether an observation is older than a write. An absent record can also be explained by a later removal.
     fn is_behind(&self, seen: Option<u64>, newest: &Write<'_>, end: Duration) -> bool {
         match seen {
             Some(revision) => revision < newest.revision,
@@ -237,31 +240,33 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// Since when what was seen was out of date.
+    /// Returns the time since which the observation was outdated.
     fn outdated_since(&self, seen: Option<u64>, newest: &Write<'_>) -> Duration {
         let after = seen.map_or(newest.revision, |revision| revision + 1);
         self.ends.get(self.place(after)).copied().unwrap_or(newest.done)
     }
 
-    /// Whether a removal of unknown outcome may have come behind a write, and before a time.
+    /// Returns whether a removal of unknown outcome may have happened after the write `behind` and before the time
+    /// `before`.
     fn unknown_removals(&self, behind: &Write<'_>, before: Duration) -> bool {
         let removal = |op: &&&Op| matches!(op.action, Action::Write { value: None, .. });
         self.writes.unknown.iter().filter(removal).any(|op| self.may_follow(op, behind, before))
     }
 
-    /// Whether a write of unknown outcome may have come behind another, and before a time.
+    /// Returns whether a write of unknown outcome may have happened after the write `behind` and before the time
+    /// `before`.
     fn may_follow(&self, op: &Op, behind: &Write<'_>, before: Duration) -> bool {
         let Action::Write { expected, .. } = op.action else { return false };
         let fits = match expected {
             Expected::Anything => true,
-            // Behind a removal; or another one of unknown outcome came before it.
+            // After a removal; or another write of unknown outcome removed the record before.
             Expected::Nothing => true,
             Expected::Revision(revision) => revision == behind.revision || !self.owners.contains_key(&revision),
         };
         fits && op.call <= before
     }
 
-    /// Whether what a write expected was there.
+    /// Checks that the precondition of each applied write held.
     fn conditions(&self, violations: &mut Vec<Violation>) {
         let applied = &self.writes.applied;
         for (at, write) in applied.iter().enumerate() {
@@ -298,7 +303,7 @@ impl<'a> Key<'a> {
             violations.push(by_ops(Rule::CompareAndSet, why, [before.op, write.op]));
             return;
         }
-        // What it expected is no write that is known: one of unknown outcome, then.
+        // The expected revision has no known owner, so it must belong to a write of unknown outcome.
         let known = self.owners.get(&expected);
         let may_be = |op: &&Op| before.is_none_or(|before| self.may_follow(op, before, self.ends[at]));
         let unknown = known.is_none() && self.writes.unknown.iter().any(|op| op.call <= self.ends[at] && may_be(op));
@@ -308,14 +313,14 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// Whether there can have been a reason to refuse a write.
+    /// Returns whether a refusal of the write can be explained by another write.
     fn may_refuse(&self, op: &Op, expected: Expected) -> bool {
         let end = op.done.unwrap_or(Duration::MAX);
         if self.writes.unknown.iter().any(|other| other.call <= end) {
             return true;
         }
         let after = match expected {
-            // Something else refused it: a fence.
+            // The write has no precondition: a fencing token caused the refusal.
             Expected::Anything => return true,
             Expected::Nothing => 0,
             Expected::Revision(revision) => self.place(revision + 1),
@@ -323,7 +328,7 @@ impl<'a> Key<'a> {
         self.writes.applied[after..].iter().any(|write| write.op.call <= end)
     }
 
-    /// Whether the newest write is what is there when all is over.
+    /// Checks that the final state contains the newest write.
     fn is_the_last(&self, last: Option<&Stored>, violations: &mut Vec<Violation>) {
         let Some(newest) = self.writes.applied.last() else { return };
         let seen = last.filter(|last| last.value.is_some()).map(|last| last.revision);

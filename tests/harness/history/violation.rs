@@ -1,17 +1,17 @@
-//! What a checker finds.
+//! Violations that the checkers report.
 
 use std::fmt;
 
 use super::{Action, Expected, Freshness, Op, Outcome};
 
-/// Something that must not have happened.
+/// An observation that the rules forbid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which rule was broken.
+    /// The rule that was broken.
     pub rule: Rule,
-    /// Who shows it: ids of operations, or places in the log that was checked.
+    /// The evidence: ids of operations, or indices into the checked log.
     pub ops: Vec<usize>,
-    /// The same in words.
+    /// A description of the violation.
     pub text: String,
 }
 
@@ -22,41 +22,42 @@ pub enum Rule {
     OneWriteARevision,
     /// A write that ended before another began has the lower revision.
     RealTimeOrder,
-    /// Nothing was written between what a compare-and-set expected and what it wrote, and it expected what was written.
+    /// A compare-and-set write directly follows the write that it expected, and the expected revision is that of a
+    /// write.
     CompareAndSet,
-    /// A record is created only where nothing live is.
+    /// A create succeeds only if the key has no live record.
     Creation,
     /// A write is applied once.
     AppliedOnce,
-    /// Nobody sees a write that was said to be not applied.
+    /// A write that was reported as not applied is never observed.
     RefusedIsNeverSeen,
-    /// What is seen was written, under that revision and key, and not later than it was seen.
+    /// Each observed value was written, with that revision and key, and before the observation.
     SeenWasWritten,
-    /// A read is as fresh as it was asked to be.
+    /// A read is as fresh as requested.
     Freshness,
-    /// What was acknowledged is there in the end, unless it was written over.
+    /// Each acknowledged write is in the final state, unless a later write replaced it.
     NothingIsLost,
-    /// The operations on a key have an order that explains all that they returned.
+    /// Some order of the operations on a key explains all their results.
     Linearizable,
     /// Each event of a key has a higher revision than the one before.
     EventsGrow,
-    /// Nothing that was there before the watch began, or before its listing ended, is told as new.
+    /// An event reports no state older than the start of the watch, nor older than an event before the current listing.
     NothingOldIsNew,
-    /// A listing ends with one `Ready`, and begins anew only after a `Resync`.
+    /// A listing ends with exactly one `Ready`. A new listing begins only after a `Resync`.
     Discipline,
-    /// What was told adds up to what is there.
+    /// The events add up to the final state of the bucket.
     Converges,
-    /// No two holders at once.
+    /// A lock has at most one holder at a time.
     OneHolder,
-    /// Fences, and terms, grow from one holder to the next.
+    /// Fencing tokens and election terms grow from one holder to the next.
     FencesGrow,
-    /// A write under an older fence is refused.
+    /// A write with an older fencing token is refused.
     StaleIsFenced,
-    /// A candidate's leadership stops before its next one starts.
+    /// A candidate's leadership stops before its next leadership starts.
     StopsBeforeStart,
-    /// A counter is what was added to it.
+    /// The value of a counter is the sum of its increments.
     Counted,
-    /// A sum that nothing changes is always the same.
+    /// Transfers do not change the total.
     SumIsConstant,
 }
 
@@ -66,18 +67,20 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How many violations are told.
+/// The maximum number of violations in a panic message.
 const TOLD: usize = 20;
 
+/// Asserts that there are no violations.
+///
 /// # Panics
 ///
-/// If there is a violation: with the first of them in words.
+/// Panics with a description of the first violations if there are any.
 pub fn assert_none(what: &str, violations: &[Violation]) {
     let told: Vec<_> = violations.iter().take(TOLD).map(ToString::to_string).collect();
     assert!(violations.is_empty(), "{what}: {} violations, among them\n{}", violations.len(), told.join("\n"));
 }
 
-/// A violation that operations show.
+/// Builds a violation whose evidence is a set of operations.
 pub(super) fn by_ops<'a>(rule: Rule, why: &str, ops: impl IntoIterator<Item = &'a Op>) -> Violation {
     let ops: Vec<_> = ops.into_iter().collect();
     let told: Vec<_> = ops.iter().map(|op| op.to_string()).collect();

@@ -1,4 +1,4 @@
-//! Whether what a watch or a cache told is in order, new, and adds up to what is there.
+//! Checks of the events of a watch or a cache: order, novelty, and agreement with the final state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::violation::{Rule, Violation};
 use super::{Recorder, Seen, Stored};
 
-/// Something that a watch told.
+/// An event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
-    /// There is this record.
+    /// A live record.
     Put {
         /// Its key, encoded.
         key: String,
@@ -19,20 +19,20 @@ pub enum Told {
         /// Its value.
         value: u64,
     },
-    /// The record of this key went.
+    /// A removal of a record.
     Removed {
         /// The key, encoded.
         key: String,
         /// The revision of the removal.
         revision: u64,
     },
-    /// All that is there was told.
+    /// The listing of existing records is complete.
     Ready,
-    /// What was told is void; all that is there is told anew.
+    /// Earlier events are void; a new listing follows.
     Resync,
 }
 
-/// Where the reader of a watch notes what it is told. Cheap to clone.
+/// A log of the events that the reader of a watch receives. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log {
     recorder: Recorder,
@@ -40,23 +40,23 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log whose times are those of a recorder.
+    /// Creates a log that takes its timestamps from `recorder`.
     pub fn of(recorder: &Recorder) -> Self {
         Self { recorder: recorder.clone(), told: Arc::default() }
     }
 
-    /// Notes what was told, now.
+    /// Records an event at the current time.
     pub fn note(&self, told: Told) {
         let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         all.push((self.recorder.now(), told));
     }
 
-    /// All that was told so far.
+    /// Returns a copy of all events.
     pub fn told(&self) -> Vec<(Duration, Told)> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same, as evidence for the check of the history.
+    /// Returns the events as evidence for the check of the history.
     pub fn stored(&self) -> Vec<Stored> {
         let stored = |(at, told)| {
             let (key, revision, value) = match told {
@@ -70,7 +70,7 @@ impl Log {
     }
 }
 
-/// The check of what a watch told.
+/// The checker of the events of a watch.
 #[derive(Debug, Clone, Copy)]
 pub struct Watched<'a> {
     told: &'a [(Duration, Told)],
@@ -80,33 +80,35 @@ pub struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    /// Of a watch that tells what is there, then what changes. The bucket must not have been made anew meanwhile.
+    /// Creates a checker of a watch that lists existing records and then reports changes. The bucket must not be
+    /// recreated during the watch.
     pub fn of(told: &'a [(Duration, Told)]) -> Self {
         Self { told, since: 0, in_order: false, last: None }
     }
 
-    /// Nothing of this revision or below may be told: that of the bucket when a watch of changes alone began, say.
+    /// Forbids events at or below this revision. For example, the revision of the bucket when a watch without an
+    /// initial listing started.
     #[must_use]
     pub fn since(mut self, revision: u64) -> Self {
         self.since = revision;
         self
     }
 
-    /// Revisions must grow over all keys, too: in a watch that does not coalesce.
+    /// Requires that revisions grow across all keys. Only valid for a watch that does not coalesce events.
     #[must_use]
     pub fn in_order(mut self) -> Self {
         self.in_order = true;
         self
     }
 
-    /// What was told must add up to this listing of the bucket, made when all was over.
+    /// Requires that the events add up to this final listing of the bucket.
     #[must_use]
     pub fn last(mut self, last: &'a [Stored]) -> Self {
         self.last = Some(last);
         self
     }
 
-    /// Checks. A violation names places in the log.
+    /// Runs the check. A violation lists indices into the log.
     pub fn check(self) -> Vec<Violation> {
         let mut reading = Reading { since: self.since, in_order: self.in_order, ..Reading::default() };
         for (at, (_, told)) in self.told.iter().enumerate() {
@@ -122,7 +124,7 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// The newest that was told of a key: where in the log, its revision, its value if it is live.
+/// The newest event of a key: its index in the log, its revision, and its value if the record is live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Newest {
     at: usize,
@@ -135,11 +137,11 @@ struct Reading<'a> {
     since: u64,
     in_order: bool,
     ready: bool,
-    /// The newest over all keys, since the last `Resync`.
+    /// The newest event over all keys since the last `Resync`.
     newest: Option<Newest>,
-    /// Since the last `Resync`.
+    /// The newest event of each key since the last `Resync`.
     keys: BTreeMap<&'a str, Newest>,
-    /// Before it.
+    /// The newest event of each key before the last `Resync`.
     before: BTreeMap<&'a str, Newest>,
     violations: Vec<Violation>,
 }
@@ -180,7 +182,7 @@ impl<'a> Reading<'a> {
                 self.broken(Rule::EventsGrow, &why, [newest.at, at]);
             }
         } else if let Some(before) = self.before.get(key).copied() {
-            // A listing may tell what was told before, and nothing older.
+            // A listing may repeat the event that was reported before, but nothing older.
             let again = before.revision == revision && before.value == value;
             if before.revision > revision || (before.revision == revision && !again) {
                 let why = format!("{key} at {revision} with {value:?} in a new listing, told before: {before:?}");
@@ -210,16 +212,17 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// What a cache had under a key when it was looked at.
+/// The content of a cache for a key at one point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// The key, encoded.
     pub key: String,
-    /// What was there, if anything was.
+    /// The cached record, if there was one.
     pub seen: Option<Seen>,
 }
 
-/// The check of what a cache had, look after look: no record of it is older than one before. A violation names looks.
+/// Checks consecutive reads of a cache: no record is older than in an earlier read. A violation lists indices into
+/// `looks`.
 pub fn cached(looks: &[Look]) -> Vec<Violation> {
     let mut newest: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     let mut violations = Vec::new();

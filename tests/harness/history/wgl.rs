@@ -1,8 +1,7 @@
-//! Whether some order of the operations on a key explains all that they returned: the search of Wing and Gong, with the
-//! memory of Lowe.
+//! Linearizability check by search: the algorithm of Wing and Gong with Lowe's memoization.
 //!
-//! The model is a register with revisions: a write needs what it expects, and takes a higher revision than what is there. A
-//! write of unknown outcome may take effect at any time after its call, or never.
+//! The model is a register with revisions. A write takes effect only if its precondition holds, and its revision is
+//! higher than the current one. A write of unknown outcome may take effect at any time after its call, or never.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -12,10 +11,10 @@ use super::violation::{Rule, Violation, by_ops};
 use super::writes::{KeyWrites, Writes};
 use super::{Action, Expected, Freshness, Op, Outcome};
 
-/// How many steps the search of a key may take.
+/// The default limit of search steps per key.
 const STEPS: usize = 2_000_000;
 
-/// The check; see the [module](super).
+/// The checker; see the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct Wgl<'a> {
     ops: &'a [Op],
@@ -23,27 +22,29 @@ pub struct Wgl<'a> {
     steps: usize,
 }
 
-/// What the search found.
+/// The result of the search.
 #[derive(Debug, Clone, Default)]
 pub struct Searched {
-    /// How many operations were given an order, or not.
+    /// The number of operations in the search.
     pub operations: usize,
-    /// Over how many keys.
+    /// The number of keys.
     pub keys: usize,
-    /// The keys whose operations have no order.
+    /// The keys whose operations have no valid order.
     pub violations: Vec<Violation>,
-    /// The keys whose search was given up: nothing is said of them.
+    /// The keys whose search exceeded the step limit. Their result is undetermined.
     pub given_up: Vec<String>,
-    /// How many steps the search took.
+    /// The number of search steps.
     pub steps: usize,
-    /// How long it took.
+    /// The duration of the search.
     pub took: Duration,
 }
 
 impl Searched {
+    /// Asserts that all keys are linearizable.
+    ///
     /// # Panics
     ///
-    /// If there is a violation, or a key whose search was given up.
+    /// Panics if there is a violation, or if the search of a key exceeded the step limit.
     pub fn assert_linearizable(&self) {
         super::assert_none("linearizability", &self.violations);
         assert!(self.given_up.is_empty(), "the search was given up for {:?}", self.given_up);
@@ -51,30 +52,30 @@ impl Searched {
 }
 
 impl<'a> Wgl<'a> {
-    /// The check of the writes of a history.
+    /// Creates a checker of the writes of a history.
     pub fn of(ops: &'a [Op]) -> Self {
         Self { ops, leader_reads: false, steps: STEPS }
     }
 
-    /// Takes the reads of the leader in, too: they are linearizable as long as no leader is cut off or frozen.
+    /// Includes the reads of the leader. They are linearizable unless a leader is partitioned or frozen.
     #[must_use]
     pub fn with_leader_reads(mut self) -> Self {
         self.leader_reads = true;
         self
     }
 
-    /// How many steps the search of a key may take before it is given up.
+    /// Sets the limit of search steps per key.
     #[must_use]
     pub fn steps(mut self, steps: usize) -> Self {
         self.steps = steps;
         self
     }
 
-    /// Checks.
+    /// Runs the check.
     ///
     /// # Panics
     ///
-    /// If two writes of a key have the same value: nobody could tell which of them was seen.
+    /// Panics if two writes of a key have the same value: an observation of that value would be ambiguous.
     pub fn check(self) -> Searched {
         let start = Instant::now();
         let mut writes = Writes::of(self.ops, std::iter::empty());
@@ -85,7 +86,7 @@ impl<'a> Wgl<'a> {
                 writes.keys.entry(&op.key).or_default();
             }
         }
-        // Whose revision it is: what is expected and belongs to nobody may be a write of unknown outcome.
+        // The owner of each revision. An expected revision without an owner may belong to a write of unknown outcome.
         let applied = writes.keys.values().flat_map(|key| &key.applied);
         let owners: HashMap<u64, usize> = applied.map(|write| (write.revision, write.op.id)).collect();
         let mut found = Searched { keys: writes.keys.len(), ..Searched::default() };
@@ -108,7 +109,7 @@ impl<'a> Wgl<'a> {
     }
 }
 
-/// An operation, as the search sees it.
+/// An operation as a step of the search.
 #[derive(Debug, Clone, Copy)]
 struct Step<'a> {
     op: &'a Op,
@@ -119,24 +120,24 @@ struct Step<'a> {
 
 #[derive(Debug, Clone, Copy)]
 enum Does {
-    /// Writes; under which revision is not known of a write whose outcome is not.
+    /// A write. Its revision is `None` if its outcome is unknown.
     Write { live: bool, expected: Expected, revision: Option<u64> },
-    /// Sees the live entry of this revision, or none.
+    /// A read that returned the live entry of this revision, or no live entry.
     Read(Option<u64>),
 }
 
-/// What is there.
+/// The state of the register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct State {
-    /// The revision of the newest entry, or a lower bound of it.
+    /// The revision of the newest entry, or a lower bound.
     revision: u64,
-    /// Whether it is known.
+    /// Whether `revision` is exact.
     known: bool,
     live: bool,
 }
 
-/// Which operations were given their place: all before `first`, of those behind it the ones in `window`, of those that
-/// need not take effect the ones in `optional`. The vectors have no trailing zeros.
+/// The set of operations that already have a position in the order: all before `first`, those in the bit set `window`
+/// after it, and the optional ones in the bit set `optional`. The vectors have no trailing zeros.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Placed {
     first: usize,
@@ -151,13 +152,13 @@ enum End {
 }
 
 struct Search<'a> {
-    /// Those that took effect, by call; behind them those that need not have.
+    /// The operations that took effect, by call time, followed by the optional ones, which may have had no effect.
     steps: Vec<Step<'a>>,
-    /// How many of them took effect.
+    /// The number of operations that took effect.
     certain: usize,
     owners: &'a HashMap<u64, usize>,
     taken: usize,
-    /// The furthest that was come: how many were placed, and who could not be the next.
+    /// The deepest search state: the number of placed operations, and the candidates that were tried next.
     deepest: (usize, Vec<usize>),
 }
 
@@ -179,8 +180,8 @@ impl<'a> Search<'a> {
         }));
         steps.sort_by_key(|step| step.call);
         let certain = steps.len();
-        // A write that nobody saw explains something only if somebody expected a revision that nobody else has, or if it
-        // is a removal.
+        // An unobserved write of unknown outcome can only matter in two cases: another write expects a revision that
+        // has no owner, or the write is a removal.
         let somebody_expects_it = steps.iter().map(|step| step.does).chain(writes.unknown.iter().map(|op| does(op))).any(
             |does| matches!(does, Does::Write { expected: Expected::Revision(e), .. } if e > 0 && !owners.contains_key(&e)),
         );
@@ -209,7 +210,7 @@ impl<'a> Search<'a> {
                 let certain = candidates.iter().copied().filter(|at| *at < self.certain).collect();
                 self.deepest = (depth, certain);
             }
-            // The last is tried first: those that took effect.
+            // The stack is last in, first out: pushed last and tried first are the operations that took effect.
             for at in candidates.into_iter().rev() {
                 if let Some(next) = self.after(state, self.steps[at].does) {
                     let placed = self.with(&placed, at);
@@ -222,7 +223,7 @@ impl<'a> Search<'a> {
         End::Inexplicable
     }
 
-    /// Who can be the next: nobody who is not placed ended before it began.
+    /// Returns the operations that can come next: all that started before every unplaced operation ended.
     fn candidates(&self, placed: &Placed) -> Vec<usize> {
         let mut end = Duration::MAX;
         let mut candidates = Vec::new();
@@ -237,7 +238,7 @@ impl<'a> Search<'a> {
             }
         }
         candidates.retain(|at| self.steps[*at].call <= end);
-        // Which is tried first does not matter for the answer: reads change nothing, and revisions tell the rest.
+        // The order of the candidates does not affect the answer. Reads change nothing, and revisions order the writes.
         candidates.sort_by_key(|at| match self.steps[*at].does {
             Does::Read(_) => 0,
             Does::Write { revision, .. } => revision.unwrap_or(u64::MAX),
@@ -263,12 +264,12 @@ impl<'a> Search<'a> {
         placed
     }
 
-    /// What is there afterwards, if an operation can take place now.
+    /// Returns the state after the operation, or `None` if the operation cannot take effect in this state.
     fn after(&self, state: State, does: Does) -> Option<State> {
         match does {
             Does::Read(None) => (!state.live).then_some(state),
             Does::Read(Some(revision)) => {
-                // What was seen has a writer whose revision is known.
+                // An observed entry has exactly one writer, so its revision is exact.
                 (state.live && state.known && state.revision == revision).then_some(state)
             }
             Does::Write { live, expected, revision } => {
@@ -316,13 +317,13 @@ fn set(bits: &mut Vec<u64>, at: usize) {
     bits[at / 64] |= 1 << (at % 64);
 }
 
-/// How many ones stand before the first zero.
+/// Returns the number of leading ones.
 fn leading(bits: &[u64]) -> usize {
     let full = bits.iter().take_while(|word| **word == u64::MAX).count();
     full * 64 + bits.get(full).map_or(0, |word| word.trailing_ones() as usize)
 }
 
-/// Without the first `by` bits.
+/// Removes the first `by` bits.
 fn shifted(bits: &[u64], by: usize) -> Vec<u64> {
     let (words, rest) = (by / 64, by % 64);
     let word = |at: usize| bits.get(at).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Which writes took effect, by all that was returned and seen.
+//! Determines which writes took effect, from all results and observations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use super::{Action, Expected, Op, Outcome, Stored};
 pub(super) struct Write<'a> {
     pub(super) op: &'a Op,
     pub(super) revision: u64,
-    /// `None` is a removal.
+    /// The value; `None` for a removal.
     pub(super) value: Option<u64>,
     pub(super) expected: Expected,
-    /// When it surely had taken effect: it was acknowledged, or seen.
+    /// An upper bound of the time when the write took effect: its acknowledgement or its first observation.
     pub(super) done: Duration,
 }
 
 /// The writes of one key.
 #[derive(Debug, Default)]
 pub(super) struct KeyWrites<'a> {
-    /// Those that took effect, by revision.
+    /// The writes that took effect, by revision.
     pub(super) applied: Vec<Write<'a>>,
-    /// Those that may have, and nobody saw.
+    /// The writes of unknown outcome that were not observed.
     pub(super) unknown: Vec<&'a Op>,
 }
 
@@ -31,29 +31,30 @@ pub(super) struct KeyWrites<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Writes<'a> {
     pub(super) keys: BTreeMap<&'a str, KeyWrites<'a>>,
-    /// What is wrong by itself: values that nobody wrote, revisions of two writes.
+    /// Violations found while the writes were collected, such as values without a writer and revisions shared by two
+    /// writes.
     pub(super) violations: Vec<Violation>,
-    /// How many writes of unknown outcome were seen to have taken effect.
+    /// The number of writes of unknown outcome that an observation proved to have taken effect.
     pub(super) settled: usize,
 }
 
-/// Something that was seen in the bucket.
+/// An observation of a value in the bucket.
 struct Sight<'a> {
     key: &'a str,
     revision: u64,
     value: u64,
-    /// When at the latest.
+    /// An upper bound of the time of the observation.
     at: Duration,
-    /// The read that saw it, if it was one.
+    /// The read that made the observation; `None` for a watch or a listing.
     by: Option<&'a Op>,
 }
 
 impl<'a> Writes<'a> {
-    /// From a history, and from what else was seen in the bucket.
+    /// Collects the writes from a history and from further observations of the bucket.
     ///
     /// # Panics
     ///
-    /// If two writes of a key have the same value: nobody could tell which of them was seen.
+    /// Panics if two writes of a key have the same value: an observation of that value would be ambiguous.
     pub(super) fn of(ops: &'a [Op], stored: impl Iterator<Item = &'a Stored> + Clone) -> Self {
         let mut settling = Settling::default();
         for op in ops {
@@ -82,9 +83,9 @@ impl<'a> Writes<'a> {
 struct Settling<'a> {
     /// All writes of values.
     writers: HashMap<(&'a str, u64), &'a Op>,
-    /// Those that took effect, by the id of the operation.
+    /// The writes that took effect, by operation id.
     applied: BTreeMap<usize, Write<'a>>,
-    /// Whose revision it is.
+    /// The write that owns each revision.
     owners: HashMap<u64, &'a Op>,
     unknown: BTreeMap<usize, &'a Op>,
     violations: Vec<Violation>,
@@ -151,8 +152,8 @@ impl<'a> Settling<'a> {
         }
     }
 
-    /// Removals have no value by which to know them: each that was told is one that was acknowledged, or one of those
-    /// whose outcome is not known.
+    /// Matches observed removals with writes. Removals carry no value that identifies their writer. Each observed
+    /// removal must therefore be an acknowledged removal or a removal of unknown outcome.
     fn see_removals(&mut self, stored: impl Iterator<Item = &'a Stored>) {
         let mut told: BTreeMap<&str, BTreeSet<(u64, Duration)>> = BTreeMap::new();
         for Stored { key, revision, value, at } in stored {

@@ -1,4 +1,4 @@
-//! The program `ip`.
+//! Calls of the program `ip`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -7,18 +7,18 @@ use std::process::{Command, Output, Stdio, id};
 
 use super::Unavailable;
 
-/// Where `ip` keeps the namespaces that it makes.
+/// The directory of named namespaces.
 pub(super) const FOLDER: &str = "/run/netns";
 
-/// How the names of all namespaces of the harness begin; the id of the process follows.
+/// The prefix of all namespace names of the harness. The process id follows.
 const PREFIX: &str = "kvtyped-";
 
-/// How the names of those of this process begin.
+/// Returns the prefix of the namespace names of this process.
 pub(super) fn own_prefix() -> String {
     format!("{PREFIX}{}-", id())
 }
 
-/// Does these things, one after the other, in a namespace or outside all of them.
+/// Runs a batch of `ip` commands, in a namespace or outside of all of them.
 pub(super) fn batch(namespace: Option<&str>, orders: impl IntoIterator<Item = String>) -> Result<(), Unavailable> {
     let mut text = String::new();
     for order in orders {
@@ -38,16 +38,16 @@ pub(super) fn batch(namespace: Option<&str>, orders: impl IntoIterator<Item = St
     Err(Unavailable::Refused { what: format!("ip {what}"), said })
 }
 
-/// Removes all namespaces whose names begin so, and with them the wires that end in them.
+/// Removes all namespaces with the given prefix, and with them their links.
 pub(super) fn remove(prefix: &str) {
     let Ok(names) = names() else { return };
     for name in names.iter().filter(|name| name.starts_with(prefix)) {
-        // One that is gone by now is as good.
+        // A namespace that is already gone is not an error.
         let _ = run(Command::new("ip").args(["netns", "del", name]), "");
     }
 }
 
-/// Removes what processes left that are no more.
+/// Removes the namespaces of processes that no longer exist.
 pub(super) fn remove_stale() -> Result<(), Unavailable> {
     for name in names()? {
         let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
@@ -58,7 +58,7 @@ pub(super) fn remove_stale() -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// The names of all namespaces of this machine.
+/// Returns the names of all namespaces of this machine.
 fn names() -> Result<Vec<String>, Unavailable> {
     let output = run(Command::new("ip").args(["netns", "list"]), "")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -69,7 +69,7 @@ fn run(command: &mut Command, input: &str) -> Result<Output, Unavailable> {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(Unavailable::NoProgram)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends before it has read all says why.
+        // An `ip` that exits before it has read all input reports the reason on stderr.
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output().map_err(Unavailable::NoProgram)

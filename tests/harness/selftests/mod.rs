@@ -1,4 +1,4 @@
-//! The harness keeps its own promises.
+//! Tests of the harness itself.
 
 mod cluster;
 mod history;

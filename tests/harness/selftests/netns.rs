@@ -6,7 +6,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A net, unless this machine has none to give, which is said aloud.
+/// Returns a net, or prints the reason and returns `None` if this machine does not support namespaces.
 pub(super) fn net(nodes: usize, sides: usize) -> Option<Net> {
     match Net::lay(nodes, sides) {
         Ok(net) => Some(net),
@@ -17,7 +17,7 @@ pub(super) fn net(nodes: usize, sides: usize) -> Option<Net> {
     }
 }
 
-/// Whether a node answers a client of a side.
+/// Returns whether a node answers a client on a side.
 async fn answers(net: &Net, side: usize, node: usize) -> bool {
     let addr = net.clients_of(node, side);
     let look = async move { wire::api(addr, "$JS.API.INFO", &Value::Null, LOOK).await.is_ok() };
@@ -41,7 +41,7 @@ async fn a_wire_that_is_cut_passes_nothing_and_the_others_all() {
     let made = cluster.node(0).api("$JS.API.STREAM.CREATE.parted", &stream).await.unwrap();
     assert!(made["error"].is_null(), "{made}");
     let leader = cluster.leader_of("parted").await.expect("a new stream has a leader");
-    // The leader, alone with side 1.
+    // Isolates the leader together with side 1.
     net.part(&[Place::Node(leader), Place::Side(1)]);
     let next = wait::until("another node leads", LIMIT, async || {
         cluster.leader_of("parted").await.filter(|now| *now != leader)

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A proxy before the shared server, and a stream of the subject's own there.
+/// Starts a proxy in front of the shared server, and creates a stream for the subject there.
 async fn proxy(subject: &str) -> Proxy {
     let server = shared().await;
     let stream = json!({ "name": subject, "subjects": [subject], "storage": "memory" });
@@ -93,7 +93,7 @@ async fn refused_and_cut_connections_end() {
     wire.request("refuse", b"1").await.expect_err("the proxy is gone");
 }
 
-// The proxy must not care for what a payload holds, nor for how long it is.
+// The proxy must not depend on the content or the length of a payload.
 #[tokio::test]
 async fn payloads_pass_unchanged() {
     let proxy = Proxy::start(shared().await.addr()).await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Makes a stream with one message in it, and so proves the store is used.
+/// Creates a stream with one message, so that the store is used.
 async fn make_stream(server: &Server) {
     let stream = json!({ "name": "S", "subjects": ["s"], "storage": "file" });
     let made = server.api("$JS.API.STREAM.CREATE.S", &stream).await.unwrap();
@@ -36,7 +36,7 @@ async fn a_restart_keeps_port_and_store_but_not_the_process() {
     assert!(server.log().contains("Server Exiting"), "{}", server.log());
     server.restart().await;
     assert_eq!(messages(&server).await, 1);
-    // A restart also restarts what runs, and even what is frozen.
+    // A restart also restarts a running server, even a frozen one.
     server.freeze();
     server.restart().await;
     assert_eq!(messages(&server).await, 1);

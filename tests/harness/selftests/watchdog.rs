@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Not a test: what the test below runs in a process of its own, and kills.
+/// Not a test: the test below runs this function in another process and kills it.
 #[tokio::test]
 #[ignore = "it never ends"]
 async fn victim() {
@@ -60,7 +60,7 @@ async fn nothing_outlives_a_killed_test_process() {
     wait::until("the servers are gone", LIMIT, async || pids.iter().all(|pid| is_gone(*pid)).then_some(())).await;
 }
 
-/// Whether a process is no more, or is dead and not yet collected.
+/// Returns whether a process is gone, or dead and not yet reaped.
 fn is_gone(pid: Pid) -> bool {
     let state = Command::new("ps").args(["-o", "stat=", "-p", &pid.as_raw_nonzero().to_string()]).output();
     match state {

