@@ -255,8 +255,8 @@ impl Requests {
         self.open.push_front(request);
     }
 
-    /// Returns the time limit of the next copy. An election takes up to about 10 s, and the new leader knows nothing of
-    /// earlier copies.
+    /// Returns how long to wait before the request is sent again. An election takes up to about 10 s, and the new
+    /// leader does not know of earlier copies.
     fn patience(&self) -> Duration {
         match self.sent {
             0..ELECTION => ATTEMPT,

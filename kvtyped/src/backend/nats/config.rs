@@ -62,8 +62,7 @@ pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
     raw
 }
 
-/// Returns the stream configuration of new counters (ADR-49). The names are those of a bucket. The messages are
-/// increments.
+/// Returns the stream configuration of new counters (ADR-49): the names of a bucket, and increments as messages.
 ///
 /// A full stream discards old messages, because a counter must not refuse an increment.
 pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
@@ -191,8 +190,7 @@ fn write_republish(Republish { source, destination, headers_only }: &Republish) 
     republish
 }
 
-/// Returns the JSON of a mirror's origin or of a source. `mapped` maps the subjects of a source to those of this
-/// bucket.
+/// Returns the JSON of a mirror's origin or of a source. `mapped` maps the subjects of a source to this bucket.
 fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
     let Source { bucket: origin, domain: _, api_prefix: _, deliver_prefix, keys, start_revision } = source;
     let mut raw = json!({ "name": stream_name(origin) });

@@ -116,7 +116,7 @@ pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
         RequestErrorKind::NoResponders => Answer::NoResponders,
         RequestErrorKind::TimedOut => Answer::Silent,
         RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => Answer::Refused(error),
-        // The client accepted the request if it dropped the reply channel afterwards.
+        // If the client dropped the reply channel, it had accepted the request before.
         RequestErrorKind::Other if error.source().is_some_and(|source| source.is::<Gone>()) => Answer::Broken,
         RequestErrorKind::Other => Answer::Closed,
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The interval at which a waiting request compares its connection with the one that carried it.
+/// How often a waiting request checks whether its connection was replaced.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 /// The number of consecutive intervals without a waiter that ends the task.
