@@ -27,7 +27,7 @@ impl Credentials {
     ///
     /// Reads a file immediately, so that a missing or invalid file is reported at once. The file is read again for each
     /// new connection, so that a replaced file takes effect. If the caller passes client options, the file is read only
-    /// once.
+    /// here.
     pub(super) async fn apply(self, client: Option<ConnectOptions>) -> Result<ConnectOptions> {
         match self {
             Self::UserAndPassword(user, password) => Ok(client.unwrap_or_default().user_and_password(user, password)),

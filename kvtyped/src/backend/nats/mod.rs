@@ -129,9 +129,9 @@ impl NatsBackend {
     /// Connects to a server as [`connect`](Self::connect) does, with further options of the client, such as a custom
     /// TLS configuration.
     ///
-    /// Credentials that the URL or the options name are read only once, not for every connection. This method overrides
-    /// the name, the connection timeout, the ping interval, the reconnect delay and the event callback of the client
-    /// options.
+    /// Credentials that the URL or the options name are read once for each client, not for every connection. A client
+    /// is replaced only if its task ends. This method overrides the name, the connection timeout, the ping interval,
+    /// the reconnect delay and the event callback of the client options.
     ///
     /// # Errors
     ///
@@ -218,8 +218,8 @@ impl NatsBackend {
         self.echoed(info, &config, &able)
     }
 
-    /// Returns the bucket that the server reports, if it has the requested settings. A server ignores a setting that it
-    /// does not know.
+    /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
+    /// setting that it does not know.
     fn echoed(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
         let (config, raw) = echo::of_info(&info)?;
         if let Some(difference) = echo::normal(wanted).differences(&config).first() {

@@ -149,8 +149,7 @@ impl Wire {
         tokio::spawn(async move { client.force_reconnect().await });
     }
 
-    /// Returns a token for an operation in flight. Closing waits at most [`LAST_ANSWERS`] until
-    /// all tokens are dropped.
+    /// Returns a token for an operation in flight. Closing waits at most [`LAST_ANSWERS`] until all tokens are dropped.
     pub(super) fn under_way(&self) -> Arc<()> {
         Arc::clone(&self.under_way)
     }
