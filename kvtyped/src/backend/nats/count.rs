@@ -2,7 +2,7 @@
 //!
 //! An increment is a message without a body. Its header `Nats-Incr` contains the delta. The server stores the new total
 //! under the subject of the counter and returns it. An increment has no precondition, so only its operation id
-//! (`Nats-Msg-Id`) distinguishes one copy from another. If the acknowledgement is lost, these rules decide the outcome:
+//! (`Nats-Msg-Id`) identifies its copies. If the acknowledgement is lost, these rules decide the outcome:
 //!
 //! * *A message with an id and without an increment is a query.* A server that knows the id replies with the sequence
 //!   of the increment (`duplicate`). Another server rejects the message because it lacks an increment. Nothing is
@@ -12,8 +12,8 @@
 //! * *A server that does not know the id may have forgotten it.* It remembers ids for two minutes. After a restart it
 //!   remembers only the ids of the messages that it still stores: the newest of each subject (64 of them, if this crate
 //!   created the stream). The ids that it knows of one subject are therefore always the latest ones. If it knows an
-//!   older id of the same counter, it would also know ours. So our increment was not counted. It is sent again under
-//!   the same id, and the server rejects the first copy if that arrives late.
+//!   older id of the same counter but not ours, our increment was not counted. It is sent again under the same id, and
+//!   the server rejects the first copy if that arrives late.
 //! * *Otherwise the outcome is unknown*, and the error says so.
 
 use std::collections::HashMap;
