@@ -1,9 +1,10 @@
-//! What the server that takes the writes of a bucket can do.
+//! The features of the server that takes the writes of a bucket.
 //!
-//! A server that does not know a header ignores it: it would store a TTL for ever, take a guard on another key for one on
-//! the key that is written, and store each message of a batch by itself. So it must be known before such a write what the
-//! server is. Servers are upgraded, and put back, while handles stay: what was learned holds for one connection. In a
-//! cluster of several versions it holds for the server that led the bucket when it was asked.
+//! A server ignores a header that it does not know. It would store a record with a TTL forever, check the expected
+//! revision of another key against the written key, and store each message of a batch as a separate write. So the
+//! features must be detected before such a write. A server can be upgraded or downgraded while handles exist, so a
+//! result is valid for one connection only. In a cluster of mixed versions, it describes the server that led the bucket
+//! when it was requested.
 
 use serde_json::{Map, Value};
 
@@ -14,16 +15,16 @@ use super::learned::Learned;
 use crate::backend::{Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The first server that takes the id of a message in a batch; 2.12.0 takes batches without.
+/// The first version that accepts a message id in a batch. 2.12.0 accepts batches only without ids.
 pub(super) const TAKES_BATCHES: [u64; 3] = [2, 12, 1];
 
-/// The level of the JetStream API from which on a server heeds the TTL of a key, and a guard on another key (2.11).
+/// The first JetStream API level whose servers honour the TTL of a key and a precondition on another key (2.11).
 pub(super) const HEEDS_HEADERS: u64 = 1;
 
-/// The level of the JetStream API from which on a server takes batches (2.12).
+/// The first JetStream API level whose servers accept atomic batches (2.12).
 pub(super) const BATCHES: u64 = 2;
 
-/// What a server that leads a stream says of itself, with the stream.
+/// The API level and the version that the leader of a stream reports in the metadata of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
     level: u64,
@@ -43,13 +44,13 @@ impl Told {
         self.level >= BATCHES && self.version >= TAKES_BATCHES
     }
 
-    /// As what was found, in an error.
+    /// Describes the server for the `found` part of an `Unsupported` error.
     fn found(self, api: &Api) -> String {
         let [major, minor, patch] = self.version;
         if self.version != [0; 3] {
             return format!("nats-server {major}.{minor}.{patch} (JetStream API level {})", self.level);
         }
-        // Before 2.11 it does not say. The one that we are connected to need not be the one that leads.
+        // A server before 2.11 does not report its version. The connected server is not necessarily the leader.
         let connected = api.wire().client().server_info().version;
         match echo::numbers(&connected) < [2, 11, 0] {
             true => format!("nats-server {connected}"),
@@ -58,7 +59,8 @@ impl Told {
     }
 }
 
-/// As the configuration of a stream tells that was just read; a mirror's tells nothing of its origin.
+/// Reads the features from a stream configuration that was just received. Returns an empty result for a mirror, because
+/// its configuration does not describe the server of its origin.
 pub(super) fn learned(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> Learned<Told> {
     let learned = Learned::default();
     if !is_mirror {
@@ -81,7 +83,7 @@ impl Place {
         Ok(told)
     }
 
-    /// Refuses a write whose headers the server would ignore.
+    /// Returns `Unsupported` if the server would ignore the headers of this write.
     pub(super) async fn check_headers(&self, write: &Write, deadline: Deadline) -> Result<()> {
         let elsewhere = write.guard.as_ref().is_some_and(|guard| guard.key != write.key);
         let needs = match (write.ttl, elsewhere) {
@@ -93,19 +95,19 @@ impl Place {
         if told.heeds_headers() { Ok(()) } else { Err(Error::unsupported(needs, told.found(&self.api))) }
     }
 
-    /// Whether the server keeps the id of a write that it refused as if that were on its way, as replicated buckets did
-    /// before 2.12.
+    /// Returns whether the server treats the id of a refused write as the id of a write in flight. Replicated buckets
+    /// did so before 2.12.
     pub(super) async fn keeps_refused_ids(&self, deadline: Deadline) -> bool {
         self.told(deadline).await.is_ok_and(|told| told.level < BATCHES)
     }
 
-    /// Refuses batches where the server would take each message by itself, or none.
+    /// Returns `Unsupported` if the server rejects batches, or would store each message of a batch separately.
     pub(super) async fn check_batches(&self, deadline: Deadline) -> Result<()> {
         let told = self.told(deadline).await?;
         if !told.takes_batches() {
             return Err(Error::unsupported("nats-server 2.12.1 for several writes at once", told.found(&self.api)));
         }
-        // A mirror does not tell whether its origin takes them.
+        // The configuration of a mirror does not say whether its origin accepts batches.
         if self.config.mirror.is_none() && self.config.atomic != Some(true) {
             return Err(Error::no_batches(&self.config.name));
         }

@@ -1,4 +1,4 @@
-//! The JetStream API: JSON there and back.
+//! The JetStream API: JSON requests and replies.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,25 +19,26 @@ use super::{able, config, echo, record};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The prefix of the API of the account and the server that one is connected to.
+/// The API prefix of the connected account and server.
 pub(super) const DEFAULT_PREFIX: &str = "$JS.API";
 
-/// How long an answer may take before a request that can do no harm is sent again.
+/// The time limit for a reply before a request that is safe to repeat is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How many times a request is sent after [`ATTEMPT`] each. Later ones wait longer.
+/// The number of attempts that wait [`ATTEMPT`] each. Later attempts wait longer.
 const ELECTION: u32 = 10;
 
-/// How many requests without an answer are kept.
+/// The maximum number of unanswered copies of a request that are kept.
 const MOST_OPEN: usize = 4;
 
-/// How long after a server of a cluster denied a stream it is asked again.
+/// The pause before a stream is requested again after a server of a cluster reported that it does not exist.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long nobody may answer on a server without JetStream; another, behind it, may just be starting.
+/// How long "no responders" is retried on a server without JetStream. A server behind it with JetStream may just be
+/// starting.
 const NOBODY: Duration = Duration::from_secs(1);
 
-/// The API of one JetStream.
+/// A handle to the API of one JetStream account or domain.
 #[derive(Clone)]
 pub(super) struct Api {
     wire: Arc<Wire>,
@@ -47,9 +48,9 @@ pub(super) struct Api {
 /// Whether a request may be sent twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It only asks.
+    /// The request only reads, or a repetition is harmless.
     UntilAnswered,
-    /// It changes something.
+    /// The request changes state and is not safe to repeat.
     Never,
 }
 
@@ -58,7 +59,7 @@ impl Api {
         Self { wire, prefix: prefix.into() }
     }
 
-    /// The API of another account or domain, over the same connection.
+    /// Returns the API of another account or domain over the same connection.
     pub(super) fn elsewhere(&self, prefix: String) -> Self {
         Self { wire: Arc::clone(&self.wire), prefix: prefix.into() }
     }
@@ -75,7 +76,7 @@ impl Api {
         &*self.prefix == DEFAULT_PREFIX
     }
 
-    /// Asks under `<prefix>.<verb>`: what the server answers, or what it finds wrong.
+    /// Sends a request to `<prefix>.<verb>`. Returns the reply, or the error that the server reports.
     pub(super) async fn call(
         &self,
         verb: &str,
@@ -89,7 +90,7 @@ impl Api {
             let message = self.ask(verb, body, repeat, deadline).await?;
             let answer = parse(&message.payload)?;
             match answer {
-                // A server of a cluster that has just begun to lead may not know every stream yet.
+                // A server of a cluster that just became the leader may not know every stream yet.
                 Err(error) if error.is_stream_not_found() && repeat == Repeat::UntilAnswered && !looked_again => {
                     looked_again = true;
                     if !self.wire.is_clustered() || deadline.remaining() < LOOK_AGAIN {
@@ -108,7 +109,7 @@ impl Api {
         }
     }
 
-    /// Asks under `<prefix>.<verb>`: the message that the server answers.
+    /// Sends a request to `<prefix>.<verb>` and returns the reply message.
     ///
     /// A repeated request does not discard the earlier ones: a slow server may still answer them.
     async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
@@ -136,7 +137,7 @@ impl Api {
                     if repeat == Repeat::Never {
                         return Err(error.unknown_outcome());
                     }
-                    // The wait for the answer was the pause.
+                    // The wait for the reply replaces the pause.
                     if was_silent && !deadline.has_passed() {
                         tracing::debug!(verb, %error, "asking again");
                         continue;
@@ -152,20 +153,21 @@ impl Api {
         }
     }
 
-    /// Asks once under `<prefix>.<verb>`, as soon as there is a connection, and waits as long as a healthy server takes.
+    /// Sends one request to `<prefix>.<verb>` as soon as there is a connection. Waits at most [`ATTEMPT`] for the
+    /// reply.
     pub(super) async fn attempt(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Answer> {
         let mut request = self.send(verb, body, deadline).await?;
         Ok(request.wait(deadline.within(ATTEMPT)).await)
     }
 
-    /// A request under `<prefix>.<verb>`, as soon as there is a connection.
+    /// Creates a request to `<prefix>.<verb>` as soon as there is a connection.
     async fn send(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Pending> {
         self.wire.connected(deadline).await?;
         let payload = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         Ok(self.wire.request(format!("{}.{verb}", self.prefix), None, payload))
     }
 
-    /// Nobody listens: an error as soon as it is clear that nobody will.
+    /// Handles "no responders". Returns an error once it is clear that no server will respond.
     fn nobody(&self, begun: Instant) -> Result<()> {
         let server = self.wire.client().server_info();
         if server.jetstream || begun.elapsed() < NOBODY {
@@ -177,12 +179,12 @@ impl Api {
         }))
     }
 
-    /// What the servers behind this API can do.
+    /// Requests the capabilities of the servers behind this API.
     pub(super) async fn capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
         let info = self.call("INFO", None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
         let level = info["api"]["level"].as_u64().unwrap_or_default();
         let version = self.wire.client().server_info().version;
-        // Behind another prefix it may be a server of another version that answers.
+        // Behind another prefix, a server of another version may respond.
         let is_new = !self.is_default() || echo::numbers(&version) >= able::TAKES_BATCHES;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
         capabilities.key_ttl = level >= able::HEEDS_HEADERS;
@@ -192,7 +194,7 @@ impl Api {
         Ok(capabilities)
     }
 
-    /// The information of the stream of a bucket, if there is one.
+    /// Requests the information of a bucket's stream. Returns `None` if the stream does not exist.
     pub(super) async fn stream(&self, bucket: &str, deadline: Deadline) -> Result<Option<Value>> {
         let verb = format!("STREAM.INFO.{}", config::stream_name(bucket));
         match self.call(&verb, None, Repeat::UntilAnswered, deadline).await? {
@@ -202,7 +204,7 @@ impl Api {
         }
     }
 
-    /// Refuses what a permission cannot limit to some keys, where only such is wanted.
+    /// Returns `PermissionDenied` if the connection is restricted: permissions cannot limit this request to some keys.
     pub(super) fn whole(&self, verb: &str) -> Result<()> {
         match self.wire.is_confined() {
             true => Err(Error::new(ErrorKind::PermissionDenied { subject: format!("{}.{verb}", self.prefix) })),
@@ -210,7 +212,7 @@ impl Api {
         }
     }
 
-    /// A message of a stream as its leader has it, if there is one.
+    /// Requests a message of a stream from its leader. Returns `None` if the message does not exist.
     pub(super) async fn leader(
         &self,
         stream: &str,
@@ -226,7 +228,7 @@ impl Api {
         }
     }
 
-    /// The newest message of a subject as the leader of the stream has it.
+    /// Requests the newest message of a subject from the leader of the stream.
     pub(super) async fn leader_newest(
         &self,
         stream: &str,
@@ -237,24 +239,24 @@ impl Api {
     }
 }
 
-/// The same request, sent several times.
+/// The copies of one request.
 #[derive(Default)]
 struct Requests {
-    /// Those that may still be answered.
+    /// The copies that may still be answered.
     open: VecDeque<Pending>,
     sent: u32,
 }
 
 impl Requests {
-    /// Adds a request, which is sent when [`answer`](Self::answer) is polled.
+    /// Adds a copy. It is sent when [`answer`](Self::answer) is polled.
     fn add(&mut self, request: Pending) {
         self.sent += 1;
         self.open.truncate(MOST_OPEN - 1);
         self.open.push_front(request);
     }
 
-    /// How long to wait before the request is sent again. An election takes up to about 10 s, and the new leader knows
-    /// nothing of earlier requests.
+    /// Returns how long to wait before the request is sent again. An election takes up to about 10 s, and the new
+    /// leader does not know of earlier copies.
     fn patience(&self) -> Duration {
         match self.sent {
             0..ELECTION => ATTEMPT,
@@ -262,7 +264,7 @@ impl Requests {
         }
     }
 
-    /// Waits for the first answer to any of the requests.
+    /// Waits for the first reply to any copy.
     async fn answer(&mut self, until: Instant) -> Answer {
         let (answer, which) = if self.open.len() == 1 {
             (self.open[0].wait(until).await, 0)
@@ -272,9 +274,9 @@ impl Requests {
             (answer, which)
         };
         match answer {
-            // Each request has waited until then.
+            // All copies share one time limit.
             Answer::Message(_) | Answer::Silent => {}
-            // The requests on a connection that broke stay without an answer.
+            // Copies that were sent on a broken connection stay unanswered.
             Answer::Broken => self.open.clear(),
             _ => drop(self.open.remove(which)),
         }
@@ -282,22 +284,22 @@ impl Requests {
     }
 }
 
-/// What a server answers to a message that it was to store.
+/// The reply to a message that the server should store: a publish acknowledgement.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Acknowledgement {
-    /// The sequence of the message; of the last one, of a batch.
+    /// The sequence of the message. For a batch, the sequence of the last message.
     pub(super) seq: u64,
-    /// Whether it was stored before, under the same id.
+    /// Whether the message was already stored under the same id.
     pub(super) duplicate: bool,
-    /// How many messages a batch had.
+    /// The number of messages in the batch.
     pub(super) count: usize,
-    /// The total, of a counter.
+    /// The total of a counter.
     pub(super) val: Option<String>,
     error: Option<ApiError>,
 }
 
-/// What the server acknowledges, or what it finds wrong.
+/// Parses a publish acknowledgement. Returns the acknowledgement, or the error that the server reports.
 pub(super) fn acknowledgement(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
     let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(unreadable)?;
     Ok(answer.error.take().map_or(Ok(answer), Err))
@@ -307,7 +309,7 @@ fn unreadable(_: serde_json::Error) -> Error {
     convert::backend("JetStream's answer is no JSON")
 }
 
-/// What the server answers, or what it finds wrong.
+/// Parses a reply. Returns its JSON, or the error that the server reports.
 pub(super) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
     let mut answer: Value = serde_json::from_slice(payload).map_err(unreadable)?;
     match answer.get_mut("error").map(Value::take) {

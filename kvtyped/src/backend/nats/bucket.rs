@@ -1,4 +1,4 @@
-//! Where a bucket is: its stream, its subjects, its leader.
+//! The location of a bucket: its stream, subjects and leader.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,46 +23,49 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// The first server that counts right what is to come for several filters at once; older ones count too few.
+/// The first version that counts the pending messages of several filters correctly. Older versions count too few.
 const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
 
-/// The first server that tells with a message of a direct get how many are behind it; older ones count it too.
+/// The first version that excludes the returned message when a direct get reports the number of pending messages. Older
+/// versions include it.
 const COUNTS_BEHIND: [u64; 3] = [2, 12, 0];
 
-/// One bucket.
+/// A handle to one bucket.
 pub(super) struct NatsBucket {
     place: Arc<Place>,
 }
 
-/// Everything that an operation on a bucket needs to know of it.
+/// The state that every operation on a bucket needs.
 pub(super) struct Place {
     pub(super) api: Api,
     pub(super) config: BucketConfig,
-    /// When it was made.
+    /// The creation time of the stream.
     pub(super) created: SystemTime,
     pub(super) stream: String,
-    /// What the subjects in the stream begin with: `$KV.b.`. A mirror's are those of its origin.
+    /// The prefix of the subjects in the stream: `$KV.b.`. A mirror has the prefix of its origin, unless it maps
+    /// subjects.
     pub(super) prefix: String,
-    /// What the subjects that are written to begin with: that of another account or domain before it.
+    /// The prefix of the subjects that writes are published to. It begins with the API prefix of another account or
+    /// domain.
     pub(super) write_prefix: String,
-    /// Whether any server that stores it may answer.
+    /// Whether direct gets are allowed, so that any server that stores the bucket may answer.
     pub(super) direct: bool,
-    /// Whose leader decides what is written: the origin's, of a mirror.
+    /// The API of the leader that decides writes. For a mirror, this is the leader of its origin.
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
-    /// What the server can do that takes its writes.
+    /// The features of the server that takes the writes.
     pub(super) able: Learned<Told>,
-    /// Whether the server counts right what is to come for several filters at once.
+    /// Whether the server counts the pending messages of several filters correctly.
     pub(super) counts_filters: bool,
-    /// Whether the server counts a message that it gives among those behind it.
+    /// Whether the server includes the returned message of a direct get in the number of pending messages.
     pub(super) counts_what_it_gives: bool,
-    /// How long the server recognises the id of a message that it has stored.
+    /// How long the server recognises the id of a stored message.
     pub(super) duplicate_window: Duration,
-    /// Whether requests about many keys are answered.
+    /// Whether the bucket answers requests for many keys.
     pub(super) many: many::Support,
     /// The limit on the unacknowledged messages of a consumer: that of the stream or, once known, that of the account.
     pub(super) max_ack_pending: AtomicUsize,
-    /// Whether it was found that a consumer with a window does not get on here.
+    /// Whether acknowledgements were found not to reach the server, so that a consumer should have no window.
     pub(super) unwindowed: AtomicBool,
     /// The number of messages that a subscription is expected to buffer.
     window: AtomicU32,
@@ -73,7 +76,7 @@ pub(super) struct Place {
 const WINDOW: (u32, u32) = (16_384, 32);
 
 impl NatsBucket {
-    /// The bucket with these settings, which were read from this configuration of a stream.
+    /// Creates a bucket from its settings and the stream configuration that contained them.
     pub(super) fn new(api: &Api, config: BucketConfig, raw: Map<String, Value>, created: SystemTime) -> Self {
         let direct = raw.get("allow_direct").and_then(Value::as_bool).unwrap_or_default();
         let duplicate_window =
@@ -139,12 +142,12 @@ impl Place {
         let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
     }
 
-    /// The subject of a key in the stream.
+    /// Returns the subject of a key in the stream.
     pub(super) fn subject(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
     }
 
-    /// The subject of a key in the stream whose leader decides.
+    /// Returns the subject of a key in the leader's stream.
     pub(super) fn leader_subject(&self, key: &Key) -> String {
         match self.config.mirror {
             Some(ref origin) => format!("{}{key}", config::subject_prefix(&origin.bucket)),
@@ -152,7 +155,7 @@ impl Place {
         }
     }
 
-    /// What of an entry of the leader's begins its subject.
+    /// Returns the subject prefix of the entries in the leader's stream.
     pub(super) fn leader_prefix(&self) -> String {
         match self.config.mirror {
             Some(ref origin) => config::subject_prefix(&origin.bucket),
@@ -160,12 +163,12 @@ impl Place {
         }
     }
 
-    /// The newest message of a key as the leader has it.
+    /// Requests the newest message of a key from the leader.
     pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<record::Stored>> {
         self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
     }
 
-    /// The last revision that the leader has.
+    /// Requests the last revision from the leader.
     pub(super) async fn leader_last(&self, deadline: Deadline) -> Result<Revision> {
         let info = self.leader_api.stream(self.owner(), deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
@@ -173,24 +176,25 @@ impl Place {
         last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
     }
 
-    /// The window of a consumer that needs no window. A stream that limits `max_ack_pending` refuses a consumer without
-    /// acknowledgements (10082).
+    /// Returns the window of a consumer that needs none. A stream that limits `max_ack_pending` refuses a consumer
+    /// without acknowledgements (10082).
     pub(super) fn forced_window(&self) -> Option<u32> {
         u32::try_from(self.max_ack_pending.load(Ordering::Relaxed)).ok()
     }
 
-    /// The bucket whose leader decides.
+    /// Returns the name of the bucket whose leader decides writes: the origin if this bucket is a mirror.
     pub(super) fn owner(&self) -> &str {
         self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
     }
 
-    /// What the leader says of the bucket, which is nothing if it is gone; nothing at all if that is not learned soon.
+    /// Requests the stream information from the leader. Returns `Some(None)` if the bucket does not exist, and `None`
+    /// if the leader does not answer within 500 ms.
     pub(super) async fn information(&self, deadline: Deadline) -> Option<Option<Value>> {
         let soon = Deadline::after(deadline.remaining().min(Duration::from_millis(500)));
         self.leader_api.stream(self.owner(), soon).await.ok()
     }
 
-    /// What is later than the revision is safe from it, so it may be asked for twice.
+    /// Erases the entries of a key up to a revision. Later entries are kept, so the request is safe to repeat.
     async fn erase(&self, key: &Key, upto: Revision, deadline: Deadline) -> Result<u64> {
         let verb = format!("STREAM.PURGE.{}", self.leader_stream);
         let which = json!({ "filter": self.leader_subject(key), "seq": upto.get().saturating_add(1) });

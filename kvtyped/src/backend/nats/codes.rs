@@ -6,7 +6,7 @@
 use super::convert::ApiError;
 use crate::error::ErrorKind;
 
-/// The kind of an error that means the same to every operation. Returns `None` for any other code.
+/// Returns the kind of an error that means the same to every operation, or `None` for any other code.
 pub(super) fn kind(error: &ApiError) -> Option<ErrorKind> {
     let text = || error.description.clone();
     Some(match error.err_code {

@@ -1,6 +1,6 @@
-//! A bucket's settings as a stream's configuration (ADR-8, ADR-57); [`echo`](super::echo) is the way back.
+//! Conversion of a bucket's settings to a stream configuration (ADR-8, ADR-57). [`echo`](super::echo) is the reverse.
 //!
-//! The configuration stays JSON, so that an update keeps what this version does not know.
+//! The configuration stays JSON, so that an update keeps the fields that this version does not know.
 
 use serde_json::{Map, Value, json};
 
@@ -8,22 +8,22 @@ use crate::backend::Capabilities;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage, nanos};
 use crate::error::{Error, Result};
 
-/// The name of the stream of a bucket.
+/// Returns the name of a bucket's stream.
 pub(super) fn stream_name(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
-/// The bucket of a stream, if its name says that it has one.
+/// Returns the bucket name of a stream, or `None` if the name of the stream is not that of a bucket.
 pub(super) fn bucket_name(stream: &str) -> Option<&str> {
     stream.strip_prefix("KV_")
 }
 
-/// What the subjects of a bucket begin with.
+/// Returns the subject prefix of a bucket.
 pub(super) fn subject_prefix(bucket: &str) -> String {
     format!("$KV.{bucket}.")
 }
 
-/// Whether the server can do what is wanted.
+/// Checks that the server supports the requested settings.
 pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
     if wanted.limit_markers.is_some_and(|stay| !stay.is_zero()) && !able.key_ttl {
         let needs = "nats-server 2.11 (JetStream API level 1) for limit markers";
@@ -36,7 +36,7 @@ pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
     Ok(())
 }
 
-/// The configuration of the stream of a new bucket.
+/// Returns the stream configuration of a new bucket.
 pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
     let mut raw = Map::new();
     let mut set = |name: &str, value: Value| raw.insert(name.to_owned(), value);
@@ -62,9 +62,9 @@ pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
     raw
 }
 
-/// The configuration of the stream of new counters (ADR-49): the names of a bucket, and messages that add.
+/// Returns the stream configuration of new counters (ADR-49): the names of a bucket, and increments as messages.
 ///
-/// It takes what comes, whatever is full: a counter that refuses to count is none.
+/// A full stream discards old messages, because a counter must not refuse an increment.
 pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
     let mut raw = stream(wanted);
     raw.insert("discard".to_owned(), json!("old"));
@@ -72,12 +72,12 @@ pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
     raw
 }
 
-/// Whether a stream is one of counters.
+/// Returns whether a stream holds counters.
 pub(super) fn has_counters(raw: &Map<String, Value>) -> bool {
     raw.get("allow_msg_counter").and_then(Value::as_bool).unwrap_or_default()
 }
 
-/// Puts what is wanted into the configuration of a stream, and leaves the rest.
+/// Sets the requested settings in a stream configuration and keeps all other fields.
 pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     // Destructured, so that a new setting cannot be forgotten.
     let BucketConfig {
@@ -107,7 +107,7 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     {
         *markers = json!(0);
     }
-    // A server that cannot does not know the field.
+    // A server without atomic batches does not know the field, so `false` is not sent to it.
     let atomic = atomic.filter(|on| *on || raw.contains_key("allow_atomic"));
     if let Some(ttl) = ttl.and_then(nanos) {
         fit_duplicate_window(raw, ttl);
@@ -149,11 +149,11 @@ pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     }
 }
 
-/// How long the server recognises a message that it has stored, where nothing is said: two minutes, in nanoseconds.
+/// The default duplicate window of a server: two minutes, in nanoseconds.
 const DUPLICATE_WINDOW: i64 = 120_000_000_000;
 
-/// Makes room for another `max_age`, which the duplicate window may not exceed: the server's default is left to the
-/// server again, and what somebody chose is cut.
+/// Adjusts the duplicate window, which must not exceed the new `max_age`. A default value is removed, so that the
+/// server chooses its default again. Any other value is limited to the new `max_age`.
 fn fit_duplicate_window(raw: &mut Map<String, Value>, ttl: i64) {
     let number = |field: &str| raw.get(field).and_then(Value::as_i64).filter(|number| *number > 0);
     let Some(window) = number("duplicate_window") else { return };
@@ -190,12 +190,12 @@ fn write_republish(Republish { source, destination, headers_only }: &Republish) 
     republish
 }
 
-/// A mirror's origin, or one of several sources, whose subjects become those of this bucket.
+/// Returns the JSON of a mirror's origin or of a source. `mapped` maps the subjects of a source to this bucket.
 fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
     let Source { bucket: origin, domain: _, api_prefix: _, deliver_prefix, keys, start_revision } = source;
     let mut raw = json!({ "name": stream_name(origin) });
     let filter = format!("{}{}", subject_prefix(origin), keys.as_deref().unwrap_or(">"));
-    // A bucket of the same name elsewhere has the right subjects already.
+    // A bucket of the same name in another domain or account already has the right subjects.
     if mapped && origin != bucket {
         raw["subject_transforms"] = source_transform(origin, bucket, keys.as_deref().unwrap_or(">"));
     } else if keys.is_some() {
@@ -210,13 +210,13 @@ fn write_source(source: &Source, bucket: &str, mapped: bool) -> Value {
     raw
 }
 
-/// The mapping of these keys of another bucket to the same keys of this one.
+/// Returns the mapping of these keys of another bucket to the same keys of this one.
 pub(super) fn source_transform(origin: &str, bucket: &str, keys: &str) -> Value {
     let src = format!("{}{keys}", subject_prefix(origin));
     json!([{ "src": src, "dest": format!("{}{}", subject_prefix(bucket), destination(keys)) }])
 }
 
-/// A filter as the other side of a mapping: its nth `*` is what was there.
+/// Converts a key filter to the destination of a mapping: the nth `*` becomes a reference to the nth wildcard.
 pub(super) fn destination(keys: &str) -> String {
     let mut wildcards = 0;
     let mut token = |token: &str| {

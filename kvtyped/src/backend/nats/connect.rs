@@ -1,4 +1,4 @@
-//! The connection that a URL and options make.
+//! Creation of clients from a URL and options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use super::target::Target;
 use super::wire::Violations;
 use crate::error::{Error, Result};
 
-/// How often the server is asked whether it lives: it is given up after three times that.
+/// The interval of pings to the server. A connection is given up after three intervals without a reply.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The longest pause between two attempts to connect again.
+/// The longest pause between two attempts to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long one server may take to let us in before the next one is tried: a server that hangs takes connections, and
-/// is silent.
+/// The time limit of the handshake with one server before the client tries the next one. A hung server accepts
+/// connections and stays silent.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connects clients by a URL and options. It has no `Debug`, because it holds secrets.
@@ -41,7 +41,7 @@ impl Connector {
         Ok(Self { servers, options, client, violations: Arc::default() })
     }
 
-    /// The prefix of the JetStream API.
+    /// Returns the prefix of the JetStream API.
     pub(super) fn api_prefix(&self) -> Result<String> {
         self.options.api_prefix()
     }
@@ -50,12 +50,12 @@ impl Connector {
         self.options.confined
     }
 
-    /// How long connecting may take.
+    /// Returns the time limit for connecting.
     pub(super) fn timeout(&self) -> Duration {
         self.options.connect_timeout.unwrap_or(Duration::from_secs(5))
     }
 
-    /// The denials that the servers of all connections reported.
+    /// Returns the denials that the servers of all connections reported.
     pub(super) fn violations(&self) -> &Arc<Violations> {
         &self.violations
     }
@@ -77,7 +77,7 @@ impl Connector {
         tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::timeout(timeout))?
     }
 
-    /// The options of one client. Reads the files here, so that each client uses their current content.
+    /// Builds the options of one client. Reads the files here, so that each client uses their current content.
     async fn client_options(&self) -> Result<ConnectOptions> {
         let NatsOptions { name, credentials, tls, .. } = self.options.clone();
         let connect = match credentials {

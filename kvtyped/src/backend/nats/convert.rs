@@ -1,4 +1,4 @@
-//! Errors: the server's and the client's become the library's here, and only here.
+//! Conversion of errors of the server and of the client to errors of this crate.
 
 use std::error::Error as StdError;
 
@@ -15,10 +15,10 @@ use crate::revision::Revision;
 /// An error of the JetStream API.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ApiError {
-    /// As of HTTP.
+    /// The status code, as in HTTP.
     #[serde(default)]
     pub(super) code: u64,
-    /// Which one exactly.
+    /// The JetStream error code.
     #[serde(default)]
     pub(super) err_code: u64,
     #[serde(default)]
@@ -34,19 +34,20 @@ impl ApiError {
         self.err_code == 10037
     }
 
-    /// Whether the server refused the `inactive_threshold` of a consumer as too long.
+    /// Returns whether the server refused the `inactive_threshold` of a consumer as too long.
     pub(super) fn is_inactive_too_long(&self) -> bool {
         self.err_code == 10153
     }
 
-    /// Whether it passes: no leader now, or too much to do.
+    /// Returns whether the cause is temporary: no leader at the moment, or too many requests.
     pub(super) fn passes(&self) -> bool {
         matches!(self.err_code, 10008 | 10009 | 10163 | 10167) || self.code == 429
     }
 
-    /// The revision that the key of a guard has, of a conflict: `wrong last sequence: 7`.
+    /// Returns `Some` for a conflict, with the current revision of the checked key: `wrong last sequence: 7`.
     ///
-    /// There are two codes, and only the first tells it: the second means that another write is on its way.
+    /// There are two codes. Only the first one contains the revision. The second one means that another write is in
+    /// flight.
     pub(super) fn conflict(&self) -> Option<Option<Revision>> {
         let actual = || self.description.rsplit_once(": ").and_then(|(_, number)| number.parse().ok());
         match self.err_code {
@@ -57,19 +58,19 @@ impl ApiError {
     }
 }
 
-/// What an error of the API means to whoever asked for anything but a write.
+/// Converts an API error of an operation that is not a write.
 pub(super) fn of_api(error: ApiError) -> Error {
     let kind = codes::kind(&error);
     Error::new(kind.unwrap_or(ErrorKind::Backend { code: Some(error.err_code), detail: error.description }))
 }
 
-/// The limit, if the server refused the `max_ack_pending` of a consumer and names the limit.
+/// Returns `Some` if the server refused the `max_ack_pending` of a consumer, with the limit if the server names it.
 pub(super) fn too_many_pending(error: &Error) -> Option<Option<usize>> {
     let ErrorKind::Backend { code: Some(10121), detail } = error.kind() else { return None };
     Some(detail.rsplit(' ').next().and_then(|number| number.parse().ok()))
 }
 
-/// What an error of the API means to whoever made or changed a bucket.
+/// Converts an API error of a request that creates or changes a bucket.
 pub(super) fn of_settings(error: ApiError) -> Error {
     // Some versions report 10052 and 10074 with the status of an internal error.
     let is_refused = error.code == 400 || matches!(error.err_code, 10052 | 10074);
@@ -79,7 +80,7 @@ pub(super) fn of_settings(error: ApiError) -> Error {
     }
 }
 
-/// What an error of the API means to a write.
+/// Converts an API error of a write.
 pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
     let kind = match error.err_code {
         10054 => ErrorKind::TooLarge { size: Some(size), limit },
@@ -98,14 +99,14 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
             needs: "a bucket that allows rollups (`rollups`), as a purge does".into(),
             found: "a bucket without".into(),
         },
-        // A failure of the server's may come before the write or after it.
+        // An internal server error can occur before or after the server stores the message.
         _ if error.code >= 500 && codes::kind(&error).is_none() => return of_api(error).unknown_outcome(),
         _ => return of_api(error),
     };
     Error::new(kind)
 }
 
-/// What came back of a request.
+/// Converts the result of a request.
 pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
     let error = match reply {
         Ok(message) => return Answer::Message(message),
@@ -115,7 +116,7 @@ pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
         RequestErrorKind::NoResponders => Answer::NoResponders,
         RequestErrorKind::TimedOut => Answer::Silent,
         RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => Answer::Refused(error),
-        // It was handed over if the other end went away afterwards.
+        // If the client dropped the reply channel, it had accepted the request before.
         RequestErrorKind::Other if error.source().is_some_and(|source| source.is::<Gone>()) => Answer::Broken,
         RequestErrorKind::Other => Answer::Closed,
     }
@@ -123,7 +124,7 @@ pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
 
 type Gone = tokio::sync::oneshot::error::RecvError;
 
-/// What a request means that has no message for an answer, to whoever has no time to ask again.
+/// Converts an answer without a message to an error, for a caller that has no time to ask again.
 pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
     match answer {
         Answer::Denied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
@@ -137,25 +138,26 @@ pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
     }
 }
 
-/// An answer that cannot be read.
+/// Creates the error of an unexpected reply.
 pub(super) fn backend(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::Backend { code: None, detail: detail.into() })
 }
 
-/// The server reported the only copy of a write as a duplicate: another message has the id, or two servers took the
-/// copy.
+/// Creates the error of a sole copy of a write that the server reported as a duplicate: another message has the id, or
+/// two servers took the copy.
 pub(super) fn foreign_duplicate() -> Error {
     backend("the server took a fresh operation id for that of another message").unknown_outcome()
 }
 
-/// Whether it is the credentials for which a connection was not made again: the client tells the kind as a text.
+/// Returns whether reconnecting failed because of the credentials. The client reports the kind of the error only as
+/// text.
 pub(super) fn is_of_credentials(text: &str) -> bool {
     [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
         .iter()
         .any(|kind| kind.to_string() == text)
 }
 
-/// Why there is no connection to any of these servers, which are told without their users.
+/// Converts a connection error. The message names the servers without their users.
 pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
     if let Some(why) = tls::explain(&error, tls) {
         return why.caused_by(error);

@@ -1,17 +1,20 @@
-//! Counters, which the server adds up (ADR-49).
+//! Counters that the server adds up (ADR-49).
 //!
-//! An addition is a message without a body whose header `Nats-Incr` says how much; the server stores the new total under
-//! the counter's subject, and tells it. It has no guard, so nothing but the id of its operation (`Nats-Msg-Id`) tells one
-//! copy of it from another; and if its acknowledgement is lost, these rules decide.
+//! An increment is a message without a body. Its header `Nats-Incr` contains the delta. The server stores the new total
+//! under the subject of the counter and returns it. An increment has no precondition, so only its operation id
+//! (`Nats-Msg-Id`) identifies its copies. If the acknowledgement is lost, these rules decide the outcome:
 //!
-//! * *A message with an id and without an increment only asks.* A server that knows the id answers with the addition's
-//!   sequence (`duplicate`), another refuses what it takes for a message without an increment; nothing is stored.
-//! * *A server that knows the id has counted it.* The answer does not tell the total: it is read.
-//! * *A server that does not know the id may have forgotten it.* It remembers ids for two minutes, but after a restart only
-//!   those of the messages that it still stores: the newest of each subject (64 of them, if it was made here). So what it knows of one subject is always
-//!   the end of what was applied: if it knows an older id of the same counter, it would know ours. Then our addition was
-//!   not counted, and is sent again under the same id, which holds off the first copy should it come late.
-//! * *Otherwise nobody knows*, and the error says so.
+//! * *A message with an id and without an increment is a query.* A server that knows the id replies with the sequence
+//!   of the increment (`duplicate`). Another server rejects the message because it lacks an increment. Nothing is
+//!   stored.
+//! * *A server that knows the id has counted the increment.* The reply does not contain the total, so the total is
+//!   read.
+//! * *A server that does not know the id may have forgotten it.* It remembers ids for two minutes. After a restart it
+//!   remembers only the ids of the messages that it still stores: the newest of each subject (64 of them, if this crate
+//!   created the stream). The ids that it knows of one subject are therefore always the latest ones. If it knows an
+//!   older id of the same counter but not ours, our increment was not counted. It is sent again under the same id, and
+//!   the server rejects the first copy if that arrives late.
+//! * *Otherwise the outcome is unknown*, and the error says so.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,23 +42,23 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
-/// How long an acknowledgement may take before it is taken for lost.
+/// The time limit for an acknowledgement before it counts as lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How long one listens on where asking will not tell any more.
+/// How long to wait for a late reply once a query cannot decide the outcome.
 const LAST_HOPE: Duration = Duration::from_millis(500);
 
-/// How many messages are kept of each counter, unless it is said otherwise: by these alone a server that was killed knows
-/// again what it had counted last, so they should be more than add to one counter at once.
+/// The default number of messages kept of each counter. A server that was killed restores only the ids of these
+/// messages. The number should therefore exceed the number of concurrent increments of one counter.
 pub(super) const KEPT: u8 = BucketConfig::MAX_HISTORY;
 
-/// Of how many counters an older id is kept, which tells whether a server has forgotten something.
+/// The maximum number of counters with a remembered older id. Such an id shows whether a server has forgotten ids.
 const WITNESSES: usize = 1_024;
 
 /// The counters of one stream.
 pub(super) struct NatsCounters {
     place: Arc<Place>,
-    /// The id of an addition that was acknowledged, by its counter.
+    /// The id of an acknowledged increment of each counter.
     witnesses: Mutex<HashMap<Key, OperationId>>,
 }
 
@@ -105,7 +108,7 @@ impl NatsCounters {
     }
 }
 
-/// One addition.
+/// One increment.
 struct Addition<'a> {
     place: &'a Place,
     key: &'a Key,
@@ -115,24 +118,24 @@ struct Addition<'a> {
     deadline: Deadline,
 }
 
-/// What an answer says of one message.
+/// The outcome that a reply reports for one message.
 enum Verdict {
-    /// It was counted, and this is the total.
+    /// The increment was counted, with this total.
     Counted(i128),
-    /// Its id is known: it, or another copy, was counted at this sequence.
+    /// The id exists: this copy, or another one, was counted at this sequence.
     Known(u64),
-    /// It asked only, and its id is not known.
+    /// The message was a query, and the server does not know its id.
     NotKnown,
-    /// Not counted, and there is no use in sending it again.
+    /// The increment was not counted. Another attempt would fail too.
     Refused(Error),
-    /// Not counted by whoever answered, because of what passes.
+    /// The server that replied did not count the increment. The cause is temporary.
     NotNow(Error),
-    /// Nothing.
+    /// The reply is missing or proves nothing.
     Open,
 }
 
 impl Addition<'_> {
-    /// Adds, and tells the total. The witness is the id of an older addition to the same counter.
+    /// Sends the increment and returns the total. `witness` is the id of an older increment of the same counter.
     async fn run(&self, witness: Option<OperationId>) -> Result<i128> {
         let mut backoff = Backoff::outage();
         let mut copies = 0_u32;
@@ -144,7 +147,7 @@ impl Addition<'_> {
             let error = match self.judge(copy.wait(until).await) {
                 Verdict::Counted(total) => return Ok(total),
                 Verdict::Known(_) if copies == 1 => return Err(convert::foreign_duplicate()),
-                // A server that was not the leader refused an earlier copy, but forwarded it.
+                // A server that was not the leader refused an earlier copy, but had forwarded it.
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
                 Verdict::Open => {
@@ -164,7 +167,8 @@ impl Addition<'_> {
         }
     }
 
-    /// Finds out what became of an addition that was not acknowledged. Every error is of an unknown outcome.
+    /// Determines the outcome of an increment that was not acknowledged. The caller converts every error to an unknown
+    /// outcome.
     ///
     /// `is_sole`: only one copy was sent, so the server cannot know another copy.
     async fn resolve(&self, copy: Pending, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
@@ -185,7 +189,7 @@ impl Addition<'_> {
                 Verdict::NotKnown if forgotten => {}
                 Verdict::NotKnown => match &witness {
                     Some(witness) if matches!(self.ask(witness).await?, Verdict::Known(_)) => {
-                        // Only on the connection on which it was asked: another server may know less.
+                        // Send again only on the connection of the query, because another server may know fewer ids.
                         if self.place.api.wire().epoch() == epoch && self.place.api.wire().is_connected() {
                             copy = Some(self.copy());
                             is_sole = false;
@@ -203,7 +207,7 @@ impl Addition<'_> {
                 Verdict::Counted(total) => return Ok(total),
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
-                // The next round asks, and sends another if it is sure.
+                // The next round queries again, and sends another copy if that is safe.
                 Verdict::NotNow(_) | Verdict::NotKnown | Verdict::Open => {}
             }
         }
@@ -215,7 +219,7 @@ impl Addition<'_> {
         })
     }
 
-    /// The message that adds.
+    /// Creates a copy of the increment.
     fn copy(&self) -> Pending {
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, self.id.as_str());
@@ -223,7 +227,7 @@ impl Addition<'_> {
         self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new())
     }
 
-    /// Asks whether our id is known, if these are the same counters still: a bucket of records would store the question.
+    /// Queries our id. First checks that the stream was not replaced: a bucket of records would store the query.
     async fn look(&self) -> Result<Verdict> {
         match self.place.information(self.deadline).await {
             None => Ok(Verdict::Open),
@@ -233,7 +237,7 @@ impl Addition<'_> {
         }
     }
 
-    /// Asks whether an id is known to the leader.
+    /// Queries whether the leader knows an id.
     async fn ask(&self, id: &OperationId) -> Result<Verdict> {
         self.place.api.wire().connected(self.deadline).await?;
         let mut headers = HeaderMap::new();
@@ -243,7 +247,7 @@ impl Addition<'_> {
         Ok(self.judge(question.wait(until).await))
     }
 
-    /// The total as of a sequence; as of now, if that is not kept any more.
+    /// Reads the total at a sequence, or the current total if that message is no longer stored.
     async fn total_at(&self, sequence: u64) -> Result<i128> {
         let subject = self.place.leader_subject(self.key);
         let (api, stream) = (&self.place.leader_api, &self.place.leader_stream);
@@ -257,7 +261,7 @@ impl Addition<'_> {
             let newest = api.leader_newest(stream, &subject, self.deadline).await?;
             newest.map_or(Ok(0), |stored| total(stored.payload()))
         };
-        // It was counted; but an error without a total must not say that it was not.
+        // The increment was counted, so an error without a total must not report it as not applied.
         read.await.map_err(Error::unknown_outcome)
     }
 
@@ -276,7 +280,7 @@ impl Addition<'_> {
             Answer::NoResponders => {
                 return Verdict::NotNow(Error::unavailable("no leader takes additions to these counters"));
             }
-            // Where only the answers are denied, it may well be counted.
+            // If the server denied only the reply subject, the increment may have been counted.
             Answer::Denied(subject) if subject != self.subject => {
                 let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
                 return Verdict::Refused(denied.unknown_outcome());
@@ -297,7 +301,7 @@ impl Addition<'_> {
         };
         match error.err_code {
             10169 => Verdict::NotKnown,
-            // The same id is on its way.
+            // Another copy with the same id is in flight.
             10158 => Verdict::Open,
             _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
             _ => {
@@ -305,7 +309,8 @@ impl Addition<'_> {
                 if refused.outcome() == Outcome::NotApplied {
                     return Verdict::Refused(refused);
                 }
-                // A failure of the server's, before it counted or after: as good as no answer.
+                // An internal server error can occur before or after the server counts. It proves as little as a
+                // missing reply.
                 tracing::debug!(stream = self.place.stream, error = %refused, "an addition failed");
                 Verdict::Open
             }
@@ -313,7 +318,7 @@ impl Addition<'_> {
     }
 }
 
-/// Waits for the answer to a copy, as long as one is to come.
+/// Waits for the reply to a copy, or until the given time if no copy is pending.
 async fn wait(copy: &mut Option<Pending>, until: Instant) -> Answer {
     let answer = match copy {
         Some(pending) => pending.wait(until).await,
@@ -332,7 +337,7 @@ fn no_total() -> Error {
     convert::backend("a counter was answered without a total")
 }
 
-/// What is stored of a counter: `{"val":"7"}`.
+/// Parses the stored value of a counter: `{"val":"7"}`.
 pub(super) fn total(payload: &[u8]) -> Result<i128> {
     #[derive(Deserialize)]
     struct Stored {
@@ -342,7 +347,7 @@ pub(super) fn total(payload: &[u8]) -> Result<i128> {
     stored.and_then(|stored| number(&stored.val)).ok_or_else(no_total)
 }
 
-/// A number of any length; its sign and the end of the range, if it is too long.
+/// Parses a number of any length. Returns `i128::MIN` or `i128::MAX` for a number that is out of range.
 fn number(text: &str) -> Option<i128> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

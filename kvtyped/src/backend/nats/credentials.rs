@@ -1,4 +1,4 @@
-//! How one signs in, and what is never shown of it.
+//! Authentication, without ever showing a secret.
 
 use std::fmt;
 
@@ -9,24 +9,25 @@ use super::file::File;
 use crate::error::Error;
 use crate::error::Result;
 
-/// How one signs in. Its `Debug` shows the kind, and the path of a file.
+/// The credentials of a connection. Their `Debug` shows the kind, and the path of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
     UserAndPassword(String, String),
     Token(String),
-    /// A seed.
+    /// The seed of an nkey.
     Nkey(String),
     NkeyFile(File),
-    /// A JSON Web Token and a seed, as they stand in a file.
+    /// A JSON Web Token and a seed, in the format of a credentials file.
     Jwt(String),
     JwtFile(File),
 }
 
 impl Credentials {
-    /// Options with these credentials.
+    /// Returns client options with these credentials.
     ///
-    /// A file is read now, so that one that is missing or wrong is told at once; and again for each new connection, so
-    /// that one that was replaced counts, unless there are options already.
+    /// Reads a file immediately, so that a missing or invalid file is reported at once. The file is read again for each
+    /// new connection, so that a replaced file takes effect. If the caller passes client options, the file is read only
+    /// here.
     pub(super) async fn apply(self, client: Option<ConnectOptions>) -> Result<ConnectOptions> {
         match self {
             Self::UserAndPassword(user, password) => Ok(client.unwrap_or_default().user_and_password(user, password)),
@@ -54,7 +55,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What is proven by a signature.
+/// Credentials that sign a nonce of the server.
 #[cfg(feature = "nkeys")]
 mod signed {
     use async_nats::{Auth, AuthError, ConnectOptions};
@@ -63,7 +64,7 @@ mod signed {
     use super::Credentials;
     use crate::error::{Error, Result};
 
-    /// Who one is, and the key that proves it.
+    /// The identity of a user, with the key that proves it.
     struct Identity {
         jwt: Option<String>,
         seed: String,
@@ -131,7 +132,7 @@ mod signed {
         of_seed(Some(jwt.to_owned()), seed, what)
     }
 
-    /// The causes of the library for keys may quote them: they are not told.
+    /// Omits the causes, because the nkeys library may quote the key in them.
     fn of_seed(jwt: Option<String>, seed: &str, what: &str) -> Result<Identity> {
         let seed = seed.trim();
         match KeyPair::from_seed(seed) {
@@ -141,7 +142,7 @@ mod signed {
         }
     }
 
-    /// The line behind the heading of that name.
+    /// Returns the line after the heading with this name.
     fn section<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         let mut lines = text.lines().map(str::trim);
         lines.find(|line| line.contains("BEGIN") && line.contains(name))?;

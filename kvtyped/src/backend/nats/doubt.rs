@@ -1,28 +1,30 @@
-//! What became of a write whose acknowledgement did not come.
+//! The recovery of a write whose acknowledgement was lost.
 //!
-//! It may have been applied, or may yet be (the message may wait in a socket of a server that hangs, or on a connection
-//! that breaks), or never will be. These rules decide.
+//! The server may have applied such a write, or may still apply it: the message may wait in a socket of a hung server,
+//! or on a connection that breaks. Or the write is never applied. These rules decide the outcome:
 //!
-//! * *Every write carries the id of its operation, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the
-//!   leader has an entry with our id, the write is applied, and that entry tells its revision.
-//! * *A write with a guard can be sent again under the same id.* A server stores an id once, and the guard of its own
-//!   key holds once: a copy that arrives late is refused. A replicated bucket answers a copy with the first revision
-//!   (`duplicate`); one that is not replicated looks at the guard first, and answers a conflict with ourselves: so a
-//!   conflict after a lost acknowledgement means nothing until the leader was asked. A guard on another key holds as
-//!   often as one likes, so only the id protects such a write, and only as long as the server remembers it.
-//! * *A write without a guard is never sent again*: a copy could overwrite what came after the first. One only listens
-//!   on, and looks, until the deadline.
-//! * *A write is refused for sure* if each copy of it was answered, by what proves something (see
-//!   [`publish`](super::publish)), and none with a revision. Or if its guard's key has moved on (revisions never come
-//!   back, so no copy can be applied any more) and it can be seen that none was: what directly followed the guarded
-//!   revision was written by another. An entry that was written with a guard on its own key tells what it followed, so
-//!   this can be told of a key without history too, if its writers look before they write.
-//! * *Otherwise nobody knows*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)). A key without
-//!   history that was overwritten by a write without a guard tells nothing of what was there before; only a replicated
-//!   bucket still knows the id of a guarded write, and answers another copy with its revision.
+//! * *Every write carries its operation id, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the leader
+//!   has an entry with our id, the write is applied, and the entry has its revision.
+//! * *A write with a precondition can be sent again under the same id.* A server stores an id once, and a precondition
+//!   on the written key holds once, so the server refuses a late copy. A replicated bucket replies to a copy with the
+//!   first revision (`duplicate`). A bucket without replicas checks the precondition first, and reports a conflict with
+//!   our own write. A conflict after a lost acknowledgement therefore proves nothing until the leader was asked. A
+//!   precondition on another key can hold any number of times. Such a write is protected only by its id, and only while
+//!   the server remembers the id.
+//! * *A write without a precondition is never sent again*, because a copy could overwrite a later write. The client
+//!   only waits for the reply, and queries the leader, until the deadline.
+//! * *A write is certainly refused* in two cases. In the first case, every copy got a reply that proves something (see
+//!   [`publish`](super::publish)), and no reply contained a revision. In the second case, the key of the precondition
+//!   has moved on, and the leader's entries show that no copy was applied. No copy can be applied later, because
+//!   revisions never return. No copy was applied if another operation wrote the entry that directly followed the
+//!   expected revision. An entry with a precondition on its own key names the revision that it followed. So the second
+//!   case also works for a key without history, if its writers use preconditions.
+//! * *Otherwise the outcome is unknown*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)). If a
+//!   write without a precondition overwrote a key without history, no entry shows the earlier state. Only a replicated
+//!   bucket still knows the id of a conditional write, and replies to another copy with its revision.
 //!
-//! A definite error therefore always means: not applied, and never will be. The answer of a leader that was cut off can
-//! be old, but not wrong: that our entry is there, and what an entry directly followed, stays true.
+//! A definite error therefore always means: not applied, and never will be. The reply of an isolated leader can be
+//! stale, but not wrong. Two facts never change: that our entry exists, and which revision an entry directly followed.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -40,44 +42,45 @@ use crate::backend::{Backoff, Deadline, Guard, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How long one waits for the answer to another copy before looking again.
+/// How long to wait for the reply to another copy before the leader is queried again.
 const COPY: Duration = Duration::from_millis(500);
 
-/// How long one listens on where looking will not tell any more.
+/// How long to wait for a late reply once a query cannot decide the outcome.
 const LAST_HOPE: Duration = Duration::from_millis(500);
 
-/// A write that may have been applied.
+/// A write with an unknown outcome.
 pub(super) struct Doubt<'a> {
     publication: &'a Publication<'a>,
     begun: Instant,
-    /// The copies that were sent, and not answered.
+    /// The copies that were sent and not answered.
     unanswered: Vec<Pending>,
     /// Whether only one copy was sent, so that the server cannot know another one.
     is_sole: bool,
     /// Whether the server reported the sole copy as a duplicate. Then only the stored entry can prove that another
     /// leader applied the copy.
     is_duplicate: bool,
-    /// Whether one was answered by what proves nothing.
+    /// Whether a copy got a reply that proves nothing.
     doubtful: bool,
-    /// Why a copy was not applied, other than for its guard.
+    /// The reason why a copy was not applied, if it was not the precondition.
     refusal: Option<Error>,
-    /// Whether no copy can be applied any more, and it cannot be seen whether one was.
+    /// Whether no copy can be applied in the future, and the entries do not show whether one was applied.
     buried: bool,
 }
 
-/// What the leader's entries say of a write.
+/// The state of a write according to the leader's entries.
 enum Sight {
     Applied(Revision),
-    /// Not seen, and the guard still holds: it may yet be applied.
+    /// The entries do not contain the write, and its precondition still holds: it may yet be applied.
     Open,
-    /// It never was applied, and cannot be any more; this revision came first.
+    /// The write was never applied and cannot be applied in the future. This revision came first.
     Outrun(Revision),
-    /// It cannot be applied any more, and whether it was cannot be seen.
+    /// The write cannot be applied in the future. The entries do not show whether it was applied.
     Buried,
 }
 
 impl<'a> Doubt<'a> {
-    /// Of a write of which one copy was not answered, and perhaps others were, by what proves nothing.
+    /// Starts the recovery of a write with one unanswered copy. The last parameter says whether other copies got
+    /// replies that prove nothing.
     pub(super) fn about(publication: &'a Publication<'a>, pending: Pending, is_sole: bool, doubtful: bool) -> Self {
         let unanswered = vec![pending];
         Self {
@@ -92,7 +95,7 @@ impl<'a> Doubt<'a> {
         }
     }
 
-    /// Finds out: looks and listens at once, whichever tells first.
+    /// Determines the outcome. Queries the leader and waits for replies at the same time.
     pub(super) async fn resolve(mut self, deadline: Deadline) -> Result<Revision> {
         let Publication { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "a write was not acknowledged");
@@ -115,7 +118,7 @@ impl<'a> Doubt<'a> {
                 Ok(Sight::Buried) if !self.buried => {
                     self.buried = true;
                     until = until.min(Instant::now() + LAST_HOPE);
-                    // It can do no harm, and a replicated bucket may still know the id.
+                    // A copy is harmless here, and a replicated bucket may still know the id.
                     if self.may_send_again() {
                         self.send_again();
                     }
@@ -136,7 +139,8 @@ impl<'a> Doubt<'a> {
         Err(self.unknown(deadline))
     }
 
-    /// Listens for answers until then, or until one changes what is known; a result if one tells it.
+    /// Waits for replies until the given time, or until a reply changes the state. Returns a result if a reply decides
+    /// the outcome.
     async fn listen(&mut self, until: Instant) -> Option<Result<Revision>> {
         while Instant::now() < until {
             if self.unanswered.is_empty() {
@@ -189,7 +193,7 @@ impl<'a> Doubt<'a> {
         self.unanswered.push(self.publication.send());
     }
 
-    /// Nobody knows.
+    /// Creates the error of an unknown outcome.
     fn unknown(self, deadline: Deadline) -> Error {
         let buried = self.buried;
         let error = self.refusal.unwrap_or_else(|| match buried {
@@ -201,10 +205,10 @@ impl<'a> Doubt<'a> {
 }
 
 impl Publication<'_> {
-    /// What the leader's entries say of this write.
+    /// Looks for this write in the leader's entries.
     async fn look(&self, deadline: Deadline) -> Result<Sight> {
         let Self { place, write: Write { key, guard, id, .. }, .. } = self;
-        // The other key first: once it has moved on, what is read of our own key is final.
+        // Read the other key first: once it has moved on, the state of our own key is final.
         let other = match guard {
             Some(guard) if guard.key != *key => Some(revision_of(&place.leader_newest(&guard.key, deadline).await?)),
             _ => None,
@@ -231,13 +235,14 @@ impl Publication<'_> {
         }
         let outrun = match other {
             None => first.is_some_and(|first| first.directly_follows(*guarded)),
-            // Ours would have a revision above the guarded one. Only a sole server is sure to have told the newest.
+            // Our entry would have a revision above the expected one. Only a single server is certain to return the
+            // newest entry.
             Some(_) => newest_revision < *guarded && place.config.replicas == Some(1) && place.config.mirror.is_none(),
         };
         Ok(if outrun { Sight::Outrun(now) } else { Sight::Buried })
     }
 
-    /// Our entry among those that are kept of the key after that revision, and the first of them.
+    /// Returns our entry among the stored entries of the key after this revision, and the first of those entries.
     pub(super) async fn kept(&self, after: Revision, deadline: Deadline) -> Result<(Option<Revision>, Option<Stored>)> {
         let Self { place, write: Write { key, id, .. }, .. } = self;
         let subject = place.leader_subject(key);

@@ -1,4 +1,4 @@
-//! What a server tells of a bucket: its settings, from its stream's configuration, and its state.
+//! Conversion of stream information to a bucket's settings and status.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::config::{BucketConfig, Placement, Republish, Source, Storage};
 use crate::error::{Error, Result};
 use crate::revision::Revision;
 
-/// What is wanted, in the words in which it is told afterwards.
+/// Normalises the requested settings to the form that a server reports.
 pub(super) fn normal(wanted: &BucketConfig) -> BucketConfig {
     let mut config = wanted.clone();
     for source in config.mirror.iter_mut().chain(&mut config.sources) {
@@ -33,27 +33,27 @@ fn source_in_other_words(source: &Source) -> Source {
     Source { domain, api_prefix, deliver_prefix, keys, ..source.clone() }
 }
 
-/// The domain of which this is the prefix.
+/// Returns the domain of an API prefix `$JS.<domain>.API`, or `None` for any other prefix.
 fn domain_of(api: &str) -> Option<&str> {
     let domain = api.strip_prefix("$JS.")?.strip_suffix(".API")?;
     (!domain.is_empty() && !domain.contains('.')).then_some(domain)
 }
 
-/// The settings of a bucket, and the configuration of its stream, from the stream's information.
+/// Returns the settings of a bucket and the raw stream configuration from the information of the stream.
 pub(super) fn of_info(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
     let raw = info["config"].as_object().ok_or_else(|| convert::backend("JetStream told no configuration"))?;
     let name = raw.get("name").and_then(Value::as_str).and_then(bucket_name).unwrap_or_default();
     Ok((read(name, raw)?, raw.clone()))
 }
 
-/// The settings of the bucket of this name.
+/// Reads the settings of the bucket of this name from the configuration of its stream.
 pub(super) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig> {
     let number = |field: &str| raw.get(field).and_then(Value::as_i64).filter(|number| *number > 0);
     let duration = |field: &str| number(field).map(|nanos| Duration::from_nanos(nanos.unsigned_abs()));
     let history = number("max_msgs_per_subject").ok_or_else(|| {
         Error::invalid_config(format!("`KV_{name}` is a stream that is no bucket: it keeps no history for each key"))
     })?;
-    // A mirror has no subjects of its own, nor has what some clients make with sources.
+    // A mirror has no subjects. Neither have some streams that other clients create with sources.
     let subjects = raw.get("subjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let own = subject_prefix(name);
     if !subjects.is_empty() && !subjects.iter().filter_map(Value::as_str).any(|subject| subject.starts_with(&own)) {
@@ -111,7 +111,7 @@ fn read_source(raw: &Value, bucket: &str) -> Source {
     let stream = text(raw, "name").unwrap_or_default();
     let mut source = Source::new(bucket_name(stream).unwrap_or(stream));
     let below = subject_prefix(&source.bucket);
-    // Only a mapping of our own making is taken for a filter.
+    // Only a mapping in the form that this crate creates is read as a filter.
     let mapping = raw["subject_transforms"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mapped = match mapping {
         [only] => text(only, "src")
@@ -138,7 +138,7 @@ fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
     notes.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-/// How a bucket is now, from its stream's information.
+/// Returns the current status of a bucket from the information of its stream.
 pub(super) fn status(info: Value) -> Result<BucketStatus> {
     let (config, _) = of_info(&info)?;
     let created = created(&info)?;
@@ -147,38 +147,39 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
     status.values = count("messages");
     status.bytes = count("bytes");
     status.last_revision = Revision::new(count("last_seq"));
-    // Since nats-server 2.10.
+    // The field `ts` exists since nats-server 2.10.
     status.now = text(&info, "ts").and_then(record::time).unwrap_or(status.now);
     status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
     status.raw = Some(info);
     Ok(status)
 }
 
-/// When a bucket was made, from its stream's information.
+/// Returns the creation time of a bucket from the information of its stream.
 pub(super) fn created(info: &Value) -> Result<SystemTime> {
     let created = text(info, "created").and_then(record::time);
     created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))
 }
 
-/// The level of the JetStream API of the server that told this configuration; 0 before there were levels.
+/// Returns the JetStream API level of the server that reported this configuration, or 0 if it reports no level.
 pub(super) fn level(raw: &Map<String, Value>) -> u64 {
     let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
     level.and_then(|level| level.parse().ok()).unwrap_or_default()
 }
 
-/// The version of the server that told this configuration; zeros before servers told it.
+/// Returns the version of the server that reported this configuration, or zeros if it reports no version.
 pub(super) fn version(raw: &Map<String, Value>) -> [u64; 3] {
     let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
     numbers(version)
 }
 
-/// The numbers of a version: `2.12.1-RC.1` is 2, 12, 1.
+/// Returns the numbers of a version: `2.12.1-RC.1` is 2, 12, 1.
 pub(super) fn numbers(version: &str) -> [u64; 3] {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
     std::array::from_fn(|_| numbers.next().unwrap_or_default())
 }
 
-/// Where a mirror that maps subjects keeps them, if it is one: below the second name rather than below its origin's.
+/// Returns the subject prefix of a mirror that maps the subjects of its origin to its own name. Returns `None` for any
+/// other stream.
 pub(super) fn mapped_prefix(raw: &Map<String, Value>, bucket: &str) -> Option<String> {
     let own = subject_prefix(bucket);
     let transforms = raw.get("mirror")?.get("subject_transforms")?.as_array()?;

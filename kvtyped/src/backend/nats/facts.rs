@@ -1,4 +1,4 @@
-//! What the leader of a stream says of it, and what that proves.
+//! The state of a stream according to its leader, and conclusions from it.
 
 use std::time::SystemTime;
 
@@ -12,14 +12,14 @@ use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How often it is tried to learn whether all of a stream is kept, while it is written to.
+/// How many times to check whether all messages of a stream are kept while the stream is written to.
 pub(super) const TRIES: usize = 3;
 
-/// Whether every write after this revision is kept, as far as can be proven.
+/// Returns whether it is proven that every write after this revision is kept.
 ///
-/// Nobody tells how many messages of a stream are kept between two revisions. But a count of those after one, taken
-/// before the last revision is learned, is the distance of the two only if nothing is missing: even if the count came
-/// from a server that is behind.
+/// No request returns the number of messages between two revisions. Instead, the messages after `revision` are counted,
+/// and then the last revision is read. The count is as large as the distance between the two revisions only if no
+/// message is missing. This holds even if the count comes from a stale server.
 pub(super) async fn keeps_all(
     place: &Place,
     facts: &Facts,
@@ -46,8 +46,8 @@ pub(super) async fn keeps_all(
     Ok(false)
 }
 
-/// How many messages of a later revision some server has; `None` where it does not tell (before 2.11, or where direct
-/// gets are not allowed).
+/// Requests the number of messages after this revision from any server. Returns `None` if the server does not report it
+/// (before 2.11, or without direct gets).
 async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
     if !place.direct || place.api.wire().is_confined() {
         return Ok(None);
@@ -64,14 +64,15 @@ async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> R
     Ok(behind.map(|behind| behind + u64::from(!place.counts_what_it_gives)))
 }
 
-/// What the leader says of a stream.
+/// The state of a stream according to its leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) created: SystemTime,
     first: Revision,
     pub(super) last: Revision,
     messages: u64,
-    /// The only subject of the stream, with the number of subjects stored. `None` if the stream copies another one.
+    /// The only subject of the stream, with the number of subjects stored. `None` if the stream has several subjects or
+    /// copies another stream.
     subjects: Option<(String, u64)>,
     /// The time on the server.
     pub(super) now: SystemTime,
@@ -80,12 +81,12 @@ pub(super) struct Facts {
     followers: Vec<Follower>,
 }
 
-/// What the leader knows of another server that stores the stream.
+/// Another server that stores the stream, according to the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Follower {
     name: String,
     current: bool,
-    /// How many writes it lacks, or less.
+    /// The maximum number of writes that the server lacks.
     lag: u64,
 }
 
@@ -118,12 +119,12 @@ impl Facts {
         })
     }
 
-    /// The number of keys that this filter matches, if it covers the whole stream.
+    /// Returns the number of keys that this filter matches, if the filter covers the whole stream.
     pub(super) fn keys_of(&self, filter: &str) -> Option<u64> {
         self.subjects.as_ref().filter(|(only, _)| only == filter).map(|(_, count)| *count)
     }
 
-    /// Whether that server has the stream up to this revision, as far as the leader knows.
+    /// Returns whether that server has the stream up to this revision, as far as the leader knows.
     pub(super) fn has_reached(&self, server: Option<&str>, revision: Revision) -> bool {
         if !self.replicated || server.is_some() && server == self.leader.as_deref() {
             return true;
@@ -133,7 +134,7 @@ impl Facts {
             .is_some_and(|follower| follower.current && self.last.get().saturating_sub(follower.lag) >= revision.get())
     }
 
-    /// Whether every message of a later revision is kept, if this alone tells.
+    /// Returns whether every message after this revision is kept, or `None` if this state alone does not prove it.
     pub(super) fn keeps_all_after(&self, revision: Revision) -> Option<bool> {
         let next = revision.get().saturating_add(1);
         if revision >= self.last {
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(after(facts(1, 5, 3), 5), Some(true));
         assert_eq!(after(facts(1, 5, 5), 6), Some(false));
         assert_eq!(after(facts(1, 5, 5), u64::MAX), Some(false));
-        // All of it was purged.
+        // All messages were purged.
         assert_eq!(after(facts(6, 5, 0), 3), Some(false));
         assert_eq!(after(facts(6, 5, 0), 5), Some(true));
     }

@@ -1,4 +1,4 @@
-//! Files that somebody names, with secrets in them.
+//! Files with secrets, such as credentials and keys.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Escaped, Result};
 
-/// The largest file that is read.
+/// The maximum size of a file, in bytes.
 const LARGEST: u64 = 1024 * 1024;
 
-/// The path of a file. Nothing of its content is ever shown; nor is the path, if somebody took a secret for one.
+/// The path of a file. The content is never shown. The path is not shown either if it looks like a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct File(PathBuf);
 
@@ -24,11 +24,11 @@ impl File {
         self.0.clone()
     }
 
-    /// What is in it.
+    /// Reads the content of the file.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig`, which names the path and the cause.
+    /// Returns `InvalidConfig`, which names the path and the cause, if the file cannot be read.
     pub(super) fn read(&self, what: &str) -> Result<Vec<u8>> {
         if self.is_secret() {
             return Err(Error::invalid_config(format!(
@@ -62,7 +62,7 @@ impl File {
         false
     }
 
-    /// A pipe may wait for ever to be written, and a device has no end: neither is read.
+    /// Refuses pipes and devices: a pipe may block forever, and a device may have no end.
     fn content(&self) -> io::Result<Vec<u8>> {
         let metadata = std::fs::metadata(&self.0)?;
         if !metadata.is_file() {

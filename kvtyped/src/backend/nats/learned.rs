@@ -1,8 +1,8 @@
-//! What a server said of itself, which holds for as long as the connection does: behind another it may be another server.
+//! A cached fact about a server. It is valid for one connection, because the next one may lead to another server.
 
 use std::sync::{Mutex, PoisonError};
 
-/// What was learned last, and on which connection.
+/// The last value, with the epoch of its connection.
 #[derive(Debug)]
 pub(super) struct Learned<T>(Mutex<Option<(u64, T)>>);
 
@@ -13,13 +13,13 @@ impl<T> Default for Learned<T> {
 }
 
 impl<T: Clone> Learned<T> {
-    /// What is known on the connection of this epoch.
+    /// Returns the value that was stored for this epoch.
     pub(super) fn on(&self, epoch: u64) -> Option<T> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(then, _)| *then == epoch).map(|(_, what)| what.clone())
     }
 
-    /// Remembers what was learned on that.
+    /// Stores a value for this epoch.
     pub(super) fn learn(&self, epoch: u64, what: T) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, what));
     }

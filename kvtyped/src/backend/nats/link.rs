@@ -42,7 +42,7 @@ impl Link {
         &self.client
     }
 
-    /// Grows with every connection.
+    /// Returns a number that grows with every connection.
     pub(super) fn epoch(&self) -> u64 {
         self.connects_before + self.client.statistics().connects.load(Ordering::Relaxed)
     }
@@ -80,7 +80,8 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// `None` if the client belongs to the application. Such a client is not replaced.
+    /// Creates the links with the first client. `connector` is `None` if the client belongs to the application. Such a
+    /// client is not replaced.
     pub(super) fn new(client: Client, connector: Option<Connector>) -> Self {
         let current = ArcSwap::from_pointee(Link::new(client, 0));
         Self { current, connector, replacing: Mutex::new(Backoff::outage()) }

@@ -19,7 +19,7 @@ pub(super) struct Listing {
     end: Option<Revision>,
     /// The revision that the delivering server must have reached.
     wanted: Revision,
-    /// The highest revision that the server is known to have reached.
+    /// The highest revision that the server has provably reached.
     reached: Revision,
     /// The number of consecutive idle reports without progress.
     stuck: u32,
@@ -30,7 +30,7 @@ impl Listing {
         Self { left: pending, first_round: true, end: None, wanted, reached: Revision::ZERO, stuck: 0 }
     }
 
-    /// A listing on a server that counts wrong, of a bucket with this last revision.
+    /// Creates a listing for a server that counts incorrectly. `last` is the last revision of the bucket.
     pub(super) fn uncounted(last: Revision, wanted: Revision) -> Self {
         Self { left: u64::MAX, end: Some(last), ..Self::new(0, wanted) }
     }

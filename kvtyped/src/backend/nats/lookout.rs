@@ -1,9 +1,9 @@
-//! One who looks up, now and then, for everybody who waits.
+//! A shared timer: one task wakes all waiting requests at a fixed interval.
 //!
-//! Nobody tells a request that its connection broke, so whoever waits for an answer has to look, some twenty times a
-//! second. A timer for each request would be the dearest part of it: each is set and taken back again, and wakes the
-//! thread that waits for the network to tell it so. So one task of the connection looks up for all, while anybody waits, and
-//! ends soon afterwards.
+//! A request is not notified when its connection breaks. Each waiting request therefore checks the connection about 20
+//! times a second. A timer per request would be the most expensive part of the request: each timer is registered and
+//! cancelled, and a new timer wakes the thread that polls the network. So one task per connection wakes all waiting
+//! requests. It ends soon after the last one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,23 +12,24 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// How often one who waits looks whether its connection still is the one that it was sent on.
+/// How often a waiting request checks whether its connection was replaced.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
-/// After how many looks that nobody wanted it ends.
+/// The number of consecutive intervals without a waiter that ends the task.
 const IDLE: u32 = 20;
 
-/// Wakes those who wait.
+/// Wakes all waiters at a fixed interval.
 #[derive(Debug, Default)]
 pub(super) struct Lookout {
     up: Notify,
-    /// Whether anybody waited since the last look.
+    /// Whether a waiter registered since the last tick.
     wanted: AtomicBool,
     running: AtomicBool,
 }
 
 impl Lookout {
-    /// The next look, from now on, also if it comes before this is waited for. Comes within a [`SLICE`] and a moment.
+    /// Returns a future that completes at the first tick after this call, even if it is polled only after that tick.
+    /// The tick comes within a [`SLICE`] and a short scheduling delay.
     pub(super) fn next(self: &Arc<Self>) -> Notified<'_> {
         let next = self.up.notified();
         self.wanted.store(true, Ordering::SeqCst);
@@ -38,14 +39,14 @@ impl Lookout {
         next
     }
 
-    /// Lets everybody look now.
+    /// Wakes all waiters now.
     pub(super) fn look_now(&self) {
         self.up.notify_waiters();
     }
 }
 
-/// The task's end, however it comes: its runtime may be another than that of those who wait, and go before them. They look,
-/// and begin another.
+/// Marks the task as stopped when it is dropped, and wakes the waiters, which then start another task. The task's
+/// runtime may end before the runtimes of the waiters do.
 struct Running(Weak<Lookout>);
 
 impl Drop for Running {

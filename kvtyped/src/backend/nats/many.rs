@@ -1,13 +1,13 @@
-//! The newest entries of many keys, by their names.
+//! Reads of the newest entries of many keys, in few requests.
 //!
-//! A server from 2.11 on answers one request about as many as 1,024 keys (`multi_last`, ADR-31), with a message for each
-//! that has an entry, in the order of revisions, and a status at the end. Any server that stores the bucket may answer;
-//! so may a mirror of it, also where the bucket has one replica. How far the one that answered was is told at the end: an
-//! answer that is behind what was wanted is asked for again, and what the leader knows is learned before a read of the
-//! leader's.
+//! A server since 2.11 answers one request for up to 1,024 keys (`multi_last`, ADR-31). It replies with one message for
+//! each existing entry, in revision order, and a final status. Any server that stores the bucket may reply. A mirror of
+//! the bucket may reply too, even if the bucket has one replica. The final status contains the revision that the server
+//! has reached. If the server is behind the required revision, the request is sent again. A read from the leader first
+//! asks the leader for its last revision, which is then required.
 //!
-//! Where that form is not to be had, each key is read alone, some at once: on a server that is older, by a user who is
-//! not allowed it, in a bucket without direct gets.
+//! If such a request is not possible, each key is read separately, several at a time. This is the case for an older
+//! server, for a user without the permission, and for a bucket without direct gets.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,37 +28,38 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// Up to how many keys are read alone: it is faster.
+/// The maximum number of keys that are read separately, which is faster for few keys.
 const FEW: usize = 3;
 
-/// How many keys a request names; a server gives 1,024 entries at most, and none if there are more.
+/// The maximum number of keys in a request. A server returns at most 1,024 entries, and none if there are more.
 const CHUNK: usize = 1_000;
 
-/// How many bytes of entries an answer may have. What is on the way at once has to fit into what a server keeps for a
-/// connection (64 MiB by default).
+/// The maximum size of the entries in one answer, in bytes. All answers in flight must fit into the server's buffer for
+/// one connection (64 MiB by default).
 const ANSWER: usize = 8 * 1024 * 1024;
 
-/// How many requests are on their way at once.
+/// The maximum number of requests in flight.
 const AT_ONCE: usize = 4;
 
-/// How many keys are read at once where each is read alone.
+/// The number of keys that are read concurrently if each key is read separately.
 const ALONE_AT_ONCE: usize = 64;
 
-/// How often the same keys are asked for before they are read alone.
+/// How many times the same keys are requested before they are read separately.
 const TRIES: u32 = 4;
 
-/// After which silence it is not waited for any more.
+/// How long the server may be silent before the requests are given up.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What a request may need beside the names of its keys, in bytes.
+/// The maximum size of a request without its key names, in bytes.
 const FRAME: usize = 256;
 
-/// Whether a bucket answers requests about many keys.
+/// Whether a bucket answers requests for many keys.
 #[derive(Debug, Default)]
 pub(super) struct Support {
-    /// On which connection it was found that it does not; another may lead to another server, with other permissions.
+    /// The epoch of the connection that does not support such requests. Another connection may lead to another server,
+    /// with other permissions.
     refused: AtomicU64,
-    /// How often in a row nothing was answered, while reads of single keys were.
+    /// The number of consecutive requests without an answer while reads of single keys were answered.
     silences: AtomicU32,
 }
 
@@ -75,7 +76,8 @@ impl Support {
         self.silences.store(0, Ordering::Relaxed);
     }
 
-    /// Nobody tells an application's own connection of a denial: there it shows as silence.
+    /// Records a request without an answer. On an application's own connection, denials are not reported and show as
+    /// silence, so the second silence in a row counts as a refusal.
     fn silent(&self, epoch: u64) {
         if self.silences.fetch_add(1, Ordering::Relaxed) > 0 {
             self.answered();
@@ -84,7 +86,7 @@ impl Support {
     }
 }
 
-/// The newest entry of each key, marker or not, in the order of the keys.
+/// Reads the newest entry of each key, including delete markers, in the order of the keys.
 pub(super) async fn read_many(
     place: &Place,
     keys: &[Key],
@@ -121,12 +123,12 @@ async fn alone(
     Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
 }
 
-/// The keys, each once, and what was answered.
+/// The distinct keys with their answers.
 struct Wanted<'a> {
     keys: Vec<&'a Key>,
     numbers: HashMap<&'a str, usize>,
     answers: Vec<Option<Option<RawEntry>>>,
-    /// Which key each place holds.
+    /// The index of the distinct key for each position of the request.
     order: Vec<usize>,
 }
 
@@ -164,12 +166,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Some keys that are asked for in one request.
+/// Keys that share one request.
 struct Chunk {
     keys: Vec<usize>,
     tries: u32,
     found: Vec<(usize, RawEntry)>,
-    /// How many messages come after the last one, as it told.
+    /// The number of messages after the last one, according to its header.
     pending: Option<u64>,
     /// Whether a message was lost.
     gap: bool,
@@ -181,22 +183,22 @@ impl Chunk {
     }
 }
 
-/// What comes of a chunk.
+/// The progress of a chunk after a message.
 enum Done {
-    /// Not yet.
+    /// More messages are pending.
     No,
-    /// All of it is known.
+    /// The results of all keys are complete.
     Yes,
-    /// So much of it is known.
+    /// The results of some keys are complete.
     Partly,
-    /// Nothing of it can be used.
+    /// The answer is unusable, and the chunk must be requested again.
     Again,
-    /// It has to be read otherwise.
+    /// The keys must be read separately.
     Never,
 }
 
-/// Asks for as much as can be had in requests about many keys; what is left is to be read alone. Tells the connection on
-/// which nothing was answered, if that is so.
+/// Requests as many keys as possible with requests for many keys. The remaining keys must be read separately. Returns
+/// the epoch of the connection if the server did not answer.
 async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadline) -> Result<Option<u64>> {
     let wire = place.api.wire();
     if !place.direct || wire.is_confined() || place.many.is_refused(wire.epoch()) {
@@ -207,7 +209,7 @@ async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadl
         Read::AtLeast(revision) => revision,
         Read::Leader => match place.leader_last(deadline).await {
             Ok(revision) => revision,
-            // One who may not ask that may still ask for the entries.
+            // A user who may not request the last revision may still read the entries.
             Err(error) if error.is_denied() => return Ok(None),
             Err(error) => return Err(error),
         },
@@ -225,7 +227,7 @@ async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadl
     }
 }
 
-/// How asking ends.
+/// The reason why the requests ended.
 enum End {
     Over,
     Silent,
@@ -235,7 +237,7 @@ enum End {
 struct Asking<'a, 'k> {
     place: &'a Place,
     wanted: &'a mut Wanted<'k>,
-    /// How far a server has to be.
+    /// The revision that a server must have reached.
     floor: Revision,
     replies: Replies,
     epoch: u64,
@@ -285,7 +287,7 @@ impl<'a, 'k> Asking<'a, 'k> {
                 Reply::Silent if deadline.has_passed() => return Err(deadline.error()),
                 Reply::Silent => return Ok(End::Silent),
             };
-            // What was given up may still be answered.
+            // A reply to an abandoned request may still arrive.
             let Some(mut chunk) = self.on_their_way.remove(&number) else { continue };
             match self.take(&mut chunk, message)? {
                 Done::No => {
@@ -294,7 +296,7 @@ impl<'a, 'k> Asking<'a, 'k> {
                 done => {
                     let again = matches!(done, Done::Again);
                     self.settle(chunk, done);
-                    // A server that is behind catches up in a moment.
+                    // A server that is behind soon catches up.
                     if again && !backoff.pause(deadline).await {
                         return Err(deadline.error());
                     }
@@ -304,7 +306,7 @@ impl<'a, 'k> Asking<'a, 'k> {
     }
 
     async fn send(&mut self, chunk: Chunk, deadline: Deadline) -> Result<()> {
-        // A few are read alone; so is one whose name fills a request.
+        // A few keys are read separately. So is a key whose name fills a request.
         if chunk.keys.len() <= FEW || chunk.tries == TRIES {
             return Ok(());
         }
@@ -318,7 +320,7 @@ impl<'a, 'k> Asking<'a, 'k> {
         Ok(())
     }
 
-    /// What a message says of a chunk.
+    /// Processes a message of a chunk.
     fn take(&self, chunk: &mut Chunk, message: Message) -> Result<Done> {
         let status = message.status.filter(|_| !Stored::is_answered_by(&message));
         let Some(status) = status.map(|status| status.as_u16()) else {
@@ -335,16 +337,17 @@ impl<'a, 'k> Asking<'a, 'k> {
         let said = message.description.as_deref().unwrap_or_default();
         Ok(match status {
             204 if number(&message, header::UP_TO).unwrap_or_default() < self.floor.get() => Done::Again,
-            // The number at the end is one too low on some servers: the last message tells whether there is more.
+            // The number in the final status is one too low on some servers. The last message shows whether more
+            // entries exist.
             204 if chunk.gap => Done::Again,
             204 if chunk.pending == Some(0) => Done::Yes,
             204 => Done::Partly,
-            // Something went between the look and the reading.
+            // An entry was removed between the lookup and the read.
             404 if chunk.pending.is_some() || said.contains("Not Found") => Done::Again,
-            // This tells nothing of how far the server is.
+            // This status does not show which revision the server has reached.
             404 if self.floor > Revision::ZERO => Done::Never,
             404 => Done::Yes,
-            // Nobody answers just now, or no longer: a read of one key finds out.
+            // No server responds, temporarily or permanently. A read of one key finds out which.
             503 => Done::Never,
             status => {
                 tracing::debug!(stream = self.place.stream, status, said, "no request about many keys is answered");

@@ -1,32 +1,34 @@
-//! Buckets in JetStream.
+//! A backend that stores buckets in NATS JetStream.
 //!
-//! A bucket is a stream, a key a subject, a revision a sequence (ADR-8): what is stored here is what every NATS client
-//! stores, and reads. The JetStream API is spoken directly, because what `async_nats::jetstream::kv` makes of an
-//! answer loses what this library promises: which write a lost acknowledgement belongs to, what a conflict was about,
-//! and how long an operation may take.
+//! A bucket is a stream, a key is a subject, and a revision is a sequence (ADR-8). Every NATS client stores and reads
+//! buckets in this format. This module uses the JetStream API directly, because `async_nats::jetstream::kv` drops
+//! information that this crate needs: the write that a lost acknowledgement belongs to, the cause of a conflict, and
+//! the time limit of an operation.
 //!
-//! | file | what it knows |
+//! | module | content |
 //! |---|---|
-//! | `options`, `target` | how JetStream is reached, by a builder and by a URL |
-//! | `credentials`, `tls`, `file` | who one is, and how that is shown to a server and to nobody else |
-//! | `connect` | the connection that they make |
+//! | `options`, `target` | connection options, from a builder and from a URL |
+//! | `credentials`, `tls`, `file` | authentication, TLS, and files with secrets |
+//! | `connect` | creation of clients from the options |
 //! | `link` | the client of a connection, and its replacement when its task ends |
-//! | `wire`, `lookout` | one request: its answer, or why there is none |
-//! | `api` | the JetStream API: JSON there and back |
-//! | `able`, `learned` | what the server can do that takes the writes of a bucket, for as long as a connection stands |
-//! | `config`, `echo` | a bucket's settings as a stream's configuration, there and back |
-//! | `regular` | the settings of a stream that make it a bucket: what differs, and its repair |
-//! | `bucket` | where a bucket is: its stream, its subjects, its leader |
-//! | `publish`, `doubt` | the one write path, and what became of a write without an answer |
-//! | `count` | counters, which the server adds up (ADR-49) |
-//! | `commit`, `parcel` | several writes, all or nothing: what became of them, and their messages |
-//! | `read` | one entry |
-//! | `replies`, `many` | the entries of many keys, by their names |
-//! | `consumer`, `scan` | many entries |
-//! | `watch` | many entries, and then the new ones |
-//! | `record` | what a stored message says |
-//! | `convert`, `codes` | errors: the server's and the client's become the library's here, and only here |
-//! | `probe` | all that reads strangers' bytes, for tests without a server |
+//! | `wire`, `lookout` | requests on a connection, and the shared timer that wakes them |
+//! | `api` | the JetStream API: JSON requests and replies |
+//! | `able`, `learned` | the features of the server that takes the writes of a bucket, cached per connection |
+//! | `config`, `echo` | conversion of a bucket's settings to a stream configuration, and back |
+//! | `regular` | the settings that every stream of a bucket has: comparison and repair |
+//! | `bucket` | the location of a bucket: its stream, subjects and leader |
+//! | `facts` | the state of a stream according to its leader |
+//! | `publish`, `doubt` | the write path, and the recovery of a write whose acknowledgement was lost |
+//! | `count` | counters that the server adds up (ADR-49) |
+//! | `commit`, `parcel` | atomic batches, and their messages |
+//! | `read` | reads of one entry |
+//! | `replies`, `many` | reads of many keys by name |
+//! | `consumer`, `delivery`, `listing` | ordered consumers, their messages, and the progress of a listing |
+//! | `scan` | listings of matching keys |
+//! | `watch`, `proof` | watch sessions, and the proof that a resumed session missed no removal |
+//! | `record` | decoding of stored messages |
+//! | `convert`, `codes` | conversion of errors of the server and of the client to errors of this crate |
+//! | `probe` | parsers of untrusted bytes, for tests without a server |
 
 mod able;
 mod api;
@@ -86,9 +88,9 @@ use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The buckets of a NATS server, or of a cluster of them.
+/// A backend that stores buckets on a NATS server or cluster.
 ///
-/// # What strangers can do
+/// # Untrusted publishers
 ///
 /// Any stored message is read as a record, or reported as one error that affects no other record. Two kinds of headers
 /// are exceptions, because the client itself fails on them. A header line without a colon ends the connection that
@@ -100,44 +102,44 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct NatsBackend {
     api: Api,
     owned: bool,
-    /// What the servers can do.
+    /// The capabilities of the servers, cached per connection.
     capabilities: Learned<Capabilities>,
 }
 
 impl NatsBackend {
     /// Connects to a server: `nats://127.0.0.1:4222`.
     ///
-    /// The URL may name several servers of a cluster, separated by commas, with `tls://` for an encrypted connection;
-    /// it may hold credentials, and say where certificates are: [`Store::connect`](crate::Store::connect) has the table.
-    /// What it says wins over the options.
+    /// The URL may name several servers of a cluster, separated by commas. The scheme `tls://` requires an encrypted
+    /// connection. The URL may also contain credentials and the paths of certificates: see the table of
+    /// [`Store::connect`](crate::Store::connect). The URL takes precedence over the options.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the URL is not understood, or a file that it names cannot be read, or is none; `Unauthorized` if
-    /// the server does not accept the user, `Tls` if the connection cannot be encrypted as wanted, and `Unavailable` or
-    /// `Timeout` if there is no server. Nothing is retried in the background.
+    /// Returns `InvalidConfig` if the URL is invalid, or if a file that it names cannot be read or has invalid content.
+    /// Returns `Unauthorized` if the server does not accept the user, `Tls` if the connection cannot be encrypted as
+    /// required, and `Unavailable` or `Timeout` if no server can be reached. Nothing is retried in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves no connection behind.
+    /// If the future is dropped, no connection stays open.
     pub async fn connect(url: &str, options: NatsOptions) -> Result<Self> {
         Self::connected(Connector::new(url, options, None)?).await
     }
 
-    /// Connects to a server as [`connect`](Self::connect) does, with what else the client can be told: a TLS configuration
-    /// of one's own, say.
+    /// Connects to a server as [`connect`](Self::connect) does, with further options of the client, such as a custom
+    /// TLS configuration.
     ///
-    /// Credentials that the URL or the options name are read once then, and not for every connection. The name, the timeout
-    /// of connecting, the interval of pings, the delay of reconnecting and the event callback are set here, whatever they
-    /// were.
+    /// Credentials that the URL or the options name are read once for each client, not for every connection. A client
+    /// is replaced only if its task ends. This method overrides the name, the connection timeout, the ping interval,
+    /// the reconnect delay and the event callback of the client options.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect).
+    /// Returns the errors of [`connect`](Self::connect).
     ///
     /// # Cancel safety
     ///
-    /// As [`connect`](Self::connect).
+    /// If the future is dropped, no connection stays open.
     pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
         Self::connected(Connector::new(url, options, Some(client))?).await
     }
@@ -147,20 +149,21 @@ impl NatsBackend {
         Ok(Self::over(Wire::connect(connector, confined).await?, prefix, true))
     }
 
-    /// The buckets that an application's own connection reaches.
+    /// Creates a backend on an application's own connection.
     ///
-    /// The connection stays the application's: [`close`](Backend::close) leaves it open. Since its event callback
-    /// is the application's too, a subject that the server denies shows as a `Timeout` rather than as
-    /// `PermissionDenied`; and a hung server is noticed as fast as its `ping_interval` says.
+    /// The connection belongs to the application: [`close`](Backend::close) leaves it open. Its event callback also
+    /// belongs to the application, so a subject that the server denies shows as a `Timeout` rather than as
+    /// `PermissionDenied`. The `ping_interval` of the client decides how soon a hung server is detected.
     pub fn from_client(client: async_nats::Client) -> Self {
         Self::over(Wire::over(client, false), api::DEFAULT_PREFIX.into(), false)
     }
 
-    /// As [`from_client`](Self::from_client), in another JetStream domain or account.
+    /// Creates a backend as [`from_client`](Self::from_client) does, in another JetStream domain or account.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the prefix or the domain is not one. Of the options only these two and `confined` are used.
+    /// Returns `InvalidConfig` if the prefix or the domain is invalid. Of the options, only these two and `confined`
+    /// are used.
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         let prefix = options.api_prefix()?;
         Ok(Self::over(Wire::over(client, options.confined), prefix, false))
@@ -185,7 +188,7 @@ impl NatsBackend {
         let able = self.known(deadline).await?;
         config::check(&config, &able)?;
         let config = config.with_defaults(able.key_ttl, able.atomic);
-        // A server takes the same configuration twice, and says so with nothing.
+        // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
         }
@@ -215,8 +218,8 @@ impl NatsBackend {
         self.echoed(info, &config, &able)
     }
 
-    /// The bucket that a server says it has made, if it is the one that was wanted: a server ignores what it does not
-    /// know.
+    /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
+    /// setting that it does not know.
     fn echoed(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
         let (config, raw) = echo::of_info(&info)?;
         if let Some(difference) = echo::normal(wanted).differences(&config).first() {
@@ -239,7 +242,7 @@ impl NatsBackend {
         crate::config::check_bucket_name("name", name)?;
         match self.api.stream(name, deadline).await {
             Ok(None) => return Ok(false),
-            // A stream that is not a bucket is not this crate's to delete.
+            // A stream that is not a bucket was not created by this crate, so it is not deleted.
             Ok(Some(info)) => drop(echo::of_info(&info)?),
             Err(error) if error.is_denied() => {}
             Err(error) => return Err(error),
@@ -252,7 +255,8 @@ impl NatsBackend {
         }
     }
 
-    /// The counters of this name: those that are there, or new ones.
+    /// Opens the counters of this name, or creates them. Returns `None` if the server does not support counters, or if
+    /// the existing bucket stores records.
     async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let mut config = config;
@@ -261,7 +265,8 @@ impl NatsBackend {
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
                 Some(info) => info,
-                // What servers can do is asked only where one has to be made: who may do no more than add may not ask.
+                // Request the capabilities only if the stream must be created: a user who may only increment may not
+                // request them.
                 None if !self.known(deadline).await?.counters => return Ok(None),
                 None => {
                     let wanted = Value::Object(config::counters(&config));
@@ -273,7 +278,7 @@ impl NatsBackend {
                         .map_err(convert::of_settings)
                     {
                         Ok(info) => info,
-                        // Somebody else made one between the look and the making: look again.
+                        // Another client created the stream since the lookup: look again.
                         Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.has_passed() => {
                             continue;
                         }
@@ -294,7 +299,7 @@ impl NatsBackend {
         let mut names = Vec::new();
         let mut offset = 0;
         loop {
-            // Asking for `$KV.>` would leave out mirrors, which have no subjects of their own.
+            // Asking for `$KV.>` would leave out mirrors, which have no subjects.
             let asked = json!({ "offset": offset });
             let answer = self.api.call("STREAM.NAMES", Some(&asked), Repeat::UntilAnswered, deadline).await?;
             let answer = answer.map_err(convert::of_api)?;
@@ -310,13 +315,14 @@ impl NatsBackend {
     }
 }
 
-/// How many streams are looked at at once, and how long it may take to learn what one is.
+/// The number of streams that are checked concurrently.
 const LOOKS: usize = 16;
+/// The time limit of the check of one stream.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl NatsBackend {
-    /// Drops the names of streams that are not buckets. A stream that does not tell (its leader is gone, or the user may not
-    /// ask) stays.
+    /// Drops the names of streams that are not buckets. Keeps a stream that cannot be checked, because it has no leader
+    /// or the user may not request its information.
     async fn only_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
         let is_bucket = |name: String| async move {
             let soon = Deadline::after(deadline.remaining().min(LOOK));
@@ -374,7 +380,7 @@ impl Backend for NatsBackend {
     }
 }
 
-/// Names no server and no user.
+/// Shows no server and no user.
 impl fmt::Debug for NatsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.owned).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! How to reach JetStream, and who one is.
+//! Options for the connection to JetStream.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,21 +9,22 @@ use super::file::File;
 use super::tls::Tls;
 use crate::error::{Error, Result};
 
-/// How to reach JetStream, and who one is. Its `Debug` shows no secret.
+/// Options for the connection to JetStream. Their `Debug` shows no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NatsOptions {
-    /// The JetStream domain, if it is not the server's own: `hub`.
+    /// The JetStream domain, such as `hub`, if it is not the domain of the server.
     pub domain: Option<String>,
-    /// The prefix of the JetStream API: `$JS.hub.API`. Wins over `domain`.
+    /// The prefix of the JetStream API, such as `$JS.hub.API`. Takes precedence over `domain`.
     pub prefix: Option<String>,
-    /// The name of the connection, as the server's monitoring shows it; `kvtyped` by default.
+    /// The name of the connection in the server's monitoring. The default is `kvtyped`.
     pub name: Option<String>,
-    /// Under which subjects answers arrive; `_INBOX` by default. A server's permissions can keep users apart by it.
+    /// The subject prefix of replies. The default is `_INBOX`. Permissions on the server can separate users by this
+    /// prefix.
     pub inbox_prefix: Option<String>,
-    /// How long connecting may take; 5 s by default.
+    /// The time limit for connecting. The default is 5 s.
     pub connect_timeout: Option<Duration>,
-    /// Whether nothing is asked for that cannot be limited to some keys; see [`confined`](Self::confined).
+    /// Whether to avoid requests that permissions cannot limit to some keys; see [`confined`](Self::confined).
     pub confined: bool,
     /// Whether to use servers that a server names before the encryption begins; see
     /// [`trust_discovered_servers`](Self::trust_discovered_servers).
@@ -33,59 +34,60 @@ pub struct NatsOptions {
 }
 
 impl NatsOptions {
-    /// The plain ones.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// In this JetStream domain.
+    /// Sets the JetStream domain.
     #[must_use]
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
     }
 
-    /// By this prefix of the JetStream API.
+    /// Sets the prefix of the JetStream API.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// Under this name of the connection.
+    /// Sets the name of the connection.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// With answers under these subjects.
+    /// Sets the subject prefix of replies.
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.inbox_prefix = Some(prefix.into());
         self
     }
 
-    /// Giving up connecting after this time.
+    /// Sets the time limit for connecting.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// For a user who may read some keys of a bucket only: asks for nothing that a permission cannot limit to them.
+    /// Avoids requests that permissions cannot limit to some keys. Use it for users who may read only some keys of a
+    /// bucket.
     ///
-    /// Many keys are then read one by one; a watch that was interrupted lists anew unless nothing was written meanwhile;
-    /// reads of the leader and of a revision are refused as `PermissionDenied`; and a write whose acknowledgement is lost
-    /// is `Unknown`, unless an answer still comes. Without it much of that comes to the same in the end, after a denial
-    /// that the server logs. See [`permissions`](crate::permissions).
+    /// Many keys are then read one by one. An interrupted watch lists all records again, unless nothing was written
+    /// since. Reads from the leader and reads of a revision return `PermissionDenied`. A write whose acknowledgement is
+    /// lost is `Unknown`, unless the acknowledgement still arrives. Without this option, most of these operations have
+    /// the same result in the end, after a denial that the server logs. See [`permissions`](crate::permissions).
     #[must_use]
     pub fn confined(mut self, on: bool) -> Self {
         self.confined = on;
         self
     }
 
-    /// Uses the servers of a cluster that the first server names, also if the connection must be encrypted.
+    /// Uses the servers of a cluster that the first server names, even if the connection must be encrypted.
     ///
     /// A server names the others before the encryption begins, so an attacker on the network can add a host to the list.
     /// The client would send its password there, if the attacker has a certificate for that host. So a connection that
@@ -100,66 +102,68 @@ impl NatsOptions {
         self
     }
 
-    /// Signing in with a user and a password.
+    /// Authenticates with a user and a password.
     #[must_use]
     pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.sign_in(Credentials::UserAndPassword(user.into(), password.into()))
     }
 
-    /// Signing in with a token.
+    /// Authenticates with a token.
     #[must_use]
     pub fn token(self, token: impl Into<String>) -> Self {
         self.sign_in(Credentials::Token(token.into()))
     }
 
-    /// Signing in with an nkey, of which this is the seed (`SU..`). It needs the feature `nkeys`.
+    /// Authenticates with the seed of an nkey (`SU..`). Requires the feature `nkeys`.
     #[must_use]
     pub fn nkey(self, seed: impl Into<String>) -> Self {
         self.sign_in(Credentials::Nkey(seed.into()))
     }
 
-    /// As [`nkey`](Self::nkey), with the seed in a file, which is read for every connection. It needs the feature `nkeys`.
+    /// Authenticates with the seed of an nkey in a file, which is read for every connection. Requires the feature
+    /// `nkeys`.
     #[must_use]
     pub fn nkey_file(self, path: impl Into<PathBuf>) -> Self {
         self.sign_in(Credentials::NkeyFile(File::at(path)))
     }
 
-    /// Signing in with the text of a credentials file: a JSON Web Token and the seed of its key. It needs the feature `nkeys`.
+    /// Authenticates with the text of a credentials file: a JSON Web Token and the seed of its key. Requires the
+    /// feature `nkeys`.
     #[must_use]
     pub fn credentials(self, text: impl Into<String>) -> Self {
         self.sign_in(Credentials::Jwt(text.into()))
     }
 
-    /// Signing in with a credentials file (`.creds`). It is read for every connection, so one that was replaced counts from
-    /// the next one on. It needs the feature `nkeys`.
+    /// Authenticates with a credentials file (`.creds`). The file is read for every connection, so a replaced file
+    /// takes effect at the next connection. Requires the feature `nkeys`.
     #[must_use]
     pub fn credentials_file(self, path: impl Into<PathBuf>) -> Self {
         self.sign_in(Credentials::JwtFile(File::at(path)))
     }
 
-    /// Trusting the authorities whose certificates (PEM) are in this file, in place of the system's. The connection is
-    /// encrypted, or not made.
+    /// Trusts the CA certificates (PEM) in this file instead of the system's. Requires an encrypted connection.
     #[must_use]
     pub fn root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.authorities = Some(File::at(path));
         self
     }
 
-    /// Showing the server this certificate, of which this is the key (both PEM). The connection is encrypted, or not made.
+    /// Presents this client certificate with its key (both PEM) to the server. Requires an encrypted connection.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.client = Some((File::at(certificate), File::at(key)));
         self
     }
 
-    /// Whether the connection is encrypted, or not made; `tls://` says the same.
+    /// Sets whether the connection must be encrypted, as `tls://` in the URL does.
     #[must_use]
     pub fn require_tls(mut self, on: bool) -> Self {
         self.tls.required = on;
         self
     }
 
-    /// Encrypting before the server says anything, for servers with `handshake_first`.
+    /// Starts TLS before the server sends its first message, for servers with `handshake_first`. Requires an encrypted
+    /// connection.
     #[must_use]
     pub fn tls_first(mut self) -> Self {
         self.tls.first = true;
@@ -171,7 +175,7 @@ impl NatsOptions {
         self
     }
 
-    /// The prefix of the JetStream API, without a dot at its end.
+    /// Returns the prefix of the JetStream API, without a trailing dot.
     pub(super) fn api_prefix(&self) -> Result<String> {
         let by_domain = || self.domain.as_ref().map(|domain| format!("$JS.{domain}.API"));
         let prefix = self.prefix.clone().or_else(by_domain).unwrap_or_else(|| api::DEFAULT_PREFIX.into());
@@ -182,7 +186,7 @@ impl NatsOptions {
         Err(Error::invalid_config(format!("`{prefix}` is no prefix of a JetStream API, as `$JS.hub.API` is")))
     }
 
-    /// The prefix under which answers arrive, if one is wanted.
+    /// Returns the subject prefix of replies, if one is set.
     pub(super) fn inbox(&self) -> Result<Option<&str>> {
         match self.inbox_prefix.as_deref() {
             Some(inbox) if inbox.starts_with('$') || !is_subject(inbox) => Err(Error::invalid_config(
@@ -193,7 +197,8 @@ impl NatsOptions {
     }
 }
 
-/// Whether it is a subject that names one place: what goes into the protocol unchecked must not end a line there.
+/// Returns whether the text is a subject without wildcards. The text becomes part of the protocol unchecked, so it must
+/// not contain the end of a line.
 fn is_subject(text: &str) -> bool {
     let legal = |token: &str| {
         !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c))

@@ -1,8 +1,9 @@
-//! The messages of a batch: how they are sent, and what an answer says of them (ADR-50).
+//! The messages of an atomic batch (ADR-50): sending them, and interpreting the replies.
 //!
-//! All but the last are published without a reply, the last is a request; the connection keeps their order. A server
-//! stages what has the name of a batch until the last one comes, and says why it refused one before that only if it is
-//! asked for: the last is answered that the batch is not complete. So after such an answer every message is a request.
+//! All messages but the last one are published without a reply subject. The last one is a request. The connection keeps
+//! their order. A server stages the messages of a batch until the last one arrives. It reports the refusal of an
+//! earlier message only if that message is a request. Otherwise the reply to the last message only reports that the
+//! batch is incomplete. After such a reply, every message is sent as a request.
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
@@ -24,48 +25,50 @@ pub(super) struct Parcel<'a> {
     pub(super) place: &'a Place,
     pub(super) publications: Vec<Publication<'a>>,
     deadline: Deadline,
-    /// How often it was sent: each copy is a batch of its own name.
+    /// The number of copies that were sent. Each copy is a batch with another name.
     pub(super) copies: u32,
 }
 
-/// What an answer says of the copy that it answers.
+/// The outcome that a reply reports for its copy.
 pub(super) enum Verdict {
-    /// Applied: the revision of the first message.
+    /// Applied. The first message has this revision.
     Applied(Revision),
-    /// Not applied, because another copy is.
+    /// Not applied, because another copy was applied.
     Known,
-    /// Not applied, because a guard does not hold: the revision that some key has.
+    /// Not applied, because a precondition does not hold. Some key has this revision.
     Conflict(Revision),
-    /// Not applied, because some guarded key is being written, or looked at, or another copy is on its way.
+    /// Not applied, because a checked key is being written or checked, or another copy is in flight.
     Busy,
-    /// Not applied, because not all messages were taken.
+    /// Not applied, because the server did not accept all messages.
     Incomplete,
-    /// Not applied, because of what passes.
+    /// Not applied, for a temporary reason.
     NotNow(Error),
-    /// Not applied by whoever answered, who does not lead now; of a cluster, another may have got it as well, and does.
+    /// Not applied by the server that replied, which is not the leader now. In a cluster, another server may have
+    /// received the copy too, and may apply it.
     NotHere(Error),
-    /// Not applied, and there is no use in sending it again.
+    /// Not applied. Another attempt would fail too.
     Refused(Error),
 }
 
-/// A copy on its way.
+/// A copy in flight.
 pub(super) struct Sent<'a> {
     last: Pending,
     half: Half,
     _place: Option<SemaphorePermit<'a>>,
 }
 
-/// What a server stages until the last message comes, or nothing has come for ten seconds. It has room for few of these.
+/// The messages that a server stages until the last one arrives, or until it has received none for ten seconds. A
+/// server stages only a few batches at a time.
 struct Half {
     client: Client,
     subject: String,
     batch: String,
-    /// How many messages were handed over; nothing is staged of none.
+    /// The number of messages that the client accepted. Zero if the server stages nothing.
     messages: usize,
 }
 
 impl<'a> Parcel<'a> {
-    /// That of these writes, each of which a server would take.
+    /// Creates the messages of these writes. Returns an error if the server would refuse a message.
     pub(super) fn new(place: &'a Place, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
         let publications = writes.iter().map(|write| Publication::new(place, write, deadline)).collect();
         let mut parcel = Self { place, publications, deadline, copies: 0 };
@@ -74,7 +77,7 @@ impl<'a> Parcel<'a> {
         for publication in &parcel.publications {
             let key = publication.write.key.as_str();
             publication.check().map_err(|error| error.with_key(key))?;
-            // A message that is too large would only be missed.
+            // The server would report a message that is too large only as an incomplete batch.
             if limit.is_some_and(|limit| publication.size > limit) {
                 let size = Some(publication.size);
                 return Err(Error::new(ErrorKind::TooLarge { size, limit }).with_key(key));
@@ -83,7 +86,7 @@ impl<'a> Parcel<'a> {
         Ok(parcel)
     }
 
-    /// Makes the messages those of another batch.
+    /// Assigns the messages to the batch of the current copy. Returns the name of that batch.
     fn copy(&mut self) -> String {
         let id = self.publications.first().map_or("", |first| first.write.id.as_str());
         let batch = format!("{id}-{}", self.copies.max(1));
@@ -121,7 +124,8 @@ impl<'a> Parcel<'a> {
         Ok(Sent { last, half, _place: place })
     }
 
-    /// Sends a copy, message by message, until one is refused: what is said of that, or of the last.
+    /// Sends a copy with every message as a request, until one is refused. Returns the outcome of that message or of
+    /// the last one, or `None` if a reply is missing.
     pub(super) async fn send_and_ask(&mut self, until: Instant) -> Option<Verdict> {
         self.copies += 1;
         let batch = self.copy();
@@ -144,7 +148,7 @@ impl<'a> Parcel<'a> {
         None
     }
 
-    /// What an answer to the last message says.
+    /// Interprets the reply to the last message.
     pub(super) fn judge_last(&self, answer: Answer) -> Option<Verdict> {
         self.judge(answer, self.publications.last()?)
     }
@@ -157,7 +161,7 @@ impl<'a> Parcel<'a> {
             Answer::NoResponders => {
                 return Some(Verdict::NotNow(Error::unavailable(NO_LEADER)));
             }
-            // Where only the answers are denied, the batch may well be applied.
+            // If the server denied only the reply subject, the batch may have been applied.
             Answer::Denied(subject) if subject != publication.subject => {
                 let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
                 return Some(Verdict::Refused(denied.unknown_outcome()));
@@ -196,7 +200,7 @@ impl<'a> Parcel<'a> {
 }
 
 impl Sent<'_> {
-    /// Waits for the next answer until then.
+    /// Waits for the next reply until the given time.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
         let answer = self.last.wait(until).await;
         if !matches!(answer, Answer::Silent | Answer::Broken) {
@@ -206,8 +210,9 @@ impl Sent<'_> {
     }
 }
 
-/// Nobody waits any more, and the last message may not have been sent: a message out of turn makes the server forget what
-/// it has staged. If there is nothing, it is refused; stored it is never, for it says that it is meant for no stream.
+/// Aborts the batch if no caller waits for it: the last message may not have been sent. A message out of sequence makes
+/// the server discard the staged messages. If nothing is staged, the server refuses the message. It never stores the
+/// message, because the message expects a stream with another name.
 impl Drop for Half {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -222,7 +227,7 @@ impl Drop for Half {
         headers.insert(header::EXPECTED_STREAM, "-");
         let (client, subject) = (self.client.clone(), std::mem::take(&mut self.subject));
         runtime.spawn(async move {
-            // An error says that there is no connection any more.
+            // An error means that the connection is gone.
             let _ = client.publish_with_headers(subject, headers, Bytes::new()).await;
         });
     }

@@ -1,4 +1,4 @@
-//! What this backend makes of bytes that strangers wrote, for tests that have no server. No part of the API.
+//! Parsers of untrusted bytes, for tests without a server. Not part of the API.
 
 use std::time::SystemTime;
 
@@ -14,29 +14,29 @@ use crate::backend::RawEntry;
 use crate::error::Result;
 use crate::revision::Revision;
 
-/// The entry of an answer to a direct get, of a bucket whose subjects begin so.
+/// Parses the reply to a direct get, for a bucket with this subject prefix.
 ///
 /// # Errors
 ///
-/// As the verbs tell them.
+/// Returns the error that a read returns.
 pub fn direct(message: Message, prefix: &str) -> Result<RawEntry> {
     Stored::from_direct(message)?.entry(prefix)
 }
 
-/// The entry of an answer of a stream's leader.
+/// Parses a message in the reply of a stream's leader.
 ///
 /// # Errors
 ///
-/// As the verbs tell them.
+/// Returns the error that a read returns.
 pub fn leader(message: Value, prefix: &str) -> Result<RawEntry> {
     Stored::from_leader(message)?.entry(prefix)
 }
 
-/// The entry of a message that a consumer delivered; `None` if it tells no place.
+/// Parses a message that a consumer delivered. Returns `None` if its reply subject contains no revision.
 ///
 /// # Errors
 ///
-/// As the verbs tell them.
+/// Returns the error that a watch returns.
 pub fn delivered(message: Message, prefix: &str) -> Result<Option<RawEntry>> {
     let Some((revision, created)) = place(&message) else { return Ok(None) };
     Stored::new(message, revision, created).entry(prefix).map(Some)
@@ -47,27 +47,27 @@ fn place(message: &Message) -> Option<(Revision, SystemTime)> {
     Some((delivery.revision, delivery.created))
 }
 
-/// The total of a counter, from what is stored of it.
+/// Parses the stored value of a counter.
 ///
 /// # Errors
 ///
-/// `Backend` if it is no total.
+/// Returns `Backend` if the value is not a total.
 pub fn total(payload: &[u8]) -> Result<i128> {
     count::total(payload)
 }
 
-/// Reads an answer of the JetStream API as everything that it could be; whether it is the information of a bucket.
+/// Parses a reply of the JetStream API in every possible way. Returns whether it is the information of a bucket.
 pub fn is_information(payload: &[u8]) -> bool {
     let Ok(Ok(info)) = api::parse(payload) else { return false };
     let facts = Facts::of(&info).is_some();
     echo::status(info).is_ok() && facts
 }
 
-/// The servers that a URL names, without their users.
+/// Returns the servers that a URL names, without their users.
 ///
 /// # Errors
 ///
-/// `InvalidConfig` if the URL is not understood.
+/// Returns `InvalidConfig` if the URL is invalid.
 pub fn servers(url: &str) -> Result<Vec<String>> {
     let target = Target::parse(url)?;
     Ok(target.servers.iter().map(ServerAddr::as_url_str).map(str::to_owned).collect())

@@ -1,7 +1,7 @@
-//! One entry.
+//! Reads of one entry.
 //!
-//! A direct get is answered by any server that stores the bucket, so it may be behind; the leader is asked by an API
-//! request, which costs about as much and is answered by one server only.
+//! Any server that stores the bucket may answer a direct get, so the reply may be stale. A read from the leader is an
+//! API request. It costs about as much, but only one server can answer it.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// How long one who may not ask the leader waits for others to hear of what it has.
+/// How long a user who may not ask the leader waits for the other servers to catch up.
 const CATCH_UP: Duration = Duration::from_millis(250);
 
 pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
-    // All but the plainest have a box of their own, so that the future of that stays small.
+    // All but the simplest read are boxed, so that the future of the simplest read stays small.
     match at {
         At::Newest(Read::Leader) => leader(place, key, deadline).boxed().await,
         At::Newest(Read::Any) => any(place, key, deadline).await,
@@ -51,7 +51,7 @@ async fn at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadli
         }
         if denied.is_none() {
             match leader_at_least(place, key, revision, deadline).await {
-                // One who may not ask the leader may still hear it from others.
+                // A user who may not ask the leader may still get the entry from another server.
                 Err(error) if error.is_denied() => denied = Some(error),
                 answer => return answer,
             }
@@ -65,8 +65,8 @@ async fn leader(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<R
     found.map(|stored| stored.entry(&place.leader_prefix())).transpose()
 }
 
-/// The newest entry as a leader has it that has this revision of the bucket: one that was cut off from the other servers
-/// does not know of that, and answers for some seconds more.
+/// Reads the newest entry from a leader that has reached this revision of the bucket. An isolated leader does not have
+/// the revision, and still answers for some seconds.
 async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
     let mut backoff = Backoff::outage();
     loop {
@@ -74,11 +74,11 @@ async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline:
         if !place.config.may_be_behind() || found.as_ref().is_some_and(|entry| entry.revision >= revision) {
             return Ok(found);
         }
-        // The revision may be one of another key.
+        // The revision may belong to another key.
         match place.leader_last(deadline).await {
             Ok(last) if last >= revision => return leader(place, key, deadline).await,
             Ok(_) => {}
-            // One who may not ask that has to do with what there is.
+            // A user who may not request the last revision gets the entry without this check.
             Err(error) if error.is_denied() => return Ok(found),
             Err(error) => return Err(error),
         }
@@ -105,19 +105,19 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
     if !place.direct || !place.config.may_be_behind() {
         return Ok(None);
     }
-    // A server that is behind does not have it yet.
+    // A server that is behind does not have the revision yet.
     match place.leader_api.leader(&place.leader_stream, &which, deadline).await {
         Ok(Some(stored)) if stored.subject.as_str() == place.leader_subject(key) => {
             stored.entry(&place.leader_prefix()).map(Some)
         }
         Ok(_) => Ok(None),
-        // One who may not ask the leader has to do with what there is.
+        // A user who may not ask the leader gets the result of the direct get.
         Err(error) if error.is_denied() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// A direct get; or, where the bucket does not allow it, the same of its leader.
+/// Sends a direct get. If the bucket does not allow direct gets, reads from its leader instead.
 async fn direct(
     place: &Place,
     verb: &str,
@@ -137,12 +137,12 @@ async fn direct(
                 let nobody = matches!(answer, Answer::NoResponders);
                 let error = convert::of_answer(answer, deadline);
                 tracing::debug!(verb, %error, "reading again");
-                // The bucket is gone, or it no longer allows direct gets, or it has no leader just now.
+                // The bucket is gone, or it no longer allows direct gets, or it has no leader at the moment.
                 if nobody && let Some(info) = place.information(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
-                    // Or what is stored has the status of no answer, and the client takes it for one. The leader's answer
-                    // has none; one who may not ask it is as far as before.
+                    // Or the stored message has the status of "no responders", and the client mistakes it for that. The
+                    // leader's reply has no such status. If the user may not ask the leader, the read is repeated.
                     if allowed && let Ok(found) = place.api.leader(&place.stream, &otherwise(), deadline).boxed().await
                     {
                         return Ok(found);

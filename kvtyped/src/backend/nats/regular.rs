@@ -92,7 +92,7 @@ fn mapped_source(bucket: &str, source: &Value) -> Value {
     mapped
 }
 
-/// Lists the settings of a stream that differ from those of a bucket.
+/// Returns the settings of a stream that differ from the settings of a bucket.
 pub(super) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Difference> {
     let differences = irregular(bucket, raw).into_iter();
     let show = |value: Value| if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };

@@ -1,4 +1,4 @@
-//! Requests that many messages answer: a subscription of their own, under which each has a number.
+//! Requests with several reply messages. The requests share one subscription, and each request has a number.
 
 use std::sync::Arc;
 
@@ -13,37 +13,37 @@ use super::wire::{self, Violation};
 use crate::backend::Deadline;
 use crate::error::Result;
 
-/// How often one who waits looks whether the connection still stands.
+/// How often a waiting caller checks the connection.
 const SLICE: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// Where the answers arrive.
+/// The subscription for the replies.
 pub(super) struct Replies {
     api: Api,
-    /// What all of them are asked under.
+    /// The subject of all requests.
     subject: String,
     inbox: String,
     subscriber: Subscriber,
-    /// Denials of the subject, and of the inbox.
+    /// Denials of the subject and of the inbox.
     denials: [Option<broadcast::Receiver<Violation>>; 2],
-    /// On which connection they are asked.
+    /// The epoch of the connection that carries the requests.
     epoch: u64,
     _under_way: Arc<()>,
 }
 
-/// What comes of the requests.
+/// The next event of the requests.
 pub(super) enum Reply {
-    /// A message that answers the request of this number.
+    /// A reply to the request with this number.
     Message(u64, Message),
-    /// The server denied this user the subject, or the inbox.
+    /// The server denied this user the subject or the inbox.
     Denied,
-    /// The connection broke: what is still to come does not.
+    /// The connection broke. The remaining replies will not arrive.
     Broken,
-    /// Nothing came in the time given.
+    /// Nothing arrived in time.
     Silent,
 }
 
 impl Replies {
-    /// Begins to listen, as soon as there is a connection.
+    /// Subscribes as soon as there is a connection.
     pub(super) async fn listen(api: &Api, verb: &str, deadline: Deadline) -> Result<Self> {
         let connection = api.wire();
         connection.connected(deadline).await?;
@@ -57,7 +57,7 @@ impl Replies {
         Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _under_way: under_way })
     }
 
-    /// Sends a request; whether it could be sent.
+    /// Sends a request. Returns whether the client accepted it.
     pub(super) async fn ask(&self, number: u64, body: Bytes, deadline: Deadline) -> Result<bool> {
         let client = self.api.wire().client();
         let reply = format!("{}.{number}", self.inbox);
@@ -65,11 +65,11 @@ impl Replies {
         Ok(sent.is_ok())
     }
 
-    /// Waits for what comes next, until then.
+    /// Waits for the next event until the given time.
     ///
     /// # Errors
     ///
-    /// `Closed` if the connection was closed.
+    /// Returns `Closed` if the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Reply> {
         let inbox = format!("{}.*", self.inbox);
         loop {

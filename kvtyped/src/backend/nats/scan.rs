@@ -1,11 +1,11 @@
-//! The entries of all keys that match.
+//! Listings of the entries of all matching keys.
 //!
-//! The newest of each key come in the order of their revisions. A key that is written while the scan goes on is skipped
-//! where it was, and comes later; so a scan goes on until nothing is to come. Under writes that never pause it ends when it
-//! has caught up with where they were when the last of the first entries came.
+//! The newest entry of each key arrives in revision order. If a key is written during the scan, its old entry is
+//! skipped and its new entry arrives later. So a scan continues until nothing is pending. Under writes that never
+//! pause, the scan ends after a second round: at the entries that were pending when the last initial entry arrived.
 //!
-//! It is one consumer, whatever the number of entries: a page read without one costs the server a look at all that is
-//! behind it. The server sends ahead of the reader, no more than a window, so that a reader may take its time.
+//! A scan uses one consumer, whatever the number of entries. Without a consumer, each page would make the server
+//! examine all entries after it. The server sends at most a window ahead of the reader, so the reader may be slow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,20 +23,20 @@ use crate::error::Result;
 use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
 
-/// How often, at most and at least, an idle server says that it lives.
+/// The minimum and the maximum interval between the heartbeats of an idle server.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// How soon a server tells how far it is, if it does.
+/// The time limit for a report of the pending messages.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How many messages a server sends ahead of the reader, at least and at most.
+/// The minimum and the maximum number of messages that a server sends ahead of the reader.
 const WINDOW: (usize, usize) = (32, 4_096);
 
 pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
     if scan.patterns.is_empty() {
         return stream::empty().boxed();
     }
-    // In a box: it is handed on with each entry.
+    // Boxed, because it is moved with each entry.
     stream::unfold(Some(Box::new(Scanning::new(place, scan))), |scanning| async move {
         let mut scanning = scanning?;
         match scanning.next().await {
@@ -48,10 +48,11 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
     .boxed()
 }
 
-/// What the server is asked for: it may match more than `patterns`.
+/// Returns the filters for the server, which may match more than `patterns`.
 ///
-/// A scan ends when all that was to come came. A server that counts too few of several filters, unless they are keys of
-/// one length, is asked for one filter; and so is any for whom a permission says which keys those may be.
+/// A scan ends when all pending entries have arrived. Some servers count too few entries of several filters, unless the
+/// filters are exact keys with the same number of tokens. Such a server gets one filter. A restricted user also gets
+/// one filter, because permissions can limit only a request with one filter to some keys.
 fn filters(patterns: &Patterns, counted: bool, confined: bool) -> Vec<Pattern> {
     let disjoint = patterns.filters().to_vec();
     if !confined && (counted || are_counted(&disjoint)) {
@@ -60,12 +61,12 @@ fn filters(patterns: &Patterns, counted: bool, confined: bool) -> Vec<Pattern> {
     joined(disjoint)
 }
 
-/// One that matches what any of these matches, or more.
+/// Joins the patterns into one that matches at least the same keys.
 pub(super) fn joined(patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
 }
 
-/// Whether every server counts right what is to come for these filters, which do not overlap.
+/// Returns whether every server counts the pending messages of these disjoint filters correctly.
 pub(super) fn are_counted(disjoint: &[Pattern]) -> bool {
     let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
     let plain = |pattern: &Pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]);
@@ -77,22 +78,22 @@ struct Scanning {
     scan: Scan,
     consumer: Option<Consumer>,
     backoff: Backoff,
-    /// The revision of the last message that came, or the one after which to begin.
+    /// The revision of the last message, or the revision before the first one.
     last: Revision,
-    /// How many messages are to come until the end, of the current consumer.
+    /// The number of messages of the current consumer until the end of the round.
     left: u64,
-    /// How many were to come after the last message, as it told.
+    /// The number of pending messages according to the last message.
     pending: u64,
-    /// Whether those are the ones that were there when the consumer was made.
+    /// Whether this round contains the entries that existed when the consumer was created.
     first_round: bool,
-    /// Whether the server's count of what is to come went down by one with each message.
+    /// Whether the server's number of pending messages decreased by one with each message.
     steady: bool,
-    /// Whether it has to be asked how many are to come.
+    /// Whether the server must be asked for the number of pending messages.
     unsure: bool,
     over: bool,
-    /// Whether the server sends no more than a window ahead of the reader.
+    /// Whether the server sends at most a window ahead of the reader.
     windowed: bool,
-    /// Whether the consumer waits, as was learned last, for an acknowledgement that was sent.
+    /// Whether the consumer, by the last report, waits for an acknowledgement that was already sent.
     waits: bool,
 }
 
@@ -115,9 +116,9 @@ impl Scanning {
         }
     }
 
-    /// The next entry, or an error in the place of one; an error of the scan itself ends it.
+    /// Returns the next entry, or an error in place of one entry. An error of the scan itself ends the scan.
     async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
-        // Most of the time the next message is there, and nobody need know what time it is.
+        // Usually the next message has already arrived, and no deadline is needed.
         let mut at_hand = match &mut self.consumer {
             Some(consumer) if !self.over && !self.unsure => consumer.at_hand().await,
             _ => None,
@@ -149,7 +150,7 @@ impl Scanning {
                         return Ok(Some(entry));
                     }
                 }
-                // Some of what was to come may be there no longer.
+                // Some pending entries may no longer exist.
                 Heard::Idle(_) => self.look(deadline).await?,
                 Heard::Unheard => self.unheard(deadline).await?,
                 Heard::Dropped => {
@@ -183,7 +184,8 @@ impl Scanning {
         let Self { place, scan, last, windowed, .. } = self;
         let patterns = filters(&scan.patterns, place.counts_filters, place.api.wire().is_confined());
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
-        // Where one revision is kept, what comes after one is the newest; else the older ones have to be passed over.
+        // With a history of 1, every message after a revision is the newest of its key. Otherwise the scan starts with
+        // the newest entry of each key and skips the revisions up to `last`.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
         let wanted = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1);
         let window =
@@ -215,10 +217,10 @@ impl Scanning {
         Ok(())
     }
 
-    /// Counts a message after which so many are to come.
+    /// Counts a message with this number of pending messages after it.
     ///
-    /// While a key is written that is still to come, a server counts its old entry no longer, and its new one not yet. So
-    /// its count is believed if it went down by one with each message; else it is asked again.
+    /// While a pending key is written, a server no longer counts its old entry and does not yet count its new one. So
+    /// the number is trusted only if it decreased by one with each message. Otherwise the server is asked again.
     fn count(&mut self, pending: u64) {
         self.left = self.left.saturating_sub(1);
         self.steady &= pending == self.left;
@@ -229,7 +231,7 @@ impl Scanning {
         }
     }
 
-    /// Asks how many are to come.
+    /// Asks the server for the number of pending messages.
     async fn look(&mut self, deadline: Deadline) -> Result<()> {
         self.unsure = false;
         let Some(consumer) = &self.consumer else { return Ok(()) };
@@ -241,9 +243,10 @@ impl Scanning {
                 self.go_on_if(ahead.pending);
                 Ok(())
             }
-            // The silence may mean that the window is full.
+            // A timeout may mean that the window is full.
             Err(error) if self.windowed => self.without_window(&error.to_string(), deadline).await,
-            // One who may not ask has to believe what was told last, or the silence.
+            // If the user may not ask, the last reported number decides. If messages of the round are missing, the
+            // silence ends the scan.
             Err(error) if error.is_denied() => {
                 let told = if self.left == 0 { self.pending } else { 0 };
                 self.go_on_if(told);
@@ -256,20 +259,20 @@ impl Scanning {
     fn go_on_if(&mut self, pending: u64) {
         self.over = pending == 0;
         if self.left == 0 {
-            // All that was there when this began came, or was written again: then it is among those to come.
+            // Every initial entry arrived or was written again. An entry that was written again is still pending.
             self.first_round = false;
             self.left = pending;
         }
     }
 
-    /// Counts a message, and gives what it tells, if that is anything.
+    /// Counts a message and returns its result, if it has one.
     fn hear(&mut self, stored: Stored, pending: u64) -> Option<Result<Scanned>> {
         self.waits = false;
         self.count(pending);
         self.take(stored, pending)
     }
 
-    /// The entry to give for a message, if one is.
+    /// Returns the entry of a message, if the scan includes it.
     fn take(&mut self, stored: Stored, behind: u64) -> Option<Result<Scanned>> {
         if stored.revision <= self.last {
             return None;

@@ -1,4 +1,4 @@
-//! What a URL says.
+//! The connection settings in a URL.
 
 use async_nats::ServerAddr;
 
@@ -8,26 +8,26 @@ use super::options::NatsOptions;
 use super::tls::Tls;
 use crate::error::{Error, Result};
 
-/// What a URL says.
+/// A parsed URL.
 pub(super) struct Target {
-    /// Without a user: the client shows addresses when it is traced.
+    /// The addresses of the servers, without a user: the client shows addresses in its traces.
     pub(super) servers: Vec<ServerAddr>,
-    /// What it says of everything else.
+    /// The other settings in the URL.
     said: NatsOptions,
-    /// A certificate and a key, of which there are two or none.
+    /// The client certificate. It requires a key, and the key requires it.
     certificate: Option<File>,
     key: Option<File>,
 }
 
 impl Target {
     pub(super) fn parse(url: &str) -> Result<Self> {
-        // Of a variable that a shell or a file has set, say.
+        // A URL from a shell variable or a file may have whitespace around it.
         let url = url.trim();
-        // Else some would be left out of an address without a word.
+        // The address parser would silently drop some control characters.
         if url.contains(char::is_control) {
             return Err(wrong("it has a control character, a tab or the end of a line, say"));
         }
-        // Else it would be a part of a value, and so of a password, say.
+        // A `#` would become a part of a value, such as a password.
         if url.contains('#') {
             return Err(wrong("it has a `#`, which is written as `%23`"));
         }
@@ -41,7 +41,7 @@ impl Target {
             if !matches!(&*scheme, "nats" | "tls") {
                 return Err(wrong("a server's scheme is neither `nats` nor `tls`"));
             }
-            // One server that has to be encrypted is enough: others are learned of later, without a scheme.
+            // One server with `tls` is enough: the client discovers other servers later, without a scheme.
             target.said.tls.required |= scheme == "tls";
             let (this, host) = match rest.rsplit_once('@') {
                 Some((user, host)) => (Some(user), host),
@@ -123,7 +123,8 @@ impl Target {
         }
     }
 
-    /// What is said here, and of the rest what those options say. A domain and a prefix, a certificate and a key go together.
+    /// Merges these settings with other options. These settings take precedence; a flag is set if either side sets it.
+    /// A domain and a prefix belong together, and so do a certificate and a key.
     pub(super) fn or(self, options: NatsOptions) -> NatsOptions {
         let mut said = self.said;
         if said.domain.is_none() && said.prefix.is_none() {
@@ -147,7 +148,7 @@ impl Target {
     }
 }
 
-/// What may stand behind the `?`. No secret does, only where it is: URLs are logged.
+/// The query parameters. A URL may contain only the paths of secrets, because URLs are logged.
 const PARAMETERS: &[&str] = &[
     "domain",
     "prefix",
@@ -170,7 +171,7 @@ fn truth(name: &str, value: &str) -> Result<bool> {
     }
 }
 
-/// An error that quotes nothing, since the URL may hold a password.
+/// Creates an error that quotes nothing, because the URL may contain a password.
 fn wrong(what: &str) -> Error {
     Error::invalid_config(format!("the URL of the server: {what}"))
 }

@@ -1,4 +1,4 @@
-//! Connections that are encrypted: whom one trusts, who one is, and why there is none.
+//! TLS: trusted CA certificates, the client certificate, and the cause of a failed connection.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,32 +12,33 @@ use async_nats::{ConnectError, ConnectOptions};
 use super::file::File;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How a connection is encrypted. No file is kept in memory: each is read for every connection.
+/// The encryption of a connection. No file is kept in memory: each file is read for every connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tls {
-    /// Never without.
+    /// Whether the connection must be encrypted.
     pub(super) required: bool,
-    /// Before the server says anything.
+    /// Whether TLS starts before the server sends its first message.
     pub(super) first: bool,
-    /// The certificates of the authorities that are trusted, in place of the system's.
+    /// The trusted CA certificates, instead of the system's.
     pub(super) authorities: Option<File>,
-    /// A certificate, and its key.
+    /// The client certificate and its key.
     pub(super) client: Option<(File, File)>,
 }
 
 impl Tls {
-    /// Whether a connection that is not encrypted is refused.
+    /// Returns whether a connection that is not encrypted is refused.
     pub(super) fn is_required(&self) -> bool {
         self.required || self.first || self.authorities.is_some() || self.client.is_some()
     }
 
-    /// Whether an attacker can change the list of other servers that a server sends, although the connection must be
-    /// encrypted.
+    /// Returns whether an attacker can change the list of other servers that a server sends, although the connection
+    /// must be encrypted.
     pub(super) fn begins_in_the_clear(&self) -> bool {
         self.is_required() && !self.first
     }
 
-    /// Options that say so. The files are looked at now, so that one that is missing or wrong is told at once.
+    /// Adds these settings to the client options. Checks the files immediately, so that a missing or invalid file is
+    /// reported at once.
     pub(super) async fn apply(&self, mut client: ConnectOptions) -> Result<ConnectOptions> {
         if !self.is_required() {
             return Ok(client);
@@ -63,7 +64,8 @@ impl Tls {
         let provider = rustls::crypto::CryptoProvider::get_default().cloned();
         let provider = provider.unwrap_or_else(|| {
             let ours = rustls::crypto::ring::default_provider();
-            // The client would look for one among the features of the whole program, and panic if it found two.
+            // Otherwise the client would choose a provider by the features of the whole program, and panic if it found
+            // two.
             let _ = ours.clone().install_default();
             Arc::new(ours)
         });
@@ -80,7 +82,7 @@ impl Tls {
         let wrong = |why: String| {
             Error::invalid_config(format!("the client certificate {certificate} with the key {key}: {why}"))
         };
-        // What the library says of a key may show some of it.
+        // The text of the cause may contain a part of the key.
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| wrong("there is no private key (PEM)".into()))?;
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| wrong(error.to_string()))?.with_root_certificates(roots);
@@ -98,11 +100,11 @@ fn certificates(file: &File) -> Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// Why there is no encrypted connection, and what to do; nothing if that is not the reason.
+/// Explains why there is no encrypted connection, and how to fix it. Returns `None` if the cause is another one.
 pub(super) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
     let reason = match cause(error) {
         Some(rustls::Error::InvalidCertificate(why)) => match why {
-            // The second is what another authority of the same name comes to.
+            // `BadSignature` means that another CA has the same name.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the server's certificate comes from an authority that is not trusted \
                 here; name the certificate of the authority with `?ca=/path/ca.pem` or `root_certificates`"
@@ -126,7 +128,7 @@ pub(super) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
             "the server does not speak TLS at once; use `nats://` if it has none, or leave out `tls_first`".into()
         }
         Some(error) => error.to_string(),
-        // The alert that says so may be lost when the server hangs up.
+        // The alert for a missing certificate may be lost when the server closes the connection.
         None if tls.is_required() && tls.client.is_none() && is_hung_up(error) => {
             format!("the server hung up; perhaps {NO_CERTIFICATE}")
         }

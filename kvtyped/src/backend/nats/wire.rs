@@ -1,4 +1,4 @@
-//! One request: its answer, or why there is none.
+//! Requests on a connection, and the reasons for a missing reply.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -21,67 +21,67 @@ use super::lookout::{Lookout, SLICE};
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long closing waits for the answers to what is under way.
+/// How long closing waits for the replies to requests in flight.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long closing may take after that.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How long an answer may still come after the server denied a request on the same subject.
+/// How long a reply may still arrive after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// How long the subscription for replies stays denied before a request reconnects the client. A server does not
 /// announce that it allows the subscription again.
 const DEAF: Duration = Duration::from_secs(2);
 
-/// How many denials are kept for those who have not looked yet.
+/// The number of recent denials that are kept for requests that check later.
 const DENIALS: usize = 64;
 
-/// How many batches of one connection may be without an answer. A server takes up to 50 for a bucket, of everybody, and
-/// works on one after the other.
+/// The maximum number of unanswered batches of one connection. A server accepts up to 50 batches of all clients for a
+/// bucket, and processes one after the other.
 const BATCHES: usize = 32;
 
-/// A connection, and what its server denied.
+/// A connection, and the denials of its server.
 pub(super) struct Wire {
     links: Links,
     violations: Option<Arc<Violations>>,
-    /// Whether nothing is to be asked for that cannot be limited to some keys.
+    /// Whether to avoid requests that permissions cannot limit to some keys.
     confined: bool,
     lookout: Arc<Lookout>,
     closed: AtomicBool,
-    /// Shared with every request on its way.
+    /// Shared with every request in flight.
     under_way: Arc<()>,
-    /// For the batches that are not answered yet.
+    /// The permits for unanswered batches.
     batches: Semaphore,
-    /// Held while the messages of a batch are handed over, so that one connection has one batch that is not complete.
+    /// Held while the messages of a batch are sent, so that one connection has at most one incomplete batch.
     turn: Mutex<()>,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(super) enum Answer {
-    /// The server's answer.
+    /// The reply of the server.
     Message(Message),
-    /// Nobody listens on the subject, so nobody got it.
+    /// No subscription matches the subject, so the request was not received.
     NoResponders,
-    /// The server denied this user the subject, and dropped it.
+    /// The server denied this user the subject, and dropped the request.
     Denied(String),
-    /// It was never sent, and the connection will not send any more.
+    /// The request was never sent, and the connection is closed for good.
     Closed,
-    /// It was never sent: it is too large, or its subject is not one.
+    /// The request was never sent: it is too large, or its subject is invalid.
     Refused(RequestError),
-    /// The connection that it was sent on broke. An answer may yet come.
+    /// The connection of the request broke. A reply may still arrive.
     Broken,
-    /// None in the time given. It may yet come.
+    /// No reply arrived in time. It may still arrive.
     Silent,
 }
 
 impl Wire {
-    /// A client of the application.
+    /// Uses a client of the application.
     pub(super) fn over(client: Client, confined: bool) -> Self {
         Self::new(Links::new(client, None), None, confined)
     }
 
-    /// A client that this crate created, and replaces when its task ends.
+    /// Connects a client, which is replaced when its task ends.
     pub(super) async fn connect(connector: Connector, confined: bool) -> Result<Self> {
         let client = connector.connect(connector.timeout()).await?;
         let violations = Arc::clone(connector.violations());
@@ -102,32 +102,33 @@ impl Wire {
         }
     }
 
-    /// The client in use. The next wait for a connection may replace it.
+    /// Returns the client in use. The next wait for a connection may replace it.
     pub(super) fn client(&self) -> Client {
         self.links.current().client().clone()
     }
 
-    /// The largest message that the server accepts, in bytes.
+    /// Returns the size of the largest message that the server accepts, in bytes.
     pub(super) fn max_payload(&self) -> usize {
         self.links.current().client().max_payload()
     }
 
-    /// Whether nothing is to be asked for that cannot be limited to some keys.
+    /// Returns whether to avoid requests that permissions cannot limit to some keys.
     pub(super) fn is_confined(&self) -> bool {
         self.confined
     }
 
-    /// Denials of subscriptions, for one who waits on a subscription of his own.
+    /// Subscribes to denials, for a caller that waits on a subscription. Returns `None` for a client of the
+    /// application.
     pub(super) fn denials(&self) -> Option<broadcast::Receiver<Violation>> {
         self.violations.as_ref().map(|violations| violations.sender.subscribe())
     }
 
-    /// Waits until there are not too many batches under way: for a place among them.
+    /// Waits for a permit to send a batch.
     pub(super) async fn place_of_batch(&self) -> Option<SemaphorePermit<'_>> {
         self.batches.acquire().await.ok()
     }
 
-    /// Waits until nobody else hands over a batch.
+    /// Waits until no other caller sends the messages of a batch.
     pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -148,28 +149,28 @@ impl Wire {
         tokio::spawn(async move { client.force_reconnect().await });
     }
 
-    /// Something that is under way as long as this is held: closing waits for it.
+    /// Returns a token for an operation in flight. Closing waits at most [`LAST_ANSWERS`] until all tokens are dropped.
     pub(super) fn under_way(&self) -> Arc<()> {
         Arc::clone(&self.under_way)
     }
 
-    /// Whether the server is one of several.
+    /// Returns whether the server belongs to a cluster.
     pub(super) fn is_clustered(&self) -> bool {
         self.links.current().client().server_info().cluster.is_some()
     }
 
-    /// Grows with every connection that was made.
+    /// Returns a number that grows with every connection.
     pub(super) fn epoch(&self) -> u64 {
         self.links.epoch()
     }
 
-    /// Waits until there is a connection. What is published without one is kept by the client, and sent whenever there
-    /// is one again: long after the caller gave up.
+    /// Waits until there is a connection. Without one, the client would buffer a message and send it after it
+    /// reconnects, long after the caller gave up.
     pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
         if self.is_connected() && !self.closed.load(Ordering::Relaxed) && !deadline.has_passed() {
             return Ok(());
         }
-        // Rare, and in a box, so that the future of every operation stays small.
+        // Rare, and therefore boxed, so that the future of every operation stays small.
         self.reconnected(deadline).boxed().await
     }
 
@@ -203,8 +204,8 @@ impl Wire {
         }
     }
 
-    /// Whether this connection is closed for good: the store was closed, or the task of the application's client has
-    /// ended.
+    /// Returns whether this connection is closed for good: the store was closed, or the task of the application's
+    /// client has ended.
     pub(super) fn is_over(&self) -> bool {
         self.closed.load(Ordering::SeqCst) || (!self.links.are_replaced() && self.links.has_ended())
     }
@@ -229,7 +230,7 @@ impl Wire {
         self.ended().map_or_else(|closed| closed, Error::unavailable)
     }
 
-    /// A request, which is sent when it is first waited for.
+    /// Creates a request, which is sent at the first wait for its reply.
     pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
@@ -238,7 +239,7 @@ impl Wire {
         self.pending(subject, replies.boxed())
     }
 
-    /// A request with several answers. Each call of [`Pending::wait`] returns one of them.
+    /// Creates a request with several replies. Each call of [`Pending::wait`] returns one of them.
     pub(super) fn request_all(self: &Arc<Self>, subject: String, headers: HeaderMap, payload: Bytes) -> Pending {
         let (client, to) = (self.client(), subject.clone());
         let replies = async move {
@@ -267,24 +268,24 @@ impl Wire {
         }
     }
 
-    /// Sends what is to be sent, and closes the connection.
+    /// Sends all buffered messages and closes the connection.
     pub(super) async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
-        // What is under way may well get its answer.
+        // Requests in flight may still get their replies.
         let answered = Instant::now() + LAST_ANSWERS;
         while self.is_connected() && Arc::strong_count(&self.under_way) > 1 && Instant::now() < answered {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let client = self.client();
         let closing = async {
-            // Draining begins where the last command ends; once it is over, no command is taken any more.
+            // Draining begins after the last queued command. Afterwards the client accepts no command.
             if client.drain().await.is_ok() {
                 while client.flush().await.is_ok() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
         };
-        // Without a connection there is nothing to send, and the client is busy making one.
+        // Without a connection there is nothing to send, and the client is busy reconnecting.
         if self.is_connected() && tokio::time::timeout(CLOSING, closing).await.is_err() {
             return Err(Error::timeout(CLOSING));
         }
@@ -294,34 +295,34 @@ impl Wire {
 
 type Replies = BoxStream<'static, Result<Message, RequestError>>;
 
-/// A request on its way.
+/// A request in flight.
 pub(super) struct Pending {
-    /// The replies to it.
+    /// The replies to the request.
     replies: Replies,
     /// A reply that arrived early.
     ready: Option<Result<Message, RequestError>>,
     wire: Arc<Wire>,
-    /// How many denials there were when it last looked.
+    /// The number of denials at the last check.
     looked: u64,
-    /// What was denied, and when an answer can no longer be expected.
+    /// The denied subject, and the time limit for a late reply.
     denied: Option<(String, Instant)>,
     subject: String,
-    /// The connection that it is sent on; `None` once it broke.
+    /// The epoch of the connection that carries the request. `None` after that connection broke.
     epoch: Option<u64>,
     _under_way: Arc<()>,
 }
 
 impl Pending {
-    /// Sends it now, rather than when it is first waited for.
+    /// Sends the request now rather than at the first wait.
     pub(super) async fn start(&mut self) {
         self.ready = self.replies.next().now_or_never().flatten();
     }
 
-    /// Waits for the next answer until then.
+    /// Waits for the next reply until the given time.
     pub(super) async fn wait(&mut self, until: Instant) -> Answer {
         let wire = Arc::clone(&self.wire);
         loop {
-            // From here on, so that what is denied meanwhile wakes it.
+            // Registers before the check, so that a denial after the check wakes this wait.
             let mut look = pin!(wire.lookout.next());
             self.look_for_denials();
             let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
@@ -336,14 +337,14 @@ impl Pending {
                     }
                     if let Answer::Broken = answer {
                         let _ = wire.ended();
-                        // The connection was closed for good: there is nothing to wait for any more.
+                        // The client dropped the request, so no reply can arrive.
                         self.replies = stream::empty().boxed();
                         self.epoch = None;
                     }
                     return answer;
                 }
                 () = &mut look => {}
-                // Only the last of the time is told by a timer.
+                // The shared timer is coarse, so only the last part of the wait uses an exact timer.
                 () = async { tokio::time::sleep_until(enough).await }, if soon => {}
             }
             self.look_for_denials();
@@ -406,7 +407,7 @@ pub(super) async fn denied_one(
     std::future::pending().await
 }
 
-/// One subject that the server denied.
+/// A subject that the server denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) subject: String,
@@ -414,7 +415,7 @@ pub(super) struct Violation {
 }
 
 impl Violation {
-    /// Reads `Permissions Violation for Publish to "$KV.b.k"`.
+    /// Parses `Permissions Violation for Publish to "$KV.b.k"`.
     fn parse(text: &str) -> Option<Self> {
         let (_, what) = text.split_once("ermissions Violation for ")?;
         let subject = what.split('"').nth(1)?;
@@ -422,24 +423,25 @@ impl Violation {
     }
 }
 
-/// What the server denied: told to whoever waits, since the server does not say which request it denies.
+/// The subjects that the server denied. All waiting requests are notified, because the server does not say which
+/// request it denied.
 pub(super) struct Violations {
-    /// To those who wait for long.
+    /// Notifies callers that wait on a subscription.
     sender: broadcast::Sender<Violation>,
-    /// The last ones, for those who look.
+    /// The most recent denials, for requests that check later.
     last: std::sync::Mutex<VecDeque<Violation>>,
-    /// How many there were in all.
+    /// The total number of denials.
     count: AtomicU64,
-    /// The subscription under which all answers arrive, if it was denied: the server says so only once.
+    /// The denied subscription for all replies, if any. The server reports this denial only once.
     inbox: ArcSwapOption<DeniedInbox>,
     /// Whether a reconnect was requested because of the denial.
     reconnects: AtomicBool,
-    /// Whether the last attempt to connect again was refused for its credentials.
+    /// Whether the last attempt to reconnect was refused because of the credentials.
     unauthorized: AtomicBool,
     lookout: Arc<Lookout>,
 }
 
-/// The subscription for answers that the server denied.
+/// The subscription for replies that the server denied.
 struct DeniedInbox {
     subject: String,
     at: Instant,
@@ -460,11 +462,11 @@ impl Default for Violations {
 }
 
 impl Violations {
-    /// Takes what the server said.
+    /// Records a denial that the server reported.
     pub(super) fn report(&self, text: &str) {
         let Some(violation) = Violation::parse(text) else { return };
         tracing::debug!(subject = violation.subject, "the server denies a subject");
-        // Answers to requests arrive under one subscription that ends so.
+        // The replies to requests arrive under one subscription with this suffix.
         if violation.is_subscription && violation.subject.ends_with(".*") {
             self.inbox.store(Some(Arc::new(DeniedInbox { subject: violation.subject.clone(), at: Instant::now() })));
         }
@@ -477,17 +479,18 @@ impl Violations {
             self.count.fetch_add(1, Ordering::Release);
         }
         self.lookout.look_now();
-        // An error says that nobody waits.
+        // An error means that there is no receiver.
         let _ = self.sender.send(violation);
     }
 
-    /// Another connection may be allowed more; if not, the server says so again.
+    /// Forgets the denied subscription for replies. Another connection may be allowed to subscribe. If not, the server
+    /// reports the denial again.
     pub(super) fn forget(&self) {
         self.inbox.store(None);
         self.reconnects.store(false, Ordering::Relaxed);
     }
 
-    /// Takes whether the credentials were refused when it was connected again.
+    /// Records whether reconnecting was refused because of the credentials.
     pub(super) fn refuse(&self, unauthorized: bool) {
         self.unauthorized.store(unauthorized, Ordering::Relaxed);
     }
@@ -496,12 +499,12 @@ impl Violations {
         self.unauthorized.load(Ordering::Relaxed)
     }
 
-    /// How many there were in all.
+    /// Returns the total number of denials.
     fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
     }
 
-    /// This subject, if it was denied since there were so many; and how many there are now.
+    /// Returns this subject if it was denied since the count in `looked`, and updates that count.
     fn since(&self, looked: &mut u64, subject: &str) -> Option<String> {
         if self.count() == *looked {
             return None;
