@@ -4,7 +4,7 @@
 //! nats.js wrote, and is tested everywhere.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 
 use kvtyped::key::KeyCodec;
 use kvtyped::prelude::*;
@@ -58,10 +58,10 @@ struct Plain {
 }
 
 /// Does these steps with nats.js, and tells what came of each; see the script.
-async fn node(modules: &PathBuf, bucket: &str, steps: Value) -> Vec<Value> {
+async fn node(modules: &Path, bucket: &str, steps: Value) -> Vec<Value> {
     let url = harness::shared().await.url();
     let script = include_str!("interop/client.js");
-    let printed = harness::node::run(modules.clone(), script, &[&url, bucket, &steps.to_string()]).await;
+    let printed = harness::node::run(modules.to_path_buf(), script, &[&url, bucket, &steps.to_string()]).await;
     serde_json::from_str(&printed).expect("the script prints a list")
 }
 
