@@ -325,6 +325,16 @@ mod tests {
     }
 
     #[test]
+    fn a_stored_key_is_limited_too() {
+        for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
+            let text = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+            assert!(codec.encode(&key(&[&text(700)])).is_ok());
+            let error = codec.encode(&key(&[&text(Key::MAX_BYTES)])).unwrap_err();
+            assert!(matches!(error, KeyError::TooLong { bytes } if bytes > Key::MAX_BYTES), "{error}");
+        }
+    }
+
+    #[test]
     fn reserved_keys_are_stored_as_they_are() {
         let reserved = Key::new("=kvtyped.lock.a").unwrap();
         for codec in [KeyCodec::Escaped, KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
