@@ -1,10 +1,10 @@
-//! Keys are those of a client that nobody here wrote: nats.js with its base64 key codec.
+//! Agreement on keys with nats.js and its base64 key codec.
 //!
 //! The tests need Node.js. Where it is missing they say so and end: `golden/keys.base64-nats-js.txt` holds keys that
 //! nats.js wrote, and is tested everywhere.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 
 use kvtyped::key::KeyCodec;
 use kvtyped::prelude::*;
@@ -57,11 +57,11 @@ struct Plain {
     visits: u32,
 }
 
-/// Does these steps with nats.js, and tells what came of each; see the script.
-async fn node(modules: &PathBuf, bucket: &str, steps: Value) -> Vec<Value> {
+/// Runs these steps with nats.js and returns the result of each; see the script.
+async fn node(modules: &Path, bucket: &str, steps: Value) -> Vec<Value> {
     let url = harness::shared().await.url();
     let script = include_str!("interop/client.js");
-    let printed = harness::node::run(modules.clone(), script, &[&url, bucket, &steps.to_string()]).await;
+    let printed = harness::node::run(modules.to_path_buf(), script, &[&url, bucket, &steps.to_string()]).await;
     serde_json::from_str(&printed).expect("the script prints a list")
 }
 
@@ -253,7 +253,7 @@ async fn nats_js_still_writes_the_golden_keys() {
         any.update(&Any { key, text: format!("{text}!") }, entry.revision()).await.unwrap();
         written += 1;
     }
-    assert_eq!(any.count(..).await.unwrap(), written, "no key was written a second time");
+    assert_eq!(any.count(..).await.unwrap(), written, "each key is stored once");
     let steps: Vec<_> = golden.iter().map(|(key, _)| json!(["get", key])).collect();
     for (entry, (key, _)) in node(&modules, any.name(), json!(steps)).await.iter().zip(&golden) {
         assert_eq!((&entry["key"], &entry["value"]), (&json!(key), &json!(format!("{key}!"))));

@@ -84,7 +84,7 @@ pub(crate) async fn measure(world: &mut World) {
     world.report.row("Bytes, decode", "a copy").measured(&measured);
 }
 
-/// Keys as other clients store them, beside plain keys.
+/// Compares the keys of other clients with plain keys.
 async fn key_codecs(world: &mut World, key: &SessionKey) {
     let file = FileKey::new("/usr/lib/1234567");
     for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {

@@ -72,12 +72,12 @@ fn fetch(into: &Path) -> Result<(), String> {
     run_command(npm.current_dir(into)).map(drop)
 }
 
-/// Runs a script (CommonJS) with the client of [`nats_js`] at hand and `args` in `process.argv.slice(1)`, and returns what
-/// it printed. The caller's runtime runs meanwhile.
+/// Runs a script (CommonJS) that can load the client of [`nats_js`], and returns its output. The script finds `args` in
+/// `process.argv.slice(1)`. The call does not block the runtime.
 ///
 /// # Panics
 ///
-/// If the script fails, with what it said on stderr.
+/// Panics with the script's stderr if the script fails.
 pub async fn run(modules: PathBuf, script: &str, args: &[&str]) -> String {
     let script = script.to_owned();
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();

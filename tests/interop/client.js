@@ -1,4 +1,4 @@
-// Does what it is told with nats.js and its base64 key codec, and prints what came of each step as one JSON list.
+// Runs steps with nats.js and its base64 key codec, and prints the result of each step as one JSON list.
 //
 // Arguments: the server's URL, the bucket, and a JSON list of steps, each `[verb, argument...]`.
 // A step that fails gives `{"error": <the message>}`.
@@ -37,7 +37,7 @@ const verbs = {
   history: async ({ kv }, key) => all(await kv.history({ key })),
   keys: async ({ kv }, filter) => (await all(await kv.keys(filter))).sort(),
   stored: async ({ plain }) => (await all(await plain.keys())).sort(),
-  // Tells with a record of this key that it watches, and returns the first `count` entries after that.
+  // Puts a record under `signal` once it watches, and returns the first `count` entries after that.
   watch: async ({ kv }, filter, count, signal) => {
     const entries = await kv.watch({ key: filter, include: "updates" });
     const seen = all(entries, (_, seen) => seen.length === count);

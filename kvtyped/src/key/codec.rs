@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use super::base64::{self, Alphabet};
-use super::escape::is_plain_text;
 use super::{Key, KeyError, Pattern, SegmentError, Token, escape, unescape};
 
 /// The encoding of the keys of a bucket.
@@ -67,19 +66,26 @@ impl KeyCodec {
     /// would be too long.
     pub fn encode(self, key: &Key) -> Result<Key, KeyError> {
         let text = key.as_str();
-        if self == Self::Escaped || is_reserved(text) {
+        // Without this sign, no segment is escaped or reserved. Most keys are like this.
+        let is_plain = !text.as_bytes().contains(&b'=');
+        if self == Self::Escaped || (!is_plain && is_reserved(text)) {
             return Ok(key.clone());
         }
         let mut stored = Vec::with_capacity(text.len() + text.len() / 3 + 16);
-        for (index, segment) in key.segments().enumerate() {
+        for (index, segment) in text.as_bytes().split(|byte| *byte == b'.').enumerate() {
             match (index, self) {
                 (0, _) => {}
                 (_, Self::Path) => return self.refuse("it holds a dot"),
                 _ => stored.push(b'.'),
             }
-            self.encode_segment(segment, &mut stored)?;
+            if is_plain { self.encode_text(segment, &mut stored)? } else { self.encode_segment(segment, &mut stored)? }
         }
-        Key::new(text_of(stored))
+        let stored = text_of(stored);
+        // The alphabets of base64 are legal in keys, and so are the parts of a plain path.
+        if stored.len() <= Key::MAX_BYTES && (is_plain || self != Self::Path) {
+            return Ok(Key(stored));
+        }
+        Key::new(stored)
     }
 
     /// Returns the key that is stored as `stored`.
@@ -146,16 +152,13 @@ impl KeyCodec {
     /// A literal of a pattern as the codec writes it.
     fn encode_literal(self, segment: &str) -> Result<String, KeyError> {
         let mut out = Vec::new();
-        self.encode_segment(segment, &mut out)?;
+        self.encode_segment(segment.as_bytes(), &mut out)?;
         Ok(text_of(out))
     }
 
-    /// Appends an escaped segment as the codec writes it.
-    fn encode_segment(self, segment: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
-        // Most segments hold nothing that is escaped, so they are the text.
-        if is_plain_text(segment) {
-            return self.encode_text(segment, out);
-        }
+    /// Appends a segment of a key, which may be escaped, as the codec writes it.
+    fn encode_segment(self, segment: &[u8], out: &mut Vec<u8>) -> Result<(), KeyError> {
+        let segment = str::from_utf8(segment).unwrap_or_default();
         let text = unescape(segment).map_err(|error| KeyError::Segment { field: "key", error })?;
         if text.is_empty() {
             return self.refuse("it is empty");
@@ -163,50 +166,50 @@ impl KeyCodec {
         if text.contains('.') {
             return self.refuse("it holds a dot");
         }
-        self.encode_text(&text, out)
-    }
-
-    fn encode_text(self, text: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
-        let start = out.len();
-        match self {
-            Self::Escaped => out.extend_from_slice(escape(text).as_bytes()),
-            Self::Base64 => base64::encode(text.as_bytes(), Alphabet::Url, out),
-            Self::Base64NatsJs if text.is_ascii() => base64::encode(text.as_bytes(), Alphabet::Standard, out),
-            Self::Base64NatsJs => {
-                let Some(latin) = text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>() else {
-                    return self.refuse("it holds a character that is not in Latin-1");
-                };
-                base64::encode(&latin, Alphabet::Standard, out);
-            }
-            Self::Path => return self.encode_path(text, out),
+        if self != Self::Base64NatsJs {
+            return self.encode_text(text.as_bytes(), out);
         }
+        let Some(latin) = text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>() else {
+            return self.refuse("it holds a character that is not in Latin-1");
+        };
+        let start = out.len();
+        self.encode_text(&latin, out)?;
+        // The encoding of a plain segment never holds it.
         match out.get(start..) {
             Some(token) if token.contains(&b'+') => self.refuse("its encoding holds a `+`"),
             _ => Ok(()),
         }
     }
 
-    fn encode_path(self, path: &str, out: &mut Vec<u8>) -> Result<(), KeyError> {
-        if path == "/" {
+    /// Appends the bytes of a text as the codec writes them.
+    fn encode_text(self, text: &[u8], out: &mut Vec<u8>) -> Result<(), KeyError> {
+        match self {
+            Self::Escaped => out.extend_from_slice(text),
+            Self::Base64 => base64::encode(text, Alphabet::Url, out),
+            Self::Base64NatsJs => base64::encode(text, Alphabet::Standard, out),
+            Self::Path => return self.encode_path(text, out),
+        }
+        Ok(())
+    }
+
+    fn encode_path(self, path: &[u8], out: &mut Vec<u8>) -> Result<(), KeyError> {
+        if path == b"/" {
             out.extend_from_slice(ROOT.as_bytes());
             return Ok(());
         }
-        let relative = path.strip_prefix('/').unwrap_or(path);
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        let mut parts = relative.split(|byte| *byte == b'/');
         if relative.len() < path.len() {
             out.extend_from_slice(ROOT.as_bytes());
             out.push(b'.');
-        } else if matches!(relative.split('/').next(), Some(ROOT | Key::RESERVED)) {
+        } else if parts.clone().next().is_some_and(|part| part == ROOT.as_bytes() || part == Key::RESERVED.as_bytes()) {
             return self.refuse("its first part is reserved");
         }
-        let mut before = b'/';
-        for byte in relative.bytes() {
-            if byte == b'/' && before == b'/' {
-                return self.refuse("it has an empty part");
-            }
-            before = byte;
-            out.push(if byte == b'/' { b'.' } else { byte });
+        if parts.any(<[u8]>::is_empty) {
+            return self.refuse("it has an empty part");
         }
-        if before == b'/' { self.refuse("it has an empty part") } else { Ok(()) }
+        out.extend(relative.iter().map(|byte| if *byte == b'/' { b'.' } else { *byte }));
+        Ok(())
     }
 
     /// Appends a stored segment to `key`, escaped. `bytes` is empty memory to work in.
@@ -319,6 +322,16 @@ mod tests {
         does_not_read(KeyCodec::Path, "a/b");
         let below = Pattern::new().literal("/usr").open();
         assert_eq!(KeyCodec::Path.encode_pattern(&below).unwrap().to_string(), "_root_.usr.>");
+    }
+
+    #[test]
+    fn a_stored_key_is_limited_too() {
+        for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
+            let text = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+            assert!(codec.encode(&key(&[&text(700)])).is_ok());
+            let error = codec.encode(&key(&[&text(Key::MAX_BYTES)])).unwrap_err();
+            assert!(matches!(error, KeyError::TooLong { bytes } if bytes > Key::MAX_BYTES), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 
+use super::build::inner;
 use super::escape::{SegmentWriter, escape};
 use super::patterns::retain_distinct;
 use super::{Key, KeySegment, is_legal};
@@ -43,9 +44,7 @@ impl Token {
         match self {
             Self::Literal(text) => segment == text,
             Self::Any { prefix, suffix } => {
-                segment.len() > prefix.len() + suffix.len()
-                    && segment.starts_with(&**prefix)
-                    && segment.ends_with(&**suffix)
+                segment.len() > prefix.len() + suffix.len() && inner(segment, prefix, suffix).is_some()
             }
         }
     }
