@@ -96,7 +96,8 @@ pub struct Transact<'a, T, F> {
 }
 
 impl<T: KvModel, F> Transact<'_, T, F> {
-    /// How often the closure runs at most; 100 times by default. Zero counts as one.
+    /// How often the closure runs at most; 100 times by default. Zero counts as one. The second run does not
+    /// wait, and each later one waits 16 ms at most.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self
@@ -119,7 +120,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         let raw = bucket.raw(OPERATION)?;
         // A stale read costs a run, and where there is one server there is none.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
-        let mut backoff = Backoff::contention();
+        let mut backoff = Backoff::contention_of_batches();
         let crowd = bucket.shared::<Crowd>();
         let mut turn = None;
         loop {
