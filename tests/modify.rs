@@ -1,5 +1,7 @@
 //! `modify try_modify transform`, on the memory backend and on a server.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use futures::FutureExt;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
@@ -405,6 +407,55 @@ on_both_backends! {
         assert_eq!(here.modify(&key(), |session| session.visits += 1).await.unwrap().visits, 8);
     }
 
+    async fn writers_that_take_turns_do_not_conflict(world: World) {
+        let here = world.bucket::<Session>().await;
+        let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
+        here.put(&session().visited(0)).await.unwrap();
+        let runs = AtomicU32::new(0);
+        let change = async |sessions: &Bucket<Session>| {
+            let key = key();
+            let change = sessions.modify(&key, |session| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                session.visits += 1;
+            });
+            change.await.unwrap();
+            runs.swap(0, Ordering::Relaxed)
+        };
+        assert_eq!((change(&here).await, change(&there).await), (1, 1));
+        assert_eq!((change(&here).await, change(&there).await), (2, 2), "they did not know of each other");
+        for _ in 0..10 {
+            assert_eq!((change(&here).await, change(&there).await), (1, 1));
+        }
+        assert_eq!(here.get(&key()).await.unwrap().expect("there").visits, 24);
+    }
+
+    async fn writers_on_handles_of_their_own_lose_no_increment_and_all_finish(world: World) {
+        const WRITERS: u32 = 24;
+        const EACH: u32 = 10;
+        let sessions = world.bucket::<Session>().await;
+        sessions.put(&session().visited(0)).await.unwrap();
+        let (mut writers, mut runs) = (Vec::new(), 0);
+        for _ in 0..WRITERS {
+            let own: Bucket<Session> = world.store.bucket().name(sessions.name()).await.unwrap();
+            writers.push(tokio::spawn(async move {
+                let mut runs = 0;
+                for _ in 0..EACH {
+                    let change = |session: &mut Session| {
+                        runs += 1;
+                        session.visits += 1;
+                    };
+                    own.modify(&key(), change).await.expect("it wins within the default number of attempts");
+                }
+                runs
+            }));
+        }
+        for writer in writers {
+            runs += writer.await.unwrap();
+        }
+        println!("{runs} attempts for {} changes", WRITERS * EACH);
+        assert_eq!(sessions.get(&key()).await.unwrap().expect("there").visits, WRITERS * EACH);
+    }
+
     async fn with_more_history_every_change_is_a_revision(world: World) {
         let documents = world.bucket::<crate::support::Document>().await;
         documents.put(&crate::support::Document::new("a", "")).await.unwrap();
@@ -444,17 +495,56 @@ async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
     assert_eq!(sessions.get(&key()).await.unwrap().expect("theirs").visits, 1_005);
 }
 
+/// The time that an update takes which loses this often, and that of the next one on the same handle.
+async fn times_of_an_update_that_loses(times: u32) -> [Duration; 2] {
+    let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
+    sessions.put(&session()).await.unwrap();
+    let (key, start, mut runs) = (key(), tokio::time::Instant::now(), 0);
+    let change = sessions.modify(&key, |mine| {
+        runs += 1;
+        if runs <= times {
+            let other = sessions.put(&session().visited(1_000)).into_future().now_or_never();
+            other.expect("memory answers at once").expect("it is written");
+        }
+        mine.visits += 1;
+    });
+    change.await.expect("it wins in the end");
+    let next = tokio::time::Instant::now();
+    sessions.modify(&key, |session| session.visits += 1).await.expect("there is no other writer");
+    [next - start, next.elapsed()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_loses_some_times_does_not_wait() {
+    assert_eq!(times_of_an_update_that_loses(16).await, [Duration::ZERO; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_loses_often_waits_little_and_rests_when_it_has_won() {
+    let mut rested = false;
+    for _ in 0..50 {
+        let [lost, rest] = times_of_an_update_that_loses(40).await;
+        assert!(lost <= Duration::from_millis(24 * 17), "{lost:?}");
+        // One millisecond more, because the timer rounds up.
+        assert!(rest <= Duration::from_millis(33), "{rest:?}");
+        rested |= rest >= Duration::from_millis(8);
+    }
+    assert!(rested, "a writer that others kept waiting leaves the record to them for a while");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unpolled_change_after_a_conflict_blocks_no_other_call() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let (sessions, key, mut left) = (&sessions, key(), Vec::new());
     for round in 0..10 {
+        // The winner of the last round has rested.
+        tokio::time::advance(Duration::from_millis(40)).await;
         let mut runs = 0;
         let change = sessions.modify(&key, move |mine| {
             runs += 1;
-            // Do not wait for the first conflict.
-            if runs <= 2 {
+            // There is no wait behind the first conflicts.
+            if runs <= 17 {
                 let other = sessions.put(&session().visited(100 * (round + 1))).into_future().now_or_never();
                 other.expect("memory answers at once").expect("it is written");
             }

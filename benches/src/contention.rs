@@ -1,13 +1,15 @@
 //! Many writers of one record: tasks of one process, and processes.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv;
-use futures::future::join_all;
-use futures::{StreamExt, stream};
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt, stream};
 use kvtyped::prelude::*;
 
-use crate::measure::{Measured, pairs, time};
+use crate::measure::{Effort, Measured, pairs, time};
 use crate::workers::{self, Worker};
 use crate::world::{Session, SessionKey, World, decode, encode, publish_all};
 
@@ -45,6 +47,184 @@ pub(crate) async fn measure(world: &mut World) {
             .row(format!("modify, {processes} processes"), "kv.entry + kv.update, again at once")
             .goal(goal)
             .measured(&measured);
+    }
+    rivals(world).await;
+}
+
+async fn rivals(world: &mut World) {
+    let beside = "kv.entry + kv.update, again at once";
+    for (many, goal) in [(8, 1.2), (32, 1.5)] {
+        let rivals = Rivals::connect(world, many).await;
+        let measured = rivals.bursts(world.effort).await;
+        let row = format!("modify, {many} connections once each, until all are done");
+        world.report.row(row, beside).goal(goal).measured(&measured);
+        let [all, longest] = rivals.modify(world.effort).await;
+        world.report.row(format!("modify, {many} connections"), beside).goal(1.0).measured(&all);
+        let row = format!("modify, {many} connections, the longest update of a round");
+        world.report.row(row, beside).goal(2.0).measured(&longest);
+    }
+    let many = 8;
+    let [all, longest] = Rivals::connect(world, many).await.transact(world.effort).await;
+    let beside = "get_many + a guarded commit, again at once";
+    world.report.row(format!("transact, {many} connections"), beside).goal(1.0).measured(&all);
+    let row = format!("transact, {many} connections, the longest of a round");
+    world.report.row(row, beside).goal(2.0).measured(&longest);
+}
+
+/// Writers of the same records. Each has its own connection.
+struct Rivals {
+    ours: Arc<[Bucket<Session>]>,
+    theirs: Arc<[kv::Store]>,
+}
+
+/// One of the records.
+fn record(id: u64) -> Session {
+    Session::new("acme", id)
+}
+
+impl Rivals {
+    async fn connect(world: &World, many: usize) -> Self {
+        let name = format!("connections-{many}");
+        let (bucket, _) = world.bucket(&name).await;
+        for id in 1..=4 {
+            bucket.put(&record(id)).await.expect("it is put");
+        }
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..many {
+            let opened = world.another_store().await.bucket().name(&name).must_exist().await;
+            ours.push(opened.expect("the bucket is there"));
+            let client = async_nats::connect(world.server.url()).await.expect("the server is there");
+            theirs.push(async_nats::jetstream::new(client).get_key_value(&name).await.expect("the bucket is there"));
+        }
+        Self { ours: ours.into(), theirs: theirs.into() }
+    }
+
+    fn our_increment(&self) -> impl Fn(usize) -> BoxFuture<'static, ()> + Clone + Send + use<> {
+        let ours = Arc::clone(&self.ours);
+        move |n| our_increments(ours[n].clone(), record(1).key(), 1).boxed()
+    }
+
+    fn their_increment(&self) -> impl Fn(usize) -> BoxFuture<'static, ()> + Clone + Send + use<> {
+        let theirs = Arc::clone(&self.theirs);
+        move |n| their_increments(theirs[n].clone(), record(2).by_hand(), 1).boxed()
+    }
+
+    /// The time until each has made one increment.
+    async fn bursts(&self, effort: Effort) -> Measured {
+        let (ours, theirs) = (self.our_increment(), self.their_increment());
+        let rounds = Rounds { many: self.ours.len(), times: 1, blocks: effort.blocks(5), each: effort.of(40) };
+        let [all, _] = rounds.measure(ours, theirs).await;
+        all
+    }
+
+    /// The time of an increment while all of them go on, and of the longest one of each round.
+    async fn modify(&self, effort: Effort) -> [Measured; 2] {
+        let (many, blocks) = (self.ours.len(), effort.blocks(5));
+        let rounds = Rounds { many, times: (effort.of(4 * INCREMENTS) / many).max(2), blocks, each: 4 };
+        let [all, longest] = rounds.measure(self.our_increment(), self.their_increment()).await;
+        [all.each(rounds.times * many), longest]
+    }
+
+    /// The same of transactions over two records.
+    async fn transact(&self, effort: Effort) -> [Measured; 2] {
+        let (many, blocks) = (self.ours.len(), effort.blocks(3));
+        let rounds = Rounds { many, times: 4, blocks, each: 3 };
+        let [ours, theirs] = [&self.ours; 2].map(Arc::clone);
+        let our_transfer = move |n: usize| our_transfer(ours[n].clone()).boxed();
+        let their_transfer = move |n: usize| their_transfer(theirs[n].clone()).boxed();
+        let [all, longest] = rounds.measure(our_transfer, their_transfer).await;
+        [all.each(rounds.times * many), longest]
+    }
+}
+
+/// The size of a comparison. In each round, `many` writers make `times` updates each.
+struct Rounds {
+    many: usize,
+    times: usize,
+    blocks: usize,
+    each: usize,
+}
+
+impl Rounds {
+    /// The time of each round, and of the longest update in it.
+    async fn measure<F: Future<Output = ()> + Send>(
+        &self,
+        ours: impl Fn(usize) -> F + Clone + Send + 'static,
+        theirs: impl Fn(usize) -> F + Clone + Send + 'static,
+    ) -> [Measured; 2] {
+        let longest = [const { RefCell::new(Vec::new()) }; 2];
+        let [of_ours, of_theirs] = &longest;
+        let all = pairs(
+            self.blocks,
+            self.each,
+            async || self.round(ours.clone(), of_ours).await,
+            async || self.round(theirs.clone(), of_theirs).await,
+        );
+        let all = all.await;
+        let blocks = |rounds: RefCell<Vec<f64>>| {
+            let rounds = rounds.into_inner();
+            // The first rounds do not count.
+            rounds[rounds.len() - self.blocks * self.each..].chunks(self.each).map(<[f64]>::to_vec).collect()
+        };
+        let [ours, theirs] = longest.map(blocks);
+        [all, Measured { ours, theirs }]
+    }
+
+    async fn round<F: Future<Output = ()> + Send>(
+        &self,
+        update: impl Fn(usize) -> F + Clone + Send + 'static,
+        longest: &RefCell<Vec<f64>>,
+    ) -> Duration {
+        // Late messages of the last round arrive.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let begun = Instant::now();
+        let tasks = (0..self.many).map(|n| {
+            let (update, times) = (update.clone(), self.times);
+            tokio::spawn(async move {
+                let mut longest = Duration::ZERO;
+                for _ in 0..times {
+                    longest = longest.max(time(update(n)).await);
+                }
+                longest
+            })
+        });
+        let tasks = join_all(tasks.collect::<Vec<_>>()).await;
+        let took = begun.elapsed();
+        let all = tasks.into_iter().map(|longest| longest.expect("no task panics").as_secs_f64());
+        longest.borrow_mut().push(all.fold(0.0, f64::max));
+        took
+    }
+}
+
+async fn our_transfer(bucket: Bucket<Session>) {
+    let keys = &[record(1).key(), record(2).key()];
+    let transfer = bucket.transact(|tx| async move {
+        for key in keys {
+            let mut session = tx.get(key).await?.expect("it is there");
+            session.visits += 1;
+            tx.put(&session)?;
+        }
+        Ok(())
+    });
+    transfer.max_attempts(u32::MAX).timeout(Duration::from_secs(60)).await.expect("it is applied");
+}
+
+/// The loop that one writes by hand.
+async fn their_transfer(bucket: Bucket<Session>) {
+    let keys = [record(3).key(), record(4).key()];
+    loop {
+        let found = bucket.get_many(&keys).await.expect("they are read");
+        let mut both = bucket.transaction();
+        for entry in found.into_iter().flatten() {
+            let revision = entry.revision();
+            let mut session = entry.into_value();
+            session.visits += 1;
+            both = both.update(&session, revision);
+        }
+        match both.commit().await {
+            Ok(_) => break,
+            Err(error) => assert!(error.is_conflict(), "{error}"),
+        }
     }
 }
 
@@ -125,7 +305,7 @@ async fn in_processes(world: &World, processes: usize) -> Measured {
     bucket.put(&Session::new("acme", 2)).await.expect("it is put");
     let increments = (world.effort.of(2 * INCREMENTS) / processes).max(1);
     let workers = (0..processes).map(|_| Worker::start(&["increments", &world.server.url(), &name]));
-    let workers = std::cell::RefCell::new(workers.collect::<Vec<_>>());
+    let workers = RefCell::new(workers.collect::<Vec<_>>());
     let round = async |who: &str| {
         let begun = Instant::now();
         let mut workers = workers.borrow_mut();

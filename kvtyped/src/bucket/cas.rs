@@ -1,10 +1,13 @@
 //! The one compare-and-set loop.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::standing::{self, Footing};
 use super::{Bucket, ReadBucket};
 use crate::backend::{At, Backoff, Deadline, Guard, OperationId, RawBucket, RawEntry, Read, Write, WriteKind};
+use crate::chance;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -45,6 +48,12 @@ pub(super) struct Done<R> {
 
 /// How often an update is tried unless its caller says otherwise; its time is the other limit.
 const MAX_ATTEMPTS: u32 = 100;
+
+/// The longest time that a winner leaves the record to the other writers.
+const LONGEST_REST: Duration = Duration::from_millis(32);
+
+/// The shortest. The timer counts milliseconds.
+const SHORTEST_REST: Duration = Duration::from_micros(500);
 
 /// How often a change was tried.
 pub(crate) struct Attempts {
@@ -99,11 +108,20 @@ pub(super) struct Retry {
     least: Revision,
     /// Whether the leader was denied to this user.
     denied: bool,
+    /// When the first conflict came.
+    since: Instant,
 }
 
 impl Retry {
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::contention(), least: Revision::ZERO, denied: false }
+        Self { backoff: Backoff::contention(), least: Revision::ZERO, denied: false, since: Instant::now() }
+    }
+
+    /// The time that a writer that wins now leaves the record to the others: about as long as they kept it waiting. `None`
+    /// if the timer cannot wait that briefly.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let rest = chance::up_to((2 * self.since.elapsed()).min(LONGEST_REST));
+        (rest >= SHORTEST_REST).then_some(rest)
     }
 
     /// Learns from a conflict what is there at the least.
@@ -124,7 +142,9 @@ impl Retry {
         key: &Key,
         deadline: Deadline,
     ) -> Result<Option<RawEntry>> {
-        self.read_as(Read::Leader, raw, key, deadline).await
+        // If no server can be behind, a direct get returns the same as the leader, and costs less.
+        let read = if raw.config().may_be_behind() { Read::Leader } else { Read::Any };
+        self.read_as(read, raw, key, deadline).await
     }
 
     /// Waits and reads what a conflict told of, or something later: where the first attempt was a guess, it is what was
@@ -275,7 +295,7 @@ impl<T: KvModel> Bucket<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use super::*;
     use crate::backend::Operation;

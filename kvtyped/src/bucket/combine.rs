@@ -14,7 +14,7 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::cas::{Attempts, Decision, Done, Limits, Step};
 use super::draft::{Base, Fate, Group, Known, Member, entry};
@@ -196,28 +196,39 @@ impl<T: KvModel> Bucket<T> {
                 fate.send_replace(Some(told.clone()));
                 before = Some(told);
             }
+            turn.yield_to_others();
         }
     }
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads the newest entry for the draft, in a separate task: from the nearest server, or from the leader after a
-    /// conflict, or so that no newer entry can exist if `surely` is set.
+    /// Reads the newest entry for the draft, in a separate task: from the nearest server, or after a conflict an entry
+    /// that is not older than the conflict, or so that no newer entry can exist if `surely` is set.
     async fn look(&self, mut turn: Turn, surely: bool, deadline: Deadline) -> Result<()> {
         let bucket = self.clone();
         let read = async move {
             let key = turn.seat().key().clone();
+            if let Some(rest) = turn.rest().filter(|rest| *rest > Instant::now()) {
+                // The caller keeps half of its time for the change.
+                sleep_until(rest.min(Instant::now() + deadline.remaining() / 2)).await;
+            }
             let number = turn.seat().begin_read();
             let raw = &bucket.inner.raw;
             let (entry, known) = match &mut turn.conflict {
                 _ if surely => (bucket.read_surely(&key, deadline).await?, Known::Surely(number)),
                 Some(retry) => (retry.read(&**raw, &key, deadline).await?, Known::Surely(number)),
                 None => {
-                    let known = if bucket.config().may_be_behind() { Known::Near } else { Known::Surely };
-                    (raw.read(&key, At::Newest(Read::Any), deadline).await?, known(number))
+                    let near = raw.read(&key, At::Newest(Read::Any), deadline).await?;
+                    match bucket.config().may_be_behind() {
+                        true if turn.is_stale(near.as_ref()) => {
+                            (bucket.read_surely(&key, deadline).await?, Known::Surely(number))
+                        }
+                        true => (near, Known::Near(number)),
+                        false => (near, Known::Surely(number)),
+                    }
                 }
             };
-            turn.base = Some(Base { entry, known });
+            turn.found(Base { entry, known });
             Ok(())
         };
         let closed = || Err(Error::new(ErrorKind::Closed));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::cas::{Retry, confirms};
 use crate::backend::{Deadline, Operation, RawEntry, WriteKind};
@@ -25,6 +26,31 @@ pub(super) struct Draft {
     pub(super) group: Option<Group>,
     /// The last conflict, if nothing was stored since.
     pub(super) conflict: Option<Retry>,
+    /// The revision that this handle stored last; zero if it stored none.
+    own: Revision,
+    /// Whether another writer had written since, when that was last seen.
+    is_shared: bool,
+    /// Until when other writers go first.
+    rest: Option<Instant>,
+}
+
+/// The memory of a record without current changes.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// The newest known entry.
+    Entry(RawEntry),
+    /// Of a record that other writers change too: the revision that was stored last, and until when they go first.
+    Shared(Revision, Option<Instant>),
+}
+
+impl Memory {
+    /// The number of bytes on the heap.
+    pub(super) fn heap(&self) -> usize {
+        match self {
+            Self::Entry(entry) => entry.value.len(),
+            Self::Shared(..) => 0,
+        }
+    }
 }
 
 /// The newest entry of a key.
@@ -32,6 +58,12 @@ pub(super) struct Draft {
 pub(super) struct Base {
     pub(super) entry: Option<RawEntry>,
     pub(super) known: Known,
+}
+
+impl Base {
+    fn revision(&self) -> Revision {
+        self.entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision)
+    }
 }
 
 /// How the newest entry of a key is known.
@@ -46,6 +78,25 @@ pub(super) enum Known {
 }
 
 impl Draft {
+    pub(super) fn new(memory: Option<Memory>) -> Self {
+        match memory {
+            Some(Memory::Entry(entry)) => {
+                let base = Base { entry: Some(entry), known: Known::Before };
+                Self { base: Some(base), ..Self::default() }
+            }
+            Some(Memory::Shared(own, rest)) => Self { own, rest, is_shared: true, ..Self::default() },
+            None => Self::default(),
+        }
+    }
+
+    /// Takes what is to be remembered.
+    pub(super) fn memory(&mut self) -> Option<Memory> {
+        if self.is_shared {
+            return (self.own > Revision::ZERO).then_some(Memory::Shared(self.own, self.rest));
+        }
+        self.base.take()?.entry.map(Memory::Entry)
+    }
+
     pub(super) fn current(&self) -> Option<&RawEntry> {
         match &self.group {
             Some(group) => Some(&group.entry),
@@ -86,15 +137,43 @@ impl Draft {
             })
     }
 
-    /// Remembers the stored entry.
+    /// Bases the draft on the result of a read.
+    pub(super) fn found(&mut self, base: Base) {
+        if self.own > Revision::ZERO {
+            self.is_shared = base.revision() != self.own;
+        }
+        self.base = Some(base);
+    }
+
+    /// Whether an entry is older than what this handle stored, which only a server that is behind returns.
+    pub(super) fn is_stale(&self, entry: Option<&RawEntry>) -> bool {
+        entry.is_some_and(|entry| entry.revision < self.own)
+    }
+
+    /// Until when the next change waits for other writers. It waits once.
+    pub(super) fn rest(&mut self) -> Option<Instant> {
+        self.rest.take()
+    }
+
+    /// Bases the draft on the stored entry.
     pub(super) fn stored(&mut self, entry: RawEntry) {
-        self.conflict = None;
-        self.base = (entry.value.len() <= LARGEST).then(|| Base { entry: Some(entry), known: Known::Before });
+        self.rest = self.conflict.take().and_then(|retry| retry.rest()).map(|rest| Instant::now() + rest);
+        self.own = entry.revision;
+        self.base = Some(Base { entry: Some(entry), known: Known::Before });
+    }
+
+    /// Forgets the stored entry if it is large, or if other writers change the record too. The next change then begins
+    /// with a read. Without that read, this writer would win again, and the others would starve.
+    pub(super) fn yield_to_others(&mut self) {
+        let is_large = |base: &mut Base| base.entry.as_ref().is_some_and(|entry| entry.value.len() > LARGEST);
+        let is_shared = self.is_shared;
+        drop(self.base.take_if(|base| is_shared || is_large(base)));
     }
 
     /// Remembers a conflict with another writer.
     pub(super) fn overtaken(&mut self, conflict: &Error) {
         self.conflict.get_or_insert_with(Retry::new).learn(conflict);
+        self.is_shared = true;
         self.base = None;
     }
 
@@ -217,13 +296,80 @@ mod tests {
         draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
         assert!(draft.conflict.is_some() && draft.current().is_none());
         draft.stored(stored(16_384));
+        draft.found(Base { entry: Some(stored(16_384)), known: Known::Before });
+        draft.yield_to_others();
         assert!(draft.conflict.is_none() && draft.current().is_some_and(|entry| entry.value.len() == 16_384));
         assert!(!draft.is_sure(), "it may be stale");
         draft.stored(stored(16_385));
+        draft.yield_to_others();
         assert!(draft.current().is_none());
         draft.stored(stored(1));
         draft.overtaken(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
         assert!(draft.current().is_none());
+    }
+
+    fn conflict() -> Error {
+        Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None })
+    }
+
+    /// Bases the draft on a read that returned this revision.
+    fn found(draft: &mut Draft, revision: u64) {
+        let entry = RawEntry { revision: Revision::new(revision), ..stored(1) };
+        draft.found(Base { entry: Some(entry), known: Known::Surely(1) });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_others_write_too_is_read_before_the_next_change() {
+        let mut draft = Draft::default();
+        found(&mut draft, 3);
+        draft.stored(stored(1));
+        draft.yield_to_others();
+        assert!(draft.current().is_some(), "an older entry is no sign of another writer");
+        draft.overtaken(&conflict());
+        for (read, is_remembered) in [(9, false), (8, false), (7, true), (7, true), (8, false)] {
+            found(&mut draft, read);
+            draft.stored(stored(1));
+            draft.yield_to_others();
+            assert_eq!(draft.current().is_some(), is_remembered, "after a read of revision {read}");
+            // The memory gives the same result.
+            let memory = draft.memory();
+            assert_eq!(matches!(memory, Some(Memory::Entry(_))), is_remembered);
+            draft = match memory {
+                Some(Memory::Entry(entry)) => {
+                    let mut draft = Draft::default();
+                    draft.stored(entry);
+                    draft
+                }
+                memory => Draft::new(memory),
+            };
+        }
+        assert!(draft.is_stale(Some(&entry(&key(), Revision::new(6), &WriteKind::Delete, None))));
+        assert!(!draft.is_stale(Some(&stored(1))) && !draft.is_stale(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_won_rests_about_as_long_as_it_had_to_wait() {
+        let rest_after = async |milliseconds| {
+            let mut draft = Draft::default();
+            draft.overtaken(&conflict());
+            tokio::time::advance(Duration::from_millis(milliseconds)).await;
+            draft.overtaken(&conflict());
+            draft.stored(stored(1));
+            draft.yield_to_others();
+            let rest = Draft::new(draft.memory()).rest();
+            assert_eq!(draft.rest(), rest);
+            assert_eq!(draft.rest(), None, "it rests once");
+            rest.map_or(Duration::ZERO, |rest| rest - Instant::now())
+        };
+        let (mut longest, mut total) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..1_000 {
+            assert_eq!(rest_after(0).await, Duration::ZERO);
+            let rest = rest_after(10).await;
+            (longest, total) = (longest.max(rest), total + rest);
+            assert!(rest_after(60_000).await <= Duration::from_millis(32));
+        }
+        let milliseconds = [longest, total / 1_000].map(|rest| rest.as_millis());
+        assert!((18..=20).contains(&milliseconds[0]) && (8..=12).contains(&milliseconds[1]), "{milliseconds:?}");
     }
 
     #[test]

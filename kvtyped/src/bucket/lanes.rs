@@ -18,9 +18,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::timeout;
 
-use super::draft::{Base, Draft, Known};
+use super::draft::{Draft, Memory};
 use super::recent::Recent;
-use crate::backend::{Deadline, RawEntry};
+use crate::backend::Deadline;
 use crate::error::Result;
 use crate::key::Key;
 
@@ -44,7 +44,7 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 struct All {
     used: HashMap<Key, Used>,
-    remembered: Recent<RawEntry>,
+    remembered: Recent<Memory>,
 }
 
 #[derive(Debug)]
@@ -88,8 +88,7 @@ impl Lanes {
                 Arc::clone(&used.lane)
             }
             None => {
-                let base = all.remembered.take(key).map(|entry| Base { entry: Some(entry), known: Known::Before });
-                let draft = Draft { base, ..Draft::default() };
+                let draft = Draft::new(all.remembered.take(key));
                 let lane = Arc::new(Lane { draft: Arc::new(AsyncMutex::new(draft)), ..Lane::default() });
                 all.used.insert(key.clone(), Used { lane: Arc::clone(&lane), seats: 1 });
                 lane
@@ -117,10 +116,9 @@ impl Drop for Seat {
             return;
         }
         all.used.remove(&self.key);
-        let base = self.lane.draft.try_lock().ok().and_then(|mut draft| draft.base.take());
-        if let Some(entry) = base.and_then(|base| base.entry) {
-            let heap = entry.value.len();
-            all.remembered.add(self.key.clone(), entry, heap);
+        if let Some(memory) = self.lane.draft.try_lock().ok().and_then(|mut draft| draft.memory()) {
+            let heap = memory.heap();
+            all.remembered.add(self.key.clone(), memory, heap);
         }
     }
 }
@@ -239,7 +237,7 @@ mod tests {
 
     use super::super::draft::entry;
     use super::*;
-    use crate::backend::WriteKind;
+    use crate::backend::{RawEntry, WriteKind};
     use crate::revision::Revision;
 
     fn key(n: usize) -> Key {

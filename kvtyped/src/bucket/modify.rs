@@ -37,6 +37,10 @@ impl<T: KvModel> Bucket<T> {
     /// it was stored, which may contain changes that were applied after its own. If the caller needs the result of its
     /// own closure, the closure can store it in a variable: the last run of the closure is the stored one.
     ///
+    /// Writers on other connections can conflict. Then the closure runs again: at once after each of the first 16
+    /// conflicts, and after a wait of 16 ms at most behind each later one. A writer that had to wait, and won, leaves the
+    /// record to the others for up to 32 ms before its next change.
+    ///
     /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
     /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.
     ///
@@ -292,6 +296,9 @@ macro_rules! options {
     ($($verb:ident)*) => {$(
         impl<T: KvModel, F> $verb<'_, T, F> {
             /// How often it is tried at most; 100 times by default. Zero counts as one.
+            ///
+            /// The waits between 100 attempts take 1.3 s at most in all. An update that must win against more than some
+            /// dozens of connections needs more attempts, and [`timeout`](Self::timeout) limits it as well.
             pub fn max_attempts(mut self, attempts: u32) -> Self {
                 self.options.max_attempts = Some(attempts);
                 self

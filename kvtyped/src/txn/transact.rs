@@ -99,7 +99,8 @@ pub struct Transact<'a, T, F> {
 }
 
 impl<T: KvModel, F> Transact<'_, T, F> {
-    /// Sets the maximum number of runs of the closure; 100 by default. Zero counts as one.
+    /// Sets the maximum number of runs of the closure; 100 by default. Zero counts as one. The second run does not wait,
+    /// and each later one waits 16 ms at most.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self
@@ -122,7 +123,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         let raw = bucket.raw(OPERATION)?;
         // A stale read costs a run. With a single server no read is stale.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
-        let mut backoff = Backoff::contention();
+        let mut backoff = Backoff::contention_of_batches();
         let crowd = bucket.shared::<Crowd>();
         let mut turn = None;
         loop {

@@ -219,7 +219,7 @@ impl<T: KvModel> Transaction<'_, T> {
             let same = bucket.check_incarnation(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
-        let mut backoff = Backoff::contention();
+        let mut backoff = Backoff::contention_of_batches();
         loop {
             let batch = Batch { writes: steps.iter().map(Step::write).collect(), checks: checks.clone() };
             let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();

@@ -79,7 +79,7 @@ impl<'a> Commit<'a> {
     async fn run(mut self) -> Result<Revision> {
         let deadline = self.deadline;
         let sole = self.parcel.place.config.replicas == Some(1);
-        let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
+        let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
         let mut copies = Copies::default();
         let (mut asks, mut futures) = (false, 0);
         loop {
@@ -105,12 +105,12 @@ impl<'a> Commit<'a> {
                         return self.settle(&mut copies, error).await;
                     }
                     copies.doubts += 1;
-                    (error, contention.pause(deadline).await)
+                    (error, congestion.pause(deadline).await)
                 }
                 Verdict::Busy => {
                     copies.doubts += u32::from(!sole);
                     let error = ErrorKind::Conflict { expected: Revision::ZERO, actual: None };
-                    (Error::new(error), contention.pause(deadline).await)
+                    (Error::new(error), congestion.pause(deadline).await)
                 }
                 Verdict::Incomplete => {
                     copies.doubts += u32::from(!sole);

@@ -51,7 +51,7 @@ pub(super) const NO_LEADER: &str = "no leader takes writes of this bucket, or Je
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut publication = Publication::new(place, &write, deadline);
     publication.check()?;
-    let (mut outage, mut contention) = (Backoff::outage(), Backoff::contention());
+    let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
     // How often it was refused by what proves nothing, under whatever form of its id; and how often in a row a copy was
     // said to be on its way since.
@@ -98,7 +98,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
                 if expects_the_future(&error) && refusals >= SURE {
                     return Err(error);
                 }
-                (error, contention.pause(deadline).await)
+                (error, congestion.pause(deadline).await)
             }
             Verdict::OnItsWay => {
                 doubts += 1;
@@ -110,7 +110,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
                 }
                 tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
                 let error = Error::unavailable("another copy of the write is on its way");
-                (error, contention.pause(deadline).await)
+                (error, congestion.pause(deadline).await)
             }
         };
         if !time_is_left {
