@@ -43,9 +43,10 @@ impl Token {
         match self {
             Self::Literal(text) => segment == text,
             Self::Any { prefix, suffix } => {
+                // Comparing empty texts is slow: see `KeyParser::segment`.
                 segment.len() > prefix.len() + suffix.len()
-                    && segment.starts_with(&**prefix)
-                    && segment.ends_with(&**suffix)
+                    && (prefix.is_empty() || segment.starts_with(&**prefix))
+                    && (suffix.is_empty() || segment.ends_with(&**suffix))
             }
         }
     }
