@@ -32,11 +32,13 @@ pub(super) struct Contents<T: KvModel> {
     pub(super) records: Records<T>,
     /// The keys whose newest record does not decode.
     undecodable: HashMap<T::Key, Arc<Error>>,
+    /// Whether the listing had a record that does not decode.
+    listed_undecodable: bool,
 }
 
 impl<T: KvModel> Contents<T> {
     fn new() -> Self {
-        Self { records: HashMap::new(), undecodable: HashMap::new() }
+        Self { records: HashMap::new(), undecodable: HashMap::new(), listed_undecodable: false }
     }
 
     /// Returns the record of a key, or the error of its newest record. A concurrent change is visible entirely or not
@@ -51,6 +53,22 @@ impl<T: KvModel> Contents<T> {
         }
         // A good record is inserted before the error of the key is removed, so look again.
         Ok(records.get(key).cloned())
+    }
+
+    /// Applies an entry of a listing, whose contents nobody else sees until it is complete.
+    fn list(&mut self, key: T::Key, new: Result<Option<Arc<Entry<T>>>, Arc<Error>>) {
+        if self.listed_undecodable {
+            self.undecodable.pin().remove(&key);
+        }
+        match new {
+            Ok(Some(entry)) => drop(self.records.pin().insert(key, entry)),
+            Ok(None) => drop(self.records.pin().remove(&key)),
+            Err(error) => {
+                self.records.pin().remove(&key);
+                self.undecodable.pin().insert(key, error);
+                self.listed_undecodable = true;
+            }
+        }
     }
 
     /// Applies one change.
@@ -156,6 +174,10 @@ impl<T: KvModel> Shared<T> {
         let after = self.contents.load_full();
         indexes.rebuild(&after.records);
         drop(indexes);
+        // Whoever subscribes from now on sees the new map, so these changes are not news to them.
+        if self.changes.receiver_count() == 0 {
+            return;
+        }
         let (old, new) = (before.records.pin(), after.records.pin());
         let (old_errors, errors) = (before.undecodable.pin(), after.undecodable.pin());
         let tell = |key: &T::Key, new: Option<&Arc<Entry<T>>>, error: Option<&Arc<Error>>| {
@@ -250,8 +272,8 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     }
                     _ => continue,
                 };
-                match &aside {
-                    Some(contents) => drop(contents.apply(key, new)),
+                match &mut aside {
+                    Some(contents) => contents.list(key, new),
                     None => {
                         if let Some(change) = shared.contents.load().apply(key, new) {
                             shared.tell(change);
