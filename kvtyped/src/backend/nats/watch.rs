@@ -43,13 +43,31 @@ const LOOK: Duration = Duration::from_secs(1);
 const NO_KEY: &str = "!";
 
 pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Result<Signal>> {
-    let sittings = stream::once(async move {
-        match Sitting::begin(place, watch).await {
-            Ok(sitting) => sitting.signals(),
-            Err(error) => stream::iter([Err(error)]).boxed(),
+    stream::unfold(State::Begin(place, watch), |state| async move {
+        let mut sitting = match state {
+            // In a box: it is handed on with each signal.
+            State::Begin(place, watch) => match Sitting::begin(place, watch).await {
+                Ok(sitting) => Box::new(sitting),
+                Err(error) => return Some((Err(error), State::Over)),
+            },
+            State::Sits(sitting) => sitting,
+            State::Over => return None,
+        };
+        match sitting.next().await {
+            Ok(told @ Ok(Signal::Incomplete)) => Some((told, State::Over)),
+            Ok(told) => Some((told, State::Sits(sitting))),
+            Err(error) => Some((Err(error), State::Over)),
         }
-    });
-    sittings.flatten().boxed()
+    })
+    .fuse()
+    .boxed()
+}
+
+/// Where a session is.
+enum State {
+    Begin(Arc<Place>, Watch),
+    Sits(Box<Sitting>),
+    Over,
 }
 
 struct Sitting {
@@ -151,18 +169,6 @@ impl Sitting {
                 listing,
             });
         }
-    }
-
-    fn signals(self) -> BoxStream<'static, Result<Signal>> {
-        stream::unfold(Some(self), |sitting| async move {
-            let mut sitting = sitting?;
-            match sitting.next().await {
-                Ok(told @ Ok(Signal::Incomplete)) => Some((told, None)),
-                Ok(told) => Some((told, Some(sitting))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-        .boxed()
     }
 
     /// The next signal, or an error in the place of one; an error of the sitting itself ends it.
