@@ -246,6 +246,11 @@ impl Consumer {
         (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
+    /// Whether the connection is still the one on which the consumer was created.
+    pub(super) fn is_current(&self) -> bool {
+        self.api.wire().epoch() == self.epoch
+    }
+
     /// What comes next, if that is a message which is there already.
     pub(super) async fn at_hand(&mut self) -> Option<Heard> {
         let message = match self.aside {
@@ -269,7 +274,7 @@ impl Consumer {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
             // Messages that this consumer sends over another connection may follow a gap in which records were removed.
-            if self.api.wire().epoch() != self.epoch {
+            if !self.is_current() {
                 return Ok(Heard::Lost("the connection broke"));
             }
             let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
