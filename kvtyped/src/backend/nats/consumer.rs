@@ -313,12 +313,13 @@ impl Consumer {
         }
     }
 
-    async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
+    async fn take(&mut self, mut message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
             return Heard::Dropped;
         }
         self.last = delivery.number;
-        self.reply.clone_from(&message.reply);
+        // Moved, because the first clone of a subject allocates.
+        self.reply = message.reply.take();
         self.behind = delivery.pending;
         if self.window.is_some_and(|window| self.last - self.acknowledged >= u64::from(window.div_ceil(2))) {
             self.acknowledge().await;

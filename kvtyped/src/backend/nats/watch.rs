@@ -272,18 +272,18 @@ impl Sitting {
     }
 
     /// The entry to tell for a message, if one is.
-    fn take(&mut self, stored: Stored) -> Option<Result<RawEntry>> {
+    fn take(&mut self, mut stored: Stored) -> Option<Result<RawEntry>> {
         if stored.revision <= self.upto || self.patterns.is_empty() {
             return None;
         }
         self.upto = stored.revision;
-        let (subject, created) = (stored.subject.clone(), stored.created);
-        let entry = stored.entry(&self.place.prefix);
+        let entry = stored.take_entry(&self.place.prefix);
+        let created = stored.created;
         let marker = entry.as_ref().ok().filter(|entry| !entry.is_live());
         let ttl =
             marker.and_then(|marker| marker.ttl.map(Ttl::as_duration)).into_iter().chain(self.place.config.ttl).min();
         let expires = marker.and(ttl).and_then(|ttl| created.checked_add(ttl));
-        self.delivered.insert(&subject, expires, created);
+        self.delivered.insert(&stored.subject, expires, created);
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
