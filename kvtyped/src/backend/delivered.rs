@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 /// The number of keys beyond which the set remembers nothing: 9 to 18 bytes a key, 300 MB at most.
 const MOST: usize = 1 << 24;
 
+/// The number of keys for which room is made before they were delivered: 18 MB at most.
+const MOST_RESERVED: usize = 1 << 20;
+
 /// The number of expiring delete markers beyond which the set forgets markers that must have expired long ago.
 const MARKERS: usize = 1_024;
 
@@ -43,6 +46,16 @@ impl Delivered {
     pub fn restart(&self) {
         let mut keys = self.lock();
         *keys = Keys { is_complete: true, ..Keys::default() };
+    }
+
+    /// Makes room for this many keys, which the session is about to deliver. Does nothing for an untrusted claim of more
+    /// than a million: the set then grows with the keys.
+    pub fn reserve(&self, keys: u64) {
+        if let Ok(keys) = usize::try_from(keys)
+            && keys <= MOST_RESERVED
+        {
+            self.lock().hashes.reserve(keys);
+        }
     }
 
     /// Forgets everything, for a session that does not list every key.

@@ -143,7 +143,11 @@ impl Sitting {
                 false => Listing::uncounted(later.last, wanted),
             };
             match watch.since {
-                Since::Newest | Since::History => watch.delivered.restart(),
+                Since::Newest => {
+                    watch.delivered.restart();
+                    watch.delivered.reserve(consumer.pending);
+                }
+                Since::History => watch.delivered.restart(),
                 Since::Now => watch.delivered.forget(),
                 Since::After(_) => {}
             }
