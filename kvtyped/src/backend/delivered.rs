@@ -12,6 +12,9 @@ const MOST: usize = 1 << 24;
 /// The number of keys for which room is made before they were delivered: 18 MB at most.
 const MOST_RESERVED: usize = 1 << 20;
 
+/// The number of hashes that are added to the set at once.
+const NEWEST: usize = 256;
+
 /// The number of expiring delete markers beyond which the set forgets markers that must have expired long ago.
 const MARKERS: usize = 1_024;
 
@@ -35,6 +38,9 @@ pub struct Delivered {
 struct Keys {
     seed: RandomState,
     hashes: HashSet<u64, BuildHasherDefault<Hashed>>,
+    /// The newest hashes, which are not in the set yet. The set of a large bucket is not in the processor's cache, and
+    /// many insertions in a row wait for it together.
+    newest: Vec<u64>,
     /// Delete markers, with their expiry times.
     markers: HashMap<Box<str>, SystemTime>,
     is_complete: bool,
@@ -65,7 +71,7 @@ impl Delivered {
 
     /// Whether the set contains every key that a listing found.
     pub fn is_complete(&self) -> bool {
-        self.lock().is_complete
+        self.lock().gathered().is_complete
     }
 
     /// Whether the listing has ended.
@@ -85,7 +91,7 @@ impl Delivered {
             return;
         }
         let hash = keys.seed.hash_one(key);
-        keys.hashes.insert(hash);
+        keys.newest.push(hash);
         match marker {
             Some(expires) => {
                 keys.markers.insert(key.into(), expires);
@@ -96,8 +102,8 @@ impl Delivered {
             None if keys.markers.is_empty() => {}
             None => drop(keys.markers.remove(key)),
         }
-        if keys.hashes.len() > MOST {
-            *keys = Keys::default();
+        if keys.newest.len() >= NEWEST {
+            keys.gathered();
         }
     }
 
@@ -106,7 +112,7 @@ impl Delivered {
         let mut keys = self.lock();
         if keys.markers.remove(key).is_some() {
             let hash = keys.seed.hash_one(key);
-            keys.hashes.remove(&hash);
+            keys.gathered().hashes.remove(&hash);
         }
     }
 
@@ -123,7 +129,7 @@ impl Delivered {
 
     /// The number of keys.
     pub fn count(&self) -> u64 {
-        self.lock().hashes.len() as u64
+        self.lock().gathered().hashes.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {
@@ -132,8 +138,17 @@ impl Delivered {
 }
 
 impl Keys {
+    /// The same with every hash in the set, which forgets everything if it became too large.
+    fn gathered(&mut self) -> &mut Self {
+        self.hashes.extend(self.newest.drain(..));
+        if self.hashes.len() > MOST {
+            *self = Self::default();
+        }
+        self
+    }
+
     fn remove_old_markers(&mut self, now: SystemTime) -> usize {
-        let Self { seed, hashes, markers, .. } = self;
+        let Self { seed, hashes, markers, .. } = self.gathered();
         let before = markers.len();
         markers.retain(|key, expires| {
             let is_gone = *expires + LATE < now;
@@ -190,6 +205,19 @@ mod tests {
         assert_eq!((delivered.count(), delivered.is_complete(), delivered.is_listed()), (2, true, false));
         delivered.forget();
         assert_eq!((delivered.count(), delivered.is_complete()), (0, false));
+    }
+
+    #[test]
+    fn keys_are_counted_once_when_they_are_added_to_the_set_at_different_times() {
+        let delivered = Delivered::default();
+        delivered.restart();
+        let keys = 2 * NEWEST + 1;
+        for key in (0..keys).chain(0..keys) {
+            delivered.insert(&key.to_string(), (key == 0).then_some(NOW), NOW);
+        }
+        assert_eq!(delivered.count(), keys as u64);
+        delivered.remove_marker("0");
+        assert_eq!(delivered.count(), keys as u64 - 1);
     }
 
     #[test]
