@@ -19,7 +19,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let (_, key_generics, _) = key_generics.split_for_impl();
     let codec = codec(model);
     let settings = settings(&model.settings, private);
-    let key_of = key_of(names);
+    let (key_of, has_key) = (key_of(names), has_key(names));
     let key_codec = model
         .key_codec
         .as_ref()
@@ -57,6 +57,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
 
             #from_stored
+
+            #has_key
         }
 
         #single
@@ -151,6 +153,20 @@ fn key_of(names: &Names<'_>) -> TokenStream {
     quote!(#key { #(#fields,)* })
 }
 
+/// Whether the fields of the record are those of a key.
+fn has_key(names: &Names<'_>) -> TokenStream {
+    let same = names.each(|field| {
+        let (ident, as_field) = (field.ident, names.field(field));
+        quote!(&& #as_field::same(&self.#ident, &key.#ident))
+    });
+    let key = if same.is_empty() { quote!(_) } else { quote!(key) };
+    quote! {
+        fn __has_key(&self, #key: &Self::Key) -> ::core::primitive::bool {
+            true #(#same)*
+        }
+    }
+}
+
 /// The type of what is stored, how it is taken and how the record is put together again.
 fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
     let Some(value) = model.value_field() else {
@@ -160,6 +176,10 @@ fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
         let from_stored = match skipped.is_empty() {
             true => quote! {
                 fn from_stored(_: Self::Key, stored: Self::Value) -> Self {
+                    stored
+                }
+
+                fn __from_stored(_: &Self::Key, stored: Self::Value) -> Self {
                     stored
                 }
             },

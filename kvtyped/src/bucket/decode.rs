@@ -54,8 +54,8 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
 /// The record of an entry that is not the marker of a removal, under its decoded key.
 fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
     let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
-    let value = T::from_stored(key.clone(), stored);
-    if value.key() != key {
+    let value = T::__from_stored(&key, stored);
+    if !value.__has_key(&key) {
         let detail = "the record names another key than the one under which it is stored".to_owned();
         return Err(refused::<T>(undecodable("key", detail), raw));
     }
