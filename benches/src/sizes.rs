@@ -15,7 +15,7 @@ use crate::workers::{self, Worker};
 use crate::world::{Session, World, decode, encode, publish_all};
 
 pub(crate) const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
-/// The size for which there is a goal: at smaller sizes the creation of the consumer counts.
+/// The size with a goal. At smaller sizes the creation of the consumer dominates.
 const GOAL_SIZE: usize = 100_000;
 /// The number of records that are written concurrently.
 const CHUNK: usize = 50_000;
@@ -122,7 +122,7 @@ async fn watched(plain: &kv::Store) -> usize {
     seen
 }
 
-/// Fills a cache or a map in a process of its own: the memory that another one left behind would slow it down.
+/// Fills a cache or a map in a new process, because freed memory of an earlier one would slow it down.
 fn filled(url: &str, bucket: &str, what: &str, size: usize) -> Duration {
     let mut worker = Worker::start(&["fill", url, bucket]);
     worker.tell(what);
@@ -132,7 +132,7 @@ fn filled(url: &str, bucket: &str, what: &str, size: usize) -> Duration {
     Duration::from_secs_f64(seconds.parse().expect("a number of seconds"))
 }
 
-/// What the process does that fills a cache or a map. Answers with the time until it is full, and the number of records.
+/// Runs the process that fills a cache or a map. It answers with the time until it is full and the number of records.
 pub(crate) async fn work(url: &str, bucket: &str) {
     let client = async_nats::connect(url).await.expect("the server is there");
     let plain = async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there");

@@ -153,7 +153,7 @@ fn key_of(names: &Names<'_>) -> TokenStream {
     quote!(#key { #(#fields,)* })
 }
 
-/// Whether the fields of the record are those of a key.
+/// Compares the key fields of the record with a key.
 fn has_key(names: &Names<'_>) -> TokenStream {
     let same = names.each(|field| {
         let (ident, as_field) = (field.ident, names.field(field));

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 /// The number of keys beyond which the set remembers nothing: 9 to 18 bytes a key, 300 MB at most.
 const MOST: usize = 1 << 24;
 
-/// The number of keys for which room is made before they were delivered: 18 MB at most.
+/// The maximum number of keys to reserve memory for: 18 MB.
 const MOST_RESERVED: usize = 1 << 20;
 
 /// The number of hashes that are added to the set at once.

@@ -25,7 +25,7 @@ use crate::revision::Revision;
 /// How many changes wait for a reader of `Cache::changes` before it is told that it missed some.
 const CHANGES: usize = 1_024;
 
-/// The number of records for which a listing makes room before they arrive.
+/// The maximum number of records to reserve memory for.
 const MOST_RESERVED: usize = 1 << 20;
 
 pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
@@ -82,7 +82,7 @@ impl<T: KvModel> Contents<T> {
 /// The contents while a listing fills them. Nobody else sees them until the listing is complete.
 struct Listing<T: KvModel> {
     contents: Contents<T>,
-    /// The number of records for which there is room from the beginning; `None` before the first entry.
+    /// The number of records that memory was reserved for. `None` before the first entry.
     reserved: Option<usize>,
     /// Whether a record did not decode.
     is_undecodable: bool,
@@ -120,7 +120,7 @@ impl<T: KvModel> Listing<T> {
         }
     }
 
-    /// The complete contents. If most of the entries were delete markers, the room for them is given back.
+    /// Returns the complete contents. If most of the entries were delete markers, frees the memory reserved for them.
     fn finish(mut self) -> Contents<T> {
         let records = &self.contents.records;
         if records.len() < self.reserved.unwrap_or_default() / 4 {

@@ -220,7 +220,7 @@ async fn begin<T: KvModel>(
 
 /// See [`until_closed`].
 struct UntilClosed {
-    /// The items, and what waits for the end. `None` once the last item was told.
+    /// The items, and the future that completes when the store is closed. `None` after the last item.
     open: Option<(NewsStream, BoxFuture<'static, ()>)>,
 }
 

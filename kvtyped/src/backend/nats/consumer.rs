@@ -246,7 +246,7 @@ impl Consumer {
         (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
-    /// Whether the connection is still the one on which the consumer was created.
+    /// Whether the connection has not changed since the consumer was created.
     pub(super) fn is_current(&self) -> bool {
         self.api.wire().epoch() == self.epoch
     }

@@ -21,7 +21,7 @@ impl Delivery {
     pub(super) fn parse(reply: &str) -> Option<Self> {
         let mut tokens = [""; 9];
         let mut count = 0;
-        // Every message has one. A search for each of so many short tokens costs more than a look at each byte.
+        // A search for the end of each short token costs more than one pass over the bytes.
         let text = reply.strip_prefix("$JS.ACK.")?;
         let mut start = 0;
         for (at, byte) in text.bytes().enumerate() {

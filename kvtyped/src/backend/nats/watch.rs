@@ -184,7 +184,7 @@ impl Sitting {
             if let Some(signal) = self.conclude().await? {
                 return Ok(Ok(signal));
             }
-            // Most of the time the next message is there, and nobody need know what time it is.
+            // Usually the next message has already arrived, and the clock is not needed.
             let at_hand = if self.consumer.is_current() { self.consumer.at_hand().await } else { None };
             let heard = match at_hand {
                 Some(heard) => heard,
