@@ -1,8 +1,8 @@
 //! What kvtyped costs beside the plain NATS client with serde by hand, measured in the same run.
 //!
 //! `cargo run --release -p kvtyped-benches` starts a server of its own, measures, prints a table and leaves it with a plot
-//! below `target/benches/`. `--quick` only sees that everything runs; `--save` writes what the docs show; any other word
-//! is a group: only these are measured.
+//! below `target/benches/`. `--quick` only sees that everything runs; `--save` writes what the docs show; `--up-to=100000`
+//! leaves out the larger sizes of the group `sizes`; any other word is a group: only these are measured.
 
 mod allocator;
 mod contention;
@@ -34,22 +34,28 @@ fn main() {
     }
     let (options, groups): (Vec<_>, Vec<_>) = arguments.into_iter().partition(|word| word.starts_with("--"));
     let unknown = |word: &&String| match word.strip_prefix("--") {
-        Some(option) => !["quick", "save"].contains(&option),
+        Some(option) => !["quick", "save"].contains(&option) && up_to(word).is_none(),
         None => !GROUPS.contains(&word.as_str()),
     };
     if let Some(word) = options.iter().chain(&groups).find(unknown) {
-        eprintln!("{word} is unknown: say --quick, --save, or some of {}", GROUPS.join(" "));
+        eprintln!("{word} is unknown: say --quick, --save, --up-to=SIZE, or some of {}", GROUPS.join(" "));
         std::process::exit(2);
     }
     let [quick, save] = ["--quick", "--save"].map(|option| options.iter().any(|word| word == option));
+    let most = options.iter().find_map(|option| up_to(option)).unwrap_or(usize::MAX);
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
-        let mut world = World::new(Effort { quick }).await;
+        let mut world = World::new(Effort { quick, most }).await;
         for group in GROUPS.into_iter().filter(|group| groups.is_empty() || groups.iter().any(|word| word == group)) {
             measure(group, &mut world).await;
         }
         world.report.finish(save);
     });
+}
+
+/// The size that `--up-to=SIZE` says.
+fn up_to(option: &str) -> Option<usize> {
+    option.strip_prefix("--up-to=")?.parse().ok().filter(|size| *size >= sizes::SIZES[0])
 }
 
 async fn measure(group: &str, world: &mut World) {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Effort {
     /// Only to see that everything runs.
     pub(crate) quick: bool,
+    /// The largest size to measure, where there are several.
+    pub(crate) most: usize,
 }
 
 impl Effort {

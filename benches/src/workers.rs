@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::{allocator, contention, memory};
+use crate::{allocator, contention, memory, sizes};
 
 /// A process that waits for something to do. It ends when it is dropped.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ pub(crate) fn work(arguments: &[String]) {
         match arguments.as_slice() {
             ["increments", url, bucket] => contention::work(url, bucket).await,
             ["memory", url, bucket] => memory::work(url, bucket).await,
+            ["fill", url, bucket] => sizes::work(url, bucket).await,
             other => panic!("no such work: {other:?}"),
         }
     });

@@ -19,7 +19,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let (_, key_generics, _) = key_generics.split_for_impl();
     let codec = codec(model);
     let settings = settings(&model.settings, private);
-    let key_of = key_of(names);
+    let (key_of, has_key) = (key_of(names), has_key(names));
     let key_codec = model
         .key_codec
         .as_ref()
@@ -57,6 +57,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
 
             #from_stored
+
+            #has_key
         }
 
         #single
@@ -154,6 +156,20 @@ fn key_of(names: &Names<'_>) -> TokenStream {
     quote!(#key { #(#fields,)* })
 }
 
+/// Compares the key fields of the record with a key.
+fn has_key(names: &Names<'_>) -> TokenStream {
+    let same = names.each(|field| {
+        let (ident, as_field) = (field.ident, names.field(field));
+        quote!(&& #as_field::same(&self.#ident, &key.#ident))
+    });
+    let key = if same.is_empty() { quote!(_) } else { quote!(key) };
+    quote! {
+        fn __has_key(&self, #key: &Self::Key) -> ::core::primitive::bool {
+            true #(#same)*
+        }
+    }
+}
+
 /// Returns the type of the stored value, the expression that borrows it, and the function that rebuilds the record.
 fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
     let Some(value) = model.value_field() else {
@@ -163,6 +179,10 @@ fn stored(model: &Model<'_>) -> (TokenStream, TokenStream, TokenStream) {
         let from_stored = match skipped.is_empty() {
             true => quote! {
                 fn from_stored(_: Self::Key, stored: Self::Value) -> Self {
+                    stored
+                }
+
+                fn __from_stored(_: &Self::Key, stored: Self::Value) -> Self {
                     stored
                 }
             },

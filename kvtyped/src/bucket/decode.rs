@@ -48,20 +48,18 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
+    record(raw, key).map(Some)
+}
+
+/// The record of an entry that is not the marker of a removal, under its decoded key.
+fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
     let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
-    let value = T::from_stored(key.clone(), stored);
-    if value.key() != key {
+    let value = T::__from_stored(&key, stored);
+    if !value.__has_key(&key) {
         let detail = "the record names another key than the one under which it is stored".to_owned();
         return Err(refused::<T>(undecodable("key", detail), raw));
     }
-    Ok(Some(Entry {
-        value,
-        key,
-        revision: raw.revision,
-        created: raw.created,
-        ttl: raw.ttl,
-        pending: Pending::UNKNOWN,
-    }))
+    Ok(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN })
 }
 
 /// The step of the history that an entry is.
@@ -70,11 +68,12 @@ pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
     let revision = raw.revision;
     Ok(match removal(raw) {
         Ok(Some(reason)) => Version::Removed { key, revision, created: raw.created, reason },
-        _ => match entry(raw) {
-            Ok(Some(entry)) => Version::Put(entry),
-            Ok(None) => Version::Undecodable { key, revision, error: undecodable("record", "it has no value".into()) },
-            Err(error) => Version::Undecodable { key, revision, error },
+        Ok(None) => match record(raw, key) {
+            Ok(entry) => Version::Put(entry),
+            // Decoding the key again is cheaper than keeping a copy for errors, which are rare.
+            Err(error) => Version::Undecodable { key: self::key::<T>(&raw.key)?, revision, error },
         },
+        Err(error) => Version::Undecodable { key, revision, error },
     })
 }
 

@@ -50,6 +50,18 @@ pub trait KvModel: Sized + Send + Sync + 'static {
 
     /// Creates the record from its key and its stored value.
     fn from_stored(key: Self::Key, stored: Self::Value) -> Self;
+
+    /// [`from_stored`](Self::from_stored), without a copy of the key where the record takes nothing from it.
+    #[doc(hidden)]
+    fn __from_stored(key: &Self::Key, stored: Self::Value) -> Self {
+        Self::from_stored(key.clone(), stored)
+    }
+
+    /// Whether this is the [`key`](Self::key), without a copy of the key.
+    #[doc(hidden)]
+    fn __has_key(&self, key: &Self::Key) -> bool {
+        self.key() == *key
+    }
 }
 
 /// A model whose buckets keep one revision of each key (`history = 1`, the default), so that a single key may have its

@@ -384,6 +384,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_listing_of_fewer_records_than_were_pending_is_complete() {
+        for pending in [0, 1_000, u64::MAX] {
+            let news = (1..=20).map(entry).map(move |news| match news {
+                News::Entry(entry, _) => News::Entry(entry, pending),
+                other => other,
+            });
+            let news = stream::iter(news.chain([News::Ready]).map(Ok)).chain(stream::pending());
+            let cache: Cache<Session> = fill(news.boxed(), "b", SECOND).await.unwrap();
+            assert_eq!(cache.len(), 20);
+            assert!((1..=20).all(|id| cache.get(&SessionKey::new(id)).is_some_and(|session| session.id == id)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_listing_without_progress_times_out() {
         let start = tokio::time::Instant::now();
         let news = (1..=5).map(entry).collect();

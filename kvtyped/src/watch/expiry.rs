@@ -43,7 +43,12 @@ const LOOK: Duration = Duration::from_secs(5);
 /// delivered.
 pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     let expiry = Expiry::new(news, raw);
-    stream::unfold(expiry, |mut expiry| async move {
+    // Without a rule no record is tracked, so the rule is never read again.
+    if expiry.rule.is_none() {
+        return expiry.news;
+    }
+    // In a box: it is handed on with each item.
+    stream::unfold(Box::new(expiry), |mut expiry| async move {
         let news = expiry.next().await?;
         Some((news, expiry))
     })
@@ -188,6 +193,9 @@ impl Expiry {
     }
 
     fn forget(&mut self, key: &Key) {
+        if self.tracked.is_empty() {
+            return;
+        }
         let Some(record) = self.tracked.remove(key) else { return };
         if let Some(due) = self.rule.and_then(|rule| rule.due(&record)) {
             self.due.remove(&(due, record.revision));

@@ -25,6 +25,9 @@ use crate::revision::Revision;
 /// How many changes wait for a reader of `Cache::changes` before it is told that it missed some.
 const CHANGES: usize = 1_024;
 
+/// The maximum number of records to reserve memory for.
+const MOST_RESERVED: usize = 1 << 20;
+
 pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
 
 /// The state of the cached keys.
@@ -73,6 +76,61 @@ impl<T: KvModel> Contents<T> {
             }
         };
         (old.is_some() || new.is_some() || error.is_some()).then_some(CacheChange { key, old, new, error })
+    }
+}
+
+/// The contents while a listing fills them. Nobody else sees them until the listing is complete.
+struct Listing<T: KvModel> {
+    contents: Contents<T>,
+    /// The number of records that memory was reserved for. `None` before the first entry.
+    reserved: Option<usize>,
+    /// Whether a record did not decode.
+    is_undecodable: bool,
+}
+
+impl<T: KvModel> Listing<T> {
+    fn new() -> Self {
+        Self { contents: Contents::new(), reserved: None, is_undecodable: false }
+    }
+
+    /// Makes room for an entry and for the pending ones, when the first entry arrives. A map that grows hashes all of its
+    /// keys again, several times.
+    fn reserve(&mut self, pending: u64) {
+        if self.reserved.is_none() {
+            let room = usize::try_from(pending).map_or(MOST_RESERVED, |pending| pending.min(MOST_RESERVED));
+            self.contents.records = HashMap::with_capacity(room);
+            self.reserved = Some(room);
+        }
+    }
+
+    /// Applies an entry.
+    fn apply(&mut self, key: T::Key, new: Result<Option<Arc<Entry<T>>>, Arc<Error>>) {
+        let Contents { records, undecodable } = &self.contents;
+        if self.is_undecodable {
+            undecodable.pin().remove(&key);
+        }
+        match new {
+            Ok(Some(entry)) => drop(records.pin().insert(key, entry)),
+            Ok(None) => drop(records.pin().remove(&key)),
+            Err(error) => {
+                records.pin().remove(&key);
+                undecodable.pin().insert(key, error);
+                self.is_undecodable = true;
+            }
+        }
+    }
+
+    /// Returns the complete contents. If most of the entries were delete markers, frees the memory reserved for them.
+    fn finish(mut self) -> Contents<T> {
+        let records = &self.contents.records;
+        if records.len() < self.reserved.unwrap_or_default() / 4 {
+            let smaller = HashMap::with_capacity(records.len());
+            for (key, entry) in &records.pin() {
+                smaller.pin().insert(key.clone(), Arc::clone(entry));
+            }
+            self.contents.records = smaller;
+        }
+        self.contents
     }
 }
 
@@ -156,6 +214,10 @@ impl<T: KvModel> Shared<T> {
         let after = self.contents.load_full();
         indexes.rebuild(&after.records);
         drop(indexes);
+        // Whoever subscribes from now on sees the new map, so these changes are not news to them.
+        if self.changes.receiver_count() == 0 {
+            return;
+        }
         let (old, new) = (before.records.pin(), after.records.pin());
         let (old_errors, errors) = (before.undecodable.pin(), after.undecodable.pin());
         let tell = |key: &T::Key, new: Option<&Arc<Entry<T>>>, error: Option<&Arc<Error>>| {
@@ -221,7 +283,7 @@ pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl
 
 async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     // Filled aside until it is complete: in the beginning, and after each resync.
-    let mut aside: Option<Contents<T>> = Some(Contents::new());
+    let mut aside: Option<Listing<T>> = Some(Listing::new());
     let mut reached = Revision::ZERO;
     // The highest revision of all listings: a repeated entry is no progress.
     let mut highest = Revision::ZERO;
@@ -230,13 +292,16 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
-            Ok(News::Entry(raw, _)) => {
+            Ok(News::Entry(raw, pending)) => {
                 // The expiry of an older record may arrive late.
                 reached = reached.max(raw.revision);
                 if aside.is_some() && raw.revision > highest {
                     shared.advance();
                 }
                 highest = highest.max(raw.revision);
+                if let Some(listing) = &mut aside {
+                    listing.reserve(pending);
+                }
                 let (key, new) = match told::<T>(&raw) {
                     Event::Put(entry) => (entry.key().clone(), Ok(Some(Arc::new(entry)))),
                     Event::Removed { key, .. } => (key, Ok(None)),
@@ -250,8 +315,8 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     }
                     _ => continue,
                 };
-                match &aside {
-                    Some(contents) => drop(contents.apply(key, new)),
+                match &mut aside {
+                    Some(listing) => listing.apply(key, new),
                     None => {
                         if let Some(change) = shared.contents.load().apply(key, new) {
                             shared.tell(change);
@@ -260,14 +325,14 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                 }
             }
             Ok(News::Ready) => {
-                if let Some(contents) = aside.take() {
-                    shared.swap(contents);
+                if let Some(listing) = aside.take() {
+                    shared.swap(listing.finish());
                 }
                 ready = true;
                 interrupted.take().iter().for_each(|error| shared.recover(error));
             }
             Ok(News::Resync) => {
-                aside = Some(Contents::new());
+                aside = Some(Listing::new());
                 reached = Revision::ZERO;
             }
             Ok(News::Alive(upto)) => {

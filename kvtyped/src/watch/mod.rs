@@ -22,12 +22,14 @@ pub use self::live::{Live, OpenLive};
 pub use self::wait::WaitFor;
 
 use std::future::IntoFuture;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
+use futures::stream::{BoxStream, Stream};
+use futures::{FutureExt, StreamExt, ready};
 
 use self::recover::{News, Plan, Recovery};
 use crate::backend::Since;
@@ -216,16 +218,32 @@ async fn begin<T: KvModel>(
     Ok(until_closed(expiry::expire(news, raw), bucket.closing()))
 }
 
+/// See [`until_closed`].
+struct UntilClosed {
+    /// The items, and the future that completes when the store is closed. `None` after the last item.
+    open: Option<(NewsStream, BoxFuture<'static, ()>)>,
+}
+
+impl Stream for UntilClosed {
+    type Item = Result<News>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some((news, closed)) = &mut self.open else { return Poll::Ready(None) };
+        let item = match news.poll_next_unpin(context) {
+            Poll::Ready(Some(item)) => return Poll::Ready(Some(item)),
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                ready!(closed.poll_unpin(context));
+                Some(Err(Error::new(ErrorKind::Closed)))
+            }
+        };
+        self.open = None;
+        Poll::Ready(item)
+    }
+}
+
 /// The same until the store is closed, which is the last that is told.
 fn until_closed(news: NewsStream, closing: Arc<Closing>) -> NewsStream {
     let closed = Box::pin(closing.wait());
-    let told = stream::unfold((news, Some(closed)), |(mut news, closed)| async move {
-        let mut closed = closed?;
-        tokio::select! {
-            biased;
-            item = news.next() => item.map(|item| (item, (news, Some(closed)))),
-            () = &mut closed => Some((Err(Error::new(ErrorKind::Closed)), (news, None))),
-        }
-    });
-    told.boxed()
+    UntilClosed { open: Some((news, closed)) }.boxed()
 }

@@ -118,7 +118,8 @@ impl Recovery {
 
     /// What it tells, one after the other; an error that names a key stands in the place of an entry.
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<News>> + Send {
-        stream::unfold(self, |mut recovery| async move {
+        // In a box: it is handed on with each item.
+        stream::unfold(Box::new(self), |mut recovery| async move {
             let news = recovery.next().await?;
             Some((news, recovery))
         })

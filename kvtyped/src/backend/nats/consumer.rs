@@ -261,6 +261,11 @@ impl Consumer {
         (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
+    /// Whether the connection has not changed since the consumer was created.
+    pub(super) fn is_current(&self) -> bool {
+        self.api.wire().epoch() == self.epoch
+    }
+
     /// What comes next, if that is a message which is there already.
     pub(super) async fn at_hand(&mut self) -> Option<Heard> {
         let message = match self.aside {
@@ -284,7 +289,7 @@ impl Consumer {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
             // Messages that this consumer sends over another connection may follow a gap in which records were removed.
-            if self.api.wire().epoch() != self.epoch {
+            if !self.is_current() {
                 return Ok(Heard::Lost("the connection broke"));
             }
             let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
@@ -323,12 +328,13 @@ impl Consumer {
         }
     }
 
-    async fn take(&mut self, message: Message, delivery: &Delivery) -> Heard {
+    async fn take(&mut self, mut message: Message, delivery: &Delivery) -> Heard {
         if delivery.number != self.last + 1 {
             return Heard::Dropped;
         }
         self.last = delivery.number;
-        self.reply.clone_from(&message.reply);
+        // Moved, because the first clone of a subject allocates.
+        self.reply = message.reply.take();
         self.behind = delivery.pending;
         if self.window.is_some_and(|window| self.last - self.acknowledged >= u64::from(window.div_ceil(2))) {
             self.acknowledge().await;

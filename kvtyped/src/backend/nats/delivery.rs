@@ -21,8 +21,19 @@ impl Delivery {
     pub(super) fn parse(reply: &str) -> Option<Self> {
         let mut tokens = [""; 9];
         let mut count = 0;
-        for (token, text) in tokens.iter_mut().zip(reply.strip_prefix("$JS.ACK.")?.split('.')) {
-            (*token, count) = (text, count + 1);
+        // A search for the end of each short token costs more than one pass over the bytes.
+        let text = reply.strip_prefix("$JS.ACK.")?;
+        let mut start = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            if byte == b'.' {
+                if count == tokens.len() {
+                    break;
+                }
+                (tokens[count], count, start) = (text.get(start..at)?, count + 1, at + 1);
+            }
+        }
+        if let Some(last) = tokens.get_mut(count) {
+            (*last, count) = (text.get(start..)?, count + 1);
         }
         let tokens = match count {
             7 => &tokens[..7],

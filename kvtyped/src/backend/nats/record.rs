@@ -128,7 +128,12 @@ impl Stored {
     }
 
     /// The entry that it is, of a bucket whose subjects begin so.
-    pub(super) fn entry(self, prefix: &str) -> Result<RawEntry> {
+    pub(super) fn entry(mut self, prefix: &str) -> Result<RawEntry> {
+        self.take_entry(prefix)
+    }
+
+    /// The same, which takes the payload out of the message. Use the rest of the message for its subject and time only.
+    pub(super) fn take_entry(&mut self, prefix: &str) -> Result<RawEntry> {
         let subject = self.subject.as_str();
         let text = subject.strip_prefix(prefix).unwrap_or(subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
@@ -152,7 +157,7 @@ impl Stored {
             revision: self.revision,
             created: self.created,
             operation,
-            value: self.payload,
+            value: std::mem::take(&mut self.payload),
             ttl: lives,
             id,
         })

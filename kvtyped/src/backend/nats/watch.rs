@@ -43,13 +43,31 @@ const LOOK: Duration = Duration::from_secs(1);
 const NO_KEY: &str = "!";
 
 pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Result<Signal>> {
-    let sittings = stream::once(async move {
-        match Sitting::begin(place, watch).await {
-            Ok(sitting) => sitting.signals(),
-            Err(error) => stream::iter([Err(error)]).boxed(),
+    stream::unfold(State::Begin(place, watch), |state| async move {
+        let mut sitting = match state {
+            // In a box: it is handed on with each signal.
+            State::Begin(place, watch) => match Sitting::begin(place, watch).await {
+                Ok(sitting) => Box::new(sitting),
+                Err(error) => return Some((Err(error), State::Over)),
+            },
+            State::Sits(sitting) => sitting,
+            State::Over => return None,
+        };
+        match sitting.next().await {
+            Ok(told @ Ok(Signal::Incomplete)) => Some((told, State::Over)),
+            Ok(told) => Some((told, State::Sits(sitting))),
+            Err(error) => Some((Err(error), State::Over)),
         }
-    });
-    sittings.flatten().boxed()
+    })
+    .fuse()
+    .boxed()
+}
+
+/// Where a session is.
+enum State {
+    Begin(Arc<Place>, Watch),
+    Sits(Box<Sitting>),
+    Over,
 }
 
 struct Sitting {
@@ -125,7 +143,11 @@ impl Sitting {
                 false => Listing::uncounted(later.last, wanted),
             };
             match watch.since {
-                Since::Newest | Since::History => watch.delivered.restart(),
+                Since::Newest => {
+                    watch.delivered.restart();
+                    watch.delivered.reserve(consumer.pending);
+                }
+                Since::History => watch.delivered.restart(),
                 Since::Now => watch.delivered.forget(),
                 Since::After(_) => {}
             }
@@ -153,18 +175,6 @@ impl Sitting {
         }
     }
 
-    fn signals(self) -> BoxStream<'static, Result<Signal>> {
-        stream::unfold(Some(self), |sitting| async move {
-            let mut sitting = sitting?;
-            match sitting.next().await {
-                Ok(told @ Ok(Signal::Incomplete)) => Some((told, None)),
-                Ok(told) => Some((told, Some(sitting))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-        .boxed()
-    }
-
     /// The next signal, or an error in the place of one; an error of the sitting itself ends it.
     async fn next(&mut self) -> Result<Result<Signal>> {
         loop {
@@ -174,8 +184,14 @@ impl Sitting {
             if let Some(signal) = self.conclude().await? {
                 return Ok(Ok(signal));
             }
-            // How long it waits is the consumer's to know.
-            match self.consumer.next(Instant::now() + 10 * HEARTBEAT).await? {
+            // Usually the next message has already arrived, and the clock is not needed.
+            let at_hand = if self.consumer.is_current() { self.consumer.at_hand().await } else { None };
+            let heard = match at_hand {
+                Some(heard) => heard,
+                // How long it waits is the consumer's to know.
+                None => self.consumer.next(Instant::now() + 10 * HEARTBEAT).await?,
+            };
+            match heard {
                 Heard::Message(stored, behind) => {
                     self.listing.take(stored.revision, behind);
                     if self.listing.has_met_its_end() {
@@ -260,18 +276,18 @@ impl Sitting {
     }
 
     /// The entry to tell for a message, if one is.
-    fn take(&mut self, stored: Stored) -> Option<Result<RawEntry>> {
+    fn take(&mut self, mut stored: Stored) -> Option<Result<RawEntry>> {
         if stored.revision <= self.upto || self.patterns.is_empty() {
             return None;
         }
         self.upto = stored.revision;
-        let (subject, created) = (stored.subject.clone(), stored.created);
-        let entry = stored.entry(&self.place.prefix);
+        let entry = stored.take_entry(&self.place.prefix);
+        let created = stored.created;
         let marker = entry.as_ref().ok().filter(|entry| !entry.is_live());
         let ttl =
             marker.and_then(|marker| marker.ttl.map(Ttl::as_duration)).into_iter().chain(self.place.config.ttl).min();
         let expires = marker.and(ttl).and_then(|ttl| created.checked_add(ttl));
-        self.delivered.insert(&subject, expires, created);
+        self.delivered.insert(&stored.subject, expires, created);
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
