@@ -98,7 +98,7 @@ impl Report {
         println!("\n{name}");
     }
 
-    /// Starts a row that compares the operations `name` and `beside`.
+    /// Starts a row that compares two operations.
     pub(crate) fn row(&mut self, name: impl Into<String>, beside: impl Into<String>) -> Blank<'_> {
         let (name, beside) = (name.into(), beside.into());
         Blank { report: self, name, beside, unit: Unit::Seconds, goal: None }

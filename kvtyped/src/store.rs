@@ -183,7 +183,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if the name is invalid, and the errors of the backend.
+    /// Returns `InvalidConfig` if the name is invalid. Returns an error if the backend fails.
     ///
     /// # Cancel safety
     ///

@@ -39,7 +39,7 @@ impl<T: KvModel> Bucket<T> {
     /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
     /// sessions.put(&Session { id: 7 }).await?;
     /// sessions.delete(&SessionKey::new(7)).await?;
-    /// let compacted = sessions.compact(Duration::ZERO).await?; // a day, say, where others watch
+    /// let compacted = sessions.compact(Duration::ZERO).await?; // with watchers, for example a day
     /// assert_eq!(compacted.markers, 1);
     /// assert_eq!(sessions.status().await?.values, 0);
     /// # Ok(())

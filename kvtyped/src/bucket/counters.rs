@@ -37,7 +37,7 @@ impl CounterBucket {
         Self { raw, bucket, below, timeout, closed }
     }
 
-    /// The name of the bucket.
+    /// Returns the name of the bucket.
     pub(crate) fn bucket(&self) -> &str {
         &self.bucket
     }

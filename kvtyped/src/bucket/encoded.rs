@@ -49,8 +49,8 @@ fn translated(codec: KeyCodec, error: Error) -> Error {
     }
 }
 
-/// The patterns of the stored keys. The backend cannot filter by half-open segments, so `rest` filters the decoded
-/// keys.
+/// The patterns of the stored keys. Stored keys cannot be filtered by a literal prefix or suffix of a segment, so
+/// `rest` checks the decoded keys.
 struct Filter {
     stored: Patterns,
     rest: Option<Patterns>,

@@ -53,14 +53,14 @@ impl<T: KvModel> Entry<T> {
         self.created
     }
 
-    /// Returns the TTL of this write, if it has one in addition to the TTL of the bucket.
+    /// Returns the TTL of this write. `None` if only the TTL of the bucket applies.
     pub fn ttl(&self) -> Option<Ttl> {
         self.ttl
     }
 
     /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
-    /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a server
-    /// cannot evaluate makes it too high.
+    /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a
+    /// server cannot evaluate makes it too high.
     ///
     /// Returns `None` if the entry was read or written by other means.
     ///

@@ -5,12 +5,14 @@
 //! could then overwrite a record that its caller never saw.
 //!
 //! A handle therefore remembers the creation time of its bucket, the highest revision that it has seen, and the writers
-//! of the last revisions. It asks the server again if the bucket may have been replaced: after a lost connection, and
-//! after a conflict with a lower revision than the expected one.
+//! of the last revisions. The handle asks the server again if the bucket may have been replaced: after a lost
+//! connection, and after a conflict with a lower revision than the expected one.
 //!
-//! Two cases remain undetected. A new bucket replaces the old one while the connection stays up, and has the same
-//! revision under the same key. Or a restored bucket has grown past the highest revision that the handle has seen, and
-//! the expected revision is not among the remembered ones.
+//! Two cases remain undetected:
+//!
+//! * A new bucket replaces the old one while the connection stays up, and has the same revision under the same key.
+//! * A restored bucket has grown past the highest revision that the handle has seen, and the expected revision is not
+//!   among the remembered ones.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};

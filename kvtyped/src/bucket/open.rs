@@ -209,7 +209,8 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Sets the timeout of opening. Default: the store's timeout.
+    /// Sets the timeout of opening, which is also the default timeout of the bucket's operations. Default: the store's
+    /// timeout.
     pub fn open_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

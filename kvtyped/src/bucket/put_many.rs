@@ -252,7 +252,7 @@ macro_rules! many {
                 self
             }
 
-            /// Sets a callback that runs after each write that was sent.
+            /// Sets a callback that runs each time a sent write completes.
             pub fn on_progress(mut self, told: impl FnMut(Written) + Send + 'a) -> Self {
                 self.many.told = Some(Box::new(told));
                 self

@@ -189,8 +189,8 @@ impl<T: KvModel> Live<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Closed` if the live value has ended, because the store was closed or the tokio runtime of the value ended.
-    /// The last error is the cause.
+    /// Returns `Closed` if the live value has ended, because the store was closed or the tokio runtime of the value has
+    /// ended. The last error is the cause.
     ///
     /// # Cancel safety
     ///

@@ -118,7 +118,7 @@ where
     }
 }
 
-/// Whether a watch continues after an error, because an administrator may undo the cause.
+/// Returns whether a watch continues after an error, because an administrator may undo the cause.
 fn may_be_undone(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed)
 }
