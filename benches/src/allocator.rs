@@ -1,4 +1,4 @@
-//! An allocator that counts what is allocated, for the process that measures memory.
+//! An allocator that counts allocated bytes, for the process that measures memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
@@ -12,13 +12,13 @@ static LIVE: AtomicIsize = AtomicIsize::new(0);
 #[derive(Debug)]
 struct Counting;
 
-/// Counts from now on. Called first thing in a process, before there is another thread; elsewhere the count is left out,
-/// so that no other measurement pays for it.
+/// Starts the count. Call it first in a process, before another thread starts. Other processes do not count, so that
+/// their measurements do not pay for it.
 pub(crate) fn count() {
     ON.store(true, Ordering::Relaxed);
 }
 
-/// The bytes that are allocated now.
+/// Returns the number of allocated bytes.
 pub(crate) fn live() -> isize {
     LIVE.load(Ordering::Relaxed)
 }
@@ -29,7 +29,7 @@ fn add(bytes: isize) {
     }
 }
 
-// SAFETY: everything is left to the system's allocator; only the sizes are added up.
+// SAFETY: the system's allocator does all the work; this type only adds up the sizes.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);

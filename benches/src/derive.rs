@@ -1,4 +1,4 @@
-//! What the derive costs when a program is compiled.
+//! The cost of the derive at compile time.
 
 use std::fmt::Write;
 use std::fs;
@@ -34,7 +34,7 @@ pub(crate) fn measure(world: &mut World) {
     world.report.row(name, "the same structs with serde's derives alone").measured(&measured);
 }
 
-/// A package of so many structs, as models or without the derive.
+/// Creates a package of [`MODELS`] structs, with or without the derive of models.
 fn package(derived: bool) -> PathBuf {
     let name = if derived { "with" } else { "without" };
     let folder = home().join("derive").join(name);
@@ -66,7 +66,7 @@ fn package(derived: bool) -> PathBuf {
     folder
 }
 
-/// How long it takes to check the package anew, and nothing that it depends on.
+/// Returns the time to check the package again, without its dependencies.
 fn check(folder: &Path) -> f64 {
     let source = folder.join("src/lib.rs");
     let text = fs::read_to_string(&source).expect("the source is there");
@@ -74,7 +74,7 @@ fn check(folder: &Path) -> f64 {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["check", "--quiet", "--lib"]).current_dir(folder).env("CARGO_INCREMENTAL", "0");
-    // One folder for both, so that what they depend on is built once.
+    // Both packages share a target folder, so that their dependencies are built once.
     command.env("CARGO_TARGET_DIR", home().join("derive/target"));
     let begun = Instant::now();
     assert!(command.status().expect("cargo runs").success(), "the generated package compiles");

@@ -1,11 +1,11 @@
-//! Buckets in memory, beside the same on a server.
+//! The in-memory store, compared with a bucket on a server.
 
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
 use crate::world::{Session, World, decode, encode};
 
-/// How many keys the writes go round, and how many operations are timed at once.
+/// The number of keys that the writes cycle through, and of operations in one measurement.
 const KEYS: u64 = 1_000;
 
 pub(crate) async fn measure(world: &mut World) {

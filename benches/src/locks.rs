@@ -1,4 +1,4 @@
-//! Locks: alone, and handed over.
+//! Locks: without contention, and handed over.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,8 @@ use kvtyped::prelude::*;
 use crate::measure::{Measured, median, pairs, quantile, time};
 use crate::world::{Session, World, encode};
 
-/// What a holder of a contended lock does with it: so many puts. Each is what a hand-over is set beside, and those who want
-/// the lock are waiting by then.
+/// The number of puts by each holder of a contended lock. A hand-over is compared with one of these puts. While the
+/// holder writes, the other tasks start to wait.
 const WORK: usize = 5;
 
 pub(crate) async fn measure(world: &mut World) {
@@ -82,7 +82,7 @@ async fn many_alive(world: &mut World) {
     }
 }
 
-/// Takes this many locks.
+/// Acquires this many locks.
 async fn holding(many: usize) -> (Locks, Vec<LockGuard>) {
     let locks = Store::memory().locks("jobs").await.expect("memory is there");
     let mut guards = Vec::with_capacity(many);
@@ -92,19 +92,19 @@ async fn holding(many: usize) -> (Locks, Vec<LockGuard>) {
     (locks, guards)
 }
 
-/// Who wants the lock.
+/// The waiters for a lock.
 #[derive(Debug, Clone, Copy)]
 struct Contest {
-    /// How many wait while another holds it.
+    /// The number of waiters while another task holds the lock.
     waiters: usize,
-    /// First come, first served.
+    /// Whether waiters acquire the lock in the order of their arrival.
     fair: bool,
-    /// All share the same locks; else each has a store and a connection of its own.
+    /// Whether all tasks share one `Locks` handle. Otherwise each task has a separate store and connection.
     shared: bool,
 }
 
-/// From the call of release to the guard in another's hands. `goals` are the times of a put that the median and the 99th
-/// percentile may take.
+/// Measures the time from the call of `release` until another task has the guard. `goals` are the longest times of the
+/// median and of the 99th percentile, as multiples of a put.
 async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     let Contest { waiters, fair, shared } = contest;
     let mut locks: Vec<Locks> = Vec::new();
@@ -131,7 +131,7 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     let whose = if shared { "of one process" } else { "each on a connection" };
     let row = format!("hand-over to one of {waiters} {whose}, {how}");
     world.report.row(format!("{row}: median"), "kv.put of the holder").goal(goals[0]).measured(&measured);
-    // The rare ones are too few in a block: one ratio over all.
+    // A block has too few samples for the 99th percentile, so all blocks share one ratio.
     let ours = quantile(measured.ours.into_iter().flatten(), 0.99);
     let theirs = median(measured.theirs.into_iter().flatten());
     let measured = Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
@@ -139,17 +139,17 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     world.report.row(format!("{row}: 99th percentile"), "kv.put of the holder, median").goal(goal).measured(&measured);
 }
 
-/// The seconds that things took.
+/// The measured times in seconds.
 #[derive(Debug, Default)]
 struct Contended {
     gaps: Vec<f64>,
     puts: Vec<f64>,
 }
 
-/// Everybody takes the lock again and again, until it has changed hands so many times.
+/// Lets all tasks acquire the lock repeatedly, until it has changed hands `changes` times.
 async fn contend(locks: &[Locks], plain: &kv::Store, name: &str, changes: usize) -> Contended {
     let left = Arc::new(AtomicUsize::new(changes));
-    // When it was last given back, and by whom, while the others waited.
+    // The time of the last release, and the task that released the lock while the others waited.
     let given: Arc<Mutex<Option<(Instant, usize)>>> = Arc::default();
     let seen: Arc<Mutex<Contended>> = Arc::default();
     let tasks = locks.iter().cloned().enumerate().map(|(who, locks)| {

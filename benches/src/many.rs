@@ -7,7 +7,7 @@ use crate::measure::{Measured, pairs, time};
 use crate::world::{Session, SessionKey, WINDOW, World, decode, encode, publish_all};
 
 const NAME: &str = "many";
-/// Where many are written.
+/// The bucket for bulk writes.
 const WRITES: &str = "many-writes";
 
 pub(crate) async fn measure(world: &mut World) {
@@ -28,7 +28,7 @@ async fn reads(world: &mut World) {
         [(10, None, None), (16, Some(0.3), None), (1_000, Some(0.05), Some(0.55)), (10_000, None, None)]
     {
         let many = if many > 100 { world.effort.of(many) } else { many };
-        // Keys that are far from each other.
+        // Keys that are far apart.
         let picked: Vec<&Session> = (0..many).map(|n| &records[n * 7_919 % all]).collect();
         let keys: Vec<_> = picked.iter().map(|record| record.key()).collect();
         let by_hand: Vec<_> = picked.iter().map(|record| record.by_hand()).collect();
@@ -130,7 +130,7 @@ async fn removals(world: &mut World) {
     world.report.row(name, "kv.delete one after the other").goal(0.125).measured(&measured);
 }
 
-/// Removes delete markers, while a cache of the bucket is open and without one.
+/// Measures the removal of delete markers, with and without an open cache of the bucket.
 async fn compaction(world: &mut World) {
     for size in [10_000, 100_000] {
         let many = world.effort.of(size);

@@ -1,4 +1,4 @@
-//! What a cached record costs in memory, counted by the allocator of a process of its own.
+//! The memory of a cached record, counted by the allocator of a separate process.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub(crate) async fn measure(world: &mut World) {
     let mut worker = Worker::start(&["memory", &url, NAME]);
     let map = ask(&mut worker, "map") / entries as f64;
     let cache = ask(&mut worker, "cache") / entries as f64;
-    // Few of the records, spread over all, so that what they arrived with would be kept by them alone.
+    // A few of the records, spread over all. If a cached record kept the buffer of its delivery alive, their updates
+    // would increase the memory.
     let sparse: Vec<_> = records.iter().step_by(entries / updates).cloned().collect();
     publish_all(&world.raw, NAME, &sparse).await;
     let last = bucket.status().await.expect("it has a status").last_revision;
@@ -47,7 +48,7 @@ pub(crate) async fn measure(world: &mut World) {
     report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&beside(later, cache));
 }
 
-/// The bytes of a record in a plain map and in a cache, in a bucket with this many records.
+/// Returns the bytes of a record in a plain map and in a cache, in a bucket with this many records.
 pub(crate) fn bytes_of(url: &str, bucket: &str, records: usize) -> (f64, f64) {
     let mut worker = Worker::start(&["memory", url, bucket]);
     let [map, cache] = ["map", "cache"].map(|what| {
@@ -57,7 +58,7 @@ pub(crate) fn bytes_of(url: &str, bucket: &str, records: usize) -> (f64, f64) {
     (map, cache)
 }
 
-/// What the process does that counts its bytes.
+/// Runs the process that counts allocated bytes.
 pub(crate) async fn work(url: &str, bucket: &str) {
     let client = async_nats::connect(url).await.expect("the server is there");
     let plain = async_nats::jetstream::new(client).get_key_value(bucket).await.expect("the bucket is there");
@@ -92,7 +93,7 @@ pub(crate) async fn work(url: &str, bucket: &str) {
     .await;
 }
 
-/// The bytes that are allocated once what was dropped is gone: when they do not get fewer any more.
+/// Returns the number of allocated bytes after pending drops have completed, when the number stops decreasing.
 async fn settled() -> isize {
     let mut least = live();
     loop {

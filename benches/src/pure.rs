@@ -1,4 +1,4 @@
-//! What needs no server: keys, filters, codecs.
+//! Operations without a server: keys, filters, codecs.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub(crate) async fn measure(world: &mut World) {
     let measured = beside(world, ours, theirs).await;
     world.report.row("Json, decode", "serde_json::from_slice").measured(&measured);
 
-    // The check that each write makes before it sends its record.
+    // The check of each write before it sends its record.
     for (session, size) in [(Session::new("acme", 1), "200 B"), (Session::new("acme", 2).long(), "2 KB")] {
         let json = serde_json::to_vec(&session).expect("it encodes");
         let check = |json: &[u8]| Json::decode(json).and_then(|read| Json::verify(black_box(&session), &read)).is_ok();
@@ -84,7 +84,7 @@ pub(crate) async fn measure(world: &mut World) {
     world.report.row("Bytes, decode", "a copy").measured(&measured);
 }
 
-/// Compares the keys of other clients with plain keys.
+/// Compares keys in the formats of other clients with plain keys.
 async fn key_codecs(world: &mut World, key: &SessionKey) {
     let file = FileKey::new("/usr/lib/1234567");
     for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
@@ -106,7 +106,7 @@ async fn key_codecs(world: &mut World, key: &SessionKey) {
     }
 }
 
-/// Two things that take nanoseconds, in rounds of many.
+/// Compares two operations that take nanoseconds, in rounds of [`ROUND`].
 async fn beside(world: &World, ours: impl Fn() -> bool, theirs: impl Fn() -> bool) -> Measured {
     let measured = pairs(world.effort.blocks(7), 25, async || round(&ours), async || round(&theirs));
     measured.await.each(ROUND)

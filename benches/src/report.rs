@@ -1,4 +1,4 @@
-//! What was measured: printed as it comes, and written down at the end.
+//! The results: printed as they arrive, and written to files at the end.
 
 mod plot;
 mod table;
@@ -10,16 +10,16 @@ use serde::Serialize;
 
 use crate::measure::Measured;
 
-/// Where the docs of the library find the table and the plot.
+/// The folder of the table and the plot for the library's docs.
 const DOCS: &str = "kvtyped/docs";
 
-/// Everything that was measured in one run.
+/// All results of one run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     server: String,
     client: &'static str,
     cores: usize,
-    /// How many programs wanted a core when it began, over the minute before.
+    /// The load average over the minute before the run.
     load: Option<f64>,
     quick: bool,
     rows: Vec<Row>,
@@ -27,53 +27,53 @@ pub(crate) struct Report {
     group: &'static str,
 }
 
-/// One thing, beside another.
+/// The comparison of two operations.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     group: &'static str,
     name: String,
-    /// What it is set beside.
+    /// The operation to compare with.
     beside: String,
     unit: Unit,
     ours: f64,
     theirs: f64,
-    /// Ours by theirs: the median over the blocks, and the quartiles.
+    /// The ratio of ours to theirs: the lower quartile, the median and the upper quartile over the blocks.
     ratio: [f64; 3],
     goal: Option<Goal>,
     verdict: Option<Verdict>,
 }
 
-/// What the figures count.
+/// The unit of the figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
     Seconds,
     Bytes,
-    /// The exponent with which a figure grows with the size.
+    /// The exponent of a figure's growth with the size.
     Exponent,
 }
 
-/// What is wanted.
+/// The goal of a row.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Goal {
-    /// A ratio of no more than this.
+    /// The largest ratio.
     Ratio(f64),
-    /// Ours no more than this, in its unit.
+    /// The largest value of ours, in the unit of the row.
     Ours(f64),
 }
 
-/// Whether it is reached.
+/// Whether a row reaches its goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Met,
-    /// A quarter of the blocks or more are within it.
+    /// At least a quarter of the blocks reach the goal.
     Near,
     Missed,
 }
 
-/// A row that is not measured yet.
+/// A row without a measurement.
 #[must_use = "nothing is reported until it is measured"]
 #[derive(Debug)]
 pub(crate) struct Blank<'a> {
@@ -92,19 +92,19 @@ impl Report {
         Self { server, client: "async-nats 0.51", cores, load, quick, rows: Vec::new(), group: "" }
     }
 
-    /// What the rows that follow are about.
+    /// Starts a group of rows.
     pub(crate) fn group(&mut self, name: &'static str) {
         self.group = name;
         println!("\n{name}");
     }
 
-    /// A row to be measured: what it is, and beside what.
+    /// Starts a row that compares two operations.
     pub(crate) fn row(&mut self, name: impl Into<String>, beside: impl Into<String>) -> Blank<'_> {
         let (name, beside) = (name.into(), beside.into());
         Blank { report: self, name, beside, unit: Unit::Seconds, goal: None }
     }
 
-    /// Writes everything below the target folder, and where the docs are if it is to be kept.
+    /// Writes all results below the target folder. If `save` is set, also writes them to the folder of the docs.
     pub(crate) fn finish(&self, save: bool) {
         let (table, plot) = (table::markdown(self), plot::svg(self));
         let folder = home();
@@ -129,13 +129,13 @@ impl Blank<'_> {
         self
     }
 
-    /// The ratio that it should have, at most.
+    /// Sets the largest ratio as the goal.
     pub(crate) fn goal(mut self, ratio: impl Into<Option<f64>>) -> Self {
         self.goal = ratio.into().map(Goal::Ratio);
         self
     }
 
-    /// What ours should be, at most, in its unit.
+    /// Sets the largest value of ours as the goal, in the unit of the row.
     pub(crate) fn at_most(mut self, ours: f64) -> Self {
         self.goal = Some(Goal::Ours(ours));
         self
@@ -158,15 +158,15 @@ impl Blank<'_> {
     }
 }
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in a workspace").to_owned()
 }
 
-/// The folder of the benchmarks below the target folder; made if missing.
+/// Returns the folder of the benchmarks below the target folder, and creates it if it is missing.
 pub(crate) fn home() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    // `join` keeps an absolute folder as it is.
+    // `join` keeps an absolute path unchanged.
     let home = workspace().join(target).join("benches");
     fs::create_dir_all(&home).expect("the folder can be made");
     home

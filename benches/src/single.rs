@@ -1,4 +1,4 @@
-//! One record at a time.
+//! Operations on one record at a time.
 
 use std::cell::Cell;
 
@@ -8,7 +8,7 @@ use kvtyped::prelude::*;
 use crate::measure::{pairs, time, timed};
 use crate::world::{Session, World, decode, encode};
 
-/// How many keys the writes go round.
+/// The number of keys that the writes cycle through.
 const KEYS: u64 = 1_000;
 
 pub(crate) async fn measure(world: &mut World) {
@@ -62,7 +62,7 @@ async fn writes(world: &mut World) {
     let measured = pairs(blocks, each, ours, theirs).await;
     world.report.row("put", "kv.put + serde_json").goal(1.05).measured(&measured);
 
-    // The same client, with what lets a write be looked up: a header that the server reads and stores.
+    // The same client, with a message id to look up a write: a header that the server reads and stores.
     let mut publishes = 0_u64;
     let stamped = async || {
         let session = Session::new("acme", next());
@@ -188,7 +188,7 @@ async fn counters(world: &mut World) {
     world.report.row("add to a counter", "kv.put + serde_json").goal(1.1).measured(&measured);
 }
 
-/// Ids that go round, so that a bucket does not grow.
+/// Returns a source of ids that cycles through [`KEYS`] ids, so that a bucket does not grow.
 fn rounds() -> impl Fn() -> u64 {
     let at = Cell::new(0);
     move || at.replace((at.get() + 1) % KEYS)

@@ -1,11 +1,11 @@
-//! Other processes: this program, run again. They are told what to do line by line, and answer each line by one.
+//! Worker processes: this program, started again. A worker reads commands line by line, and answers each with one line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::{allocator, contention, memory, sizes};
 
-/// A process that waits for something to do. It ends when it is dropped.
+/// A process that waits for commands. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
@@ -14,7 +14,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one, and waits until it is ready.
+    /// Starts a worker and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);
@@ -31,7 +31,7 @@ impl Worker {
         writeln!(self.input, "{line}").expect("it listens");
     }
 
-    /// Its next line; waits for it, and blocks this thread.
+    /// Reads the next line of the worker. Blocks this thread.
     pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("it talks");
@@ -41,13 +41,13 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What such a process does.
+/// Runs a worker process.
 pub(crate) fn work(arguments: &[String]) {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     if arguments.first() == Some(&"memory") {
@@ -64,8 +64,8 @@ pub(crate) fn work(arguments: &[String]) {
     });
 }
 
-/// Says that it is ready, and answers each line, until there are no more. Reading blocks this thread: the runtime has
-/// others.
+/// Prints `ready`, and then answers each line of the input until the input ends. Reading blocks this thread, but the
+/// runtime has others.
 pub(crate) async fn serve(mut answer: impl AsyncFnMut(&str) -> String) {
     println!("ready");
     for line in std::io::stdin().lines() {

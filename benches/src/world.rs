@@ -1,4 +1,4 @@
-//! What the groups share: a server, both clients on it, and the record that is read and written.
+//! The environment that the groups share: a server, both clients, and the record that they read and write.
 
 use async_nats::jetstream::{self, kv};
 use futures::stream::{self, StreamExt};
@@ -32,29 +32,29 @@ impl Session {
         }
     }
 
-    /// The same, of about 2,000 bytes.
+    /// Returns the same record with about 2,000 bytes.
     pub(crate) fn long(mut self) -> Self {
         self.note = "n".repeat(1_872);
         self
     }
 
-    /// The key as one writes it by hand.
+    /// Returns the key, formatted by hand.
     pub(crate) fn by_hand(&self) -> String {
         format!("{}.{}", self.tenant, self.id)
     }
 }
 
-/// As one encodes it by hand.
+/// Encodes a record by hand.
 pub(crate) fn encode(session: &Session) -> bytes::Bytes {
     serde_json::to_vec(session).expect("it encodes").into()
 }
 
-/// As one decodes it by hand.
+/// Decodes a record by hand.
 pub(crate) fn decode(bytes: &[u8]) -> Session {
     serde_json::from_slice(bytes).expect("it decodes")
 }
 
-/// A server, and both clients on it, each with a connection of its own.
+/// A server and both clients, each with a separate connection.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -74,27 +74,28 @@ impl World {
         Self { server, store, raw, effort, report: Report::new(version, effort.quick) }
     }
 
-    /// A bucket, and the plain client's handle of the same one.
+    /// Creates a bucket. Also returns the plain client's handle to it.
     pub(crate) async fn bucket(&self, name: &str) -> (Bucket<Session>, kv::Store) {
         let bucket = self.store.bucket().name(name).await.expect("the bucket is made");
         (bucket, self.plain(name).await)
     }
 
-    /// The plain client's handle of a bucket.
+    /// Opens a bucket with the plain client.
     pub(crate) async fn plain(&self, name: &str) -> kv::Store {
         self.raw.get_key_value(name).await.expect("the bucket is there")
     }
 
-    /// Another store, with a connection of its own.
+    /// Connects another store with a separate connection.
     pub(crate) async fn another_store(&self) -> Store {
         Store::connect(self.server.url()).await.expect("the server is there")
     }
 }
 
-/// How many publishes are on their way at once where many are written.
+/// The number of publishes in flight during bulk writes.
 pub(crate) const WINDOW: usize = 1_024;
 
-/// Writes many records by hand, as fast as the plain client goes: publishes, and awaits the acknowledgements behind them.
+/// Writes many records by hand, as fast as the plain client can: publishes them with at most [`WINDOW`]
+/// acknowledgements pending.
 pub(crate) async fn publish_all(raw: &jetstream::Context, bucket: &str, records: &[Session]) {
     let subjects = records.iter().map(|record| (format!("$KV.{bucket}.{}", record.by_hand()), encode(record)));
     stream::iter(subjects)

@@ -1,4 +1,4 @@
-//! The one place where chance comes in: jitter.
+//! Random numbers for jitter.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ thread_local! {
     static DETERMINED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
 }
 
-/// From now on the jitter that this thread draws follows from the seed: for simulations.
+/// Seeds the jitter of this thread, for simulations.
 #[cfg(feature = "conformance")]
 pub fn determine(seed: u64) {
     DETERMINED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
 }
 
-/// Anything from 0 to 1.
+/// Returns a random number from 0 to 1.
 fn fraction() -> f64 {
     #[cfg(feature = "conformance")]
     if let Some(fraction) = DETERMINED.with_borrow_mut(|rng| rng.as_mut().map(|rng| rng.random::<f64>())) {
@@ -28,12 +28,12 @@ fn fraction() -> f64 {
     rand::random()
 }
 
-/// Anything from nothing to `most`.
+/// Returns a random duration from zero to `most`.
 pub(crate) fn up_to(most: Duration) -> Duration {
     most.mul_f64(fraction())
 }
 
-/// Any number below `end`; zero, if that is zero.
+/// Returns a random number below `end`, or zero if `end` is zero.
 pub(crate) fn below(end: usize) -> usize {
     let any = (fraction() * end as f64) as usize;
     any.min(end.saturating_sub(1))

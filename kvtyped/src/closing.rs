@@ -1,4 +1,4 @@
-//! Whether a store was closed, for all that it opened.
+//! The shutdown signal of a store, shared with everything that the store opened.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// Closes it; tells whether it was open.
+    /// Closes the store. Returns whether it was open.
     pub(crate) fn close(&self) -> bool {
         let was_open = !self.closed.swap(true, Ordering::AcqRel);
         self.bell.notify_waiters();
@@ -28,15 +28,15 @@ impl Closing {
 
     /// # Errors
     ///
-    /// `Closed`.
+    /// Returns `Closed` if the store is closed.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) }
     }
 
-    /// Waits until it is closed.
+    /// Waits until the store is closed.
     pub(crate) async fn wait(self: Arc<Self>) {
         let mut rung = pin!(self.bell.notified());
-        // Before the look, lest what comes behind it is slept through.
+        // Register before the check, so that a close between the check and the wait is not missed.
         rung.as_mut().enable();
         if !self.is_closed() {
             rung.await;

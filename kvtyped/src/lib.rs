@@ -1,19 +1,26 @@
 //! Typed key-value buckets over NATS JetStream KV.
 //!
-//! Model configuration and sessions as structs; the derive makes their keys, filters and settings; a typed
-//! [`Bucket`] reads and writes them, with optimistic concurrency that tells the truth. The same program runs in this
-//! process's memory and on a NATS server or cluster: only the URL differs.
+//! A model is a struct, for example a configuration or a session. The derive macro generates its keys, filters and
+//! settings. A typed [`Bucket`] reads and writes records with optimistic concurrency: conflicts are reported exactly,
+//! and an unknown outcome is never reported as success or failure. The same program runs in memory and on a NATS server
+//! or cluster. Only the URL differs.
 //!
 //! # A tour
 //!
-//! A **model** is a struct with `#[derive(KvModel)]`. It says where its records live and what their key is made of; what
-//! else it can say is in [the derive's documentation](derive@KvModel).
+//! A **model** is a struct with `#[derive(KvModel)]`. Its attribute defines the bucket of the records and the template
+//! of their keys. [The documentation of the derive](derive@KvModel) lists all settings.
 //!
 //! ```
 //! use kvtyped::prelude::*;
 //!
 //! #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-//! #[kv(bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
+//! #[kv(
+//!     bucket = "sessions",
+//!     key = "{tenant}.{id}",
+//!     codec = MsgPack,
+//!     history = 1,
+//!     ttl = "30m"
+//! )]
 //! pub struct Session {
 //!     pub tenant: String,
 //!     pub id: u64,
@@ -21,20 +28,25 @@
 //!     pub visits: u32,
 //! }
 //!
-//! // The derive wrote `SessionKey` and `SessionFilter`. Any text is legal in a key: it is escaped, and can neither leave
-//! // its segment nor act as a wildcard.
+//! // The derive generates `SessionKey` and `SessionFilter`. A key accepts any text. Escaping
+//! // keeps the text within its segment, and it never acts as a wildcard.
 //! assert_eq!(SessionKey::new("acme", 7).to_string(), "acme.7");
 //! assert_eq!(SessionKey::new("a.*", 7).to_string(), "a=2E=2A.7");
 //! ```
 //!
-//! A **store** holds buckets, and a **bucket** holds the records of one model. Every verb is a builder that is awaited:
-//! plainly, or with options. Where a plain future is needed, for `join_all` or `tokio::spawn`, `into_future()` makes one.
+//! A **store** holds buckets, and a **bucket** holds the records of one model. Every operation is a builder that you
+//! await, with or without options. `into_future()` turns a builder into a plain future, for example for `join_all` or
+//! `tokio::spawn`.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
 //! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-//! # #[kv(bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m")]
-//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # #[kv(
+//! #     bucket = "sessions", key = "{tenant}.{id}", codec = MsgPack, history = 1, ttl = "30m"
+//! # )]
+//! # pub struct Session {
+//! #     pub tenant: String, pub id: u64, pub user: String, pub visits: u32,
+//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), kvtyped::Error> {
 //! let store = Store::memory(); // or Store::connect("nats://127.0.0.1:4222").await?
@@ -48,14 +60,17 @@
 //! # }
 //! ```
 //!
-//! **Changing** a record that others change too takes a closure. It runs on the newest record, again if another writer
-//! came between; [`update`](Bucket::update) by revision is there for those who want to decide themselves.
+//! **Changing** a record that other writers may also change takes a closure. The closure runs on the newest record, and
+//! runs again if another writer changed the record first. [`update`](Bucket::update) writes only if the record still
+//! has a given revision, and leaves the reaction to a conflict to the caller.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
 //! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 //! # #[kv(key = "{tenant}.{id}")]
-//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # pub struct Session {
+//! #     pub tenant: String, pub id: u64, pub user: String, pub visits: u32,
+//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), kvtyped::Error> {
 //! # let sessions: Bucket<Session> = Store::memory().bucket().await?;
@@ -70,28 +85,32 @@
 //! # }
 //! ```
 //!
-//! **Looking around**: lists and keys by a typed filter, of any length, in pages if wanted ([`List::limit`],
-//! [`List::after`]); many records by their keys in few round trips ([`get_many`](ReadBucket::get_many)); the history of a
-//! key, the status of the bucket.
+//! **Reading** more than one record: lists and keys by a typed filter, of any length and optionally in pages
+//! ([`List::limit`], [`List::after`]); many records by their keys in few round trips
+//! ([`get_many`](ReadBucket::get_many)); the history of a key; the status of the bucket.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
 //! # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 //! # #[kv(key = "{tenant}.{id}")]
-//! # pub struct Session { pub tenant: String, pub id: u64, pub user: String, pub visits: u32 }
+//! # pub struct Session {
+//! #     pub tenant: String, pub id: u64, pub user: String, pub visits: u32,
+//! # }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), kvtyped::Error> {
 //! # let sessions: Bucket<Session> = Store::memory().bucket().await?;
-//! # sessions.put(&Session { tenant: "acme".into(), id: 7, user: "ada".into(), visits: 1 }).await?;
-//! let acme: Vec<Entry<Session>> = sessions.list(SessionKey::filter().tenant("acme")).await?.try_collect().await?;
+//! # let ada = Session { tenant: "acme".into(), id: 7, user: "ada".into(), visits: 1 };
+//! # sessions.put(&ada).await?;
+//! let filter = SessionKey::filter().tenant("acme");
+//! let acme: Vec<Entry<Session>> = sessions.list(filter).await?.try_collect().await?;
 //! assert_eq!(acme[0].user, "ada");
 //! assert_eq!(sessions.status().await?.values, 1);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! **Watching**: a stream of typed events that goes on over restarts and lost connections; a local copy that it keeps; one
-//! value that is always at hand.
+//! **Watching**: a stream of typed events that resumes after restarts and lost connections; a local cache of records; a
+//! live value of one key.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -112,8 +131,9 @@
 //! # }
 //! ```
 //!
-//! **Several records at once**: all or nothing, of any models that share a bucket; and by a closure that runs again until
-//! what it read is what is there. (On a server it needs nats-server 2.12.1.)
+//! **Several records at once**: a transaction writes records of any models that share a bucket, all or none. The
+//! closure of `transact` runs again until the records that it read are still current when it commits. On a server,
+//! transactions need nats-server 2.12.1.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -128,8 +148,10 @@
 //!
 //! let (from, to) = (&ada.key(), &bob.key());
 //! accounts.transact(|tx| async move {
-//!     let (mut from, mut to) = (tx.get(from).await?.expect("there"), tx.get(to).await?.expect("there"));
-//!     (from.balance, to.balance) = (from.balance - 5, to.balance + 5);
+//!     let mut from = tx.get(from).await?.expect("there");
+//!     let mut to = tx.get(to).await?.expect("there");
+//!     from.balance -= 5;
+//!     to.balance += 5;
 //!     tx.put(&from)?;
 //!     Ok(tx.put(&to)?)
 //! }).await?;
@@ -137,9 +159,9 @@
 //! # }
 //! ```
 //!
-//! **Coordination**: locks, elections, semaphores, counters and more, each with a paragraph on what it does *not* guarantee;
-//! [`recipes`] says which is for what. A lock that stands beside a record fences its writes: whoever was overtaken, however
-//! long it slept, is refused by the server.
+//! **Coordination**: locks, elections, semaphores, counters and more. The docs of each recipe state its limits, and
+//! [`recipes`] helps to choose one. The lock of a record fences writes to it: the server refuses the write of a former
+//! holder, however long that holder was suspended.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -160,52 +182,53 @@
 //!
 //! # Should I use this?
 //!
-//! Yes, if several processes share configuration, sessions or other small records, you have NATS or would like to begin
-//! without any server, and you want conflicts and lost acknowledgements told apart instead of guessed at.
+//! Yes, if several processes share configuration, sessions or other small records, and you use NATS or want to start
+//! without a server. Conflicts and lost acknowledgements are separate errors, so a program does not have to guess.
 //!
-//! Records are stored as every other NATS KV client stores them, so `nats kv get` and programs in other languages read
-//! what this crate writes, and the reverse.
+//! Records are stored in the format of every other NATS KV client. `nats kv get` and programs in other languages read
+//! the records of this crate, and this crate reads theirs.
 //!
 //! # What it is not
 //!
 //! * Not a database: no queries by value, no joins. A record is found by its key or by a filter on keys.
-//! * Not linearizable when it reads. A plain read or a list of a replicated bucket may be stale; [`Read::Leader`]
-//!   sees what was acknowledged, and still a leader that was cut off may answer for some seconds; [`Read::AtLeast`] is never
-//!   older than the revision that it names. What decides is a write that expects a revision.
-//! * Not a log: a watch tells the newest state of each record, not necessarily every state in between.
+//! * Reads are not linearizable. A plain read or a list of a replicated bucket may be stale. [`Read::Leader`] sees
+//!   every acknowledged write, but a leader that was cut off may answer for some seconds more. [`Read::AtLeast`] is
+//!   never older than the given revision. To base a decision on a record, write it with its expected revision.
+//! * Not a log: a watch yields the newest state of each record, and may skip states in between.
 //! * Not more durable than its server: a NATS server acknowledges a write before it is synced to disk, by default up to
 //!   two minutes before (`sync_interval`).
-//! * Not for large values: a server takes 1 MiB by default, and reads them whole.
+//! * Not for large values: a server accepts 1 MiB by default, and a value is always read whole.
 //!
 //! # Credentials and encryption
 //!
-//! A user and a password, a token, an nkey or a credentials file; TLS with authorities and a certificate of one's own: in the
-//! URL or on the builder, as [the table of `Store::connect`](Store::connect) says. Wrong credentials are `Unauthorized` at
-//! once, what a server denies is `PermissionDenied` within half a second; [`permissions`] has the smallest sets of them, to
-//! copy. No credential is in a log, an error or a `Debug` of this crate, and no value in its logs and errors; what holds a
-//! record shows it in its `Debug` if the record's own does.
+//! A store authenticates with a user and a password, a token, an nkey or a credentials file. TLS supports custom CA
+//! certificates and a client certificate. Set them in the URL or on the builder: see [the table of
+//! `Store::connect`](Store::connect). Wrong credentials return `Unauthorized` at once. An operation that the server
+//! denies returns `PermissionDenied` within half a second. [`permissions`] lists the smallest sets of permissions,
+//! ready to copy. Logs, errors and `Debug` output of this crate contain no credentials, and its logs and errors contain
+//! no values. The `Debug` output of a type that holds a record contains the `Debug` output of the record.
 //!
 //! # Runtime
 //!
-//! It runs on tokio: await it within a runtime that has time enabled, and I/O for a server. Caches, live values, locks and
-//! what else goes on by itself are tasks of that runtime, and end with it.
+//! The crate runs on tokio. The runtime needs the time driver, and the I/O driver for a server. Caches, live values,
+//! locks and other background work are tasks of this runtime, and end with it.
 //!
 //! # Features
 //!
 //! | feature | default | what |
 //! |---|---|---|
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
-//! | `nkeys` | no | signing in with an nkey or a credentials file (a JSON Web Token) |
+//! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// What generated code calls `::kvtyped` is this crate, also in its own documentation.
+// Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
 extern crate self as kvtyped;
 
 pub mod prelude;
 mod store;
-// In reading order, from the top of the house to its ground.
+// In reading order, from the top layer to the bottom layer.
 pub mod recipes;
 mod txn;
 mod watch;

@@ -1,7 +1,7 @@
-//! What a program that uses kvtyped names: `use kvtyped::prelude::*;`.
+//! The names that most programs need: `use kvtyped::prelude::*;`.
 //!
-//! It brings the derives with serde's, the store and the bucket, what they take and give, and the stream methods that
-//! lists need.
+//! The prelude contains the derives of kvtyped and serde, the store and the bucket, the types of their arguments and
+//! results, and the stream methods for lists.
 
 pub use std::time::Duration;
 

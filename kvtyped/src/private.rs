@@ -1,4 +1,4 @@
-//! What the code that the derive macros write may name. No part of the API: it changes without notice.
+//! The items that generated code may use. Not part of the API: they change without notice.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,10 +14,10 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 use crate::codec::CodecError;
 use crate::key::unescape;
 
-/// A field of a generated key, or of a newtype that is a segment: everything that is done with one.
+/// A field of a generated key, or of a newtype that is a segment, with every operation that generated code needs.
 ///
-/// All of it is asked of one trait, which has no bound of its own, so that a field that is no segment is the same error
-/// wherever it is met: rustc shows it once, at the field's type.
+/// One trait without bounds has all operations. A field of an unsuitable type is then the same error for each
+/// operation, so rustc reports it once, at the type of the field.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a segment of a key",
     label = "not a key segment",
@@ -39,31 +39,31 @@ pub trait KeyField: Sized {
     /// `Hash`.
     fn digest<H: Hasher>(&self, state: &mut H);
 
-    /// Appends it to a key.
+    /// Appends the field to a key.
     fn write(&self, out: &mut KeyBuilder);
 
-    /// Reads it from a key.
+    /// Reads the field from a key.
     ///
     /// # Errors
     ///
-    /// Those of [`KeyParser::segment`].
+    /// Returns the errors of [`KeyParser::segment`].
     fn parse(parser: &mut KeyParser<'_>, field: &'static str, prefix: &str, suffix: &str) -> Result<Self, KeyError>;
 
-    /// Appends it to a pattern.
+    /// Appends the field to a pattern.
     fn pattern(pattern: Pattern, value: Option<&Self>, prefix: &str, suffix: &str) -> Pattern;
 
-    /// Writes the text of a newtype around it.
+    /// Writes the text of a newtype around the field.
     ///
     /// # Errors
     ///
-    /// Those of [`KeySegment::write_segment`].
+    /// Returns the errors of [`KeySegment::write_segment`].
     fn write_text(&self, out: &mut SegmentWriter<'_>) -> fmt::Result;
 
-    /// Reads the text of a newtype around it.
+    /// Reads the field from the text of a newtype around it.
     ///
     /// # Errors
     ///
-    /// Those of [`KeySegment::parse_segment`].
+    /// Returns the errors of [`KeySegment::parse_segment`].
     fn parse_text(text: &str) -> Result<Self, SegmentError>;
 }
 
@@ -224,14 +224,14 @@ impl RestField for Key {
 ///
 /// # Errors
 ///
-/// Those of the formatter.
+/// Returns the errors of the formatter.
 pub fn display<K: ModelKey>(key: &K, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut out = KeyBuilder::new();
     key.write(&mut out);
     f.pad(out.as_str())
 }
 
-/// The codec of a model that did not compile.
+/// The codec of a model that does not compile.
 #[derive(Debug)]
 pub enum AnyCodec {}
 

@@ -2,23 +2,23 @@
 
 use std::fmt;
 
-/// The number that a bucket gives to a write: it grows over the whole bucket, so two revisions tell which write came
-/// later, whatever their keys. Gaps are normal.
+/// The number that a bucket assigns to a write. Revisions increase across all keys of the bucket, so they order any two
+/// writes. Gaps are normal.
 ///
 /// A revision is a plain number. A revision that was stored elsewhere, or sent to another process, keeps its meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(u64);
 
 impl Revision {
-    /// The revision before the first: of a key under which nothing is stored.
+    /// The revision before the first one. As an expected revision, it means that the key has no entry.
     pub const ZERO: Self = Self::new(0);
 
-    /// The revision with this number, as another client told it.
+    /// Creates a revision from its number, for example from the number that another client reported.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }

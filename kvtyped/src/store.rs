@@ -1,4 +1,4 @@
-//! Where buckets are: the first thing that a program makes.
+//! The store: a connection to the buckets of one server, cluster or process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,9 +20,9 @@ use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 
-/// A place that holds buckets: this process's memory, a NATS server, a cluster. Cheap to clone.
+/// A handle to the buckets of this process's memory, of a NATS server or of a cluster. Cheap to clone.
 ///
-/// The same program runs on each; only the URL differs.
+/// The same program runs on each of them. Only the URL differs.
 ///
 /// ```
 /// use kvtyped::prelude::*;
@@ -49,46 +49,43 @@ pub struct Store {
 }
 
 impl Store {
-    /// How long an operation may take unless it, or the store, is told otherwise: long enough for a cluster to elect a
-    /// new leader meanwhile.
+    /// The default timeout of an operation, long enough for a cluster to elect a new leader.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// Opens the store at a URL.
     ///
     /// | URL | store |
     /// |---|---|
-    /// | `memory:` | a fresh one in this process |
-    /// | `memory:name` | the one of this name in this process, for as long as somebody has it open |
-    /// | `nats://host:4222`, `nats://a:4222,nats://b:4222` | a NATS server, or a cluster by several of its servers |
+    /// | `memory:` | a new store in this process |
+    /// | `memory:name` | the store of this name in this process, which exists while any handle to it exists |
+    /// | `nats://host:4222`, `nats://a:4222,nats://b:4222` | a NATS server, or a cluster with several of its servers |
     /// | `tls://host:4222` | the same with TLS |
-    /// | `nats://host?domain=hub`, `nats://host?prefix=$JS.hub.API` | in another JetStream domain or account |
+    /// | `nats://host?domain=hub`, `nats://host?prefix=$JS.hub.API` | another JetStream domain or account |
     ///
-    /// Who one is, and how the connection is encrypted, stands in the URL or is said to the builder; what the URL says
-    /// wins.
+    /// Set credentials and encryption in the URL or on the builder. The URL takes precedence.
     ///
-    /// | URL | builder | what |
+    /// | URL | builder | meaning |
     /// |---|---|---|
     /// | `nats://user:password@host` | [`user_and_password`](Connect::user_and_password) | a user and a password, percent-encoded in a URL |
     /// | `nats://token@host` | [`token`](Connect::token) | a token, percent-encoded in a URL |
     /// | `nats://host?nkey=/path/user.nk` | [`nkey`](Connect::nkey) (the seed), [`nkey_file`](Connect::nkey_file) | an nkey, with the feature `nkeys` |
     /// | `nats://host?creds=/path/user.creds` | [`credentials`](Connect::credentials) (the text), [`credentials_file`](Connect::credentials_file) | a JSON Web Token and its key, with the feature `nkeys` |
-    /// | `tls://host` | [`NatsOptions::require_tls`] | encrypted, or not at all; the system's authorities are trusted |
-    /// | `tls://host?ca=/path/ca.pem` | [`root_certificates`](Connect::root_certificates) | the same, and these authorities are trusted instead |
-    /// | `tls://host?cert=/path/cert.pem&key=/path/key.pem` | [`client_certificate`](Connect::client_certificate) | the same, with a certificate of one's own (mutual TLS) |
-    /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | encrypted before the server says anything (`handshake_first`) |
+    /// | `tls://host` | [`NatsOptions::require_tls`] | requires encryption; trusts the CA certificates of the system |
+    /// | `tls://host?ca=/path/ca.pem` | [`root_certificates`](Connect::root_certificates) | the same, but trusts these CA certificates instead |
+    /// | `tls://host?cert=/path/cert.pem&key=/path/key.pem` | [`client_certificate`](Connect::client_certificate) | the same, with a client certificate (mutual TLS) |
+    /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | starts TLS before the first message of the server (`handshake_first`) |
     /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | also uses servers that a server names before the encryption begins |
-    /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | answers arrive under these subjects |
-    /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read some keys only |
-    ///
-    /// Files are read for every new connection, so what was replaced counts from the next one on. Secrets are in no
-    /// `Debug`, no error and no log of this crate; a URL that holds one is better built from the environment than written
-    /// down. With `nats://` alone a server may ask for encryption, and whoever sits between can talk it out of that:
-    /// write `tls://`. [`permissions`](crate::permissions) says what a user must be allowed.
+    /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | receives replies under this prefix |
+    /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read only some keys |
+    /// Files are read for every new connection, so a replaced file takes effect with the next one. No `Debug` output,
+    /// error or log of this crate contains secrets. Build a URL with a secret from the environment instead of writing
+    /// it into the program. With `nats://` alone, a server may request encryption, but an attacker on the network can
+    /// suppress the request: use `tls://`. [`permissions`](crate::permissions) lists the permissions of each role.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` for a URL of another kind, or a file that cannot be read or is none; `Unauthorized`, `Tls`,
-    /// `Unavailable` or `Timeout` if no server lets us in.
+    /// Returns `InvalidConfig` if the URL is of another kind, or if a file cannot be read or is invalid. Returns
+    /// `Unauthorized`, `Tls`, `Unavailable` or `Timeout` if no server accepts the connection.
     pub fn connect(url: impl Into<String>) -> Connect {
         Connect {
             url: url.into(),
@@ -100,13 +97,13 @@ impl Store {
         }
     }
 
-    /// A fresh store in this process's memory: no server, the same semantics.
+    /// Creates a new store in this process's memory, with the same semantics as a server.
     pub fn memory() -> Self {
         Self::from_backend(Arc::new(MemoryBackend::new()))
     }
 
-    /// The buckets that an application's own connection reaches. The client is that of the `async-nats` which this crate
-    /// re-exports as [`async_nats`](crate::async_nats).
+    /// Creates a store on an existing connection of the application. The client must be of the version of `async-nats`
+    /// that this crate re-exports as [`async_nats`](crate::async_nats).
     ///
     /// ```no_run
     /// # use kvtyped::prelude::*;
@@ -117,37 +114,39 @@ impl Store {
     /// # }
     /// ```
     ///
-    /// The client still belongs to the application: [`close`](Self::close) leaves it open. Its settings decide how soon
-    /// a hung server is noticed, and whether a denied permission is reported at once. If the task of the client ends,
-    /// every later call fails with `Closed`. A store that [`connect`](Self::connect) made replaces its client instead.
+    /// The application keeps the client: [`close`](Self::close) leaves the connection open. The settings of the client
+    /// decide how soon a hung server is detected, and whether a denied permission is reported at once. If the task of
+    /// the client ends, every later call fails with `Closed`. A store from [`connect`](Self::connect) replaces its
+    /// client instead.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {
         Self::from_backend(Arc::new(NatsBackend::from_client(client)))
     }
 
-    /// As [`from_client`](Self::from_client), in another JetStream domain or account.
+    /// Creates a store on an existing connection, in another JetStream domain or account; see
+    /// [`from_client`](Self::from_client). Of the options, only the domain, the prefix and `confined` are used.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the domain or the prefix is none. Of the options only these two and `confined` are used.
+    /// Returns `InvalidConfig` if the domain or the prefix is invalid.
     #[cfg(feature = "nats")]
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         Ok(Self::from_backend(Arc::new(NatsBackend::from_client_with(client, options)?)))
     }
 
-    /// The buckets of a backend of one's own; see [`backend`](crate::backend).
+    /// Creates a store on a custom backend; see [`backend`](crate::backend).
     pub fn from_backend(backend: Arc<dyn Backend>) -> Self {
         Self { backend, timeout: Self::TIMEOUT, closed: Arc::default() }
     }
 
-    /// The same store with another time for an operation: everything that it does, retries included, ends within it.
+    /// Returns the same store with another default timeout. The timeout bounds each operation, including its retries.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Opens the bucket of a model: makes it if it is missing, compares it with the model if it is there.
+    /// Opens the bucket of a model. Creates the bucket if it does not exist; otherwise compares it with the model.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -166,55 +165,56 @@ impl Store {
         OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.closed))
     }
 
-    /// The names of all buckets, in order. Streams without the subjects or settings of a bucket are left out. Sends one request
-    /// for each stream whose name begins with `KV_`.
+    /// Returns the names of all buckets, in order. Streams without the subjects or settings of a bucket are left out.
+    /// Sends one request for each stream whose name begins with `KV_`.
     ///
     /// # Errors
     ///
-    /// Those of the backend.
+    /// Returns an error if the backend fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub async fn buckets(&self) -> Result<Vec<String>> {
         self.open()?.names(self.deadline()).await
     }
 
-    /// Deletes a bucket with all that is in it; tells whether there was one.
+    /// Deletes a bucket with all its records. Returns whether the bucket existed.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` if the name is none; else those of the backend.
+    /// Returns `InvalidConfig` if the name is invalid. Returns an error if the backend fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves it unknown whether the bucket is deleted.
+    /// If the future is dropped, the bucket may or may not be deleted.
     pub async fn delete_bucket(&self, name: &str) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
         let deleted = self.open()?.delete(name, self.deadline()).await;
         deleted.map_err(|error| error.within("delete_bucket", name, None))
     }
 
-    /// Sends what is to be sent and closes the connection, if it was made by [`connect`](Self::connect). From then on
-    /// this store, its clones and the buckets that they opened answer with errors of the kind `Closed`; it is the last that
-    /// their watches tell.
+    /// Closes the store. If [`connect`](Self::connect) created the connection, sends the pending messages and closes
+    /// it. Afterwards this store, its clones and their buckets return errors of the kind `Closed`. Their watches end
+    /// with that error.
     ///
-    /// Release the locks and leaderships that are held before: with the store closed they can be neither renewed nor given
-    /// back, so they are lost at their next renewal and free for others when their time to live ends.
+    /// Release locks and leaderships first. A closed store can neither renew nor release them. They are lost at their
+    /// next renewal, and become free when their TTL ends.
     ///
     /// # Errors
     ///
-    /// Those of the backend, if what was to be sent could not be.
+    /// Returns an error of the backend if the pending messages cannot be sent.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the store is closed; dropping it leaves it unknown whether what was to be sent was.
+    /// The store is closed as soon as the future is polled. If the future is dropped, the pending messages may or may
+    /// not be sent.
     pub async fn close(&self) -> Result<()> {
         if self.closed.close() { self.backend.close().await } else { Ok(()) }
     }
 
-    /// The counters of this name, if the backend has them and no bucket of records has the name; of them those below a
-    /// first segment, if it is given.
+    /// Opens the server-side counters of this name, or only those below a first segment. Returns `None` if the backend
+    /// does not support counters, or if a bucket of records has the name.
     pub(crate) async fn server_counters(
         &self,
         config: BucketConfig,
@@ -256,71 +256,72 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// How a NATS server is reached, in place of what was said so far: JetStream domain or prefix, the connection's name, the
-    /// prefix of its inboxes, credentials, certificates. What the URL says wins.
+    /// Sets how to connect to a NATS server: JetStream domain or prefix, connection name, inbox prefix, credentials,
+    /// certificates. Replaces all earlier options. The URL takes precedence.
     #[cfg(feature = "nats")]
     pub fn options(mut self, options: NatsOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// The client's own options, for what neither a URL nor [`NatsOptions`] can say. How soon a hung server is noticed and
-    /// how denials are told stays this crate's; credentials files are read once then, and not for every connection.
+    /// Sets the options of the client itself, for settings that neither a URL nor [`NatsOptions`] supports. This crate
+    /// still decides how soon a hung server is detected and how denials are reported. Credentials files are then read
+    /// once, not for every connection.
     #[cfg(feature = "nats")]
     pub fn client(mut self, options: async_nats::ConnectOptions) -> Self {
         self.client = Some(options);
         self
     }
 
-    /// Signing in with a user and a password; see [`NatsOptions::user_and_password`].
+    /// Authenticates with a user and a password; see [`NatsOptions::user_and_password`].
     #[cfg(feature = "nats")]
     pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.with(|options| options.user_and_password(user, password))
     }
 
-    /// Signing in with a token; see [`NatsOptions::token`].
+    /// Authenticates with a token; see [`NatsOptions::token`].
     #[cfg(feature = "nats")]
     pub fn token(self, token: impl Into<String>) -> Self {
         self.with(|options| options.token(token))
     }
 
-    /// Signing in with an nkey, of which this is the seed; see [`NatsOptions::nkey`].
+    /// Authenticates with an nkey, given its seed; see [`NatsOptions::nkey`].
     #[cfg(feature = "nats")]
     pub fn nkey(self, seed: impl Into<String>) -> Self {
         self.with(|options| options.nkey(seed))
     }
 
-    /// Signing in with an nkey whose seed is in this file; see [`NatsOptions::nkey_file`].
+    /// Authenticates with an nkey whose seed is in this file; see [`NatsOptions::nkey_file`].
     #[cfg(feature = "nats")]
     pub fn nkey_file(self, path: impl Into<PathBuf>) -> Self {
         self.with(|options| options.nkey_file(path))
     }
 
-    /// Signing in with the text of a credentials file; see [`NatsOptions::credentials`].
+    /// Authenticates with the text of a credentials file; see [`NatsOptions::credentials`].
     #[cfg(feature = "nats")]
     pub fn credentials(self, text: impl Into<String>) -> Self {
         self.with(|options| options.credentials(text))
     }
 
-    /// Signing in with a credentials file (`.creds`); see [`NatsOptions::credentials_file`].
+    /// Authenticates with a credentials file (`.creds`); see [`NatsOptions::credentials_file`].
     #[cfg(feature = "nats")]
     pub fn credentials_file(self, path: impl Into<PathBuf>) -> Self {
         self.with(|options| options.credentials_file(path))
     }
 
-    /// Trusting the authorities in this file, in place of the system's; see [`NatsOptions::root_certificates`].
+    /// Trusts only the CA certificates in this file; see [`NatsOptions::root_certificates`].
     #[cfg(feature = "nats")]
     pub fn root_certificates(self, path: impl Into<PathBuf>) -> Self {
         self.with(|options| options.root_certificates(path))
     }
 
-    /// Showing the server a certificate; see [`NatsOptions::client_certificate`].
+    /// Presents a client certificate to the server; see [`NatsOptions::client_certificate`].
     #[cfg(feature = "nats")]
     pub fn client_certificate(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.with(|options| options.client_certificate(certificate, key))
     }
 
-    /// Encrypting before the server says anything; see [`NatsOptions::tls_first`].
+    /// Starts TLS before the first message of the server; see [`NatsOptions::tls_first`].
     #[cfg(feature = "nats")]
     pub fn tls_first(self) -> Self {
         self.with(|options| options.tls_first())
@@ -332,8 +333,8 @@ impl Connect {
         self
     }
 
-    /// How long connecting, and every operation of the store unless it is told otherwise, may take;
-    /// [`Store::TIMEOUT`] by default.
+    /// Sets the timeout of connecting, which is also the default timeout of the store's operations. Default:
+    /// [`Store::TIMEOUT`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -367,7 +368,7 @@ impl Connect {
                 return Err(Error::unsupported("the feature `nats` of kvtyped", "kvtyped without it"));
             }
             (None, "") => return Err(Error::invalid_config("the URL is empty")),
-            // The URL itself may hold a secret: it is not shown.
+            // Do not show the URL: it may contain a secret.
             _ => return Err(Error::invalid_config("the URL begins with none of `memory:`, `nats://`, `tls://`")),
         };
         Ok(Store::from_backend(backend).with_timeout(*timeout))
@@ -389,7 +390,7 @@ impl fmt::Debug for Connect {
     }
 }
 
-/// The memory of this name: what two parts of a process share when they open the same URL.
+/// Returns the in-memory backend of this name, which all stores of the process with the same URL share.
 fn shared_memory(name: &str) -> Arc<dyn Backend> {
     static SHARED: LazyLock<Mutex<HashMap<String, Weak<MemoryBackend>>>> = LazyLock::new(Mutex::default);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,33 +1,34 @@
-//! How long a single write lives.
+//! The time to live of a single write.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The time to live of one write: whole seconds, one at least (ADR-43).
+/// The time to live of one write: whole seconds, at least one (ADR-43).
 ///
-/// A duration between is rounded up, so nothing ever expires earlier than it was asked to.
+/// A fraction of a second is rounded up, so no record expires earlier than requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ttl {
     seconds: u64,
 }
 
 impl Ttl {
-    /// The shortest, which is also the step.
+    /// The shortest TTL, and its granularity.
     pub const MIN: Duration = Duration::from_secs(1);
 
-    /// The longest TTL: a century.
+    /// The longest TTL: a century of leap years.
     pub(crate) const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
     /// The TTL of a write that another client exempted from the bucket's TTL (`Nats-TTL: never`).
     #[cfg(any(feature = "nats", test))]
     pub(crate) const NEVER: Self = Self { seconds: u64::MAX };
 
-    /// Whether the write never expires, not even by the TTL of its bucket.
+    /// Returns whether the write never expires, not even by the TTL of its bucket.
     pub const fn is_never(self) -> bool {
         self.seconds == u64::MAX
     }
 
-    /// Rounds a duration up to whole seconds; `None` if it is shorter than [`Ttl::MIN`], or longer than a century.
+    /// Rounds a duration up to whole seconds. Returns `None` if it is shorter than [`Ttl::MIN`] or longer than a
+    /// century.
     ///
     /// ```
     /// use std::time::Duration;
@@ -44,12 +45,12 @@ impl Ttl {
         Some(Self { seconds: if duration.subsec_nanos() > 0 { seconds + 1 } else { seconds } })
     }
 
-    /// The TTL in whole seconds. The largest number if the write [never](Self::is_never) expires.
+    /// Returns the TTL in whole seconds, or `u64::MAX` if the write [never](Self::is_never) expires.
     pub const fn as_secs(self) -> u64 {
         self.seconds
     }
 
-    /// The same as a duration.
+    /// Returns the TTL as a duration.
     pub const fn as_duration(self) -> Duration {
         Duration::from_secs(self.seconds)
     }

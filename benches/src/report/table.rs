@@ -1,4 +1,4 @@
-//! Rows as text: for the terminal, and as Markdown.
+//! Formats rows for the terminal and as Markdown.
 
 use std::fmt::Write;
 

@@ -1,34 +1,34 @@
-//! What a retried update makes of a record, and why it may fail.
+//! The result of the closure of a retried update, and the error of `try_modify`.
 
 use std::fmt;
 
 use crate::error::Error;
 
-/// What a [`transform`](crate::Bucket::transform) makes of a record.
+/// The result of the closure of a [`transform`](crate::Bucket::transform).
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change<T> {
-    /// Leave it as it is.
+    /// Leaves the record unchanged.
     Keep,
-    /// Write this record.
+    /// Writes this record.
     Put(T),
-    /// Remove it, and keep the history.
+    /// Removes the record and keeps its history.
     Delete,
-    /// Remove it with its history.
+    /// Removes the record and its history.
     Purge,
 }
 
-/// Why a [`try_modify`](crate::Bucket::try_modify) failed.
+/// The error of a [`try_modify`](crate::Bucket::try_modify).
 #[derive(Debug)]
 pub enum ModifyError<E> {
-    /// The closure said so; nothing was written.
+    /// The closure returned this error. Nothing was written.
     Closure(E),
-    /// The bucket did.
+    /// The bucket returned this error.
     Kv(Error),
 }
 
 impl<E> ModifyError<E> {
-    /// The error of the bucket, if it was that.
+    /// Returns the error of the bucket, if it is one.
     pub fn kv(&self) -> Option<&Error> {
         match self {
             Self::Closure(_) => None,

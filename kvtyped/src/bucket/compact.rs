@@ -12,22 +12,22 @@ use crate::key::{Key, Pattern};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// How many keys are worked on at once.
+/// The number of concurrent removals.
 const AT_ONCE: usize = 128;
 
-/// How many markers one round collects before it removes them.
+/// The number of markers that one round collects before it removes them.
 const ROUND: usize = 100_000;
 
 impl<T: KvModel> Bucket<T> {
-    /// Removes the markers of what was deleted, purged or expired longer ago than this, with the history that is left
-    /// before them. Records stay, and so does what is written meanwhile.
+    /// Removes the delete markers that are older than `older_than`, and the history of their keys before them. A marker
+    /// is left by a delete, a purge or an expiry. Records and concurrent writes are unaffected.
     ///
-    /// A marker tells watchers of a removal. One who was away for longer than markers are kept hears of it all the same, by
-    /// a `Resync`: so choose a time that is longer than what is usual.
+    /// Markers announce removals to watchers. A watcher that was disconnected for longer than markers are kept gets a
+    /// `Resync` instead, so choose a time that is longer than usual interruptions.
     ///
-    /// It covers the whole bucket, whatever the model, and also removes the markers of other models and of locks. The
-    /// server's clock measures the age of a marker. nats-server 2.15.1 removed 100,000 markers in 5 s on a busy machine of
-    /// two cores.
+    /// The compaction covers the whole bucket, including the markers of other models and of locks. The server's clock
+    /// measures the age of a marker. nats-server 2.15.1 removed 100,000 markers in 5 s on a busy machine with two
+    /// cores.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -39,7 +39,7 @@ impl<T: KvModel> Bucket<T> {
     /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
     /// sessions.put(&Session { id: 7 }).await?;
     /// sessions.delete(&SessionKey::new(7)).await?;
-    /// let compacted = sessions.compact(Duration::ZERO).await?; // a day, say, where others watch
+    /// let compacted = sessions.compact(Duration::ZERO).await?; // with watchers, for example a day
     /// assert_eq!(compacted.markers, 1);
     /// assert_eq!(sessions.status().await?.values, 0);
     /// # Ok(())
@@ -48,31 +48,31 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Those of a list; `PermissionDenied` where the user may not purge (`$JS.API.STREAM.PURGE`). What was removed until
-    /// then is removed.
+    /// Returns the errors of a list. Returns `PermissionDenied` if the user may not purge (`$JS.API.STREAM.PURGE`).
+    /// Markers that were removed before the error stay removed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves the rest as it is.
+    /// If the future is dropped, the remaining markers stay.
     pub fn compact(&self, older_than: Duration) -> Compact<'_, T> {
         Compact { bucket: self, older_than, timeout: None }
     }
 }
 
-/// What a compaction removed.
+/// The result of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// How many markers. If the server was slow to answer and a removal was sent again, its marker may be missing here and in
-    /// `entries`.
+    /// The number of removed markers. If the server was slow and a removal was sent again, its marker may be missing
+    /// here and in `entries`.
     pub markers: u64,
-    /// How many entries in all: markers, and the history that was left before them.
+    /// The number of removed entries: the markers and the history before them.
     pub entries: u64,
-    /// By how many bytes the bucket is smaller, as the backend counts. What others write meanwhile is counted against it.
+    /// The decrease of the bucket's size in bytes, as the backend counts it. Concurrent writes reduce this number.
     pub bytes: u64,
 }
 
-/// A removal of old markers; see [`Bucket::compact`].
+/// A compaction; see [`Bucket::compact`].
 #[must_use = "nothing is removed until it is awaited"]
 #[derive(Debug)]
 pub struct Compact<'a, T: KvModel> {
@@ -82,7 +82,7 @@ pub struct Compact<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Compact<'_, T> {
-    /// How long each step may take; the store's time by default.
+    /// Sets the timeout of each step. Default: the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -122,7 +122,8 @@ impl<T: KvModel> Compact<'_, T> {
                     break;
                 }
             }
-            // Drop the consumer of the scan first. Beside it, the same server removes markers more than ten times as slowly.
+            // Drop the consumer of the scan first. While it exists, the same server removes markers more than ten times
+            // slower.
             drop(scanned);
             let is_last = old.len() < ROUND;
             let erase = |(key, revision): (Key, Revision)| async move {

@@ -13,12 +13,13 @@ use crate::error::Result;
 use crate::model::{Filter, KvModel};
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Counts the records that a filter matches. Removed ones are not counted, nor are keys that are none of the model's.
+    /// Counts the records that match a filter. Skips removed records and keys that are not keys of the model.
     ///
-    /// No server counts records without the markers of removed ones. So this reads the headers of all that matches, as
-    /// [`keys`](Self::keys) does: about a second for some 100,000 records, and some twenty bytes of memory for each
-    /// meanwhile, so that one that is written while it is counted counts once.
-    /// [`status`](Self::status) tells at once how many entries a bucket holds, markers and history included.
+    /// A server cannot count records without delete markers, so this method reads the headers of all matching entries,
+    /// as [`keys`](Self::keys) does. It takes about a second for 100,000 records. It also needs about twenty bytes of
+    /// memory for each record until it completes, so that a record that changes during the count is counted once.
+    ///
+    /// [`status`](Self::status) returns the number of all entries at once, including markers and history.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -39,11 +40,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `Timeout`, `Unavailable`, `BucketNotFound`: it is not counted to the end.
+    /// Returns `Timeout`, `Unavailable` or `BucketNotFound` if the count cannot be completed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends the work on the server.
+    /// If the future is dropped, the work on the server ends.
     pub fn count(&self, filter: impl Into<Filter<T>>) -> Count<'_, T> {
         Count { bucket: self, filter: filter.into(), timeout: None }
     }
@@ -59,7 +60,7 @@ pub struct Count<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Count<'_, T> {
-    /// How long it may go without progress; the store's time by default.
+    /// Sets the longest time without progress. Default: the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -75,13 +76,13 @@ impl<T: KvModel> Count<'_, T> {
             match scanned {
                 Ok(scanned) => {
                     let key = hasher.hash_one(&scanned.entry.key);
-                    // It comes again if it was written meanwhile, or removed.
+                    // A key that is written or removed during the count appears again.
                     match scanned.entry.is_live() && decode::key::<T>(&scanned.entry.key).is_ok() {
                         true => live.insert(key),
                         false => live.remove(&key),
                     };
                 }
-                // What is no key at all is no record.
+                // An illegal key is not a record.
                 Err(error) if error.key().is_some() => {}
                 Err(error) => return Err(error),
             }

@@ -1,4 +1,4 @@
-//! Counters that the backend adds up itself, by their names.
+//! Counters that the backend increments, accessed by name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::closing::Closing;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
 
-/// How often an addition is tried while the total is beyond the range by another's.
+/// The number of attempts while a concurrent increment keeps the total out of range.
 const ATTEMPTS: u32 = 8;
 
-/// The counters of a bucket of their own, or those of them that are below a first segment.
+/// The counters of one bucket, or only those below a first segment.
 #[derive(Clone)]
 pub(crate) struct CounterBucket {
     raw: Arc<dyn RawCounters>,
     bucket: String,
     below: Option<String>,
     timeout: Duration,
-    /// Whether the store was closed.
+    /// The shutdown signal of the store.
     closed: Arc<Closing>,
 }
 
@@ -37,14 +37,16 @@ impl CounterBucket {
         Self { raw, bucket, below, timeout, closed }
     }
 
-    /// The name of the bucket.
+    /// Returns the name of the bucket.
     pub(crate) fn bucket(&self) -> &str {
         &self.bucket
     }
 
-    /// Adds, and tells the new total. What leaves the range of `i64` is taken back by the opposite addition.
+    /// Increments the counter and returns the new total. If the total leaves the range of `i64`, the opposite increment
+    /// undoes the change.
     ///
-    /// Where the total was beyond the range before, that of somebody else is about to be taken back: it is tried again.
+    /// If the total was out of range before, another client is about to undo its own increment, so the increment is
+    /// retried.
     pub(crate) async fn add(&self, name: &str, delta: i64, timeout: Option<Duration>) -> Result<i64> {
         let (raw, key, deadline) = (self.raw("add")?, self.key("add", name)?, self.deadline(timeout));
         let located = |error| self.located(error, "add", &key);
@@ -67,7 +69,7 @@ impl CounterBucket {
         }
     }
 
-    /// The total; zero where nothing was added.
+    /// Returns the total, or zero if the counter does not exist.
     pub(crate) async fn get(&self, name: &str, timeout: Option<Duration>) -> Result<i64> {
         let key = self.key("get", name)?;
         let total = self.raw("get")?.read(&key, self.deadline(timeout)).await;
@@ -80,7 +82,7 @@ impl CounterBucket {
         self.raw("remove")?.remove(&key, deadline).await.map_err(|error| self.located(error, "remove", &key))
     }
 
-    /// The totals of all counters.
+    /// Returns the totals of all counters.
     pub(crate) fn all(&self, timeout: Option<Duration>) -> Result<BoxStream<'static, Result<(String, i64)>>> {
         let patience = timeout.unwrap_or(self.timeout);
         let pattern = match &self.below {

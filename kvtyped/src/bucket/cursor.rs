@@ -1,4 +1,4 @@
-//! Where a list stands, and how far it is.
+//! The position and the progress of a list.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +10,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// Where a list stands: what [`Entries::cursor`](crate::Entries::cursor) gives and [`List::after`](crate::List::after)
-/// takes.
+/// The position of a list: returned by [`Entries::cursor`](crate::Entries::cursor) and accepted by
+/// [`List::after`](crate::List::after).
 ///
-/// It is a text that can be stored, and sent to a browser and back. It holds no secret, and is no proof of anything: a
-/// stranger can make one up. It belongs to one bucket, whatever the filter.
+/// A cursor is a text that can be stored, or sent to a browser and back. It contains no secret and is not
+/// authenticated: any client can forge one. It belongs to one bucket, but to no specific filter.
 ///
 /// ```
 /// # use kvtyped::prelude::*;
@@ -38,18 +38,18 @@ use crate::revision::Revision;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// When the bucket was made, in nanoseconds.
+    /// The creation time of the bucket, in nanoseconds.
     created: u64,
     revision: Revision,
 }
 
-/// How far a list is; see [`Entries::progress`](crate::Entries::progress).
+/// The progress of a list; see [`Entries::progress`](crate::Entries::progress).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How many entries were gone over: records, and the markers of removed ones.
+    /// The number of entries read so far: records, and the markers of removed records.
     pub seen: u64,
-    /// How many are to come, as far as is known, whatever the limit; `None` before the first came.
+    /// The estimated number of pending entries, regardless of the limit. `None` before the first entry.
     pub remaining: Option<u64>,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Cursor {
 
 /// # Errors
 ///
-/// `InvalidConfig` if the text is none that a cursor gave.
+/// Returns `InvalidConfig` if the text was not produced by `Cursor::to_string`.
 impl FromStr for Cursor {
     type Err = Error;
 
@@ -78,14 +78,14 @@ impl FromStr for Cursor {
             let created = u64::from_str_radix(created, 16).ok()?;
             Some(Self { created, revision: Revision::new(revision.parse().ok()?) })
         };
-        // A number can be written in other ways, with a sign say.
+        // Reject other spellings of a number, for example with a sign.
         let same = read(text).filter(|cursor| cursor.to_string() == text);
         same.ok_or_else(|| Error::invalid_config("the text is not a cursor of a list"))
     }
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// The revision at which a cursor stands, if it is one of the bucket as it is now.
+    /// Returns the revision of the cursor, if the cursor belongs to the current bucket.
     pub(super) async fn resume(&self, cursor: Cursor, deadline: Deadline) -> Result<Revision> {
         let Some(status) = self.status_since(cursor.revision, deadline).await? else { return Ok(cursor.revision) };
         let same = Cursor::new(status.created, cursor.revision) == cursor;

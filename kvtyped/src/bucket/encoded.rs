@@ -40,7 +40,7 @@ fn decoded(codec: KeyCodec, entry: RawEntry) -> Result<RawEntry> {
     }
 }
 
-/// The error with the key as the caller knows it.
+/// Returns the error with the decoded key, as the caller knows it.
 fn translated(codec: KeyCodec, error: Error) -> Error {
     let stored = error.key().and_then(|key| Key::new(key).ok());
     match stored.map(|stored| codec.decode(&stored)) {
@@ -49,7 +49,8 @@ fn translated(codec: KeyCodec, error: Error) -> Error {
     }
 }
 
-/// The patterns of the stored keys. The backend does not filter by literals in half-open segments, so `rest` does.
+/// The patterns of the stored keys. Stored keys cannot be filtered by a literal prefix or suffix of a segment, so
+/// `rest` checks the decoded keys.
 struct Filter {
     stored: Patterns,
     rest: Option<Patterns>,

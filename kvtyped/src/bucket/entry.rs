@@ -1,4 +1,4 @@
-//! What is read: a record with its facts.
+//! A record with its metadata.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// A record, and what the bucket knows of it. Dereferences to the record.
+/// A record with its metadata. Dereferences to the record.
 pub struct Entry<T: KvModel> {
     pub(super) value: T,
     pub(super) key: T::Key,
@@ -28,39 +28,39 @@ impl Pending {
 }
 
 impl<T: KvModel> Entry<T> {
-    /// The record.
+    /// Returns the record.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// The record, without its facts.
+    /// Returns the record without its metadata.
     pub fn into_value(self) -> T {
         self.value
     }
 
-    /// The key under which it is stored.
+    /// Returns the key of the record.
     pub fn key(&self) -> &T::Key {
         &self.key
     }
 
-    /// The revision that [`update`](crate::Bucket::update) expects.
+    /// Returns the revision, which [`update`](crate::Bucket::update) expects.
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// When it was written, by the server's clock; by this process's own where this process has just written it.
+    /// Returns the time of the write by the server's clock, or by the local clock if this operation wrote the record.
     pub fn created(&self) -> SystemTime {
         self.created
     }
 
-    /// The time to live with which it was written, if it had one of its own.
+    /// Returns the TTL of this write. `None` if only the TTL of the bucket applies.
     pub fn ttl(&self) -> Option<Ttl> {
         self.ttl
     }
 
     /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
-    /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a server
-    /// cannot evaluate makes it too high.
+    /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a
+    /// server cannot evaluate makes it too high.
     ///
     /// Returns `None` if the entry was read or written by other means.
     ///
@@ -85,7 +85,7 @@ impl<T: KvModel> Entry<T> {
         (self.pending != Pending::UNKNOWN).then_some(self.pending.0)
     }
 
-    /// The same entry with this many pending.
+    /// Returns the same entry with this number of pending entries.
     pub(crate) fn with_pending(mut self, pending: u64) -> Self {
         self.pending = Pending(pending);
         self
@@ -114,7 +114,7 @@ impl<T: KvModel + Clone> Clone for Entry<T> {
     }
 }
 
-/// Equal are two reads of the same write: same record, same key, same revision.
+/// Two reads of the same write are equal: same record, same key, same revision.
 impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
     fn eq(&self, other: &Self) -> bool {
         self.revision == other.revision && self.key == other.key && self.value == other.value
@@ -134,47 +134,47 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
     }
 }
 
-/// One step in the history of a key.
+/// One version in the history of a key.
 #[non_exhaustive]
 pub enum Version<T: KvModel> {
-    /// It had this record.
+    /// A record was written.
     Put(Entry<T>),
-    /// It was removed.
+    /// The record was removed.
     Removed {
         /// The key.
         key: T::Key,
         /// The revision of the removal.
         revision: Revision,
-        /// When.
+        /// The time of the removal.
         created: SystemTime,
-        /// How.
+        /// The cause of the removal.
         reason: Removed,
     },
-    /// Something was stored that is no record of the model.
+    /// The stored bytes are not a record of the model.
     Undecodable {
         /// The key.
         key: T::Key,
         /// The revision.
         revision: Revision,
-        /// What is wrong with it.
+        /// The decoding error.
         error: Error,
     },
 }
 
-/// How a record went.
+/// The cause of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Removed {
-    /// By `delete`; the history is kept.
+    /// `delete` removed the record and kept its history.
     Deleted,
-    /// By `purge`, with its history.
+    /// `purge` removed the record and its history.
     Purged,
-    /// Its time had come.
+    /// The TTL of the record ended.
     Expired,
 }
 
 impl<T: KvModel> Version<T> {
-    /// The key.
+    /// Returns the key.
     pub fn key(&self) -> &T::Key {
         match self {
             Self::Put(entry) => entry.key(),
@@ -182,7 +182,7 @@ impl<T: KvModel> Version<T> {
         }
     }
 
-    /// The revision.
+    /// Returns the revision.
     pub fn revision(&self) -> Revision {
         match self {
             Self::Put(entry) => entry.revision(),
@@ -190,7 +190,7 @@ impl<T: KvModel> Version<T> {
         }
     }
 
-    /// The record, if there was one.
+    /// Returns the record, if this version is one.
     pub fn entry(&self) -> Option<&Entry<T>> {
         match self {
             Self::Put(entry) => Some(entry),

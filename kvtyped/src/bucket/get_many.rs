@@ -10,18 +10,19 @@ use crate::error::Result;
 use crate::key::{Key, KeyError, ModelKey};
 use crate::model::KvModel;
 
-/// How many keys share a deadline.
+/// The number of keys that share a deadline.
 const PORTION: usize = 10_000;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads the records of many keys: an answer for each key, in the order of the keys, `None` where there is no record,
-    /// or none any more. A key may be named twice.
+    /// Reads the records of many keys. Returns one result for each key, in the order of the keys: `None` if the key has
+    /// no live record. A key may occur twice.
     ///
-    /// Keys of any number are read in few round trips: some 1,000 in each request, and some requests at once. The timeout
-    /// counts for each 10,000 keys. A server before 2.11, or one that does not allow this user that form of a request, is
-    /// asked for each key instead, 64 at once. It is no snapshot: of two writes meanwhile it may see the later one alone.
+    /// The number of keys is unlimited. They are read in few round trips: about 1,000 keys in each request, and several
+    /// requests at once. The timeout applies to each 10,000 keys. If the server is older than 2.11, or denies this user
+    /// the request for many keys, each key is read separately, 64 at once. The result is not a snapshot: of two
+    /// concurrent writes, it may contain only the later one.
     ///
-    /// Prefer it to a `buffer_unordered` of your own: with more than 128 calls in one task, tokio's cooperative budget
+    /// Prefer it to a `buffer_unordered` in your code: with more than 128 calls in one task, tokio's cooperative budget
     /// delays the calls that started first.
     ///
     /// ```
@@ -45,12 +46,13 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `Decode`, with the key and the revision, if any of it is no record of the model: [`GetMany::each`] gives the others
-    /// all the same. `InvalidKey` if a key is too long. What fails for one key fails for all.
+    /// Returns `Decode`, with the key and the revision, if a stored value is not a record of the model;
+    /// [`GetMany::each`] still returns the other records. Returns `InvalidKey` if a key is too long. An error for one
+    /// key fails the whole call.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub fn get_many<K: Borrow<T::Key>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany<'_, T> {
         let keys = keys.into_iter().map(|key| key.borrow().encode()).collect();
         GetMany { bucket: self, keys, read: Read::Any, timeout: None }
@@ -68,19 +70,19 @@ pub struct GetMany<'a, T: KvModel> {
 }
 
 impl<'a, T: KvModel> GetMany<'a, T> {
-    /// How long each 10,000 keys may take; the store's timeout by default.
+    /// Sets the timeout for each 10,000 keys. Default: the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How fresh the answers must be.
+    /// Sets the consistency of the read.
     pub fn read(mut self, read: Read) -> Self {
         self.read = read;
         self
     }
 
-    /// Gives a result for each key, so that a record that does not decode hides none of the others.
+    /// Returns a separate result for each key, so that a record that does not decode does not hide the others.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -124,7 +126,7 @@ impl<'a, T: KvModel> GetMany<'a, T> {
 
 verb!(GetMany => Vec<Option<Entry<T>>>);
 
-/// A read of many records, with a result for each; see [`GetMany::each`].
+/// A read of many records with a separate result for each; see [`GetMany::each`].
 #[must_use = "nothing is read until it is awaited"]
 #[derive(Debug)]
 pub struct GetEach<'a, T: KvModel> {

@@ -11,9 +11,9 @@ use crate::key::{ModelKey, Pattern};
 use crate::model::KvModel;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads all that is kept of a key, oldest first: records, deletes, purges, expiries.
+    /// Reads all stored versions of a key, oldest first: records, deletes, purges and expiries.
     ///
-    /// In a replicated bucket it is as fresh as a [`list`](Self::list).
+    /// In a replicated bucket, the result is as fresh as a [`list`](Self::list).
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -35,11 +35,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidKey` if the key is too long. What does not decode is a [`Version::Undecodable`].
+    /// Returns `InvalidKey` if the key is too long. A value that does not decode is a [`Version::Undecodable`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends the work on the server.
+    /// If the future is dropped, the work on the server ends.
     pub fn history<'a>(&'a self, key: &'a T::Key) -> History<'a, T> {
         History { bucket: self, key, timeout: None }
     }
@@ -55,7 +55,7 @@ pub struct History<'a, T: KvModel> {
 }
 
 impl<T: KvModel> History<'_, T> {
-    /// How long it may go without progress; the store's time by default.
+    /// Sets the longest time without progress. Default: the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

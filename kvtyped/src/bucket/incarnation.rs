@@ -1,12 +1,18 @@
-//! Whether a bucket is still the one that was opened.
+//! Detects that a bucket was replaced since it was opened.
 //!
-//! A revision says something only of the bucket that gave it. If the bucket is deleted and made anew, or its server is set
-//! back to an older copy of its disk, the same numbers come again for other records; an `update` by a revision from before
-//! could overwrite what its caller never saw. So a handle remembers when its bucket was made, the highest revision that it
-//! met, and of the last ones that it met who wrote them. It asks the server again when that may have changed: after a lost
-//! connection, and after a conflict in which the revision went back. What it cannot notice is a bucket that was made anew
-//! while the connection stood and has, under the same key, the very same revision; and, of a bucket that was set back and
-//! has grown past all that was met, a revision that is not among the last ones.
+//! A revision identifies a write only within its bucket. If the bucket is deleted and created again, or its server is
+//! restored from an older copy of its disk, other records get the same revisions. An `update` with an old revision
+//! could then overwrite a record that its caller never saw.
+//!
+//! A handle therefore remembers the creation time of its bucket, the highest revision that it has seen, and the writers
+//! of the last revisions. The handle asks the server again if the bucket may have been replaced: after a lost
+//! connection, and after a conflict with a lower revision than the expected one.
+//!
+//! Two cases remain undetected:
+//!
+//! * A new bucket replaces the old one while the connection stays up, and has the same revision under the same key.
+//! * A restored bucket has grown past the highest revision that the handle has seen, and the expected revision is not
+//!   among the remembered ones.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,32 +31,33 @@ use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// Of how many revisions a handle remembers who wrote them.
+/// The number of revisions whose writer a handle remembers.
 const REMEMBERED: usize = 256;
 
-/// For how long a replicated bucket may be told to be behind what was acknowledged, and be the same bucket: a new leader has
-/// yet to apply what the one before has decided, and one that was cut off does not know that it is none any more.
+/// The longest time that a replicated bucket may report a lower revision than an acknowledged one and still be the same
+/// bucket. A new leader may still have to apply the writes of its predecessor, and a leader that was cut off may not
+/// know yet that it was replaced.
 const SETTLING: Duration = Duration::from_secs(6);
 
-/// What a handle and its clones know of their bucket.
+/// The knowledge of a handle and its clones about their bucket.
 #[derive(Debug)]
 pub(super) struct Met {
-    /// In which it was opened.
+    /// The epoch of the connection when the bucket was opened.
     epoch: u64,
     highest: AtomicU64,
-    /// In which the server was last asked, and all was well.
+    /// The epoch of the last successful check of the bucket's identity.
     asked: AtomicU64,
     /// Never held across an await.
     last: Mutex<VecDeque<Meeting>>,
 }
 
-/// A revision that was met.
+/// A revision that this handle has read or written.
 #[derive(Debug, Clone, Copy)]
 struct Meeting {
     revision: Revision,
-    /// In which it was met, or met again.
+    /// The epoch of the read, the write or the last check of the revision.
     epoch: u64,
-    /// Who wrote it.
+    /// A hash that identifies the writer.
     writer: u64,
 }
 
@@ -78,14 +85,14 @@ impl Met {
     }
 }
 
-/// What tells one writing from another, whatever its revision.
+/// Returns a hash that identifies a write independently of its revision.
 fn writer_of(id: &OperationId) -> u64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     hasher.finish()
 }
 
-/// The same of an entry; one of a foreign client is told by its time.
+/// Returns the same hash for an entry. An entry of another client has no operation id, so its time identifies it.
 fn writer_of_entry(entry: &RawEntry) -> u64 {
     match &entry.id {
         Some(id) => writer_of(id),
@@ -98,27 +105,27 @@ fn writer_of_entry(entry: &RawEntry) -> u64 {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Remembers what this handle has written.
+    /// Remembers a revision that this handle has written.
     pub(crate) fn wrote(&self, revision: Revision, id: &OperationId) -> Revision {
         let epoch = self.inner.raw.incarnation().epoch;
         self.inner.met.add(Meeting { revision, epoch, writer: writer_of(id) });
         revision
     }
 
-    /// Remembers what this handle has read.
+    /// Remembers a revision that this handle has read.
     pub(crate) fn met(&self, entry: &RawEntry) {
         let epoch = self.inner.raw.incarnation().epoch;
         self.inner.met.add(Meeting { revision: entry.revision, epoch, writer: writer_of_entry(entry) });
     }
 
-    /// Before a write that expects a revision which was read some time ago.
+    /// Checks that the bucket was not replaced, before a write that expects a revision from an earlier read.
     pub(crate) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
         let epoch = self.inner.raw.incarnation().epoch;
         let meeting = self.inner.met.of(expected);
         if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
             return Ok(());
         }
-        // Rare, and in a box, so that the future of a write stays small.
+        // This case is rare. The box keeps the future of a write small.
         self.meet_again(key, expected, meeting, epoch, deadline).boxed().await
     }
 
@@ -135,7 +142,7 @@ impl<T: KvModel> ReadBucket<T> {
             self.inner.met.asked.store(epoch, Ordering::Release);
         }
         let Some(meeting) = meeting else { return Ok(()) };
-        // If it is not there any more, the guard refuses the write.
+        // If the revision is gone, the precondition refuses the write.
         let now = self.inner.raw.read(key, At::Revision(expected), deadline).await?;
         if now.is_some_and(|entry| writer_of_entry(&entry) != meeting.writer) {
             return Err(Error::new(ErrorKind::HistoryRewound));
@@ -144,7 +151,7 @@ impl<T: KvModel> ReadBucket<T> {
         Ok(())
     }
 
-    /// After a conflict: whether the revision that is there is a step back.
+    /// After a conflict with a lower revision than the expected one, checks whether the bucket was replaced.
     pub(crate) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
         match conflict.kind() {
             ErrorKind::Conflict { expected, actual: Some(actual) } if actual < expected => {
@@ -156,7 +163,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     async fn ask_incarnation(&self, deadline: Deadline) -> Result<()> {
         let created = self.inner.raw.incarnation().created;
-        // As of before it is asked: what is written meanwhile need not be in the answer.
+        // Load this before the request: the reply may not include concurrent writes.
         let highest = Revision::new(self.inner.met.highest.load(Ordering::Acquire));
         let Some(status) = self.status_since(highest, deadline).await? else { return Ok(()) };
         if status.created != created || status.last_revision < highest {
@@ -165,14 +172,15 @@ impl<T: KvModel> ReadBucket<T> {
         Ok(())
     }
 
-    /// The status of the bucket, by a server that has this revision if one is there soon; nothing for a user who may not ask.
+    /// Returns the status of the bucket. If a server of a replicated bucket is behind this revision, asks again for up
+    /// to [`SETTLING`]. Returns `None` if the user may not read the status.
     pub(super) async fn status_since(&self, revision: Revision, deadline: Deadline) -> Result<Option<BucketStatus>> {
         let (created, start) = (self.inner.raw.incarnation().created, Instant::now());
         let mut backoff = Backoff::outage();
         loop {
             let status = match self.inner.raw.status(deadline).await {
                 Ok(status) => status,
-                // One who may not ask has to do without.
+                // A user without this permission gets no check.
                 Err(error) if error.is_denied() => return Ok(None),
                 Err(error) => return Err(error),
             };

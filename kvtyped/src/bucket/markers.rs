@@ -1,5 +1,5 @@
-//! The markers that this process left, or read: what a `create` goes over with one write, where it would be refused at
-//! first; and whether there are others.
+//! The delete markers that this process has written or read. With a known marker, a `create` needs one write. Without
+//! it, the server refuses the first attempt.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,18 +11,18 @@ use crate::revision::Revision;
 /// The bound on remembered markers, in bytes. It fits more than ten thousand.
 const ROOM: usize = 4 * 1_024 * 1_024;
 
-/// A marker that is no more there costs one write that is refused; one that is not remembered costs the same.
+/// Remembered delete markers. An outdated or missing entry costs one refused write.
 #[derive(Debug)]
 pub(super) struct Markers {
     known: Mutex<Recent<Marker>>,
-    /// Whether the last creation that knew of no marker went over one.
+    /// Whether the last `create` without a remembered marker found a marker on the server.
     others: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Marker {
     revision: Revision,
-    /// In which it was left: later, its revision may be that of something else.
+    /// The epoch of the connection. In a later epoch, the revision may belong to another entry.
     epoch: u64,
 }
 
@@ -37,28 +37,28 @@ impl Markers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers one.
+    /// Remembers a marker.
     pub(super) fn left(&self, key: Key, revision: Revision, epoch: u64) {
         self.all().add(key, Marker { revision, epoch }, 0);
     }
 
-    /// The revision of the marker of this key, once, if one is remembered of this epoch.
+    /// Removes the remembered marker of this key and returns its revision, if it is of this epoch.
     pub(super) fn take(&self, key: &Key, epoch: u64) -> Option<Revision> {
         let marker = self.all().take(key).filter(|marker| marker.epoch == epoch);
         marker.map(|marker| marker.revision)
     }
 
-    /// Remembers that there was a marker which was not known.
+    /// Records that a `create` found an unknown marker.
     pub(super) fn met_another(&self) {
         self.others.store(true, Ordering::Relaxed);
     }
 
-    /// Remembers that there was none where one was looked for.
+    /// Records that a lookup found no marker.
     pub(super) fn met_none(&self) {
         self.others.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it is likely that there is a marker where none is known.
+    /// Returns whether an unknown marker is likely, based on the last `create`.
     pub(super) fn are_of_others(&self) -> bool {
         self.others.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
-//! Where types meet bytes: the typed bucket and its verbs.
+//! The typed bucket and its operations.
 //!
-//! A verb returns a small builder; awaiting it does the work. [`ReadBucket`] has the verbs that read, [`Bucket`] adds
-//! those that write.
+//! An operation returns a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
+//! and [`Bucket`] adds the writing ones.
 
 mod open;
 mod encoded;
@@ -73,7 +73,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyError;
 use crate::model::KvModel;
 
-/// Makes a builder of a verb awaitable: `run` is what awaiting it does.
+/// Makes the builder of an operation awaitable: awaiting it calls `run`.
 macro_rules! verb {
     ($verb:ident => $output:ty) => {
         impl<'a, T: $crate::model::KvModel> IntoFuture for $verb<'a, T> {
@@ -88,11 +88,11 @@ macro_rules! verb {
 }
 use verb;
 
-/// The options that many verbs share.
+/// The options that many operations share.
 macro_rules! options {
     (ttl: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
-            /// How long the record lives: one second at least, and rounded up to whole ones (ADR-43).
+            /// Sets the TTL of the record: at least one second, rounded up to whole seconds (ADR-43).
             ///
             /// The next `put` or `update` of the record without a TTL removes this TTL. The record then expires by the
             /// bucket's `ttl`, or never if the bucket has none. A TTL that is longer than the bucket's is refused as
@@ -108,7 +108,7 @@ macro_rules! options {
     )*};
     (standing: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
-            /// Only while another record is as it was.
+            /// Writes only if another record is unchanged.
             pub(crate) fn standing_on(mut self, footing: $crate::bucket::Footing) -> Self {
                 self.footing = footing;
                 self
@@ -117,7 +117,7 @@ macro_rules! options {
     )*};
     (timeout: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
-            /// How long it may take in all; the store's time by default.
+            /// Sets the total timeout. Default: the store's timeout.
             pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
                 self.timeout = Some(timeout);
                 self
@@ -127,7 +127,7 @@ macro_rules! options {
 }
 use options;
 
-/// A bucket whose records are read, not written: writing does not compile.
+/// A read-only handle to a bucket. Writing does not compile.
 ///
 /// ```compile_fail,E0599
 /// # use kvtyped::prelude::*;
@@ -145,9 +145,9 @@ pub struct ReadBucket<T> {
     model: PhantomData<fn() -> T>,
 }
 
-/// A bucket of records of the model `T`. Cheap to clone; every clone is the same bucket.
+/// A handle to a bucket of records of the model `T`. Cheap to clone; all clones refer to the same bucket.
 ///
-/// Reads whatever [`ReadBucket`] reads. Made by [`Store::bucket`](crate::Store::bucket).
+/// Dereferences to [`ReadBucket`] for the reading operations. Created by [`Store::bucket`](crate::Store::bucket).
 ///
 /// ```
 /// # use kvtyped::prelude::*;
@@ -175,7 +175,7 @@ struct Inner {
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
-    /// Of the store.
+    /// The shutdown signal of the store.
     closing: Arc<Closing>,
     met: Met,
     lanes: Arc<Lanes>,
@@ -183,7 +183,7 @@ struct Inner {
     shared: Shared,
 }
 
-/// What the rooms above keep with a bucket, one of each type.
+/// State that higher modules attach to a bucket, one value per type.
 #[derive(Default)]
 struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
@@ -206,17 +206,17 @@ impl<T: KvModel> ReadBucket<T> {
         Self { inner, model: PhantomData }
     }
 
-    /// The name of the bucket.
+    /// Returns the name of the bucket.
     pub fn name(&self) -> &str {
         &self.config().name
     }
 
-    /// Its settings, as they were when it was opened.
+    /// Returns the settings of the bucket as they were when it was opened.
     pub fn config(&self) -> &BucketConfig {
         self.inner.raw.config()
     }
 
-    /// How the bucket is now: asked of the server each time.
+    /// Returns the current status of the bucket. Asks the server each time.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -236,36 +236,36 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `BucketNotFound` if it is gone.
+    /// Returns `BucketNotFound` if the bucket does not exist.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<BucketStatus> {
         let raw = self.raw("status")?;
         raw.status(self.deadline(None)).await.map_err(|error| error.within("status", self.name(), None))
     }
 
-    /// Ends this handle and its clones: what is called on them from now on is an error of the kind `Closed`.
+    /// Closes this handle and its clones: later calls return errors of the kind `Closed`.
     ///
-    /// What is under way goes on to its end; the bucket and the store stay as they are.
+    /// Running operations complete. The bucket and the store are unaffected.
     pub fn close(&self) {
         self.inner.closed.store(true, Ordering::Release);
     }
 
-    /// The same bucket, for records of another model.
+    /// Returns the same bucket for records of another model.
     pub(crate) fn of<M: KvModel>(&self) -> Bucket<M> {
         Bucket { read: ReadBucket { inner: Arc::clone(&self.inner), model: PhantomData } }
     }
 
-    /// What a room above keeps with this bucket, for every handle that was cloned from the same.
+    /// Returns the state of type `S` that a higher module attached to this bucket. All clones of the handle share it.
     pub(crate) fn shared<S: Default + Send + Sync + 'static>(&self) -> Arc<S> {
         let mut shared = self.inner.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_type = shared.entry(TypeId::of::<S>()).or_insert_with(|| Arc::new(S::default()));
         Arc::clone(of_type).downcast().unwrap_or_default()
     }
 
-    /// Whether the store was closed.
+    /// Returns the shutdown signal of the store.
     pub(crate) fn closing(&self) -> Arc<Closing> {
         Arc::clone(&self.inner.closing)
     }
@@ -281,7 +281,7 @@ impl<T: KvModel> ReadBucket<T> {
         Error::from(error).of_model::<T>().within(operation, self.name(), None)
     }
 
-    /// How long an operation may take unless it is told otherwise.
+    /// Returns the default timeout of an operation.
     pub(crate) fn timeout(&self) -> Duration {
         self.inner.timeout
     }
@@ -292,12 +292,12 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// A handle on the same bucket that cannot write.
+    /// Returns a read-only handle to the same bucket.
     pub fn read_only(&self) -> ReadBucket<T> {
         self.read.clone()
     }
 
-    /// Deletes the bucket with all that is in it, on the server and for everybody.
+    /// Deletes the bucket with all its records, for all clients.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -316,11 +316,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `BucketNotFound` if it is gone already.
+    /// Returns `BucketNotFound` if the bucket does not exist.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves it unknown whether the bucket is deleted.
+    /// If the future is dropped, the bucket may or may not be deleted.
     pub async fn destroy(self) -> Result<()> {
         self.raw("destroy")?;
         let there = self.inner.backend.delete(self.name(), self.deadline(None)).await;

@@ -19,7 +19,7 @@ use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// The options of the verbs of this file.
+/// The options of `modify`, `try_modify` and `transform`.
 #[derive(Debug, Default)]
 struct Options {
     max_attempts: Option<u32>,
@@ -29,20 +29,20 @@ struct Options {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// Changes the record of a key by a closure, which runs again on the newest record whenever another writer came
-    /// between.
+    /// Changes the record of a key with a closure. If another writer changes the record first, the closure runs again
+    /// on the newest record.
     ///
     /// Changes of one record that wait for each other in this process do not conflict. They are applied one after
     /// another and, if the bucket keeps one revision of each key, stored by one write. Each caller gets the record as
     /// it was stored, which may contain changes that were applied after its own. If the caller needs the result of its
     /// own closure, the closure can store it in a variable: the last run of the closure is the stored one.
     ///
-    /// Writers on other connections can conflict. Then the closure runs again: at once after each of the first 16
-    /// conflicts, and after a wait of 16 ms at most behind each later one. A writer that had to wait, and won, leaves the
-    /// record to the others for up to 32 ms before its next change.
+    /// A conflict with a writer on another connection runs the closure again: at once for the first 16 conflicts, and
+    /// after a wait of at most 16 ms for each later one. A writer that had to wait and then wins leaves the record to the
+    /// others for up to 32 ms before its next change.
     ///
-    /// A closure that changes nothing writes nothing. A record with a TTL of its own keeps it, counted from now, unless
-    /// [`ttl`](Modify::ttl) says otherwise. The closure must not change a field of the key.
+    /// A closure that changes nothing writes nothing. A record with a TTL keeps this TTL, restarted by the write,
+    /// unless [`ttl`](Modify::ttl) sets another one. The closure must not change a field of the key.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -73,16 +73,18 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `NotFound` without [`or_insert_with`](Modify::or_insert_with) and a record; `KeyChanged`; `RetriesExhausted` with
-    /// the attempts and the time that it took. If the outcome is `Unknown`, the closure's change may have been written.
+    /// Returns `NotFound` if the key has no record and [`or_insert_with`](Modify::or_insert_with) is not given. Returns
+    /// `KeyChanged` if the closure changes the key, and `RetriesExhausted`, with the number of attempts and the elapsed
+    /// time, if other writers always come first. If the outcome is `Unknown`, the change of the closure may have been
+    /// written.
     ///
     /// # Panics
     ///
-    /// Only if the closure does; then nothing was written.
+    /// Panics if the closure panics. Nothing is written then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the change is written. It is written once at most.
+    /// If the future is dropped before it completes, the change may or may not be written. It is written at most once.
     pub fn modify<'a, F>(&'a self, key: &'a T::Key, change: F) -> Modify<'a, T, F>
     where
         F: FnMut(&mut T) + Send + 'a,
@@ -90,7 +92,8 @@ impl<T: KvModel> Bucket<T> {
         Modify { bucket: self, key, change, insert: None, options: Options::default() }
     }
 
-    /// As [`modify`](Self::modify), with a closure that may refuse: its error ends the update and comes back as it is.
+    /// Changes a record like [`modify`](Self::modify), with a closure that can fail. An error of the closure ends the
+    /// update and is returned unchanged.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -118,11 +121,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// [`ModifyError::Closure`] with the closure's own; else as of `modify`.
+    /// Returns [`ModifyError::Closure`] with the error of the closure. Otherwise returns the errors of `modify`.
     ///
     /// # Cancel safety
     ///
-    /// As of `modify`.
+    /// As for `modify`.
     pub fn try_modify<'a, F, E>(&'a self, key: &'a T::Key, change: F) -> TryModify<'a, T, F>
     where
         F: FnMut(&mut T) -> Result<(), E> + Send + 'a,
@@ -130,8 +133,8 @@ impl<T: KvModel> Bucket<T> {
         TryModify { bucket: self, key, change, insert: None, options: Options::default() }
     }
 
-    /// Makes of the record of a key, or of its absence, whatever a closure says; the closure runs again on the newest
-    /// record whenever another writer came between.
+    /// Replaces, creates or removes the record of a key, as the closure decides from the newest record or its absence.
+    /// If another writer changes the record first, the closure runs again on the newest record.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -156,11 +159,12 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `KeyChanged` if the closure gives a record of another key; `RetriesExhausted`.
+    /// Returns `KeyChanged` if the closure returns a record of another key. Returns `RetriesExhausted` if other writers
+    /// always come first.
     ///
     /// # Cancel safety
     ///
-    /// As of `modify`.
+    /// As for `modify`.
     pub fn transform<'a, F>(&'a self, key: &'a T::Key, change: F) -> Transform<'a, T, F>
     where
         F: FnMut(Option<T>) -> Change<T> + Send + 'a,
@@ -168,7 +172,7 @@ impl<T: KvModel> Bucket<T> {
         Transform { bucket: self, key, change, options: Options::default() }
     }
 
-    /// The verbs of this file, over the loop: decode, change, compare, encode.
+    /// Implements the three operations: decodes the record, runs the closure, compares the result and encodes it.
     async fn change<E: From<Error>>(
         &self,
         operation: &'static str,
@@ -189,14 +193,14 @@ impl<T: KvModel> Bucket<T> {
                     Change::Keep | Change::Delete | Change::Purge => Ok(Decision::Stop { result: None }),
                 };
             };
-            // Compared as bytes of the same value before and after, so a map's order or a foreign client's spelling
-            // is no change.
+            // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
+            // formatting of another client is then not a change.
             let before = decode::encode_unverified(&entry.value).map_err(located)?;
             let Entry { value, key: _, revision: _, created, ttl: kept, pending: _ } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
-                    // A TTL that was asked for is a change.
+                    // A requested TTL is a change.
                     match (ttl, unchanged) {
                         (Some(_), Some(entry)) => {
                             decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
@@ -209,9 +213,9 @@ impl<T: KvModel> Bucket<T> {
                 Change::Put(value) => {
                     let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
                     match decision {
-                        // Nothing changed; but a TTL that was asked for is a change.
+                        // The value is unchanged, but a requested TTL is a change.
                         Decision::Stop { result: Some(entry) } if ttl.is_none() => {
-                            // Different values can share their bytes: `None` and `Some(None)` in JSON.
+                            // Different values can have the same bytes, for example `None` and `Some(None)` in JSON.
                             if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
@@ -231,7 +235,7 @@ impl<T: KvModel> Bucket<T> {
             }
         };
         let done = match limits.footing {
-            // What another record decides is not shared.
+            // A write with a precondition on another record is not part of a group commit.
             Some(_) => self.compare_and_set(operation, &encoded, First::Read, limits, decide).await?,
             None => self.change_in_turn(operation, &encoded, limits, decide).await?,
         };
@@ -240,7 +244,7 @@ impl<T: KvModel> Bucket<T> {
     }
 }
 
-/// The decision to write `value`; to stop, if its bytes are those of `before`.
+/// Returns the decision to write `value`, or to stop if its bytes equal `before`.
 fn put<T: KvModel>(
     key: &T::Key,
     value: T,
@@ -273,7 +277,7 @@ pub struct Modify<'a, T: KvModel, F> {
     options: Options,
 }
 
-/// A change that may be refused; see [`Bucket::try_modify`].
+/// A change whose closure can fail; see [`Bucket::try_modify`].
 #[must_use = "nothing is changed until it is awaited"]
 pub struct TryModify<'a, T: KvModel, F> {
     bucket: &'a Bucket<T>,
@@ -295,23 +299,24 @@ pub struct Transform<'a, T: KvModel, F> {
 macro_rules! options {
     ($($verb:ident)*) => {$(
         impl<T: KvModel, F> $verb<'_, T, F> {
-            /// How often it is tried at most; 100 times by default. Zero counts as one.
+            /// Sets the maximum number of attempts. Default: 100. Zero counts as one.
             ///
-            /// The waits between 100 attempts take 1.3 s at most in all. An update that must win against more than some
-            /// dozens of connections needs more attempts, and [`timeout`](Self::timeout) limits it as well.
+            /// The waits between 100 attempts take at most 1.3 s in total. An update that must win against several dozen
+            /// connections needs more attempts and more time, see [`timeout`](Self::timeout).
             pub fn max_attempts(mut self, attempts: u32) -> Self {
                 self.options.max_attempts = Some(attempts);
                 self
             }
 
-            /// How long it may take in all; the store's time by default.
+            /// Sets the total timeout. Default: the store's timeout.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.options.timeout = Some(timeout);
                 self
             }
 
-            /// How long the record lives from now: one second at least, and rounded up to whole ones. A TTL that is asked for is
-            /// written even if the closure changes nothing. One that is longer than the bucket's is refused as `InvalidConfig`.
+            /// Sets the TTL of the record, counted from this write: at least one second, rounded up to whole seconds.
+            /// The TTL is written even if the closure changes nothing. A TTL longer than the bucket's `ttl` is refused
+            /// as `InvalidConfig`.
             pub fn ttl(mut self, ttl: Duration) -> Self
             where
                 T: SingleRevision,
@@ -320,7 +325,7 @@ macro_rules! options {
                 self
             }
 
-            /// Only while another record is as it was.
+            /// Writes only if another record is unchanged.
             pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
                 self.options.footing = footing;
                 self
@@ -344,7 +349,7 @@ options!(Modify TryModify Transform);
 macro_rules! or_insert_with {
     ($($verb:ident)*) => {$(
         impl<'a, T: KvModel, F> $verb<'a, T, F> {
-            /// The record to write where there is none. The changing closure does not run on it.
+            /// Sets the record to write if the key has none. The changing closure does not run on this record.
             pub fn or_insert_with(mut self, insert: impl FnMut() -> T + Send + 'a) -> Self {
                 self.insert = Some(Box::new(insert));
                 self
@@ -355,7 +360,7 @@ macro_rules! or_insert_with {
 
 or_insert_with!(Modify TryModify);
 
-/// What `modify` makes of a record or of its absence.
+/// Returns the change that `modify` makes of a record or of its absence.
 fn modified<T: KvModel, E: From<Error>>(
     current: Option<T>,
     insert: Option<&mut Insert<'_, T>>,

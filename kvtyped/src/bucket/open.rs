@@ -1,4 +1,4 @@
-//! Opening a bucket: make it, or find it and compare.
+//! Opens a bucket: creates it, or compares an existing one with the model.
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
@@ -16,16 +16,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
 use crate::model::KvModel;
 
-/// The note that tells one making of a bucket from another.
+/// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
 const MADE_BY: &str = "kvtyped.made-by";
 
-/// What must be true of the bucket before it is opened.
+/// The required state of the bucket before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Any,
     MustExist,
     MustCreate,
-    /// Both at once.
+    /// Both requirements together, which is an error.
     Contradiction,
 }
 
@@ -35,10 +35,10 @@ impl Presence {
     }
 }
 
-/// Opens a bucket: makes it if it is missing, compares it with the model if it is there. See
+/// Opens a bucket. Creates the bucket if it does not exist; otherwise compares it with the model. See
 /// [`Store::bucket`](crate::Store::bucket).
 ///
-/// Compared is what the model and this builder say, and nothing else; of a new bucket, what nobody says gets the default.
+/// Compares only the settings of the model and of this builder. In a new bucket, unset settings get their defaults.
 ///
 /// ```
 /// # use kvtyped::prelude::*;
@@ -64,9 +64,10 @@ impl Presence {
 ///
 /// # Errors
 ///
-/// `Drift` with every difference, unless [`on_drift`](Self::on_drift) says otherwise; `BucketNotFound` with
-/// [`must_exist`](Self::must_exist); `BucketExists` with [`must_create`](Self::must_create); `InvalidConfig`;
-/// `Unsupported` where the backend cannot do what is wanted.
+/// Returns `Drift` with every difference, unless [`on_drift`](Self::on_drift) selects another reaction. Returns
+/// `BucketNotFound` if the bucket [must exist](Self::must_exist) and does not, and `BucketExists` if it [must be
+/// created](Self::must_create) and exists. Returns `InvalidConfig` if a setting is invalid, and `Unsupported` if the
+/// backend does not support one.
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenBucket<T> {
@@ -92,7 +93,7 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// The name, in place of the model's.
+    /// Sets the name. Default: the name of the model's bucket.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.set(|config| config.name = name.into())
     }
@@ -104,67 +105,67 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// How many revisions of a key are kept, 1 to 64.
+    /// Sets the number of revisions that each key keeps, 1 to 64.
     pub fn history(self, revisions: u8) -> Self {
         self.set(|config| config.history = Some(revisions))
     }
 
-    /// How long after it was written every value expires; 100 ms at least.
+    /// Sets the TTL of every value, counted from its write; at least 100 ms.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(|config| config.ttl = Some(ttl))
     }
 
-    /// The largest value, in bytes. A server counts the headers of a message as well: leave some 256 bytes for them.
+    /// Sets the largest value, in bytes. A server also counts the headers of a message: allow about 256 bytes for them.
     pub fn max_value_size(self, bytes: u32) -> Self {
         self.set(|config| config.max_value_size = Some(bytes))
     }
 
-    /// The largest bucket, in bytes.
+    /// Sets the largest size of the bucket, in bytes.
     pub fn max_bytes(self, bytes: u64) -> Self {
         self.set(|config| config.max_bytes = Some(bytes))
     }
 
-    /// Where it is stored.
+    /// Sets the storage.
     pub fn storage(self, storage: Storage) -> Self {
         self.set(|config| config.storage = Some(storage))
     }
 
-    /// How many servers of a cluster store it, 1 to 5.
+    /// Sets the number of servers of a cluster that store the bucket, 1 to 5.
     pub fn replicas(self, replicas: u8) -> Self {
         self.set(|config| config.replicas = Some(replicas))
     }
 
-    /// Whether it is stored compressed.
+    /// Sets whether the storage is compressed.
     pub fn compression(self, on: bool) -> Self {
         self.set(|config| config.compression = Some(on))
     }
 
-    /// What it is for.
+    /// Sets the description for people.
     pub fn description(self, description: impl Into<String>) -> Self {
         self.set(|config| config.description = Some(description.into()))
     }
 
-    /// Which servers may store it.
+    /// Sets the servers that may store the bucket.
     pub fn placement(self, placement: Placement) -> Self {
         self.set(|config| config.placement = Some(placement))
     }
 
-    /// Where else each write is published.
+    /// Sets a subject to publish each write to, in addition to the bucket.
     pub fn republish(self, republish: Republish) -> Self {
         self.set(|config| config.republish = Some(republish))
     }
 
-    /// The bucket that this one is a copy of; writes to it go there.
+    /// Makes the bucket a mirror of `origin`. Writes to the mirror go to the origin.
     pub fn mirror(self, origin: Source) -> Self {
         self.set(|config| config.mirror = Some(origin))
     }
 
-    /// The buckets whose writes are copied into this one (ADR-57). It can be written all the same.
+    /// Sets the buckets whose writes are copied into this one (ADR-57). The bucket itself stays writable.
     pub fn sources(self, sources: impl IntoIterator<Item = Source>) -> Self {
         self.set(|config| config.sources = sources.into_iter().collect())
     }
 
-    /// A note on the bucket; those that are there already stay.
+    /// Adds a metadata entry. Other entries of an existing bucket stay.
     pub fn metadata(self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.set(|config| {
             config.metadata.insert(key.into(), value.into());
@@ -183,37 +184,39 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.rollups = Some(on))
     }
 
-    /// Whether several writes can be applied all or nothing; it needs nats-server 2.12.1. On in a new bucket where the
-    /// server can.
+    /// Sets whether several writes can be applied all or none, which needs nats-server 2.12.1. By default, a new bucket
+    /// supports this if the server does.
     pub fn atomic(self, on: bool) -> Self {
         self.set(|config| config.atomic = Some(on))
     }
 
-    /// Never make the bucket.
+    /// Requires that the bucket exists, and never creates it.
     pub fn must_exist(mut self) -> Self {
         self.presence = self.presence.and(Presence::MustExist);
         self
     }
 
-    /// Always make the bucket: of several who try at once, one does. (It gets a note in its metadata for that.)
+    /// Requires that this call creates the bucket. Of several concurrent calls, one succeeds. For this purpose the
+    /// bucket gets a random metadata entry.
     pub fn must_create(mut self) -> Self {
         self.presence = self.presence.and(Presence::MustCreate);
         self
     }
 
-    /// What to do with a bucket that differs.
+    /// Sets the reaction to a bucket with other settings.
     pub fn on_drift(mut self, drift: Drift) -> Self {
         self.drift = drift;
         self
     }
 
-    /// How long the opening may take; the store's time by default.
+    /// Sets the timeout of opening, which is also the default timeout of the bucket's operations. Default: the store's
+    /// timeout.
     pub fn open_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Open it for reading: it is neither made nor changed.
+    /// Opens the bucket for reading. It is neither created nor changed.
     pub fn read_only(self) -> OpenReadBucket<T> {
         OpenReadBucket { open: self.must_exist() }
     }
@@ -234,7 +237,8 @@ impl<T: KvModel> OpenBucket<T> {
             ));
         }
         if *presence == Presence::MustCreate {
-            // A server takes the same configuration twice, and says so with nothing: this one is never the same.
+            // A server accepts a second request with the same configuration without an error. The random value makes
+            // each request unique.
             let mut config = config.clone();
             config.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
             return backend.create(config, deadline).await;
@@ -253,7 +257,7 @@ impl<T: KvModel> OpenBucket<T> {
                 return Err(Error::new(ErrorKind::BucketNotFound));
             }
             match backend.create(config.clone(), deadline).await {
-                // Somebody else made it between the look and the making: look again.
+                // Another client created the bucket after the lookup: look it up again.
                 Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.has_passed() => {}
                 made => return made,
             }
@@ -268,7 +272,7 @@ impl<T: KvModel> OpenBucket<T> {
     }
 }
 
-/// Whether a template is `{field..}` and nothing else.
+/// Returns whether a template is `{field..}` and nothing else.
 fn is_one_field(template: &str) -> bool {
     let name = template.strip_prefix('{').and_then(|rest| rest.strip_suffix("..}"));
     name.is_some_and(|name| !name.contains(['{', '}', '.']))
@@ -296,7 +300,7 @@ impl<T: KvModel> IntoFuture for OpenReadBucket<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            // Whoever may only read may not change the bucket either.
+            // A read-only handle must not change the bucket either.
             let drift = if self.open.drift == Drift::Update { Drift::Fail } else { self.open.drift };
             OpenBucket { drift, ..self.open }.run().await
         })

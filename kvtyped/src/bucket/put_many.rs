@@ -1,4 +1,4 @@
-//! `put_many`, `delete_many`: many writes on their way at once.
+//! `put_many` and `delete_many`: many concurrent writes.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -15,17 +15,18 @@ use crate::key::{Key, ModelKey};
 use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 
-/// How many writes are on their way at once unless it is told otherwise.
+/// The default number of writes in flight.
 const WINDOW: usize = 1_024;
 
 impl<T: KvModel> Bucket<T> {
-    /// Writes many records over whatever is under their keys: not all or nothing, but fast. Many are on their way at once.
+    /// Writes many records over any existing ones. The writes are not atomic, but fast: many of them are in flight at
+    /// once.
     ///
-    /// Awaited plainly it gives the revisions in the order of the records, or the first error; what is not that record's is
-    /// written all the same. [`each`](PutMany::each) gives a result for each. Of records of the same key the last stays.
-    /// For all or nothing there is [`transaction`](Self::transaction).
+    /// Returns the revisions in the order of the records, or the first error. An error usually affects only one record,
+    /// and the other records are still written. [`each`](PutMany::each) returns a result for each record. If several
+    /// records have the same key, the last one remains. For an atomic write, use [`transaction`](Self::transaction).
     ///
-    /// Prefer it to a `buffer_unordered` of your own: with more than 128 calls in one task, tokio's cooperative budget
+    /// Prefer it to a `buffer_unordered` in your code: with more than 128 calls in one task, tokio's cooperative budget
     /// delays the calls that started first.
     ///
     /// ```
@@ -45,12 +46,13 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put). Where no later write can do better (the bucket is gone, the user may not, nobody
-    /// answers), what was not sent yet is not sent any more, and has the same error.
+    /// Returns the errors of [`put`](Self::put). An error that would affect every later write as well (for example
+    /// `BucketNotFound`, `PermissionDenied` or `Unavailable`) stops the sending: the unsent writes return the same
+    /// error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown which of them are written.
+    /// If the future is dropped before it completes, any of the records may or may not be written.
     pub fn put_many<'a, R: Borrow<T> + 'a>(&'a self, records: impl IntoIterator<Item = R>) -> PutMany<'a, T> {
         let write = |record: R| {
             let record: &T = record.borrow();
@@ -62,7 +64,8 @@ impl<T: KvModel> Bucket<T> {
         PutMany { many: Many::new(self, "put_many", records.into_iter().map(write).collect()) }
     }
 
-    /// Removes the records of many keys, as [`put_many`](Self::put_many) writes them. Markers stay.
+    /// Removes the records of many keys in the same way as [`put_many`](Self::put_many) writes them. Leaves delete
+    /// markers.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -83,30 +86,30 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// As of [`put_many`](Self::put_many).
+    /// As for [`put_many`](Self::put_many).
     ///
     /// # Cancel safety
     ///
-    /// As of [`put_many`](Self::put_many).
+    /// As for [`put_many`](Self::put_many).
     pub fn delete_many<K: Borrow<T::Key>>(&self, keys: impl IntoIterator<Item = K>) -> DeleteMany<'_, T> {
         let write = |key: K| Ok((key.borrow().encode()?, WriteKind::Delete));
         DeleteMany { many: Many::new(self, "delete_many", keys.into_iter().map(write).collect()) }
     }
 }
 
-/// How far many writes are.
+/// The progress of many writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
-    /// How many have their result.
+    /// The number of completed writes, including failed ones.
     pub done: usize,
-    /// How many there are.
+    /// The number of all writes.
     pub total: usize,
 }
 
 type Told<'a> = Box<dyn FnMut(Written) + Send + 'a>;
 
-/// Writes that go out side by side.
+/// Concurrent writes with shared options.
 struct Many<'a, T: KvModel> {
     bucket: &'a Bucket<T>,
     operation: &'static str,
@@ -179,8 +182,8 @@ impl<'a, T: KvModel> Many<'a, T> {
     }
 }
 
-/// In which round each write goes. Writes of the same key must not pass each other: the second ones go when all first ones
-/// are done, and so on.
+/// Returns the round of each write. Writes of the same key must stay in order: the second write of a key is sent after
+/// all first writes are done, and so on.
 fn rounds(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
     let mut met: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
     let mut times = |key| {
@@ -190,7 +193,7 @@ fn rounds(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
     writes.iter().map(|write| write.as_ref().map_or(0, |(key, _)| times(key))).collect()
 }
 
-/// Whether what was not sent yet would fail the same way.
+/// Returns whether unsent writes would fail with the same error.
 fn helps_no_more(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -205,26 +208,26 @@ fn helps_no_more(error: &Error) -> bool {
     )
 }
 
-/// Many writes of records; see [`Bucket::put_many`].
+/// A write of many records; see [`Bucket::put_many`].
 #[must_use = "nothing is written until it is awaited"]
 pub struct PutMany<'a, T: KvModel> {
     many: Many<'a, T>,
 }
 
-/// Many removals; see [`Bucket::delete_many`].
+/// A removal of many records; see [`Bucket::delete_many`].
 #[must_use = "nothing is removed until it is awaited"]
 pub struct DeleteMany<'a, T: KvModel> {
     many: Many<'a, T>,
 }
 
-/// Many writes, with a result for each; see [`PutMany::each`].
+/// Many writes with a separate result for each; see [`PutMany::each`].
 #[must_use = "nothing is written until it is awaited"]
 pub struct WriteEach<'a, T: KvModel> {
     many: Many<'a, T>,
 }
 
 impl<T: KvModel> PutMany<'_, T> {
-    /// How long each record lives: one second at least, and rounded up to whole ones (ADR-43).
+    /// Sets the TTL of each record: at least one second, rounded up to whole seconds (ADR-43).
     pub fn ttl(mut self, ttl: Duration) -> Self
     where
         T: SingleRevision,
@@ -237,7 +240,7 @@ impl<T: KvModel> PutMany<'_, T> {
 macro_rules! many {
     ($($verb:ident)*) => {$(
         impl<'a, T: KvModel> $verb<'a, T> {
-            /// How many are on their way at once, 1,024 by default; zero counts as one.
+            /// Sets the number of writes in flight. Default: 1,024. Zero counts as one.
             pub fn window(mut self, window: usize) -> Self {
                 self.many.window = window.max(1);
                 self
@@ -249,13 +252,13 @@ macro_rules! many {
                 self
             }
 
-            /// Is told whenever another has its result.
+            /// Sets a callback that runs each time a sent write completes.
             pub fn on_progress(mut self, told: impl FnMut(Written) + Send + 'a) -> Self {
                 self.many.told = Some(Box::new(told));
                 self
             }
 
-            /// Gives a result for each, in their order.
+            /// Returns a separate result for each write, in order.
             pub fn each(self) -> WriteEach<'a, T> {
                 WriteEach { many: self.many }
             }

@@ -11,9 +11,10 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads the record of a key: `None` if there is none, or none any more.
+    /// Reads the record of a key. Returns `None` if the key has no live record.
     ///
-    /// In a replicated bucket a plain read may miss a write that was just acknowledged: [`Get::read`] asks for more.
+    /// In a replicated bucket, a plain read may miss a write that was just acknowledged. [`Get::read`] requests more
+    /// consistency.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -37,11 +38,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// `Decode` if what is stored is no record of the model; `InvalidKey` if the key is too long.
+    /// Returns `Decode` if the stored value is not a record of the model. Returns `InvalidKey` if the key is too long.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub fn get<'a>(&'a self, key: &'a T::Key) -> Get<'a, T> {
         Get { bucket: self, key, at: At::Newest(Read::Any), timeout: None }
     }
@@ -58,19 +59,19 @@ pub struct Get<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Get<'_, T> {
-    /// How fresh the answer must be.
+    /// Sets the consistency of the read.
     pub fn read(mut self, read: Read) -> Self {
         self.at = At::Newest(read);
         self
     }
 
-    /// The record as it was at this revision: `None` if that is no revision of this key, or is not kept any more.
+    /// Reads the record at this revision. Returns `None` if the revision belongs to another key or is no longer stored.
     pub fn at(mut self, revision: Revision) -> Self {
         self.at = At::Revision(revision);
         self
     }
 
-    /// How long it may take; the store's time by default.
+    /// Sets the timeout. Default: the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -80,13 +81,13 @@ impl<T: KvModel> Get<'_, T> {
         let Self { bucket, key, at, timeout } = self;
         let raw = bucket.raw("get")?;
         let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
-        // As of before it is asked.
+        // Load the epoch before the request.
         let epoch = raw.incarnation().epoch;
         let read = async {
             let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
             let Some(entry) = entry else { return Ok(None) };
             bucket.met(&entry);
-            // Who finds nothing may well create something. A marker that goes by itself is none to rely on.
+            // A missing record is often created next. A marker with a TTL may expire, so it is not remembered.
             if entry.is_removed() && entry.ttl.is_none() && matches!(at, At::Newest(_)) {
                 bucket.inner.markers.left(entry.key.clone(), entry.revision, epoch);
             }

@@ -13,7 +13,7 @@ const OVERHEAD: usize = 320;
 #[derive(Debug)]
 pub(super) struct Recent<V> {
     entries: HashMap<Key, Entry<V>>,
-    /// The entries in insertion order, with stale slots of entries that were taken.
+    /// The entries in insertion order, including stale slots of removed entries.
     order: VecDeque<(u64, Key)>,
     next: u64,
     bytes: usize,

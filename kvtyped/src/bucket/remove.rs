@@ -12,7 +12,7 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 
 impl<T: KvModel> Bucket<T> {
-    /// Removes the record of a key, whether there is one or not. A marker stays, and the history.
+    /// Removes the record of a key. Writes a delete marker, even if the key has no record, and keeps the history.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -31,16 +31,16 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `Conflict` if another revision than the one of [`if_revision`](Delete::if_revision) is there.
+    /// Returns `Conflict` if the key does not have the revision of [`if_revision`](Delete::if_revision).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the record is removed.
+    /// If the future is dropped before it completes, the record may or may not be removed.
     pub fn delete<'a>(&'a self, key: &'a T::Key) -> Delete<'a, T> {
         Delete { bucket: self, key, revision: None, timeout: None, footing: None }
     }
 
-    /// Removes the record of a key with its history. A marker stays, for ever or for its TTL.
+    /// Removes the record of a key and its history. Leaves a delete marker, permanently or for a TTL.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -59,11 +59,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `Conflict` if another revision than the one of [`if_revision`](Purge::if_revision) is there.
+    /// Returns `Conflict` if the key does not have the revision of [`if_revision`](Purge::if_revision).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the record is removed.
+    /// If the future is dropped before it completes, the record may or may not be removed.
     pub fn purge<'a>(&'a self, key: &'a T::Key) -> Purge<'a, T> {
         Purge { bucket: self, key, revision: None, ttl: None, timeout: None, footing: None }
     }
@@ -81,7 +81,7 @@ pub struct Delete<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Delete<'_, T> {
-    /// Only if this revision is there.
+    /// Removes the record only if it has this revision.
     pub fn if_revision(mut self, revision: Revision) -> Self {
         self.revision = Some(revision);
         self
@@ -95,7 +95,7 @@ impl<T: KvModel> Delete<'_, T> {
     }
 }
 
-/// A removal with the history; see [`Bucket::purge`].
+/// A removal of a record and its history; see [`Bucket::purge`].
 #[must_use = "nothing is removed until it is awaited"]
 #[derive(Debug)]
 pub struct Purge<'a, T: KvModel> {
@@ -108,14 +108,14 @@ pub struct Purge<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Purge<'_, T> {
-    /// Only if this revision is there.
+    /// Removes the record only if it has this revision.
     pub fn if_revision(mut self, revision: Revision) -> Self {
         self.revision = Some(revision);
         self
     }
 
-    /// How long the marker stays: one second at least, and rounded up to whole ones. It needs a bucket with limit
-    /// markers. The bucket's own `ttl` also removes the marker; the earlier of the two applies.
+    /// Sets how long the delete marker stays: at least one second, rounded up to whole seconds. It needs a bucket with
+    /// limit markers. The bucket's `ttl` also removes the marker; the earlier of the two applies.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -124,7 +124,7 @@ impl<T: KvModel> Purge<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, key, revision, ttl, timeout, footing } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("purge", error))?;
-        // Whatever the history: a purge leaves nothing that could come back to life.
+        // Any history is allowed: a purge leaves no older value that could reappear.
         let ttl = ttl.map(parse_ttl).transpose();
         let ttl = ttl.map_err(|error| error.within("purge", bucket.name(), Some(key.as_str())))?;
         let terms = Terms { expected: revision, footing, timeout };

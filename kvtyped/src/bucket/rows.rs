@@ -1,4 +1,4 @@
-//! What lists have in common: a scan, how far it is, and when it is enough.
+//! The common part of lists: a scan with its progress and its limit.
 
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// A scan of the newest entries with all that is in them.
+    /// Returns a scan of the newest entry of each key, with values.
     pub(super) fn scan_of(&self, patterns: Patterns, timeout: Option<Duration>) -> Scan {
         Scan {
             patterns,
@@ -33,7 +33,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 }
 
-/// What is asked of a list.
+/// The options of a list.
 #[derive(Debug)]
 pub(super) struct Request<'a, T: KvModel> {
     pub(super) bucket: &'a ReadBucket<T>,
@@ -64,17 +64,17 @@ impl<'a, T: KvModel> Request<'a, T> {
     }
 }
 
-/// A scan that is read.
+/// The rows of a running scan.
 pub(super) struct Rows {
-    /// None once it is over.
+    /// `None` after the end of the scan.
     entries: Option<BoxStream<'static, Result<Scanned>>>,
     operation: &'static str,
     bucket: String,
     created: SystemTime,
-    /// The revision of the last entry that came, or the one after which it begins.
+    /// The revision of the last entry, or the start position of the scan.
     last: Revision,
     progress: Progress,
-    /// How many more are to be given.
+    /// The number of rows until the limit.
     left: Option<usize>,
 }
 
@@ -87,7 +87,7 @@ impl Rows {
         self.progress
     }
 
-    /// The next row that is made of an entry.
+    /// Returns the next row. Skips entries without a row.
     pub(super) fn poll<R>(
         &mut self,
         context: &mut Context<'_>,
@@ -116,7 +116,7 @@ impl Rows {
             let Some(row) = row.transpose() else { continue };
             self.left = self.left.map(|left| left - 1);
             if self.left == Some(0) {
-                // Nothing of it stays on the server, even if its reader keeps it.
+                // Drop the consumer on the server now, even if the caller keeps the list.
                 self.entries = None;
             }
             return Poll::Ready(Some(row.map_err(|error| error.within(self.operation, &self.bucket, None))));

@@ -1,4 +1,4 @@
-//! Writes that stand on another record: only while that has not changed.
+//! Writes with a precondition on another record.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// A record that must still have this revision when another of its bucket is written.
+/// A precondition on a record for writes of other records in the same bucket: the record must still have this revision.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
     bucket: String,
@@ -19,15 +19,15 @@ pub(crate) struct Standing {
     guard: Guard,
 }
 
-/// What a builder was told to stand on, or why it cannot.
+/// The precondition of a builder, or the reason why it is invalid.
 pub(crate) type Footing = Option<Result<Standing>>;
 
 impl Standing {
-    /// As a guard, in this bucket.
+    /// Returns the precondition for a write in this bucket.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig`, if it is of another.
+    /// Returns `InvalidConfig` if the precondition belongs to another bucket.
     pub(super) fn within<T: KvModel>(self, bucket: &ReadBucket<T>) -> Result<Guard> {
         if (&*self.bucket, self.created) == (bucket.name(), bucket.created()) {
             return Ok(self.guard);
@@ -40,27 +40,28 @@ impl Standing {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// What stands on this revision of a record.
+    /// Returns a precondition on this revision of a record.
     pub(crate) fn standing(&self, key: Key, revision: Revision) -> Standing {
         Standing { bucket: self.name().to_owned(), created: self.created(), guard: Guard { key, revision } }
     }
 
-    /// When the bucket was made that this handle was opened on.
+    /// Returns the creation time of the bucket that this handle was opened on.
     fn created(&self) -> SystemTime {
         self.inner.raw.incarnation().created
     }
 }
 
-/// What a builder stands on, as a guard in this bucket.
+/// Returns the precondition of a builder for a write in this bucket.
 pub(crate) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Result<Option<Guard>> {
     footing.transpose()?.map(|standing| standing.within(bucket)).transpose()
 }
 
-/// Writes, if the record that it stands on has not changed. A write that expects a revision of its own key, too, is a batch.
+/// Writes if the record of the precondition `on` is unchanged. If the write also expects a revision of the written key,
+/// it is sent as a batch of two messages.
 ///
 /// # Errors
 ///
-/// `Fenced`, if what it stands on has changed; `Conflict`, if that has not and its own key has.
+/// Returns `Fenced` if the record of `on` has changed. Returns `Conflict` if only the written key has changed.
 pub(super) async fn write(
     raw: &dyn RawBucket,
     write: Write,
@@ -81,7 +82,8 @@ pub(super) async fn write(
     Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
 }
 
-/// Whether a conflict is one of what was stood on; it does not always say of which key it is.
+/// Returns whether a conflict is due to `on`. If the conflict does not name its key, reads the record of `on` at the
+/// leader.
 pub(crate) async fn is_gone(raw: &dyn RawBucket, on: &Guard, conflict: &Error, deadline: Deadline) -> Result<bool> {
     if let Some(key) = conflict.key() {
         return Ok(key == on.key.as_str());

@@ -13,10 +13,10 @@ use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
 
 impl<T: KvModel> Bucket<T> {
-    /// Writes the record of a key again as it is, so that its time begins anew.
+    /// Writes the record of a key again without a change, which restarts its TTL.
     ///
-    /// With [`ttl`](Touch::ttl) it lives that long from now; without, as long as it was given before (or as the bucket
-    /// gives).
+    /// With [`ttl`](Touch::ttl), the record gets a new TTL. Without it, the record keeps the TTL of its last write, or
+    /// the TTL of the bucket.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -39,11 +39,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no record; `RetriesExhausted` if other writers always come first.
+    /// Returns `NotFound` if the key has no record. Returns `RetriesExhausted` if other writers always come first.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the time began anew.
+    /// If the future is dropped before it completes, the TTL may or may not restart.
     pub fn touch<'a>(&'a self, key: &'a T::Key) -> Touch<'a, T>
     where
         T: SingleRevision,
@@ -52,7 +52,7 @@ impl<T: KvModel> Bucket<T> {
     }
 }
 
-/// A new time to live; see [`Bucket::touch`].
+/// A restart of a TTL; see [`Bucket::touch`].
 #[must_use = "nothing is written until it is awaited"]
 #[derive(Debug)]
 pub struct Touch<'a, T: KvModel> {

@@ -17,7 +17,7 @@ use crate::revision::Revision;
 use crate::ttl::Ttl;
 
 impl<T: KvModel> Bucket<T> {
-    /// Writes a record over whatever is under its key.
+    /// Writes a record over any existing one.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -40,17 +40,18 @@ impl<T: KvModel> Bucket<T> {
     /// Each write decodes its bytes and compares the values before it sends them, which costs about 1 µs for a record
     /// of 200 bytes.
     ///
-    /// If its acknowledgement is lost and what is stored does not tell, the outcome is `Unknown`: a server that hangs may
-    /// apply it later. Where that must not overwrite a newer record, use `update` or `modify`.
+    /// If the acknowledgement is lost and the stored entry does not reveal the result, the outcome is `Unknown`: a
+    /// server that hangs may apply the write later. If a late write must not overwrite a newer record, use `update` or
+    /// `modify`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the record is written.
+    /// If the future is dropped before it completes, the record may or may not be written.
     pub fn put<'a>(&'a self, record: &'a T) -> Put<'a, T> {
         Put { bucket: self, record, ttl: None, timeout: None, footing: None }
     }
 
-    /// Writes a record if there is none under its key, or none any more.
+    /// Writes a record if its key has no live record.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -69,16 +70,16 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `AlreadyExists`, with the revision of the record that is there.
+    /// Returns `AlreadyExists`, with the revision of the existing record.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the record is written.
+    /// If the future is dropped before it completes, the record may or may not be written.
     pub fn create<'a>(&'a self, record: &'a T) -> Create<'a, T> {
         Create { bucket: self, record, ttl: None, timeout: None, footing: None }
     }
 
-    /// Writes a record if the revision under its key is this one: compare and set.
+    /// Writes a record if its key has this revision (compare-and-set).
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -97,17 +98,17 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// `Conflict`, with the revision that is there if the server tells.
+    /// Returns `Conflict`, with the actual revision if the server reports it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it before it ends leaves it unknown whether the record is written.
+    /// If the future is dropped before it completes, the record may or may not be written.
     pub fn update<'a>(&'a self, record: &'a T, revision: Revision) -> Update<'a, T> {
         Update { bucket: self, record, revision, ttl: None, timeout: None, footing: None }
     }
 }
 
-/// Checks a TTL against what a bucket can do.
+/// Checks that the bucket supports the TTL.
 pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<Option<Ttl>> {
     let Some(asked) = ttl else { return Ok(None) };
     match config.history {
@@ -138,18 +139,18 @@ pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     })
 }
 
-/// Under which terms something is written.
+/// The conditions of a write.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
     /// The revision that the key must have.
     pub(super) expected: Option<Revision>,
-    /// Another record that must not have changed.
+    /// A precondition on another record.
     pub(super) footing: Footing,
     pub(super) timeout: Option<Duration>,
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// The encoded parts of a record that is to be written.
+    /// Returns the encoded parts of a record.
     fn prepare(&self, operation: &'static str, record: &T, ttl: Option<Duration>) -> Result<(Key, Bytes, Option<Ttl>)> {
         let typed = record.key();
         let key = typed.encode().map_err(|error| self.bad_key(operation, error))?;
@@ -169,7 +170,7 @@ impl<T: KvModel> Bucket<T> {
     ) -> Result<Revision> {
         let raw = self.raw(operation)?;
         let Terms { expected, footing, timeout } = terms;
-        // A marker that goes by itself is none to rely on.
+        // A marker with a TTL may expire, so it is not remembered.
         let leaves_a_marker = ttl.is_none() && !matches!(kind, WriteKind::Put(_));
         let mut write = Write::new(key.clone(), kind).with_ttl(ttl);
         if let Some(expected) = expected {
@@ -177,11 +178,11 @@ impl<T: KvModel> Bucket<T> {
         }
         let id = write.id.clone();
         let deadline = self.deadline(timeout);
-        // As of before it is sent.
+        // Load the epoch before the request.
         let epoch = self.inner.raw.incarnation().epoch;
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
         let written = match footing {
-            // By itself: what the others need would be part of the future of every write.
+            // A separate branch: a write without preconditions has a smaller future.
             None if !guarded => raw.write(write, deadline).await,
             footing => self.send_guarded(write, expected.filter(|_| guarded), footing, deadline).boxed().await,
         };
@@ -244,8 +245,9 @@ pub struct Create<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// From what a creation starts: from the marker that is known, or else from nothing, which a server refuses if there is
-    /// a marker of somebody else. Where the last creation met one, it is cheaper to look before.
+    /// Returns the starting point of a `create`: a remembered marker, or else the assumption that the key has no entry.
+    /// The server refuses this assumption if another client left a marker. If the last `create` found such a marker, a
+    /// read before the write is cheaper.
     async fn guess(&self, key: &Key, deadline: Deadline) -> First {
         let Inner { raw, markers, .. } = &*self.inner;
         let marker = markers.take(key, raw.incarnation().epoch);
@@ -253,7 +255,7 @@ impl<T: KvModel> Bucket<T> {
             return First::NoRecord(marker.unwrap_or_default());
         }
         match raw.read(key, At::Newest(Read::Any), deadline).await {
-            // It may be there no longer.
+            // The nearest server may be behind, and the record may be gone.
             Ok(Some(entry)) if !entry.is_removed() => First::ReadAtLeader,
             Ok(Some(marker)) => First::NoRecord(marker.revision),
             Ok(None) | Err(_) => {
@@ -272,7 +274,7 @@ impl<T: KvModel> Create<'_, T> {
         let markers = &bucket.inner.markers;
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(entry) if !entry.is_removed() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision)),
-            // Nothing, or a marker: the TTL goes with the write in both cases.
+            // No entry, or a delete marker: the TTL applies to the write in both cases.
             newest => {
                 if newest.is_some() {
                     markers.met_another();
@@ -287,7 +289,7 @@ impl<T: KvModel> Create<'_, T> {
     }
 }
 
-/// A write over a known revision; see [`Bucket::update`].
+/// A write that expects a revision; see [`Bucket::update`].
 #[must_use = "nothing is written until it is awaited"]
 #[derive(Debug)]
 pub struct Update<'a, T: KvModel> {

@@ -1,4 +1,4 @@
-//! A slow reader's waiting room: the newest event of each key.
+//! The buffer of a slow reader: the newest event of each key.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use super::NewsStream;
 use super::recover::News;
 use crate::error::Result;
 
-/// What waits, in the order in which it is told.
+/// The pending events, in the order of their delivery.
 #[derive(Default)]
 struct Waiting {
     next: u64,
     news: BTreeMap<u64, Result<News>>,
-    /// Where the event of a key waits.
+    /// The position of the pending event of each key.
     keys: HashMap<String, u64>,
-    /// Where `Ready` waits, or waited last.
+    /// The position of the pending or last `Ready`.
     ready: u64,
     over: bool,
 }
@@ -30,17 +30,17 @@ impl Waiting {
             self.news.remove(&older);
         }
         match &news {
-            // What waits is forgotten with all that was told.
+            // The reader discards its state on a resync, so older events are obsolete.
             Ok(News::Resync) => {
                 self.news.clear();
                 self.keys.clear();
             }
-            // The reader that lags is the one that this makes up for.
+            // The buffer itself serves a slow reader, so a lag is not reported. `Events` would skip the other two.
             Ok(News::Lagging(_) | News::Alive(_) | News::Interrupted(_)) => return,
             Ok(News::Entry(..) | News::Ready) | Err(_) => {}
         }
         self.put(news);
-        // What was to come before `Ready` still does.
+        // If the replaced event was pending before `Ready`, the new one must also precede `Ready`.
         if older.is_some_and(|older| older < self.ready)
             && let Some(ready) = self.news.remove(&self.ready)
         {
@@ -65,7 +65,7 @@ impl Waiting {
     }
 }
 
-/// The key that news are about, if they are about one.
+/// Returns the key of an event, if it has one.
 fn key(news: &Result<News>) -> Option<&str> {
     match news {
         Ok(News::Entry(entry, _)) => Some(entry.key.as_str()),
@@ -94,7 +94,7 @@ impl Drop for Feed {
     }
 }
 
-/// Listens in a task, and keeps the newest of each key for whoever reads.
+/// Reads the stream in a task, and keeps the newest event of each key for the reader.
 pub(super) fn coalesce(mut news: NewsStream) -> NewsStream {
     let shared = Arc::new((Mutex::new(Waiting::default()), Notify::new()));
     let feed = Arc::clone(&shared);

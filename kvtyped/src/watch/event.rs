@@ -17,45 +17,45 @@ use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// What happens to the records of a watch.
+/// An event of a watch.
 #[non_exhaustive]
 pub enum Event<T: KvModel> {
-    /// There is this record: a current one before [`Event::Ready`], a change after it.
+    /// A record: an existing one before [`Event::Ready`], a written one after it.
     Put(Entry<T>),
-    /// There is a record, of a watch that leaves the values out.
+    /// A record, in a watch without values.
     Touched {
-        /// Its key.
+        /// The key.
         key: T::Key,
-        /// Its revision.
+        /// The revision.
         revision: Revision,
-        /// When it was written.
+        /// The time of the write.
         created: SystemTime,
     },
-    /// The record went.
+    /// A record was removed.
     Removed {
-        /// Its key.
+        /// The key.
         key: T::Key,
         /// The revision of the removal. If the server wrote no marker, the revision of the expired record.
         revision: Revision,
-        /// How it went.
+        /// The cause of the removal.
         reason: Removed,
     },
-    /// All current records were told; at once, if there are none.
+    /// The watch has reported all existing records. The first event if no record exists.
     Ready,
-    /// Something was stored that is no record of the model. The stream goes on.
+    /// The stored bytes are not a record of the model. The stream continues.
     Undecodable {
-        /// The key as it is stored.
+        /// The stored key.
         key: String,
-        /// The revision; zero where it is not known.
+        /// The revision. [`Revision::ZERO`] if it is not available.
         revision: Revision,
-        /// What is wrong with it.
+        /// The decoding error.
         error: Error,
     },
-    /// Something may have been missed: forget what was told. All current records follow, and `Ready`.
+    /// Events may be missing. Discard all earlier events: all existing records follow, and then `Ready`.
     Resync,
-    /// The reader is this many changes behind, or more. They are not lost; `coalesce` makes fewer of them.
+    /// The reader is at least this many changes behind. They are not lost. `coalesce` reduces their number.
     Lagging {
-        /// How many are to come.
+        /// The number of pending changes.
         behind: u64,
     },
 }
@@ -99,7 +99,7 @@ impl<T: KvModel> Events<T> {
         Some(self.event(news))
     }
 
-    /// The event that news are, if they are one.
+    /// Returns the event for an item of the watch. `None` if the item is internal or filtered out.
     fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
         let event = match news {
             Ok(News::Entry(raw, pending)) => {
@@ -126,7 +126,7 @@ impl<T: KvModel> Events<T> {
     }
 }
 
-/// The event of an entry.
+/// Returns the event for an entry.
 pub(super) fn told<T: KvModel>(raw: &RawEntry) -> Event<T> {
     match decode::version(raw) {
         Ok(Version::Put(entry)) => Event::Put(entry),

@@ -1,4 +1,4 @@
-//! Looking a cache up by something other than the key.
+//! Secondary indexes of a cache.
 
 use std::fmt;
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use super::keeper::Records;
 use crate::bucket::Entry;
 use crate::model::KvModel;
 
-/// The records of a cache by something other than their key; see [`Cache::index_by`](super::Cache::index_by).
+/// A secondary index of a cache: its records by a computed value; see [`Cache::index_by`](super::Cache::index_by).
 pub struct Index<K, T: KvModel> {
     groups: Arc<Groups<K, T>>,
 }
@@ -21,17 +21,17 @@ type Group<T> = Arc<[Arc<Entry<T>>]>;
 type Groups<K, T> = ArcSwap<HashMap<K, Group<T>>>;
 
 impl<K: Eq + Hash + Clone, T: KvModel> Index<K, T> {
-    /// The records for which the function gave this.
+    /// Returns the records whose computed value equals `by`.
     pub fn get(&self, by: &K) -> Vec<Arc<Entry<T>>> {
         self.groups.load().pin().get(by).map(|group| group.to_vec()).unwrap_or_default()
     }
 
-    /// Whether there is one.
+    /// Returns whether a record with this computed value exists.
     pub fn contains(&self, by: &K) -> bool {
         self.groups.load().pin().contains_key(by)
     }
 
-    /// What the function gave for the records that are cached now.
+    /// Returns the computed values of all cached records.
     pub fn keys(&self) -> Vec<K> {
         self.groups.load().pin().keys().cloned().collect()
     }
@@ -88,7 +88,7 @@ impl<T: KvModel> Indexes<T> {
     }
 }
 
-/// An index, whatever it is by.
+/// An index with any type of computed value.
 trait Keep<T: KvModel>: Send + Sync {
     fn apply(&self, change: &CacheChange<T>);
     fn rebuild(&self, records: &Records<T>);
@@ -112,7 +112,8 @@ where
         let CacheChange { key, old, new, error: _ } = change;
         let left = old.as_ref().map(|entry| (self.by)(entry));
         let joined = new.as_ref().map(|entry| (self.by)(entry));
-        // The group that it joins gets it before the other loses it: a reader may see it twice, but never not at all.
+        // Add the entry to its new group before removing it from the old one. A concurrent reader may see it twice, but
+        // never misses it.
         if let (Some(by), Some(entry)) = (&joined, new) {
             let others = groups.get(by).into_iter().flat_map(|group| group.iter());
             let others = others.filter(|other| other.key() != key).cloned();

@@ -1,4 +1,4 @@
-//! One value, always at hand.
+//! A live value: the current record of one key.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -19,7 +19,7 @@ use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Keeps the value of one key at hand: configuration that is reloaded while the program runs.
+    /// Keeps the current value of one key in memory, for example configuration that is reloaded while the program runs.
     ///
     /// A record is invalid if it does not decode or if [`validate`](OpenLive::validate) rejects it. After an invalid
     /// record the last valid value stays, and [`Live::last_error`] returns the reason. The last valid value also stays
@@ -59,7 +59,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 }
 
-/// A live value that is fetched; see [`ReadBucket::live`].
+/// A builder that opens a live value; see [`ReadBucket::live`].
 #[must_use = "nothing is read until it is awaited"]
 pub struct OpenLive<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
@@ -95,7 +95,7 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self
     }
 
-    /// What a value must pass to be taken. What it says is shown in errors.
+    /// Sets a check that each value must pass. Errors contain the message of the check.
     pub fn validate<E>(mut self, check: impl Fn(&T) -> Result<(), E> + Send + Sync + 'static) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -155,10 +155,11 @@ impl<T: KvModel> fmt::Debug for OpenLive<'_, T> {
     }
 }
 
-/// One value, always at hand; see [`ReadBucket::live`]. Cheap to clone; every clone has its own [`changed`](Self::changed).
+/// The current value of one key; see [`ReadBucket::live`]. Cheap to clone. Each clone tracks its own
+/// [`changed`](Self::changed).
 pub struct Live<T: KvModel> {
     inner: Arc<Inner<T>>,
-    /// The version that was last loaded by this handle.
+    /// The version that this handle loaded last.
     seen: AtomicU64,
 }
 
@@ -174,10 +175,11 @@ impl<T: KvModel> Drop for Inner<T> {
 }
 
 impl<T: KvModel> Live<T> {
-    /// The value now. No network, no `await`, no lock.
+    /// Returns the current value. Performs no I/O and takes no lock.
     pub fn load(&self) -> Arc<T> {
         let Shared { version, value, .. } = &*self.inner.shared;
-        // The version first: a value that comes in between is told by `changed` once more, rather than never.
+        // Read the version before the value. If a new value arrives in between, `changed` reports it again instead of
+        // missing it.
         self.seen.store(version.load(Ordering::Acquire), Ordering::Release);
         value.load_full()
     }
@@ -187,12 +189,12 @@ impl<T: KvModel> Live<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Closed` if the live value has ended, because the store was closed or the tokio runtime of the value ended.
-    /// The last error is the cause.
+    /// Returns `Closed` if the live value has ended, because the store was closed or the tokio runtime of the value has
+    /// ended. The last error is the cause.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses nothing: the next call tells of the change.
+    /// Dropping the future loses nothing: the next call reports the change.
     pub async fn changed(&self) -> Result<Arc<T>> {
         let mut values = self.subscribe();
         while self.inner.shared.version.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire) {
@@ -213,14 +215,15 @@ impl<T: KvModel> Live<T> {
         self.inner.shared.error.subscribe()
     }
 
-    /// A receiver of every value, for whoever has one in a `select!`. It says when nothing comes any more.
+    /// Returns a receiver of every value, for example for a `select!`. The channel closes when the live value ends.
     pub fn subscribe(&self) -> watch::Receiver<Arc<T>> {
         let mut values = self.inner.shared.values.clone();
         values.mark_unchanged();
         values
     }
 
-    /// The revision of the value, or of the removal behind which there is a default; zero where there never was a record.
+    /// Returns the revision of the value. For a default, returns the revision of the removal that it follows, or
+    /// [`Revision::ZERO`] if it follows none.
     pub fn revision(&self) -> Revision {
         Revision::new(self.inner.shared.revision.load(Ordering::Acquire))
     }

@@ -24,7 +24,7 @@ pub(super) struct Shared<T: KvModel> {
     pub(super) revision: AtomicU64,
     /// Receives every value. The keeper owns the sender, so the channel closes when the keeper ends.
     pub(super) values: watch::Receiver<Arc<T>>,
-    /// Why the newest record is invalid, or why the live value has ended.
+    /// The error of an invalid newest record, or the reason for the end of the live value.
     pub(super) error: watch::Sender<Option<Arc<Error>>>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Keeper<T: KvModel> {
     events: Events<T>,
     key: String,
     rules: Rules<T>,
-    /// Why the last record is invalid.
+    /// The error of the last record, if it is invalid.
     refusal: Option<Arc<Error>>,
     /// The error of the watch, until the watch works again.
     failure: Option<Arc<Error>>,
@@ -96,12 +96,12 @@ impl<T: KvModel> Keeper<T> {
         }
     }
 
-    /// The error of the watch, or else of the newest value.
+    /// Returns the error of the watch, or else of the newest value.
     pub(super) fn error(&self) -> Option<Arc<Error>> {
         self.failure.as_ref().or(self.refusal.as_ref()).cloned()
     }
 
-    /// Whether the watch failed before the first listing was complete.
+    /// Returns whether the watch failed before the first listing was complete.
     pub(super) fn has_failed(&self) -> bool {
         self.failure.is_some() && !self.is_ready
     }
@@ -211,7 +211,7 @@ struct End<T: KvModel> {
 }
 
 impl<T: KvModel> End<T> {
-    /// The reason for the end is recorded.
+    /// Marks the reason for the end as recorded.
     fn finish(mut self) {
         self.is_known = true;
     }

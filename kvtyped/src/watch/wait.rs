@@ -14,7 +14,7 @@ use crate::key::ModelKey;
 use crate::model::{Filter, KvModel};
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Waits until the record of a key is there and as a predicate wants it; one that is there already is seen.
+    /// Waits until the key has a record that matches a predicate. Returns at once if the current record matches.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -46,7 +46,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub fn wait_for<'a, P>(&'a self, key: &'a T::Key, predicate: P) -> WaitFor<'a, T, P>
     where
         P: FnMut(&Entry<T>) -> bool + Send + 'a,
@@ -65,7 +65,7 @@ pub struct WaitFor<'a, T: KvModel, P> {
 }
 
 impl<T: KvModel, P> WaitFor<'_, T, P> {
-    /// How long to wait.
+    /// Sets the timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -118,7 +118,7 @@ where
     }
 }
 
-/// Whether a watch continues after an error, because an administrator may undo the cause.
+/// Returns whether a watch continues after an error, because an administrator may undo the cause.
 fn may_be_undone(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed)
 }
