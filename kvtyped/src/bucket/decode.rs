@@ -110,3 +110,65 @@ pub(super) fn verify_same<T: KvModel>(record: &T, stored: &T) -> Result<()> {
 fn unwritable<T: KvModel>(error: CodecError) -> Error {
     Error::encode(&error).of_model::<T>()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::revision::Revision;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
+    #[kv(key = "{tenant}.{id}")]
+    struct Session {
+        tenant: String,
+        id: u64,
+    }
+
+    /// Its key is not stored, so the record takes it from the key of the entry.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
+    #[kv(key = "{tenant}.{id}")]
+    struct Slim {
+        #[serde(skip)]
+        tenant: String,
+        id: u64,
+    }
+
+    fn version_of<T: KvModel>(key: &str, value: &'static str) -> Version<T> {
+        let raw = RawEntry {
+            key: Key::new(key).unwrap(),
+            revision: Revision::new(3),
+            created: SystemTime::UNIX_EPOCH,
+            operation: Operation::Put,
+            value: Bytes::from_static(value.as_bytes()),
+            ttl: None,
+            id: None,
+        };
+        version(&raw).unwrap()
+    }
+
+    #[test]
+    fn a_record_under_another_key_is_undecodable() {
+        let value = r#"{"tenant":"acme","id":7}"#;
+        let read = version_of::<Session>("acme.7", value);
+        assert_eq!(read.entry().unwrap().key(), &SessionKey::new("acme", 7));
+        for key in ["acme.8", "beta.7", "acm.7"] {
+            let Version::Undecodable { key: found, error, .. } = version_of::<Session>(key, value) else {
+                panic!("{key} holds the record of another key");
+            };
+            assert_eq!((found.to_string().as_str(), error.key()), (key, Some(key)));
+            assert!(error.to_string().contains("names another key"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_record_takes_from_its_key_what_is_not_stored() {
+        let read = version_of::<Slim>("acme.7", r#"{"id":7}"#);
+        assert_eq!(**read.entry().unwrap(), Slim { tenant: "acme".into(), id: 7 });
+        assert!(version_of::<Slim>("acme.8", r#"{"id":7}"#).entry().is_none());
+    }
+}
