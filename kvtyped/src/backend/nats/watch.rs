@@ -82,6 +82,8 @@ struct Sitting {
     /// The proof that precedes `Ready`, if one is needed.
     proof: Option<Proof>,
     ready: bool,
+    /// When the session last had every message of the server.
+    current: Instant,
     /// The message after which an idle server may have waited for an acknowledgement.
     idle_after: Option<u64>,
     /// Everything to be told of this revision, or one before it, was told.
@@ -167,6 +169,7 @@ impl Sitting {
                     false => [Signal::Begun(begun)].into(),
                 },
                 upto: start,
+                current: Instant::now(),
                 idle_after: None,
                 place,
                 consumer,
@@ -194,6 +197,9 @@ impl Sitting {
             match heard {
                 Heard::Message(stored, behind) => {
                     self.listing.take(stored.revision, behind);
+                    if behind == 0 {
+                        self.caught_up();
+                    }
                     if self.listing.has_met_its_end() {
                         self.look_ahead().await;
                     }
@@ -206,6 +212,7 @@ impl Sitting {
                     if self.listing.idle(upto) >= STUCK {
                         return Err(self.end("the server that delivers is behind, and stays so").await);
                     }
+                    self.caught_up();
                     self.upto = self.upto.max(upto);
                     let concluded = self.conclude().await?;
                     self.first.extend(concluded);
@@ -218,6 +225,23 @@ impl Sitting {
                 }
                 Heard::Unheard => return Err(self.unheard().await),
             }
+        }
+    }
+
+    /// Records that the session has every message of the server. If that took longer than the server keeps limit markers,
+    /// one may have expired before it was delivered: the session must prove that it missed no removal.
+    fn caught_up(&mut self) {
+        let Some(kept) = self.place.config.limit_markers.filter(|_| self.ready) else { return };
+        let now = Instant::now();
+        if now - std::mem::replace(&mut self.current, now) < kept {
+            return;
+        }
+        tracing::debug!(stream = self.place.stream, "a watch lagged for longer than markers are kept");
+        if is_provable(&self.place, &self.delivered) {
+            self.proof = Some(Proof::new(false));
+            self.ready = false;
+        } else {
+            self.first.push_back(Signal::Incomplete);
         }
     }
 
