@@ -73,7 +73,7 @@ struct Tracked {
     ttl: Option<Ttl>,
 }
 
-/// An answer of the server.
+/// A reply of the server.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     time: SystemTime,

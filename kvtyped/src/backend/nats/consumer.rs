@@ -67,7 +67,7 @@ pub(super) struct Request {
     pub(super) window: Option<u32>,
 }
 
-/// The first messages of a delivery.
+/// The start position of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// The newest message of each subject.
