@@ -289,7 +289,7 @@ on_both_backends! {
         let mut done = 0;
         while let Some(entry) = changes.next().await {
             entry.expect("it is written");
-            // The consumer works on the same key, and meantime the other futures are not polled.
+            // The consumer changes the same key. During its change, the other futures are not polled.
             increment().await.expect("no other call blocks it");
             done += 2;
         }
@@ -495,7 +495,7 @@ async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
     assert_eq!(sessions.get(&key()).await.unwrap().expect("theirs").visits, 1_005);
 }
 
-/// The time that an update takes which loses this often, and that of the next one on the same handle.
+/// Returns the time of an update that loses this many times, and the time of the next update on the same handle.
 async fn times_of_an_update_that_loses(times: u32) -> [Duration; 2] {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
@@ -543,7 +543,7 @@ async fn an_unpolled_change_after_a_conflict_blocks_no_other_call() {
         let mut runs = 0;
         let change = sessions.modify(&key, move |mine| {
             runs += 1;
-            // There is no wait behind the first conflicts.
+            // The first conflicts cause no wait.
             if runs <= 17 {
                 let other = sessions.put(&session().visited(100 * (round + 1))).into_future().now_or_never();
                 other.expect("memory answers at once").expect("it is written");

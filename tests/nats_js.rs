@@ -1,7 +1,7 @@
 //! Agreement on keys with nats.js and its base64 key codec.
 //!
-//! The tests need Node.js. Where it is missing they say so and end: `golden/keys.base64-nats-js.txt` holds keys that
-//! nats.js wrote, and is tested everywhere.
+//! The tests need Node.js. Without Node.js, they print a message and pass. The keys in `golden/keys.base64-nats-js.txt`
+//! were written by nats.js, and are tested without Node.js.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,7 +31,7 @@ impl User {
     }
 }
 
-/// The signal of a client that watches.
+/// The signal that nats.js writes once it watches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "ready.{name}", key_codec = "base64-nats-js")]
 struct Ready {
@@ -39,7 +39,7 @@ struct Ready {
     name: String,
 }
 
-/// Keys of any depth and text, each field being a segment.
+/// A model with keys of any depth.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "{key..}", key_codec = "base64-nats-js", codec = Text)]
 struct Any {
@@ -57,7 +57,7 @@ struct Plain {
     visits: u32,
 }
 
-/// Runs these steps with nats.js and returns the result of each; see the script.
+/// Runs these steps with nats.js and returns the result of each. The script describes the steps.
 async fn node(modules: &Path, bucket: &str, steps: Value) -> Vec<Value> {
     let url = harness::shared().await.url();
     let script = include_str!("interop/client.js");
@@ -65,7 +65,7 @@ async fn node(modules: &Path, bucket: &str, steps: Value) -> Vec<Value> {
     serde_json::from_str(&printed).expect("the script prints a list")
 }
 
-/// The folder of nats.js; without it, the test ends here.
+/// The folder of nats.js. Without it, the test ends here.
 macro_rules! nats_js {
     () => {
         match harness::node::nats_js() {
@@ -215,7 +215,7 @@ async fn either_watches_what_the_other_writes() {
     let mut signals = ready.watch(..).await.unwrap();
     assert_eq!(listing(&mut signals).await, []);
     let write = async {
-        // Its watcher is there.
+        // The watcher of nats.js has started.
         told(&mut signals).await;
         users.put(&bob).await.unwrap();
         users.put(&ada).await.unwrap();

@@ -1,4 +1,4 @@
-//! Many writers of one record: tasks of one process, and processes.
+//! Many writers of one record: tasks of one process, and several processes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl Rivals {
         move |n| their_increments(theirs[n].clone(), record(2).by_hand(), 1).boxed()
     }
 
-    /// The time until each has made one increment.
+    /// The time until each writer has made one increment.
     async fn bursts(&self, effort: Effort) -> Measured {
         let (ours, theirs) = (self.our_increment(), self.their_increment());
         let rounds = Rounds { many: self.ours.len(), times: 1, blocks: effort.blocks(5), each: effort.of(40) };
@@ -117,7 +117,7 @@ impl Rivals {
         all
     }
 
-    /// The time of an increment while all of them go on, and of the longest one of each round.
+    /// The time of an increment while all writers are active, and of the longest one of each round.
     async fn modify(&self, effort: Effort) -> [Measured; 2] {
         let (many, blocks) = (self.ours.len(), effort.blocks(5));
         let rounds = Rounds { many, times: (effort.of(4 * INCREMENTS) / many).max(2), blocks, each: 4 };
@@ -125,7 +125,7 @@ impl Rivals {
         [all.each(rounds.times * many), longest]
     }
 
-    /// The same of transactions over two records.
+    /// The same times for transactions over two records.
     async fn transact(&self, effort: Effort) -> [Measured; 2] {
         let (many, blocks) = (self.ours.len(), effort.blocks(3));
         let rounds = Rounds { many, times: 4, blocks, each: 3 };
@@ -209,7 +209,7 @@ async fn our_transfer(bucket: Bucket<Session>) {
     transfer.max_attempts(u32::MAX).timeout(Duration::from_secs(60)).await.expect("it is applied");
 }
 
-/// The loop that one writes by hand.
+/// The retry loop without `transact`.
 async fn their_transfer(bucket: Bucket<Session>) {
     let keys = [record(3).key(), record(4).key()];
     loop {
@@ -266,7 +266,7 @@ async fn in_one_process(world: &World, tasks: usize) -> Measured {
     measured.await.each(increments * tasks)
 }
 
-/// How long it takes until all of these tasks are done.
+/// The time until all of these tasks are done.
 async fn spread_over<F>(tasks: usize, work: impl Fn() -> F) -> Duration
 where
     F: Future<Output = ()> + Send + 'static,
@@ -317,7 +317,7 @@ async fn in_processes(world: &World, processes: usize) -> Measured {
     measured.await.each(increments * processes)
 }
 
-/// What each of the processes does.
+/// Runs one worker process.
 pub(crate) async fn work(url: &str, bucket: &str) {
     let store = Store::connect(url).await.expect("the server is there");
     let ours: Bucket<Session> = store.bucket().name(bucket).must_exist().await.expect("the bucket is there");

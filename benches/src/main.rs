@@ -1,8 +1,9 @@
-//! What kvtyped costs beside the plain NATS client with serde by hand, measured in the same run.
+//! Benchmarks of kvtyped against the plain NATS client with serde, both measured in the same run.
 //!
-//! `cargo run --release -p kvtyped-benches` starts a server of its own, measures, prints a table and leaves it with a plot
-//! below `target/benches/`. `--quick` only sees that everything runs; `--save` writes what the docs show; `--up-to=100000`
-//! leaves out the larger sizes of the group `sizes`; any other word is a group: only these are measured.
+//! `cargo run --release -p kvtyped-benches` starts a server, measures, prints a summary, and writes a table and a plot
+//! to `target/benches/`. `--quick` only checks that everything runs. `--save` also writes the table and the plot of the
+//! docs. `--up-to=100000` omits the larger sizes of the group `sizes`. Any other argument is a group. If groups are
+//! given, only these are measured.
 
 mod allocator;
 mod contention;
@@ -53,7 +54,7 @@ fn main() {
     });
 }
 
-/// The size that `--up-to=SIZE` says.
+/// Parses `--up-to=SIZE`. Returns `None` if the size is smaller than every size of the group.
 fn up_to(option: &str) -> Option<usize> {
     option.strip_prefix("--up-to=")?.parse().ok().filter(|size| *size >= sizes::SIZES[0])
 }

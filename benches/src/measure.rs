@@ -1,39 +1,39 @@
-//! How two ways of doing the same are set beside each other.
+//! The comparison of two implementations of an operation.
 //!
-//! Absolute times move by a factor of two from run to run, ratios within one run do not: so operations alternate one by
-//! one, A B, B A, A B, and each block of them gives one ratio of medians.
+//! Absolute times vary by a factor of two from run to run, but ratios within one run do not. So the operations
+//! alternate one by one, A B, B A, A B, and each block of them gives one ratio of medians.
 
 use std::time::{Duration, Instant};
 
-/// How much is measured.
+/// The amount of work to measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
-    /// Only to see that everything runs.
+    /// Whether to check only that everything runs.
     pub(crate) quick: bool,
-    /// The largest size to measure, where there are several.
+    /// The largest size to measure, if there are several.
     pub(crate) most: usize,
 }
 
 impl Effort {
-    /// How often to do something that takes microseconds, or so many records of something large.
+    /// Scales the number of fast operations, or of records, to this effort.
     pub(crate) fn of(self, full: usize) -> usize {
         if self.quick { (full / 20).max(2) } else { full }
     }
 
-    /// How many blocks, each of which gives a ratio.
+    /// Scales the number of blocks to this effort. Each block gives one ratio.
     pub(crate) fn blocks(self, full: usize) -> usize {
         if self.quick { 2 } else { full }
     }
 }
 
-/// The seconds that each operation took, block by block.
+/// The time of each operation in seconds, by block.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) ours: Vec<Vec<f64>>,
     pub(crate) theirs: Vec<Vec<f64>>,
 }
 
-/// The quartiles of something.
+/// The quartiles of a set of values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) low: f64,
@@ -42,7 +42,7 @@ pub(crate) struct Spread {
 }
 
 impl Measured {
-    /// What one of so many took, where each operation did so many.
+    /// Converts the times of operations that each did `many` things to the time of one thing.
     pub(crate) fn each(mut self, many: usize) -> Self {
         for seconds in self.ours.iter_mut().chain(&mut self.theirs).flatten() {
             *seconds /= many as f64;
@@ -50,21 +50,21 @@ impl Measured {
         self
     }
 
-    /// The median of everything that we did, and of everything that they did.
+    /// Returns the median of all our operations, and of all of theirs.
     pub(crate) fn medians(&self) -> (f64, f64) {
         let flat = |blocks: &[Vec<f64>]| median(blocks.iter().flatten().copied());
         (flat(&self.ours), flat(&self.theirs))
     }
 
-    /// How many times as long ours take: the spread over the blocks.
+    /// Returns the ratio of our time to theirs: its spread over the blocks.
     pub(crate) fn ratio(&self) -> Spread {
         let blocks = self.ours.iter().zip(&self.theirs);
         spread(blocks.map(|(ours, theirs)| median(ours.iter().copied()) / median(theirs.iter().copied())))
     }
 }
 
-/// Does ours and theirs in turn, `blocks` times `each` pairs of them, after a few that do not count. Each tells how long
-/// what counts of it took.
+/// Runs our operation and theirs in turn, in `blocks` blocks of `each` pairs, after a warm-up that does not count. Each
+/// operation returns the time to record.
 pub(crate) async fn pairs(
     blocks: usize,
     each: usize,
@@ -93,14 +93,14 @@ pub(crate) async fn pairs(
     measured
 }
 
-/// How long it took, and what came of it.
+/// Returns the time that the work took, and its result.
 pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     let begun = Instant::now();
     let result = work.await;
     (begun.elapsed(), result)
 }
 
-/// How long it took.
+/// Returns the time that the work took.
 pub(crate) async fn time<T>(work: impl Future<Output = T>) -> Duration {
     timed(work).await.0
 }
@@ -115,7 +115,7 @@ pub(crate) fn spread(of: impl IntoIterator<Item = f64>) -> Spread {
     Spread { low: at(0.25), median: at(0.5), high: at(0.75) }
 }
 
-/// The value below which so great a part of them lies, between two of them if need be.
+/// Returns the quantile `q` of the values. Interpolates between two values if necessary.
 pub(crate) fn quantile(of: impl IntoIterator<Item = f64>, q: f64) -> f64 {
     let mut sorted: Vec<_> = of.into_iter().collect();
     assert!(!sorted.is_empty(), "nothing was measured");

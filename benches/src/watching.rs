@@ -14,9 +14,9 @@ use kvtyped::prelude::*;
 use crate::measure::{pairs, time};
 use crate::world::{Session, SessionKey, World, decode, encode, publish_all};
 
-/// How many records are cached.
+/// The number of cached records.
 const CACHED: u64 = 10_000;
-/// How many reads are timed at once.
+/// The number of reads that are timed together.
 const READS: usize = 20_000;
 
 pub(crate) async fn measure(world: &mut World) {
@@ -28,7 +28,7 @@ pub(crate) async fn measure(world: &mut World) {
     reconnection(world).await;
 }
 
-/// How long after a put is begun its event is there. The put is the plain client's in both cases.
+/// Measures the time from the start of a put to its event. Both cases use the put of the plain client.
 async fn delivery(world: &mut World) {
     let (bucket, plain) = world.bucket("delivery").await;
     let (ours, theirs) = (Session::new("ours", 1), Session::new("theirs", 1));
@@ -72,12 +72,12 @@ async fn delivery(world: &mut World) {
         tokio::join!(put(&ours), event).1
     };
     let until_acknowledged = async || acknowledged.get();
-    // The acknowledgement of the very same put.
+    // Both times are of the same put.
     let measured = pairs_of(world.effort.blocks(7), world.effort.of(1_000), our_event, until_acknowledged).await;
     world.report.row("from a put to its event", "to its acknowledgement").goal(1.10).measured(&measured);
 }
 
-/// As `pairs`, where theirs is what was told beside ours.
+/// Like `pairs`, but the second closure returns a time that the first one recorded.
 async fn pairs_of(
     blocks: usize,
     each: usize,
@@ -140,7 +140,7 @@ fn reads(keys: &[SessionKey], read: impl Fn(&SessionKey) -> bool) -> Duration {
     begun.elapsed()
 }
 
-/// The longer of two that go on at once.
+/// Runs the work on two threads concurrently, and returns the longer time.
 fn on_two_threads(work: impl Fn() -> Duration + Sync) -> Duration {
     thread::scope(|scope| {
         let [one, other] = [scope.spawn(&work), scope.spawn(&work)];
@@ -169,10 +169,10 @@ async fn live(world: &mut World) {
     world.report.row("a load of a live value", "ArcSwap::load_full").goal(2.0).measured(&measured);
 }
 
-/// How many of one process hear of what one cache hears of.
+/// The number of tasks that subscribe to the changes of one cache.
 const SUBSCRIBERS: usize = 100;
 
-/// What it costs those who write that many in this process watch, and how far apart these hear of it.
+/// Measures the delay between the first and the last subscriber, and the cost of the subscribers for a writer.
 async fn subscribers(world: &mut World) {
     let (bucket, plain) = world.bucket("subscribers").await;
     let key = Session::new("heard", 0).key();
@@ -221,7 +221,7 @@ async fn subscribers(world: &mut World) {
     tasks.shutdown().await;
 }
 
-/// A cache whose connection breaks: until it has what was written meanwhile, beside filling one.
+/// Measures the time from a broken connection until a cache is up to date, against the time to fill a cache.
 async fn reconnection(world: &mut World) {
     const NAME: &str = "reconnection";
     let all = world.effort.of(100_000);

@@ -1,4 +1,4 @@
-"""Does what it is told with nats.py, and prints what came of each step as one JSON list.
+"""Runs steps with nats.py, and prints the result of each step as one JSON list.
 
 Arguments: the server's URL, the bucket, and a JSON list of steps, each `[verb, argument...]`.
 A step that fails gives `{"error": <the name of the exception>}`.
@@ -18,7 +18,7 @@ def entry(e):
 
 
 async def seen(watcher):
-    """What a watcher gives until it has caught up."""
+    """Returns the entries of a watcher until it has caught up."""
     entries = []
     while (e := await watcher.updates()) is not None:
         entries.append(entry(e))

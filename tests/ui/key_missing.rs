@@ -6,7 +6,7 @@ struct Session {
     id: u64,
 }
 
-// Without a field there is nothing to make a key of either.
+// A model without fields has no field for a key.
 #[derive(Serialize, Deserialize, KvModel)]
 struct Unit;
 

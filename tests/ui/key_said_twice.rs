@@ -8,7 +8,7 @@ struct Session {
     id: u64,
 }
 
-// What the model would have brought is used, and nothing more is reported.
+// The code uses the generated items, and the compiler reports no further error.
 fn main() {
     let key = SessionKey::new("acme", 7);
     let _: Filter<Session> = (&key).into();

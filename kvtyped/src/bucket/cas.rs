@@ -1,4 +1,4 @@
-//! The one compare-and-set loop.
+//! The compare-and-set loop that all updates of one record share.
 
 use std::time::Duration;
 
@@ -14,48 +14,49 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// From what the loop starts.
+/// The entry that the loop starts from.
 pub(super) enum First {
-    /// From a guess, which costs no read: there is no record, and the marker of this revision if it is not zero.
+    /// A guess, which costs no read: the key has no record. If the revision is not zero, the key has a delete marker of
+    /// this revision.
     NoRecord(Revision),
-    /// From a read of wherever is nearest: a stale answer costs one attempt. Where nothing is to be written, the leader is
-    /// asked before that is believed.
+    /// A read from the nearest server. A stale reply costs one attempt. A decision to write nothing is confirmed with a
+    /// read from the leader.
     Read,
-    /// From a read at the leader.
+    /// A read from the leader.
     ReadAtLeader,
 }
 
-/// When the loop gives up.
+/// The limits of the loop.
 pub(super) struct Limits {
     pub(super) attempts: Option<u32>,
     pub(super) deadline: Deadline,
-    /// Another record on which its writes stand.
+    /// The precondition of every write on another record.
     pub(super) footing: Footing,
 }
 
-/// What to do about what was read.
+/// A decision about the entry that was read.
 pub(super) enum Decision<R> {
     Write { kind: WriteKind, ttl: Option<Ttl>, result: R },
     Stop { result: R },
 }
 
-/// What was done.
+/// The outcome of the loop.
 pub(super) struct Done<R> {
-    /// The revision that was written; of the newest entry if nothing was.
+    /// The revision of the write. If nothing was written, the revision of the newest entry.
     pub(super) revision: Revision,
     pub(super) result: R,
 }
 
-/// How often an update is tried unless its caller says otherwise; its time is the other limit.
+/// The default limit on the attempts of an update. The other limit is the deadline.
 const MAX_ATTEMPTS: u32 = 100;
 
 /// The longest time that a winner leaves the record to the other writers.
 const LONGEST_REST: Duration = Duration::from_millis(32);
 
-/// The shortest. The timer counts milliseconds.
+/// The shortest such time. The timer counts milliseconds.
 const SHORTEST_REST: Duration = Duration::from_micros(500);
 
-/// How often a change was tried.
+/// The attempts of a change.
 pub(crate) struct Attempts {
     most: u32,
     made: u32,
@@ -68,16 +69,16 @@ impl Attempts {
         Self { most: most.unwrap_or(MAX_ATTEMPTS).max(1), made: 0, started: Instant::now(), lost: None }
     }
 
-    /// Whether one was made, and another came before.
+    /// Whether an attempt lost against another writer.
     pub(crate) fn any(&self) -> bool {
         self.made > 0
     }
 
-    /// Counts one that another came before.
+    /// Counts an attempt that lost against another writer.
     ///
     /// # Errors
     ///
-    /// `RetriesExhausted`, if it was the last.
+    /// Returns `RetriesExhausted` if no attempt or no time is left.
     pub(crate) fn lost(&mut self, conflict: Error, deadline: Deadline) -> Result<()> {
         self.made += 1;
         if self.made >= self.most || deadline.has_passed() {
@@ -87,7 +88,7 @@ impl Attempts {
         Ok(())
     }
 
-    /// The error of whoever has no time left: behind a conflict it is that which took the time.
+    /// Converts a timeout after a conflict to `RetriesExhausted`, because the conflicts used up the time.
     pub(crate) fn explain(&mut self, error: Error) -> Error {
         match self.lost.take() {
             Some(conflict) if matches!(error.kind(), ErrorKind::Timeout { .. }) => self.exhausted(conflict),
@@ -101,14 +102,14 @@ impl Attempts {
     }
 }
 
-/// The way back behind a conflict: a wait, and a read at the leader of something that is not older than the conflict.
+/// The retry after a conflict: a wait, and then a read from the leader that is not older than the conflict.
 #[derive(Debug)]
 pub(super) struct Retry {
     backoff: Backoff,
     least: Revision,
-    /// Whether the leader was denied to this user.
+    /// Whether this user may not read from the leader.
     denied: bool,
-    /// When the first conflict came.
+    /// When the retry was created. In a group commit this is the time of the first conflict.
     since: Instant,
 }
 
@@ -117,14 +118,14 @@ impl Retry {
         Self { backoff: Backoff::contention(), least: Revision::ZERO, denied: false, since: Instant::now() }
     }
 
-    /// The time that a writer that wins now leaves the record to the others: about as long as they kept it waiting. `None`
-    /// if the timer cannot wait that briefly.
+    /// Returns the time that a writer that wins now leaves the record to the others: about as long as they kept it
+    /// waiting. Returns `None` if the timer cannot wait so briefly.
     pub(super) fn rest(&self) -> Option<Duration> {
         let rest = chance::up_to((2 * self.since.elapsed()).min(LONGEST_REST));
         (rest >= SHORTEST_REST).then_some(rest)
     }
 
-    /// Learns from a conflict what is there at the least.
+    /// Records the lowest revision that the key can have after this conflict.
     pub(super) fn learn(&mut self, conflict: &Error) {
         if let ErrorKind::Conflict { expected, actual } = conflict.kind() {
             self.least = self.least.max(actual.unwrap_or(*expected));
@@ -135,7 +136,7 @@ impl Retry {
     ///
     /// # Errors
     ///
-    /// `Timeout`, if there is no time to wait any more; else those of the read.
+    /// Returns `Timeout` if no time is left for the wait, and the errors of the read.
     pub(super) async fn read(
         &mut self,
         raw: &dyn RawBucket,
@@ -147,8 +148,8 @@ impl Retry {
         self.read_as(read, raw, key, deadline).await
     }
 
-    /// Waits and reads what a conflict told of, or something later: where the first attempt was a guess, it is what was
-    /// there all along, most of the time, and wherever is nearest knows it.
+    /// Waits and reads an entry that is not older than the conflict, from the nearest server. After a guess, the entry
+    /// is usually old, so the nearest server has it.
     async fn read_nearest(&mut self, raw: &dyn RawBucket, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let read = if self.least > Revision::ZERO { Read::AtLeast(self.least) } else { Read::Leader };
         self.read_as(read, raw, key, deadline).await
@@ -168,7 +169,7 @@ impl Retry {
             let read = if self.denied { Read::AtLeast(self.least) } else { read };
             match raw.read(key, At::Newest(read), deadline).await {
                 Ok(entry) if self.is_behind(entry.as_ref()) => {}
-                // One who may read single keys only has to do with what others have heard.
+                // A user who may read only single keys uses any server that has reached the revision of the conflict.
                 Err(error) if !self.denied && error.is_denied() => {
                     self.denied = true;
                 }
@@ -177,35 +178,35 @@ impl Retry {
         }
     }
 
-    /// Whether it is older than the conflict: from a leader that does not know yet that it is none.
+    /// Whether an entry is older than the conflict. Such an entry comes from a replaced leader that still leads.
     fn is_behind(&self, entry: Option<&RawEntry>) -> bool {
         entry.is_some_and(|entry| entry.revision < self.least)
     }
 }
 
-/// Whether the leader has nothing newer than what was read of wherever was nearest.
+/// Whether the leader has no newer entry than the nearest server.
 pub(super) fn confirms(leader: Option<&RawEntry>, near: Option<&RawEntry>) -> bool {
     match leader {
-        // One that is cut off may be behind.
+        // An isolated leader may be behind.
         Some(entry) => near.is_some_and(|near| entry.revision <= near.revision),
         None => near.is_none(),
     }
 }
 
-/// One step of the loop: writes over what was read, if nothing came between.
+/// One write of the loop. It replaces the entry that was read, unless another write came between.
 pub(super) struct Step<'a> {
     pub(super) key: &'a Key,
-    /// The newest that was read; zero if there was nothing.
+    /// The revision of the entry that was read. Zero if the key had no entry.
     pub(super) over: Revision,
     pub(super) kind: WriteKind,
     pub(super) ttl: Option<Ttl>,
-    /// Another record that must be as it was.
+    /// The precondition on another record.
     pub(super) on: Option<&'a Guard>,
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads where nothing newer is, for a decision that no write confirms: at the leader, if another may answer. One who
-    /// may not ask the leader has to do with what is nearest.
+    /// Reads the newest entry for a decision that no write confirms. Reads from the leader if another server may be
+    /// stale. Reads from the nearest server if the user may not read from the leader.
     pub(super) async fn read_surely(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let raw = &self.inner.raw;
         if self.config().may_be_behind() {
@@ -227,12 +228,13 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// The compare-and-set loop: read, decide, write if nothing came between; read at the leader, and again.
+    /// The compare-and-set loop: reads, decides, and writes unless another write came between. After a conflict, it
+    /// reads from the leader and starts over.
     ///
-    /// A stale read is harmless: its write is refused, and a decision to write nothing is made again upon a read at the
-    /// leader. A read behind a conflict comes from the leader (behind that of a guess, from whoever knows what came
-    /// before), and one that is older than the conflict is not decided upon. An outcome that is unknown ends the loop: to
-    /// go on could apply twice.
+    /// A stale read is harmless. The server refuses its write, and a decision to write nothing is checked with a read
+    /// from the leader. The read after a conflict comes from the leader. After the conflict of a guess, it comes from
+    /// any server that has reached the revision of the conflict. No decision is based on an entry that is older than
+    /// the conflict. An unknown outcome ends the loop, because another attempt could apply the change twice.
     pub(super) async fn compare_and_set<R, E: From<Error>>(
         &self,
         operation: &'static str,

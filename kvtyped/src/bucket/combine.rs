@@ -1,5 +1,5 @@
-//! Group commit: changes of one record that wait for each other in this process are applied one after another, and stored
-//! by one write.
+//! Group commit: changes of one record that wait for each other in this process are applied one after another, and
+//! stored by one write.
 //!
 //! The changes of a key share a lane. A caller that has the turn applies its closure to the draft of the record and
 //! joins the group that the next write stores. The write begins when no other caller is about to join. Callers that
@@ -167,7 +167,7 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
-    /// Stores the group of a draft, and then `last` over it.
+    /// Stores the group of a draft, and then the group `last`.
     fn settle(&self, mut turn: Turn, last: Option<Group>) -> impl Future<Output = ()> + Send + use<T> {
         let bucket = self.read.clone();
         async move {
@@ -202,8 +202,8 @@ impl<T: KvModel> Bucket<T> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads the newest entry for the draft, in a separate task: from the nearest server, or after a conflict an entry
-    /// that is not older than the conflict, or so that no newer entry can exist if `surely` is set.
+    /// Reads the newest entry for the draft, in a separate task. By default, it reads from the nearest server. After a
+    /// conflict, the entry is not older than the conflict. With `surely`, no newer entry existed.
     async fn look(&self, mut turn: Turn, surely: bool, deadline: Deadline) -> Result<()> {
         let bucket = self.clone();
         let read = async move {
@@ -235,7 +235,7 @@ impl<T: KvModel> ReadBucket<T> {
         detached(read, Dropped::Continues).await.unwrap_or_else(closed)
     }
 
-    /// Writes over what a draft was based on.
+    /// Replaces the entry that a draft was based on.
     async fn store(
         &self,
         key: &Key,
@@ -250,7 +250,7 @@ impl<T: KvModel> ReadBucket<T> {
         };
         if known == Known::Before && revision > Revision::ZERO {
             match self.check_incarnation(key, revision, deadline).await {
-                // What was remembered is of another bucket: begin anew with what is there.
+                // The remembered entry is of another bucket, so start over with a read.
                 Err(error) if matches!(error.kind(), ErrorKind::HistoryRewound) => {
                     let nothing = ErrorKind::Conflict { expected: Revision::ZERO, actual: None };
                     return Err(Error::new(nothing).caused_by(error));

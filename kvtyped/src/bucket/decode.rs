@@ -1,4 +1,4 @@
-//! From what is stored to what is typed, and back.
+//! Conversion between stored entries and typed records.
 
 use bytes::Bytes;
 
@@ -21,13 +21,13 @@ fn refused<T>(error: Error, raw: &RawEntry) -> Error {
     located(error, raw).of_model::<T>()
 }
 
-/// The typed key of a stored one.
+/// Decodes a stored key.
 pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
     T::Key::decode(stored.as_str())
         .map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()).of_model::<T>())
 }
 
-/// How the key went, if this is the marker of a removal.
+/// Returns the reason of the removal if the entry is a delete marker.
 pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
     match &raw.operation {
         Operation::Put => Ok(None),
@@ -35,14 +35,14 @@ pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
         Operation::Purge => Ok(Some(Removed::Purged)),
         Operation::Expired => Ok(Some(Removed::Expired)),
         Operation::Unknown(name) => {
-            // Anybody may have written it.
+            // Any client can write a name of any length.
             let name: String = name.chars().take(32).collect();
             Err(located(undecodable("record", format!("its operation {name:?} is unknown to this version")), raw))
         }
     }
 }
 
-/// The record of an entry; none if the entry is the marker of a removal.
+/// Decodes the record of an entry. Returns `None` if the entry is a delete marker.
 pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
     if removal(raw)?.is_some() {
         return Ok(None);
@@ -51,7 +51,7 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
     record(raw, key).map(Some)
 }
 
-/// The record of an entry that is not the marker of a removal, under its decoded key.
+/// Decodes the record of an entry that is not a delete marker. `key` is the decoded key of the entry.
 fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
     let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
     let value = T::__from_stored(&key, stored);
@@ -62,7 +62,7 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
     Ok(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN })
 }
 
-/// The step of the history that an entry is.
+/// Converts an entry to a version of the history.
 pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
     let key = key::<T>(&raw.key)?;
     let revision = raw.revision;
@@ -102,7 +102,7 @@ pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Resul
     Err(Error::new(ErrorKind::Encode { codec: "key", detail }).of_model::<T>())
 }
 
-/// Checks that a record with the bytes of a stored one is that one.
+/// Checks that a record is equal to the stored record with the same bytes.
 pub(super) fn verify_same<T: KvModel>(record: &T, stored: &T) -> Result<()> {
     T::Codec::verify(record.stored(), stored.stored()).map_err(unwritable::<T>)
 }

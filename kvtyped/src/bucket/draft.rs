@@ -26,9 +26,9 @@ pub(super) struct Draft {
     pub(super) group: Option<Group>,
     /// The last conflict, if nothing was stored since.
     pub(super) conflict: Option<Retry>,
-    /// The revision that this handle stored last; zero if it stored none.
+    /// The last revision that this handle stored. Zero if it stored none.
     own: Revision,
-    /// Whether another writer had written since, when that was last seen.
+    /// Whether another writer has stored a later revision, as far as this handle has seen.
     is_shared: bool,
     /// Until when other writers go first.
     rest: Option<Instant>,
@@ -39,7 +39,8 @@ pub(super) struct Draft {
 pub(super) enum Memory {
     /// The newest known entry.
     Entry(RawEntry),
-    /// Of a record that other writers change too: the revision that was stored last, and until when they go first.
+    /// For a record that other writers change too: the last revision of this handle, and until when the others go
+    /// first.
     Shared(Revision, Option<Instant>),
 }
 
@@ -66,7 +67,7 @@ impl Base {
     }
 }
 
-/// How the newest entry of a key is known.
+/// The source of the newest known entry of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
     /// It was stored or read before the call that decides on it.
@@ -89,7 +90,7 @@ impl Draft {
         }
     }
 
-    /// Takes what is to be remembered.
+    /// Takes the state to remember.
     pub(super) fn memory(&mut self) -> Option<Memory> {
         if self.is_shared {
             return (self.own > Revision::ZERO).then_some(Memory::Shared(self.own, self.rest));

@@ -1,9 +1,9 @@
 //! The lanes of a bucket: the state that the changes of one record in this process share.
 //!
 //! A lane has one draft, and the caller that holds the [`Turn`] may change it. A turn is never assigned to a waiting
-//! caller. It is offered, and a caller takes it when it is polled. No caller holds a turn across an await of its own
-//! future: work that must be awaited continues in a separate task. A future that was polled once and then left
-//! therefore blocks no other caller.
+//! caller. It is offered, and a caller takes it when it is polled. No caller holds a turn across an await point. Work
+//! that must be awaited continues in a separate task. A future that was polled once and then left therefore blocks no
+//! other caller.
 //!
 //! A lane exists while a caller uses it. Afterwards the bucket remembers the newest entry of its draft, within a bound
 //! in bytes.
@@ -55,7 +55,7 @@ struct Used {
 
 #[derive(Debug, Default)]
 struct Lane {
-    /// Only ever locked by `try_lock`.
+    /// Locked only by `try_lock`.
     draft: Arc<AsyncMutex<Draft>>,
     free: Notify,
     /// The number of callers that wait for a turn, polled or not.
@@ -191,7 +191,7 @@ impl Seat {
 /// The right to change the draft of a lane. Dropping it offers the next turn.
 #[derive(Debug)]
 pub(super) struct Turn {
-    // Dropped first.
+    // Must be dropped before the offer.
     draft: OwnedMutexGuard<Draft>,
     offer: Offer,
 }
@@ -205,7 +205,7 @@ impl Drop for Offer {
         if lanes.one_by_one {
             lane.free.notify_one();
         } else {
-            // All of them can join one group.
+            // All waiting callers can join one group.
             lane.free.notify_waiters();
         }
     }
@@ -269,7 +269,7 @@ mod tests {
         let used = lanes.seat(&key(0));
         let other = lanes.seat(&key(0));
         assert!(Arc::ptr_eq(&used.lane, &other.lane));
-        // However many other keys there are.
+        // The number of other keys does not matter.
         (1..5_000).for_each(|n| remember(&lanes, n, 100));
         assert_eq!(lanes.all().used.len(), 1);
         drop(used);
@@ -285,7 +285,7 @@ mod tests {
         assert!((0..120_000).all(|n| is_remembered(&lanes, n)));
         (120_000..160_000).for_each(|n| remember(&lanes, n, 100));
         assert!(!is_remembered(&lanes, 0) && (120_000..160_000).all(|n| is_remembered(&lanes, n)));
-        // Larger ones take more room.
+        // Larger records take more memory.
         (0..6_000).for_each(|n| remember(&lanes, n, 16 * 1_024));
         let count = lanes.all().remembered.len();
         assert!((3_800..4_200).contains(&count), "{count} records of 16 KiB in 64 MiB");
@@ -322,7 +322,7 @@ mod tests {
             let start = tokio::time::Instant::now();
             drop(last.await.unwrap());
             assert!(start.elapsed() <= FIRST_LOOK, "{:?}", start.elapsed());
-            // The others get theirs when they are polled.
+            // The other callers get a turn when they are polled.
             for waiting in left {
                 drop(waiting.await.unwrap());
             }

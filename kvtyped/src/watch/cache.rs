@@ -24,11 +24,12 @@ use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Keeps a local copy of the records that a filter matches: ready when it is awaited, and up to date from then on.
+    /// Creates a local copy of the records that match a filter. The call returns once the copy is complete. From then
+    /// on the copy follows every change.
     ///
-    /// Reading it takes no network, no `await` and no lock. It may be behind: by a moment while all is well, for as long
-    /// as it lasts while the connection is lost ([`Cache::staleness`] tells). It drives itself, in a task that ends with the
-    /// last handle.
+    /// A read needs no network, no `await` and no lock. The copy may be stale: by a moment in normal operation, and for
+    /// as long as a connection is lost (see [`Cache::staleness`]). A task updates the copy, and ends with the last
+    /// handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -60,7 +61,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 }
 
-/// A cache that is filled; see [`ReadBucket::cache`].
+/// A builder of a cache; see [`ReadBucket::cache`].
 #[must_use = "nothing is cached until it is awaited"]
 #[derive(Debug)]
 pub struct OpenCache<'a, T: KvModel> {
@@ -95,7 +96,7 @@ async fn fill<T: KvModel>(news: NewsStream, bucket: &str, idle: Duration) -> Res
     let over = loop {
         let advanced = cache.inner.shared.advanced();
         let ready = progress.wait_for(|progress| progress.ready || progress.over || progress.failed);
-        // A time beyond the range of the clock is no bound.
+        // An instant beyond the range of the clock is no bound.
         let ready = match advanced.checked_add(idle) {
             Some(until) => timeout_at(until, ready).await,
             None => Ok(ready.await),
@@ -120,7 +121,7 @@ impl<'a, T: KvModel> IntoFuture for OpenCache<'a, T> {
     }
 }
 
-/// A local copy of some records; see [`ReadBucket::cache`]. Cheap to clone; every clone is the same cache.
+/// A local copy of some records; see [`ReadBucket::cache`]. Clones are cheap and share the cache.
 pub struct Cache<T: KvModel> {
     inner: Arc<Inner<T>>,
 }
@@ -158,13 +159,14 @@ impl<T: KvModel> Clone for CacheChange<T> {
 }
 
 impl<T: KvModel> Cache<T> {
-    /// The record of a key, if it is cached. A record that does not decode reads as absent: see [`Cache::try_get`].
+    /// Returns the record of a key, if it is cached. A record that does not decode reads as absent: see
+    /// [`Cache::try_get`].
     pub fn get(&self, key: &T::Key) -> Option<Arc<Entry<T>>> {
         self.inner.shared.contents.load().records.pin().get(key).cloned()
     }
 
-    /// The record of a key, if it is cached. Unlike [`Cache::get`], this method distinguishes an absent record from one
-    /// that does not decode. The cache keeps one error for each undecodable record.
+    /// Returns the record of a key, if it is cached. Unlike [`Cache::get`], this method distinguishes an absent record
+    /// from one that does not decode. The cache keeps one error for each undecodable record.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -196,28 +198,28 @@ impl<T: KvModel> Cache<T> {
         self.inner.shared.contents.load().records.pin().contains_key(key)
     }
 
-    /// How many records are cached.
+    /// Returns the number of cached records.
     pub fn len(&self) -> usize {
         self.inner.shared.contents.load().records.len()
     }
 
-    /// Whether none is.
+    /// Whether no record is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All records that are cached now, in no order.
+    /// Returns all cached records, in no particular order.
     pub fn snapshot(&self) -> Vec<Arc<Entry<T>>> {
         self.inner.shared.contents.load().records.pin().values().cloned().collect()
     }
 
-    /// The records that are cached now, one after the other, in no order.
+    /// Iterates over a snapshot of the cached records, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Entry<T>>> + use<T> {
         self.snapshot().into_iter()
     }
 
-    /// Every change from now on, with the record before and after. The stream ends with the cache; why that ended, if its
-    /// handles are still there, is its [`last_error`](Self::last_error).
+    /// Returns a stream of every change from now on, with the record before and after. The stream ends with the cache.
+    /// If the cache ended although handles exist, [`last_error`](Self::last_error) returns the cause.
     pub fn changes(&self) -> CacheChanges<T> {
         let Shared { changes, progress, .. } = &*self.inner.shared;
         let listeners = (changes.subscribe(), progress.subscribe());
@@ -237,8 +239,8 @@ impl<T: KvModel> Cache<T> {
         CacheChanges { changes: changes.boxed() }
     }
 
-    /// An index of the records by something other than their key; it is kept as the cache is. Should the function panic at
-    /// a record that comes later, the cache ends, with that as its last error.
+    /// Creates an index of the records by a value other than their key. The index follows every change, like the cache.
+    /// If the function panics for a later record, the cache ends and the panic is its last error.
     pub fn index_by<K, F>(&self, by: F) -> Index<K, T>
     where
         K: Eq + std::hash::Hash + Clone + Send + Sync + 'static,
@@ -249,20 +251,20 @@ impl<T: KvModel> Cache<T> {
         indexes.add(by, &shared.contents.load().records)
     }
 
-    /// Everything up to this revision is in the cache.
+    /// Returns the revision of the cache: it contains every change up to this revision.
     pub fn revision(&self) -> Revision {
         self.inner.shared.progress.borrow().revision
     }
 
-    /// Waits until everything up to a revision is in the cache: a writer then reads its own write here.
+    /// Waits until the cache is complete up to a revision. A writer can then read its own write from the cache.
     ///
     /// # Errors
     ///
-    /// Why the cache ended, if it did.
+    /// Returns `Closed`, with the cause, if the cache has ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Dropping the future has no effect.
     pub async fn wait_for_revision(&self, revision: Revision) -> Result<()> {
         let mut progress = self.inner.shared.progress.subscribe();
         match progress.wait_for(|progress| progress.revision >= revision || progress.over).await {
@@ -311,7 +313,7 @@ impl<T: KvModel> fmt::Debug for Cache<T> {
 
 /// A stream of changes; see [`Cache::changes`].
 ///
-/// An `Err` tells a reader that was too slow how many changes it missed; the stream goes on.
+/// An `Err` contains the number of changes that a slow reader missed. The stream continues.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct CacheChanges<T: KvModel> {
     changes: BoxStream<'static, Result<CacheChange<T>, u64>>,

@@ -1,5 +1,5 @@
-//! Expiry of records in buckets whose server writes no markers: buckets with `max_bytes`, servers before 2.11, and streams
-//! of other clients.
+//! Expiry of records in buckets whose server writes no markers: buckets with `max_bytes`, servers before 2.11, and
+//! streams of other clients.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,15 +39,15 @@ const LOOK: Duration = Duration::from_secs(5);
 /// of the clock. An eviction has the revision of the expired record. If the server writes markers, nothing is tracked.
 ///
 /// A due record may have been written again, and the reader may be slow, so pending items of the watch come first. In a
-/// watch that always has pending items, a record is evicted once every item before a time at which it was due was
-/// delivered.
+/// watch that always has pending items, a record is evicted if it was due at the server's last reply, and once every
+/// item up to that reply was delivered.
 pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     let expiry = Expiry::new(news, raw);
     // Without a rule no record is tracked, so the rule is never read again.
     if expiry.rule.is_none() {
         return expiry.news;
     }
-    // In a box: it is handed on with each item.
+    // Boxed, because it moves with each item.
     stream::unfold(Box::new(expiry), |mut expiry| async move {
         let news = expiry.next().await?;
         Some((news, expiry))
@@ -55,7 +55,7 @@ pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
     .boxed()
 }
 
-/// The rule by which the records of a bucket expire without a marker.
+/// The rule for the expiry of records without a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
     /// The TTL of the bucket.
@@ -73,7 +73,7 @@ struct Tracked {
     ttl: Option<Ttl>,
 }
 
-/// An answer of the server.
+/// A reply of the server.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     time: SystemTime,
@@ -90,7 +90,7 @@ impl Rule {
         config.limit_markers.is_none().then_some(Self { bucket: config.ttl, own })
     }
 
-    /// The time at which a record expires, if any.
+    /// Returns the expiry time of a record, if any.
     fn due(self, record: &Tracked) -> Option<SystemTime> {
         if record.ttl.is_some_and(Ttl::is_never) {
             return None;
@@ -157,7 +157,7 @@ impl Expiry {
         }
     }
 
-    /// Passes on what the watch has to tell.
+    /// Tracks an item of the watch, and returns it.
     fn tell(&mut self, news: Result<News>) -> Option<Result<News>> {
         if let Ok(news) = &news {
             self.track(news);
@@ -215,8 +215,8 @@ impl Expiry {
         if clock.time < *due || self.position < clock.last { None } else { self.evict_next() }
     }
 
-    /// Removes the next expired record, when the watch has no pending items. Returns `None` if no record has expired, or
-    /// if the server's clock must be read first.
+    /// Removes the next expired record, when the watch has no pending items. Returns `None` if no record has expired,
+    /// or if the server's clock must be read first.
     fn evict(&mut self) -> Option<RawEntry> {
         let ((due, _), _) = self.due.first_key_value()?;
         if self.now()? < *due || self.looked?.elapsed() >= FRESH {
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(expiry.evicted(), [2]);
     }
 
-    /// A watch that always has something to tell waits for no pause.
+    /// In a watch that always has pending items, an eviction does not wait for a pause.
     #[tokio::test(start_paused = true)]
     async fn record_is_evicted_between_news_once_all_before_its_due_time_was_told() {
         let mut expiry = expiry(100 * SECOND).await;

@@ -1,4 +1,4 @@
-//! What keeps a cache: the task that writes it, and what it writes.
+//! The keeper of a cache: the task that updates it, and the shared state that it writes.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// How many changes wait for a reader of `Cache::changes` before it is told that it missed some.
+/// The number of changes that are buffered for a reader of `Cache::changes`. A slower reader misses changes.
 const CHANGES: usize = 1_024;
 
 /// The maximum number of records to reserve memory for.
@@ -79,7 +79,7 @@ impl<T: KvModel> Contents<T> {
     }
 }
 
-/// The contents while a listing fills them. Nobody else sees them until the listing is complete.
+/// The contents while a listing fills them. They are not visible to readers until the listing is complete.
 struct Listing<T: KvModel> {
     contents: Contents<T>,
     /// The number of records that memory was reserved for. `None` before the first entry.
@@ -93,8 +93,8 @@ impl<T: KvModel> Listing<T> {
         Self { contents: Contents::new(), reserved: None, is_undecodable: false }
     }
 
-    /// Makes room for an entry and for the pending ones, when the first entry arrives. A map that grows hashes all of its
-    /// keys again, several times.
+    /// Reserves memory for an entry and the pending ones, when the first entry arrives. A growing map would hash all of
+    /// its keys again several times.
     fn reserve(&mut self, pending: u64) {
         if self.reserved.is_none() {
             let room = usize::try_from(pending).map_or(MOST_RESERVED, |pending| pending.min(MOST_RESERVED));
@@ -134,15 +134,15 @@ impl<T: KvModel> Listing<T> {
     }
 }
 
-/// What the keeper writes and the readers read.
+/// The state that the keeper writes and the readers read.
 pub(super) struct Shared<T: KvModel> {
     pub(super) bucket: String,
-    /// Swapped whole after a resync, so that nobody sees it half full.
+    /// Replaced as a whole after a resync, so that no reader sees partial contents.
     pub(super) contents: ArcSwap<Contents<T>>,
-    /// When the cache was opened, and how long after that the last new entry arrived.
+    /// When the cache was opened, and how many microseconds later the last new entry arrived.
     opened: Instant,
     advanced: AtomicU64,
-    /// Held by the keeper while it writes, and by whoever adds an index.
+    /// Locked by the keeper while it writes, and by a caller that adds an index.
     pub(super) indexes: Mutex<Indexes<T>>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) changes: broadcast::Sender<CacheChange<T>>,
@@ -156,7 +156,7 @@ pub(super) struct Progress {
     pub(super) over: bool,
     /// The watch reported an error before the first listing was complete.
     pub(super) failed: bool,
-    /// When the bucket was last heard of, all that was there before being known.
+    /// When the cache was last known to be up to date.
     pub(super) heard: Instant,
 }
 
@@ -200,21 +200,21 @@ impl<T: KvModel> Shared<T> {
         self.advanced.store(after, Ordering::Relaxed);
     }
 
-    /// Tells a change to indexes and readers.
+    /// Passes a change to the indexes and the readers.
     fn tell(&self, change: CacheChange<T>) {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner).apply(&change);
-        // An error says that nobody listens.
+        // An error only means that there is no reader.
         let _ = self.changes.send(change);
     }
 
-    /// Puts a whole new map in place of the old one, and tells what differs.
+    /// Replaces the contents, and sends the differences to the readers.
     fn swap(&self, contents: Contents<T>) {
         let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.contents.swap(Arc::new(contents));
         let after = self.contents.load_full();
         indexes.rebuild(&after.records);
         drop(indexes);
-        // Whoever subscribes from now on sees the new map, so these changes are not news to them.
+        // A later subscriber sees the new contents, so it does not need these changes.
         if self.changes.receiver_count() == 0 {
             return;
         }
@@ -240,14 +240,14 @@ impl<T: KvModel> Shared<T> {
     }
 }
 
-/// Tells the waiting that nothing comes any more.
+/// Notifies waiting callers when it is dropped: the cache has ended.
 struct End<T: KvModel> {
     shared: Arc<Shared<T>>,
     is_known: bool,
 }
 
 impl<T: KvModel> End<T> {
-    /// The reason for the end is recorded.
+    /// Ends the cache after the reason was recorded.
     fn finish(mut self) {
         self.is_known = true;
     }
@@ -267,7 +267,7 @@ pub(super) fn runtime_ended() -> Error {
     Error::new(ErrorKind::Closed).caused_by("the tokio runtime of the handle has ended")
 }
 
-/// Keeps the cache, until its last handle goes or nothing comes any more.
+/// Updates the cache until its last handle is dropped or the watch ends.
 pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
     let end = End { shared, is_known: false };
@@ -282,7 +282,7 @@ pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl
 }
 
 async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
-    // Filled aside until it is complete: in the beginning, and after each resync.
+    // A listing is filled separately until it is complete, at the start and after each resync.
     let mut aside: Option<Listing<T>> = Some(Listing::new());
     let mut reached = Revision::ZERO;
     // The highest revision of all listings: a repeated entry is no progress.
@@ -306,7 +306,7 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     Event::Put(entry) => (entry.key().clone(), Ok(Some(Arc::new(entry)))),
                     Event::Removed { key, .. } => (key, Ok(None)),
                     Event::Undecodable { error, .. } => {
-                        // The record that was there is not there any more.
+                        // An undecodable record replaces the earlier record too.
                         let error = shared.fail(error.within("cache", &shared.bucket, Some(raw.key.as_ref())));
                         match decode::key::<T>(&raw.key) {
                             Ok(key) => (key, Err(error)),

@@ -1,8 +1,8 @@
-//! Watching: what is there, and what changes, for as long as one likes.
+//! Watches: streams of the current records and of all later changes.
 //!
-//! [`ReadBucket::watch`] is a stream of typed events that goes on over restarts, lost connections and buckets that are made
-//! anew; [`ReadBucket::cache`] keeps a local copy by it, [`ReadBucket::live`] a single value, and
-//! [`ReadBucket::wait_for`] waits for one.
+//! [`ReadBucket::watch`] is a stream of typed events that continues over restarts, lost connections and recreated
+//! buckets. The other features use it: [`ReadBucket::cache`] keeps a local copy, [`ReadBucket::live`] keeps a single
+//! value, and [`ReadBucket::wait_for`] waits for a record.
 
 mod cache;
 mod coalesce;
@@ -40,11 +40,12 @@ use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Watches the records that a filter matches: what is there, then [`Event::Ready`], then what changes.
+    /// Watches the records that match a filter. The stream yields the current records, then [`Event::Ready`], then the
+    /// changes.
     ///
-    /// The stream goes on over everything that passes: a server that restarts, a leader that changes, a connection that is
-    /// lost. Where something may have been missed meanwhile, [`Event::Resync`] says so, and what is there is told again. You
-    /// see the newest state of every record, but not necessarily every state in between.
+    /// The stream continues over every temporary failure: a restarted server, a new leader, a lost connection. If
+    /// changes may have been missed, it yields [`Event::Resync`] and then all current records again. You see the newest
+    /// state of every record, but not necessarily every state in between.
     ///
     /// A record that expires is an [`Event::Removed`], also if the server writes no marker: in buckets with
     /// `max_bytes`, on servers before 2.11, and in buckets of other clients. The watch then evicts the record by its
@@ -101,7 +102,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 }
 
-/// A watch that begins; see [`ReadBucket::watch`].
+/// A builder of a watch; see [`ReadBucket::watch`].
 #[must_use = "nothing is watched until it is awaited"]
 #[derive(Debug)]
 pub struct Watch<'a, T: KvModel> {
@@ -117,44 +118,44 @@ pub struct Watch<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Watch<'_, T> {
-    /// Only what changes from now on: `Ready` comes at once.
+    /// Yields only changes from now on. `Ready` is the first event.
     pub fn updates_only(mut self) -> Self {
         self.updates_only = true;
         self
     }
 
-    /// Every revision that is kept, rather than the newest of each record.
+    /// Yields every kept revision, rather than only the newest of each record.
     pub fn history(mut self) -> Self {
         self.history = true;
         self
     }
 
-    /// What is kept from this revision on, it included. Removals whose markers are gone are not told.
+    /// Yields every kept revision from this one on, inclusive. Removals whose delete markers are gone are not reported.
     pub fn from_revision(mut self, revision: Revision) -> Self {
         self.from = Some(revision);
         self
     }
 
-    /// Keys and revisions without the values: a live record is an [`Event::Touched`].
+    /// Omits the values: a live record is an [`Event::Touched`].
     pub fn headers_only(mut self) -> Self {
         self.headers_only = true;
         self
     }
 
-    /// Without removals of any kind.
+    /// Omits all removals.
     pub fn ignore_deletes(mut self) -> Self {
         self.ignore_deletes = true;
         self
     }
 
-    /// For a reader that may be slow: what waits for it is the newest event of each key, and no more. A task of its own
-    /// listens meanwhile; it ends with the stream.
+    /// Keeps only the newest pending event of each key, for a reader that may be slow. A separate task receives the
+    /// events. It ends with the stream.
     pub fn coalesce(mut self) -> Self {
         self.coalesce = true;
         self
     }
 
-    /// How long the beginning may take; the store's time by default.
+    /// Bounds the time that the start may take. The default is the store's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -200,7 +201,7 @@ impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
 
 type NewsStream = BoxStream<'static, Result<News>>;
 
-/// Begins to watch; what everything in this room stands on.
+/// Starts a watch. Every feature of this module uses it.
 async fn begin<T: KvModel>(
     bucket: &ReadBucket<T>,
     filter: &Filter<T>,
@@ -242,7 +243,7 @@ impl Stream for UntilClosed {
     }
 }
 
-/// The same until the store is closed, which is the last that is told.
+/// Ends the stream when the store is closed. The last item is then `Closed`.
 fn until_closed(news: NewsStream, closing: Arc<Closing>) -> NewsStream {
     let closed = Box::pin(closing.wait());
     UntilClosed { open: Some((news, closed)) }.boxed()

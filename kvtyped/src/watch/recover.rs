@@ -1,4 +1,4 @@
-//! One watch over many sittings: what happens when one ends.
+//! The recovery of a watch: a watch continues over many sessions, and resumes or resyncs when one of them ends.
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;
 use crate::revision::Revision;
 
-/// How many entries may be behind one that is told before the reader is told that it lags.
+/// The reader gets [`News::Lagging`] once this many entries are pending after a delivery.
 const LAG: u64 = 1_000;
 
-/// What a watch tells, whatever happens to its sittings.
+/// An item of a watch. It does not depend on the sessions of the watch.
 #[derive(Debug)]
 pub(super) enum News {
     /// An entry, and the number of matching entries that are pending after it.
     Entry(RawEntry, u64),
-    /// All current entries were told.
+    /// All current entries were delivered.
     Ready,
-    /// What was told may be gone, and nobody will say so: all current entries follow, and `Ready`.
+    /// Delivered entries may have been removed without an item. All current entries follow, and then `Ready`.
     Resync,
-    /// So many entries wait for the reader.
+    /// The number of entries that are pending for the reader.
     Lagging(u64),
-    /// Nothing happens. Everything up to this revision was told.
+    /// A heartbeat: everything up to this revision was delivered.
     Alive(Revision),
     /// The session was lost for this reason, and another one is tried. Reported once until the watch has caught up
     /// (`Alive`, `Ready`).
     Interrupted(Error),
 }
 
-/// What is watched, and from where.
+/// The keys and the start position of a watch.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) patterns: Patterns,
@@ -44,39 +44,39 @@ pub(super) struct Plan {
 
 type Sitting = BoxStream<'static, Result<Signal>>;
 
-/// Where a watch is.
+/// The state of a watch.
 enum State {
     /// There is no session. A session that does not start is retried with a growing backoff. Errors that the reader
     /// must know are reported once, and the watch retries. Only a closed connection ends the watch.
     Begin(Since),
-    /// A sitting that began so tells what is there. If it ends, what is there is told from the start, behind a `Resync`;
-    /// unless it goes on behind a revision, and so in the order of revisions: the next does, too.
+    /// A session with this start position delivers the current entries. If it ends, the next session resumes after the
+    /// position. A session that ends before its first entry is repeated.
     Listing(Sitting, Since),
-    /// A sitting tells what is new. If it ends, the next goes on behind the last revision; behind a `Resync`, if
-    /// something is missing in between, or the bucket is another one, or an older copy of itself.
+    /// A session delivers changes. If it ends, the next session resumes after the position. The watch resyncs if
+    /// something is missing in between, or if the bucket is another one or an older copy of itself.
     Live(Sitting),
-    /// Nothing comes any more.
+    /// The watch has ended.
     Over,
 }
 
-/// A watch that goes on.
+/// A watch that continues over several sessions.
 pub(super) struct Recovery {
     raw: Arc<dyn RawBucket>,
     plan: Plan,
     state: State,
     backoff: Backoff,
-    /// When the bucket was made, and its highest revision that was heard of.
+    /// The creation time of the bucket, and its highest known revision.
     bucket: Option<(SystemTime, Revision)>,
-    /// Everything up to here was told.
+    /// Everything up to this revision was delivered.
     position: Revision,
     /// The highest position ever reached. Only entries beyond it are progress, which resets the backoff.
     furthest: Revision,
     /// The keys that were delivered, for the proof that a session resumes without a gap.
     delivered: Delivered,
     told_interrupted: bool,
-    /// The reader has to forget what it was told.
+    /// Whether the reader must discard the delivered entries.
     resync: bool,
-    /// The reader waits for a `Ready`: of the beginning, or of a `Resync`.
+    /// Whether the reader waits for a `Ready`, either of the start or of a `Resync`.
     owes_ready: bool,
     told_anything: bool,
     /// The errors that were reported since the last session was ready.
@@ -86,11 +86,11 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// Begins to watch.
+    /// Starts a watch.
     ///
     /// # Errors
     ///
-    /// Those of the first sitting, if it does not begin.
+    /// Returns the error of the first session if it does not start.
     pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: Plan) -> Result<Self> {
         let state = State::Begin(plan.since);
         let mut recovery = Self {
@@ -111,14 +111,14 @@ impl Recovery {
             held_back: None,
         };
         recovery.sit_down(recovery.plan.since).await?;
-        // A revision to begin at that the bucket has not reached was told by another bucket.
+        // If the bucket has not reached the start revision, that is a revision of another bucket.
         recovery.held_back = std::mem::take(&mut recovery.resync).then_some(News::Resync);
         Ok(recovery)
     }
 
-    /// What it tells, one after the other; an error that names a key stands in the place of an entry.
+    /// Returns the items of the watch. An error with a key replaces one entry.
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<News>> + Send {
-        // In a box: it is handed on with each item.
+        // Boxed, because it moves with each item.
         stream::unfold(Box::new(self), |mut recovery| async move {
             let news = recovery.next().await?;
             Some((news, recovery))
@@ -136,7 +136,7 @@ impl Recovery {
         }
     }
 
-    /// One step of the machine: what to tell (`Some(None)` is the end), if that is anything.
+    /// Performs one step. Returns the next item, if any. `Some(None)` is the end of the watch.
     async fn step(&mut self) -> Option<Option<Result<News>>> {
         let heard = match &mut self.state {
             State::Over => return Some(None),
@@ -158,7 +158,7 @@ impl Recovery {
         }
     }
 
-    /// Begins a sitting, if the bucket is still the one that is known and nothing is missing.
+    /// Starts a session. If the bucket is another one, or entries are missing, the session lists the bucket again.
     async fn sit_down(&mut self, since: Since) -> Result<()> {
         let Plan { patterns, headers_only, patience, .. } = self.plan.clone();
         let delivered = self.delivered.clone();
@@ -178,7 +178,7 @@ impl Recovery {
         if let Since::After(revision) = since
             && (another || (!first && !complete) || revision > last_revision)
         {
-            // Whatever was told is not what is there: the next sitting tells that from the start.
+            // The delivered entries do not match the bucket, so the next session lists it from the start.
             self.resync = true;
             self.position = Revision::ZERO;
             self.state = State::Begin(self.listing());
@@ -195,7 +195,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// How what is there is told from the start.
+    /// Returns the start position of a session that lists the bucket.
     fn listing(&self) -> Since {
         if self.plan.since == Since::History { Since::History } else { Since::Newest }
     }
@@ -264,7 +264,8 @@ impl Recovery {
         }
     }
 
-    /// A sitting ended, or did not begin: what is told of that, and where to go on.
+    /// Handles a session that ended or did not start. Chooses the next start position, and returns what the reader
+    /// gets.
     async fn lost(&mut self, error: Error) -> Option<Option<Result<News>>> {
         tracing::debug!(bucket = self.raw.config().name, %error, "a watch lost its sitting");
         let state = std::mem::replace(&mut self.state, State::Over);

@@ -1,18 +1,19 @@
-//! Several writes, all or nothing, and what became of them.
+//! Atomic batches: several writes that are all applied or all refused, and the recovery of their outcome.
 //!
-//! A batch is sent as [`parcel`](super::parcel) says. What was said of single writes in [`publish`](super::publish) and
-//! [`doubt`](super::doubt) holds here too, and is simpler: a leader looks for the operation ids before it looks at the
-//! guards, also of a bucket that is not replicated, and one entry with our id proves that all were applied.
+//! The rules for single writes in [`publish`](super::publish) and [`doubt`](super::doubt) also hold for batches. Two
+//! facts make a batch simpler. A leader checks the operation ids before the preconditions, even in a bucket without
+//! replicas. And one entry with our id proves that the whole batch was applied.
 //!
-//! * *A batch with a guard is sent again under the same ids* until an answer settles it: applied, known already (then what
-//!   is stored tells the revisions), or a conflict. A batch whose guards all stand on keys that it does not write is
-//!   protected by its ids alone, so only as long as the server remembers them; one without any is not sent again before
-//!   its copy is answered.
-//! * *A conflict proves something if the guard's key has moved on*, or if the one server there is was asked once. A server
-//!   of a cluster also refuses while a guarded key is being written, or looked at by another batch; that proves nothing.
-//!   If another copy was not answered, it must also be seen that it was not applied (its id may be forgotten by now).
-//! * *Which key it was* is not said: the guarded keys are read again, and the one whose revision is not the expected one
-//!   is named.
+//! * *A batch with a precondition is sent again under the same ids* until a reply decides the outcome: applied, already
+//!   applied (the stored entries then contain the revisions), or a conflict. If no precondition is on a key that the
+//!   batch writes, only the ids protect the batch, and only while the server remembers them. A batch without a
+//!   precondition is not sent again before its copy got a reply.
+//! * *A conflict is final if the key of a precondition has moved on*, if the bucket has only one server and the first
+//!   copy got the conflict, or after `SURE` conflicts. A server of a cluster also refuses a batch while another write
+//!   or batch uses a checked key. That proves nothing. If another copy got no reply, it must also be proven that this
+//!   copy was not applied, because the server may have forgotten its id.
+//! * *The reply does not name the key of a conflict.* The client reads the keys of all preconditions again, and names
+//!   one whose revision is not the expected one.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -30,17 +31,17 @@ use crate::backend::{Backoff, Batch, Deadline, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How long an acknowledgement may take before it is taken for lost: a server that stores in files works on one batch
-/// after the other, and takes its time.
+/// How long to wait for an acknowledgement before it counts as lost. A server with file storage processes one batch
+/// after another, which can be slow.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// How long one listens on where looking does not tell any more.
+/// How long to wait for a late reply once a query cannot decide the outcome.
 const LAST_HOPE: Duration = Duration::from_millis(500);
 
-/// How many keys are read at once.
+/// The maximum number of concurrent reads.
 const READS: usize = 16;
 
-/// Writes all or nothing, and tells the revisions of the writes.
+/// Applies all writes of a batch or none, and returns their revisions.
 pub(super) async fn commit(place: &Place, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
     let wanted = batch.writes.len();
     let mut messages = batch.messages()?;
@@ -57,21 +58,21 @@ pub(super) async fn commit(place: &Place, batch: Batch, deadline: Deadline) -> R
     Ok((first.get()..).map(Revision::new).take(wanted).collect())
 }
 
-/// A batch that is to be applied.
+/// A batch that is being applied.
 struct Commit<'a> {
     parcel: Parcel<'a>,
     begun: Instant,
     deadline: Deadline,
 }
 
-/// The copies of it that were sent.
+/// The copies of a batch that were sent.
 #[derive(Default)]
 struct Copies<'a> {
     unanswered: Vec<Sent<'a>>,
-    /// How many were not answered in time, or by what proves nothing.
+    /// The number of copies that got no reply in time, or only a reply that proves nothing.
     doubts: u32,
-    /// What became of one is not known, and nobody listens for that any more: it was sent message by message, or answered by
-    /// one who does not lead.
+    /// Whether a copy has an unknown outcome and its reply is no longer awaited. Such a copy was sent message by
+    /// message, or the server that replied is not the leader.
     untold: bool,
 }
 
@@ -133,7 +134,7 @@ impl<'a> Commit<'a> {
         }
     }
 
-    /// Sends it, and waits until an answer, or what is stored, tells something.
+    /// Sends a copy, and waits until a reply or a stored entry shows its outcome.
     async fn attempt(&mut self, copies: &mut Copies<'a>, asks: bool) -> Result<Verdict> {
         let deadline = self.deadline;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
@@ -175,7 +176,7 @@ impl<'a> Commit<'a> {
                 Ok(None) if self.may_send_again() => {
                     let sent = self.parcel.send(true).await.map_err(Error::unknown_outcome)?;
                     copies.unanswered.push(sent);
-                    // A server that is busy is not helped by more copies.
+                    // More copies would only add load to a busy server.
                     pause = wait;
                     wait *= 2;
                 }
@@ -190,7 +191,7 @@ impl<'a> Commit<'a> {
         Err(deadline.error().unknown_outcome())
     }
 
-    /// Waits for an answer to any copy until then.
+    /// Waits until this time for a reply to any copy.
     async fn listen(&self, copies: &mut Copies<'a>, until: Instant) -> Option<Verdict> {
         while Instant::now() < until {
             if copies.unanswered.is_empty() {
@@ -200,7 +201,7 @@ impl<'a> Commit<'a> {
             let waiting = copies.unanswered.iter_mut().map(|copy| copy.wait(until).boxed());
             let (answer, at, _) = select_all(waiting).await;
             match answer {
-                // Whether it was the connection that broke can be looked up at once.
+                // The connection broke, so the caller queries the leader at once.
                 Answer::Broken if copies.doubts == 0 => return None,
                 Answer::Broken | Answer::Silent => continue,
                 answer => {
@@ -218,7 +219,8 @@ impl<'a> Commit<'a> {
         None
     }
 
-    /// Gives another leader time to answer a copy that was refused with a conflict, and returns its verdict.
+    /// Waits for the reply of another leader to a copy that was refused with a conflict. Returns this reply, or the
+    /// conflict.
     async fn hear_the_others(&self, copy: &mut Sent<'a>, actual: Revision, until: Instant) -> Verdict {
         let until = until.min(Instant::now() + ABDICATION);
         loop {
@@ -243,7 +245,7 @@ impl<'a> Commit<'a> {
         protected && self.parcel.place.api.wire().is_connected()
     }
 
-    /// The revision of the first message, if the leader has an entry that is ours.
+    /// Returns the revision of the first message if the leader has an entry of this batch.
     async fn look(&self) -> Result<Option<Revision>> {
         let deadline = self.deadline;
         let newest = |(index, publication): (u64, &'_ Publication<'a>)| {
@@ -271,8 +273,8 @@ impl<'a> Commit<'a> {
         Ok(None)
     }
 
-    /// What became of a batch of which a copy was refused with this conflict, and cannot be applied any more, while others
-    /// were not answered. A server that was started again may not know an id any more whose entry was overwritten.
+    /// Decides the outcome of a batch after one copy was refused with this conflict and the other copies got no reply.
+    /// No copy can be applied later. A restarted server may have forgotten the id of an overwritten entry.
     async fn settle(&self, copies: &mut Copies<'a>, conflict: Error) -> Result<Revision> {
         match self.look().await {
             Ok(Some(first)) => return Ok(first),
@@ -287,8 +289,9 @@ impl<'a> Commit<'a> {
         Err(error.caused_by(conflict).unknown_outcome())
     }
 
-    /// Whether it can be seen that no copy was applied, once none can be any more: something else followed the revision
-    /// that was expected of a written key, or the only server has nothing new under one.
+    /// Whether it is proven that no copy was applied, after the point where no copy can be applied later. There are two
+    /// proofs: another operation wrote the entry that directly followed the expected revision of a written key, or the
+    /// only server has no new entry of a written key.
     async fn is_refuted(&self) -> Result<bool> {
         let Self { parcel: Parcel { place, publications, .. }, deadline, .. } = self;
         let guards = publications.iter().filter_map(|publication| publication.write.guard.as_ref());
@@ -311,7 +314,7 @@ impl<'a> Commit<'a> {
         Ok(false)
     }
 
-    /// The revision of the first message of a batch that was applied.
+    /// Returns the revision of the first message of a batch that was applied.
     async fn find(&self) -> Result<Revision> {
         match self.look().await {
             Ok(Some(first)) => Ok(first),
@@ -321,8 +324,8 @@ impl<'a> Commit<'a> {
         .map_err(Error::unknown_outcome)
     }
 
-    /// The error of a conflict in which some key has this revision, and whether a guarded key has moved on, so that no copy
-    /// can be applied any more, nor was.
+    /// Returns the error of a conflict that reports this revision of some key. Also returns whether the key of a
+    /// precondition has moved on, so that no copy can be applied later.
     async fn explain(&self, actual: Revision) -> (Error, bool) {
         let guards = || self.parcel.publications.iter().filter_map(|publication| publication.write.guard.as_ref());
         let beyond_all = guards().all(|guard| guard.revision < actual);
@@ -348,7 +351,7 @@ impl<'a> Commit<'a> {
     }
 }
 
-/// The revision of the message that stands so many places before the one with this revision.
+/// Returns the revision of the message that is this number of places before the message with this revision.
 fn revision_before(revision: Revision, places: u64) -> Revision {
     Revision::new(revision.get().saturating_sub(places))
 }

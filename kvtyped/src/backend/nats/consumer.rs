@@ -1,7 +1,7 @@
-//! Many messages of a stream: an ephemeral push consumer of our own.
+//! An ephemeral push consumer, which delivers many messages of a stream.
 //!
-//! The consumer has a name of our choosing, so that one who may read only some keys is allowed to make it and to remove
-//! it, and it is removed when it is dropped rather than after its inactivity.
+//! The client chooses the name of the consumer, so that a user with access to only some keys can be permitted to create
+//! and delete it. The consumer is deleted when it is dropped, not only after its inactivity threshold.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,125 +22,126 @@ use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How often one who waits looks whether the connection still stands.
+/// How often a wait checks that the client is still connected.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long the server keeps a consumer that nobody listens to.
+/// How long the server keeps a consumer without a subscriber.
 const INACTIVE: Duration = Duration::from_secs(30);
 
 /// The `ack_wait` of consumers. It is long, because a reader may be slow and a watch lives for years.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// After how long another name is tried while a consumer is created. A cluster may choose a server that was just lost,
-/// and a repeated request would wait for that server. After the first attempts, each interval is twice as long as the one
-/// before, because creating a consumer on a very large stream is slow.
+/// and a repeated request would wait for that server. After the first attempts, each interval is twice as long as the
+/// one before, because creating a consumer on a very large stream is slow.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const FIRST_ATTEMPTS: u32 = 8;
 
 /// How many attempts may run at the same time.
 const MOST_ATTEMPTS: usize = 3;
 
-/// How long it is tried to remove one that cannot be removed at once.
+/// How long to retry the deletion of a consumer.
 const REMOVAL: Duration = Duration::from_secs(5);
 
-/// How many messages an idle consumer leaves unacknowledged at most. The server compares every purge of the stream with
-/// each of them. A watch of few messages, as those of locks, sends no acknowledgements and needs no permission for them.
+/// An idle consumer acknowledges its messages once this many are unacknowledged. The server compares every purge of the
+/// stream with each of them. A watch of few messages, such as that of a lock, sends no acknowledgements and needs no
+/// permission for them.
 const FEW: u64 = 256;
 
-/// What subjects begin with under which one acknowledges, and under which one answers whether the server may go on.
+/// The prefixes of the subjects for acknowledgements and for flow control replies.
 const ACKNOWLEDGEMENTS: &str = "$JS.ACK.";
 const FLOW_CONTROL: &str = "$JS.FC.";
 
-/// Which messages are delivered.
+/// The messages that a consumer delivers.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) stream: String,
-    /// Subject filters that do not overlap; one at least.
+    /// Subject filters that do not overlap. At least one.
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
-    /// How often the server says that it lives, while there is nothing to deliver.
+    /// The interval of heartbeats while there is nothing to deliver.
     pub(super) heartbeat: Duration,
-    /// How many messages may be on their way to one who does not read; else only their bytes are bounded (32 MiB), which
-    /// is more messages than a subscription holds.
+    /// The maximum number of messages in flight to a slow reader. `None` bounds only their bytes (32 MiB), and that can
+    /// be more messages than a subscription holds.
     pub(super) window: Option<u32>,
 }
 
-/// With which messages the delivery begins.
+/// The start position of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// With the newest of each subject.
+    /// The newest message of each subject.
     Newest,
-    /// With the first from this revision on.
+    /// The first message from this revision on.
     At(Revision),
 }
 
-/// A consumer, and the subscription that it delivers to.
+/// A consumer and its subscription.
 pub(super) struct Consumer {
     api: Api,
     stream: String,
     name: String,
     deliver: String,
     subscriber: Subscriber,
-    /// What came, and is to be told of next.
+    /// A received message that is processed next.
     aside: Option<Message>,
     denials: Option<broadcast::Receiver<Violation>>,
-    /// After which silence it is taken for lost.
+    /// The idle timeout. After this time without a message, the consumer counts as lost.
     patience: Duration,
-    /// On which connection it was made.
+    /// The epoch of the connection that created the consumer.
     epoch: u64,
     /// The number of the last delivery.
     last: u64,
-    /// How many messages may be on their way, and the number of the last one that was acknowledged.
+    /// The maximum number of messages in flight, and the number of the last acknowledged message.
     window: Option<u32>,
     acknowledged: u64,
     /// The reply subject of the last message, and the number of messages that were pending after it.
     reply: Option<Subject>,
     behind: u64,
-    /// How many messages there were for it when it was made.
+    /// The number of messages for the consumer at its creation.
     pub(super) pending: u64,
-    /// Which server of a cluster delivers.
+    /// The server of a cluster that delivers.
     pub(super) server: Option<String>,
-    /// Whether there may be one on the server.
+    /// Whether the consumer may exist on the server.
     made: Made,
 }
 
-/// Whether a consumer is on the server.
+/// Whether a consumer exists on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
     No,
-    /// It was asked for, and no answer came: it may be there, or come to be.
+    /// It was requested and no reply arrived: it may exist, or may be created later.
     Maybe,
     Yes,
 }
 
-/// What a consumer hears.
+/// An event of a consumer.
 pub(super) enum Heard {
-    /// A message, and how many are to come after it.
+    /// A message, and the number of messages pending after it.
     Message(Stored, u64),
-    /// The server lives, and has delivered all that there is for now: at least up to this revision.
+    /// A heartbeat: the server has delivered every message for now, at least up to this revision.
     Idle(Revision),
-    /// A message was lost, or the consumer: another has to go on.
+    /// A message or the consumer was lost. Another consumer must continue.
     Lost(&'static str),
     /// A message did not arrive, for example because this client's subscription was full. Another consumer must
     /// continue, with a smaller window.
     Dropped,
-    /// The server does not hear that messages are taken: another has to go on, without a window.
+    /// Acknowledgements do not reach the server. Another consumer must continue, without a window.
     Unheard,
 }
 
-/// How far a consumer is, as its server knows.
+/// The progress of a consumer, according to its server.
 pub(super) struct Ahead {
-    /// How many messages are to come, or on their way.
+    /// The number of messages that are pending or in flight.
     pub(super) pending: u64,
-    /// Whether it waits for an acknowledgement of what was taken.
+    /// Whether the consumer waits for an acknowledgement of delivered messages.
     pub(super) waits: bool,
 }
 
 impl Consumer {
     /// Creates a consumer and subscribes to its messages. If an attempt gets no reply for a while, another one starts
-    /// under another name, and the first one continues. The first success counts. A dropped attempt removes the consumer
-    /// that it may have created.
+    /// under another name, and the first one continues. The first success counts. A dropped attempt removes the
+    /// consumer that it may have created.
     ///
     /// # Cancel safety
     ///
@@ -214,7 +215,7 @@ impl Consumer {
         consumer.made = if answer.is_ok() { Made::Yes } else { Made::No };
         let info = answer.map_err(convert::of_api)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
-        // The answer to a request that was repeated tells how it is by now: some is on its way already.
+        // The reply to a repeated request reports the current state: some messages may be in flight already.
         consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
         consumer.server = info["cluster"]["leader"].as_str().map(str::to_owned);
         Ok(consumer)
@@ -266,13 +267,13 @@ impl Consumer {
         self.api.wire().epoch() == self.epoch
     }
 
-    /// What comes next, if that is a message which is there already.
+    /// Returns the next event if it is a message that has already arrived.
     pub(super) async fn at_hand(&mut self) -> Option<Heard> {
         let message = match self.aside {
             None => self.subscriber.next().now_or_never()??,
             Some(_) => return None,
         };
-        // What has no place is for another to judge.
+        // `next` interprets a message that is not a delivery.
         let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
             self.aside = Some(message);
             return None;
@@ -280,15 +281,16 @@ impl Consumer {
         Some(self.take(message, &delivery).await)
     }
 
-    /// Waits for what comes next, until then.
+    /// Waits for the next event. Returns [`Heard::Lost`] if no message or heartbeat arrives in time.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` if the server does not let us listen; `Closed` if the connection was closed.
+    /// Returns `PermissionDenied` if the server denies the subscription or the flow control replies, and `Closed` if
+    /// the connection was closed.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
-            // Messages that this consumer sends over another connection may follow a gap in which records were removed.
+            // After a reconnection, records may have been removed before the next message of this consumer.
             if !self.is_current() {
                 return Ok(Heard::Lost("the connection broke"));
             }
@@ -311,7 +313,8 @@ impl Consumer {
                 },
             };
             let Some(message) = message else { return Ok(Heard::Lost(self.api.wire().ended()?)) };
-            // What is stored may have a status too, on servers that do not take it off (2.11 does not); its place no one forges.
+            // A stored message may have a status too, because some servers, such as 2.11, keep it. No client can forge
+            // the reply subject.
             if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
                 return Ok(self.take(message, &delivery).await);
             }
@@ -372,12 +375,13 @@ impl Consumer {
         self.last
     }
 
-    /// Answers what the server asks, and hears what it tells.
+    /// Replies to a flow control request, or interprets a heartbeat.
     async fn told(&mut self, message: &Message) -> Option<Heard> {
         let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned());
         let client = self.api.wire().client();
         if let Some(reply) = message.reply.clone() {
-            // All that came before was taken: it may go on. If this is lost, the next heartbeat asks again.
+            // Every earlier message was received, so the server may continue. If this reply is lost, the next heartbeat
+            // repeats the request.
             let _ = client.publish(reply, bytes::Bytes::new()).await;
             return None;
         }
@@ -386,7 +390,7 @@ impl Consumer {
             return None;
         }
         match header("Nats-Last-Consumer").and_then(|number| number.parse::<u64>().ok()) {
-            // The server looks again at what is new after each of these: it may know of more by now, but no less.
+            // The server checks for new messages after each heartbeat. It may have reached a later revision since.
             Some(number) if number == self.last => {
                 let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
                 if self.window.is_some() && self.last - self.acknowledged >= FEW {
@@ -399,7 +403,7 @@ impl Consumer {
         }
     }
 
-    /// Asks how far it is.
+    /// Requests the progress of the consumer.
     pub(super) async fn ahead(&self, deadline: Deadline) -> Result<Ahead> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
         let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
@@ -412,21 +416,21 @@ impl Consumer {
     }
 }
 
-/// Waits for the first of several attempts, and removes it.
+/// Waits until one of the attempts has completed, and removes it.
 async fn first<T>(attempts: &mut VecDeque<BoxFuture<'_, T>>) -> T {
     let (result, which, _) = select_all(attempts.iter_mut()).await;
     drop(attempts.remove(which));
     result
 }
 
-/// Waits until the server denies that we listen, that we acknowledge, or that we answer when it asks whether it may go on.
-/// The name of a consumer is in such subjects, and nobody else has it.
+/// Waits until the server denies the subscription, an acknowledgement or a flow control reply. The subjects of the last
+/// two contain the name of the consumer, which is unique.
 async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, name: &str) -> String {
     let answers = |subject: &str| subject.starts_with(ACKNOWLEDGEMENTS) || subject.starts_with(FLOW_CONTROL);
     wire::denied_one(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name))).await
 }
 
-/// Removes the consumer; also one that only may have been made, since the future of [`Consumer::create`] was dropped.
+/// Deletes the consumer, even if only its request was sent because the future of [`Consumer::create`] was dropped.
 impl Drop for Consumer {
     fn drop(&mut self) {
         if self.made == Made::No {
@@ -434,14 +438,14 @@ impl Drop for Consumer {
         }
         let verb = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name);
         if self.made == Made::Yes && self.api.wire().is_connected() {
-            // At once, so that it goes out before whatever the caller does next, closing the connection say. Nobody
-            // waits for the answer: should this get lost, the server removes the consumer after some time by itself.
+            // Sent at once, before the caller can close the connection. No task waits for the reply: if the request is
+            // lost, the server deletes the consumer after its inactivity threshold.
             let subject = format!("{}.{verb}", self.api.prefix());
             let reply = format!("{}.gone", self.deliver);
             let client = self.api.wire().client();
             let sent = client.publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
             if matches!(sent, Some(Ok(()))) {
-                // A connection whose last handle goes with this is closed, whatever it has still to send.
+                // If this was the last handle, the connection would close without sending its buffer.
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move { client.flush().await });
                 }
@@ -453,8 +457,8 @@ impl Drop for Consumer {
     }
 }
 
-/// Removes a consumer, as soon as there is a connection. One that may have been made, and is not there, may be on its
-/// way: a cluster makes it some time after it was asked to.
+/// Deletes a consumer as soon as the client is connected. If the consumer does not exist, but may have been requested,
+/// the deletion is retried: a cluster creates a consumer some time after the request.
 async fn remove(api: Api, verb: String, made: Made) {
     let deadline = Deadline::after(REMOVAL);
     let mut backoff = Backoff::outage();

@@ -1,22 +1,23 @@
-//! The one write path.
+//! The write path of every single write.
 //!
-//! A write is published as a request, on a connection that stands, with the id of its operation; the acknowledgement
-//! tells its revision. The id is that of the message (`Nats-Msg-Id`), which a server remembers for a while so that no copy is
-//! stored twice. That is the dearer half of what an id costs, so it is left out where there is never a second copy that one
-//! server could store beside the first: a write without a guard, of a bucket that a sole server stores, has its id in a header
-//! that the server does not look at (`Kvtyped-Oid`), and stores all the same. An answer that says that it was not applied,
-//! because of what passes (no leader now), is followed by another attempt. Where no answer comes, [`doubt`](super::doubt)
-//! takes over.
+//! A write is published as a request with its operation id, once the client is connected. The acknowledgement contains
+//! the revision. The id is the message id (`Nats-Msg-Id`). A server remembers it for a while, so that it stores no copy
+//! twice. This memory is the larger part of the cost of an id. It is not needed if no second copy can exist that the
+//! same server could store. So a write without a precondition to a bucket on a single server has its id in another
+//! header (`Kvtyped-Oid`), which the server stores but does not interpret. If a reply says that the write was not
+//! applied for a temporary reason, such as no leader, the client tries again. If no reply arrives,
+//! [`doubt`](super::doubt) recovers the outcome.
 //!
 //! A replicated bucket may have two leaders for a while: a server that hung or was cut off leads until it learns of the
-//! new leader. Both answer a write, and only the decision of the new leader holds. A conflict without a later revision
-//! (another write of the key is in flight, or the key has not reached the expected revision) therefore proves nothing.
-//! The write is repeated with the same id, and this client reads the answers of all servers. A revision, or a conflict
-//! with a later one, is final: a leader checks the id before the guard.
+//! new leader. Both reply to a write, and only the decision of the new leader holds. A conflict without a later
+//! revision (another write of the key is in flight, or the key has not reached the expected revision) therefore proves
+//! nothing. The write is repeated with the same id, and this client reads the answers of all servers. A revision, or a
+//! conflict with a later one, is final: a leader checks the id before the precondition.
 //!
-//! Before 2.12 a leader keeps the id of a write that it refused, as that of one on its way, and answers every other copy
-//! with that. What is on its way arrives: told so again and again, for longer than a leader that is none any more needs to
-//! notice, one knows that nothing is, and goes on under another form of the id.
+//! Before 2.12, a leader keeps the id of a write that it refused, and treats it as the id of a write in flight. It
+//! reports every later copy as such. A write that is really in flight arrives soon. If the report repeats for longer
+//! than a replaced leader needs to step down, no copy is in flight, and the client sends the write under another form
+//! of the id.
 
 use std::time::Duration;
 
@@ -34,27 +35,27 @@ use crate::backend::{Backoff, Deadline, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// How long an acknowledgement may take before it is taken for lost.
+/// How long to wait for an acknowledgement before it counts as lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How long another leader may take to answer after a leader that was replaced.
+/// How long to wait for the reply of another leader after the reply of a replaced leader.
 pub(super) const ABDICATION: Duration = Duration::from_millis(50);
 
-/// How often it must be told that an expected revision does not exist yet; and how often in a row that a copy is on its
-/// way, until that is not believed of a server that says so of what it refused.
+/// How many times a server must report that the expected revision does not exist yet, before the report is final. Also
+/// how many consecutive reports of a copy in flight are accepted from a server that keeps the ids of refused writes.
 pub(super) const SURE: u32 = 3;
 
-/// What silence on the subjects of a bucket means.
+/// The error text if no server listens on the subject of a bucket.
 pub(super) const NO_LEADER: &str = "no leader takes writes of this bucket, or JetStream is off for this account";
 
-/// Writes, and tells the revision.
+/// Applies one write, and returns its revision.
 pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut publication = Publication::new(place, &write, deadline);
     publication.check()?;
     let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
-    // How often it was refused by what proves nothing, under whatever form of its id; and how often in a row a copy was
-    // said to be on its way since.
+    // The number of refusals that prove nothing, under any form of the id, and the number of consecutive reports of a
+    // copy in flight since the last of them.
     let (mut refusals, mut on_its_way) = (0_u32, 0_u32);
     loop {
         let ready = async {
@@ -80,7 +81,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
             }
             Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
             Verdict::Refused(error) => return Err(error.unknown_outcome()),
-            // What is rare has a box of its own, so that the future of a write stays small.
+            // Rare paths are boxed, so that the future of a write stays small.
             Verdict::Open => {
                 let doubt = Doubt::about(&publication, pending, copies == 1, doubts > 0);
                 return doubt.resolve(deadline).boxed().await;
@@ -119,35 +120,35 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
     }
 }
 
-/// One write, as it is sent.
+/// One write, prepared to be sent.
 pub(super) struct Publication<'a> {
     pub(super) place: &'a Place,
     pub(super) write: &'a Write,
     pub(super) subject: String,
     pub(super) payload: Bytes,
-    /// As the server counts: the payload and the headers.
+    /// The size of payload and headers, as the server counts it.
     pub(super) size: usize,
     frame: Option<Frame>,
-    /// Which form of its id it has.
+    /// The number of the current form of the id. Zero is the id itself.
     form: u32,
     deadline: Deadline,
 }
 
-/// What an answer to one copy of a write says of that copy.
+/// The outcome that a reply reports for its copy.
 pub(super) enum Verdict {
     Applied {
         revision: Revision,
         duplicate: bool,
     },
-    /// Not applied, and there is no use in sending it again.
+    /// Final: not applied, or an error with an unknown outcome. Another attempt would not help.
     Refused(Error),
-    /// Not applied, because of what passes.
+    /// Not applied, for a temporary reason.
     NotNow(Error),
-    /// Not applied by whoever answered; but another copy, or this one at another server, may be on its way.
+    /// Not applied by the server that replied. Another copy, or this copy on another server, may be in flight.
     Doubtful(Error),
-    /// Whoever answered says that another copy is on its way.
+    /// The server that replied reports that another copy is in flight.
     OnItsWay,
-    /// Nothing.
+    /// No reply.
     Open,
 }
 
@@ -157,12 +158,12 @@ impl Verdict {
     }
 }
 
-/// Whether a conflict says that the key has not reached the expected revision.
+/// Whether a conflict that proves nothing reports that the key has not reached the expected revision.
 fn expects_the_future(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Conflict { actual: Some(_), .. })
 }
 
-/// The place of a message in a batch.
+/// The position of a message in a batch.
 struct Frame {
     batch: String,
     number: usize,
@@ -181,13 +182,14 @@ impl<'a> Publication<'a> {
         publication
     }
 
-    /// Gives it another form of its id, by which a server does not know it.
+    /// Switches to another form of the id, which no server knows.
     fn take_another_form(&mut self) {
         self.form += 1;
         self.size = self.count();
     }
 
-    /// What became of it if this form of its id was refused for a later revision, and that may be ours under another form.
+    /// Decides the outcome after this form of the id was refused because of a later revision. This write may have
+    /// created that revision under an earlier form.
     async fn unless_applied(&self, conflict: Error, deadline: Deadline) -> Result<Revision> {
         match self.place.leader_newest(&self.write.key, deadline).await {
             Ok(Some(newest)) if newest.is_by(&self.write.id) => Ok(newest.revision),
@@ -196,7 +198,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Makes it the message of this number in a batch.
+    /// Makes the write the message with this number of a batch.
     pub(super) fn join(&mut self, batch: &str, number: usize, is_last: bool) {
         self.frame = Some(Frame { batch: batch.to_owned(), number, is_last });
         self.size = self.count();
@@ -209,7 +211,7 @@ impl<'a> Publication<'a> {
         size
     }
 
-    /// The headers of a copy.
+    /// Returns the headers of a copy.
     pub(super) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         self.each_header(|name, value| headers.insert(name, value));
@@ -251,7 +253,8 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Refuses a message that would close the connection, and a purge or a TTL in a bucket without rollups.
+    /// Returns an error for a message so large that the server would close the connection, and for a purge or a TTL in
+    /// a bucket without rollups.
     pub(super) fn check(&self) -> Result<()> {
         if self.write.kind == WriteKind::Purge && self.place.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.place.config.name));
@@ -266,17 +269,18 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
-    /// A copy; it is sent when it is first waited for.
+    /// Creates the request of a copy. It is sent at the first wait for its reply.
     pub(super) fn send(&self) -> Pending {
         self.place.api.wire().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
     }
 
-    /// A copy whose answer may come from several servers.
+    /// Creates the request of a copy that may get replies from several servers.
     pub(super) fn send_to_all(&self) -> Pending {
         self.place.api.wire().request_all(self.subject.clone(), self.headers(), self.payload.clone())
     }
 
-    /// Gives another leader time to answer a copy whose refusal proves nothing, and returns its verdict.
+    /// Waits for the reply of another leader to a copy whose refusal proves nothing. Returns this reply, or the
+    /// refusal.
     async fn hear_the_others(&self, pending: &mut Pending, mut verdict: Verdict, deadline: Deadline) -> Verdict {
         let until = deadline.within(ABDICATION);
         loop {
@@ -288,7 +292,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// What an answer to one copy says.
+    /// Interprets the reply to one copy.
     pub(super) fn judge(&self, answer: Answer) -> Verdict {
         let message = match answer {
             Answer::Message(message) => message,
@@ -296,7 +300,7 @@ impl<'a> Publication<'a> {
             Answer::NoResponders => {
                 return Verdict::NotNow(Error::unavailable(NO_LEADER));
             }
-            // Where only the answers are denied, the write may well be applied.
+            // If the server denies only the reply, it may have applied the write.
             Answer::Denied(subject) if subject != self.subject => {
                 let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
                 return Verdict::Refused(denied.unknown_outcome());
@@ -307,7 +311,7 @@ impl<'a> Publication<'a> {
             Ok(Ok(Acknowledgement { seq, duplicate, .. })) if seq > 0 => {
                 return Verdict::Applied { revision: Revision::new(seq), duplicate };
             }
-            // So says a server of 2.10.
+            // This is how nats-server 2.10 reports a copy in flight.
             Ok(Ok(Acknowledgement { seq: 0, duplicate: true, .. })) => return Verdict::OnItsWay,
             Ok(Ok(_)) => {
                 let unclear = convert::backend("a write was answered without a revision");

@@ -1,4 +1,4 @@
-//! What a stored message says (ADR-8, ADR-43).
+//! The content of a stored message (ADR-8, ADR-43).
 
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +16,12 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// The headers that are written and read.
+/// The headers that this backend writes and reads.
 pub(super) mod header {
     pub(in super::super) const OPERATION: &str = "KV-Operation";
     pub(in super::super) const MESSAGE_ID: &str = "Nats-Msg-Id";
-    /// The id of an operation where the server need not remember it: as long as the other one, so that both cost the same
-    /// room.
+    /// The operation id of a write, if the server need not remember the id. The name is as long as `Nats-Msg-Id`, so
+    /// both take the same space.
     pub(in super::super) const OPERATION_ID: &str = "Kvtyped-Oid";
     pub(in super::super) const INCREMENT: &str = "Nats-Incr";
     pub(in super::super) const ROLLUP: &str = "Nats-Rollup";
@@ -53,14 +53,14 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// A message that came by itself, with the rest told otherwise.
+    /// Creates a message from a NATS message and the data that its headers do not contain.
     pub(super) fn new(message: Message, revision: Revision, created: SystemTime) -> Self {
         let Message { subject, payload, headers, .. } = message;
         let headers = headers.unwrap_or_default();
         Self { subject, revision, created, headers, payload }
     }
 
-    /// The answer to a direct get.
+    /// Reads the reply to a direct get.
     pub(super) fn from_direct(message: Message) -> Result<Self> {
         let headers = message.headers.unwrap_or_default();
         let (mut subject, mut sequence, mut created) = (None, None, None);
@@ -80,7 +80,7 @@ impl Stored {
         }
     }
 
-    /// The `message` of an answer of the stream's leader.
+    /// Reads the `message` field of a reply of the stream's leader.
     pub(super) fn from_leader(message: Value) -> Result<Self> {
         let raw = RawMessage::deserialize(message).map_err(|_| convert::backend("a stored message is not readable"))?;
         let message = StreamMessage::try_from(raw);
@@ -94,8 +94,8 @@ impl Stored {
         })
     }
 
-    /// Whether an answer to a direct get is a message of the stream, rather than a status of the server's: what is stored
-    /// may have a status too, on servers that do not take it off (2.11 does not).
+    /// Whether the reply to a direct get is a message of the stream, and not a status of the server. A stored message
+    /// may have a status too, because some servers, such as 2.11, keep it.
     pub(super) fn is_answered_by(message: &Message) -> bool {
         let headers = message.headers.as_ref();
         message.status.is_none()
@@ -108,31 +108,32 @@ impl Stored {
         self.headers.get_last(name).map(|value| value.as_str())
     }
 
-    /// What was stored.
+    /// The stored value.
     pub(super) fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Whether this operation wrote it.
+    /// Whether this operation wrote the message.
     pub(super) fn is_by(&self, id: &OperationId) -> bool {
         let is_in = |name| self.header(name).map(id_of_form) == Some(id.as_str());
         is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
     }
 
-    /// Whether it was written while the newest revision of its subject was this one, by a server that looked.
+    /// Whether the server checked that this was the newest revision of the subject when it stored the message.
     pub(super) fn directly_follows(&self, revision: Revision) -> bool {
         self.header(header::EXPECTED).and_then(|text| text.parse().ok()) == Some(revision.get())
             && self.header(header::EXPECTED_SUBJECT).is_none_or(|subject| subject == self.subject.as_str())
-            // What was copied from another stream was looked at there.
+            // The precondition of a copied message was checked in the stream of its origin.
             && self.header(header::STREAM_SOURCE).is_none()
     }
 
-    /// The entry that it is, of a bucket whose subjects begin so.
+    /// Converts the message to an entry of a bucket with this subject prefix.
     pub(super) fn entry(mut self, prefix: &str) -> Result<RawEntry> {
         self.take_entry(prefix)
     }
 
-    /// The same, which takes the payload out of the message. Use the rest of the message for its subject and time only.
+    /// Like [`entry`](Self::entry), but takes the payload out of the message. Afterwards only the subject and the time
+    /// of the message are valid.
     pub(super) fn take_entry(&mut self, prefix: &str) -> Result<RawEntry> {
         let subject = self.subject.as_str();
         let text = subject.strip_prefix(prefix).unwrap_or(subject);
@@ -171,8 +172,8 @@ impl Stored {
             Some("PURGE") => return Operation::Purge,
             Some(other) => return Operation::Unknown(other.to_owned()),
         }
-        // A client can write this header too. A marker of the server's has no body; a message of which only the
-        // headers were asked for tells its size.
+        // A client can write this header too. A marker of the server has no payload. If only the headers were
+        // requested, another header contains the size of the payload.
         match reason {
             Some(reason) if self.payload.is_empty() && size == 0 => match reason {
                 "MaxAge" => Operation::Expired,
@@ -185,18 +186,18 @@ impl Stored {
     }
 }
 
-/// The headers with their values; of one that stands there more than once, the last: a publisher can write the server's
-/// headers too, and the server's own come last.
+/// Returns each header with its last value. A publisher can write the headers of the server too, and the server appends
+/// its own values.
 fn last_of_each(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.last()?.as_str())))
 }
 
-/// A time as the server writes it: `2026-08-14T12:02:39.123456789Z`.
+/// Parses a time of the server: `2026-08-14T12:02:39.123456789Z`.
 pub(super) fn time(text: &str) -> Option<SystemTime> {
     async_nats::datetime::parse_rfc3339(text).ok().map(SystemTime::from)
 }
 
-/// A TTL as it is stored: whole seconds, a duration as Go writes it, or `never`.
+/// Parses a stored TTL: whole seconds, a Go duration, or `never`.
 fn ttl(text: &str) -> Option<Ttl> {
     if text == "never" {
         return Some(Ttl::NEVER);
@@ -208,7 +209,7 @@ fn ttl(text: &str) -> Option<Ttl> {
     Ttl::new(duration.max(Ttl::MIN))
 }
 
-/// Reads `1h30m`, `1.5s`, `1500ms`.
+/// Parses a Go duration: `1h30m`, `1.5s`, `1500ms`.
 fn go_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
@@ -233,15 +234,15 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!total.is_zero()).then_some(total)
 }
 
-/// What stands between an operation's id and the number of its form.
+/// The separator of an operation id and the number of its form.
 const FORM: char = '~';
 
-/// Another form of an operation's id, for a server that takes the id itself for one of a write on its way.
+/// Returns another form of an operation id, for a server that treats the id as that of a write in flight.
 pub(super) fn form_of_id(id: &OperationId, number: u32) -> String {
     format!("{}{FORM}{number}", id.as_str())
 }
 
-/// The id of which that is a form. What others call theirs stays as it is, unless it is one of ours by its looks.
+/// Returns the operation id of a form. An id of another client stays unchanged, unless it looks like a form.
 fn id_of_form(text: &str) -> &str {
     let is_form = |(id, number): &(&str, &str)| {
         id.bytes().all(|byte| byte.is_ascii_hexdigit()) && number.parse::<u32>().is_ok() && !id.is_empty()

@@ -1,10 +1,10 @@
-//! One sitting of a watch.
+//! One session of a watch.
 //!
-//! Facts first, then the consumer, then the facts again: a bucket that was made anew in between is another one. The
-//! consumer begins where the facts say, always with a sequence of its own or with the newest of each subject, never
-//! with "new": whatever makes it begin again, it cannot tell as news what is old.
+//! A session reads the facts of the bucket, creates the consumer, and reads the facts again. It starts over if the
+//! bucket was recreated in between. The facts determine where the consumer starts: at an explicit sequence, or at the
+//! newest message of each subject, never at "new". So a delivery that restarts cannot present old messages as new.
 //!
-//! A sitting does not mend itself. When a message was lost, or the consumer, or the connection, it ends and says why.
+//! A session does not repair itself. If a message, the consumer or the connection is lost, it ends with the reason.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,23 +29,23 @@ use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// How often an idle server says that it lives.
+/// The interval of the heartbeats of an idle server.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How many times in a row a server may say that it has nothing to tell while it is behind. After a partition one was seen to
-/// stay so for 40 s, while another, on which the next consumer may come to be, had everything.
+/// The session ends after this number of consecutive idle reports of a server that is behind. After a partition, a
+/// server stayed behind for 40 s, while another server was up to date. The next consumer may be created on that server.
 const STUCK: u32 = 3;
 
-/// How long may be asked what became of a bucket, or of a consumer.
+/// The time limit for a query of the state of the bucket or the consumer.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Matches no key: nothing legal begins so.
+/// Matches no key: no legal key begins with this character.
 const NO_KEY: &str = "!";
 
 pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Result<Signal>> {
     stream::unfold(State::Begin(place, watch), |state| async move {
         let mut sitting = match state {
-            // In a box: it is handed on with each signal.
+            // Boxed, because it moves with each signal.
             State::Begin(place, watch) => match Sitting::begin(place, watch).await {
                 Ok(sitting) => Box::new(sitting),
                 Err(error) => return Some((Err(error), State::Over)),
@@ -63,7 +63,7 @@ pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Resul
     .boxed()
 }
 
-/// Where a session is.
+/// The state of a watch.
 enum State {
     Begin(Arc<Place>, Watch),
     Sits(Box<Sitting>),
@@ -84,16 +84,16 @@ struct Sitting {
     ready: bool,
     /// When the session last had every message of the server.
     current: Instant,
-    /// The message after which an idle server may have waited for an acknowledgement.
+    /// The last message before an idle server may have waited for an acknowledgement.
     idle_after: Option<u64>,
-    /// Everything to be told of this revision, or one before it, was told.
+    /// Every matching entry up to this revision, inclusive, was delivered.
     upto: Revision,
-    /// What is to be told before anything else.
+    /// The signals to deliver before any other.
     first: VecDeque<Signal>,
 }
 
 impl Sitting {
-    /// Begins; what it says first is `Begun`.
+    /// Starts a session. Its first signal is `Begun`.
     async fn begin(place: Arc<Place>, watch: Watch) -> Result<Self> {
         let deadline = Deadline::after(watch.patience);
         loop {
@@ -137,7 +137,7 @@ impl Sitting {
                 Since::Now => facts.last,
                 Since::After(revision) => revision,
             };
-            // The server that delivers may be behind the one that told the facts.
+            // The server that delivers may be behind the server that reported the facts.
             let behind = !later.has_reached(consumer.server.as_deref(), facts.last);
             let wanted = if behind { facts.last } else { Revision::ZERO };
             let listing = match counts {
@@ -178,7 +178,7 @@ impl Sitting {
         }
     }
 
-    /// The next signal, or an error in the place of one; an error of the sitting itself ends it.
+    /// Returns the next signal, or the error of one entry. An outer error ends the session.
     async fn next(&mut self) -> Result<Result<Signal>> {
         loop {
             if let Some(signal) = self.first.pop_front() {
@@ -191,7 +191,7 @@ impl Sitting {
             let at_hand = if self.consumer.is_current() { self.consumer.at_hand().await } else { None };
             let heard = match at_hand {
                 Some(heard) => heard,
-                // How long it waits is the consumer's to know.
+                // The idle timeout of the consumer is shorter.
                 None => self.consumer.next(Instant::now() + 10 * HEARTBEAT).await?,
             };
             match heard {
@@ -290,8 +290,8 @@ impl Sitting {
         self.end("acknowledgements do not reach the server").await
     }
 
-    /// Lets a listing that nobody counts go on to where the bucket is by now; where that is not learned, until nothing is
-    /// to come.
+    /// Continues an uncounted listing to the current last revision of the bucket. If the revision is not available, the
+    /// listing continues until no message is pending.
     async fn look_ahead(&mut self) {
         match Facts::learn(&self.place, Deadline::after(LOOK)).await {
             Ok(facts) => self.listing.go_on_to(facts.last),
@@ -299,7 +299,7 @@ impl Sitting {
         }
     }
 
-    /// The entry to tell for a message, if one is.
+    /// Returns the entry of a message, unless it was delivered before or matches no pattern.
     fn take(&mut self, mut stored: Stored) -> Option<Result<RawEntry>> {
         if stored.revision <= self.upto || self.patterns.is_empty() {
             return None;
@@ -319,9 +319,9 @@ impl Sitting {
         self.patterns.matches(entry.key.as_str()).then_some(Ok(entry))
     }
 
-    /// Why the sitting is over, after something was lost.
+    /// Returns the error that ends the session after something was lost.
     async fn end(&self, why: &str) -> Error {
-        // Without a connection there is nobody to ask.
+        // Without a connection, no server can be asked.
         let time = if self.place.api.wire().is_connected() { LOOK } else { Duration::ZERO };
         match Facts::learn(&self.place, Deadline::after(time)).await {
             Ok(facts) if facts.created != self.created => Error::new(ErrorKind::BucketNotFound),
@@ -336,16 +336,16 @@ fn is_provable(place: &Place, delivered: &Delivered) -> bool {
     delivered.is_complete() && (place.config.history == Some(1) || !delivered.is_listed())
 }
 
-/// Whether records leave the bucket without a message. Their watch evicts them itself; the number of keys proves nothing.
+/// Whether records expire without a message. The watch then evicts them itself, and the number of keys proves nothing.
 fn expires_in_silence(place: &Place) -> bool {
     place.config.limit_markers.is_none() && place.config.ttl.is_some()
 }
 
-/// What the consumer is asked for; the patterns do not overlap.
+/// Creates the request of the consumer. The patterns must not overlap.
 fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) -> Request {
     let mut filters: Vec<_> = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix)).collect();
     if filters.is_empty() {
-        // No filter at all would be every key.
+        // An empty list of filters would select every key.
         filters.push(format!("{}{NO_KEY}", place.prefix));
     }
     let next = |revision: Revision| Start::At(Revision::new(revision.get().saturating_add(1)));
