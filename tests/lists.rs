@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::stream;
+use futures::{FutureExt, stream};
 use harness::{Server, wait};
 use kvtyped::prelude::*;
 use kvtyped::{Cursor, ErrorKind};
@@ -420,4 +420,61 @@ async fn an_old_server_lists_in_pages() {
     }
     assert_all(found, 10_000);
     assert_eq!(sessions.count(..).await.unwrap(), 10_000);
+}
+
+/// A list of few keys makes no consumer. One of more than 1,024 keys does, and so does a list from a cursor.
+#[tokio::test]
+async fn a_list_of_few_keys_needs_no_consumer() {
+    // Older servers count what is behind a message in another way.
+    crate::needs::needs!(Transactions);
+    let server = Server::start().await;
+    let world = World::at(&server.url()).await;
+    let sessions: Bucket<Session> = world.bucket().await;
+    fill_much(&sessions, 0..1_024).await;
+    fill(&sessions, "beta", 0..4).await;
+    sessions.delete(&SessionKey::new("beta", 1)).await.unwrap();
+    let raw = async_nats::connect(server.url()).await.unwrap();
+    let made = format!("$JS.EVENT.ADVISORY.CONSUMER.CREATED.KV_{}.>", sessions.name());
+    let mut consumers = raw.subscribe(made).await.unwrap();
+    raw.flush().await.unwrap();
+    let list = async |filter: Filter<Session>| ids(sessions.list(filter).await.unwrap()).await;
+    let acme = || SessionKey::filter().tenant("acme").into();
+
+    let (found, cursor) = list(acme()).await;
+    assert_all(found, 1_024);
+    assert_eq!(list(SessionKey::filter().tenant("beta").into()).await.0, [0, 2, 3]);
+    assert!(list(SessionKey::filter().tenant("gamma").into()).await.0.is_empty());
+    // The marker counts as well.
+    fill(&sessions, "acme", [1_024]).await;
+    let (found, _) = list(acme()).await;
+    assert_all(found, 1_025);
+    consumers.next().await.expect("this list made a consumer");
+    assert!(consumers.next().now_or_never().is_none(), "the first ones made none");
+    let later = sessions.list(acme()).after(cursor).await.unwrap();
+    assert_eq!(ids(later).await.0, [1_024]);
+    consumers.next().await.expect("a list from a cursor made a consumer");
+}
+
+/// A key that is written while a list of few keys is read moves to its end, as in a longer list.
+#[tokio::test]
+async fn a_list_of_few_keys_misses_nothing_that_is_written_meanwhile() {
+    let world = World::nats().await;
+    let sessions: Bucket<Session> = world.bucket().await;
+    fill_much(&sessions, 0..500).await;
+    let writes = async {
+        for round in 1..=20 {
+            for id in [0, 1, 250, 499] {
+                sessions.put(&Session::new("acme", id).visited(round)).await.unwrap();
+            }
+        }
+    };
+    let lists = async {
+        for _ in 0..40 {
+            let (mut found, _) = ids(sessions.list(..).await.unwrap()).await;
+            found.sort_unstable();
+            found.dedup();
+            assert_all(found, 500);
+        }
+    };
+    futures::join!(writes, lists);
 }

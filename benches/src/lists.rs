@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, TryStreamExt, stream};
 use kvtyped::prelude::*;
 
@@ -42,6 +42,11 @@ pub(crate) async fn measure(world: &mut World) {
     let name = format!("list the {EACH} of a prefix among {all}");
     world.report.row(&name, "kv.watch_with_history, nothing decoded").measured(&measured);
 
+    let raw = async || time(async { assert_eq!(raw(&world.raw, "tenant-001.*").await, EACH as usize) }).await;
+    let measured = pairs(world.effort.blocks(7), 10, list, raw).await;
+    let row = world.report.row(&name, "one raw request (multi_last), nothing decoded");
+    row.goal(1.5).measured(&measured);
+
     let picked = async || {
         let wanted = |key: &str| key.starts_with("tenant-001.");
         time(async { assert_eq!(got(&plain, wanted).await, EACH as usize) }).await
@@ -63,6 +68,25 @@ async fn watched(plain: &kv::Store, key: &str) -> usize {
         seen += 1;
         if entry.expect("it goes on").delta == 0 {
             break;
+        }
+    }
+    seen
+}
+
+/// One request, whose answer the plain client has no call for.
+async fn raw(context: &jetstream::Context, keys: &str) -> usize {
+    let client = context.client();
+    let inbox = client.new_inbox();
+    let mut answer = client.subscribe(inbox.clone()).await.expect("it listens");
+    let body = format!(r#"{{"multi_last":["$KV.{NAME}.{keys}"]}}"#);
+    let subject = format!("$JS.API.DIRECT.GET.KV_{NAME}");
+    client.publish_with_reply(subject, inbox, body.into()).await.expect("it is sent");
+    let mut seen = 0;
+    while let Some(message) = answer.next().await {
+        match message.status {
+            None => seen += 1,
+            Some(status) if status.as_u16() == 204 => break,
+            Some(status) => panic!("{status}: {:?}", message.description),
         }
     }
     seen

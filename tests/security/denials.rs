@@ -19,7 +19,7 @@ async fn guarded() -> &'static Server {
                 { user: admin, password: admin }
                 { user: guest, password: guest, permissions: { publish: { deny: [
                     "$KV.secret.>",
-                    "$JS.API.DIRECT.GET.KV_hidden.>", "$JS.API.STREAM.MSG.GET.KV_hidden",
+                    "$JS.API.DIRECT.GET.KV_hidden", "$JS.API.DIRECT.GET.KV_hidden.>", "$JS.API.STREAM.MSG.GET.KV_hidden",
                     "$JS.API.CONSUMER.CREATE.KV_hidden.>",
                     "$JS.API.STREAM.INFO.KV_closed",
                     "$JS.API.CONSUMER.CREATE.KV_unwatched.>",

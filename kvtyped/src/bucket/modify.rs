@@ -301,7 +301,7 @@ macro_rules! options {
         impl<T: KvModel, F> $verb<'_, T, F> {
             /// Sets the maximum number of attempts. Default: 100. Zero counts as one.
             ///
-            /// The waits between 100 attempts take at most 1.3 s in total. An update that must win against several dozen
+            /// The waits between 100 attempts take at most 1.4 s in total. An update that must win against several dozen
             /// connections needs more attempts and more time, see [`timeout`](Self::timeout).
             pub fn max_attempts(mut self, attempts: u32) -> Self {
                 self.options.max_attempts = Some(attempts);

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::able::{self, Told};
 use super::api::{Api, Repeat};
 use super::learned::Learned;
-use super::{commit, config, convert, echo, many, publish, read, record, scan, watch};
+use super::{commit, config, convert, echo, few, many, publish, read, record, scan, watch};
 use crate::backend::{
     At, Batch, BucketStatus, Deadline, Dropped, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch,
     Write, detached,
@@ -63,6 +63,8 @@ pub(super) struct Place {
     pub(super) duplicate_window: Duration,
     /// Whether the bucket answers requests for many keys.
     pub(super) many: many::Support,
+    /// Whether requests about few keys of a filter are answered.
+    pub(super) few: few::Support,
     /// The limit on the unacknowledged messages of a consumer: that of the stream or, once known, that of the account.
     pub(super) max_ack_pending: AtomicUsize,
     /// Whether acknowledgements were found not to reach the server, so that a consumer should have no window.
@@ -106,6 +108,7 @@ impl NatsBucket {
             leader_api,
             duplicate_window,
             many: many::Support::default(),
+            few: few::Support::default(),
             max_ack_pending: AtomicUsize::new(max_ack_pending),
             unwindowed: AtomicBool::new(false),
             window: AtomicU32::new(WINDOW.0),

@@ -379,7 +379,7 @@ impl RawCounters for NatsCounters {
             wanted: None,
             patience,
         };
-        let entries = scan::scan(Arc::clone(&self.place), scan);
+        let entries = scan::by_consumer(Arc::clone(&self.place), scan);
         let totals = entries.map(|entry| {
             let Scanned { entry, behind: _ } = entry?;
             let total = total(&entry.value);

@@ -45,6 +45,7 @@ mod delivery;
 mod doubt;
 mod echo;
 mod facts;
+mod few;
 mod file;
 mod learned;
 mod link;

@@ -4,19 +4,22 @@
 //! skipped and its new entry arrives later. So a scan continues until nothing is pending. Under writes that never
 //! pause, the scan ends after a second round: at the entries that were pending when the last initial entry arrived.
 //!
-//! A scan uses one consumer, whatever the number of entries. Without a consumer, each page would make the server
-//! examine all entries after it. The server sends at most a window ahead of the reader, so the reader may be slow.
+//! A list of few entries is one request, see [`few`]. Any other scan uses one consumer, whatever the number of entries.
+//! Without a consumer, each page would make the server examine all entries after it. The server sends at most a window
+//! ahead of the reader, so the reader may be slow.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 
 use super::bucket::Place;
 use super::consumer::{Consumer, Heard, Request, Start};
 use super::convert;
+use super::few;
 use super::record::Stored;
 use crate::backend::{Backoff, Deadline, Scan, Scanned};
 use crate::error::Result;
@@ -36,8 +39,17 @@ pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<S
     if scan.patterns.is_empty() {
         return stream::empty().boxed();
     }
+    run(Scanning::new(place, scan))
+}
+
+/// A scan that sends no direct get, for users without that permission.
+pub(super) fn by_consumer(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+    run(Scanning { is_new: false, ..Scanning::new(place, scan) })
+}
+
+fn run(scanning: Scanning) -> BoxStream<'static, Result<Scanned>> {
     // Boxed, because it is moved with each entry.
-    stream::unfold(Some(Box::new(Scanning::new(place, scan))), |scanning| async move {
+    stream::unfold(Some(Box::new(scanning)), |scanning| async move {
         let mut scanning = scanning?;
         match scanning.next().await {
             Ok(Some(entry)) => Some((entry, Some(scanning))),
@@ -91,6 +103,10 @@ struct Scanning {
     /// Whether the server must be asked for the number of pending messages.
     unsure: bool,
     over: bool,
+    /// Whether no request was sent yet.
+    is_new: bool,
+    /// Entries of a single request.
+    few: VecDeque<(Stored, u64)>,
     /// Whether the server sends at most a window ahead of the reader.
     windowed: bool,
     /// Whether the consumer, by the last report, waits for an acknowledgement that was already sent.
@@ -112,12 +128,22 @@ impl Scanning {
             steady: true,
             unsure: false,
             over: false,
+            is_new: true,
+            few: VecDeque::new(),
             waits: false,
         }
     }
 
     /// Returns the next entry, or an error in place of one entry. An error of the scan itself ends the scan.
     async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
+        if std::mem::take(&mut self.is_new) {
+            self.ask_for_few().boxed().await?;
+        }
+        while let Some((stored, behind)) = self.few.pop_front() {
+            if let Some(entry) = self.take(stored, behind) {
+                return Ok(Some(entry));
+            }
+        }
         // Usually the next message has already arrived, and no deadline is needed.
         let mut at_hand = match &mut self.consumer {
             Some(consumer) if !self.over && !self.unsure => consumer.at_hand().await,
@@ -162,6 +188,21 @@ impl Scanning {
         }
         self.consumer = None;
         Ok(None)
+    }
+
+    /// Tries to read all of it by one request.
+    async fn ask_for_few(&mut self) -> Result<()> {
+        let Self { place, scan, .. } = self;
+        let is_plain = !scan.history && !scan.headers_only && scan.after == Revision::ZERO && scan.wanted.is_none();
+        let [filter] = scan.patterns.filters() else { return Ok(()) };
+        if !is_plain {
+            return Ok(());
+        }
+        let filter = format!("{}{filter}", place.prefix);
+        if let Some(few) = few::ask(place, &filter, Deadline::after(scan.patience)).await? {
+            (self.few, self.over) = (few.entries, few.is_all);
+        }
+        Ok(())
     }
 
     async fn lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
