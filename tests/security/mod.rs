@@ -14,7 +14,9 @@
 //! | `secrets` | no secrets in logs, errors and `Debug` output, here and over the whole suite |
 //! | `shared` | harm that a tenant can do to other tenants of its bucket |
 //! | `authority` | test certificates and tokens |
+//! | `account` | harm that any user with a documented set can do to the whole account |
 
+mod account;
 mod authority;
 mod credentials;
 mod denials;

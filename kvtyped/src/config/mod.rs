@@ -59,9 +59,10 @@ pub struct BucketConfig {
     /// key. On by default.
     ///
     /// A server does not limit such a message to its own key: a user who may write one key can remove all records of
-    /// the bucket with one message. Disable rollups in a bucket whose users do not trust each other. Such a bucket has
-    /// no purge, no `limit_markers`, no TTL of a single key, and no locks or other recipes with leases. All of these
-    /// return `Unsupported`. See [`permissions`](crate::permissions).
+    /// the bucket with one message. Disable rollups to exclude such a message from a bucket of several users. The
+    /// setting does not stop an attacker in the same account. Such a bucket has no purge, no `limit_markers`, no TTL of
+    /// a single key, and no locks or other recipes with leases. All of these return `Unsupported`. See
+    /// [`permissions`](crate::permissions).
     ///
     /// Set it in every program that opens the bucket, or on the model (`#[kv(rollups = false)]`). A program without this setting reports drift, and
     /// [`Drift::Update`] enables rollups again.
