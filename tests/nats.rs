@@ -314,7 +314,8 @@ async fn a_server_without_jetstream_is_told() {
 async fn no_consumer_outlives_its_list() {
     let server = harness::shared().await;
     let sessions = World::nats().await.bucket::<Session>().await;
-    let records: Vec<_> = (0..500).map(|id| Session::new("acme", id)).collect();
+    // One request returns up to 1,024 keys, without a consumer.
+    let records: Vec<_> = (0..1_500).map(|id| Session::new("acme", id)).collect();
     let puts = records.iter().map(|session| sessions.put(session).into_future());
     futures::future::try_join_all(puts).await.unwrap();
     let consumers = async || info(server, sessions.name()).await["state"]["consumer_count"].as_u64().expect("a count");

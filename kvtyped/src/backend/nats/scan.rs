@@ -136,8 +136,11 @@ impl Scanning {
 
     /// Returns the next entry, or an error in place of one entry. An error of the scan itself ends the scan.
     async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
+        let mut begun = None;
         if std::mem::take(&mut self.is_new) {
-            self.ask_for_few().boxed().await?;
+            let deadline = Deadline::after(self.scan.patience);
+            self.ask_for_few(deadline).boxed().await?;
+            begun = Some(deadline);
         }
         while let Some((stored, behind)) = self.few.pop_front() {
             if let Some(entry) = self.take(stored, behind) {
@@ -155,7 +158,8 @@ impl Scanning {
             }
             at_hand = None;
         }
-        let mut deadline = Deadline::after(self.scan.patience);
+        // A request without an answer shares its deadline with the consumer that replaces it.
+        let mut deadline = begun.unwrap_or_else(|| Deadline::after(self.scan.patience));
         while !self.over {
             let Some(consumer) = &mut self.consumer else {
                 self.begin(deadline).await?;
@@ -191,7 +195,7 @@ impl Scanning {
     }
 
     /// Tries to read all of it by one request.
-    async fn ask_for_few(&mut self) -> Result<()> {
+    async fn ask_for_few(&mut self, deadline: Deadline) -> Result<()> {
         let Self { place, scan, .. } = self;
         let is_plain = !scan.history && !scan.headers_only && scan.after == Revision::ZERO && scan.wanted.is_none();
         let [filter] = scan.patterns.filters() else { return Ok(()) };
@@ -199,7 +203,7 @@ impl Scanning {
             return Ok(());
         }
         let filter = format!("{}{filter}", place.prefix);
-        if let Some(few) = few::ask(place, &filter, Deadline::after(scan.patience)).await? {
+        if let Some(few) = few::ask(place, &filter, deadline).await? {
             (self.few, self.over) = (few.entries, few.is_all);
         }
         Ok(())
