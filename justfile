@@ -32,7 +32,7 @@ faults *NAMES="--quick":
 bench *GROUPS:
     cargo run --release -p kvtyped-benches -- {{ GROUPS }}
 
-# Costs beside etcd and Redis, both or one of them: `just peers redis`
+# Costs compared with etcd and Redis, or one of them: `just peers redis`
 peers *NAMES:
     cargo run --release --manifest-path benches/peers/Cargo.toml --target-dir target -- {{ NAMES }}
 

@@ -46,7 +46,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Starts a server. Events are those of `watched`.
+    /// Starts a server, and watches the record `watched`.
     pub(crate) async fn start(watched: &Session) -> Self {
         let [port, peer_port] = process::ports();
         let [url, peer_url] = [port, peer_port].map(|port| format!("http://127.0.0.1:{port}"));

@@ -1,4 +1,4 @@
-//! kvtyped on NATS beside etcd and Redis, measured in the same run.
+//! Compares kvtyped on NATS with etcd and Redis in the same run.
 //!
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml --target-dir target` starts its own servers, measures and
 //! prints a table. A peer that is not installed is reported as not done. `--quick` only checks that everything runs;

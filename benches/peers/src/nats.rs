@@ -18,7 +18,7 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Connects, and creates a bucket with this storage. Events are those of `watched`.
+    /// Connects, creates a bucket with this storage, and watches the record `watched`.
     pub(crate) async fn connect(url: String, storage: Storage, watched: &Session) -> Self {
         let store = Store::connect(url).await.expect("the server is there");
         let name = format!("sessions-{storage:?}").to_lowercase();

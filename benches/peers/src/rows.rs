@@ -41,7 +41,7 @@ impl Operation {
             Self::Lock => "lock and release, alone".to_owned(),
             Self::Event => "from a put to its event".to_owned(),
             Self::List => format!("list {RECORDS} records"),
-            Self::Cache => format!("fill a cache of {RECORDS} records, beside a list"),
+            Self::Cache => format!("fill a cache of {RECORDS} records (peers: list them)"),
             Self::Transaction => "transaction of 2 keys".to_owned(),
             Self::PutMany => format!("put {BULK} records at once"),
         }
@@ -71,20 +71,21 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Finds the wanted peers, etcd and Redis, and starts the servers beside them.
+    /// Finds the wanted peers, etcd and Redis, and starts the NATS servers.
     pub(crate) async fn start(wanted: [bool; 2]) -> Self {
         let nats = Server::start().await;
         let synced = Server::builder().jetstream("sync_interval: always").start().await;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         println!("On {cores} cores over loopback; load before the run: {}", load.split(' ').next().unwrap_or_default());
+        println!("nats-server {}", harness::binary::version().map(|number| number.to_string()).join("."));
         let has_etcd = wanted[0] && installed("etcd", etcd::PROGRAM);
         let has_redis = wanted[1] && installed("Redis", redis::PROGRAM);
         Self { nats, synced, has_etcd, has_redis }
     }
 }
 
-/// Measures kvtyped beside each peer.
+/// Compares kvtyped with each peer.
 pub(crate) async fn measure(effort: Effort, servers: Servers) {
     let watched = watched();
     let mut file = Nats::connect(servers.nats.url(), Storage::File, &watched).await;
@@ -167,7 +168,7 @@ async fn compare(effort: Effort, operation: Operation, ours: &mut impl Side, the
     let each = effort.of(operation.repetitions());
     let mut measured = Measured::default();
     let mut id = 0;
-    // The first block does not count.
+    // The first block only warms up.
     for block in 0..=effort.blocks(7) {
         let (mut of_ours, mut of_theirs) = (Vec::with_capacity(each), Vec::with_capacity(each));
         for pair in 0..if block == 0 { each.div_ceil(10) } else { each } {

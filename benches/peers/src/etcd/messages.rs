@@ -1,6 +1,6 @@
 //! The messages of etcd's API, with the fields that the comparison needs.
 //!
-//! The numbers are those of `rpc.proto`, `kv.proto` and `v3lock.proto`.
+//! The field numbers come from `rpc.proto`, `kv.proto` and `v3lock.proto`.
 
 use prost::{Message, Oneof};
 
