@@ -32,6 +32,10 @@ faults *NAMES="--quick":
 bench *GROUPS:
     cargo run --release -p kvtyped-benches -- {{ GROUPS }}
 
+# Costs compared with etcd and Redis, or one of them: `just peers redis`
+peers *NAMES:
+    cargo run --release --manifest-path benches/peers/Cargo.toml --target-dir target -- {{ NAMES }}
+
 # The suite on other versions of nats-server: `just versions 2.11.11`
 versions *VERSIONS:
     .ci/versions {{ VERSIONS }}

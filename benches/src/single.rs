@@ -6,14 +6,17 @@ use async_nats::HeaderMap;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
-use crate::world::{Session, World, decode, encode};
+use crate::world::{Session, SessionKey, World, decode, encode};
 
 /// The number of keys that the writes cycle through.
 const KEYS: u64 = 1_000;
+/// The number of reads that one spawned task awaits.
+const AWAITED: usize = 50;
 
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("One record");
     reads(world).await;
+    tasks(world).await;
     writes(world).await;
     creates(world).await;
     changes(world).await;
@@ -45,6 +48,26 @@ async fn reads(world: &mut World) {
         let measured = pairs(effort.blocks(7), effort.of(1_500), ours, theirs).await;
         world.report.row(format!("get, {size}"), "kv.get + serde_json").goal(goal).measured(&measured);
     }
+}
+
+/// Measures reads that a spawned task awaits. All other rows await in `block_on`, on the main thread.
+async fn tasks(world: &mut World) {
+    let (bucket, _) = world.bucket("tasks").await;
+    let session = Session::new("acme", 1);
+    bucket.put(&session).await.expect("it is put");
+    let reads = async |bucket: Bucket<Session>, key: SessionKey| {
+        time(async {
+            for _ in 0..AWAITED {
+                assert!(bucket.get(&key).await.expect("it is read").is_some());
+            }
+        })
+        .await
+    };
+    let in_task =
+        async || tokio::spawn(reads(bucket.clone(), session.key())).await.expect("the task ends without a panic");
+    let in_main = async || reads(bucket.clone(), session.key()).await;
+    let measured = pairs(world.effort.blocks(7), world.effort.of(40), in_task, in_main).await.each(AWAITED);
+    world.report.row("get, awaited in a spawned task", "get, awaited in block_on").measured(&measured);
 }
 
 async fn writes(world: &mut World) {
