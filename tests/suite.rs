@@ -18,6 +18,7 @@ mod ids;
 mod interop;
 mod key_codecs;
 mod keys;
+mod language;
 mod layering;
 mod leaders;
 mod lifetimes;
