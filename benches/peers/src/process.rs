@@ -1,7 +1,7 @@
 //! A server process of a peer, with a temporary directory.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,11 +12,14 @@ use tokio::net::TcpStream;
 /// The number of attempts until a server must listen, 50 ms apart.
 const ATTEMPTS: u32 = 200;
 
+/// A shell script that runs its arguments until its input ends, which it does when this process ends for any reason.
+/// Then the script removes its directory.
+const GUARD: &str = r#"trap '' INT TERM; "$@" & server=$!; read end; kill -9 $server; wait $server; rm -rf "$PWD""#;
+
 /// A running server. Dropping it kills the process and removes its directory.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
-    dir: PathBuf,
+    guard: Child,
 }
 
 impl Process {
@@ -26,23 +29,21 @@ impl Process {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = env::temp_dir().join(format!("kvtyped-peers-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).expect("the directory can be created");
-        let mut command = Command::new(program);
-        command.args(arguments(&dir)).current_dir(&dir).stdin(Stdio::null());
+        let mut command = Command::new("sh");
+        command.args(["-c", GUARD, "sh", program]).args(arguments(&dir)).current_dir(&dir).stdin(Stdio::piped());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         // `etcd` also reads its options from the environment.
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
             command.env_remove(name);
         }
-        let child = command.spawn().expect("the program starts");
-        Self { child, dir }
+        Self { guard: command.spawn().expect("a shell starts") }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
     }
 }
 
