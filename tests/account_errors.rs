@@ -270,7 +270,7 @@ async fn waiters_survive(fault: &Fault) {
     for lock in [lock, queued] {
         lock.await.expect("no panic").expect("it is free").release().await.expect("it is held");
     }
-    campaign.await.expect("no panic").expect("nobody leads").resign().await.expect("it leads");
+    campaign.await.expect("no panic").expect("no other candidate leads").resign().await.expect("the candidate leads");
     match late.await.expect("no panic") {
         Ok(guard) => guard.release().await.expect("it is held"),
         // A definite answer to the first attempt is reported at once.

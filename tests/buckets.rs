@@ -94,8 +94,8 @@ on_both_backends! {
         assert_eq!((updated.config().history, updated.config().max_value_size), (Some(10), Some(2_048)));
         let config = updated.status().await.unwrap().config;
         assert_eq!(config.description.as_deref(), Some("new"));
-        assert_eq!(config.metadata.get("team").map(String::as_str), Some("core"), "nobody asked to drop it");
-        open().await.expect("nothing differs any more");
+        assert_eq!(config.metadata.get("team").map(String::as_str), Some("core"), "an update keeps other metadata");
+        open().await.expect("the updated bucket has no drift");
     }
 
     async fn bucket_without_rollups_differs_from_a_model_that_says_nothing(world: World) {

@@ -36,7 +36,7 @@ on_both_backends! {
         for (first, revisions) in [(1, written), (count + 1, deleted)] {
             let shift = |(index, revision): (u64, &Revision)| revision.get().abs_diff(first + index);
             let largest = (0..).zip(&revisions).map(shift).max();
-            assert!(largest < Some(2 * 1_024), "a write was overtaken by {largest:?} others");
+            assert!(largest < Some(2 * 1_024), "a revision differs from the input order by {largest:?}");
         }
         assert!(sessions.get_many(&keys).await.unwrap().iter().all(Option::is_none));
     }

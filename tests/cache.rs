@@ -42,9 +42,9 @@ on_both_backends! {
         let error = tokio::time::timeout(SOON, cache.wait_for_revision(never)).await.unwrap().unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
         assert!(cache.contains(&key(1)));
-        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().unwrap().is_ok(), "what came before");
-        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().is_none(), "no change comes any more");
-        assert!(tokio::time::timeout(SOON, values.changed()).await.unwrap().is_err(), "no value comes any more");
+        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().unwrap().is_ok(), "an earlier change");
+        assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().is_none(), "the change stream ends");
+        assert!(tokio::time::timeout(SOON, values.changed()).await.unwrap().is_err(), "the value channel closes");
         assert!(matches!(live.last_error().expect("it says why").kind(), ErrorKind::Closed));
         let end = tokio::time::timeout(SOON, live.changed()).await.expect("it ends").unwrap_err();
         assert!(matches!(end.kind(), ErrorKind::Closed), "{end}");
@@ -103,7 +103,7 @@ on_both_backends! {
         let second = sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
         assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(1), Some(first), Some(second)));
-        assert_eq!(cache.get(&key(1)).expect("cached").visits, 1, "it is there when it is told");
+        assert_eq!(cache.get(&key(1)).expect("cached").visits, 1, "the cache is ahead of its stream");
 
         let third = sessions.put(&Session::new("acme", 2)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
@@ -171,7 +171,7 @@ on_both_backends! {
 
         let gone = sessions.delete(&key(1)).await.unwrap();
         cache.wait_for_revision(gone).await.unwrap();
-        assert!(!index.contains(&10), "an empty group is none");
+        assert!(!index.contains(&10), "the index drops an empty group");
         assert_eq!(index.keys(), [20]);
         assert_eq!(ids(parity.get(&false)), [3]);
     }
@@ -232,7 +232,7 @@ on_both_backends! {
         let planted = raw.put(&RawSession::new("acme", "1", b"\xc1")).await.unwrap();
         let last = sessions.put(&Session::new("acme", 2)).await.unwrap();
         cache.wait_for_revision(last).await.unwrap();
-        assert_eq!(ids(cache.snapshot()), [2], "what is not there any more is not shown");
+        assert_eq!(ids(cache.snapshot()), [2], "a snapshot omits an undecodable record");
         assert!(!index.contains(&1));
         let error = cache.last_error().expect("told");
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
@@ -250,7 +250,7 @@ on_both_backends! {
         world.store.delete_bucket(sessions.name()).await.unwrap();
         let error = wait::until("the cache knows", SOON, async || cache.last_error()).await;
         assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
-        assert!(cache.contains(&key(1)), "the last state that was known");
+        assert!(cache.contains(&key(1)), "the cache keeps its last state");
         assert!(matches!(sessions.cache(..).await.unwrap_err().kind(), ErrorKind::BucketNotFound));
 
         let mut changes = cache.changes();
@@ -258,7 +258,7 @@ on_both_backends! {
         wait::until("the old state is forgotten", SOON, async || (!cache.contains(&key(1))).then_some(())).await;
         assert_eq!(soon(&mut changes).await.unwrap().key, key(1), "which is a change");
         let first = anew.put(&Session::new("acme", 2)).await.unwrap();
-        assert!(first <= last, "revisions begin anew");
+        assert!(first <= last, "revisions restart in the new bucket");
         wait::until("the new state is there", SOON, async || cache.get(&key(2))).await;
         assert_eq!(cache.len(), 1);
     }

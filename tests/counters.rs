@@ -193,7 +193,7 @@ async fn other_clients_count_along() {
         assert!(matches!(error.kind(), ErrorKind::OutOfRange { .. }), "{error}");
     }
     add(format!("$KV.{name}.home"), "-340282366920938463463374607431768211456000").await;
-    assert_eq!(hits.get("home").await.unwrap(), 7, "what was refused was taken back");
+    assert_eq!(hits.get("home").await.unwrap(), 7, "the refused increment is reverted");
     let mistaken: Bucket<Session> = world.store.bucket().name(&name).on_drift(Drift::Adopt).must_exist().await.unwrap();
     let refused = mistaken.put(&Session::new("a", 1)).await.unwrap_err();
     assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused}");

@@ -68,7 +68,7 @@ on_both_backends! {
         let there = world.another().await.election::<NodeInfo>(&name);
         assert_eq!(there.leader().await.unwrap(), None);
         let leadership = here.campaign(&node("a")).await.unwrap();
-        let leader = there.leader().await.unwrap().expect("somebody leads");
+        let leader = there.leader().await.unwrap().expect("there is a leader");
         assert_eq!((&*leader.address, leader.owner()), ("a", "process here"));
         assert_eq!(leader.fence(), leadership.fence());
         assert!(leader.since().elapsed().unwrap_or_default() < SOON);
@@ -226,7 +226,7 @@ on_both_backends! {
         // The renewals continue.
         tokio::time::sleep(3 * SECOND).await;
         leadership.check().unwrap();
-        assert_eq!(election.leader().await.unwrap().expect("somebody leads").address, "a");
+        assert_eq!(election.leader().await.unwrap().expect("there is a leader").address, "a");
         leadership.resign().await.unwrap();
     }
 

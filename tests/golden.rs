@@ -94,7 +94,7 @@ async fn what_is_stored_stays_what_it_was() {
     let shapes = |all: &BTreeMap<String, String>| -> BTreeMap<_, _> {
         all.iter().map(|(key, value)| (named(key), shape(value))).collect()
     };
-    assert_eq!(shapes(&now), shapes(&golden), "what is stored now:\n{lines}");
+    assert_eq!(shapes(&now), shapes(&golden), "stored records now:\n{lines}");
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn is_understood(records: BTreeMap<String, Value>) {
     assert_eq!(store.counters("hits").bucket(BUCKET).await.unwrap().get("a.b").await.unwrap(), 7);
     assert_eq!(store.ids("orders").bucket(BUCKET).await.unwrap().next().await.unwrap(), 11);
     let api = store.rate_limiter("api", Quota::per_hour(2).burst(3)).bucket(BUCKET).await.unwrap();
-    assert_eq!(api.check("ada").await.unwrap().remaining(), 2, "what was used long ago came back");
+    assert_eq!(api.check("ada").await.unwrap().remaining(), 2, "the quota is replenished");
 }
 
 /// Each line has a text and its key segment.

@@ -97,7 +97,7 @@ fn code(text: &str) -> String {
 
 fn floor(room: &str) -> usize {
     let floor = FLOORS.iter().position(|floor| floor.contains(&room));
-    floor.unwrap_or_else(|| panic!("the room `{room}` has no floor: give it one in {}", file!()))
+    floor.unwrap_or_else(|| panic!("module `{room}` is not in `FLOORS`: add it in {}", file!()))
 }
 
 /// Returns the modules that a source imports.
@@ -113,7 +113,7 @@ fn imports(source: &Source) -> Vec<String> {
         let mut room = name(path);
         assert!(
             room.starts_with(|c: char| c.is_ascii_lowercase()),
-            "{}: name the room, not the façade: `crate::{}`",
+            "{}: import from the module, not from the crate root: `crate::{}`",
             source.path.display(),
             path.lines().next().unwrap_or_default()
         );

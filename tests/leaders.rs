@@ -25,7 +25,7 @@ fn item(id: u64, text: &str) -> Item {
 async fn refuse(server: &Server, bucket: &str) -> JoinHandle<()> {
     let client = async_nats::connect(server.url()).await.expect("a connection");
     let mut writes = client.subscribe(format!("$KV.{bucket}.>")).await.expect("a subscription");
-    client.flush().await.expect("the server hears of it");
+    client.flush().await.expect("the server receives the subscription");
     let refusal = r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"seq":0}"#;
     tokio::spawn(async move {
         while let Some(write) = writes.next().await {

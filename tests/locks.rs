@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Waits until `many` waiters are queued for the lock `a` of a bucket.
 async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
     let records: Bucket<Junk> = world.store.bucket().name(bucket).must_exist().on_drift(Drift::Adopt).await.unwrap();
-    harness::wait::until("so many wait", 20 * SECOND, async || {
+    harness::wait::until("the waiters are queued", 20 * SECOND, async || {
         let keys = records.keys(JunkKey::filter().recipe("lock").name("a")).await.unwrap();
         let tickets = keys.try_fold(0, async |count, key| Ok(count + usize::from(key.part.starts_with("ticket-"))));
         (tickets.await.unwrap() == many).then_some(())
@@ -168,16 +168,16 @@ on_both_backends! {
     async fn a_fair_attempt_lets_those_who_wait_go_first(world: World) {
         let name = unique("locks");
         let fair = world.store.locks(&name).fair().await.unwrap();
-        let guard = fair.try_lock("a").await.unwrap().expect("it is free, and nobody waits");
+        let guard = fair.try_lock("a").await.unwrap().expect("the lock is free and has no waiters");
         guard.release().await.unwrap();
         let records: Bucket<Junk> = world.store.bucket().name(&name).must_exist().on_drift(Drift::Adopt).await.unwrap();
         let ticket = r#"{"v":1,"id":"of-another","owner":"another","since":0}"#;
         records.put(&Junk::new("lock", "a", "ticket-of-another", ticket)).ttl(30 * SECOND).await.unwrap();
-        assert!(fair.try_lock("a").await.unwrap().is_none(), "it is free, and somebody waits");
+        assert!(fair.try_lock("a").await.unwrap().is_none(), "a fair attempt yields to a waiter");
         let others = world.another().await.locks(&name).await.unwrap();
-        let guard = others.try_lock("a").await.unwrap().expect("one who is not fair looks at nobody");
+        let guard = others.try_lock("a").await.unwrap().expect("an attempt that is not fair ignores waiters");
         guard.release().await.unwrap();
-        assert!(fair.try_lock("b").await.unwrap().is_some(), "those who wait for another lock are no matter");
+        assert!(fair.try_lock("b").await.unwrap().is_some(), "waiters for another lock do not count");
     }
 
     async fn a_lock_is_handed_on_to_those_who_wait_with_fences_that_grow(world: World) {

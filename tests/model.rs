@@ -334,8 +334,8 @@ impl Twins {
     }
 
     async fn compare_status(&self) {
-        let in_memory = self.of_memory.status(deadline()).await.expect("memory tells its status");
-        let on_server = self.of_server.status(deadline()).await.expect("the server tells its status");
+        let in_memory = self.of_memory.status(deadline()).await.expect("the memory backend returns its status");
+        let on_server = self.of_server.status(deadline()).await.expect("the server returns its status");
         assert_eq!(comparable(&in_memory.config), comparable(&on_server.config));
         assert_eq!(
             (in_memory.values, in_memory.bytes, in_memory.last_revision),

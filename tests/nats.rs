@@ -81,7 +81,7 @@ async fn every_verb_works(store: &Store) {
         sessions.history(&key).await.unwrap().as_slice(),
         [Version::Removed { reason: Removed::Deleted, .. }]
     ));
-    sessions.create(&session).await.expect("what was deleted can be created");
+    sessions.create(&session).await.expect("a deleted key can be created");
     assert_eq!(sessions.status().await.unwrap().values, 3);
     sessions.destroy().await.unwrap();
     assert!(!store.buckets().await.unwrap().contains(&name));
@@ -400,7 +400,7 @@ async fn an_old_server_does_what_it_can_and_the_rest_is_told() {
     let store = Store::connect(server.url()).await.unwrap();
     every_verb_works(&store).await;
     let sessions: Bucket<Session> = store.bucket().name(unique("old")).await.unwrap();
-    assert_eq!(sessions.config().limit_markers, None, "nobody asked for what the server cannot do");
+    assert_eq!(sessions.config().limit_markers, None, "the library requests no feature that the server lacks");
     let session = Session::new("acme", 1);
     for error in [
         sessions.create(&session).ttl(5 * SECOND).await.unwrap_err(),

@@ -90,7 +90,7 @@ impl Feature {
     /// Checks on a server without the feature that every use of it fails at once and before any effect, with an error
     /// that names the required and the actual version.
     pub(crate) async fn is_told(self, world: &World, version: [u64; 3]) -> String {
-        let told = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("nobody waits for what cannot be");
+        let told = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("unsupported uses fail at once");
         if told.is_empty() {
             return "done in another way".to_owned();
         }

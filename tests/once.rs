@@ -119,7 +119,7 @@ on_both_backends! {
                         begun.send(()).unwrap();
                         let _ = may_go_on.await;
                         if end == "panics" {
-                            panic!("as it is told");
+                            panic!("the work panics");
                         }
                         Err::<Receipt, _>(Declined)
                     };

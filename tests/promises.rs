@@ -150,7 +150,7 @@ impl Ledger {
                     Err(error) if error.outcome() == Outcome::Unknown => {
                         assert!(found.len() <= 1, "{text} is stored {} times", found.len());
                     }
-                    Err(error) => assert!(found.is_empty(), "{text} is stored, and was told: {error}"),
+                    Err(error) => assert!(found.is_empty(), "{text} is stored, but the write returned: {error}"),
                 }
             }
         }

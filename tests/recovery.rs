@@ -255,7 +255,7 @@ async fn a_connection_is_cut() {
     let fault = Instant::now();
     proxy.cut();
     watched.recovers("connection cut, nothing missed", fault, fault, &bucket).await;
-    assert_eq!(watched.fold().resyncs, before, "nothing was missed, so nothing is told again");
+    assert_eq!(watched.fold().resyncs, before, "nothing was missed, so the watch does not resync");
     drop(watched);
     no_consumers(server, bucket.name()).await;
 }
@@ -337,13 +337,13 @@ async fn a_bucket_is_made_anew() {
     let (world, bucket, watched) = two_sides(server, &proxy.url()).await;
     let fault = Instant::now();
     assert!(world.store.delete_bucket(bucket.name()).await.unwrap());
-    wait::until("the bucket is told to be gone", 6 * SECOND, async || (watched.fold().gone == 1).then_some(())).await;
-    println!("bucket deleted: told after {:?}", fault.elapsed());
+    wait::until("the watch reports the deletion", 6 * SECOND, async || (watched.fold().gone == 1).then_some(())).await;
+    println!("bucket deleted: reported after {:?}", fault.elapsed());
     assert!(matches!(watched.cache.last_error().expect("told").kind(), ErrorKind::BucketNotFound));
     let anew: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
     let over = Instant::now();
     write(&anew, 1).await;
-    watched.recovers("bucket made anew", fault, over, &anew).await;
+    watched.recovers("bucket recreated", fault, over, &anew).await;
     assert_eq!(watched.told(), (1, 1));
 
     // Recreated during an outage, with more revisions than the old bucket had.
@@ -356,7 +356,7 @@ async fn a_bucket_is_made_anew() {
     }
     let over = Instant::now();
     proxy.set(Mode::Pass);
-    watched.recovers("bucket made anew, unseen", fault, over, &anew).await;
+    watched.recovers("bucket recreated during an outage", fault, over, &anew).await;
     // The removal itself may or may not be reported.
     assert_eq!(watched.told().1, 2);
 }
@@ -594,7 +594,7 @@ async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
     proxy.set(Mode::Refuse);
     bucket.purge(&key(1)).ttl(SECOND).await.unwrap();
     bucket.put(&Session::new("acme", 2)).ttl(SECOND).await.unwrap(); // and expires
-    wait::until("nothing tells of the two", SOON, async || {
+    wait::until("both histories are empty", SOON, async || {
         let (one, two) = (bucket.history(&key(1)).await.ok()?, bucket.history(&key(2)).await.ok()?);
         (one.is_empty() && two.is_empty()).then_some(())
     })
@@ -602,7 +602,7 @@ async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
     assert!(watched.cache.contains(&key(1)) && watched.cache.contains(&key(2)));
     let over = Instant::now();
     proxy.set(Mode::Pass);
-    watched.recovers("markers expired meanwhile", fault, over, &bucket).await;
+    watched.recovers("markers expired during an outage", fault, over, &bucket).await;
     assert!(!watched.cache.contains(&key(1)) && !watched.cache.contains(&key(2)));
     assert_eq!(watched.fold().resyncs, 1);
 }
@@ -690,7 +690,7 @@ async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
     let proxy = Proxy::start(server.addr()).await;
     let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
     proxy.set(Mode::Refuse);
-    wait::until("the outage is known", SOON, async || (watched.cache.staleness() > 2 * SECOND).then_some(())).await;
+    wait::until("the cache becomes stale", SOON, async || (watched.cache.staleness() > 2 * SECOND).then_some(())).await;
     drop(watched);
     proxy.set(Mode::Pass);
     let start = Instant::now();
@@ -763,7 +763,7 @@ mod stalled {
         let revision = documents.put(&Document::new("0", "last")).await.unwrap();
         assert_eq!(documents.get(&DocumentKey::new("0")).await.unwrap().expect("put").revision(), revision);
         tokio::time::timeout(SOON, bystander.wait_for_revision(revision)).await.unwrap().unwrap();
-        println!("beside a stalled reader: put, got and cached in {:?}", start.elapsed());
+        println!("with a stalled reader: put, read and cached in {:?}", start.elapsed());
         if let (Some(before), Some(after)) = (before, resident()) {
             println!(
                 "a stalled reader of {} MiB: {before} MiB before, {after} MiB after",
@@ -788,10 +788,10 @@ mod stalled {
                 _ => {}
             }
         }
-        assert!(lagging > 0, "it was never told");
+        assert!(lagging > 0, "no `Lagging` event");
         assert_eq!(finals.len() as u64, DOCUMENTS);
         assert_eq!(finals.values().filter(|final_one| **final_one > last).count(), 1);
-        println!("it was told {lagging} times");
+        println!("{lagging} `Lagging` events");
     }
 
     /// Runs in a separate process, so that no other test affects its memory.

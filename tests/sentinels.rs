@@ -29,7 +29,7 @@ pub(crate) fn planted(url: &str) -> String {
     }
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
-        tracing::subscriber::set_global_default(Watching::default()).expect("nobody else watches");
+        tracing::subscriber::set_global_default(Watching::default()).expect("no other global subscriber is set");
     });
     match url.split_once("://") {
         Some((scheme, rest)) if !rest.contains('@') => format!("{scheme}://suite:{PASSWORD}@{rest}"),

@@ -259,7 +259,7 @@ impl Told {
 /// Returns the next item of a stream that must have one.
 pub(crate) async fn soon<S: futures::Stream + Unpin>(stream: &mut S) -> S::Item {
     let next = tokio::time::timeout(SOON, stream.next()).await;
-    next.expect("it comes soon").expect("the stream goes on")
+    next.expect("the stream yields in time").expect("the stream continues")
 }
 
 /// Returns the next event in a comparable form.

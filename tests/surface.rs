@@ -27,14 +27,14 @@ const CLOSED: &[(&str, &str)] = &[
     ("ModifyError", "the closure's or the bucket's"),
     ("RunError", "the work's or the bucket's"),
     ("TransactError", "the closure's or the bucket's"),
-    ("Outcome", "not applied, or unknown: whoever decides must look at both"),
+    ("Outcome", "not applied or unknown: a caller must handle both"),
     // The backend interface: a backend or wrapper that does not handle a variant must not compile.
-    ("At", "the waist"),
-    ("Operation", "the waist"),
-    ("Signal", "the waist"),
-    ("Since", "the waist"),
-    ("WriteKind", "the waist"),
-    ("Token", "what a pattern is made of, as a server's filter"),
+    ("At", "the backend interface"),
+    ("Operation", "the backend interface"),
+    ("Signal", "the backend interface"),
+    ("Since", "the backend interface"),
+    ("WriteKind", "the backend interface"),
+    ("Token", "an element of a pattern, as in a subject filter"),
 ];
 
 /// A public item with its documentation and attributes.
@@ -96,7 +96,7 @@ fn an_enum_is_open_or_on_the_list_of_those_that_are_closed() {
         }
     }
     for (name, _) in CLOSED {
-        assert!(closed.iter().any(|closed| closed == name), "there is no `{name}` any more");
+        assert!(closed.iter().any(|closed| closed == name), "`{name}` no longer exists");
     }
 }
 

@@ -52,7 +52,7 @@ async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
     let guard = locks(&world).await.lock("a").await.unwrap();
     seen_as::<Junk>(&world, "jobs").await.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
     sleep(5 * SECOND).await;
-    assert!(guard.is_held(), "nobody has told it");
+    assert!(guard.is_held(), "no renewal has detected the loss yet");
     let error = guard.ensure(VALID).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
     assert!(!guard.is_held() && guard.remaining().is_zero() && guard.check().is_err());

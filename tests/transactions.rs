@@ -127,7 +127,7 @@ async fn balances(world: &World, bank: &Bucket<Account>, told: &BTreeMap<u64, Re
         match &told[id] {
             Ok(()) => assert!(transfer.is_some(), "transfer {id} was acknowledged, and is lost"),
             Err(error) if error.kv().is_some_and(|error| error.outcome() == Outcome::Unknown) => {}
-            Err(error) => assert_eq!(transfer, None, "transfer {id} was applied, and is told: {error:?}"),
+            Err(error) => assert_eq!(transfer, None, "transfer {id} was applied, but returned: {error:?}"),
         }
     }
     let accounts = stored(bank, (0..ACCOUNTS).map(AccountKey::new)).await;
@@ -416,7 +416,7 @@ async fn over_faults(
         () = failing => unreachable!("faults go on"),
         all = transfer_at_once(through, 6, 24, Duration::from_secs(10)) => told.extend(all),
     }
-    assert!(faults.load(Ordering::Relaxed) > 0, "nothing failed meanwhile");
+    assert!(faults.load(Ordering::Relaxed) > 0, "no fault was injected");
     let applied = told.values().filter(|result| result.is_ok()).count();
     assert!(applied > 20, "{applied} of {} were applied: {told:?}", told.len());
     let after = join_all((0..4).map(|n| transfer(bank, 900 + n, PATIENT))).await;

@@ -47,7 +47,7 @@ async fn a_handle_outlives_the_upgrade_of_its_server() {
 
     server.restart_as(Some(ELEVEN)).await;
     assert_eq!(old.get(&session.key()).await.unwrap().expect("it is kept").revision(), there);
-    let locks = store.locks("locks").await.expect("the server is new by now");
+    let locks = store.locks("locks").await.expect("the store detects the new server version");
     locks.lock("a").await.unwrap().release().await.unwrap();
     let marked: Bucket<Session> =
         store.bucket().name(&name).limit_markers(60 * SECOND).on_drift(Drift::Update).await.unwrap();

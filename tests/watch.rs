@@ -409,7 +409,7 @@ on_both_backends! {
         assert!(matches!(sessions.live(&key).await.unwrap_err().kind(), ErrorKind::Closed));
         assert!(matches!(sessions.wait_for(&key, |_| true).await.unwrap_err().kind(), ErrorKind::Closed));
         let revision = other.put(&Session::new("acme", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, put("acme.1", revision), "what is under way goes on");
+        assert_eq!(told(&mut events).await, put("acme.1", revision), "an open watch continues");
     }
 
     /// P27.
@@ -425,7 +425,7 @@ on_both_backends! {
         let error = soon(&mut events).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
         assert_eq!((error.operation(), error.bucket()), (Some("watch"), Some(sessions.name())));
-        assert!(start.elapsed() < 6 * SECOND, "it was told after {:?}", start.elapsed());
+        assert!(start.elapsed() < 6 * SECOND, "the error took {:?}", start.elapsed());
 
         let anew: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
         let first = anew.put(&Session::new("beta", 1)).await.unwrap();

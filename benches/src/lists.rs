@@ -57,7 +57,7 @@ pub(crate) async fn measure(world: &mut World) {
 
 async fn listed(bucket: &Bucket<Session>, filter: kvtyped::Filter<Session>) -> usize {
     let list = bucket.list(filter).timeout(Duration::from_secs(60)).await.expect("it lists");
-    list.try_fold(0, async |seen, _| Ok(seen + 1)).await.expect("it goes on")
+    list.try_fold(0, async |seen, _| Ok(seen + 1)).await.expect("the list continues")
 }
 
 /// The fastest way of the plain client: a consumer of the newest of each key.
@@ -66,7 +66,7 @@ async fn watched(plain: &kv::Store, key: &str) -> usize {
     let mut seen = 0;
     while let Some(entry) = watch.next().await {
         seen += 1;
-        if entry.expect("it goes on").delta == 0 {
+        if entry.expect("the watch continues").delta == 0 {
             break;
         }
     }
@@ -94,7 +94,7 @@ async fn raw(context: &jetstream::Context, keys: &str) -> usize {
 
 /// The way that its documentation shows: the keys, and then a read of each.
 async fn got(plain: &kv::Store, wanted: impl Fn(&str) -> bool) -> usize {
-    let keys: Vec<String> = plain.keys().await.expect("it lists").try_collect().await.expect("it goes on");
+    let keys: Vec<String> = plain.keys().await.expect("it lists").try_collect().await.expect("the listing continues");
     let gets = stream::iter(keys.into_iter().filter(|key| wanted(key))).map(|key| plain.get(key)).buffered(64);
     gets.fold(0, async |seen, bytes| {
         decode(&bytes.expect("it is read").expect("it is there"));

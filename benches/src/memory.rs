@@ -72,7 +72,7 @@ pub(crate) async fn work(url: &str, bucket: &str) {
             let mut map = HashMap::new();
             let mut watch = plain.watch_with_history(">").await.expect("it watches");
             while let Some(entry) = watch.next().await {
-                let entry = entry.expect("it goes on");
+                let entry = entry.expect("the watch continues");
                 map.insert(entry.key.clone(), decode(&entry.value));
                 if entry.delta == 0 {
                     break;

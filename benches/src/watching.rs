@@ -33,7 +33,7 @@ async fn delivery(world: &mut World) {
     let (bucket, plain) = world.bucket("delivery").await;
     let (ours, theirs) = (Session::new("ours", 1), Session::new("theirs", 1));
     let mut our_events = bucket.watch(ours.key()).await.expect("it watches");
-    while !matches!(our_events.next().await.expect("it goes on").expect("no error"), Event::Ready) {}
+    while !matches!(our_events.next().await.expect("the watch continues").expect("no error"), Event::Ready) {}
     let mut their_events = plain.watch(theirs.by_hand()).await.expect("it watches");
 
     let acknowledged = Cell::new(Duration::ZERO);
@@ -45,7 +45,7 @@ async fn delivery(world: &mut World) {
     let our_event = async || {
         let begun = Instant::now();
         let event = async {
-            let event = our_events.next().await.expect("it goes on").expect("no error");
+            let event = our_events.next().await.expect("the watch continues").expect("no error");
             assert!(matches!(event, Event::Put(_)));
             begun.elapsed()
         };
@@ -54,7 +54,7 @@ async fn delivery(world: &mut World) {
     let their_event = async || {
         let begun = Instant::now();
         let event = async {
-            let entry = their_events.next().await.expect("it goes on").expect("no error");
+            let entry = their_events.next().await.expect("the watch continues").expect("no error");
             black_box(decode(&entry.value));
             begun.elapsed()
         };
@@ -66,7 +66,7 @@ async fn delivery(world: &mut World) {
     let our_event = async || {
         let begun = Instant::now();
         let event = async {
-            our_events.next().await.expect("it goes on").expect("no error");
+            our_events.next().await.expect("the watch continues").expect("no error");
             begun.elapsed()
         };
         tokio::join!(put(&ours), event).1

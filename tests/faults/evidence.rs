@@ -59,11 +59,11 @@ impl Evidence {
         };
         match self.converge(recorder, &mut checked).await {
             Ok(last) => self.histories(recorder, &last, &mut checked),
-            Err(error) => checked.violations.push(format!("what is there cannot be read: {error}")),
+            Err(error) => checked.violations.push(format!("the stored records cannot be read: {error}")),
         }
         self.leases(recorder, &mut checked);
         if let Err(error) = self.sums(&mut checked).await {
-            checked.violations.push(format!("what is there cannot be read: {error}"));
+            checked.violations.push(format!("the stored records cannot be read: {error}"));
         }
         for touched in &self.touched {
             checked.violations.extend(touched.check(&self.records).await);

@@ -171,5 +171,5 @@ fn odd(error: &Error) -> Option<String> {
             | ErrorKind::OutOfRange { .. }
             | ErrorKind::Closed
     );
-    is_odd.then(|| format!("{:?} was told: {error}", error.operation().unwrap_or("an operation")))
+    is_odd.then(|| format!("{:?} returned: {error}", error.operation().unwrap_or("an operation")))
 }

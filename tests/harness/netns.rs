@@ -152,7 +152,7 @@ impl Net {
 
     fn switch(&self, wires: impl IntoIterator<Item = Wire>, to: &str) {
         let orders = wires.into_iter().map(|wire| format!("link set {} {to}", wire.name()));
-        ip::batch(Some(&self.namespace("hub")), orders).expect("what was laid can be switched");
+        ip::batch(Some(&self.namespace("hub")), orders).expect("the links exist");
     }
 
     /// Returns all links. Two sides have no link between them.

@@ -23,6 +23,6 @@ pub async fn within<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Option<T
 pub async fn until<T>(what: &str, limit: Duration, probe: impl AsyncFnMut() -> Option<T>) -> T {
     match within(limit, probe).await {
         Some(value) => value,
-        None => panic!("waited {limit:?} in vain until {what}"),
+        None => panic!("timed out after {limit:?}, waiting until {what}"),
     }
 }

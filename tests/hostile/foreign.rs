@@ -101,7 +101,7 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
         100 - keys.iter().filter(|key| key.is_err()).count()
     );
 
-    let past = sessions.history(&key).await.expect("it is told");
+    let past = sessions.history(&key).await.expect("the history is returned");
     let last = match past.last().expect("something is there") {
         Version::Put(_) => There::Value,
         Version::Removed { .. } => There::Nothing,
@@ -109,11 +109,11 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
         other => panic!("{other:?}"),
     };
     assert_eq!(last, there, "{past:?}");
-    assert_eq!(sessions.history(&SessionKey::new("acme", 7_u64)).await.expect("it is told").len(), 1);
+    assert_eq!(sessions.history(&SessionKey::new("acme", 7_u64)).await.expect("the history is returned").len(), 1);
 
     let mut events = sessions.watch(..).await.expect("it begins");
     let seen = tokio::time::timeout(SOON, listing(&mut events)).await.expect("the listing ends");
-    assert_eq!(seen.len(), 100, "each is told once");
+    assert_eq!(seen.len(), 100, "each record is listed once");
     let told_of = |told: &Told| match told {
         Told::Put(..) => There::Value,
         Told::Removed(..) => There::Nothing,
@@ -133,8 +133,8 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
 
     // The watch and the cache continue.
     let last = sessions.modify(&SessionKey::new("acme", 7_u64), |session| session.visits += 1).await.expect("another");
-    cache.wait_for_revision(last.revision()).await.expect("the cache goes on");
-    assert_eq!(told(&mut events).await, Told::Put("acme.7".into(), last.revision()), "the watch goes on");
+    cache.wait_for_revision(last.revision()).await.expect("the cache continues");
+    assert_eq!(told(&mut events).await, Told::Put("acme.7".into(), last.revision()), "the watch continues");
     transacted(sessions, there, revision).await;
     changed(sessions, there, revision).await;
 }
@@ -173,9 +173,9 @@ async fn changed(sessions: &Bucket<Session>, there: There, revision: Revision) {
             assert_eq!(
                 There::of(sessions.get(&key).await, revision),
                 There::Bad,
-                "what nobody could read is overwritten"
+                "an undecodable record is overwritten"
             );
-            let mended = sessions.update(&Session::new("acme", 50), revision).await.expect("its revision is known");
+            let mended = sessions.update(&Session::new("acme", 50), revision).await.expect("the revision matches");
             assert_eq!(sessions.get(&key).await.expect("mended").expect("mended").revision(), mended);
         }
     }
@@ -233,9 +233,9 @@ async fn an_unknown_operation_is_not_touched_and_its_name_is_shown_in_short() {
     let (sessions, mut stranger) = hundred().await;
     let name = format!("KV-Operation: {}", "MERGE".repeat(2_000));
     let revision = stranger.plant("acme.50", headers(&[&name]), &value(&Session::new("acme", 50))).await;
-    let error = sessions.touch(&SessionKey::new("acme", 50)).await.expect_err("nobody knows what it is");
+    let error = sessions.touch(&SessionKey::new("acme", 50)).await.expect_err("the operation is unknown");
     assert_eq!(There::of::<()>(Err(error), revision), There::Bad);
-    let error = sessions.get(&SessionKey::new("acme", 50)).await.expect_err("nobody knows what it is");
+    let error = sessions.get(&SessionKey::new("acme", 50)).await.expect_err("the operation is unknown");
     assert!(error.to_string().len() < 300, "{error}");
 }
 
@@ -292,7 +292,7 @@ async fn foreign_keys_are_told_or_left_out_and_stop_nothing() {
     assert_eq!(cache.len(), 100);
     let last = sessions.put(&Session::new("acme", 50).visited(3)).await.unwrap();
     assert_eq!(told(&mut events).await, Told::Put("acme.50".into(), last));
-    cache.wait_for_revision(last).await.expect("it goes on");
+    cache.wait_for_revision(last).await.expect("the cache continues");
     assert_eq!(sessions.list(SessionKey::filter().tenant("other")).await.unwrap().count().await, 0);
 }
 
@@ -305,7 +305,7 @@ async fn a_live_value_keeps_what_was_good() {
     {
         let revision = stranger.plant("acme.50", headers, value).await;
         let told = async || live.last_error().filter(|error| error.revision() == Some(revision));
-        let error = harness::wait::until("it is told", SOON, told).await;
+        let error = harness::wait::until("the error is reported", SOON, told).await;
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
         assert_eq!(live.load().visits, 0);
     }
@@ -350,8 +350,8 @@ async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobod
         assert_eq!(sessions.list(both).await.unwrap().count().await, 100);
     }
     let last = sessions.put(&Session::new("acme", 1)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), last), "nobody was disturbed");
-    cache.wait_for_revision(last).await.expect("it goes on");
+    assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), last), "the watch continues");
+    cache.wait_for_revision(last).await.expect("the cache continues");
 }
 
 /// P32: a key that exceeds the limit fails only the operation that uses it, and does not affect others.
@@ -391,7 +391,7 @@ async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
     while seen.last() != Some(&Told::Put("acme.3".into(), last)) {
         seen.push(told(&mut events).await);
     }
-    assert!(!seen.contains(&Told::Resync), "nobody was disturbed: {seen:?}");
+    assert!(!seen.contains(&Told::Resync), "the watch resynced: {seen:?}");
 }
 
 /// Headers that the client cannot parse end the connection that receives them, and the client reconnects. The library
@@ -401,10 +401,10 @@ async fn headers_that_no_client_reads_hide_their_own_record_until_it_is_written_
     let (sessions, mut stranger) = hundred().await;
     let key = SessionKey::new("acme", 50);
     let planted = stranger.plant("acme.50", "NATS/1.0\r\nno colon\r\n\r\n", b"x").await;
-    let error = sessions.get(&key).timeout(SECOND).await.expect_err("nobody can read it");
+    let error = sessions.get(&key).timeout(SECOND).await.expect_err("the headers are malformed");
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }), "{error}");
     // The leader's reply is JSON without such headers, so the read returns an error.
-    let error = sessions.get(&key).read(Read::Leader).await.expect_err("nobody can read it");
+    let error = sessions.get(&key).read(Read::Leader).await.expect_err("the headers are malformed");
     assert!(matches!(error.kind(), ErrorKind::Backend { .. }), "{error}");
     assert!(sessions.get(&SessionKey::new("acme", 7)).await.expect("another").is_some());
     let listed: Vec<_> = sessions.list(..).timeout(SECOND).await.unwrap().collect().await;

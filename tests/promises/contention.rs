@@ -149,7 +149,7 @@ async fn increments_are_not_lost_while_leaders_change() {
             step_downs
         }
     );
-    assert!(step_downs > 0, "no leader stepped down meanwhile");
+    assert!(step_downs > 0, "no leader stepped down");
     let counter = writers[0].get(&CounterKey).read(Read::Leader).await.unwrap().expect("there");
     let held: HashSet<_> = counter.increments.iter().copied().collect();
     assert_eq!(held.len(), counter.increments.len(), "an increment was applied twice");
@@ -165,7 +165,7 @@ async fn increments_are_not_lost_while_leaders_change() {
             Err(error) if error.outcome() == Outcome::Unknown => unknown += 1,
             Err(error) => {
                 refused += 1;
-                assert!(!held.contains(id), "increment {id} was applied, and was told: {error}");
+                assert!(!held.contains(id), "increment {id} was applied, but returned: {error}");
             }
         }
     }

@@ -148,7 +148,7 @@ async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
     let errors = [late, lock.unwrap_err(), permit.unwrap_err(), election.unwrap_err()];
     server.thaw();
     assert_eq!(errors[0].outcome(), Outcome::Unknown, "{:?}", errors[0]);
-    assert!(!format!("{:?}", errors[0]).contains("held"), "nobody has looked: {:?}", errors[0]);
+    assert!(!format!("{:?}", errors[0]).contains("held"), "the error names a holder without a read: {:?}", errors[0]);
     for error in &errors[1..3] {
         assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
     }
@@ -157,7 +157,7 @@ async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
         locks.lock(name).wait(20 * SECOND).await.unwrap().release().await.unwrap();
     }
     pool.acquire().wait(20 * SECOND).await.unwrap().release().await.unwrap();
-    assert!(begun.elapsed() < 10 * SECOND, "they were held by nobody for {:?}", begun.elapsed());
+    assert!(begun.elapsed() < 10 * SECOND, "acquiring the abandoned leases took {:?}", begun.elapsed());
 }
 
 /// P8: a release also ends within its timeout. It continues in the background.
@@ -335,7 +335,7 @@ async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
         }
         last = info.state.last_sequence;
     }
-    eprintln!("times to live of what was stored: {seen:?}");
+    eprintln!("TTLs of the stored messages: {seen:?}");
     assert!(seen.values().sum::<u32>() > 100);
 }
 

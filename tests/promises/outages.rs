@@ -179,7 +179,7 @@ async fn what_a_leader_refuses_that_is_none_any_more_is_not_refused() {
         cluster.node(new).thaw();
     });
     for ((update, _), result) in writes.into_iter().zip(results) {
-        assert!(result.is_ok() || is_unknown(&result), "nobody else wrote: {result:?}");
+        assert!(result.is_ok() || is_unknown(&result), "no other client wrote: {result:?}");
         ledger.note(update, result);
     }
     ledger.agrees_with(&documents).await;

@@ -1,4 +1,4 @@
-//! What a user with a documented set can do to the rest of its account. A failure here means that servers improved.
+//! Effects of a user with a documented permission set on the rest of its account. If this fails, servers improved.
 //!
 //! A server publishes its response to the subject that a request names, and does not check whether the user may publish
 //! there. The JetStream API accepts such a response as a request.
@@ -44,7 +44,7 @@ async fn ask(client: &Client, subject: String) -> Value {
     serde_json::from_slice(&answer.payload).expect("it is JSON")
 }
 
-/// Creates a bucket to which none of the users has permissions, with the setting that protects a shared bucket.
+/// Creates a bucket that no user has permissions for, with the setting that protects a shared bucket.
 async fn foreign(admin: &Store, name: &str) -> Bucket<Session> {
     let bucket: Bucket<Session> = admin.bucket().name(name).rollups(false).await.expect("it is made");
     bucket.put(&Session::new("beta", 1)).await.expect("it is written");

@@ -43,7 +43,7 @@ async fn a_token_lets_in() {
     is_let_in("the URL", Store::connect(format!("nats://t0k%40n@{}", server.addr()))).await;
     is_let_in("the builder", Store::connect(server.url()).token("t0k@n")).await;
     let over = Store::connect(format!("nats://t0k%40n@{}", server.addr())).token("another");
-    is_let_in("what the URL says wins", over).await;
+    is_let_in("the URL, which takes precedence,", over).await;
     let wrong = Store::connect(format!("nats://wrong@{}", server.addr()));
     assert_unauthorized("a wrong one in the URL", &is_refused("it", wrong).await);
     assert_unauthorized("a wrong one", &is_refused("it", Store::connect(server.url()).token("wrong")).await);
@@ -88,8 +88,8 @@ async fn a_credentials_file_signs_in() {
     let stranger = authority::credentials_by(&KeyPair::new_account(), HOUR);
     let wrong = folder.file("b.creds", &stranger);
     let refused = is_refused("it", Store::connect(with_query(&server, "creds", &wrong))).await;
-    assert_unauthorized("a stranger's in the URL", &refused);
-    assert_unauthorized("a stranger's", &is_refused("it", connect().credentials(stranger)).await);
+    assert_unauthorized("credentials of an unknown account in the URL", &refused);
+    assert_unauthorized("credentials of an unknown account", &is_refused("it", connect().credentials(stranger)).await);
     assert_unauthorized("nobody", &is_refused("it", connect()).await);
 }
 

@@ -133,7 +133,7 @@ async fn naive_put_without_permission_times_out() {
     let secret = jetstream.get_key_value("secret").await.unwrap();
     let start = tokio::time::Instant::now();
     secret.put("acme.8", "x".into()).await.unwrap_err();
-    assert!(start.elapsed() >= 2 * SOON, "it was told after {:?}", start.elapsed());
+    assert!(start.elapsed() >= 2 * SOON, "the error took {:?}", start.elapsed());
 }
 
 /// A user without permission to watch gets an error instead of waiting for a lock, and does not block other waiters.

@@ -93,7 +93,7 @@ async fn a_client_shows_its_certificate() {
         let error = is_refused("nobody", connect).await;
         assert!(reason(&error).contains("?cert=") && reason(&error).contains("`client_certificate`"), "{error}");
     }
-    let error = is_refused("a stranger", Store::connect(with(&files.stranger))).await;
+    let error = is_refused("a client of an unknown authority", Store::connect(with(&files.stranger))).await;
     assert!(reason(&error).contains("does not accept the client certificate"), "{error}");
 }
 
@@ -139,9 +139,9 @@ async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
     let port = listener.local_addr().expect("it listens").port();
     let heard = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("somebody comes");
+        let (mut stream, _) = listener.accept().await.expect("a client connects");
         let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.11.0","proto":1,"go":"go","host":"0.0.0.0","port":1,"headers":true,"max_payload":1048576,"client_id":1}"#;
-        stream.write_all(format!("{info}\r\n").as_bytes()).await.expect("it is heard");
+        stream.write_all(format!("{info}\r\n").as_bytes()).await.expect("the client is connected");
         let mut heard = Vec::new();
         let mut buffer = [0; 1024];
         while let Ok(Ok(read @ 1..)) = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut buffer)).await {

@@ -47,7 +47,7 @@ async fn every_role_does_its_work_by_any_server_of_a_cluster() {
         site.watch_goes_on(&own, "acme").await;
     }
     for (user, _) in &users {
-        assert_eq!(site.violations(user), [""; 0], "after watches were begun anew");
+        assert_eq!(site.violations(user), [""; 0], "after the watches were restarted");
     }
     for node in 0..NODES {
         let denied = Denied::default();

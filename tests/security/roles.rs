@@ -120,7 +120,7 @@ impl Site {
         let changed = Session { visits: 1, ..Session::new(tenant, 1) };
         let revision = self.sessions.put(&changed).await.expect("it may be written");
         loop {
-            match soon(&mut events).await.expect("it goes on") {
+            match soon(&mut events).await.expect("the watch continues") {
                 Event::Put(entry) if entry.revision() == revision => return,
                 _ => {}
             }
@@ -155,13 +155,13 @@ impl Denied {
         assert!(matches!(error.kind(), ErrorKind::PermissionDenied { .. }), "{what}: {error:?}");
         assert_eq!(error.outcome(), Outcome::NotApplied, "{what}: {error:?}");
         assert!(took <= BUSY, "{what} took {took:?}");
-        self.0.lock().expect("nobody panics").push((what.to_owned(), took));
+        self.0.lock().expect("no panic").push((what.to_owned(), took));
         error
     }
 
     /// Prints the times and asserts that they are within the limits.
     pub(super) fn tell(&self, role: &str) {
-        let mut denied = self.0.lock().expect("nobody panics");
+        let mut denied = self.0.lock().expect("no panic");
         denied.sort_by_key(|(_, took)| *took);
         let (_, median) = &denied[denied.len() / 2];
         let (what, most) = denied.last().expect("something was denied");

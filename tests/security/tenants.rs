@@ -112,7 +112,7 @@ async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
     let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();
     let all = client.request("$JS.API.STREAM.INFO.KV_sessions", r#"{"subjects_filter":">"}"#.into()).await.unwrap();
     let all = String::from_utf8_lossy(&all.payload).into_owned();
-    assert!(all.contains("$KV.sessions.beta.1"), "the names of keys are told");
+    assert!(all.contains("$KV.sessions.beta.1"), "the reply names keys of another tenant");
 
     let before = everything(&site.sessions, "beta").await;
     client.publish_with_reply("$JS.API.STREAM.INFO.KV_sessions", "$KV.sessions.beta.1", "".into()).await.unwrap();

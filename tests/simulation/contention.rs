@@ -122,7 +122,7 @@ async fn contend(world: World, setup: Setup) {
     for worker in workers {
         match timeout(HANDED_ON.saturating_sub(wild.elapsed()), worker).await {
             Ok(worker) => worker.expect("a worker ends well"),
-            Err(_) => world.broken("liveness", "somebody who waits does not get it"),
+            Err(_) => world.broken("liveness", "a waiter does not acquire the lock in time"),
         }
     }
     stale_writes(&world);
@@ -267,11 +267,11 @@ impl Worker {
 
     async fn give_back(&self, guard: Arc<Guard>, wait: bool) {
         let number = self.client.number();
-        self.world.note(number, "give back", guard.fence(), u64::from(wait));
+        self.world.note(number, "release", guard.fence(), u64::from(wait));
         match Arc::into_inner(guard) {
             Some(Guard::Right(guard)) if wait => {
                 let released = guard.release().await;
-                self.world.note(number, "given back", u64::from(released.is_ok()), 0);
+                self.world.note(number, "released", u64::from(released.is_ok()), 0);
             }
             _ => {}
         }

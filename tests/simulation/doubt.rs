@@ -116,7 +116,7 @@ fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
                 Ok(told) => {
                     world.count("stored");
                     if (told, stored) != (number, Some(number)) {
-                        world.broken("P19", format!("{told} was told of {number}, {stored:?} is stored"));
+                        world.broken("P19", format!("`run` returned {told} for {number}, but {stored:?} is stored"));
                     }
                     continue;
                 }
@@ -161,6 +161,6 @@ fn a_result_whose_acknowledgement_is_lost_is_found_if_it_can_be_seen() {
 fn a_result_that_was_sent_and_cannot_be_seen_is_unknown() {
     run(0, async |world| {
         let (told, stored) = finished(&world, MUTE).await;
-        assert_eq!((told.expect_err("nobody can know").outcome(), stored), (Outcome::Unknown, Some(7)));
+        assert_eq!((told.expect_err("the outcome is unknown").outcome(), stored), (Outcome::Unknown, Some(7)));
     });
 }

@@ -44,7 +44,7 @@ const FOUND: &[(&str, u64, &str)] = &[
     (
         "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
         187,
-        "a client that was paused missed that its own old ticket expired, and waited behind it for ever",
+        "a paused client missed that its old ticket had expired, and waited behind that ticket forever",
     ),
     (
         "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
@@ -59,7 +59,7 @@ const FOUND: &[(&str, u64, &str)] = &[
     (
         "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
         60,
-        "a waiter whose attempt had an unknown outcome was passed over for ever",
+        "a waiter whose attempt had an unknown outcome was skipped forever",
     ),
     (
         "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
@@ -69,7 +69,7 @@ const FOUND: &[(&str, u64, &str)] = &[
     (
         "simulation::aborted::a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon",
         356,
-        "a renewal that was in doubt when its guard was dropped was sent once more before the lease was removed",
+        "after its guard was dropped, a renewal with an unknown outcome was sent again before the lease was removed",
     ),
 ];
 

@@ -386,7 +386,7 @@ impl Sitting {
             world.note(self.client.number(), "blind", blind.as_millis() as u64, 0);
             sleep(blind).await;
             self.inner = None;
-            return Some(Err(unavailable("the watch was not heard of")));
+            return Some(Err(unavailable("the watch received no message")));
         };
         sleep(world.chance(|chance| chance.ms(1, 15)) + world.election_ends().unwrap_or_default()).await;
         self.client.awake().await;

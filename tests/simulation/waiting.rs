@@ -169,7 +169,7 @@ fn one_who_gives_up_holds_nobody_up() {
         guard.release().await.expect("nothing is lost");
         match timeout(SECOND, next).await {
             Ok(guard) => drop(guard.expect("no panic").expect("nothing is lost")),
-            Err(_) => world.broken("P22", "whoever comes next waits for one who has given up"),
+            Err(_) => world.broken("P22", "a waiter that stopped waiting blocks the next one"),
         }
         let served = quits.await.expect("no panic").is_ok();
         world.count(if served { "had it" } else { "gave up" });

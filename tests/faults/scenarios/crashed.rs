@@ -100,7 +100,7 @@ async fn start(urls: &str) -> (Child, u64) {
     let fence = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("it is text");
-        line.trim().parse().expect("it tells its fence")
+        line.trim().parse().expect("the holder prints its fence")
     });
     (holder, fence.await.expect("it is read"))
 }

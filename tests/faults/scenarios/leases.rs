@@ -71,7 +71,7 @@ pub(crate) async fn outlive_leaders(name: &'static str, effort: Effort) -> Row {
         guards.retain(|(_, guard)| guard.is_held());
         cluster.ready().await;
     }
-    row.notes.push(format!("what was left of a lease when it was renewed, at the least: {shortest:.1?} of 30 s"));
+    row.notes.push(format!("shortest remaining term of a lease at its renewal: {shortest:.1?} of 30 s"));
     for (_, guard) in guards {
         if let Err(error) = guard.release().await {
             row.notes.push(format!("a release: {error}"));

@@ -65,7 +65,7 @@ macro_rules! scenario {
 
 /// All scenarios, in execution order.
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!("control", "the control: what a server with a memory bucket loses is missed", true, control::losses),
+    scenario!("control", "the control: the checks detect the losses of a memory bucket", true, control::losses),
     scenario!("leader-killed", "kill -9 of the leader of the records, and its restart", true, killed::leader),
     scenario!("follower-killed", "kill -9 of a follower, and its restart", false, killed::follower),
     scenario!("all-killed", "kill -9 of all three, and their restart", false, killed::all),

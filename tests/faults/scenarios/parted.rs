@@ -189,7 +189,7 @@ impl Parted {
             Ok(taken) => Some(taken),
             Err(error) => {
                 if time > 3 * TTL {
-                    self.violations.push(format!("nobody took over a lock of {TTL:?} within {time:?}: {error:?}"));
+                    self.violations.push(format!("no client took over a lock of {TTL:?} within {time:?}: {error:?}"));
                 }
                 None
             }

@@ -51,7 +51,7 @@ impl Moved {
                 (error.outcome() == Outcome::NotApplied).then_some(false)
             }
             TransactError::Closure(error) => {
-                self.with(|books| books.violations.push(format!("a transaction was told that {error}")));
+                self.with(|books| books.violations.push(format!("the closure of a transaction failed: {error}")));
                 Some(false)
             }
         }

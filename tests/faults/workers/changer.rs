@@ -54,7 +54,7 @@ impl Changed {
             match fate {
                 Fate::Applied if !is_held => violations.push(format!("increment {id} of {worker} is lost")),
                 Fate::NotApplied if is_held => {
-                    violations.push(format!("increment {id} of {worker} is applied, and was told to be not"));
+                    violations.push(format!("increment {id} of {worker} is applied, but was reported as not applied"));
                 }
                 _ => {}
             }

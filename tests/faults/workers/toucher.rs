@@ -1,4 +1,4 @@
-//! A worker that renews the TTL of its own record. `touch` stores the existing value again. The history of values
+//! A worker that renews the TTL of the record it wrote. `touch` stores the existing value again. The history of values
 //! therefore excludes these writes.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,7 +87,7 @@ pub(crate) async fn toucher(seat: Seat, touched: Touched) {
             if let Err(error) = &result
                 && matches!(error.kind(), ErrorKind::NotFound)
             {
-                touched.with(|state| state.violations.push(format!("{key} is there, and was told: {error}")));
+                touched.with(|state| state.violations.push(format!("{key} exists, but `touch` returned: {error}")));
             }
             result
         };

@@ -191,7 +191,7 @@ impl Writer {
     }
 
     fn note_many(&self, pending: Vec<harness::history::Pending>, results: Result<Vec<Result<Revision, Error>>, Error>) {
-        let results = results.expect("what fails is told of each");
+        let results = results.expect("`each` reports failures per record");
         assert_eq!(results.len(), pending.len());
         for (pending, result) in pending.into_iter().zip(results) {
             if let Ok(revision) = result {

@@ -36,8 +36,8 @@ pub fn reads<C: Codec<V>, V>(bytes: &[u8], more: &[u8], cut: bool) {
 const LARGEST: usize = size_of::<Record>();
 
 fn stays<C: Codec<V>, V>(value: &V, bytes: &[u8], more: &[u8], cut: bool) {
-    let written = C::encode(value).expect("what was read can be written");
-    let again = C::decode(&written).expect("what was written can be read");
+    let written = C::encode(value).expect("a decoded value can be encoded");
+    let again = C::decode(&written).expect("an encoded value can be decoded");
     assert_eq!(C::encode(&again).expect("as before"), written);
     if !more.is_empty() {
         assert!(C::decode(&[bytes, more].concat()).is_err(), "bytes behind the value are not noticed");
@@ -45,7 +45,7 @@ fn stays<C: Codec<V>, V>(value: &V, bytes: &[u8], more: &[u8], cut: bool) {
     }
     if cut && bytes.len() <= 64 {
         for end in 0..bytes.len() {
-            assert!(C::decode(&bytes[..end]).is_err(), "nobody misses what was behind byte {end}");
+            assert!(C::decode(&bytes[..end]).is_err(), "a value truncated at byte {end} is decoded");
         }
     }
 }

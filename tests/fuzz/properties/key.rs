@@ -67,7 +67,7 @@ fn segment(text: &str) {
     let escaped = escape(text);
     assert!(is_segment(&escaped), "{escaped:?}");
     assert!(escaped.len() <= (3 * text.len()).max(2), "{escaped:?}");
-    assert_eq!(unescape(&escaped).expect("what was escaped"), text);
+    assert_eq!(unescape(&escaped).expect("an escaped segment can be unescaped"), text);
     assert_ne!(escaped, Key::RESERVED);
     let mut out = KeyBuilder::new();
     out.segment(&text.to_owned());

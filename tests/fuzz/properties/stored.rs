@@ -133,7 +133,7 @@ fn one(entry: &RawEntry, key: &str, headers: &[(HeaderName, HeaderValue)], value
         Some("DEL") => assert_eq!(entry.operation, Operation::Delete),
         Some("PURGE") => assert_eq!(entry.operation, Operation::Purge),
         Some("PUT") => assert!(entry.is_live()),
-        Some(_) => assert!(!entry.is_live(), "what nobody knows is no value"),
+        Some(_) => assert!(!entry.is_live(), "an entry with an unknown operation is not live"),
         // Headers that only a server may set never hide a value.
         None => assert!(entry.is_live() || value.is_empty()),
     }

@@ -66,7 +66,7 @@ pub fn turns(turns: &[(usize, Turn)]) -> Vec<Violation> {
             }
             Turn::Stopped(term) => {
                 if leading.remove(candidate).is_none_or(|(_, running)| running != term) {
-                    let text = format!("candidate {candidate} stops in term {term}, in which it does not lead");
+                    let text = format!("candidate {candidate} stops in term {term} without leading in it");
                     broken(Rule::StopsBeforeStart, None, text);
                 }
             }

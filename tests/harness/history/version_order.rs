@@ -334,7 +334,7 @@ impl<'a> Key<'a> {
         let seen = last.filter(|last| last.value.is_some()).map(|last| last.revision);
         if self.is_behind(seen, newest, Duration::MAX) {
             let why = match last {
-                Some(last) => format!("what is there is of revision {}, not of this write", last.revision),
+                Some(last) => format!("the stored record has revision {}, not that of this write", last.revision),
                 None => "nothing is there".to_owned(),
             };
             violations.push(by_ops(Rule::NothingIsLost, &why, [newest.op]));
@@ -352,7 +352,7 @@ impl fmt::Display for Staleness {
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { operations, applied, settled, unknown, violations, any, at_least, leader, unfounded, took } = self;
-        write!(f, "{operations} operations, {applied} writes applied ({settled} told by what was seen), ")?;
+        write!(f, "{operations} operations, {applied} writes applied ({settled} resolved by observations), ")?;
         write!(f, "{unknown} unknown, {} violations; ", violations.len())?;
         write!(f, "plain reads {any}, of at least {at_least}, of the leader {leader}; ")?;
         write!(f, "{} refusals without a reason; {took:.1?}", unfounded.len())

@@ -172,13 +172,13 @@ impl<'a> Reading<'a> {
             self.broken(Rule::NothingOldIsNew, &format!("{key} at {revision}, but since {}", self.since), [at]);
         }
         if let Some(newest) = self.newest.filter(|newest| self.in_order && newest.revision >= revision) {
-            let why = format!("{key} at {revision} behind what was at {}", newest.revision);
+            let why = format!("{key} at {revision} follows an event at {}", newest.revision);
             self.broken(Rule::EventsGrow, &why, [newest.at, at]);
         }
         self.newest = Some(event);
         if let Some(newest) = self.keys.insert(key, event) {
             if newest.revision >= revision {
-                let why = format!("{key} at {revision} behind {key} at {}", newest.revision);
+                let why = format!("{key} at {revision} follows {key} at {}", newest.revision);
                 self.broken(Rule::EventsGrow, &why, [newest.at, at]);
             }
         } else if let Some(before) = self.before.get(key).copied() {
@@ -201,7 +201,7 @@ impl<'a> Reading<'a> {
             let by_watch = told.and_then(|newest| live(newest.value, newest.revision));
             let by_bucket = there.get(key).and_then(|stored| live(stored.value, stored.revision));
             if by_watch != by_bucket {
-                let why = format!("{key}: {by_watch:?} was told, {by_bucket:?} is there (revision and value)");
+                let why = format!("{key}: the watch has {by_watch:?}, the bucket {by_bucket:?} (revision and value)");
                 self.broken(Rule::Converges, &why, told.map(|newest| newest.at));
             }
         }

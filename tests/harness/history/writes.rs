@@ -120,7 +120,7 @@ impl<'a> Settling<'a> {
         let Sight { key, revision, value, at, by } = *sight;
         let what = || format!("{value} was seen at {revision} under {key}");
         let Some(&writer) = self.writers.get(&(key, value)) else {
-            return self.broken(Rule::SeenWasWritten, &format!("{}, and nobody wrote it", what()), by);
+            return self.broken(Rule::SeenWasWritten, &format!("{}, but was never written", what()), by);
         };
         if writer.call > at {
             self.broken(
@@ -131,7 +131,7 @@ impl<'a> Settling<'a> {
         }
         match writer.outcome {
             Outcome::Refused | Outcome::Failed => {
-                let why = format!("{}, and was said to be not applied", what());
+                let why = format!("{}, but was reported as not applied", what());
                 return self.broken(Rule::RefusedIsNeverSeen, &why, by.into_iter().chain([writer]));
             }
             Outcome::Unknown if self.unknown.remove(&writer.id).is_some() => {
@@ -145,7 +145,7 @@ impl<'a> Settling<'a> {
         if write.revision != revision {
             let (rule, other) = match writer.outcome {
                 Outcome::Unknown => (Rule::AppliedOnce, "it was seen at"),
-                _ => (Rule::SeenWasWritten, "its writer was told"),
+                _ => (Rule::SeenWasWritten, "its writer received"),
             };
             let why = format!("{}, but {other} {}", what(), write.revision);
             self.broken(rule, &why, by.into_iter().chain([writer]));
@@ -178,7 +178,7 @@ impl<'a> Settling<'a> {
             let candidates: Vec<&'a Op> = self.unknown.values().copied().filter(removals).collect();
             if told.len() > candidates.len() {
                 let why = format!(
-                    "{} removals of {key} were seen that nobody wrote, among {told:?}",
+                    "{} removals of {key} were seen but never written, among {told:?}",
                     told.len() - candidates.len()
                 );
                 self.broken(Rule::SeenWasWritten, &why, candidates);

@@ -43,7 +43,7 @@ async fn nothing_outlives_a_killed_test_process() {
             _ => {}
         }
     }
-    let root = root.expect("the victim tells its folder");
+    let root = root.expect("the victim prints its folder");
     assert_eq!(pids.len(), 4);
     assert!(pids.iter().all(|pid| test_kill_process(*pid).is_ok()));
 
