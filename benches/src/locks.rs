@@ -52,7 +52,7 @@ async fn alone(world: &mut World) {
     let measured = pairs(blocks, each, by_name, put).await;
     world.report.row("lock by name and release, alone", "kv.put").goal(2.5).measured(&measured);
     let measured = pairs(blocks, each, beside, put).await;
-    world.report.row("lock beside a record, fenced, and release", "kv.put").measured(&measured);
+    world.report.row("lock of a record, fenced, and release", "kv.put").measured(&measured);
 }
 
 /// Measures `try_lock` of a held lock while this process holds many others, in memory. The cost must not grow with
@@ -127,8 +127,8 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
         measured.ours.push(gaps);
         measured.theirs.push(puts);
     }
-    let how = if fair { "in turn" } else { "whoever comes first" };
-    let whose = if shared { "of one process" } else { "each on a connection" };
+    let how = if fair { "in turn" } else { "first come" };
+    let whose = if shared { "of one process" } else { "with separate connections" };
     let row = format!("hand-over to one of {waiters} {whose}, {how}");
     world.report.row(format!("{row}: median"), "kv.put of the holder").goal(goals[0]).measured(&measured);
     // A block has too few samples for the 99th percentile, so all blocks share one ratio.

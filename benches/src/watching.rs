@@ -217,7 +217,7 @@ async fn subscribers(world: &mut World) {
     };
     let measured = pairs(world.effort.blocks(5), 1, async || write(&plain).await, async || write(&unheard).await);
     let name = format!("2000 kv.put, 64 at once, while {SUBSCRIBERS} hear of them from a cache");
-    world.report.row(name, "while nobody does").goal(1.33).measured(&measured.await);
+    world.report.row(name, "without caches").goal(1.33).measured(&measured.await);
     tasks.shutdown().await;
 }
 
