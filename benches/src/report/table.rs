@@ -36,13 +36,13 @@ pub(super) fn markdown(report: &Report) -> String {
         if row.group != group {
             group = row.group;
             write!(text, "\n## {group}\n\n| | ours | beside | theirs | ratio (quartiles) | goal |\n|---|---:|---|---:|---:|---|\n")
-                .expect("a string takes it");
+                .expect("a write to a string succeeds");
         }
         let [low, median, high] = row.ratio.map(ratio);
         let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
         let Row { name, beside, .. } = row;
         writeln!(text, "| {name} | {ours} | {beside} | {theirs} | **{median}** ({low} to {high}) | {} |", verdict(row))
-            .expect("a string takes it");
+            .expect("a write to a string succeeds");
     }
     text
 }
