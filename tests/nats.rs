@@ -293,7 +293,7 @@ async fn a_stream_that_is_no_bucket_is_told() {
             fails(store.bucket::<Session>().name(&name).on_drift(Drift::Update)).await,
         ] {
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
-            assert!(error.to_string().contains(&format!("`KV_{name}` is a stream that is no bucket")), "{error}");
+            assert!(error.to_string().contains(&format!("`KV_{name}` is not a bucket")), "{error}");
         }
     }
 }

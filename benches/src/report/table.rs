@@ -8,9 +8,9 @@ use super::{Goal, Report, Row, Unit, Verdict};
 pub(super) fn line(row: &Row) -> String {
     let [low, median, high] = row.ratio.map(ratio);
     let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
-    let verdict = verdict(row);
-    let Row { name, beside, .. } = row;
-    format!("  {name:<62} {ours:>9}  {median:>7} ({low}..{high}) of {theirs} {beside}{}{verdict}", gap(&verdict))
+    let goal = verdict(row);
+    let Row { name, beside: other, .. } = row;
+    format!("  {name:<62} {ours:>9}  {median:>7} ({low}..{high}) of {theirs} {other}{}{goal}", gap(&goal))
 }
 
 fn gap(verdict: &str) -> &'static str {
@@ -35,14 +35,14 @@ pub(super) fn markdown(report: &Report) -> String {
     for row in rows {
         if row.group != group {
             group = row.group;
-            write!(text, "\n## {group}\n\n| | ours | beside | theirs | ratio (quartiles) | goal |\n|---|---:|---|---:|---:|---|\n")
-                .expect("a string takes it");
+            write!(text, "\n## {group}\n\n| | ours | compared with | theirs | ratio (quartiles) | goal |\n|---|---:|---|---:|---:|---|\n")
+                .expect("a write to a string succeeds");
         }
         let [low, median, high] = row.ratio.map(ratio);
         let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
-        let Row { name, beside, .. } = row;
-        writeln!(text, "| {name} | {ours} | {beside} | {theirs} | **{median}** ({low} to {high}) | {} |", verdict(row))
-            .expect("a string takes it");
+        let Row { name, beside: other, .. } = row;
+        writeln!(text, "| {name} | {ours} | {other} | {theirs} | **{median}** ({low} to {high}) | {} |", verdict(row))
+            .expect("a write to a string succeeds");
     }
     text
 }

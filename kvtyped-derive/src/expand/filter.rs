@@ -20,9 +20,9 @@ fn definition(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let Names { key, filter, fields, generics, .. } = names;
     let vis = &model.input.vis;
     let where_clause = &generics.where_clause;
-    let doc = format!(" Some keys of the kind of [`{key}`]: those with the fields that are set.");
+    let doc = format!(" A filter that matches each [`{key}`] with the values of the set fields.");
     if fields.is_empty() {
-        let doc = format!(" [`{key}`] as a filter.");
+        let doc = format!(" A filter that matches [`{key}`].");
         return quote! {
             #[doc = #doc]
             #[allow(dead_code)]
@@ -52,10 +52,10 @@ fn setters(model: &Model<'_>, Names { filter, fields, generics, .. }: &Names<'_>
     let setters = fields.iter().map(|field| {
         let ident = field.ident;
         let (parameter, value) = parameter(field);
-        let doc = format!(" Only keys with this `{}`.", field.name());
+        let doc = format!(" Matches only keys with this `{}`.", field.name());
         let exact = field.is_rest.then(|| quote!(self.__below = false;));
         let below = field.is_rest.then(|| {
-            let doc = format!(" Only keys whose `{}` begins with these segments and has more.", field.name());
+            let doc = format!(" Matches only keys whose `{}` starts with these segments and has more.", field.name());
             let setter = quote::format_ident!("{}_below", field.name());
             quote! {
                 #[doc = #doc]

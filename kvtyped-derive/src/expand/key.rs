@@ -48,11 +48,11 @@ fn inherent(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Nam
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let idents: Vec<_> = fields.iter().map(|field| field.ident).collect();
     let (parameters, values): (Vec<_>, Vec<_>) = fields.iter().map(|field| parameter(field)).unzip();
-    let key_doc = if fields.is_empty() { " The one key." } else { " The key of these values." };
+    let key_doc = if fields.is_empty() { " Creates the only key." } else { " Creates the key of these values." };
     let filter_doc = if fields.is_empty() {
-        " The one key, as a filter."
+        " Returns a filter that matches the only key."
     } else {
-        " Every key, until a field of the filter is set."
+        " Returns a filter that matches every key until a field is set."
     };
     quote! {
         // The type of a private field may also be private.

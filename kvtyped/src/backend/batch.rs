@@ -65,9 +65,7 @@ impl Batch {
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
-            return Err(invalid(format!(
-                "it takes {count} messages for its writes and checks, and {most} are allowed"
-            )));
+            return Err(invalid(format!("its writes and checks need {count} messages, but {most} are allowed")));
         }
         Ok(writes)
     }

@@ -12,7 +12,7 @@ use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// The time for which a caller may leave runnable work unpolled. After that, a task polls the work.
+/// The longest time that a caller may leave runnable work unpolled. After that, a task polls the work.
 const GRACE: Duration = Duration::from_millis(5);
 
 /// Polls a future once, and moves it into a separate task if it is not ready.

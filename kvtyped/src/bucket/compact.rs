@@ -27,8 +27,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// The compaction covers the whole bucket, including the markers of other models and of locks. The server's clock
     /// measures the age of a marker. nats-server 2.15.1 removed 100,000 markers in 5 s on a busy machine with two
-    /// cores. The server compares each removal with every unacknowledged message of a watch, so an open watch that
-    /// nobody reads slows it (10,000 markers took 25 s).
+    /// cores. The server compares each removal with every unacknowledged message of a watch, so an open watch
+    /// without a reader slows it (10,000 markers took 25 s).
     ///
     /// ```
     /// # use kvtyped::prelude::*;

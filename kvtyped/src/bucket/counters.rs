@@ -57,7 +57,7 @@ impl CounterBucket {
             if let Ok(total) = i64::try_from(total) {
                 return Ok(total);
             }
-            let refusal = Error::out_of_range(format!("adding {delta} makes {total}, and a total is an `i64`"));
+            let refusal = Error::out_of_range(format!("the increment {delta} gives {total}, which exceeds an `i64`"));
             if let Err(error) = raw.add(&key, -delta, deadline).await {
                 return Err(located(refusal.caused_by(error).unknown_outcome()));
             }
@@ -132,7 +132,7 @@ impl CounterBucket {
 }
 
 fn in_range(total: i128) -> Result<i64> {
-    i64::try_from(total).map_err(|_| Error::out_of_range(format!("the total is {total}, and must be an `i64`")))
+    i64::try_from(total).map_err(|_| Error::out_of_range(format!("the total {total} exceeds an `i64`")))
 }
 
 impl fmt::Debug for CounterBucket {

@@ -56,7 +56,7 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
     let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
     let value = T::__from_stored(&key, stored);
     if !value.__has_key(&key) {
-        let detail = "the record names another key than the one under which it is stored".to_owned();
+        let detail = "the record names another key than its stored key".to_owned();
         return Err(refused::<T>(undecodable("key", detail), raw));
     }
     Ok(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN })

@@ -20,31 +20,31 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::model::{Filter, KvModel};
 
-/// The options of a list, and what its stream tells of itself.
+/// The options of a list, and the position of its stream.
 macro_rules! lists {
     ($($list:ident => $stream:ident)*) => {$(
         impl<T: KvModel> $list<'_, T> {
-            /// Only what stands behind this cursor, which an earlier list of the same bucket gave.
+            /// Starts after the cursor of an earlier list of the same bucket.
             ///
-            /// What was written since then stands behind it, also if it came before: a record may be seen more than once, and is
-            /// not missed. In a bucket that keeps one revision of each key this begins where the cursor is; else all
-            /// that is before it has to be passed over.
+            /// A record that was written since then comes after the cursor, even if the earlier list had it. So a
+            /// record may repeat, but none is missed. In a bucket that keeps one revision of each key, the list starts
+            /// at the cursor. In another bucket, the list skips all earlier entries.
             ///
             /// # Errors
             ///
-            /// `HistoryRewound` if the bucket was made anew since then, or set back: begin without a cursor.
+            /// Returns `HistoryRewound` if the bucket was recreated or restored since then. Start without a cursor.
             pub fn after(mut self, cursor: Cursor) -> Self {
                 self.request.after = Some(cursor);
                 self
             }
 
-            /// No more than so many. What is behind them is not read.
+            /// Limits the number of items. Further records are not read.
             pub fn limit(mut self, limit: usize) -> Self {
                 self.request.limit = Some(limit);
                 self
             }
 
-            /// How long it may go without progress; the store's time by default.
+            /// Sets the longest time without progress. The default is the timeout of the store.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.request.timeout = Some(timeout);
                 self
@@ -52,12 +52,12 @@ macro_rules! lists {
         }
 
         impl<T: KvModel> $stream<T> {
-            /// Where it stands: behind the last one that it gave, an error in the place of one included.
+            /// Returns the position after the last item that the stream yielded. An error counts as an item.
             pub fn cursor(&self) -> Cursor {
                 self.rows.cursor()
             }
 
-            /// How far it is.
+            /// Returns the progress of the list.
             pub fn progress(&self) -> Progress {
                 self.rows.progress()
             }
@@ -74,20 +74,20 @@ macro_rules! lists {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Reads the records that a filter matches, as a stream, in the order in which they were written.
+    /// Reads the matching records as a stream, in the order of their writes.
     ///
-    /// What does not decode is an `Err` in its place, with its key and revision; the stream goes on behind it.
+    /// A record that cannot be decoded is an `Err` item with its key and revision. The stream then continues.
     ///
-    /// A record that is written while the list is read moves to its end: it may be in it more than once, and it is not missed
-    /// (unless it is written again and again, faster than the list is read). One that is removed meanwhile is not in it,
-    /// if it was not already.
+    /// A record that is written while the list is read moves to its end. Such a record may repeat, but it is not
+    /// missed, unless it is rewritten faster than the list is read. A record that is removed before the list reaches it
+    /// is not in the list.
     ///
-    /// The server sends ahead of the reader, a few thousand records or 32 MiB at most, so a list of any length costs a
-    /// bounded amount of memory, however slowly it is read. [`List::limit`] and [`List::after`] make pages of it,
-    /// [`Entries::progress`] tells how far it is.
+    /// The server sends at most a few thousand records or 32 MiB ahead of the reader. So a list of any length uses
+    /// bounded memory, however slowly it is read. [`List::limit`] and [`List::after`] split a list into pages.
+    /// [`Entries::progress`] returns its progress.
     ///
-    /// In a replicated bucket any server that stores it may answer, as for a plain read: a list may miss what was just
-    /// acknowledged, and more where that server has just come back.
+    /// In a replicated bucket, any server that stores the bucket may reply, as for a plain read. A list may miss
+    /// recently acknowledged writes, and more of them if that server has just restarted.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -112,7 +112,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Items are errors; one that names no key (`Timeout`, `BucketNotFound`, ..) is the last.
+    /// Errors are items of the stream. An error without a key (`Timeout`, `BucketNotFound`, ..) is the last item.
     ///
     /// # Cancel safety
     ///
@@ -144,7 +144,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// As of [`list`](Self::list): a key in the bucket that is none of the model's is an `Err` in its place.
+    /// Returns the errors of [`list`](Self::list). A key that does not belong to the model is an `Err` item.
     ///
     /// # Cancel safety
     ///

@@ -33,7 +33,7 @@ impl Standing {
             return Ok(self.guard);
         }
         Err(Error::invalid_config(format!(
-            "the guard's fence stands in another bucket, once `{}`: take the lock with `lock` of the bucket that is written",
+            "the fence of the guard is in another bucket, `{}`; take the lock with `lock` of the written bucket",
             self.bucket
         )))
     }
@@ -73,7 +73,7 @@ pub(super) async fn write(
     let conflict = match raw.commit(Batch { writes: vec![write], checks: vec![on.clone()] }, deadline).await {
         Ok(revisions) => {
             let revision = revisions.first().copied();
-            return revision.ok_or_else(|| Error::unavailable("the server told no revision").unknown_outcome());
+            return revision.ok_or_else(|| Error::unavailable("the server returned no revision").unknown_outcome());
         }
         Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
         Err(conflict) => conflict,

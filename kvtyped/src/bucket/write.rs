@@ -115,7 +115,7 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
         None | Some(1) => {}
         Some(history) => {
             return Err(Error::unsupported(
-                "a bucket with `history = 1` for the TTL of a single key: with more, the value before it would come back to life",
+                "a bucket with `history = 1` for the TTL of a single key: with more, the previous value would reappear",
                 format!("history = {history}"),
             ));
         }
@@ -134,9 +134,8 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
 }
 
 pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
-    Ttl::new(asked).ok_or_else(|| {
-        Error::invalid_config(format!("a TTL of {asked:?}: it is 1 s at least and a century at most (ADR-43)"))
-    })
+    Ttl::new(asked)
+        .ok_or_else(|| Error::invalid_config(format!("a TTL of {asked:?}; it must be from 1 s to a century (ADR-43)")))
 }
 
 /// The conditions of a write.

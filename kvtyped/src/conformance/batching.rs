@@ -16,7 +16,7 @@ async fn with_batches(subject: &Subject, say: impl FnOnce(&mut BucketConfig)) ->
         return None;
     }
     let bucket = subject.bucket(say).await;
-    assert_eq!(bucket.raw.config().atomic, Some(true), "a new bucket takes batches");
+    assert_eq!(bucket.raw.config().atomic, Some(true), "a new bucket supports batches");
     Some(bucket)
 }
 
@@ -27,10 +27,10 @@ fn check(on: &str, revision: Revision) -> Guard {
 /// Asserts that a conflict, if it names a key, names this key, and that its revisions are correct.
 fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revision) {
     let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
-        panic!("it is a conflict of revisions: {error:?}");
+        panic!("the error is a revision conflict: {error:?}");
     };
-    assert!(error.key().is_none_or(|named| named == on && *told == expected), "it is about `{on}`: {error:?}");
-    assert!(found.is_none_or(|found| found == actual), "what is there is {actual}: {error:?}");
+    assert!(error.key().is_none_or(|named| named == on && *told == expected), "the error names `{on}`: {error:?}");
+    assert!(found.is_none_or(|found| found == actual), "the actual revision is {actual}: {error:?}");
 }
 
 /// All writes of a batch are applied, at consecutive revisions in the order of the writes.
@@ -58,7 +58,7 @@ pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
         let wanted: Vec<_> = (last.get() + 1..).map(Revision::new).take(writes.len()).collect();
         assert_eq!(revisions, wanted, "with {checks:?}");
         for (write, revision) in writes.iter().zip(&revisions) {
-            let entry = bucket.newest(&write.key).await.expect("it is an entry");
+            let entry = bucket.newest(&write.key).await.expect("the entry exists");
             assert_eq!((entry.revision, &*entry.value), (*revision, write.value()), "{write:?}");
             assert_eq!(id_of(&entry), Some(write.id.as_str()), "{write:?}");
         }
@@ -82,8 +82,12 @@ pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
             while applied.len() < ROUNDS {
                 let leader = crate::backend::At::Newest(crate::backend::Read::Leader);
                 let (mine, other) = if writer % 2 == 0 { (&left, &right) } else { (&right, &left) };
-                let read =
-                    async |k| raw.read(k, leader, subject.deadline()).await.expect("it reads").expect("it is there");
+                let read = async |k| {
+                    raw.read(k, leader, subject.deadline())
+                        .await
+                        .expect("the read succeeds")
+                        .expect("the record exists")
+                };
                 let (now, seen) = (read(mine).await, read(other).await);
                 let next = number(&now).max(number(&seen)) + 1;
                 let batch = Batch {
@@ -154,11 +158,11 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
     const BATCHES: usize = 10;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
     let mut sitting = bucket.watch(Since::Newest).await;
-    assert!(sitting.until_ready().await.is_empty(), "it is empty");
+    assert!(sitting.until_ready().await.is_empty(), "the bucket is empty");
     let (raw, deadline) = (bucket.raw.clone(), subject.deadline());
     let between = tokio::spawn(async move {
         for round in 0..3 * BATCHES {
-            raw.write(put(&key("between"), &format!("{round}")), deadline).await.expect("it is written");
+            raw.write(put(&key("between"), &format!("{round}")), deadline).await.expect("the write succeeds");
         }
     });
     let mut committed = Vec::new();
@@ -166,7 +170,7 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
         let writes: Vec<Write> = ["a", "b", "c"].map(|k| put(&key(&format!("{k}.{round}")), "v")).into();
         committed.extend(bucket.commit(&writes, &[]).await);
     }
-    between.await.expect("nobody panics");
+    between.await.expect("no task panics");
     let mut seen = Vec::new();
     let mut last = Revision::ZERO;
     while seen.len() < committed.len() {
@@ -219,7 +223,7 @@ pub async fn a_batch_that_makes_no_sense_is_refused(subject: &Subject) {
         assert!(matches!(refused.kind(), ErrorKind::InvalidBatch { .. }), "{refused:?}");
     }
     let all = bucket.commit(&many[..Batch::MAX_MESSAGES], &[]).await;
-    assert_eq!(all.len() as u64, bucket.counts().await.0, "as many as are allowed");
+    assert_eq!(all.len() as u64, bucket.counts().await.0, "the largest batch is applied");
 }
 
 /// Without support for batches, a batch of several messages is unsupported.
@@ -234,12 +238,12 @@ pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &Subject) {
     wanted.atomic = Some(true);
     let updated = subject.backend().update(wanted, subject.deadline()).await;
     if !able {
-        let refused = updated.expect_err("the server cannot");
+        let refused = updated.expect_err("the server does not support batches");
         assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
         return;
     }
     let batch = Batch { writes: writes.to_vec(), checks: Vec::new() };
     let revisions =
-        updated.expect("it can be turned on").commit(batch, subject.deadline()).await.expect("it is applied");
+        updated.expect("the update succeeds").commit(batch, subject.deadline()).await.expect("the batch is applied");
     assert_eq!(revisions.last(), Some(&bucket.counts().await.1));
 }

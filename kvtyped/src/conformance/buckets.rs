@@ -44,9 +44,9 @@ pub async fn a_bucket_is_created_once(subject: &Subject) {
         };
         assert!(matches!(refused.kind(), ErrorKind::BucketExists), "{refused:?}");
     }
-    assert_eq!(bucket.newest(&key("k")).await.map(|entry| entry.revision), Some(revision), "it is as it was");
+    assert_eq!(bucket.newest(&key("k")).await.map(|entry| entry.revision), Some(revision), "the record is unchanged");
     let found = subject.backend().open(&same.name, subject.deadline()).await.expect("open answers");
-    assert_config(&same, found.expect("it is there").config(), "the bucket is as it was");
+    assert_config(&same, found.expect("the bucket exists").config(), "the bucket is unchanged");
 }
 
 /// `open` returns `None` if the bucket does not exist.
@@ -54,13 +54,16 @@ pub async fn a_missing_bucket_is_none(subject: &Subject) {
     let config = subject.config(|_| {});
     let (backend, name) = (subject.backend(), config.name.clone());
     assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none());
-    assert!(!backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was none");
+    assert!(!backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket did not exist");
     assert!(!backend.names(subject.deadline()).await.expect("names answers").contains(&name));
     match backend.update(config, subject.deadline()).await {
-        Ok(bucket) => panic!("{bucket:?} was not there"),
+        Ok(bucket) => panic!("{bucket:?} did not exist"),
         Err(error) => assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}"),
     }
-    assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none(), "an update makes none");
+    assert!(
+        backend.open(&name, subject.deadline()).await.expect("open answers").is_none(),
+        "an update creates no bucket"
+    );
 }
 
 /// `delete` returns whether the bucket existed. A deleted bucket refuses writes and has no status.
@@ -69,25 +72,28 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     let backend = subject.backend();
     let config = bucket.raw.config().clone();
     let first = bucket.write(put(&key("k"), "v")).await;
-    assert!(backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was one");
-    assert!(!backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "there was none");
+    assert!(backend.delete(&config.name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
+    assert!(
+        !backend.delete(&config.name, subject.deadline()).await.expect("delete answers"),
+        "the bucket did not exist"
+    );
     assert!(backend.open(&config.name, subject.deadline()).await.expect("open answers").is_none());
     // The servers of a cluster may learn of the deletion a moment later.
     let refused = async || bucket.try_write(put(&key("k"), "too late")).await.err();
     let error = subject.eventually("a write is refused", refused).await;
     assert_eq!(error.outcome(), Outcome::NotApplied, "{error:?}");
-    let error = bucket.raw.status(subject.deadline()).await.expect_err("there is no status");
+    let error = bucket.raw.status(subject.deadline()).await.expect_err("a deleted bucket has no status");
     assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
 
     // A new bucket of the same name has no entry of the first one.
     let mut again = BucketConfig::new(&config.name);
     (again.replicas, again.storage) = (config.replicas, config.storage);
     backend.create(again, subject.deadline()).await.expect("the name is free");
-    let found = backend.open(&config.name, subject.deadline()).await.expect("open answers").expect("it is there");
+    let found = backend.open(&config.name, subject.deadline()).await.expect("open answers").expect("the bucket exists");
     let status = found.status(subject.deadline()).await.expect("the bucket has a status");
     assert_eq!((status.values, status.last_revision), (0, Revision::ZERO));
     let revision = found.write(put(&key("k"), "v").expecting(Revision::ZERO), subject.deadline()).await;
-    assert_eq!(revision.expect("there is no entry"), first, "it begins anew");
+    assert_eq!(revision.expect("there is no entry"), first, "revisions start again");
 }
 
 /// A handle returns the creation time of its bucket, also after another bucket has taken the name.
@@ -98,15 +104,15 @@ pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &Subject) {
     let first = bucket.raw.incarnation();
     let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
     assert_eq!(first.created, status.created);
-    let again = backend.open(&name, subject.deadline()).await.expect("open answers").expect("it is there");
+    let again = backend.open(&name, subject.deadline()).await.expect("open answers").expect("the bucket exists");
     assert_eq!(again.incarnation().created, first.created, "the same bucket");
 
-    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     let mut config = BucketConfig::new(&name);
     config.replicas = bucket.raw.config().replicas;
     let other = backend.create(config, subject.deadline()).await.expect("the name is free");
     assert_ne!(other.incarnation().created, first.created, "another bucket");
-    assert_eq!(bucket.raw.incarnation().created, first.created, "a handle tells of the one that it was opened on");
+    assert_eq!(bucket.raw.incarnation().created, first.created, "a handle keeps the identity of its bucket");
 }
 
 /// A configuration that no server accepts fails with `InvalidConfig`, and creates or changes nothing.
@@ -139,18 +145,23 @@ pub async fn a_wrong_setting_is_refused(subject: &Subject) {
 pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
     let key_ttl = subject.has_key_ttl().await;
     for wanted in [rich(subject).await, subject.config(|_| {})] {
-        let created = subject.backend().create(wanted.clone(), subject.deadline()).await.expect("it is legal");
+        let created =
+            subject.backend().create(wanted.clone(), subject.deadline()).await.expect("the configuration is valid");
         let opened = subject.backend().open(&wanted.name, subject.deadline()).await.expect("open answers");
-        let opened = opened.expect("it is there");
+        let opened = opened.expect("the bucket exists");
         let status = created.status(subject.deadline()).await.expect("the bucket has a status");
         let complete = wanted.clone().with_defaults(key_ttl, subject.has_batches().await);
         for (found, whose) in
             [(created.config(), "as created"), (opened.config(), "as opened"), (&status.config, "in its status")]
         {
             assert_config(&complete, found, whose);
-            assert_eq!((found.ttl, found.max_bytes), (wanted.ttl, wanted.max_bytes), "{whose}: no more than was said");
-            assert_eq!(found.description, wanted.description, "{whose}: no more than was said");
-            assert_eq!(found.metadata, wanted.metadata, "{whose}: no more than was said");
+            assert_eq!(
+                (found.ttl, found.max_bytes),
+                (wanted.ttl, wanted.max_bytes),
+                "{whose}: other settings are unset"
+            );
+            assert_eq!(found.description, wanted.description, "{whose}: other settings are unset");
+            assert_eq!(found.metadata, wanted.metadata, "{whose}: other settings are unset");
         }
     }
 }
@@ -158,11 +169,12 @@ pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
 /// An update changes the settings that are set and no others.
 pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
     let wanted = rich(subject).await;
-    let created = subject.backend().create(wanted.clone(), subject.deadline()).await.expect("it is legal");
+    let created =
+        subject.backend().create(wanted.clone(), subject.deadline()).await.expect("the configuration is valid");
     let before = created.config().clone();
     let k = key("k");
     for number in 0..5 {
-        created.write(put(&k, &format!("{number}")), subject.deadline()).await.expect("it is written");
+        created.write(put(&k, &format!("{number}")), subject.deadline()).await.expect("the write succeeds");
     }
 
     let mut change = BucketConfig::new(&wanted.name);
@@ -172,16 +184,16 @@ pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
     let mut after = before.clone();
     (after.history, after.ttl) = (change.history, change.ttl);
     after.metadata.insert("stage".into(), "live".into());
-    let updated = subject.backend().update(change, subject.deadline()).await.expect("it is legal");
+    let updated = subject.backend().update(change, subject.deadline()).await.expect("the configuration is valid");
     assert_eq!(updated.config(), &after, "the handle of the update");
     let status = created.status(subject.deadline()).await.expect("the bucket has a status");
-    assert_eq!(status.config, after, "the status by the old handle");
+    assert_eq!(status.config, after, "the status of the old handle");
     assert_eq!(status.values, 2, "the history is cut");
-    assert_eq!(created.config(), &before, "a handle tells how the bucket was when it was opened");
+    assert_eq!(created.config(), &before, "a handle keeps the configuration of its opening");
 
     let nothing = BucketConfig::new(&wanted.name);
-    let updated = subject.backend().update(nothing, subject.deadline()).await.expect("it is legal");
-    assert_eq!(updated.config(), &after, "an update that says nothing");
+    let updated = subject.backend().update(nothing, subject.deadline()).await.expect("the configuration is valid");
+    assert_eq!(updated.config(), &after, "an update without settings");
 }
 
 /// `names` lists every bucket, in order.
@@ -192,7 +204,7 @@ pub async fn names_list_every_bucket(subject: &Subject) {
     }
     let listed = async || {
         let names = subject.backend().names(subject.deadline()).await.expect("names answers");
-        assert!(names.is_sorted_by(|a, b| a < b), "in order, each once: {names:?}");
+        assert!(names.is_sorted_by(|a, b| a < b), "the names are sorted and unique: {names:?}");
         made.iter().all(|name| names.contains(name)).then_some(())
     };
     subject.eventually(&format!("the names of {made:?} are listed"), listed).await;
@@ -231,17 +243,18 @@ pub async fn a_purge_needs_rollups(subject: &Subject) {
     let refused = bucket.refusal(purge(&key("a"))).await;
     assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
     assert_eq!(refused.outcome(), Outcome::NotApplied);
-    assert_eq!(bucket.newest(&key("a")).await.map(|entry| entry.revision), Some(revision), "it is as it was");
+    assert_eq!(bucket.newest(&key("a")).await.map(|entry| entry.revision), Some(revision), "the record is unchanged");
     bucket.write(delete(&key("a"))).await;
 
     let mut allowed = BucketConfig::new(&bucket.raw.config().name);
     allowed.rollups = Some(true);
-    let changed = subject.backend().update(allowed, subject.deadline()).await.expect("it is changed");
+    let changed = subject.backend().update(allowed, subject.deadline()).await.expect("the update succeeds");
     assert_eq!(changed.config().rollups, Some(true));
-    changed.write(purge(&key("b")), subject.deadline()).await.expect("it is purged");
+    changed.write(purge(&key("b")), subject.deadline()).await.expect("the purge succeeds");
 
     let mut both = subject.config(|config| config.rollups = Some(false));
     both.limit_markers = Some(Duration::from_secs(60));
-    let refused = subject.backend().create(both, subject.deadline()).await.expect_err("it is refused");
+    let refused =
+        subject.backend().create(both, subject.deadline()).await.expect_err("the backend refuses both settings");
     assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused:?}");
 }

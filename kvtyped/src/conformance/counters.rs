@@ -11,9 +11,9 @@ use crate::key::{Key, Pattern};
 
 /// Creates counters. Returns `None` if the backend does not support counters, and checks that its capabilities agree.
 async fn counters(subject: &Subject) -> Option<Arc<dyn RawCounters>> {
-    let able = subject.backend().capabilities(subject.deadline()).await.expect("the backend tells its capabilities");
+    let able = subject.backend().capabilities(subject.deadline()).await.expect("the backend returns its capabilities");
     let made = subject.backend().counters(subject.config(|_| {}), subject.deadline()).await;
-    let made = made.expect("counters are made, or there are none");
+    let made = made.expect("the backend creates or does not support counters");
     assert_eq!(made.is_some(), able.counters, "{able:?}");
     made
 }
@@ -29,22 +29,35 @@ async fn add(counters: &dyn RawCounters, on: &Key, delta: i128, deadline: Deadli
 pub async fn counters_and_records_have_buckets_of_their_own(subject: &Subject) {
     let bucket = subject.bucket(|_| {}).await;
     let config = bucket.raw.config().clone();
-    let found = subject.backend().counters(config, subject.deadline()).await.expect("it answers");
+    let found = subject.backend().counters(config, subject.deadline()).await.expect("the backend answers");
     assert!(found.is_none(), "a bucket of records has no counters");
     bucket.write(put(&key("k"), "v")).await;
 
     let mut config = subject.config(|_| {});
-    let able = subject.backend().capabilities(subject.deadline()).await.expect("it answers").counters;
+    let able = subject.backend().capabilities(subject.deadline()).await.expect("the backend answers").counters;
     if !able {
-        assert!(subject.backend().counters(config.clone(), subject.deadline()).await.expect("it answers").is_none());
-        let made = subject.backend().open(&config.name, subject.deadline()).await.expect("it answers");
-        assert!(made.is_none(), "nothing is made where there are no counters");
+        assert!(
+            subject
+                .backend()
+                .counters(config.clone(), subject.deadline())
+                .await
+                .expect("the backend answers")
+                .is_none()
+        );
+        let made = subject.backend().open(&config.name, subject.deadline()).await.expect("the backend answers");
+        assert!(made.is_none(), "a backend without counters creates nothing");
         return;
     }
-    let one = subject.backend().counters(config.clone(), subject.deadline()).await.unwrap().expect("they are made");
-    let other = subject.backend().counters(config.clone(), subject.deadline()).await.unwrap().expect("they are found");
+    let one = subject
+        .backend()
+        .counters(config.clone(), subject.deadline())
+        .await
+        .unwrap()
+        .expect("the counters are created");
+    let other =
+        subject.backend().counters(config.clone(), subject.deadline()).await.unwrap().expect("the counters are found");
     add(&*one, &key("k"), 1, subject.deadline()).await;
-    assert_eq!(add(&*other, &key("k"), 1, subject.deadline()).await, 2, "they are the same");
+    assert_eq!(add(&*other, &key("k"), 1, subject.deadline()).await, 2, "both handles use the same counters");
     let made = subject.backend().open(&config.name, subject.deadline()).await.unwrap().expect("the name is taken");
     let refused = made.write(put(&key("k"), "v"), subject.deadline()).await.expect_err("no records");
     assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
@@ -60,7 +73,7 @@ pub async fn an_addition_tells_the_new_total(subject: &Subject) {
     for (delta, total) in [(5, 5), (-7, -2), (0, -2), (2, 0)] {
         assert_eq!(add(&*counters, &key("a"), delta, subject.deadline()).await, total);
     }
-    assert_eq!(add(&*counters, &key("b"), 1, subject.deadline()).await, 1, "each counts by itself");
+    assert_eq!(add(&*counters, &key("b"), 1, subject.deadline()).await, 1, "counters are independent");
 }
 
 /// Every concurrent increment is counted once, and returns a unique total.
@@ -70,7 +83,7 @@ pub async fn every_addition_is_counted_once(subject: &Subject) {
     let additions = (0..200).map(|_| add(&*counters, &on, 1, subject.deadline()));
     let mut totals: Vec<_> = futures::stream::iter(additions).buffer_unordered(16).collect().await;
     totals.sort_unstable();
-    assert!(totals.into_iter().eq(1..=200), "no total is told twice, and none is missing");
+    assert!(totals.into_iter().eq(1..=200), "each total is returned exactly once");
 }
 
 /// A counter does not wrap at the limits of `i64`.
@@ -121,11 +134,15 @@ pub async fn a_scan_gives_each_counter_once(subject: &Subject) {
 /// A removed counter restarts at zero.
 pub async fn a_removed_counter_begins_anew(subject: &Subject) {
     let Some(counters) = counters(subject).await else { return };
-    counters.remove(&key("a"), subject.deadline()).await.expect("where there is none, nothing happens");
+    counters.remove(&key("a"), subject.deadline()).await.expect("removal of a missing counter has no effect");
     add(&*counters, &key("a"), 5, subject.deadline()).await;
     add(&*counters, &key("b"), 5, subject.deadline()).await;
-    counters.remove(&key("a"), subject.deadline()).await.expect("it is removed");
+    counters.remove(&key("a"), subject.deadline()).await.expect("the removal succeeds");
     assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), None);
     assert_eq!(add(&*counters, &key("a"), 1, subject.deadline()).await, 1);
-    assert_eq!(counters.read(&key("b"), subject.deadline()).await.unwrap(), Some(5), "the others stay");
+    assert_eq!(
+        counters.read(&key("b"), subject.deadline()).await.unwrap(),
+        Some(5),
+        "the other counters are unchanged"
+    );
 }

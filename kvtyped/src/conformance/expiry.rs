@@ -35,17 +35,17 @@ pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &Subject) {
     let k = key("k");
     let sent = Instant::now();
     let revision = bucket.write(put(&k, "v").with_ttl(Some(seconds(2)))).await;
-    let entry = bucket.newest(&k).await.expect("it is not yet gone");
+    let entry = bucket.newest(&k).await.expect("the entry has not expired yet");
     gone(subject, &bucket, &k).await;
-    assert!(sent.elapsed() >= Duration::from_secs(2), "it is gone after {:?}, its TTL is 2 s", sent.elapsed());
+    assert!(sent.elapsed() >= Duration::from_secs(2), "the entry expired after {:?}, its TTL is 2 s", sent.elapsed());
 
     let marker = bucket.newest(&k).await.expect("the marker is an entry");
     assert_eq!((&marker.operation, marker.value.len()), (&Operation::Expired, 0), "{marker:?}");
     assert!(marker.revision > revision, "{marker:?} comes after {revision}");
-    let lived = marker.created.duration_since(entry.created).expect("it comes after the entry");
-    assert!(lived >= Duration::from_secs(2), "the marker says that it lived {lived:?}, its TTL is 2 s");
+    let lived = marker.created.duration_since(entry.created).expect("the marker is newer than the entry");
+    assert!(lived >= Duration::from_secs(2), "the entry lived {lived:?} by its marker, its TTL is 2 s");
     let refused = bucket.refusal(put(&k, "again").expecting(revision)).await;
-    assert!(refused.is_conflict(), "the entry is no longer what it was: {refused:?}");
+    assert!(refused.is_conflict(), "the entry expired: {refused:?}");
 
     let vanished = async || bucket.newest(&k).await.is_none().then_some(());
     subject.eventually("the marker vanishes", vanished).await;
@@ -60,7 +60,7 @@ pub async fn an_entry_carries_its_ttl(subject: &Subject) {
     for ttl in [Some(seconds(60)), None, Some(seconds(90_000))] {
         for write in [put(&k, "v"), purge(&k)] {
             bucket.write(write.clone().with_ttl(ttl)).await;
-            let entry = bucket.newest(&k).await.expect("it is not yet gone");
+            let entry = bucket.newest(&k).await.expect("the entry has not expired yet");
             assert_eq!(entry.ttl, ttl, "of {:?}", write.kind);
         }
     }
@@ -108,7 +108,7 @@ pub async fn the_bucket_ttl_removes_values(subject: &Subject) {
     let sent = Instant::now();
     let last = bucket.write(put(&keys[0], "later")).await;
     gone(subject, &bucket, &keys[0]).await;
-    assert!(sent.elapsed() >= ttl, "revision {last} is gone after {:?}, the TTL is {ttl:?}", sent.elapsed());
+    assert!(sent.elapsed() >= ttl, "revision {last} expired after {:?}, the TTL is {ttl:?}", sent.elapsed());
     gone(subject, &bucket, &keys[1]).await;
 }
 

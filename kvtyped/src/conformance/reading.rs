@@ -29,13 +29,17 @@ pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
         (purge(&k), Operation::Purge),
     ] {
         let revision = bucket.write(write.clone()).await;
-        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let entry = bucket.newest(&k).await.expect("the record exists");
         let found = (&entry.key, entry.revision, &entry.operation, &*entry.value);
         assert_eq!(found, (&k, revision, &says, write.value()), "{write:?}");
         assert!(created <= Some(entry.created), "{entry:?} was created after {created:?}");
         created = Some(entry.created);
         let nearest = async || bucket.read(&k, At::Newest(Read::Any)).await.filter(|any| any.revision == revision);
-        assert_eq!(subject.eventually("any server has it", nearest).await, entry, "however it is read");
+        assert_eq!(
+            subject.eventually("any server returns the entry", nearest).await,
+            entry,
+            "every read returns the same entry"
+        );
     }
 }
 
@@ -60,7 +64,7 @@ pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
         assert_eq!(bucket.read(on, At::Revision(revision)).await, None, "revision {revision} of {on:?}");
     }
     let forgotten = async || bucket.read(&k, At::Revision(dropped)).await.is_none().then_some(());
-    subject.eventually("what the history does not keep is not found", forgotten).await;
+    subject.eventually("a read does not find a trimmed revision", forgotten).await;
 }
 
 /// A leader read, and a read of at least the revision that a write returned, see that write.
@@ -104,7 +108,7 @@ pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
             assert_eq!(bucket.read_many(&asked, read).await, single, "{read:?} of {asked:?}");
         }
         let nearest = async || (bucket.read_many(&asked, Read::Any).await == single).then_some(());
-        subject.eventually(&format!("any server has {asked:?}"), nearest).await;
+        subject.eventually(&format!("any server returns {asked:?}"), nearest).await;
     }
 }
 
@@ -118,7 +122,7 @@ pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
     let write = |number: usize| bucket.write(put(&keys[number], &format!("{number}")));
     let written: Vec<_> =
         stream::iter((0..KEYS).filter(|number| number % 3 > 0)).map(write).buffered(64).collect().await;
-    let last = *written.last().expect("some were written");
+    let last = *written.last().expect("at least one entry was written");
     let found = bucket.read_many(&keys, Read::AtLeast(last)).await;
     let mut written = written.into_iter();
     for (number, entry) in found.into_iter().enumerate() {
@@ -133,7 +137,7 @@ pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
         bucket.write(put(k, &value)).await;
     }
     let found = bucket.read_many(&large, Read::Leader).await;
-    assert!(found.iter().flatten().all(|entry| entry.value.len() == value.len()), "all of each is read");
+    assert!(found.iter().flatten().all(|entry| entry.value.len() == value.len()), "each value is complete");
     let found: Vec<_> = found.into_iter().flatten().map(|entry| entry.key).collect();
     assert_eq!(found, large);
 }
@@ -178,7 +182,7 @@ pub async fn a_scan_gives_each_key_once(subject: &Subject) {
     let scanned = bucket.scan_finds(&[Pattern::all()], false, &newest).await;
     for entry in scanned {
         let read = bucket.newest(&entry.key).await;
-        assert_eq!(read, Some(entry), "a scan gives what a read gives");
+        assert_eq!(read, Some(entry), "a scan and a read return the same entry");
     }
 }
 
@@ -254,7 +258,7 @@ pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
     bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
     let found: Vec<_> = bucket.raw.scan(bucket.scan_of(&[Pattern::all()])).collect().await;
     let behind = found.into_iter().map(|scanned| scanned.expect("the scan has no error").behind);
-    assert!(behind.eq((0..KEYS).rev()), "it counts down to zero");
+    assert!(behind.eq((0..KEYS).rev()), "the pending count reaches zero");
 }
 
 /// A dropped scan leaves nothing on the server, if there is a server.
@@ -278,16 +282,16 @@ pub async fn a_scan_of_nothing_ends(subject: &Subject) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let nothing = Pattern::new().literal("nothing");
     for history in [false, true] {
-        assert_eq!(bucket.scan(&[Pattern::all()], history, false).await, [], "of an empty bucket");
+        assert_eq!(bucket.scan(&[Pattern::all()], history, false).await, [], "a scan of an empty bucket");
     }
     bucket.write(put(&key("something"), "v")).await;
     for history in [false, true] {
-        assert_eq!(bucket.scan(std::slice::from_ref(&nothing), history, false).await, [], "of what no key matches");
-        assert_eq!(bucket.scan(&[], history, false).await, [], "of no pattern at all");
+        assert_eq!(bucket.scan(std::slice::from_ref(&nothing), history, false).await, [], "a scan without matches");
+        assert_eq!(bucket.scan(&[], history, false).await, [], "a scan without patterns");
     }
     bucket.write(purge(&key("nothing"))).await;
     subject
-        .eventually("a marker is something", async || {
+        .eventually("a scan includes markers", async || {
             (!bucket.scan(std::slice::from_ref(&nothing), true, false).await.is_empty()).then_some(())
         })
         .await;
@@ -352,7 +356,7 @@ pub async fn a_scan_of_many_keys_gives_them_all(subject: &Subject) {
     let write = |number: usize| bucket.write(put(&key(&format!("{}.{number}", number % 2)), "v"));
     let revisions: BTreeSet<_> = stream::iter(0..KEYS).map(write).buffer_unordered(64).collect().await;
     let revisions: Vec<_> = revisions.into_iter().collect();
-    assert_eq!(revisions.len(), KEYS, "each write has a revision of its own");
+    assert_eq!(revisions.len(), KEYS, "each write has a unique revision");
     bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
     let exact: Vec<_> = (0..KEYS).map(|number| Pattern::exact(&key(&format!("{}.{number}", number % 2)))).collect();
     bucket.scan_finds(&exact, false, &revisions).await;

@@ -87,7 +87,7 @@ impl Sitting {
                 self.ready = true;
             }
             Some(Ok(Signal::Entry { entry, behind: _ })) => {
-                assert!(entry.revision > self.upto, "{self:?} tells an old entry: {entry:?}");
+                assert!(entry.revision > self.upto, "{self:?} delivers an old entry: {entry:?}");
                 self.upto = entry.revision;
             }
             Some(Ok(Signal::Alive { upto })) => {
@@ -115,7 +115,7 @@ impl Sitting {
     pub(super) async fn entry(&mut self) -> RawEntry {
         match self.next().await {
             Signal::Entry { entry, behind: _ } => entry,
-            other => panic!("{self:?} tells no entry: {other:?}"),
+            other => panic!("{self:?} delivers no entry: {other:?}"),
         }
     }
 
@@ -124,7 +124,7 @@ impl Sitting {
         let mut entries = Vec::new();
         for revision in wanted {
             let entry = self.entry().await;
-            assert_eq!(entry.revision, *revision, "{self:?} tells {entry:?} where {wanted:?} are to come");
+            assert_eq!(entry.revision, *revision, "{self:?} delivers {entry:?} instead of {wanted:?}");
             entries.push(entry);
         }
         entries
@@ -137,7 +137,7 @@ impl Sitting {
             match self.next().await {
                 Signal::Ready => return entries,
                 Signal::Entry { entry, behind: _ } => entries.push(entry),
-                other => panic!("{self:?} tells {other:?}"),
+                other => panic!("{self:?} delivers {other:?}"),
             }
         }
     }
@@ -150,7 +150,7 @@ impl Sitting {
                 Some(Ok(Signal::Entry { entry, behind: _ })) => drop(left.remove(&entry.revision)),
                 Some(Ok(Signal::Ready | Signal::Incomplete | Signal::Begun(_))) => {}
                 Some(Ok(Signal::Alive { upto })) => {
-                    assert!(left.iter().all(|revision| *revision > upto), "{self:?} leaves out {left:?} up to {upto}");
+                    assert!(left.iter().all(|revision| *revision > upto), "{self:?} misses {left:?} up to {upto}");
                 }
                 Some(Err(error)) => return Err(error),
                 None => panic!("{self:?} ends without an error"),
@@ -163,7 +163,7 @@ impl Sitting {
     pub(super) async fn is_silent(&mut self) -> Revision {
         match self.hears().await {
             Some(Ok(Signal::Alive { upto })) => upto,
-            other => panic!("{self:?} tells {other:?}"),
+            other => panic!("{self:?} delivers {other:?}"),
         }
     }
 
@@ -174,7 +174,7 @@ impl Sitting {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     let after = self.hears().await;
-                    assert!(after.is_none(), "{self:?} goes on after {error:?}: {after:?}");
+                    assert!(after.is_none(), "{self:?} continues after {error:?}: {after:?}");
                     return error;
                 }
                 None => panic!("{self:?} ends without an error"),

@@ -127,12 +127,12 @@ impl Subject {
 
     /// Whether a key can have a TTL; see [`Capabilities::key_ttl`](crate::backend::Capabilities::key_ttl).
     pub(super) async fn has_key_ttl(&self) -> bool {
-        self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").key_ttl
+        self.backend.capabilities(self.deadline()).await.expect("the backend returns its capabilities").key_ttl
     }
 
     /// Whether buckets support batches; see [`Capabilities::atomic`](crate::backend::Capabilities::atomic).
     pub(super) async fn has_batches(&self) -> bool {
-        self.backend.capabilities(self.deadline()).await.expect("the backend tells its capabilities").atomic
+        self.backend.capabilities(self.deadline()).await.expect("the backend returns its capabilities").atomic
     }
 
     /// Calls `ask` until it returns a value. `what` describes the value.
@@ -240,7 +240,7 @@ impl Bucket {
 
     /// Erases the entries of a key up to a revision. Returns their number.
     pub(super) async fn erase(&self, on: &Key, upto: Revision) -> u64 {
-        self.raw.erase(on, upto, self.subject.deadline()).await.expect("it is erased")
+        self.raw.erase(on, upto, self.subject.deadline()).await.expect("the entries are erased")
     }
 
     /// Returns the newest entry of a key on the leader.

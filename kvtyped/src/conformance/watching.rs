@@ -28,7 +28,7 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject)
     assert_eq!(
         (begun.created, begun.last_revision, begun.complete),
         (status.created, status.last_revision, true),
-        "the facts of the bucket"
+        "the start of the session shows the state of the bucket"
     );
     let mut news = Vec::new();
     for write in [put(&b, "new"), put(&b, "newer"), delete(&a), put(&key("d"), "new")] {
@@ -36,7 +36,7 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject)
     }
     for entry in listed.into_iter().chain(sitting.tells(&news).await) {
         let read = bucket.read(&entry.key, At::Revision(entry.revision)).await;
-        assert_eq!(Some(entry), read, "an entry is told as it is read");
+        assert_eq!(Some(entry), read, "the watch delivers the entry that a read returns");
     }
     sitting.is_silent().await;
 }
@@ -73,7 +73,7 @@ pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
     }
     kept.drain(..2);
     let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::History, false, &kept).await;
-    assert!(sitting.begun.complete, "that is true of all that is not after a revision");
+    assert!(sitting.begun.complete, "a session without a start revision is complete");
     let news = [bucket.write(put(&a, "3")).await, bucket.write(put(&a, "4")).await];
     sitting.tells(&news).await;
     let of_b = kept[1];
@@ -91,7 +91,7 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
     // Starts only once: no server may be stale enough to return an old entry.
     let mut sitting = bucket.watch(Since::Now).await;
     assert_eq!((sitting.begun.last_revision, sitting.begun.complete), (last, true));
-    assert_eq!(sitting.until_ready().await, [], "it is ready at once");
+    assert_eq!(sitting.until_ready().await, [], "the session is ready at once");
     let news = [bucket.write(put(&b, "2")).await, bucket.write(delete(&a)).await];
     sitting.tells(&news).await;
     sitting.is_silent().await;
@@ -125,7 +125,7 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
         bucket.watch_some(patterns, Since::After(after), false).await.begun.complete
     };
     let all = [Pattern::all()];
-    assert!(complete(&all, Revision::ZERO).await, "of an empty bucket nothing is missing");
+    assert!(complete(&all, Revision::ZERO).await, "nothing is missing in an empty bucket");
     let mut revisions = vec![Revision::ZERO];
     for write in [put(&a, "1"), put(&b, "1"), put(&b, "2"), delete(&a)] {
         revisions.push(bucket.write(write).await);
@@ -133,9 +133,9 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
     let to_come = |last: Revision| Revision::new(last.get() + 5);
     for revision in &revisions {
         assert!(complete(&all, *revision).await, "nothing is missing after {revision} of {revisions:?}");
-        assert!(complete(&[Pattern::exact(&b)], *revision).await, "nor to one who watches a key");
+        assert!(complete(&[Pattern::exact(&b)], *revision).await, "nothing is missing for a watch of one key");
     }
-    assert!(!complete(&all, to_come(revisions[4])).await, "a revision that is still to come");
+    assert!(!complete(&all, to_come(revisions[4])).await, "the revision does not exist yet");
 
     // One entry is removed, and the entries before and after it remain.
     revisions.push(bucket.write(put(&key("c"), "v")).await);
@@ -144,9 +144,9 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
     for revision in &revisions[..5] {
         assert!(!complete(&all, *revision).await, "{hole} is missing after {revision}");
     }
-    assert!(complete(&all, hole).await, "nothing is missing after what is missing");
-    assert!(complete(&all, purged).await, "nothing is missing after the last");
-    assert!(!complete(&all, to_come(purged)).await, "a revision that is still to come");
+    assert!(complete(&all, hole).await, "nothing is missing after the missing revision");
+    assert!(complete(&all, purged).await, "nothing is missing after the last revision");
+    assert!(!complete(&all, to_come(purged)).await, "the revision does not exist yet");
 }
 
 /// A watch reports deletes and purges when they happen, and expiries if keys can have a TTL.
@@ -170,7 +170,7 @@ pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
         assert_eq!((written.revision, written.ttl), (revision, Some(seconds(1))), "{written:?}");
         let expired = sitting.entry().await;
         assert_eq!((&expired.key, &expired.operation), (&c, &Operation::Expired), "{expired:?}");
-        assert_eq!(Some(expired), bucket.newest(&c).await, "it is told as it is read");
+        assert_eq!(Some(expired), bucket.newest(&c).await, "the watch delivers the entry that a read returns");
     }
 }
 
@@ -190,7 +190,7 @@ pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
         while told.last() != written.last() {
             told.push(sitting.entry().await.revision);
         }
-        assert!(told.is_sorted_by(|a, b| a < b), "the order of revisions: {told:?}");
+        assert!(told.is_sorted_by(|a, b| a < b), "the revisions are in order: {told:?}");
         if told == written {
             return;
         }
@@ -246,7 +246,7 @@ pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
         assert_eq!(entry.value, Bytes::new(), "{entry:?}");
         // A purged entry cannot be read.
         if let Some(read) = bucket.read(&entry.key, At::Revision(entry.revision)).await {
-            assert_eq!(entry, RawEntry { value: Bytes::new(), ..read }, "the rest is as it is read");
+            assert_eq!(entry, RawEntry { value: Bytes::new(), ..read }, "the metadata equals that of a read");
         }
     }
 }
@@ -258,11 +258,19 @@ pub async fn a_watch_tells_that_it_is_alive(subject: &Subject) {
     let there = bucket.write(put(&k, "v")).await;
     let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
     for _ in 0..2 {
-        assert_eq!(sitting.is_silent().await, there, "all of the bucket was told, and that is how far it is");
+        assert_eq!(
+            sitting.is_silent().await,
+            there,
+            "the watch delivered all entries, and its position is the last revision"
+        );
     }
     let news = bucket.write(put(&k, "w")).await;
     sitting.tells(&[news]).await;
-    assert_eq!(sitting.is_silent().await, news, "all of the bucket was told, and that is how far it is");
+    assert_eq!(
+        sitting.is_silent().await,
+        news,
+        "the watch delivered all entries, and its position is the last revision"
+    );
 }
 
 /// If its bucket is deleted, a watch ends within seconds with `BucketNotFound`, also if a new bucket has the same name.
@@ -273,7 +281,7 @@ pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
     let revision = bucket.write(put(&key("k"), "v")).await;
     let (waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[revision]).await;
     let (of_nothing, _) = bucket.watch_finds(&[], Since::Newest, false, &[]).await;
-    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     not_found(waiting.ends().await);
     not_found(of_nothing.ends().await);
     not_found(bucket.watch_error(Since::Newest).await);
@@ -282,7 +290,7 @@ pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
     (again.replicas, again.storage) = (bucket.raw.config().replicas, bucket.raw.config().storage);
     backend.create(again.clone(), subject.deadline()).await.expect("the name is free");
     let (replaced, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
-    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "there was one");
+    assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     backend.create(again, subject.deadline()).await.expect("the name is free");
     not_found(replaced.ends().await);
 }
@@ -316,7 +324,7 @@ pub async fn a_dropped_watch_leaves_nothing(subject: &Subject) {
     let (mut waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
     waiting.is_silent().await;
     let counted = consumers().await;
-    assert!(counted.is_none_or(|count| count >= 1), "a watch is there: {counted:?}");
+    assert!(counted.is_none_or(|count| count >= 1), "the server counts the consumer of the watch: {counted:?}");
     drop(unread);
     drop(waiting);
     let none = async || consumers().await.is_none_or(|count| count == 0).then_some(());

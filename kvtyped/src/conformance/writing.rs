@@ -12,12 +12,12 @@ use crate::revision::Revision;
 
 /// Asserts that a conflict has this expected revision, and that its actual revision, if it has one, is correct.
 fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
-    assert!(error.is_conflict(), "it is a conflict: {error:?}");
+    assert!(error.is_conflict(), "the error is a conflict: {error:?}");
     let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
-        panic!("it is a conflict of revisions: {error:?}");
+        panic!("the error is a revision conflict: {error:?}");
     };
-    assert_eq!(*told, expected, "what was expected: {error:?}");
-    assert!(found.is_none_or(|found| found == actual), "what is there is {actual}: {error:?}");
+    assert_eq!(*told, expected, "the error has the expected revision: {error:?}");
+    assert!(found.is_none_or(|found| found == actual), "the actual revision is {actual}: {error:?}");
 }
 
 /// Revisions grow over the whole bucket.
@@ -48,7 +48,7 @@ pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
         (put(&k, "on a purge"), Operation::Put),
     ] {
         let revision = bucket.write(write.clone()).await;
-        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let entry = bucket.newest(&k).await.expect("the record exists");
         assert_eq!((entry.revision, &entry.operation, &*entry.value), (revision, &says, write.value()), "{write:?}");
     }
 }
@@ -104,7 +104,11 @@ pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
     let last = bucket.write(guarded("and again", held)).await;
     let lost = bucket.write(delete(&lock)).await;
     assert_conflict(&bucket.refusal(guarded("no longer", held)).await, held, lost);
-    assert_eq!(bucket.newest(&data).await.map(|entry| entry.revision), Some(last), "the last that the guard let pass");
+    assert_eq!(
+        bucket.newest(&data).await.map(|entry| entry.revision),
+        Some(last),
+        "the last write under a valid guard"
+    );
 }
 
 /// A refused write changes nothing. Its error is a conflict that states that the write was not applied.
@@ -145,7 +149,7 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
             }
         }
         let [(winner, revision)] = won[..] else { panic!("round {round} at revision {expected} was won by {won:?}") };
-        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let entry = bucket.newest(&k).await.expect("the record exists");
         let (found, wanted) = ((entry.revision, entry.value), (revision, Bytes::from(format!("{winner}"))));
         assert_eq!(found, wanted, "round {round} was won by writer {winner}");
         expected = revision;
@@ -201,13 +205,13 @@ pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
     let writes = [put(&k, "v"), delete(&k), purge(&k), put(&k, "w")];
     for write in writes.clone() {
         let revision = bucket.write(write.clone()).await;
-        let entry = bucket.newest(&k).await.expect("what was written is there");
+        let entry = bucket.newest(&k).await.expect("the record exists");
         assert_eq!((entry.revision, id_of(&entry)), (revision, Some(write.id.as_str())), "{write:?}");
         let at_revision = async || bucket.read(&k, At::Revision(revision)).await;
         let read = subject.eventually("the revision is read", at_revision).await;
         assert_eq!(id_of(&read), Some(write.id.as_str()), "{write:?}, read at its revision");
     }
-    let last = bucket.newest(&k).await.expect("what was written is there").revision;
+    let last = bucket.newest(&k).await.expect("the record exists").revision;
     let nearest = bucket.read(&k, At::Newest(Read::AtLeast(last))).await;
     assert_eq!(nearest.as_ref().and_then(id_of), Some(writes[3].id.as_str()), "read at least at {last}");
     subject
@@ -224,7 +228,7 @@ pub async fn an_empty_value_is_a_value(subject: &Subject) {
     let k = key("k");
     let revision = bucket.write(put(&k, "").expecting(Revision::ZERO)).await;
     let after = bucket.write(put(&key("z"), "after")).await;
-    let entry = bucket.newest(&k).await.expect("it is an entry");
+    let entry = bucket.newest(&k).await.expect("the entry exists");
     assert!(entry.is_live() && entry.value.is_empty(), "{entry:?}");
     let scanned = bucket.scan_finds(&[Pattern::all()], false, &[revision, after]).await;
     assert_eq!(scanned[0], entry);
@@ -268,7 +272,7 @@ pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
     assert!(matches!(refused.kind(), ErrorKind::BucketFull), "{refused:?}");
     assert_eq!(refused.outcome(), Outcome::NotApplied, "{refused:?}");
     assert_eq!(bucket.counts().await, before, "the number of entries and the last revision");
-    assert_eq!(written.len() as u64, before.0, "what was acknowledged is stored");
+    assert_eq!(written.len() as u64, before.0, "each acknowledged write is stored");
     bucket.scan_finds(&[Pattern::all()], false, &written).await;
 
     let mut larger = BucketConfig::new(name);
@@ -287,7 +291,7 @@ pub async fn an_erasure_takes_nothing_that_is_later(subject: &Subject) {
     let later = bucket.write(put(&k, "second")).await;
     assert_eq!(bucket.erase(&k, marker).await, 2);
     bucket.scan_finds(&[Pattern::all()], true, &[other, later]).await;
-    assert_eq!(bucket.erase(&k, marker).await, 0, "it is gone already");
+    assert_eq!(bucket.erase(&k, marker).await, 0, "the marker is already erased");
     assert_eq!(bucket.erase(&k, later).await, 1);
     assert_eq!(bucket.newest(&k).await, None, "no marker is left");
     bucket.write(put(&k, "third").expecting(Revision::ZERO)).await;

@@ -161,7 +161,7 @@ impl Counters {
         added.max_attempts(u32::MAX).timeout(self.timeout.unwrap_or(bucket.timeout())).await?;
         own.map_err(|total| {
             let total = i128::from(total) + i128::from(delta);
-            let error = Error::out_of_range(format!("adding {delta} makes {total}, and a total is an `i64`"));
+            let error = Error::out_of_range(format!("the increment {delta} gives {total}, which exceeds an `i64`"));
             error.within("add", bucket.name(), Some(&key.to_string()))
         })
     }
@@ -294,7 +294,7 @@ impl Serialize for Total {
 impl<'de> Deserialize<'de> for Total {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Stored { val, unknown } = Stored::deserialize(deserializer)?;
-        let total = val.parse().map_err(|_| serde::de::Error::custom("the total is no `i64`"))?;
+        let total = val.parse().map_err(|_| serde::de::Error::custom("the total is not an `i64`"))?;
         Ok(Self { total, unknown })
     }
 }

@@ -144,9 +144,9 @@ where
     /// # let election = Store::memory().election::<String>("scheduler");
     /// let leadership = election.campaign(&"starting".to_owned()).await?;
     /// let mut leaders = election.observe().await?;
-    /// assert_eq!(*leaders.try_next().await?.expect("somebody leads"), "starting");
+    /// assert_eq!(*leaders.try_next().await?.expect("there is a leader"), "starting");
     /// leadership.proclaim(&"ready".to_owned()).await?;
-    /// assert_eq!(*leaders.try_next().await?.expect("it goes on"), "ready");
+    /// assert_eq!(*leaders.try_next().await?.expect("the stream continues"), "ready");
     /// # Ok(())
     /// # }
     /// ```
@@ -170,7 +170,7 @@ where
 }
 
 /// A campaign for leadership; see [`Election::campaign`].
-#[must_use = "nobody stands for election until it is awaited"]
+#[must_use = "a campaign does not start until it is awaited"]
 pub struct Campaign<T> {
     place: Home,
     me: Result<serde_json::Value>,
@@ -207,7 +207,7 @@ impl<T: 'static> IntoFuture for Campaign<T> {
 /// # What this does not guarantee
 ///
 /// See [`Election`].
-#[must_use = "one whose leadership is dropped resigns"]
+#[must_use = "dropping the leadership resigns"]
 pub struct Leadership<T> {
     lease: Lease,
     value: PhantomData<fn() -> T>,

@@ -104,7 +104,7 @@ fn standing(guard: &LockGuard) -> Result<Standing> {
     guard.check()?;
     let Some(fencing) = guard.fencing() else {
         return Err(Error::invalid_config(
-            "this lock has no fence in a bucket of records: take the lock with `lock` of the bucket that is written",
+            "this lock has no fence in a bucket of records; take the lock with `lock` of the written bucket",
         ));
     };
     Ok(fencing.standing.clone())

@@ -214,7 +214,7 @@ where
 }
 
 /// A request to join a group; see [`Group::join`].
-#[must_use = "nobody joins until it is awaited"]
+#[must_use = "no member joins until it is awaited"]
 pub struct Join<T> {
     place: Home,
     id: String,
@@ -260,7 +260,7 @@ impl<T: 'static> IntoFuture for Join<T> {
 /// # What this does not guarantee
 ///
 /// See [`Group`].
-#[must_use = "a member that is dropped leaves"]
+#[must_use = "dropping the member leaves the group"]
 pub struct Member<T> {
     lease: Lease,
     id: String,

@@ -88,7 +88,7 @@ impl OpenIds {
     async fn run(self) -> Result<Ids> {
         let Self { place, name, block, first, timeout } = self;
         if block == 0 {
-            return Err(Error::invalid_config("`block` is 0, and must be 1 at least"));
+            return Err(Error::invalid_config("`block` is 0; it must be at least 1"));
         }
         let bucket: Bucket<Slot<Next>> = place.open_lasting().await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
@@ -204,7 +204,7 @@ impl Inner {
             let result = take.max_attempts(u32::MAX).timeout(left).await;
             match (result, taken) {
                 (Ok(_), Some(block)) => return Ok(block),
-                (Ok(_), None) => return Err(Error::out_of_range("all ids below the end of `u64` are taken")),
+                (Ok(_), None) => return Err(Error::out_of_range("all ids of a `u64` are taken")),
                 (Err(error), _) if error.outcome() == Outcome::Unknown => {
                     tracing::debug!(%error, "a block of ids is abandoned");
                 }

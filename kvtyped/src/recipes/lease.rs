@@ -34,7 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// The clock is `CLOCK_MONOTONIC` on Linux, which stops while the machine is suspended. The server may expire a lease
 /// later than requested. It expires a lease earlier only if the server's clock jumps.
-#[must_use = "a lease that is dropped is given back"]
+#[must_use = "dropping the lease releases it"]
 pub struct Lease {
     shown: Box<Shown>,
     state: watch::Receiver<State>,
@@ -139,7 +139,7 @@ impl Lease {
             return Ok(());
         }
         self.check()?;
-        let late = format!("it was renewed, which took so long that {left:?} of {long:?} are left");
+        let late = format!("the renewal was slow: {left:?} of {long:?} are left");
         Err(self.located("ensure", Error::timeout(asked.elapsed()).caused_by(late)))
     }
 

@@ -391,7 +391,7 @@ impl IntoFuture for Lock {
         Box::pin(async move {
             let taken = self.wanted.take("lock", How::Wait(Longest::begins(self.wait))).await?;
             // A wait returns the lock or an error.
-            taken.ok_or_else(|| Error::unavailable("nobody gave the lock"))
+            taken.ok_or_else(|| Error::unavailable("the wait ended without the lock"))
         })
     }
 }
@@ -442,7 +442,7 @@ lease_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options
 /// # What this does not guarantee
 ///
 /// See [`Locks`].
-#[must_use = "a lock whose guard is dropped is given back"]
+#[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard {
     lease: Lease,
 }

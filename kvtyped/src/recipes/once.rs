@@ -233,7 +233,7 @@ where
             if let Some(keep) = once.keep
                 && crate::ttl::Ttl::new(keep).is_none()
             {
-                let reason = format!("a result that is kept for {keep:?}: it is 1 s at least and a century at most");
+                let reason = format!("a result is kept for {keep:?}; it must be from 1 s to a century");
                 return Err(located(Error::invalid_config(reason)));
             }
             let entered = once.place.within("run", Some(&key), once.enter(&key, wait)).await?;

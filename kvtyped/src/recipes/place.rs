@@ -68,8 +68,10 @@ impl Place {
         match bucket.config().ttl {
             None => Ok(bucket),
             Some(ttl) => {
-                let error =
-                    Error::unsupported("a bucket without a `ttl`: what is counted must stay", format!("ttl = {ttl:?}"));
+                let error = Error::unsupported(
+                    "a bucket without a `ttl`, because totals must not expire",
+                    format!("ttl = {ttl:?}"),
+                );
                 Err(error.within("open", bucket.name(), None))
             }
         }
@@ -91,7 +93,7 @@ impl Place {
         if let Some(bytes) = self.max_bytes {
             if bytes < SMALLEST {
                 let reason = format!(
-                    "`max_bytes` is {bytes}, and must be at least {SMALLEST} for a record of the recipe and room to renew it"
+                    "`max_bytes` is {bytes}; it must be at least {SMALLEST} to hold and renew a record of the recipe"
                 );
                 return Err(Error::invalid_config(reason).within("open", &self.bucket, None));
             }
@@ -113,7 +115,7 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
         config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
-        return unfit("a bucket that is no mirror: a copy is behind what it copies", "mirror".to_owned());
+        return unfit("a bucket that is not a mirror, because a mirror lags behind its source", "mirror".to_owned());
     }
     // Recipes work without direct reads and with deletable messages. Rollups are checked below.
     let harmless =
@@ -139,7 +141,7 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
         None | Some(1) => {}
         Some(history) => {
             return unfit(
-                "a bucket with `history = 1`: with more, what expired would come back to life",
+                "a bucket with `history = 1`: with more, an expired record would reappear",
                 format!("history = {history}"),
             );
         }
@@ -156,7 +158,7 @@ pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<
     }
     match ttl {
         Some(ttl) if *ttl < 2 * longest => unfit(
-            "a bucket whose own `ttl` is twice as long as the recipe's, at least",
+            "a bucket whose `ttl` is at least twice the `ttl` of the recipe",
             format!("ttl = {ttl:?}, and {longest:?} of the recipe"),
         ),
         _ => Ok(()),

@@ -58,11 +58,13 @@ impl Progress {
         let error = Error::timeout(longest);
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Last::Nothing => error,
-            Last::UnderWay => {
-                error.unknown_outcome().caused_by("an attempt was under way; what it may have taken is given back")
-            }
+            Last::UnderWay => error
+                .unknown_outcome()
+                .caused_by("an attempt was in progress; if it took the lease, the lease is released"),
             // `holder`, `leader` or `members` returns the holder.
-            Last::Refused => error.caused_by("it is held still, by another or by this very task: none is reentrant"),
+            Last::Refused => {
+                error.caused_by("it is still held, by another holder or by this task; it is not reentrant")
+            }
             Last::Failed { why, outcome: Outcome::Unknown } => error.unknown_outcome().caused_by(why.clone()),
             Last::Failed { why, .. } => error.caused_by(why.clone()),
         }

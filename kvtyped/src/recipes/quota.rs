@@ -28,7 +28,7 @@ const UNSURE: Duration = Duration::from_secs(10);
 /// let mails = Quota::new(3, Duration::from_secs(600)).burst(1); // never two within 200 s
 /// # let _ = (api, mails);
 /// ```
-#[must_use = "a quota limits nothing by itself"]
+#[must_use = "a quota has no effect until a rate limiter uses it"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     events: u32,
@@ -68,21 +68,21 @@ impl Quota {
         let Self { events, period, burst } = self;
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         if events == 0 {
-            return wrong("a quota of 0 events allows nothing: it must be 1 at least".to_owned());
+            return wrong("a quota of 0 events allows nothing; it must be at least 1".to_owned());
         }
         if burst == 0 {
-            return wrong("a burst of 0 events allows nothing: it must be 1 at least".to_owned());
+            return wrong("a burst of 0 events allows nothing; it must be at least 1".to_owned());
         }
         // Rounded up, so the rate is never higher than requested.
         let interval = period.as_nanos().div_ceil(u128::from(events));
         if period.as_nanos() < u128::from(events) {
-            return wrong(format!("{events} events in {period:?} are more than one a nanosecond"));
+            return wrong(format!("{events} events in {period:?} exceed one per nanosecond"));
         }
         let whole = interval.saturating_mul(u128::from(burst));
         match u64::try_from(whole) {
             Ok(whole) if whole <= nanos(LONGEST) => Ok(Rule { interval: nanos_of(interval), burst, whole }),
             _ => wrong(format!(
-                "a burst of {burst} at {events} in {period:?} takes `burst * period / events` to come back, and that must be 365 days at most"
+                "a burst of {burst} at {events} in {period:?} refills in `burst * period / events`, which must be at most 365 days"
             )),
         }
     }
@@ -263,7 +263,7 @@ mod tests {
                         allowed.push(time);
                     }
                     Err(Denied { wait, reset }) => {
-                        assert_eq!(reset, None, "seed {seed}: a denial of one quota and clock is only a read");
+                        assert_eq!(reset, None, "seed {seed}: a denial with one quota and clock writes nothing");
                         let wait = u64::try_from(wait.as_nanos()).unwrap();
                         let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
                         assert!(
@@ -376,7 +376,7 @@ mod tests {
             let error = quota.rule().unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{quota:?}: {error}");
         }
-        assert!(Quota::per_second(u32::MAX).rule().is_err(), "more than one a nanosecond");
+        assert!(Quota::per_second(u32::MAX).rule().is_err(), "the quota exceeds one event per nanosecond");
         assert!(Quota::per_second(1_000_000_000).rule().is_ok());
     }
 }

@@ -254,10 +254,7 @@ impl Inner {
     async fn check(&self, key: &SlotKey, events: u32, timeout: Duration) -> Result<Decision> {
         let Self { bucket, rule, clock, .. } = self;
         if events > rule.burst {
-            return Err(Error::invalid_config(format!(
-                "{events} events at once are never allowed by a burst of {}",
-                rule.burst
-            )));
+            return Err(Error::invalid_config(format!("{events} events at once exceed the burst of {}", rule.burst)));
         }
         if events == 0 {
             return self.peek(key, timeout).await;
@@ -362,7 +359,7 @@ impl UntilReady<'_> {
             let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
             if wait >= left {
                 return Err(located(Error::unavailable(format!(
-                    "the quota allows it in {wait:?} at the earliest, and {left:?} are left to wait"
+                    "the quota allows it in {wait:?} at the earliest, but only {left:?} are left"
                 ))));
             }
             tokio::time::sleep(wait).await;

@@ -136,9 +136,9 @@ impl Semaphore {
     fn checked(&self) -> Result<&Self> {
         match self.permits {
             1..=MOST => Ok(self),
-            permits => Err(Error::invalid_config(format!(
-                "a semaphore of {permits} permits: it has 1 at least and {MOST} at most"
-            ))),
+            permits => {
+                Err(Error::invalid_config(format!("a semaphore of {permits} permits; it must have from 1 to {MOST}")))
+            }
         }
     }
 
@@ -370,7 +370,7 @@ impl IntoFuture for TryAcquire {
 /// # What this does not guarantee
 ///
 /// See [`Semaphore`].
-#[must_use = "a permit that is dropped is given back"]
+#[must_use = "dropping the permit releases it"]
 #[derive(Debug)]
 pub struct Permit {
     lease: Lease,

@@ -37,16 +37,16 @@ impl Wanted {
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
-            return wrong(format!("a lease of {ttl:?}: it is 1 s at least and a century at most (ADR-43)"));
+            return wrong(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
         }
         let margin = self.margin.unwrap_or(Times::usual(ttl).margin);
         let Some(valid) = ttl.checked_sub(margin).filter(|valid| !valid.is_zero()) else {
-            return wrong(format!("a lease is given up before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
+            return wrong(format!("a lease must end before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
         };
         let renew_every = self.renew_every.unwrap_or((ttl / 3).min(valid / 2));
         if renew_every.is_zero() || renew_every >= valid {
             return wrong(format!(
-                "a lease is renewed before it is given up: 0 < renew_every ({renew_every:?}) < ttl ({ttl:?}) - margin ({margin:?})"
+                "a lease must be renewed before it ends: 0 < renew_every ({renew_every:?}) < ttl ({ttl:?}) - margin ({margin:?})"
             ));
         }
         Ok(Times { ttl, renew_every, margin })
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn times_that_contradict_each_other_are_refused_with_the_relation() {
         for (wanted, relation) in [
-            (wanted(999, None, None), "1 s at least"),
+            (wanted(999, None, None), "from 1 s"),
             (wanted(2_000, None, Some(2_000)), "margin (2s) < ttl (2s)"),
             (wanted(3_000, Some(2_000), Some(1_000)), "renew_every (2s) < ttl (3s) - margin (1s)"),
             (wanted(3_000, Some(0), None), "0 < renew_every"),

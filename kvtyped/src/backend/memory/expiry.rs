@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::ttl::Ttl;
 
-/// The interval at which a server retries a marker that did not fit.
+/// The retry interval of a marker that did not fit.
 const RETRY: Duration = Duration::from_secs(2);
 
 impl BucketState {

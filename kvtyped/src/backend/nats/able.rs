@@ -105,7 +105,7 @@ impl Place {
     pub(super) async fn check_batches(&self, deadline: Deadline) -> Result<()> {
         let told = self.told(deadline).await?;
         if !told.takes_batches() {
-            return Err(Error::unsupported("nats-server 2.12.1 for several writes at once", told.found(&self.api)));
+            return Err(Error::unsupported("nats-server 2.12.1 for atomic batches", told.found(&self.api)));
         }
         // The configuration of a mirror does not say whether its origin accepts batches.
         if self.config.mirror.is_none() && self.config.atomic != Some(true) {

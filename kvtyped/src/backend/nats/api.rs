@@ -99,7 +99,7 @@ impl Api {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Err(error) if error.passes() => {
-                    tracing::debug!(verb, error = error.description, "JetStream is not able to answer now");
+                    tracing::debug!(verb, error = error.description, "JetStream is temporarily unavailable");
                     if !backoff.pause(deadline).await {
                         return Ok(Err(error));
                     }
@@ -126,7 +126,7 @@ impl Api {
                 Answer::Message(message) => return Ok(message),
                 Answer::NoResponders => {
                     self.nobody(begun)?;
-                    Error::unavailable(format!("nobody answers under `{}.{verb}`", self.prefix))
+                    Error::unavailable(format!("no server answers on `{}.{verb}`", self.prefix))
                 }
                 answer @ (Answer::Silent | Answer::Broken) => {
                     let was_silent = matches!(answer, Answer::Silent);
@@ -139,14 +139,14 @@ impl Api {
                     }
                     // The wait for the reply replaces the pause.
                     if was_silent && !deadline.has_passed() {
-                        tracing::debug!(verb, %error, "asking again");
+                        tracing::debug!(verb, %error, "retrying the request");
                         continue;
                     }
                     error
                 }
                 answer => return Err(convert::of_answer(answer, deadline)),
             };
-            tracing::debug!(verb, %error, "asking again");
+            tracing::debug!(verb, %error, "retrying the request");
             if !backoff.pause(deadline).await {
                 return Err(error);
             }
@@ -306,7 +306,7 @@ pub(super) fn acknowledgement(payload: &[u8]) -> Result<Result<Acknowledgement, 
 }
 
 fn unreadable(_: serde_json::Error) -> Error {
-    convert::backend("JetStream's answer is no JSON")
+    convert::backend("the reply of JetStream is not JSON")
 }
 
 /// Parses a reply. Returns its JSON, or the error that the server reports.

@@ -176,7 +176,7 @@ impl Place {
         let info = self.leader_api.stream(self.owner(), deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let last = info["state"]["last_seq"].as_u64();
-        last.map(Revision::new).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
+        last.map(Revision::new).ok_or_else(|| convert::backend("the stream information lacks the state"))
     }
 
     /// Returns the window of a consumer that needs none. A stream that limits `max_ack_pending` refuses a consumer

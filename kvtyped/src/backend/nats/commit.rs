@@ -116,11 +116,11 @@ impl<'a> Commit<'a> {
                 Verdict::Incomplete => {
                     copies.doubts += u32::from(!sole);
                     asks = true;
-                    let error = Error::unavailable("the server took only some of the writes, and none in the end");
+                    let error = Error::unavailable("the server received only some of the writes and applied none");
                     (error, outage.pause(deadline).await)
                 }
                 Verdict::NotNow(error) | Verdict::NotHere(error) => {
-                    tracing::debug!(stream = self.parcel.place.stream, %error, "writing again");
+                    tracing::debug!(stream = self.parcel.place.stream, %error, "retrying the batch");
                     if matches!(self.parcel.place.information(deadline).await, Some(None)) {
                         let error = Error::new(ErrorKind::BucketNotFound);
                         return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
@@ -182,7 +182,7 @@ impl<'a> Commit<'a> {
                 }
                 Ok(None) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
-                Err(error) => tracing::debug!(stream = self.parcel.place.stream, %error, "the leader does not tell"),
+                Err(error) => tracing::debug!(stream = self.parcel.place.stream, %error, "the leader does not answer"),
             }
             if let Some(verdict) = self.listen(copies, deadline.at().min(Instant::now() + pause)).await {
                 return Ok(verdict);
@@ -285,7 +285,7 @@ impl<'a> Commit<'a> {
         if let Some(Verdict::Applied(first)) = self.listen(copies, until).await {
             return Ok(first);
         }
-        let error = Error::unavailable("the acknowledgement was lost, and its keys were written again since");
+        let error = Error::unavailable("the acknowledgement was lost, and other writes replaced its keys");
         Err(error.caused_by(conflict).unknown_outcome())
     }
 
@@ -318,7 +318,7 @@ impl<'a> Commit<'a> {
     async fn find(&self) -> Result<Revision> {
         match self.look().await {
             Ok(Some(first)) => Ok(first),
-            Ok(None) => Err(Error::unavailable("it was applied, and each of its keys was written again since")),
+            Ok(None) => Err(Error::unavailable("the batch was applied, but later writes replaced each of its keys")),
             Err(error) => Err(error),
         }
         .map_err(Error::unknown_outcome)

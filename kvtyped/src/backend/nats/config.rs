@@ -329,6 +329,6 @@ mod tests {
     #[test]
     fn a_stream_without_history_is_no_bucket() {
         let raw = json!({ "config": { "name": "KV_x", "max_msgs_per_subject": -1 } });
-        assert!(of_info(&raw).unwrap_err().to_string().contains("no bucket"));
+        assert!(of_info(&raw).unwrap_err().to_string().contains("not a bucket"));
     }
 }

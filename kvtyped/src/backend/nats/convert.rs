@@ -133,7 +133,7 @@ pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
             Error::new(ErrorKind::TooLarge { size: None, limit: None })
         }
         Answer::Refused(error) => backend("the request cannot be sent").caused_by(error),
-        Answer::NoResponders => Error::unavailable("nobody answers"),
+        Answer::NoResponders => Error::unavailable("no server answers"),
         Answer::Broken | Answer::Silent | Answer::Message(_) => deadline.error(),
     }
 }
@@ -166,7 +166,7 @@ pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr], tls: &Tls)
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Error::new(ErrorKind::Unauthorized)
         }
-        ConnectErrorKind::ServerParse => Error::invalid_config("the URL of the server is not understood"),
+        ConnectErrorKind::ServerParse => Error::invalid_config("the server URL is invalid"),
         _ => {
             let servers: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
             Error::unavailable(format!("no connection to {}", servers.join(", "))).caused_by(error)

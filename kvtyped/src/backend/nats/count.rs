@@ -151,13 +151,15 @@ impl Addition<'_> {
                 Verdict::Known(sequence) => return self.total_at(sequence).await,
                 Verdict::Refused(error) => return Err(error),
                 Verdict::Open => {
-                    tracing::debug!(stream = self.place.stream, key = %self.key, "an addition was not acknowledged");
+                    tracing::debug!(stream = self.place.stream, key = %self.key, "an increment was not acknowledged");
                     return self.resolve(copy, copies == 1, witness).await.map_err(Error::unknown_outcome);
                 }
                 Verdict::NotNow(error) => error,
-                Verdict::NotKnown => return Err(convert::backend("an addition was taken for none").unknown_outcome()),
+                Verdict::NotKnown => {
+                    return Err(convert::backend("the server found no increment in the message").unknown_outcome());
+                }
             };
-            tracing::debug!(stream = self.place.stream, %error, "adding again");
+            tracing::debug!(stream = self.place.stream, %error, "retrying the increment");
             if matches!(self.place.information(self.deadline).await, Some(None)) {
                 return Err(Error::new(ErrorKind::BucketNotFound));
             }
@@ -212,9 +214,7 @@ impl Addition<'_> {
             }
         }
         Err(match forgotten {
-            true => Error::unavailable(
-                "the acknowledgement was lost, and the server may have forgotten what it counted before",
-            ),
+            true => Error::unavailable("the acknowledgement was lost, and the server may have lost earlier increments"),
             false => self.deadline.error(),
         })
     }
@@ -278,7 +278,7 @@ impl Addition<'_> {
             Answer::Message(message) => message,
             Answer::Silent | Answer::Broken => return Verdict::Open,
             Answer::NoResponders => {
-                return Verdict::NotNow(Error::unavailable("no leader takes additions to these counters"));
+                return Verdict::NotNow(Error::unavailable("no leader accepts increments of these counters"));
             }
             // If the server denied only the reply subject, the increment may have been counted.
             Answer::Denied(subject) if subject != self.subject => {
@@ -311,7 +311,7 @@ impl Addition<'_> {
                 }
                 // An internal server error can occur before or after the server counts. It proves as little as a
                 // missing reply.
-                tracing::debug!(stream = self.place.stream, error = %refused, "an addition failed");
+                tracing::debug!(stream = self.place.stream, error = %refused, "an increment failed");
                 Verdict::Open
             }
         }
@@ -334,7 +334,7 @@ async fn wait(copy: &mut Option<Pending>, until: Instant) -> Answer {
 }
 
 fn no_total() -> Error {
-    convert::backend("a counter was answered without a total")
+    convert::backend("the reply to an increment lacks the total")
 }
 
 /// Parses the stored value of a counter: `{"val":"7"}`.

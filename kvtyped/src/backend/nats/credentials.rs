@@ -101,7 +101,9 @@ mod signed {
             return identify(&credentials);
         }
         let learned = tokio::task::spawn_blocking(move || identify(&credentials)).await;
-        learned.unwrap_or_else(|error| Err(Error::unavailable("reading the credentials was given up").caused_by(error)))
+        learned.unwrap_or_else(|error| {
+            Err(Error::unavailable("the task that reads the credentials ended").caused_by(error))
+        })
     }
 
     fn identify(credentials: &Credentials) -> Result<Identity> {
@@ -137,8 +139,8 @@ mod signed {
         let seed = seed.trim();
         match KeyPair::from_seed(seed) {
             Ok(key) if key.key_pair_type() == KeyPairType::User => Ok(Identity { jwt, seed: seed.to_owned(), key }),
-            Ok(_) => Err(Error::invalid_config(format!("{what}: its key is none of a user (`SU..`)"))),
-            Err(_) => Err(Error::invalid_config(format!("{what}: there is no seed of an nkey (`SU..`) in it"))),
+            Ok(_) => Err(Error::invalid_config(format!("{what}: its key is not a user key (`SU..`)"))),
+            Err(_) => Err(Error::invalid_config(format!("{what}: it contains no nkey seed (`SU..`)"))),
         }
     }
 

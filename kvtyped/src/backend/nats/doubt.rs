@@ -130,7 +130,7 @@ impl<'a> Doubt<'a> {
                 }
                 Ok(Sight::Open | Sight::Buried) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
-                Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not tell"),
+                Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not answer"),
             }
             if let Some(result) = self.listen(until.min(Instant::now() + pause)).await {
                 return result;
@@ -188,7 +188,7 @@ impl<'a> Doubt<'a> {
 
     fn send_again(&mut self) {
         let Publication { place, write, .. } = self.publication;
-        tracing::debug!(stream = place.stream, key = %write.key, "writing again under the same id");
+        tracing::debug!(stream = place.stream, key = %write.key, "retrying the write with the same id");
         self.is_sole = false;
         self.unanswered.push(self.publication.send());
     }
@@ -197,7 +197,7 @@ impl<'a> Doubt<'a> {
     fn unknown(self, deadline: Deadline) -> Error {
         let buried = self.buried;
         let error = self.refusal.unwrap_or_else(|| match buried {
-            true => Error::unavailable("the acknowledgement was lost, and the key was written again since"),
+            true => Error::unavailable("the acknowledgement was lost, and a later write replaced the key"),
             false => deadline.error(),
         });
         error.unknown_outcome()

@@ -41,7 +41,8 @@ fn domain_of(api: &str) -> Option<&str> {
 
 /// Returns the settings of a bucket and the raw stream configuration from the information of the stream.
 pub(super) fn of_info(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
-    let raw = info["config"].as_object().ok_or_else(|| convert::backend("JetStream told no configuration"))?;
+    let raw =
+        info["config"].as_object().ok_or_else(|| convert::backend("the stream information lacks the configuration"))?;
     let name = raw.get("name").and_then(Value::as_str).and_then(bucket_name).unwrap_or_default();
     Ok((read(name, raw)?, raw.clone()))
 }
@@ -51,15 +52,13 @@ pub(super) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     let number = |field: &str| raw.get(field).and_then(Value::as_i64).filter(|number| *number > 0);
     let duration = |field: &str| number(field).map(|nanos| Duration::from_nanos(nanos.unsigned_abs()));
     let history = number("max_msgs_per_subject").ok_or_else(|| {
-        Error::invalid_config(format!("`KV_{name}` is a stream that is no bucket: it keeps no history for each key"))
+        Error::invalid_config(format!("`KV_{name}` is not a bucket: the stream keeps no history for each key"))
     })?;
     // A mirror has no subjects. Neither have some streams that other clients create with sources.
     let subjects = raw.get("subjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let own = subject_prefix(name);
     if !subjects.is_empty() && !subjects.iter().filter_map(Value::as_str).any(|subject| subject.starts_with(&own)) {
-        return Err(Error::invalid_config(format!(
-            "`KV_{name}` is a stream that is no bucket: it does not store `{own}>`"
-        )));
+        return Err(Error::invalid_config(format!("`KV_{name}` is not a bucket: the stream does not store `{own}>`")));
     }
     let flag = |field: &str| raw.get(field).and_then(Value::as_bool).unwrap_or_default();
     let mut config = BucketConfig::new(name);
@@ -157,7 +156,7 @@ pub(super) fn status(info: Value) -> Result<BucketStatus> {
 /// Returns the creation time of a bucket from the information of its stream.
 pub(super) fn created(info: &Value) -> Result<SystemTime> {
     let created = text(info, "created").and_then(record::time);
-    created.ok_or_else(|| convert::backend("JetStream does not tell when the bucket was made"))
+    created.ok_or_else(|| convert::backend("the stream information lacks the creation time of the bucket"))
 }
 
 /// Returns the JetStream API level of the server that reported this configuration, or 0 if it reports no level.

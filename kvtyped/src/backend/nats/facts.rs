@@ -94,7 +94,7 @@ impl Facts {
     pub(super) async fn learn(place: &Place, deadline: Deadline) -> Result<Self> {
         let info = place.api.stream(&place.config.name, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        Self::of(&info).ok_or_else(|| convert::backend("the information of a stream lacks its state"))
+        Self::of(&info).ok_or_else(|| convert::backend("the stream information lacks the state"))
     }
 
     pub(super) fn of(info: &Value) -> Option<Self> {
@@ -197,6 +197,9 @@ mod tests {
         let reached = |server, revision| facts.has_reached(server, Revision::new(revision));
         assert!(reached(Some("a"), 9), "the leader");
         assert!(reached(Some("b"), 7) && !reached(Some("b"), 8), "two behind");
-        assert!(!reached(Some("c"), 1) && !reached(Some("d"), 1) && !reached(None, 1), "nobody knows");
+        assert!(
+            !reached(Some("c"), 1) && !reached(Some("d"), 1) && !reached(None, 1),
+            "the state of the replica is unknown"
+        );
     }
 }

@@ -123,7 +123,7 @@ pub(super) async fn ask(place: &Place, filter: &str, deadline: Deadline) -> Resu
             // No server answers at the moment.
             Some(503) => return Ok(None),
             Some(status) => {
-                tracing::debug!(stream = place.stream, status, "the server does not answer requests about a wildcard");
+                tracing::debug!(stream = place.stream, status, "the server does not answer requests for a wildcard");
                 place.few.refuse(epoch);
                 return Ok(None);
             }

@@ -66,7 +66,7 @@ impl File {
     fn content(&self) -> io::Result<Vec<u8>> {
         let metadata = std::fs::metadata(&self.0)?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let mut bytes = Vec::new();
         std::fs::File::open(&self.0)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
@@ -123,7 +123,7 @@ mod tests {
     fn what_has_no_end_is_not_read() {
         for path in ["/dev/zero", "/"] {
             let text = File::at(path).read("the credentials file").err().map(|error| error.to_string());
-            assert!(text.is_some_and(|text| text.contains("no regular file")), "{path}");
+            assert!(text.is_some_and(|text| text.contains("not a regular file")), "{path}");
         }
     }
 

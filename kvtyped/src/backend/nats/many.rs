@@ -350,7 +350,12 @@ impl<'a, 'k> Asking<'a, 'k> {
             // No server responds, temporarily or permanently. A read of one key finds out which.
             503 => Done::Never,
             status => {
-                tracing::debug!(stream = self.place.stream, status, said, "no request about many keys is answered");
+                tracing::debug!(
+                    stream = self.place.stream,
+                    status,
+                    said,
+                    "the server does not answer requests for many keys"
+                );
                 if status != 413 {
                     self.place.many.refuse(self.epoch);
                 }

@@ -183,14 +183,14 @@ impl NatsOptions {
         if is_subject(prefix) {
             return Ok(prefix.to_owned());
         }
-        Err(Error::invalid_config(format!("`{prefix}` is no prefix of a JetStream API, as `$JS.hub.API` is")))
+        Err(Error::invalid_config(format!("`{prefix}` is not a JetStream API prefix such as `$JS.hub.API`")))
     }
 
     /// Returns the subject prefix of replies, if one is set.
     pub(super) fn inbox(&self) -> Result<Option<&str>> {
         match self.inbox_prefix.as_deref() {
             Some(inbox) if inbox.starts_with('$') || !is_subject(inbox) => Err(Error::invalid_config(
-                "the prefix of the inbox is no subject of one's own without wildcards, as `_INBOX_app` is",
+                "the inbox prefix must be a subject without wildcards and without a leading `$`, such as `_INBOX_app`",
             )),
             inbox => Ok(inbox),
         }

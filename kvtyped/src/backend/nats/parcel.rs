@@ -120,7 +120,7 @@ impl<'a> Parcel<'a> {
                 sent.map_err(|error| wire.ended_error().caused_by(error))?;
             }
         }
-        let last = last.ok_or_else(|| convert::backend("a batch without a message"))?;
+        let last = last.ok_or_else(|| convert::backend("the batch has no message"))?;
         Ok(Sent { last, half, _place: place })
     }
 
@@ -154,7 +154,7 @@ impl<'a> Parcel<'a> {
     }
 
     fn judge(&self, answer: Answer, publication: &Publication<'_>) -> Option<Verdict> {
-        let unclear = || convert::backend("a batch was answered without its revisions").unknown_outcome();
+        let unclear = || convert::backend("the reply to a batch lacks the revisions").unknown_outcome();
         let message = match answer {
             Answer::Message(message) => message,
             Answer::Silent | Answer::Broken => return None,

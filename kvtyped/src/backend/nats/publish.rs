@@ -87,7 +87,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
                 return doubt.resolve(deadline).boxed().await;
             }
             Verdict::NotNow(error) => {
-                tracing::debug!(stream = place.stream, %error, "writing again");
+                tracing::debug!(stream = place.stream, %error, "retrying the write");
                 if matches!(place.information(deadline).boxed().await, Some(None)) {
                     return Err(Error::new(ErrorKind::BucketNotFound));
                 }
@@ -110,7 +110,7 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
                     continue;
                 }
                 tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
-                let error = Error::unavailable("another copy of the write is on its way");
+                let error = Error::unavailable("another copy of the write is in flight");
                 (error, congestion.pause(deadline).await)
             }
         };
@@ -314,7 +314,7 @@ impl<'a> Publication<'a> {
             // This is how nats-server 2.10 reports a copy in flight.
             Ok(Ok(Acknowledgement { seq: 0, duplicate: true, .. })) => return Verdict::OnItsWay,
             Ok(Ok(_)) => {
-                let unclear = convert::backend("a write was answered without a revision");
+                let unclear = convert::backend("the reply to a write lacks the revision");
                 return Verdict::Refused(unclear.unknown_outcome());
             }
             Ok(Err(error)) => error,

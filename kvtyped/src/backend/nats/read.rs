@@ -136,7 +136,7 @@ async fn direct(
             answer @ (Answer::Broken | Answer::Silent | Answer::NoResponders) => {
                 let nobody = matches!(answer, Answer::NoResponders);
                 let error = convert::of_answer(answer, deadline);
-                tracing::debug!(verb, %error, "reading again");
+                tracing::debug!(verb, %error, "retrying the read");
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader at the moment.
                 if nobody && let Some(info) = place.information(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;

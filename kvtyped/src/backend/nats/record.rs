@@ -76,15 +76,15 @@ impl Stored {
             (Some(subject), Some(revision), Some(created)) => {
                 Ok(Self { subject, revision, created, headers, payload: message.payload })
             }
-            _ => Err(convert::backend("an answer to a direct get lacks its headers")),
+            _ => Err(convert::backend("the reply to a direct get lacks its headers")),
         }
     }
 
     /// Reads the `message` field of a reply of the stream's leader.
     pub(super) fn from_leader(message: Value) -> Result<Self> {
-        let raw = RawMessage::deserialize(message).map_err(|_| convert::backend("a stored message is not readable"))?;
+        let raw = RawMessage::deserialize(message).map_err(|_| convert::backend("a stored message is unreadable"))?;
         let message = StreamMessage::try_from(raw);
-        let message = message.map_err(|_| convert::backend("a stored message has headers that are none"))?;
+        let message = message.map_err(|_| convert::backend("a stored message has invalid headers"))?;
         Ok(Self {
             subject: message.subject,
             revision: Revision::new(message.sequence),

@@ -210,14 +210,14 @@ impl Scanning {
     }
 
     async fn lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
-        tracing::debug!(stream = self.place.stream, why, "a scan goes on with another consumer");
+        tracing::debug!(stream = self.place.stream, why, "a scan continues with another consumer");
         self.consumer = None;
         if self.backoff.pause(deadline).await { Ok(()) } else { Err(deadline.error()) }
     }
 
     async fn unheard(&mut self, deadline: Deadline) -> Result<()> {
         self.place.unwindowed.store(true, Ordering::Relaxed);
-        self.without_window("its acknowledgements are not heard", deadline).await
+        self.without_window("the server does not receive its acknowledgements", deadline).await
     }
 
     async fn without_window(&mut self, why: &str, deadline: Deadline) -> Result<()> {

@@ -111,7 +111,12 @@ impl Target {
             "cert" => self.certificate = Some(File::at(value)),
             "key" => self.key = Some(File::at(value)),
             "tls_first" => self.said.tls.first = truth(name, &value)?,
-            _ => return Err(wrong(&format!("it has a parameter that is none of {}", PARAMETERS.join(", ")))),
+            _ => {
+                return Err(wrong(&format!(
+                    "it has an unknown parameter; the parameters are {}",
+                    PARAMETERS.join(", ")
+                )));
+            }
         }
         Ok(())
     }
@@ -207,7 +212,7 @@ mod tests {
         let said = target.or(NatsOptions::new().domain("elsewhere").name("me"));
         assert_eq!(said.credentials, Some(Credentials::UserAndPassword("me".into(), "p@ss".into())));
         assert_eq!((said.domain.as_deref(), said.name.as_deref()), (Some("hub"), Some("me")));
-        assert!(said.tls.is_required(), "of one server, so of all");
+        assert!(said.tls.is_required(), "TLS of one server applies to all");
         let token = Target::parse("nats://s3cr3t@[::1]:4222").unwrap().or(NatsOptions::new());
         assert_eq!(token, NatsOptions::new().token("s3cr3t"));
     }

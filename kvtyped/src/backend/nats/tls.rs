@@ -111,9 +111,10 @@ pub(super) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
                     .into()
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "the server's certificate is not for the name it was reached by; connect by a name that is in it".into()
+                "the server's certificate is not valid for the name in the URL; connect with a name of the certificate"
+                    .into()
             }
-            why => format!("the server's certificate is not accepted: {why}"),
+            why => format!("the server's certificate is rejected: {why}"),
         },
         Some(rustls::Error::AlertReceived(alert)) => match (alert, &tls.client) {
             (AlertDescription::ProtocolVersion, _) => "the server speaks no version of TLS from 1.2 on".into(),

@@ -128,7 +128,7 @@ impl Sitting {
                 Since::Newest | Since::History | Since::Now => true,
             };
             if later.created != facts.created {
-                tracing::debug!(stream = place.stream, "a watch begins again, since the bucket was made anew");
+                tracing::debug!(stream = place.stream, "a watch restarts, because the bucket was recreated");
                 continue;
             }
             let begun = Begun { created: facts.created, last_revision: facts.last, complete };
@@ -295,7 +295,7 @@ impl Sitting {
     async fn look_ahead(&mut self) {
         match Facts::learn(&self.place, Deadline::after(LOOK)).await {
             Ok(facts) => self.listing.go_on_to(facts.last),
-            Err(error) => tracing::debug!(stream = self.place.stream, %error, "the bucket does not tell how far it is"),
+            Err(error) => tracing::debug!(stream = self.place.stream, %error, "the state of the bucket is unknown"),
         }
     }
 
