@@ -82,8 +82,8 @@ impl Figures {
             ),
             (
                 NotApplied,
-                "P4: what is said to be not applied is not there",
-                format!("{} writes refused or failed, none of them seen", count(NotApplied)),
+                "P4: a write that is reported as not applied is not stored",
+                format!("{} writes refused or failed, none of them stored", count(NotApplied)),
             ),
             (
                 Tenures,
@@ -118,7 +118,7 @@ impl Figures {
             ),
             (
                 Additions,
-                "P24: a counter is what was added, or says that nobody knows",
+                "P24: a counter is the sum of its increments, or reports an unknown outcome",
                 format!("{} additions acknowledged, {} unknown", count(Additions), count(AdditionsUnknown)),
             ),
             (
@@ -133,7 +133,7 @@ impl Figures {
             ),
             (
                 Watches,
-                "P25: watches, caches and live values come to what the leader has, in order",
+                "P25: watches, caches and live values reach the state of the leader, in order",
                 format!(
                     "{} of them, {} events; within {} of the last write",
                     count(Watches),
@@ -168,9 +168,9 @@ impl Figures {
             ),
             (
                 WritesApplied,
-                "P43: what writes were told is one history",
+                "P43: the results of all writes form one history",
                 format!(
-                    "{} writes explained by their revisions ({} unknown ones settled by what was seen, {} not seen); {} of \
+                    "{} writes explained by their revisions ({} unknown ones settled by reads, {} not seen); {} of \
                      them by search, {} keys given up",
                     count(WritesApplied),
                     count(WritesSettled),
