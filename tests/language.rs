@@ -121,7 +121,7 @@ fn a_phrase_of_each_pattern_is_found() {
     let patterns = Patterns::new();
     let phrases = [
         ("riddle", "It belongs to whoever holds it."),
-        ("what-is", "It returns what is stored."),
+        ("what-is", "A list of what is stored."),
         ("told", "The caller is told."),
         ("archaic", "It begins anew."),
         ("relative", "The bucket in which it is stored."),
