@@ -34,7 +34,7 @@
 //! assert_eq!(SessionKey::new("a.*", 7).to_string(), "a=2E=2A.7");
 //! ```
 //!
-//! A **store** holds buckets, and a **bucket** holds the records of one model. Every operation is a builder that you
+//! A **store** holds buckets, and a **bucket** holds the records of one model. Most operations are builders that you
 //! await, with or without options. `into_future()` turns a builder into a plain future, for example for `join_all` or
 //! `tokio::spawn`.
 //!
@@ -160,8 +160,8 @@
 //! ```
 //!
 //! **Coordination**: locks, elections, semaphores, counters and more. The docs of each recipe state its limits, and
-//! [`recipes`] helps to choose one. The lock of a record fences writes to it: the server refuses the write of a former
-//! holder, however long that holder was suspended.
+//! [`recipes`] helps to choose one. The lock of a record fences writes to it: the server refuses a write with
+//! `.fenced_by(&guard)` once another holder has taken the lock, however long the former holder was suspended.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -203,10 +203,11 @@
 //!
 //! A store authenticates with a user and a password, a token, an nkey or a credentials file. TLS supports custom CA
 //! certificates and a client certificate. Set them in the URL or on the builder: see [the table of
-//! `Store::connect`](Store::connect). Wrong credentials return `Unauthorized` at once. An operation that the server
-//! denies returns `PermissionDenied` within half a second. [`permissions`] lists the smallest sets of permissions,
-//! ready to copy. Logs, errors and `Debug` output of this crate contain no credentials, and its logs and errors contain
-//! no values. The `Debug` output of a type that holds a record contains the `Debug` output of the record.
+//! `Store::connect`](Store::connect). Wrong credentials return `Unauthorized` at once. On a connection of
+//! [`Store::connect`], an operation that the server denies returns `PermissionDenied` within half a second.
+//! [`permissions`] lists the smallest sets of permissions, ready to copy. Logs, errors and `Debug` output of this crate
+//! contain no credentials, and its logs and errors contain no values. The `Debug` output of a type that holds a record
+//! contains the `Debug` output of the record.
 //!
 //! # Runtime
 //!

@@ -77,6 +77,7 @@ impl Store {
     /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | also uses servers that a server names before the encryption begins |
     /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | receives replies under this prefix |
     /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read only some keys |
+    ///
     /// Files are read for every new connection, so a replaced file takes effect with the next one. No `Debug` output,
     /// error or log of this crate contains secrets. Build a URL with a secret from the environment instead of writing
     /// it into the program. With `nats://` alone, a server may request encryption, but an attacker on the network can

@@ -83,7 +83,7 @@ pub struct Compact<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Compact<'_, T> {
-    /// Sets the timeout of each step. Default: the store's timeout.
+    /// Sets the timeout of each step. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -60,7 +60,7 @@ pub struct Count<'a, T: KvModel> {
 }
 
 impl<T: KvModel> Count<'_, T> {
-    /// Sets the longest time without progress. Default: the store's timeout.
+    /// Sets the longest time without progress. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -129,7 +129,7 @@ mod tests {
         id: u64,
     }
 
-    /// Its key is not stored, so the record takes it from the key of the entry.
+    /// The field `tenant` is not stored. It is taken from the key of the entry.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
     #[kv(key = "{tenant}.{id}")]
     struct Slim {

@@ -19,7 +19,7 @@ pub struct Entry<T: KvModel> {
     pub(super) pending: Pending,
 }
 
-/// A number of entries. `u64::MAX` means unknown, which keeps the entries of a cache small.
+/// A number of entries. `u64::MAX` means unknown, because an `Option<u64>` would be larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pending(u64);
 

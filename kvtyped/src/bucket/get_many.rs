@@ -70,7 +70,7 @@ pub struct GetMany<'a, T: KvModel> {
 }
 
 impl<'a, T: KvModel> GetMany<'a, T> {
-    /// Sets the timeout for each 10,000 keys. Default: the store's timeout.
+    /// Sets the timeout for each 10,000 keys. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -55,7 +55,7 @@ pub struct History<'a, T: KvModel> {
 }
 
 impl<T: KvModel> History<'_, T> {
-    /// Sets the longest time without progress. Default: the store's timeout.
+    /// Sets the longest time without progress. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

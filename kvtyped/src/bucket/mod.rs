@@ -1,6 +1,6 @@
 //! The typed bucket and its operations.
 //!
-//! An operation returns a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
+//! Most operations return a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
 //! and [`Bucket`] adds the writing ones.
 
 mod open;
@@ -117,7 +117,7 @@ macro_rules! options {
     )*};
     (timeout: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
-            /// Sets the total timeout. Default: the store's timeout.
+            /// Sets the total timeout. Default: the bucket's timeout.
             pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
                 self.timeout = Some(timeout);
                 self

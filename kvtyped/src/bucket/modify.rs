@@ -308,7 +308,7 @@ macro_rules! options {
                 self
             }
 
-            /// Sets the total timeout. Default: the store's timeout.
+            /// Sets the total timeout. Default: the bucket's timeout.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.options.timeout = Some(timeout);
                 self

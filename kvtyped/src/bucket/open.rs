@@ -38,7 +38,8 @@ impl Presence {
 /// Opens a bucket. Creates the bucket if it does not exist; otherwise compares it with the model. See
 /// [`Store::bucket`](crate::Store::bucket).
 ///
-/// Compares only the settings of the model and of this builder. In a new bucket, unset settings get their defaults.
+/// Compares the settings that the model or this builder sets, and reports settings of the stream that break a guarantee
+/// of this crate ([`BucketConfig::irregular`](crate::BucketConfig)). In a new bucket, unset settings get their defaults.
 ///
 /// ```
 /// # use kvtyped::prelude::*;
@@ -140,7 +141,7 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.compression = Some(on))
     }
 
-    /// Sets the description for people.
+    /// Sets a human-readable description.
     pub fn description(self, description: impl Into<String>) -> Self {
         self.set(|config| config.description = Some(description.into()))
     }
@@ -216,7 +217,7 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Opens the bucket for reading. It is neither created nor changed.
+    /// Opens the bucket for reading. It is neither created nor changed: `Drift::Update` acts like `Drift::Fail`.
     pub fn read_only(self) -> OpenReadBucket<T> {
         OpenReadBucket { open: self.must_exist() }
     }

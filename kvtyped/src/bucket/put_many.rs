@@ -246,7 +246,7 @@ macro_rules! many {
                 self
             }
 
-            /// Sets how long each write may take, from the moment it is sent. The default is the store's timeout.
+            /// Sets how long each write may take, from the moment it is sent. The default is the bucket's timeout.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.many.timeout = Some(timeout);
                 self

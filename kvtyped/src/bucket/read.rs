@@ -71,7 +71,7 @@ impl<T: KvModel> Get<'_, T> {
         self
     }
 
-    /// Sets the timeout. Default: the store's timeout.
+    /// Sets the timeout. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

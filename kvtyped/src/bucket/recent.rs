@@ -48,7 +48,7 @@ impl<V> Recent<V> {
                 drop(self.take(&key));
             }
         }
-        // At least as many slots are stale as were added since the last sweep.
+        // More than half of the slots are stale, so the amortized cost of a sweep is constant.
         if self.order.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.order.retain(|(number, key)| entries.get(key).is_some_and(|entry| entry.number == *number));

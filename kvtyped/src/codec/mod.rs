@@ -57,7 +57,7 @@ const MAX_DEPTH: usize = 127;
     note = "`Json` and `MsgPack` need `#[derive(Serialize, Deserialize)]` on it; `Text` needs `Display + FromStr`; `Bytes` needs a byte string"
 )]
 pub trait Codec<V>: 'static {
-    /// The name of the format, for errors and for the metadata of the bucket.
+    /// The name of the format, for errors.
     const NAME: &'static str;
 
     /// Encodes a value.

@@ -6,7 +6,7 @@
 //! later than the last local waiter, so that it can pass on a lease that was handed over to a waiter that has just
 //! left.
 //!
-//! # When does the validity of a lease start that another process wrote?
+//! # When does the validity of a lease that another process wrote start?
 //!
 //! The TTL starts when the server stores that write. This process cannot observe that moment, and the event may arrive
 //! long after it. But the write contains the revision of the ticket that its sender had seen. The server stored that

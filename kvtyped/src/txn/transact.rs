@@ -106,7 +106,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         self
     }
 
-    /// Sets the total time limit; the store's timeout by default. A running closure is not interrupted.
+    /// Sets the total time limit; the bucket's timeout by default. A running closure is not interrupted.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -181,7 +181,7 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
-    /// Sets the total time limit; the store's timeout by default.
+    /// Sets the total time limit; the bucket's timeout by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

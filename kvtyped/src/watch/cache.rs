@@ -71,7 +71,7 @@ pub struct OpenCache<'a, T: KvModel> {
 }
 
 impl<T: KvModel> OpenCache<'_, T> {
-    /// Bounds the time without progress of the listing. The default is the store's timeout. Each new entry is progress,
+    /// Bounds the time without progress of the listing. The default is the bucket's timeout. Each new entry is progress,
     /// as in a list. A repeated entry is not.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -240,7 +240,7 @@ impl<T: KvModel> Cache<T> {
     }
 
     /// Creates an index of the records by a value other than their key. The index follows every change, like the cache.
-    /// If the function panics for a later record, the cache ends and the panic is its last error.
+    /// If the function panics for a later record, the cache ends and [`last_error`](Self::last_error) says so.
     pub fn index_by<K, F>(&self, by: F) -> Index<K, T>
     where
         K: Eq + std::hash::Hash + Clone + Send + Sync + 'static,
@@ -283,6 +283,7 @@ impl<T: KvModel> Cache<T> {
     /// The last error: a record that does not decode, a bucket that was deleted, a denied permission or a lost
     /// connection. The error of the watch is cleared once the cache has caught up. The error of a record stays.
     /// `Closed` if the cache has ended, because the store was closed or the tokio runtime of the cache ended.
+    /// `Unavailable` if it has ended, because a codec or the function of an index panicked.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -93,7 +93,8 @@ impl<T: KvModel> Events<T> {
         &self.bucket
     }
 
-    /// Waits for the next item: an event, or `None` if the watch only reports that it is alive.
+    /// Waits for the next item. `None`: the watch ended. `Some(None)`: an item without an event, such as a heartbeat, an
+    /// interruption or an ignored removal.
     pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
         let news = self.news.next().await?;
         Some(self.event(news))

@@ -104,7 +104,7 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self
     }
 
-    /// Sets how long to wait for the first valid value. The default is the store's timeout. During the listing it
+    /// Sets how long to wait for the first valid value. The default is the bucket's timeout. During the listing it
     /// bounds the time without progress, and each event of the key is progress.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

@@ -155,7 +155,7 @@ impl<T: KvModel> Watch<'_, T> {
         self
     }
 
-    /// Bounds the time that the start may take. The default is the store's timeout.
+    /// Bounds the time that the start may take. The default is the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -74,8 +74,8 @@ impl NatsOptions {
         self
     }
 
-    /// Avoids requests that permissions cannot limit to some keys. Use it for users who may read only some keys of a
-    /// bucket.
+    /// Reads records only with requests that permissions can limit to certain keys. Use it for users who may read only
+    /// some keys of a bucket.
     ///
     /// Many keys are then read one by one. An interrupted watch lists all records again, unless nothing was written
     /// since. Reads from the leader and reads of a revision return `PermissionDenied`. A write whose acknowledgement is
