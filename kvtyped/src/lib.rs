@@ -85,6 +85,18 @@
 //! # }
 //! ```
 //!
+//! | operation | the record exists | the record is missing | returns |
+//! |---|---|---|---|
+//! | [`put`](Bucket::put) | replaces it | writes it | [`Revision`] |
+//! | [`create`](Bucket::create) | `AlreadyExists` | writes it | [`Revision`] |
+//! | [`update`](Bucket::update) | replaces it at the given revision, else `Conflict` | `Conflict` | [`Revision`] |
+//! | [`modify`](Bucket::modify) | applies the closure | `NotFound` (see `or_insert_with`) | [`Entry`] |
+//! | [`transform`](Bucket::transform) | the closure decides | the closure decides | `Option` of [`Entry`] |
+//!
+//! After an error, [`Error::outcome`] shows whether a repetition is safe. `NotApplied`: nothing was written, and nothing
+//! will be. `Unknown`: the write may have been applied, because its acknowledgement was lost and the stored entries do
+//! not show the outcome. Read the record, or repeat the write if it is idempotent.
+//!
 //! **Reading** more than one record: lists and keys by a typed filter, of any length and optionally in pages
 //! ([`List::limit`], [`List::after`]); many records by their keys in few round trips
 //! ([`get_many`](ReadBucket::get_many)); the history of a key; the status of the bucket.
@@ -179,6 +191,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Terms and defaults
+//!
+//! * A **revision** is the number of a write in its bucket. It never repeats.
+//! * A **delete marker** is the entry that a removal leaves, so that watches learn of it. A **limit marker** is the same
+//!   for a record that expired.
+//! * **Drift** is a difference between the settings of a model and an existing bucket.
+//! * A **lease** is a lock, a leadership or a similar record with a TTL that its holder renews. A **fence** is the number
+//!   of a lease; the server compares it, so that a former holder cannot write.
+//! * A **recipe** is a coordination primitive over a bucket: lock, election, semaphore, group and others.
+//!
+//! Opening a bucket creates it, unless [`must_exist`](OpenBucket::must_exist) is set. A new bucket has one revision of each
+//! key, file storage and **one replica**, also on a cluster, if the model sets nothing else. Its name is the name of the
+//! struct in `snake_case`. Operations time out after 10 s. A TTL of a single record needs a bucket with one revision of
+//! each key.
 //!
 //! # Should I use this?
 //!
