@@ -175,20 +175,20 @@ impl ErrorKind {
             Self::OutOfRange { detail } => write!(f, "out of range: {detail}"),
             Self::Aborted => f.write_str("the closure of the transaction gave up, and nothing was written"),
             Self::Decode { codec, detail } => {
-                write!(f, "what is stored is not a record of this model: {codec}: {detail}")
+                write!(f, "the stored value is not a record of this model: {codec}: {detail}")
             }
-            Self::Rejected { reason } => write!(f, "what is stored was rejected: {reason}"),
+            Self::Rejected { reason } => write!(f, "the stored value was rejected: {reason}"),
             Self::HistoryRewound => {
-                f.write_str("the bucket was made anew, or set back, since it was opened; open it again, and read again")
+                f.write_str("the bucket was recreated, or restored to an earlier state, since it was opened; open it again, and read again")
             }
             Self::Encode { codec, detail } => write!(f, "the value cannot be written as {codec}: {detail}"),
             Self::InvalidKey => f.write_str("the key is not legal"),
             Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
-            Self::InvalidBatch { reason } => write!(f, "what is to be written at once makes no sense: {reason}"),
+            Self::InvalidBatch { reason } => write!(f, "the batch is invalid: {reason}"),
             Self::BucketNotFound => f.write_str("there is no such bucket"),
             Self::BucketExists => f.write_str("there is such a bucket already"),
             Self::Drift { differences } => {
-                f.write_str("the bucket differs from what is wanted (")?;
+                f.write_str("the bucket differs from the model (")?;
                 for (index, difference) in differences.iter().enumerate() {
                     write!(f, "{}{difference}", if index > 0 { "; " } else { "" })?;
                 }
@@ -214,9 +214,9 @@ impl ErrorKind {
             Self::Tls { reason } => write!(f, "no encrypted connection: {reason}"),
             Self::Timeout { after } => write!(f, "not done within {:?}", rounded(*after)),
             Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
-            Self::Lost => f.write_str("the lease is lost, or may be; stop what it protected, and take it anew"),
+            Self::Lost => f.write_str("the lease is lost, or may be lost; stop the work that it protected, and take it again"),
             Self::Fenced => f.write_str(
-                "another holder has taken the lock since, and the write was refused; stop what the lock protected, and take it anew",
+                "another holder has taken the lock, so the write was refused; stop the work that the lock protected, and take it again",
             ),
             Self::Closed => f.write_str("the handle was closed"),
             Self::Backend { code: Some(code), detail } => write!(f, "the server answered {code}: {detail}"),
