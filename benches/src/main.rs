@@ -15,6 +15,7 @@ mod many;
 mod measure;
 mod memory;
 mod pure;
+mod record;
 mod report;
 mod single;
 mod sizes;

@@ -1,4 +1,4 @@
-//! The environment that the groups share: a server, both clients, and the record that they read and write.
+//! The environment that the groups share: a server and both clients.
 
 use async_nats::jetstream::{self, kv};
 use futures::stream::{self, StreamExt};
@@ -6,52 +6,17 @@ use harness::Server;
 use kvtyped::prelude::*;
 
 use crate::measure::Effort;
+pub(crate) use crate::record::{Session, SessionKey};
 use crate::report::Report;
-
-/// A record of about 200 bytes as JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-#[kv(bucket = "sessions", key = "{tenant}.{id}", history = 1)]
-pub(crate) struct Session {
-    pub(crate) tenant: String,
-    pub(crate) id: u64,
-    pub(crate) user: String,
-    pub(crate) visits: u64,
-    pub(crate) roles: Vec<String>,
-    pub(crate) note: String,
-}
-
-impl Session {
-    pub(crate) fn new(tenant: impl Into<String>, id: u64) -> Self {
-        Self {
-            tenant: tenant.into(),
-            id,
-            user: format!("user-{id:08}@example.com"),
-            visits: 1,
-            roles: vec!["reader".into(), "writer".into()],
-            note: "n".repeat(72),
-        }
-    }
-
-    /// Returns the same record with about 2,000 bytes.
-    pub(crate) fn long(mut self) -> Self {
-        self.note = "n".repeat(1_872);
-        self
-    }
-
-    /// Returns the key, formatted by hand.
-    pub(crate) fn by_hand(&self) -> String {
-        format!("{}.{}", self.tenant, self.id)
-    }
-}
 
 /// Encodes a record by hand.
 pub(crate) fn encode(session: &Session) -> bytes::Bytes {
-    serde_json::to_vec(session).expect("it encodes").into()
+    session.encode().into()
 }
 
 /// Decodes a record by hand.
 pub(crate) fn decode(bytes: &[u8]) -> Session {
-    serde_json::from_slice(bytes).expect("it decodes")
+    Session::decode(bytes)
 }
 
 /// A server and both clients, each with a separate connection.

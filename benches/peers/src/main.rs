@@ -7,16 +7,18 @@
 mod etcd;
 mod nats;
 mod process;
-mod record;
 mod redis;
 mod report;
 mod rows;
 mod side;
 
-// Shared with the benchmark of the workspace, which uses more of it.
+// Shared with the benchmark of the workspace, which uses more of them.
 #[allow(dead_code)]
 #[path = "../../src/measure.rs"]
 mod measure;
+#[allow(dead_code)]
+#[path = "../../src/record.rs"]
+mod record;
 
 use measure::Effort;
 use rows::Servers;

@@ -1,4 +1,4 @@
-//! The record that all servers store.
+//! The record that the benchmarks store. The comparison with other servers stores it, too.
 
 use kvtyped::prelude::*;
 
@@ -15,15 +15,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(tenant: &str, id: u64) -> Self {
+    pub(crate) fn new(tenant: impl Into<String>, id: u64) -> Self {
         Self {
-            tenant: tenant.to_owned(),
+            tenant: tenant.into(),
             id,
             user: format!("user-{id:08}@example.com"),
             visits: 1,
             roles: vec!["reader".into(), "writer".into()],
             note: "n".repeat(72),
         }
+    }
+
+    /// Returns the same record with about 2,000 bytes.
+    pub(crate) fn long(mut self) -> Self {
+        self.note = "n".repeat(1_872);
+        self
     }
 
     /// Returns the key, formatted by hand.
