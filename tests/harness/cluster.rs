@@ -145,17 +145,19 @@ impl Cluster {
         cluster["leader"] == name || replicas.any(|replica| replica["name"] == name && replica["current"] == true)
     }
 
-    /// Makes the leader of a stream step down and returns the next leader.
+    /// Makes the leader of a stream step down and returns the next leader. Repeats the request each second: a request
+    /// during an election is refused, and the former leader may win the election.
     ///
     /// # Panics
     ///
     /// Panics if the stream has no leader, or if no other node becomes the leader.
     pub async fn step_down(&self, stream: &str) -> usize {
         let before = wait::until("the stream has a leader", LIMIT, async || self.leader_of(stream).await).await;
-        let asked = self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &Value::Null).await;
-        assert!(asked.is_some(), "the leader of {stream} did not step down");
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
         wait::until("another node leads the stream", LIMIT, async || {
-            self.leader_of(stream).await.filter(|now| *now != before)
+            self.api(&subject, &Value::Null).await?;
+            wait::within(Duration::from_secs(1), async || self.leader_of(stream).await.filter(|now| *now != before))
+                .await
         })
         .await
     }

@@ -156,7 +156,8 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.republish = Some(republish))
     }
 
-    /// Makes the bucket a mirror of `origin`. Writes to the mirror go to the origin.
+    /// Makes the bucket a mirror of `origin`. Writes to the mirror go to the origin. The mirror also answers direct gets
+    /// of the origin, so a read of either bucket with [`Read::Any`](crate::Read::Any) may be older than its last write.
     pub fn mirror(self, origin: Source) -> Self {
         self.set(|config| config.mirror = Some(origin))
     }
