@@ -34,7 +34,8 @@ async fn main() -> Result<(), Error> {
 
     // Many writes are in flight at once. Each failed write returns its own error.
     let importing = bar("import", count);
-    let results = customers.put_many(&rows).on_progress(|written| importing.set_position(written.done as u64)).each();
+    let results =
+        customers.put_many(&rows).on_progress(|written| importing.set_position(written.done as u64)).results();
     let failed =
         results.await?.into_iter().filter_map(Result::err).inspect(|error| importing.println(error.to_string()));
     let failed = failed.count();

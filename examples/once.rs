@@ -5,7 +5,7 @@
 //! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example once -- order-7  # in two terminals at once
 //! ```
 
-use kvtyped::RunError;
+use kvtyped::OnceError;
 use kvtyped::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,11 +30,11 @@ async fn charge(idempotency_key: &str, worker: &str, declined: bool) -> Result<R
 }
 
 async fn settle(store: Store, order: String, worker: String, declined: bool) -> Result<(), Error> {
-    let charges = store.once::<Receipt>("charges").keep(Duration::from_secs(24 * 60 * 60));
+    let charges = store.once::<Receipt>("charges").retention(Duration::from_secs(24 * 60 * 60));
     match charges.run(&order, || charge(&order, &worker, declined)).await {
         Ok(receipt) => println!("{worker}: {} was charged by {}", receipt.order, receipt.charged_by),
-        Err(RunError::Closure(Declined)) => println!("{worker}: {order} was declined"),
-        Err(RunError::Kv(error)) => return Err(error),
+        Err(OnceError::Closure(Declined)) => println!("{worker}: {order} was declined"),
+        Err(OnceError::Kv(error)) => return Err(error),
     }
     Ok(())
 }

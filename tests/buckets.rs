@@ -232,7 +232,7 @@ on_both_backends! {
             documents.delete(&document.key()).if_revision(old).await.unwrap_err(),
             documents.purge(&document.key()).if_revision(old).await.unwrap_err(),
         ] {
-            assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+            assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
             assert_eq!(error.outcome(), Outcome::NotApplied);
         }
         assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "new");

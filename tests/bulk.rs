@@ -66,7 +66,7 @@ on_both_backends! {
         let sessions = world.bucket::<Session>().await;
         let long = "x".repeat(2_000);
         let rows = [Session::new("acme", 1), Session::new(&long, 2), Session::new("acme", 3)];
-        let results = sessions.put_many(&rows).each().await.unwrap();
+        let results = sessions.put_many(&rows).results().await.unwrap();
         assert!(results[0].is_ok() && results[2].is_ok());
         let error = results[1].as_ref().unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error}");
@@ -87,7 +87,7 @@ on_both_backends! {
     async fn what_cannot_be_sent_any_more_is_not(world: World) {
         let sessions = world.bucket::<Session>().await;
         world.store.delete_bucket(sessions.name()).await.unwrap();
-        let results = sessions.put_many(rows(5_000)).window(4).timeout(Duration::from_secs(5)).each().await.unwrap();
+        let results = sessions.put_many(rows(5_000)).window(4).timeout(Duration::from_secs(5)).results().await.unwrap();
         assert_eq!(results.len(), 5_000);
         assert!(results.iter().all(Result::is_err));
     }

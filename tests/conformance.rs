@@ -4,34 +4,34 @@ mod memory {
     use std::sync::Arc;
 
     use kvtyped::backend::memory::MemoryBackend;
-    use kvtyped::conformance::Subject;
+    use kvtyped::conformance::BackendUnderTest;
 
-    kvtyped::conformance_tests!(Subject::new(Arc::new(MemoryBackend::new())));
+    kvtyped::conformance_tests!(BackendUnderTest::new(Arc::new(MemoryBackend::new())));
 }
 
 mod one_server {
     use std::sync::Arc;
 
     use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-    use kvtyped::conformance::Subject;
+    use kvtyped::conformance::BackendUnderTest;
 
     async fn backend() -> NatsBackend {
         NatsBackend::connect(&harness::shared().await.url(), NatsOptions::new()).await.expect("the server is there")
     }
 
-    kvtyped::conformance_tests!(Subject::new(Arc::new(backend().await)));
+    kvtyped::conformance_tests!(BackendUnderTest::new(Arc::new(backend().await)));
 }
 
 mod three_servers {
     use std::sync::Arc;
 
     use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-    use kvtyped::conformance::Subject;
+    use kvtyped::conformance::BackendUnderTest;
 
     async fn backend() -> NatsBackend {
         let cluster = harness::cluster::shared().await;
         NatsBackend::connect(&cluster.urls(), NatsOptions::new()).await.expect("the cluster is there")
     }
 
-    kvtyped::conformance_tests!(Subject::new(Arc::new(backend().await)).replicas(3));
+    kvtyped::conformance_tests!(BackendUnderTest::new(Arc::new(backend().await)).replicas(3));
 }

@@ -247,7 +247,7 @@ on_both_backends! {
             }
             assert!(started.elapsed() < SOON);
         };
-        new.ensure(SECOND).await.unwrap();
+        new.ensure_remaining(SECOND).await.unwrap();
         let leader = loop {
             match soon(&mut leaders).await {
                 Ok(leader) => break leader,
@@ -260,7 +260,7 @@ on_both_backends! {
 
     async fn contradicting_times_are_refused(world: World) {
         let election = world.store.election::<NodeInfo>(unique("election"));
-        let error = election.campaign(&node("a")).ttl(SECOND).margin(SECOND).await.unwrap_err();
+        let error = election.campaign(&node("a")).ttl(SECOND).safety_margin(SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
         let error = world.store.election::<u32>("no bucket").leader().await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");

@@ -188,7 +188,7 @@ on_both_backends! {
 
         // The pattern of the reserved keys finds the record of a lock, which is not a record of the model.
         let _guard = sessions.lock(&SessionKey::new("acme", 2)).await.unwrap();
-        let reserved = Filter::<Note>::of_pattern(Pattern::reserved());
+        let reserved = Filter::<Note>::pattern(Pattern::reserved());
         let found: Vec<_> = notes.keys(reserved).await.unwrap().collect().await;
         let reserved = |item: &Result<NoteKey, Error>| {
             item.as_ref().err().and_then(Error::key).is_some_and(|key| key.starts_with(Key::RESERVED))

@@ -1,7 +1,7 @@
 //! Foreign records under the keys of recipes: garbage, tickets that never expire, newer formats, unknown fields.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Locks, Quota, RunError};
+use kvtyped::{Error, ErrorKind, Locks, OnceError, Quota};
 use serde_json::{Value, json};
 
 use crate::support::{Junk, JunkKey, SOON, Session, World, on_both_backends, seen_as, unique};
@@ -32,10 +32,10 @@ fn assert_newer(error: &Error) {
     assert!(text.contains("format 2") && text.contains("knows 1"), "{text}");
 }
 
-fn kv<E: std::fmt::Debug>(error: RunError<E>) -> Error {
+fn kv<E: std::fmt::Debug>(error: OnceError<E>) -> Error {
     match error {
-        RunError::Kv(error) => error,
-        RunError::Closure(error) => panic!("{error:?}"),
+        OnceError::Kv(error) => error,
+        OnceError::Closure(error) => panic!("{error:?}"),
     }
 }
 
@@ -183,7 +183,7 @@ on_both_backends! {
         };
         let guard = locks.lock("a").await.unwrap();
         annotate("lock", "a", "lease").await;
-        guard.ensure(26 * SECOND).await.unwrap();
+        guard.ensure_remaining(26 * SECOND).await.unwrap();
         let ids = world.store.ids(&name).block(1).await.unwrap();
         let limiter = world.store.rate_limiter(&name, Quota::per_hour(9)).await.unwrap();
         let counters = world.store.counters(&name).await.unwrap();

@@ -92,10 +92,10 @@ on_both_backends! {
     async fn too_long_keep_is_refused_before_the_work_runs(world: World) {
         needs!(world, RecordTtl);
         let bucket = open(&world, world.fresh().ttl(MINUTE)).await;
-        let once = world.store.once::<u32>("charges").bucket(bucket.name()).ttl(Duration::from_secs(5)).keep(HOUR);
+        let once = world.store.once::<u32>("charges").bucket(bucket.name()).ttl(Duration::from_secs(5)).retention(HOUR);
         let mut ran = false;
         let refused = once.run("charge", || async { ran = true; 7 }).await.unwrap_err();
-        let kvtyped::RunError::Kv(error) = refused;
+        let kvtyped::OnceError::Kv(error) = refused;
         is_refused("once", &error);
         assert!(!ran, "the work ran");
     }

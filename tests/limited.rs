@@ -3,7 +3,7 @@
 use harness::{Cluster, Server};
 use kvtyped::config::Storage;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenLocks, Quota, RunError};
+use kvtyped::{ErrorKind, OnceError, OpenLocks, Quota};
 
 use crate::needs::needs;
 use crate::support::{SOON, Session, SessionKey, World, on_both_backends, unique};
@@ -29,7 +29,7 @@ async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> O
     assert!(matches!(ours.lock("another").wait(SOON).await.unwrap_err().kind(), ErrorKind::BucketFull));
     // A full bucket still accepts renewals.
     let guard = guards.pop().expect("there are some");
-    guard.ensure(1_200 * Duration::from_millis(1)).await.unwrap();
+    guard.ensure_remaining(1_200 * Duration::from_millis(1)).await.unwrap();
     doomed.close().await.unwrap();
     for name in ["another", "lock-0"] {
         let again = async || ours.try_lock(name).await.ok().flatten();
@@ -102,7 +102,7 @@ async fn run(recipe: &str, store: &Store, name: &str, bytes: Option<u64>) -> Res
         "group" => sized!(store.group::<String>(name)).join("me", &me).await?.leave().await,
         "once" => match sized!(store.once::<u32>(name)).run("a", || async { 1 }).await {
             Ok(_) => Ok(()),
-            Err(RunError::Kv(error)) => Err(error),
+            Err(OnceError::Kv(error)) => Err(error),
             Err(error) => panic!("{error}"),
         },
         "ids" => sized!(store.ids(name)).await?.next().await.map(drop),

@@ -207,7 +207,7 @@ on_both_backends! {
         for count in [0, 20] {
             fill(&sessions, "acme", 0..count).await;
             let error = sessions.list(..).after(cursor).await.unwrap_err();
-            assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+            assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
             assert_eq!((error.operation(), error.bucket()), (Some("list"), Some(&*name)));
         }
     }

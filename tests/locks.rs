@@ -109,9 +109,9 @@ on_both_backends! {
         tokio::time::sleep(3 * SECOND).await;
         guard.check().unwrap();
         assert_eq!(locks.holder("a").await.unwrap().expect("it is held").fence, guard.fence());
-        guard.ensure(SECOND).await.unwrap();
+        guard.ensure_remaining(SECOND).await.unwrap();
         assert!(guard.remaining() > SECOND - Duration::from_millis(300));
-        assert!(matches!(guard.ensure(2 * SECOND).await.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }));
+        assert!(matches!(guard.ensure_remaining(2 * SECOND).await.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }));
         guard.release().await.unwrap();
     }
 
@@ -198,7 +198,7 @@ on_both_backends! {
             let (next, locks) = waiter.await.unwrap();
             let holder = locks.holder("a").await.unwrap().expect("it is held");
             assert_eq!((holder.owner.as_str(), holder.fence), (owner, next.fence()));
-            next.ensure(20 * SECOND).await.unwrap();
+            next.ensure_remaining(20 * SECOND).await.unwrap();
             fences.push(next.fence());
             guard = next;
         }
@@ -411,7 +411,7 @@ on_both_backends! {
     async fn times_that_contradict_each_other_are_refused(world: World) {
         for locks in [
             fresh(&world).ttl(Duration::from_millis(999)),
-            fresh(&world).ttl(3 * SECOND).margin(3 * SECOND),
+            fresh(&world).ttl(3 * SECOND).safety_margin(3 * SECOND),
             fresh(&world).ttl(3 * SECOND).renew_every(3 * SECOND),
         ] {
             let error = locks.await.unwrap_err();

@@ -87,7 +87,7 @@ on_both_backends! {
         let told = (error.operation(), error.bucket(), error.key(), error.revision());
         assert_eq!(told, (Some("get_many"), Some(sessions.name()), Some("acme.3"), Some(revision)));
 
-        let each = sessions.get_many(&keys).each().await.unwrap();
+        let each = sessions.get_many(&keys).results().await.unwrap();
         let each: Vec<_> = each.into_iter().map(|one| one.map(|entry| entry.expect("there").visits)).collect();
         for (id, one) in each.iter().enumerate() {
             match one {

@@ -104,7 +104,7 @@ on_both_backends! {
         is_refused(&kv_of(accounts.transact(|tx| async move { Ok(tx.put_for(&INVOICE, minute)?) }).await));
         is_refused(&kv_of(accounts.transact(|tx| async move { Ok(tx.create(&INVOICE).await?) }).await));
         let through_of = accounts.transact(|tx| async move {
-            let invoices = tx.of::<Invoice>();
+            let invoices = tx.model::<Invoice>();
             is_refused(&invoices.get(key).await.expect_err("a read"));
             is_refused(&invoices.put(&INVOICE).expect_err("a put"));
             is_refused(&invoices.put_for(&INVOICE, minute).expect_err("a put with a TTL"));
@@ -112,7 +112,7 @@ on_both_backends! {
             is_refused(&invoices.delete(key).expect_err("a removal"));
             is_refused(&invoices.purge(key).expect_err("a purge"));
             // The model of the bucket itself can still be used.
-            Ok(invoices.of::<Account>().get(&AccountKey::new(7_u64)).await?.map(|account| account.balance))
+            Ok(invoices.model::<Account>().get(&AccountKey::new(7_u64)).await?.map(|account| account.balance))
         });
         assert_eq!(through_of.await.unwrap(), Some(1));
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
@@ -135,7 +135,7 @@ on_both_backends! {
         // Keys of a model that declares the same bucket are accepted.
         accounts.transaction().put(&Transfer { id: 1 }).delete(&AccountKey::new(7_u64)).commit().await.unwrap();
         accounts.transaction().delete(&TransferKey::new(1_u64)).commit().await.unwrap();
-        let removal = accounts.transact(|tx| async move { Ok(tx.of::<Note>().purge(&TransferKey::new(1_u64))?) });
+        let removal = accounts.transact(|tx| async move { Ok(tx.model::<Note>().purge(&TransferKey::new(1_u64))?) });
         removal.await.unwrap();
     }
 
@@ -146,9 +146,9 @@ on_both_backends! {
         let all = accounts.transaction().create(&Account { id: 7, balance: 1 }).create(&Transfer { id: 1 }).create(&note);
         assert_eq!(all.commit().await.unwrap().revisions().len(), 3);
         let read = accounts.transact(|tx| async move {
-            tx.of::<Transfer>().put(&Transfer { id: 1 })?;
+            tx.model::<Transfer>().put(&Transfer { id: 1 })?;
             tx.put(&Note { id: 3 })?;
-            Ok(tx.of::<Note>().get(&TransferKey::new(2_u64)).await?)
+            Ok(tx.model::<Note>().get(&TransferKey::new(2_u64)).await?)
         });
         assert_eq!(read.await.unwrap(), Some(note));
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use harness::Server;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-use kvtyped::backend::{At, Backend, Deadline, Guard, RawBucket, RawEntry, Scan, Write, WriteKind};
+use kvtyped::backend::{Backend, Deadline, Precondition, RawBucket, RawEntry, ReadAt, ScanRequest, Write, WriteKind};
 use kvtyped::key::Pattern;
 use kvtyped::{BucketConfig, Error, ErrorKind, Key, Outcome, Read, Revision, Storage, Ttl};
 use proptest::collection::vec;
@@ -282,7 +282,7 @@ impl Twins {
                 let mut write = Write::new(key.clone(), kind.clone());
                 write.ttl = (*ttl && has(Feature::RecordTtl))
                     .then(|| Ttl::new(Duration::from_secs(3600)).expect("a legal TTL"));
-                write.guard = expecting.as_ref().map(|Expecting { on, revision }| Guard {
+                write.precondition = expecting.as_ref().map(|Expecting { on, revision }| Precondition {
                     // A precondition on another key requires the same server version as per-record TTLs.
                     key: on.clone().filter(|_| has(Feature::RecordTtl)).unwrap_or_else(|| key.clone()),
                     revision: self.revision(revision),
@@ -297,8 +297,8 @@ impl Twins {
             }
             Step::Read { key, at } => {
                 let at = match at {
-                    None => At::Newest(Read::Any),
-                    Some(which) => At::Revision(self.revision(which)),
+                    None => ReadAt::Newest(Read::Any),
+                    Some(which) => ReadAt::Revision(self.revision(which)),
                 };
                 let in_memory = self.of_memory.read(key, at, deadline()).await.map(|found| found.map(timeless));
                 let on_server = self.of_server.read(key, at, deadline()).await.map(|found| found.map(timeless));
@@ -327,7 +327,14 @@ impl Twins {
 
     async fn compare_scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) {
         let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
-        let scan = || Scan { patterns: patterns.to_vec().into(), history, headers_only, after, wanted, patience };
+        let scan = || ScanRequest {
+            patterns: patterns.to_vec().into(),
+            history,
+            headers_only,
+            after,
+            limit: wanted,
+            idle_timeout: patience,
+        };
         let in_memory = entries(&self.of_memory, scan()).await;
         let on_server = entries(&self.of_server, scan()).await;
         assert_eq!(told(&in_memory), told(&on_server), "{:?}: memory, server", scan());
@@ -354,7 +361,7 @@ impl Twins {
     }
 }
 
-async fn entries(bucket: &Arc<dyn RawBucket>, scan: Scan) -> Result<Vec<RawEntry>, Error> {
+async fn entries(bucket: &Arc<dyn RawBucket>, scan: ScanRequest) -> Result<Vec<RawEntry>, Error> {
     bucket.scan(scan).map_ok(|scanned| timeless(scanned.entry)).try_collect().await
 }
 
@@ -457,8 +464,14 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
     for patterns in filters {
         let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
         let patterns = patterns.clone();
-        let scan =
-            Scan { patterns: patterns.clone().into(), history: false, headers_only: true, after, wanted, patience };
+        let scan = ScanRequest {
+            patterns: patterns.clone().into(),
+            history: false,
+            headers_only: true,
+            after,
+            limit: wanted,
+            idle_timeout: patience,
+        };
         let found = bucket.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry.key.to_string());
         let mut found: Vec<_> = found.collect().await;
         found.sort_unstable();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use harness::{Server, wait};
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-use kvtyped::conformance::{self, Subject};
+use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, OpenBucket, Placement, Republish, Source};
 use serde_json::{Value, json};
@@ -420,5 +420,5 @@ async fn an_old_server_does_what_it_can_and_the_rest_is_told() {
 async fn the_contract_holds_on_an_old_server() {
     let server = Server::builder().version(OLD).start().await;
     let backend = NatsBackend::connect(&server.url(), NatsOptions::new()).await.unwrap();
-    conformance::run_all(&Subject::new(Arc::new(backend)).keeping(server)).await;
+    conformance::run_all(&BackendUnderTest::new(Arc::new(backend)).keep_alive(server)).await;
 }

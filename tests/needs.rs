@@ -2,7 +2,7 @@
 //! `Unsupported` and leaves no partial state.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Outcome, RunError, TransactError};
+use kvtyped::{Error, ErrorKind, OnceError, Outcome, TransactError};
 
 use crate::support::{Session, World, unique};
 
@@ -151,7 +151,7 @@ impl Feature {
             Self::Once => {
                 let once = store.once::<Session>(&name);
                 let run = once.run("a", async || -> Session { panic!("nothing runs whose result cannot be kept") });
-                let Err(RunError::Kv(error)) = run.await else { panic!("it cannot be done") };
+                let Err(OnceError::Kv(error)) = run.await else { panic!("it cannot be done") };
                 vec![("run", error)]
             }
             Self::RateLimiters => vec![("rate_limiter", fails(store.rate_limiter(&name, Quota::per_second(1))).await)],

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::future::join_all;
 use harness::{Mode, Proxy};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, RunError};
+use kvtyped::{ErrorKind, OnceError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -93,7 +93,7 @@ on_both_backends! {
         let (name, bank) = (unique("once"), Bank::default());
         let once = world.store.once::<Receipt>(&name);
         let error = once.run("charge-42", || async { Err(Declined) }).await.unwrap_err();
-        assert!(matches!(error, RunError::Closure(Declined)) && error.kv().is_none());
+        assert!(matches!(error, OnceError::Closure(Declined)) && error.kv().is_none());
         assert_eq!(once.get("charge-42").await.unwrap(), None);
         let receipt = once.run("charge-42", || async { Ok::<_, Declined>(bank.charge().await) }).await.unwrap();
         assert_eq!(receipt, Receipt { number: 1 });
@@ -140,7 +140,7 @@ on_both_backends! {
             }
             let ended = first.await;
             match end {
-                "fails" => assert!(matches!(ended.unwrap(), Err(RunError::Closure(Declined)))),
+                "fails" => assert!(matches!(ended.unwrap(), Err(OnceError::Closure(Declined)))),
                 "panics" => assert!(ended.unwrap_err().is_panic()),
                 _ => assert!(ended.unwrap_err().is_cancelled()),
             }
@@ -231,7 +231,7 @@ on_both_backends! {
 
     async fn a_result_is_kept_for_as_long_as_it_is_told(world: World) {
         let name = unique("once");
-        let (once, bank) = (world.store.once::<Receipt>(&name).ttl(SECOND).keep(2 * SECOND), Bank::default());
+        let (once, bank) = (world.store.once::<Receipt>(&name).ttl(SECOND).retention(2 * SECOND), Bank::default());
         let first = once.run("a", || bank.charge()).await.unwrap();
         let began = Instant::now();
         while once.get("a").await.unwrap() == Some(first.clone()) {
@@ -240,7 +240,7 @@ on_both_backends! {
         }
         assert!(began.elapsed() > SECOND);
         assert_eq!(once.run("a", || bank.charge()).await.unwrap(), Receipt { number: 2 });
-        let error = once.keep(Duration::from_millis(1)).run("b", || bank.charge()).await.unwrap_err();
+        let error = once.retention(Duration::from_millis(1)).run("b", || bank.charge()).await.unwrap_err();
         assert!(matches!(error.kv().expect("ours").kind(), ErrorKind::InvalidConfig { .. }));
     }
 

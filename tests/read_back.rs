@@ -387,7 +387,7 @@ async fn recipes_refuse_a_value_that_does_not_come_back() {
     let leadership = election.campaign(&None).await.unwrap();
     assert!(is_encode(&leadership.proclaim(&Some(())).await.unwrap_err()));
     let result = store.once::<f64>("once").run("key", async || f64::NAN).await;
-    let Err(kvtyped::RunError::Kv(error)) = result else { panic!("{result:?}") };
+    let Err(kvtyped::OnceError::Kv(error)) = result else { panic!("{result:?}") };
     assert!(is_encode(&error), "{error}");
 }
 

@@ -245,7 +245,7 @@ impl Told {
     pub(crate) fn of<T: KvModel>(event: &Event<T>) -> Self {
         match event {
             Event::Put(entry) => Self::Put(entry.key().to_string(), entry.revision()),
-            Event::Touched { key, revision, .. } => Self::Touched(key.to_string(), *revision),
+            Event::HeadersOnly { key, revision, .. } => Self::Touched(key.to_string(), *revision),
             Event::Removed { key, revision, reason } => Self::Removed(key.to_string(), *revision, *reason),
             Event::Undecodable { key, revision, .. } => Self::Undecodable(key.clone(), *revision),
             Event::Ready => Self::Ready,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use kvtyped::prelude::*;
 use kvtyped::{
-    CacheChanges, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, Index, KeysStream, Leaders,
-    Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
+    CacheChanges, CacheIndex, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, KeyStream,
+    Leaders, Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
 };
 
 use crate::layering::{files, root};
@@ -25,7 +25,7 @@ const CLOSED: &[(&str, &str)] = &[
     ("Storage", "where a server keeps a bucket"),
     // Two sources of errors: the closure, and the library, whose error kind is open.
     ("ModifyError", "the closure's or the bucket's"),
-    ("RunError", "the work's or the bucket's"),
+    ("OnceError", "the work's or the bucket's"),
     ("TransactError", "the closure's or the bucket's"),
     ("Outcome", "not applied or unknown: a caller must handle both"),
     // The backend interface: a backend or wrapper that does not handle a variant must not compile.
@@ -169,12 +169,12 @@ fn handles_are_shared_between_threads_and_streams_sent_to_others() {
     kept::<Election<Thing>>();
     kept::<Group<Thing>>();
     sent::<GroupView<Thing>>();
-    kept::<Index<u64, Thing>>();
+    kept::<CacheIndex<u64, Thing>>();
     kept::<Transaction<'static, Thing>>();
 
     sent::<Events<Thing>>();
     sent::<Entries<Thing>>();
-    sent::<KeysStream<Thing>>();
+    sent::<KeyStream<Thing>>();
     sent::<CacheChanges<Thing>>();
     sent::<GroupEvents<Thing>>();
     sent::<Leaders<Thing>>();

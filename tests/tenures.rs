@@ -20,14 +20,14 @@ async fn locks(world: &World) -> Locks {
 async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
     let world = World::memory();
     let guard = locks(&world).await.lock("a").await.unwrap();
-    guard.ensure(VALID).await.unwrap();
+    guard.ensure_remaining(VALID).await.unwrap();
     assert_eq!(guard.remaining(), VALID);
     sleep(15 * SECOND).await;
-    guard.ensure(12 * SECOND).await.unwrap();
+    guard.ensure_remaining(12 * SECOND).await.unwrap();
     assert_eq!(guard.remaining(), 12 * SECOND, "there was enough");
-    guard.ensure(20 * SECOND).await.unwrap();
+    guard.ensure_remaining(20 * SECOND).await.unwrap();
     assert_eq!(guard.remaining(), VALID);
-    let error = guard.ensure(VALID + Duration::from_nanos(1)).await.unwrap_err();
+    let error = guard.ensure_remaining(VALID + Duration::from_nanos(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
     // The next renewal follows this one after the same interval as the first.
     sleep(22 * SECOND).await;
@@ -40,10 +40,10 @@ async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
 #[tokio::test]
 async fn a_lock_that_cannot_be_ensured_for_so_long_is_not_lost() {
     let guard = locks(&World::memory()).await.lock("a").await.unwrap();
-    let error = guard.ensure(VALID).await.unwrap_err();
+    let error = guard.ensure_remaining(VALID).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     assert!(guard.is_held());
-    guard.ensure(VALID - SECOND).await.unwrap();
+    guard.ensure_remaining(VALID - SECOND).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,7 +53,7 @@ async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
     seen_as::<Junk>(&world, "jobs").await.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
     sleep(5 * SECOND).await;
     assert!(guard.is_held(), "no renewal has detected the loss yet");
-    let error = guard.ensure(VALID).await.unwrap_err();
+    let error = guard.ensure_remaining(VALID).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
     assert!(!guard.is_held() && guard.remaining().is_zero() && guard.check().is_err());
     guard.lost().await;
@@ -66,7 +66,7 @@ async fn a_lock_whose_bucket_is_gone_is_lost_at_its_next_renewal() {
     let guard = locks(&world).await.lock("a").await.unwrap();
     assert!(world.store.delete_bucket("jobs").await.unwrap());
     sleep(5 * SECOND).await;
-    let error = guard.ensure(VALID).await.unwrap_err();
+    let error = guard.ensure_remaining(VALID).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
     assert!(!guard.is_held());
 }

@@ -262,7 +262,7 @@ on_both_backends! {
             tx.delete(&key)?;
             assert_eq!(tx.get(&key).await?, None);
             tx.create(&Document::new("a", "created")).await?;
-            let other = tx.of::<Attachment>();
+            let other = tx.model::<Attachment>();
             other.put_for(&Attachment { id: 1 }, Duration::from_secs(60)).expect_err("history is kept");
             other.put(&Attachment { id: 1 })?;
             assert_eq!(other.get(&AttachmentKey::new(1_u64)).await?, Some(Attachment { id: 1 }));
@@ -371,7 +371,7 @@ on_both_backends! {
         let documents = world.bucket::<Document>().await;
         let kept = std::sync::Mutex::new(None);
         let keep = &kept;
-        documents.transact(|tx| async move { keep.lock().unwrap().replace(tx.of::<Document>()); Ok(()) }).await.unwrap();
+        documents.transact(|tx| async move { keep.lock().unwrap().replace(tx.model::<Document>()); Ok(()) }).await.unwrap();
         let tx = kept.into_inner().unwrap().expect("kept");
         let error = tx.put(&Document::new("a", "late")).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");

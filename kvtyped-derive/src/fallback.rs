@@ -59,7 +59,7 @@ pub(crate) fn model(input: &DeriveInput) -> TokenStream {
         impl #model_impl #private::KvModel for #ident #of_model #model_where {
             type Key = #key #of_key;
             type Value = Self;
-            type Codec = #private::AnyCodec;
+            type Codec = #private::UncompiledCodec;
 
             fn settings() -> #private::BucketConfig { ::core::unreachable!() }
             fn key(&self) -> Self::Key { ::core::unreachable!() }

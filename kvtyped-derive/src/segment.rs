@@ -153,7 +153,7 @@ fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStre
             if generics::speaks_of(ty, &input.generics) {
                 bounds.push(parse_quote!(#ty: #private::KeySegment));
             }
-            let inner = quote_spanned!(ty.span()=> <#ty as #private::KeyField>);
+            let inner = quote_spanned!(ty.span()=> <#ty as #private::DerivedField>);
             let parse = quote!(::core::result::Result::Ok(Self { #member: #inner::parse_text(text)? }));
             (quote!(#inner::write_text(&self.#member, out)), parse)
         }

@@ -15,7 +15,7 @@ thread_local! {
 
 /// Seeds the jitter of this thread, for simulations.
 #[cfg(feature = "conformance")]
-pub fn determine(seed: u64) {
+pub fn seed(seed: u64) {
     DETERMINED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
 }
 
@@ -29,12 +29,12 @@ fn fraction() -> f64 {
 }
 
 /// Returns a random duration from zero to `most`.
-pub(crate) fn up_to(most: Duration) -> Duration {
+pub(crate) fn uniform_duration(most: Duration) -> Duration {
     most.mul_f64(fraction())
 }
 
 /// Returns a random number below `end`, or zero if `end` is zero.
-pub(crate) fn below(end: usize) -> usize {
+pub(crate) fn uniform_index(end: usize) -> usize {
     let any = (fraction() * end as f64) as usize;
     any.min(end.saturating_sub(1))
 }

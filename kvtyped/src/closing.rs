@@ -9,20 +9,20 @@ use tokio::sync::Notify;
 use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, Default)]
-pub(crate) struct Closing {
+pub(crate) struct ShutdownSignal {
     closed: AtomicBool,
-    bell: Notify,
+    notify: Notify,
 }
 
-impl Closing {
+impl ShutdownSignal {
     /// Closes the store. Returns whether it was open.
-    pub(crate) fn close(&self) -> bool {
+    pub(crate) fn trigger(&self) -> bool {
         let was_open = !self.closed.swap(true, Ordering::AcqRel);
-        self.bell.notify_waiters();
+        self.notify.notify_waiters();
         was_open
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(crate) fn is_triggered(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
@@ -30,15 +30,15 @@ impl Closing {
     ///
     /// Returns `Closed` if the store is closed.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_closed() { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) }
+        if self.is_triggered() { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) }
     }
 
     /// Waits until the store is closed.
-    pub(crate) async fn wait(self: Arc<Self>) {
-        let mut rung = pin!(self.bell.notified());
+    pub(crate) async fn triggered(self: Arc<Self>) {
+        let mut rung = pin!(self.notify.notified());
         // Register before the check, so that a close between the check and the wait is not missed.
         rung.as_mut().enable();
-        if !self.is_closed() {
+        if !self.is_triggered() {
             rung.await;
         }
     }

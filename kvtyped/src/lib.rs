@@ -300,26 +300,27 @@ pub use async_nats;
 pub use crate::backend::nats::NatsOptions;
 pub use crate::backend::{BucketStatus, Read};
 pub use crate::bucket::{
-    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetEach,
-    GetMany, History, Keys, KeysStream, List, Modify, ModifyError, OpenBucket, OpenReadBucket, Progress, Purge, Put,
-    PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteEach, Written,
+    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetMany,
+    GetManyResults, History, KeyStream, Keys, List, ListProgress, Modify, ModifyError, OpenBucket, OpenReadBucket,
+    Purge, Put, PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteManyResults,
+    WriteProgress,
 };
 pub use crate::config::{BucketConfig, Difference, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::recipes::{
-    Acquire, Campaign, Counters, Decision, Departure, Election, Fence, Group, GroupEvent, GroupEvents, GroupView,
-    Holder, Ids, Join, Leader, Leaders, Leadership, Lease, Lock, LockGuard, Locks, Member, MemberInfo, Once,
-    OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimiter, Run, RunError, RunOutput, Semaphore,
-    TryAcquire, TryLock, UntilReady,
+    Acquire, Campaign, Counters, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Ids, Join, Leader,
+    Leaders, Leadership, Lease, LeaveReason, Lock, LockGuard, LockHolder, Locks, Member, MemberInfo, Once, OnceError,
+    OnceOutput, OnceRun, OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimitDecision,
+    RateLimiter, Semaphore, TryAcquire, TryLock, UntilReady,
 };
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};
 pub use crate::ttl::Ttl;
 pub use crate::txn::{Abort, Committed, Transact, TransactError, Transaction, Tx};
 pub use crate::watch::{
-    Cache, CacheChange, CacheChanges, Event, Events, Index, Live, OpenCache, OpenLive, WaitFor, Watch,
+    Cache, CacheChange, CacheChanges, CacheIndex, Event, Events, Live, OpenCache, OpenLive, WaitFor, Watch,
 };
 pub use kvtyped_derive::{KeySegment, KvModel};
 

@@ -23,7 +23,7 @@ use crate::key::unescape;
     label = "not a key segment",
     note = "a key is made of strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
 )]
-pub trait KeyField: Sized {
+pub trait DerivedField: Sized {
     /// `Clone`.
     fn copy(&self) -> Self;
 
@@ -68,7 +68,7 @@ pub trait KeyField: Sized {
 }
 
 #[diagnostic::do_not_recommend]
-impl<S: KeySegment> KeyField for S {
+impl<S: KeySegment> DerivedField for S {
     fn copy(&self) -> Self {
         self.clone()
     }
@@ -233,9 +233,9 @@ pub fn display<K: ModelKey>(key: &K, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 
 /// The codec of a model that does not compile.
 #[derive(Debug)]
-pub enum AnyCodec {}
+pub enum UncompiledCodec {}
 
-impl<V> Codec<V> for AnyCodec {
+impl<V> Codec<V> for UncompiledCodec {
     const NAME: &'static str = "any";
 
     fn encode(_: &V) -> Result<Vec<u8>, CodecError> {

@@ -15,7 +15,7 @@ use crate::backend::memory::MemoryBackend;
 use crate::backend::nats::{NatsBackend, NatsOptions};
 use crate::backend::{Backend, Deadline};
 use crate::bucket::{CounterBucket, OpenBucket};
-use crate::closing::Closing;
+use crate::closing::ShutdownSignal;
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::model::KvModel;
@@ -45,7 +45,7 @@ use crate::model::KvModel;
 pub struct Store {
     backend: Arc<dyn Backend>,
     timeout: Duration,
-    closed: Arc<Closing>,
+    closed: Arc<ShutdownSignal>,
 }
 
 impl Store {
@@ -76,7 +76,7 @@ impl Store {
     /// | `tls://host?tls_first=true` | [`tls_first`](Connect::tls_first) | starts TLS before the first message of the server (`handshake_first`) |
     /// | `tls://host?trust_discovered_servers=true` | [`NatsOptions::trust_discovered_servers`] | also uses servers that a server names before the encryption begins |
     /// | `nats://host?inbox=_INBOX_app` | [`NatsOptions::inbox_prefix`] | receives replies under this prefix |
-    /// | `nats://host?confined=true` | [`NatsOptions::confined`] | for a user who may read only some keys |
+    /// | `nats://host?restricted=true` | [`NatsOptions::restricted`] | for a user who may read only some keys |
     ///
     /// Files are read for every new connection, so a replaced file takes effect with the next one. No `Debug` output,
     /// error or log of this crate contains secrets. Build a URL with a secret from the environment instead of writing
@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// Creates a store on an existing connection, in another JetStream domain or account; see
-    /// [`from_client`](Self::from_client). Of the options, only the domain, the prefix and `confined` are used.
+    /// [`from_client`](Self::from_client). Of the options, only the domain, the prefix and `restricted` are used.
     ///
     /// # Errors
     ///
@@ -192,7 +192,7 @@ impl Store {
     pub async fn delete_bucket(&self, name: &str) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
         let deleted = self.open()?.delete(name, self.deadline()).await;
-        deleted.map_err(|error| error.within("delete_bucket", name, None))
+        deleted.map_err(|error| error.with_context("delete_bucket", name, None))
     }
 
     /// Closes the store. If [`connect`](Self::connect) created the connection, sends the pending messages and closes
@@ -211,7 +211,7 @@ impl Store {
     /// The store is closed as soon as the future is polled. If the future is dropped, the pending messages may or may
     /// not be sent.
     pub async fn close(&self) -> Result<()> {
-        if self.closed.close() { self.backend.close().await } else { Ok(()) }
+        if self.closed.trigger() { self.backend.close().await } else { Ok(()) }
     }
 
     /// Opens the server-side counters of this name, or only those below a first segment. Returns `None` if the backend
@@ -225,7 +225,7 @@ impl Store {
         let timeout = timeout.unwrap_or(self.timeout);
         let name = config.name.clone();
         let raw = self.open()?.counters(config, Deadline::after(timeout)).await;
-        let raw = raw.map_err(|error| error.within("open", &name, None))?;
+        let raw = raw.map_err(|error| error.with_context("open", &name, None))?;
         Ok(raw.map(|raw| CounterBucket::new(raw, name, below, timeout, Arc::clone(&self.closed))))
     }
 

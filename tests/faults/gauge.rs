@@ -153,7 +153,7 @@ impl Shown {
 fn odd(error: &Error) -> Option<String> {
     let is_odd = matches!(
         error.kind(),
-        ErrorKind::HistoryRewound
+        ErrorKind::BucketReplaced
             | ErrorKind::BucketNotFound
             | ErrorKind::BucketExists
             | ErrorKind::BucketFull

@@ -83,7 +83,7 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
     assert_eq!(There::of(sessions.get(&key).at(revision).await, revision), there, "at its revision");
 
     let keys: Vec<_> = (0..100_u64).map(|id| SessionKey::new("acme", id)).collect();
-    let each = sessions.get_many(&keys).each().await.expect("the others are read");
+    let each = sessions.get_many(&keys).results().await.expect("the others are read");
     for (id, one) in each.into_iter().enumerate() {
         let wanted = if id == 50 { there } else { There::Value };
         assert_eq!(There::of(one, revision), wanted, "record {id} of many");

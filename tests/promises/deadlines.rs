@@ -32,7 +32,7 @@ async fn run_every_verb(world: &World, sessions: &Bucket<Session>, revision: Rev
             in_time("keys", TIME, keys),
             in_time("status", TIME, sessions.status()),
             in_time("buckets", TIME, world.store.buckets()),
-            in_time("bucket", TIME, world.store.bucket::<Session>().name(unique("new")).open_timeout(TIME)),
+            in_time("bucket", TIME, world.store.bucket::<Session>().name(unique("new")).timeout(TIME)),
         );
         for (what, error) in [
             ("get any", any.err()),

@@ -17,8 +17,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
-    Scanned, Signal, Watch, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
+    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -122,8 +122,8 @@ impl RawBucket for LaggingBucket {
         self.raw.config()
     }
 
-    fn incarnation(&self) -> Incarnation {
-        Incarnation { epoch: self.state.epoch.load(Ordering::SeqCst), ..self.raw.incarnation() }
+    fn identity(&self) -> BucketIdentity {
+        BucketIdentity { connection_epoch: self.state.epoch.load(Ordering::SeqCst), ..self.raw.identity() }
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
@@ -154,14 +154,24 @@ impl RawBucket for LaggingBucket {
         self.raw.commit(batch, deadline)
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.erase(key, upto, deadline)
+    fn purge_through<'a>(
+        &'a self,
+        key: &'a Key,
+        upto: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        self.raw.purge_through(key, upto, deadline)
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         let near = self.state.near.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match (at, near) {
-            (At::Newest(Read::Any), Some(found)) => futures::future::ready(Ok(found)).boxed(),
+            (ReadAt::Newest(Read::Any), Some(found)) => futures::future::ready(Ok(found)).boxed(),
             _ => self.raw.read(key, at, deadline),
         }
     }
@@ -175,11 +185,11 @@ impl RawBucket for LaggingBucket {
         self.raw.read_many(keys, read, deadline)
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned, Error>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem, Error>> {
         self.raw.scan(scan)
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal, Error>> {
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal, Error>> {
         self.raw.watch(watch)
     }
 }
@@ -232,7 +242,7 @@ async fn a_bucket_that_stays_behind_was_set_back() {
         lagging.reconnect(Lag::Behind(VecDeque::new(), Some(Revision::ZERO)));
         let start = Instant::now();
         let error = sessions.update(&session, revision).await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::HistoryRewound), "{error}");
+        assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
         assert!(start.elapsed() <= soon, "{:?}", start.elapsed());
     }
 }
@@ -244,7 +254,7 @@ async fn what_is_decided_on_an_old_read_is_decided_again_before_nothing_is_writt
     let (lagging, sessions, session, revision) = written_before(3).await;
     let key = session.key();
     let raw = lagging.memory.open(sessions.name(), Deadline::after(SECOND)).await.unwrap().expect("it is there");
-    let old = raw.read(&key.encode().unwrap(), At::Revision(revision), Deadline::after(SECOND)).await.unwrap();
+    let old = raw.read(&key.encode().unwrap(), ReadAt::Revision(revision), Deadline::after(SECOND)).await.unwrap();
     sessions.put(&session.visited(5)).await.unwrap();
     for near in [None, old] {
         *lagging.state.near.lock().unwrap() = Some(near);

@@ -122,7 +122,7 @@ async fn a_lock_outlives_the_restart_of_its_server() {
     sessions.put(&session).fenced_by(&guard).await.unwrap();
     server.kill().await;
     server.restart().await;
-    guard.ensure(13 * SECOND).await.unwrap();
+    guard.ensure_remaining(13 * SECOND).await.unwrap();
     sessions.put(&session.clone().visited(1)).fenced_by(&guard).await.unwrap();
     assert_eq!(sessions.lock_holder(&session.key()).await.unwrap().expect("held").fence, guard.fence());
     guard.release().await.unwrap();
@@ -308,7 +308,7 @@ async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
     for round in 0..100_u32 {
         let guard = locks.lock(format!("lock-{}", round % 7)).await.unwrap();
         if round % 3 == 0 {
-            guard.ensure(Duration::from_millis(1_300)).await.unwrap();
+            guard.ensure_remaining(Duration::from_millis(1_300)).await.unwrap();
         }
         if round % 20 == 19 {
             // This lease expires without renewal, and the next rounds overwrite its delete marker.

@@ -9,8 +9,8 @@ use futures::stream::BoxStream;
 use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
-    Scanned, Signal, Watch, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
+    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
@@ -132,8 +132,8 @@ impl RawBucket for StaleBucket {
         self.raw.config()
     }
 
-    fn incarnation(&self) -> Incarnation {
-        self.raw.incarnation()
+    fn identity(&self) -> BucketIdentity {
+        self.raw.identity()
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
@@ -148,7 +148,7 @@ impl RawBucket for StaleBucket {
             let result = self.raw.write(write, deadline).await;
             match &result {
                 Ok(revision) => {
-                    let stored = self.raw.read(&key, At::Revision(*revision), deadline).await?;
+                    let stored = self.raw.read(&key, ReadAt::Revision(*revision), deadline).await?;
                     lock(&self.stale.shared.past).extend(stored);
                 }
                 Err(error) => {
@@ -167,18 +167,28 @@ impl RawBucket for StaleBucket {
         self.raw.commit(batch, deadline)
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.erase(key, upto, deadline)
+    fn purge_through<'a>(
+        &'a self,
+        key: &'a Key,
+        upto: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        self.raw.purge_through(key, upto, deadline)
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
         async move {
             self.stale.mine().requests += 1;
             tokio::task::yield_now().await;
             // A partitioned leader answers with an older state. Other servers do so more often.
             let percent = match at {
-                At::Newest(Read::Any) => 30,
-                At::Newest(Read::Leader) => 10,
+                ReadAt::Newest(Read::Any) => 30,
+                ReadAt::Newest(Read::Leader) => 10,
                 _ => 0,
             };
             let old = {
@@ -206,11 +216,11 @@ impl RawBucket for StaleBucket {
         self.raw.read_many(keys, read, deadline)
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned, Error>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem, Error>> {
         self.raw.scan(scan)
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal, Error>> {
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal, Error>> {
         self.raw.watch(watch)
     }
 }

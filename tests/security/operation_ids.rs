@@ -147,8 +147,8 @@ async fn a_write_under_a_foreign_id_is_not_acknowledged() {
     occupy(&client, &format!("$KV.{name}.other"), &id, false).await;
     let put = |key: &str| Write::new(Key::new(key).expect("it is a key"), WriteKind::Put("value".into()));
     proxy.set_message_id(Some(&id));
-    is_unknown("a write", bucket.write(put("a").expecting(Revision::ZERO), deadline()).await);
-    let writes = vec![put("b").expecting(Revision::ZERO), put("c").expecting(Revision::ZERO)];
+    is_unknown("a write", bucket.write(put("a").if_revision(Revision::ZERO), deadline()).await);
+    let writes = vec![put("b").if_revision(Revision::ZERO), put("c").if_revision(Revision::ZERO)];
     let batch = Batch { writes, ..Batch::default() };
     is_unknown("a batch", bucket.commit(batch, deadline()).await);
 }

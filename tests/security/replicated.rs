@@ -20,7 +20,7 @@ async fn every_role_does_its_work_by_any_server_of_a_cluster() {
         let first = 1_000 + 100 * node as u64;
         let connect = async |user: &str| site.connect_to(node, user, &format!("_INBOX_{user}")).await;
         let (reader, writer, locker) = tokio::join!(connect("reader"), connect("writer"), connect("locker"));
-        let acme = site.connect_to(node, "acme", "_INBOX_acme&confined=true").await;
+        let acme = site.connect_to(node, "acme", "_INBOX_acme&restricted=true").await;
 
         let read: Bucket<Session> = reader.bucket().must_exist().await.expect("a reader may open it");
         caught_up(&read).await;
@@ -53,7 +53,7 @@ async fn every_role_does_its_work_by_any_server_of_a_cluster() {
         let denied = Denied::default();
         let reader = site.connect_to(node, "reader", "_INBOX_reader").await;
         cannot_write(&denied, &reader.bucket().must_exist().await.expect("it may be opened"), "acme").await;
-        let acme = site.connect_to(node, "acme", "_INBOX_acme&confined=true").await;
+        let acme = site.connect_to(node, "acme", "_INBOX_acme&restricted=true").await;
         let sessions: Bucket<Session> = acme.bucket().must_exist().await.expect("it may be opened");
         cannot_write(&denied, &sessions, "beta").await;
         denied.is("get", sessions.get(&SessionKey::new("beta", 1))).await;

@@ -18,7 +18,7 @@ async fn site() -> Site {
 }
 
 async fn connect(site: &Site, tenant: &str) -> (Store, Bucket<Session>) {
-    let url = format!("nats://{tenant}:secret@{}?inbox=_INBOX_{tenant}&confined=true", site.server().addr());
+    let url = format!("nats://{tenant}:secret@{}?inbox=_INBOX_{tenant}&restricted=true", site.server().addr());
     let store = Store::connect(url).timeout(PATIENT).await.expect("it is let in");
     let sessions = store.bucket().await.expect("it may be opened");
     (store, sessions)
@@ -126,7 +126,7 @@ async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
 /// Returns the revisions of all keys of a tenant, independent of the values.
 async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revision> {
     let keys = (1..=work::RECORDS).map(|id| SessionKey::new(tenant, id));
-    let all = sessions.get_many(keys).read(Read::Leader).each().await.expect("they are read");
+    let all = sessions.get_many(keys).read(Read::Leader).results().await.expect("they are read");
     all.iter()
         .map(|entry| entry.as_ref().ok().and_then(Option::as_ref).map_or(Revision::ZERO, Entry::revision))
         .collect()
@@ -139,7 +139,7 @@ async fn a_connection_of_the_application_is_confined_by_its_options() {
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
     let client = options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.unwrap();
-    let store = Store::from_client_with(client, NatsOptions::new().confined(true)).unwrap();
+    let store = Store::from_client_with(client, NatsOptions::new().restricted(true)).unwrap();
     let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
     work::reading(&sessions, "acme").await.expect("it may be read");
     assert_eq!(site.violations("acme"), [""; 0], "nothing was denied");

@@ -69,7 +69,7 @@ async fn live(client: &Client, bucket: &Bucket<Ledger>, setup: Setup) -> Result<
     let guard = if setup.fair { lock.fair().await? } else { lock.await? };
     bucket.put(&Ledger::new(guard.fence().get())).fenced_by(&guard).await?;
     sleep(2 * SECOND).await;
-    guard.ensure(TTL / 2 + SECOND).await?;
+    guard.ensure_remaining(TTL / 2 + SECOND).await?;
     let _ = timeout(3 * SECOND, guard.lost()).await;
     guard.run(sleep(SECOND)).await?;
     guard.release().await

@@ -225,7 +225,7 @@ impl Worker {
             if let Guard::Right(lease) = guard
                 && world.chance(|chance| chance.happens(200))
             {
-                let _ = lease.ensure(self.ttl / 2).await;
+                let _ = lease.ensure_remaining(self.ttl / 2).await;
             }
             world.note(client.number(), "look", guard.fence(), u64::from(guard.is_held()));
             if !guard.is_held() {

@@ -94,7 +94,7 @@ impl Ledger {
 
 /// Runs one seed.
 fn run(seed: u64, scenario: impl AsyncFnOnce(World)) -> Seen {
-    kvtyped::conformance::determine(seed);
+    kvtyped::conformance::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
         let world = World::new(seed);

@@ -9,8 +9,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Scan,
-    Scanned, Signal, Watch, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
+    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::{BucketConfig, Error, ErrorKind, Key, Read, Revision, Store};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -95,7 +95,7 @@ impl Client {
     /// Simulates a read-only request: it waits, fails or is answered.
     async fn ask<R>(&self, deadline: Deadline, answer: impl FnOnce() -> Result<R>) -> Result<R> {
         self.awake().await;
-        if deadline.has_passed() {
+        if deadline.is_expired() {
             return Err(deadline.error());
         }
         let world = &self.0.world;
@@ -228,7 +228,7 @@ impl Line {
     /// Sends a write or a batch and simulates its fate.
     async fn send(&self, batch: Batch, single: bool, deadline: Deadline) -> Result<Vec<Revision>> {
         self.client.awake().await;
-        if deadline.has_passed() {
+        if deadline.is_expired() {
             return Err(deadline.error());
         }
         let (world, client) = (self.client.0.world.clone(), self.client.number());
@@ -276,8 +276,8 @@ impl RawBucket for Line {
         self.raw.config()
     }
 
-    fn incarnation(&self) -> Incarnation {
-        self.raw.incarnation()
+    fn identity(&self) -> BucketIdentity {
+        self.raw.identity()
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
@@ -286,7 +286,7 @@ impl RawBucket for Line {
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         Box::pin(async move {
-            let revisions = self.send(Batch { writes: vec![write], checks: Vec::new() }, true, deadline).await?;
+            let revisions = self.send(Batch { writes: vec![write], preconditions: Vec::new() }, true, deadline).await?;
             Ok(revisions[0])
         })
     }
@@ -295,21 +295,21 @@ impl RawBucket for Line {
         Box::pin(self.send(batch, false, deadline))
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let erased = self.client.ask(deadline, || at_once(self.raw.erase(key, upto, never()))).await;
+            let erased = self.client.ask(deadline, || at_once(self.raw.purge_through(key, upto, never()))).await;
             erased.map_err(Error::unknown_outcome)
         })
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             let world = &self.client.0.world;
             let read = self.client.ask(deadline, || {
                 let fresh = || at_once(self.raw.read(key, at, never()));
                 match at {
-                    At::Newest(Read::Any) => world.stale(key).map_or_else(fresh, Ok),
-                    At::Newest(Read::Leader) => world.deposed(key).map_or_else(fresh, Ok),
+                    ReadAt::Newest(Read::Any) => world.stale(key).map_or_else(fresh, Ok),
+                    ReadAt::Newest(Read::Leader) => world.deposed(key).map_or_else(fresh, Ok),
                     _ => fresh(),
                 }
             });
@@ -329,18 +329,18 @@ impl RawBucket for Line {
         Box::pin(self.client.ask(deadline, move || at_once(self.raw.read_many(keys, read, never()))))
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
         let (client, raw) = (self.client.clone(), Arc::clone(&self.raw));
         let listed = async move {
-            let deadline = Deadline::after(scan.patience);
+            let deadline = Deadline::after(scan.idle_timeout);
             let listed = client.ask(deadline, || Ok(at_once(raw.scan(scan).collect::<Vec<_>>()))).await;
             stream::iter(listed.unwrap_or_else(|error| vec![Err(error)]))
         };
         stream::once(listed).flatten().boxed()
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
-        let patience = watch.patience;
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
+        let patience = watch.idle_timeout;
         let sitting = Sitting { client: self.client.clone(), patience, inner: Some(self.raw.watch(watch)), ends: None };
         stream::unfold(sitting, |mut sitting| async move {
             let signal = sitting.next().await?;
@@ -354,13 +354,13 @@ impl RawBucket for Line {
 struct Sitting {
     client: Client,
     patience: Duration,
-    inner: Option<BoxStream<'static, Result<Signal>>>,
+    inner: Option<BoxStream<'static, Result<WatchSignal>>>,
     /// The time when the session goes blind, and the delay until this is detected.
     ends: Option<(Instant, Duration)>,
 }
 
 impl Sitting {
-    async fn next(&mut self) -> Option<Result<Signal>> {
+    async fn next(&mut self) -> Option<Result<WatchSignal>> {
         let world = self.client.0.world.clone();
         self.client.awake().await;
         let inner = self.inner.as_mut()?;

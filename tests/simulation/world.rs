@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{At, Batch, RawBucket, RawEntry, Write, WriteKind};
+use kvtyped::backend::{Batch, RawBucket, RawEntry, ReadAt, Write, WriteKind};
 use kvtyped::{Error, ErrorKind, Key, Read, Revision, Ttl};
 use tokio::time::Instant;
 
@@ -327,7 +327,7 @@ impl World {
     /// Applies a write or a batch on the server.
     pub(super) fn apply(&self, applied: Applied<'_>) -> Result<Vec<Revision>, Error> {
         let Applied { client, raw, mut batch, single } = applied;
-        let newest = |key: &Key| at_once(raw.read(key, At::Newest(Read::Leader), never())).ok().flatten();
+        let newest = |key: &Key| at_once(raw.read(key, ReadAt::Newest(Read::Leader), never())).ok().flatten();
         let mut written = Vec::new();
         for write in &mut batch.writes {
             if let Some(ttl) = write.ttl
@@ -436,7 +436,7 @@ fn holder(value: &[u8]) -> Option<String> {
 
 /// Returns the revision that a write expects for its own key.
 fn over(write: &Write) -> Option<u64> {
-    write.guard.as_ref().filter(|guard| guard.key == write.key).map(|guard| guard.revision.get())
+    write.precondition.as_ref().filter(|guard| guard.key == write.key).map(|guard| guard.revision.get())
 }
 
 pub(super) fn is_lease(key: &Key) -> bool {

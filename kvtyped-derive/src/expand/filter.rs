@@ -177,7 +177,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             fn from(#parameter: #filter) -> Self {
                 let pattern = #private::Pattern::new();
                 #(#patterns)*
-                Self::of_pattern(pattern)
+                Self::pattern(pattern)
             }
         }
 
@@ -186,7 +186,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::convert::From<#key> for #of_model #where_clause {
             fn from(key: #key) -> Self {
-                Self::of_key(&key)
+                Self::key(&key)
             }
         }
 
@@ -195,7 +195,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics ::core::convert::From<&#key> for #of_model #where_clause {
             fn from(key: &#key) -> Self {
-                Self::of_key(key)
+                Self::key(key)
             }
         }
     }

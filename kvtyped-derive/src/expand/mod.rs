@@ -52,13 +52,13 @@ fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> 
 }
 
 impl Names<'_> {
-    /// Returns `<Type as KeyField>` or `RestField`, with the span of the type: rustc points at the type if it is not a
+    /// Returns `<Type as DerivedField>` or `RestField`, with the span of the type: rustc points at the type if it is not a
     /// segment.
     ///
     /// All generated code uses the fields of a key through this one trait, so every mistake causes the same error.
     fn field(&self, field: &Field<'_>) -> TokenStream {
         let (private, ty) = (&self.private, field.ty);
-        let role = if field.is_rest { quote!(RestField) } else { quote!(KeyField) };
+        let role = if field.is_rest { quote!(RestField) } else { quote!(DerivedField) };
         quote_spanned!(ty.span()=> <#ty as #private::#role>)
     }
 

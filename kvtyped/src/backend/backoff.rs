@@ -56,7 +56,7 @@ impl Backoff {
         }
         let next = (2 * self.ceiling).min(self.highest);
         let ceiling = std::mem::replace(&mut self.ceiling, next);
-        crate::chance::up_to(ceiling)
+        crate::chance::uniform_duration(ceiling)
     }
 
     /// Waits. Returns whether any time is left before the deadline.
@@ -70,7 +70,7 @@ impl Backoff {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        !deadline.has_passed()
+        !deadline.is_expired()
     }
 }
 

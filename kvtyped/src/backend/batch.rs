@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::write::{Guard, Write, WriteKind};
+use super::write::{Precondition, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 
@@ -12,7 +12,7 @@ pub struct Batch {
     /// The writes, at most one per key.
     pub writes: Vec<Write>,
     /// The checks: keys, written by the batch or not, and the revision that each must have when the batch is applied.
-    pub checks: Vec<Guard>,
+    pub preconditions: Vec<Precondition>,
 }
 
 impl Batch {
@@ -20,10 +20,10 @@ impl Batch {
     pub const MAX_MESSAGES: usize = 1_000;
 
     /// The prefix of the keys of messages that only carry a check.
-    pub const CHECKS: &str = "=kvtyped.check";
+    pub const CHECK_KEY_PREFIX: &str = "=kvtyped.check";
 
     /// Returns the messages of the batch: the writes in their order, then as many markers on keys below
-    /// [`CHECKS`](Self::CHECKS) as the checks need. For backends.
+    /// [`CHECK_KEY_PREFIX`](Self::CHECK_KEY_PREFIX) as the checks need. For backends.
     ///
     /// A message has one precondition. The precondition of a written key is on the message of that key. Every other one
     /// is on a message without a precondition, or, if no such message is left, on a marker: a delete of a key that
@@ -34,7 +34,7 @@ impl Batch {
     /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, or if there are more
     /// messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
     pub fn messages(self) -> Result<Vec<Write>> {
-        let Self { mut writes, checks } = self;
+        let Self { mut writes, preconditions: checks } = self;
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
             if written.insert(write.key.clone(), index).is_some() {
@@ -42,8 +42,8 @@ impl Batch {
             }
         }
         let mut expected = BTreeMap::new();
-        for guard in writes.iter_mut().filter_map(|write| write.guard.take()).chain(checks) {
-            let Guard { key, revision } = guard;
+        for guard in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
+            let Precondition { key, revision } = guard;
             if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
                 return Err(invalid(format!("it expects two revisions of `{key}`")).with_key(key.as_str()));
             }
@@ -51,17 +51,17 @@ impl Batch {
         let mut elsewhere = Vec::new();
         for (key, revision) in expected {
             match written.get(&key) {
-                Some(index) => writes[*index].guard = Some(Guard { key, revision }),
-                None => elsewhere.push(Guard { key, revision }),
+                Some(index) => writes[*index].precondition = Some(Precondition { key, revision }),
+                None => elsewhere.push(Precondition { key, revision }),
             }
         }
         let mut elsewhere = elsewhere.into_iter();
-        for (write, guard) in writes.iter_mut().filter(|write| write.guard.is_none()).zip(&mut elsewhere) {
-            write.guard = Some(guard);
+        for (write, guard) in writes.iter_mut().filter(|write| write.precondition.is_none()).zip(&mut elsewhere) {
+            write.precondition = Some(guard);
         }
         for (index, guard) in elsewhere.enumerate() {
-            let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECKS))?, WriteKind::Delete);
-            writes.push(Write { guard: Some(guard), ..marker });
+            let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECK_KEY_PREFIX))?, WriteKind::Delete);
+            writes.push(Write { precondition: Some(guard), ..marker });
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
@@ -90,14 +90,14 @@ mod tests {
         Write::new(key(on), WriteKind::Delete)
     }
 
-    fn guard(on: &str, revision: u64) -> Guard {
-        Guard { key: key(on), revision: Revision::new(revision) }
+    fn guard(on: &str, revision: u64) -> Precondition {
+        Precondition { key: key(on), revision: Revision::new(revision) }
     }
 
     /// Returns each written key with the key of its precondition.
     fn brief(batch: Batch) -> Vec<(String, Option<String>)> {
         let messages = batch.messages().unwrap().into_iter();
-        messages.map(|write| (write.key.to_string(), write.guard.map(|guard| guard.key.to_string()))).collect()
+        messages.map(|write| (write.key.to_string(), write.precondition.map(|guard| guard.key.to_string()))).collect()
     }
 
     fn on(key: &str, guard: Option<&str>) -> (String, Option<String>) {
@@ -106,31 +106,34 @@ mod tests {
 
     #[test]
     fn a_check_rides_on_a_write_without_a_guard() {
-        let batch =
-            Batch { writes: vec![write("a").expecting(Revision::new(1)), write("b")], checks: vec![guard("c", 3)] };
+        let batch = Batch {
+            writes: vec![write("a").if_revision(Revision::new(1)), write("b")],
+            preconditions: vec![guard("c", 3)],
+        };
         assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("c"))]);
     }
 
     #[test]
     fn a_check_that_finds_no_room_gets_a_marker() {
-        let checks = vec![guard("x", 1), guard("y", 2), guard("z", 0)];
+        let preconditions = vec![guard("x", 1), guard("y", 2), guard("z", 0)];
         let wanted = [on("a", Some("x")), on("=kvtyped.check.0", Some("y")), on("=kvtyped.check.1", Some("z"))];
-        assert_eq!(brief(Batch { writes: vec![write("a")], checks }), wanted);
+        assert_eq!(brief(Batch { writes: vec![write("a")], preconditions }), wanted);
     }
 
     #[test]
     fn a_check_of_a_written_key_is_its_own_guard() {
-        let elsewhere = Write { guard: Some(guard("b", 7)), ..write("a") };
-        let batch = Batch { writes: vec![elsewhere, write("b")], checks: vec![guard("a", 4), guard("b", 7)] };
+        let elsewhere = Write { precondition: Some(guard("b", 7)), ..write("a") };
+        let batch = Batch { writes: vec![elsewhere, write("b")], preconditions: vec![guard("a", 4), guard("b", 7)] };
         assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("b"))]);
     }
 
     #[test]
     fn what_contradicts_itself_is_refused() {
         let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
-        let twice = Batch { writes: vec![write("a"), write("a")], checks: Vec::new() };
+        let twice = Batch { writes: vec![write("a"), write("a")], preconditions: Vec::new() };
         assert_eq!(refusal(twice).as_deref(), Some("a"));
-        let contradiction = Batch { writes: vec![write("a").expecting(Revision::new(1))], checks: vec![guard("a", 2)] };
+        let contradiction =
+            Batch { writes: vec![write("a").if_revision(Revision::new(1))], preconditions: vec![guard("a", 2)] };
         assert_eq!(refusal(contradiction).as_deref(), Some("a"));
     }
 
@@ -138,7 +141,7 @@ mod tests {
     fn markers_count() {
         let batch = |checks: u64| Batch {
             writes: vec![write("a")],
-            checks: (0..checks).map(|n| guard(&format!("k{n}"), n)).collect(),
+            preconditions: (0..checks).map(|n| guard(&format!("k{n}"), n)).collect(),
         };
         assert_eq!(batch(1_000).messages().unwrap().len(), 1_000);
         assert!(matches!(batch(1_001).messages().unwrap_err().kind(), ErrorKind::InvalidBatch { .. }));

@@ -39,7 +39,7 @@ impl Deadline {
     }
 
     /// Whether the deadline has passed.
-    pub fn has_passed(self) -> bool {
+    pub fn is_expired(self) -> bool {
         self.remaining().is_zero()
     }
 
@@ -57,7 +57,7 @@ impl Deadline {
     /// # Cancel safety
     ///
     /// If the future is dropped, `future` is dropped with it.
-    pub async fn bound<F: Future>(self, future: F) -> Result<F::Output> {
+    pub async fn timeout<F: Future>(self, future: F) -> Result<F::Output> {
         tokio::time::timeout_at(self.at, future).await.map_err(|_| self.error())
     }
 }

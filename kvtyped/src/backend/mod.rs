@@ -91,13 +91,13 @@
 //! * A watch first returns a description of the bucket, then the existing entries, then `Ready`, then new entries.
 //!   Entries come in the order of revisions, each once (`a_watch_tells_what_is_there_then_ready_then_news`).
 //! * If nothing matches, the watch is ready at once (`a_watch_of_nothing_is_ready_at_once`).
-//! * [`Since::Newest`] starts with the newest entry of each key, which may be a delete marker. [`Since::History`]
-//!   starts with every kept entry (`a_watch_of_history_tells_every_entry`), [`Since::Now`] returns only later writes
-//!   (`a_watch_since_now_tells_nothing_old`), and [`Since::After`] starts with the kept entries of later revisions
+//! * [`StartFrom::Newest`] starts with the newest entry of each key, which may be a delete marker. [`StartFrom::History`]
+//!   starts with every kept entry (`a_watch_of_history_tells_every_entry`), [`StartFrom::Now`] returns only later writes
+//!   (`a_watch_since_now_tells_nothing_old`), and [`StartFrom::After`] starts with the kept entries of later revisions
 //!   (`a_watch_after_a_revision_tells_what_came_later`). The last one also reports whether entries are missing
 //!   (`a_watch_after_a_revision_tells_whether_something_is_missing`). A session whose [`Delivered`] holds every key of
 //!   the earlier sessions may decide that after it has delivered the later entries. If a removal may have been missed,
-//!   it then returns [`Signal::Incomplete`] in place of `Ready`.
+//!   it then returns [`WatchSignal::Incomplete`] in place of `Ready`.
 //! * A watch reports deletes, purges and expiries when they happen (`a_watch_tells_every_kind_of_removal`).
 //! * An attached watch delivers every change in order, also one that the next write removes before the watch is read,
 //!   as long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
@@ -165,10 +165,10 @@ pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;
 pub(crate) use self::detached::{Dropped, detached, start};
 pub use self::entry::{Operation, RawEntry};
-pub use self::scan::{Scan, Scanned};
-pub use self::status::{BucketStatus, Capabilities, Incarnation};
-pub use self::watch::{Begun, Signal, Since, Watch};
-pub use self::write::{Guard, OperationId, Write, WriteKind};
+pub use self::scan::{ScanItem, ScanRequest};
+pub use self::status::{BucketIdentity, BucketStatus, Capabilities};
+pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
+pub use self::write::{OperationId, Precondition, Write, WriteKind};
 
 use std::fmt;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     fn config(&self) -> &BucketConfig;
 
     /// Returns the identity of the bucket and the epoch of the connection. Performs no I/O.
-    fn incarnation(&self) -> Incarnation;
+    fn identity(&self) -> BucketIdentity;
 
     /// Returns the current status.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;
@@ -229,10 +229,10 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>>;
 
     /// Removes the entries of a key up to a revision, without a marker. Returns their number.
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>>;
+    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>>;
 
     /// Reads one entry of a key.
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
+    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
     /// Reads the newest entry of each key. Returns one result per key, in the order of the keys.
     fn read_many<'a>(
@@ -246,17 +246,17 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     ///
     /// An entry with an invalid key yields an error in its position, and the scan continues. An error without a key
     /// ends the scan.
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>>;
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>>;
 
     /// Returns the existing entries and then the changes of one watch session. The session starts at the first poll.
     ///
     /// Errors follow the rules of [`scan`](Self::scan).
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>>;
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>>;
 }
 
 /// Selects the entry of a key to read, and its consistency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
+pub enum ReadAt {
     /// The newest entry.
     Newest(Read),
     /// The entry with this revision.

@@ -8,7 +8,7 @@ use crate::revision::Revision;
 
 /// The request of a scan.
 #[derive(Debug, Clone)]
-pub struct Scan {
+pub struct ScanRequest {
     /// Selects the keys that match one of these patterns.
     pub patterns: Patterns,
     /// Returns every kept entry of a key instead of the newest one.
@@ -19,17 +19,17 @@ pub struct Scan {
     pub after: Revision,
     /// The number of entries that the reader will take, if known. A hint, so that the backend fetches no more than
     /// needed.
-    pub wanted: Option<usize>,
+    pub limit: Option<usize>,
     /// The idle timeout: the longest time without progress.
-    pub patience: Duration,
+    pub idle_timeout: Duration,
 }
 
 /// An item of a scan.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scanned {
+pub struct ScanItem {
     /// The entry.
     pub entry: RawEntry,
     /// The number of entries that follow, as far as the backend knows. Too high if the server cannot filter by one of
     /// the patterns.
-    pub behind: u64,
+    pub pending: u64,
 }

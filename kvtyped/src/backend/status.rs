@@ -30,12 +30,12 @@ impl Capabilities {
 
 /// The identity of the bucket that a handle was opened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Incarnation {
+pub struct BucketIdentity {
     /// The creation time of the bucket.
     pub created: SystemTime,
     /// Grows whenever the bucket may have been replaced, by a new bucket or by an older copy, for example after a lost
     /// connection.
-    pub epoch: u64,
+    pub connection_epoch: u64,
 }
 
 /// The current status of a bucket.

@@ -8,22 +8,22 @@ use crate::revision::Revision;
 
 /// The request of a watch session.
 #[derive(Debug, Clone)]
-pub struct Watch {
+pub struct WatchRequest {
     /// Selects the keys that match one of these patterns.
     pub patterns: Patterns,
     /// The start position.
-    pub since: Since,
+    pub since: StartFrom,
     /// Omits the values.
     pub headers_only: bool,
     /// The longest time that the start of the session may take.
-    pub patience: Duration,
+    pub idle_timeout: Duration,
     /// The keys that earlier sessions of the same watch delivered. A backend that needs no such proof ignores them.
     pub delivered: Delivered,
 }
 
 /// The start position of a watch session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
+pub enum StartFrom {
     /// The newest entry of each key, which may be a delete marker.
     Newest,
     /// Every kept entry.
@@ -36,37 +36,37 @@ pub enum Since {
 
 /// A signal of a watch session.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Signal {
+pub enum WatchSignal {
     /// The session has started. Always the first signal.
-    Begun(Begun),
+    Started(WatchStarted),
     /// An entry, and the number of matching entries that follow, as far as the backend knows.
     Entry {
         /// The entry.
         entry: RawEntry,
         /// The number of entries that follow.
-        behind: u64,
+        pending: u64,
     },
     /// All entries that existed at the start were delivered. Sent once, and at once if no entry matches.
     Ready,
-    /// Takes the place of [`Ready`](Self::Ready) in a watch [`Since::After`] a revision: removals since that revision
+    /// Takes the place of [`Ready`](Self::Ready) in a watch [`StartFrom::After`] a revision: removals since that revision
     /// may have been missed. The session is over.
     Incomplete,
     /// A heartbeat: the watch works and has no new entry. Sent about every second while no other signal is.
-    Alive {
+    Heartbeat {
         /// Every matching entry up to this revision, inclusive, was delivered.
-        upto: Revision,
+        through: Revision,
     },
 }
 
 /// The bucket at the start of a watch session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Begun {
+pub struct WatchStarted {
     /// The creation time of the bucket. A different time means a different bucket, even under the same name.
     pub created: SystemTime,
     /// The revision of the last write.
     pub last_revision: Revision,
-    /// Whether a watch [`Since::After`] a revision finds every later write, so that no removal was missed. `false` if
+    /// Whether a watch [`StartFrom::After`] a revision finds every later write, so that no removal was missed. `false` if
     /// the bucket has not reached that revision yet, because the revision is then one of another bucket. Always `true`
     /// for the other start positions.
-    pub complete: bool,
+    pub contiguous: bool,
 }

@@ -16,7 +16,7 @@ pub struct Write {
     /// The kind of the write.
     pub kind: WriteKind,
     /// The precondition of the write.
-    pub guard: Option<Guard>,
+    pub precondition: Option<Precondition>,
     /// The TTL. By default, the TTL of the bucket.
     pub ttl: Option<Ttl>,
     /// Identifies the write if its acknowledgement is lost.
@@ -36,7 +36,7 @@ pub enum WriteKind {
 
 /// A precondition: a key, and the revision that its newest entry must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guard {
+pub struct Precondition {
     /// The key, which may differ from the written key.
     pub key: Key,
     /// The expected revision. [`Revision::ZERO`] expects that the key has no entry.
@@ -46,13 +46,13 @@ pub struct Guard {
 impl Write {
     /// Creates a write without a precondition and a TTL, with a new operation id.
     pub fn new(key: Key, kind: WriteKind) -> Self {
-        Self { key, kind, guard: None, ttl: None, id: OperationId::generate() }
+        Self { key, kind, precondition: None, ttl: None, id: OperationId::generate() }
     }
 
     /// Applies the write only if the newest entry of the key has this revision.
     #[must_use]
-    pub fn expecting(mut self, revision: Revision) -> Self {
-        self.guard = Some(Guard { key: self.key.clone(), revision });
+    pub fn if_revision(mut self, revision: Revision) -> Self {
+        self.precondition = Some(Precondition { key: self.key.clone(), revision });
         self
     }
 
@@ -74,7 +74,7 @@ impl Write {
 
 impl fmt::Debug for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, kind, guard, ttl, id } = self;
+        let Self { key, kind, precondition: guard, ttl, id } = self;
         f.debug_struct("Write")
             .field("key", key)
             .field("kind", kind)

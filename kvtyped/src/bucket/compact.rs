@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream;
 
 use super::{Bucket, verb};
-use crate::backend::{RawEntry, Scan, Scanned, next_output};
+use crate::backend::{RawEntry, ScanItem, ScanRequest, next_output};
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::model::KvModel;
@@ -91,7 +91,7 @@ impl<T: KvModel> Compact<'_, T> {
 
     async fn run(self) -> Result<Compacted> {
         let bucket = self.bucket;
-        self.steps().await.map_err(|error| error.within("compact", bucket.name(), None))
+        self.steps().await.map_err(|error| error.with_context("compact", bucket.name(), None))
     }
 
     async fn steps(self) -> Result<Compacted> {
@@ -105,11 +105,12 @@ impl<T: KvModel> Compact<'_, T> {
         let mut after = Revision::ZERO;
         loop {
             let everything = vec![Pattern::all(), Pattern::reserved()].into();
-            let mut scanned = raw.scan(Scan { headers_only: true, after, ..bucket.scan_of(everything, timeout) });
+            let mut scanned =
+                raw.scan(ScanRequest { headers_only: true, after, ..bucket.scan_request(everything, timeout) });
             let mut old = Vec::new();
             while let Some(scanned) = scanned.next().await {
                 match scanned {
-                    Ok(Scanned { entry, .. }) => {
+                    Ok(ScanItem { entry, .. }) => {
                         after = entry.revision;
                         if is_old(&entry) {
                             old.push((entry.key, entry.revision));
@@ -128,7 +129,7 @@ impl<T: KvModel> Compact<'_, T> {
             drop(scanned);
             let is_last = old.len() < ROUND;
             let erase = |(key, revision): (Key, Revision)| async move {
-                raw.erase(&key, revision, bucket.deadline(timeout)).await
+                raw.purge_through(&key, revision, bucket.deadline(timeout)).await
             };
             let mut erased = stream::iter(old).map(erase).buffer_unordered(AT_ONCE);
             while let Some(entries) = next_output(&mut erased).await.transpose()? {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::stream::StreamExt;
 
 use super::{ReadBucket, decode, verb};
-use crate::backend::Scan;
+use crate::backend::ScanRequest;
 use crate::error::Result;
 use crate::model::{Filter, KvModel};
 
@@ -68,7 +68,7 @@ impl<T: KvModel> Count<'_, T> {
 
     async fn run(self) -> Result<u64> {
         let Self { bucket, filter, timeout } = self;
-        let scan = Scan { headers_only: true, ..bucket.scan_of(filter.patterns().clone(), timeout) };
+        let scan = ScanRequest { headers_only: true, ..bucket.scan_request(filter.patterns().clone(), timeout) };
         let mut entries = bucket.scan("count", scan)?;
         let hasher = RandomState::new();
         let mut live = HashSet::new();

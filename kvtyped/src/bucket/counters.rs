@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
-use crate::closing::Closing;
+use crate::closing::ShutdownSignal;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
 
@@ -23,7 +23,7 @@ pub(crate) struct CounterBucket {
     below: Option<String>,
     timeout: Duration,
     /// The shutdown signal of the store.
-    closed: Arc<Closing>,
+    closed: Arc<ShutdownSignal>,
 }
 
 impl CounterBucket {
@@ -32,7 +32,7 @@ impl CounterBucket {
         bucket: String,
         below: Option<String>,
         timeout: Duration,
-        closed: Arc<Closing>,
+        closed: Arc<ShutdownSignal>,
     ) -> Self {
         Self { raw, bucket, below, timeout, closed }
     }
@@ -63,7 +63,7 @@ impl CounterBucket {
             }
             attempts += 1;
             let was_in_range = i64::try_from(total.saturating_sub(delta)).is_ok();
-            if was_in_range || attempts >= ATTEMPTS || deadline.has_passed() {
+            if was_in_range || attempts >= ATTEMPTS || deadline.is_expired() {
                 return Err(located(refusal));
             }
         }
@@ -92,16 +92,16 @@ impl CounterBucket {
         let totals = self.raw("list")?.scan(pattern.segment::<String>(None, "", ""), patience);
         let bucket = self.bucket.clone();
         let totals = totals.map(move |total| {
-            let (key, total) = total.map_err(|error| error.within("list", &bucket, None))?;
+            let (key, total) = total.map_err(|error| error.with_context("list", &bucket, None))?;
             let last = key.segments().last().unwrap_or_default();
             match unescape(last) {
                 Ok(name) => match in_range(total) {
                     Ok(total) => Ok((name.into_owned(), total)),
-                    Err(error) => Err(error.within("list", &bucket, Some(key.as_str()))),
+                    Err(error) => Err(error.with_context("list", &bucket, Some(key.as_str()))),
                 },
                 Err(error) => {
                     let error = Error::from(KeyError::Segment { field: "name", error });
-                    Err(error.within("list", &bucket, Some(key.as_str())))
+                    Err(error.with_context("list", &bucket, Some(key.as_str())))
                 }
             }
         });
@@ -113,7 +113,7 @@ impl CounterBucket {
     }
 
     fn raw(&self, operation: &'static str) -> Result<&dyn RawCounters> {
-        self.closed.check().map_err(|error| error.within(operation, &self.bucket, None))?;
+        self.closed.check().map_err(|error| error.with_context(operation, &self.bucket, None))?;
         Ok(&*self.raw)
     }
 
@@ -123,11 +123,11 @@ impl CounterBucket {
             key.segment(below).literal(".");
         }
         key.segment(&name.to_owned());
-        Key::new(key.as_str()).map_err(|error| Error::from(error).within(operation, &self.bucket, None))
+        Key::new(key.as_str()).map_err(|error| Error::from(error).with_context(operation, &self.bucket, None))
     }
 
     fn located(&self, error: Error, operation: &'static str, key: &Key) -> Error {
-        error.within(operation, &self.bucket, Some(key.as_str()))
+        error.with_context(operation, &self.bucket, Some(key.as_str()))
     }
 }
 

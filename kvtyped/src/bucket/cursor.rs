@@ -46,7 +46,7 @@ pub struct Cursor {
 /// The progress of a list; see [`Entries::progress`](crate::Entries::progress).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct ListProgress {
     /// The number of entries read so far: records, and the markers of removed records.
     pub seen: u64,
     /// The estimated number of pending entries, regardless of the limit. `None` before the first entry.
@@ -90,7 +90,7 @@ impl<T: KvModel> ReadBucket<T> {
         let Some(status) = self.status_since(cursor.revision, deadline).await? else { return Ok(cursor.revision) };
         let same = Cursor::new(status.created, cursor.revision) == cursor;
         if !same || status.last_revision < cursor.revision {
-            return Err(Error::new(ErrorKind::HistoryRewound));
+            return Err(Error::new(ErrorKind::BucketReplaced));
         }
         Ok(cursor.revision)
     }

@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, future, stream};
 
 use crate::backend::{
-    At, Batch, BucketStatus, Deadline, Guard, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch,
-    Write,
+    Batch, BucketIdentity, BucketStatus, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem,
+    ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,24 +66,25 @@ impl Filter {
     }
 }
 
-fn lets_pass(rest: Option<&Patterns>, key: &Key) -> bool {
+fn passes_filter(rest: Option<&Patterns>, key: &Key) -> bool {
     rest.is_none_or(|patterns| patterns.matches(key.as_str()))
 }
 
 impl EncodedBucket {
-    fn write_of(&self, write: Write) -> Result<Write> {
-        let (key, guard) = (self.codec.encode(&write.key)?, write.guard);
-        Ok(Write { key, guard: guard.map(|guard| self.guard_of(guard)).transpose()?, ..write })
+    fn encode_write(&self, write: Write) -> Result<Write> {
+        let (key, guard) = (self.codec.encode(&write.key)?, write.precondition);
+        Ok(Write { key, precondition: guard.map(|guard| self.encode_precondition(guard)).transpose()?, ..write })
     }
 
-    fn guard_of(&self, guard: Guard) -> Result<Guard> {
-        Ok(Guard { key: self.codec.encode(&guard.key)?, ..guard })
+    fn encode_precondition(&self, guard: Precondition) -> Result<Precondition> {
+        Ok(Precondition { key: self.codec.encode(&guard.key)?, ..guard })
     }
 
-    fn batch_of(&self, batch: Batch) -> Result<Batch> {
-        let writes = batch.writes.into_iter().map(|write| self.write_of(write)).collect::<Result<_>>()?;
-        let checks = batch.checks.into_iter().map(|guard| self.guard_of(guard)).collect::<Result<_>>()?;
-        Ok(Batch { writes, checks })
+    fn encode_batch(&self, batch: Batch) -> Result<Batch> {
+        let writes = batch.writes.into_iter().map(|write| self.encode_write(write)).collect::<Result<_>>()?;
+        let checks =
+            batch.preconditions.into_iter().map(|guard| self.encode_precondition(guard)).collect::<Result<_>>()?;
+        Ok(Batch { writes, preconditions: checks })
     }
 }
 
@@ -92,8 +93,8 @@ impl RawBucket for EncodedBucket {
         self.raw.config()
     }
 
-    fn incarnation(&self) -> Incarnation {
-        self.raw.incarnation()
+    fn identity(&self) -> BucketIdentity {
+        self.raw.identity()
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
@@ -101,28 +102,28 @@ impl RawBucket for EncodedBucket {
     }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
-        match self.write_of(write) {
+        match self.encode_write(write) {
             Ok(write) => self.raw.write(write, deadline).map_err(|error| translated(self.codec, error)).boxed(),
             Err(error) => future::ready(Err(error)).boxed(),
         }
     }
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
-        match self.batch_of(batch) {
+        match self.encode_batch(batch) {
             Ok(batch) => self.raw.commit(batch, deadline).map_err(|error| translated(self.codec, error)).boxed(),
             Err(error) => future::ready(Err(error)).boxed(),
         }
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         let erase = async move {
             let stored = self.codec.encode(key)?;
-            self.raw.erase(&stored, upto, deadline).await
+            self.raw.purge_through(&stored, upto, deadline).await
         };
         erase.map_err(|error| translated(self.codec, error)).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         let read = async move {
             let stored = self.codec.encode(key)?;
             let entry = self.raw.read(&stored, at, deadline).await?;
@@ -146,41 +147,43 @@ impl RawBucket for EncodedBucket {
         read_many.map_err(|error| translated(self.codec, error)).boxed()
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
         let codec = self.codec;
         let Filter { stored, rest } = match Filter::new(codec, scan.patterns) {
             Ok(filter) => filter,
             Err(error) => return stream::once(future::ready(Err(error))).boxed(),
         };
-        let scanned = self.raw.scan(Scan { patterns: stored, ..scan });
+        let scanned = self.raw.scan(ScanRequest { patterns: stored, ..scan });
         let plain = scanned.filter_map(move |scanned| {
             let plain = match scanned {
-                Ok(Scanned { entry, behind }) => decoded(codec, entry).map(|entry| Scanned { entry, behind }),
+                Ok(ScanItem { entry, pending: behind }) => {
+                    decoded(codec, entry).map(|entry| ScanItem { entry, pending: behind })
+                }
                 Err(error) => Err(translated(codec, error)),
             };
-            let passes = plain.as_ref().map_or(true, |scanned| lets_pass(rest.as_ref(), &scanned.entry.key));
+            let passes = plain.as_ref().map_or(true, |scanned| passes_filter(rest.as_ref(), &scanned.entry.key));
             future::ready(passes.then_some(plain))
         });
         plain.boxed()
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
         let codec = self.codec;
         let Filter { stored, rest } = match Filter::new(codec, watch.patterns) {
             Ok(filter) => filter,
             Err(error) => return stream::once(future::ready(Err(error))).boxed(),
         };
-        let signals = self.raw.watch(Watch { patterns: stored, ..watch });
+        let signals = self.raw.watch(WatchRequest { patterns: stored, ..watch });
         let plain = signals.filter_map(move |signal| {
             let plain = match signal {
-                Ok(Signal::Entry { entry, behind }) => {
-                    decoded(codec, entry).map(|entry| Signal::Entry { entry, behind })
+                Ok(WatchSignal::Entry { entry, pending: behind }) => {
+                    decoded(codec, entry).map(|entry| WatchSignal::Entry { entry, pending: behind })
                 }
                 Ok(signal) => Ok(signal),
                 Err(error) => Err(translated(codec, error)),
             };
             let passes = match &plain {
-                Ok(Signal::Entry { entry, .. }) => lets_pass(rest.as_ref(), &entry.key),
+                Ok(WatchSignal::Entry { entry, .. }) => passes_filter(rest.as_ref(), &entry.key),
                 _ => true,
             };
             future::ready(passes.then_some(plain))

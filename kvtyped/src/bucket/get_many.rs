@@ -47,7 +47,7 @@ impl<T: KvModel> ReadBucket<T> {
     /// # Errors
     ///
     /// Returns `Decode`, with the key and the revision, if a stored value is not a record of the model;
-    /// [`GetMany::each`] still returns the other records. Returns `InvalidKey` if a key is too long. An error for one
+    /// [`GetMany::results`] still returns the other records. Returns `InvalidKey` if a key is too long. An error for one
     /// key fails the whole call.
     ///
     /// # Cancel safety
@@ -93,7 +93,7 @@ impl<'a, T: KvModel> GetMany<'a, T> {
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let flags: Bucket<Flag> = Store::memory().bucket().await?;
     /// # flags.put(&Flag { name: "dark".into(), on: true }).await?;
-    /// for flag in flags.get_many([FlagKey::new("dark"), FlagKey::new("light")]).each().await? {
+    /// for flag in flags.get_many([FlagKey::new("dark"), FlagKey::new("light")]).results().await? {
     ///     match flag {
     ///         Ok(flag) => println!("{flag:?}"),
     ///         Err(error) => eprintln!("{error}"),
@@ -102,8 +102,8 @@ impl<'a, T: KvModel> GetMany<'a, T> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn each(self) -> GetEach<'a, T> {
-        GetEach { many: self }
+    pub fn results(self) -> GetManyResults<'a, T> {
+        GetManyResults { many: self }
     }
 
     async fn entries(self) -> Result<Vec<Option<RawEntry>>> {
@@ -113,34 +113,34 @@ impl<'a, T: KvModel> GetMany<'a, T> {
         let mut entries = Vec::with_capacity(keys.len());
         for keys in keys.chunks(PORTION) {
             let portion = raw.read_many(keys, read, bucket.deadline(timeout)).await;
-            entries.extend(portion.map_err(|error| error.within("get_many", bucket.name(), None))?);
+            entries.extend(portion.map_err(|error| error.with_context("get_many", bucket.name(), None))?);
         }
-        entries.iter().flatten().for_each(|entry| bucket.met(entry));
+        entries.iter().flatten().for_each(|entry| bucket.record_read(entry));
         Ok(entries)
     }
 
     async fn run(self) -> Result<Vec<Option<Entry<T>>>> {
-        self.each().run().await?.into_iter().collect()
+        self.results().run().await?.into_iter().collect()
     }
 }
 
 verb!(GetMany => Vec<Option<Entry<T>>>);
 
-/// A read of many records with a separate result for each; see [`GetMany::each`].
+/// A read of many records with a separate result for each; see [`GetMany::results`].
 #[must_use = "nothing is read until it is awaited"]
 #[derive(Debug)]
-pub struct GetEach<'a, T: KvModel> {
+pub struct GetManyResults<'a, T: KvModel> {
     many: GetMany<'a, T>,
 }
 
-impl<T: KvModel> GetEach<'_, T> {
+impl<T: KvModel> GetManyResults<'_, T> {
     async fn run(self) -> Result<Vec<Result<Option<Entry<T>>>>> {
         let bucket = self.many.bucket;
         let decode = |entry: RawEntry| decode::entry(&entry);
         let entry = |entry: Option<RawEntry>| entry.map_or(Ok(None), decode);
-        let located = |entry: Result<_>| entry.map_err(|error| error.within("get_many", bucket.name(), None));
+        let located = |entry: Result<_>| entry.map_err(|error| error.with_context("get_many", bucket.name(), None));
         Ok(self.many.entries().await?.into_iter().map(entry).map(located).collect())
     }
 }
 
-verb!(GetEach => Vec<Result<Option<Entry<T>>>>);
+verb!(GetManyResults => Vec<Result<Option<Entry<T>>>>);

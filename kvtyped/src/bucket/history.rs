@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::stream::StreamExt;
 
 use super::{ReadBucket, Version, decode, verb};
-use crate::backend::Scan;
+use crate::backend::ScanRequest;
 use crate::error::Result;
 use crate::key::{ModelKey, Pattern};
 use crate::model::KvModel;
@@ -64,12 +64,12 @@ impl<T: KvModel> History<'_, T> {
     async fn run(self) -> Result<Vec<Version<T>>> {
         let Self { bucket, key, timeout } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("history", error))?;
-        let scan = Scan { history: true, ..bucket.scan_of(vec![Pattern::exact(&key)].into(), timeout) };
+        let scan = ScanRequest { history: true, ..bucket.scan_request(vec![Pattern::exact(&key)].into(), timeout) };
         let mut entries = bucket.scan("history", scan)?;
         let mut versions = Vec::new();
         while let Some(entry) = entries.next().await {
             let version = entry.and_then(|scanned| decode::version(&scanned.entry));
-            versions.push(version.map_err(|error| error.within("history", bucket.name(), Some(key.as_str())))?);
+            versions.push(version.map_err(|error| error.with_context("history", bucket.name(), Some(key.as_str())))?);
         }
         Ok(versions)
     }

@@ -25,35 +25,35 @@ use tokio::time::Instant;
 use futures::FutureExt;
 
 use super::ReadBucket;
-use crate::backend::{At, Backoff, BucketStatus, Deadline, Incarnation, OperationId, RawEntry};
+use crate::backend::{Backoff, BucketIdentity, BucketStatus, Deadline, OperationId, RawEntry, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
 
 /// The number of revisions whose writer a handle remembers.
-const REMEMBERED: usize = 256;
+const MAX_SEEN: usize = 256;
 
 /// The longest time that a replicated bucket may report a lower revision than an acknowledged one and still be the same
 /// bucket. A new leader may still have to apply the writes of its predecessor, and a leader that was cut off may not
 /// know yet that it was replaced.
-const SETTLING: Duration = Duration::from_secs(6);
+const REPLICA_CATCH_UP: Duration = Duration::from_secs(6);
 
 /// The knowledge of a handle and its clones about their bucket.
 #[derive(Debug)]
-pub(super) struct Met {
+pub(super) struct SeenRevisions {
     /// The epoch of the connection when the bucket was opened.
     epoch: u64,
     highest: AtomicU64,
     /// The epoch of the last successful check of the bucket's identity.
     asked: AtomicU64,
     /// Never held across an await.
-    last: Mutex<VecDeque<Meeting>>,
+    last: Mutex<VecDeque<SeenRevision>>,
 }
 
 /// A revision that this handle has read or written.
 #[derive(Debug, Clone, Copy)]
-struct Meeting {
+struct SeenRevision {
     revision: Revision,
     /// The epoch of the read, the write or the last check of the revision.
     epoch: u64,
@@ -61,26 +61,26 @@ struct Meeting {
     writer: u64,
 }
 
-impl Met {
-    pub(super) fn new(incarnation: Incarnation) -> Self {
-        let Incarnation { epoch, .. } = incarnation;
+impl SeenRevisions {
+    pub(super) fn new(incarnation: BucketIdentity) -> Self {
+        let BucketIdentity { connection_epoch: epoch, .. } = incarnation;
         Self { epoch, highest: AtomicU64::new(0), asked: AtomicU64::new(epoch), last: Mutex::default() }
     }
 
-    fn last(&self) -> MutexGuard<'_, VecDeque<Meeting>> {
+    fn last(&self) -> MutexGuard<'_, VecDeque<SeenRevision>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, meeting: Meeting) {
+    fn record(&self, meeting: SeenRevision) {
         self.highest.fetch_max(meeting.revision.get(), Ordering::AcqRel);
         let mut last = self.last();
-        if last.len() == REMEMBERED {
+        if last.len() == MAX_SEEN {
             last.pop_front();
         }
         last.push_back(meeting);
     }
 
-    fn of(&self, revision: Revision) -> Option<Meeting> {
+    fn find(&self, revision: Revision) -> Option<SeenRevision> {
         self.last().iter().rev().find(|meeting| meeting.revision == revision).copied()
     }
 }
@@ -106,76 +106,76 @@ fn writer_of_entry(entry: &RawEntry) -> u64 {
 
 impl<T: KvModel> ReadBucket<T> {
     /// Remembers a revision that this handle has written.
-    pub(crate) fn wrote(&self, revision: Revision, id: &OperationId) -> Revision {
-        let epoch = self.inner.raw.incarnation().epoch;
-        self.inner.met.add(Meeting { revision, epoch, writer: writer_of(id) });
+    pub(crate) fn record_write(&self, revision: Revision, id: &OperationId) -> Revision {
+        let epoch = self.inner.raw.identity().connection_epoch;
+        self.inner.seen.record(SeenRevision { revision, epoch, writer: writer_of(id) });
         revision
     }
 
     /// Remembers a revision that this handle has read.
-    pub(crate) fn met(&self, entry: &RawEntry) {
-        let epoch = self.inner.raw.incarnation().epoch;
-        self.inner.met.add(Meeting { revision: entry.revision, epoch, writer: writer_of_entry(entry) });
+    pub(crate) fn record_read(&self, entry: &RawEntry) {
+        let epoch = self.inner.raw.identity().connection_epoch;
+        self.inner.seen.record(SeenRevision { revision: entry.revision, epoch, writer: writer_of_entry(entry) });
     }
 
     /// Checks that the bucket was not replaced, before a write that expects a revision from an earlier read.
-    pub(crate) async fn check_incarnation(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
-        let epoch = self.inner.raw.incarnation().epoch;
-        let meeting = self.inner.met.of(expected);
-        if meeting.map_or(self.inner.met.epoch, |meeting| meeting.epoch) == epoch {
+    pub(crate) async fn check_identity(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
+        let epoch = self.inner.raw.identity().connection_epoch;
+        let meeting = self.inner.seen.find(expected);
+        if meeting.map_or(self.inner.seen.epoch, |meeting| meeting.epoch) == epoch {
             return Ok(());
         }
         // This case is rare. The box keeps the future of a write small.
-        self.meet_again(key, expected, meeting, epoch, deadline).boxed().await
+        self.revalidate(key, expected, meeting, epoch, deadline).boxed().await
     }
 
-    async fn meet_again(
+    async fn revalidate(
         &self,
         key: &Key,
         expected: Revision,
-        meeting: Option<Meeting>,
+        meeting: Option<SeenRevision>,
         epoch: u64,
         deadline: Deadline,
     ) -> Result<()> {
-        if self.inner.met.asked.load(Ordering::Acquire) != epoch {
-            self.ask_incarnation(deadline).await?;
-            self.inner.met.asked.store(epoch, Ordering::Release);
+        if self.inner.seen.asked.load(Ordering::Acquire) != epoch {
+            self.fetch_identity(deadline).await?;
+            self.inner.seen.asked.store(epoch, Ordering::Release);
         }
         let Some(meeting) = meeting else { return Ok(()) };
         // If the revision is gone, the precondition refuses the write.
-        let now = self.inner.raw.read(key, At::Revision(expected), deadline).await?;
+        let now = self.inner.raw.read(key, ReadAt::Revision(expected), deadline).await?;
         if now.is_some_and(|entry| writer_of_entry(&entry) != meeting.writer) {
-            return Err(Error::new(ErrorKind::HistoryRewound));
+            return Err(Error::new(ErrorKind::BucketReplaced));
         }
-        self.inner.met.add(Meeting { epoch, ..meeting });
+        self.inner.seen.record(SeenRevision { epoch, ..meeting });
         Ok(())
     }
 
     /// After a conflict with a lower revision than the expected one, checks whether the bucket was replaced.
-    pub(crate) async fn explain(&self, conflict: Error, deadline: Deadline) -> Error {
+    pub(crate) async fn explain_conflict(&self, conflict: Error, deadline: Deadline) -> Error {
         match conflict.kind() {
             ErrorKind::Conflict { expected, actual: Some(actual) } if actual < expected => {
-                self.ask_incarnation(deadline).boxed().await.err().unwrap_or(conflict)
+                self.fetch_identity(deadline).boxed().await.err().unwrap_or(conflict)
             }
             _ => conflict,
         }
     }
 
-    async fn ask_incarnation(&self, deadline: Deadline) -> Result<()> {
-        let created = self.inner.raw.incarnation().created;
+    async fn fetch_identity(&self, deadline: Deadline) -> Result<()> {
+        let created = self.inner.raw.identity().created;
         // Load this before the request: the reply may not include concurrent writes.
-        let highest = Revision::new(self.inner.met.highest.load(Ordering::Acquire));
+        let highest = Revision::new(self.inner.seen.highest.load(Ordering::Acquire));
         let Some(status) = self.status_since(highest, deadline).await? else { return Ok(()) };
         if status.created != created || status.last_revision < highest {
-            return Err(Error::new(ErrorKind::HistoryRewound));
+            return Err(Error::new(ErrorKind::BucketReplaced));
         }
         Ok(())
     }
 
     /// Returns the status of the bucket. If a server of a replicated bucket is behind this revision, asks again for up
-    /// to [`SETTLING`]. Returns `None` if the user may not read the status.
+    /// to [`REPLICA_CATCH_UP`]. Returns `None` if the user may not read the status.
     pub(super) async fn status_since(&self, revision: Revision, deadline: Deadline) -> Result<Option<BucketStatus>> {
-        let (created, start) = (self.inner.raw.incarnation().created, Instant::now());
+        let (created, start) = (self.inner.raw.identity().created, Instant::now());
         let mut backoff = Backoff::outage();
         loop {
             let status = match self.inner.raw.status(deadline).await {
@@ -185,7 +185,7 @@ impl<T: KvModel> ReadBucket<T> {
                 Err(error) => return Err(error),
             };
             let may_lag = status.created == created && self.config().may_be_behind();
-            if status.last_revision >= revision || !may_lag || start.elapsed() > SETTLING {
+            if status.last_revision >= revision || !may_lag || start.elapsed() > REPLICA_CATCH_UP {
                 return Ok(Some(status));
             }
             if !backoff.pause(deadline).await {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures::ready;
 use futures::stream::Stream;
 
-use super::cursor::{Cursor, Progress};
-use super::rows::{Request, Rows};
+use super::cursor::{Cursor, ListProgress};
+use super::rows::{ListRequest, ListStream};
 use super::{ReadBucket, decode, verb};
 use crate::bucket::Entry;
 use crate::error::Result;
@@ -32,7 +32,7 @@ macro_rules! lists {
             ///
             /// # Errors
             ///
-            /// Returns `HistoryRewound` if the bucket was recreated or restored since then. Start without a cursor.
+            /// Returns `BucketReplaced` if the bucket was recreated or restored since then. Start without a cursor.
             pub fn after(mut self, cursor: Cursor) -> Self {
                 self.request.after = Some(cursor);
                 self
@@ -58,14 +58,14 @@ macro_rules! lists {
             }
 
             /// Returns the progress of the list.
-            pub fn progress(&self) -> Progress {
+            pub fn progress(&self) -> ListProgress {
                 self.rows.progress()
             }
         }
 
         impl<T: KvModel> fmt::Debug for $stream<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let Progress { seen, remaining } = self.progress();
+                let ListProgress { seen, remaining } = self.progress();
                 let mut text = f.debug_struct(stringify!($stream));
                 text.field("seen", &seen).field("remaining", &remaining).finish_non_exhaustive()
             }
@@ -118,7 +118,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the stream ends the work on the server.
     pub fn list(&self, filter: impl Into<Filter<T>>) -> List<'_, T> {
-        List { request: Request::new(self, filter.into()) }
+        List { request: ListRequest::new(self, filter.into()) }
     }
 
     /// Reads the keys of the records that a filter matches, as a stream, without their values.
@@ -150,7 +150,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the stream ends the work on the server.
     pub fn keys(&self, filter: impl Into<Filter<T>>) -> Keys<'_, T> {
-        Keys { request: Request::new(self, filter.into()) }
+        Keys { request: ListRequest::new(self, filter.into()) }
     }
 }
 
@@ -158,7 +158,7 @@ impl<T: KvModel> ReadBucket<T> {
 #[must_use = "nothing is read until it is awaited"]
 #[derive(Debug)]
 pub struct List<'a, T: KvModel> {
-    request: Request<'a, T>,
+    request: ListRequest<'a, T>,
 }
 
 impl<T: KvModel> List<'_, T> {
@@ -172,7 +172,7 @@ verb!(List => Entries<T>);
 /// A stream of records; see [`ReadBucket::list`].
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Entries<T: KvModel> {
-    rows: Rows,
+    rows: ListStream,
     model: PhantomData<fn() -> T>,
 }
 
@@ -190,27 +190,27 @@ impl<T: KvModel> Stream for Entries<T> {
 #[must_use = "nothing is read until it is awaited"]
 #[derive(Debug)]
 pub struct Keys<'a, T: KvModel> {
-    request: Request<'a, T>,
+    request: ListRequest<'a, T>,
 }
 
 impl<T: KvModel> Keys<'_, T> {
-    async fn run(self) -> Result<KeysStream<T>> {
+    async fn run(self) -> Result<KeyStream<T>> {
         let rows = self.request.rows("keys", true).await?;
-        Ok(KeysStream { rows, given: Given::default(), model: PhantomData })
+        Ok(KeyStream { rows, given: Given::default(), model: PhantomData })
     }
 }
 
-verb!(Keys => KeysStream<T>);
+verb!(Keys => KeyStream<T>);
 
 /// A stream of keys; see [`ReadBucket::keys`].
 #[must_use = "a stream does nothing until it is polled"]
-pub struct KeysStream<T: KvModel> {
-    rows: Rows,
+pub struct KeyStream<T: KvModel> {
+    rows: ListStream,
     given: Given,
     model: PhantomData<fn() -> T>,
 }
 
-impl<T: KvModel> Stream for KeysStream<T> {
+impl<T: KvModel> Stream for KeyStream<T> {
     type Item = Result<T::Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -241,4 +241,4 @@ impl Given {
     }
 }
 
-lists!(List => Entries Keys => KeysStream);
+lists!(List => Entries Keys => KeyStream);

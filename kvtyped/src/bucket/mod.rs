@@ -33,29 +33,29 @@ pub(crate) mod decode;
 
 pub(crate) use self::counters::CounterBucket;
 
-pub(crate) use self::cas::Attempts;
+pub(crate) use self::cas::CasAttempts;
 pub use self::change::{Change, ModifyError};
 pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;
-pub use self::cursor::{Cursor, Progress};
+pub use self::cursor::{Cursor, ListProgress};
 pub use self::entry::{Entry, Removed, Version};
-pub use self::get_many::{GetEach, GetMany};
+pub use self::get_many::{GetMany, GetManyResults};
 pub use self::history::History;
-pub use self::list::{Entries, Keys, KeysStream, List};
+pub use self::list::{Entries, KeyStream, Keys, List};
 pub use self::modify::{Modify, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
-pub use self::put_many::{DeleteMany, PutMany, WriteEach, Written};
+pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
 pub use self::read::Get;
 pub use self::remove::{Delete, Purge};
-pub(crate) use self::standing::{Footing, Standing};
+pub(crate) use self::standing::{FencePrecondition, FenceResult};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 
 pub(crate) use self::write::{check_ttl, parse_ttl};
 
-use self::incarnation::Met;
-use self::lanes::Lanes;
-use self::markers::Markers;
+use self::incarnation::SeenRevisions;
+use self::lanes::KeyQueues;
+use self::markers::Tombstones;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -67,7 +67,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::backend::{Backend, BucketStatus, Deadline, RawBucket};
-use crate::closing::Closing;
+use crate::closing::ShutdownSignal;
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyError;
@@ -106,11 +106,11 @@ macro_rules! options {
             }
         }
     )*};
-    (standing: $($verb:ident)*) => {$(
+    (fence: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// Writes only if another record is unchanged.
-            pub(crate) fn standing_on(mut self, footing: $crate::bucket::Footing) -> Self {
-                self.footing = footing;
+            pub(crate) fn with_fence(mut self, fence: $crate::bucket::FenceResult) -> Self {
+                self.fence = fence;
                 self
             }
         }
@@ -141,7 +141,7 @@ use options;
 /// # }
 /// ```
 pub struct ReadBucket<T> {
-    inner: Arc<Inner>,
+    inner: Arc<BucketInner>,
     model: PhantomData<fn() -> T>,
 }
 
@@ -170,38 +170,43 @@ pub struct Bucket<T> {
     read: ReadBucket<T>,
 }
 
-struct Inner {
+struct BucketInner {
     backend: Arc<dyn Backend>,
     raw: Arc<dyn RawBucket>,
     timeout: Duration,
     closed: AtomicBool,
     /// The shutdown signal of the store.
-    closing: Arc<Closing>,
-    met: Met,
-    lanes: Arc<Lanes>,
-    markers: Markers,
-    shared: Shared,
+    shutdown: Arc<ShutdownSignal>,
+    seen: SeenRevisions,
+    key_queues: Arc<KeyQueues>,
+    tombstones: Tombstones,
+    shared: Extensions,
 }
 
 /// State that higher modules attach to a bucket, one value per type.
 #[derive(Default)]
-struct Shared(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+struct Extensions(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl<T: KvModel> ReadBucket<T> {
-    fn new(backend: Arc<dyn Backend>, raw: Arc<dyn RawBucket>, timeout: Duration, closing: Arc<Closing>) -> Self {
-        let met = Met::new(raw.incarnation());
+    fn new(
+        backend: Arc<dyn Backend>,
+        raw: Arc<dyn RawBucket>,
+        timeout: Duration,
+        closing: Arc<ShutdownSignal>,
+    ) -> Self {
+        let met = SeenRevisions::new(raw.identity());
         // A bucket with more history stores every change separately.
-        let lanes = Arc::new(Lanes::new(!matches!(raw.config().history, None | Some(1))));
-        let inner = Arc::new(Inner {
+        let lanes = Arc::new(KeyQueues::new(!matches!(raw.config().history, None | Some(1))));
+        let inner = Arc::new(BucketInner {
             backend,
             raw,
             timeout,
             closed: AtomicBool::new(false),
-            closing,
-            met,
-            lanes,
-            markers: Markers::default(),
-            shared: Shared::default(),
+            shutdown: closing,
+            seen: met,
+            key_queues: lanes,
+            tombstones: Tombstones::default(),
+            shared: Extensions::default(),
         });
         Self { inner, model: PhantomData }
     }
@@ -243,7 +248,7 @@ impl<T: KvModel> ReadBucket<T> {
     /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<BucketStatus> {
         let raw = self.raw("status")?;
-        raw.status(self.deadline(None)).await.map_err(|error| error.within("status", self.name(), None))
+        raw.status(self.deadline(None)).await.map_err(|error| error.with_context("status", self.name(), None))
     }
 
     /// Closes this handle and its clones: later calls return errors of the kind `Closed`.
@@ -254,7 +259,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// Returns the same bucket for records of another model.
-    pub(crate) fn of<M: KvModel>(&self) -> Bucket<M> {
+    pub(crate) fn as_model<M: KvModel>(&self) -> Bucket<M> {
         Bucket { read: ReadBucket { inner: Arc::clone(&self.inner), model: PhantomData } }
     }
 
@@ -266,19 +271,19 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// Returns the shutdown signal of the store.
-    pub(crate) fn closing(&self) -> Arc<Closing> {
-        Arc::clone(&self.inner.closing)
+    pub(crate) fn shutdown(&self) -> Arc<ShutdownSignal> {
+        Arc::clone(&self.inner.shutdown)
     }
 
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
-        if self.inner.closed.load(Ordering::Acquire) || self.inner.closing.is_closed() {
-            return Err(Error::new(ErrorKind::Closed).within(operation, self.name(), None));
+        if self.inner.closed.load(Ordering::Acquire) || self.inner.shutdown.is_triggered() {
+            return Err(Error::new(ErrorKind::Closed).with_context(operation, self.name(), None));
         }
         Ok(&self.inner.raw)
     }
 
     fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
-        Error::from(error).of_model::<T>().within(operation, self.name(), None)
+        Error::from(error).of_model::<T>().with_context(operation, self.name(), None)
     }
 
     /// Returns the default timeout of an operation.
@@ -330,7 +335,7 @@ impl<T: KvModel> Bucket<T> {
             Ok(false) => Err(Error::new(ErrorKind::BucketNotFound)),
             Err(error) => Err(error),
         }
-        .map_err(|error| error.within("destroy", self.name(), None))
+        .map_err(|error| error.with_context("destroy", self.name(), None))
     }
 }
 

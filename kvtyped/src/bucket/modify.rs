@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 
-use super::cas::{Decision, First, Limits};
+use super::cas::{CasDecision, CasLimits, CasStart};
 use super::change::{Change, ModifyError};
 use super::entry::Pending;
-use super::standing::Footing;
+use super::standing::FenceResult;
 use super::write::check_ttl;
 use super::{Bucket, Entry, decode};
 use crate::backend::{RawEntry, WriteKind};
@@ -25,7 +25,7 @@ struct Options {
     max_attempts: Option<u32>,
     timeout: Option<Duration>,
     ttl: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Bucket<T> {
@@ -181,16 +181,16 @@ impl<T: KvModel> Bucket<T> {
         mut change: impl FnMut(Option<T>) -> Result<Change<T>, E>,
     ) -> Result<Option<Entry<T>>, E> {
         let encoded = key.encode().map_err(|error| self.bad_key(operation, error))?;
-        let located = |error: Error| E::from(error.within(operation, self.name(), Some(encoded.as_str())));
-        let Options { max_attempts, timeout, ttl, footing } = options;
-        let limits = Limits { attempts: max_attempts, deadline: self.deadline(timeout), footing };
+        let located = |error: Error| E::from(error.with_context(operation, self.name(), Some(encoded.as_str())));
+        let Options { max_attempts, timeout, ttl, fence } = options;
+        let limits = CasLimits { attempts: max_attempts, deadline: self.deadline(timeout), fence };
         let ttl = check_ttl(self.config(), ttl).map_err(located)?;
         let decide = |newest: Option<&RawEntry>| {
             let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
             let Some(entry) = current else {
                 return match change(None)? {
                     Change::Put(value) => put(key, value, None, ttl).map_err(located),
-                    Change::Keep | Change::Delete | Change::Purge => Ok(Decision::Stop { result: None }),
+                    Change::Keep | Change::Delete | Change::Purge => Ok(CasDecision::Stop { result: None }),
                 };
             };
             // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
@@ -205,39 +205,39 @@ impl<T: KvModel> Bucket<T> {
                         (Some(_), Some(entry)) => {
                             decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
                             let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
-                            Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
+                            Ok(CasDecision::Write { kind: WriteKind::Put(before), ttl, result })
                         }
-                        (_, result) => Ok(Decision::Stop { result }),
+                        (_, result) => Ok(CasDecision::Stop { result }),
                     }
                 }
                 Change::Put(value) => {
                     let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
                     match decision {
                         // The value is unchanged, but a requested TTL is a change.
-                        Decision::Stop { result: Some(entry) } if ttl.is_none() => {
+                        CasDecision::Stop { result: Some(entry) } if ttl.is_none() => {
                             // Different values can have the same bytes, for example `None` and `Some(None)` in JSON.
                             if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
-                            Ok(Decision::Stop { result: Some(Entry { created, ..entry }) })
+                            Ok(CasDecision::Stop { result: Some(Entry { created, ..entry }) })
                         }
-                        Decision::Stop { result } => {
+                        CasDecision::Stop { result } => {
                             if let Some(entry) = &result {
                                 decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
                             }
-                            Ok(Decision::Write { kind: WriteKind::Put(before), ttl, result })
+                            Ok(CasDecision::Write { kind: WriteKind::Put(before), ttl, result })
                         }
                         write => Ok(write),
                     }
                 }
-                Change::Delete => Ok(Decision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
-                Change::Purge => Ok(Decision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
+                Change::Delete => Ok(CasDecision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
+                Change::Purge => Ok(CasDecision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
             }
         };
-        let done = match limits.footing {
+        let done = match limits.fence {
             // A write with a precondition on another record is not part of a group commit.
-            Some(_) => self.compare_and_set(operation, &encoded, First::Read, limits, decide).await?,
-            None => self.change_in_turn(operation, &encoded, limits, decide).await?,
+            Some(_) => self.compare_and_set(operation, &encoded, CasStart::Read, limits, decide).await?,
+            None => self.modify_grouped(operation, &encoded, limits, decide).await?,
         };
         let revision = done.revision;
         Ok(done.result.map(|entry| Entry { revision, ..entry }))
@@ -250,7 +250,7 @@ fn put<T: KvModel>(
     value: T,
     before: Option<&bytes::Bytes>,
     ttl: Option<Ttl>,
-) -> Result<Decision<Option<Entry<T>>>> {
+) -> Result<CasDecision<Option<Entry<T>>>> {
     if value.key() != *key {
         return Err(Error::new(ErrorKind::KeyChanged).of_model::<T>());
     }
@@ -262,7 +262,11 @@ fn put<T: KvModel>(
     let (revision, created, pending) = (Revision::ZERO, SystemTime::now(), Pending::UNKNOWN);
     let entry = Entry { value, key: key.clone(), revision, created, ttl, pending };
     let result = Some(entry);
-    Ok(if changed { Decision::Write { kind: WriteKind::Put(after), ttl, result } } else { Decision::Stop { result } })
+    Ok(if changed {
+        CasDecision::Write { kind: WriteKind::Put(after), ttl, result }
+    } else {
+        CasDecision::Stop { result }
+    })
 }
 
 type Insert<'a, T> = Box<dyn FnMut() -> T + Send + 'a>;
@@ -326,8 +330,8 @@ macro_rules! options {
             }
 
             /// Writes only if another record is unchanged.
-            pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
-                self.options.footing = footing;
+            pub(crate) fn with_fence(mut self, fence: FenceResult) -> Self {
+                self.options.fence = fence;
                 self
             }
         }
@@ -394,7 +398,7 @@ where
                 })
             });
             let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound)));
-            changed.map_err(|error| error.within("modify", bucket.name(), Some(&key.to_string())))
+            changed.map_err(|error| error.with_context("modify", bucket.name(), Some(&key.to_string())))
         })
     }
 }
@@ -417,7 +421,7 @@ where
             let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound).into()));
             changed.map_err(|error| match error {
                 ModifyError::Kv(error) => {
-                    ModifyError::Kv(error.within("try_modify", bucket.name(), Some(&key.to_string())))
+                    ModifyError::Kv(error.with_context("try_modify", bucket.name(), Some(&key.to_string())))
                 }
                 closure => closure,
             })

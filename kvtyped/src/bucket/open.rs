@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use super::encoded::encoded;
 use super::{Bucket, ReadBucket};
 use crate::backend::{Backend, Deadline, RawBucket};
-use crate::closing::Closing;
+use crate::closing::ShutdownSignal;
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
@@ -78,12 +78,12 @@ pub struct OpenBucket<T> {
     presence: Presence,
     drift: Drift,
     timeout: Duration,
-    closed: Arc<Closing>,
+    closed: Arc<ShutdownSignal>,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> OpenBucket<T> {
-    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<Closing>) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<ShutdownSignal>) -> Self {
         let (presence, drift) = (Presence::Any, Drift::default());
         let (config, key_codec) = (T::settings(), T::KEY_CODEC);
         Self { backend, config, key_codec, presence, drift, timeout, closed, model: PhantomData }
@@ -213,7 +213,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     /// Sets the timeout of opening, which is also the default timeout of the bucket's operations. Default: the store's
     /// timeout.
-    pub fn open_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -260,7 +260,7 @@ impl<T: KvModel> OpenBucket<T> {
             }
             match backend.create(config.clone(), deadline).await {
                 // Another client created the bucket after the lookup: look it up again.
-                Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.has_passed() => {}
+                Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {}
                 made => return made,
             }
         }
@@ -268,7 +268,7 @@ impl<T: KvModel> OpenBucket<T> {
 
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
-        let raw = raw.map_err(|error| error.of_model::<T>().within("open", &self.config.name, None))?;
+        let raw = raw.map_err(|error| error.of_model::<T>().with_context("open", &self.config.name, None))?;
         let raw = encoded(raw, self.key_codec);
         Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
     }

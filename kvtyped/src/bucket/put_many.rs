@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 
-use super::write::{Terms, check_ttl};
+use super::write::{WriteConditions, check_ttl};
 use super::{Bucket, decode, verb};
 use crate::backend::{WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ impl<T: KvModel> Bucket<T> {
     /// once.
     ///
     /// Returns the revisions in the order of the records, or the first error. An error usually affects only one record,
-    /// and the other records are still written. [`each`](PutMany::each) returns a result for each record. If several
+    /// and the other records are still written. [`results`](PutMany::results) returns a result for each record. If several
     /// records have the same key, the last one remains. For an atomic write, use [`transaction`](Self::transaction).
     ///
     /// Prefer it to a `buffer_unordered` in your code: with more than 128 calls in one task, tokio's cooperative budget
@@ -61,7 +61,7 @@ impl<T: KvModel> Bucket<T> {
             let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
             Ok((key, WriteKind::Put(value)))
         };
-        PutMany { many: Many::new(self, "put_many", records.into_iter().map(write).collect()) }
+        PutMany { many: WriteMany::new(self, "put_many", records.into_iter().map(write).collect()) }
     }
 
     /// Removes the records of many keys in the same way as [`put_many`](Self::put_many) writes them. Leaves delete
@@ -93,45 +93,45 @@ impl<T: KvModel> Bucket<T> {
     /// As for [`put_many`](Self::put_many).
     pub fn delete_many<K: Borrow<T::Key>>(&self, keys: impl IntoIterator<Item = K>) -> DeleteMany<'_, T> {
         let write = |key: K| Ok((key.borrow().encode()?, WriteKind::Delete));
-        DeleteMany { many: Many::new(self, "delete_many", keys.into_iter().map(write).collect()) }
+        DeleteMany { many: WriteMany::new(self, "delete_many", keys.into_iter().map(write).collect()) }
     }
 }
 
 /// The progress of many writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Written {
+pub struct WriteProgress {
     /// The number of completed writes, including failed ones.
     pub done: usize,
     /// The number of all writes.
     pub total: usize,
 }
 
-type Told<'a> = Box<dyn FnMut(Written) + Send + 'a>;
+type ProgressFn<'a> = Box<dyn FnMut(WriteProgress) + Send + 'a>;
 
 /// Concurrent writes with shared options.
-struct Many<'a, T: KvModel> {
+struct WriteMany<'a, T: KvModel> {
     bucket: &'a Bucket<T>,
     operation: &'static str,
     writes: Vec<Result<(Key, WriteKind)>>,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
     window: usize,
-    told: Option<Told<'a>>,
+    told: Option<ProgressFn<'a>>,
 }
 
-impl<'a, T: KvModel> Many<'a, T> {
+impl<'a, T: KvModel> WriteMany<'a, T> {
     fn new(bucket: &'a Bucket<T>, operation: &'static str, writes: Vec<Result<(Key, WriteKind)>>) -> Self {
         Self { bucket, operation, writes, ttl: None, timeout: None, window: WINDOW, told: None }
     }
 
-    async fn each(self) -> Result<Vec<Result<Revision>>> {
+    async fn results(self) -> Result<Vec<Result<Revision>>> {
         let Self { bucket, operation, writes, ttl, timeout, window, mut told } = self;
         bucket.raw(operation)?;
-        let located = |error: Error| error.within(operation, bucket.name(), None);
+        let located = |error: Error| error.with_context(operation, bucket.name(), None);
         let ttl = check_ttl(bucket.config(), ttl).map_err(located)?;
         let total = writes.len();
-        let rounds = rounds(&writes);
+        let rounds = waves(&writes);
         let last = rounds.iter().copied().max().unwrap_or_default();
         let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(total);
         let mut waiting: Vec<Vec<(usize, Key, WriteKind)>> = Vec::new();
@@ -153,38 +153,38 @@ impl<'a, T: KvModel> Many<'a, T> {
             loop {
                 while hopeless.is_none() && sent.len() < window {
                     let Some((index, key, kind)) = waiting.next() else { break };
-                    let terms = Terms { timeout, ..Terms::default() };
+                    let terms = WriteConditions { timeout, ..WriteConditions::default() };
                     sent.push(async move { (index, bucket.send(operation, key, kind, ttl, terms).await) });
                 }
                 let Some((index, result)) = next_output(&mut sent).await else { break };
                 if let Err(error) = &result
                     && hopeless.is_none()
-                    && helps_no_more(error)
+                    && is_fatal(error)
                 {
                     hopeless = Some(error.kind().clone());
                 }
                 results[index] = Some(result);
                 done += 1;
                 if let Some(told) = &mut told {
-                    told(Written { done, total });
+                    told(WriteProgress { done, total });
                 }
             }
             for (index, key, _) in waiting {
                 let error = Error::new(hopeless.clone().unwrap_or(ErrorKind::Closed));
-                results[index] = Some(Err(error.within(operation, bucket.name(), Some(key.as_str()))));
+                results[index] = Some(Err(error.with_context(operation, bucket.name(), Some(key.as_str()))));
             }
         }
         Ok(results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed)))).collect())
     }
 
     async fn all(self) -> Result<Vec<Revision>> {
-        self.each().await?.into_iter().collect()
+        self.results().await?.into_iter().collect()
     }
 }
 
 /// Returns the round of each write. Writes of the same key must stay in order: the second write of a key is sent after
 /// all first writes are done, and so on.
-fn rounds(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
+fn waves(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
     let mut met: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
     let mut times = |key| {
         let times = met.entry(key).or_default();
@@ -194,7 +194,7 @@ fn rounds(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
 }
 
 /// Returns whether unsent writes would fail with the same error.
-fn helps_no_more(error: &Error) -> bool {
+fn is_fatal(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::BucketNotFound
@@ -211,19 +211,19 @@ fn helps_no_more(error: &Error) -> bool {
 /// A write of many records; see [`Bucket::put_many`].
 #[must_use = "nothing is written until it is awaited"]
 pub struct PutMany<'a, T: KvModel> {
-    many: Many<'a, T>,
+    many: WriteMany<'a, T>,
 }
 
 /// A removal of many records; see [`Bucket::delete_many`].
 #[must_use = "nothing is removed until it is awaited"]
 pub struct DeleteMany<'a, T: KvModel> {
-    many: Many<'a, T>,
+    many: WriteMany<'a, T>,
 }
 
-/// Many writes with a separate result for each; see [`PutMany::each`].
+/// Many writes with a separate result for each; see [`PutMany::results`].
 #[must_use = "nothing is written until it is awaited"]
-pub struct WriteEach<'a, T: KvModel> {
-    many: Many<'a, T>,
+pub struct WriteManyResults<'a, T: KvModel> {
+    many: WriteMany<'a, T>,
 }
 
 impl<T: KvModel> PutMany<'_, T> {
@@ -253,14 +253,14 @@ macro_rules! many {
             }
 
             /// Sets a callback that runs each time a sent write completes.
-            pub fn on_progress(mut self, told: impl FnMut(Written) + Send + 'a) -> Self {
+            pub fn on_progress(mut self, told: impl FnMut(WriteProgress) + Send + 'a) -> Self {
                 self.many.told = Some(Box::new(told));
                 self
             }
 
             /// Returns a separate result for each write, in order.
-            pub fn each(self) -> WriteEach<'a, T> {
-                WriteEach { many: self.many }
+            pub fn results(self) -> WriteManyResults<'a, T> {
+                WriteManyResults { many: self.many }
             }
 
             async fn run(self) -> Result<Vec<Revision>> {
@@ -274,19 +274,19 @@ macro_rules! many {
 
 many!(PutMany DeleteMany);
 
-impl<T: KvModel> WriteEach<'_, T> {
+impl<T: KvModel> WriteManyResults<'_, T> {
     async fn run(self) -> Result<Vec<Result<Revision>>> {
-        self.many.each().await
+        self.many.results().await
     }
 }
 
-verb!(WriteEach => Vec<Result<Revision>>);
+verb!(WriteManyResults => Vec<Result<Revision>>);
 
 macro_rules! debug {
     ($($verb:ident)*) => {$(
         impl<T: KvModel> fmt::Debug for $verb<'_, T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let Many { bucket, writes, ttl, timeout, window, .. } = &self.many;
+                let WriteMany { bucket, writes, ttl, timeout, window, .. } = &self.many;
                 f.debug_struct(stringify!($verb))
                     .field("bucket", bucket)
                     .field("writes", &writes.len())
@@ -299,4 +299,4 @@ macro_rules! debug {
     )*};
 }
 
-debug!(PutMany DeleteMany WriteEach);
+debug!(PutMany DeleteMany WriteManyResults);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ReadBucket, decode, verb};
-use crate::backend::{At, Read};
+use crate::backend::{Read, ReadAt};
 use crate::bucket::Entry;
 use crate::error::Result;
 use crate::key::ModelKey;
@@ -44,7 +44,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the future has no effect.
     pub fn get<'a>(&'a self, key: &'a T::Key) -> Get<'a, T> {
-        Get { bucket: self, key, at: At::Newest(Read::Any), timeout: None }
+        Get { bucket: self, key, at: ReadAt::Newest(Read::Any), timeout: None }
     }
 }
 
@@ -54,20 +54,20 @@ impl<T: KvModel> ReadBucket<T> {
 pub struct Get<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     key: &'a T::Key,
-    at: At,
+    at: ReadAt,
     timeout: Option<Duration>,
 }
 
 impl<T: KvModel> Get<'_, T> {
     /// Sets the consistency of the read.
     pub fn read(mut self, read: Read) -> Self {
-        self.at = At::Newest(read);
+        self.at = ReadAt::Newest(read);
         self
     }
 
     /// Reads the record at this revision. Returns `None` if the revision belongs to another key or is no longer stored.
     pub fn at(mut self, revision: Revision) -> Self {
-        self.at = At::Revision(revision);
+        self.at = ReadAt::Revision(revision);
         self
     }
 
@@ -82,18 +82,18 @@ impl<T: KvModel> Get<'_, T> {
         let raw = bucket.raw("get")?;
         let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
         // Load the epoch before the request.
-        let epoch = raw.incarnation().epoch;
+        let epoch = raw.identity().connection_epoch;
         let read = async {
             let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
             let Some(entry) = entry else { return Ok(None) };
-            bucket.met(&entry);
+            bucket.record_read(&entry);
             // A missing record is often created next. A marker with a TTL may expire, so it is not remembered.
-            if entry.is_removed() && entry.ttl.is_none() && matches!(at, At::Newest(_)) {
-                bucket.inner.markers.left(entry.key.clone(), entry.revision, epoch);
+            if entry.is_removed() && entry.ttl.is_none() && matches!(at, ReadAt::Newest(_)) {
+                bucket.inner.tombstones.remember(entry.key.clone(), entry.revision, epoch);
             }
             decode::entry(&entry)
         };
-        read.await.map_err(|error| error.within("get", bucket.name(), Some(encoded.as_str())))
+        read.await.map_err(|error| error.with_context("get", bucket.name(), Some(encoded.as_str())))
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Recent<V> {
     order: VecDeque<(u64, Key)>,
     next: u64,
     bytes: usize,
-    room: usize,
+    capacity: usize,
 }
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Entry<V> {
 impl<V> Recent<V> {
     /// Creates a map for entries of this many bytes in total.
     pub(super) fn new(room: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, room }
+        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity: room }
     }
 
     /// Adds an entry whose value takes this many bytes on the heap, and forgets the oldest entries beyond the bound.
@@ -42,7 +42,7 @@ impl<V> Recent<V> {
         self.bytes += bytes;
         self.order.push_back((number, key.clone()));
         self.entries.insert(key, Entry { number, bytes, value });
-        while self.bytes > self.room {
+        while self.bytes > self.capacity {
             let Some((number, key)) = self.order.pop_front() else { break };
             if self.is_at(&key, number) {
                 drop(self.take(&key));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::standing::Footing;
-use super::write::{Terms, parse_ttl};
+use super::standing::FenceResult;
+use super::write::{WriteConditions, parse_ttl};
 use super::{Bucket, options, verb};
 use crate::backend::WriteKind;
 use crate::error::Result;
@@ -37,7 +37,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be removed.
     pub fn delete<'a>(&'a self, key: &'a T::Key) -> Delete<'a, T> {
-        Delete { bucket: self, key, revision: None, timeout: None, footing: None }
+        Delete { bucket: self, key, revision: None, timeout: None, fence: None }
     }
 
     /// Removes the record of a key and its history. Leaves a delete marker, permanently or for a TTL.
@@ -65,7 +65,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be removed.
     pub fn purge<'a>(&'a self, key: &'a T::Key) -> Purge<'a, T> {
-        Purge { bucket: self, key, revision: None, ttl: None, timeout: None, footing: None }
+        Purge { bucket: self, key, revision: None, ttl: None, timeout: None, fence: None }
     }
 }
 
@@ -77,7 +77,7 @@ pub struct Delete<'a, T: KvModel> {
     key: &'a T::Key,
     revision: Option<Revision>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Delete<'_, T> {
@@ -88,9 +88,9 @@ impl<T: KvModel> Delete<'_, T> {
     }
 
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, revision, timeout, footing } = self;
+        let Self { bucket, key, revision, timeout, fence } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("delete", error))?;
-        let terms = Terms { expected: revision, footing, timeout };
+        let terms = WriteConditions { expected: revision, fence, timeout };
         bucket.send("delete", key, WriteKind::Delete, None, terms).await
     }
 }
@@ -104,7 +104,7 @@ pub struct Purge<'a, T: KvModel> {
     revision: Option<Revision>,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Purge<'_, T> {
@@ -122,17 +122,17 @@ impl<T: KvModel> Purge<'_, T> {
     }
 
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, revision, ttl, timeout, footing } = self;
+        let Self { bucket, key, revision, ttl, timeout, fence } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("purge", error))?;
         // Any history is allowed: a purge leaves no older value that could reappear.
         let ttl = ttl.map(parse_ttl).transpose();
-        let ttl = ttl.map_err(|error| error.within("purge", bucket.name(), Some(key.as_str())))?;
-        let terms = Terms { expected: revision, footing, timeout };
+        let ttl = ttl.map_err(|error| error.with_context("purge", bucket.name(), Some(key.as_str())))?;
+        let terms = WriteConditions { expected: revision, fence, timeout };
         bucket.send("purge", key, WriteKind::Purge, ttl, terms).await
     }
 }
 
-options!(standing: Delete Purge);
+options!(fence: Delete Purge);
 options!(timeout: Delete Purge);
 
 verb!(Delete => Revision);

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use futures::stream::{BoxStream, StreamExt};
 
-use super::cursor::{Cursor, Progress};
+use super::cursor::{Cursor, ListProgress};
 use super::{Deadline, ReadBucket};
-use crate::backend::{RawEntry, Scan, Scanned};
+use crate::backend::{RawEntry, ScanItem, ScanRequest};
 use crate::error::Result;
 use crate::key::Patterns;
 use crate::model::{Filter, KvModel};
@@ -15,27 +15,31 @@ use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Returns a scan of the newest entry of each key, with values.
-    pub(super) fn scan_of(&self, patterns: Patterns, timeout: Option<Duration>) -> Scan {
-        Scan {
+    pub(super) fn scan_request(&self, patterns: Patterns, timeout: Option<Duration>) -> ScanRequest {
+        ScanRequest {
             patterns,
             history: false,
             headers_only: false,
             after: Revision::ZERO,
-            wanted: None,
-            patience: timeout.unwrap_or(self.inner.timeout),
+            limit: None,
+            idle_timeout: timeout.unwrap_or(self.inner.timeout),
         }
     }
 
-    pub(super) fn scan(&self, operation: &'static str, scan: Scan) -> Result<BoxStream<'static, Result<Scanned>>> {
+    pub(super) fn scan(
+        &self,
+        operation: &'static str,
+        scan: ScanRequest,
+    ) -> Result<BoxStream<'static, Result<ScanItem>>> {
         let entries = self.raw(operation)?.scan(scan);
         let name = self.name().to_owned();
-        Ok(entries.map(move |entry| entry.map_err(|error| error.within(operation, &name, None))).boxed())
+        Ok(entries.map(move |entry| entry.map_err(|error| error.with_context(operation, &name, None))).boxed())
     }
 }
 
 /// The options of a list.
 #[derive(Debug)]
-pub(super) struct Request<'a, T: KvModel> {
+pub(super) struct ListRequest<'a, T: KvModel> {
     pub(super) bucket: &'a ReadBucket<T>,
     pub(super) filter: Filter<T>,
     pub(super) after: Option<Cursor>,
@@ -43,47 +47,47 @@ pub(super) struct Request<'a, T: KvModel> {
     pub(super) timeout: Option<Duration>,
 }
 
-impl<'a, T: KvModel> Request<'a, T> {
+impl<'a, T: KvModel> ListRequest<'a, T> {
     pub(super) fn new(bucket: &'a ReadBucket<T>, filter: Filter<T>) -> Self {
         Self { bucket, filter, after: None, limit: None, timeout: None }
     }
 
-    pub(super) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<Rows> {
+    pub(super) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<ListStream> {
         let Self { bucket, filter, after, limit, timeout } = self;
         let raw = bucket.raw(operation)?;
-        let mut scan = Scan { headers_only, wanted: limit, ..bucket.scan_of(filter.patterns().clone(), timeout) };
+        let mut scan = ScanRequest { headers_only, limit, ..bucket.scan_request(filter.patterns().clone(), timeout) };
         if let Some(cursor) = after {
-            let position = bucket.resume(cursor, Deadline::after(scan.patience)).await;
-            scan.after = position.map_err(|error| error.within(operation, bucket.name(), None))?;
+            let position = bucket.resume(cursor, Deadline::after(scan.idle_timeout)).await;
+            scan.after = position.map_err(|error| error.with_context(operation, bucket.name(), None))?;
         }
-        let created = raw.incarnation().created;
+        let created = raw.identity().created;
         let (last, bucket_name) = (scan.after, bucket.name().to_owned());
         let entries = (limit != Some(0)).then(|| bucket.scan(operation, scan)).transpose()?;
-        let progress = Progress::default();
-        Ok(Rows { entries, operation, bucket: bucket_name, created, last, progress, left: limit })
+        let progress = ListProgress::default();
+        Ok(ListStream { entries, operation, bucket: bucket_name, created, last, progress, left: limit })
     }
 }
 
 /// The rows of a running scan.
-pub(super) struct Rows {
+pub(super) struct ListStream {
     /// `None` after the end of the scan.
-    entries: Option<BoxStream<'static, Result<Scanned>>>,
+    entries: Option<BoxStream<'static, Result<ScanItem>>>,
     operation: &'static str,
     bucket: String,
     created: SystemTime,
     /// The revision of the last entry, or the start position of the scan.
     last: Revision,
-    progress: Progress,
+    progress: ListProgress,
     /// The number of rows until the limit.
     left: Option<usize>,
 }
 
-impl Rows {
+impl ListStream {
     pub(super) fn cursor(&self) -> Cursor {
         Cursor::new(self.created, self.last)
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> ListProgress {
         self.progress
     }
 
@@ -102,7 +106,7 @@ impl Rows {
                     self.entries = None;
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Ok(Scanned { entry, behind }))) => {
+                Poll::Ready(Some(Ok(ScanItem { entry, pending: behind }))) => {
                     self.last = entry.revision;
                     self.progress.remaining = Some(behind);
                     row(&entry)
@@ -119,7 +123,7 @@ impl Rows {
                 // Drop the consumer on the server now, even if the caller keeps the list.
                 self.entries = None;
             }
-            return Poll::Ready(Some(row.map_err(|error| error.within(self.operation, &self.bucket, None))));
+            return Poll::Ready(Some(row.map_err(|error| error.with_context(self.operation, &self.bucket, None))));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use futures::FutureExt;
 
 use super::ReadBucket;
-use crate::backend::{At, Batch, Deadline, Guard, RawBucket, Read, Write};
+use crate::backend::{Batch, Deadline, Precondition, RawBucket, Read, ReadAt, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -13,22 +13,22 @@ use crate::revision::Revision;
 
 /// A precondition on a record for writes of other records in the same bucket: the record must still have this revision.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
+pub(crate) struct FencePrecondition {
     bucket: String,
     created: SystemTime,
-    guard: Guard,
+    guard: Precondition,
 }
 
 /// The precondition of a builder, or the reason why it is invalid.
-pub(crate) type Footing = Option<Result<Standing>>;
+pub(crate) type FenceResult = Option<Result<FencePrecondition>>;
 
-impl Standing {
+impl FencePrecondition {
     /// Returns the precondition for a write in this bucket.
     ///
     /// # Errors
     ///
     /// Returns `InvalidConfig` if the precondition belongs to another bucket.
-    pub(super) fn within<T: KvModel>(self, bucket: &ReadBucket<T>) -> Result<Guard> {
+    pub(super) fn into_precondition<T: KvModel>(self, bucket: &ReadBucket<T>) -> Result<Precondition> {
         if (&*self.bucket, self.created) == (bucket.name(), bucket.created()) {
             return Ok(self.guard);
         }
@@ -41,19 +41,23 @@ impl Standing {
 
 impl<T: KvModel> ReadBucket<T> {
     /// Returns a precondition on this revision of a record.
-    pub(crate) fn standing(&self, key: Key, revision: Revision) -> Standing {
-        Standing { bucket: self.name().to_owned(), created: self.created(), guard: Guard { key, revision } }
+    pub(crate) fn fence_precondition(&self, key: Key, revision: Revision) -> FencePrecondition {
+        FencePrecondition {
+            bucket: self.name().to_owned(),
+            created: self.created(),
+            guard: Precondition { key, revision },
+        }
     }
 
     /// Returns the creation time of the bucket that this handle was opened on.
     fn created(&self) -> SystemTime {
-        self.inner.raw.incarnation().created
+        self.inner.raw.identity().created
     }
 }
 
 /// Returns the precondition of a builder for a write in this bucket.
-pub(crate) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Result<Option<Guard>> {
-    footing.transpose()?.map(|standing| standing.within(bucket)).transpose()
+pub(crate) fn guard<T: KvModel>(fence: FenceResult, bucket: &ReadBucket<T>) -> Result<Option<Precondition>> {
+    fence.transpose()?.map(|standing| standing.into_precondition(bucket)).transpose()
 }
 
 /// Writes if the record of the precondition `on` is unchanged. If the write also expects a revision of the written key,
@@ -65,12 +69,12 @@ pub(crate) fn guard<T: KvModel>(footing: Footing, bucket: &ReadBucket<T>) -> Res
 pub(super) async fn write(
     raw: &dyn RawBucket,
     write: Write,
-    on: Option<&Guard>,
+    on: Option<&Precondition>,
     deadline: Deadline,
 ) -> Result<Revision> {
     let Some(on) = on else { return raw.write(write, deadline).await };
-    let guarded = write.guard.is_some();
-    let conflict = match raw.commit(Batch { writes: vec![write], checks: vec![on.clone()] }, deadline).await {
+    let guarded = write.precondition.is_some();
+    let conflict = match raw.commit(Batch { writes: vec![write], preconditions: vec![on.clone()] }, deadline).await {
         Ok(revisions) => {
             let revision = revisions.first().copied();
             return revision.ok_or_else(|| Error::unavailable("the server returned no revision").unknown_outcome());
@@ -78,16 +82,21 @@ pub(super) async fn write(
         Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
         Err(conflict) => conflict,
     };
-    let fenced = !guarded || is_gone(raw, on, &conflict, deadline).boxed().await?;
+    let fenced = !guarded || is_superseded(raw, on, &conflict, deadline).boxed().await?;
     Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
 }
 
 /// Returns whether a conflict is due to `on`. If the conflict does not name its key, reads the record of `on` at the
 /// leader.
-pub(crate) async fn is_gone(raw: &dyn RawBucket, on: &Guard, conflict: &Error, deadline: Deadline) -> Result<bool> {
+pub(crate) async fn is_superseded(
+    raw: &dyn RawBucket,
+    on: &Precondition,
+    conflict: &Error,
+    deadline: Deadline,
+) -> Result<bool> {
     if let Some(key) = conflict.key() {
         return Ok(key == on.key.as_str());
     }
-    let now = raw.read(&on.key, At::Newest(Read::Leader), deadline).await?;
+    let now = raw.read(&on.key, ReadAt::Newest(Read::Leader), deadline).await?;
     Ok(now.is_none_or(|now| now.revision != on.revision))
 }

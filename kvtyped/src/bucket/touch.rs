@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cas::{Decision, First, Limits};
-use super::standing::Footing;
+use super::cas::{CasDecision, CasLimits, CasStart};
+use super::standing::FenceResult;
 use super::write::check_ttl;
 use super::{Bucket, decode, options, verb};
 use crate::backend::{RawEntry, WriteKind};
@@ -48,7 +48,7 @@ impl<T: KvModel> Bucket<T> {
     where
         T: SingleRevision,
     {
-        Touch { bucket: self, key, ttl: None, timeout: None, footing: None }
+        Touch { bucket: self, key, ttl: None, timeout: None, fence: None }
     }
 }
 
@@ -60,30 +60,30 @@ pub struct Touch<'a, T: KvModel> {
     key: &'a T::Key,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Touch<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, key, ttl, timeout, footing } = self;
+        let Self { bucket, key, ttl, timeout, fence } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("touch", error))?;
         let ttl = check_ttl(bucket.config(), ttl);
-        let ttl = ttl.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
-        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
+        let ttl = ttl.map_err(|error| error.with_context("touch", bucket.name(), Some(key.as_str())))?;
+        let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if decode::removal(live)?.is_none() => {
-                Ok(Decision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
+                Ok(CasDecision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
             }
             _ => Err(Error::new(ErrorKind::NotFound)),
         };
-        let touched = bucket.compare_and_set("touch", &key, First::Read, limits, decide).await;
-        let touched = touched.map_err(|error| error.within("touch", bucket.name(), Some(key.as_str())))?;
+        let touched = bucket.compare_and_set("touch", &key, CasStart::Read, limits, decide).await;
+        let touched = touched.map_err(|error| error.with_context("touch", bucket.name(), Some(key.as_str())))?;
         Ok(touched.revision)
     }
 }
 
 options!(ttl: Touch);
-options!(standing: Touch);
+options!(fence: Touch);
 options!(timeout: Touch);
 
 verb!(Touch => Revision);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::cas::{Decision, First, Limits};
-use super::standing::{self, Footing};
-use super::{Bucket, Inner, decode, options, verb};
-use crate::backend::{At, Deadline, RawEntry, Read, Write, WriteKind};
+use super::cas::{CasDecision, CasLimits, CasStart};
+use super::standing::{self, FenceResult};
+use super::{Bucket, BucketInner, decode, options, verb};
+use crate::backend::{Deadline, RawEntry, Read, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -48,7 +48,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn put<'a>(&'a self, record: &'a T) -> Put<'a, T> {
-        Put { bucket: self, record, ttl: None, timeout: None, footing: None }
+        Put { bucket: self, record, ttl: None, timeout: None, fence: None }
     }
 
     /// Writes a record if its key has no live record.
@@ -76,7 +76,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn create<'a>(&'a self, record: &'a T) -> Create<'a, T> {
-        Create { bucket: self, record, ttl: None, timeout: None, footing: None }
+        Create { bucket: self, record, ttl: None, timeout: None, fence: None }
     }
 
     /// Writes a record if its key has this revision (compare-and-set).
@@ -104,7 +104,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn update<'a>(&'a self, record: &'a T, revision: Revision) -> Update<'a, T> {
-        Update { bucket: self, record, revision, ttl: None, timeout: None, footing: None }
+        Update { bucket: self, record, revision, ttl: None, timeout: None, fence: None }
     }
 }
 
@@ -140,21 +140,26 @@ pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
 
 /// The conditions of a write.
 #[derive(Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct WriteConditions {
     /// The revision that the key must have.
     pub(super) expected: Option<Revision>,
     /// A precondition on another record.
-    pub(super) footing: Footing,
+    pub(super) fence: FenceResult,
     pub(super) timeout: Option<Duration>,
 }
 
 impl<T: KvModel> Bucket<T> {
     /// Returns the encoded parts of a record.
-    fn prepare(&self, operation: &'static str, record: &T, ttl: Option<Duration>) -> Result<(Key, Bytes, Option<Ttl>)> {
+    fn encode_record(
+        &self,
+        operation: &'static str,
+        record: &T,
+        ttl: Option<Duration>,
+    ) -> Result<(Key, Bytes, Option<Ttl>)> {
         let typed = record.key();
         let key = typed.encode().map_err(|error| self.bad_key(operation, error))?;
         let parts = decode::encode(record, typed).and_then(|value| Ok((value, check_ttl(self.config(), ttl)?)));
-        let (value, ttl) = parts.map_err(|error| error.within(operation, self.name(), Some(key.as_str())))?;
+        let (value, ttl) = parts.map_err(|error| error.with_context(operation, self.name(), Some(key.as_str())))?;
         Ok((key, value, ttl))
     }
 
@@ -165,48 +170,48 @@ impl<T: KvModel> Bucket<T> {
         key: Key,
         kind: WriteKind,
         ttl: Option<Ttl>,
-        terms: Terms,
+        terms: WriteConditions,
     ) -> Result<Revision> {
         let raw = self.raw(operation)?;
-        let Terms { expected, footing, timeout } = terms;
+        let WriteConditions { expected, fence, timeout } = terms;
         // A marker with a TTL may expire, so it is not remembered.
         let leaves_a_marker = ttl.is_none() && !matches!(kind, WriteKind::Put(_));
         let mut write = Write::new(key.clone(), kind).with_ttl(ttl);
         if let Some(expected) = expected {
-            write = write.expecting(expected);
+            write = write.if_revision(expected);
         }
         let id = write.id.clone();
         let deadline = self.deadline(timeout);
         // Load the epoch before the request.
-        let epoch = self.inner.raw.incarnation().epoch;
+        let epoch = self.inner.raw.identity().connection_epoch;
         let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
-        let written = match footing {
+        let written = match fence {
             // A separate branch: a write without preconditions has a smaller future.
             None if !guarded => raw.write(write, deadline).await,
-            footing => self.send_guarded(write, expected.filter(|_| guarded), footing, deadline).boxed().await,
+            fence => self.send_conditional(write, expected.filter(|_| guarded), fence, deadline).boxed().await,
         };
-        let located = |error: Error| error.within(operation, self.name(), Some(key.as_str()));
-        let revision = self.wrote(written.map_err(located)?, &id);
+        let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
+        let revision = self.record_write(written.map_err(located)?, &id);
         if leaves_a_marker {
-            self.inner.markers.left(key, revision, epoch);
+            self.inner.tombstones.remember(key, revision, epoch);
         }
         Ok(revision)
     }
 
-    async fn send_guarded(
+    async fn send_conditional(
         &self,
         write: Write,
         expected: Option<Revision>,
-        footing: Footing,
+        fence: FenceResult,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let on = standing::guard(footing, self)?;
+        let on = standing::guard(fence, self)?;
         let Some(expected) = expected else {
             return standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
         };
-        self.check_incarnation(&write.key, expected, deadline).await?;
+        self.check_identity(&write.key, expected, deadline).await?;
         match standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
-            Err(error) => Err(self.explain(error, deadline).await),
+            Err(error) => Err(self.explain_conflict(error, deadline).await),
             written => written,
         }
     }
@@ -220,14 +225,14 @@ pub struct Put<'a, T: KvModel> {
     record: &'a T,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Put<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout, footing } = self;
-        let (key, value, ttl) = bucket.prepare("put", record, ttl)?;
-        let terms = Terms { footing, timeout, ..Terms::default() };
+        let Self { bucket, record, ttl, timeout, fence } = self;
+        let (key, value, ttl) = bucket.encode_record("put", record, ttl)?;
+        let terms = WriteConditions { fence, timeout, ..WriteConditions::default() };
         bucket.send("put", key, WriteKind::Put(value), ttl, terms).await
     }
 }
@@ -240,26 +245,26 @@ pub struct Create<'a, T: KvModel> {
     record: &'a T,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Bucket<T> {
     /// Returns the starting point of a `create`: a remembered marker, or else the assumption that the key has no entry.
     /// The server refuses this assumption if another client left a marker. If the last `create` found such a marker, a
     /// read before the write is cheaper.
-    async fn guess(&self, key: &Key, deadline: Deadline) -> First {
-        let Inner { raw, markers, .. } = &*self.inner;
-        let marker = markers.take(key, raw.incarnation().epoch);
-        if marker.is_some() || !markers.are_of_others() {
-            return First::NoRecord(marker.unwrap_or_default());
+    async fn initial_guess(&self, key: &Key, deadline: Deadline) -> CasStart {
+        let BucketInner { raw, tombstones: markers, .. } = &*self.inner;
+        let marker = markers.forget(key, raw.identity().connection_epoch);
+        if marker.is_some() || !markers.expect_foreign() {
+            return CasStart::NoRecord(marker.unwrap_or_default());
         }
-        match raw.read(key, At::Newest(Read::Any), deadline).await {
+        match raw.read(key, ReadAt::Newest(Read::Any), deadline).await {
             // The nearest server may be behind, and the record may be gone.
-            Ok(Some(entry)) if !entry.is_removed() => First::ReadAtLeader,
-            Ok(Some(marker)) => First::NoRecord(marker.revision),
+            Ok(Some(entry)) if !entry.is_removed() => CasStart::LeaderRead,
+            Ok(Some(marker)) => CasStart::NoRecord(marker.revision),
             Ok(None) | Err(_) => {
-                markers.met_none();
-                First::NoRecord(Revision::ZERO)
+                markers.saw_none();
+                CasStart::NoRecord(Revision::ZERO)
             }
         }
     }
@@ -267,23 +272,23 @@ impl<T: KvModel> Bucket<T> {
 
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout, footing } = self;
-        let (key, value, ttl) = bucket.prepare("create", record, ttl)?;
-        let limits = Limits { attempts: None, deadline: bucket.deadline(timeout), footing };
-        let markers = &bucket.inner.markers;
+        let Self { bucket, record, ttl, timeout, fence } = self;
+        let (key, value, ttl) = bucket.encode_record("create", record, ttl)?;
+        let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
+        let markers = &bucket.inner.tombstones;
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(entry) if !entry.is_removed() => Err(Error::new(ErrorKind::AlreadyExists).at_revision(entry.revision)),
             // No entry, or a delete marker: the TTL applies to the write in both cases.
             newest => {
                 if newest.is_some() {
-                    markers.met_another();
+                    markers.saw_foreign();
                 }
-                Ok(Decision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () })
+                Ok(CasDecision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () })
             }
         };
-        let first = bucket.guess(&key, limits.deadline).await;
+        let first = bucket.initial_guess(&key, limits.deadline).await;
         let created = bucket.compare_and_set("create", &key, first, limits, decide).await;
-        let created = created.map_err(|error| error.within("create", bucket.name(), Some(key.as_str())))?;
+        let created = created.map_err(|error| error.with_context("create", bucket.name(), Some(key.as_str())))?;
         Ok(created.revision)
     }
 }
@@ -297,19 +302,19 @@ pub struct Update<'a, T: KvModel> {
     revision: Revision,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
-    footing: Footing,
+    fence: FenceResult,
 }
 
 impl<T: KvModel> Update<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, revision, ttl, timeout, footing } = self;
-        let (key, value, ttl) = bucket.prepare("update", record, ttl)?;
-        let terms = Terms { expected: Some(revision), footing, timeout };
+        let Self { bucket, record, revision, ttl, timeout, fence } = self;
+        let (key, value, ttl) = bucket.encode_record("update", record, ttl)?;
+        let terms = WriteConditions { expected: Some(revision), fence, timeout };
         bucket.send("update", key, WriteKind::Put(value), ttl, terms).await
     }
 }
 
-options!(standing: Put Create Update);
+options!(fence: Put Create Update);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 
-use super::subject::{Bucket, Subject, delete, id_of, key, purge, put};
-use crate::backend::{Batch, Guard, RawEntry, Since, Write};
+use super::subject::{BackendUnderTest, Bucket, delete, id_of, key, purge, put};
+use crate::backend::{Batch, Precondition, RawEntry, StartFrom, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 
 /// Creates a bucket with atomic batches. Returns `None` if the backend does not support them.
-async fn with_batches(subject: &Subject, say: impl FnOnce(&mut BucketConfig)) -> Option<Bucket> {
+async fn with_batches(subject: &BackendUnderTest, say: impl FnOnce(&mut BucketConfig)) -> Option<Bucket> {
     if !subject.has_batches().await {
         return None;
     }
@@ -20,8 +20,8 @@ async fn with_batches(subject: &Subject, say: impl FnOnce(&mut BucketConfig)) ->
     Some(bucket)
 }
 
-fn check(on: &str, revision: Revision) -> Guard {
-    Guard { key: key(on), revision }
+fn check(on: &str, revision: Revision) -> Precondition {
+    Precondition { key: key(on), revision }
 }
 
 /// Asserts that a conflict, if it names a key, names this key, and that its revisions are correct.
@@ -34,7 +34,7 @@ fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revis
 }
 
 /// All writes of a batch are applied, at consecutive revisions in the order of the writes.
-pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
+pub async fn a_batch_is_applied_as_a_whole(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |config| config.history = Some(3)).await else { return };
     let mut there = Vec::new();
     for k in ["a", "b", "c", "d", "x", "y", "z"] {
@@ -47,11 +47,11 @@ pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
         let newest = async |k: &str| bucket.newest(&key(k)).await.map(|entry| entry.revision).unwrap_or_default();
         assert!(newest("a").await >= a && newest("b").await >= b);
         let writes = [
-            put(&key("a"), "new").expecting(newest("a").await),
-            delete(&key("b")).expecting(newest("b").await),
-            purge(&key("c")).expecting(newest("c").await),
+            put(&key("a"), "new").if_revision(newest("a").await),
+            delete(&key("b")).if_revision(newest("b").await),
+            purge(&key("c")).if_revision(newest("c").await),
             put(&key("d"), "without a guard"),
-            put(&key("new"), "").expecting(newest("new").await),
+            put(&key("new"), "").if_revision(newest("new").await),
         ];
         let last = bucket.counts().await.1;
         let revisions = bucket.commit(&writes, &checks).await;
@@ -66,7 +66,7 @@ pub async fn a_batch_is_applied_as_a_whole(subject: &Subject) {
 }
 
 /// All preconditions and checks of a batch are evaluated at one moment.
-pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
+pub async fn a_batch_holds_every_guard_at_one_moment(subject: &BackendUnderTest) {
     const WRITERS: usize = 6;
     const ROUNDS: usize = 15;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
@@ -80,7 +80,7 @@ pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
         tokio::spawn(async move {
             let mut applied = Vec::new();
             while applied.len() < ROUNDS {
-                let leader = crate::backend::At::Newest(crate::backend::Read::Leader);
+                let leader = crate::backend::ReadAt::Newest(crate::backend::Read::Leader);
                 let (mine, other) = if writer % 2 == 0 { (&left, &right) } else { (&right, &left) };
                 let read = async |k| {
                     raw.read(k, leader, subject.deadline())
@@ -92,10 +92,10 @@ pub async fn a_batch_holds_every_guard_at_one_moment(subject: &Subject) {
                 let next = number(&now).max(number(&seen)) + 1;
                 let batch = Batch {
                     writes: vec![
-                        put(mine, &next.to_string()).expecting(now.revision),
-                        put(&key(&format!("noise.{writer}")), "v").expecting(noise(&applied)),
+                        put(mine, &next.to_string()).if_revision(now.revision),
+                        put(&key(&format!("noise.{writer}")), "v").if_revision(noise(&applied)),
                     ],
-                    checks: vec![Guard { key: other.clone(), revision: seen.revision }],
+                    preconditions: vec![Precondition { key: other.clone(), revision: seen.revision }],
                 };
                 match raw.commit(batch, subject.deadline()).await {
                     Ok(revisions) => applied.push((revisions, next)),
@@ -129,23 +129,23 @@ fn number(entry: &RawEntry) -> u64 {
 }
 
 /// A refused batch changes nothing. A conflict names its key if the backend knows it.
-pub async fn a_refused_batch_changes_nothing(subject: &Subject) {
+pub async fn a_refused_batch_changes_nothing(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |config| config.max_value_size = Some(2048)).await else { return };
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let old = bucket.write(put(&a, "first")).await;
     let now = bucket.write(put(&a, "second")).await;
     let other = bucket.write(put(&b, "v")).await;
-    let fine = || put(&c, "never").expecting(Revision::ZERO);
+    let fine = || put(&c, "never").if_revision(Revision::ZERO);
 
     for wrong in [old, Revision::ZERO, Revision::new(other.get() + 10)] {
         for stale in [put(&a, "never"), delete(&a), purge(&a)] {
-            let writes = [put(&b, "never"), stale.expecting(wrong), fine()];
+            let writes = [put(&b, "never"), stale.if_revision(wrong), fine()];
             assert_conflict_of(&bucket.refusal_of_batch(&writes, &[]).await, "a", wrong, now);
         }
         // One check fits on a write, the other needs a separate message.
         let riding = bucket.refusal_of_batch(&[put(&b, "never"), fine()], &[check("a", wrong)]).await;
         assert_conflict_of(&riding, "a", wrong, now);
-        let alone = bucket.refusal_of_batch(&[fine(), put(&b, "never").expecting(other)], &[check("a", wrong)]).await;
+        let alone = bucket.refusal_of_batch(&[fine(), put(&b, "never").if_revision(other)], &[check("a", wrong)]).await;
         assert_conflict_of(&alone, "a", wrong, now);
     }
     let large = bucket.refusal_of_batch(&[fine(), put(&b, &"x".repeat(2049)), put(&a, "never")], &[]).await;
@@ -154,10 +154,10 @@ pub async fn a_refused_batch_changes_nothing(subject: &Subject) {
 }
 
 /// A watcher sees the entries of a batch consecutively, with no other entry between them.
-pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
+pub async fn a_watcher_sees_a_batch_contiguous(subject: &BackendUnderTest) {
     const BATCHES: usize = 10;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
-    let mut sitting = bucket.watch(Since::Newest).await;
+    let mut sitting = bucket.watch(StartFrom::Newest).await;
     assert!(sitting.until_ready().await.is_empty(), "the bucket is empty");
     let (raw, deadline) = (bucket.raw.clone(), subject.deadline());
     let between = tokio::spawn(async move {
@@ -187,13 +187,13 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &Subject) {
 }
 
 /// An empty batch does nothing. A batch of one message is a plain write, and works in every bucket.
-pub async fn a_batch_of_one_message_is_a_write(subject: &Subject) {
+pub async fn a_batch_of_one_message_is_a_write(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;
     assert_eq!(bucket.commit(&[], &[]).await, []);
     assert_eq!(bucket.counts().await, (0, Revision::ZERO), "nothing is written");
-    let first = bucket.commit(&[put(&key("a"), "v").expecting(Revision::ZERO)], &[]).await;
+    let first = bucket.commit(&[put(&key("a"), "v").if_revision(Revision::ZERO)], &[]).await;
     assert_eq!(first, [bucket.counts().await.1]);
-    let again = bucket.refusal_of_batch(&[put(&key("a"), "v").expecting(Revision::ZERO)], &[]).await;
+    let again = bucket.refusal_of_batch(&[put(&key("a"), "v").if_revision(Revision::ZERO)], &[]).await;
     assert_conflict_of(&again, "a", Revision::ZERO, first[0]);
     if !subject.has_key_ttl().await {
         return;
@@ -207,17 +207,17 @@ pub async fn a_batch_of_one_message_is_a_write(subject: &Subject) {
 }
 
 /// Two writes of one key, two expected revisions of one key, and too many messages are refused.
-pub async fn a_batch_that_makes_no_sense_is_refused(subject: &Subject) {
+pub async fn a_batch_that_makes_no_sense_is_refused(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
     let (a, b) = (put(&key("a"), "v"), put(&key("b"), "v"));
     let many: Vec<_> = (0..=Batch::MAX_MESSAGES).map(|n| put(&key(&format!("k{n}")), "v")).collect();
     let checks: Vec<_> = (0..Batch::MAX_MESSAGES).map(|n| check(&format!("k{n}"), Revision::ZERO)).collect();
     for (writes, checks) in [
         (vec![a.clone(), b.clone(), a.clone()], vec![]),
-        (vec![a.clone().expecting(Revision::ZERO), b.clone()], vec![check("a", Revision::new(1))]),
+        (vec![a.clone().if_revision(Revision::ZERO), b.clone()], vec![check("a", Revision::new(1))]),
         (vec![a.clone(), b.clone()], vec![check("c", Revision::ZERO), check("c", Revision::new(1))]),
         (many.clone(), vec![]),
-        (vec![a.expecting(Revision::ZERO)], checks),
+        (vec![a.if_revision(Revision::ZERO)], checks),
     ] {
         let refused = bucket.refusal_of_batch(&writes, &checks).await;
         assert!(matches!(refused.kind(), ErrorKind::InvalidBatch { .. }), "{refused:?}");
@@ -227,7 +227,7 @@ pub async fn a_batch_that_makes_no_sense_is_refused(subject: &Subject) {
 }
 
 /// Without support for batches, a batch of several messages is unsupported.
-pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &Subject) {
+pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &BackendUnderTest) {
     let able = subject.has_batches().await;
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;
     let writes = [put(&key("a"), "v"), put(&key("b"), "v")];
@@ -242,7 +242,7 @@ pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &Subject) {
         assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
         return;
     }
-    let batch = Batch { writes: writes.to_vec(), checks: Vec::new() };
+    let batch = Batch { writes: writes.to_vec(), preconditions: Vec::new() };
     let revisions =
         updated.expect("the update succeeds").commit(batch, subject.deadline()).await.expect("the batch is applied");
     assert_eq!(revisions.last(), Some(&bucket.counts().await.1));

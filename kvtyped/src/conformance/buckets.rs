@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::subject::{Subject, delete, key, purge, put};
+use super::subject::{BackendUnderTest, delete, key, purge, put};
 use crate::config::{BucketConfig, Storage};
 use crate::error::{ErrorKind, Outcome};
 use crate::revision::Revision;
@@ -14,7 +14,7 @@ fn assert_config(wanted: &BucketConfig, found: &BucketConfig, whose: &str) {
 }
 
 /// Returns a configuration with as many settings as any backend supports.
-async fn rich(subject: &Subject) -> BucketConfig {
+async fn rich(subject: &BackendUnderTest) -> BucketConfig {
     let key_ttl = subject.has_key_ttl().await;
     subject.config(|config| {
         config.history = Some(5);
@@ -29,7 +29,7 @@ async fn rich(subject: &Subject) -> BucketConfig {
 }
 
 /// `create` refuses a name that is taken.
-pub async fn a_bucket_is_created_once(subject: &Subject) {
+pub async fn a_bucket_is_created_once(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let revision = bucket.write(put(&key("k"), "v")).await;
     let same = bucket.raw.config().clone();
@@ -50,7 +50,7 @@ pub async fn a_bucket_is_created_once(subject: &Subject) {
 }
 
 /// `open` returns `None` if the bucket does not exist.
-pub async fn a_missing_bucket_is_none(subject: &Subject) {
+pub async fn a_missing_bucket_is_none(subject: &BackendUnderTest) {
     let config = subject.config(|_| {});
     let (backend, name) = (subject.backend(), config.name.clone());
     assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none());
@@ -67,7 +67,7 @@ pub async fn a_missing_bucket_is_none(subject: &Subject) {
 }
 
 /// `delete` returns whether the bucket existed. A deleted bucket refuses writes and has no status.
-pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
+pub async fn a_deleted_bucket_is_gone(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
     let config = bucket.raw.config().clone();
@@ -92,31 +92,31 @@ pub async fn a_deleted_bucket_is_gone(subject: &Subject) {
     let found = backend.open(&config.name, subject.deadline()).await.expect("open answers").expect("the bucket exists");
     let status = found.status(subject.deadline()).await.expect("the bucket has a status");
     assert_eq!((status.values, status.last_revision), (0, Revision::ZERO));
-    let revision = found.write(put(&key("k"), "v").expecting(Revision::ZERO), subject.deadline()).await;
+    let revision = found.write(put(&key("k"), "v").if_revision(Revision::ZERO), subject.deadline()).await;
     assert_eq!(revision.expect("there is no entry"), first, "revisions start again");
 }
 
 /// A handle returns the creation time of its bucket, also after another bucket has taken the name.
-pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &Subject) {
+pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
     let name = bucket.raw.config().name.clone();
-    let first = bucket.raw.incarnation();
+    let first = bucket.raw.identity();
     let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
     assert_eq!(first.created, status.created);
     let again = backend.open(&name, subject.deadline()).await.expect("open answers").expect("the bucket exists");
-    assert_eq!(again.incarnation().created, first.created, "the same bucket");
+    assert_eq!(again.identity().created, first.created, "the same bucket");
 
     assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     let mut config = BucketConfig::new(&name);
     config.replicas = bucket.raw.config().replicas;
     let other = backend.create(config, subject.deadline()).await.expect("the name is free");
-    assert_ne!(other.incarnation().created, first.created, "another bucket");
-    assert_eq!(bucket.raw.incarnation().created, first.created, "a handle keeps the identity of its bucket");
+    assert_ne!(other.identity().created, first.created, "another bucket");
+    assert_eq!(bucket.raw.identity().created, first.created, "a handle keeps the identity of its bucket");
 }
 
 /// A configuration that no server accepts fails with `InvalidConfig`, and creates or changes nothing.
-pub async fn a_wrong_setting_is_refused(subject: &Subject) {
+pub async fn a_wrong_setting_is_refused(subject: &BackendUnderTest) {
     let wrongs: [fn(&mut BucketConfig); 4] = [
         |config| config.history = Some(65),
         |config| config.ttl = Some(Duration::from_millis(1)),
@@ -142,7 +142,7 @@ pub async fn a_wrong_setting_is_refused(subject: &Subject) {
 }
 
 /// A handle returns the complete configuration of its bucket with the requested settings.
-pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
+pub async fn a_bucket_tells_its_configuration(subject: &BackendUnderTest) {
     let key_ttl = subject.has_key_ttl().await;
     for wanted in [rich(subject).await, subject.config(|_| {})] {
         let created =
@@ -167,7 +167,7 @@ pub async fn a_bucket_tells_its_configuration(subject: &Subject) {
 }
 
 /// An update changes the settings that are set and no others.
-pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
+pub async fn an_update_keeps_what_it_does_not_say(subject: &BackendUnderTest) {
     let wanted = rich(subject).await;
     let created =
         subject.backend().create(wanted.clone(), subject.deadline()).await.expect("the configuration is valid");
@@ -197,7 +197,7 @@ pub async fn an_update_keeps_what_it_does_not_say(subject: &Subject) {
 }
 
 /// `names` lists every bucket, in order.
-pub async fn names_list_every_bucket(subject: &Subject) {
+pub async fn names_list_every_bucket(subject: &BackendUnderTest) {
     let mut made = Vec::new();
     for _ in 0..3 {
         made.push(subject.bucket(|_| {}).await.raw.config().name.clone());
@@ -211,7 +211,7 @@ pub async fn names_list_every_bucket(subject: &Subject) {
 }
 
 /// The status counts the current entries.
-pub async fn the_status_is_fresh(subject: &Subject) {
+pub async fn the_status_is_fresh(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     assert_eq!(bucket.counts().await, (0, Revision::ZERO), "an empty bucket");
     let (a, b) = (key("a"), key("b"));
@@ -235,7 +235,7 @@ pub async fn the_status_is_fresh(subject: &Subject) {
 }
 
 /// A purge is `Unsupported` in a bucket without rollups. A delete works. An update of the bucket enables purges again.
-pub async fn a_purge_needs_rollups(subject: &Subject) {
+pub async fn a_purge_needs_rollups(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.rollups = Some(false)).await;
     assert_eq!((bucket.raw.config().rollups, bucket.raw.config().limit_markers), (Some(false), None));
     let revision = bucket.write(put(&key("a"), "v")).await;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::subject::{Bucket, Subject, delete, key, purge, put, seconds};
+use super::subject::{BackendUnderTest, Bucket, delete, key, purge, put, seconds};
 use crate::backend::Operation;
 use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::revision::Revision;
 
 /// Creates a bucket with TTLs of keys and this TTL of markers. Returns `None` if the backend has no TTLs of keys.
-async fn with_ttls(subject: &Subject, limit_markers: u64) -> Option<Bucket> {
+async fn with_ttls(subject: &BackendUnderTest, limit_markers: u64) -> Option<Bucket> {
     if subject.has_key_ttl().await {
         let markers = Duration::from_secs(limit_markers);
         return Some(subject.bucket(|config| config.limit_markers = Some(markers)).await);
@@ -23,14 +23,14 @@ async fn with_ttls(subject: &Subject, limit_markers: u64) -> Option<Bucket> {
 }
 
 /// Waits until a key has no value.
-async fn gone(subject: &Subject, bucket: &Bucket, on: &Key) {
+async fn gone(subject: &BackendUnderTest, bucket: &Bucket, on: &Key) {
     let what = format!("the value of {on:?} expires");
     let dead = async || bucket.newest(on).await.is_none_or(|entry| !entry.is_live()).then_some(());
     subject.eventually(&what, dead).await;
 }
 
 /// A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision.
-pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &Subject) {
+pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 4).await else { return };
     let k = key("k");
     let sent = Instant::now();
@@ -44,17 +44,17 @@ pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &Subject) {
     assert!(marker.revision > revision, "{marker:?} comes after {revision}");
     let lived = marker.created.duration_since(entry.created).expect("the marker is newer than the entry");
     assert!(lived >= Duration::from_secs(2), "the entry lived {lived:?} by its marker, its TTL is 2 s");
-    let refused = bucket.refusal(put(&k, "again").expecting(revision)).await;
+    let refused = bucket.refusal(put(&k, "again").if_revision(revision)).await;
     assert!(refused.is_conflict(), "the entry expired: {refused:?}");
 
     let vanished = async || bucket.newest(&k).await.is_none().then_some(());
     subject.eventually("the marker vanishes", vanished).await;
     assert_eq!(bucket.counts().await, (0, marker.revision), "the marker leaves no trace");
-    bucket.write(put(&k, "again").expecting(Revision::ZERO)).await;
+    bucket.write(put(&k, "again").if_revision(Revision::ZERO)).await;
 }
 
 /// An entry carries its TTL.
-pub async fn an_entry_carries_its_ttl(subject: &Subject) {
+pub async fn an_entry_carries_its_ttl(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
     for ttl in [Some(seconds(60)), None, Some(seconds(90_000))] {
@@ -67,7 +67,7 @@ pub async fn an_entry_carries_its_ttl(subject: &Subject) {
 }
 
 /// A purge with a TTL leaves a marker that expires without another marker.
-pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &Subject) {
+pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
     bucket.write(put(&k, "v")).await;
@@ -79,7 +79,7 @@ pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &Subject) {
 }
 
 /// A write without a TTL does not inherit the TTL of the entry that it replaces.
-pub async fn a_later_write_without_a_ttl_stays(subject: &Subject) {
+pub async fn a_later_write_without_a_ttl_stays(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let writes = [put(&key("value"), "stays"), delete(&key("marker"))];
     let mut revisions = Vec::new();
@@ -98,7 +98,7 @@ pub async fn a_later_write_without_a_ttl_stays(subject: &Subject) {
 }
 
 /// The bucket's own TTL removes every value.
-pub async fn the_bucket_ttl_removes_values(subject: &Subject) {
+pub async fn the_bucket_ttl_removes_values(subject: &BackendUnderTest) {
     let ttl = Duration::from_secs(2);
     let bucket = subject.bucket(|config| config.ttl = Some(ttl)).await;
     let keys = [key("a"), key("b")];
@@ -113,7 +113,7 @@ pub async fn the_bucket_ttl_removes_values(subject: &Subject) {
 }
 
 /// A TTL is `Unsupported` in a bucket without limit markers.
-pub async fn a_ttl_needs_limit_markers(subject: &Subject) {
+pub async fn a_ttl_needs_limit_markers(subject: &BackendUnderTest) {
     // With a history, a bucket gets no limit markers by default.
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     for write in [put(&key("k"), "v"), purge(&key("k"))] {

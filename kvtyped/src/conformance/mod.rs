@@ -6,11 +6,11 @@
 //! ```
 //! use std::sync::Arc;
 //! use kvtyped::backend::memory::MemoryBackend;
-//! use kvtyped::conformance::{self, Subject};
+//! use kvtyped::conformance::{self, BackendUnderTest};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
-//! let subject = Subject::new(Arc::new(MemoryBackend::new()));
+//! let subject = BackendUnderTest::new(Arc::new(MemoryBackend::new()));
 //! conformance::run_all(&subject).await;
 //! # }
 //! ```
@@ -34,10 +34,10 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-pub use self::subject::Subject;
-pub use crate::chance::determine;
+pub use self::subject::BackendUnderTest;
+pub use crate::chance::seed;
 
-type Sentence = (&'static str, for<'a> fn(&'a Subject) -> LocalBoxFuture<'a, ()>);
+type ContractTest = (&'static str, for<'a> fn(&'a BackendUnderTest) -> LocalBoxFuture<'a, ()>);
 
 /// Passes every rule to the macro `$then` after `$first`. The only list of the rules.
 #[doc(hidden)]
@@ -131,7 +131,7 @@ macro_rules! sentences {
     };
 }
 
-static SENTENCES: &[Sentence] = __conformance_sentences!([sentences]);
+static SENTENCES: &[ContractTest] = __conformance_sentences!([sentences]);
 
 /// Returns the names of all rules, in the order of the contract.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -143,7 +143,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// # Panics
 ///
 /// Panics if the backend violates the rule, or if no rule has this name.
-pub async fn run(subject: &Subject, name: &str) {
+pub async fn run(subject: &BackendUnderTest, name: &str) {
     let (name, sentence) =
         SENTENCES.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no sentence is named `{name}`"));
     let subject = subject.fresh();
@@ -163,7 +163,7 @@ pub async fn run(subject: &Subject, name: &str) {
 /// # Panics
 ///
 /// Panics at the first rule that the backend violates.
-pub async fn run_all(subject: &Subject) {
+pub async fn run_all(subject: &BackendUnderTest) {
     for name in names() {
         run(subject, name).await;
     }
@@ -171,7 +171,7 @@ pub async fn run_all(subject: &Subject) {
 
 /// Creates a `#[tokio::test]` with the name of the rule for every rule of the [contract](crate::backend#contract).
 ///
-/// Takes an expression of the type [`Subject`](crate::conformance::Subject) or `Arc<dyn Backend>`. The expression may
+/// Takes an expression of the type [`Subject`](crate::conformance::BackendUnderTest) or `Arc<dyn Backend>`. The expression may
 /// use `.await`, and each test evaluates it. The calling crate needs tokio with `macros` and `rt-multi-thread`.
 ///
 /// ```
@@ -197,7 +197,7 @@ macro_rules! __conformance_tests {
         $(
             #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $sentence() {
-                let subject = ::core::convert::Into::<$crate::conformance::Subject>::into($subject);
+                let subject = ::core::convert::Into::<$crate::conformance::BackendUnderTest>::into($subject);
                 $crate::conformance::run(&subject, ::core::stringify!($sentence)).await;
             }
         )*

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt};
 
-use super::subject::{Subject, delete, key, overlapping_patterns, purge, put};
-use crate::backend::{At, Operation, Read, Scan};
+use super::subject::{BackendUnderTest, delete, key, overlapping_patterns, purge, put};
+use crate::backend::{Operation, Read, ReadAt, ScanRequest};
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// A read returns the newest entry of a key, which may be a delete marker, or `None` if the key has no entry.
-pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
+pub async fn a_read_finds_the_newest_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("a.b");
     // Neither a prefix of the key nor an extension of it is the key.
@@ -18,7 +18,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
         bucket.write(put(&key(other), "other")).await;
     }
     for read in [Read::Any, Read::Leader] {
-        assert_eq!(bucket.read(&k, At::Newest(read)).await, None, "{read:?}");
+        assert_eq!(bucket.read(&k, ReadAt::Newest(read)).await, None, "{read:?}");
     }
     let mut created = None;
     for (write, says) in [
@@ -34,7 +34,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
         assert_eq!(found, (&k, revision, &says, write.value()), "{write:?}");
         assert!(created <= Some(entry.created), "{entry:?} was created after {created:?}");
         created = Some(entry.created);
-        let nearest = async || bucket.read(&k, At::Newest(Read::Any)).await.filter(|any| any.revision == revision);
+        let nearest = async || bucket.read(&k, ReadAt::Newest(Read::Any)).await.filter(|any| any.revision == revision);
         assert_eq!(
             subject.eventually("any server returns the entry", nearest).await,
             entry,
@@ -44,7 +44,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &Subject) {
 }
 
 /// A read at a revision returns the entry with that revision, if it is kept and belongs to the key.
-pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
+pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (k, other) = (key("k"), key("k.other"));
     let dropped = bucket.write(put(&k, "dropped")).await;
@@ -55,38 +55,38 @@ pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &Subject) {
         [(&k, first, Operation::Put), (&k, last, Operation::Delete), (&other, foreign, Operation::Put)]
     {
         let what = format!("revision {revision} of {on:?} is read");
-        let entry = subject.eventually(&what, async || bucket.read(on, At::Revision(revision)).await).await;
+        let entry = subject.eventually(&what, async || bucket.read(on, ReadAt::Revision(revision)).await).await;
         assert_eq!((&entry.key, entry.revision, entry.operation), (on, revision, operation));
     }
     // Now every server that was asked has all entries. A revision of another key is never found.
     let unwritten = Revision::new(last.get() + 1);
     for (on, revision) in [(&k, foreign), (&other, first), (&k, unwritten), (&k, Revision::ZERO)] {
-        assert_eq!(bucket.read(on, At::Revision(revision)).await, None, "revision {revision} of {on:?}");
+        assert_eq!(bucket.read(on, ReadAt::Revision(revision)).await, None, "revision {revision} of {on:?}");
     }
-    let forgotten = async || bucket.read(&k, At::Revision(dropped)).await.is_none().then_some(());
+    let forgotten = async || bucket.read(&k, ReadAt::Revision(dropped)).await.is_none().then_some(());
     subject.eventually("a read does not find a trimmed revision", forgotten).await;
 }
 
 /// A leader read, and a read of at least the revision that a write returned, see that write.
-pub async fn a_leader_read_sees_every_acknowledged_write(subject: &Subject) {
+pub async fn a_leader_read_sees_every_acknowledged_write(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     for number in 0..100 {
         let k = key(&format!("k{}", number % 3));
         let write = if number % 10 == 9 { delete(&k) } else { put(&k, &format!("{number}")) };
         let revision = bucket.write(write).await;
         for read in [Read::Leader, Read::AtLeast(revision)] {
-            let found = bucket.read(&k, At::Newest(read)).await.map(|entry| entry.revision);
+            let found = bucket.read(&k, ReadAt::Newest(read)).await.map(|entry| entry.revision);
             assert_eq!(found, Some(revision), "{read:?} of {k:?} after write {number}");
         }
     }
     // `None` is a fresh answer, too: the revision belongs to another key.
     let last = bucket.write(put(&key("other"), "v")).await;
-    assert_eq!(bucket.read(&key("never"), At::Newest(Read::AtLeast(last))).await, None);
+    assert_eq!(bucket.read(&key("never"), ReadAt::Newest(Read::AtLeast(last))).await, None);
 }
 
 /// A read of many keys returns for each key the result of a single read, in the order of the keys, repeated keys
 /// included.
-pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
+pub async fn a_read_of_many_gives_what_single_reads_give(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["full", "empty", "deleted", "purged", "missing", "a", "a.b", "again"].map(key);
     let [full, empty, deleted, purged, _, a, _, again] = &keys;
@@ -113,7 +113,7 @@ pub async fn a_read_of_many_gives_what_single_reads_give(subject: &Subject) {
 }
 
 /// A read of many keys has no limit on the number of keys or bytes.
-pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
+pub async fn a_read_of_many_has_no_largest_number(subject: &BackendUnderTest) {
     const KEYS: usize = 3_300;
     let bucket = subject.bucket(|_| {}).await;
     // The names are long, so that one request holds few of them. Every third key has no entry.
@@ -143,7 +143,7 @@ pub async fn a_read_of_many_has_no_largest_number(subject: &Subject) {
 }
 
 /// A leader read of many keys, and a read of at least a revision, see every acknowledged write.
-pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subject) {
+pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &BackendUnderTest) {
     const KEYS: usize = 12;
     let bucket = subject.bucket(|_| {}).await;
     let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("k{number}"))).collect();
@@ -168,7 +168,7 @@ pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Subje
 }
 
 /// Without concurrent writes, a scan returns each key once, with its value or marker, in the order of revisions.
-pub async fn a_scan_gives_each_key_once(subject: &Subject) {
+pub async fn a_scan_gives_each_key_once(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["d", "c", "b", "a", "e.f"].map(key);
     for k in &keys {
@@ -187,7 +187,7 @@ pub async fn a_scan_gives_each_key_once(subject: &Subject) {
 }
 
 /// A key that is written during a scan moves to its new revision. It may be returned twice, and is never missed.
-pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) {
+pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &BackendUnderTest) {
     const KEYS: usize = 600;
     for history in [1, 3] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
@@ -221,7 +221,7 @@ pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &Subject) 
 }
 
 /// A scan after a revision returns the entries with later revisions.
-pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
+pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &BackendUnderTest) {
     for history in [1, 3] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
         let (a, b, c) = (key("a"), key("b"), key("x.c"));
@@ -236,7 +236,7 @@ pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
             for (is_history, there) in [(false, &newest[..]), (true, kept)] {
                 let wanted: Vec<_> = there.iter().copied().filter(|revision| *revision > after).collect();
                 let what = format!("after {after} there are {wanted:?} (history: {is_history})");
-                let scan = || Scan { after, history: is_history, ..bucket.scan_of(&[Pattern::all()]) };
+                let scan = || ScanRequest { after, history: is_history, ..bucket.scan_of(&[Pattern::all()]) };
                 let found = async || {
                     let entries = bucket.scan_as(scan()).await;
                     entries.iter().map(|entry| entry.revision).eq(wanted.iter().copied()).then_some(())
@@ -248,7 +248,7 @@ pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &Subject) {
 }
 
 /// Each entry of a scan carries the number of entries that follow it.
-pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
+pub async fn a_scan_tells_how_many_are_behind(subject: &BackendUnderTest) {
     const KEYS: u64 = 300;
     let bucket = subject.bucket(|_| {}).await;
     let mut revisions = Vec::new();
@@ -257,18 +257,18 @@ pub async fn a_scan_tells_how_many_are_behind(subject: &Subject) {
     }
     bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
     let found: Vec<_> = bucket.raw.scan(bucket.scan_of(&[Pattern::all()])).collect().await;
-    let behind = found.into_iter().map(|scanned| scanned.expect("the scan has no error").behind);
+    let behind = found.into_iter().map(|scanned| scanned.expect("the scan has no error").pending);
     assert!(behind.eq((0..KEYS).rev()), "the pending count reaches zero");
 }
 
 /// A dropped scan leaves nothing on the server, if there is a server.
-pub async fn a_dropped_scan_leaves_nothing(subject: &Subject) {
+pub async fn a_dropped_scan_leaves_nothing(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     for number in 0..50 {
         bucket.write(put(&key(&format!("k.{number}")), "v")).await;
     }
     for wanted in [None, Some(1)] {
-        let mut scan = bucket.raw.scan(Scan { wanted, ..bucket.scan_of(&[Pattern::all()]) });
+        let mut scan = bucket.raw.scan(ScanRequest { limit: wanted, ..bucket.scan_of(&[Pattern::all()]) });
         assert!(scan.next().await.is_some_and(|scanned| scanned.is_ok()));
         let unread = bucket.raw.scan(bucket.scan_of(&[Pattern::all()]));
         drop((scan, unread));
@@ -278,7 +278,7 @@ pub async fn a_dropped_scan_leaves_nothing(subject: &Subject) {
 }
 
 /// A scan ends, also if nothing matches.
-pub async fn a_scan_of_nothing_ends(subject: &Subject) {
+pub async fn a_scan_of_nothing_ends(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let nothing = Pattern::new().literal("nothing");
     for history in [false, true] {
@@ -298,7 +298,7 @@ pub async fn a_scan_of_nothing_ends(subject: &Subject) {
 }
 
 /// A scan of the history returns every kept entry.
-pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
+pub async fn a_scan_of_history_gives_every_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     let mut kept = Vec::new();
@@ -314,7 +314,7 @@ pub async fn a_scan_of_history_gives_every_entry(subject: &Subject) {
 }
 
 /// A scan returns each entry that matches at least one pattern once, even if patterns overlap.
-pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
+pub async fn a_scan_keeps_to_its_patterns(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
     let mut written = Vec::new();
@@ -329,7 +329,7 @@ pub async fn a_scan_keeps_to_its_patterns(subject: &Subject) {
 }
 
 /// A scan of headers omits the values.
-pub async fn a_scan_of_headers_leaves_the_values_out(subject: &Subject) {
+pub async fn a_scan_of_headers_leaves_the_values_out(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let revisions = [
@@ -350,7 +350,7 @@ pub async fn a_scan_of_headers_leaves_the_values_out(subject: &Subject) {
 }
 
 /// A scan has no limit on the number of keys: it returns more than a server sends in one response (1,024).
-pub async fn a_scan_of_many_keys_gives_them_all(subject: &Subject) {
+pub async fn a_scan_of_many_keys_gives_them_all(subject: &BackendUnderTest) {
     const KEYS: usize = 1_300;
     let bucket = subject.bucket(|_| {}).await;
     let write = |number: usize| bucket.write(put(&key(&format!("{}.{number}", number % 2)), "v"));

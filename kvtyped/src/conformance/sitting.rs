@@ -8,16 +8,16 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::subject::Bucket;
-use crate::backend::{Begun, Delivered, RawEntry, Signal, Since, Watch};
+use crate::backend::{Delivered, RawEntry, StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
 /// A watch session that has started.
-pub(super) struct Sitting {
-    pub(super) begun: Begun,
-    signals: BoxStream<'static, Result<Signal>>,
-    watch: Watch,
+pub(super) struct WatchProbe {
+    pub(super) begun: WatchStarted,
+    signals: BoxStream<'static, Result<WatchSignal>>,
+    watch: WatchRequest,
     patience: Duration,
     ready: bool,
     /// No later signal may be at or below this revision.
@@ -26,28 +26,29 @@ pub(super) struct Sitting {
 
 impl Bucket {
     /// Starts a watch of all keys.
-    pub(super) async fn watch(&self, since: Since) -> Sitting {
+    pub(super) async fn watch(&self, since: StartFrom) -> WatchProbe {
         self.watch_some(&[Pattern::all()], since, false).await
     }
 
     /// Starts a watch.
-    pub(super) async fn watch_some(&self, patterns: &[Pattern], since: Since, headers_only: bool) -> Sitting {
+    pub(super) async fn watch_some(&self, patterns: &[Pattern], since: StartFrom, headers_only: bool) -> WatchProbe {
         let patience = self.patience();
         let delivered = Delivered::default();
-        let watch = Watch { patterns: patterns.to_vec().into(), since, headers_only, patience, delivered };
+        let watch =
+            WatchRequest { patterns: patterns.to_vec().into(), since, headers_only, idle_timeout: patience, delivered };
         let mut signals = self.raw.watch(watch.clone());
         match tokio::time::timeout(2 * patience, signals.next()).await {
-            Ok(Some(Ok(Signal::Begun(begun)))) => {
-                Sitting { begun, signals, watch, patience, ready: false, upto: Revision::ZERO }
+            Ok(Some(Ok(WatchSignal::Started(begun)))) => {
+                WatchProbe { begun, signals, watch, patience, ready: false, upto: Revision::ZERO }
             }
             other => panic!("{watch:?} begins with {other:?}"),
         }
     }
 
     /// Returns the error of a watch that cannot start.
-    pub(super) async fn watch_error(&self, since: Since) -> Error {
+    pub(super) async fn watch_error(&self, since: StartFrom) -> Error {
         let (patterns, patience, delivered) = (vec![Pattern::all()].into(), self.patience(), Delivered::default());
-        let watch = Watch { patterns, since, headers_only: false, patience, delivered };
+        let watch = WatchRequest { patterns, since, headers_only: false, idle_timeout: patience, delivered };
         let mut signals = self.raw.watch(watch);
         match tokio::time::timeout(2 * self.patience(), signals.next()).await {
             Ok(Some(Err(error))) => error,
@@ -60,10 +61,10 @@ impl Bucket {
     pub(super) async fn watch_finds(
         &self,
         patterns: &[Pattern],
-        since: Since,
+        since: StartFrom,
         headers_only: bool,
         wanted: &[Revision],
-    ) -> (Sitting, Vec<RawEntry>) {
+    ) -> (WatchProbe, Vec<RawEntry>) {
         let what = format!("a watch of {patterns:?}, {since:?}, begins with the revisions {wanted:?}");
         let found = async || {
             let mut sitting = self.watch_some(patterns, since, headers_only).await;
@@ -74,37 +75,39 @@ impl Bucket {
     }
 }
 
-impl Sitting {
+impl WatchProbe {
     /// Returns the next signal, or `None` at the end of the watch.
-    pub(super) async fn hears(&mut self) -> Option<Result<Signal>> {
+    pub(super) async fn expect_entry(&mut self) -> Option<Result<WatchSignal>> {
         let Ok(heard) = tokio::time::timeout(self.patience, self.signals.next()).await else {
             panic!("{self:?} is silent for {:?}", self.patience)
         };
         match &heard {
-            Some(Ok(Signal::Begun(begun))) => panic!("{self:?} begins again: {begun:?}"),
-            Some(Ok(Signal::Ready)) => {
+            Some(Ok(WatchSignal::Started(begun))) => panic!("{self:?} begins again: {begun:?}"),
+            Some(Ok(WatchSignal::Ready)) => {
                 assert!(!self.ready, "{self:?} is ready again");
                 self.ready = true;
             }
-            Some(Ok(Signal::Entry { entry, behind: _ })) => {
+            Some(Ok(WatchSignal::Entry { entry, pending: _ })) => {
                 assert!(entry.revision > self.upto, "{self:?} delivers an old entry: {entry:?}");
                 self.upto = entry.revision;
             }
-            Some(Ok(Signal::Alive { upto })) => {
+            Some(Ok(WatchSignal::Heartbeat { through: upto })) => {
                 assert!(*upto >= self.upto, "{self:?} goes back to {upto}");
                 self.upto = *upto;
             }
-            Some(Ok(Signal::Incomplete)) => panic!("{self:?} proves nothing, since nothing was delivered before it"),
+            Some(Ok(WatchSignal::Incomplete)) => {
+                panic!("{self:?} proves nothing, since nothing was delivered before it")
+            }
             Some(Err(_)) | None => {}
         }
         heard
     }
 
     /// Returns the next signal that is not a heartbeat.
-    async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> WatchSignal {
         loop {
-            match self.hears().await {
-                Some(Ok(Signal::Alive { .. })) => {}
+            match self.expect_entry().await {
+                Some(Ok(WatchSignal::Heartbeat { .. })) => {}
                 Some(Ok(signal)) => return signal,
                 other => panic!("{self:?} ends: {other:?}"),
             }
@@ -114,13 +117,13 @@ impl Sitting {
     /// Returns the next signal other than a heartbeat, which must be an entry.
     pub(super) async fn entry(&mut self) -> RawEntry {
         match self.next().await {
-            Signal::Entry { entry, behind: _ } => entry,
+            WatchSignal::Entry { entry, pending: _ } => entry,
             other => panic!("{self:?} delivers no entry: {other:?}"),
         }
     }
 
     /// Expects the entries of exactly these revisions next.
-    pub(super) async fn tells(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
+    pub(super) async fn expect_signal(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         for revision in wanted {
             let entry = self.entry().await;
@@ -135,8 +138,8 @@ impl Sitting {
         let mut entries = Vec::new();
         loop {
             match self.next().await {
-                Signal::Ready => return entries,
-                Signal::Entry { entry, behind: _ } => entries.push(entry),
+                WatchSignal::Ready => return entries,
+                WatchSignal::Entry { entry, pending: _ } => entries.push(entry),
                 other => panic!("{self:?} delivers {other:?}"),
             }
         }
@@ -146,10 +149,10 @@ impl Sitting {
     pub(super) async fn catches_up(&mut self, revisions: &[Revision]) -> Result<()> {
         let mut left: BTreeSet<_> = revisions.iter().copied().collect();
         while !left.is_empty() {
-            match self.hears().await {
-                Some(Ok(Signal::Entry { entry, behind: _ })) => drop(left.remove(&entry.revision)),
-                Some(Ok(Signal::Ready | Signal::Incomplete | Signal::Begun(_))) => {}
-                Some(Ok(Signal::Alive { upto })) => {
+            match self.expect_entry().await {
+                Some(Ok(WatchSignal::Entry { entry, pending: _ })) => drop(left.remove(&entry.revision)),
+                Some(Ok(WatchSignal::Ready | WatchSignal::Incomplete | WatchSignal::Started(_))) => {}
+                Some(Ok(WatchSignal::Heartbeat { through: upto })) => {
                     assert!(left.iter().all(|revision| *revision > upto), "{self:?} misses {left:?} up to {upto}");
                 }
                 Some(Err(error)) => return Err(error),
@@ -160,9 +163,9 @@ impl Sitting {
     }
 
     /// Expects a heartbeat next. Returns its revision.
-    pub(super) async fn is_silent(&mut self) -> Revision {
-        match self.hears().await {
-            Some(Ok(Signal::Alive { upto })) => upto,
+    pub(super) async fn expect_idle(&mut self) -> Revision {
+        match self.expect_entry().await {
+            Some(Ok(WatchSignal::Heartbeat { through: upto })) => upto,
             other => panic!("{self:?} delivers {other:?}"),
         }
     }
@@ -170,10 +173,10 @@ impl Sitting {
     /// Reads the rest of the signals. Returns the error that ends the watch.
     pub(super) async fn ends(mut self) -> Error {
         loop {
-            match self.hears().await {
+            match self.expect_entry().await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    let after = self.hears().await;
+                    let after = self.expect_entry().await;
                     assert!(after.is_none(), "{self:?} continues after {error:?}: {after:?}");
                     return error;
                 }
@@ -183,7 +186,7 @@ impl Sitting {
     }
 }
 
-impl fmt::Debug for Sitting {
+impl fmt::Debug for WatchProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sitting")
             .field("watch", &self.watch)

@@ -10,7 +10,8 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::backend::{
-    At, Backend, Batch, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Write, WriteKind,
+    Backend, Batch, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanRequest,
+    Write, WriteKind,
 };
 use crate::config::{BucketConfig, Storage};
 use crate::error::{Error, Outcome};
@@ -20,17 +21,17 @@ use crate::ttl::Ttl;
 
 /// A backend under test, and the settings of its test buckets.
 #[derive(Clone)]
-pub struct Subject {
+pub struct BackendUnderTest {
     backend: Arc<dyn Backend>,
     replicas: u8,
     storage: Storage,
     max_payload: usize,
-    patience: Duration,
+    idle_timeout: Duration,
     keeps: Vec<Arc<dyn Any + Send + Sync>>,
     made: Arc<Mutex<Vec<String>>>,
 }
 
-impl Subject {
+impl BackendUnderTest {
     /// Creates a subject with one replica of each bucket and file storage.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self {
@@ -38,7 +39,7 @@ impl Subject {
             replicas: 1,
             storage: Storage::File,
             max_payload: 1024 * 1024,
-            patience: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(15),
             keeps: Vec::new(),
             made: Arc::default(),
         }
@@ -67,14 +68,14 @@ impl Subject {
 
     /// Sets the timeout of operations, and of expected events. Default: 15 s.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn idle_timeout(mut self, patience: Duration) -> Self {
+        self.idle_timeout = patience;
         self
     }
 
     /// Keeps a value until the subject is dropped, for example the server under test.
     #[must_use]
-    pub fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+    pub fn keep_alive(mut self, kept: impl Any + Send + Sync) -> Self {
         self.keeps.push(Arc::new(kept));
         self
     }
@@ -97,7 +98,7 @@ impl Subject {
     }
 
     pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.patience)
+        Deadline::after(self.idle_timeout)
     }
 
     pub(super) fn largest_message(&self) -> usize {
@@ -137,18 +138,18 @@ impl Subject {
 
     /// Calls `ask` until it returns a value. `what` describes the value.
     pub(super) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.idle_timeout;
         loop {
             if let Some(answer) = ask().await {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "not within {:?}: {what}", self.patience);
+            assert!(Instant::now() < deadline, "not within {:?}: {what}", self.idle_timeout);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-impl fmt::Debug for Subject {
+impl fmt::Debug for BackendUnderTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subject")
             .field("backend", &self.backend)
@@ -158,7 +159,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-impl From<Arc<dyn Backend>> for Subject {
+impl From<Arc<dyn Backend>> for BackendUnderTest {
     fn from(backend: Arc<dyn Backend>) -> Self {
         Self::new(backend)
     }
@@ -167,12 +168,12 @@ impl From<Arc<dyn Backend>> for Subject {
 /// A bucket under test. Its methods panic on unexpected errors.
 pub(super) struct Bucket {
     pub(super) raw: Arc<dyn RawBucket>,
-    subject: Subject,
+    subject: BackendUnderTest,
 }
 
 impl Bucket {
     pub(super) fn patience(&self) -> Duration {
-        self.subject.patience
+        self.subject.idle_timeout
     }
 
     pub(super) async fn eventually<T>(&self, what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
@@ -200,12 +201,12 @@ impl Bucket {
         error
     }
 
-    pub(super) async fn try_commit(&self, writes: &[Write], checks: &[Guard]) -> Result<Vec<Revision>, Error> {
-        let batch = Batch { writes: writes.to_vec(), checks: checks.to_vec() };
+    pub(super) async fn try_commit(&self, writes: &[Write], checks: &[Precondition]) -> Result<Vec<Revision>, Error> {
+        let batch = Batch { writes: writes.to_vec(), preconditions: checks.to_vec() };
         self.raw.commit(batch, self.subject.deadline()).await
     }
 
-    pub(super) async fn commit(&self, writes: &[Write], checks: &[Guard]) -> Vec<Revision> {
+    pub(super) async fn commit(&self, writes: &[Write], checks: &[Precondition]) -> Vec<Revision> {
         match self.try_commit(writes, checks).await {
             Ok(revisions) => revisions,
             Err(error) => panic!("{writes:?} with {checks:?} is refused: {error:?}"),
@@ -213,7 +214,7 @@ impl Bucket {
     }
 
     /// Returns the error of a batch that must be refused, report that it was not applied, and change nothing.
-    pub(super) async fn refusal_of_batch(&self, writes: &[Write], checks: &[Guard]) -> Error {
+    pub(super) async fn refusal_of_batch(&self, writes: &[Write], checks: &[Precondition]) -> Error {
         let before = self.counts().await;
         let error = match self.try_commit(writes, checks).await {
             Ok(revisions) => panic!("{writes:?} with {checks:?} is applied at {revisions:?}"),
@@ -224,7 +225,7 @@ impl Bucket {
         error
     }
 
-    pub(super) async fn read(&self, on: &Key, at: At) -> Option<RawEntry> {
+    pub(super) async fn read(&self, on: &Key, at: ReadAt) -> Option<RawEntry> {
         match self.raw.read(on, at, self.subject.deadline()).await {
             Ok(entry) => entry,
             Err(error) => panic!("a read of {on:?}, {at:?}, fails: {error:?}"),
@@ -240,12 +241,12 @@ impl Bucket {
 
     /// Erases the entries of a key up to a revision. Returns their number.
     pub(super) async fn erase(&self, on: &Key, upto: Revision) -> u64 {
-        self.raw.erase(on, upto, self.subject.deadline()).await.expect("the entries are erased")
+        self.raw.purge_through(on, upto, self.subject.deadline()).await.expect("the entries are erased")
     }
 
     /// Returns the newest entry of a key on the leader.
     pub(super) async fn newest(&self, on: &Key) -> Option<RawEntry> {
-        self.read(on, At::Newest(Read::Leader)).await
+        self.read(on, ReadAt::Newest(Read::Leader)).await
     }
 
     /// Returns the operation of the newest entry of a key.
@@ -261,18 +262,18 @@ impl Bucket {
 
     /// Returns the entries of a scan. Fails if a key or a revision is repeated or out of order.
     pub(super) async fn scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) -> Vec<RawEntry> {
-        self.scan_as(Scan { history, headers_only, ..self.scan_of(patterns) }).await
+        self.scan_as(ScanRequest { history, headers_only, ..self.scan_of(patterns) }).await
     }
 
     /// Returns a scan of the newest entries.
-    pub(super) fn scan_of(&self, patterns: &[Pattern]) -> Scan {
-        Scan {
+    pub(super) fn scan_of(&self, patterns: &[Pattern]) -> ScanRequest {
+        ScanRequest {
             patterns: patterns.to_vec().into(),
             history: false,
             headers_only: false,
             after: Revision::ZERO,
-            wanted: None,
-            patience: self.subject.patience,
+            limit: None,
+            idle_timeout: self.subject.idle_timeout,
         }
     }
 
@@ -283,8 +284,8 @@ impl Bucket {
     }
 
     /// Runs a scan with the checks of [`scan`](Self::scan).
-    pub(super) async fn scan_as(&self, scan: Scan) -> Vec<RawEntry> {
-        let (patience, history) = (scan.patience, scan.history);
+    pub(super) async fn scan_as(&self, scan: ScanRequest) -> Vec<RawEntry> {
+        let (patience, history) = (scan.idle_timeout, scan.history);
         let entries = self.raw.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry);
         let entries: Vec<_> = tokio::time::timeout(2 * patience, entries.collect()).await.expect("the scan ends");
         let brief: Vec<_> = entries.iter().map(|entry| (entry.revision.get(), entry.key.as_str())).collect();

@@ -4,17 +4,17 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
-use super::subject::{Subject, delete, key, overlapping_patterns, purge, put, seconds};
-use crate::backend::{At, Operation, RawEntry, Since};
+use super::subject::{BackendUnderTest, delete, key, overlapping_patterns, purge, put, seconds};
+use crate::backend::{Operation, RawEntry, ReadAt, StartFrom};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
 /// A watch first returns a description of the bucket, then the existing entries, then `Ready`, then new entries, in the
-/// order of revisions, each once. [`Since::Newest`] starts with the newest entry of each key, which may be a delete
+/// order of revisions, each once. [`StartFrom::Newest`] starts with the newest entry of each key, which may be a delete
 /// marker.
-pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject) {
+pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let mut revisions = Vec::new();
@@ -22,11 +22,11 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject)
         revisions.push(bucket.write(write).await);
     }
     let all = [Pattern::all()];
-    let (mut sitting, listed) = bucket.watch_finds(&all, Since::Newest, false, &revisions[3..]).await;
+    let (mut sitting, listed) = bucket.watch_finds(&all, StartFrom::Newest, false, &revisions[3..]).await;
     let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
     let begun = sitting.begun;
     assert_eq!(
-        (begun.created, begun.last_revision, begun.complete),
+        (begun.created, begun.last_revision, begun.contiguous),
         (status.created, status.last_revision, true),
         "the start of the session shows the state of the bucket"
     );
@@ -34,18 +34,18 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &Subject)
     for write in [put(&b, "new"), put(&b, "newer"), delete(&a), put(&key("d"), "new")] {
         news.push(bucket.write(write).await);
     }
-    for entry in listed.into_iter().chain(sitting.tells(&news).await) {
-        let read = bucket.read(&entry.key, At::Revision(entry.revision)).await;
+    for entry in listed.into_iter().chain(sitting.expect_signal(&news).await) {
+        let read = bucket.read(&entry.key, ReadAt::Revision(entry.revision)).await;
         assert_eq!(Some(entry), read, "the watch delivers the entry that a read returns");
     }
-    sitting.is_silent().await;
+    sitting.expect_idle().await;
 }
 
 /// A watch is ready at once if nothing matches.
-pub async fn a_watch_of_nothing_is_ready_at_once(subject: &Subject) {
+pub async fn a_watch_of_nothing_is_ready_at_once(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let nothing = [Pattern::new().literal("nothing")];
-    let sinces = [Since::Newest, Since::History, Since::Now, Since::After(Revision::ZERO)];
+    let sinces = [StartFrom::Newest, StartFrom::History, StartFrom::Now, StartFrom::After(Revision::ZERO)];
     for since in sinces {
         bucket.watch_finds(&[Pattern::all()], since, false, &[]).await;
     }
@@ -53,16 +53,16 @@ pub async fn a_watch_of_nothing_is_ready_at_once(subject: &Subject) {
     for since in sinces {
         bucket.watch_finds(&nothing, since, false, &[]).await;
     }
-    let (mut something, _) = bucket.watch_finds(&nothing, Since::Newest, false, &[]).await;
-    let (mut none, _) = bucket.watch_finds(&[], Since::Newest, false, &[]).await;
+    let (mut something, _) = bucket.watch_finds(&nothing, StartFrom::Newest, false, &[]).await;
+    let (mut none, _) = bucket.watch_finds(&[], StartFrom::Newest, false, &[]).await;
     bucket.write(put(&key("something"), "v")).await;
     let revision = bucket.write(put(&key("nothing"), "v")).await;
-    something.tells(&[revision]).await;
-    none.is_silent().await;
+    something.expect_signal(&[revision]).await;
+    none.expect_idle().await;
 }
 
 /// A watch of the history returns every kept entry.
-pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
+pub async fn a_watch_of_history_tells_every_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let mut kept = Vec::new();
@@ -72,16 +72,16 @@ pub async fn a_watch_of_history_tells_every_entry(subject: &Subject) {
         kept.push(bucket.write(write).await);
     }
     kept.drain(..2);
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::History, false, &kept).await;
-    assert!(sitting.begun.complete, "a session without a start revision is complete");
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, false, &kept).await;
+    assert!(sitting.begun.contiguous, "a session without a start revision is complete");
     let news = [bucket.write(put(&a, "3")).await, bucket.write(put(&a, "4")).await];
-    sitting.tells(&news).await;
+    sitting.expect_signal(&news).await;
     let of_b = kept[1];
-    bucket.watch_finds(&[Pattern::exact(&b)], Since::History, false, &[of_b]).await;
+    bucket.watch_finds(&[Pattern::exact(&b)], StartFrom::History, false, &[of_b]).await;
 }
 
-/// A watch [`Since::Now`] returns only later writes.
-pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
+/// A watch [`StartFrom::Now`] returns only later writes.
+pub async fn a_watch_since_now_tells_nothing_old(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     for write in [put(&a, "1"), put(&b, "1"), put(&a, "2")] {
@@ -89,16 +89,16 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &Subject) {
     }
     let last = bucket.counts().await.1;
     // Starts only once: no server may be stale enough to return an old entry.
-    let mut sitting = bucket.watch(Since::Now).await;
-    assert_eq!((sitting.begun.last_revision, sitting.begun.complete), (last, true));
+    let mut sitting = bucket.watch(StartFrom::Now).await;
+    assert_eq!((sitting.begun.last_revision, sitting.begun.contiguous), (last, true));
     assert_eq!(sitting.until_ready().await, [], "the session is ready at once");
     let news = [bucket.write(put(&b, "2")).await, bucket.write(delete(&a)).await];
-    sitting.tells(&news).await;
-    sitting.is_silent().await;
+    sitting.expect_signal(&news).await;
+    sitting.expect_idle().await;
 }
 
 /// A watch after a revision returns the kept entries of later revisions.
-pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
+pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let mut revisions = Vec::new();
@@ -106,23 +106,23 @@ pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &Subject) {
         revisions.push(bucket.write(write).await);
     }
     let all = [Pattern::all()];
-    bucket.watch_finds(&all, Since::After(Revision::ZERO), false, &revisions[1..]).await;
+    bucket.watch_finds(&all, StartFrom::After(Revision::ZERO), false, &revisions[1..]).await;
     for after in 1..revisions.len() {
-        bucket.watch_finds(&all, Since::After(revisions[after - 1]), false, &revisions[after..]).await;
+        bucket.watch_finds(&all, StartFrom::After(revisions[after - 1]), false, &revisions[after..]).await;
     }
-    bucket.watch_finds(&[Pattern::exact(&b)], Since::After(revisions[1]), false, &revisions[3..4]).await;
-    let (mut sitting, _) = bucket.watch_finds(&all, Since::After(revisions[4]), false, &[]).await;
+    bucket.watch_finds(&[Pattern::exact(&b)], StartFrom::After(revisions[1]), false, &revisions[3..4]).await;
+    let (mut sitting, _) = bucket.watch_finds(&all, StartFrom::After(revisions[4]), false, &[]).await;
     let news = [bucket.write(put(&b, "2")).await, bucket.write(put(&a, "4")).await];
-    sitting.tells(&news).await;
+    sitting.expect_signal(&news).await;
 }
 
 /// A watch after a revision reports whether every later write is kept. It reports `false` for a revision that the
 /// bucket has not reached.
-pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &Subject) {
+pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let complete = async |patterns: &[Pattern], after| {
-        bucket.watch_some(patterns, Since::After(after), false).await.begun.complete
+        bucket.watch_some(patterns, StartFrom::After(after), false).await.begun.contiguous
     };
     let all = [Pattern::all()];
     assert!(complete(&all, Revision::ZERO).await, "nothing is missing in an empty bucket");
@@ -150,10 +150,10 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
 }
 
 /// A watch reports deletes and purges when they happen, and expiries if keys can have a TTL.
-pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
+pub async fn a_watch_tells_every_kind_of_removal(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     for (write, says) in [
         (put(&a, "v"), Operation::Put),
         (put(&b, "v"), Operation::Put),
@@ -176,11 +176,11 @@ pub async fn a_watch_tells_every_kind_of_removal(subject: &Subject) {
 
 /// An attached watch delivers every change in order, also one that the next write removes before the watch is read. A
 /// server may be slower than its writers, so one successful round of several is enough.
-pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
+pub async fn an_attached_watch_tells_every_change(subject: &BackendUnderTest) {
     const ROUNDS: usize = 10;
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     for round in 1..=ROUNDS {
         let mut written = Vec::new();
         for write in [put(&k, "1"), delete(&k), put(&k, "2"), purge(&k), put(&k, "3"), put(&k, "4")] {
@@ -199,7 +199,7 @@ pub async fn an_attached_watch_tells_every_change(subject: &Subject) {
 }
 
 /// A watch returns each entry that matches at least one pattern once, even if patterns overlap.
-pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
+pub async fn a_watch_keeps_to_its_patterns(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
     let write_all = async || {
@@ -215,23 +215,23 @@ pub async fn a_watch_keeps_to_its_patterns(subject: &Subject) {
     let there = write_all().await;
     let mut sittings = Vec::new();
     for (patterns, wanted) in cases {
-        let (sitting, _) = bucket.watch_finds(&patterns, Since::Newest, false, &of(&there, wanted)).await;
+        let (sitting, _) = bucket.watch_finds(&patterns, StartFrom::Newest, false, &of(&there, wanted)).await;
         sittings.push((sitting, wanted));
     }
     let news = write_all().await;
     let reads = sittings.into_iter().map(|(mut sitting, wanted)| {
         let news = of(&news, wanted);
         async move {
-            sitting.tells(&news).await;
+            sitting.expect_signal(&news).await;
             // Next is a heartbeat, unless the watch returns an unwanted entry.
-            sitting.is_silent().await;
+            sitting.expect_idle().await;
         }
     });
     join_all(reads).await;
 }
 
 /// A watch of headers omits the values.
-pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
+pub async fn a_watch_of_headers_leaves_the_values_out(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     let there = [
@@ -239,57 +239,57 @@ pub async fn a_watch_of_headers_leaves_the_values_out(subject: &Subject) {
         bucket.write(put(&b, "a value")).await,
         bucket.write(delete(&a)).await,
     ];
-    let (mut sitting, mut told) = bucket.watch_finds(&[Pattern::all()], Since::History, true, &there).await;
+    let (mut sitting, mut told) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, true, &there).await;
     let news = [bucket.write(put(&b, "another value")).await, bucket.write(purge(&a)).await];
-    told.extend(sitting.tells(&news).await);
+    told.extend(sitting.expect_signal(&news).await);
     for entry in told {
         assert_eq!(entry.value, Bytes::new(), "{entry:?}");
         // A purged entry cannot be read.
-        if let Some(read) = bucket.read(&entry.key, At::Revision(entry.revision)).await {
+        if let Some(read) = bucket.read(&entry.key, ReadAt::Revision(entry.revision)).await {
             assert_eq!(entry, RawEntry { value: Bytes::new(), ..read }, "the metadata equals that of a read");
         }
     }
 }
 
 /// A watch without new entries sends heartbeats with its position.
-pub async fn a_watch_tells_that_it_is_alive(subject: &Subject) {
+pub async fn a_watch_tells_that_it_is_alive(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     let there = bucket.write(put(&k, "v")).await;
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[there]).await;
     for _ in 0..2 {
         assert_eq!(
-            sitting.is_silent().await,
+            sitting.expect_idle().await,
             there,
             "the watch delivered all entries, and its position is the last revision"
         );
     }
     let news = bucket.write(put(&k, "w")).await;
-    sitting.tells(&[news]).await;
+    sitting.expect_signal(&[news]).await;
     assert_eq!(
-        sitting.is_silent().await,
+        sitting.expect_idle().await,
         news,
         "the watch delivered all entries, and its position is the last revision"
     );
 }
 
 /// If its bucket is deleted, a watch ends within seconds with `BucketNotFound`, also if a new bucket has the same name.
-pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
+pub async fn a_watch_ends_with_its_bucket(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (backend, name) = (subject.backend(), bucket.raw.config().name.clone());
     let not_found = |error: Error| assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
     let revision = bucket.write(put(&key("k"), "v")).await;
-    let (waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[revision]).await;
-    let (of_nothing, _) = bucket.watch_finds(&[], Since::Newest, false, &[]).await;
+    let (waiting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[revision]).await;
+    let (of_nothing, _) = bucket.watch_finds(&[], StartFrom::Newest, false, &[]).await;
     assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     not_found(waiting.ends().await);
     not_found(of_nothing.ends().await);
-    not_found(bucket.watch_error(Since::Newest).await);
+    not_found(bucket.watch_error(StartFrom::Newest).await);
 
     let mut again = BucketConfig::new(&name);
     (again.replicas, again.storage) = (bucket.raw.config().replicas, bucket.raw.config().storage);
     backend.create(again.clone(), subject.deadline()).await.expect("the name is free");
-    let (replaced, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    let (replaced, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     backend.create(again, subject.deadline()).await.expect("the name is free");
     not_found(replaced.ends().await);
@@ -297,12 +297,12 @@ pub async fn a_watch_ends_with_its_bucket(subject: &Subject) {
 
 /// A watch that is read late returns the newest entry of each key, in order, or its session has ended. (This test
 /// cannot observe the memory.)
-pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
+pub async fn a_watch_that_is_not_read_costs_little(subject: &BackendUnderTest) {
     const WRITES: usize = 3_000;
     const KEYS: usize = 4;
     let bucket = subject.bucket(|_| {}).await;
     let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("{number}"))).collect();
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[]).await;
+    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     let value = "v".repeat(1024);
     let writes = stream::iter((0..WRITES).map(|number| put(&keys[number % KEYS], &value)));
     writes.map(|write| bucket.write(write)).buffer_unordered(64).for_each(|_| async {}).await;
@@ -316,13 +316,13 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &Subject) {
 }
 
 /// A dropped watch leaves nothing on the server, if there is a server.
-pub async fn a_dropped_watch_leaves_nothing(subject: &Subject) {
+pub async fn a_dropped_watch_leaves_nothing(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let there = bucket.write(put(&key("k"), "v")).await;
     let consumers = async || bucket.consumers().await;
-    let unread = bucket.watch(Since::History).await;
-    let (mut waiting, _) = bucket.watch_finds(&[Pattern::all()], Since::Newest, false, &[there]).await;
-    waiting.is_silent().await;
+    let unread = bucket.watch(StartFrom::History).await;
+    let (mut waiting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[there]).await;
+    waiting.expect_idle().await;
     let counted = consumers().await;
     assert!(counted.is_none_or(|count| count >= 1), "the server counts the consumer of the watch: {counted:?}");
     drop(unread);

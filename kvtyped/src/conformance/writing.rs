@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::subject::{Bucket, Subject, delete, id_of, key, purge, put};
-use crate::backend::{At, Guard, Operation, Read, Write, WriteKind};
+use super::subject::{BackendUnderTest, Bucket, delete, id_of, key, purge, put};
+use crate::backend::{Operation, Precondition, Read, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::key::Pattern;
@@ -21,7 +21,7 @@ fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
 }
 
 /// Revisions grow over the whole bucket.
-pub async fn revisions_grow_over_the_whole_bucket(subject: &Subject) {
+pub async fn revisions_grow_over_the_whole_bucket(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b) = (key("a"), key("b"));
     let mut last = Revision::ZERO;
@@ -34,7 +34,7 @@ pub async fn revisions_grow_over_the_whole_bucket(subject: &Subject) {
 }
 
 /// A write without a precondition succeeds whatever its key holds.
-pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
+pub async fn a_write_without_a_guard_always_lands(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     for (write, says) in [
@@ -54,44 +54,46 @@ pub async fn a_write_without_a_guard_always_lands(subject: &Subject) {
 }
 
 /// A precondition holds exactly if its revision is the revision of the newest entry of its key, which may be a marker.
-pub async fn a_guard_lets_exactly_its_revision_pass(subject: &Subject) {
+pub async fn a_guard_lets_exactly_its_revision_pass(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("k");
     let mut older = Revision::ZERO;
-    let mut newest = bucket.write(put(&k, "first").expecting(older)).await;
+    let mut newest = bucket.write(put(&k, "first").if_revision(older)).await;
     for write in [put(&k, "second"), delete(&k), put(&k, "third"), purge(&k), purge(&k), put(&k, "fourth")] {
         let later = Revision::new(newest.get() + 1);
         for wrong in [older, later, Revision::ZERO] {
-            assert_conflict(&bucket.refusal(write.clone().expecting(wrong)).await, wrong, newest);
+            assert_conflict(&bucket.refusal(write.clone().if_revision(wrong)).await, wrong, newest);
         }
-        (older, newest) = (newest, bucket.write(write.expecting(newest)).await);
+        (older, newest) = (newest, bucket.write(write.if_revision(newest)).await);
         // The last revision of the bucket belongs to another key, which does not affect the precondition.
         bucket.write(put(&key("other"), "v")).await;
     }
 }
 
 /// The precondition [`Revision::ZERO`] holds only if the key has no entry. A delete marker is an entry.
-pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &Subject) {
+pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     // A longer key with this key as its prefix is another key.
     bucket.write(put(&key("k.more"), "v")).await;
-    let mut newest = bucket.write(put(&k, "v").expecting(Revision::ZERO)).await;
+    let mut newest = bucket.write(put(&k, "v").if_revision(Revision::ZERO)).await;
     for marker in [delete(&k), purge(&k)] {
-        let refused = bucket.refusal(put(&k, "again").expecting(Revision::ZERO)).await;
+        let refused = bucket.refusal(put(&k, "again").if_revision(Revision::ZERO)).await;
         assert_conflict(&refused, Revision::ZERO, newest);
         newest = bucket.write(marker).await;
-        let refused = bucket.refusal(put(&k, "again").expecting(Revision::ZERO)).await;
+        let refused = bucket.refusal(put(&k, "again").if_revision(Revision::ZERO)).await;
         assert_conflict(&refused, Revision::ZERO, newest);
     }
 }
 
 /// A precondition may name another key than the written one if keys can have a TTL. Otherwise it is refused.
-pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
+pub async fn a_guard_may_stand_on_another_key(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (lock, data) = (key("lock"), key("data"));
-    let guarded =
-        |value: &str, revision| Write { guard: Some(Guard { key: lock.clone(), revision }), ..put(&data, value) };
+    let guarded = |value: &str, revision| Write {
+        precondition: Some(Precondition { key: lock.clone(), revision }),
+        ..put(&data, value)
+    };
     if !subject.has_key_ttl().await {
         let refused = bucket.refusal(guarded("v", Revision::ZERO)).await;
         assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused:?}");
@@ -112,21 +114,21 @@ pub async fn a_guard_may_stand_on_another_key(subject: &Subject) {
 }
 
 /// A refused write changes nothing. Its error is a conflict that states that the write was not applied.
-pub async fn a_refused_write_changes_nothing(subject: &Subject) {
+pub async fn a_refused_write_changes_nothing(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let first = bucket.write(put(&k, "first")).await;
     let second = bucket.write(put(&k, "second")).await;
     let before = (bucket.newest(&k).await, bucket.counts().await);
     for write in [put(&k, "refused"), delete(&k), purge(&k)] {
-        assert_conflict(&bucket.refusal(write.expecting(first)).await, first, second);
+        assert_conflict(&bucket.refusal(write.if_revision(first)).await, first, second);
     }
     assert_eq!((bucket.newest(&k).await, bucket.counts().await), before);
     bucket.scan_finds(&[Pattern::all()], true, &[first, second]).await;
 }
 
 /// If many writers expect the same revision, exactly one wins, and the others get a conflict.
-pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
+pub async fn one_of_many_writers_wins_each_revision(subject: &BackendUnderTest) {
     const WRITERS: usize = 8;
     const ROUNDS: usize = 50;
     let bucket = subject.bucket(|_| {}).await;
@@ -135,7 +137,7 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
     for round in 0..ROUNDS {
         let race = (0..WRITERS).map(|writer| {
             let (raw, deadline) = (bucket.raw.clone(), subject.deadline());
-            let write = put(&k, &format!("{writer}")).expecting(expected);
+            let write = put(&k, &format!("{writer}")).if_revision(expected);
             tokio::spawn(async move { raw.write(write, deadline).await })
         });
         let mut won = Vec::new();
@@ -157,7 +159,7 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &Subject) {
 }
 
 /// A delete leaves a marker and keeps the history.
-pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
+pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let revisions =
@@ -169,7 +171,7 @@ pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &Subject) {
 }
 
 /// A purge leaves a marker and removes everything before it.
-pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &Subject) {
+pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let other = bucket.write(put(&key("other"), "stays")).await;
@@ -184,7 +186,7 @@ pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &Subject) {
 }
 
 /// No key keeps more entries than the bucket's history.
-pub async fn history_is_bounded(subject: &Subject) {
+pub async fn history_is_bounded(subject: &BackendUnderTest) {
     for history in [1_u8, 3, BucketConfig::MAX_HISTORY] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
         let (k, history) = (key("k"), usize::from(history));
@@ -199,7 +201,7 @@ pub async fn history_is_bounded(subject: &Subject) {
 }
 
 /// An entry carries the operation id of its write.
-pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
+pub async fn an_entry_carries_its_operation_id(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let writes = [put(&k, "v"), delete(&k), purge(&k), put(&k, "w")];
@@ -207,12 +209,12 @@ pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
         let revision = bucket.write(write.clone()).await;
         let entry = bucket.newest(&k).await.expect("the record exists");
         assert_eq!((entry.revision, id_of(&entry)), (revision, Some(write.id.as_str())), "{write:?}");
-        let at_revision = async || bucket.read(&k, At::Revision(revision)).await;
+        let at_revision = async || bucket.read(&k, ReadAt::Revision(revision)).await;
         let read = subject.eventually("the revision is read", at_revision).await;
         assert_eq!(id_of(&read), Some(write.id.as_str()), "{write:?}, read at its revision");
     }
     let last = bucket.newest(&k).await.expect("the record exists").revision;
-    let nearest = bucket.read(&k, At::Newest(Read::AtLeast(last))).await;
+    let nearest = bucket.read(&k, ReadAt::Newest(Read::AtLeast(last))).await;
     assert_eq!(nearest.as_ref().and_then(id_of), Some(writes[3].id.as_str()), "read at least at {last}");
     subject
         .eventually("a scan of headers gives the operation id of the newest entry", async || {
@@ -223,10 +225,10 @@ pub async fn an_entry_carries_its_operation_id(subject: &Subject) {
 }
 
 /// An empty value is a value.
-pub async fn an_empty_value_is_a_value(subject: &Subject) {
+pub async fn an_empty_value_is_a_value(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
-    let revision = bucket.write(put(&k, "").expecting(Revision::ZERO)).await;
+    let revision = bucket.write(put(&k, "").if_revision(Revision::ZERO)).await;
     let after = bucket.write(put(&key("z"), "after")).await;
     let entry = bucket.newest(&k).await.expect("the entry exists");
     assert!(entry.is_live() && entry.value.is_empty(), "{entry:?}");
@@ -243,7 +245,7 @@ async fn assert_too_large(bucket: &Bucket, write: Write) {
 }
 
 /// A value over the limit of the bucket or the server is `TooLarge`, and changes nothing.
-pub async fn a_value_over_the_limit_is_refused(subject: &Subject) {
+pub async fn a_value_over_the_limit_is_refused(subject: &BackendUnderTest) {
     let large = |bytes| Write::new(key("k"), WriteKind::Put(vec![b'x'; bytes].into()));
     let bucket = subject.bucket(|config| config.max_value_size = Some(2048)).await;
     bucket.write(large(1024)).await;
@@ -256,7 +258,7 @@ pub async fn a_value_over_the_limit_is_refused(subject: &Subject) {
 }
 
 /// A write to a full bucket is `BucketFull`, and changes nothing.
-pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
+pub async fn a_full_bucket_refuses_writes(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.max_bytes = Some(8192)).await;
     let name = bucket.raw.config().name.clone();
     let value = "x".repeat(1024);
@@ -282,7 +284,7 @@ pub async fn a_full_bucket_refuses_writes(subject: &Subject) {
 }
 
 /// An erase removes the entries of a key up to the given revision and no later entry. It leaves no marker.
-pub async fn an_erasure_takes_nothing_that_is_later(subject: &Subject) {
+pub async fn an_erasure_takes_nothing_that_is_later(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let other = bucket.write(put(&key("other"), "stays")).await;
@@ -294,5 +296,5 @@ pub async fn an_erasure_takes_nothing_that_is_later(subject: &Subject) {
     assert_eq!(bucket.erase(&k, marker).await, 0, "the marker is already erased");
     assert_eq!(bucket.erase(&k, later).await, 1);
     assert_eq!(bucket.newest(&k).await, None, "no marker is left");
-    bucket.write(put(&k, "third").expecting(Revision::ZERO)).await;
+    bucket.write(put(&k, "third").if_revision(Revision::ZERO)).await;
 }

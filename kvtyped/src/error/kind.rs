@@ -52,7 +52,7 @@ pub enum ErrorKind {
     },
     /// The bucket is not the one that this handle was opened on: it was deleted and created again, or set back to an
     /// older copy. Earlier reads are invalid. Open the bucket again.
-    HistoryRewound,
+    BucketReplaced,
     /// The codec cannot encode the value, or the value would not be read back equal.
     Encode {
         /// The codec, or `key` if the decoded record would have another key.
@@ -178,7 +178,7 @@ impl ErrorKind {
                 write!(f, "the stored value is not a record of this model: {codec}: {detail}")
             }
             Self::Rejected { reason } => write!(f, "the stored value was rejected: {reason}"),
-            Self::HistoryRewound => {
+            Self::BucketReplaced => {
                 f.write_str("the bucket was recreated, or restored to an earlier state, since it was opened; open it again, and read again")
             }
             Self::Encode { codec, detail } => write!(f, "the value cannot be written as {codec}: {detail}"),

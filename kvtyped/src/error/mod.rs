@@ -45,9 +45,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: Option<&'static str>,
@@ -72,7 +72,7 @@ pub enum Outcome {
 impl Error {
     /// Creates an error of this kind whose outcome is [`Outcome::NotApplied`].
     pub fn new(kind: ErrorKind) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             outcome: Outcome::NotApplied,
             operation: None,
@@ -176,7 +176,7 @@ impl Error {
 
     /// Adds the operation, bucket and key. Values that are set stay, except the key of a recipe's internal record: the
     /// operation and the user's name of the recipe replace it.
-    pub(crate) fn within(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
+    pub(crate) fn with_context(mut self, operation: &'static str, bucket: &str, key: Option<&str>) -> Self {
         let is_inner = |key: &str| key.strip_prefix(Key::RESERVED).is_some_and(|rest| rest.starts_with('.'));
         if self.0.key.as_deref().is_some_and(is_inner) && key.is_some_and(|key| !is_inner(key)) {
             (self.0.operation, self.0.key) = (None, None);
@@ -198,11 +198,11 @@ impl Error {
     }
 
     /// Copies an error for another of the callers that it affects.
-    pub(crate) fn also(error: &Arc<Self>) -> Self {
-        let Inner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
-        let source = source.is_some().then(|| Box::new(Shared(Arc::clone(error))) as _);
+    pub(crate) fn shared(error: &Arc<Self>) -> Self {
+        let ErrorInner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
+        let source = source.is_some().then(|| Box::new(SharedSource(Arc::clone(error))) as _);
         let (kind, key) = (kind.clone(), key.clone());
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             outcome: *outcome,
             operation: None,
@@ -304,15 +304,15 @@ impl fmt::Display for Error {
     }
 }
 
-impl Inner {
+impl ErrorInner {
     /// The reason of `InvalidKey`. The message of the error includes it.
     fn key_error(&self) -> Option<&KeyError> {
         let source = self.source.as_deref()?;
-        source.downcast_ref().or_else(|| source.downcast_ref::<Shared>()?.0.0.key_error())
+        source.downcast_ref().or_else(|| source.downcast_ref::<SharedSource>()?.0.0.key_error())
     }
 }
 
-impl fmt::Display for Inner {
+impl fmt::Display for ErrorInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, outcome, operation, model, bucket, key, revision, source: _ } = self;
         if let Some(operation) = operation {
@@ -371,9 +371,9 @@ impl StdError for Error {
 
 /// The source of an error that several callers share.
 #[derive(Debug)]
-struct Shared(Arc<Error>);
+struct SharedSource(Arc<Error>);
 
-impl fmt::Display for Shared {
+impl fmt::Display for SharedSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.source() {
             Some(cause) => fmt::Display::fmt(cause, f),
@@ -382,7 +382,7 @@ impl fmt::Display for Shared {
     }
 }
 
-impl StdError for Shared {
+impl StdError for SharedSource {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source().and_then(StdError::source)
     }

@@ -44,13 +44,13 @@ impl<T: KvModel> Filter<T> {
     /// Selects the keys that match this pattern.
     ///
     /// A key that matches the pattern but is not a key of the model yields an error in the results.
-    pub fn of_pattern(pattern: Pattern) -> Self {
+    pub fn pattern(pattern: Pattern) -> Self {
         // A pattern longer than a key matches nothing. A server would close the connection over such a request.
         Self::of((pattern.to_string().len() <= Key::MAX_BYTES).then_some(pattern))
     }
 
     /// Selects exactly this key.
-    pub fn of_key(key: &T::Key) -> Self {
+    pub fn key(key: &T::Key) -> Self {
         // A key that is too long to exist matches nothing.
         Self::of(key.encode().ok().map(|key| Pattern::exact(&key)))
     }
@@ -72,7 +72,7 @@ impl<T: KvModel> Filter<T> {
 
 impl<T: KvModel> From<RangeFull> for Filter<T> {
     fn from(_: RangeFull) -> Self {
-        Self::of_pattern(T::Key::pattern())
+        Self::pattern(T::Key::pattern())
     }
 }
 

@@ -11,29 +11,29 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::place::check_room;
-use super::quota::{Now, nanos};
-use super::slot::{Slot, SlotKey};
+use super::quota::{TimeInterval, nanos};
+use super::slot::{RecipeKey, RecipeRecord};
 use super::task::detached;
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 
 /// Once a reading has this age, the clock is read again.
-const FRESH: Duration = Duration::from_secs(10);
+const REFRESH_AFTER: Duration = Duration::from_secs(10);
 
 /// Once a reading has this age, it is no longer used.
-const STALE: Duration = Duration::from_secs(60);
+const EXPIRE_AFTER: Duration = Duration::from_secs(60);
 
 /// The reciprocal of the tolerated drift between two clocks: 500 ppm, like the rate of clock slewing.
-pub(super) const DRIFT: u32 = 2_000;
+pub(super) const MAX_DRIFT_DIVISOR: u32 = 2_000;
 
 /// The TTL of the record that the clock is read from.
-const KEPT: Duration = Duration::from_secs(60);
+const PROBE_TTL: Duration = Duration::from_secs(60);
 
 /// The server's clock. Clones share their samples.
 #[derive(Clone)]
 pub(super) struct ServerClock {
-    key: SlotKey,
+    key: RecipeKey,
     known: Arc<Mutex<Option<Sample>>>,
     reading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -42,19 +42,19 @@ pub(super) struct ServerClock {
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     at: Instant,
-    now: Now,
+    now: TimeInterval,
 }
 
 /// The value of the record that the server stamps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Tick {}
+struct TimestampProbe {}
 
 impl Sample {
-    fn now(&self, at: Instant) -> Now {
+    fn now(&self, at: Instant) -> TimeInterval {
         let age = at.saturating_duration_since(self.at);
-        let wrong = nanos(age / DRIFT);
+        let wrong = nanos(age / MAX_DRIFT_DIVISOR);
         let moved = |time: u64| time.saturating_add(nanos(age));
-        Now {
+        TimeInterval {
             earliest: moved(self.now.earliest).saturating_sub(wrong),
             latest: moved(self.now.latest).saturating_add(wrong),
         }
@@ -65,27 +65,27 @@ impl Sample {
     fn and(self, older: Sample) -> Self {
         let (new, old) = (self.now, older.now(self.at));
         let (earliest, latest) = (new.earliest.max(old.earliest), new.latest.min(old.latest));
-        if earliest > latest { self } else { Self { now: Now { earliest, latest }, ..self } }
+        if earliest > latest { self } else { Self { now: TimeInterval { earliest, latest }, ..self } }
     }
 }
 
 impl ServerClock {
     pub(super) fn new(name: &str) -> Self {
         let reader = format!("{:016x}", rand::random::<u64>());
-        let key = SlotKey::new("rate-clock", name, reader);
+        let key = RecipeKey::new("rate-clock", name, reader);
         Self { key, known: Arc::default(), reading: Arc::default() }
     }
 
-    /// Reads the server's clock if the last reading is older than `FRESH`. If another task is reading the clock, the
-    /// last reading remains in use. If the last reading is older than `STALE`, the call waits for that task.
-    pub(super) async fn refresh<V>(&self, bucket: &Bucket<Slot<V>>, timeout: Duration) -> Result<()>
+    /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the clock, the
+    /// last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for that task.
+    pub(super) async fn refresh<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
     where
         V: super::slot::Value,
     {
-        if self.age() < FRESH {
+        if self.age() < REFRESH_AFTER {
             return Ok(());
         }
-        let (clock, bucket) = (self.clone(), bucket.of::<Slot<Tick>>());
+        let (clock, bucket) = (self.clone(), bucket.as_model::<RecipeRecord<TimestampProbe>>());
         detached(async move { clock.read_again(&bucket, timeout).await }).await
     }
 
@@ -93,9 +93,9 @@ impl ServerClock {
         self.sample().map_or(Duration::MAX, |sample| sample.at.elapsed())
     }
 
-    async fn read_again(&self, bucket: &Bucket<Slot<Tick>>, timeout: Duration) -> Result<()> {
+    async fn read_again(&self, bucket: &Bucket<RecipeRecord<TimestampProbe>>, timeout: Duration) -> Result<()> {
         let _reading = match self.age() {
-            age if age < STALE => match self.reading.try_lock() {
+            age if age < EXPIRE_AFTER => match self.reading.try_lock() {
                 Ok(reading) => reading,
                 Err(_) => return Ok(()),
             },
@@ -104,7 +104,7 @@ impl ServerClock {
                 reading.map_err(|_| Error::timeout(timeout))?
             }
         };
-        if self.age() < FRESH {
+        if self.age() < REFRESH_AFTER {
             return Ok(());
         }
         check_room(bucket).await?;
@@ -114,23 +114,26 @@ impl ServerClock {
         Ok(())
     }
 
-    async fn read(&self, bucket: &Bucket<Slot<Tick>>, timeout: Duration) -> Result<Sample> {
+    async fn read(&self, bucket: &Bucket<RecipeRecord<TimestampProbe>>, timeout: Duration) -> Result<Sample> {
         let sent = Instant::now();
-        let tick = Slot { key: self.key.clone(), value: Tick {} };
-        let revision =
-            bucket.put(&tick).ttl(bucket.config().ttl.map_or(KEPT, |ttl| ttl.min(KEPT))).timeout(timeout).await?;
+        let tick = RecipeRecord { key: self.key.clone(), value: TimestampProbe {} };
+        let revision = bucket
+            .put(&tick)
+            .ttl(bucket.config().ttl.map_or(PROBE_TTL, |ttl| ttl.min(PROBE_TTL)))
+            .timeout(timeout)
+            .await?;
         let at = Instant::now();
         let stored = bucket.get(&self.key).read(Read::AtLeast(revision)).timeout(timeout).await?;
         let stamped = stored.filter(|tick| tick.revision() == revision).map(|tick| tick.created());
         let since = stamped.and_then(|stamped| stamped.duration_since(SystemTime::UNIX_EPOCH).ok());
         let since = since.ok_or_else(|| Error::unavailable("the server's time could not be read"))?;
         let earliest = nanos(since);
-        Ok(Sample { at, now: Now { earliest, latest: earliest.saturating_add(nanos(at - sent)) } })
+        Ok(Sample { at, now: TimeInterval { earliest, latest: earliest.saturating_add(nanos(at - sent)) } })
     }
 
     /// Returns the bounds of the current time. The clock must have been read before.
-    pub(super) fn now(&self) -> Now {
-        let nothing = Now { earliest: 0, latest: u64::MAX };
+    pub(super) fn now(&self) -> TimeInterval {
+        let nothing = TimeInterval { earliest: 0, latest: u64::MAX };
         self.sample().map_or(nothing, |sample| sample.now(Instant::now()))
     }
 
@@ -148,23 +151,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_known_gets_less_sure_with_time_and_surer_with_samples() {
         let at = Instant::now();
-        let sample = |at, earliest, latest| Sample { at, now: Now { earliest, latest } };
+        let sample = |at, earliest, latest| Sample { at, now: TimeInterval { earliest, latest } };
         let second = 1_000_000_000;
         let first = sample(at, 100 * second, 100 * second + 4);
         let later = at + Duration::from_secs(2);
-        assert_eq!(first.now(later), Now { earliest: 102 * second - 1_000_000, latest: 102 * second + 4 + 1_000_000 });
+        assert_eq!(
+            first.now(later),
+            TimeInterval { earliest: 102 * second - 1_000_000, latest: 102 * second + 4 + 1_000_000 }
+        );
         // The samples overlap.
         let second_sample = sample(later, 102 * second + 1, 103 * second).and(first);
-        assert_eq!(second_sample.now, Now { earliest: 102 * second + 1, latest: 102 * second + 4 + 1_000_000 });
+        assert_eq!(
+            second_sample.now,
+            TimeInterval { earliest: 102 * second + 1, latest: 102 * second + 4 + 1_000_000 }
+        );
         // The samples overlap in one instant.
-        assert_eq!(sample(at, 5, 7).and(sample(at, 7, 9)).now, Now { earliest: 7, latest: 7 });
+        assert_eq!(sample(at, 5, 7).and(sample(at, 7, 9)).now, TimeInterval { earliest: 7, latest: 7 });
         // The clock was set back.
-        assert_eq!(sample(later, 5, 6).and(first).now, Now { earliest: 5, latest: 6 });
+        assert_eq!(sample(later, 5, 6).and(first).now, TimeInterval { earliest: 5, latest: 6 });
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_clock_is_read_again_when_what_is_known_of_it_is_old() {
-        let bucket: Bucket<Slot<Tick>> = Store::memory().bucket().name("clock").await.unwrap();
+        let bucket: Bucket<RecipeRecord<TimestampProbe>> = Store::memory().bucket().name("clock").await.unwrap();
         let clock = ServerClock::new("a");
         let refresh = || clock.refresh(&bucket, Duration::from_secs(1));
         let read = || clock.sample().map(|sample| sample.at);
@@ -174,7 +183,7 @@ mod tests {
         assert_eq!(bucket.status().await.unwrap().last_revision.get(), 1);
         let first = read();
         assert_eq!(first, Some(Instant::now()));
-        tokio::time::advance(FRESH - Duration::from_millis(1)).await;
+        tokio::time::advance(REFRESH_AFTER - Duration::from_millis(1)).await;
         refresh().await.unwrap();
         assert_eq!(read(), first);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -184,7 +193,7 @@ mod tests {
         // While another task reads the clock, the last reading remains in use, unless it is too old.
         let second = read();
         let _reading = clock.reading.lock().await;
-        tokio::time::advance(STALE - Duration::from_millis(1)).await;
+        tokio::time::advance(EXPIRE_AFTER - Duration::from_millis(1)).await;
         refresh().await.unwrap();
         assert_eq!(read(), second);
         tokio::time::advance(Duration::from_millis(1)).await;

@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::place::{Place, place_options};
-use super::slot::{Slot, SlotKey, Unknown};
+use super::place::{BucketLocation, place_options};
+use super::slot::{RecipeKey, RecipeRecord, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ impl Store {
     /// because of a `ttl`.
     pub fn counters(&self, name: impl Into<String>) -> OpenCounters {
         let name = name.into();
-        OpenCounters { place: Place::new(self, &name), name, timeout: None }
+        OpenCounters { place: BucketLocation::new(self, &name), name, timeout: None }
     }
 }
 
@@ -49,7 +49,7 @@ impl Store {
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenCounters {
-    place: Place,
+    place: BucketLocation,
     name: String,
     timeout: Option<Duration>,
 }
@@ -75,8 +75,8 @@ impl OpenCounters {
             None => place.store().server_counters(config, below, timeout).await?,
         };
         let way = match counters {
-            Some(counters) => Way::Server(counters),
-            None => Way::Records(place.open_lasting().await?),
+            Some(counters) => CounterKind::Server(counters),
+            None => CounterKind::Records(place.open_without_ttl().await?),
         };
         Ok(Counters { name, way, timeout })
     }
@@ -118,15 +118,15 @@ impl IntoFuture for OpenCounters {
 #[derive(Clone)]
 pub struct Counters {
     name: String,
-    way: Way,
+    way: CounterKind,
     timeout: Option<Duration>,
 }
 
 /// The kind of the counters.
 #[derive(Clone)]
-enum Way {
+enum CounterKind {
     Server(CounterBucket),
-    Records(Bucket<Slot<Total>>),
+    Records(Bucket<RecipeRecord<Total>>),
 }
 
 impl Counters {
@@ -143,14 +143,14 @@ impl Counters {
     /// left the range and was about to be reverted may remain.
     pub async fn add(&self, name: &str, delta: i64) -> Result<i64> {
         let bucket = match &self.way {
-            Way::Server(counters) => return counters.add(name, delta, self.timeout).await,
-            Way::Records(bucket) => bucket,
+            CounterKind::Server(counters) => return counters.add(name, delta, self.timeout).await,
+            CounterKind::Records(bucket) => bucket,
         };
         let key = self.key(name);
         // The total right after this increment. The stored total may include later increments.
         let mut own = Ok(delta);
-        let added = bucket.transform(&key, |slot: Option<Slot<Total>>| {
-            let none = || Slot { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };
+        let added = bucket.transform(&key, |slot: Option<RecipeRecord<Total>>| {
+            let none = || RecipeRecord { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };
             let mut slot = slot.unwrap_or_else(none);
             own = slot.value.total.checked_add(delta).ok_or(slot.value.total);
             own.map_or(Change::Keep, |total| {
@@ -162,7 +162,7 @@ impl Counters {
         own.map_err(|total| {
             let total = i128::from(total) + i128::from(delta);
             let error = Error::out_of_range(format!("the increment {delta} gives {total}, which exceeds an `i64`"));
-            error.within("add", bucket.name(), Some(&key.to_string()))
+            error.with_context("add", bucket.name(), Some(&key.to_string()))
         })
     }
 
@@ -179,8 +179,8 @@ impl Counters {
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, name: &str) -> Result<i64> {
         match &self.way {
-            Way::Server(counters) => counters.get(name, self.timeout).await,
-            Way::Records(bucket) => {
+            CounterKind::Server(counters) => counters.get(name, self.timeout).await,
+            CounterKind::Records(bucket) => {
                 let key = self.key(name);
                 let get = bucket.get(&key).read(Read::Leader).timeout(self.timeout.unwrap_or(bucket.timeout()));
                 Ok(get.await?.map_or(0, |slot| slot.value.total))
@@ -213,9 +213,9 @@ impl Counters {
     /// If the future is dropped, the read is cancelled.
     pub async fn all(&self) -> Result<Vec<(String, i64)>> {
         let mut totals: Vec<(String, i64)> = match &self.way {
-            Way::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
-            Way::Records(bucket) => {
-                let records = bucket.list(SlotKey::parts(RECIPE, &self.name)).await?;
+            CounterKind::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
+            CounterKind::Records(bucket) => {
+                let records = bucket.list(RecipeKey::parts(RECIPE, &self.name)).await?;
                 records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.total)).try_collect().await?
             }
         };
@@ -238,8 +238,8 @@ impl Counters {
     /// If the future is dropped, the counter may or may not be removed.
     pub async fn remove(&self, name: &str) -> Result<()> {
         match &self.way {
-            Way::Server(counters) => counters.remove(name, self.timeout).await,
-            Way::Records(bucket) => {
+            CounterKind::Server(counters) => counters.remove(name, self.timeout).await,
+            CounterKind::Records(bucket) => {
                 let key = self.key(name);
                 let purge = bucket.purge(&key).timeout(self.timeout.unwrap_or(bucket.timeout()));
                 purge.await.map(drop)
@@ -249,19 +249,19 @@ impl Counters {
 
     /// Returns whether the server adds up the increments (ADR-49). Otherwise the counters are records.
     pub fn is_server_side(&self) -> bool {
-        matches!(self.way, Way::Server(_))
+        matches!(self.way, CounterKind::Server(_))
     }
 
-    fn key(&self, name: &str) -> SlotKey {
-        SlotKey::new(RECIPE, &self.name, name)
+    fn key(&self, name: &str) -> RecipeKey {
+        RecipeKey::new(RECIPE, &self.name, name)
     }
 }
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bucket = match &self.way {
-            Way::Server(counters) => counters.bucket(),
-            Way::Records(bucket) => bucket.name(),
+            CounterKind::Server(counters) => counters.bucket(),
+            CounterKind::Records(bucket) => bucket.name(),
         };
         f.debug_struct("Counters")
             .field("name", &self.name)
@@ -279,7 +279,7 @@ struct Total {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct CounterValue {
     val: String,
     #[serde(flatten)]
     unknown: Unknown,
@@ -287,13 +287,13 @@ struct Stored {
 
 impl Serialize for Total {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Stored { val: self.total.to_string(), unknown: self.unknown.clone() }.serialize(serializer)
+        CounterValue { val: self.total.to_string(), unknown: self.unknown.clone() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Total {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Stored { val, unknown } = Stored::deserialize(deserializer)?;
+        let CounterValue { val, unknown } = CounterValue::deserialize(deserializer)?;
         let total = val.parse().map_err(|_| serde::de::Error::custom("the total is not an `i64`"))?;
         Ok(Self { total, unknown })
     }

@@ -13,12 +13,12 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::home::Home;
+use super::home::LeaseContext;
 use super::lease::Lease;
 use super::place::place_options;
-use super::slot::Slot;
+use super::slot::RecipeRecord;
 use super::terms::lease_options;
-use super::told::{Heard, Saying, Speaker, Told, pack, speaks, understood};
+use super::told::{Announced, Announcement, AnnouncementVersion, RawAnnouncement, decode, encode_value, speaks};
 use super::wait;
 use crate::backend::Read;
 use crate::error::Result;
@@ -55,7 +55,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Election { place: Home::new(self, RECIPE, name), value: PhantomData }
+        Election { place: LeaseContext::new(self, RECIPE, name), value: PhantomData }
     }
 }
 
@@ -67,7 +67,7 @@ impl Store {
 /// A new leader is elected, and announced to observers, only after the previous leader must have stepped down. The
 /// record of a leader ends in one of two ways. Either the leader resigns: it stops leading and then removes the record.
 /// Or the server expires the record. The server counts from the arrival of the last renewal, the leader from the moment
-/// before the renewal was sent. The leader also stops a [`margin`](Self::margin) earlier, with or without a network. By
+/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without a network. By
 /// then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
 ///
 /// # What this does not guarantee
@@ -80,12 +80,12 @@ impl Store {
 /// * Fresh observations. An observed leader may already have been replaced.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Election<T> {
-    place: Home,
+    place: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
 place_options!(Election<T>);
-lease_options!(Election<T>: place.terms, Campaign<T>: place.terms);
+lease_options!(Election<T>: place.options, Campaign<T>: place.options);
 
 impl<T> Election<T>
 where
@@ -110,7 +110,7 @@ where
     /// If the future is dropped, the candidate withdraws. A candidate that is elected at that moment resigns. If the
     /// resignation cannot be sent, the leadership is free after its TTL.
     pub fn campaign(&self, me: &T) -> Campaign<T> {
-        Campaign { place: self.place.clone(), me: pack(me), wait: None, value: PhantomData }
+        Campaign { place: self.place.clone(), me: encode_value(me), wait: None, value: PhantomData }
     }
 
     /// Returns the current leader, or `None` if there is no leader. The answer may be outdated when it arrives.
@@ -125,11 +125,11 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
-            let bucket = self.place.bucket().await?.of::<Slot<Told<T>>>();
+            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
             let entry = bucket.get(&self.place.key(LEASE)).read(Read::Leader).await?;
-            Ok(entry.map(|entry| Leader { speaker: Speaker::of(entry) }))
+            Ok(entry.map(|entry| Leader { speaker: Announced::of(entry) }))
         };
-        self.place.within("leader", None, read).await
+        self.place.in_operation("leader", None, read).await
     }
 
     /// Watches the leader. The stream yields the current leader, each new leader, and each new value of a leader.
@@ -161,10 +161,10 @@ where
     /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn observe(&self) -> Result<Leaders<T>> {
         let watch = async {
-            let bucket = self.place.bucket().await?.of::<Slot<Heard>>();
-            bucket.watch(Filter::of_key(&self.place.key(LEASE))).await
+            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
+            bucket.watch(Filter::key(&self.place.key(LEASE))).await
         };
-        let events = self.place.within("observe", None, watch).await?;
+        let events = self.place.in_operation("observe", None, watch).await?;
         Ok(Leaders { events, last: None, value: PhantomData })
     }
 }
@@ -172,7 +172,7 @@ where
 /// A campaign for leadership; see [`Election::campaign`].
 #[must_use = "a campaign does not start until it is awaited"]
 pub struct Campaign<T> {
-    place: Home,
+    place: LeaseContext,
     me: Result<serde_json::Value>,
     wait: Option<Duration>,
     value: PhantomData<fn() -> T>,
@@ -193,8 +193,8 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { place, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = async { wait::take(&place, LEASE, Some(me?), wait).await };
-            let lease = place.within("campaign", None, elected).await?;
+            let elected = async { wait::acquire(&place, LEASE, Some(me?), wait).await };
+            let lease = place.in_operation("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })
     }
@@ -229,8 +229,8 @@ where
     ///
     /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn proclaim(&self, value: &T) -> Result<()> {
-        let value = pack(value).map_err(|error| self.lease.located("proclaim", error))?;
-        self.lease.say("proclaim", Some(value)).await
+        let value = encode_value(value).map_err(|error| self.lease.located("proclaim", error))?;
+        self.lease.set_value("proclaim", Some(value)).await
     }
 }
 
@@ -260,7 +260,7 @@ impl<T> Deref for Leadership<T> {
 /// A leader, which may have been replaced since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader<T> {
-    speaker: Speaker<T>,
+    speaker: Announced<T>,
 }
 
 speaks!(Leader, "When it was elected, by its own clock.");
@@ -271,9 +271,9 @@ pub struct Leaders<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    events: Events<Slot<Heard>>,
+    events: Events<RecipeRecord<RawAnnouncement>>,
     /// The last announcement that was yielded.
-    last: Option<Saying>,
+    last: Option<AnnouncementVersion>,
     value: PhantomData<fn() -> T>,
 }
 
@@ -292,7 +292,7 @@ where
                         continue;
                     }
                     self.last = Some(saying);
-                    Some(understood(entry).map(|(_, speaker)| Leader { speaker }))
+                    Some(decode(entry).map(|(_, speaker)| Leader { speaker }))
                 }
                 Some(Ok(Event::Undecodable { error, .. })) => Some(Err(error)),
                 Some(Ok(_)) => continue,

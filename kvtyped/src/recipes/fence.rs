@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lock::LockGuard;
-use super::slot::SlotKey;
-use crate::bucket::{Create, Delete, Modify, Purge, Put, Standing, Touch, Transform, TryModify, Update};
+use super::slot::RecipeKey;
+use crate::bucket::{Create, Delete, FencePrecondition, Modify, Purge, Put, Touch, Transform, TryModify, Update};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -42,10 +42,10 @@ pub(super) fn until(sent: Instant, life: Duration) -> Instant {
 /// A fence in a bucket: a record that is written once in each term. Its revision stays the same until another holder
 /// takes the lock.
 #[derive(Debug, Clone)]
-pub(super) struct Fencing {
-    pub(super) at: SlotKey,
+pub(super) struct FenceRecord {
+    pub(super) key: RecipeKey,
     pub(super) revision: Revision,
-    pub(super) standing: Standing,
+    pub(super) standing: FencePrecondition,
     /// Until when the guard may use this fence.
     pub(super) until: Instant,
 }
@@ -83,7 +83,7 @@ macro_rules! fenced {
             /// Together with an expected revision (`update`, `create`, `modify`, `if_revision`) they need nats-server
             /// 2.12.1, and a bucket with atomic batches.
             pub fn fenced_by(self, guard: &LockGuard) -> Self {
-                self.standing_on(Some(standing(guard)))
+                self.with_fence(Some(standing(guard)))
             }
         }
     )*};
@@ -95,14 +95,14 @@ impl<T: KvModel> Transaction<'_, T> {
     /// Applies the transaction only if no other holder has taken the lock since `guard` was acquired; see
     /// [`Put::fenced_by`](crate::Put::fenced_by).
     pub fn fenced_by(self, guard: &LockGuard) -> Self {
-        self.standing_on(Some(standing(guard)))
+        self.with_fence(Some(standing(guard)))
     }
 }
 
 /// Returns the precondition of a write that a guard fences.
-fn standing(guard: &LockGuard) -> Result<Standing> {
+fn standing(guard: &LockGuard) -> Result<FencePrecondition> {
     guard.check()?;
-    let Some(fencing) = guard.fencing() else {
+    let Some(fencing) = guard.fence_record() else {
         return Err(Error::invalid_config(
             "this lock has no fence in a bucket of records; take the lock with `lock` of the written bucket",
         ));

@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 
 use super::group_view::GroupView;
 use super::group_watch::GroupEvents;
-use super::home::Home;
+use super::home::LeaseContext;
 use super::lease::Lease;
 use super::place::place_options;
-use super::slot::{Slot, SlotKey};
+use super::slot::{RecipeKey, RecipeRecord};
 use super::terms::lease_options;
-use super::told::{Speaker, Told, pack, speaks};
+use super::told::{Announced, Announcement, encode_value, speaks};
 use super::wait;
 use crate::backend::Read;
 use crate::bucket::{Bucket, Entry};
@@ -52,7 +52,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Group { place: Home::new(self, RECIPE, name), value: PhantomData }
+        Group { place: LeaseContext::new(self, RECIPE, name), value: PhantomData }
     }
 }
 
@@ -69,12 +69,12 @@ impl Store {
 /// * That an id has one holder that *acts*; see [`Lease`].
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Group<T> {
-    place: Home,
+    place: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
 place_options!(Group<T>);
-lease_options!(Group<T>: place.terms, Join<T>: place.terms);
+lease_options!(Group<T>: place.options, Join<T>: place.options);
 
 impl<T> Group<T>
 where
@@ -96,7 +96,7 @@ where
     /// If the future is dropped, no membership remains. A member that joins at that moment leaves. If that cannot be
     /// sent, the membership ends after its TTL.
     pub fn join(&self, id: impl Into<String>, me: &T) -> Join<T> {
-        Join { place: self.place.clone(), id: id.into(), me: pack(me), wait: None, value: PhantomData }
+        Join { place: self.place.clone(), id: id.into(), me: encode_value(me), wait: None, value: PhantomData }
     }
 
     /// Returns the current members, ordered by id.
@@ -114,12 +114,12 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn members(&self) -> Result<Vec<MemberInfo<T>>> {
         let list = async {
-            let entries = self.opened().await?.list(self.place.all()).await?;
+            let entries = self.open_bucket().await?.list(self.place.all()).await?;
             let mut members: Vec<_> = entries.map_ok(MemberInfo::of).try_collect().await?;
             members.sort_by(|one: &MemberInfo<T>, other| one.id.cmp(&other.id));
             Ok(members)
         };
-        self.place.within("members", None, list).await
+        self.place.in_operation("members", None, list).await
     }
 
     /// Returns the member with an id, or `None` if there is no such member. Reads from the leader of the bucket.
@@ -133,10 +133,10 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, id: &str) -> Result<Option<MemberInfo<T>>> {
         let read = async {
-            let entry = self.opened().await?.get(&self.place.key(id)).read(Read::Leader).await?;
+            let entry = self.open_bucket().await?.get(&self.place.key(id)).read(Read::Leader).await?;
             Ok(entry.map(MemberInfo::of))
         };
-        self.place.within("get", Some(id), read).await
+        self.place.in_operation("get", Some(id), read).await
     }
 
     /// Watches the members. The stream yields the current members, then
@@ -144,7 +144,7 @@ where
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::{Departure, GroupEvent};
+    /// # use kvtyped::{GroupEvent, LeaveReason};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// let workers = Store::memory().group::<String>("workers");
@@ -154,7 +154,7 @@ where
     /// assert!(matches!(events.try_next().await?, Some(GroupEvent::Joined(worker)) if worker.id() == "node-1"));
     /// member.leave().await?;
     /// let event = events.try_next().await?;
-    /// assert!(matches!(event, Some(GroupEvent::Left { reason: Departure::Left, .. })));
+    /// assert!(matches!(event, Some(GroupEvent::Left { reason: LeaveReason::Left, .. })));
     /// # Ok(())
     /// # }
     /// ```
@@ -171,8 +171,8 @@ where
     ///
     /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn watch(&self) -> Result<GroupEvents<T>> {
-        let watch = async { self.place.bucket().await?.of().watch(self.place.all()).await };
-        Ok(GroupEvents::new(self.place.within("watch", None, watch).await?))
+        let watch = async { self.place.bucket().await?.as_model().watch(self.place.all()).await };
+        Ok(GroupEvents::new(self.place.in_operation("watch", None, watch).await?))
     }
 
     /// Opens a local view of the members. The view is complete when the call returns, and stays up to date from then
@@ -204,19 +204,19 @@ where
     ///
     /// If the future is dropped, the view is closed.
     pub async fn view(&self) -> Result<GroupView<T>> {
-        let open = async { self.opened().await?.cache(self.place.all()).await };
-        Ok(GroupView::new(self.place.within("view", None, open).await?, self.place.clone()))
+        let open = async { self.open_bucket().await?.cache(self.place.all()).await };
+        Ok(GroupView::new(self.place.in_operation("view", None, open).await?, self.place.clone()))
     }
 
-    async fn opened(&self) -> Result<Bucket<Slot<Told<T>>>> {
-        Ok(self.place.bucket().await?.of())
+    async fn open_bucket(&self) -> Result<Bucket<RecipeRecord<Announcement<T>>>> {
+        Ok(self.place.bucket().await?.as_model())
     }
 }
 
 /// A request to join a group; see [`Group::join`].
 #[must_use = "no member joins until it is awaited"]
 pub struct Join<T> {
-    place: Home,
+    place: LeaseContext,
     id: String,
     me: Result<serde_json::Value>,
     wait: Option<Duration>,
@@ -243,11 +243,11 @@ impl<T: 'static> IntoFuture for Join<T> {
         Box::pin(async move {
             let join = async {
                 match wait {
-                    Some(_) => wait::take(&place, &id, Some(me?), wait).await,
+                    Some(_) => wait::acquire(&place, &id, Some(me?), wait).await,
                     None => wait::take_now(&place, &id, Some(me?)).await,
                 }
             };
-            let lease = place.within("join", Some(&id), join).await?;
+            let lease = place.in_operation("join", Some(&id), join).await?;
             Ok(Member { lease, id, value: PhantomData })
         })
     }
@@ -283,8 +283,8 @@ where
     ///
     /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn update(&self, me: &T) -> Result<()> {
-        let value = pack(me).map_err(|error| self.lease.located("update", error))?;
-        self.lease.say("update", Some(value)).await
+        let value = encode_value(me).map_err(|error| self.lease.located("update", error))?;
+        self.lease.set_value("update", Some(value)).await
     }
 }
 
@@ -320,7 +320,7 @@ impl<T> Deref for Member<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberInfo<T> {
     id: String,
-    speaker: Speaker<T>,
+    speaker: Announced<T>,
 }
 
 speaks!(MemberInfo, "When it joined, by its own clock.");
@@ -336,12 +336,12 @@ impl<T> MemberInfo<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn heard((key, speaker): (SlotKey, Speaker<T>)) -> Self {
+    pub(super) fn from_announcement((key, speaker): (RecipeKey, Announced<T>)) -> Self {
         Self { id: key.part().to_owned(), speaker }
     }
 
-    pub(super) fn of(entry: Entry<Slot<Told<T>>>) -> Self {
-        Self { id: entry.key().part().to_owned(), speaker: Speaker::of(entry) }
+    pub(super) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
+        Self { id: entry.key().part().to_owned(), speaker: Announced::of(entry) }
     }
 }
 

@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::group::MemberInfo;
-use super::home::Home;
-use super::slot::Slot;
-use super::told::{Saying, Told};
+use super::home::LeaseContext;
+use super::slot::RecipeRecord;
+use super::told::{Announcement, AnnouncementVersion};
 use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::watch::{Cache, CacheChanges};
@@ -23,16 +23,16 @@ pub struct GroupView<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    cache: Cache<Slot<Told<T>>>,
-    changes: CacheChanges<Slot<Told<T>>>,
-    place: Home,
+    cache: Cache<RecipeRecord<Announcement<T>>>,
+    changes: CacheChanges<RecipeRecord<Announcement<T>>>,
+    place: LeaseContext,
 }
 
 impl<T> GroupView<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn new(cache: Cache<Slot<Told<T>>>, place: Home) -> Self {
+    pub(super) fn new(cache: Cache<RecipeRecord<Announcement<T>>>, place: LeaseContext) -> Self {
         let changes = cache.changes();
         Self { cache, changes, place }
     }
@@ -82,7 +82,7 @@ where
     ///
     /// If the future is dropped, no change is lost.
     pub async fn changed(&mut self) -> Result<()> {
-        let saying = |entry: &Option<Arc<Entry<Slot<Told<T>>>>>| -> Option<Saying> {
+        let saying = |entry: &Option<Arc<Entry<RecipeRecord<Announcement<T>>>>>| -> Option<AnnouncementVersion> {
             entry.as_ref().map(|entry| entry.value.saying())
         };
         loop {

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::group::MemberInfo;
-use super::slot::Slot;
-use super::told::{Heard, Saying, understood};
+use super::slot::RecipeRecord;
+use super::told::{AnnouncementVersion, RawAnnouncement, decode};
 use crate::bucket::Removed;
 use crate::error::Result;
 use crate::watch::{Event, Events};
@@ -29,7 +29,7 @@ pub enum GroupEvent<T> {
         /// The id of the member.
         id: String,
         /// The reason.
-        reason: Departure,
+        reason: LeaveReason,
     },
     /// All initial members have been yielded. This event comes at once if the group is empty.
     Ready,
@@ -38,13 +38,13 @@ pub enum GroupEvent<T> {
 /// The reason why a member left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Departure {
+pub enum LeaveReason {
     /// The member left the group.
     Left,
     /// The lease expired: the member died, or was disconnected for its whole TTL.
-    Died,
+    Expired,
     /// The member left while the watch was interrupted.
-    Missed,
+    Unobserved,
 }
 
 /// A stream of the changes in a group; see [`Group::watch`](super::Group::watch).
@@ -53,14 +53,14 @@ pub struct GroupEvents<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    events: Events<Slot<Heard>>,
-    known: Known,
+    events: Events<RecipeRecord<RawAnnouncement>>,
+    known: KnownMember,
     told: VecDeque<Result<GroupEvent<T>>>,
 }
 
 /// The members, as the stream has yielded them so far.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownMember {
     /// The last announcement of each member. A member was not yielded if its value was never decodable.
     members: HashMap<String, Member>,
     /// The ids that were seen since the watch resynced.
@@ -70,7 +70,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Member {
-    said: Saying,
+    said: AnnouncementVersion,
     told: bool,
 }
 
@@ -78,12 +78,12 @@ impl<T> GroupEvents<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn new(events: Events<Slot<Heard>>) -> Self {
-        Self { events, known: Known::default(), told: VecDeque::new() }
+    pub(super) fn new(events: Events<RecipeRecord<RawAnnouncement>>) -> Self {
+        Self { events, known: KnownMember::default(), told: VecDeque::new() }
     }
 
     /// Processes an event, and appends the resulting group events to `told`.
-    fn learn(&mut self, event: Event<Slot<Heard>>) {
+    fn apply_event(&mut self, event: Event<RecipeRecord<RawAnnouncement>>) {
         let Self { known, told, events: _ } = self;
         match event {
             Event::Put(entry) => {
@@ -100,10 +100,10 @@ where
                 let same = before.as_ref().is_some_and(|before| before.said.id == said.id);
                 let mut was_told = before.is_some_and(|before| before.told);
                 if was_told && !same {
-                    told.push_back(Ok(GroupEvent::Left { id: id.clone(), reason: Departure::Missed }));
+                    told.push_back(Ok(GroupEvent::Left { id: id.clone(), reason: LeaveReason::Unobserved }));
                     was_told = false;
                 }
-                match understood(entry).map(MemberInfo::heard) {
+                match decode(entry).map(MemberInfo::from_announcement) {
                     Ok(member) if was_told => told.push_back(Ok(GroupEvent::Updated(member))),
                     Ok(member) => {
                         told.push_back(Ok(GroupEvent::Joined(member)));
@@ -115,7 +115,7 @@ where
                 known.members.insert(id, Member { said, told: was_told });
             }
             Event::Removed { key, reason, .. } => {
-                let reason = if reason == Removed::Expired { Departure::Died } else { Departure::Left };
+                let reason = if reason == Removed::Expired { LeaveReason::Expired } else { LeaveReason::Left };
                 if known.members.remove(key.part()).is_some_and(|member| member.told) {
                     told.push_back(Ok(GroupEvent::Left { id: key.part().to_owned(), reason }));
                 }
@@ -127,7 +127,7 @@ where
                     let gone: Vec<_> = known.members.keys().filter(|id| !anew.contains(*id)).cloned().collect();
                     for id in gone {
                         if known.members.remove(&id).is_some_and(|member| member.told) {
-                            told.push_back(Ok(GroupEvent::Left { id, reason: Departure::Missed }));
+                            told.push_back(Ok(GroupEvent::Left { id, reason: LeaveReason::Unobserved }));
                         }
                     }
                 }
@@ -152,7 +152,7 @@ where
                 return Poll::Ready(Some(told));
             }
             match ready!(self.events.poll_next_unpin(context)) {
-                Some(Ok(event)) => self.learn(event),
+                Some(Ok(event)) => self.apply_event(event),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::fence::Fence;
-use super::slot::{Slot, Unknown};
+use super::slot::{RecipeRecord, Unknown};
 use crate::bucket::Entry;
 
 /// The stored record of a lease. Its `Debug` output shows no values of users.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Holding {
+pub(super) struct LeaseRecord {
     /// A unique id of this holding.
     pub(super) id: String,
     pub(super) owner: String,
@@ -27,11 +27,11 @@ pub(super) struct Holding {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub(super) value: Option<Value>,
     /// How often the value was replaced. Distinguishes a new value from a renewal.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) said: u64,
+    #[serde(rename = "said", default, skip_serializing_if = "is_zero")]
+    pub(super) value_version: u64,
     /// In a ticket: the requested TTL, in milliseconds, of a lease that is handed over to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) wants: Option<u64>,
+    #[serde(rename = "wants", default, skip_serializing_if = "Option::is_none")]
+    pub(super) requested_ttl_ms: Option<u64>,
     /// In a lease that was handed over and not yet renewed: the revision of the ticket that it was handed over to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ticket: Option<u64>,
@@ -39,7 +39,7 @@ pub(super) struct Holding {
     pub(super) unknown: Unknown,
 }
 
-impl Holding {
+impl LeaseRecord {
     pub(super) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
         let unknown = Unknown::default();
         Self {
@@ -49,15 +49,15 @@ impl Holding {
             note,
             term: None,
             value,
-            said: 0,
-            wants: None,
+            value_version: 0,
+            requested_ttl_ms: None,
             ticket: None,
             unknown,
         }
     }
 
     /// Returns the same record for another attempt, with a fresh id and the current time.
-    pub(super) fn anew(self) -> Self {
+    pub(super) fn with_fresh_id(self) -> Self {
         Self { id: fresh_id(), since: now(), ..self }
     }
 }
@@ -87,13 +87,24 @@ pub(super) fn fresh_id() -> String {
 }
 
 /// Returns the default owner name of this process.
-pub(super) fn usual_owner() -> String {
+pub(super) fn default_owner() -> String {
     format!("process {}", std::process::id())
 }
 
-impl fmt::Debug for Holding {
+impl fmt::Debug for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _, said, wants, ticket, unknown } = self;
+        let Self {
+            id,
+            owner,
+            since,
+            note,
+            term,
+            value: _,
+            value_version: said,
+            requested_ttl_ms: wants,
+            ticket,
+            unknown,
+        } = self;
         f.debug_struct("Holding")
             .field("id", id)
             .field("owner", owner)
@@ -109,14 +120,14 @@ impl fmt::Debug for Holding {
 }
 
 /// Returns the fencing token of the term that an entry belongs to.
-pub(super) fn fence_of(entry: &Entry<Slot<Holding>>) -> Fence {
+pub(super) fn fence_of(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Fence {
     Fence::new(entry.value.term.unwrap_or_else(|| entry.revision().get()))
 }
 
 /// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Holder {
+pub struct LockHolder {
     /// The name of the holder.
     pub owner: String,
     /// When it took the lock, by its own clock.
@@ -127,10 +138,10 @@ pub struct Holder {
     pub fence: Fence,
 }
 
-impl Holder {
-    pub(super) fn of(entry: Entry<Slot<Holding>>) -> Self {
+impl LockHolder {
+    pub(super) fn of(entry: Entry<RecipeRecord<LeaseRecord>>) -> Self {
         let fence = fence_of(&entry);
-        let Holding { owner, since, note, .. } = entry.into_value().value;
+        let LeaseRecord { owner, since, note, .. } = entry.into_value().value;
         Self { owner, since: time_of(since), note, fence }
     }
 }

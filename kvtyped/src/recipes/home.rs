@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::holding::{Holding, usual_owner};
-use super::place::{Place, check};
-use super::slot::{self, Slot, SlotKey};
+use super::holding::{LeaseRecord, default_owner};
+use super::place::{BucketLocation, check_bucket};
+use super::slot::{self, RecipeKey, RecipeRecord};
 use super::task::detached;
-use super::tenure::Claim;
-use super::terms::Terms;
+use super::tenure::AcquireRequest;
+use super::terms::LeaseOptions;
 use crate::bucket::Bucket;
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,20 +20,20 @@ use crate::store::Store;
 
 /// The bucket and the options of a recipe whose handle is created without I/O. The bucket is opened on first use.
 #[derive(Debug, Clone)]
-pub(super) struct Home {
+pub(super) struct LeaseContext {
     recipe: &'static str,
     name: String,
-    place: Place,
+    location: BucketLocation,
     /// Shared by the clones. Cleared when the bucket turns out to be deleted or replaced, so that it is opened again.
-    opened: Arc<Mutex<Option<Bucket<Slot<Holding>>>>>,
-    pub(super) terms: Terms,
+    opened: Arc<Mutex<Option<Bucket<RecipeRecord<LeaseRecord>>>>>,
+    pub(super) options: LeaseOptions,
 }
 
-impl Home {
+impl LeaseContext {
     pub(super) fn new(store: &Store, recipe: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
-        let place = Place::new(store, &name);
-        Self { recipe, name, place, opened: Arc::default(), terms: Terms::default() }
+        let place = BucketLocation::new(store, &name);
+        Self { recipe, name, location: place, opened: Arc::default(), options: LeaseOptions::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -41,43 +41,43 @@ impl Home {
     }
 
     pub(super) fn set_bucket(&mut self, name: String) {
-        self.place.set_bucket(name);
+        self.location.set_bucket(name);
         self.opened = Arc::default();
     }
 
     pub(super) fn set_storage(&mut self, storage: Storage) {
-        self.place.set_storage(storage);
+        self.location.set_storage(storage);
         self.opened = Arc::default();
     }
 
     pub(super) fn set_max_bytes(&mut self, bytes: u64) {
-        self.place.set_max_bytes(bytes);
+        self.location.set_max_bytes(bytes);
         self.opened = Arc::default();
     }
 
     pub(super) fn set_replicas(&mut self, replicas: u8) {
-        self.place.set_replicas(replicas);
+        self.location.set_replicas(replicas);
         self.opened = Arc::default();
     }
 
     /// Returns the key of a part.
-    pub(super) fn key(&self, part: impl Into<String>) -> SlotKey {
-        SlotKey::new(self.recipe, &*self.name, part)
+    pub(super) fn key(&self, part: impl Into<String>) -> RecipeKey {
+        RecipeKey::new(self.recipe, &*self.name, part)
     }
 
     /// Returns a filter for all parts, as records that hold a `V`.
-    pub(super) fn all<V: slot::Value>(&self) -> Filter<Slot<V>> {
-        SlotKey::parts(self.recipe, &self.name)
+    pub(super) fn all<V: slot::Value>(&self) -> Filter<RecipeRecord<V>> {
+        RecipeKey::parts(self.recipe, &self.name)
     }
 
     /// Returns the bucket. Creates it if it is missing.
-    pub(super) async fn bucket(&self) -> Result<Bucket<Slot<Holding>>> {
-        let ttl = self.terms.wanted.times()?.ttl;
+    pub(super) async fn bucket(&self) -> Result<Bucket<RecipeRecord<LeaseRecord>>> {
+        let ttl = self.options.timing.times()?.ttl;
         let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
         let bucket = match known {
             Some(bucket) => bucket,
             None => {
-                let (place, opened) = (self.place.clone(), Arc::clone(&self.opened));
+                let (place, opened) = (self.location.clone(), Arc::clone(&self.opened));
                 let open = async move {
                     let mut opened = opened.lock().await;
                     match &*opened {
@@ -89,24 +89,24 @@ impl Home {
             }
         };
         // Another clone may have opened the bucket with other lease options.
-        check(bucket.config(), Some(ttl))?;
+        check_bucket(bucket.config(), Some(ttl))?;
         Ok(bucket)
     }
 
     /// Returns a request for the lease of a part. The lease will contain `value`.
-    pub(super) async fn claim(&self, part: impl Into<String>, value: Option<Value>) -> Result<Claim> {
-        let times = self.terms.wanted.times()?;
+    pub(super) async fn request(&self, part: impl Into<String>, value: Option<Value>) -> Result<AcquireRequest> {
+        let times = self.options.timing.times()?;
         let key = self.key(part);
         key.encode()?;
-        let owner = self.terms.owner.clone().unwrap_or_else(usual_owner);
-        let holding = Holding::new(owner, None, value);
+        let owner = self.options.owner.clone().unwrap_or_else(default_owner);
+        let holding = LeaseRecord::new(owner, None, value);
         let bucket = self.bucket().await?;
-        Ok(Claim::new(bucket, key, self.name.clone(), holding, times))
+        Ok(AcquireRequest::new(bucket, key, self.name.clone(), holding, times))
     }
 
     /// Runs an operation, and adds its location to the error. If the bucket turns out to be deleted or replaced, the
     /// next operation opens it again.
-    pub(super) async fn within<R>(
+    pub(super) async fn in_operation<R>(
         &self,
         operation: &'static str,
         part: Option<&str>,
@@ -115,7 +115,7 @@ impl Home {
         match work.await {
             Ok(output) => Ok(output),
             Err(error) => {
-                if matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::HistoryRewound) {
+                if matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::BucketReplaced) {
                     *self.opened.lock().await = None;
                 }
                 Err(self.located(operation, part, error))
@@ -125,6 +125,6 @@ impl Home {
 
     /// Adds the location to an error.
     pub(super) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
-        error.within(operation, self.place.bucket(), Some(part.unwrap_or(&self.name)))
+        error.with_context(operation, self.location.bucket(), Some(part.unwrap_or(&self.name)))
     }
 }

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::place::{Place, place_options};
-use super::slot::{Slot, SlotKey, Unknown};
+use super::place::{BucketLocation, place_options};
+use super::slot::{RecipeKey, RecipeRecord, Unknown};
 use super::task::detached;
 use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
@@ -45,7 +45,7 @@ impl Store {
     /// example because of a `ttl`.
     pub fn ids(&self, name: impl Into<String>) -> OpenIds {
         let name = name.into();
-        OpenIds { place: Place::new(self, &name), name, block: OpenIds::BLOCK, first: 1, timeout: None }
+        OpenIds { place: BucketLocation::new(self, &name), name, block: OpenIds::BLOCK, first: 1, timeout: None }
     }
 }
 
@@ -53,7 +53,7 @@ impl Store {
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenIds {
-    place: Place,
+    place: BucketLocation,
     name: String,
     block: u64,
     first: u64,
@@ -90,11 +90,11 @@ impl OpenIds {
         if block == 0 {
             return Err(Error::invalid_config("`block` is 0; it must be at least 1"));
         }
-        let bucket: Bucket<Slot<Next>> = place.open_lasting().await?;
+        let bucket: Bucket<RecipeRecord<NextBlock>> = place.open_without_ttl().await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
-        let key = SlotKey::new(RECIPE, name, "next");
+        let key = RecipeKey::new(RECIPE, name, "next");
         let (left, taking) = (Mutex::new(0..0), tokio::sync::Mutex::new(()));
-        Ok(Ids(Arc::new(Inner { bucket, key, block, first, timeout, left, taking })))
+        Ok(Ids(Arc::new(IdsInner { bucket, key, block, first, timeout, left, allocating: taking })))
     }
 }
 
@@ -119,22 +119,22 @@ impl IntoFuture for OpenIds {
 /// * An order between processes. A process may return an id after another process has returned a larger one.
 /// * Uniqueness beyond the life of the bucket. Ids repeat if the bucket is deleted, or restored from an older copy.
 #[derive(Clone)]
-pub struct Ids(Arc<Inner>);
+pub struct Ids(Arc<IdsInner>);
 
-struct Inner {
-    bucket: Bucket<Slot<Next>>,
-    key: SlotKey,
+struct IdsInner {
+    bucket: Bucket<RecipeRecord<NextBlock>>,
+    key: RecipeKey,
     block: u64,
     first: u64,
     timeout: Duration,
     left: Mutex<Range<u64>>,
     /// Held by the task that allocates a block, while other tasks wait.
-    taking: tokio::sync::Mutex<()>,
+    allocating: tokio::sync::Mutex<()>,
 }
 
 /// The first id that is not allocated.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Next {
+struct NextBlock {
     next: u64,
     #[serde(flatten)]
     unknown: Unknown,
@@ -152,21 +152,21 @@ impl Ids {
     ///
     /// If the future is dropped, at most the block that is being allocated is lost. No id is returned twice.
     pub async fn next(&self) -> Result<u64> {
-        let Inner { bucket, key, timeout, .. } = &*self.0;
+        let IdsInner { bucket, key, timeout, .. } = &*self.0;
         if let Some(id) = self.0.pop() {
             return Ok(id);
         }
-        let located = |error: Error| error.within("next", bucket.name(), Some(&key.to_string()));
+        let located = |error: Error| error.with_context("next", bucket.name(), Some(&key.to_string()));
         let end = Instant::now().checked_add(*timeout);
         let (inner, timeout) = (Arc::clone(&self.0), *timeout);
         let next = async move {
-            let _taking = inner.taking.lock().await;
+            let _taking = inner.allocating.lock().await;
             loop {
                 // The previous holder of the mutex may have allocated a block.
                 if let Some(id) = inner.pop() {
                     return Ok(id);
                 }
-                let block = inner.take(end).await?;
+                let block = inner.allocate_block(end).await?;
                 *inner.left.lock().unwrap_or_else(PoisonError::into_inner) = block;
             }
         };
@@ -176,14 +176,14 @@ impl Ids {
     }
 }
 
-impl Inner {
+impl IdsInner {
     /// Returns the next id of the current block.
     fn pop(&self) -> Option<u64> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 
     /// Allocates a block. A block with an unknown outcome is abandoned: at worst its ids are lost.
-    async fn take(&self, end: Option<Instant>) -> Result<Range<u64>> {
+    async fn allocate_block(&self, end: Option<Instant>) -> Result<Range<u64>> {
         loop {
             let left = end.map_or(self.timeout, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -191,13 +191,16 @@ impl Inner {
             }
             let mut taken = None;
             let take = self.bucket.transform(&self.key, |slot| {
-                let (next, unknown) =
-                    slot.map_or_else(Default::default, |slot: Slot<Next>| (slot.value.next, slot.value.unknown));
+                let (next, unknown) = slot.map_or_else(Default::default, |slot: RecipeRecord<NextBlock>| {
+                    (slot.value.next, slot.value.unknown)
+                });
                 let next = next.max(self.first);
                 let end = next.saturating_add(self.block);
                 taken = (next < end).then_some(next..end);
                 match taken {
-                    Some(_) => Change::Put(Slot { key: self.key.clone(), value: Next { next: end, unknown } }),
+                    Some(_) => {
+                        Change::Put(RecipeRecord { key: self.key.clone(), value: NextBlock { next: end, unknown } })
+                    }
                     None => Change::Keep,
                 }
             });
@@ -216,7 +219,7 @@ impl Inner {
 
 impl fmt::Debug for Ids {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { bucket, key, block, .. } = &*self.0;
+        let IdsInner { bucket, key, block, .. } = &*self.0;
         f.debug_struct("Ids")
             .field("name", &key.name())
             .field("bucket", &bucket.name())

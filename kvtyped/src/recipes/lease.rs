@@ -11,9 +11,9 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence::{Fence, Fencing};
-use super::tenure::{Order, State};
-use super::times::Times;
+use super::fence::{Fence, FenceRecord};
+use super::tenure::{LeaseCommand, LeaseState};
+use super::times::LeaseTiming;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A held lease: a record with a TTL that a background task renews.
@@ -36,35 +36,35 @@ use crate::error::{Error, ErrorKind, Result};
 /// later than requested. It expires a lease earlier only if the server's clock jumps.
 #[must_use = "dropping the lease releases it"]
 pub struct Lease {
-    shown: Box<Shown>,
-    state: watch::Receiver<State>,
-    orders: mpsc::UnboundedSender<Order>,
+    shown: Box<LeaseInfo>,
+    state: watch::Receiver<LeaseState>,
+    commands: mpsc::UnboundedSender<LeaseCommand>,
     /// Whether the keeper renews the lease.
     in_hand: Arc<AtomicBool>,
 }
 
 /// The properties of a lease that do not change.
 #[derive(Debug, Clone)]
-pub(super) struct Shown {
+pub(super) struct LeaseInfo {
     pub(super) name: String,
     pub(super) bucket: String,
     pub(super) key: String,
     pub(super) fence: Fence,
     /// The fence of the lease, if its bucket has one.
-    pub(super) fencing: Option<Fencing>,
-    pub(super) times: Times,
+    pub(super) fencing: Option<FenceRecord>,
+    pub(super) times: LeaseTiming,
     /// The time limit of an operation.
     pub(super) timeout: Duration,
 }
 
 impl Lease {
     pub(super) fn new(
-        shown: Shown,
-        state: watch::Receiver<State>,
-        orders: mpsc::UnboundedSender<Order>,
+        shown: LeaseInfo,
+        state: watch::Receiver<LeaseState>,
+        orders: mpsc::UnboundedSender<LeaseCommand>,
         in_hand: Arc<AtomicBool>,
     ) -> Self {
-        Self { shown: Box::new(shown), state, orders, in_hand }
+        Self { shown: Box::new(shown), state, commands: orders, in_hand }
     }
 
     /// Returns the name.
@@ -80,8 +80,8 @@ impl Lease {
     /// Returns how long the lease stays valid without a renewal. Returns zero if the lease is lost.
     pub fn remaining(&self) -> Duration {
         match *self.state.borrow() {
-            State::Held { until, .. } => until.saturating_duration_since(Instant::now()),
-            State::Lost | State::Released => Duration::ZERO,
+            LeaseState::Valid { until, .. } => until.saturating_duration_since(Instant::now()),
+            LeaseState::Lost | LeaseState::Released => Duration::ZERO,
         }
     }
 
@@ -96,7 +96,7 @@ impl Lease {
     ///
     /// Returns `Lost` if the lease is lost.
     pub fn check(&self) -> Result<()> {
-        if self.is_held() { Ok(()) } else { Err(self.loss("check")) }
+        if self.is_held() { Ok(()) } else { Err(self.lost_error("check")) }
     }
 
     /// Ensures that the lease is valid for this long from now. Renews the lease if less time is left.
@@ -107,7 +107,7 @@ impl Lease {
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let locks = Store::memory().locks("jobs").await?;
     /// let guard = locks.lock("invoice-42").await?;
-    /// guard.ensure(Duration::from_secs(20)).await?; // enough for the step that follows
+    /// guard.ensure_remaining(Duration::from_secs(20)).await?; // enough for the step that follows
     /// assert!(guard.remaining() > Duration::from_secs(19));
     /// # Ok(())
     /// # }
@@ -122,10 +122,10 @@ impl Lease {
     /// # Cancel safety
     ///
     /// If the future is dropped, the lease may or may not be renewed.
-    pub async fn ensure(&self, long: Duration) -> Result<()> {
+    pub async fn ensure_remaining(&self, long: Duration) -> Result<()> {
         self.check()?;
-        let Times { ttl, margin, .. } = self.shown.times;
-        if long > self.shown.times.valid() {
+        let LeaseTiming { ttl, margin, .. } = self.shown.times;
+        if long > self.shown.times.validity() {
             let reason = format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?})");
             return Err(self.located("ensure", Error::invalid_config(reason)));
         }
@@ -133,7 +133,7 @@ impl Lease {
             return Ok(());
         }
         let asked = Instant::now();
-        self.order("ensure", Order::Renew).await?;
+        self.send_command("ensure", LeaseCommand::Renew).await?;
         let left = self.remaining();
         if left >= long {
             return Ok(());
@@ -152,7 +152,7 @@ impl Lease {
     pub async fn lost(&self) {
         let mut state = self.state.clone();
         loop {
-            let State::Held { until, .. } = *state.borrow_and_update() else { return };
+            let LeaseState::Valid { until, .. } = *state.borrow_and_update() else { return };
             if until <= Instant::now() {
                 return;
             }
@@ -193,7 +193,7 @@ impl Lease {
         let work = pin!(work);
         tokio::select! {
             biased;
-            () = lost => Err(self.loss("run")),
+            () = lost => Err(self.lost_error("run")),
             output = work => Ok(output),
         }
     }
@@ -217,7 +217,7 @@ impl Lease {
     /// Releases the lease, as the operation of a recipe.
     pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
         let timeout = self.shown.timeout;
-        match tokio::time::timeout(timeout, self.order(operation, Order::Release)).await {
+        match tokio::time::timeout(timeout, self.send_command(operation, LeaseCommand::Release)).await {
             Ok(released) => released,
             // The release continues in the background.
             Err(_) => Err(self.located(operation, Error::timeout(timeout).unknown_outcome())),
@@ -230,48 +230,48 @@ impl Lease {
     }
 
     /// Returns a receiver of the state.
-    pub(super) fn state(&self) -> watch::Receiver<State> {
+    pub(super) fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
     }
 
     /// Returns the fence of the lease, if its bucket has one.
-    pub(super) fn fencing(&self) -> Option<&Fencing> {
+    pub(super) fn fencing(&self) -> Option<&FenceRecord> {
         self.shown.fencing.as_ref()
     }
 
     /// Replaces the value in the lease.
-    pub(super) async fn say(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
-        self.order(operation, |reply| Order::Say(value, reply)).await
+    pub(super) async fn set_value(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
+        self.send_command(operation, |reply| LeaseCommand::SetValue(value, reply)).await
     }
 
     /// Ends the lease by replacing its record with a value, if the record still belongs to this lease. The value stays
     /// for `keep`, or without a limit.
-    pub(super) async fn finish(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
-        self.order(operation, |reply| Order::Finish(value, keep, reply)).await
+    pub(super) async fn complete(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
+        self.send_command(operation, |reply| LeaseCommand::Complete(value, keep, reply)).await
     }
 
-    async fn order(
+    async fn send_command(
         &self,
         operation: &'static str,
-        order: impl FnOnce(oneshot::Sender<Result<()>>) -> Order,
+        order: impl FnOnce(oneshot::Sender<Result<()>>) -> LeaseCommand,
     ) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         // A closed channel means that the lease is lost.
-        if self.orders.send(order(reply)).is_err() {
-            return Err(self.loss(operation));
+        if self.commands.send(order(reply)).is_err() {
+            return Err(self.lost_error(operation));
         }
         match answer.await {
             Ok(answer) => answer.map_err(|error| self.located(operation, error)),
-            Err(_) => Err(self.loss(operation)),
+            Err(_) => Err(self.lost_error(operation)),
         }
     }
 
-    fn loss(&self, operation: &'static str) -> Error {
+    fn lost_error(&self, operation: &'static str) -> Error {
         self.located(operation, Error::new(ErrorKind::Lost))
     }
 
     pub(super) fn located(&self, operation: &'static str, error: Error) -> Error {
-        error.within(operation, &self.shown.bucket, Some(&self.shown.key))
+        error.with_context(operation, &self.shown.bucket, Some(&self.shown.key))
     }
 }
 

@@ -23,10 +23,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, TryLockError, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::holding::{Holding, fence_of, fresh_id};
-use super::queue::{BELIEVED, Queue, Waits, id_of};
-use super::slot::{Slot, SlotKey};
-use super::tenure::{Attempt, Claim, Over, State as Lease, Taken};
+use super::holding::{LeaseRecord, fence_of, fresh_id};
+use super::queue::{BELIEVED, QueueView, QueuedTicket, ticket_id};
+use super::slot::{RecipeKey, RecipeRecord};
+use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone, LeaseState as Lease, LeaseWrite};
 use super::wait::{is_final, unreadable};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
@@ -35,37 +35,37 @@ use crate::revision::Revision;
 use crate::watch::Event;
 
 /// How long a watch continues without waiters.
-const LINGER: Duration = Duration::from_secs(5);
+const IDLE_WATCH: Duration = Duration::from_secs(5);
 
 /// How many wait queues are kept before unused ones are dropped. An unused queue still holds the delete marker of the
 /// last term.
-const REMEMBERED: usize = 1_024;
+const MAX_QUEUES: usize = 1_024;
 
 /// The state that the holders of a lock in this process share with its local waiters.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct WaitQueue {
     /// The prefix of the ids of the local tickets, and of no other tickets.
     id: String,
     /// Held by the waiter that may wait on the server, among the local waiters that are not fair.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    state: Mutex<State>,
+    slot: Arc<tokio::sync::Mutex<()>>,
+    state: Mutex<WaitQueueState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    last: Last,
+struct WaitQueueState {
+    last: LastKnown,
     /// The number of the active watch, if any.
     listens: Option<u64>,
     watches: u64,
     /// Whether the watch has started.
     begun: bool,
-    queue: Queue,
+    queue: QueueView,
     /// When the last change of the lease was observed.
-    heard: Option<Instant>,
+    last_lease_event: Option<Instant>,
     /// The last notification of a free lease: the revision of the lease and the id of the ticket.
     told: Option<(Revision, String)>,
-    waiters: BTreeMap<String, Waiter>,
-    drawn: u64,
+    waiters: BTreeMap<String, QueuedWaiter>,
+    next_ticket: u64,
     /// The error of the record of the lease, if it is not readable as a lease.
     unreadable: Option<Arc<Error>>,
     /// The id of the local ticket that last received the lease.
@@ -74,7 +74,7 @@ struct State {
 
 /// The last action of this process on the lease.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Last {
+enum LastKnown {
     #[default]
     Nothing,
     /// The lease is held since this revision.
@@ -85,44 +85,44 @@ enum Last {
 
 /// A local waiter.
 #[derive(Debug)]
-struct Waiter {
-    claim: Claim,
+struct QueuedWaiter {
+    claim: AcquireRequest,
     /// An instant before the ticket was created.
     since: Instant,
     ticket: Option<watch::Receiver<Lease>>,
-    tell: mpsc::UnboundedSender<Told>,
+    tell: mpsc::UnboundedSender<WaiterEvent>,
     runtime: Handle,
 }
 
 /// A message to a waiter. If the message is never read, the lease in it is dropped, and so released.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum WaiterEvent {
     /// The lease is free, and this waiter is the first.
-    Free(Over),
+    LeaseFree(ExpectedTombstone),
     /// The lease was handed over, with this outcome.
-    Tried(Attempt),
+    Granted(AcquireOutcome),
     /// The watch has failed, or the record of the lease is not readable.
     Failed(Error),
     /// The watch has started.
-    Listens,
+    Subscribed,
     /// The watch has ended.
-    Deaf,
+    Unsubscribed,
 }
 
 /// The next holder: the record to write, and its TTL.
 #[derive(Debug)]
-pub(super) struct Next {
-    pub(super) holding: Holding,
+pub(super) struct NextHolder {
+    pub(super) holding: LeaseRecord,
     pub(super) ttl: Duration,
 }
 
 /// The wait queues of a bucket.
 #[derive(Debug, Default)]
-struct Lines(Mutex<Known>);
+struct WaitQueues(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    lines: HashMap<SlotKey, Arc<Line>>,
+    lines: HashMap<RecipeKey, Arc<WaitQueue>>,
     /// The number of wait queues after the last sweep.
     kept: usize,
 }
@@ -131,175 +131,179 @@ impl Known {
     /// Drops the unused queues each time the number of queues has doubled. The amortized cost of a lookup does not
     /// depend on the number of locks.
     fn sweep(&mut self) {
-        if self.lines.len() >= REMEMBERED.max(2 * self.kept) {
+        if self.lines.len() >= MAX_QUEUES.max(2 * self.kept) {
             self.lines.retain(|_, line| Arc::strong_count(line) > 1);
             self.kept = self.lines.len();
         }
     }
 }
 
-impl Line {
+impl WaitQueue {
     /// Returns the wait queue of a lock.
-    pub(super) fn of(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Arc<Self> {
-        let lines = bucket.shared::<Lines>();
+    pub(super) fn of(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Arc<Self> {
+        let lines = bucket.shared::<WaitQueues>();
         let mut known = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = known.lines.get(key) {
             return Arc::clone(line);
         }
         known.sweep();
-        let line = Arc::new(Self { id: fresh_id(), turn: Arc::default(), state: Mutex::default() });
+        let line = Arc::new(Self { id: fresh_id(), slot: Arc::default(), state: Mutex::default() });
         known.lines.insert(key.clone(), Arc::clone(&line));
         line
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WaitQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the right to wait on the server.
-    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.turn).lock_owned().await
+    pub(super) async fn lock_slot(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.slot).lock_owned().await
     }
 
     /// Returns the right to wait on the server, unless another waiter has it.
     pub(super) fn try_turn(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
-        Arc::clone(&self.turn).try_lock_owned()
+        Arc::clone(&self.slot).try_lock_owned()
     }
 
     /// Returns whether this process holds the lease, according to its local state.
     pub(super) fn is_held_here(&self) -> bool {
-        matches!(self.state().last, Last::Held(_))
+        matches!(self.state().last, LastKnown::Held(_))
     }
 
     /// Returns whether an attempt would fail, according to the local state.
-    pub(super) fn is_taken(&self) -> bool {
+    pub(super) fn is_contended(&self) -> bool {
         let state = self.state();
-        matches!(state.last, Last::Held(_)) || (state.queue.ready && (state.queue.held || self.first(&state).is_some()))
+        matches!(state.last, LastKnown::Held(_))
+            || (state.queue.ready && (state.queue.held || self.head(&state).is_some()))
     }
 
     /// Returns the delete marker if this process wrote it last. Only the first caller receives it.
-    pub(super) fn marker(&self) -> Over {
+    pub(super) fn take_tombstone(&self) -> ExpectedTombstone {
         let mut state = self.state();
         match state.last {
-            Last::Left(marker) => {
-                state.last = Last::Nothing;
-                Over::Remembered(marker)
+            LastKnown::Left(marker) => {
+                state.last = LastKnown::Nothing;
+                ExpectedTombstone::Cached(marker)
             }
-            _ => Over::Nothing,
+            _ => ExpectedTombstone::Unknown,
         }
     }
 
     /// Records that this process holds the lease, until the returned value is dropped.
-    pub(super) fn hold(self: &Arc<Self>, term: Revision) -> Held {
-        self.state().last = Last::Held(term);
-        Held { line: Arc::clone(self), term }
+    pub(super) fn acquired(self: &Arc<Self>, term: Revision) -> LocalHold {
+        self.state().last = LastKnown::Held(term);
+        LocalHold { line: Arc::clone(self), term }
     }
 
     /// Returns the first waiter.
-    fn first<'a>(&self, state: &'a State) -> Option<&'a Waits> {
+    fn head<'a>(&self, state: &'a WaitQueueState) -> Option<&'a QueuedTicket> {
         // A local ticket is ignored once its waiter has left, even if the event has not arrived.
-        state.queue.first(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
+        state.queue.head(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
     }
 
     /// Returns the error of an attempt to take the lease if the record of the lease is not readable.
     pub(super) fn unreadable(&self) -> Option<Error> {
-        self.state().unreadable.as_ref().map(Error::also)
+        self.state().unreadable.as_ref().map(Error::shared)
     }
 
     /// Returns when the last change of the lease was observed.
-    pub(super) fn heard(&self) -> Option<Instant> {
-        self.state().heard
+    pub(super) fn last_lease_event(&self) -> Option<Instant> {
+        self.state().last_lease_event
     }
 
     /// Returns whether no live ticket precedes this one.
     pub(super) fn is_first(&self, id: &str) -> bool {
         let state = self.state();
-        state.queue.ready && self.first(&state).is_none_or(|first| first.id == id)
+        state.queue.ready && self.head(&state).is_none_or(|first| first.id == id)
     }
 
     /// Returns whether other processes consider this ticket served, although its waiter still waits.
-    pub(super) fn is_spent(&self, id: &str) -> bool {
+    pub(super) fn is_already_served(&self, id: &str) -> bool {
         let state = self.state();
         state.waiters.contains_key(id) && state.queue.is_served(id)
     }
 
     /// Registers a waiter. Returns the id of the ticket to create, the messages to the waiter, and whether the watch
     /// has started.
-    pub(super) fn enter(self: &Arc<Self>, claim: &Claim) -> (String, mpsc::UnboundedReceiver<Told>, bool) {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        claim: &AcquireRequest,
+    ) -> (String, mpsc::UnboundedReceiver<WaiterEvent>, bool) {
         let (tell, told) = mpsc::unbounded_channel();
         let mut state = self.state();
-        state.drawn += 1;
+        state.next_ticket += 1;
         // The ids increase in the order of creation.
-        let id = format!("{}{:08x}", self.id, state.drawn);
+        let id = format!("{}{:08x}", self.id, state.next_ticket);
         let (claim, since, runtime) = (claim.clone(), Instant::now(), Handle::current());
         self.listen(&mut state, &claim);
-        state.waiters.insert(id.clone(), Waiter { claim, since, ticket: None, tell, runtime });
+        state.waiters.insert(id.clone(), QueuedWaiter { claim, since, ticket: None, tell, runtime });
         (id, told, state.begun)
     }
 
     /// Records the ticket of a waiter.
-    pub(super) fn drew(&self, id: &str, ticket: watch::Receiver<Lease>) {
+    pub(super) fn ticket_created(&self, id: &str, ticket: watch::Receiver<Lease>) {
         if let Some(waiter) = self.state().waiters.get_mut(id) {
             waiter.ticket = Some(ticket);
         }
     }
 
     /// Unregisters a waiter.
-    pub(super) fn leave(&self, id: &str) {
+    pub(super) fn unregister(&self, id: &str) {
         let left = self.state().waiters.remove(id);
         // Dropped without the lock, because the claim refers to the queue.
         drop(left);
     }
 
     /// Starts the watch if it is not running.
-    pub(super) fn listen_again(self: &Arc<Self>, claim: &Claim) {
+    pub(super) fn ensure_watching(self: &Arc<Self>, claim: &AcquireRequest) {
         self.listen(&mut self.state(), claim);
     }
 
-    fn listen(self: &Arc<Self>, state: &mut State, claim: &Claim) {
+    fn listen(self: &Arc<Self>, state: &mut WaitQueueState, claim: &AcquireRequest) {
         if state.listens.is_some() {
             return;
         }
         state.watches += 1;
         state.listens = Some(state.watches);
-        let listener = Listener { line: Arc::clone(self), number: state.watches };
-        tokio::spawn(listener.listen(Claim { line: None, ..claim.clone() }));
+        let listener = QueueWatcher { line: Arc::clone(self), number: state.watches };
+        tokio::spawn(listener.listen(AcquireRequest { handover: None, ..claim.clone() }));
     }
 
     /// Returns the next holder after the term that began with this revision.
-    pub(super) fn next(&self, term: Revision) -> Option<Next> {
+    pub(super) fn next_holder(&self, term: Revision) -> Option<NextHolder> {
         let state = self.state();
         // If the watch has not reached this term, it may show served tickets as waiting.
-        if !state.queue.ready || state.queue.complete < term {
+        if !state.queue.ready || state.queue.observed_through < term {
             return None;
         }
-        let Waits { id, revision, owner, note, wants, unknown, .. } = self.first(&state)?.clone();
-        let holding = Holding { id, ticket: Some(revision.get()), unknown, ..Holding::new(owner, note, None) };
-        Some(Next { holding, ttl: wants?.min(BELIEVED) })
+        let QueuedTicket { id, revision, owner, note, wants, unknown, .. } = self.head(&state)?.clone();
+        let holding = LeaseRecord { id, ticket: Some(revision.get()), unknown, ..LeaseRecord::new(owner, note, None) };
+        Some(NextHolder { holding, ttl: wants?.min(BELIEVED) })
     }
 
     /// Records that the lease was handed over.
-    pub(super) fn handed_on(self: &Arc<Self>, claim: &Claim, next: &Next, taken: Taken) {
+    pub(super) fn handed_over(self: &Arc<Self>, claim: &AcquireRequest, next: &NextHolder, taken: LeaseWrite) {
         let mut state = self.state();
         // Only tickets were written in between.
-        state.queue.complete = taken.revision.max(state.queue.complete);
-        let news = state.queue.lease(taken.revision, Some(&next.holding.id));
-        let granted = news.then(|| self.granted(&mut state, &next.holding)).flatten();
+        state.queue.observed_through = taken.revision.max(state.queue.observed_through);
+        let news = state.queue.observe_lease(taken.revision, Some(&next.holding.id));
+        let granted = news.then(|| self.accept_grant(&mut state, &next.holding)).flatten();
         drop(state);
         if let Some(granted) = granted {
-            granted.keep(claim, &next.holding, taken.revision, Some(taken.sent));
+            granted.keep(claim, &next.holding, taken.revision, Some(taken.sent_at));
         }
     }
 
     /// Records the lease as it was read.
-    pub(super) fn saw(self: &Arc<Self>, claim: &Claim, entry: &Entry<Slot<Holding>>) {
+    pub(super) fn on_lease_seen(self: &Arc<Self>, claim: &AcquireRequest, entry: &Entry<RecipeRecord<LeaseRecord>>) {
         let mut state = self.state();
-        if !state.queue.lease(entry.revision(), Some(&entry.value.id)) {
+        if !state.queue.observe_lease(entry.revision(), Some(&entry.value.id)) {
             return;
         }
-        state.heard = Some(Instant::now());
+        state.last_lease_event = Some(Instant::now());
         state.unreadable = None;
-        let granted = self.granted(&mut state, &entry.value);
+        let granted = self.accept_grant(&mut state, &entry.value);
         drop(state);
         if let Some(granted) = granted {
             granted.keep(claim, &entry.value, entry.revision(), None);
@@ -307,7 +311,7 @@ impl Line {
     }
 
     /// Returns the new holder if the lease was handed over to a local ticket.
-    fn granted(self: &Arc<Self>, state: &mut State, holding: &Holding) -> Option<Granted> {
+    fn accept_grant(self: &Arc<Self>, state: &mut WaitQueueState, holding: &LeaseRecord) -> Option<Grant> {
         let ticket = Revision::new(holding.ticket?);
         if !holding.id.starts_with(&self.id) {
             return None;
@@ -315,37 +319,37 @@ impl Line {
         match state.waiters.remove(&holding.id) {
             Some(waiter) => {
                 state.accepted = Some(holding.id.clone());
-                Some(Granted::To(Box::new(waiter), ticket))
+                Some(Grant::To(Box::new(waiter), ticket))
             }
             None if state.accepted.as_ref() == Some(&holding.id) => None,
-            None => Some(Granted::TooLate(Arc::clone(self))),
+            None => Some(Grant::TooLate(Arc::clone(self))),
         }
     }
 
-    fn hear(self: &Arc<Self>, claim: &Claim, event: Event<Slot<Holding>>) {
+    fn on_event(self: &Arc<Self>, claim: &AcquireRequest, event: Event<RecipeRecord<LeaseRecord>>) {
         let now = Instant::now();
         let lease = claim.key.part();
         match event {
             Event::Put(entry) if entry.key().part() == lease => {
-                self.saw(claim, &entry);
-                self.state().queue.complete = entry.revision();
+                self.on_lease_seen(claim, &entry);
+                self.state().queue.observed_through = entry.revision();
             }
             Event::Put(entry) => {
-                if let Some(waits) = Waits::of(&entry, now) {
-                    self.state().queue.waits(fence_of(&entry).get(), waits);
+                if let Some(waits) = QueuedTicket::of(&entry, now) {
+                    self.state().queue.upsert(fence_of(&entry).get(), waits);
                 }
             }
             Event::Removed { key, revision, .. } if key.part() == lease => {
                 let mut state = self.state();
-                state.queue.complete = revision;
+                state.queue.observed_through = revision;
                 state.unreadable = None;
-                if state.queue.lease(revision, None) {
-                    state.heard = Some(now);
+                if state.queue.observe_lease(revision, None) {
+                    state.last_lease_event = Some(now);
                 }
             }
             Event::Removed { key, .. } => {
-                if let Some(id) = id_of(key.part()) {
-                    self.state().queue.leaves(id);
+                if let Some(id) = ticket_id(key.part()) {
+                    self.state().queue.remove(id);
                 }
             }
             Event::Ready => self.state().queue.ready = true,
@@ -354,50 +358,54 @@ impl Line {
             }
             Event::Resync => {
                 let mut state = self.state();
-                (state.queue, state.unreadable) = (Queue::default(), None);
+                (state.queue, state.unreadable) = (QueueView::default(), None);
             }
             _ => {}
         }
-        self.tell_the_first();
+        self.notify_head();
     }
 
     /// Fails all waiters. No waiter can take the lease until its record is removed.
     fn fail(&self, error: Arc<Error>) {
         let mut state = self.state();
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
+            let _ = waiter.tell.send(WaiterEvent::Failed(Error::shared(&error)));
         }
         state.unreadable = Some(error);
     }
 
     /// Notifies the first waiter once if the lease is free and the waiter is local.
-    fn tell_the_first(&self) {
+    fn notify_head(&self) {
         let mut state = self.state();
-        let State { queue, told, waiters, .. } = &*state;
+        let WaitQueueState { queue, told, waiters, .. } = &*state;
         if !queue.ready || queue.held {
             return;
         }
-        let Some(first) = self.first(&state) else { return };
+        let Some(first) = self.head(&state) else { return };
         let Some(waiter) = waiters.get(&first.id) else { return };
         let news = (queue.lease, first.id.clone());
         if told.as_ref() != Some(&news) {
-            let over = if queue.lease == Revision::ZERO { Over::Nothing } else { Over::Told(queue.lease) };
-            let _ = waiter.tell.send(Told::Free(over));
+            let over = if queue.lease == Revision::ZERO {
+                ExpectedTombstone::Unknown
+            } else {
+                ExpectedTombstone::Observed(queue.lease)
+            };
+            let _ = waiter.tell.send(WaiterEvent::LeaseFree(over));
             state.told = Some(news);
         }
     }
 }
 
-impl State {
+impl WaitQueueState {
     /// Resets the state after the watch has ended.
-    fn deaf(&mut self) {
+    fn reset(&mut self) {
         (self.listens, self.begun) = (None, false);
-        (self.queue, self.told, self.unreadable) = (Queue::default(), None, None);
+        (self.queue, self.told, self.unreadable) = (QueueView::default(), None, None);
     }
 
     /// Removes the waiters with a matching claim. The caller must drop them without the lock, because a claim refers to
     /// the queue.
-    fn take_waiters(&mut self, is_meant: impl Fn(&Claim) -> bool) -> Vec<Waiter> {
+    fn take_waiters(&mut self, is_meant: impl Fn(&AcquireRequest) -> bool) -> Vec<QueuedWaiter> {
         let (taken, kept) =
             std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| is_meant(&waiter.claim));
         self.waiters = kept;
@@ -406,46 +414,46 @@ impl State {
 }
 
 /// Ends the matching waits with an error.
-fn fail(waiters: Vec<Waiter>, error: Error) {
+fn fail(waiters: Vec<QueuedWaiter>, error: Error) {
     let error = Arc::new(error);
     for waiter in waiters {
-        let _ = waiter.tell.send(Told::Failed(Error::also(&error)));
+        let _ = waiter.tell.send(WaiterEvent::Failed(Error::shared(&error)));
     }
 }
 
 /// The local receiver of a lease that was handed over.
-enum Granted {
+enum Grant {
     /// A waiter, and the revision of its ticket that the sender had seen.
-    To(Box<Waiter>, Revision),
+    To(Box<QueuedWaiter>, Revision),
     /// A waiter that has left.
-    TooLate(Arc<Line>),
+    TooLate(Arc<WaitQueue>),
 }
 
-impl Granted {
+impl Grant {
     /// Starts the term of a lease that was handed over by the write with this revision. `sent` is set if this process
     /// sent the write.
-    fn keep(self, claim: &Claim, holding: &Holding, revision: Revision, sent: Option<Instant>) {
-        let holding = Holding { ticket: None, ..holding.clone() };
+    fn keep(self, claim: &AcquireRequest, holding: &LeaseRecord, revision: Revision, sent: Option<Instant>) {
+        let holding = LeaseRecord { ticket: None, ..holding.clone() };
         match self {
             Self::To(waiter, ticket) => {
                 let sent = sent.unwrap_or_else(|| waiter.since(ticket));
-                waiter.accept(holding, Taken { revision, sent });
+                waiter.accept(holding, LeaseWrite { revision, sent_at: sent });
             }
             // Dropped at once, so the lease is handed over to the next waiter, or removed.
             Self::TooLate(line) => {
-                let claim = Claim { line: Some(line), holding, ..claim.clone() };
-                drop(claim.begin(Taken { revision, sent: Instant::now() }, None));
+                let claim = AcquireRequest { handover: Some(line), holding, ..claim.clone() };
+                drop(claim.start_keeper(LeaseWrite { revision, sent_at: Instant::now() }, None));
             }
         }
     }
 }
 
-impl Waiter {
+impl QueuedWaiter {
     /// Returns when this revision of the ticket was sent. If that is not recorded, returns an earlier instant.
     fn since(&self, ticket: Revision) -> Instant {
         let of_ticket = || match *self.ticket.as_ref()?.borrow() {
-            Lease::Held { until, revision } if revision == ticket => {
-                until.checked_sub(self.claim.times.of_ticket().valid())
+            Lease::Valid { until, revision } if revision == ticket => {
+                until.checked_sub(self.claim.times.of_ticket().validity())
             }
             _ => None,
         };
@@ -453,49 +461,49 @@ impl Waiter {
     }
 
     /// Accepts a lease that was handed over.
-    fn accept(self, holding: Holding, taken: Taken) {
+    fn accept(self, holding: LeaseRecord, taken: LeaseWrite) {
         let Self { claim, tell, runtime, .. } = self;
         // The sender bounds the TTL of a lease that it hands over. To get a longer TTL, the lease is taken again.
-        let in_time = taken.sent + claim.times.valid() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
-        let claim = Claim { holding, ..claim };
+        let in_time = taken.sent_at + claim.times.validity() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
+        let claim = AcquireRequest { holding, ..claim };
         // The lease keeper runs in the runtime of the waiter, not of the watch.
         let _runtime = runtime.enter();
         if in_time && !claim.fenced {
-            let _ = tell.send(Told::Tried(Attempt::Taken(claim.begin(taken, None))));
+            let _ = tell.send(WaiterEvent::Granted(AcquireOutcome::Acquired(claim.start_keeper(taken, None))));
             return;
         }
         tokio::spawn(async move {
             let attempt = if in_time {
                 let deadline = claim.deadline();
-                claim.keep(taken, deadline).await
+                claim.finish_acquire(taken, deadline).await
             } else {
-                let attempt = claim.clone().attempt(Over::Told(taken.revision)).await;
-                if matches!(attempt, Attempt::Failed(_)) {
+                let attempt = claim.clone().try_acquire(ExpectedTombstone::Observed(taken.revision)).await;
+                if matches!(attempt, AcquireOutcome::Failed(_)) {
                     // The record may still name this waiter. Dropping the lease hands it over to the next waiter, or
                     // removes it.
-                    drop(claim.begin(taken, None));
+                    drop(claim.start_keeper(taken, None));
                 }
                 attempt
             };
-            let _ = tell.send(Told::Tried(attempt));
+            let _ = tell.send(WaiterEvent::Granted(attempt));
         });
     }
 }
 
 /// The watch that serves all local waiters.
-struct Listener {
-    line: Arc<Line>,
+struct QueueWatcher {
+    line: Arc<WaitQueue>,
     number: u64,
 }
 
-impl Listener {
-    async fn listen(self, claim: Claim) {
-        let all: Filter<Slot<Holding>> = SlotKey::parts(claim.key.recipe(), claim.key.name());
+impl QueueWatcher {
+    async fn listen(self, claim: AcquireRequest) {
+        let all: Filter<RecipeRecord<LeaseRecord>> = RecipeKey::parts(claim.key.recipe(), claim.key.name());
         let error = match claim.bucket.watch(all).await {
             Ok(mut events) => {
                 self.begins();
                 let mut unused = false;
-                let mut look = Instant::now() + LINGER;
+                let mut look = Instant::now() + IDLE_WATCH;
                 loop {
                     let event = tokio::select! {
                         biased;
@@ -504,12 +512,12 @@ impl Listener {
                             if self.is_over(&mut unused) {
                                 return;
                             }
-                            look = Instant::now() + LINGER;
+                            look = Instant::now() + IDLE_WATCH;
                             continue;
                         }
                     };
                     match event {
-                        Some(Ok(event)) => self.line.hear(&claim, event),
+                        Some(Ok(event)) => self.line.on_event(&claim, event),
                         Some(Err(error)) if is_final(&error) => break error,
                         // The watch retries. Only waiters without a time limit give up.
                         Some(Err(error)) => {
@@ -524,7 +532,7 @@ impl Listener {
         };
         let waiters = {
             let mut state = self.line.state();
-            state.deaf();
+            state.reset();
             state.take_waiters(|_| true)
         };
         fail(waiters, error);
@@ -534,7 +542,7 @@ impl Listener {
         let mut state = self.line.state();
         state.begun = true;
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(Told::Listens);
+            let _ = waiter.tell.send(WaiterEvent::Subscribed);
         }
     }
 
@@ -545,50 +553,50 @@ impl Listener {
         let was_unused = std::mem::replace(unused, Arc::strong_count(&self.line) <= 2);
         let over = *unused && was_unused;
         if over {
-            state.deaf();
+            state.reset();
         }
         over
     }
 }
 
 /// Notifies the waiters that the watch has ended, even if its runtime has shut down.
-impl Drop for Listener {
+impl Drop for QueueWatcher {
     fn drop(&mut self) {
         let mut state = self.line.state();
         if state.listens != Some(self.number) {
             return;
         }
-        state.deaf();
+        state.reset();
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(Told::Deaf);
+            let _ = waiter.tell.send(WaiterEvent::Unsubscribed);
         }
     }
 }
 
 /// A lease that this process holds.
 #[derive(Debug)]
-pub(super) struct Held {
-    line: Arc<Line>,
+pub(super) struct LocalHold {
+    line: Arc<WaitQueue>,
     term: Revision,
 }
 
-impl Held {
+impl LocalHold {
     /// Records that the lease was removed with this delete marker.
-    pub(super) fn left(&self, marker: Revision) {
-        self.end(Last::Left(marker));
+    pub(super) fn released(&self, marker: Revision) {
+        self.end(LastKnown::Left(marker));
     }
 
-    fn end(&self, last: Last) {
+    fn end(&self, last: LastKnown) {
         let mut state = self.line.state();
-        if state.last == Last::Held(self.term) {
+        if state.last == LastKnown::Held(self.term) {
             state.last = last;
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for LocalHold {
     fn drop(&mut self) {
-        self.end(Last::Nothing);
+        self.end(LastKnown::Nothing);
     }
 }
 
@@ -601,21 +609,21 @@ mod tests {
 
     #[tokio::test]
     async fn lines_in_use_are_swept_a_logarithmic_number_of_times() {
-        let bucket: Bucket<Slot<Holding>> = Store::memory().bucket().name("locks").await.unwrap();
-        let line = |number: usize| Line::of(&bucket, &SlotKey::new("lock", number.to_string(), "lease"));
-        let lines = bucket.shared::<Lines>();
+        let bucket: Bucket<RecipeRecord<LeaseRecord>> = Store::memory().bucket().name("locks").await.unwrap();
+        let line = |number: usize| WaitQueue::of(&bucket, &RecipeKey::new("lock", number.to_string(), "lease"));
+        let lines = bucket.shared::<WaitQueues>();
         let known = || {
             let known = lines.0.lock().unwrap();
             (known.lines.len(), known.kept)
         };
-        for number in 0..10 * REMEMBERED {
+        for number in 0..10 * MAX_QUEUES {
             let unused = line(number);
             drop(unused);
         }
-        assert!(known().0 <= REMEMBERED, "unused lines are forgotten");
+        assert!(known().0 <= MAX_QUEUES, "unused lines are forgotten");
 
         let (mut used, mut sweeps) = (Vec::new(), 0);
-        for number in 0..16 * REMEMBERED {
+        for number in 0..16 * MAX_QUEUES {
             let (_, before) = known();
             used.push(line(number));
             sweeps += usize::from(known().1 != before);

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::fence::Fencing;
-use super::holding::{Holder, Holding, usual_owner};
+use super::fence::FenceRecord;
+use super::holding::{LeaseRecord, LockHolder, default_owner};
 use super::lease::Lease;
-use super::line::Line;
-use super::place::{Place, check, place_options};
-use super::slot::{Slot, SlotKey};
+use super::line::WaitQueue;
+use super::place::{BucketLocation, check_bucket, place_options};
+use super::slot::{RecipeKey, RecipeRecord};
 use super::task;
-use super::tenure::{Attempt, Claim};
+use super::tenure::{AcquireOutcome, AcquireRequest};
 use super::terms::lease_options;
 use super::ticket;
-use super::times::Wanted;
-use super::wait::{Longest, passes, within};
+use super::times::LeaseTimingOptions;
+use super::wait::{Longest, passes, with_timeout};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -33,8 +33,8 @@ const LEASE: &str = "lease";
 
 /// The options of a lock, or of all locks of a handle.
 #[derive(Debug, Clone, Default)]
-struct Options {
-    wanted: Wanted,
+struct LockOptions {
+    timing: LeaseTimingOptions,
     owner: Option<String>,
     note: Option<String>,
     fair: bool,
@@ -65,7 +65,7 @@ impl Store {
     /// `Unsupported` if the bucket or the server does not support the TTL of single records, for example before
     /// nats-server 2.11, or with a history of more than one revision.
     pub fn locks(&self, name: impl Into<String>) -> OpenLocks {
-        OpenLocks { place: Place::new(self, name), options: Options::default() }
+        OpenLocks { place: BucketLocation::new(self, name), options: LockOptions::default() }
     }
 }
 
@@ -108,7 +108,7 @@ impl<T: KvModel> Bucket<T> {
     where
         T: SingleRevision,
     {
-        Lock { wanted: WantedLock::beside(self, key), wait: None }
+        Lock { request: LockRequest::for_record(self, key), wait: None }
     }
 
     /// Takes the lock of a key if it is free; see [`lock`](Self::lock).
@@ -124,7 +124,7 @@ impl<T: KvModel> Bucket<T> {
     where
         T: SingleRevision,
     {
-        TryLock { wanted: WantedLock::beside(self, key) }
+        TryLock { request: LockRequest::for_record(self, key) }
     }
 
     /// Returns the holder of a key's lock, or `None` if the lock is free.
@@ -136,22 +136,22 @@ impl<T: KvModel> Bucket<T> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the read is cancelled.
-    pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<Holder>> {
-        let key = SlotKey::new(RECIPE, key.encode()?.as_str(), LEASE);
-        holder(&self.of(), &key).await
+    pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<LockHolder>> {
+        let key = RecipeKey::new(RECIPE, key.encode()?.as_str(), LEASE);
+        holder(&self.as_model(), &key).await
     }
 }
 
-async fn holder(bucket: &Bucket<Slot<Holding>>, key: &SlotKey) -> Result<Option<Holder>> {
-    Ok(bucket.get(key).read(Read::Leader).await?.map(Holder::of))
+async fn holder(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Result<Option<LockHolder>> {
+    Ok(bucket.get(key).read(Read::Leader).await?.map(LockHolder::of))
 }
 
 /// A builder that opens locks; see [`Store::locks`].
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenLocks {
-    place: Place,
-    options: Options,
+    place: BucketLocation,
+    options: LockOptions,
 }
 
 place_options!(OpenLocks);
@@ -162,7 +162,7 @@ impl IntoFuture for OpenLocks {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let times = self.options.wanted.times()?;
+            let times = self.options.timing.times()?;
             Ok(Locks { bucket: self.place.open(Some(times.ttl)).await?, options: self.options })
         })
     }
@@ -195,8 +195,8 @@ impl IntoFuture for OpenLocks {
 ///   lock is handed over to a dead waiter before that, the next waiter receives the lock after the TTL of that lease.
 #[derive(Debug, Clone)]
 pub struct Locks {
-    bucket: Bucket<Slot<Holding>>,
-    options: Options,
+    bucket: Bucket<RecipeRecord<LeaseRecord>>,
+    options: LockOptions,
 }
 
 impl Locks {
@@ -219,7 +219,7 @@ impl Locks {
     /// take the lock but does not renew it, so the lock is free after its TTL. If the future is polled again, it takes
     /// the lock again.
     pub fn lock(&self, name: impl Into<String>) -> Lock {
-        Lock { wanted: self.wanted(name), wait: None }
+        Lock { request: self.request(name), wait: None }
     }
 
     /// Takes a lock if it is free and no task in this process waits for it.
@@ -232,7 +232,7 @@ impl Locks {
     ///
     /// See [`lock`](Self::lock).
     pub fn try_lock(&self, name: impl Into<String>) -> TryLock {
-        TryLock { wanted: self.wanted(name) }
+        TryLock { request: self.request(name) }
     }
 
     /// Returns the current holder of a lock, or `None` if the lock is free. The answer may be outdated when it arrives.
@@ -256,64 +256,64 @@ impl Locks {
     /// # Cancel safety
     ///
     /// If the future is dropped, the read is cancelled.
-    pub async fn holder(&self, name: &str) -> Result<Option<Holder>> {
-        holder(&self.bucket, &SlotKey::new(RECIPE, name, LEASE)).await
+    pub async fn holder(&self, name: &str) -> Result<Option<LockHolder>> {
+        holder(&self.bucket, &RecipeKey::new(RECIPE, name, LEASE)).await
     }
 
-    fn wanted(&self, name: impl Into<String>) -> WantedLock {
+    fn request(&self, name: impl Into<String>) -> LockRequest {
         let (bucket, options) = (self.bucket.clone(), self.options.clone());
-        WantedLock { bucket, name: Ok(name.into()), options, fenced: false }
+        LockRequest { bucket, name: Ok(name.into()), options, fenced: false }
     }
 }
 
 /// A request for a lock.
 #[derive(Debug)]
-struct WantedLock {
-    bucket: Bucket<Slot<Holding>>,
+struct LockRequest {
+    bucket: Bucket<RecipeRecord<LeaseRecord>>,
     name: Result<String, KeyError>,
-    options: Options,
+    options: LockOptions,
     fenced: bool,
 }
 
-impl WantedLock {
-    fn beside<T: SingleRevision>(bucket: &Bucket<T>, key: &T::Key) -> Self {
+impl LockRequest {
+    fn for_record<T: SingleRevision>(bucket: &Bucket<T>, key: &T::Key) -> Self {
         let name = key.encode().map(|key| key.as_str().to_owned());
-        Self { bucket: bucket.of(), name, options: Options::default(), fenced: true }
+        Self { bucket: bucket.as_model(), name, options: LockOptions::default(), fenced: true }
     }
 
     /// Returns the request for the lease, and the wait queue of the lock.
-    fn claim(self) -> Result<(Claim, Arc<Line>)> {
+    fn claim(self) -> Result<(AcquireRequest, Arc<WaitQueue>)> {
         let Self { bucket, name, options, fenced } = self;
-        let Options { wanted, owner, note, fair: _ } = options;
+        let LockOptions { timing: wanted, owner, note, fair: _ } = options;
         let times = wanted.times()?;
-        check(bucket.config(), Some(times.ttl))?;
+        check_bucket(bucket.config(), Some(times.ttl))?;
         let name = name?;
-        let key = SlotKey::new(RECIPE, &*name, LEASE);
+        let key = RecipeKey::new(RECIPE, &*name, LEASE);
         key.encode()?;
-        let holding = Holding::new(owner.unwrap_or_else(usual_owner), note, None);
-        let line = Line::of(&bucket, &key);
+        let holding = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
+        let line = WaitQueue::of(&bucket, &key);
         let own = Some(Arc::clone(&line));
-        Ok((Claim { fenced, line: own, ..Claim::new(bucket, key, name, holding, times) }, line))
+        Ok((AcquireRequest { fenced, handover: own, ..AcquireRequest::new(bucket, key, name, holding, times) }, line))
     }
 
     /// Takes the lock. Adds `operation` and the lock to an error.
-    async fn take(self, operation: &'static str, how: How) -> Result<Option<LockGuard>> {
+    async fn take(self, operation: &'static str, how: AcquireMode) -> Result<Option<LockGuard>> {
         let (bucket, fair) = (self.bucket.clone(), self.options.fair);
         let key = self.name.as_ref().ok().cloned();
         let taken = async {
             let (claim, line) = self.claim()?;
-            if matches!(how, How::Now) && line.is_held_here() {
+            if matches!(how, AcquireMode::Now) && line.is_held_here() {
                 return Ok(None);
             }
             let take = || {
                 let (claim, line) = (claim.clone(), Arc::clone(&line));
                 async move {
                     match how {
-                        How::Now => now(claim, line, fair).await,
-                        How::Wait(longest) => {
-                            let claim = Claim { patient: longest.is_given(), ..claim };
+                        AcquireMode::Now => try_now(claim, line, fair).await,
+                        AcquireMode::Wait(longest) => {
+                            let claim = AcquireRequest { retry_transient: longest.is_given(), ..claim };
                             let progress = Arc::clone(&claim.progress);
-                            within(longest, &progress, wait(claim, line, fair)).await.map(Some)
+                            with_timeout(longest, &progress, wait(claim, line, fair)).await.map(Some)
                         }
                     }
                 }
@@ -321,37 +321,37 @@ impl WantedLock {
             let lease = task::acquire(take).await?;
             Ok(lease.map(|lease| LockGuard { lease }))
         };
-        taken.await.map_err(|error: Error| error.within(operation, bucket.name(), key.as_deref()))
+        taken.await.map_err(|error: Error| error.with_context(operation, bucket.name(), key.as_deref()))
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-enum How {
+enum AcquireMode {
     Now,
     Wait(Longest),
 }
 
-async fn now(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Option<Lease>> {
+async fn try_now(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Option<Lease>> {
     let Ok(_turn) = line.try_turn() else { return Ok(None) };
-    if line.is_held_here() || (fair && ticket::anybody_waits(&claim).await?) {
+    if line.is_held_here() || (fair && ticket::has_waiters(&claim).await?) {
         return Ok(None);
     }
-    first(claim, &line).await
+    first_attempt(claim, &line).await
 }
 
 /// Waits for the lock. With a time limit, the wait continues after temporary errors, from the first attempt on.
-async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
+async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
     if fair {
         return ticket::wait(claim, line, fair).await;
     }
     // The other waiters of this process wait here.
-    let _turn = line.turn().await;
-    if line.is_taken() {
-        claim.progress.is_refused();
+    let _turn = line.lock_slot().await;
+    if line.is_contended() {
+        claim.progress.contended();
     } else {
-        match first(claim.clone(), &line).await {
+        match first_attempt(claim.clone(), &line).await {
             Ok(Some(lease)) => return Ok(lease),
-            Err(error) if !(claim.patient && passes(&error)) => return Err(error),
+            Err(error) if !(claim.retry_transient && passes(&error)) => return Err(error),
             Ok(None) | Err(_) => {}
         }
     }
@@ -359,11 +359,11 @@ async fn wait(claim: Claim, line: Arc<Line>, fair: bool) -> Result<Lease> {
 }
 
 /// Makes the first attempt. If this process wrote the last delete marker, the attempt replaces that marker.
-async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
-    match claim.attempt(line.marker()).await {
-        Attempt::Taken(lease) => Ok(Some(lease)),
-        Attempt::Refused => Ok(None),
-        Attempt::Failed(error) => Err(error),
+async fn first_attempt(claim: AcquireRequest, line: &WaitQueue) -> Result<Option<Lease>> {
+    match claim.try_acquire(line.take_tombstone()).await {
+        AcquireOutcome::Acquired(lease) => Ok(Some(lease)),
+        AcquireOutcome::Contended => Ok(None),
+        AcquireOutcome::Failed(error) => Err(error),
     }
 }
 
@@ -371,7 +371,7 @@ async fn first(claim: Claim, line: &Line) -> Result<Option<Lease>> {
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Lock {
-    wanted: WantedLock,
+    request: LockRequest,
     wait: Option<Duration>,
 }
 
@@ -389,7 +389,7 @@ impl IntoFuture for Lock {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let taken = self.wanted.take("lock", How::Wait(Longest::begins(self.wait))).await?;
+            let taken = self.request.take("lock", AcquireMode::Wait(Longest::begins(self.wait))).await?;
             // A wait returns the lock or an error.
             taken.ok_or_else(|| Error::unavailable("the wait ended without the lock"))
         })
@@ -400,7 +400,7 @@ impl IntoFuture for Lock {
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct TryLock {
-    wanted: WantedLock,
+    request: LockRequest,
 }
 
 impl IntoFuture for TryLock {
@@ -408,7 +408,7 @@ impl IntoFuture for TryLock {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.wanted.take("try_lock", How::Now))
+        Box::pin(self.request.take("try_lock", AcquireMode::Now))
     }
 }
 
@@ -432,8 +432,8 @@ macro_rules! lock_options {
     )*};
 }
 
-lock_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
-lease_options!(OpenLocks: options, Lock: wanted.options, TryLock: wanted.options);
+lock_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
+lease_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
 
 /// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
 ///
@@ -462,7 +462,7 @@ impl LockGuard {
     }
 
     /// Returns the fence of the lock, if its bucket has one.
-    pub(super) fn fencing(&self) -> Option<&Fencing> {
+    pub(super) fn fence_record(&self) -> Option<&FenceRecord> {
         self.lease.fencing()
     }
 }

@@ -10,16 +10,16 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::home::Home;
+use super::home::LeaseContext;
 use super::lease::Lease;
-use super::once_run::{RunError, RunOutput};
+use super::once_run::{OnceError, OnceOutput};
 use super::place::place_options;
-use super::slot::{Slot, Value};
+use super::slot::{RecipeRecord, Value};
 use super::task;
-use super::tenure::Claim;
+use super::tenure::AcquireRequest;
 use super::terms::lease_options;
-use super::told::{Told, pack};
-use super::wait::{Longest, Waited, Waiting, within};
+use super::told::{Announcement, encode_value};
+use super::wait::{LeaseWaiter, Longest, WaitOutcome, with_timeout};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -29,12 +29,12 @@ const RECIPE: &str = "once";
 
 /// A stored result. It replaces the lease that its work ran under.
 #[derive(Clone, Serialize, Deserialize)]
-struct Done<T> {
+struct StoredResult<T> {
     result: T,
 }
 
 /// The record of a key: a run in progress, or its result.
-type Running<T> = Told<Option<Done<T>>>;
+type InProgress<T> = Announcement<Option<StoredResult<T>>>;
 
 impl Store {
     /// Returns a handle for work that runs once for each key. Runs and results are in the bucket of this name, which is
@@ -62,7 +62,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Once { place: Home::new(self, RECIPE, name), keep: None, value: PhantomData }
+        Once { place: LeaseContext::new(self, RECIPE, name), retention: None, value: PhantomData }
     }
 }
 
@@ -83,19 +83,19 @@ impl Store {
 ///   runs the work again. The same is true at the end of the bucket's `ttl`, if the bucket has one.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Once<T> {
-    place: Home,
-    keep: Option<Duration>,
+    place: LeaseContext,
+    retention: Option<Duration>,
     value: PhantomData<fn() -> T>,
 }
 
 place_options!(Once<T>);
-lease_options!(Once<T>: place.terms);
+lease_options!(Once<T>: place.options);
 
 impl<T> Once<T> {
     /// Sets how long a result is kept: at least one second, rounded up to whole seconds, and without a limit by
     /// default. A time longer than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
-    pub fn keep(mut self, keep: Duration) -> Self {
-        self.keep = Some(keep);
+    pub fn retention(mut self, keep: Duration) -> Self {
+        self.retention = Some(keep);
         self
     }
 }
@@ -108,18 +108,18 @@ where
     /// work, which runs now.
     ///
     /// The work returns a `T` or a `Result<T, E>`. An `Err` is not stored, and is returned unchanged in
-    /// [`RunError::Closure`].
+    /// [`OnceError::Closure`].
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::RunError;
+    /// # use kvtyped::OnceError;
     /// # #[derive(Debug, PartialEq)]
     /// # struct Declined;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// let charges = Store::memory().once::<u32>("charges");
     /// let error = charges.run("charge-42", || async { Err(Declined) }).await.unwrap_err();
-    /// assert!(matches!(error, RunError::Closure(Declined)));
+    /// assert!(matches!(error, OnceError::Closure(Declined)));
     /// assert_eq!(charges.get("charge-42").await?, None); // the next may try
     /// # Ok(())
     /// # }
@@ -132,7 +132,7 @@ where
     /// * `Lost`: the lease was lost while the work ran, and the work was dropped, or the lease was lost before the
     ///   result was stored. The work may have had its effect, so the outcome is `Unknown`. Another process may be
     ///   running the work now.
-    /// * `Timeout`: [`wait`](Run::wait) passed before the run of another caller ended.
+    /// * `Timeout`: [`wait`](OnceRun::wait) passed before the run of another caller ended.
     /// * `Decode`: the record of the key is not a result of this type. Nothing runs.
     /// * `TooLarge`, `Encode`: the result cannot be stored. The work is done, and the key is free.
     /// * `InvalidConfig`, `Unsupported`, `BucketNotFound`: see [`Store::locks`].
@@ -144,13 +144,13 @@ where
     ///
     /// If the future is dropped, work that runs here is dropped, and the key is free. If the release cannot be sent,
     /// the key is free after the TTL. A result that is being stored is still stored in the background.
-    pub fn run<'a, F, Fut, O>(&'a self, key: impl Into<String>, work: F) -> Run<'a, T, F>
+    pub fn run<'a, F, Fut, O>(&'a self, key: impl Into<String>, work: F) -> OnceRun<'a, T, F>
     where
         F: FnOnce() -> Fut + Send + 'a,
         Fut: Future<Output = O> + Send + 'a,
-        O: RunOutput<T>,
+        O: OnceOutput<T>,
     {
-        Run { once: self, key: key.into(), work, wait: None }
+        OnceRun { once: self, key: key.into(), work, wait: None }
     }
 
     /// Returns the stored result of a key, or `None`. Runs nothing and does not wait.
@@ -163,51 +163,51 @@ where
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, key: &str) -> Result<Option<T>> {
-        self.place.within("get", Some(key), self.stored(key, Read::Leader)).await
+        self.place.in_operation("get", Some(key), self.stored(key, Read::Leader)).await
     }
 
     async fn stored(&self, key: &str, read: Read) -> Result<Option<T>> {
-        let bucket = self.place.bucket().await?.of::<Slot<Running<T>>>();
+        let bucket = self.place.bucket().await?.as_model::<RecipeRecord<InProgress<T>>>();
         let entry = bucket.get(&self.place.key(key)).read(read).await?;
         Ok(entry.and_then(|entry| result_of(entry.into_value().value)))
     }
 
     /// Takes the lease of a key, or returns its result.
-    async fn enter(&self, key: &str, longest: Option<Duration>) -> Result<Waited<T>> {
+    async fn acquire_or_result(&self, key: &str, longest: Option<Duration>) -> Result<WaitOutcome<T>> {
         // The cheap path for a key that has a result. The attempt below corrects a stale answer.
         if let Some(result) = self.stored(key, Read::Any).await? {
-            return Ok(Waited::Settled(result));
+            return Ok(WaitOutcome::Resolved(result));
         }
         let longest = Longest::begins(longest);
-        let claim = Claim { patient: longest.is_given(), ..self.place.claim(key, None).await? };
+        let claim = AcquireRequest { retry_transient: longest.is_given(), ..self.place.request(key, None).await? };
         // Check this before the work runs, not when its result is stored.
-        crate::bucket::check_ttl(claim.bucket.config(), self.keep)?;
+        crate::bucket::check_ttl(claim.bucket.config(), self.retention)?;
         let take = || {
             let claim = claim.clone();
             async move {
                 let progress = Arc::clone(&claim.progress);
-                let settled = |there: Result<Running<T>>| there.map(result_of).transpose();
-                within(longest, &progress, Waiting::new(claim).take_unless(settled)).await
+                let settled = |there: Result<InProgress<T>>| there.map(result_of).transpose();
+                with_timeout(longest, &progress, LeaseWaiter::new(claim).acquire_unless(settled)).await
             }
         };
         task::acquire(take).await
     }
 }
 
-fn result_of<T>(running: Running<T>) -> Option<T> {
+fn result_of<T>(running: InProgress<T>) -> Option<T> {
     running.value.map(|done| done.result)
 }
 
 /// A request to run work once; see [`Once::run`].
 #[must_use = "nothing is run until it is awaited"]
-pub struct Run<'a, T, F> {
+pub struct OnceRun<'a, T, F> {
     once: &'a Once<T>,
     key: String,
     work: F,
     wait: Option<Duration>,
 }
 
-impl<T, F> Run<'_, T, F> {
+impl<T, F> OnceRun<'_, T, F> {
     /// Sets how long to wait for the run of another caller; without a limit by default. The time of the work is not
     /// limited.
     pub fn wait(mut self, longest: Duration) -> Self {
@@ -216,42 +216,42 @@ impl<T, F> Run<'_, T, F> {
     }
 }
 
-impl<'a, T, F, Fut, O> IntoFuture for Run<'a, T, F>
+impl<'a, T, F, Fut, O> IntoFuture for OnceRun<'a, T, F>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
     F: FnOnce() -> Fut + Send + 'a,
     Fut: Future<Output = O> + Send + 'a,
-    O: RunOutput<T> + 'a,
+    O: OnceOutput<T> + 'a,
 {
-    type Output = Result<T, RunError<O::Error>>;
+    type Output = Result<T, OnceError<O::Error>>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { once, key, work, wait } = self;
         Box::pin(async move {
-            let located = |error: Error| RunError::Kv(once.place.located("run", Some(&key), error));
-            if let Some(keep) = once.keep
+            let located = |error: Error| OnceError::Kv(once.place.located("run", Some(&key), error));
+            if let Some(keep) = once.retention
                 && crate::ttl::Ttl::new(keep).is_none()
             {
                 let reason = format!("a result is kept for {keep:?}; it must be from 1 s to a century");
                 return Err(located(Error::invalid_config(reason)));
             }
-            let entered = once.place.within("run", Some(&key), once.enter(&key, wait)).await?;
+            let entered = once.place.in_operation("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
             let lease = match entered {
-                Waited::Settled(result) => return Ok(result),
-                Waited::Taken(lease) => lease,
+                WaitOutcome::Resolved(result) => return Ok(result),
+                WaitOutcome::Acquired(lease) => lease,
             };
             // If the work panics or is dropped, the lease is dropped too, and the key is free.
             let output = lease.run(async move { work().await.into_result() }).await;
             match output.map_err(|error| located(error.unknown_outcome()))? {
                 Ok(result) => {
-                    store(lease, &result, once.keep).await.map_err(located)?;
+                    store_result(lease, &result, once.retention).await.map_err(located)?;
                     Ok(result)
                 }
                 Err(error) => {
                     // If the release fails, the key is free after the TTL.
                     let _ = lease.release().await;
-                    Err(RunError::Closure(error))
+                    Err(OnceError::Closure(error))
                 }
             }
         })
@@ -259,9 +259,9 @@ where
 }
 
 /// Replaces the lease with a result.
-async fn store<T: Value>(lease: Lease, result: &T, keep: Option<Duration>) -> Result<()> {
-    let done = serde_json::json!({ "result": pack(result)? });
-    lease.finish("run", done, keep).await.map_err(|error| match error.kind() {
+async fn store_result<T: Value>(lease: Lease, result: &T, keep: Option<Duration>) -> Result<()> {
+    let done = serde_json::json!({ "result": encode_value(result)? });
+    lease.complete("run", done, keep).await.map_err(|error| match error.kind() {
         // The work is done.
         ErrorKind::Lost => error.unknown_outcome(),
         _ => error,
@@ -270,17 +270,17 @@ async fn store<T: Value>(lease: Lease, result: &T, keep: Option<Duration>) -> Re
 
 impl<T> Clone for Once<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), keep: self.keep, value: PhantomData }
+        Self { place: self.place.clone(), retention: self.retention, value: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Once<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Once").field("name", &self.place.name()).field("keep", &self.keep).finish()
+        f.debug_struct("Once").field("name", &self.place.name()).field("keep", &self.retention).finish()
     }
 }
 
-impl<T, F> fmt::Debug for Run<'_, T, F> {
+impl<T, F> fmt::Debug for OnceRun<'_, T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run").field("key", &self.key).field("wait", &self.wait).finish_non_exhaustive()
     }

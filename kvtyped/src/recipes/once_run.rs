@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
     label = "this work",
     note = "the value that is stored is the type in `store.once::<{T}>(..)`"
 )]
-pub trait RunOutput<T>: sealed::Sealed<T> + Send {
+pub trait OnceOutput<T>: sealed::Sealed<T> + Send {
     /// The error of the work.
     type Error: Send;
 
@@ -23,7 +23,7 @@ pub trait RunOutput<T>: sealed::Sealed<T> + Send {
     fn into_result(self) -> Result<T, Self::Error>;
 }
 
-impl<T: Send> RunOutput<T> for T {
+impl<T: Send> OnceOutput<T> for T {
     type Error = Infallible;
 
     fn into_result(self) -> Result<T, Infallible> {
@@ -31,7 +31,7 @@ impl<T: Send> RunOutput<T> for T {
     }
 }
 
-impl<T: Send, E: Send> RunOutput<T> for Result<T, E> {
+impl<T: Send, E: Send> OnceOutput<T> for Result<T, E> {
     type Error = E;
 
     fn into_result(self) -> Self {
@@ -51,14 +51,14 @@ mod sealed {
 ///
 /// If the work cannot fail, or fails with an [`Error`], the operator `?` converts this type to an [`Error`].
 #[derive(Debug)]
-pub enum RunError<E> {
+pub enum OnceError<E> {
     /// The work failed with this error. The key is free.
     Closure(E),
     /// The bucket or the lease failed with this error.
     Kv(Error),
 }
 
-impl<E> RunError<E> {
+impl<E> OnceError<E> {
     /// Returns the error of the bucket or the lease, if it caused the failure.
     pub fn kv(&self) -> Option<&Error> {
         match self {
@@ -68,30 +68,30 @@ impl<E> RunError<E> {
     }
 }
 
-impl<E> From<Error> for RunError<E> {
+impl<E> From<Error> for OnceError<E> {
     fn from(error: Error) -> Self {
         Self::Kv(error)
     }
 }
 
-impl From<RunError<Infallible>> for Error {
-    fn from(error: RunError<Infallible>) -> Self {
+impl From<OnceError<Infallible>> for Error {
+    fn from(error: OnceError<Infallible>) -> Self {
         match error {
-            RunError::Closure(never) => match never {},
-            RunError::Kv(error) => error,
+            OnceError::Closure(never) => match never {},
+            OnceError::Kv(error) => error,
         }
     }
 }
 
-impl From<RunError<Error>> for Error {
-    fn from(error: RunError<Error>) -> Self {
+impl From<OnceError<Error>> for Error {
+    fn from(error: OnceError<Error>) -> Self {
         match error {
-            RunError::Closure(error) | RunError::Kv(error) => error,
+            OnceError::Closure(error) | OnceError::Kv(error) => error,
         }
     }
 }
 
-impl<E: fmt::Display> fmt::Display for RunError<E> {
+impl<E: fmt::Display> fmt::Display for OnceError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closure(error) => error.fmt(f),
@@ -100,7 +100,7 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
     }
 }
 
-impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
+impl<E: std::error::Error + 'static> std::error::Error for OnceError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Closure(error) => error.source(),

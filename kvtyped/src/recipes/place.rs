@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::slot::{Slot, Value};
+use super::slot::{RecipeRecord, Value};
 use crate::bucket::{Bucket, OpenBucket};
 use crate::config::{BucketConfig, Difference, Drift, Storage};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +13,7 @@ use crate::store::Store;
 ///
 /// An existing bucket is used as it is, if its settings fit. The records of models and recipes do not collide.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct BucketLocation {
     store: Store,
     bucket: String,
     storage: Option<Storage>,
@@ -26,7 +26,7 @@ const ROOM: u32 = 1_024;
 /// The smallest `max_bytes` of a bucket that a recipe works in: a record, and the reserve of [`check_room`].
 const SMALLEST: u64 = 2 * ROOM as u64;
 
-impl Place {
+impl BucketLocation {
     pub(super) fn new(store: &Store, bucket: impl Into<String>) -> Self {
         Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None, max_bytes: None }
     }
@@ -63,7 +63,7 @@ impl Place {
     }
 
     /// Opens the bucket for records without a TTL.
-    pub(super) async fn open_lasting<V: Value>(&self) -> Result<Bucket<Slot<V>>> {
+    pub(super) async fn open_without_ttl<V: Value>(&self) -> Result<Bucket<RecipeRecord<V>>> {
         let bucket = self.open(None).await?;
         match bucket.config().ttl {
             None => Ok(bucket),
@@ -72,14 +72,14 @@ impl Place {
                     "a bucket without a `ttl`, because totals must not expire",
                     format!("ttl = {ttl:?}"),
                 );
-                Err(error.within("open", bucket.name(), None))
+                Err(error.with_context("open", bucket.name(), None))
             }
         }
     }
 
     /// Opens the bucket. `longest` is the longest TTL of the recipe's records, if they have a TTL.
-    pub(super) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<Slot<V>>> {
-        let mut open: OpenBucket<Slot<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
+    pub(super) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<RecipeRecord<V>>> {
+        let mut open: OpenBucket<RecipeRecord<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
         if longest.is_some() {
             // Limit markers notify waiters that a record expired. The shortest marker TTL is long enough for that.
             open = open.limit_markers(Duration::from_secs(1));
@@ -95,12 +95,12 @@ impl Place {
                 let reason = format!(
                     "`max_bytes` is {bytes}; it must be at least {SMALLEST} to hold and renew a record of the recipe"
                 );
-                return Err(Error::invalid_config(reason).within("open", &self.bucket, None));
+                return Err(Error::invalid_config(reason).with_context("open", &self.bucket, None));
             }
             open = open.max_bytes(bytes);
         }
         let bucket = open.await?;
-        check(bucket.config(), longest).map_err(|error| error.within("open", bucket.name(), None))?;
+        check_bucket(bucket.config(), longest).map_err(|error| error.with_context("open", bucket.name(), None))?;
         Ok(bucket)
     }
 }
@@ -110,7 +110,7 @@ impl Place {
 /// # Errors
 ///
 /// Returns `Unsupported` with the requirement and the actual setting.
-pub(super) fn check(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
+pub(super) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
     let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, rollups, irregular, .. } =
         config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));

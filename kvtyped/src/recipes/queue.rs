@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::holding::Holding;
-use super::slot::{Slot, Unknown};
+use super::holding::LeaseRecord;
+use super::slot::{RecipeRecord, Unknown};
 use super::times::TTL;
 use crate::bucket::Entry;
 use crate::revision::Revision;
 
 /// Returns the part of a lock's key for the ticket with this id.
-pub(super) fn part_of(id: &str) -> String {
+pub(super) fn ticket_part(id: &str) -> String {
     format!("{TICKET}{id}")
 }
 
 /// Returns the id of the ticket in this part of a lock's key, if it is a ticket.
-pub(super) fn id_of(part: &str) -> Option<&str> {
+pub(super) fn ticket_id(part: &str) -> Option<&str> {
     part.strip_prefix(TICKET)
 }
 
@@ -32,21 +32,21 @@ pub(super) const BELIEVED: Duration = TTL;
 
 /// The state of a lock that a watch has observed.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct QueueView {
     /// Whether the watch has delivered all initial records.
     pub(super) ready: bool,
     /// The revision of the last observed write of the lease, including its removal.
     pub(super) lease: Revision,
     /// All writes of the lease and the tickets up to this revision were observed.
-    pub(super) complete: Revision,
+    pub(super) observed_through: Revision,
     pub(super) held: bool,
     /// The tickets by number, which is the order of their creation.
-    tickets: BTreeMap<u64, Waits>,
+    tickets: BTreeMap<u64, QueuedTicket>,
 }
 
 /// A waiter.
 #[derive(Debug, Clone)]
-pub(super) struct Waits {
+pub(super) struct QueuedTicket {
     pub(super) id: String,
     /// The revision of the last renewal of the ticket.
     pub(super) revision: Revision,
@@ -57,16 +57,16 @@ pub(super) struct Waits {
     /// When the last renewal arrived.
     heard: Instant,
     /// Whether the ticket has had the lease.
-    served: bool,
+    granted: bool,
     pub(super) unknown: Unknown,
 }
 
-impl Waits {
+impl QueuedTicket {
     /// Returns the waiter of this ticket. Returns `None` if the record is not a ticket, or if its TTL is out of bounds.
-    pub(super) fn of(entry: &Entry<Slot<Holding>>, heard: Instant) -> Option<Self> {
-        let id = id_of(entry.key().part())?;
+    pub(super) fn of(entry: &Entry<RecipeRecord<LeaseRecord>>, heard: Instant) -> Option<Self> {
+        let id = ticket_id(entry.key().part())?;
         entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;
-        let Holding { owner, note, wants, unknown, .. } = &entry.value;
+        let LeaseRecord { owner, note, requested_ttl_ms: wants, unknown, .. } = &entry.value;
         Some(Self {
             id: id.to_owned(),
             revision: entry.revision(),
@@ -74,7 +74,7 @@ impl Waits {
             note: note.clone(),
             wants: wants.map(Duration::from_millis),
             heard,
-            served: false,
+            granted: false,
             unknown: unknown.clone(),
         })
     }
@@ -86,15 +86,15 @@ impl Waits {
     }
 }
 
-impl Queue {
+impl QueueView {
     /// Records the revision of the lease, and the id of its holder if there is a holder. Returns whether the revision
     /// is new. The id of a holder that has a ticket starts with the id of the ticket.
-    pub(super) fn lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
+    pub(super) fn observe_lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
         if let Some(id) = id {
             self.tickets
                 .values_mut()
                 .filter(|ticket| id.starts_with(&ticket.id))
-                .for_each(|ticket| ticket.served = true);
+                .for_each(|ticket| ticket.granted = true);
         }
         if revision <= self.lease {
             return false;
@@ -104,24 +104,24 @@ impl Queue {
     }
 
     /// Records a waiter whose ticket has this number.
-    pub(super) fn waits(&mut self, number: u64, waits: Waits) {
-        let served = self.tickets.get(&number).is_some_and(|ticket| ticket.served);
-        self.tickets.insert(number, Waits { served, ..waits });
+    pub(super) fn upsert(&mut self, number: u64, waits: QueuedTicket) {
+        let served = self.tickets.get(&number).is_some_and(|ticket| ticket.granted);
+        self.tickets.insert(number, QueuedTicket { granted: served, ..waits });
     }
 
     /// Removes a waiter.
-    pub(super) fn leaves(&mut self, id: &str) {
+    pub(super) fn remove(&mut self, id: &str) {
         self.tickets.retain(|_, ticket| ticket.id != id);
     }
 
     /// Returns whether this ticket has had the lease.
     pub(super) fn is_served(&self, id: &str) -> bool {
-        self.tickets.values().any(|ticket| ticket.id == id && ticket.served)
+        self.tickets.values().any(|ticket| ticket.id == id && ticket.granted)
     }
 
     /// Returns the first waiter. `gone` identifies waiters that have left, whatever the watch has delivered.
-    pub(super) fn first(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&Waits> {
-        self.tickets.values().find(|ticket| !ticket.served && ticket.is_alive(now) && !gone(&ticket.id))
+    pub(super) fn head(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&QueuedTicket> {
+        self.tickets.values().find(|ticket| !ticket.granted && ticket.is_alive(now) && !gone(&ticket.id))
     }
 }
 
@@ -131,28 +131,28 @@ mod tests {
 
     const WANTS: Duration = Duration::from_secs(30);
 
-    fn waits(id: &str, revision: u64) -> Waits {
-        Waits {
+    fn waits(id: &str, revision: u64) -> QueuedTicket {
+        QueuedTicket {
             id: id.to_owned(),
             revision: Revision::new(revision),
             owner: String::new(),
             note: None,
             wants: Some(WANTS),
             heard: Instant::now(),
-            served: false,
+            granted: false,
             unknown: Unknown::default(),
         }
     }
 
-    fn first(queue: &Queue) -> Option<&str> {
-        queue.first(Instant::now(), |_| false).map(|first| &*first.id)
+    fn first(queue: &QueueView) -> Option<&str> {
+        queue.head(Instant::now(), |_| false).map(|first| &*first.id)
     }
 
     /// Returns a queue of two waiters: `a`, then `b`.
-    fn queue() -> Queue {
-        let mut queue = Queue::default();
-        queue.waits(2, waits("b", 2));
-        queue.waits(1, waits("a", 1));
+    fn queue() -> QueueView {
+        let mut queue = QueueView::default();
+        queue.upsert(2, waits("b", 2));
+        queue.upsert(1, waits("a", 1));
         queue
     }
 
@@ -161,35 +161,35 @@ mod tests {
         let mut queue = queue();
         assert_eq!(first(&queue), Some("a"));
         // A renewal keeps its number.
-        queue.waits(1, waits("a", 9));
-        assert_eq!(queue.first(Instant::now(), |_| false).map(|first| first.revision.get()), Some(9));
-        assert_eq!(queue.first(Instant::now(), |id| id == "a").map(|first| &*first.id), Some("b"));
-        queue.leaves("a");
+        queue.upsert(1, waits("a", 9));
+        assert_eq!(queue.head(Instant::now(), |_| false).map(|first| first.revision.get()), Some(9));
+        assert_eq!(queue.head(Instant::now(), |id| id == "a").map(|first| &*first.id), Some("b"));
+        queue.remove("a");
         assert_eq!(first(&queue), Some("b"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_ticket_that_had_the_lease_does_not_get_it_again() {
         let mut queue = queue();
-        assert!(queue.lease(Revision::new(3), Some("a")));
+        assert!(queue.observe_lease(Revision::new(3), Some("a")));
         assert_eq!((first(&queue), queue.held), (Some("b"), true));
         // A renewal of the ticket was in flight.
-        queue.waits(1, waits("a", 4));
+        queue.upsert(1, waits("a", 4));
         assert_eq!(first(&queue), Some("b"));
         assert!(queue.is_served("a") && !queue.is_served("b"));
         // The ticket's waiter took the lease with a separate attempt.
-        assert!(queue.lease(Revision::new(5), Some("b.1")));
+        assert!(queue.observe_lease(Revision::new(5), Some("b.1")));
         assert_eq!(first(&queue), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_old_of_the_lease_is_no_news() {
         let mut queue = queue();
-        assert!(queue.lease(Revision::new(5), Some("c")));
-        assert!(!queue.lease(Revision::new(5), Some("c")));
-        assert!(!queue.lease(Revision::new(4), None));
+        assert!(queue.observe_lease(Revision::new(5), Some("c")));
+        assert!(!queue.observe_lease(Revision::new(5), Some("c")));
+        assert!(!queue.observe_lease(Revision::new(4), None));
         assert!(queue.held);
-        assert!(queue.lease(Revision::new(6), None));
+        assert!(queue.observe_lease(Revision::new(6), None));
         assert!(!queue.held);
     }
 
@@ -197,11 +197,11 @@ mod tests {
     async fn a_ticket_that_nobody_renews_is_passed_over() {
         let mut queue = queue();
         tokio::time::advance(WANTS / 2).await;
-        queue.waits(2, waits("b", 7));
+        queue.upsert(2, waits("b", 7));
         assert_eq!(first(&queue), Some("a"));
         tokio::time::advance(WANTS / 5).await;
         assert_eq!(first(&queue), Some("b"));
-        queue.waits(1, waits("a", 8));
+        queue.upsert(1, waits("a", 8));
         assert_eq!(first(&queue), Some("a"));
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The largest difference between two processes in their upper bound of the time. It exceeds a round trip.
-const UNSURE: Duration = Duration::from_secs(10);
+const MAX_CLOCK_ERROR: Duration = Duration::from_secs(10);
 
 /// A number of events that are allowed in a period, and a number that are allowed at once.
 ///
@@ -64,7 +64,7 @@ impl Quota {
     }
 
     /// Returns the parameters of the quota.
-    pub(super) fn rule(self) -> Result<Rule> {
+    pub(super) fn rule(self) -> Result<Gcra> {
         let Self { events, period, burst } = self;
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         if events == 0 {
@@ -80,7 +80,9 @@ impl Quota {
         }
         let whole = interval.saturating_mul(u128::from(burst));
         match u64::try_from(whole) {
-            Ok(whole) if whole <= nanos(LONGEST) => Ok(Rule { interval: nanos_of(interval), burst, whole }),
+            Ok(whole) if whole <= nanos(LONGEST) => {
+                Ok(Gcra { interval: nanos_of(interval), burst, burst_duration: whole })
+            }
             _ => wrong(format!(
                 "a burst of {burst} at {events} in {period:?} refills in `burst * period / events`, which must be at most 365 days"
             )),
@@ -90,26 +92,27 @@ impl Quota {
 
 /// The parameters of a quota. All times are in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(super) struct Gcra {
     /// The cost of one event.
     interval: u64,
     pub(super) burst: u32,
     /// The cost of a full burst.
-    whole: u64,
+    burst_duration: u64,
 }
 
 /// The bounds of the current time, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Now {
+pub(super) struct TimeInterval {
     pub(super) earliest: u64,
     pub(super) latest: u64,
 }
 
 /// The state of a key, in nanoseconds since 1970 by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Used {
+pub(super) struct GcraState {
     /// When the full burst is available again.
-    whole_at: u64,
+    #[serde(rename = "whole_at")]
+    tat: u64,
     /// The latest time when the key may last have been whole. All counted events happened since then.
     since: u64,
     /// The cost of one event under the quota of the writer. Zero if the writer did not record it.
@@ -126,72 +129,72 @@ pub(super) struct Denied {
     /// The time until the events are allowed.
     pub(super) wait: Duration,
     /// The state to store so that the wait suffices, if the stored state does not fit this quota and this clock.
-    pub(super) reset: Option<Used>,
+    pub(super) reset: Option<GcraState>,
 }
 
-impl Rule {
+impl Gcra {
     /// Returns the longest time that a key needs to be whole again.
-    pub(super) fn whole(&self) -> Duration {
-        Duration::from_nanos(self.whole)
+    pub(super) fn burst_duration(&self) -> Duration {
+        Duration::from_nanos(self.burst_duration)
     }
 
     /// Returns the state after these events, or the time until they are allowed.
-    pub(super) fn decide(&self, used: Used, events: u32, now: Now) -> Result<Used, Denied> {
+    pub(super) fn decide(&self, used: GcraState, events: u32, now: TimeInterval) -> Result<GcraState, Denied> {
         let cost = self.interval.saturating_mul(events.into());
-        let (Used { whole_at, since, .. }, limit) = self.now(used, now);
+        let (GcraState { tat: whole_at, since, .. }, limit) = self.now(used, now);
         let after = whole_at.saturating_add(cost);
         if after <= limit {
             return Ok(self.used(after, since));
         }
         // The wait ends as soon as there is room. If the key may be whole by then, but not certainly, the wait ends
         // when the key is certainly whole.
-        let bounded = self.bounded(used, now);
-        let Used { whole_at, since, .. } = bounded;
-        let wait = whole_at.saturating_add(cost).saturating_sub(self.whole).saturating_sub(now.earliest);
+        let bounded = self.clamp(used, now);
+        let GcraState { tat: whole_at, since, .. } = bounded;
+        let wait = whole_at.saturating_add(cost).saturating_sub(self.burst_duration).saturating_sub(now.earliest);
         let sure = whole_at >= now.latest.saturating_add(wait).max(since);
         let wait = Duration::from_nanos(if sure { wait } else { whole_at.saturating_sub(now.earliest) });
-        let moved = (bounded.whole_at, bounded.since) != (used.whole_at, used.since);
-        Err(Denied { wait, reset: moved.then(|| self.used(bounded.whole_at, bounded.since)) })
+        let moved = (bounded.tat, bounded.since) != (used.tat, used.since);
+        Err(Denied { wait, reset: moved.then(|| self.used(bounded.tat, bounded.since)) })
     }
 
     /// Returns how many events would be allowed now.
-    pub(super) fn remaining(&self, used: Used, now: Now) -> u32 {
-        let (Used { whole_at, .. }, limit) = self.now(used, now);
+    pub(super) fn remaining(&self, used: GcraState, now: TimeInterval) -> u32 {
+        let (GcraState { tat: whole_at, .. }, limit) = self.now(used, now);
         u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
     }
 
     /// Returns whether a state was written under another quota.
-    pub(super) fn differs(&self, used: Used) -> bool {
+    pub(super) fn differs(&self, used: GcraState) -> bool {
         (used.interval, used.burst) != (0, 0) && (used.interval, used.burst) != (self.interval, self.burst)
     }
 
-    fn used(&self, whole_at: u64, since: u64) -> Used {
-        Used { whole_at, since, interval: self.interval, burst: self.burst }
+    fn used(&self, whole_at: u64, since: u64) -> GcraState {
+        GcraState { tat: whole_at, since, interval: self.interval, burst: self.burst }
     }
 
     /// Returns the current state, and the limit that the state cannot move beyond.
-    fn now(&self, used: Used, now: Now) -> (Used, u64) {
-        let Used { whole_at, since, .. } = self.bounded(used, now);
+    fn now(&self, used: GcraState, now: TimeInterval) -> (GcraState, u64) {
+        let GcraState { tat: whole_at, since, .. } = self.clamp(used, now);
         // The burst grows by the time that has certainly passed since the key was whole. With wide time bounds, that is
         // zero.
         let latest = now.latest.max(since);
         if whole_at <= now.earliest {
-            return (self.used(latest, latest), latest.saturating_add(self.whole));
+            return (self.used(latest, latest), latest.saturating_add(self.burst_duration));
         }
-        (self.used(whole_at.max(latest), since), now.earliest.max(since).saturating_add(self.whole))
+        (self.used(whole_at.max(latest), since), now.earliest.max(since).saturating_add(self.burst_duration))
     }
 
     /// Returns the state, bounded by the largest debt of this quota.
     ///
     /// A state further ahead than a whole burst was written before the clock was set back, or under another quota. The
     /// bound moves with `now`, so a denial that uses the bound must store it. Otherwise no wait would suffice.
-    fn bounded(&self, used: Used, now: Now) -> Used {
-        let Used { whole_at, since, .. } = used;
-        let furthest = now.latest.saturating_add(self.whole);
-        if since > furthest.saturating_add(nanos(UNSURE)) {
+    fn clamp(&self, used: GcraState, now: TimeInterval) -> GcraState {
+        let GcraState { tat: whole_at, since, .. } = used;
+        let furthest = now.latest.saturating_add(self.burst_duration);
+        if since > furthest.saturating_add(nanos(MAX_CLOCK_ERROR)) {
             return self.used(furthest, now.latest);
         }
-        Used { whole_at: whole_at.min(furthest.max(since.saturating_add(self.whole))), ..used }
+        GcraState { tat: whole_at.min(furthest.max(since.saturating_add(self.burst_duration))), ..used }
     }
 }
 
@@ -212,21 +215,21 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn at(time: u64) -> Now {
-        Now { earliest: time, latest: time }
+    fn at(time: u64) -> TimeInterval {
+        TimeInterval { earliest: time, latest: time }
     }
 
     #[test]
     fn a_burst_and_then_the_rate() {
         let rule = Quota::per_second(10).burst(3).rule().unwrap();
-        let mut used = Used::default();
+        let mut used = GcraState::default();
         // A burst is allowed in full, however wide the time bounds are.
-        let now = Now { earliest: SECOND, latest: SECOND + 90_000_000 };
+        let now = TimeInterval { earliest: SECOND, latest: SECOND + 90_000_000 };
         for left in [2, 1, 0] {
             used = rule.decide(used, 1, now).unwrap();
             assert_eq!(rule.remaining(used, now), left);
         }
-        let mut used = Used::default();
+        let mut used = GcraState::default();
         for _ in 0..3 {
             used = rule.decide(used, 1, at(SECOND)).unwrap();
         }
@@ -252,11 +255,11 @@ mod tests {
             let rule = Quota::per_second(events).burst(burst).rule().unwrap();
             let unsure = 1 + next(3 * rule.interval);
             let pause = 1 + next(3 * rule.interval);
-            let (mut used, mut time, mut allowed) = (Used::default(), 100 * SECOND, Vec::new());
+            let (mut used, mut time, mut allowed) = (GcraState::default(), 100 * SECOND, Vec::new());
             for _ in 0..300 {
                 time += next(pause);
                 // Each process has different time bounds.
-                let now = Now { earliest: time - next(unsure), latest: time + next(unsure) };
+                let now = TimeInterval { earliest: time - next(unsure), latest: time + next(unsure) };
                 match rule.decide(used, 1, now) {
                     Ok(after) => {
                         used = after;
@@ -265,7 +268,7 @@ mod tests {
                     Err(Denied { wait, reset }) => {
                         assert_eq!(reset, None, "seed {seed}: a denial with one quota and clock writes nothing");
                         let wait = u64::try_from(wait.as_nanos()).unwrap();
-                        let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
+                        let then = TimeInterval { earliest: now.earliest + wait, latest: now.latest + wait };
                         assert!(
                             rule.decide(used, 1, then).is_ok(),
                             "seed {seed}: denied after a wait of `retry_after`"
@@ -287,12 +290,12 @@ mod tests {
     fn a_clock_that_was_set_back_does_not_deny_for_long() {
         let rule = Quota::per_second(1).burst(2).rule().unwrap();
         for ahead in [1_000, 13, 12, 3, 2, 1] {
-            let mut used = Used::default();
+            let mut used = GcraState::default();
             for _ in 0..2 {
                 used = rule.decide(used, 1, at((10 + ahead) * SECOND)).unwrap();
             }
             let wait = rule.decide(used, 1, at(10 * SECOND)).unwrap_err().wait;
-            assert!(wait <= UNSURE + 2 * rule.whole(), "{wait:?}");
+            assert!(wait <= MAX_CLOCK_ERROR + 2 * rule.burst_duration(), "{wait:?}");
         }
     }
 
@@ -308,7 +311,7 @@ mod tests {
                 random ^= random << 17;
                 random % below
             };
-            let (mut used, mut time) = (Used::default(), 1_000_000 * SECOND);
+            let (mut used, mut time) = (GcraState::default(), 1_000_000 * SECOND);
             for step in 0..60 {
                 let period = [1, 60, 3_600, 86_400][next(4) as usize];
                 let quota = Quota::new(1 + next(20) as u32, Duration::from_secs(period)).burst(1 + next(30) as u32);
@@ -320,7 +323,7 @@ mod tests {
                 }
                 for _ in 0..next(40) {
                     let events = 1 + next(rule.burst.into()) as u32;
-                    let now = Now { earliest: time - next(SECOND), latest: time + next(SECOND) };
+                    let now = TimeInterval { earliest: time - next(SECOND), latest: time + next(SECOND) };
                     let Denied { wait, reset } = match rule.decide(used, events, now) {
                         Ok(after) => {
                             used = after;
@@ -331,11 +334,11 @@ mod tests {
                     (resets, denials) = (resets + usize::from(reset.is_some()), denials + 1);
                     used = reset.unwrap_or(used);
                     assert!(
-                        wait <= UNSURE + 2 * rule.whole() + Duration::from_secs(2),
+                        wait <= MAX_CLOCK_ERROR + 2 * rule.burst_duration() + Duration::from_secs(2),
                         "seed {seed}, {step}: {wait:?}"
                     );
                     let wait = nanos(wait);
-                    let then = Now { earliest: now.earliest + wait, latest: now.latest + wait };
+                    let then = TimeInterval { earliest: now.earliest + wait, latest: now.latest + wait };
                     used = rule.decide(used, events, then).unwrap_or_else(|denied| {
                         panic!("seed {seed}, step {step}: {denied:?} after a wait of `retry_after`")
                     });
@@ -350,9 +353,9 @@ mod tests {
     #[test]
     fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
         let hourly = Quota::per_hour(1).rule().unwrap();
-        let used = hourly.decide(Used::default(), 1, at(10 * SECOND)).unwrap();
+        let used = hourly.decide(GcraState::default(), 1, at(10 * SECOND)).unwrap();
         let rule = Quota::per_second(10).rule().unwrap();
-        assert!(rule.differs(used) && !hourly.differs(used) && !rule.differs(Used::default()));
+        assert!(rule.differs(used) && !hourly.differs(used) && !rule.differs(GcraState::default()));
         let Denied { wait, reset } = rule.decide(used, 1, at(11 * SECOND)).unwrap_err();
         assert_eq!(wait, Duration::from_millis(100));
         let later = at(11 * SECOND + 100_000_000);

@@ -10,10 +10,10 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::clock::{DRIFT, ServerClock};
-use super::place::{Place, place_options};
-use super::quota::{Denied, Quota, Rule, Used};
-use super::slot::{Slot, SlotKey, Unknown};
+use super::clock::{MAX_DRIFT_DIVISOR, ServerClock};
+use super::place::{BucketLocation, place_options};
+use super::quota::{Denied, Gcra, GcraState, Quota};
+use super::slot::{RecipeKey, RecipeRecord, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
@@ -58,7 +58,13 @@ impl Store {
     /// the TTL of single records (before nats-server 2.11), or if the settings of the bucket do not fit.
     pub fn rate_limiter(&self, name: impl Into<String>, quota: Quota) -> OpenRateLimiter {
         let name = name.into();
-        OpenRateLimiter { place: Place::new(self, &name), name, quota, timeout: None, max_attempts: MAX_ATTEMPTS }
+        OpenRateLimiter {
+            place: BucketLocation::new(self, &name),
+            name,
+            quota,
+            timeout: None,
+            max_attempts: MAX_ATTEMPTS,
+        }
     }
 }
 
@@ -66,7 +72,7 @@ impl Store {
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenRateLimiter {
-    place: Place,
+    place: BucketLocation,
     name: String,
     quota: Quota,
     timeout: Option<Duration>,
@@ -94,12 +100,12 @@ impl OpenRateLimiter {
         let Self { place, name, quota, timeout, max_attempts } = self;
         let rule = quota.rule()?;
         // A missing record means that the key is whole.
-        let ttl = rule.whole() + Duration::from_secs(2);
-        let bucket: Bucket<Slot<Record>> = place.open(Some(ttl)).await?;
+        let ttl = rule.burst_duration() + Duration::from_secs(2);
+        let bucket: Bucket<RecipeRecord<Record>> = place.open(Some(ttl)).await?;
         let timeout = timeout.unwrap_or(bucket.timeout());
         let clock = ServerClock::new(&name);
         let warned = AtomicBool::new(false);
-        let inner = Inner { bucket, name, quota, rule, ttl, timeout, max_attempts, clock, warned };
+        let inner = LimiterInner { bucket, name, quota, gcra: rule, ttl, timeout, max_attempts, clock, warned };
         inner.clock.refresh(&inner.bucket, timeout).await?;
         Ok(RateLimiter(Arc::new(inner)))
     }
@@ -129,7 +135,7 @@ impl IntoFuture for OpenRateLimiter {
 ///
 /// * An exact rate across clock changes. If the server's clock is set forward, or a leader with a faster clock takes
 ///   over, a key may be allowed up to one burst more. If the clock is set back, a key may be denied for as long as two
-///   bursts take to recover, plus ten seconds. A wait of [`retry_after`](Decision::retry_after) suffices in each case.
+///   bursts take to recover, plus ten seconds. A wait of [`retry_after`](RateLimitDecision::retry_after) suffices in each case.
 /// * A rate while processes use one name with different quotas. Each process applies its own quota, and ignores the
 ///   events of the others beyond its burst.
 /// * Fairness. Several waiters for one key may proceed in any order.
@@ -138,13 +144,13 @@ impl IntoFuture for OpenRateLimiter {
 /// * Speed. A check that allows an event is a read and a write. The checks of one key run one after another, at a few
 ///   hundred a second. A denial is a read.
 #[derive(Clone)]
-pub struct RateLimiter(Arc<Inner>);
+pub struct RateLimiter(Arc<LimiterInner>);
 
-struct Inner {
-    bucket: Bucket<Slot<Record>>,
+struct LimiterInner {
+    bucket: Bucket<RecipeRecord<Record>>,
     name: String,
     quota: Quota,
-    rule: Rule,
+    gcra: Gcra,
     ttl: Duration,
     timeout: Duration,
     max_attempts: u32,
@@ -157,7 +163,7 @@ struct Inner {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     #[serde(flatten)]
-    used: Used,
+    used: GcraState,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -165,12 +171,12 @@ struct Record {
 /// The decision of a rate limiter on an event.
 #[must_use = "an event that is denied should not happen"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
+pub struct RateLimitDecision {
     retry_after: Option<Duration>,
     remaining: u32,
 }
 
-impl Decision {
+impl RateLimitDecision {
     /// Returns whether the event is allowed.
     pub fn is_allowed(&self) -> bool {
         self.retry_after.is_none()
@@ -199,12 +205,12 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// If the future is dropped, the event may or may not count.
-    pub async fn check(&self, key: &str) -> Result<Decision> {
+    pub async fn check(&self, key: &str) -> Result<RateLimitDecision> {
         self.check_n(key, 1).await
     }
 
     /// Checks several events, all or none. Zero events are always allowed: the decision contains the number of
-    /// [`remaining`](Decision::remaining) events, and nothing is written for the key.
+    /// [`remaining`](RateLimitDecision::remaining) events, and nothing is written for the key.
     ///
     /// # Errors
     ///
@@ -214,11 +220,11 @@ impl RateLimiter {
     /// # Cancel safety
     ///
     /// See [`check`](Self::check).
-    pub async fn check_n(&self, key: &str, events: u32) -> Result<Decision> {
+    pub async fn check_n(&self, key: &str, events: u32) -> Result<RateLimitDecision> {
         let limiter = &*self.0;
-        let key = SlotKey::new(RECIPE, &limiter.name, key);
+        let key = RecipeKey::new(RECIPE, &limiter.name, key);
         let check = limiter.check(&key, events, limiter.timeout).await;
-        check.map_err(|error| error.within("check", limiter.bucket.name(), Some(&key.to_string())))
+        check.map_err(|error| error.with_context("check", limiter.bucket.name(), Some(&key.to_string())))
     }
 
     /// Waits until an event is allowed, and counts it.
@@ -250,9 +256,9 @@ impl RateLimiter {
     }
 }
 
-impl Inner {
-    async fn check(&self, key: &SlotKey, events: u32, timeout: Duration) -> Result<Decision> {
-        let Self { bucket, rule, clock, .. } = self;
+impl LimiterInner {
+    async fn check(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
+        let Self { bucket, gcra: rule, clock, .. } = self;
         if events > rule.burst {
             return Err(Error::invalid_config(format!("{events} events at once exceed the burst of {}", rule.burst)));
         }
@@ -263,29 +269,29 @@ impl Inner {
         clock.refresh(bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         // Set by the last run of either closure: the closures run again after a conflict.
-        let outcome = Mutex::new(Decision { retry_after: None, remaining: 0 });
+        let outcome = Mutex::new(RateLimitDecision { retry_after: None, remaining: 0 });
         let tell = |decision| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decision;
         let first = || {
             // A key that is whole always allows a burst.
             let now = clock.now();
-            let used = rule.decide(Used::default(), events, now).unwrap_or_default();
-            tell(Decision { retry_after: None, remaining: rule.remaining(used, now) });
-            Slot { key: key.clone(), value: Record { used, unknown: Unknown::default() } }
+            let used = rule.decide(GcraState::default(), events, now).unwrap_or_default();
+            tell(RateLimitDecision { retry_after: None, remaining: rule.remaining(used, now) });
+            RecipeRecord { key: key.clone(), value: Record { used, unknown: Unknown::default() } }
         };
-        let checked = bucket.try_modify(key, |slot: &mut Slot<Record>| {
+        let checked = bucket.try_modify(key, |slot: &mut RecipeRecord<Record>| {
             let now = clock.now();
             self.warn_if_other(slot.value.used);
             let Denied { wait, reset } = match rule.decide(slot.value.used, events, now) {
                 Ok(after) => {
-                    tell(Decision { retry_after: None, remaining: rule.remaining(after, now) });
+                    tell(RateLimitDecision { retry_after: None, remaining: rule.remaining(after, now) });
                     slot.value.used = after;
                     return Ok(());
                 }
                 Err(denied) => denied,
             };
             // Convert the wait to the slowest clock within the tolerated drift.
-            let wait = wait + wait / (DRIFT - 1) + Duration::from_nanos(1);
-            let denied = Decision { retry_after: Some(wait), remaining: rule.remaining(slot.value.used, now) };
+            let wait = wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1);
+            let denied = RateLimitDecision { retry_after: Some(wait), remaining: rule.remaining(slot.value.used, now) };
             tell(denied);
             // A reset is stored although no event is allowed.
             slot.value.used = reset.ok_or(denied)?;
@@ -300,19 +306,19 @@ impl Inner {
     }
 
     /// Returns how many events are allowed now. Writes nothing under the key.
-    async fn peek(&self, key: &SlotKey, timeout: Duration) -> Result<Decision> {
+    async fn peek(&self, key: &RecipeKey, timeout: Duration) -> Result<RateLimitDecision> {
         let end = Instant::now().checked_add(timeout);
         self.clock.refresh(&self.bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         let entry = self.bucket.get(key).read(Read::Leader).timeout(left).await?;
-        let used = entry.map_or_else(Used::default, |entry| entry.value.used);
+        let used = entry.map_or_else(GcraState::default, |entry| entry.value.used);
         self.warn_if_other(used);
-        Ok(Decision { retry_after: None, remaining: self.rule.remaining(used, self.clock.now()) })
+        Ok(RateLimitDecision { retry_after: None, remaining: self.gcra.remaining(used, self.clock.now()) })
     }
 
     /// Two processes that use one name with different quotas keep neither quota. Log it once for each handle.
-    fn warn_if_other(&self, used: Used) {
-        if self.rule.differs(used) && !self.warned.swap(true, Ordering::Relaxed) {
+    fn warn_if_other(&self, used: GcraState) {
+        if self.gcra.differs(used) && !self.warned.swap(true, Ordering::Relaxed) {
             let (name, quota) = (&self.name, &self.quota);
             tracing::warn!(%name, ?quota, "the rate limiter was used with another quota; this one applies from now on");
         }
@@ -321,7 +327,7 @@ impl Inner {
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { bucket, name, quota, .. } = &*self.0;
+        let LimiterInner { bucket, name, quota, .. } = &*self.0;
         f.debug_struct("RateLimiter")
             .field("name", name)
             .field("bucket", &bucket.name())
@@ -348,10 +354,10 @@ impl UntilReady<'_> {
 
     async fn run(self) -> Result<()> {
         let limiter = &*self.limiter.0;
-        let key = SlotKey::new(RECIPE, &limiter.name, self.key);
+        let key = RecipeKey::new(RECIPE, &limiter.name, self.key);
         let timeout = self.timeout.unwrap_or(limiter.timeout);
         let end = Instant::now().checked_add(timeout);
-        let located = |error: Error| error.within("until_ready", limiter.bucket.name(), Some(&key.to_string()));
+        let located = |error: Error| error.with_context("until_ready", limiter.bucket.name(), Some(&key.to_string()));
         loop {
             let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
             let decision = limiter.check(&key, 1, left.min(limiter.timeout)).await.map_err(located)?;

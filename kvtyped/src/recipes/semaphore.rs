@@ -10,16 +10,16 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
-use super::holding::Holding;
-use super::home::Home;
+use super::holding::LeaseRecord;
+use super::home::LeaseContext;
 use super::lease::Lease;
 use super::place::place_options;
-use super::progress::Progress;
-use super::slot::Slot;
+use super::progress::AcquireStatus;
+use super::slot::RecipeRecord;
 use super::task::{self, MayHold};
-use super::tenure::{Attempt, Claim, Over};
+use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
 use super::terms::lease_options;
-use super::wait::{self, Longest, passes, patience, within};
+use super::wait::{self, Longest, passes, poll_interval, with_timeout};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +31,7 @@ use crate::watch::Event;
 const RECIPE: &str = "semaphore";
 
 /// The largest number of permits. Each permit is a record that every waiter tracks.
-const MOST: u32 = 4_096;
+const MAX_PERMITS: u32 = 4_096;
 
 impl Store {
     /// Returns a semaphore with this name and number of permits, in the bucket of this name. The bucket is created on
@@ -51,7 +51,7 @@ impl Store {
     /// # }
     /// ```
     pub fn semaphore(&self, name: impl Into<String>, permits: u32) -> Semaphore {
-        Semaphore { place: Home::new(self, RECIPE, name), permits }
+        Semaphore { place: LeaseContext::new(self, RECIPE, name), permits }
     }
 }
 
@@ -70,12 +70,12 @@ impl Store {
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 #[derive(Clone)]
 pub struct Semaphore {
-    place: Home,
+    place: LeaseContext,
     permits: u32,
 }
 
 place_options!(Semaphore);
-lease_options!(Semaphore: place.terms, Acquire: semaphore.place.terms, TryAcquire: semaphore.place.terms);
+lease_options!(Semaphore: place.options, Acquire: semaphore.place.options, TryAcquire: semaphore.place.options);
 
 impl Semaphore {
     /// Takes a permit. Waits while all permits are taken.
@@ -125,7 +125,7 @@ impl Semaphore {
             let free = self.checked()?.free(&self.place.bucket().await?).await?;
             Ok(u32::try_from(free.len()).unwrap_or(u32::MAX))
         };
-        self.place.within("available", None, count).await
+        self.place.in_operation("available", None, count).await
     }
 
     /// Returns the number of permits that this handle uses.
@@ -135,34 +135,34 @@ impl Semaphore {
 
     fn checked(&self) -> Result<&Self> {
         match self.permits {
-            1..=MOST => Ok(self),
-            permits => {
-                Err(Error::invalid_config(format!("a semaphore of {permits} permits; it must have from 1 to {MOST}")))
-            }
+            1..=MAX_PERMITS => Ok(self),
+            permits => Err(Error::invalid_config(format!(
+                "a semaphore of {permits} permits; it must have from 1 to {MAX_PERMITS}"
+            ))),
         }
     }
 
     /// Returns the free slots, as read from the leader of the bucket. Any record in a slot takes the slot.
-    async fn free(&self, bucket: &Bucket<Slot<Holding>>) -> Result<Vec<u32>> {
+    async fn free(&self, bucket: &Bucket<RecipeRecord<LeaseRecord>>) -> Result<Vec<u32>> {
         let keys = (0..self.permits).map(|slot| self.place.key(slot.to_string()));
-        let taken = bucket.get_many(keys).read(Read::Leader).each().await?;
+        let taken = bucket.get_many(keys).read(Read::Leader).results().await?;
         Ok((0..self.permits).zip(taken).filter(|(_, taken)| matches!(taken, Ok(None))).map(|(slot, _)| slot).collect())
     }
 
     /// Tries to take the slot with this number.
-    async fn attempt(&self, claim: &Claim, slot: u32, over: Over) -> Result<Option<Permit>> {
-        let key = claim.key.beside(slot.to_string());
-        match (Claim { key, ..claim.clone() }).attempt(over).await {
-            Attempt::Taken(lease) => Ok(Some(Permit { lease, slot })),
-            Attempt::Refused => Ok(None),
-            Attempt::Failed(error) => Err(error),
+    async fn attempt(&self, claim: &AcquireRequest, slot: u32, over: ExpectedTombstone) -> Result<Option<Permit>> {
+        let key = claim.key.sibling(slot.to_string());
+        match (AcquireRequest { key, ..claim.clone() }).try_acquire(over).await {
+            AcquireOutcome::Acquired(lease) => Ok(Some(Permit { lease, slot })),
+            AcquireOutcome::Contended => Ok(None),
+            AcquireOutcome::Failed(error) => Err(error),
         }
     }
 
     /// Tries to take any slot. The first attempt is at a random slot, so that concurrent callers do not all compete for
     /// the same one. If that slot is taken, the next attempts are at the free slots in random order.
-    async fn try_any(&self, claim: &Claim) -> Result<Option<Permit>> {
-        if let Some(permit) = self.attempt(claim, any(self.permits), Over::Nothing).await? {
+    async fn try_any(&self, claim: &AcquireRequest) -> Result<Option<Permit>> {
+        if let Some(permit) = self.attempt(claim, any(self.permits), ExpectedTombstone::Unknown).await? {
             return Ok(Some(permit));
         }
         if self.permits == 1 {
@@ -170,8 +170,8 @@ impl Semaphore {
         }
         let mut free = self.free(&claim.bucket).await?;
         while !free.is_empty() {
-            let slot = free.swap_remove(crate::chance::below(free.len()));
-            if let Some(permit) = self.attempt(claim, slot, Over::Nothing).await? {
+            let slot = free.swap_remove(crate::chance::uniform_index(free.len()));
+            if let Some(permit) = self.attempt(claim, slot, ExpectedTombstone::Unknown).await? {
                 return Ok(Some(permit));
             }
         }
@@ -179,14 +179,14 @@ impl Semaphore {
     }
 
     async fn try_now(&self) -> Result<Option<Permit>> {
-        let claim = self.checked()?.place.claim("", None).await?;
+        let claim = self.checked()?.place.request("", None).await?;
         self.try_any(&claim).await
     }
 
     /// Waits for any slot with one watch of all slots.
-    async fn wait(&self, progress: &Arc<Progress>, patient: bool) -> Result<Permit> {
-        let claim = self.checked()?.place.claim("", None).await?;
-        let claim = Claim { progress: Arc::clone(progress), patient, ..claim };
+    async fn wait(&self, progress: &Arc<AcquireStatus>, patient: bool) -> Result<Permit> {
+        let claim = self.checked()?.place.request("", None).await?;
+        let claim = AcquireRequest { progress: Arc::clone(progress), retry_transient: patient, ..claim };
         match self.try_any(&claim).await {
             Ok(Some(permit)) => return Ok(permit),
             Err(error) if !(patient && passes(&error)) => return Err(error),
@@ -194,8 +194,8 @@ impl Semaphore {
         }
         let ttl = claim.times.ttl;
         let mut events = wait::watch(&claim.bucket, self.place.all(), &claim).await?;
-        let mut slots = Slots::new(self.permits);
-        let mut look = Instant::now() + patience(ttl);
+        let mut slots = PermitSlots::new(self.permits);
+        let mut look = Instant::now() + poll_interval(ttl);
         loop {
             let event = tokio::select! {
                 biased;
@@ -204,7 +204,7 @@ impl Semaphore {
             };
             let taken = match event {
                 Some(Some(Ok(event))) => {
-                    slots.learn(event);
+                    slots.refresh(event);
                     self.try_known(&claim, &mut slots).await
                 }
                 Some(Some(Err(error))) if claim.gives_up_on(&error) => return Err(error),
@@ -219,15 +219,15 @@ impl Semaphore {
                 Err(error) if claim.waits_out(&error) => {}
                 Err(error) => return Err(error),
             }
-            look = Instant::now() + patience(ttl);
+            look = Instant::now() + poll_interval(ttl);
         }
     }
 
     /// Tries to take the slots that the watch has shown as free.
-    async fn try_known(&self, claim: &Claim, slots: &mut Slots) -> Result<Option<Permit>> {
+    async fn try_known(&self, claim: &AcquireRequest, slots: &mut PermitSlots) -> Result<Option<Permit>> {
         while let Some((slot, over)) = slots.free() {
             // If another process is faster, the watch reports it.
-            slots.see(&slot.to_string(), Seen::Taken);
+            slots.observe(&slot.to_string(), SlotState::Taken);
             if let Some(permit) = self.attempt(claim, slot, over).await? {
                 return Ok(Some(permit));
             }
@@ -238,17 +238,17 @@ impl Semaphore {
 
 /// Returns the number of a random slot.
 fn any(permits: u32) -> u32 {
-    u32::try_from(crate::chance::below(permits as usize)).unwrap_or_default()
+    u32::try_from(crate::chance::uniform_index(permits as usize)).unwrap_or_default()
 }
 
 /// The slots, as a waiter observes them.
-struct Slots {
+struct PermitSlots {
     ready: bool,
-    slots: Vec<Seen>,
+    slots: Vec<SlotState>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Seen {
+enum SlotState {
     Taken,
     /// No holder was observed.
     Empty,
@@ -256,31 +256,31 @@ enum Seen {
     Left(Revision),
 }
 
-impl Slots {
+impl PermitSlots {
     fn new(permits: u32) -> Self {
-        Self { ready: false, slots: vec![Seen::Empty; permits as usize] }
+        Self { ready: false, slots: vec![SlotState::Empty; permits as usize] }
     }
 
-    fn learn(&mut self, event: Event<Slot<Holding>>) {
+    fn refresh(&mut self, event: Event<RecipeRecord<LeaseRecord>>) {
         match event {
-            Event::Put(entry) => self.see(entry.key().part(), Seen::Taken),
-            Event::Removed { key, revision, .. } => self.see(key.part(), Seen::Left(revision)),
+            Event::Put(entry) => self.observe(entry.key().part(), SlotState::Taken),
+            Event::Removed { key, revision, .. } => self.observe(key.part(), SlotState::Left(revision)),
             Event::Undecodable { key, error, .. } => {
                 tracing::warn!(%error, "a permit cannot be taken until the record in its place is removed");
                 // No process can take the slot until this record is removed.
                 let part = key.rsplit_once('.').map(|(_, part)| part.to_owned());
-                self.see(&part.unwrap_or_default(), Seen::Taken);
+                self.observe(&part.unwrap_or_default(), SlotState::Taken);
             }
             Event::Ready => self.ready = true,
             Event::Resync => {
                 self.ready = false;
-                self.slots.fill(Seen::Empty);
+                self.slots.fill(SlotState::Empty);
             }
             _ => {}
         }
     }
 
-    fn see(&mut self, part: &str, seen: Seen) {
+    fn observe(&mut self, part: &str, seen: SlotState) {
         // A slot beyond the last belongs to a process with more permits.
         if let Some(slot) = part.parse().ok().and_then(|slot: usize| self.slots.get_mut(slot)) {
             *slot = seen;
@@ -288,17 +288,17 @@ impl Slots {
     }
 
     /// Returns a random free slot, and the delete marker to replace.
-    fn free(&self) -> Option<(u32, Over)> {
+    fn free(&self) -> Option<(u32, ExpectedTombstone)> {
         if !self.ready {
             return None;
         }
         let free = self.slots.iter().zip(0..).filter_map(|(seen, slot)| match seen {
-            Seen::Taken => None,
-            Seen::Empty => Some((slot, Over::Nothing)),
-            Seen::Left(marker) => Some((slot, Over::Told(*marker))),
+            SlotState::Taken => None,
+            SlotState::Empty => Some((slot, ExpectedTombstone::Unknown)),
+            SlotState::Left(marker) => Some((slot, ExpectedTombstone::Observed(*marker))),
         });
         let free: Vec<_> = free.collect();
-        free.get(crate::chance::below(free.len())).copied()
+        free.get(crate::chance::uniform_index(free.len())).copied()
     }
 }
 
@@ -330,11 +330,11 @@ impl IntoFuture for Acquire {
                 let semaphore = semaphore.clone();
                 async move {
                     let progress = Arc::default();
-                    within(longest, &progress, semaphore.wait(&progress, longest.is_given())).await
+                    with_timeout(longest, &progress, semaphore.wait(&progress, longest.is_given())).await
                 }
             };
             let acquired = task::acquire(acquire);
-            semaphore.place.within("acquire", None, acquired).await
+            semaphore.place.in_operation("acquire", None, acquired).await
         })
     }
 }
@@ -358,7 +358,7 @@ impl IntoFuture for TryAcquire {
                 async move { semaphore.try_now().await }
             };
             let acquired = task::acquire(acquire);
-            semaphore.place.within("try_acquire", None, acquired).await
+            semaphore.place.in_operation("try_acquire", None, acquired).await
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::model::{Filter, KvModel, SingleRevision};
 
 /// The key of a recipe's record: `=kvtyped.lock.invoice-42.lease`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SlotKey {
+pub(super) struct RecipeKey {
     /// The recipe: `lock`, `election`, ..
     recipe: String,
     /// The name within the recipe, for example of a lock.
@@ -26,7 +26,7 @@ pub(super) struct SlotKey {
     part: String,
 }
 
-impl SlotKey {
+impl RecipeKey {
     pub(super) fn new(recipe: &str, name: impl Into<String>, part: impl Into<String>) -> Self {
         Self { recipe: recipe.to_owned(), name: name.into(), part: part.into() }
     }
@@ -44,19 +44,19 @@ impl SlotKey {
     }
 
     /// Returns the key of another part with the same recipe and name.
-    pub(super) fn beside(&self, part: impl Into<String>) -> Self {
+    pub(super) fn sibling(&self, part: impl Into<String>) -> Self {
         Self { recipe: self.recipe.clone(), name: self.name.clone(), part: part.into() }
     }
 
     /// Returns a filter for all parts of a recipe and name.
-    pub(super) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<Slot<V>> {
+    pub(super) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<RecipeRecord<V>> {
         let pattern = Pattern::new().literal(Key::RESERVED);
         let pattern = pattern.segment(Some(&recipe.to_owned()), "", "").segment(Some(&name.to_owned()), "", "");
-        Filter::of_pattern(pattern.segment::<String>(None, "", ""))
+        Filter::pattern(pattern.segment::<String>(None, "", ""))
     }
 }
 
-impl ModelKey for SlotKey {
+impl ModelKey for RecipeKey {
     const TEMPLATE: &'static str = "=kvtyped.{recipe}.{name}.{part}";
 
     fn write(&self, out: &mut KeyBuilder) {
@@ -77,7 +77,7 @@ impl ModelKey for SlotKey {
     }
 }
 
-impl fmt::Display for SlotKey {
+impl fmt::Display for RecipeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = KeyBuilder::new();
         self.write(&mut out);
@@ -85,7 +85,7 @@ impl fmt::Display for SlotKey {
     }
 }
 
-impl FromStr for SlotKey {
+impl FromStr for RecipeKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
@@ -160,13 +160,13 @@ impl fmt::Debug for Unknown {
 
 /// A record of a recipe: a value under its key, as JSON.
 #[derive(Debug, Clone)]
-pub(super) struct Slot<V> {
-    pub(super) key: SlotKey,
+pub(super) struct RecipeRecord<V> {
+    pub(super) key: RecipeKey,
     pub(super) value: V,
 }
 
-impl<V: Value> KvModel for Slot<V> {
-    type Key = SlotKey;
+impl<V: Value> KvModel for RecipeRecord<V> {
+    type Key = RecipeKey;
     type Value = V;
     type Codec = Declared;
 
@@ -175,7 +175,7 @@ impl<V: Value> KvModel for Slot<V> {
         BucketConfig { history: Some(1), ..BucketConfig::default() }
     }
 
-    fn key(&self) -> SlotKey {
+    fn key(&self) -> RecipeKey {
         self.key.clone()
     }
 
@@ -183,12 +183,12 @@ impl<V: Value> KvModel for Slot<V> {
         &self.value
     }
 
-    fn from_stored(key: SlotKey, value: V) -> Self {
+    fn from_stored(key: RecipeKey, value: V) -> Self {
         Self { key, value }
     }
 }
 
-impl<V: Value> SingleRevision for Slot<V> {}
+impl<V: Value> SingleRevision for RecipeRecord<V> {}
 
 #[cfg(test)]
 mod tests {
@@ -197,15 +197,15 @@ mod tests {
     #[test]
     fn any_name_is_a_key_and_back() {
         for name in ["invoice-42", "inv.42", "", "=kvtyped", "a*>", "\u{e9}"] {
-            let key = SlotKey::new("lock", name, "lease");
-            assert_eq!(key.to_string().parse::<SlotKey>().unwrap(), key);
-            assert!(SlotKey::parts::<()>("lock", name).matches(&key));
+            let key = RecipeKey::new("lock", name, "lease");
+            assert_eq!(key.to_string().parse::<RecipeKey>().unwrap(), key);
+            assert!(RecipeKey::parts::<()>("lock", name).matches(&key));
         }
     }
 
     #[test]
     fn one_revision_is_kept_so_that_it_may_have_a_ttl() {
-        assert_eq!(Slot::<()>::settings().history, Some(1));
+        assert_eq!(RecipeRecord::<()>::settings().history, Some(1));
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -256,9 +256,9 @@ mod tests {
     fn an_open_first_segment_does_not_see_it() {
         let open = || Pattern::new().segment::<String>(None, "", "");
         let pattern = (0..3).fold(open(), |pattern, _| pattern.segment::<String>(None, "", ""));
-        let key = SlotKey::new("lock", "a", "lease").to_string();
+        let key = RecipeKey::new("lock", "a", "lease").to_string();
         assert!(!pattern.matches(&key));
         assert!(pattern.matches("a.b.c.d"));
-        assert!(SlotKey::pattern().matches(&key));
+        assert!(RecipeKey::pattern().matches(&key));
     }
 }

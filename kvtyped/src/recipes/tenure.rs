@@ -8,14 +8,14 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence::{self, FENCE, Fence, Fencing};
-use super::holding::Holding;
-use super::lease::{Lease, Shown};
-use super::line::{Held, Line, Next};
+use super::fence::{self, FENCE, Fence, FenceRecord};
+use super::holding::LeaseRecord;
+use super::lease::{Lease, LeaseInfo};
+use super::line::{LocalHold, NextHolder, WaitQueue};
 use super::place::check_room;
-use super::progress::Progress;
-use super::slot::{Slot, SlotKey};
-use super::times::Times;
+use super::progress::AcquireStatus;
+use super::slot::{RecipeKey, RecipeRecord};
+use super::times::LeaseTiming;
 use super::wait::passes;
 use crate::backend::{Backoff, Deadline, Read};
 use crate::bucket::{Bucket, Entry};
@@ -25,9 +25,9 @@ use crate::revision::Revision;
 
 /// The state of a lease.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum State {
+pub(super) enum LeaseState {
     /// The lease is valid until this instant, unless it is renewed. `revision` is the revision of its last write.
-    Held { until: Instant, revision: Revision },
+    Valid { until: Instant, revision: Revision },
     /// Another holder has the lease, or no holder has it, or its time has passed.
     Lost,
     /// The lease was released.
@@ -35,68 +35,68 @@ pub(super) enum State {
 }
 
 /// A command of the holder to the lease keeper. A closed channel is a release, too.
-pub(super) enum Order {
+pub(super) enum LeaseCommand {
     Renew(oneshot::Sender<Result<()>>),
-    Say(Option<Value>, oneshot::Sender<Result<()>>),
+    SetValue(Option<Value>, oneshot::Sender<Result<()>>),
     /// Ends the lease by replacing its record with this value, for a limited time or without a limit.
-    Finish(Value, Option<Duration>, oneshot::Sender<Result<()>>),
+    Complete(Value, Option<Duration>, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<Result<()>>),
 }
 
 /// The commands of the holder. The channel is closed when the holder drops the lease.
-type Orders = mpsc::UnboundedReceiver<Order>;
+type CommandReceiver = mpsc::UnboundedReceiver<LeaseCommand>;
 
 /// A request for a lease.
 #[derive(Debug, Clone)]
-pub(super) struct Claim {
-    pub(super) bucket: Bucket<Slot<Holding>>,
-    pub(super) key: SlotKey,
+pub(super) struct AcquireRequest {
+    pub(super) bucket: Bucket<RecipeRecord<LeaseRecord>>,
+    pub(super) key: RecipeKey,
     pub(super) name: String,
-    pub(super) holding: Holding,
-    pub(super) times: Times,
+    pub(super) holding: LeaseRecord,
+    pub(super) times: LeaseTiming,
     /// Whether a fence is written with the lease, for fenced writes of this bucket.
     pub(super) fenced: bool,
     /// The TTL of the delete marker that notifies waiters of the release.
     pub(super) marker: Duration,
     /// The wait queue that the lease is handed over to.
-    pub(super) line: Option<Arc<Line>>,
+    pub(super) handover: Option<Arc<WaitQueue>>,
     /// The id of the ticket of this request in the wait queue.
     pub(super) ticket: Option<String>,
     /// The status of the attempts so far.
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<AcquireStatus>,
     /// Whether the user bounds the wait. If so, the wait continues after errors that an administrator may undo.
-    pub(super) patient: bool,
+    pub(super) retry_transient: bool,
 }
 
 /// The expected state of the record that a lease replaces.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Over {
+pub(super) enum ExpectedTombstone {
     /// The state is unknown: a live record refuses the attempt, and a delete marker does not.
-    Nothing,
+    Unknown,
     /// The delete marker with this revision, if it still exists. Costs one write.
-    Remembered(Revision),
+    Cached(Revision),
     /// The delete marker with this revision, which a watch has just delivered. If another process is faster, the watch
     /// reports it soon enough.
-    Told(Revision),
+    Observed(Revision),
 }
 
 /// The outcome of an attempt to take a lease.
 #[derive(Debug)]
-pub(super) enum Attempt {
-    Taken(Lease),
+pub(super) enum AcquireOutcome {
+    Acquired(Lease),
     /// Another holder has the lease.
-    Refused,
+    Contended,
     Failed(Error),
 }
 
-impl Claim {
+impl AcquireRequest {
     /// Creates a request without a fence and without a wait queue.
     pub(super) fn new(
-        bucket: Bucket<Slot<Holding>>,
-        key: SlotKey,
+        bucket: Bucket<RecipeRecord<LeaseRecord>>,
+        key: RecipeKey,
         name: String,
-        holding: Holding,
-        times: Times,
+        holding: LeaseRecord,
+        times: LeaseTiming,
     ) -> Self {
         let (marker, progress) = (times.ttl, Arc::default());
         Self {
@@ -107,10 +107,10 @@ impl Claim {
             times,
             fenced: false,
             marker,
-            line: None,
+            handover: None,
             ticket: None,
             progress,
-            patient: false,
+            retry_transient: false,
         }
     }
 
@@ -120,53 +120,53 @@ impl Claim {
     ///
     /// If the future is dropped, a lease that is taken later is released. So is the lease of an attempt with an unknown
     /// outcome.
-    pub(super) async fn attempt(mut self, over: Over) -> Attempt {
+    pub(super) async fn try_acquire(mut self, over: ExpectedTombstone) -> AcquireOutcome {
         // A fresh id distinguishes this attempt from earlier ones. Otherwise this attempt could mistake the record of
         // an earlier one for its own, or the pending release of an earlier one could remove this lease.
-        self.holding = self.holding.anew();
+        self.holding = self.holding.with_fresh_id();
         if let Some(ticket) = &self.ticket {
             self.holding.id = format!("{ticket}.{}", self.holding.id);
         }
         let (witness, taken) = oneshot::channel();
         let progress = Arc::clone(&self.progress);
-        progress.begins();
+        progress.started();
         tokio::spawn(async move {
             let deadline = self.deadline();
-            let attempt = match self.take(over, deadline).await {
-                Ok(Some(taken)) => self.keep(taken, deadline).await,
-                Ok(None) => Attempt::Refused,
+            let attempt = match self.write_lease(over, deadline).await {
+                Ok(Some(taken)) => self.finish_acquire(taken, deadline).await,
+                Ok(None) => AcquireOutcome::Contended,
                 Err(error) if error.outcome() == Outcome::Unknown => {
-                    let _ = witness.send(Attempt::Failed(error));
-                    return self.take_back(true).await;
+                    let _ = witness.send(AcquireOutcome::Failed(error));
+                    return self.remove_orphan(true).await;
                 }
-                Err(error) => Attempt::Failed(error),
+                Err(error) => AcquireOutcome::Failed(error),
             };
             // If the caller has left, the lease is dropped here, and so released.
             let _ = witness.send(attempt);
         });
-        let attempt = taken.await.unwrap_or_else(|_| Attempt::Failed(Error::new(ErrorKind::Closed)));
-        progress.ends(&attempt);
+        let attempt = taken.await.unwrap_or_else(|_| AcquireOutcome::Failed(Error::new(ErrorKind::Closed)));
+        progress.finished(&attempt);
         attempt
     }
 
     /// Returns the deadline of an attempt. A reply is useless after the lease has ended.
     pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.bucket.timeout().min(self.times.valid()))
+        Deadline::after(self.bucket.timeout().min(self.times.validity()))
     }
 
     /// Returns the deadline of one lookup.
-    fn look_until(&self) -> Deadline {
-        Deadline::after(self.times.attempt())
+    fn lookup_deadline(&self) -> Deadline {
+        Deadline::after(self.times.attempt_timeout())
     }
 
     /// Finds and removes a lease that has no holder and that would block others for as long as it lives. Its write
     /// (`may_come` if that may still arrive) or its release had an unknown outcome, or its release failed.
-    async fn take_back(self, may_come: bool) {
+    async fn remove_orphan(self, may_come: bool) {
         let Self { bucket, key, times, marker, .. } = &self;
         let deadline = Deadline::after(times.ttl);
         let mut backoff = Backoff::outage();
         while backoff.pause(deadline).await {
-            let revision = match self.look(key, deadline).await {
+            let revision = match self.find_revision(key, deadline).await {
                 Ok(Some(revision)) => revision,
                 Ok(None) if !may_come => return,
                 // For example, the store was closed.
@@ -182,103 +182,109 @@ impl Claim {
     }
 
     /// Starts the term of a lease that was written under this holder's id, and writes its fence.
-    pub(super) async fn keep(self, taken: Taken, deadline: Deadline) -> Attempt {
-        match self.fence(&taken, deadline).await {
-            Ok(fencing) => Attempt::Taken(self.begin(taken, fencing)),
+    pub(super) async fn finish_acquire(self, taken: LeaseWrite, deadline: Deadline) -> AcquireOutcome {
+        match self.write_fence(&taken, deadline).await {
+            Ok(fencing) => AcquireOutcome::Acquired(self.start_keeper(taken, fencing)),
             Err(error) => {
                 // Dropped at once, and so released.
-                drop(self.begin(taken, None));
+                drop(self.start_keeper(taken, None));
                 match error.kind() {
                     // The lease was lost before its fence was written.
-                    ErrorKind::Fenced => Attempt::Refused,
-                    _ => Attempt::Failed(error),
+                    ErrorKind::Fenced => AcquireOutcome::Contended,
+                    _ => AcquireOutcome::Failed(error),
                 }
             }
         }
     }
 
-    async fn take(&self, mut over: Over, deadline: Deadline) -> Result<Option<Taken>> {
+    async fn write_lease(&self, mut over: ExpectedTombstone, deadline: Deadline) -> Result<Option<LeaseWrite>> {
         let Self { bucket, key, holding, times, .. } = self;
         check_room(bucket).await?;
-        let slot = Slot { key: key.clone(), value: holding.clone() };
+        let slot = RecipeRecord { key: key.clone(), value: holding.clone() };
         loop {
             let sent = Instant::now();
-            let timeout = self.before_a_look(deadline);
+            let timeout = self.write_timeout(deadline);
             let written = match over {
-                Over::Nothing => bucket.create(&slot).ttl(times.ttl).timeout(timeout).await,
-                Over::Remembered(marker) | Over::Told(marker) => {
+                ExpectedTombstone::Unknown => bucket.create(&slot).ttl(times.ttl).timeout(timeout).await,
+                ExpectedTombstone::Cached(marker) | ExpectedTombstone::Observed(marker) => {
                     bucket.update(&slot, marker).ttl(times.ttl).timeout(timeout).await
                 }
             };
             let revision = match written {
                 Ok(revision) => revision,
                 Err(error) if error.is_conflict() => match (over, error.kind()) {
-                    (Over::Remembered(_), _)
-                    | (Over::Told(_), ErrorKind::Conflict { actual: Some(Revision::ZERO), .. }) => {
-                        over = Over::Nothing;
+                    (ExpectedTombstone::Cached(_), _)
+                    | (ExpectedTombstone::Observed(_), ErrorKind::Conflict { actual: Some(Revision::ZERO), .. }) => {
+                        over = ExpectedTombstone::Unknown;
                         continue;
                     }
                     _ => return Ok(None),
                 },
-                Err(error) if error.outcome() == Outcome::Unknown => match self.look(key, deadline).await {
+                Err(error) if error.outcome() == Outcome::Unknown => match self.find_revision(key, deadline).await {
                     Ok(Some(revision)) => revision,
                     _ => return Err(error),
                 },
                 Err(error) => return Err(error),
             };
-            return Ok(Some(Taken { revision, sent }));
+            return Ok(Some(LeaseWrite { revision, sent_at: sent }));
         }
     }
 
     /// Writes the fence of the term. The server accepts the fence only while the lease has the revision of `taken`.
-    async fn fence(&self, taken: &Taken, deadline: Deadline) -> Result<Option<Fencing>> {
+    async fn write_fence(&self, taken: &LeaseWrite, deadline: Deadline) -> Result<Option<FenceRecord>> {
         let Self { bucket, key, holding, times, fenced, .. } = self;
-        let in_time = || match taken.sent + times.valid() > Instant::now() {
+        let in_time = || match taken.sent_at + times.validity() > Instant::now() {
             true => Ok(()),
-            false => Err(Error::timeout(times.valid())),
+            false => Err(Error::timeout(times.validity())),
         };
         in_time()?;
         if !fenced {
             return Ok(None);
         }
-        let at = key.beside(FENCE);
-        let slot = Slot { key: at.clone(), value: holding.clone() };
-        let lease = bucket.standing(key.encode()?, taken.revision);
+        let at = key.sibling(FENCE);
+        let slot = RecipeRecord { key: at.clone(), value: holding.clone() };
+        let lease = bucket.fence_precondition(key.encode()?, taken.revision);
         let (life, sent) = (fence::life(times.ttl, bucket.config().ttl), Instant::now());
-        let put = bucket.put(&slot).ttl(life).standing_on(Some(Ok(lease))).timeout(self.before_a_look(deadline));
+        let put = bucket.put(&slot).ttl(life).with_fence(Some(Ok(lease))).timeout(self.write_timeout(deadline));
         let revision = match put.await {
             Ok(revision) => revision,
-            Err(error) if error.outcome() == Outcome::Unknown => self.look(&at, deadline).await?.ok_or(error)?,
+            Err(error) if error.outcome() == Outcome::Unknown => {
+                self.find_revision(&at, deadline).await?.ok_or(error)?
+            }
             Err(error) => return Err(error),
         };
         // A guard that is already lost must not be returned.
         in_time()?;
-        let standing = bucket.standing(at.encode()?, revision);
-        Ok(Some(Fencing { at, revision, standing, until: fence::until(sent, life) }))
+        let standing = bucket.fence_precondition(at.encode()?, revision);
+        Ok(Some(FenceRecord { key: at, revision, standing, until: fence::until(sent, life) }))
     }
 
     /// Returns the timeout of a write. It leaves time for a lookup in case no reply arrives.
-    fn before_a_look(&self, deadline: Deadline) -> Duration {
+    fn write_timeout(&self, deadline: Deadline) -> Duration {
         let left = deadline.remaining();
-        left - self.times.attempt().min(left / 4)
+        left - self.times.attempt_timeout().min(left / 4)
     }
 
     /// Returns the revision of the lease, or of its fence, if it belongs to this holder.
-    async fn look(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Revision>> {
-        Ok(self.find(key, deadline).await?.map(|entry| entry.revision()))
+    async fn find_revision(&self, key: &RecipeKey, deadline: Deadline) -> Result<Option<Revision>> {
+        Ok(self.find_entry(key, deadline).await?.map(|entry| entry.revision()))
     }
 
     /// Returns the stored lease, or its fence, if it belongs to this holder.
-    async fn find(&self, key: &SlotKey, deadline: Deadline) -> Result<Option<Entry<Slot<Holding>>>> {
-        let timeout = self.times.attempt().min(deadline.remaining());
+    async fn find_entry(
+        &self,
+        key: &RecipeKey,
+        deadline: Deadline,
+    ) -> Result<Option<Entry<RecipeRecord<LeaseRecord>>>> {
+        let timeout = self.times.attempt_timeout().min(deadline.remaining());
         let entry = self.bucket.get(key).read(Read::Leader).timeout(timeout).await?;
         Ok(entry.filter(|entry| entry.value.id == self.holding.id))
     }
 
-    pub(super) fn begin(mut self, taken: Taken, fencing: Option<Fencing>) -> Lease {
-        let Taken { revision, sent } = taken;
-        let until = within_fence(sent + self.times.valid(), fencing.as_ref());
-        let shown = Shown {
+    pub(super) fn start_keeper(mut self, taken: LeaseWrite, fencing: Option<FenceRecord>) -> Lease {
+        let LeaseWrite { revision, sent_at: sent } = taken;
+        let until = within_fence(sent + self.times.validity(), fencing.as_ref());
+        let shown = LeaseInfo {
             name: self.name.clone(),
             bucket: self.bucket.name().to_owned(),
             key: self.key.to_string(),
@@ -288,58 +294,58 @@ impl Claim {
             timeout: self.bucket.timeout(),
         };
         self.holding.term = Some(revision.get());
-        let (state, seen) = watch::channel(State::Held { until, revision });
+        let (state, seen) = watch::channel(LeaseState::Valid { until, revision });
         let (orders, received) = mpsc::unbounded_channel();
-        let held = self.line.as_ref().map(|line| line.hold(revision));
+        let held = self.handover.as_ref().map(|line| line.acquired(revision));
         let in_hand = Arc::<AtomicBool>::default();
-        let tenure = Tenure {
+        let tenure = LeaseKeeper {
             claim: self,
             fencing,
-            term: revision,
+            fence_revision: revision,
             revision,
-            doubted: false,
-            sent,
+            uncertain: false,
+            sent_at: sent,
             until,
             state,
             held,
             in_hand: Arc::clone(&in_hand),
         };
-        tokio::spawn(tenure.keep(received));
+        tokio::spawn(tenure.run(received));
         Lease::new(shown, seen, orders, in_hand)
     }
 }
 
 /// A lease that was just written, or handed over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Taken {
+pub(super) struct LeaseWrite {
     pub(super) revision: Revision,
     /// No later than the start of the TTL on the server.
-    pub(super) sent: Instant,
+    pub(super) sent_at: Instant,
 }
 
 /// The keeper of a lease.
-struct Tenure {
-    claim: Claim,
-    fencing: Option<Fencing>,
+struct LeaseKeeper {
+    claim: AcquireRequest,
+    fencing: Option<FenceRecord>,
     /// The revision of the first write of the term.
-    term: Revision,
+    fence_revision: Revision,
     /// The revision of the last write of the lease that was observed.
     revision: Revision,
     /// Whether a write of the lease has an unknown outcome.
-    doubted: bool,
+    uncertain: bool,
     /// When the last acknowledged renewal was sent.
-    sent: Instant,
+    sent_at: Instant,
     until: Instant,
-    state: watch::Sender<State>,
+    state: watch::Sender<LeaseState>,
     /// Records in this process that the lease is held here.
-    held: Option<Held>,
+    held: Option<LocalHold>,
     /// Whether the caller has the guard, so that the keeper renews the lease.
     in_hand: Arc<AtomicBool>,
 }
 
-impl Tenure {
-    async fn keep(mut self, mut orders: Orders) {
-        let mut due = self.sent + self.claim.times.renewal();
+impl LeaseKeeper {
+    async fn run(mut self, mut orders: CommandReceiver) {
+        let mut due = self.sent_at + self.claim.times.renewal_delay();
         let end = loop {
             tokio::select! {
                 biased;
@@ -347,52 +353,52 @@ impl Tenure {
                     let (renewed, reply) = match order {
                         None => {
                             let released = self.release().await;
-                            self.make_sure_of(&released);
-                            break State::Released;
+                            self.ensure_released(&released);
+                            break LeaseState::Released;
                         }
-                        Some(Order::Release(reply)) => {
+                        Some(LeaseCommand::Release(reply)) => {
                             let released = self.release().await;
-                            self.make_sure_of(&released);
+                            self.ensure_released(&released);
                             let _ = reply.send(released);
-                            break State::Released;
+                            break LeaseState::Released;
                         }
-                        Some(Order::Renew(reply)) => (self.renew(&orders).await, reply),
-                        Some(Order::Finish(value, keep, reply)) => {
-                            let finished = self.finish(value, keep).await;
+                        Some(LeaseCommand::Renew(reply)) => (self.renew(&orders).await, reply),
+                        Some(LeaseCommand::Complete(value, keep, reply)) => {
+                            let finished = self.complete(value, keep).await;
                             let end = match &finished {
-                                Ok(()) => State::Released,
-                                Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => State::Lost,
+                                Ok(()) => LeaseState::Released,
+                                Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => LeaseState::Lost,
                                 // The value is not stored, and will not be.
                                 Err(_) => {
                                     let _ = self.release().await;
-                                    State::Released
+                                    LeaseState::Released
                                 }
                             };
                             let _ = reply.send(finished);
                             break end;
                         }
-                        Some(Order::Say(value, reply)) => (self.say(value, &orders).await, reply),
+                        Some(LeaseCommand::SetValue(value, reply)) => (self.set_value(value, &orders).await, reply),
                     };
-                    due = self.after(&renewed);
+                    due = self.next_renewal(&renewed);
                     let lost = is_lost(&renewed);
                     let _ = reply.send(renewed);
                     if lost {
-                        break State::Lost;
+                        break LeaseState::Lost;
                     }
                 }
                 () = sleep_until(due.min(self.until)) => {
                     if self.until <= Instant::now() {
-                        break State::Lost;
+                        break LeaseState::Lost;
                     }
                     // A future that is not polled never receives its lease, so the lease must expire.
                     if !self.in_hand.load(Ordering::Relaxed) {
-                        due = Instant::now() + self.claim.times.retry();
+                        due = Instant::now() + self.claim.times.retry_delay();
                         continue;
                     }
                     let renewed = self.renew(&orders).await;
-                    due = self.after(&renewed);
+                    due = self.next_renewal(&renewed);
                     if is_lost(&renewed) {
-                        break State::Lost;
+                        break LeaseState::Lost;
                     }
                 }
             }
@@ -401,10 +407,10 @@ impl Tenure {
     }
 
     /// Returns when the next renewal is due.
-    fn after(&self, renewed: &Result<()>) -> Instant {
+    fn next_renewal(&self, renewed: &Result<()>) -> Instant {
         match renewed {
-            Ok(()) => self.sent + self.claim.times.renewal(),
-            Err(_) => Instant::now() + self.claim.times.retry(),
+            Ok(()) => self.sent_at + self.claim.times.renewal_delay(),
+            Err(_) => Instant::now() + self.claim.times.retry_delay(),
         }
     }
 
@@ -414,35 +420,35 @@ impl Tenure {
     ///
     /// Returns `Lost` if another holder has the lease, or if the record is missing. After any other error the lease is
     /// unchanged.
-    async fn renew(&mut self, orders: &Orders) -> Result<()> {
-        let Times { ttl, .. } = self.claim.times;
+    async fn renew(&mut self, orders: &CommandReceiver) -> Result<()> {
+        let LeaseTiming { ttl, .. } = self.claim.times;
         loop {
-            if self.doubted {
-                self.look().await?;
+            if self.uncertain {
+                self.find_revision().await?;
                 // The holder dropped the lease during the lookup. Only the release may be written now.
                 if orders.is_closed() {
                     return Err(Error::new(ErrorKind::Closed));
                 }
             }
             let sent = Instant::now();
-            let timeout = self.claim.times.attempt().min(self.until.saturating_duration_since(sent));
+            let timeout = self.claim.times.attempt_timeout().min(self.until.saturating_duration_since(sent));
             if timeout.is_zero() {
                 return Err(Error::new(ErrorKind::Lost));
             }
-            let slot = Slot { key: self.claim.key.clone(), value: self.claim.holding.clone() };
+            let slot = RecipeRecord { key: self.claim.key.clone(), value: self.claim.holding.clone() };
             match self.claim.bucket.update(&slot, self.revision).ttl(ttl).timeout(timeout).await {
                 Ok(revision) => {
                     self.revision = revision;
-                    self.sent = sent;
-                    self.until = within_fence(sent + self.claim.times.valid(), self.fencing.as_ref());
-                    self.state.send_replace(State::Held { until: self.until, revision });
+                    self.sent_at = sent;
+                    self.until = within_fence(sent + self.claim.times.validity(), self.fencing.as_ref());
+                    self.state.send_replace(LeaseState::Valid { until: self.until, revision });
                     return Ok(());
                 }
-                // A write of this holder that arrived late also causes a conflict. `look` finds out.
-                Err(error) if error.is_conflict() => self.doubted = true,
+                // A write of this holder that arrived late also causes a conflict. `find_revision` finds out.
+                Err(error) if error.is_conflict() => self.uncertain = true,
                 Err(error) => {
-                    self.doubted |= error.outcome() == Outcome::Unknown;
-                    return Err(lost_for_good(error));
+                    self.uncertain |= error.outcome() == Outcome::Unknown;
+                    return Err(terminal_loss(error));
                 }
             }
         }
@@ -450,10 +456,10 @@ impl Tenure {
 
     /// Renews the lease with another value. If that write is certainly not applied, later renewals keep the previous
     /// value.
-    async fn say(&mut self, value: Option<Value>, orders: &Orders) -> Result<()> {
+    async fn set_value(&mut self, value: Option<Value>, orders: &CommandReceiver) -> Result<()> {
         let before = self.claim.holding.clone();
         self.claim.holding.value = value;
-        self.claim.holding.said += 1;
+        self.claim.holding.value_version += 1;
         let renewed = self.renew(orders).await;
         if renewed.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
             self.claim.holding = before;
@@ -462,27 +468,27 @@ impl Tenure {
     }
 
     /// Replaces the lease with a value if this holder still has it. Retries for as long as the lease is valid.
-    async fn finish(&mut self, value: Value, keep: Option<Duration>) -> Result<()> {
+    async fn complete(&mut self, value: Value, keep: Option<Duration>) -> Result<()> {
         let holding = &mut self.claim.holding;
         holding.value = Some(value);
-        holding.said += 1;
-        let said = holding.said;
-        let Claim { bucket, key, holding, times, .. } = self.claim.clone();
-        let mut slot = Slot { key, value: holding };
+        holding.value_version += 1;
+        let said = holding.value_version;
+        let AcquireRequest { bucket, key, holding, times, .. } = self.claim.clone();
+        let mut slot = RecipeRecord { key, value: holding };
         // Whether a write of the value may have been applied.
         let mut sent = false;
         loop {
             let tried = async {
-                if self.doubted {
-                    match self.claim.find(&slot.key, self.claim.look_until()).await? {
-                        Some(entry) if entry.value.said == said => return Ok(()),
+                if self.uncertain {
+                    match self.claim.find_entry(&slot.key, self.claim.lookup_deadline()).await? {
+                        Some(entry) if entry.value.value_version == said => return Ok(()),
                         Some(entry) => {
                             self.revision = entry.revision();
                             slot.value.unknown = entry.into_value().value.unknown;
                         }
                         None => return Err(Error::new(ErrorKind::Lost)),
                     }
-                    self.doubted = false;
+                    self.uncertain = false;
                 }
                 let mut write = bucket.update(&slot, self.revision);
                 if let Some(keep) = keep {
@@ -493,61 +499,62 @@ impl Tenure {
             let Err(error) = tried.await else { return Ok(()) };
             sent |= error.outcome() == Outcome::Unknown;
             let passes = error.is_conflict() || error.is_retryable() || error.outcome() == Outcome::Unknown;
-            self.doubted |= error.is_conflict() || error.outcome() == Outcome::Unknown;
+            self.uncertain |= error.is_conflict() || error.outcome() == Outcome::Unknown;
             if !passes || self.until <= Instant::now() {
                 let error = if error.is_conflict() { Error::new(ErrorKind::Lost).caused_by(error) } else { error };
                 return Err(if sent { error.unknown_outcome() } else { error });
             }
-            sleep_until(Instant::now() + times.retry()).await;
+            sleep_until(Instant::now() + times.retry_delay()).await;
         }
     }
 
     /// Resolves an unknown outcome: asks the leader who holds the lease.
-    async fn look(&mut self) -> Result<()> {
-        match self.claim.find(&self.claim.key, self.claim.look_until()).await {
+    async fn find_revision(&mut self) -> Result<()> {
+        match self.claim.find_entry(&self.claim.key, self.claim.lookup_deadline()).await {
             Ok(Some(entry)) => {
                 self.revision = entry.revision();
                 self.claim.holding.unknown = entry.into_value().value.unknown;
-                self.doubted = false;
+                self.uncertain = false;
                 Ok(())
             }
             Ok(None) => Err(Error::new(ErrorKind::Lost)),
-            Err(error) => Err(lost_for_good(error)),
+            Err(error) => Err(terminal_loss(error)),
         }
     }
 
     /// Hands over or removes the lease, and removes its fence, if their revisions are unchanged.
     async fn release(&mut self) -> Result<()> {
-        let unfence = self.fencing.take().map(|Fencing { at, revision, .. }| {
-            let (Claim { bucket, times, .. }, timeout) = (self.claim.clone(), self.one_try());
+        let unfence = self.fencing.take().map(|FenceRecord { key: at, revision, .. }| {
+            let (AcquireRequest { bucket, times, .. }, timeout) = (self.claim.clone(), self.release_timeout());
             async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).timeout(timeout).await.map(drop) }
         });
         match unfence {
             // A fence that remains, or that another holder has replaced, does no harm.
-            Some(unfence) => futures::join!(self.give_up(), unfence).0,
-            None => self.give_up().await,
+            Some(unfence) => futures::join!(self.release_or_hand_over(), unfence).0,
+            None => self.release_or_hand_over().await,
         }
     }
 
     /// Repeats a failed release in the background.
-    fn make_sure_of(&self, released: &Result<()>) {
+    fn ensure_released(&self, released: &Result<()>) {
         if released.as_ref().is_err_and(passes) {
-            tokio::spawn(self.claim.clone().take_back(false));
+            tokio::spawn(self.claim.clone().remove_orphan(false));
         }
     }
 
-    async fn give_up(&mut self) -> Result<()> {
+    async fn release_or_hand_over(&mut self) -> Result<()> {
         // After an unknown outcome, the lease is looked up and the release is tried again, up to three times.
         let mut tries = 0..3;
         let mut handing = true;
         loop {
-            if self.doubted {
-                self.look().await?;
+            if self.uncertain {
+                self.find_revision().await?;
             }
-            let next = self.claim.line.as_ref().filter(|_| handing).and_then(|line| line.next(self.term));
+            let next =
+                self.claim.handover.as_ref().filter(|_| handing).and_then(|line| line.next_holder(self.fence_revision));
             let handed = next.is_some();
             let given_up = match next {
-                Some(next) => self.hand_on(next).await,
+                Some(next) => self.hand_over(next).await,
                 None => self.remove().await,
             };
             let Err(error) = given_up else { return Ok(()) };
@@ -555,9 +562,9 @@ impl Tenure {
                 return Err(error);
             }
             if error.is_conflict() {
-                self.doubted = true;
+                self.uncertain = true;
             } else if error.outcome() == Outcome::Unknown {
-                match self.claim.look(&self.claim.key, self.claim.look_until()).await {
+                match self.claim.find_revision(&self.claim.key, self.claim.lookup_deadline()).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(revision)) => self.revision = revision,
                     Err(_) => return Err(error),
@@ -573,35 +580,35 @@ impl Tenure {
 
     /// Returns the timeout of one attempt to release the lease. The timeout of an operation also covers a second
     /// attempt, and a lookup in between.
-    fn one_try(&self) -> Duration {
+    fn release_timeout(&self) -> Duration {
         self.claim.bucket.timeout() / 3
     }
 
     /// Hands the lease over by writing the next holder into its record.
-    async fn hand_on(&self, next: Next) -> Result<()> {
-        let Claim { bucket, key, .. } = &self.claim;
-        let slot = Slot { key: key.clone(), value: next.holding.clone() };
+    async fn hand_over(&self, next: NextHolder) -> Result<()> {
+        let AcquireRequest { bucket, key, .. } = &self.claim;
+        let slot = RecipeRecord { key: key.clone(), value: next.holding.clone() };
         let sent = Instant::now();
-        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(self.one_try()).await?;
-        if let Some(line) = &self.claim.line {
-            line.handed_on(&self.claim, &next, Taken { revision, sent });
+        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(self.release_timeout()).await?;
+        if let Some(line) = &self.claim.handover {
+            line.handed_over(&self.claim, &next, LeaseWrite { revision, sent_at: sent });
         }
         Ok(())
     }
 
     async fn remove(&self) -> Result<()> {
-        let Claim { bucket, key, marker, .. } = &self.claim;
+        let AcquireRequest { bucket, key, marker, .. } = &self.claim;
         let purge = bucket.purge(key).if_revision(self.revision).ttl(*marker);
-        let left = purge.timeout(self.one_try()).await?;
+        let left = purge.timeout(self.release_timeout()).await?;
         if let Some(held) = &self.held {
-            held.left(left);
+            held.released(left);
         }
         Ok(())
     }
 }
 
 /// Returns the end of a lease. A guard does not outlive its fence.
-fn within_fence(until: Instant, fencing: Option<&Fencing>) -> Instant {
+fn within_fence(until: Instant, fencing: Option<&FenceRecord>) -> Instant {
     fencing.map_or(until, |fencing| until.min(fencing.until))
 }
 
@@ -610,9 +617,9 @@ fn is_lost(renewed: &Result<()>) -> bool {
 }
 
 /// Returns the error of a renewal. Returns `Lost` if no later renewal can succeed.
-fn lost_for_good(error: Error) -> Error {
+fn terminal_loss(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::BucketNotFound | ErrorKind::HistoryRewound | ErrorKind::Closed => {
+        ErrorKind::BucketNotFound | ErrorKind::BucketReplaced | ErrorKind::Closed => {
             Error::new(ErrorKind::Lost).caused_by(error)
         }
         _ => error,

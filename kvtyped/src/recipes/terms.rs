@@ -1,11 +1,11 @@
 //! The lease options of a recipe.
 
-use super::times::Wanted;
+use super::times::LeaseTimingOptions;
 
 /// The options that a lease is taken with.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Terms {
-    pub(super) wanted: Wanted,
+pub(super) struct LeaseOptions {
+    pub(super) timing: LeaseTimingOptions,
     pub(super) owner: Option<String>,
 }
 
@@ -18,21 +18,21 @@ macro_rules! lease_options {
             ///
             /// Below 15 s it may not survive the election of a new leader in a cluster.
             pub fn ttl(mut self, ttl: std::time::Duration) -> Self {
-                self.$($path).+.wanted.ttl = Some(ttl);
+                self.$($path).+.timing.ttl = Some(ttl);
                 self
             }
 
             /// Sets how often the holder renews the lease. The default is a third of the TTL, or half of the TTL less
             /// the margin if that is shorter.
             pub fn renew_every(mut self, interval: std::time::Duration) -> Self {
-                self.$($path).+.wanted.renew_every = Some(interval);
+                self.$($path).+.timing.renew_every = Some(interval);
                 self
             }
 
             /// Sets how long before its expiry the holder gives the lease up. The default is a tenth of the TTL, but at
             /// least 1 s and at most a third of the TTL.
-            pub fn margin(mut self, margin: std::time::Duration) -> Self {
-                self.$($path).+.wanted.margin = Some(margin);
+            pub fn safety_margin(mut self, margin: std::time::Duration) -> Self {
+                self.$($path).+.timing.margin = Some(margin);
                 self
             }
 

@@ -10,7 +10,7 @@ pub(super) const TTL: Duration = Duration::from_secs(30);
 
 /// The times of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Times {
+pub(super) struct LeaseTiming {
     /// How long after the last renewal the server expires the lease.
     pub(super) ttl: Duration,
     /// The longest time from the sending of one renewal to the next.
@@ -21,25 +21,25 @@ pub(super) struct Times {
 
 /// The times of a lease that a user has set.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
+pub(super) struct LeaseTimingOptions {
     pub(super) ttl: Option<Duration>,
     pub(super) renew_every: Option<Duration>,
     pub(super) margin: Option<Duration>,
 }
 
-impl Wanted {
+impl LeaseTimingOptions {
     /// Returns the times of the lease. Unset times follow from the others.
     ///
     /// # Errors
     ///
     /// Returns `InvalidConfig` if the times contradict each other.
-    pub(super) fn times(self) -> Result<Times> {
+    pub(super) fn times(self) -> Result<LeaseTiming> {
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
             return wrong(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
         }
-        let margin = self.margin.unwrap_or(Times::usual(ttl).margin);
+        let margin = self.margin.unwrap_or(LeaseTiming::usual(ttl).margin);
         let Some(valid) = ttl.checked_sub(margin).filter(|valid| !valid.is_zero()) else {
             return wrong(format!("a lease must end before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
         };
@@ -49,11 +49,11 @@ impl Wanted {
                 "a lease must be renewed before it ends: 0 < renew_every ({renew_every:?}) < ttl ({ttl:?}) - margin ({margin:?})"
             ));
         }
-        Ok(Times { ttl, renew_every, margin })
+        Ok(LeaseTiming { ttl, renew_every, margin })
     }
 }
 
-impl Times {
+impl LeaseTiming {
     /// The times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
     /// even if the lease is long.
     pub(super) fn of_ticket(self) -> Self {
@@ -70,25 +70,25 @@ impl Times {
     }
 
     /// Returns how long the lease is valid after the sending of its last renewal.
-    pub(super) fn valid(self) -> Duration {
+    pub(super) fn validity(self) -> Duration {
         self.ttl - self.margin
     }
 
     /// Returns the timeout of one attempt to renew the lease.
-    pub(super) fn attempt(self) -> Duration {
+    pub(super) fn attempt_timeout(self) -> Duration {
         // Leaves time for several attempts. A busy machine needs a quarter of a second for one.
-        Duration::from_secs(2).min((self.valid() / 4).max(Duration::from_millis(250)))
+        Duration::from_secs(2).min((self.validity() / 4).max(Duration::from_millis(250)))
     }
 
     /// Returns the delay between a failed renewal and the next attempt.
-    pub(super) fn retry(self) -> Duration {
-        Duration::from_millis(500).min(self.valid() / 8)
+    pub(super) fn retry_delay(self) -> Duration {
+        Duration::from_millis(500).min(self.validity() / 8)
     }
 
     /// Returns the delay from the sending of one renewal to the next. It is shorter by a random amount each time, so
     /// that leases that started together spread out.
-    pub(super) fn renewal(self) -> Duration {
-        self.renew_every - crate::chance::up_to(self.renew_every / 10)
+    pub(super) fn renewal_delay(self) -> Duration {
+        self.renew_every - crate::chance::uniform_duration(self.renew_every / 10)
     }
 }
 
@@ -97,23 +97,26 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    fn wanted(ttl: u64, renew_every: Option<u64>, margin: Option<u64>) -> Result<Times> {
+    fn wanted(ttl: u64, renew_every: Option<u64>, margin: Option<u64>) -> Result<LeaseTiming> {
         let ms = Duration::from_millis;
-        Wanted { ttl: Some(ms(ttl)), renew_every: renew_every.map(ms), margin: margin.map(ms) }.times()
+        LeaseTimingOptions { ttl: Some(ms(ttl)), renew_every: renew_every.map(ms), margin: margin.map(ms) }.times()
     }
 
     #[test]
     fn the_usual_times_are_those_of_the_docs() {
-        let times = Wanted::default().times().unwrap();
+        let times = LeaseTimingOptions::default().times().unwrap();
         assert_eq!((times.ttl.as_secs(), times.renew_every.as_secs(), times.margin.as_secs()), (30, 10, 3));
-        assert_eq!((times.attempt().as_secs(), times.retry().as_millis()), (2, 500));
+        assert_eq!((times.attempt_timeout().as_secs(), times.retry_delay().as_millis()), (2, 500));
     }
 
     #[test]
     fn short_leases_have_time_to_be_renewed() {
         for ttl in [1_000, 1_001, 1_500, 2_000, 3_000, 6_000, 15_000] {
             let times = wanted(ttl, None, None).unwrap();
-            assert!(times.renew_every + times.attempt() < times.valid() && times.valid() < times.ttl, "{times:?}");
+            assert!(
+                times.renew_every + times.attempt_timeout() < times.validity() && times.validity() < times.ttl,
+                "{times:?}"
+            );
         }
     }
 
@@ -139,21 +142,24 @@ mod tests {
             assert_eq!(wanted(ttl, None, None).unwrap().of_ticket(), wanted(ttl, None, None).unwrap());
         }
         let day = wanted(86_400_000, Some(80_000_000), Some(1)).unwrap();
-        assert_eq!(day.of_ticket(), Wanted::default().times().unwrap());
+        assert_eq!(day.of_ticket(), LeaseTimingOptions::default().times().unwrap());
     }
 
     #[test]
     fn renewals_are_never_later_than_said() {
-        let times = Wanted::default().times().unwrap();
+        let times = LeaseTimingOptions::default().times().unwrap();
         let said = times.renew_every - times.renew_every / 10..=times.renew_every;
-        assert!((0..1_000).map(|_| times.renewal()).all(|after| said.contains(&after)));
+        assert!((0..1_000).map(|_| times.renewal_delay()).all(|after| said.contains(&after)));
     }
 
     #[test]
     fn times_shrink_with_what_a_wide_margin_leaves() {
         let times = wanted(3_000, None, Some(2_000)).unwrap();
-        assert_eq!(times.valid(), Duration::from_secs(1));
+        assert_eq!(times.validity(), Duration::from_secs(1));
         assert_eq!(times.renew_every, Duration::from_millis(500));
-        assert_eq!((times.attempt(), times.retry()), (Duration::from_millis(250), Duration::from_millis(125)));
+        assert_eq!(
+            (times.attempt_timeout(), times.retry_delay()),
+            (Duration::from_millis(250), Duration::from_millis(125))
+        );
     }
 }

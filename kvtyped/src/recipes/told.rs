@@ -5,34 +5,34 @@ use serde_json::Value as Packed;
 
 use super::fence::Fence;
 use super::holding::time_of;
-use super::slot::{Slot, SlotKey, Value};
+use super::slot::{RecipeKey, RecipeRecord, Value};
 use crate::bucket::Entry;
 use crate::codec::{Codec, CodecError, Json, read_back};
 use crate::error::{Error, Result};
 
-/// A [`Holding`](super::holding::Holding) whose value is a `T`.
+/// A [`LeaseRecord`](super::holding::LeaseRecord) whose value is a `T`.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Told<T> {
+pub(super) struct Announcement<T> {
     pub(super) id: String,
     owner: String,
     since: u64,
     #[serde(default)]
     term: Option<u64>,
     pub(super) value: T,
-    #[serde(default)]
-    said: u64,
+    #[serde(rename = "said", default)]
+    value_version: u64,
 }
 
 /// Identifies an announcement by its holder and the version of its value. A renewal does not change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Saying {
+pub(super) struct AnnouncementVersion {
     pub(super) id: String,
     said: u64,
 }
 
-impl<T> Told<T> {
-    pub(super) fn saying(&self) -> Saying {
-        Saying { id: self.id.clone(), said: self.said }
+impl<T> Announcement<T> {
+    pub(super) fn saying(&self) -> AnnouncementVersion {
+        AnnouncementVersion { id: self.id.clone(), said: self.value_version }
     }
 }
 
@@ -41,7 +41,7 @@ impl<T> Told<T> {
 /// # Errors
 ///
 /// Returns `Encode` if the value cannot be encoded or read back.
-pub(super) fn pack<T: Value>(value: &T) -> Result<Packed> {
+pub(super) fn encode_value<T: Value>(value: &T) -> Result<Packed> {
     let pack = || {
         let bytes = Json::encode(value)?;
         Json::verify(value, &read_back::<Json, T>(&bytes)?)?;
@@ -50,46 +50,46 @@ pub(super) fn pack<T: Value>(value: &T) -> Result<Packed> {
     pack().map_err(|error: CodecError| Error::encode(&error))
 }
 
-fn unpack<T: Value>(packed: &Packed) -> Result<T, CodecError> {
+fn decode_value<T: Value>(packed: &Packed) -> Result<T, CodecError> {
     Json::decode(&Json::encode(packed)?)
 }
 
 /// An announcement with a value that is not decoded. A watch can compare it with the last one even if the value is not
 /// a `T`.
-pub(super) type Heard = Told<Packed>;
+pub(super) type RawAnnouncement = Announcement<Packed>;
 
 /// Decodes the value of an announcement.
 ///
 /// # Errors
 ///
 /// Returns `Decode` if the value is not a `T`.
-pub(super) fn understood<T: Value>(entry: Entry<Slot<Heard>>) -> Result<(SlotKey, Speaker<T>)> {
+pub(super) fn decode<T: Value>(entry: Entry<RecipeRecord<RawAnnouncement>>) -> Result<(RecipeKey, Announced<T>)> {
     let (key, revision) = (entry.key().clone(), entry.revision());
-    let Told { owner, since, term, value, .. } = entry.into_value().value;
+    let Announcement { owner, since, term, value, .. } = entry.into_value().value;
     let value =
-        unpack(&value).map_err(|error| Error::decode(&error).at_revision(revision).with_key(key.to_string()))?;
+        decode_value(&value).map_err(|error| Error::decode(&error).at_revision(revision).with_key(key.to_string()))?;
     let fence = Fence::new(term.unwrap_or(revision.get()));
-    Ok((key, Speaker { value, owner, since: time_of(since), fence }))
+    Ok((key, Announced { value, owner, since: time_of(since), fence }))
 }
 
 /// The public parts of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Speaker<T> {
+pub(super) struct Announced<T> {
     pub(super) value: T,
     pub(super) owner: String,
     pub(super) since: std::time::SystemTime,
     pub(super) fence: Fence,
 }
 
-impl<T: Value> Speaker<T> {
-    pub(super) fn of(entry: Entry<Slot<Told<T>>>) -> Self {
+impl<T: Value> Announced<T> {
+    pub(super) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
         let revision = entry.revision().get();
-        let Told { owner, since, term, value, .. } = entry.into_value().value;
+        let Announcement { owner, since, term, value, .. } = entry.into_value().value;
         Self { value, owner, since: time_of(since), fence: Fence::new(term.unwrap_or(revision)) }
     }
 }
 
-/// Implements the accessors of a public type that contains a [`Speaker`].
+/// Implements the accessors of a public type that contains a [`Announced`].
 macro_rules! speaks {
     ($told:ident, $since:literal) => {
         impl<T> $told<T> {

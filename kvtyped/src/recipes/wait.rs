@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::holding::Holding;
-use super::home::Home;
+use super::holding::LeaseRecord;
+use super::home::LeaseContext;
 use super::lease::Lease;
-use super::progress::Progress;
-use super::slot::{Slot, Value};
+use super::progress::AcquireStatus;
+use super::slot::{RecipeRecord, Value};
 use super::task::{self, MayHold};
-use super::tenure::{Attempt, Claim, Over};
+use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
 use crate::backend::{Backoff, Read};
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -21,12 +21,12 @@ use crate::model::{Filter, KvModel};
 use crate::watch::{Event, Events};
 
 /// The longest time without an event of a lease before its waiter reads the lease.
-const LOOK: Duration = Duration::from_secs(10);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Returns how long the waiter for a lease with this TTL relies on its watch before it reads the lease.
-pub(super) fn patience(ttl: Duration) -> Duration {
-    let longest = ttl.min(LOOK);
-    longest - crate::chance::up_to(longest / 4)
+pub(super) fn poll_interval(ttl: Duration) -> Duration {
+    let longest = ttl.min(MAX_POLL_INTERVAL);
+    longest - crate::chance::uniform_duration(longest / 4)
 }
 
 /// Returns whether an error of a watch is permanent.
@@ -40,11 +40,11 @@ fn is_of_the_account(error: &Error) -> bool {
     is_denied && !is_unreadable(error)
 }
 
-impl Claim {
+impl AcquireRequest {
     /// Returns whether an error of a watch or a read ends the wait. Otherwise the error is recorded as the cause of a
     /// later timeout.
     pub(super) fn gives_up_on(&self, error: &Error) -> bool {
-        if is_final(error) || (is_of_the_account(error) && !self.patient) {
+        if is_final(error) || (is_of_the_account(error) && !self.retry_transient) {
             return true;
         }
         self.progress.fails(error);
@@ -53,27 +53,27 @@ impl Claim {
 
     /// Returns whether the wait continues after a failed attempt that is not the first.
     pub(super) fn waits_out(&self, error: &Error) -> bool {
-        passes(error) || (self.patient && is_of_the_account(error))
+        passes(error) || (self.retry_transient && is_of_the_account(error))
     }
 }
 
 /// A waiter for a lease.
-pub(super) struct Waiting {
-    claim: Claim,
+pub(super) struct LeaseWaiter {
+    claim: AcquireRequest,
 }
 
 /// The outcome of a wait.
-pub(super) enum Waited<R> {
-    Taken(Lease),
+pub(super) enum WaitOutcome<R> {
+    Acquired(Lease),
     /// The record of the other holder makes the wait unnecessary.
-    Settled(R),
+    Resolved(R),
 }
 
-impl<R> MayHold for Waited<R> {
+impl<R> MayHold for WaitOutcome<R> {
     fn lease(&self) -> Option<&Lease> {
         match self {
-            Self::Taken(lease) => Some(lease),
-            Self::Settled(_) => None,
+            Self::Acquired(lease) => Some(lease),
+            Self::Resolved(_) => None,
         }
     }
 }
@@ -98,19 +98,19 @@ impl Longest {
 }
 
 /// Bounds a wait by the time limit of its user, if any.
-pub(super) async fn within<R>(
+pub(super) async fn with_timeout<R>(
     longest: Longest,
-    progress: &Progress,
+    progress: &AcquireStatus,
     wait: impl Future<Output = Result<R>>,
 ) -> Result<R> {
     let Longest { longest: Some(longest), end: Some(end) } = longest else { return wait.await };
-    tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(progress.late(longest)))
+    tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(progress.timeout_error(longest)))
 }
 
 /// Takes a lease. Waits while another holder has it, for at most `longest`. With that limit, the wait continues after
 /// temporary errors, from the first attempt on.
-pub(super) async fn take(
-    place: &Home,
+pub(super) async fn acquire(
+    place: &LeaseContext,
     part: &str,
     value: Option<serde_json::Value>,
     longest: Option<Duration>,
@@ -119,18 +119,19 @@ pub(super) async fn take(
     let take = || {
         let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
         async move {
-            let progress = Arc::<Progress>::default();
+            let progress = Arc::<AcquireStatus>::default();
             let take = async {
-                let claim = place.claim(part, value).await?;
-                let claim = Claim { progress: Arc::clone(&progress), patient: longest.is_given(), ..claim };
+                let claim = place.request(part, value).await?;
+                let claim =
+                    AcquireRequest { progress: Arc::clone(&progress), retry_transient: longest.is_given(), ..claim };
                 let blocked = claim.clone();
-                let settled = |there: Result<Holding>| there.err().map(|error| Err(unreadable(error, &blocked)));
-                match Waiting::new(claim).take_unless::<Holding, Infallible>(settled).await? {
-                    Waited::Taken(lease) => Ok(lease),
-                    Waited::Settled(never) => match never {},
+                let settled = |there: Result<LeaseRecord>| there.err().map(|error| Err(unreadable(error, &blocked)));
+                match LeaseWaiter::new(claim).acquire_unless::<LeaseRecord, Infallible>(settled).await? {
+                    WaitOutcome::Acquired(lease) => Ok(lease),
+                    WaitOutcome::Resolved(never) => match never {},
                 }
             };
-            within(longest, &progress, take).await
+            with_timeout(longest, &progress, take).await
         }
     };
     task::acquire(take).await
@@ -141,15 +142,15 @@ pub(super) async fn take(
 /// # Errors
 ///
 /// Returns `AlreadyExists` if the lease is held.
-pub(super) async fn take_now(place: &Home, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
+pub(super) async fn take_now(place: &LeaseContext, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
     let take = || {
         let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
         async move {
-            let claim = place.claim(part, value).await?;
-            match claim.clone().attempt(Over::Nothing).await {
-                Attempt::Taken(lease) => Ok(lease),
-                Attempt::Failed(error) => Err(error),
-                Attempt::Refused => match claim.bucket.get(&claim.key).read(Read::Leader).await {
+            let claim = place.request(part, value).await?;
+            match claim.clone().try_acquire(ExpectedTombstone::Unknown).await {
+                AcquireOutcome::Acquired(lease) => Ok(lease),
+                AcquireOutcome::Failed(error) => Err(error),
+                AcquireOutcome::Contended => match claim.bucket.get(&claim.key).read(Read::Leader).await {
                     Err(error) if is_unreadable(&error) => Err(unreadable(error, &claim)),
                     _ => Err(Error::new(ErrorKind::AlreadyExists)),
                 },
@@ -170,7 +171,7 @@ pub(super) fn is_unreadable(error: &Error) -> bool {
 }
 
 /// Returns the error of an unreadable record of a lease. No lease can be taken until the record is removed.
-pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
+pub(super) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
     let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
     let (bucket, key) = (claim.bucket.name(), &claim.key);
     let detail =
@@ -180,11 +181,15 @@ pub(super) fn unreadable(error: Error, claim: &Claim) -> Error {
 }
 
 /// Starts a watch. With a time limit, retries after temporary errors.
-pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, claim: &Claim) -> Result<Events<T>> {
+pub(super) async fn watch<T: KvModel>(
+    bucket: &Bucket<T>,
+    filter: Filter<T>,
+    claim: &AcquireRequest,
+) -> Result<Events<T>> {
     let mut backoff = Backoff::outage();
     loop {
         match bucket.watch(filter.clone()).await {
-            Err(error) if claim.patient && claim.waits_out(&error) => {
+            Err(error) if claim.retry_transient && claim.waits_out(&error) => {
                 claim.progress.fails(&error);
                 sleep(backoff.next()).await;
             }
@@ -193,20 +198,20 @@ pub(super) async fn watch<T: KvModel>(bucket: &Bucket<T>, filter: Filter<T>, cla
     }
 }
 
-impl Waiting {
-    pub(super) fn new(claim: Claim) -> Self {
+impl LeaseWaiter {
+    pub(super) fn new(claim: AcquireRequest) -> Self {
         Self { claim }
     }
 
     /// Takes the lease. Waits while another holder has it, unless `settled` accepts the record of that holder.
-    pub(super) async fn take_unless<V: Value, R>(
+    pub(super) async fn acquire_unless<V: Value, R>(
         self,
         settled: impl FnMut(Result<V>) -> Option<Result<R>>,
-    ) -> Result<Waited<R>> {
-        match self.claim.clone().attempt(Over::Nothing).await {
-            Attempt::Taken(lease) => Ok(Waited::Taken(lease)),
-            Attempt::Failed(error) if !(self.claim.patient && passes(&error)) => Err(error),
-            Attempt::Refused | Attempt::Failed(_) => self.wait_unless(settled).await,
+    ) -> Result<WaitOutcome<R>> {
+        match self.claim.clone().try_acquire(ExpectedTombstone::Unknown).await {
+            AcquireOutcome::Acquired(lease) => Ok(WaitOutcome::Acquired(lease)),
+            AcquireOutcome::Failed(error) if !(self.claim.retry_transient && passes(&error)) => Err(error),
+            AcquireOutcome::Contended | AcquireOutcome::Failed(_) => self.wait_unless(settled).await,
         }
     }
 
@@ -215,12 +220,12 @@ impl Waiting {
     async fn wait_unless<V: Value, R>(
         self,
         mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
-    ) -> Result<Waited<R>> {
-        let bucket = self.claim.bucket.of::<Slot<V>>();
+    ) -> Result<WaitOutcome<R>> {
+        let bucket = self.claim.bucket.as_model::<RecipeRecord<V>>();
         let key = self.claim.key.clone();
-        let mut events = watch(&bucket, Filter::of_key(&key), &self.claim).await?;
+        let mut events = watch(&bucket, Filter::key(&key), &self.claim).await?;
         let mut held = false;
-        let mut look = Instant::now() + patience(self.claim.times.ttl);
+        let mut look = Instant::now() + poll_interval(self.claim.times.ttl);
         loop {
             let event = tokio::select! {
                 biased;
@@ -228,9 +233,9 @@ impl Waiting {
                 () = sleep_until(look) => None,
             };
             let mut there = None;
-            let mut over = Over::Nothing;
+            let mut over = ExpectedTombstone::Unknown;
             match event {
-                Some(Some(Ok(Event::Removed { revision, .. }))) => over = Over::Told(revision),
+                Some(Some(Ok(Event::Removed { revision, .. }))) => over = ExpectedTombstone::Observed(revision),
                 Some(Some(Ok(Event::Ready))) if !held => {}
                 Some(Some(Ok(Event::Resync))) => {
                     held = false;
@@ -248,34 +253,34 @@ impl Waiting {
                     Err(error) if self.claim.gives_up_on(&error) => return Err(error),
                     // The holder is unknown until the next check.
                     Err(_) => {
-                        look = Instant::now() + patience(self.claim.times.ttl);
+                        look = Instant::now() + poll_interval(self.claim.times.ttl);
                         continue;
                     }
                 },
             }
-            look = Instant::now() + patience(self.claim.times.ttl);
+            look = Instant::now() + poll_interval(self.claim.times.ttl);
             if let Some(there) = there {
                 held = true;
                 match settled(there) {
-                    Some(settled) => return settled.map(Waited::Settled),
+                    Some(settled) => return settled.map(WaitOutcome::Resolved),
                     None => continue,
                 }
             }
             match self.attempt(over).await? {
-                Some(lease) => return Ok(Waited::Taken(lease)),
+                Some(lease) => return Ok(WaitOutcome::Acquired(lease)),
                 // Another process was faster. The watch reports it.
                 None => held = true,
             }
         }
     }
 
-    async fn attempt(&self, over: Over) -> Result<Option<Lease>> {
-        match self.claim.clone().attempt(over).await {
-            Attempt::Taken(lease) => Ok(Some(lease)),
-            Attempt::Refused => Ok(None),
+    async fn attempt(&self, over: ExpectedTombstone) -> Result<Option<Lease>> {
+        match self.claim.clone().try_acquire(over).await {
+            AcquireOutcome::Acquired(lease) => Ok(Some(lease)),
+            AcquireOutcome::Contended => Ok(None),
             // The wait continues after a temporary error. The user's time limit bounds it.
-            Attempt::Failed(error) if self.claim.waits_out(&error) => Ok(None),
-            Attempt::Failed(error) => Err(error),
+            AcquireOutcome::Failed(error) if self.claim.waits_out(&error) => Ok(None),
+            AcquireOutcome::Failed(error) => Err(error),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-type Cause = Box<dyn StdError + Send + Sync>;
+type AbortCause = Box<dyn StdError + Send + Sync>;
 
 /// The error type of a [`transact`](crate::Bucket::transact) closure. Any error converts to it with `?`.
 ///
@@ -25,10 +25,10 @@ pub enum TransactError {
 impl Abort {
     /// Aborts the transaction with this error or text.
     pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::of(cause.into())
+        Self::from_cause(cause.into())
     }
 
-    fn of(cause: Cause) -> Self {
+    fn from_cause(cause: AbortCause) -> Self {
         Self(match cause.downcast::<Error>() {
             Ok(error) => TransactError::Kv(*error),
             Err(other) => TransactError::Closure(other),
@@ -39,7 +39,7 @@ impl Abort {
 /// `Abort` does not implement `Error`, so that every error can convert to it.
 impl<E: StdError + Send + Sync + 'static> From<E> for Abort {
     fn from(cause: E) -> Self {
-        Self::of(Box::new(cause))
+        Self::from_cause(Box::new(cause))
     }
 }
 

@@ -21,48 +21,48 @@ use crate::backend::Deadline;
 
 /// How long a woken holder may stay unpolled before it is passed over, and how long a waiter waits before its first
 /// check.
-const PATIENCE: Duration = Duration::from_millis(20);
+const IDLE_LIMIT: Duration = Duration::from_millis(20);
 
 /// The longest wait between two checks.
-const LAST_LOOK: Duration = Duration::from_millis(160);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(160);
 
 /// The number of concurrent sends of transactions that have not conflicted.
-const SENDERS: usize = 8;
+const MAX_SENDERS: usize = 8;
 
 /// The transactions of a bucket in this process.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct ContentionGate {
     /// Never held across an await.
-    holder: Mutex<Option<Arc<Pulse>>>,
+    holder: Mutex<Option<Arc<Activity>>>,
     free: Notify,
     /// The number of unfinished transactions that have conflicted.
-    met: AtomicUsize,
+    contended: AtomicUsize,
     /// Permits for transactions that have not conflicted. Only separate tasks wait for a permit and hold it.
     pub(super) sending: Semaphore,
 }
 
-impl Default for Crowd {
+impl Default for ContentionGate {
     fn default() -> Self {
-        let sending = Semaphore::new(SENDERS);
-        Self { holder: Mutex::default(), free: Notify::new(), met: AtomicUsize::new(0), sending }
+        let sending = Semaphore::new(MAX_SENDERS);
+        Self { holder: Mutex::default(), free: Notify::new(), contended: AtomicUsize::new(0), sending }
     }
 }
 
-impl Crowd {
-    fn holder(&self) -> MutexGuard<'_, Option<Arc<Pulse>>> {
+impl ContentionGate {
+    fn holder(&self) -> MutexGuard<'_, Option<Arc<Activity>>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether some transactions have conflicted.
     pub(super) fn is_busy(&self) -> bool {
-        self.met.load(Ordering::Acquire) > 0
+        self.contended.load(Ordering::Acquire) > 0
     }
 
     /// Waits for a turn, for half of the remaining time at most: the closure of the holder may wait for this
     /// transaction.
-    pub(super) async fn enter(self: Arc<Self>, pulse: Arc<Pulse>, deadline: Deadline) -> Option<Turn> {
-        self.met.fetch_add(1, Ordering::AcqRel);
-        let turn = Turn { crowd: self, pulse };
+    pub(super) async fn acquire(self: Arc<Self>, pulse: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
+        self.contended.fetch_add(1, Ordering::AcqRel);
+        let turn = GatePass { crowd: self, pulse };
         timeout(deadline.remaining() / 2, turn.wait()).await.ok()?;
         Some(turn)
     }
@@ -70,29 +70,29 @@ impl Crowd {
 
 /// A turn, or the wait for one.
 #[derive(Debug)]
-pub(super) struct Turn {
-    crowd: Arc<Crowd>,
-    pulse: Arc<Pulse>,
+pub(super) struct GatePass {
+    crowd: Arc<ContentionGate>,
+    pulse: Arc<Activity>,
 }
 
-impl Turn {
+impl GatePass {
     async fn wait(&self) {
-        let mut look = PATIENCE;
+        let mut look = IDLE_LIMIT;
         loop {
             let mut free = std::pin::pin!(self.crowd.free.notified());
             free.as_mut().enable();
-            if self.take() {
+            if self.try_acquire() {
                 return;
             }
             // A turn that was offered to an unpolled waiter is found at the next check.
             let _ = timeout(look, free).await;
-            look = (2 * look).min(LAST_LOOK);
+            look = (2 * look).min(MAX_CHECK_INTERVAL);
         }
     }
 
-    fn take(&self) -> bool {
+    fn try_acquire(&self) -> bool {
         let mut holder = self.crowd.holder();
-        let is_free = holder.as_ref().is_none_or(|holder| holder.is_left_alone());
+        let is_free = holder.as_ref().is_none_or(|holder| holder.is_idle());
         if is_free {
             *holder = Some(Arc::clone(&self.pulse));
         }
@@ -100,9 +100,9 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for GatePass {
     fn drop(&mut self) {
-        self.crowd.met.fetch_sub(1, Ordering::AcqRel);
+        self.crowd.contended.fetch_sub(1, Ordering::AcqRel);
         let mut holder = self.crowd.holder();
         if holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &self.pulse)) {
             *holder = None;
@@ -114,55 +114,55 @@ impl Drop for Turn {
 
 /// Whether a future is polled when it is woken.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct Activity {
     /// When it was woken, if it was not polled since.
     woken: Mutex<Option<Instant>>,
 }
 
-impl Pulse {
+impl Activity {
     fn woken(&self) -> MutexGuard<'_, Option<Instant>> {
         self.woken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_left_alone(&self) -> bool {
-        self.woken().is_some_and(|since| since.elapsed() >= PATIENCE)
+    fn is_idle(&self) -> bool {
+        self.woken().is_some_and(|since| since.elapsed() >= IDLE_LIMIT)
     }
 }
 
 /// A future that records in its pulse when it is woken and polled.
-pub(super) struct Attended<'a, R> {
+pub(super) struct Tracked<'a, R> {
     future: BoxFuture<'a, R>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<Activity>,
 }
 
-impl<'a, R> Attended<'a, R> {
-    pub(super) fn new(pulse: Arc<Pulse>, future: BoxFuture<'a, R>) -> Self {
+impl<'a, R> Tracked<'a, R> {
+    pub(super) fn new(pulse: Arc<Activity>, future: BoxFuture<'a, R>) -> Self {
         Self { future, pulse }
     }
 }
 
-impl<R> Future for Attended<'_, R> {
+impl<R> Future for Tracked<'_, R> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
         *self.pulse.woken() = None;
-        let bell = Bell { pulse: Arc::clone(&self.pulse), waker: context.waker().clone() };
+        let bell = ActivityWaker { pulse: Arc::clone(&self.pulse), waker: context.waker().clone() };
         self.future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(bell))))
     }
 }
 
-impl<R> fmt::Debug for Attended<'_, R> {
+impl<R> fmt::Debug for Tracked<'_, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attended").field("pulse", &self.pulse).finish_non_exhaustive()
     }
 }
 
-struct Bell {
-    pulse: Arc<Pulse>,
+struct ActivityWaker {
+    pulse: Arc<Activity>,
     waker: Waker,
 }
 
-impl Wake for Bell {
+impl Wake for ActivityWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -185,20 +185,20 @@ mod tests {
     }
 
     /// A transaction that holds its turn until it is signalled to end.
-    fn holds(crowd: &Arc<Crowd>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
-        let pulse = Arc::<Pulse>::default();
+    fn holds(crowd: &Arc<ContentionGate>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
+        let pulse = Arc::<Activity>::default();
         let (crowd, end, own) = (Arc::clone(crowd), Arc::clone(end), Arc::clone(&pulse));
         let work = async move {
-            let turn = crowd.enter(own, deadline()).await;
+            let turn = crowd.acquire(own, deadline()).await;
             end.notified().await;
             turn.is_some()
         };
-        Attended::new(pulse, work.boxed()).boxed()
+        Tracked::new(pulse, work.boxed()).boxed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_holder_that_waits_keeps_its_turn() {
-        let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
+        let (crowd, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
         let first = tokio::spawn(holds(&crowd, &end));
         tokio::task::yield_now().await;
         let second = holds(&crowd, &end);
@@ -208,14 +208,14 @@ mod tests {
         assert!(crowd.is_busy() && !second.is_finished());
         end.notify_one();
         assert!(first.await.unwrap());
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(IDLE_LIMIT).await;
         end.notify_one();
         assert!(second.await.unwrap() && !crowd.is_busy());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_woken_but_unpolled_holder_is_passed_over() {
-        let (crowd, end) = (Arc::<Crowd>::default(), Arc::new(Notify::new()));
+        let (crowd, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
         let mut left = holds(&crowd, &end);
         assert!(left.as_mut().now_or_never().is_none());
         // Waiters that are also not polled.
@@ -223,8 +223,8 @@ mod tests {
         waiters.iter_mut().for_each(|waiter| assert!(waiter.as_mut().now_or_never().is_none()));
         end.notify_waiters();
         let start = Instant::now();
-        let turn = Arc::clone(&crowd).enter(Arc::default(), deadline()).await;
-        assert!(turn.is_some() && start.elapsed() <= 4 * PATIENCE, "{:?}", start.elapsed());
+        let turn = Arc::clone(&crowd).acquire(Arc::default(), deadline()).await;
+        assert!(turn.is_some() && start.elapsed() <= 4 * IDLE_LIMIT, "{:?}", start.elapsed());
         // The end of the holder that was passed over frees nothing.
         assert!(left.await);
         assert!(crowd.holder().is_some());

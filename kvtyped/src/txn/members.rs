@@ -9,7 +9,7 @@ use crate::model::KvModel;
 /// The model that a bucket was opened with. The bucket contains the records of this model, and the records of every
 /// model that declares the same bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Members {
+pub(super) struct DeclaredModel {
     id: TypeId,
     key: TypeId,
     model: &'static str,
@@ -17,8 +17,8 @@ pub(super) struct Members {
     declared: fn() -> String,
 }
 
-impl Members {
-    pub(super) fn of<T: KvModel>() -> Self {
+impl DeclaredModel {
+    pub(super) fn new<T: KvModel>() -> Self {
         let (id, key) = (TypeId::of::<T>(), TypeId::of::<T::Key>());
         Self { id, key, model: type_name::<T>(), declared: declared::<T> }
     }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::abort::{Abort, TransactError};
-use super::crowd::{Attended, Crowd, Pulse};
-use super::members::Members;
-use super::tx::{OPERATION, Run, Tx, View};
+use super::crowd::{Activity, ContentionGate, Tracked};
+use super::members::DeclaredModel;
+use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
 use crate::backend::{Backoff, Deadline, Dropped, Read, detached};
-use crate::bucket::{Attempts, Bucket};
+use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -112,42 +112,42 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         self
     }
 
-    async fn run<Fut, R>(self, pulse: Arc<Pulse>) -> Result<R, TransactError>
+    async fn run<Fut, R>(self, pulse: Arc<Activity>) -> Result<R, TransactError>
     where
         F: FnMut(Tx<T>) -> Fut,
         Fut: Future<Output = Result<R, Abort>>,
     {
         let Self { bucket, mut closure, max_attempts, timeout } = self;
-        let mut attempts = Attempts::new(max_attempts);
+        let mut attempts = CasAttempts::new(max_attempts);
         let deadline = bucket.deadline(timeout);
         let raw = bucket.raw(OPERATION)?;
         // A stale read costs a run. With a single server no read is stale.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
         let mut backoff = Backoff::contention_of_batches();
-        let crowd = bucket.shared::<Crowd>();
+        let crowd = bucket.shared::<ContentionGate>();
         let mut turn = None;
         loop {
             if attempts.any() && turn.is_none() {
-                turn = Arc::clone(&crowd).enter(Arc::clone(&pulse), deadline).await;
+                turn = Arc::clone(&crowd).acquire(Arc::clone(&pulse), deadline).await;
             }
-            let run = Run::new(raw.clone(), Members::of::<T>(), read, deadline);
+            let run = TxAttempt::new(raw.clone(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
-            let view = run.end();
-            view.read.values().flatten().for_each(|entry| bucket.met(entry));
+            let view = run.read_write_set();
+            view.read.values().flatten().for_each(|entry| bucket.record_read(entry));
             let conflict = match result {
-                Ok(value) => match bucket.conclude_among(&crowd, turn.is_some(), view, deadline).await {
+                Ok(value) => match bucket.commit_gated(&crowd, turn.is_some(), view, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                     Err(error) => return Err(error.into()),
                 },
-                Err(abort) => match bucket.look_again(&view, deadline).await {
+                Err(abort) => match bucket.validate_reads(&view, deadline).await {
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                     Ok(()) | Err(_) => return Err(abort.into()),
                 },
             };
-            attempts.lost(conflict, deadline)?;
+            attempts.unknown_outcome(conflict, deadline)?;
             if !backoff.pause(deadline).await {
-                return Err(attempts.explain(deadline.error()).into());
+                return Err(attempts.conflict_error(deadline.error()).into());
             }
         }
     }
@@ -155,47 +155,53 @@ impl<T: KvModel, F> Transact<'_, T, F> {
 
 impl<T: KvModel> Bucket<T> {
     /// Applies the writes if the reads are current, with regard to other transactions of this process.
-    async fn conclude_among(&self, crowd: &Arc<Crowd>, has_turn: bool, view: View, deadline: Deadline) -> Result<()> {
-        if has_turn || view.writes_nothing() {
-            return self.conclude(&view, deadline).await;
+    async fn commit_gated(
+        &self,
+        crowd: &Arc<ContentionGate>,
+        has_turn: bool,
+        view: ReadWriteSet,
+        deadline: Deadline,
+    ) -> Result<()> {
+        if has_turn || view.is_read_only() {
+            return self.commit_attempt(&view, deadline).await;
         }
         let (bucket, crowd) = (self.clone(), Arc::clone(crowd));
         let work = async move {
             // The semaphore is never closed.
-            let _sending = deadline.bound(crowd.sending.acquire()).await?;
+            let _sending = deadline.timeout(crowd.sending.acquire()).await?;
             if crowd.is_busy() {
-                bucket.look_again(&view, deadline).await?;
+                bucket.validate_reads(&view, deadline).await?;
             }
-            bucket.conclude(&view, deadline).await
+            bucket.commit_attempt(&view, deadline).await
         };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
         detached(work, Dropped::Continues).await.unwrap_or_else(closed)
     }
 
     /// Applies the writes if the reads are current.
-    async fn conclude(&self, view: &View, deadline: Deadline) -> Result<()> {
-        if view.writes_nothing() {
-            return if view.read.len() < 2 { Ok(()) } else { self.look_again(view, deadline).await };
+    async fn commit_attempt(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
+        if view.is_read_only() {
+            return if view.read.len() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
         }
         let batch = view.batch();
-        for guard in batch.checks.iter().filter(|guard| guard.revision > Revision::ZERO) {
-            self.check_incarnation(&guard.key, guard.revision, deadline).await?;
+        for guard in batch.preconditions.iter().filter(|guard| guard.revision > Revision::ZERO) {
+            self.check_identity(&guard.key, guard.revision, deadline).await?;
         }
         let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
         match self.raw(OPERATION)?.commit(batch, deadline).await {
             Ok(revisions) => {
                 revisions.into_iter().zip(&ids).for_each(|(revision, id)| {
-                    self.wrote(revision, id);
+                    self.record_write(revision, id);
                 });
                 Ok(())
             }
-            Err(error) => Err(self.explain(error, deadline).await),
+            Err(error) => Err(self.explain_conflict(error, deadline).await),
         }
     }
 
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
-    async fn look_again(&self, view: &View, deadline: Deadline) -> Result<()> {
-        let guards = view.guards();
+    async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
+        let guards = view.read_preconditions();
         let keys: Vec<_> = guards.iter().map(|guard| guard.key.clone()).collect();
         let found = self.raw(OPERATION)?.read_many(&keys, Read::Leader, deadline).await?;
         for (guard, entry) in guards.into_iter().zip(found) {
@@ -220,16 +226,16 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let pulse = Arc::<Pulse>::default();
+        let pulse = Arc::<Activity>::default();
         let own = Arc::clone(&pulse);
         let run = async move {
             let bucket = self.bucket;
             self.run(own).await.map_err(|error| match error {
-                TransactError::Kv(error) => TransactError::Kv(error.within(OPERATION, bucket.name(), None)),
+                TransactError::Kv(error) => TransactError::Kv(error.with_context(OPERATION, bucket.name(), None)),
                 closure => closure,
             })
         };
-        Box::pin(Attended::new(pulse, Box::pin(run)))
+        Box::pin(Tracked::new(pulse, Box::pin(run)))
     }
 }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::members::Members;
-use crate::backend::{Backoff, Batch, Guard, Read, Write, WriteKind};
-use crate::bucket::{Bucket, Footing, check_ttl, decode, standing};
+use super::members::DeclaredModel;
+use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
+use crate::bucket::{Bucket, FenceResult, check_ttl, decode, standing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -49,7 +49,7 @@ impl<T: KvModel> Bucket<T> {
     /// ```
     pub fn transaction(&self) -> Transaction<'_, T> {
         let (steps, checks) = (Vec::new(), Vec::new());
-        Transaction { bucket: self, steps, checks, fence: None, wrong: None, timeout: None }
+        Transaction { bucket: self, steps, checks, fence: None, deferred_error: None, timeout: None }
     }
 }
 
@@ -57,26 +57,26 @@ impl<T: KvModel> Bucket<T> {
 #[must_use = "nothing is written until it is committed"]
 pub struct Transaction<'a, T> {
     bucket: &'a Bucket<T>,
-    steps: Vec<Step>,
-    checks: Vec<Guard>,
+    steps: Vec<StagedWrite>,
+    checks: Vec<Precondition>,
     /// The precondition of a fenced transaction.
-    fence: Option<Guard>,
+    fence: Option<Precondition>,
     /// The first error of the builder.
-    wrong: Option<Error>,
+    deferred_error: Option<Error>,
     timeout: Option<Duration>,
 }
 
 /// One write.
-struct Step {
+struct StagedWrite {
     key: Key,
     kind: WriteKind,
     ttl: Option<Ttl>,
-    expected: Expected,
+    expected: ExpectedRevision,
 }
 
 /// The expected state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expected {
+enum ExpectedRevision {
     Anything,
     This(Revision),
     /// No live record: no entry, or the delete marker with this revision.
@@ -104,17 +104,17 @@ impl Committed {
 impl<T: KvModel> Transaction<'_, T> {
     /// Writes a record, whether its key has a record or not.
     pub fn put<M: KvModel>(self, record: &M) -> Self {
-        self.record(record, Expected::Anything)
+        self.record(record, ExpectedRevision::Anything)
     }
 
     /// Writes a record if its key has no live record.
     pub fn create<M: KvModel>(self, record: &M) -> Self {
-        self.record(record, Expected::NoRecord(Revision::ZERO))
+        self.record(record, ExpectedRevision::NoRecord(Revision::ZERO))
     }
 
     /// Writes a record if the current revision of its key is `revision`.
     pub fn update<M: KvModel>(self, record: &M, revision: Revision) -> Self {
-        self.record(record, Expected::This(revision))
+        self.record(record, ExpectedRevision::This(revision))
     }
 
     /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
@@ -131,8 +131,8 @@ impl<T: KvModel> Transaction<'_, T> {
     /// a `put` with this option is an `update`.
     pub fn if_revision(mut self, revision: Revision) -> Self {
         match self.steps.last_mut() {
-            Some(last) => last.expected = Expected::This(revision),
-            None => self.fail(nothing_before("if_revision")),
+            Some(last) => last.expected = ExpectedRevision::This(revision),
+            None => self.fail(option_without_write("if_revision")),
         }
         self
     }
@@ -143,9 +143,9 @@ impl<T: KvModel> Transaction<'_, T> {
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {
             // A purge removes the history, so no earlier revision can reappear.
-            Some(Step { kind: WriteKind::Purge, .. }) => crate::bucket::parse_ttl(ttl).map(Some),
+            Some(StagedWrite { kind: WriteKind::Purge, .. }) => crate::bucket::parse_ttl(ttl).map(Some),
             Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
-            None => Err(nothing_before("ttl")),
+            None => Err(option_without_write("ttl")),
         };
         match (ttl, self.steps.last_mut()) {
             (Ok(ttl), Some(last)) => last.ttl = ttl,
@@ -163,15 +163,15 @@ impl<T: KvModel> Transaction<'_, T> {
     /// [`Revision::ZERO`] means that the key must have no entry, not even a delete marker.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match self.encode(key) {
-            Ok(key) => self.checks.push(Guard { key, revision }),
+            Ok(key) => self.checks.push(Precondition { key, revision }),
             Err(error) => self.fail(error),
         }
         self
     }
 
     /// Applies the transaction only while another record is unchanged.
-    pub(crate) fn standing_on(mut self, footing: Footing) -> Self {
-        match standing::guard(footing, self.bucket) {
+    pub(crate) fn with_fence(mut self, fence: FenceResult) -> Self {
+        match standing::guard(fence, self.bucket) {
             Ok(fence) => {
                 self.checks.extend(fence.clone());
                 self.fence = fence;
@@ -203,36 +203,37 @@ impl<T: KvModel> Transaction<'_, T> {
     /// If the future is dropped, either all writes are applied, or none.
     pub async fn commit(self) -> Result<Committed> {
         let bucket = self.bucket;
-        self.run().await.map_err(|error| error.within(OPERATION, bucket.name(), None))
+        self.run().await.map_err(|error| error.with_context(OPERATION, bucket.name(), None))
     }
 
     async fn run(self) -> Result<Committed> {
-        let Self { bucket, mut steps, checks, fence, wrong, timeout } = self;
+        let Self { bucket, mut steps, checks, fence, deferred_error: wrong, timeout } = self;
         if let Some(error) = wrong {
             return Err(error);
         }
         let raw = bucket.raw(OPERATION)?;
         let deadline = bucket.deadline(timeout);
-        let expected = steps.iter().filter_map(Step::guard).chain(checks.clone());
+        let expected = steps.iter().filter_map(StagedWrite::guard).chain(checks.clone());
         let seen: Vec<_> = expected.filter(|guard| guard.revision > Revision::ZERO).collect();
-        for Guard { key, revision } in &seen {
-            let same = bucket.check_incarnation(key, *revision, deadline).await;
+        for Precondition { key, revision } in &seen {
+            let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
         let mut backoff = Backoff::contention_of_batches();
         loop {
-            let batch = Batch { writes: steps.iter().map(Step::write).collect(), checks: checks.clone() };
+            let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions: checks.clone() };
             let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
             let conflict = match raw.commit(batch, deadline).await {
                 Ok(revisions) => {
-                    let revisions = revisions.into_iter().zip(&ids).map(|(revision, id)| bucket.wrote(revision, id));
+                    let revisions =
+                        revisions.into_iter().zip(&ids).map(|(revision, id)| bucket.record_write(revision, id));
                     return Ok(Committed { revisions: revisions.collect() });
                 }
                 Err(error) if error.is_conflict() => match &fence {
-                    Some(fence) if standing::is_gone(&**raw, fence, &error, deadline).await? => {
+                    Some(fence) if standing::is_superseded(&**raw, fence, &error, deadline).await? => {
                         return Err(Error::new(ErrorKind::Fenced));
                     }
-                    _ => bucket.explain(error, deadline).await,
+                    _ => bucket.explain_conflict(error, deadline).await,
                 },
                 Err(error) => return Err(error),
             };
@@ -246,8 +247,8 @@ impl<T: KvModel> Transaction<'_, T> {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }
-                learned |= step.expected != Expected::NoRecord(revision);
-                step.expected = Expected::NoRecord(revision);
+                learned |= step.expected != ExpectedRevision::NoRecord(revision);
+                step.expected = ExpectedRevision::NoRecord(revision);
             }
             if !learned || !backoff.pause(deadline).await {
                 return Err(conflict);
@@ -255,12 +256,12 @@ impl<T: KvModel> Transaction<'_, T> {
         }
     }
 
-    fn record<M: KvModel>(mut self, record: &M, expected: Expected) -> Self {
-        let member = Members::of::<T>().check::<M>(self.bucket.name());
+    fn record<M: KvModel>(mut self, record: &M, expected: ExpectedRevision) -> Self {
+        let member = DeclaredModel::new::<T>().check::<M>(self.bucket.name());
         let typed = record.key();
         let parts = member.and_then(|()| typed.encode().map_err(Error::from)).and_then(|key| {
             let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
-            Ok(Step { key, kind: WriteKind::Put(value), ttl: None, expected })
+            Ok(StagedWrite { key, kind: WriteKind::Put(value), ttl: None, expected })
         });
         match parts {
             Ok(step) => self.steps.push(step),
@@ -271,7 +272,7 @@ impl<T: KvModel> Transaction<'_, T> {
 
     fn removal<K: ModelKey>(mut self, key: &K, kind: WriteKind) -> Self {
         match self.encode(key) {
-            Ok(key) => self.steps.push(Step { key, kind, ttl: None, expected: Expected::Anything }),
+            Ok(key) => self.steps.push(StagedWrite { key, kind, ttl: None, expected: ExpectedRevision::Anything }),
             Err(error) => self.fail(error),
         }
         self
@@ -279,43 +280,45 @@ impl<T: KvModel> Transaction<'_, T> {
 
     /// Encodes a key, if it belongs to a model of this bucket.
     fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
-        Members::of::<T>().check_key::<K>(self.bucket.name())?;
+        DeclaredModel::new::<T>().check_key::<K>(self.bucket.name())?;
         Ok(key.encode()?)
     }
 
     /// Keeps the first error.
     fn fail(&mut self, error: Error) {
-        self.wrong.get_or_insert(error);
+        self.deferred_error.get_or_insert(error);
     }
 }
 
-fn nothing_before(option: &str) -> Error {
+fn option_without_write(option: &str) -> Error {
     Error::new(ErrorKind::InvalidBatch { reason: format!("`.{option}` stands behind the write that it is about") })
 }
 
-impl Step {
+impl StagedWrite {
     fn is_create(&self) -> bool {
-        matches!(self.expected, Expected::NoRecord(_))
+        matches!(self.expected, ExpectedRevision::NoRecord(_))
     }
 
-    fn guard(&self) -> Option<Guard> {
+    fn guard(&self) -> Option<Precondition> {
         match self.expected {
-            Expected::Anything => None,
-            Expected::This(revision) | Expected::NoRecord(revision) => Some(Guard { key: self.key.clone(), revision }),
+            ExpectedRevision::Anything => None,
+            ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
+                Some(Precondition { key: self.key.clone(), revision })
+            }
         }
     }
 
     /// The write, under a fresh operation id.
     fn write(&self) -> Write {
         let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
-        Write { guard: self.guard(), ..write }
+        Write { precondition: self.guard(), ..write }
     }
 }
 
 /// Shows keys, and no values.
 impl<T: KvModel> fmt::Debug for Transaction<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, steps, checks, fence: _, wrong: _, timeout } = self;
+        let Self { bucket, steps, checks, fence: _, deferred_error: _, timeout } = self;
         let keys: Vec<_> = steps.iter().map(|step| step.key.as_str()).collect();
         f.debug_struct("Transaction")
             .field("bucket", bucket)

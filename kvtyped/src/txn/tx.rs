@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::members::Members;
-use crate::backend::{At, Batch, Deadline, Guard, Operation, RawBucket, RawEntry, Read, Write, WriteKind};
+use super::members::DeclaredModel;
+use crate::backend::{Batch, Deadline, Operation, Precondition, RawBucket, RawEntry, Read, ReadAt, Write, WriteKind};
 use crate::bucket::{check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -21,39 +21,39 @@ pub(super) const OPERATION: &str = "transact";
 ///
 /// A key is read once. Later reads of the key return the same record, or the record that the closure has written. The
 /// writes are sent when the closure succeeds, and dropped if it fails. [`get`](Self::get) reads records of the model
-/// `T`. [`of`](Self::of) returns the same transaction for another model of the bucket.
+/// `T`. [`model`](Self::model) returns the same transaction for another model of the bucket.
 pub struct Tx<T> {
-    run: Arc<Run>,
+    run: Arc<TxAttempt>,
     model: PhantomData<fn() -> T>,
 }
 
 /// One run of a closure.
-pub(super) struct Run {
+pub(super) struct TxAttempt {
     raw: Arc<dyn RawBucket>,
-    members: Members,
+    members: DeclaredModel,
     read: Read,
     deadline: Deadline,
     /// Never held across an await.
-    view: Mutex<View>,
+    view: Mutex<ReadWriteSet>,
 }
 
 /// The reads and writes of one run.
 #[derive(Debug, Default)]
-pub(super) struct View {
+pub(super) struct ReadWriteSet {
     /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
     written: BTreeMap<Key, (WriteKind, Option<Ttl>)>,
     is_over: bool,
 }
 
-impl View {
+impl ReadWriteSet {
     /// Returns the revision of each key that was read, as a precondition.
-    pub(super) fn guards(&self) -> Vec<Guard> {
+    pub(super) fn read_preconditions(&self) -> Vec<Precondition> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        self.read.iter().map(|(key, entry)| Guard { key: key.clone(), revision: revision(entry) }).collect()
+        self.read.iter().map(|(key, entry)| Precondition { key: key.clone(), revision: revision(entry) }).collect()
     }
 
-    pub(super) fn writes_nothing(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         self.written.is_empty()
     }
 
@@ -62,41 +62,41 @@ impl View {
         let write = |(key, (kind, ttl)): (&Key, &(WriteKind, Option<Ttl>))| {
             Write::new(key.clone(), kind.clone()).with_ttl(*ttl)
         };
-        Batch { writes: self.written.iter().map(write).collect(), checks: self.guards() }
+        Batch { writes: self.written.iter().map(write).collect(), preconditions: self.read_preconditions() }
     }
 }
 
-impl Run {
-    pub(super) fn new(raw: Arc<dyn RawBucket>, members: Members, read: Read, deadline: Deadline) -> Arc<Self> {
+impl TxAttempt {
+    pub(super) fn new(raw: Arc<dyn RawBucket>, members: DeclaredModel, read: Read, deadline: Deadline) -> Arc<Self> {
         Arc::new(Self { raw, members, read, deadline, view: Mutex::default() })
     }
 
-    fn view(&self) -> MutexGuard<'_, View> {
+    fn view(&self) -> MutexGuard<'_, ReadWriteSet> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the run and returns its reads and writes. Later calls fail.
-    pub(super) fn end(&self) -> View {
-        std::mem::replace(&mut *self.view(), View { is_over: true, ..View::default() })
+    pub(super) fn read_write_set(&self) -> ReadWriteSet {
+        std::mem::replace(&mut *self.view(), ReadWriteSet { is_over: true, ..ReadWriteSet::default() })
     }
 
     async fn read(&self, key: &Key) -> Result<Option<RawEntry>> {
         if let Some(entry) = self.view().read.get(key) {
             return Ok(entry.clone());
         }
-        let entry = self.raw.read(key, At::Newest(self.read), self.deadline).await?;
+        let entry = self.raw.read(key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
         Ok(self.view().read.entry(key.clone()).or_insert(entry).clone())
     }
 }
 
 impl<T: KvModel> Tx<T> {
-    pub(super) fn new(run: &Arc<Run>) -> Self {
+    pub(super) fn new(run: &Arc<TxAttempt>) -> Self {
         Self { run: Arc::clone(run), model: PhantomData }
     }
 
     fn located(&self, error: Error, key: Option<&Key>) -> Error {
-        error.within(OPERATION, &self.run.raw.config().name, key.map(Key::as_str))
+        error.with_context(OPERATION, &self.run.raw.config().name, key.map(Key::as_str))
     }
 
     /// Encodes a key, if records of this handle's model live in the bucket.
@@ -112,7 +112,7 @@ impl<T: KvModel> Tx<T> {
         member.map_err(|error| self.located(error, None))
     }
 
-    fn view(&self) -> Result<MutexGuard<'_, View>> {
+    fn view(&self) -> Result<MutexGuard<'_, ReadWriteSet>> {
         let view = self.run.view();
         if view.is_over {
             let reason = "the run of the closure that it belongs to is over".to_owned();
@@ -219,7 +219,7 @@ impl<T: KvModel> Tx<T> {
     /// Returns the same transaction for the records of another model in the same bucket.
     ///
     /// If `M` declares another bucket, every method of the result returns `InvalidBatch`.
-    pub fn of<M: KvModel>(&self) -> Tx<M> {
+    pub fn model<M: KvModel>(&self) -> Tx<M> {
         Tx::new(&self.run)
     }
 }

@@ -14,10 +14,10 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
-use super::index::Index;
-use super::keeper::{Shared, keep};
-use super::{NewsStream, begin};
-use crate::backend::Since;
+use super::index::CacheIndex;
+use super::keeper::{CacheState, run_updater};
+use super::{UpdateStream, start_watch};
+use crate::backend::StartFrom;
 use crate::bucket::{Entry, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
@@ -81,33 +81,33 @@ impl<T: KvModel> OpenCache<'_, T> {
     async fn run(self) -> Result<Cache<T>> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
-        let news = begin(bucket, &filter, Since::Newest, false, Some(idle)).await?;
+        let news = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
         fill(news, bucket.name(), idle).await
     }
 }
 
 /// Fills a cache until it is ready, unless nothing new arrives for as long as `idle`.
-async fn fill<T: KvModel>(news: NewsStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
-    let shared = Arc::new(Shared::new(bucket));
+async fn fill<T: KvModel>(news: UpdateStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
+    let shared = Arc::new(CacheState::new(bucket));
     let mut progress = shared.progress.subscribe();
-    let keeper = tokio::spawn(keep(news, Arc::clone(&shared)));
-    let cache = Cache { inner: Arc::new(Inner { shared, keeper }) };
+    let keeper = tokio::spawn(run_updater(news, Arc::clone(&shared)));
+    let cache = Cache { inner: Arc::new(CacheInner { shared, updater: keeper }) };
     // If the keeper ends or its watch fails, the cache has the error.
     let over = loop {
         let advanced = cache.inner.shared.advanced();
-        let ready = progress.wait_for(|progress| progress.ready || progress.over || progress.failed);
+        let ready = progress.wait_for(|progress| progress.ready || progress.closed || progress.failed);
         // An instant beyond the range of the clock is no bound.
         let ready = match advanced.checked_add(idle) {
             Some(until) => timeout_at(until, ready).await,
             None => Ok(ready.await),
         };
         match ready {
-            Ok(ready) => break ready.map_or(true, |progress| progress.over || !progress.ready),
+            Ok(ready) => break ready.map_or(true, |progress| progress.closed || !progress.ready),
             Err(_) if cache.inner.shared.advanced() > advanced => {}
             Err(_) => return Err(Error::timeout(idle)),
         }
     };
-    let why = || cache.last_error().map_or_else(|| Error::new(ErrorKind::Closed), |error| Error::also(&error));
+    let why = || cache.last_error().map_or_else(|| Error::new(ErrorKind::Closed), |error| Error::shared(&error));
     if over { Err(why()) } else { Ok(cache) }
 }
 
@@ -117,23 +117,23 @@ impl<'a, T: KvModel> IntoFuture for OpenCache<'a, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let name = self.bucket.name().to_owned();
-        Box::pin(async move { self.run().await.map_err(|error| error.within("cache", &name, None)) })
+        Box::pin(async move { self.run().await.map_err(|error| error.with_context("cache", &name, None)) })
     }
 }
 
 /// A local copy of some records; see [`ReadBucket::cache`]. Clones are cheap and share the cache.
 pub struct Cache<T: KvModel> {
-    inner: Arc<Inner<T>>,
+    inner: Arc<CacheInner<T>>,
 }
 
-struct Inner<T: KvModel> {
-    shared: Arc<Shared<T>>,
-    keeper: JoinHandle<()>,
+struct CacheInner<T: KvModel> {
+    shared: Arc<CacheState<T>>,
+    updater: JoinHandle<()>,
 }
 
-impl<T: KvModel> Drop for Inner<T> {
+impl<T: KvModel> Drop for CacheInner<T> {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.updater.abort();
     }
 }
 
@@ -221,13 +221,13 @@ impl<T: KvModel> Cache<T> {
     /// Returns a stream of every change from now on, with the record before and after. The stream ends with the cache.
     /// If the cache ended although handles exist, [`last_error`](Self::last_error) returns the cause.
     pub fn changes(&self) -> CacheChanges<T> {
-        let Shared { changes, progress, .. } = &*self.inner.shared;
+        let CacheState { changes, progress, .. } = &*self.inner.shared;
         let listeners = (changes.subscribe(), progress.subscribe());
         let changes = futures::stream::unfold(listeners, |(mut changes, mut progress)| async move {
             let change = tokio::select! {
                 biased;
                 change = changes.recv() => change,
-                () = progress.wait_for(|progress| progress.over).map(drop) => return None,
+                () = progress.wait_for(|progress| progress.closed).map(drop) => return None,
             };
             let change = match change {
                 Ok(change) => Ok(change),
@@ -241,7 +241,7 @@ impl<T: KvModel> Cache<T> {
 
     /// Creates an index of the records by a value other than their key. The index follows every change, like the cache.
     /// If the function panics for a later record, the cache ends and [`last_error`](Self::last_error) says so.
-    pub fn index_by<K, F>(&self, by: F) -> Index<K, T>
+    pub fn index_by<K, F>(&self, by: F) -> CacheIndex<K, T>
     where
         K: Eq + std::hash::Hash + Clone + Send + Sync + 'static,
         F: Fn(&T) -> K + Send + Sync + 'static,
@@ -267,9 +267,9 @@ impl<T: KvModel> Cache<T> {
     /// Dropping the future has no effect.
     pub async fn wait_for_revision(&self, revision: Revision) -> Result<()> {
         let mut progress = self.inner.shared.progress.subscribe();
-        match progress.wait_for(|progress| progress.revision >= revision || progress.over).await {
+        match progress.wait_for(|progress| progress.revision >= revision || progress.closed).await {
             Ok(progress) if progress.revision >= revision => Ok(()),
-            _ => Err(self.error().within("wait_for_revision", &self.inner.shared.bucket, None)),
+            _ => Err(self.error().with_context("wait_for_revision", &self.inner.shared.bucket, None)),
         }
     }
 
@@ -277,7 +277,7 @@ impl<T: KvModel> Cache<T> {
     /// while the connection is lost and until the cache has caught up. [`last_error`](Self::last_error) returns the
     /// cause.
     pub fn staleness(&self) -> Duration {
-        self.inner.shared.progress.borrow().heard.elapsed()
+        self.inner.shared.progress.borrow().last_seen.elapsed()
     }
 
     /// The last error: a record that does not decode, a bucket that was deleted, a denied permission or a lost
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
     use crate::backend::{Operation, RawEntry};
     use crate::key::Key;
-    use crate::watch::recover::News;
+    use crate::watch::recover::WatchUpdate;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -357,7 +357,7 @@ mod tests {
         id: u64,
     }
 
-    fn entry(revision: u64) -> News {
+    fn entry(revision: u64) -> WatchUpdate {
         let entry = RawEntry {
             key: Key::new(revision.to_string()).unwrap(),
             revision: Revision::new(revision),
@@ -367,11 +367,11 @@ mod tests {
             ttl: None,
             id: None,
         };
-        News::Entry(entry, 0)
+        WatchUpdate::Entry(entry, 0)
     }
 
     /// A watch that delivers an entry every second, and then nothing.
-    fn slow(news: Vec<News>) -> NewsStream {
+    fn slow(news: Vec<WatchUpdate>) -> UpdateStream {
         let told = stream::iter(news).then(|news| async {
             tokio::time::sleep(SECOND).await;
             Ok(news)
@@ -381,7 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_may_take_long_while_it_makes_progress() {
-        let news = (1..=20).map(entry).chain([News::Ready]).collect();
+        let news = (1..=20).map(entry).chain([WatchUpdate::Ready]).collect();
         let cache: Cache<Session> = fill(slow(news), "b", 3 * SECOND).await.unwrap();
         assert_eq!(cache.len(), 20);
     }
@@ -390,10 +390,10 @@ mod tests {
     async fn a_listing_of_fewer_records_than_were_pending_is_complete() {
         for pending in [0, 1_000, u64::MAX] {
             let news = (1..=20).map(entry).map(move |news| match news {
-                News::Entry(entry, _) => News::Entry(entry, pending),
+                WatchUpdate::Entry(entry, _) => WatchUpdate::Entry(entry, pending),
                 other => other,
             });
-            let news = stream::iter(news.chain([News::Ready]).map(Ok)).chain(stream::pending());
+            let news = stream::iter(news.chain([WatchUpdate::Ready]).map(Ok)).chain(stream::pending());
             let cache: Cache<Session> = fill(news.boxed(), "b", SECOND).await.unwrap();
             assert_eq!(cache.len(), 20);
             assert!((1..=20).all(|id| cache.get(&SessionKey::new(id)).is_some_and(|session| session.id == id)));
@@ -411,7 +411,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_that_keeps_starting_over_times_out() {
-        let news = (0..20).flat_map(|_| [entry(1), entry(2), News::Resync]).collect();
+        let news = (0..20).flat_map(|_| [entry(1), entry(2), WatchUpdate::Resync]).collect();
         let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     }

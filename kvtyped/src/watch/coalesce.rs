@@ -7,15 +7,15 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::NewsStream;
-use super::recover::News;
+use super::UpdateStream;
+use super::recover::WatchUpdate;
 use crate::error::Result;
 
 /// The pending events, in the order of their delivery.
 #[derive(Default)]
-struct Waiting {
+struct CoalescingQueue {
     next: u64,
-    news: BTreeMap<u64, Result<News>>,
+    news: BTreeMap<u64, Result<WatchUpdate>>,
     /// The position of the pending event of each key.
     keys: HashMap<String, u64>,
     /// The position of the pending or last `Ready`.
@@ -23,21 +23,21 @@ struct Waiting {
     over: bool,
 }
 
-impl Waiting {
-    fn push(&mut self, news: Result<News>) {
+impl CoalescingQueue {
+    fn push(&mut self, news: Result<WatchUpdate>) {
         let older = key(&news).and_then(|key| self.keys.insert(key.to_owned(), self.next));
         if let Some(older) = older {
             self.news.remove(&older);
         }
         match &news {
             // The reader discards its state on a resync, so older events are obsolete.
-            Ok(News::Resync) => {
+            Ok(WatchUpdate::Resync) => {
                 self.news.clear();
                 self.keys.clear();
             }
             // The buffer itself serves a slow reader, so a lag is not reported. `Events` would skip the other two.
-            Ok(News::Lagging(_) | News::Alive(_) | News::Interrupted(_)) => return,
-            Ok(News::Entry(..) | News::Ready) | Err(_) => {}
+            Ok(WatchUpdate::Lagging(_) | WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return,
+            Ok(WatchUpdate::Entry(..) | WatchUpdate::Ready) | Err(_) => {}
         }
         self.put(news);
         // If the replaced event was pending before `Ready`, the new one must also precede `Ready`.
@@ -48,15 +48,15 @@ impl Waiting {
         }
     }
 
-    fn put(&mut self, news: Result<News>) {
-        if matches!(news, Ok(News::Ready)) {
+    fn put(&mut self, news: Result<WatchUpdate>) {
+        if matches!(news, Ok(WatchUpdate::Ready)) {
             self.ready = self.next;
         }
         self.news.insert(self.next, news);
         self.next += 1;
     }
 
-    fn pop(&mut self) -> Option<Result<News>> {
+    fn pop(&mut self) -> Option<Result<WatchUpdate>> {
         let (_, news) = self.news.pop_first()?;
         if let Some(key) = key(&news) {
             self.keys.remove(key);
@@ -66,25 +66,25 @@ impl Waiting {
 }
 
 /// Returns the key of an event, if it has one.
-fn key(news: &Result<News>) -> Option<&str> {
+fn key(news: &Result<WatchUpdate>) -> Option<&str> {
     match news {
-        Ok(News::Entry(entry, _)) => Some(entry.key.as_str()),
+        Ok(WatchUpdate::Entry(entry, _)) => Some(entry.key.as_str()),
         Ok(_) => None,
         Err(error) => error.key(),
     }
 }
 
 /// Ends the listening task with the stream that it feeds.
-struct Listener(JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Listener {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 /// Ends the stream of the reader when the task ends, also when the runtime of the task shuts down.
-struct Feed(Arc<(Mutex<Waiting>, Notify)>);
+struct Feed(Arc<(Mutex<CoalescingQueue>, Notify)>);
 
 impl Drop for Feed {
     fn drop(&mut self) {
@@ -95,12 +95,12 @@ impl Drop for Feed {
 }
 
 /// Reads the stream in a task, and keeps the newest event of each key for the reader.
-pub(super) fn coalesce(mut news: NewsStream) -> NewsStream {
-    let shared = Arc::new((Mutex::new(Waiting::default()), Notify::new()));
+pub(super) fn coalesce(mut news: UpdateStream) -> UpdateStream {
+    let shared = Arc::new((Mutex::new(CoalescingQueue::default()), Notify::new()));
     let feed = Arc::clone(&shared);
     // Created before the task starts: a runtime that ends may never poll the task.
     let feed = Feed(feed);
-    let listener = Listener(tokio::spawn(async move {
+    let listener = AbortOnDrop(tokio::spawn(async move {
         while let Some(news) = news.next().await {
             let (waiting, arrived) = &*feed.0;
             waiting.lock().unwrap_or_else(PoisonError::into_inner).push(news);

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use futures::ready;
 use futures::stream::{Stream, StreamExt};
 
-use super::NewsStream;
-use super::recover::News;
+use super::UpdateStream;
+use super::recover::WatchUpdate;
 use crate::backend::RawEntry;
 use crate::bucket::{Entry, Removed, Version, decode};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub enum Event<T: KvModel> {
     /// A record: an existing one before [`Event::Ready`], a written one after it.
     Put(Entry<T>),
     /// A record, in a watch without values.
-    Touched {
+    HeadersOnly {
         /// The key.
         key: T::Key,
         /// The revision.
@@ -56,7 +56,7 @@ pub enum Event<T: KvModel> {
     /// The reader is at least this many changes behind. They are not lost. `coalesce` reduces their number.
     Lagging {
         /// The number of pending changes.
-        behind: u64,
+        pending: u64,
     },
 }
 
@@ -64,12 +64,12 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Put(entry) => f.debug_tuple("Put").field(entry).finish(),
-            Self::Touched { key, revision, .. } => write!(f, "Touched({key} at {revision})"),
+            Self::HeadersOnly { key, revision, .. } => write!(f, "HeadersOnly({key} at {revision})"),
             Self::Removed { key, revision, reason } => write!(f, "Removed({key} at {revision}, {reason:?})"),
             Self::Ready => f.write_str("Ready"),
             Self::Undecodable { key, error, .. } => write!(f, "Undecodable({key}, {error})"),
             Self::Resync => f.write_str("Resync"),
-            Self::Lagging { behind } => write!(f, "Lagging({behind})"),
+            Self::Lagging { pending: behind } => write!(f, "Lagging({behind})"),
         }
     }
 }
@@ -77,7 +77,7 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
 /// A stream of events; see [`ReadBucket::watch`](crate::ReadBucket::watch).
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Events<T: KvModel> {
-    news: NewsStream,
+    updates: UpdateStream,
     bucket: String,
     headers_only: bool,
     ignore_deletes: bool,
@@ -85,8 +85,8 @@ pub struct Events<T: KvModel> {
 }
 
 impl<T: KvModel> Events<T> {
-    pub(super) fn new(news: NewsStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
-        Self { news, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
+    pub(super) fn new(news: UpdateStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
+        Self { updates: news, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -96,15 +96,15 @@ impl<T: KvModel> Events<T> {
     /// Waits for the next item. `None`: the watch ended. `Some(None)`: an item without an event, such as a heartbeat, an
     /// interruption or an ignored removal.
     pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
-        let news = self.news.next().await?;
+        let news = self.updates.next().await?;
         Some(self.event(news))
     }
 
     /// Returns the event for an item of the watch. `None` if the item is internal or filtered out.
-    fn event(&self, news: Result<News>) -> Option<Result<Event<T>>> {
+    fn event(&self, news: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
         let event = match news {
-            Ok(News::Entry(raw, pending)) => {
-                let event: Event<T> = if self.headers_only { touched(&raw) } else { told(&raw) };
+            Ok(WatchUpdate::Entry(raw, pending)) => {
+                let event: Event<T> = if self.headers_only { headers_only_event(&raw) } else { decode_event(&raw) };
                 let event = match event {
                     Event::Put(entry) => Event::Put(entry.with_pending(pending)),
                     event => event,
@@ -114,13 +114,13 @@ impl<T: KvModel> Events<T> {
                 }
                 event
             }
-            Ok(News::Ready) => Event::Ready,
-            Ok(News::Resync) => Event::Resync,
-            Ok(News::Lagging(behind)) => Event::Lagging { behind },
-            Ok(News::Alive(_) | News::Interrupted(_)) => return None,
+            Ok(WatchUpdate::Ready) => Event::Ready,
+            Ok(WatchUpdate::Resync) => Event::Resync,
+            Ok(WatchUpdate::Lagging(behind)) => Event::Lagging { pending: behind },
+            Ok(WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
                 Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
-                None => return Some(Err(error.within("watch", &self.bucket, None))),
+                None => return Some(Err(error.with_context("watch", &self.bucket, None))),
             },
         };
         Some(Ok(event))
@@ -128,7 +128,7 @@ impl<T: KvModel> Events<T> {
 }
 
 /// Returns the event for an entry.
-pub(super) fn told<T: KvModel>(raw: &RawEntry) -> Event<T> {
+pub(super) fn decode_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
     match decode::version(raw) {
         Ok(Version::Put(entry)) => Event::Put(entry),
         Ok(Version::Removed { key, revision, reason, .. }) => Event::Removed { key, revision, reason },
@@ -136,10 +136,10 @@ pub(super) fn told<T: KvModel>(raw: &RawEntry) -> Event<T> {
     }
 }
 
-fn touched<T: KvModel>(raw: &RawEntry) -> Event<T> {
+fn headers_only_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
     match decode::key::<T>(&raw.key) {
-        Ok(key) if raw.is_live() => Event::Touched { key, revision: raw.revision, created: raw.created },
-        Ok(_) => told(raw),
+        Ok(key) if raw.is_live() => Event::HeadersOnly { key, revision: raw.revision, created: raw.created },
+        Ok(_) => decode_event(raw),
         Err(error) => undecodable(raw, error),
     }
 }
@@ -153,7 +153,7 @@ impl<T: KvModel> Stream for Events<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let Some(news) = ready!(self.news.poll_next_unpin(context)) else { return Poll::Ready(None) };
+            let Some(news) = ready!(self.updates.poll_next_unpin(context)) else { return Poll::Ready(None) };
             if let Some(event) = self.event(news) {
                 return Poll::Ready(Some(event));
             }

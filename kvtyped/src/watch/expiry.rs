@@ -11,8 +11,8 @@ use futures::stream;
 use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
-use super::NewsStream;
-use super::recover::News;
+use super::UpdateStream;
+use super::recover::WatchUpdate;
 use crate::backend::{BucketStatus, Deadline, Operation, RawBucket, RawEntry};
 use crate::error::Result;
 use crate::key::Key;
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A due record may have been written again, and the reader may be slow, so pending items of the watch come first. In a
 /// watch that always has pending items, a record is evicted if it was due at the server's last reply, and once every
 /// item up to that reply was delivered.
-pub(super) fn expire(news: NewsStream, raw: Arc<dyn RawBucket>) -> NewsStream {
+pub(super) fn expire(news: UpdateStream, raw: Arc<dyn RawBucket>) -> UpdateStream {
     let expiry = Expiry::new(news, raw);
     // Without a rule no record is tracked, so the rule is never read again.
     if expiry.rule.is_none() {
@@ -102,7 +102,7 @@ impl Rule {
 }
 
 struct Expiry {
-    news: NewsStream,
+    news: UpdateStream,
     raw: Arc<dyn RawBucket>,
     /// `None` if the server announces expiries.
     rule: Option<Rule>,
@@ -119,7 +119,7 @@ struct Expiry {
 }
 
 impl Expiry {
-    fn new(news: NewsStream, raw: Arc<dyn RawBucket>) -> Self {
+    fn new(news: UpdateStream, raw: Arc<dyn RawBucket>) -> Self {
         let config = raw.config();
         // The first reading of the clock also reports whether single records can expire.
         let rule = config.limit_markers.is_none().then_some(Rule { bucket: config.ttl, own: false });
@@ -127,10 +127,10 @@ impl Expiry {
         Self { news, raw, rule, tracked, due, clock: None, position: Revision::ZERO, looked: None, look: None }
     }
 
-    async fn next(&mut self) -> Option<Result<News>> {
+    async fn next(&mut self) -> Option<Result<WatchUpdate>> {
         loop {
             if let Some(expired) = self.evict_sure() {
-                return Some(Ok(News::Entry(expired, 0)));
+                return Some(Ok(WatchUpdate::Entry(expired, 0)));
             }
             if self.needs_look() {
                 let raw = Arc::clone(&self.raw);
@@ -141,7 +141,7 @@ impl Expiry {
                     return self.tell(news?);
                 }
                 if let Some(expired) = self.evict() {
-                    return Some(Ok(News::Entry(expired, 0)));
+                    return Some(Ok(WatchUpdate::Entry(expired, 0)));
                 }
             }
             let wake = self.wake();
@@ -158,7 +158,7 @@ impl Expiry {
     }
 
     /// Tracks an item of the watch, and returns it.
-    fn tell(&mut self, news: Result<News>) -> Option<Result<News>> {
+    fn tell(&mut self, news: Result<WatchUpdate>) -> Option<Result<WatchUpdate>> {
         if let Ok(news) = &news {
             self.track(news);
         }
@@ -166,9 +166,9 @@ impl Expiry {
     }
 
     /// Tracks the records of the watch.
-    fn track(&mut self, news: &News) {
+    fn track(&mut self, news: &WatchUpdate) {
         match news {
-            News::Entry(entry, _) => {
+            WatchUpdate::Entry(entry, _) => {
                 self.position = self.position.max(entry.revision);
                 self.forget(&entry.key);
                 let Some(rule) = self.rule else { return };
@@ -181,14 +181,14 @@ impl Expiry {
                 }
                 self.tracked.insert(entry.key.clone(), record);
             }
-            News::Resync => {
+            WatchUpdate::Resync => {
                 self.tracked.clear();
                 self.due.clear();
                 // The bucket may have been recreated with other settings.
                 (self.clock, self.looked, self.position) = (None, None, Revision::ZERO);
             }
-            News::Alive(upto) => self.position = self.position.max(*upto),
-            News::Ready | News::Lagging(_) | News::Interrupted(_) => {}
+            WatchUpdate::Alive(upto) => self.position = self.position.max(*upto),
+            WatchUpdate::Ready | WatchUpdate::Lagging(_) | WatchUpdate::Interrupted(_) => {}
         }
     }
 
@@ -333,7 +333,7 @@ mod tests {
                 ttl,
                 id: None,
             };
-            self.track(&News::Entry(entry, 0));
+            self.track(&WatchUpdate::Entry(entry, 0));
         }
 
         fn evicted(&mut self) -> Vec<u64> {
@@ -370,7 +370,7 @@ mod tests {
             ttl: None,
             id: None,
         };
-        expiry.track(&News::Entry(removed, 0));
+        expiry.track(&WatchUpdate::Entry(removed, 0));
         tokio::time::advance(9 * SECOND - Duration::from_millis(1)).await;
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -446,7 +446,7 @@ mod tests {
     async fn a_resync_clears_the_tracked_records() {
         let mut expiry = expiry(100 * SECOND).await;
         expiry.written("a", 1, 80 * SECOND, None);
-        expiry.track(&News::Resync);
+        expiry.track(&WatchUpdate::Resync);
         assert_eq!(expiry.evicted(), [0; 0]);
         assert!(expiry.next_look().is_none());
     }

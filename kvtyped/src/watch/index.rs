@@ -8,19 +8,19 @@ use arc_swap::ArcSwap;
 use papaya::HashMap;
 
 use super::cache::CacheChange;
-use super::keeper::Records;
+use super::keeper::RecordMap;
 use crate::bucket::Entry;
 use crate::model::KvModel;
 
 /// A secondary index of a cache: its records by a computed value; see [`Cache::index_by`](super::Cache::index_by).
-pub struct Index<K, T: KvModel> {
+pub struct CacheIndex<K, T: KvModel> {
     groups: Arc<Groups<K, T>>,
 }
 
-type Group<T> = Arc<[Arc<Entry<T>>]>;
-type Groups<K, T> = ArcSwap<HashMap<K, Group<T>>>;
+type IndexBucket<T> = Arc<[Arc<Entry<T>>]>;
+type Groups<K, T> = ArcSwap<HashMap<K, IndexBucket<T>>>;
 
-impl<K: Eq + Hash + Clone, T: KvModel> Index<K, T> {
+impl<K: Eq + Hash + Clone, T: KvModel> CacheIndex<K, T> {
     /// Returns the records whose computed value equals `by`.
     pub fn get(&self, by: &K) -> Vec<Arc<Entry<T>>> {
         self.groups.load().pin().get(by).map(|group| group.to_vec()).unwrap_or_default()
@@ -37,40 +37,40 @@ impl<K: Eq + Hash + Clone, T: KvModel> Index<K, T> {
     }
 }
 
-impl<K, T: KvModel> Clone for Index<K, T> {
+impl<K, T: KvModel> Clone for CacheIndex<K, T> {
     fn clone(&self) -> Self {
         Self { groups: Arc::clone(&self.groups) }
     }
 }
 
-impl<K, T: KvModel> fmt::Debug for Index<K, T> {
+impl<K, T: KvModel> fmt::Debug for CacheIndex<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Index").finish_non_exhaustive()
     }
 }
 
 /// All indexes of a cache.
-pub(super) struct Indexes<T: KvModel> {
-    all: Vec<Box<dyn Keep<T>>>,
+pub(super) struct CacheIndexes<T: KvModel> {
+    all: Vec<Box<dyn MaintainIndex<T>>>,
 }
 
-impl<T: KvModel> Default for Indexes<T> {
+impl<T: KvModel> Default for CacheIndexes<T> {
     fn default() -> Self {
         Self { all: Vec::new() }
     }
 }
 
-impl<T: KvModel> Indexes<T> {
-    pub(super) fn add<K, F>(&mut self, by: F, records: &Records<T>) -> Index<K, T>
+impl<T: KvModel> CacheIndexes<T> {
+    pub(super) fn add<K, F>(&mut self, by: F, records: &RecordMap<T>) -> CacheIndex<K, T>
     where
         K: Eq + Hash + Clone + Send + Sync + 'static,
         F: Fn(&T) -> K + Send + Sync + 'static,
     {
         let groups = Arc::new(ArcSwap::from_pointee(HashMap::new()));
-        let kept = Kept { by, groups: Arc::clone(&groups) };
+        let kept = IndexState { by, groups: Arc::clone(&groups) };
         kept.rebuild(records);
         self.all.push(Box::new(kept));
-        Index { groups }
+        CacheIndex { groups }
     }
 
     pub(super) fn apply(&mut self, change: &CacheChange<T>) {
@@ -80,7 +80,7 @@ impl<T: KvModel> Indexes<T> {
         }
     }
 
-    pub(super) fn rebuild(&mut self, records: &Records<T>) {
+    pub(super) fn rebuild(&mut self, records: &RecordMap<T>) {
         self.all.retain(|index| index.is_used());
         for index in &self.all {
             index.rebuild(records);
@@ -89,18 +89,18 @@ impl<T: KvModel> Indexes<T> {
 }
 
 /// An index with any type of computed value.
-trait Keep<T: KvModel>: Send + Sync {
+trait MaintainIndex<T: KvModel>: Send + Sync {
     fn apply(&self, change: &CacheChange<T>);
-    fn rebuild(&self, records: &Records<T>);
+    fn rebuild(&self, records: &RecordMap<T>);
     fn is_used(&self) -> bool;
 }
 
-struct Kept<K, T: KvModel, F> {
+struct IndexState<K, T: KvModel, F> {
     by: F,
     groups: Arc<Groups<K, T>>,
 }
 
-impl<K, T, F> Keep<T> for Kept<K, T, F>
+impl<K, T, F> MaintainIndex<T> for IndexState<K, T, F>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     T: KvModel,
@@ -123,7 +123,7 @@ where
             && joined.as_ref() != Some(&by)
         {
             let others = groups.get(&by).into_iter().flat_map(|group| group.iter());
-            let others: Group<T> = others.filter(|other| other.key() != key).cloned().collect();
+            let others: IndexBucket<T> = others.filter(|other| other.key() != key).cloned().collect();
             match others.is_empty() {
                 true => groups.remove(&by),
                 false => groups.insert(by, others),
@@ -131,12 +131,12 @@ where
         }
     }
 
-    fn rebuild(&self, records: &Records<T>) {
+    fn rebuild(&self, records: &RecordMap<T>) {
         let mut groups: std::collections::HashMap<K, Vec<Arc<Entry<T>>>> = std::collections::HashMap::new();
         for entry in records.pin().values() {
             groups.entry((self.by)(entry)).or_default().push(Arc::clone(entry));
         }
-        let groups = groups.into_iter().map(|(by, group)| (by, Group::from(group)));
+        let groups = groups.into_iter().map(|(by, group)| (by, IndexBucket::from(group)));
         self.groups.store(Arc::new(groups.collect()));
     }
 

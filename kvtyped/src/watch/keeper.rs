@@ -12,27 +12,27 @@ use papaya::HashMap;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::NewsStream;
+use super::UpdateStream;
 use super::cache::CacheChange;
-use super::event::{Event, told};
-use super::index::Indexes;
-use super::recover::News;
+use super::event::{Event, decode_event};
+use super::index::CacheIndexes;
+use super::recover::WatchUpdate;
 use crate::bucket::{Entry, decode};
 use crate::error::{Error, ErrorKind};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
 /// The number of changes that are buffered for a reader of `Cache::changes`. A slower reader misses changes.
-const CHANGES: usize = 1_024;
+const CHANGE_BUFFER: usize = 1_024;
 
 /// The maximum number of records to reserve memory for.
 const MOST_RESERVED: usize = 1 << 20;
 
-pub(super) type Records<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
+pub(super) type RecordMap<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
 
 /// The state of the cached keys.
 pub(super) struct Contents<T: KvModel> {
-    pub(super) records: Records<T>,
+    pub(super) records: RecordMap<T>,
     /// The keys whose newest record does not decode.
     undecodable: HashMap<T::Key, Arc<Error>>,
 }
@@ -135,7 +135,7 @@ impl<T: KvModel> Listing<T> {
 }
 
 /// The state that the keeper writes and the readers read.
-pub(super) struct Shared<T: KvModel> {
+pub(super) struct CacheState<T: KvModel> {
     pub(super) bucket: String,
     /// Replaced as a whole after a resync, so that no reader sees partial contents.
     pub(super) contents: ArcSwap<Contents<T>>,
@@ -143,27 +143,32 @@ pub(super) struct Shared<T: KvModel> {
     opened: Instant,
     advanced: AtomicU64,
     /// Locked by the keeper while it writes, and by a caller that adds an index.
-    pub(super) indexes: Mutex<Indexes<T>>,
-    pub(super) progress: watch::Sender<Progress>,
+    pub(super) indexes: Mutex<CacheIndexes<T>>,
+    pub(super) progress: watch::Sender<CacheProgress>,
     pub(super) changes: broadcast::Sender<CacheChange<T>>,
     pub(super) error: Mutex<Option<Arc<Error>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Progress {
+pub(super) struct CacheProgress {
     pub(super) revision: Revision,
     pub(super) ready: bool,
-    pub(super) over: bool,
+    pub(super) closed: bool,
     /// The watch reported an error before the first listing was complete.
     pub(super) failed: bool,
     /// When the cache was last known to be up to date.
-    pub(super) heard: Instant,
+    pub(super) last_seen: Instant,
 }
 
-impl<T: KvModel> Shared<T> {
+impl<T: KvModel> CacheState<T> {
     pub(super) fn new(bucket: &str) -> Self {
-        let progress =
-            Progress { revision: Revision::ZERO, ready: false, over: false, failed: false, heard: Instant::now() };
+        let progress = CacheProgress {
+            revision: Revision::ZERO,
+            ready: false,
+            closed: false,
+            failed: false,
+            last_seen: Instant::now(),
+        };
         Self {
             bucket: bucket.to_owned(),
             contents: ArcSwap::from_pointee(Contents::new()),
@@ -171,7 +176,7 @@ impl<T: KvModel> Shared<T> {
             advanced: AtomicU64::new(0),
             indexes: Mutex::default(),
             progress: watch::Sender::new(progress),
-            changes: broadcast::channel(CHANGES).0,
+            changes: broadcast::channel(CHANGE_BUFFER).0,
             error: Mutex::new(None),
         }
     }
@@ -201,7 +206,7 @@ impl<T: KvModel> Shared<T> {
     }
 
     /// Passes a change to the indexes and the readers.
-    fn tell(&self, change: CacheChange<T>) {
+    fn publish(&self, change: CacheChange<T>) {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner).apply(&change);
         // An error only means that there is no reader.
         let _ = self.changes.send(change);
@@ -241,24 +246,24 @@ impl<T: KvModel> Shared<T> {
 }
 
 /// Notifies waiting callers when it is dropped: the cache has ended.
-struct End<T: KvModel> {
-    shared: Arc<Shared<T>>,
+struct CloseOnDrop<T: KvModel> {
+    shared: Arc<CacheState<T>>,
     is_known: bool,
 }
 
-impl<T: KvModel> End<T> {
+impl<T: KvModel> CloseOnDrop<T> {
     /// Ends the cache after the reason was recorded.
     fn finish(mut self) {
         self.is_known = true;
     }
 }
 
-impl<T: KvModel> Drop for End<T> {
+impl<T: KvModel> Drop for CloseOnDrop<T> {
     fn drop(&mut self) {
         if !self.is_known {
             self.shared.fail(runtime_ended());
         }
-        self.shared.progress.send_modify(|progress| progress.over = true);
+        self.shared.progress.send_modify(|progress| progress.closed = true);
     }
 }
 
@@ -268,12 +273,15 @@ pub(super) fn runtime_ended() -> Error {
 }
 
 /// Updates the cache until its last handle is dropped or the watch ends.
-pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl Future<Output = ()> + Send {
+pub(super) fn run_updater<T: KvModel>(
+    news: UpdateStream,
+    shared: Arc<CacheState<T>>,
+) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
-    let end = End { shared, is_known: false };
+    let end = CloseOnDrop { shared, is_known: false };
     async move {
         let shared = &end.shared;
-        if AssertUnwindSafe(take_in(news, shared)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(apply_stream(news, shared)).catch_unwind().await.is_err() {
             let why = "the cache has ended, since the function of an index, or a codec, panicked";
             drop(shared.fail(Error::unavailable(why)));
         }
@@ -281,9 +289,9 @@ pub(super) fn keep<T: KvModel>(news: NewsStream, shared: Arc<Shared<T>>) -> impl
     }
 }
 
-async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
+async fn apply_stream<T: KvModel>(mut news: UpdateStream, shared: &CacheState<T>) {
     // A listing is filled separately until it is complete, at the start and after each resync.
-    let mut aside: Option<Listing<T>> = Some(Listing::new());
+    let mut staging: Option<Listing<T>> = Some(Listing::new());
     let mut reached = Revision::ZERO;
     // The highest revision of all listings: a repeated entry is no progress.
     let mut highest = Revision::ZERO;
@@ -292,22 +300,22 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
     while let Some(news) = news.next().await {
         let mut ready = false;
         match news {
-            Ok(News::Entry(raw, pending)) => {
+            Ok(WatchUpdate::Entry(raw, pending)) => {
                 // The expiry of an older record may arrive late.
                 reached = reached.max(raw.revision);
-                if aside.is_some() && raw.revision > highest {
+                if staging.is_some() && raw.revision > highest {
                     shared.advance();
                 }
                 highest = highest.max(raw.revision);
-                if let Some(listing) = &mut aside {
+                if let Some(listing) = &mut staging {
                     listing.reserve(pending);
                 }
-                let (key, new) = match told::<T>(&raw) {
+                let (key, new) = match decode_event::<T>(&raw) {
                     Event::Put(entry) => (entry.key().clone(), Ok(Some(Arc::new(entry)))),
                     Event::Removed { key, .. } => (key, Ok(None)),
                     Event::Undecodable { error, .. } => {
                         // An undecodable record replaces the earlier record too.
-                        let error = shared.fail(error.within("cache", &shared.bucket, Some(raw.key.as_ref())));
+                        let error = shared.fail(error.with_context("cache", &shared.bucket, Some(raw.key.as_ref())));
                         match decode::key::<T>(&raw.key) {
                             Ok(key) => (key, Err(error)),
                             Err(_) => continue,
@@ -315,38 +323,38 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                     }
                     _ => continue,
                 };
-                match &mut aside {
+                match &mut staging {
                     Some(listing) => listing.apply(key, new),
                     None => {
                         if let Some(change) = shared.contents.load().apply(key, new) {
-                            shared.tell(change);
+                            shared.publish(change);
                         }
                     }
                 }
             }
-            Ok(News::Ready) => {
-                if let Some(listing) = aside.take() {
+            Ok(WatchUpdate::Ready) => {
+                if let Some(listing) = staging.take() {
                     shared.swap(listing.finish());
                 }
                 ready = true;
                 interrupted.take().iter().for_each(|error| shared.recover(error));
             }
-            Ok(News::Resync) => {
-                aside = Some(Listing::new());
+            Ok(WatchUpdate::Resync) => {
+                staging = Some(Listing::new());
                 reached = Revision::ZERO;
             }
-            Ok(News::Alive(upto)) => {
+            Ok(WatchUpdate::Alive(upto)) => {
                 reached = upto;
                 interrupted.take().iter().for_each(|error| shared.recover(error));
             }
-            Ok(News::Lagging(_)) => continue,
-            Ok(News::Interrupted(error)) => {
-                interrupted = Some(shared.fail(error.within("cache", &shared.bucket, None)));
+            Ok(WatchUpdate::Lagging(_)) => continue,
+            Ok(WatchUpdate::Interrupted(error)) => {
+                interrupted = Some(shared.fail(error.with_context("cache", &shared.bucket, None)));
                 continue;
             }
             Err(error) => {
                 let is_of_the_watch = error.key().is_none();
-                let error = shared.fail(error.within("cache", &shared.bucket, None));
+                let error = shared.fail(error.with_context("cache", &shared.bucket, None));
                 if is_of_the_watch {
                     interrupted = Some(error);
                     shared
@@ -356,12 +364,12 @@ async fn take_in<T: KvModel>(mut news: NewsStream, shared: &Shared<T>) {
                 continue;
             }
         }
-        if aside.is_none() {
+        if staging.is_none() {
             shared.progress.send_modify(|progress| {
                 progress.revision = if ready { reached } else { progress.revision.max(reached) };
                 progress.ready = true;
                 if interrupted.is_none() {
-                    progress.heard = Instant::now();
+                    progress.last_seen = Instant::now();
                 }
             });
         }

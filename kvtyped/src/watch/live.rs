@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::live_keeper::{Keeper, Rules, Shared, Step, keep};
+use super::live_keeper::{LiveState, LiveUpdate, LiveUpdater, Rules, run_updater};
 use crate::backend::Deadline;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,27 +115,27 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         let Self { bucket, key, rules, timeout } = self;
         key.encode()?;
         let timeout = timeout.unwrap_or_else(|| bucket.timeout());
-        let events = bucket.watch(Filter::of_key(key)).timeout(timeout).await?;
-        let mut keeper = Keeper::new(events, key.to_string(), rules);
+        let events = bucket.watch(Filter::key(key)).timeout(timeout).await?;
+        let mut keeper = LiveUpdater::new(events, key.to_string(), rules);
         let mut deadline = Deadline::after(timeout);
         let (value, revision) = loop {
             if !keeper.is_ready {
                 deadline = Deadline::after(timeout);
             }
-            let missing = match deadline.bound(keeper.next()).await {
-                Ok(Some(Step::Value(value, revision))) => break (value, revision),
-                Ok(Some(Step::Error | Step::Nothing)) if !keeper.has_failed() => continue,
-                Ok(Some(Step::Error | Step::Nothing)) => ErrorKind::Closed,
-                Ok(Some(Step::Invalid)) => ErrorKind::NotFound,
+            let missing = match deadline.timeout(keeper.next()).await {
+                Ok(Some(LiveUpdate::Value(value, revision))) => break (value, revision),
+                Ok(Some(LiveUpdate::Error | LiveUpdate::Nothing)) if !keeper.has_failed() => continue,
+                Ok(Some(LiveUpdate::Error | LiveUpdate::Nothing)) => ErrorKind::Closed,
+                Ok(Some(LiveUpdate::Invalid)) => ErrorKind::NotFound,
                 Ok(None) => ErrorKind::Closed,
                 Err(_) => ErrorKind::NotFound,
             };
-            return Err(keeper.error().map_or_else(|| Error::new(missing), |error| Error::also(&error)));
+            return Err(keeper.error().map_or_else(|| Error::new(missing), |error| Error::shared(&error)));
         };
-        let (shared, sender) = Shared::new(value, revision, keeper.error());
+        let (shared, sender) = LiveState::new(value, revision, keeper.error());
         let shared = Arc::new(shared);
-        let task = tokio::spawn(keep(keeper, Arc::clone(&shared), sender));
-        Ok(Live { inner: Arc::new(Inner { shared, task }), seen: AtomicU64::new(0) })
+        let task = tokio::spawn(run_updater(keeper, Arc::clone(&shared), sender));
+        Ok(Live { inner: Arc::new(LiveInner { shared, task }), seen: AtomicU64::new(0) })
     }
 }
 
@@ -145,7 +145,7 @@ impl<'a, T: KvModel> IntoFuture for OpenLive<'a, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let (name, key) = (self.bucket.name().to_owned(), self.key.to_string());
-        Box::pin(async move { self.run().await.map_err(|error| error.within("live", &name, Some(&key))) })
+        Box::pin(async move { self.run().await.map_err(|error| error.with_context("live", &name, Some(&key))) })
     }
 }
 
@@ -158,17 +158,17 @@ impl<T: KvModel> fmt::Debug for OpenLive<'_, T> {
 /// The current value of one key; see [`ReadBucket::live`]. Cheap to clone. Each clone tracks its own
 /// [`changed`](Self::changed).
 pub struct Live<T: KvModel> {
-    inner: Arc<Inner<T>>,
+    inner: Arc<LiveInner<T>>,
     /// The version that this handle loaded last.
     seen: AtomicU64,
 }
 
-struct Inner<T: KvModel> {
-    shared: Arc<Shared<T>>,
+struct LiveInner<T: KvModel> {
+    shared: Arc<LiveState<T>>,
     task: JoinHandle<()>,
 }
 
-impl<T: KvModel> Drop for Inner<T> {
+impl<T: KvModel> Drop for LiveInner<T> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -177,7 +177,7 @@ impl<T: KvModel> Drop for Inner<T> {
 impl<T: KvModel> Live<T> {
     /// Returns the current value. Performs no I/O and takes no lock.
     pub fn load(&self) -> Arc<T> {
-        let Shared { version, value, .. } = &*self.inner.shared;
+        let LiveState { version, value, .. } = &*self.inner.shared;
         // Read the version before the value. If a new value arrives in between, `changed` reports it again instead of
         // missing it.
         self.seen.store(version.load(Ordering::Acquire), Ordering::Release);

@@ -13,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-pub(super) type Default<T> = Box<dyn Fn() -> T + Send + Sync>;
-pub(super) type Check<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+pub(super) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
+pub(super) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// The state that the keeper writes and the handles read.
-pub(super) struct Shared<T: KvModel> {
+pub(super) struct LiveState<T: KvModel> {
     pub(super) value: ArcSwap<T>,
     /// Increases with each value.
     pub(super) version: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Shared<T: KvModel> {
     pub(super) error: watch::Sender<Option<Arc<Error>>>,
 }
 
-impl<T: KvModel> Shared<T> {
+impl<T: KvModel> LiveState<T> {
     /// Creates the shared state with a first value. Also returns the sender of later values.
     pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
         let (sender, values) = watch::channel(Arc::clone(&value));
@@ -44,7 +44,7 @@ impl<T: KvModel> Shared<T> {
 }
 
 /// Turns events into values.
-pub(super) struct Keeper<T: KvModel> {
+pub(super) struct LiveUpdater<T: KvModel> {
     events: Events<T>,
     key: String,
     rules: Rules<T>,
@@ -64,14 +64,14 @@ pub(super) struct Keeper<T: KvModel> {
 
 /// The check of a live value, and its default.
 pub(super) struct Rules<T> {
-    pub(super) default: Option<Default<T>>,
+    pub(super) default: Option<DefaultFn<T>>,
     /// Whether the default also replaces an invalid first record.
     pub(super) default_if_invalid: bool,
-    pub(super) check: Option<Check<T>>,
+    pub(super) check: Option<ValidateFn<T>>,
 }
 
 /// The effect of an event on the value.
-pub(super) enum Step<T> {
+pub(super) enum LiveUpdate<T> {
     Value(Arc<T>, Revision),
     /// The error of the keeper changed: a record is invalid, or the watch failed or recovered.
     Error,
@@ -81,7 +81,7 @@ pub(super) enum Step<T> {
     Nothing,
 }
 
-impl<T: KvModel> Keeper<T> {
+impl<T: KvModel> LiveUpdater<T> {
     pub(super) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
         Self {
             events,
@@ -107,17 +107,17 @@ impl<T: KvModel> Keeper<T> {
     }
 
     /// Returns the effect of the next event. `None` means that the watch has ended.
-    pub(super) async fn next(&mut self) -> Option<Step<T>> {
+    pub(super) async fn next(&mut self) -> Option<LiveUpdate<T>> {
         let Some(event) = self.events.next_or_idle().await? else {
-            return Some(self.failure.take().map_or(Step::Nothing, |_| Step::Error));
+            return Some(self.failure.take().map_or(LiveUpdate::Nothing, |_| LiveUpdate::Error));
         };
         let error = match event {
             Ok(Event::Put(entry)) => {
                 self.listed = true;
-                match self.judge(&entry) {
+                match self.check_value(&entry) {
                     Ok(()) => {
                         let revision = entry.revision();
-                        return Some(self.take(entry.into_value(), revision));
+                        return Some(self.apply(entry.into_value(), revision));
                     }
                     Err(reason) => Error::new(ErrorKind::Rejected { reason }).at_revision(entry.revision()),
                 }
@@ -125,8 +125,8 @@ impl<T: KvModel> Keeper<T> {
             Ok(Event::Removed { revision, .. }) => {
                 self.listed = true;
                 match self.default_value() {
-                    Ok(Some(value)) => return Some(self.take(value, revision)),
-                    Ok(None) => return Some(Step::Nothing),
+                    Ok(Some(value)) => return Some(self.apply(value, revision)),
+                    Ok(None) => return Some(LiveUpdate::Nothing),
                     Err(error) => error,
                 }
             }
@@ -134,43 +134,43 @@ impl<T: KvModel> Keeper<T> {
                 self.is_ready = true;
                 let was_listed = std::mem::replace(&mut self.listed, true);
                 if was_listed && self.has_value {
-                    return Some(Step::Nothing);
+                    return Some(LiveUpdate::Nothing);
                 }
                 if was_listed && self.rules.default.is_some() && !self.rules.default_if_invalid {
-                    return Some(Step::Invalid);
+                    return Some(LiveUpdate::Invalid);
                 }
                 match self.default_value() {
                     // If the last record is invalid, keep the reason.
                     Ok(Some(value)) => {
                         self.has_value = true;
-                        return Some(Step::Value(Arc::new(value), Revision::ZERO));
+                        return Some(LiveUpdate::Value(Arc::new(value), Revision::ZERO));
                     }
-                    Ok(None) => return Some(Step::Nothing),
+                    Ok(None) => return Some(LiveUpdate::Nothing),
                     Err(error) => error,
                 }
             }
             Ok(Event::Resync) => {
                 self.listed = false;
-                return Some(Step::Nothing);
+                return Some(LiveUpdate::Nothing);
             }
             Ok(Event::Undecodable { error, .. }) => {
                 self.listed = true;
                 error
             }
-            Ok(_) => return Some(Step::Nothing),
+            Ok(_) => return Some(LiveUpdate::Nothing),
             Err(error) => {
                 self.failure = Some(self.located(error));
-                return Some(Step::Error);
+                return Some(LiveUpdate::Error);
             }
         };
         let error = self.located(error);
         self.log(&error);
         (self.refusal, self.failure) = (Some(error), None);
-        Some(Step::Error)
+        Some(LiveUpdate::Error)
     }
 
     fn located(&self, error: Error) -> Arc<Error> {
-        Arc::new(error.within("live", self.events.bucket(), Some(&self.key)))
+        Arc::new(error.with_context("live", self.events.bucket(), Some(&self.key)))
     }
 
     /// Logs each invalid revision once.
@@ -181,14 +181,14 @@ impl<T: KvModel> Keeper<T> {
         tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
     }
 
-    fn take(&mut self, value: T, revision: Revision) -> Step<T> {
+    fn apply(&mut self, value: T, revision: Revision) -> LiveUpdate<T> {
         (self.refusal, self.failure) = (None, None);
         self.has_value = true;
-        Step::Value(Arc::new(value), revision)
+        LiveUpdate::Value(Arc::new(value), revision)
     }
 
     /// Checks a value. A panic of the check rejects the value.
-    fn judge(&self, value: &T) -> Result<(), String> {
+    fn check_value(&self, value: &T) -> Result<(), String> {
         let Some(check) = &self.rules.check else { return Ok(()) };
         match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
             Ok(judged) => judged.map_err(|reason| reason.to_string()),
@@ -204,20 +204,20 @@ impl<T: KvModel> Keeper<T> {
 }
 
 /// Records the reason for the end, and then closes the channel of values.
-struct End<T: KvModel> {
-    shared: Arc<Shared<T>>,
+struct CloseOnDrop<T: KvModel> {
+    shared: Arc<LiveState<T>>,
     sender: watch::Sender<Arc<T>>,
     is_known: bool,
 }
 
-impl<T: KvModel> End<T> {
+impl<T: KvModel> CloseOnDrop<T> {
     /// Marks the reason for the end as recorded.
     fn finish(mut self) {
         self.is_known = true;
     }
 }
 
-impl<T: KvModel> Drop for End<T> {
+impl<T: KvModel> Drop for CloseOnDrop<T> {
     fn drop(&mut self) {
         if !self.is_known {
             self.shared.error.send_replace(Some(Arc::new(runtime_ended())));
@@ -226,28 +226,28 @@ impl<T: KvModel> Drop for End<T> {
 }
 
 /// Updates the value until the last handle is dropped or the watch ends.
-pub(super) fn keep<T: KvModel>(
-    mut keeper: Keeper<T>,
-    shared: Arc<Shared<T>>,
+pub(super) fn run_updater<T: KvModel>(
+    mut keeper: LiveUpdater<T>,
+    shared: Arc<LiveState<T>>,
     sender: watch::Sender<Arc<T>>,
 ) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
-    let end = End { shared, sender, is_known: false };
+    let end = CloseOnDrop { shared, sender, is_known: false };
     async move {
         let shared = &end.shared;
         while let Some(step) = keeper.next().await {
             match step {
-                Step::Value(value, revision) => {
+                LiveUpdate::Value(value, revision) => {
                     shared.error.send_if_modified(|error| error.take().is_some());
                     shared.revision.store(revision.get(), Ordering::Release);
                     shared.value.store(Arc::clone(&value));
                     shared.version.fetch_add(1, Ordering::AcqRel);
                     end.sender.send_replace(value);
                 }
-                Step::Error => {
+                LiveUpdate::Error => {
                     shared.error.send_replace(keeper.error());
                 }
-                Step::Nothing | Step::Invalid => {}
+                LiveUpdate::Nothing | LiveUpdate::Invalid => {}
             }
         }
         end.finish();

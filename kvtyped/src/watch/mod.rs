@@ -17,7 +17,7 @@ mod wait;
 
 pub use self::cache::{Cache, CacheChange, CacheChanges, OpenCache};
 pub use self::event::{Event, Events};
-pub use self::index::Index;
+pub use self::index::CacheIndex;
 pub use self::live::{Live, OpenLive};
 pub use self::wait::WaitFor;
 
@@ -31,10 +31,10 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use futures::{FutureExt, StreamExt, ready};
 
-use self::recover::{News, Plan, Recovery};
-use crate::backend::Since;
+use self::recover::{ResumingWatch, WatchSpec, WatchUpdate};
+use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
-use crate::closing::Closing;
+use crate::closing::ShutdownSignal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
@@ -136,7 +136,7 @@ impl<T: KvModel> Watch<'_, T> {
         self
     }
 
-    /// Omits the values: a live record is an [`Event::Touched`].
+    /// Omits the values: a live record is an [`Event::HeadersOnly`].
     pub fn headers_only(mut self) -> Self {
         self.headers_only = true;
         self
@@ -161,7 +161,7 @@ impl<T: KvModel> Watch<'_, T> {
         self
     }
 
-    fn since(&self) -> Result<Since> {
+    fn start_from(&self) -> Result<StartFrom> {
         let illegal = |what: &str| Err(Error::invalid_config(what));
         match (self.updates_only, self.history, self.from) {
             (true, true, _) => {
@@ -171,20 +171,21 @@ impl<T: KvModel> Watch<'_, T> {
                 illegal("`updates_only` and `from_revision` exclude each other: each says where to begin")
             }
             (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each says where to begin"),
-            (true, ..) => Ok(Since::Now),
+            (true, ..) => Ok(StartFrom::Now),
             (_, true, _) if self.coalesce => {
                 illegal("`history` and `coalesce` exclude each other: one wants every revision")
             }
-            (_, true, _) => Ok(Since::History),
-            (.., Some(revision)) => Ok(Since::After(Revision::new(revision.get().saturating_sub(1)))),
-            _ => Ok(Since::Newest),
+            (_, true, _) => Ok(StartFrom::History),
+            (.., Some(revision)) => Ok(StartFrom::After(Revision::new(revision.get().saturating_sub(1)))),
+            _ => Ok(StartFrom::Newest),
         }
     }
 
     async fn run(self) -> Result<Events<T>> {
-        let located = |error: Error| error.within("watch", self.bucket.name(), None);
-        let since = self.since().map_err(located)?;
-        let news = begin(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
+        let located = |error: Error| error.with_context("watch", self.bucket.name(), None);
+        let since = self.start_from().map_err(located)?;
+        let news =
+            start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
         let news = if self.coalesce { coalesce::coalesce(news) } else { news };
         Ok(Events::new(news, self.bucket.name(), self.headers_only, self.ignore_deletes))
     }
@@ -199,34 +200,34 @@ impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
     }
 }
 
-type NewsStream = BoxStream<'static, Result<News>>;
+type UpdateStream = BoxStream<'static, Result<WatchUpdate>>;
 
 /// Starts a watch. Every feature of this module uses it.
-async fn begin<T: KvModel>(
+async fn start_watch<T: KvModel>(
     bucket: &ReadBucket<T>,
     filter: &Filter<T>,
-    since: Since,
+    start_from: StartFrom,
     headers_only: bool,
     timeout: Option<Duration>,
-) -> Result<NewsStream> {
+) -> Result<UpdateStream> {
     let raw = Arc::clone(bucket.raw("watch")?);
     let patience = timeout.unwrap_or_else(|| bucket.timeout());
     if filter.patterns().is_empty() {
         return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
     }
-    let plan = Plan { patterns: filter.patterns().clone(), since, headers_only, patience };
-    let news = Recovery::begin(Arc::clone(&raw), plan).await?.into_stream().boxed();
-    Ok(until_closed(expiry::expire(news, raw), bucket.closing()))
+    let plan = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, patience };
+    let news = ResumingWatch::begin(Arc::clone(&raw), plan).await?.into_stream().boxed();
+    Ok(until_shutdown(expiry::expire(news, raw), bucket.shutdown()))
 }
 
-/// See [`until_closed`].
+/// See [`until_shutdown`].
 struct UntilClosed {
     /// The items, and the future that completes when the store is closed. `None` after the last item.
-    open: Option<(NewsStream, BoxFuture<'static, ()>)>,
+    open: Option<(UpdateStream, BoxFuture<'static, ()>)>,
 }
 
 impl Stream for UntilClosed {
-    type Item = Result<News>;
+    type Item = Result<WatchUpdate>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some((news, closed)) = &mut self.open else { return Poll::Ready(None) };
@@ -244,7 +245,7 @@ impl Stream for UntilClosed {
 }
 
 /// Ends the stream when the store is closed. The last item is then `Closed`.
-fn until_closed(news: NewsStream, closing: Arc<Closing>) -> NewsStream {
-    let closed = Box::pin(closing.wait());
+fn until_shutdown(news: UpdateStream, closing: Arc<ShutdownSignal>) -> UpdateStream {
+    let closed = Box::pin(closing.triggered());
     UntilClosed { open: Some((news, closed)) }.boxed()
 }

@@ -7,17 +7,17 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, Stream};
 
-use crate::backend::{Backoff, Begun, Delivered, RawBucket, RawEntry, Signal, Since, Watch};
+use crate::backend::{Backoff, Delivered, RawBucket, RawEntry, StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;
 use crate::revision::Revision;
 
-/// The reader gets [`News::Lagging`] once this many entries are pending after a delivery.
-const LAG: u64 = 1_000;
+/// The reader gets [`WatchUpdate::Lagging`] once this many entries are pending after a delivery.
+const LAG_THRESHOLD: u64 = 1_000;
 
 /// An item of a watch. It does not depend on the sessions of the watch.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum WatchUpdate {
     /// An entry, and the number of matching entries that are pending after it.
     Entry(RawEntry, u64),
     /// All current entries were delivered.
@@ -35,35 +35,35 @@ pub(super) enum News {
 
 /// The keys and the start position of a watch.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
+pub(super) struct WatchSpec {
     pub(super) patterns: Patterns,
-    pub(super) since: Since,
+    pub(super) since: StartFrom,
     pub(super) headers_only: bool,
     pub(super) patience: Duration,
 }
 
-type Sitting = BoxStream<'static, Result<Signal>>;
+type SignalStream = BoxStream<'static, Result<WatchSignal>>;
 
 /// The state of a watch.
-enum State {
+enum ResumeState {
     /// There is no session. A session that does not start is retried with a growing backoff. Errors that the reader
     /// must know are reported once, and the watch retries. Only a closed connection ends the watch.
-    Begin(Since),
+    Connecting(StartFrom),
     /// A session with this start position delivers the current entries. If it ends, the next session resumes after the
     /// position. A session that ends before its first entry is repeated.
-    Listing(Sitting, Since),
+    Listing(SignalStream, StartFrom),
     /// A session delivers changes. If it ends, the next session resumes after the position. The watch resyncs if
     /// something is missing in between, or if the bucket is another one or an older copy of itself.
-    Live(Sitting),
+    Watching(SignalStream),
     /// The watch has ended.
-    Over,
+    Closed,
 }
 
 /// A watch that continues over several sessions.
-pub(super) struct Recovery {
+pub(super) struct ResumingWatch {
     raw: Arc<dyn RawBucket>,
-    plan: Plan,
-    state: State,
+    plan: WatchSpec,
+    state: ResumeState,
     backoff: Backoff,
     /// The creation time of the bucket, and its highest known revision.
     bucket: Option<(SystemTime, Revision)>,
@@ -73,26 +73,26 @@ pub(super) struct Recovery {
     furthest: Revision,
     /// The keys that were delivered, for the proof that a session resumes without a gap.
     delivered: Delivered,
-    told_interrupted: bool,
+    reported_interruption: bool,
     /// Whether the reader must discard the delivered entries.
     resync: bool,
     /// Whether the reader waits for a `Ready`, either of the start or of a `Resync`.
-    owes_ready: bool,
-    told_anything: bool,
+    ready_pending: bool,
+    emitted_any: bool,
     /// The errors that were reported since the last session was ready.
-    told_errors: Vec<Discriminant<ErrorKind>>,
+    reported_errors: Vec<Discriminant<ErrorKind>>,
     lagging: bool,
-    held_back: Option<News>,
+    queued: Option<WatchUpdate>,
 }
 
-impl Recovery {
+impl ResumingWatch {
     /// Starts a watch.
     ///
     /// # Errors
     ///
     /// Returns the error of the first session if it does not start.
-    pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: Plan) -> Result<Self> {
-        let state = State::Begin(plan.since);
+    pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: WatchSpec) -> Result<Self> {
+        let state = ResumeState::Connecting(plan.since);
         let mut recovery = Self {
             raw,
             plan,
@@ -102,22 +102,22 @@ impl Recovery {
             position: Revision::ZERO,
             furthest: Revision::ZERO,
             delivered: Delivered::default(),
-            told_interrupted: false,
+            reported_interruption: false,
             resync: false,
-            owes_ready: true,
-            told_anything: false,
-            told_errors: Vec::new(),
+            ready_pending: true,
+            emitted_any: false,
+            reported_errors: Vec::new(),
             lagging: false,
-            held_back: None,
+            queued: None,
         };
-        recovery.sit_down(recovery.plan.since).await?;
+        recovery.start_session(recovery.plan.since).await?;
         // If the bucket has not reached the start revision, that is a revision of another bucket.
-        recovery.held_back = std::mem::take(&mut recovery.resync).then_some(News::Resync);
+        recovery.queued = std::mem::take(&mut recovery.resync).then_some(WatchUpdate::Resync);
         Ok(recovery)
     }
 
     /// Returns the items of the watch. An error with a key replaces one entry.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<News>> + Send {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<WatchUpdate>> + Send {
         // Boxed, because it moves with each item.
         stream::unfold(Box::new(self), |mut recovery| async move {
             let news = recovery.next().await?;
@@ -125,8 +125,8 @@ impl Recovery {
         })
     }
 
-    async fn next(&mut self) -> Option<Result<News>> {
-        if let Some(news) = self.held_back.take() {
+    async fn next(&mut self) -> Option<Result<WatchUpdate>> {
+        if let Some(news) = self.queued.take() {
             return Some(Ok(news));
         }
         loop {
@@ -137,108 +137,113 @@ impl Recovery {
     }
 
     /// Performs one step. Returns the next item, if any. `Some(None)` is the end of the watch.
-    async fn step(&mut self) -> Option<Option<Result<News>>> {
+    async fn step(&mut self) -> Option<Option<Result<WatchUpdate>>> {
         let heard = match &mut self.state {
-            State::Over => return Some(None),
-            State::Begin(since) => {
+            ResumeState::Closed => return Some(None),
+            ResumeState::Connecting(since) => {
                 let since = *since;
-                return match self.sit_down(since).await {
-                    Ok(()) if std::mem::take(&mut self.resync) => Some(Some(Ok(News::Resync))),
+                return match self.start_session(since).await {
+                    Ok(()) if std::mem::take(&mut self.resync) => Some(Some(Ok(WatchUpdate::Resync))),
                     Ok(()) => None,
-                    Err(error) => self.lost(error).await,
+                    Err(error) => self.on_session_lost(error).await,
                 };
             }
-            State::Listing(sitting, _) | State::Live(sitting) => sitting.next().await,
+            ResumeState::Listing(sitting, _) | ResumeState::Watching(sitting) => sitting.next().await,
         };
         match heard {
-            Some(Ok(signal)) => self.heard(signal).map(|news| Some(Ok(news))),
+            Some(Ok(signal)) => self.on_signal(signal).map(|news| Some(Ok(news))),
             Some(Err(error)) if error.key().is_some() => Some(Some(Err(error))),
-            Some(Err(error)) => self.lost(error).await,
-            None => self.lost(Error::unavailable("the watch was ended")).await,
+            Some(Err(error)) => self.on_session_lost(error).await,
+            None => self.on_session_lost(Error::unavailable("the watch was ended")).await,
         }
     }
 
     /// Starts a session. If the bucket is another one, or entries are missing, the session lists the bucket again.
-    async fn sit_down(&mut self, since: Since) -> Result<()> {
-        let Plan { patterns, headers_only, patience, .. } = self.plan.clone();
+    async fn start_session(&mut self, since: StartFrom) -> Result<()> {
+        let WatchSpec { patterns, headers_only, patience, .. } = self.plan.clone();
         let delivered = self.delivered.clone();
-        let mut sitting = self.raw.watch(Watch { patterns, since, headers_only, patience, delivered });
+        let mut sitting =
+            self.raw.watch(WatchRequest { patterns, since, headers_only, idle_timeout: patience, delivered });
         let begun = match sitting.next().await {
-            Some(Ok(Signal::Begun(begun))) => begun,
+            Some(Ok(WatchSignal::Started(begun))) => begun,
             Some(Err(error)) => return Err(error),
             _ => return Err(Error::unavailable("a watch did not begin")),
         };
-        let Begun { created, last_revision, complete } = begun;
+        let WatchStarted { created, last_revision, contiguous: complete } = begun;
         let first = self.bucket.is_none();
         let another = self.bucket.is_some_and(|(made, highest)| made != created || last_revision < highest);
         self.bucket = Some((created, last_revision));
         if another {
             self.furthest = Revision::ZERO;
         }
-        if let Since::After(revision) = since
+        if let StartFrom::After(revision) = since
             && (another || (!first && !complete) || revision > last_revision)
         {
             // The delivered entries do not match the bucket, so the next session lists it from the start.
             self.resync = true;
             self.position = Revision::ZERO;
-            self.state = State::Begin(self.listing());
-            return Box::pin(self.sit_down(self.listing())).await;
+            self.state = ResumeState::Connecting(self.listing());
+            return Box::pin(self.start_session(self.listing())).await;
         }
         self.resync |= another;
-        self.owes_ready |= self.resync;
+        self.ready_pending |= self.resync;
         self.position = match since {
-            Since::Now => last_revision,
-            Since::After(revision) => revision,
-            Since::Newest | Since::History => Revision::ZERO,
+            StartFrom::Now => last_revision,
+            StartFrom::After(revision) => revision,
+            StartFrom::Newest | StartFrom::History => Revision::ZERO,
         };
-        self.state = State::Listing(sitting, since);
+        self.state = ResumeState::Listing(sitting, since);
         Ok(())
     }
 
     /// Returns the start position of a session that lists the bucket.
-    fn listing(&self) -> Since {
-        if self.plan.since == Since::History { Since::History } else { Since::Newest }
+    fn listing(&self) -> StartFrom {
+        if self.plan.since == StartFrom::History { StartFrom::History } else { StartFrom::Newest }
     }
 
-    fn heard(&mut self, signal: Signal) -> Option<News> {
+    fn on_signal(&mut self, signal: WatchSignal) -> Option<WatchUpdate> {
         match signal {
-            Signal::Begun(_) => None,
-            Signal::Entry { entry, behind } => {
+            WatchSignal::Started(_) => None,
+            WatchSignal::Entry { entry, pending: behind } => {
                 self.reached(entry.revision);
                 self.progressed();
-                self.told_anything = true;
-                let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG);
-                if self.lagging && !was_lagging && matches!(self.state, State::Live(_)) {
-                    self.held_back = Some(News::Entry(entry, behind));
-                    return Some(News::Lagging(behind));
+                self.emitted_any = true;
+                let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG_THRESHOLD);
+                if self.lagging && !was_lagging && matches!(self.state, ResumeState::Watching(_)) {
+                    self.queued = Some(WatchUpdate::Entry(entry, behind));
+                    return Some(WatchUpdate::Lagging(behind));
                 }
-                Some(News::Entry(entry, behind))
+                Some(WatchUpdate::Entry(entry, behind))
             }
-            Signal::Ready => {
-                self.state = match std::mem::replace(&mut self.state, State::Over) {
-                    State::Listing(sitting, _) | State::Live(sitting) => State::Live(sitting),
+            WatchSignal::Ready => {
+                self.state = match std::mem::replace(&mut self.state, ResumeState::Closed) {
+                    ResumeState::Listing(sitting, _) | ResumeState::Watching(sitting) => ResumeState::Watching(sitting),
                     other => other,
                 };
                 if let Some((_, revision)) = self.bucket {
                     self.reached(revision);
                 }
-                self.told_errors.clear();
+                self.reported_errors.clear();
                 self.caught_up();
-                Some(if std::mem::take(&mut self.owes_ready) { News::Ready } else { News::Alive(self.position) })
+                Some(if std::mem::take(&mut self.ready_pending) {
+                    WatchUpdate::Ready
+                } else {
+                    WatchUpdate::Alive(self.position)
+                })
             }
-            Signal::Incomplete => {
-                self.resync |= self.told_anything;
+            WatchSignal::Incomplete => {
+                self.resync |= self.emitted_any;
                 self.position = Revision::ZERO;
-                self.state = State::Begin(self.listing());
+                self.state = ResumeState::Connecting(self.listing());
                 None
             }
-            Signal::Alive { upto } => {
+            WatchSignal::Heartbeat { through: upto } => {
                 self.reached(upto);
-                let is_live = matches!(self.state, State::Live(_));
+                let is_live = matches!(self.state, ResumeState::Watching(_));
                 if is_live {
                     self.caught_up();
                 }
-                is_live.then_some(News::Alive(self.position))
+                is_live.then_some(WatchUpdate::Alive(self.position))
             }
         }
     }
@@ -254,7 +259,7 @@ impl Recovery {
     fn caught_up(&mut self) {
         self.progressed();
         self.backoff = Backoff::outage();
-        self.told_interrupted = false;
+        self.reported_interruption = false;
     }
 
     fn reached(&mut self, revision: Revision) {
@@ -266,16 +271,20 @@ impl Recovery {
 
     /// Handles a session that ended or did not start. Chooses the next start position, and returns what the reader
     /// gets.
-    async fn lost(&mut self, error: Error) -> Option<Option<Result<News>>> {
+    async fn on_session_lost(&mut self, error: Error) -> Option<Option<Result<WatchUpdate>>> {
         tracing::debug!(bucket = self.raw.config().name, %error, "a watch lost its sitting");
-        let state = std::mem::replace(&mut self.state, State::Over);
+        let state = std::mem::replace(&mut self.state, ResumeState::Closed);
         let next = match state {
-            State::Begin(since) => since,
-            State::Listing(_, since @ (Since::Newest | Since::History)) if self.position == Revision::ZERO => since,
+            ResumeState::Connecting(since) => since,
+            ResumeState::Listing(_, since @ (StartFrom::Newest | StartFrom::History))
+                if self.position == Revision::ZERO =>
+            {
+                since
+            }
             // A listing is in the order of revisions, so it has sent every key whose newest revision is not beyond the
             // position. The next session sends the other keys. It proves that it missed no removal, or lists again.
-            State::Listing(..) | State::Live(_) => Since::After(self.position),
-            State::Over => return Some(None),
+            ResumeState::Listing(..) | ResumeState::Watching(_) => StartFrom::After(self.position),
+            ResumeState::Closed => return Some(None),
         };
         let is_silent = match error.kind() {
             ErrorKind::Closed => return Some(Some(Err(error))),
@@ -283,26 +292,26 @@ impl Recovery {
             | ErrorKind::Unavailable { .. }
             | ErrorKind::LimitReached { .. }
             | ErrorKind::Backend { .. } => {
-                self.state = State::Begin(next);
-                if !std::mem::replace(&mut self.told_interrupted, true) {
-                    return Some(Some(Ok(News::Interrupted(error))));
+                self.state = ResumeState::Connecting(next);
+                if !std::mem::replace(&mut self.reported_interruption, true) {
+                    return Some(Some(Ok(WatchUpdate::Interrupted(error))));
                 }
                 true
             }
             ErrorKind::BucketNotFound => {
-                self.state = State::Begin(self.listing());
+                self.state = ResumeState::Connecting(self.listing());
                 self.resync = true;
                 false
             }
             // A denied permission or disabled JetStream: an administrator may undo either.
             _ => {
-                self.state = State::Begin(next);
+                self.state = ResumeState::Connecting(next);
                 false
             }
         };
         let kind = discriminant(error.kind());
-        if !is_silent && !self.told_errors.contains(&kind) {
-            self.told_errors.push(kind);
+        if !is_silent && !self.reported_errors.contains(&kind) {
+            self.reported_errors.push(kind);
             return Some(Some(Err(error)));
         }
         tokio::time::sleep(self.backoff.next()).await;

@@ -86,13 +86,13 @@ where
             let (mut cause, mut is_listed) = (None, false);
             let wait = async {
                 key.encode()?;
-                let mut events = bucket.watch(Filter::of_key(key)).await?;
+                let mut events = bucket.watch(Filter::key(key)).await?;
                 loop {
                     match events.next().await {
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
                         Some(Ok(Event::Put(_) | Event::Removed { .. })) => cause = None,
                         Some(Ok(Event::Undecodable { key, error, .. })) => {
-                            cause = Some(error.within("wait_for", bucket.name(), Some(&key)));
+                            cause = Some(error.with_context("wait_for", bucket.name(), Some(&key)));
                         }
                         Some(Ok(event)) => is_listed |= matches!(event, Event::Ready),
                         Some(Err(error)) if timeout.is_some() && is_listed && may_be_undone(&error) => {
@@ -104,7 +104,7 @@ where
                 }
             };
             let waited = match timeout {
-                Some(timeout) => match Deadline::after(timeout).bound(wait).await {
+                Some(timeout) => match Deadline::after(timeout).timeout(wait).await {
                     Ok(waited) => waited,
                     Err(late) => Err(match cause {
                         Some(cause) => late.caused_by(cause),
@@ -113,7 +113,7 @@ where
                 },
                 None => wait.await,
             };
-            waited.map_err(|error| error.within("wait_for", bucket.name(), Some(&key.to_string())))
+            waited.map_err(|error| error.with_context("wait_for", bucket.name(), Some(&key.to_string())))
         })
     }
 }

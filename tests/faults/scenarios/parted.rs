@@ -126,7 +126,7 @@ impl Parted {
         let inside: Bucket<Record> = near.bucket().replicas(place.replicas).await.expect("nothing fails now");
         let outside: Bucket<Record> = far.bucket().replicas(place.replicas).await.expect("nothing fails now");
         let key = RecordKey::new("parted", round);
-        let cache = inside.cache(Filter::of_key(&key)).await.expect("nothing fails now");
+        let cache = inside.cache(Filter::key(&key)).await.expect("nothing fails now");
         let guard = Arc::new(inside.lock(&key).ttl(TTL).await.expect("nothing fails now"));
         let tenures = Tenures::of(&run.common().recorder);
         let client = 1_000 + 10 * round;

@@ -174,7 +174,7 @@ impl Writer {
             recorder.begin(self.seat.number, record.key().to_string(), action)
         };
         let pending: Vec<_> = many.iter().map(begin).collect();
-        let results = self.records.put_many(&many).timeout(HASTY).each().await;
+        let results = self.records.put_many(&many).timeout(HASTY).results().await;
         self.note_many(pending, results);
     }
 
@@ -186,7 +186,7 @@ impl Writer {
             recorder.begin(self.seat.number, key.to_string(), action)
         };
         let pending: Vec<_> = keys.iter().map(begin).collect();
-        let results = self.records.delete_many(&keys).timeout(HASTY).each().await;
+        let results = self.records.delete_many(&keys).timeout(HASTY).results().await;
         self.note_many(pending, results);
     }
 

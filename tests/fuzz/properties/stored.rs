@@ -32,7 +32,8 @@ pub fn check(bytes: &[u8]) {
     let headers: Vec<_> = lines.lines().filter_map(header).collect();
     let block: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let by_leader = leader(&subject, format!("NATS/1.0\r\n{block}\r\n").as_bytes(), value);
-    let delivered = probe::delivered(delivered(&subject, &headers, value), PREFIX).map(|entry| entry.expect("a place"));
+    let delivered =
+        probe::parse_delivered(delivered(&subject, &headers, value), PREFIX).map(|entry| entry.expect("a place"));
     let directly = probe::direct(direct(&subject, &headers, value), PREFIX);
     same(&by_leader, &delivered);
     same(&by_leader, &directly);
@@ -43,10 +44,10 @@ pub fn check(bytes: &[u8]) {
     // Headers that no client writes, and replies that no server sends.
     let _ = leader(&subject, lines.as_bytes(), value);
     let _ = leader(&subject, format!("NATS/1.0{lines}").as_bytes(), value);
-    let _ = probe::total(value);
+    let _ = probe::parse_total(value);
     let _ = probe::is_information(value);
     let _ = probe::leader(serde_json::from_slice(value).unwrap_or_default(), PREFIX);
-    let _ = probe::delivered(Message { reply: Some(lines.into()), ..delivered_nowhere(&subject) }, PREFIX);
+    let _ = probe::parse_delivered(Message { reply: Some(lines.into()), ..delivered_nowhere(&subject) }, PREFIX);
 }
 
 /// Parses a header that clients can write.

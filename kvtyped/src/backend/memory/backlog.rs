@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::bucket::Stored;
+use super::bucket::StoredEntry;
 use super::watch::first;
 use crate::revision::Revision;
 
@@ -19,7 +19,7 @@ pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The removed entries of a bucket that some attached watch has not read.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    entries: BTreeMap<Revision, Stored>,
+    entries: BTreeMap<Revision, StoredEntry>,
     /// The size of all entries, counted as a server counts stored messages.
     bytes: u64,
     /// The revisions of the entries that have no later entry of the same key.
@@ -64,7 +64,7 @@ impl Backlog {
     }
 
     /// Keeps an entry that leaves the bucket if a watch has not read it yet.
-    pub(super) fn keep(&mut self, revision: Revision, stored: Stored, is_last_of_key: bool) {
+    pub(super) fn keep(&mut self, revision: Revision, stored: StoredEntry, is_last_of_key: bool) {
         if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
             return;
         }
@@ -90,8 +90,8 @@ impl Backlog {
         &self,
         after: Revision,
         until: Revision,
-        wanted: &impl Fn(Revision, &Stored) -> bool,
-    ) -> (Revision, Option<&Stored>) {
+        wanted: &impl Fn(Revision, &StoredEntry) -> bool,
+    ) -> (Revision, Option<&StoredEntry>) {
         first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 

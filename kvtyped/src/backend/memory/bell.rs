@@ -11,25 +11,25 @@ use tokio::sync::futures::Notified;
 /// Listeners wake in the order of their registration, so that a simulation is reproducible from its seed. Tokio's
 /// `watch` wakes its receivers in a random order.
 #[derive(Debug, Default)]
-pub(super) struct Bell(Arc<Inner>);
+pub(super) struct ChangeNotifier(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    rung: Notify,
+    notify: Notify,
     gone: AtomicBool,
 }
 
 /// A subscription to a bell.
 #[derive(Debug, Clone)]
-pub(super) struct Listener(Arc<Inner>);
+pub(super) struct ChangeSubscription(Arc<Inner>);
 
-impl Bell {
-    pub(super) fn ring(&self) {
-        self.0.rung.notify_waiters();
+impl ChangeNotifier {
+    pub(super) fn notify(&self) {
+        self.0.notify.notify_waiters();
     }
 
-    pub(super) fn listen(&self) -> Listener {
-        Listener(Arc::clone(&self.0))
+    pub(super) fn subscribe(&self) -> ChangeSubscription {
+        ChangeSubscription(Arc::clone(&self.0))
     }
 
     #[cfg(test)]
@@ -38,21 +38,21 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for ChangeNotifier {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Release);
-        self.ring();
+        self.notify();
     }
 }
 
-impl Listener {
+impl ChangeSubscription {
     /// Completes at the next ring after this call, not after the first poll.
-    pub(super) fn rung(&self) -> Notified<'_> {
-        self.0.rung.notified()
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.notify.notified()
     }
 
     /// Whether the bell, and thus the bucket, was dropped.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }
 }

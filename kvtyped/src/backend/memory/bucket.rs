@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::backlog::Backlog;
-use super::bell::Bell;
+use super::bell::ChangeNotifier;
 use super::limits::{self, Size};
-use crate::backend::{At, Batch, Operation, OperationId, Write, WriteKind};
+use crate::backend::{Batch, Operation, OperationId, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -26,20 +26,20 @@ pub(super) struct BucketState {
     pub(super) last_revision: Revision,
     /// The size of all entries, as the store of a server counts it.
     pub(super) bytes: u64,
-    pub(super) entries: BTreeMap<Revision, Stored>,
+    pub(super) entries: BTreeMap<Revision, StoredEntry>,
     /// The revisions of each key, oldest first. No list is empty.
     pub(super) keys: HashMap<Key, VecDeque<Revision>>,
     /// The entries that were removed before every attached watch read them.
     pub(super) backlog: Backlog,
     /// The expiry times, with the revisions that expire then.
-    pub(super) due: BTreeSet<(Duration, Revision)>,
+    pub(super) expirations: BTreeSet<(Duration, Revision)>,
     /// Notifies watches of changes. Dropped with the bucket.
-    pub(super) bell: Bell,
+    pub(super) notifier: ChangeNotifier,
 }
 
 /// One entry.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredEntry {
     pub(super) key: Key,
     pub(super) at: Duration,
     pub(super) operation: Operation,
@@ -60,15 +60,15 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: HashMap::new(),
             backlog: Backlog::default(),
-            due: BTreeSet::new(),
-            bell: Bell::default(),
+            expirations: BTreeSet::new(),
+            notifier: ChangeNotifier::default(),
         }
     }
 
     /// Applies a write. A refused write changes nothing.
     pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = self.check(&mut write, |size| size)?;
-        let record = self.admit(size, &write.key)?;
+        let record = self.check_limits(size, &write.key)?;
         Ok(self.apply(write, record, now))
     }
 
@@ -84,8 +84,9 @@ impl BucketState {
         let mut sizes = Vec::with_capacity(count);
         for (index, write) in messages.iter_mut().enumerate() {
             let number = index + 1;
-            let framed = |size: Size| if count == 1 { size } else { size.in_batch(&id, number, number == count) };
-            let guarded = write.guard.as_ref().map_or_else(|| write.key.clone(), |guard| guard.key.clone());
+            let framed =
+                |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
+            let guarded = write.precondition.as_ref().map_or_else(|| write.key.clone(), |guard| guard.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
                 true => error.with_key(guarded.as_str()),
                 false => error.with_key(write.key.as_str()),
@@ -122,22 +123,22 @@ impl BucketState {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));
         }
-        if let Some(guard) = &write.guard {
-            limits::check_guard(guard, self.newest(&guard.key))?;
+        if let Some(guard) = &write.precondition {
+            limits::check_precondition(guard, self.newest(&guard.key))?;
         }
-        write.ttl = write.ttl.map(|ttl| self.at_least_the_markers(ttl));
+        write.ttl = write.ttl.map(|ttl| self.clamp_to_marker_ttl(ttl));
         Ok(framed(Size::of(write, &self.config.name)))
     }
 
     /// Applies a write that passed all checks.
     fn apply(&mut self, write: Write, record: u64, now: Duration) -> Revision {
-        let Write { key, kind, guard: _, ttl, id } = write;
+        let Write { key, kind, precondition: _, ttl, id } = write;
         let (operation, value) = match kind {
             WriteKind::Put(value) => (Operation::Put, value),
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        self.store(Stored { key, at: now, operation, value, ttl, id: Some(id), record })
+        self.store(StoredEntry { key, at: now, operation, value, ttl, id: Some(id), record })
     }
 
     /// Removes the entries of a key up to a revision. Returns their number.
@@ -148,11 +149,11 @@ impl BucketState {
     }
 
     /// Returns one entry of a key.
-    pub(super) fn read(&self, key: &Key, at: At) -> Option<(Revision, &Stored)> {
+    pub(super) fn read(&self, key: &Key, at: ReadAt) -> Option<(Revision, &StoredEntry)> {
         let revision = match at {
             // There is one copy, so every read is fresh.
-            At::Newest(_) => self.newest(key),
-            At::Revision(revision) => revision,
+            ReadAt::Newest(_) => self.newest(key),
+            ReadAt::Revision(revision) => revision,
         };
         let stored = self.entries.get(&revision)?;
         (stored.key == *key).then_some((revision, stored))
@@ -163,28 +164,28 @@ impl BucketState {
         self.config = config;
         let keys: Vec<_> = self.keys.keys().cloned().collect();
         for key in keys {
-            self.trim(&key, self.history());
+            self.enforce_history_limit(&key, self.history());
         }
-        self.due =
+        self.expirations =
             self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
         self.advance(now);
-        self.bell.ring();
+        self.notifier.notify();
     }
 
     /// Appends an entry, and removes the entries that it replaces.
-    pub(super) fn store(&mut self, stored: Stored) -> Revision {
+    pub(super) fn store(&mut self, stored: StoredEntry) -> Revision {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
         let is_rollup = matches!(stored.operation, Operation::Purge | Operation::Expired);
         if let Some(at) = self.expires(&stored) {
-            self.due.insert((at, revision));
+            self.expirations.insert((at, revision));
         }
         let key = stored.key.clone();
         self.bytes += stored.record;
         self.entries.insert(revision, stored);
         self.keys.entry(key.clone()).or_default().push_back(revision);
-        self.trim(&key, if is_rollup { 1 } else { self.history() });
-        self.bell.ring();
+        self.enforce_history_limit(&key, if is_rollup { 1 } else { self.history() });
+        self.notifier.notify();
         revision
     }
 
@@ -194,7 +195,7 @@ impl BucketState {
         let Some(stored) = self.entries.remove(&revision) else { return false };
         self.bytes -= stored.record;
         if let Some(at) = self.expires(&stored) {
-            self.due.remove(&(at, revision));
+            self.expirations.remove(&(at, revision));
         }
         if let Some(revisions) = self.keys.get_mut(&stored.key) {
             revisions.retain(|other| *other != revision);
@@ -208,7 +209,7 @@ impl BucketState {
     }
 
     /// Checks that a message of this size fits into the bucket. Returns the size of its record.
-    pub(super) fn admit(&self, size: Size, key: &Key) -> Result<u64> {
+    pub(super) fn check_limits(&self, size: Size, key: &Key) -> Result<u64> {
         self.check_size(size)?;
         let record = self.record(size, key);
         limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(key))?;
@@ -242,7 +243,7 @@ impl BucketState {
     }
 
     /// Drops the oldest entries of a key until `left` entries remain.
-    fn trim(&mut self, key: &Key, left: usize) {
+    fn enforce_history_limit(&mut self, key: &Key, left: usize) {
         while let Some(oldest) =
             self.keys.get(key).filter(|revisions| revisions.len() > left).and_then(|r| r.front().copied())
         {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::bucket::{BucketState, Stored};
+use super::bucket::{BucketState, StoredEntry};
 use super::limits::Size;
 use crate::backend::Operation;
 use crate::error::Result;
@@ -27,12 +27,12 @@ impl BucketState {
     ///
     /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
     pub(super) fn advance(&mut self, now: Duration) {
-        while let Some(&(at, revision)) = self.due.first().filter(|(at, _)| *at <= now) {
-            self.due.pop_first();
+        while let Some(&(at, revision)) = self.expirations.first().filter(|(at, _)| *at <= now) {
+            self.expirations.pop_first();
             let Some(stored) = self.entries.get(&revision) else { continue };
             let is_last = self.keys.get(&stored.key).is_some_and(|revisions| revisions.len() == 1);
             let is_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
-            match self.markers_live().filter(|_| is_last && !is_marker) {
+            match self.marker_ttl().filter(|_| is_last && !is_marker) {
                 None => {
                     self.remove(revision);
                 }
@@ -41,36 +41,36 @@ impl BucketState {
                         self.store(marker);
                     }
                     Err(_) => {
-                        self.due.insert((now + RETRY, revision));
+                        self.expirations.insert((now + RETRY, revision));
                     }
                 },
             }
         }
     }
 
-    fn expired_marker(&self, key: Key, at: Duration, lives: Ttl) -> Result<Stored> {
-        let size = Size::of_expired_marker(lives);
-        let record = self.admit(size, &key)?;
+    fn expired_marker(&self, key: Key, at: Duration, lives: Ttl) -> Result<StoredEntry> {
+        let size = Size::expired_marker(lives);
+        let record = self.check_limits(size, &key)?;
         let operation = Operation::Expired;
-        Ok(Stored { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
+        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
     }
 
     /// Returns the expiry time of an entry.
-    pub(super) fn expires(&self, stored: &Stored) -> Option<Duration> {
+    pub(super) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
         let own = stored.ttl.map(Ttl::as_duration);
         let shortest = own.into_iter().chain(self.config.ttl).min()?;
         Some(stored.at + shortest)
     }
 
     /// Returns the TTL of limit markers: a server counts whole seconds.
-    pub(super) fn markers_live(&self) -> Option<Ttl> {
+    pub(super) fn marker_ttl(&self) -> Option<Ttl> {
         self.config.limit_markers.and_then(|markers| Ttl::new(Duration::from_secs(markers.as_secs())))
     }
 
     /// Raises a TTL to that of the limit markers, as a server does for keys with a history: below the entry that
     /// expires there may be an older entry, which would become the value of the key again.
-    pub(super) fn at_least_the_markers(&self, ttl: Ttl) -> Ttl {
-        match self.markers_live() {
+    pub(super) fn clamp_to_marker_ttl(&self, ttl: Ttl) -> Ttl {
+        match self.marker_ttl() {
             Some(markers) if self.config.history != Some(1) => ttl.max(markers),
             _ => ttl,
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Guard, OperationId, Write, WriteKind};
+use crate::backend::{OperationId, Precondition, Write, WriteKind};
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -26,14 +26,14 @@ pub(super) struct Size {
 impl Size {
     /// Returns the size of the message of a write.
     pub(super) fn of(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, guard, ttl, id } = write;
+        let Write { key, kind, precondition: guard, ttl, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
             WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
             WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
         };
-        if let Some(Guard { key: guarded, revision }) = guard {
+        if let Some(Precondition { key: guarded, revision }) = guard {
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
             if guarded != key {
                 headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, guarded));
@@ -46,7 +46,7 @@ impl Size {
     }
 
     /// Adds the headers of a batch: the number of the message, and whether it is the last one.
-    pub(super) fn in_batch(self, id: &OperationId, number: usize, last: bool) -> Self {
+    pub(super) fn as_batch_message(self, id: &OperationId, number: usize, last: bool) -> Self {
         // The id of the batch is an operation id followed by the number of the attempt.
         let frame = Headers(0)
             .line("Nats-Batch-Id", id.as_str().len() + "-1".len())
@@ -56,7 +56,7 @@ impl Size {
     }
 
     /// Returns the size of the marker that a server leaves when the last entry of a key expires.
-    pub(super) fn of_expired_marker(lives: Ttl) -> Self {
+    pub(super) fn expired_marker(lives: Ttl) -> Self {
         let headers = Headers::new()
             .line("Nats-Marker-Reason", "MaxAge".len())
             .line("Nats-TTL", go_duration(lives.as_duration()).len())
@@ -105,7 +105,7 @@ pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
 }
 
 /// Returns a conflict if a precondition does not hold.
-pub(super) fn check_guard(guard: &Guard, actual: Revision) -> Result<()> {
+pub(super) fn check_precondition(guard: &Precondition, actual: Revision) -> Result<()> {
     if guard.revision == actual {
         return Ok(());
     }

@@ -36,11 +36,11 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
-use self::bucket::{BucketState, Stored};
-use self::state::State;
+use self::bucket::{BucketState, StoredEntry};
+use self::state::StateMachine;
 use super::{
-    At, Backend, Batch, BucketStatus, Capabilities, Deadline, Incarnation, RawBucket, RawCounters, RawEntry, Read,
-    Scan, Scanned, Signal, Watch, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
+    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +52,7 @@ use crate::revision::Revision;
 /// ```
 /// use std::time::Duration;
 /// use kvtyped::backend::memory::MemoryBackend;
-/// use kvtyped::backend::{At, Backend, Deadline, Read, Write, WriteKind};
+/// use kvtyped::backend::{ReadAt, Backend, Deadline, Read, Write, WriteKind};
 /// use kvtyped::{BucketConfig, Key};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -63,22 +63,22 @@ use crate::revision::Revision;
 ///
 /// let key = Key::new("acme.7").unwrap();
 /// let revision = bucket.write(Write::new(key.clone(), WriteKind::Put("hello".into())), deadline).await?;
-/// let entry = bucket.read(&key, At::Newest(Read::Leader), deadline).await?.unwrap();
+/// let entry = bucket.read(&key, ReadAt::Newest(Read::Leader), deadline).await?.unwrap();
 /// assert_eq!((entry.revision, &*entry.value), (revision, b"hello".as_slice()));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct MemoryBackend(Arc<Shared>);
+pub struct MemoryBackend(Arc<LocalShared>);
 
-struct Shared {
-    state: Mutex<State>,
+struct LocalShared {
+    state: Mutex<StateMachine>,
     epoch: Instant,
     epoch_as_date: SystemTime,
 }
 
 struct MemoryBucket {
-    shared: Arc<Shared>,
+    shared: Arc<LocalShared>,
     config: BucketConfig,
     created: SystemTime,
 }
@@ -86,8 +86,8 @@ struct MemoryBucket {
 impl MemoryBackend {
     /// Creates a backend without buckets.
     pub fn new() -> Self {
-        let state = Mutex::new(State::default());
-        Self(Arc::new(Shared { state, epoch: Instant::now(), epoch_as_date: SystemTime::now() }))
+        let state = Mutex::new(StateMachine::default());
+        Self(Arc::new(LocalShared { state, epoch: Instant::now(), epoch_as_date: SystemTime::now() }))
     }
 
     fn handle(&self, state: &BucketState) -> Arc<dyn RawBucket> {
@@ -115,14 +115,14 @@ impl Default for MemoryBackend {
     }
 }
 
-impl Shared {
+impl LocalShared {
     fn now(&self) -> Duration {
         Instant::now().saturating_duration_since(self.epoch)
     }
 
     /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a
     /// poisoned lock is usable.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StateMachine> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,8 +130,8 @@ impl Shared {
         self.epoch_as_date + at
     }
 
-    fn entry(&self, revision: Revision, stored: &Stored, with_value: bool) -> RawEntry {
-        let Stored { key, at, operation, value, ttl, id, record: _ } = stored;
+    fn entry(&self, revision: Revision, stored: &StoredEntry, with_value: bool) -> RawEntry {
+        let StoredEntry { key, at, operation, value, ttl, id, record: _ } = stored;
         RawEntry {
             key: key.clone(),
             revision,
@@ -146,15 +146,19 @@ impl Shared {
 
 impl MemoryBucket {
     /// Calls `act` with the current state of this bucket.
-    fn with<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
+    fn with_state<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
         let mut state = self.shared.lock();
-        let (bucket, now) = find(&mut state, &self.shared, &self.config.name)?;
+        let (bucket, now) = bucket_mut(&mut state, &self.shared, &self.config.name)?;
         act(bucket, now)
     }
 }
 
 /// Finds the current bucket of a name. Reads the clock under the lock, so that timestamps have the order of the writes.
-fn find<'a>(state: &'a mut State, shared: &Shared, name: &str) -> Result<(&'a mut BucketState, Duration)> {
+fn bucket_mut<'a>(
+    state: &'a mut StateMachine,
+    shared: &LocalShared,
+    name: &str,
+) -> Result<(&'a mut BucketState, Duration)> {
     state.bucket(name, shared.now()).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))
 }
 
@@ -162,7 +166,7 @@ fn find<'a>(state: &'a mut State, shared: &Shared, name: &str) -> Result<(&'a mu
 /// calls such operations lets other tasks run, as it would on a network.
 async fn begin(deadline: Deadline) -> Result<()> {
     tokio::task::coop::consume_budget().await;
-    if deadline.has_passed() { Err(deadline.error()) } else { Ok(()) }
+    if deadline.is_expired() { Err(deadline.error()) } else { Ok(()) }
 }
 
 impl Backend for MemoryBackend {
@@ -231,15 +235,15 @@ impl RawBucket for MemoryBucket {
         &self.config
     }
 
-    fn incarnation(&self) -> Incarnation {
+    fn identity(&self) -> BucketIdentity {
         // No connection can be lost here: the bucket can be another one only if a bucket was created since.
-        Incarnation { created: self.created, epoch: self.shared.lock().made() }
+        BucketIdentity { created: self.created, connection_epoch: self.shared.lock().buckets_created() }
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, now| {
+            self.with_state(|bucket, now| {
                 let created = self.shared.date(bucket.created);
                 Ok(BucketStatus {
                     now: self.shared.date(now),
@@ -255,28 +259,28 @@ impl RawBucket for MemoryBucket {
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, now| bucket.write(write, now))
+            self.with_state(|bucket, now| bucket.write(write, now))
         })
     }
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, now| bucket.commit(batch, now))
+            self.with_state(|bucket, now| bucket.commit(batch, now))
         })
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, _| Ok(bucket.erase(key, upto)))
+            self.with_state(|bucket, _| Ok(bucket.erase(key, upto)))
         })
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, _| {
+            self.with_state(|bucket, _| {
                 let found = bucket.read(key, at);
                 Ok(found.map(|(revision, stored)| self.shared.entry(revision, stored, true)))
             })
@@ -291,19 +295,19 @@ impl RawBucket for MemoryBucket {
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with(|bucket, _| {
-                let found = keys.iter().map(|key| bucket.read(key, At::Newest(read)));
+            self.with_state(|bucket, _| {
+                let found = keys.iter().map(|key| bucket.read(key, ReadAt::Newest(read)));
                 let entry = |(revision, stored)| self.shared.entry(revision, stored, true);
                 Ok(found.map(|found| found.map(entry)).collect())
             })
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
         scan::scan(Arc::clone(&self.shared), self.config.name.clone(), scan)
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
         watch::watch(Arc::clone(&self.shared), self.config.name.clone(), watch)
     }
 }

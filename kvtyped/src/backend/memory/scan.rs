@@ -10,20 +10,24 @@ use std::vec;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::bucket::BucketState;
-use super::{Shared, find};
-use crate::backend::{Scan, Scanned};
+use super::{LocalShared, bucket_mut};
+use crate::backend::{ScanItem, ScanRequest};
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// The number of entries that one page looks up.
-const AT_ONCE: usize = 64;
+const PAGE_SIZE: usize = 64;
 
 /// The number of entries or keys that one step searches before it releases the lock.
 const SEARCHED_AT_ONCE: usize = 256;
 
-pub(super) fn scan(shared: Arc<Shared>, bucket: String, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
-    let scanning = Scanning { shared, bucket, scan, rounds: 2, search: None, revisions: Vec::new().into_iter() };
+pub(super) fn scan(
+    shared: Arc<LocalShared>,
+    bucket: String,
+    scan: ScanRequest,
+) -> BoxStream<'static, Result<ScanItem>> {
+    let scanning = Scanner { shared, bucket, scan, rounds: 2, search: None, revisions: Vec::new().into_iter() };
     let pages = stream::unfold(Some(scanning), |scanning| async move {
         let mut scanning = scanning?;
         tokio::task::coop::consume_budget().await;
@@ -36,10 +40,10 @@ pub(super) fn scan(shared: Arc<Shared>, bucket: String, scan: Scan) -> BoxStream
     pages.flat_map(stream::iter).boxed()
 }
 
-struct Scanning {
-    shared: Arc<Shared>,
+struct Scanner {
+    shared: Arc<LocalShared>,
     bucket: String,
-    scan: Scan,
+    scan: ScanRequest,
     /// The number of rounds that are left.
     rounds: u32,
     /// The search of the current round, until it is finished.
@@ -63,23 +67,23 @@ enum Place {
     Keys(usize),
 }
 
-impl Scanning {
+impl Scanner {
     /// Returns the next entries, or an empty page while a search continues. Returns `None` after the last entry.
-    fn page(&mut self) -> Result<Option<Vec<Result<Scanned>>>> {
+    fn page(&mut self) -> Result<Option<Vec<Result<ScanItem>>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let (bucket, _) = find(&mut state, &shared, &self.bucket)?;
+        let (bucket, _) = bucket_mut(&mut state, &shared, &self.bucket)?;
         loop {
-            let page: Vec<_> = self.revisions.by_ref().take(AT_ONCE).collect();
+            let page: Vec<_> = self.revisions.by_ref().take(PAGE_SIZE).collect();
             let behind = self.revisions.len() as u64;
             if page.is_empty() {
-                return Ok(self.look(bucket).then(Vec::new));
+                return Ok(self.fill_page(bucket).then(Vec::new));
             }
             let last = page.len() as u64 - 1;
             let there = page.into_iter().enumerate().filter_map(|(at, revision)| {
                 let stored = bucket.entries.get(&revision)?;
                 let entry = shared.entry(revision, stored, !self.scan.headers_only);
-                Some(Ok(Scanned { entry, behind: behind + last - at as u64 }))
+                Some(Ok(ScanItem { entry, pending: behind + last - at as u64 }))
             });
             let there: Vec<_> = there.collect();
             if !there.is_empty() {
@@ -89,7 +93,7 @@ impl Scanning {
     }
 
     /// Continues the search. Returns `false` if nothing is left to search.
-    fn look(&mut self, bucket: &BucketState) -> bool {
+    fn fill_page(&mut self, bucket: &BucketState) -> bool {
         let mut search = match self.search.take() {
             Some(search) => search,
             None if self.rounds == 0 => return false,
@@ -110,14 +114,14 @@ impl Scanning {
 }
 
 impl Search {
-    fn new(scan: &Scan, bucket: &BucketState) -> Self {
+    fn new(scan: &ScanRequest, bucket: &BucketState) -> Self {
         let few_keys = scan.patterns.len() <= bucket.entries.len() && scan.patterns.iter().all(Pattern::is_exact);
         let place = if few_keys { Place::Keys(0) } else { Place::Entries(scan.after) };
         Self { until: bucket.last_revision, place, found: Vec::new() }
     }
 
     /// Searches some more entries or keys. Returns whether all were searched.
-    fn step(&mut self, scan: &Scan, bucket: &BucketState) -> bool {
+    fn step(&mut self, scan: &ScanRequest, bucket: &BucketState) -> bool {
         let Self { until, place, found } = self;
         let wanted = |revision, key: &Key| scan.history || bucket.newest(key) == revision;
         match place {

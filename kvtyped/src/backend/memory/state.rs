@@ -12,16 +12,16 @@ pub(super) const NAME: &str = "memory:";
 
 /// Every bucket of a backend.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct StateMachine {
     buckets: BTreeMap<String, BucketState>,
     now: Duration,
     /// The number of buckets that were ever created.
-    made: u64,
+    buckets_created: u64,
     /// The creation time of the last one.
-    last_made: Option<Duration>,
+    last_created: Option<Duration>,
 }
 
-impl State {
+impl StateMachine {
     /// Creates a bucket.
     pub(super) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config)?;
@@ -32,9 +32,9 @@ impl State {
         let config = told(config.with_defaults(true, true));
         let name = config.name.clone();
         // Creation times are unique, because they identify buckets.
-        let created = self.last_made.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
-        self.last_made = Some(created);
-        self.made += 1;
+        let created = self.last_created.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
+        self.last_created = Some(created);
+        self.buckets_created += 1;
         Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, created)))
     }
 
@@ -62,8 +62,8 @@ impl State {
     }
 
     /// Returns the number of buckets that were ever created.
-    pub(super) fn made(&self) -> u64 {
-        self.made
+    pub(super) fn buckets_created(&self) -> u64 {
+        self.buckets_created
     }
 
     /// Returns the names of all buckets, in order.

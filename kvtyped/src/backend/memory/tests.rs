@@ -13,7 +13,8 @@ use futures::{FutureExt, StreamExt};
 use super::MemoryBackend;
 use super::limits::Size;
 use crate::backend::{
-    At, Backend, Deadline, Guard, Operation, OperationId, RawBucket, RawEntry, Read, Scan, Scanned, Write, WriteKind,
+    Backend, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
+    Write, WriteKind,
 };
 use crate::config::{BucketConfig, Source, Storage};
 use crate::error::{Error, ErrorKind};
@@ -51,20 +52,20 @@ async fn write(bucket: &Arc<dyn RawBucket>, write: Write) -> Result<u64, Error> 
 }
 
 async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
-    bucket.read(&key(on), At::Newest(Read::Any), soon()).await.unwrap()
+    bucket.read(&key(on), ReadAt::Newest(Read::Any), soon()).await.unwrap()
 }
 
 /// Returns the revision, the key and the operation of every entry.
 async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
-    let scan = Scan {
+    let scan = ScanRequest {
         patterns: vec![Pattern::all()].into(),
         history: true,
         headers_only: false,
         after: Revision::ZERO,
-        wanted: None,
-        patience: SECOND,
+        limit: None,
+        idle_timeout: SECOND,
     };
-    let tell = |entry: Result<Scanned, Error>| {
+    let tell = |entry: Result<ScanItem, Error>| {
         let entry = entry.unwrap().entry;
         (entry.revision.get(), entry.key.to_string(), entry.operation)
     };
@@ -101,7 +102,7 @@ async fn a_marker_of_an_expiry_vanishes_without_a_trace() {
     assert_eq!(newest(&bucket, "k").await, None);
     let status = bucket.status(soon()).await.unwrap();
     assert_eq!((status.values, status.bytes, status.last_revision.get()), (0, 0, 2));
-    assert_eq!(write(&bucket, put("k", "again").expecting(Revision::ZERO)).await.unwrap(), 3);
+    assert_eq!(write(&bucket, put("k", "again").if_revision(Revision::ZERO)).await.unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,14 +230,14 @@ fn a_size_is_that_of_the_message_on_the_wire() {
     assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
     write.kind = WriteKind::Purge;
     write.ttl = seconds(60);
-    write.guard = Some(Guard { key: key("g"), revision: Revision::new(10) });
+    write.precondition = Some(Precondition { key: key("g"), revision: Revision::new(10) });
     let wire = "NATS/1.0\r\nNats-Msg-Id: id\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\
         Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
         Nats-TTL: 60\r\n\r\n";
     assert_eq!(size(&write), wire.len());
     let record = |storage| Size::of(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
     assert_eq!((record(Storage::Memory), record(Storage::File)), ("$KV.b.k".len() + 16, "$KV.b.k".len() + 34));
-    let marker = |seconds| Size::of_expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
+    let marker = |seconds| Size::expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
     let wire = "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5m0s\r\nNats-Rollup: sub\r\n\r\n";
     assert_eq!((marker(300), marker(9), marker(3600)), (wire.len(), wire.len() - 2, wire.len() + 2));
 }
@@ -253,7 +254,7 @@ async fn a_full_bucket_takes_what_replaces_as_much() {
     for refused in [
         put("other", "v"),
         put("k", &"x".repeat(250)),
-        small().expecting(Revision::new(3)),
+        small().if_revision(Revision::new(3)),
         Write::new(key("k"), WriteKind::Delete),
         Write::new(key("k"), WriteKind::Purge),
     ] {

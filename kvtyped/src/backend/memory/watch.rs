@@ -11,30 +11,34 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::Instant;
 
 use super::backlog::Reader;
-use super::bell::Listener;
-use super::bucket::{BucketState, Stored};
-use super::{Shared, find};
-use crate::backend::{Begun, Signal, Since, Watch};
+use super::bell::ChangeSubscription;
+use super::bucket::{BucketState, StoredEntry};
+use super::{LocalShared, bucket_mut};
+use crate::backend::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Patterns};
 use crate::revision::Revision;
 
 /// The interval of heartbeats of an idle session.
-const SILENCE: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The number of entries that one step examines before it releases the lock.
 const AT_ONCE: usize = 256;
 
-pub(super) fn watch(shared: Arc<Shared>, bucket: String, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+pub(super) fn watch(
+    shared: Arc<LocalShared>,
+    bucket: String,
+    watch: WatchRequest,
+) -> BoxStream<'static, Result<WatchSignal>> {
     let begun = async move {
         tokio::task::coop::consume_budget().await;
-        match Sitting::begin(shared, bucket, watch) {
-            Ok((begun, sitting)) => (Ok(Signal::Begun(begun)), Some(sitting)),
+        match WatchSession::open_session(shared, bucket, watch) {
+            Ok((begun, sitting)) => (Ok(WatchSignal::Started(begun)), Some(sitting)),
             Err(error) => (Err(error), None),
         }
     };
     let then = |sitting| {
-        stream::unfold(sitting, |sitting: Option<Sitting>| async move {
+        stream::unfold(sitting, |sitting: Option<WatchSession>| async move {
             let mut sitting = sitting?;
             match sitting.next().await {
                 Ok(signal) => Some((Ok(signal), Some(sitting))),
@@ -45,12 +49,12 @@ pub(super) fn watch(shared: Arc<Shared>, bucket: String, watch: Watch) -> BoxStr
     stream::once(begun).flat_map(move |(first, sitting)| stream::iter([first]).chain(then(sitting))).boxed()
 }
 
-struct Sitting {
-    shared: Arc<Shared>,
+struct WatchSession {
+    shared: Arc<LocalShared>,
     /// The name of the bucket.
     bucket: String,
     /// Notifies of changes of that bucket, and is closed with it. A new bucket of the same name has a new bell.
-    bell: Listener,
+    bell: ChangeSubscription,
     /// Keeps the entries that leave the bucket until the watch has delivered them.
     reader: Reader,
     patterns: Patterns,
@@ -58,43 +62,43 @@ struct Sitting {
     /// All matching entries up to this revision were delivered.
     position: Revision,
     /// The listing of the entries that existed at the start, until it is over.
-    listing: Option<Listing>,
+    listing: Option<InitialListing>,
     /// The time of the last signal.
-    told: Instant,
+    last_emitted: Instant,
 }
 
 /// The initial listing of a session.
 #[derive(Debug, Clone, Copy)]
-struct Listing {
+struct InitialListing {
     until: Revision,
     /// Only the newest entry of each key, as it was at the start.
     newest: bool,
 }
 
 /// The outcome of one step.
-enum Step {
-    Tell(Signal),
+enum SessionStep {
+    Emit(WatchSignal),
     /// More entries are left to examine.
-    Again,
+    Continue,
     /// Nothing happens before this time, unless the bell rings.
-    Wait(Instant),
+    Sleep(Instant),
 }
 
-impl Sitting {
-    fn begin(shared: Arc<Shared>, name: String, watch: Watch) -> Result<(Begun, Self)> {
+impl WatchSession {
+    fn open_session(shared: Arc<LocalShared>, name: String, watch: WatchRequest) -> Result<(WatchStarted, Self)> {
         // The start of a session never waits here.
-        let Watch { patterns, since, headers_only, patience: _, delivered: _ } = watch;
+        let WatchRequest { patterns, since, headers_only, idle_timeout: _, delivered: _ } = watch;
         let mut state = shared.lock();
-        let (bucket, _) = find(&mut state, &shared, &name)?;
+        let (bucket, _) = bucket_mut(&mut state, &shared, &name)?;
         let last = bucket.last_revision;
         let (position, complete) = match since {
-            Since::Newest | Since::History => (Revision::ZERO, true),
-            Since::Now => (last, true),
+            StartFrom::Newest | StartFrom::History => (Revision::ZERO, true),
+            StartFrom::Now => (last, true),
             // A bucket that has not reached the revision delivers every later write.
-            Since::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
+            StartFrom::After(revision) => (revision.min(last), bucket.keeps_all_after(revision)),
         };
-        let begun = Begun { created: shared.date(bucket.created), last_revision: last, complete };
-        let (bell, reader) = (bucket.bell.listen(), bucket.backlog.attach(last));
+        let begun = WatchStarted { created: shared.date(bucket.created), last_revision: last, contiguous: complete };
+        let (bell, reader) = (bucket.notifier.subscribe(), bucket.backlog.attach(last));
         drop(state);
         let sitting = Self {
             shared,
@@ -104,36 +108,36 @@ impl Sitting {
             patterns,
             headers_only,
             position,
-            listing: Some(Listing { until: last, newest: since == Since::Newest }),
-            told: Instant::now(),
+            listing: Some(InitialListing { until: last, newest: since == StartFrom::Newest }),
+            last_emitted: Instant::now(),
         };
         Ok((begun, sitting))
     }
 
-    async fn next(&mut self) -> Result<Signal> {
+    async fn next(&mut self) -> Result<WatchSignal> {
         loop {
             tokio::task::coop::consume_budget().await;
             // Created before the step, so that no change after the step is missed.
             let bell = self.bell.clone();
-            let rung = bell.rung();
+            let rung = bell.changed();
             match self.step()? {
-                Step::Tell(signal) => {
-                    self.told = Instant::now();
+                SessionStep::Emit(signal) => {
+                    self.last_emitted = Instant::now();
                     return Ok(signal);
                 }
-                Step::Again => {}
+                SessionStep::Continue => {}
                 // The next step finds out why the wait ended.
-                Step::Wait(until) => drop(tokio::time::timeout_at(until, rung).await),
+                SessionStep::Sleep(until) => drop(tokio::time::timeout_at(until, rung).await),
             }
         }
     }
 
     /// Examines the current state of the bucket.
-    fn step(&mut self) -> Result<Step> {
-        let Self { shared, bucket, bell, reader, patterns, headers_only, position, listing, told } = self;
+    fn step(&mut self) -> Result<SessionStep> {
+        let Self { shared, bucket, bell, reader, patterns, headers_only, position, listing, last_emitted: told } = self;
         let mut state = shared.lock();
-        let (bucket, _) = find(&mut state, shared, bucket)?;
-        if bell.is_gone() {
+        let (bucket, _) = bucket_mut(&mut state, shared, bucket)?;
+        if bell.is_closed() {
             return Err(Error::new(ErrorKind::BucketNotFound));
         }
         if listing.is_none() && bucket.backlog.is_lost_after(*position) {
@@ -141,7 +145,7 @@ impl Sitting {
         }
         let until = listing.map_or(bucket.last_revision, |listing| listing.until);
         let newest = listing.is_some_and(|listing| listing.newest);
-        let wanted = |revision, stored: &Stored| {
+        let wanted = |revision, stored: &StoredEntry| {
             patterns.matches(stored.key.as_str()) && !(newest && bucket.has_another(&stored.key, revision, until))
         };
         let (seen, found) = match listing {
@@ -151,33 +155,33 @@ impl Sitting {
         *position = seen;
         let step = found.map(|stored| {
             let (entry, behind) = (shared.entry(seen, stored, !*headers_only), bucket.at_most_after(seen));
-            Step::Tell(Signal::Entry { entry, behind })
+            SessionStep::Emit(WatchSignal::Entry { entry, pending: behind })
         });
         bucket.backlog.read(reader, seen);
         if let Some(step) = step {
             return Ok(step);
         }
         if seen < until {
-            return Ok(Step::Again);
+            return Ok(SessionStep::Continue);
         }
         if listing.take().is_some() {
-            return Ok(Step::Tell(Signal::Ready));
+            return Ok(SessionStep::Emit(WatchSignal::Ready));
         }
-        let silent = *told + SILENCE;
+        let silent = *told + HEARTBEAT_INTERVAL;
         if Instant::now() >= silent {
-            return Ok(Step::Tell(Signal::Alive { upto: seen }));
+            return Ok(SessionStep::Emit(WatchSignal::Heartbeat { through: seen }));
         }
         // An entry may expire without another operation on the bucket.
-        let due = bucket.due.first().and_then(|(at, _)| shared.epoch.checked_add(*at));
-        Ok(Step::Wait(due.map_or(silent, |due| due.min(silent))))
+        let due = bucket.expirations.first().and_then(|(at, _)| shared.epoch.checked_add(*at));
+        Ok(SessionStep::Sleep(due.map_or(silent, |due| due.min(silent))))
     }
 }
 
-impl Drop for Sitting {
+impl Drop for WatchSession {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if let Ok((bucket, _)) = find(&mut state, &self.shared, &self.bucket)
-            && !self.bell.is_gone()
+        if let Ok((bucket, _)) = bucket_mut(&mut state, &self.shared, &self.bucket)
+            && !self.bell.is_closed()
         {
             bucket.backlog.detach(&self.reader);
         }
@@ -186,10 +190,10 @@ impl Drop for Sitting {
 
 /// Returns the first wanted entry of a range, or else the revision that the search reached.
 pub(super) fn first<'a>(
-    range: impl Iterator<Item = (&'a Revision, &'a Stored)>,
+    range: impl Iterator<Item = (&'a Revision, &'a StoredEntry)>,
     until: Revision,
-    wanted: &impl Fn(Revision, &Stored) -> bool,
-) -> (Revision, Option<&'a Stored>) {
+    wanted: &impl Fn(Revision, &StoredEntry) -> bool,
+) -> (Revision, Option<&'a StoredEntry>) {
     for (looked, (revision, stored)) in (1..).zip(range) {
         if wanted(*revision, stored) {
             return (*revision, Some(stored));
@@ -207,8 +211,8 @@ impl BucketState {
         &self,
         after: Revision,
         until: Revision,
-        wanted: &impl Fn(Revision, &Stored) -> bool,
-    ) -> (Revision, Option<&Stored>) {
+        wanted: &impl Fn(Revision, &StoredEntry) -> bool,
+    ) -> (Revision, Option<&StoredEntry>) {
         first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 
@@ -217,8 +221,8 @@ impl BucketState {
         &self,
         after: Revision,
         until: Revision,
-        wanted: &impl Fn(Revision, &Stored) -> bool,
-    ) -> (Revision, Option<&Stored>) {
+        wanted: &impl Fn(Revision, &StoredEntry) -> bool,
+    ) -> (Revision, Option<&StoredEntry>) {
         let (stored, left) = (self.next(after, until, wanted), self.backlog.next(after, until, wanted));
         std::cmp::min_by_key(stored, left, |(seen, found)| (*seen, found.is_none()))
     }

@@ -9,50 +9,50 @@
 use serde_json::{Map, Value};
 
 use super::api::Api;
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::echo;
-use super::learned::Learned;
+use super::learned::PerConnection;
 use crate::backend::{Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The first version that accepts a message id in a batch. 2.12.0 accepts batches only without ids.
-pub(super) const TAKES_BATCHES: [u64; 3] = [2, 12, 1];
+pub(super) const ATOMIC_BATCH_VERSION: [u64; 3] = [2, 12, 1];
 
 /// The first JetStream API level whose servers honour the TTL of a key and a precondition on another key (2.11).
-pub(super) const HEEDS_HEADERS: u64 = 1;
+pub(super) const API_LEVEL_MESSAGE_TTL: u64 = 1;
 
 /// The first JetStream API level whose servers accept atomic batches (2.12).
-pub(super) const BATCHES: u64 = 2;
+pub(super) const API_LEVEL_ATOMIC_BATCH: u64 = 2;
 
 /// The API level and the version that the leader of a stream reports in the metadata of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct ServerFeatures {
     level: u64,
     version: [u64; 3],
 }
 
-impl Told {
+impl ServerFeatures {
     fn with(raw: &Map<String, Value>) -> Self {
-        Self { level: echo::level(raw), version: echo::version(raw) }
+        Self { level: echo::api_level(raw), version: echo::server_version(raw) }
     }
 
-    fn heeds_headers(self) -> bool {
-        self.level >= HEEDS_HEADERS
+    fn supports_message_ttl(self) -> bool {
+        self.level >= API_LEVEL_MESSAGE_TTL
     }
 
-    fn takes_batches(self) -> bool {
-        self.level >= BATCHES && self.version >= TAKES_BATCHES
+    fn supports_atomic_batch(self) -> bool {
+        self.level >= API_LEVEL_ATOMIC_BATCH && self.version >= ATOMIC_BATCH_VERSION
     }
 
-    /// Describes the server for the `found` part of an `Unsupported` error.
-    fn found(self, api: &Api) -> String {
+    /// Describes the server for the `describe` part of an `Unsupported` error.
+    fn describe(self, api: &Api) -> String {
         let [major, minor, patch] = self.version;
         if self.version != [0; 3] {
             return format!("nats-server {major}.{minor}.{patch} (JetStream API level {})", self.level);
         }
         // A server before 2.11 does not report its version. The connected server is not necessarily the leader.
-        let connected = api.wire().client().server_info().version;
-        match echo::numbers(&connected) < [2, 11, 0] {
+        let connected = api.connection().client().server_info().version;
+        match echo::parse_version(&connected) < [2, 11, 0] {
             true => format!("nats-server {connected}"),
             false => "a server before 2.11 that leads the bucket's stream".to_owned(),
         }
@@ -61,51 +61,51 @@ impl Told {
 
 /// Reads the features from a stream configuration that was just received. Returns an empty result for a mirror, because
 /// its configuration does not describe the server of its origin.
-pub(super) fn learned(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> Learned<Told> {
-    let learned = Learned::default();
+pub(super) fn initial_features(api: &Api, raw: &Map<String, Value>, is_mirror: bool) -> PerConnection<ServerFeatures> {
+    let learned = PerConnection::default();
     if !is_mirror {
-        learned.learn(api.wire().epoch(), Told::with(raw));
+        learned.set(api.connection().epoch(), ServerFeatures::with(raw));
     }
     learned
 }
 
-impl Place {
-    async fn told(&self, deadline: Deadline) -> Result<Told> {
-        let epoch = self.api.wire().epoch();
-        if let Some(told) = self.able.on(epoch) {
+impl StreamContext {
+    async fn features(&self, deadline: Deadline) -> Result<ServerFeatures> {
+        let epoch = self.api.connection().epoch();
+        if let Some(told) = self.features.get(epoch) {
             return Ok(told);
         }
-        let info = self.leader_api.stream(self.owner(), deadline).await?;
+        let info = self.leader_api.stream(self.origin_bucket(), deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (_, raw) = echo::of_info(&info)?;
-        let told = Told::with(&raw);
-        self.able.learn(epoch, told);
+        let (_, raw) = echo::parse_config(&info)?;
+        let told = ServerFeatures::with(&raw);
+        self.features.set(epoch, told);
         Ok(told)
     }
 
     /// Returns `Unsupported` if the server would ignore the headers of this write.
-    pub(super) async fn check_headers(&self, write: &Write, deadline: Deadline) -> Result<()> {
-        let elsewhere = write.guard.as_ref().is_some_and(|guard| guard.key != write.key);
+    pub(super) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
+        let elsewhere = write.precondition.as_ref().is_some_and(|guard| guard.key != write.key);
         let needs = match (write.ttl, elsewhere) {
             (None, false) => return Ok(()),
             (Some(_), _) => "nats-server 2.11 for the TTL of a key",
             (None, true) => "nats-server 2.11 for a guard on another key",
         };
-        let told = self.told(deadline).await?;
-        if told.heeds_headers() { Ok(()) } else { Err(Error::unsupported(needs, told.found(&self.api))) }
+        let told = self.features(deadline).await?;
+        if told.supports_message_ttl() { Ok(()) } else { Err(Error::unsupported(needs, told.describe(&self.api))) }
     }
 
     /// Returns whether the server treats the id of a refused write as the id of a write in flight. Replicated buckets
     /// did so before 2.12.
-    pub(super) async fn keeps_refused_ids(&self, deadline: Deadline) -> bool {
-        self.told(deadline).await.is_ok_and(|told| told.level < BATCHES)
+    pub(super) async fn deduplicates_rejected_ids(&self, deadline: Deadline) -> bool {
+        self.features(deadline).await.is_ok_and(|told| told.level < API_LEVEL_ATOMIC_BATCH)
     }
 
     /// Returns `Unsupported` if the server rejects batches, or would store each message of a batch separately.
-    pub(super) async fn check_batches(&self, deadline: Deadline) -> Result<()> {
-        let told = self.told(deadline).await?;
-        if !told.takes_batches() {
-            return Err(Error::unsupported("nats-server 2.12.1 for atomic batches", told.found(&self.api)));
+    pub(super) async fn check_batch_support(&self, deadline: Deadline) -> Result<()> {
+        let told = self.features(deadline).await?;
+        if !told.supports_atomic_batch() {
+            return Err(Error::unsupported("nats-server 2.12.1 for atomic batches", told.describe(&self.api)));
         }
         // The configuration of a mirror does not say whether its origin accepts batches.
         if self.config.mirror.is_none() && self.config.atomic != Some(true) {
@@ -121,16 +121,18 @@ mod tests {
 
     use super::*;
 
-    fn told(level: &str, version: &str) -> Told {
+    fn told(level: &str, version: &str) -> ServerFeatures {
         let raw = json!({ "metadata": { "_nats.level": level, "_nats.ver": version } });
-        Told::with(raw.as_object().unwrap_or(&Map::new()))
+        ServerFeatures::with(raw.as_object().unwrap_or(&Map::new()))
     }
 
     #[test]
     fn a_server_is_known_by_its_level_and_its_version() {
-        let old = Told::with(&Map::new());
-        assert!(!old.heeds_headers() && !old.takes_batches());
-        let told_of = |level, version| (told(level, version).heeds_headers(), told(level, version).takes_batches());
+        let old = ServerFeatures::with(&Map::new());
+        assert!(!old.supports_message_ttl() && !old.supports_atomic_batch());
+        let told_of = |level, version| {
+            (told(level, version).supports_message_ttl(), told(level, version).supports_atomic_batch())
+        };
         assert_eq!(told_of("1", "2.11.11"), (true, false));
         assert_eq!(told_of("2", "2.12.0"), (true, false));
         assert_eq!(told_of("2", "2.12.1"), (true, true));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::convert::{self, ApiError};
-use super::wire::{Answer, Pending, Wire};
+use super::wire::{Connection, InFlight, Reply};
 use super::{able, config, echo, record};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,40 +32,40 @@ const ELECTION: u32 = 10;
 const MOST_OPEN: usize = 4;
 
 /// The pause before a stream is requested again after a server of a cluster reported that it does not exist.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LEADER_SETTLE_DELAY: Duration = Duration::from_millis(200);
 
 /// How long "no responders" is retried on a server without JetStream. A server behind it with JetStream may just be
 /// starting.
-const NOBODY: Duration = Duration::from_secs(1);
+const NO_RESPONDERS_GRACE: Duration = Duration::from_secs(1);
 
 /// A handle to the API of one JetStream account or domain.
 #[derive(Clone)]
 pub(super) struct Api {
-    wire: Arc<Wire>,
+    connection: Arc<Connection>,
     prefix: Arc<str>,
 }
 
 /// Whether a request may be sent twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeat {
+pub(super) enum Idempotency {
     /// The request only reads, or a repetition is harmless.
-    UntilAnswered,
+    Idempotent,
     /// The request changes state and is not safe to repeat.
-    Never,
+    AtMostOnce,
 }
 
 impl Api {
-    pub(super) fn new(wire: Arc<Wire>, prefix: String) -> Self {
-        Self { wire, prefix: prefix.into() }
+    pub(super) fn new(wire: Arc<Connection>, prefix: String) -> Self {
+        Self { connection: wire, prefix: prefix.into() }
     }
 
     /// Returns the API of another account or domain over the same connection.
-    pub(super) fn elsewhere(&self, prefix: String) -> Self {
-        Self { wire: Arc::clone(&self.wire), prefix: prefix.into() }
+    pub(super) fn with_prefix(&self, prefix: String) -> Self {
+        Self { connection: Arc::clone(&self.connection), prefix: prefix.into() }
     }
 
-    pub(super) fn wire(&self) -> &Arc<Wire> {
-        &self.wire
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -81,7 +81,7 @@ impl Api {
         &self,
         verb: &str,
         body: Option<&Value>,
-        repeat: Repeat,
+        repeat: Idempotency,
         deadline: Deadline,
     ) -> Result<Result<Value, ApiError>> {
         let mut backoff = Backoff::outage();
@@ -91,14 +91,14 @@ impl Api {
             let answer = parse(&message.payload)?;
             match answer {
                 // A server of a cluster that just became the leader may not know every stream yet.
-                Err(error) if error.is_stream_not_found() && repeat == Repeat::UntilAnswered && !looked_again => {
+                Err(error) if error.is_stream_not_found() && repeat == Idempotency::Idempotent && !looked_again => {
                     looked_again = true;
-                    if !self.wire.is_clustered() || deadline.remaining() < LOOK_AGAIN {
+                    if !self.connection.is_clustered() || deadline.remaining() < LEADER_SETTLE_DELAY {
                         return Ok(Err(error));
                     }
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    tokio::time::sleep(LEADER_SETTLE_DELAY).await;
                 }
-                Err(error) if error.passes() => {
+                Err(error) if error.is_transient() => {
                     tracing::debug!(verb, error = error.description, "JetStream is temporarily unavailable");
                     if !backoff.pause(deadline).await {
                         return Ok(Err(error));
@@ -112,39 +112,39 @@ impl Api {
     /// Sends a request to `<prefix>.<verb>` and returns the reply message.
     ///
     /// A repeated request does not discard the earlier ones: a slow server may still answer them.
-    async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Repeat, deadline: Deadline) -> Result<Message> {
+    async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Idempotency, deadline: Deadline) -> Result<Message> {
         let begun = Instant::now();
         let mut backoff = Backoff::outage();
         let mut requests = Requests::default();
         loop {
             let length = match repeat {
-                Repeat::UntilAnswered => requests.patience(),
-                Repeat::Never => Duration::MAX,
+                Idempotency::Idempotent => requests.patience(),
+                Idempotency::AtMostOnce => Duration::MAX,
             };
             requests.add(self.send(verb, body, deadline).await?);
             let error = match requests.answer(deadline.within(length)).await {
-                Answer::Message(message) => return Ok(message),
-                Answer::NoResponders => {
-                    self.nobody(begun)?;
+                Reply::Message(message) => return Ok(message),
+                Reply::NoResponders => {
+                    self.jetstream_disabled(begun)?;
                     Error::unavailable(format!("no server answers on `{}.{verb}`", self.prefix))
                 }
-                answer @ (Answer::Silent | Answer::Broken) => {
-                    let was_silent = matches!(answer, Answer::Silent);
-                    let error = match self.wire.is_over() {
+                answer @ (Reply::TimedOut | Reply::Disconnected) => {
+                    let was_silent = matches!(answer, Reply::TimedOut);
+                    let error = match self.connection.is_over() {
                         true => Error::new(ErrorKind::Closed),
-                        false => convert::of_answer(answer, deadline),
+                        false => convert::reply_error(answer, deadline),
                     };
-                    if repeat == Repeat::Never {
+                    if repeat == Idempotency::AtMostOnce {
                         return Err(error.unknown_outcome());
                     }
                     // The wait for the reply replaces the pause.
-                    if was_silent && !deadline.has_passed() {
+                    if was_silent && !deadline.is_expired() {
                         tracing::debug!(verb, %error, "retrying the request");
                         continue;
                     }
                     error
                 }
-                answer => return Err(convert::of_answer(answer, deadline)),
+                answer => return Err(convert::reply_error(answer, deadline)),
             };
             tracing::debug!(verb, %error, "retrying the request");
             if !backoff.pause(deadline).await {
@@ -155,22 +155,22 @@ impl Api {
 
     /// Sends one request to `<prefix>.<verb>` as soon as there is a connection. Waits at most [`ATTEMPT`] for the
     /// reply.
-    pub(super) async fn attempt(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Answer> {
+    pub(super) async fn attempt(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Reply> {
         let mut request = self.send(verb, body, deadline).await?;
         Ok(request.wait(deadline.within(ATTEMPT)).await)
     }
 
     /// Creates a request to `<prefix>.<verb>` as soon as there is a connection.
-    async fn send(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<Pending> {
-        self.wire.connected(deadline).await?;
+    async fn send(&self, verb: &str, body: Option<&Value>, deadline: Deadline) -> Result<InFlight> {
+        self.connection.connected(deadline).await?;
         let payload = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        Ok(self.wire.request(format!("{}.{verb}", self.prefix), None, payload))
+        Ok(self.connection.request(format!("{}.{verb}", self.prefix), None, payload))
     }
 
     /// Handles "no responders". Returns an error once it is clear that no server will respond.
-    fn nobody(&self, begun: Instant) -> Result<()> {
-        let server = self.wire.client().server_info();
-        if server.jetstream || begun.elapsed() < NOBODY {
+    fn jetstream_disabled(&self, begun: Instant) -> Result<()> {
+        let server = self.connection.client().server_info();
+        if server.jetstream || begun.elapsed() < NO_RESPONDERS_GRACE {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unsupported {
@@ -181,14 +181,15 @@ impl Api {
 
     /// Requests the capabilities of the servers behind this API.
     pub(super) async fn capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
-        let info = self.call("INFO", None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
+        let info =
+            self.call("INFO", None, Idempotency::Idempotent, deadline).await?.map_err(convert::from_api_error)?;
         let level = info["api"]["level"].as_u64().unwrap_or_default();
-        let version = self.wire.client().server_info().version;
+        let version = self.connection.client().server_info().version;
         // Behind another prefix, a server of another version may respond.
-        let is_new = !self.is_default() || echo::numbers(&version) >= able::TAKES_BATCHES;
+        let is_new = !self.is_default() || echo::parse_version(&version) >= able::ATOMIC_BATCH_VERSION;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
-        capabilities.key_ttl = level >= able::HEEDS_HEADERS;
-        capabilities.atomic = level >= able::BATCHES && is_new;
+        capabilities.key_ttl = level >= able::API_LEVEL_MESSAGE_TTL;
+        capabilities.atomic = level >= able::API_LEVEL_ATOMIC_BATCH && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
         Ok(capabilities)
@@ -197,16 +198,16 @@ impl Api {
     /// Requests the information of a bucket's stream. Returns `None` if the stream does not exist.
     pub(super) async fn stream(&self, bucket: &str, deadline: Deadline) -> Result<Option<Value>> {
         let verb = format!("STREAM.INFO.{}", config::stream_name(bucket));
-        match self.call(&verb, None, Repeat::UntilAnswered, deadline).await? {
+        match self.call(&verb, None, Idempotency::Idempotent, deadline).await? {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.is_stream_not_found() => Ok(None),
-            Err(error) => Err(convert::of_api(error)),
+            Err(error) => Err(convert::from_api_error(error)),
         }
     }
 
     /// Returns `PermissionDenied` if the connection is restricted: permissions cannot limit this request to some keys.
-    pub(super) fn whole(&self, verb: &str) -> Result<()> {
-        match self.wire.is_confined() {
+    pub(super) fn request_until_deadline(&self, verb: &str) -> Result<()> {
+        match self.connection.is_restricted() {
             true => Err(Error::new(ErrorKind::PermissionDenied { subject: format!("{}.{verb}", self.prefix) })),
             false => Ok(()),
         }
@@ -218,13 +219,13 @@ impl Api {
         stream: &str,
         which: &Value,
         deadline: Deadline,
-    ) -> Result<Option<record::Stored>> {
+    ) -> Result<Option<record::StoredMessage>> {
         let verb = format!("STREAM.MSG.GET.{stream}");
-        self.whole(&verb)?;
-        match self.call(&verb, Some(which), Repeat::UntilAnswered, deadline).await? {
-            Ok(mut answer) => record::Stored::from_leader(answer["message"].take()).map(Some),
+        self.request_until_deadline(&verb)?;
+        match self.call(&verb, Some(which), Idempotency::Idempotent, deadline).await? {
+            Ok(mut answer) => record::StoredMessage::from_leader(answer["message"].take()).map(Some),
             Err(error) if error.is_message_not_found() => Ok(None),
-            Err(error) => Err(convert::of_api(error)),
+            Err(error) => Err(convert::from_api_error(error)),
         }
     }
 
@@ -234,7 +235,7 @@ impl Api {
         stream: &str,
         subject: &str,
         deadline: Deadline,
-    ) -> Result<Option<record::Stored>> {
+    ) -> Result<Option<record::StoredMessage>> {
         self.leader(stream, &json!({ "last_by_subj": subject }), deadline).await
     }
 }
@@ -243,13 +244,13 @@ impl Api {
 #[derive(Default)]
 struct Requests {
     /// The copies that may still be answered.
-    open: VecDeque<Pending>,
+    open: VecDeque<InFlight>,
     sent: u32,
 }
 
 impl Requests {
     /// Adds a copy. It is sent when [`answer`](Self::answer) is polled.
-    fn add(&mut self, request: Pending) {
+    fn add(&mut self, request: InFlight) {
         self.sent += 1;
         self.open.truncate(MOST_OPEN - 1);
         self.open.push_front(request);
@@ -265,7 +266,7 @@ impl Requests {
     }
 
     /// Waits for the first reply to any copy.
-    async fn answer(&mut self, until: Instant) -> Answer {
+    async fn answer(&mut self, until: Instant) -> Reply {
         let (answer, which) = if self.open.len() == 1 {
             (self.open[0].wait(until).await, 0)
         } else {
@@ -275,9 +276,9 @@ impl Requests {
         };
         match answer {
             // All copies share one time limit.
-            Answer::Message(_) | Answer::Silent => {}
+            Reply::Message(_) | Reply::TimedOut => {}
             // Copies that were sent on a broken connection stay unanswered.
-            Answer::Broken => self.open.clear(),
+            Reply::Disconnected => self.open.clear(),
             _ => drop(self.open.remove(which)),
         }
         answer
@@ -300,21 +301,21 @@ pub(super) struct Acknowledgement {
 }
 
 /// Parses a publish acknowledgement. Returns the acknowledgement, or the error that the server reports.
-pub(super) fn acknowledgement(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
-    let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(unreadable)?;
+pub(super) fn parse_ack(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
+    let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(malformed_response)?;
     Ok(answer.error.take().map_or(Ok(answer), Err))
 }
 
-fn unreadable(_: serde_json::Error) -> Error {
+fn malformed_response(_: serde_json::Error) -> Error {
     convert::backend("the reply of JetStream is not JSON")
 }
 
 /// Parses a reply. Returns its JSON, or the error that the server reports.
 pub(super) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
-    let mut answer: Value = serde_json::from_slice(payload).map_err(unreadable)?;
+    let mut answer: Value = serde_json::from_slice(payload).map_err(malformed_response)?;
     match answer.get_mut("error").map(Value::take) {
         None | Some(Value::Null) => Ok(Ok(answer)),
-        Some(error) => Ok(Err(ApiError::deserialize(error).map_err(unreadable)?)),
+        Some(error) => Ok(Err(ApiError::deserialize(error).map_err(malformed_response)?)),
     }
 }
 

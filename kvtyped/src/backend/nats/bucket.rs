@@ -10,13 +10,13 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
-use super::able::{self, Told};
-use super::api::{Api, Repeat};
-use super::learned::Learned;
+use super::able::{self, ServerFeatures};
+use super::api::{Api, Idempotency};
+use super::learned::PerConnection;
 use super::{commit, config, convert, echo, few, many, publish, read, record, scan, watch};
 use crate::backend::{
-    At, Batch, BucketStatus, Deadline, Dropped, Incarnation, RawBucket, RawEntry, Read, Scan, Scanned, Signal, Watch,
-    Write, detached,
+    Batch, BucketIdentity, BucketStatus, Deadline, Dropped, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
+    WatchRequest, WatchSignal, Write, detached,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,19 +24,19 @@ use crate::key::Key;
 use crate::revision::Revision;
 
 /// The first version that counts the pending messages of several filters correctly. Older versions count too few.
-const COUNTS_FILTERS: [u64; 3] = [2, 12, 4];
+const MULTI_FILTER_PENDING_VERSION: [u64; 3] = [2, 12, 4];
 
 /// The first version that excludes the returned message when a direct get reports the number of pending messages. Older
 /// versions include it.
-const COUNTS_BEHIND: [u64; 3] = [2, 12, 0];
+const PENDING_EXCLUDES_CURRENT_VERSION: [u64; 3] = [2, 12, 0];
 
 /// A handle to one bucket.
 pub(super) struct NatsBucket {
-    place: Arc<Place>,
+    place: Arc<StreamContext>,
 }
 
 /// The state that every operation on a bucket needs.
-pub(super) struct Place {
+pub(super) struct StreamContext {
     pub(super) api: Api,
     pub(super) config: BucketConfig,
     /// The creation time of the stream.
@@ -49,26 +49,26 @@ pub(super) struct Place {
     /// domain.
     pub(super) write_prefix: String,
     /// Whether direct gets are allowed, so that any server that stores the bucket may answer.
-    pub(super) direct: bool,
+    pub(super) allow_direct: bool,
     /// The API of the leader that decides writes. For a mirror, this is the leader of its origin.
     pub(super) leader_api: Api,
     pub(super) leader_stream: String,
     /// The features of the server that takes the writes.
-    pub(super) able: Learned<Told>,
+    pub(super) features: PerConnection<ServerFeatures>,
     /// Whether the server counts the pending messages of several filters correctly.
-    pub(super) counts_filters: bool,
+    pub(super) reliable_multi_filter_pending: bool,
     /// Whether the server includes the returned message of a direct get in the number of pending messages.
-    pub(super) counts_what_it_gives: bool,
+    pub(super) pending_includes_current: bool,
     /// How long the server recognises the id of a stored message.
     pub(super) duplicate_window: Duration,
     /// Whether the bucket answers requests for many keys.
-    pub(super) many: many::Support,
+    pub(super) multi_get: many::MultiGetSupport,
     /// Whether requests about few keys of a filter are answered.
     pub(super) few: few::Support,
     /// The limit on the unacknowledged messages of a consumer: that of the stream or, once known, that of the account.
     pub(super) max_ack_pending: AtomicUsize,
     /// Whether acknowledgements were found not to reach the server, so that a consumer should have no window.
-    pub(super) unwindowed: AtomicBool,
+    pub(super) flow_window_disabled: AtomicBool,
     /// The number of messages that a subscription is expected to buffer.
     window: AtomicU32,
 }
@@ -86,7 +86,7 @@ impl NatsBucket {
         let owner = config.mirror.as_ref().map_or(&*config.name, |origin| &*origin.bucket);
         let prefix = echo::mapped_prefix(&raw, &config.name).unwrap_or_else(|| config::subject_prefix(owner));
         let elsewhere = config.mirror.as_ref().and_then(|origin| origin.external_api());
-        let leader_api = elsewhere.map_or_else(|| api.clone(), |prefix| api.elsewhere(prefix));
+        let leader_api = elsewhere.map_or_else(|| api.clone(), |prefix| api.with_prefix(prefix));
         let written = config::subject_prefix(owner);
         let write_prefix = match leader_api.is_default() {
             true => written,
@@ -95,22 +95,22 @@ impl NatsBucket {
         let limits = raw.get("consumer_limits").and_then(|limits| limits["max_ack_pending"].as_u64());
         let limit = limits.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
         let max_ack_pending = limit.unwrap_or(usize::MAX);
-        let place = Place {
+        let place = StreamContext {
             api: api.clone(),
             stream: config::stream_name(&config.name),
             leader_stream: config::stream_name(owner),
             prefix,
             write_prefix,
-            direct,
-            able: able::learned(api, &raw, config.mirror.is_some()),
-            counts_filters: echo::version(&raw) >= COUNTS_FILTERS,
-            counts_what_it_gives: echo::version(&raw) < COUNTS_BEHIND,
+            allow_direct: direct,
+            features: able::initial_features(api, &raw, config.mirror.is_some()),
+            reliable_multi_filter_pending: echo::server_version(&raw) >= MULTI_FILTER_PENDING_VERSION,
+            pending_includes_current: echo::server_version(&raw) < PENDING_EXCLUDES_CURRENT_VERSION,
             leader_api,
             duplicate_window,
-            many: many::Support::default(),
+            multi_get: many::MultiGetSupport::default(),
             few: few::Support::default(),
             max_ack_pending: AtomicUsize::new(max_ack_pending),
-            unwindowed: AtomicBool::new(false),
+            flow_window_disabled: AtomicBool::new(false),
             window: AtomicU32::new(WINDOW.0),
             created,
             config,
@@ -118,16 +118,16 @@ impl NatsBucket {
         Self { place: Arc::new(place) }
     }
 
-    pub(super) fn into_place(self) -> Arc<Place> {
+    pub(super) fn into_context(self) -> Arc<StreamContext> {
         self.place
     }
 }
 
-impl Place {
+impl StreamContext {
     /// The `max_ack_pending` of a consumer. `None` if acknowledgements do not reach the server and the stream does not
     /// require them.
     pub(super) fn window(&self) -> Option<u32> {
-        match (self.unwindowed.load(Ordering::Relaxed), self.forced_window()) {
+        match (self.flow_window_disabled.load(Ordering::Relaxed), self.forced_window()) {
             (true, forced) => forced,
             (false, limit) => Some(self.window.load(Ordering::Relaxed).min(limit.unwrap_or(u32::MAX))),
         }
@@ -167,13 +167,13 @@ impl Place {
     }
 
     /// Requests the newest message of a key from the leader.
-    pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<record::Stored>> {
+    pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<record::StoredMessage>> {
         self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
     }
 
     /// Requests the last revision from the leader.
     pub(super) async fn leader_last(&self, deadline: Deadline) -> Result<Revision> {
-        let info = self.leader_api.stream(self.owner(), deadline).await?;
+        let info = self.leader_api.stream(self.origin_bucket(), deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let last = info["state"]["last_seq"].as_u64();
         last.map(Revision::new).ok_or_else(|| convert::backend("the stream information lacks the state"))
@@ -186,25 +186,25 @@ impl Place {
     }
 
     /// Returns the name of the bucket whose leader decides writes: the origin if this bucket is a mirror.
-    pub(super) fn owner(&self) -> &str {
+    pub(super) fn origin_bucket(&self) -> &str {
         self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
     }
 
     /// Requests the stream information from the leader. Returns `Some(None)` if the bucket does not exist, and `None`
     /// if the leader does not answer within 500 ms.
-    pub(super) async fn information(&self, deadline: Deadline) -> Option<Option<Value>> {
+    pub(super) async fn probe_stream(&self, deadline: Deadline) -> Option<Option<Value>> {
         let soon = Deadline::after(deadline.remaining().min(Duration::from_millis(500)));
-        self.leader_api.stream(self.owner(), soon).await.ok()
+        self.leader_api.stream(self.origin_bucket(), soon).await.ok()
     }
 
     /// Erases the entries of a key up to a revision. Later entries are kept, so the request is safe to repeat.
     async fn erase(&self, key: &Key, upto: Revision, deadline: Deadline) -> Result<u64> {
         let verb = format!("STREAM.PURGE.{}", self.leader_stream);
         let which = json!({ "filter": self.leader_subject(key), "seq": upto.get().saturating_add(1) });
-        match self.leader_api.call(&verb, Some(&which), Repeat::UntilAnswered, deadline).await? {
+        match self.leader_api.call(&verb, Some(&which), Idempotency::Idempotent, deadline).await? {
             Ok(answer) => Ok(answer["purged"].as_u64().unwrap_or_default()),
             Err(error) if error.is_stream_not_found() => Err(Error::new(ErrorKind::BucketNotFound)),
-            Err(error) => Err(convert::of_api(error)),
+            Err(error) => Err(convert::from_api_error(error)),
         }
     }
 
@@ -220,8 +220,8 @@ impl RawBucket for NatsBucket {
         &self.place.config
     }
 
-    fn incarnation(&self) -> Incarnation {
-        Incarnation { created: self.place.created, epoch: self.place.api.wire().epoch() }
+    fn identity(&self) -> BucketIdentity {
+        BucketIdentity { created: self.place.created, connection_epoch: self.place.api.connection().epoch() }
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
@@ -240,11 +240,11 @@ impl RawBucket for NatsBucket {
         async move { detached(work, Dropped::Continues).await.unwrap_or_else(closed) }.boxed()
     }
 
-    fn erase<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         self.place.erase(key, upto, deadline).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: At, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         read::read(&self.place, key, at, deadline).boxed()
     }
 
@@ -257,11 +257,11 @@ impl RawBucket for NatsBucket {
         many::read_many(&self.place, keys, read, deadline).boxed()
     }
 
-    fn scan(&self, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
         scan::scan(Arc::clone(&self.place), scan)
     }
 
-    fn watch(&self, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
         watch::watch(Arc::clone(&self.place), watch)
     }
 }

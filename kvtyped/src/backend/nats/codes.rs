@@ -32,7 +32,7 @@ pub(super) fn kind(error: &ApiError) -> Option<ErrorKind> {
         10005 if error.description.contains("offline") => ErrorKind::Unavailable { reason: text() },
         10168 => unsupported("a bucket of counters", "a bucket of records"),
         10169 => unsupported("a bucket of records", "a bucket of counters"),
-        _ if error.passes() => ErrorKind::Unavailable { reason: text() },
+        _ if error.is_transient() => ErrorKind::Unavailable { reason: text() },
         _ => return None,
     })
 }
@@ -43,7 +43,7 @@ fn unsupported(needs: &str, found: &str) -> ErrorKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::convert::{of_api, of_settings, of_write};
+    use super::super::convert::{from_api_error, from_config_error, from_write_error};
     use super::*;
     use crate::error::{Error, Outcome};
 
@@ -113,7 +113,8 @@ mod tests {
     fn each_code_has_its_kind_and_outcome() {
         for (err_code, code, text, wanted) in CASES {
             let error = || ApiError { code: *code, err_code: *err_code, description: (*text).to_owned() };
-            let found = [of_api(error()), of_settings(error()), of_write(error(), None, 1)].map(|error| told(&error));
+            let found = [from_api_error(error()), from_config_error(error()), from_write_error(error(), None, 1)]
+                .map(|error| told(&error));
             assert_eq!(found, *wanted, "{err_code} {text}");
         }
     }

@@ -9,7 +9,7 @@
 //!   batch writes, only the ids protect the batch, and only while the server remembers them. A batch without a
 //!   precondition is not sent again before its copy got a reply.
 //! * *A conflict is final if the key of a precondition has moved on*, if the bucket has only one server and the first
-//!   copy got the conflict, or after `SURE` conflicts. A server of a cluster also refuses a batch while another write
+//!   copy got the conflict, or after `MAX_INCONCLUSIVE` conflicts. A server of a cluster also refuses a batch while another write
 //!   or batch uses a checked key. That proves nothing. If another copy got no reply, it must also be proven that this
 //!   copy was not applied, because the server may have forgotten its id.
 //! * *The reply does not name the key of a conflict.* The client reads the keys of all preconditions again, and names
@@ -22,12 +22,12 @@ use futures::future::{Either, select, select_all};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::convert;
-use super::parcel::{Parcel, Sent, Verdict};
-use super::publish::{self, ABDICATION, Publication, SURE};
-use super::wire::Answer;
-use crate::backend::{Backoff, Batch, Deadline, Guard};
+use super::parcel::{BatchMessages, BatchReply, InFlightBatch};
+use super::publish::{self, LEADER_STEPDOWN_GRACE, MAX_INCONCLUSIVE, WriteRequest};
+use super::wire::Reply;
+use crate::backend::{Backoff, Batch, Deadline, Precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -36,44 +36,44 @@ use crate::revision::Revision;
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How long to wait for a late reply once a query cannot decide the outcome.
-const LAST_HOPE: Duration = Duration::from_millis(500);
+const FINAL_GRACE: Duration = Duration::from_millis(500);
 
 /// The maximum number of concurrent reads.
 const READS: usize = 16;
 
 /// Applies all writes of a batch or none, and returns their revisions.
-pub(super) async fn commit(place: &Place, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
+pub(super) async fn commit(place: &StreamContext, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
     let wanted = batch.writes.len();
     let mut messages = batch.messages()?;
     if messages.len() < 2 {
         let Some(only) = messages.pop() else { return Ok(Vec::new()) };
-        let guarded = only.guard.as_ref().map_or_else(|| only.key.clone(), |guard| guard.key.clone());
+        let guarded = only.precondition.as_ref().map_or_else(|| only.key.clone(), |guard| guard.key.clone());
         let written = publish::publish(place, only, deadline).await;
         let revision = written.map_err(|e| if e.is_conflict() { e.with_key(guarded.as_str()) } else { e })?;
         return Ok(vec![revision; wanted]);
     }
-    place.check_batches(deadline).await?;
-    let commit = Commit { parcel: Parcel::new(place, &messages, deadline)?, begun: Instant::now(), deadline };
+    place.check_batch_support(deadline).await?;
+    let commit = Commit { parcel: BatchMessages::new(place, &messages, deadline)?, begun: Instant::now(), deadline };
     let first = commit.run().await?;
     Ok((first.get()..).map(Revision::new).take(wanted).collect())
 }
 
 /// A batch that is being applied.
 struct Commit<'a> {
-    parcel: Parcel<'a>,
+    parcel: BatchMessages<'a>,
     begun: Instant,
     deadline: Deadline,
 }
 
 /// The copies of a batch that were sent.
 #[derive(Default)]
-struct Copies<'a> {
-    unanswered: Vec<Sent<'a>>,
+struct BatchAttempts<'a> {
+    unanswered: Vec<InFlightBatch<'a>>,
     /// The number of copies that got no reply in time, or only a reply that proves nothing.
     doubts: u32,
     /// Whether a copy has an unknown outcome and its reply is no longer awaited. Such a copy was sent message by
     /// message, or the server that replied is not the leader.
-    untold: bool,
+    lost_ack: bool,
 }
 
 impl<'a> Commit<'a> {
@@ -81,47 +81,47 @@ impl<'a> Commit<'a> {
         let deadline = self.deadline;
         let sole = self.parcel.place.config.replicas == Some(1);
         let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
-        let mut copies = Copies::default();
+        let mut copies = BatchAttempts::default();
         let (mut asks, mut futures) = (false, 0);
         loop {
             let verdict = self.attempt(&mut copies, std::mem::take(&mut asks)).await?;
-            if matches!(verdict, Verdict::NotHere(_)) && !sole {
+            if matches!(verdict, BatchReply::NotHere(_)) && !sole {
                 copies.doubts += 1;
-                copies.untold = true;
+                copies.lost_ack = true;
             }
             let (error, time_is_left) = match verdict {
-                Verdict::Applied(first) => return Ok(first),
-                Verdict::Known if self.parcel.copies == 1 => return Err(convert::foreign_duplicate()),
-                Verdict::Known => return self.find().await,
-                Verdict::Refused(error) if copies.doubts == 0 => return Err(error),
-                Verdict::Refused(error) => return Err(error.unknown_outcome()),
-                Verdict::Conflict(actual) => {
+                BatchReply::Applied(first) => return Ok(first),
+                BatchReply::Known if self.parcel.copies == 1 => return Err(convert::foreign_duplicate()),
+                BatchReply::Known => return self.find_applied().await,
+                BatchReply::Refused(error) if copies.doubts == 0 => return Err(error),
+                BatchReply::Refused(error) => return Err(error.unknown_outcome()),
+                BatchReply::Conflict(actual) => {
                     let (error, moved_on) = self.explain(actual).await;
                     futures += 1;
-                    let all_answered = copies.unanswered.is_empty() && !copies.untold;
-                    if all_answered && (moved_on || (sole && copies.doubts == 0) || futures >= SURE) {
+                    let all_answered = copies.unanswered.is_empty() && !copies.lost_ack;
+                    if all_answered && (moved_on || (sole && copies.doubts == 0) || futures >= MAX_INCONCLUSIVE) {
                         return Err(error);
                     }
                     if moved_on {
-                        return self.settle(&mut copies, error).await;
+                        return self.resolve_after_conflict(&mut copies, error).await;
                     }
                     copies.doubts += 1;
                     (error, congestion.pause(deadline).await)
                 }
-                Verdict::Busy => {
+                BatchReply::Busy => {
                     copies.doubts += u32::from(!sole);
                     let error = ErrorKind::Conflict { expected: Revision::ZERO, actual: None };
                     (Error::new(error), congestion.pause(deadline).await)
                 }
-                Verdict::Incomplete => {
+                BatchReply::Incomplete => {
                     copies.doubts += u32::from(!sole);
                     asks = true;
                     let error = Error::unavailable("the server received only some of the writes and applied none");
                     (error, outage.pause(deadline).await)
                 }
-                Verdict::NotNow(error) | Verdict::NotHere(error) => {
+                BatchReply::NotNow(error) | BatchReply::NotHere(error) => {
                     tracing::debug!(stream = self.parcel.place.stream, %error, "retrying the batch");
-                    if matches!(self.parcel.place.information(deadline).await, Some(None)) {
+                    if matches!(self.parcel.place.probe_stream(deadline).await, Some(None)) {
                         let error = Error::new(ErrorKind::BucketNotFound);
                         return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
                     }
@@ -135,20 +135,20 @@ impl<'a> Commit<'a> {
     }
 
     /// Sends a copy, and waits until a reply or a stored entry shows its outcome.
-    async fn attempt(&mut self, copies: &mut Copies<'a>, asks: bool) -> Result<Verdict> {
+    async fn attempt(&mut self, copies: &mut BatchAttempts<'a>, asks: bool) -> Result<BatchReply> {
         let deadline = self.deadline;
         let until = deadline.at().min(Instant::now() + ATTEMPT);
         let place = self.parcel.place;
         let ready = async {
-            place.api.wire().connected(deadline).await?;
-            place.check_batches(deadline).await
+            place.api.connection().connected(deadline).await?;
+            place.check_batch_support(deadline).await
         };
         if let Err(error) = ready.await {
             return Err(if copies.doubts > 0 { error.unknown_outcome() } else { error });
         }
         let verdict = if asks {
-            let verdict = self.parcel.send_and_ask(until).await;
-            copies.untold |= verdict.is_none();
+            let verdict = self.parcel.send_acked(until).await;
+            copies.lost_ack |= verdict.is_none();
             verdict
         } else {
             match self.parcel.send(copies.doubts > 0).await {
@@ -156,7 +156,7 @@ impl<'a> Commit<'a> {
                 Err(error) if copies.doubts > 0 => return Err(error.unknown_outcome()),
                 Err(error) => return Err(error),
             }
-            self.listen(copies, until).await
+            self.await_acks(copies, until).await
         };
         if let Some(verdict) = verdict {
             return Ok(verdict);
@@ -164,15 +164,15 @@ impl<'a> Commit<'a> {
         tracing::debug!(stream = self.parcel.place.stream, "a batch was not acknowledged");
         copies.doubts += 1;
         let (mut backoff, mut wait) = (Backoff::outage(), ATTEMPT / 4);
-        while !deadline.has_passed() {
-            let sight = match select(pin!(self.look()), pin!(self.listen(copies, deadline.at()))).await {
+        while !deadline.is_expired() {
+            let sight = match select(pin!(self.look_up()), pin!(self.await_acks(copies, deadline.at()))).await {
                 Either::Left((sight, _)) => sight,
                 Either::Right((Some(verdict), _)) => return Ok(verdict),
                 Either::Right((None, _)) => break,
             };
             let mut pause = backoff.next();
             match sight {
-                Ok(Some(first)) => return Ok(Verdict::Applied(first)),
+                Ok(Some(first)) => return Ok(BatchReply::Applied(first)),
                 Ok(None) if self.may_send_again() => {
                     let sent = self.parcel.send(true).await.map_err(Error::unknown_outcome)?;
                     copies.unanswered.push(sent);
@@ -184,7 +184,7 @@ impl<'a> Commit<'a> {
                 Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
                 Err(error) => tracing::debug!(stream = self.parcel.place.stream, %error, "the leader does not answer"),
             }
-            if let Some(verdict) = self.listen(copies, deadline.at().min(Instant::now() + pause)).await {
+            if let Some(verdict) = self.await_acks(copies, deadline.at().min(Instant::now() + pause)).await {
                 return Ok(verdict);
             }
         }
@@ -192,7 +192,7 @@ impl<'a> Commit<'a> {
     }
 
     /// Waits until this time for a reply to any copy.
-    async fn listen(&self, copies: &mut Copies<'a>, until: Instant) -> Option<Verdict> {
+    async fn await_acks(&self, copies: &mut BatchAttempts<'a>, until: Instant) -> Option<BatchReply> {
         while Instant::now() < until {
             if copies.unanswered.is_empty() {
                 tokio::time::sleep_until(until).await;
@@ -202,12 +202,12 @@ impl<'a> Commit<'a> {
             let (answer, at, _) = select_all(waiting).await;
             match answer {
                 // The connection broke, so the caller queries the leader at once.
-                Answer::Broken if copies.doubts == 0 => return None,
-                Answer::Broken | Answer::Silent => continue,
+                Reply::Disconnected if copies.doubts == 0 => return None,
+                Reply::Disconnected | Reply::TimedOut => continue,
                 answer => {
                     let mut copy = copies.unanswered.swap_remove(at);
-                    match self.parcel.judge_last(answer) {
-                        Some(Verdict::Conflict(actual)) if copies.doubts > 0 => {
+                    match self.parcel.classify_last(answer) {
+                        Some(BatchReply::Conflict(actual)) if copies.doubts > 0 => {
                             return Some(self.hear_the_others(&mut copy, actual, until).await);
                         }
                         Some(verdict) => return Some(verdict),
@@ -221,12 +221,12 @@ impl<'a> Commit<'a> {
 
     /// Waits for the reply of another leader to a copy that was refused with a conflict. Returns this reply, or the
     /// conflict.
-    async fn hear_the_others(&self, copy: &mut Sent<'a>, actual: Revision, until: Instant) -> Verdict {
-        let until = until.min(Instant::now() + ABDICATION);
+    async fn hear_the_others(&self, copy: &mut InFlightBatch<'a>, actual: Revision, until: Instant) -> BatchReply {
+        let until = until.min(Instant::now() + LEADER_STEPDOWN_GRACE);
         loop {
-            match self.parcel.judge_last(copy.wait(until).await) {
-                None => return Verdict::Conflict(actual),
-                Some(Verdict::Conflict(_)) => {}
+            match self.parcel.classify_last(copy.wait(until).await) {
+                None => return BatchReply::Conflict(actual),
+                Some(BatchReply::Conflict(_)) => {}
                 Some(other) => return other,
             }
         }
@@ -234,7 +234,7 @@ impl<'a> Commit<'a> {
 
     fn may_send_again(&self) -> bool {
         let mut guards = self.parcel.publications.iter().filter_map(|publication| {
-            let guard = publication.write.guard.as_ref()?;
+            let guard = publication.write.precondition.as_ref()?;
             Some(guard.key == publication.write.key)
         });
         let protected = match guards.next() {
@@ -242,17 +242,17 @@ impl<'a> Commit<'a> {
             Some(own) if own || guards.any(|own| own) => true,
             Some(_) => self.begun.elapsed() * 2 < self.parcel.place.duplicate_window,
         };
-        protected && self.parcel.place.api.wire().is_connected()
+        protected && self.parcel.place.api.connection().is_connected()
     }
 
     /// Returns the revision of the first message if the leader has an entry of this batch.
-    async fn look(&self) -> Result<Option<Revision>> {
+    async fn look_up(&self) -> Result<Option<Revision>> {
         let deadline = self.deadline;
-        let newest = |(index, publication): (u64, &'_ Publication<'a>)| {
+        let newest = |(index, publication): (u64, &'_ WriteRequest<'a>)| {
             let (place, write) = (publication.place, publication.write);
             async move {
                 let newest = place.leader_newest(&write.key, deadline).await?;
-                let ours = newest.filter(|entry| entry.is_by(&write.id));
+                let ours = newest.filter(|entry| entry.was_written_by(&write.id));
                 Ok::<_, Error>(ours.map(|entry| revision_before(entry.revision, index)))
             }
         };
@@ -264,9 +264,9 @@ impl<'a> Commit<'a> {
             return Ok(None);
         }
         for (index, publication) in (0..).zip(&self.parcel.publications) {
-            let own = publication.write.guard.as_ref().filter(|guard| guard.key == publication.write.key);
+            let own = publication.write.precondition.as_ref().filter(|guard| guard.key == publication.write.key);
             let after = own.map_or(Revision::ZERO, |guard| guard.revision);
-            if let (Some(ours), _) = publication.kept(after, deadline).await? {
+            if let (Some(ours), _) = publication.is_retained(after, deadline).await? {
                 return Ok(Some(revision_before(ours, index)));
             }
         }
@@ -275,14 +275,14 @@ impl<'a> Commit<'a> {
 
     /// Decides the outcome of a batch after one copy was refused with this conflict and the other copies got no reply.
     /// No copy can be applied later. A restarted server may have forgotten the id of an overwritten entry.
-    async fn settle(&self, copies: &mut Copies<'a>, conflict: Error) -> Result<Revision> {
-        match self.look().await {
+    async fn resolve_after_conflict(&self, copies: &mut BatchAttempts<'a>, conflict: Error) -> Result<Revision> {
+        match self.look_up().await {
             Ok(Some(first)) => return Ok(first),
-            Ok(None) if self.is_refuted().await.unwrap_or_default() => return Err(conflict),
+            Ok(None) if self.is_provably_unapplied().await.unwrap_or_default() => return Err(conflict),
             Ok(None) | Err(_) => {}
         }
-        let until = self.deadline.at().min(Instant::now() + LAST_HOPE);
-        if let Some(Verdict::Applied(first)) = self.listen(copies, until).await {
+        let until = self.deadline.at().min(Instant::now() + FINAL_GRACE);
+        if let Some(BatchReply::Applied(first)) = self.await_acks(copies, until).await {
             return Ok(first);
         }
         let error = Error::unavailable("the acknowledgement was lost, and other writes replaced its keys");
@@ -292,14 +292,14 @@ impl<'a> Commit<'a> {
     /// Whether it is proven that no copy was applied, after the point where no copy can be applied later. There are two
     /// proofs: another operation wrote the entry that directly followed the expected revision of a written key, or the
     /// only server has no new entry of a written key.
-    async fn is_refuted(&self) -> Result<bool> {
-        let Self { parcel: Parcel { place, publications, .. }, deadline, .. } = self;
-        let guards = publications.iter().filter_map(|publication| publication.write.guard.as_ref());
+    async fn is_provably_unapplied(&self) -> Result<bool> {
+        let Self { parcel: BatchMessages { place, publications, .. }, deadline, .. } = self;
+        let guards = publications.iter().filter_map(|publication| publication.write.precondition.as_ref());
         let highest = guards.map(|guard| guard.revision).max().unwrap_or_default();
         for publication in publications {
             let write = publication.write;
-            if let Some(own) = write.guard.as_ref().filter(|guard| guard.key == write.key)
-                && let (None, Some(first)) = publication.kept(own.revision, *deadline).await?
+            if let Some(own) = write.precondition.as_ref().filter(|guard| guard.key == write.key)
+                && let (None, Some(first)) = publication.is_retained(own.revision, *deadline).await?
                 && first.directly_follows(own.revision)
             {
                 return Ok(true);
@@ -315,8 +315,8 @@ impl<'a> Commit<'a> {
     }
 
     /// Returns the revision of the first message of a batch that was applied.
-    async fn find(&self) -> Result<Revision> {
-        match self.look().await {
+    async fn find_applied(&self) -> Result<Revision> {
+        match self.look_up().await {
             Ok(Some(first)) => Ok(first),
             Ok(None) => Err(Error::unavailable("the batch was applied, but later writes replaced each of its keys")),
             Err(error) => Err(error),
@@ -327,9 +327,10 @@ impl<'a> Commit<'a> {
     /// Returns the error of a conflict that reports this revision of some key. Also returns whether the key of a
     /// precondition has moved on, so that no copy can be applied later.
     async fn explain(&self, actual: Revision) -> (Error, bool) {
-        let guards = || self.parcel.publications.iter().filter_map(|publication| publication.write.guard.as_ref());
+        let guards =
+            || self.parcel.publications.iter().filter_map(|publication| publication.write.precondition.as_ref());
         let beyond_all = guards().all(|guard| guard.revision < actual);
-        let now = |guard: &'a Guard| {
+        let now = |guard: &'a Precondition| {
             let (place, deadline) = (self.parcel.place, self.deadline);
             async move {
                 let newest = place.leader_newest(&guard.key, deadline).await?;
@@ -342,7 +343,7 @@ impl<'a> Commit<'a> {
         let told = differing.iter().find(|(_, now)| *now == actual);
         let moved_on = beyond_all || told.is_some_and(|(guard, _)| guard.revision < actual);
         let error = match told.or(differing.first()) {
-            Some((Guard { key, revision }, now)) => {
+            Some((Precondition { key, revision }, now)) => {
                 Error::new(ErrorKind::Conflict { expected: *revision, actual: Some(*now) }).with_key(key.as_str())
             }
             None => Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: Some(actual) }),

@@ -37,7 +37,7 @@ pub(super) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
 }
 
 /// Returns the stream configuration of a new bucket.
-pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
+pub(super) fn to_stream_config(wanted: &BucketConfig) -> Map<String, Value> {
     let mut raw = Map::new();
     let mut set = |name: &str, value: Value| raw.insert(name.to_owned(), value);
     set("name", json!(stream_name(&wanted.name)));
@@ -58,15 +58,15 @@ pub(super) fn stream(wanted: &BucketConfig) -> Map<String, Value> {
     set("allow_rollup_hdrs", json!(true));
     set("deny_delete", json!(true));
     set("allow_direct", json!(true));
-    merge(wanted, &mut raw);
+    merge_update(wanted, &mut raw);
     raw
 }
 
 /// Returns the stream configuration of new counters (ADR-49): the names of a bucket, and increments as messages.
 ///
 /// A full stream discards old messages, because a counter must not refuse an increment.
-pub(super) fn counters(wanted: &BucketConfig) -> Map<String, Value> {
-    let mut raw = stream(wanted);
+pub(super) fn to_counter_config(wanted: &BucketConfig) -> Map<String, Value> {
+    let mut raw = to_stream_config(wanted);
     raw.insert("discard".to_owned(), json!("old"));
     raw.insert("allow_msg_counter".to_owned(), json!(true));
     raw
@@ -78,7 +78,7 @@ pub(super) fn has_counters(raw: &Map<String, Value>) -> bool {
 }
 
 /// Sets the requested settings in a stream configuration and keeps all other fields.
-pub(super) fn merge(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
+pub(super) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) {
     // Destructured, so that a new setting cannot be forgotten.
     let BucketConfig {
         name,
@@ -235,7 +235,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::super::echo::{normal, of_info, read};
+    use super::super::echo::{normalize, parse_config, read};
     use super::*;
 
     fn full() -> BucketConfig {
@@ -264,10 +264,10 @@ mod tests {
 
     #[test]
     fn a_configuration_comes_back_as_it_was_wanted() {
-        assert_eq!(read("b", &stream(&full())).unwrap(), full());
+        assert_eq!(read("b", &to_stream_config(&full())).unwrap(), full());
         let mut mirror = BucketConfig::new("m").with_defaults(false, false);
         mirror.mirror = Some(Source::new("b").keys("eu.>"));
-        let raw = stream(&mirror);
+        let raw = to_stream_config(&mirror);
         assert_eq!(raw.get("subjects"), None);
         assert_eq!(raw["mirror"], json!({ "name": "KV_b", "filter_subject": "$KV.b.eu.>" }));
         assert_eq!(read("m", &raw).unwrap(), mirror);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_source_is_mapped_to_the_buckets_own_subjects() {
-        let raw = stream(&full());
+        let raw = to_stream_config(&full());
         assert_eq!(raw["subjects"], json!(["$KV.b.>"]));
         assert_eq!(raw["sources"][0]["subject_transforms"], json!([{ "src": "$KV.one.>", "dest": "$KV.b.>" }]));
         let narrowed = json!([{ "src": "$KV.two.eu.*.x.>", "dest": "$KV.b.eu.{{wildcard(1)}}.x.>" }]);
@@ -287,16 +287,16 @@ mod tests {
 
     #[test]
     fn merging_keeps_what_is_not_said() {
-        let mut raw = stream(&full());
+        let mut raw = to_stream_config(&full());
         raw.insert("allow_atomic".into(), json!(true));
         raw["metadata"]["_nats.level"] = json!("1");
         let before = raw.clone();
-        merge(&BucketConfig::new("b"), &mut raw);
+        merge_update(&BucketConfig::new("b"), &mut raw);
         assert_eq!(raw, before);
         let mut wanted = BucketConfig::new("b");
         wanted.history = Some(7);
         wanted.metadata = [("team".to_owned(), "us".to_owned())].into();
-        merge(&wanted, &mut raw);
+        merge_update(&wanted, &mut raw);
         assert_eq!((&raw["max_msgs_per_subject"], &raw["allow_atomic"]), (&json!(7), &json!(true)));
         assert_eq!(raw["metadata"], json!({ "_nats.level": "1", "owner": "me", "team": "us" }));
         let read = read("b", &raw).unwrap();
@@ -306,11 +306,11 @@ mod tests {
     #[test]
     fn a_shorter_ttl_takes_the_duplicate_window_along() {
         let window = |now: Option<i64>, ttl| {
-            let mut raw = stream(&BucketConfig::new("b"));
+            let mut raw = to_stream_config(&BucketConfig::new("b"));
             now.map(|now| raw.insert("duplicate_window".into(), json!(now)));
             let mut wanted = BucketConfig::new("b");
             wanted.ttl = Some(Duration::from_secs(ttl));
-            merge(&wanted, &mut raw);
+            merge_update(&wanted, &mut raw);
             raw.get("duplicate_window").and_then(Value::as_i64)
         };
         assert_eq!(window(None, 60), None);
@@ -323,12 +323,12 @@ mod tests {
     fn a_domain_and_its_prefix_are_the_same() {
         let mut wanted = BucketConfig::new("m");
         wanted.mirror = Some(Source::new("b").api_prefix("$JS.hub.API"));
-        assert_eq!(normal(&wanted).mirror, Some(Source::new("b").domain("hub")));
+        assert_eq!(normalize(&wanted).mirror, Some(Source::new("b").domain("hub")));
     }
 
     #[test]
     fn a_stream_without_history_is_no_bucket() {
         let raw = json!({ "config": { "name": "KV_x", "max_msgs_per_subject": -1 } });
-        assert!(of_info(&raw).unwrap_err().to_string().contains("not a bucket"));
+        assert!(parse_config(&raw).unwrap_err().to_string().contains("not a bucket"));
     }
 }

@@ -7,8 +7,8 @@ use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, S
 
 use super::convert;
 use super::options::NatsOptions;
-use super::target::Target;
-use super::wire::Violations;
+use super::target::ServerUrl;
+use super::wire::PermissionViolations;
 use crate::error::{Error, Result};
 
 /// The interval of pings to the server. A connection is given up after three intervals without a reply.
@@ -26,7 +26,7 @@ pub(super) struct Connector {
     servers: Vec<ServerAddr>,
     options: NatsOptions,
     client: Option<ConnectOptions>,
-    violations: Arc<Violations>,
+    violations: Arc<PermissionViolations>,
 }
 
 impl Connector {
@@ -34,9 +34,9 @@ impl Connector {
     ///
     /// Returns `InvalidConfig` if the URL or an option is invalid.
     pub(super) fn new(url: &str, options: NatsOptions, client: Option<ConnectOptions>) -> Result<Self> {
-        let target = Target::parse(url)?;
+        let target = ServerUrl::parse(url)?;
         let servers = target.servers.clone();
-        let options = target.or(options);
+        let options = target.merge_options(options);
         options.inbox()?;
         Ok(Self { servers, options, client, violations: Arc::default() })
     }
@@ -47,7 +47,7 @@ impl Connector {
     }
 
     pub(super) fn is_confined(&self) -> bool {
-        self.options.confined
+        self.options.restricted
     }
 
     /// Returns the time limit for connecting.
@@ -56,7 +56,7 @@ impl Connector {
     }
 
     /// Returns the denials that the servers of all connections reported.
-    pub(super) fn violations(&self) -> &Arc<Violations> {
+    pub(super) fn violations(&self) -> &Arc<PermissionViolations> {
         &self.violations
     }
 
@@ -69,7 +69,7 @@ impl Connector {
                 match connect.clone().connect(self.servers.as_slice()).await {
                     Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
                     connected => {
-                        return connected.map_err(|e| convert::of_connect(e, &self.servers, &self.options.tls));
+                        return connected.map_err(|e| convert::from_connect_error(e, &self.servers, &self.options.tls));
                     }
                 }
             }
@@ -102,9 +102,9 @@ impl Connector {
             .event_callback(move |event| {
                 match event {
                     Event::ServerError(ServerError::Other(text)) => reported.report(&text),
-                    Event::Disconnected => reported.forget(),
+                    Event::Disconnected => reported.remove(),
                     Event::Connected => reported.refuse(false),
-                    Event::ClientError(ClientError::Other(text)) => reported.refuse(convert::is_of_credentials(&text)),
+                    Event::ClientError(ClientError::Other(text)) => reported.refuse(convert::is_auth_error(&text)),
                     _ => {}
                 }
                 std::future::ready(())

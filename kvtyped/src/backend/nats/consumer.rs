@@ -13,23 +13,23 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::api::{self, Api, Repeat};
+use super::api::{self, Api, Idempotency};
 use super::convert::{self, ApiError};
 use super::delivery::Delivery;
-use super::record::Stored;
-use super::wire::{self, Answer, Violation};
+use super::record::StoredMessage;
+use super::wire::{self, PermissionViolation, Reply};
 use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
 /// How often a wait checks that the client is still connected.
-const LOOK: Duration = Duration::from_millis(250);
+const HEARTBEAT_CHECK: Duration = Duration::from_millis(250);
 
 /// How long the server keeps a consumer without a subscriber.
-const INACTIVE: Duration = Duration::from_secs(30);
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// The `ack_wait` of consumers. It is long, because a reader may be slow and a watch lives for years.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const ACK_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// After how long another name is tried while a consumer is created. A cluster may choose a server that was just lost,
 /// and a repeated request would wait for that server. After the first attempts, each interval is twice as long as the
@@ -41,7 +41,7 @@ const FIRST_ATTEMPTS: u32 = 8;
 const MOST_ATTEMPTS: usize = 3;
 
 /// How long to retry the deletion of a consumer.
-const REMOVAL: Duration = Duration::from_secs(5);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An idle consumer acknowledges its messages once this many are unacknowledged. The server compares every purge of the
 /// stream with each of them. A watch of few messages, such as that of a lock, sends no acknowledgements and needs no
@@ -54,7 +54,7 @@ const FLOW_CONTROL: &str = "$JS.FC.";
 
 /// The messages that a consumer delivers.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(super) struct ConsumerRequest {
     pub(super) stream: String,
     /// Subject filters that do not overlap. At least one.
     pub(super) filters: Vec<String>,
@@ -85,7 +85,7 @@ pub(super) struct Consumer {
     subscriber: Subscriber,
     /// A received message that is processed next.
     aside: Option<Message>,
-    denials: Option<broadcast::Receiver<Violation>>,
+    denials: Option<broadcast::Receiver<PermissionViolation>>,
     /// The idle timeout. After this time without a message, the consumer counts as lost.
     patience: Duration,
     /// The epoch of the connection that created the consumer.
@@ -103,12 +103,12 @@ pub(super) struct Consumer {
     /// The server of a cluster that delivers.
     pub(super) server: Option<String>,
     /// Whether the consumer may exist on the server.
-    made: Made,
+    made: CreatedConsumer,
 }
 
 /// Whether a consumer exists on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
+enum CreatedConsumer {
     No,
     /// It was requested and no reply arrived: it may exist, or may be created later.
     Maybe,
@@ -116,9 +116,9 @@ enum Made {
 }
 
 /// An event of a consumer.
-pub(super) enum Heard {
+pub(super) enum ConsumerEvent {
     /// A message, and the number of messages pending after it.
-    Message(Stored, u64),
+    Message(StoredMessage, u64),
     /// A heartbeat: the server has delivered every message for now, at least up to this revision.
     Idle(Revision),
     /// A message or the consumer was lost. Another consumer must continue.
@@ -131,7 +131,7 @@ pub(super) enum Heard {
 }
 
 /// The progress of a consumer, according to its server.
-pub(super) struct Ahead {
+pub(super) struct ConsumerPosition {
     /// The number of messages that are pending or in flight.
     pub(super) pending: u64,
     /// Whether the consumer waits for an acknowledgement of delivered messages.
@@ -146,7 +146,7 @@ impl Consumer {
     /// # Cancel safety
     ///
     /// If the future is dropped, a consumer that the server may have created is removed.
-    pub(super) async fn create(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
+    pub(super) async fn create(api: &Api, request: &ConsumerRequest, deadline: Deadline) -> Result<Self> {
         let mut backoff = Backoff::outage();
         let mut attempts = VecDeque::new();
         let mut interval = ATTEMPT;
@@ -163,7 +163,7 @@ impl Consumer {
                     if number >= FIRST_ATTEMPTS {
                         interval *= 2;
                     }
-                    if deadline.has_passed() {
+                    if deadline.is_expired() {
                         break;
                     }
                     continue;
@@ -177,14 +177,14 @@ impl Consumer {
         Err(deadline.error())
     }
 
-    async fn attempt(api: &Api, request: &Request, deadline: Deadline) -> Result<Self> {
-        let connection = api.wire();
+    async fn attempt(api: &Api, request: &ConsumerRequest, deadline: Deadline) -> Result<Self> {
+        let connection = api.connection();
         connection.connected(deadline).await?;
         let epoch = connection.epoch();
         let denials = connection.denials();
         let name = format!("kvtyped-{:016x}", rand::random::<u64>());
         let deliver = connection.client().new_inbox();
-        let subscriber = deadline.bound(connection.client().subscribe(deliver.clone())).await?;
+        let subscriber = deadline.timeout(connection.client().subscribe(deliver.clone())).await?;
         let subscriber = subscriber.map_err(|_| connection.ended_error())?;
         let mut consumer = Self {
             api: api.clone(),
@@ -203,17 +203,17 @@ impl Consumer {
             behind: 0,
             pending: 0,
             server: None,
-            made: Made::Maybe,
+            made: CreatedConsumer::Maybe,
         };
         let (verb, mut body) = consumer.creation(request);
-        let mut answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+        let mut answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         // The stream or the account requires a shorter inactivity limit, so use the server's default.
         if answer.as_ref().is_err_and(ApiError::is_inactive_too_long) {
             body["config"]["inactive_threshold"] = Value::Null;
-            answer = api.call(&verb, Some(&body), Repeat::UntilAnswered, deadline).await?;
+            answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         }
-        consumer.made = if answer.is_ok() { Made::Yes } else { Made::No };
-        let info = answer.map_err(convert::of_api)?;
+        consumer.made = if answer.is_ok() { CreatedConsumer::Yes } else { CreatedConsumer::No };
+        let info = answer.map_err(convert::from_api_error)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         // The reply to a repeated request reports the current state: some messages may be in flight already.
         consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
@@ -221,7 +221,7 @@ impl Consumer {
         Ok(consumer)
     }
 
-    fn creation(&self, request: &Request) -> (String, Value) {
+    fn creation(&self, request: &ConsumerRequest) -> (String, Value) {
         let mut config = json!({
             "name": self.name,
             "deliver_subject": self.deliver,
@@ -229,7 +229,7 @@ impl Consumer {
             "replay_policy": "instant",
             "flow_control": true,
             "idle_heartbeat": nanos(request.heartbeat),
-            "inactive_threshold": nanos(INACTIVE),
+            "inactive_threshold": nanos(INACTIVE_THRESHOLD),
             "max_deliver": 1,
             "mem_storage": true,
             "num_replicas": 1,
@@ -248,7 +248,7 @@ impl Consumer {
         if let Some(window) = request.window {
             config["ack_policy"] = json!("all");
             config["max_ack_pending"] = json!(window);
-            config["ack_wait"] = json!(nanos(NEVER));
+            config["ack_wait"] = json!(nanos(ACK_WAIT));
         }
         let mut verb = format!("CONSUMER.CREATE.{}.{}", self.stream, self.name);
         match request.filters.as_slice() {
@@ -264,11 +264,11 @@ impl Consumer {
 
     /// Whether the connection has not changed since the consumer was created.
     pub(super) fn is_current(&self) -> bool {
-        self.api.wire().epoch() == self.epoch
+        self.api.connection().epoch() == self.epoch
     }
 
     /// Returns the next event if it is a message that has already arrived.
-    pub(super) async fn at_hand(&mut self) -> Option<Heard> {
+    pub(super) async fn try_next(&mut self) -> Option<ConsumerEvent> {
         let message = match self.aside {
             None => self.subscriber.next().now_or_never()??,
             Some(_) => return None,
@@ -278,62 +278,62 @@ impl Consumer {
             self.aside = Some(message);
             return None;
         };
-        Some(self.take(message, &delivery).await)
+        Some(self.on_message(message, &delivery).await)
     }
 
-    /// Waits for the next event. Returns [`Heard::Lost`] if no message or heartbeat arrives in time.
+    /// Waits for the next event. Returns [`ConsumerEvent::Lost`] if no message or heartbeat arrives in time.
     ///
     /// # Errors
     ///
     /// Returns `PermissionDenied` if the server denies the subscription or the flow control replies, and `Closed` if
     /// the connection was closed.
-    pub(super) async fn next(&mut self, until: Instant) -> Result<Heard> {
+    pub(super) async fn next(&mut self, until: Instant) -> Result<ConsumerEvent> {
         let mut until = until.min(Instant::now() + self.patience);
         loop {
             // After a reconnection, records may have been removed before the next message of this consumer.
             if !self.is_current() {
-                return Ok(Heard::Lost("the connection broke"));
+                return Ok(ConsumerEvent::Lost("the connection broke"));
             }
             let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
-                None if !self.api.wire().is_connected() => {
-                    return Ok(Heard::Lost("the connection broke"));
+                None if !self.api.connection().is_connected() => {
+                    return Ok(ConsumerEvent::Lost("the connection broke"));
                 }
-                None if Instant::now() >= until => return Ok(Heard::Lost("no heartbeat came")),
+                None if Instant::now() >= until => return Ok(ConsumerEvent::Lost("no heartbeat came")),
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
-                    subject = denied(&mut self.denials, &self.deliver, &self.name) => {
+                    subject = wait_ack_denied(&mut self.denials, &self.deliver, &self.name) => {
                         if subject.starts_with(ACKNOWLEDGEMENTS) {
-                            return Ok(Heard::Unheard);
+                            return Ok(ConsumerEvent::Unheard);
                         }
                         return Err(Error::new(ErrorKind::PermissionDenied { subject }));
                     }
-                    () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => continue,
+                    () = tokio::time::sleep_until(until.min(Instant::now() + HEARTBEAT_CHECK)) => continue,
                 },
             };
-            let Some(message) = message else { return Ok(Heard::Lost(self.api.wire().ended()?)) };
+            let Some(message) = message else { return Ok(ConsumerEvent::Lost(self.api.connection().ended()?)) };
             // A stored message may have a status too, because some servers, such as 2.11, keep it. No client can forge
             // the reply subject.
             if let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) {
-                return Ok(self.take(message, &delivery).await);
+                return Ok(self.on_message(message, &delivery).await);
             }
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(Heard::Lost("a message came without its place")),
+                None => return Ok(ConsumerEvent::Lost("a message came without its place")),
                 Some(100) => {
-                    if let Some(heard) = self.told(&message).await {
+                    if let Some(heard) = self.on_control_message(&message).await {
                         return Ok(heard);
                     }
                     until = until.max(Instant::now() + self.patience);
                 }
-                Some(_) => return Ok(Heard::Lost("the consumer is gone")),
+                Some(_) => return Ok(ConsumerEvent::Lost("the consumer is gone")),
             }
         }
     }
 
-    async fn take(&mut self, mut message: Message, delivery: &Delivery) -> Heard {
+    async fn on_message(&mut self, mut message: Message, delivery: &Delivery) -> ConsumerEvent {
         if delivery.number != self.last + 1 {
-            return Heard::Dropped;
+            return ConsumerEvent::Dropped;
         }
         self.last = delivery.number;
         // Moved, because the first clone of a subject allocates.
@@ -342,7 +342,7 @@ impl Consumer {
         if self.window.is_some_and(|window| self.last - self.acknowledged >= u64::from(window.div_ceil(2))) {
             self.acknowledge().await;
         }
-        Heard::Message(Stored::new(message, delivery.revision, delivery.created), delivery.pending)
+        ConsumerEvent::Message(StoredMessage::new(message, delivery.revision, delivery.created), delivery.pending)
     }
 
     /// Acknowledges every message that was received.
@@ -351,7 +351,7 @@ impl Consumer {
             && let Some(reply) = self.reply.clone()
         {
             self.acknowledged = self.last;
-            let _ = self.api.wire().client().publish(reply, bytes::Bytes::new()).await;
+            let _ = self.api.connection().client().publish(reply, bytes::Bytes::new()).await;
         }
     }
 
@@ -376,9 +376,9 @@ impl Consumer {
     }
 
     /// Replies to a flow control request, or interprets a heartbeat.
-    async fn told(&mut self, message: &Message) -> Option<Heard> {
+    async fn on_control_message(&mut self, message: &Message) -> Option<ConsumerEvent> {
         let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned());
-        let client = self.api.wire().client();
+        let client = self.api.connection().client();
         if let Some(reply) = message.reply.clone() {
             // Every earlier message was received, so the server may continue. If this reply is lost, the next heartbeat
             // repeats the request.
@@ -396,23 +396,24 @@ impl Consumer {
                 if self.window.is_some() && self.last - self.acknowledged >= FEW {
                     self.acknowledge().await;
                 }
-                Some(Heard::Idle(Revision::new(upto)))
+                Some(ConsumerEvent::Idle(Revision::new(upto)))
             }
-            Some(number) if number > self.last => Some(Heard::Dropped),
+            Some(number) if number > self.last => Some(ConsumerEvent::Dropped),
             _ => None,
         }
     }
 
     /// Requests the progress of the consumer.
-    pub(super) async fn ahead(&self, deadline: Deadline) -> Result<Ahead> {
+    pub(super) async fn position(&self, deadline: Deadline) -> Result<ConsumerPosition> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
-        let info = self.api.call(&verb, None, Repeat::UntilAnswered, deadline).await?.map_err(convert::of_api)?;
+        let info =
+            self.api.call(&verb, None, Idempotency::Idempotent, deadline).await?.map_err(convert::from_api_error)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let on_their_way = number(&info["delivered"]["consumer_seq"]).saturating_sub(self.last);
         let pending = number(&info["num_pending"]);
         let window = self.window.map_or(u64::MAX, u64::from);
         let waits = pending > 0 && on_their_way == 0 && number(&info["num_ack_pending"]) >= window;
-        Ok(Ahead { pending: pending + on_their_way, waits })
+        Ok(ConsumerPosition { pending: pending + on_their_way, waits })
     }
 }
 
@@ -425,24 +426,28 @@ async fn first<T>(attempts: &mut VecDeque<BoxFuture<'_, T>>) -> T {
 
 /// Waits until the server denies the subscription, an acknowledgement or a flow control reply. The subjects of the last
 /// two contain the name of the consumer, which is unique.
-async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, deliver: &str, name: &str) -> String {
+async fn wait_ack_denied(
+    denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
+    deliver: &str,
+    name: &str,
+) -> String {
     let answers = |subject: &str| subject.starts_with(ACKNOWLEDGEMENTS) || subject.starts_with(FLOW_CONTROL);
-    wire::denied_one(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name))).await
+    wire::wait_denied_any(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name))).await
 }
 
 /// Deletes the consumer, even if only its request was sent because the future of [`Consumer::create`] was dropped.
 impl Drop for Consumer {
     fn drop(&mut self) {
-        if self.made == Made::No {
+        if self.made == CreatedConsumer::No {
             return;
         }
         let verb = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name);
-        if self.made == Made::Yes && self.api.wire().is_connected() {
+        if self.made == CreatedConsumer::Yes && self.api.connection().is_connected() {
             // Sent at once, before the caller can close the connection. No task waits for the reply: if the request is
             // lost, the server deletes the consumer after its inactivity threshold.
             let subject = format!("{}.{verb}", self.api.prefix());
             let reply = format!("{}.gone", self.deliver);
-            let client = self.api.wire().client();
+            let client = self.api.connection().client();
             let sent = client.publish_with_reply(subject, reply, bytes::Bytes::new()).now_or_never();
             if matches!(sent, Some(Ok(()))) {
                 // If this was the last handle, the connection would close without sending its buffer.
@@ -459,17 +464,17 @@ impl Drop for Consumer {
 
 /// Deletes a consumer as soon as the client is connected. If the consumer does not exist, but may have been requested,
 /// the deletion is retried: a cluster creates a consumer some time after the request.
-async fn remove(api: Api, verb: String, made: Made) {
-    let deadline = Deadline::after(REMOVAL);
+async fn remove(api: Api, verb: String, made: CreatedConsumer) {
+    let deadline = Deadline::after(DELETE_TIMEOUT);
     let mut backoff = Backoff::outage();
     loop {
         match api.attempt(&verb, None, deadline).await {
-            Ok(Answer::Message(message)) => match api::parse(&message.payload) {
-                Ok(Err(error)) if error.passes() => {}
-                Ok(Err(error)) if made == Made::Maybe && !error.is_stream_not_found() => {}
+            Ok(Reply::Message(message)) => match api::parse(&message.payload) {
+                Ok(Err(error)) if error.is_transient() => {}
+                Ok(Err(error)) if made == CreatedConsumer::Maybe && !error.is_stream_not_found() => {}
                 _ => return,
             },
-            Ok(Answer::Broken | Answer::Silent | Answer::NoResponders) => {}
+            Ok(Reply::Disconnected | Reply::TimedOut | Reply::NoResponders) => {}
             _ => return,
         }
         if !backoff.pause(deadline).await {

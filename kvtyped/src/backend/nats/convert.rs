@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::codes;
 use super::tls::{self, Tls};
-use super::wire::Answer;
+use super::wire::Reply;
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
@@ -40,7 +40,7 @@ impl ApiError {
     }
 
     /// Returns whether the cause is temporary: no leader at the moment, or too many requests.
-    pub(super) fn passes(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         matches!(self.err_code, 10008 | 10009 | 10163 | 10167) || self.code == 429
     }
 
@@ -48,7 +48,7 @@ impl ApiError {
     ///
     /// There are two codes. Only the first one contains the revision. The second one means that another write is in
     /// flight.
-    pub(super) fn conflict(&self) -> Option<Option<Revision>> {
+    pub(super) fn actual_revision(&self) -> Option<Option<Revision>> {
         let actual = || self.description.rsplit_once(": ").and_then(|(_, number)| number.parse().ok());
         match self.err_code {
             10071 => Some(actual().map(Revision::new)),
@@ -59,7 +59,7 @@ impl ApiError {
 }
 
 /// Converts an API error of an operation that is not a write.
-pub(super) fn of_api(error: ApiError) -> Error {
+pub(super) fn from_api_error(error: ApiError) -> Error {
     let kind = codes::kind(&error);
     Error::new(kind.unwrap_or(ErrorKind::Backend { code: Some(error.err_code), detail: error.description }))
 }
@@ -71,17 +71,17 @@ pub(super) fn too_many_pending(error: &Error) -> Option<Option<usize>> {
 }
 
 /// Converts an API error of a request that creates or changes a bucket.
-pub(super) fn of_settings(error: ApiError) -> Error {
+pub(super) fn from_config_error(error: ApiError) -> Error {
     // Some versions report 10052 and 10074 with the status of an internal error.
     let is_refused = error.code == 400 || matches!(error.err_code, 10052 | 10074);
     match codes::kind(&error) {
         None if is_refused => Error::invalid_config(error.description),
-        _ => of_api(error),
+        _ => from_api_error(error),
     }
 }
 
 /// Converts an API error of a write.
-pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Error {
+pub(super) fn from_write_error(error: ApiError, limit: Option<usize>, size: usize) -> Error {
     let kind = match error.err_code {
         10054 => ErrorKind::TooLarge { size: Some(size), limit },
         10097 => ErrorKind::TooLarge { size: Some(size), limit: None },
@@ -100,41 +100,43 @@ pub(super) fn of_write(error: ApiError, limit: Option<usize>, size: usize) -> Er
             found: "a bucket without".into(),
         },
         // An internal server error can occur before or after the server stores the message.
-        _ if error.code >= 500 && codes::kind(&error).is_none() => return of_api(error).unknown_outcome(),
-        _ => return of_api(error),
+        _ if error.code >= 500 && codes::kind(&error).is_none() => return from_api_error(error).unknown_outcome(),
+        _ => return from_api_error(error),
     };
     Error::new(kind)
 }
 
 /// Converts the result of a request.
-pub(super) fn of_reply(reply: Result<Message, RequestError>) -> Answer {
+pub(super) fn from_request_result(reply: Result<Message, RequestError>) -> Reply {
     let error = match reply {
-        Ok(message) => return Answer::Message(message),
+        Ok(message) => return Reply::Message(message),
         Err(error) => error,
     };
     match error.kind() {
-        RequestErrorKind::NoResponders => Answer::NoResponders,
-        RequestErrorKind::TimedOut => Answer::Silent,
-        RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => Answer::Refused(error),
+        RequestErrorKind::NoResponders => Reply::NoResponders,
+        RequestErrorKind::TimedOut => Reply::TimedOut,
+        RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => Reply::NotSent(error),
         // If the client dropped the reply channel, it had accepted the request before.
-        RequestErrorKind::Other if error.source().is_some_and(|source| source.is::<Gone>()) => Answer::Broken,
-        RequestErrorKind::Other => Answer::Closed,
+        RequestErrorKind::Other if error.source().is_some_and(|source| source.is::<ResponseDropped>()) => {
+            Reply::Disconnected
+        }
+        RequestErrorKind::Other => Reply::Closed,
     }
 }
 
-type Gone = tokio::sync::oneshot::error::RecvError;
+type ResponseDropped = tokio::sync::oneshot::error::RecvError;
 
 /// Converts an answer without a message to an error, for a caller that has no time to ask again.
-pub(super) fn of_answer(answer: Answer, deadline: Deadline) -> Error {
+pub(super) fn reply_error(answer: Reply, deadline: Deadline) -> Error {
     match answer {
-        Answer::Denied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
-        Answer::Closed => Error::new(ErrorKind::Closed),
-        Answer::Refused(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
+        Reply::PermissionDenied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
+        Reply::Closed => Error::new(ErrorKind::Closed),
+        Reply::NotSent(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
             Error::new(ErrorKind::TooLarge { size: None, limit: None })
         }
-        Answer::Refused(error) => backend("the request cannot be sent").caused_by(error),
-        Answer::NoResponders => Error::unavailable("no server answers"),
-        Answer::Broken | Answer::Silent | Answer::Message(_) => deadline.error(),
+        Reply::NotSent(error) => backend("the request cannot be sent").caused_by(error),
+        Reply::NoResponders => Error::unavailable("no server answers"),
+        Reply::Disconnected | Reply::TimedOut | Reply::Message(_) => deadline.error(),
     }
 }
 
@@ -151,14 +153,14 @@ pub(super) fn foreign_duplicate() -> Error {
 
 /// Returns whether reconnecting failed because of the credentials. The client reports the kind of the error only as
 /// text.
-pub(super) fn is_of_credentials(text: &str) -> bool {
+pub(super) fn is_auth_error(text: &str) -> bool {
     [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
         .iter()
         .any(|kind| kind.to_string() == text)
 }
 
 /// Converts a connection error. The message names the servers without their users.
-pub(super) fn of_connect(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
+pub(super) fn from_connect_error(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
     if let Some(why) = tls::explain(&error, tls) {
         return why.caused_by(error);
     }
@@ -184,16 +186,16 @@ mod tests {
 
     #[test]
     fn both_codes_of_a_conflict_are_conflicts() {
-        assert_eq!(error(10071, "wrong last sequence: 7").conflict(), Some(Some(Revision::new(7))));
-        assert_eq!(error(10164, "wrong last sequence").conflict(), Some(None));
-        assert_eq!(error(10054, "message size exceeds maximum allowed").conflict(), None);
+        assert_eq!(error(10071, "wrong last sequence: 7").actual_revision(), Some(Some(Revision::new(7))));
+        assert_eq!(error(10164, "wrong last sequence").actual_revision(), Some(None));
+        assert_eq!(error(10054, "message size exceeds maximum allowed").actual_revision(), None);
     }
 
     #[test]
     fn a_full_bucket_is_no_failing_disk() {
-        let full = of_write(error(10077, "maximum bytes exceeded"), None, 1);
+        let full = from_write_error(error(10077, "maximum bytes exceeded"), None, 1);
         assert!(matches!(full.kind(), ErrorKind::BucketFull), "{full}");
-        let disk = of_write(error(10077, "no space left on device"), None, 1);
+        let disk = from_write_error(error(10077, "no space left on device"), None, 1);
         assert_eq!(disk.outcome(), crate::error::Outcome::Unknown);
     }
 }

@@ -31,12 +31,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::{self, Acknowledgement, Repeat};
-use super::bucket::Place;
+use super::api::{self, Acknowledgement, Idempotency};
+use super::bucket::StreamContext;
 use super::record::header;
-use super::wire::{Answer, Pending};
+use super::wire::{InFlight, Reply};
 use super::{convert, echo, scan};
-use crate::backend::{Backoff, Deadline, OperationId, RawCounters, Scan, Scanned};
+use crate::backend::{Backoff, Deadline, OperationId, RawCounters, ScanItem, ScanRequest};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::{Key, Pattern};
@@ -46,28 +46,28 @@ use crate::revision::Revision;
 const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How long to wait for a late reply once a query cannot decide the outcome.
-const LAST_HOPE: Duration = Duration::from_millis(500);
+const FINAL_GRACE: Duration = Duration::from_millis(500);
 
 /// The default number of messages kept of each counter. A server that was killed restores only the ids of these
 /// messages. The number should therefore exceed the number of concurrent increments of one counter.
-pub(super) const KEPT: u8 = BucketConfig::MAX_HISTORY;
+pub(super) const DEFAULT_HISTORY: u8 = BucketConfig::MAX_HISTORY;
 
 /// The maximum number of counters with a remembered older id. Such an id shows whether a server has forgotten ids.
-const WITNESSES: usize = 1_024;
+const MAX_TRACKED_COUNTERS: usize = 1_024;
 
 /// The counters of one stream.
 pub(super) struct NatsCounters {
-    place: Arc<Place>,
+    place: Arc<StreamContext>,
     /// The id of an acknowledged increment of each counter.
     witnesses: Mutex<HashMap<Key, OperationId>>,
 }
 
 impl NatsCounters {
-    pub(super) fn new(place: Arc<Place>) -> Self {
+    pub(super) fn new(place: Arc<StreamContext>) -> Self {
         Self { place, witnesses: Mutex::default() }
     }
 
-    fn witness(&self, key: &Key) -> Option<OperationId> {
+    fn known_good_id(&self, key: &Key) -> Option<OperationId> {
         self.witnesses.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
@@ -77,7 +77,7 @@ impl NatsCounters {
             *witness = id;
             return;
         }
-        if witnesses.len() >= WITNESSES
+        if witnesses.len() >= MAX_TRACKED_COUNTERS
             && let Some(any) = witnesses.keys().next().cloned()
         {
             witnesses.remove(&any);
@@ -86,7 +86,7 @@ impl NatsCounters {
     }
 
     async fn add(&self, key: &Key, delta: i128, deadline: Deadline) -> Result<i128> {
-        let addition = Addition {
+        let addition = Increment {
             place: &self.place,
             key,
             subject: format!("{}{key}", self.place.write_prefix),
@@ -94,7 +94,7 @@ impl NatsCounters {
             id: OperationId::generate(),
             deadline,
         };
-        let total = addition.run(self.witness(key)).await?;
+        let total = addition.run(self.known_good_id(key)).await?;
         self.remember(key, addition.id);
         Ok(total)
     }
@@ -103,14 +103,14 @@ impl NatsCounters {
         let place = &self.place;
         let verb = format!("STREAM.PURGE.{}", place.leader_stream);
         let filter = json!({ "filter": place.leader_subject(key) });
-        let answer = place.leader_api.call(&verb, Some(&filter), Repeat::Never, deadline).await?;
-        answer.map(drop).map_err(convert::of_api)
+        let answer = place.leader_api.call(&verb, Some(&filter), Idempotency::AtMostOnce, deadline).await?;
+        answer.map(drop).map_err(convert::from_api_error)
     }
 }
 
 /// One increment.
-struct Addition<'a> {
-    place: &'a Place,
+struct Increment<'a> {
+    place: &'a StreamContext,
     key: &'a Key,
     subject: String,
     delta: i128,
@@ -119,7 +119,7 @@ struct Addition<'a> {
 }
 
 /// The outcome that a reply reports for one message.
-enum Verdict {
+enum CounterReply {
     /// The increment was counted, with this total.
     Counted(i128),
     /// The id exists: this copy, or another one, was counted at this sequence.
@@ -134,33 +134,33 @@ enum Verdict {
     Open,
 }
 
-impl Addition<'_> {
+impl Increment<'_> {
     /// Sends the increment and returns the total. `witness` is the id of an older increment of the same counter.
     async fn run(&self, witness: Option<OperationId>) -> Result<i128> {
         let mut backoff = Backoff::outage();
         let mut copies = 0_u32;
         loop {
-            self.place.api.wire().connected(self.deadline).await?;
-            let mut copy = self.copy();
+            self.place.api.connection().connected(self.deadline).await?;
+            let mut copy = self.resend();
             copies += 1;
             let until = self.deadline.at().min(Instant::now() + ATTEMPT);
-            let error = match self.judge(copy.wait(until).await) {
-                Verdict::Counted(total) => return Ok(total),
-                Verdict::Known(_) if copies == 1 => return Err(convert::foreign_duplicate()),
+            let error = match self.classify(copy.wait(until).await) {
+                CounterReply::Counted(total) => return Ok(total),
+                CounterReply::Known(_) if copies == 1 => return Err(convert::foreign_duplicate()),
                 // A server that was not the leader refused an earlier copy, but had forwarded it.
-                Verdict::Known(sequence) => return self.total_at(sequence).await,
-                Verdict::Refused(error) => return Err(error),
-                Verdict::Open => {
+                CounterReply::Known(sequence) => return self.total_at(sequence).await,
+                CounterReply::Refused(error) => return Err(error),
+                CounterReply::Open => {
                     tracing::debug!(stream = self.place.stream, key = %self.key, "an increment was not acknowledged");
                     return self.resolve(copy, copies == 1, witness).await.map_err(Error::unknown_outcome);
                 }
-                Verdict::NotNow(error) => error,
-                Verdict::NotKnown => {
+                CounterReply::NotNow(error) => error,
+                CounterReply::NotKnown => {
                     return Err(convert::backend("the server found no increment in the message").unknown_outcome());
                 }
             };
             tracing::debug!(stream = self.place.stream, %error, "retrying the increment");
-            if matches!(self.place.information(self.deadline).await, Some(None)) {
+            if matches!(self.place.probe_stream(self.deadline).await, Some(None)) {
                 return Err(Error::new(ErrorKind::BucketNotFound));
             }
             if !backoff.pause(self.deadline).await {
@@ -173,44 +173,44 @@ impl Addition<'_> {
     /// outcome.
     ///
     /// `is_sole`: only one copy was sent, so the server cannot know another copy.
-    async fn resolve(&self, copy: Pending, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
+    async fn resolve(&self, copy: InFlight, mut is_sole: bool, witness: Option<OperationId>) -> Result<i128> {
         let mut copy = Some(copy);
         let mut backoff = Backoff::outage();
         let mut until = self.deadline.at();
         let mut forgotten = false;
         while Instant::now() < until {
-            let epoch = self.place.api.wire().epoch();
-            let asked = match select(pin!(self.look()), pin!(wait(&mut copy, until))).await {
+            let epoch = self.place.api.connection().epoch();
+            let asked = match select(pin!(self.look_up()), pin!(wait(&mut copy, until))).await {
                 Either::Left((asked, _)) => asked?,
                 Either::Right((answer, _)) => self.judge_copy(answer, is_sole),
             };
             match asked {
-                Verdict::Counted(total) => return Ok(total),
-                Verdict::Known(sequence) => return self.total_at(sequence).await,
-                Verdict::Refused(error) => return Err(error),
-                Verdict::NotKnown if forgotten => {}
-                Verdict::NotKnown => match &witness {
-                    Some(witness) if matches!(self.ask(witness).await?, Verdict::Known(_)) => {
+                CounterReply::Counted(total) => return Ok(total),
+                CounterReply::Known(sequence) => return self.total_at(sequence).await,
+                CounterReply::Refused(error) => return Err(error),
+                CounterReply::NotKnown if forgotten => {}
+                CounterReply::NotKnown => match &witness {
+                    Some(witness) if matches!(self.send(witness).await?, CounterReply::Known(_)) => {
                         // Send again only on the connection of the query, because another server may know fewer ids.
-                        if self.place.api.wire().epoch() == epoch && self.place.api.wire().is_connected() {
-                            copy = Some(self.copy());
+                        if self.place.api.connection().epoch() == epoch && self.place.api.connection().is_connected() {
+                            copy = Some(self.resend());
                             is_sole = false;
                         }
                     }
                     _ => {
                         forgotten = true;
-                        until = until.min(Instant::now() + LAST_HOPE);
+                        until = until.min(Instant::now() + FINAL_GRACE);
                     }
                 },
-                Verdict::NotNow(_) | Verdict::Open => {}
+                CounterReply::NotNow(_) | CounterReply::Open => {}
             }
             let pause = backoff.next().max(Duration::from_millis(1));
             match self.judge_copy(wait(&mut copy, until.min(Instant::now() + pause)).await, is_sole) {
-                Verdict::Counted(total) => return Ok(total),
-                Verdict::Known(sequence) => return self.total_at(sequence).await,
-                Verdict::Refused(error) => return Err(error),
+                CounterReply::Counted(total) => return Ok(total),
+                CounterReply::Known(sequence) => return self.total_at(sequence).await,
+                CounterReply::Refused(error) => return Err(error),
                 // The next round queries again, and sends another copy if that is safe.
-                Verdict::NotNow(_) | Verdict::NotKnown | Verdict::Open => {}
+                CounterReply::NotNow(_) | CounterReply::NotKnown | CounterReply::Open => {}
             }
         }
         Err(match forgotten {
@@ -220,31 +220,31 @@ impl Addition<'_> {
     }
 
     /// Creates a copy of the increment.
-    fn copy(&self) -> Pending {
+    fn resend(&self) -> InFlight {
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, self.id.as_str());
         headers.insert(header::INCREMENT, self.delta.to_string());
-        self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new())
+        self.place.api.connection().request(self.subject.clone(), Some(headers), Bytes::new())
     }
 
     /// Queries our id. First checks that the stream was not replaced: a bucket of records would store the query.
-    async fn look(&self) -> Result<Verdict> {
-        match self.place.information(self.deadline).await {
-            None => Ok(Verdict::Open),
+    async fn look_up(&self) -> Result<CounterReply> {
+        match self.place.probe_stream(self.deadline).await {
+            None => Ok(CounterReply::Open),
             Some(None) => Err(Error::new(ErrorKind::BucketNotFound)),
-            Some(Some(info)) if echo::created(&info)? == self.place.created => self.ask(&self.id).await,
-            Some(Some(_)) => Err(Error::new(ErrorKind::HistoryRewound)),
+            Some(Some(info)) if echo::created(&info)? == self.place.created => self.send(&self.id).await,
+            Some(Some(_)) => Err(Error::new(ErrorKind::BucketReplaced)),
         }
     }
 
     /// Queries whether the leader knows an id.
-    async fn ask(&self, id: &OperationId) -> Result<Verdict> {
-        self.place.api.wire().connected(self.deadline).await?;
+    async fn send(&self, id: &OperationId) -> Result<CounterReply> {
+        self.place.api.connection().connected(self.deadline).await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::MESSAGE_ID, id.as_str());
-        let mut question = self.place.api.wire().request(self.subject.clone(), Some(headers), Bytes::new());
+        let mut question = self.place.api.connection().request(self.subject.clone(), Some(headers), Bytes::new());
         let until = self.deadline.at().min(Instant::now() + ATTEMPT);
-        Ok(self.judge(question.wait(until).await))
+        Ok(self.classify(question.wait(until).await))
     }
 
     /// Reads the total at a sequence, or the current total if that message is no longer stored.
@@ -266,85 +266,85 @@ impl Addition<'_> {
     }
 
     /// Interprets the reply to a copy.
-    fn judge_copy(&self, answer: Answer, is_sole: bool) -> Verdict {
-        match self.judge(answer) {
-            Verdict::Known(_) if is_sole => Verdict::Refused(convert::foreign_duplicate()),
+    fn judge_copy(&self, answer: Reply, is_sole: bool) -> CounterReply {
+        match self.classify(answer) {
+            CounterReply::Known(_) if is_sole => CounterReply::Refused(convert::foreign_duplicate()),
             verdict => verdict,
         }
     }
 
-    fn judge(&self, answer: Answer) -> Verdict {
+    fn classify(&self, answer: Reply) -> CounterReply {
         let message = match answer {
-            Answer::Message(message) => message,
-            Answer::Silent | Answer::Broken => return Verdict::Open,
-            Answer::NoResponders => {
-                return Verdict::NotNow(Error::unavailable("no leader accepts increments of these counters"));
+            Reply::Message(message) => message,
+            Reply::TimedOut | Reply::Disconnected => return CounterReply::Open,
+            Reply::NoResponders => {
+                return CounterReply::NotNow(Error::unavailable("no leader accepts increments of these counters"));
             }
             // If the server denied only the reply subject, the increment may have been counted.
-            Answer::Denied(subject) if subject != self.subject => {
-                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
-                return Verdict::Refused(denied.unknown_outcome());
+            Reply::PermissionDenied(subject) if subject != self.subject => {
+                let denied = convert::reply_error(Reply::PermissionDenied(subject), self.deadline);
+                return CounterReply::Refused(denied.unknown_outcome());
             }
-            answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
+            answer => return CounterReply::Refused(convert::reply_error(answer, self.deadline)),
         };
-        let error = match api::acknowledgement(&message.payload) {
-            Ok(Ok(Acknowledgement { seq, duplicate: true, .. })) if seq > 0 => return Verdict::Known(seq),
+        let error = match api::parse_ack(&message.payload) {
+            Ok(Ok(Acknowledgement { seq, duplicate: true, .. })) if seq > 0 => return CounterReply::Known(seq),
             Ok(Ok(Acknowledgement { seq, duplicate: false, val: Some(text), .. })) if seq > 0 => {
                 return match number(&text) {
-                    Some(total) => Verdict::Counted(total),
-                    None => Verdict::Refused(no_total().unknown_outcome()),
+                    Some(total) => CounterReply::Counted(total),
+                    None => CounterReply::Refused(missing_total().unknown_outcome()),
                 };
             }
-            Ok(Ok(_)) => return Verdict::Refused(no_total().unknown_outcome()),
+            Ok(Ok(_)) => return CounterReply::Refused(missing_total().unknown_outcome()),
             Ok(Err(error)) => error,
-            Err(error) => return Verdict::Refused(error.unknown_outcome()),
+            Err(error) => return CounterReply::Refused(error.unknown_outcome()),
         };
         match error.err_code {
-            10169 => Verdict::NotKnown,
+            10169 => CounterReply::NotKnown,
             // Another copy with the same id is in flight.
-            10158 => Verdict::Open,
-            _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
+            10158 => CounterReply::Open,
+            _ if error.is_transient() => CounterReply::NotNow(Error::unavailable(error.description)),
             _ => {
-                let refused = convert::of_write(error, None, 0);
+                let refused = convert::from_write_error(error, None, 0);
                 if refused.outcome() == Outcome::NotApplied {
-                    return Verdict::Refused(refused);
+                    return CounterReply::Refused(refused);
                 }
                 // An internal server error can occur before or after the server counts. It proves as little as a
                 // missing reply.
                 tracing::debug!(stream = self.place.stream, error = %refused, "an increment failed");
-                Verdict::Open
+                CounterReply::Open
             }
         }
     }
 }
 
 /// Waits for the reply to a copy, or until the given time if no copy is pending.
-async fn wait(copy: &mut Option<Pending>, until: Instant) -> Answer {
+async fn wait(copy: &mut Option<InFlight>, until: Instant) -> Reply {
     let answer = match copy {
         Some(pending) => pending.wait(until).await,
         None => {
             tokio::time::sleep_until(until).await;
-            Answer::Silent
+            Reply::TimedOut
         }
     };
-    if !matches!(answer, Answer::Silent | Answer::Broken) {
+    if !matches!(answer, Reply::TimedOut | Reply::Disconnected) {
         *copy = None;
     }
     answer
 }
 
-fn no_total() -> Error {
+fn missing_total() -> Error {
     convert::backend("the reply to an increment lacks the total")
 }
 
 /// Parses the stored value of a counter: `{"val":"7"}`.
 pub(super) fn total(payload: &[u8]) -> Result<i128> {
     #[derive(Deserialize)]
-    struct Stored {
+    struct CounterRecord {
         val: String,
     }
-    let stored = serde_json::from_slice::<Stored>(payload).ok();
-    stored.and_then(|stored| number(&stored.val)).ok_or_else(no_total)
+    let stored = serde_json::from_slice::<CounterRecord>(payload).ok();
+    stored.and_then(|stored| number(&stored.val)).ok_or_else(missing_total)
 }
 
 /// Parses a number of any length. Returns `i128::MIN` or `i128::MAX` for a number that is out of range.
@@ -371,17 +371,17 @@ impl RawCounters for NatsCounters {
     }
 
     fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>> {
-        let scan = Scan {
+        let scan = ScanRequest {
             patterns: vec![pattern].into(),
             history: false,
             headers_only: false,
             after: Revision::ZERO,
-            wanted: None,
-            patience,
+            limit: None,
+            idle_timeout: patience,
         };
         let entries = scan::by_consumer(Arc::clone(&self.place), scan);
         let totals = entries.map(|entry| {
-            let Scanned { entry, behind: _ } = entry?;
+            let ScanItem { entry, pending: _ } = entry?;
             let total = total(&entry.value);
             let total = total.map_err(|error| error.with_key(entry.key.as_str()).at_revision(entry.revision))?;
             Ok((entry.key, total))

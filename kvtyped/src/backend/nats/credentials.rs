@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_nats::ConnectOptions;
 
-use super::file::File;
+use super::file::SecretFile;
 #[cfg(not(feature = "nkeys"))]
 use crate::error::Error;
 use crate::error::Result;
@@ -16,10 +16,10 @@ pub(super) enum Credentials {
     Token(String),
     /// The seed of an nkey.
     Nkey(String),
-    NkeyFile(File),
+    NkeyFile(SecretFile),
     /// A JSON Web Token and a seed, in the format of a credentials file.
     Jwt(String),
-    JwtFile(File),
+    JwtFile(SecretFile),
 }
 
 impl Credentials {
@@ -72,12 +72,12 @@ mod signed {
     }
 
     pub(super) async fn apply(credentials: Credentials, client: Option<ConnectOptions>) -> Result<ConnectOptions> {
-        let identity = learn(credentials.clone()).await?;
+        let identity = load_identity(credentials.clone()).await?;
         let Some(client) = client else {
             return Ok(ConnectOptions::with_auth_callback(move |nonce| {
                 let credentials = credentials.clone();
                 async move {
-                    let identity = learn(credentials).await.map_err(AuthError::new)?;
+                    let identity = load_identity(credentials).await.map_err(AuthError::new)?;
                     let mut auth = Auth::new();
                     auth.signature = Some(identity.key.sign(&nonce).map_err(AuthError::new)?);
                     auth.nkey = identity.jwt.is_none().then(|| identity.key.public_key());
@@ -95,7 +95,7 @@ mod signed {
         }))
     }
 
-    async fn learn(credentials: Credentials) -> Result<Identity> {
+    async fn load_identity(credentials: Credentials) -> Result<Identity> {
         let is_file = matches!(credentials, Credentials::NkeyFile(_) | Credentials::JwtFile(_));
         if !is_file {
             return identify(&credentials);
@@ -108,17 +108,17 @@ mod signed {
 
     fn identify(credentials: &Credentials) -> Result<Identity> {
         match credentials {
-            Credentials::Nkey(seed) => of_seed(None, seed, "the nkey"),
+            Credentials::Nkey(seed) => from_seed(None, seed, "the nkey"),
             Credentials::NkeyFile(file) => {
                 let text = file.read_secret("the file of an nkey")?;
                 let text = String::from_utf8_lossy(&text);
                 let seed = section(&text, "NKEY SEED").unwrap_or(&text);
-                of_seed(None, seed, &file.to_string())
+                from_seed(None, seed, &file.to_string())
             }
-            Credentials::Jwt(text) => of_credentials(text, "the credentials"),
+            Credentials::Jwt(text) => from_credentials_file(text, "the credentials"),
             Credentials::JwtFile(file) => {
                 let text = file.read_secret("the credentials file")?;
-                of_credentials(&String::from_utf8_lossy(&text), &file.to_string())
+                from_credentials_file(&String::from_utf8_lossy(&text), &file.to_string())
             }
             Credentials::UserAndPassword(..) | Credentials::Token(_) => {
                 Err(Error::invalid_config("these credentials have no key"))
@@ -126,16 +126,16 @@ mod signed {
         }
     }
 
-    fn of_credentials(text: &str, what: &str) -> Result<Identity> {
+    fn from_credentials_file(text: &str, what: &str) -> Result<Identity> {
         let (Some(jwt), Some(seed)) = (section(text, "USER JWT"), section(text, "NKEY SEED")) else {
             let needs = "`BEGIN NATS USER JWT` and `BEGIN USER NKEY SEED`, as `nsc generate creds` writes them";
             return Err(Error::invalid_config(format!("{what}: it lacks the parts {needs}")));
         };
-        of_seed(Some(jwt.to_owned()), seed, what)
+        from_seed(Some(jwt.to_owned()), seed, what)
     }
 
     /// Omits the causes, because the nkeys library may quote the key in them.
-    fn of_seed(jwt: Option<String>, seed: &str, what: &str) -> Result<Identity> {
+    fn from_seed(jwt: Option<String>, seed: &str, what: &str) -> Result<Identity> {
         let seed = seed.trim();
         match KeyPair::from_seed(seed) {
             Ok(key) if key.key_pair_type() == KeyPairType::User => Ok(Identity { jwt, seed: seed.to_owned(), key }),
@@ -164,7 +164,7 @@ mod signed {
                 "-----BEGIN NATS USER JWT-----\r\neyJ0.e.s\r\n------END NATS USER JWT------\r\n\n*** IMPORTANT ***\n\n\
                  -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
             );
-            let identity = of_credentials(&text, "it").unwrap();
+            let identity = from_credentials_file(&text, "it").unwrap();
             assert_eq!((identity.jwt.as_deref(), identity.seed.as_str()), (Some("eyJ0.e.s"), seed.as_str()));
         }
 
@@ -174,7 +174,7 @@ mod signed {
             let mut broken = KeyPair::new_user().seed().unwrap();
             broken.replace_range(20..22, "00");
             for seed in [account.as_str(), broken.as_str(), "SUnonsense", ""] {
-                let error = of_seed(None, seed, "the nkey").err().unwrap();
+                let error = from_seed(None, seed, "the nkey").err().unwrap();
                 let text = format!("{error} {error:?}");
                 assert!(seed.is_empty() || !text.contains(seed), "{text}");
             }

@@ -35,25 +35,25 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::convert;
-use super::publish::{Publication, Verdict};
-use super::record::Stored;
-use super::wire::{Answer, Pending};
-use crate::backend::{Backoff, Deadline, Guard, Write};
+use super::publish::{WriteReply, WriteRequest};
+use super::record::StoredMessage;
+use super::wire::{InFlight, Reply};
+use crate::backend::{Backoff, Deadline, Precondition, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
 /// How long to wait for the reply to another copy before the leader is queried again.
-const COPY: Duration = Duration::from_millis(500);
+const RESEND_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long to wait for a late reply once a query cannot decide the outcome.
-const LAST_HOPE: Duration = Duration::from_millis(500);
+const FINAL_GRACE: Duration = Duration::from_millis(500);
 
 /// A write with an unknown outcome.
-pub(super) struct Doubt<'a> {
-    publication: &'a Publication<'a>,
+pub(super) struct LostAck<'a> {
+    publication: &'a WriteRequest<'a>,
     begun: Instant,
     /// The copies that were sent and not answered.
-    unanswered: Vec<Pending>,
+    unanswered: Vec<InFlight>,
     /// Whether only one copy was sent, so that the server cannot know another one.
     is_sole: bool,
     /// Whether the server reported the sole copy as a duplicate. Then only the stored entry can prove that another
@@ -68,7 +68,7 @@ pub(super) struct Doubt<'a> {
 }
 
 /// The state of a write according to the leader's entries.
-enum Sight {
+enum Lookup {
     Applied(Revision),
     /// The entries do not contain the write, and its precondition still holds: it may yet be applied.
     Open,
@@ -78,10 +78,10 @@ enum Sight {
     Buried,
 }
 
-impl<'a> Doubt<'a> {
+impl<'a> LostAck<'a> {
     /// Starts the recovery of a write with one unanswered copy. The last parameter says whether other copies got
     /// replies that prove nothing.
-    pub(super) fn about(publication: &'a Publication<'a>, pending: Pending, is_sole: bool, doubtful: bool) -> Self {
+    pub(super) fn new(publication: &'a WriteRequest<'a>, pending: InFlight, is_sole: bool, doubtful: bool) -> Self {
         let unanswered = vec![pending];
         Self {
             publication,
@@ -96,39 +96,39 @@ impl<'a> Doubt<'a> {
     }
 
     /// Determines the outcome. Queries the leader and waits for replies at the same time.
-    pub(super) async fn resolve(mut self, deadline: Deadline) -> Result<Revision> {
-        let Publication { place, write, .. } = self.publication;
+    pub(super) async fn recover(mut self, deadline: Deadline) -> Result<Revision> {
+        let WriteRequest { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "a write was not acknowledged");
         let mut until = deadline.at();
         let mut backoff = Backoff::outage();
         while Instant::now() < until {
-            let sight = match select(pin!(self.publication.look(deadline)), pin!(self.listen(until))).await {
+            let sight = match select(pin!(self.publication.look_up(deadline)), pin!(self.listen(until))).await {
                 Either::Left((sight, _)) => sight,
                 Either::Right((Some(result), _)) => return result,
                 Either::Right((None, _)) => continue,
             };
             let mut pause = backoff.next();
             match sight {
-                Ok(Sight::Applied(revision)) => return Ok(revision),
-                Ok(Sight::Outrun(actual)) => {
-                    let expected = write.guard.as_ref().map_or(Revision::ZERO, |guard| guard.revision);
+                Ok(Lookup::Applied(revision)) => return Ok(revision),
+                Ok(Lookup::Outrun(actual)) => {
+                    let expected = write.precondition.as_ref().map_or(Revision::ZERO, |guard| guard.revision);
                     return Err(Error::new(ErrorKind::Conflict { expected, actual: Some(actual) }));
                 }
                 Ok(_) if self.is_duplicate => return Err(convert::foreign_duplicate()),
-                Ok(Sight::Buried) if !self.buried => {
+                Ok(Lookup::Buried) if !self.buried => {
                     self.buried = true;
-                    until = until.min(Instant::now() + LAST_HOPE);
+                    until = until.min(Instant::now() + FINAL_GRACE);
                     // A copy is harmless here, and a replicated bucket may still know the id.
                     if self.may_send_again() {
                         self.send_again();
                     }
                 }
-                Ok(Sight::Open) if self.refusal.is_some() => break,
-                Ok(Sight::Open) if self.may_send_again() => {
+                Ok(Lookup::Open) if self.refusal.is_some() => break,
+                Ok(Lookup::Open) if self.may_send_again() => {
                     self.send_again();
-                    pause = COPY;
+                    pause = RESEND_INTERVAL;
                 }
-                Ok(Sight::Open | Sight::Buried) => {}
+                Ok(Lookup::Open | Lookup::Buried) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
                 Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not answer"),
             }
@@ -136,7 +136,7 @@ impl<'a> Doubt<'a> {
                 return result;
             }
         }
-        Err(self.unknown(deadline))
+        Err(self.unknown_outcome(deadline))
     }
 
     /// Waits for replies until the given time, or until a reply changes the state. Returns a result if a reply decides
@@ -149,52 +149,52 @@ impl<'a> Doubt<'a> {
             }
             let waiting = self.unanswered.iter_mut().map(|copy| copy.wait(until).boxed());
             let (answer, at, _) = select_all(waiting).await;
-            if matches!(answer, Answer::Silent | Answer::Broken) {
+            if matches!(answer, Reply::TimedOut | Reply::Disconnected) {
                 continue;
             }
             drop(self.unanswered.swap_remove(at));
             let was_last = self.unanswered.is_empty();
-            match self.publication.judge(answer) {
-                Verdict::Applied { duplicate: true, .. } if self.is_sole => {
+            match self.publication.classify(answer) {
+                WriteReply::Applied { duplicate: true, .. } if self.is_sole => {
                     self.is_duplicate = true;
                     return None;
                 }
-                Verdict::Applied { revision, .. } => return Some(Ok(revision)),
-                Verdict::Open => {}
-                Verdict::Refused(error) if was_last && (!self.doubtful || error.is_conflict()) => {
+                WriteReply::Applied { revision, .. } => return Some(Ok(revision)),
+                WriteReply::NoReply => {}
+                WriteReply::Rejected(error) if was_last && (!self.doubtful || error.is_conflict()) => {
                     return Some(Err(error));
                 }
-                Verdict::NotNow(error) if was_last && !self.doubtful => return Some(Err(error)),
-                Verdict::Refused(error) if !error.is_conflict() => {
+                WriteReply::Retry(error) if was_last && !self.doubtful => return Some(Err(error)),
+                WriteReply::Rejected(error) if !error.is_conflict() => {
                     self.refusal = Some(error);
                     return None;
                 }
-                Verdict::Refused(_) | Verdict::NotNow(_) => return None,
-                Verdict::Doubtful(_) | Verdict::OnItsWay => self.doubtful = true,
+                WriteReply::Rejected(_) | WriteReply::Retry(_) => return None,
+                WriteReply::Inconclusive(_) | WriteReply::InProgress => self.doubtful = true,
             }
         }
         None
     }
 
     fn may_send_again(&self) -> bool {
-        let Publication { place, write: Write { key, guard, .. }, .. } = self.publication;
+        let WriteRequest { place, write: Write { key, precondition: guard, .. }, .. } = self.publication;
         let protected = match guard {
             None => false,
             Some(guard) if guard.key == *key => true,
             Some(_) => self.begun.elapsed() * 2 < place.duplicate_window,
         };
-        protected && place.api.wire().is_connected()
+        protected && place.api.connection().is_connected()
     }
 
     fn send_again(&mut self) {
-        let Publication { place, write, .. } = self.publication;
+        let WriteRequest { place, write, .. } = self.publication;
         tracing::debug!(stream = place.stream, key = %write.key, "retrying the write with the same id");
         self.is_sole = false;
         self.unanswered.push(self.publication.send());
     }
 
     /// Creates the error of an unknown outcome.
-    fn unknown(self, deadline: Deadline) -> Error {
+    fn unknown_outcome(self, deadline: Deadline) -> Error {
         let buried = self.buried;
         let error = self.refusal.unwrap_or_else(|| match buried {
             true => Error::unavailable("the acknowledgement was lost, and a later write replaced the key"),
@@ -204,10 +204,10 @@ impl<'a> Doubt<'a> {
     }
 }
 
-impl Publication<'_> {
+impl WriteRequest<'_> {
     /// Looks for this write in the leader's entries.
-    async fn look(&self, deadline: Deadline) -> Result<Sight> {
-        let Self { place, write: Write { key, guard, id, .. }, .. } = self;
+    async fn look_up(&self, deadline: Deadline) -> Result<Lookup> {
+        let Self { place, write: Write { key, precondition: guard, id, .. }, .. } = self;
         // Read the other key first: once it has moved on, the state of our own key is final.
         let other = match guard {
             Some(guard) if guard.key != *key => Some(revision_of(&place.leader_newest(&guard.key, deadline).await?)),
@@ -216,22 +216,22 @@ impl Publication<'_> {
         let newest = place.leader_newest(key, deadline).await?;
         let newest_revision = revision_of(&newest);
         if let Some(newest) = &newest
-            && newest.is_by(id)
+            && newest.was_written_by(id)
         {
-            return Ok(Sight::Applied(newest.revision));
+            return Ok(Lookup::Applied(newest.revision));
         }
         let has_history = place.config.history.is_none_or(|history| history > 1);
-        let Some(Guard { revision: guarded, .. }) = guard else {
-            let (ours, _) = if has_history { self.kept(Revision::ZERO, deadline).await? } else { (None, None) };
-            return Ok(ours.map_or(Sight::Open, Sight::Applied));
+        let Some(Precondition { revision: guarded, .. }) = guard else {
+            let (ours, _) = if has_history { self.is_retained(Revision::ZERO, deadline).await? } else { (None, None) };
+            return Ok(ours.map_or(Lookup::Open, Lookup::Applied));
         };
         let now = other.unwrap_or(newest_revision);
         if now <= *guarded {
-            return Ok(Sight::Open);
+            return Ok(Lookup::Open);
         }
-        let (ours, first) = if has_history { self.kept(*guarded, deadline).await? } else { (None, newest) };
+        let (ours, first) = if has_history { self.is_retained(*guarded, deadline).await? } else { (None, newest) };
         if let Some(revision) = ours {
-            return Ok(Sight::Applied(revision));
+            return Ok(Lookup::Applied(revision));
         }
         let outrun = match other {
             None => first.is_some_and(|first| first.directly_follows(*guarded)),
@@ -239,11 +239,15 @@ impl Publication<'_> {
             // newest entry.
             Some(_) => newest_revision < *guarded && place.config.replicas == Some(1) && place.config.mirror.is_none(),
         };
-        Ok(if outrun { Sight::Outrun(now) } else { Sight::Buried })
+        Ok(if outrun { Lookup::Outrun(now) } else { Lookup::Buried })
     }
 
     /// Returns our entry among the stored entries of the key after this revision, and the first of those entries.
-    pub(super) async fn kept(&self, after: Revision, deadline: Deadline) -> Result<(Option<Revision>, Option<Stored>)> {
+    pub(super) async fn is_retained(
+        &self,
+        after: Revision,
+        deadline: Deadline,
+    ) -> Result<(Option<Revision>, Option<StoredMessage>)> {
         let Self { place, write: Write { key, id, .. }, .. } = self;
         let subject = place.leader_subject(key);
         let mut first = None;
@@ -253,7 +257,7 @@ impl Publication<'_> {
             let Some(entry) = place.leader_api.leader(&place.leader_stream, &which, deadline).await? else {
                 return Ok((None, first));
             };
-            if entry.is_by(id) {
+            if entry.was_written_by(id) {
                 return Ok((Some(entry.revision), first));
             }
             from = entry.revision.get() + 1;
@@ -262,6 +266,6 @@ impl Publication<'_> {
     }
 }
 
-fn revision_of(entry: &Option<Stored>) -> Revision {
+fn revision_of(entry: &Option<StoredMessage>) -> Revision {
     entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision)
 }

@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::revision::Revision;
 
 /// Normalises the requested settings to the form that a server reports.
-pub(super) fn normal(wanted: &BucketConfig) -> BucketConfig {
+pub(super) fn normalize(wanted: &BucketConfig) -> BucketConfig {
     let mut config = wanted.clone();
     for source in config.mirror.iter_mut().chain(&mut config.sources) {
-        *source = source_in_other_words(source);
+        *source = normalize_source(source);
     }
     config.irregular.clear();
     config.description = config.description.filter(|text| !text.is_empty());
@@ -24,7 +24,7 @@ pub(super) fn normal(wanted: &BucketConfig) -> BucketConfig {
     config
 }
 
-fn source_in_other_words(source: &Source) -> Source {
+fn normalize_source(source: &Source) -> Source {
     let api = source.external_api();
     let domain = api.as_deref().and_then(domain_of).map(str::to_owned);
     let api_prefix = if domain.is_some() { None } else { api.clone() };
@@ -40,7 +40,7 @@ fn domain_of(api: &str) -> Option<&str> {
 }
 
 /// Returns the settings of a bucket and the raw stream configuration from the information of the stream.
-pub(super) fn of_info(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
+pub(super) fn parse_config(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
     let raw =
         info["config"].as_object().ok_or_else(|| convert::backend("the stream information lacks the configuration"))?;
     let name = raw.get("name").and_then(Value::as_str).and_then(bucket_name).unwrap_or_default();
@@ -139,7 +139,7 @@ fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
 
 /// Returns the current status of a bucket from the information of its stream.
 pub(super) fn status(info: Value) -> Result<BucketStatus> {
-    let (config, _) = of_info(&info)?;
+    let (config, _) = parse_config(&info)?;
     let created = created(&info)?;
     let mut status = BucketStatus::new(config, "JetStream", created);
     let count = |field: &str| info["state"][field].as_u64().unwrap_or_default();
@@ -160,19 +160,19 @@ pub(super) fn created(info: &Value) -> Result<SystemTime> {
 }
 
 /// Returns the JetStream API level of the server that reported this configuration, or 0 if it reports no level.
-pub(super) fn level(raw: &Map<String, Value>) -> u64 {
+pub(super) fn api_level(raw: &Map<String, Value>) -> u64 {
     let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
     level.and_then(|level| level.parse().ok()).unwrap_or_default()
 }
 
 /// Returns the version of the server that reported this configuration, or zeros if it reports no version.
-pub(super) fn version(raw: &Map<String, Value>) -> [u64; 3] {
+pub(super) fn server_version(raw: &Map<String, Value>) -> [u64; 3] {
     let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
-    numbers(version)
+    parse_version(version)
 }
 
 /// Returns the numbers of a version: `2.12.1-RC.1` is 2, 12, 1.
-pub(super) fn numbers(version: &str) -> [u64; 3] {
+pub(super) fn parse_version(version: &str) -> [u64; 3] {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
     std::array::from_fn(|_| numbers.next().unwrap_or_default())
 }

@@ -4,10 +4,10 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::convert;
 use super::record;
-use super::wire::Answer;
+use super::wire::Reply;
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -20,22 +20,22 @@ pub(super) const TRIES: usize = 3;
 /// No request returns the number of messages between two revisions. Instead, the messages after `revision` are counted,
 /// and then the last revision is read. The count is as large as the distance between the two revisions only if no
 /// message is missing. This holds even if the count comes from a stale server.
-pub(super) async fn keeps_all(
-    place: &Place,
-    facts: &Facts,
-    later: &mut Facts,
+pub(super) async fn has_no_gaps(
+    place: &StreamContext,
+    facts: &StreamState,
+    later: &mut StreamState,
     revision: Revision,
     mut counted: Option<u64>,
     tries: usize,
     deadline: Deadline,
 ) -> Result<bool> {
-    if let Some(known) = facts.keeps_all_after(revision) {
+    if let Some(known) = facts.has_no_gaps_after(revision) {
         return Ok(known);
     }
     for _ in 0..tries {
         if counted.is_none() {
-            counted = count_after(place, revision, deadline).await?;
-            *later = Facts::learn(place, deadline).await?;
+            counted = count_messages_after(place, revision, deadline).await?;
+            *later = StreamState::fetch(place, deadline).await?;
         }
         match counted.take() {
             Some(count) if count >= later.last.get().saturating_sub(revision.get()) => return Ok(true),
@@ -48,25 +48,25 @@ pub(super) async fn keeps_all(
 
 /// Requests the number of messages after this revision from any server. Returns `None` if the server does not report it
 /// (before 2.11, or without direct gets).
-async fn count_after(place: &Place, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
-    if !place.direct || place.api.wire().is_confined() {
+async fn count_messages_after(place: &StreamContext, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
+    if !place.allow_direct || place.api.connection().is_restricted() {
         return Ok(None);
     }
     let verb = format!("DIRECT.GET.{}", place.stream);
     let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
     let answer = place.api.attempt(&verb, Some(&asked), deadline).await?;
-    let Answer::Message(message) = answer else { return Ok(None) };
+    let Reply::Message(message) = answer else { return Ok(None) };
     if message.status.is_some() {
         return Ok(None);
     }
     let header = |name: &str| message.headers.as_ref()?.get_last(name)?.as_str().parse::<u64>().ok();
     let behind = header(record::header::PENDING);
-    Ok(behind.map(|behind| behind + u64::from(!place.counts_what_it_gives)))
+    Ok(behind.map(|behind| behind + u64::from(!place.pending_includes_current)))
 }
 
 /// The state of a stream according to its leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct StreamState {
     pub(super) created: SystemTime,
     first: Revision,
     pub(super) last: Revision,
@@ -78,29 +78,29 @@ pub(super) struct Facts {
     pub(super) now: SystemTime,
     pub(super) replicated: bool,
     leader: Option<String>,
-    followers: Vec<Follower>,
+    followers: Vec<Replica>,
 }
 
 /// Another server that stores the stream, according to the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Follower {
+struct Replica {
     name: String,
     current: bool,
     /// The maximum number of writes that the server lacks.
     lag: u64,
 }
 
-impl Facts {
-    pub(super) async fn learn(place: &Place, deadline: Deadline) -> Result<Self> {
+impl StreamState {
+    pub(super) async fn fetch(place: &StreamContext, deadline: Deadline) -> Result<Self> {
         let info = place.api.stream(&place.config.name, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        Self::of(&info).ok_or_else(|| convert::backend("the stream information lacks the state"))
+        Self::parse(&info).ok_or_else(|| convert::backend("the stream information lacks the state"))
     }
 
-    pub(super) fn of(info: &Value) -> Option<Self> {
+    pub(super) fn parse(info: &Value) -> Option<Self> {
         let (state, cluster) = (&info["state"], &info["cluster"]);
         let follower = |peer: &Value| {
-            Some(Follower {
+            Some(Replica {
                 name: peer["name"].as_str()?.to_owned(),
                 current: peer["current"].as_bool()?,
                 lag: peer["lag"].as_u64().unwrap_or_default(),
@@ -125,7 +125,7 @@ impl Facts {
     }
 
     /// Returns whether that server has the stream up to this revision, as far as the leader knows.
-    pub(super) fn has_reached(&self, server: Option<&str>, revision: Revision) -> bool {
+    pub(super) fn replica_has_reached(&self, server: Option<&str>, revision: Revision) -> bool {
         if !self.replicated || server.is_some() && server == self.leader.as_deref() {
             return true;
         }
@@ -135,7 +135,7 @@ impl Facts {
     }
 
     /// Returns whether every message after this revision is kept, or `None` if this state alone does not prove it.
-    pub(super) fn keeps_all_after(&self, revision: Revision) -> Option<bool> {
+    pub(super) fn has_no_gaps_after(&self, revision: Revision) -> Option<bool> {
         let next = revision.get().saturating_add(1);
         if revision >= self.last {
             return Some(revision == self.last);
@@ -162,8 +162,8 @@ mod tests {
 
     use super::*;
 
-    fn facts(first: u64, last: u64, messages: u64) -> Facts {
-        Facts::of(&json!({
+    fn facts(first: u64, last: u64, messages: u64) -> StreamState {
+        StreamState::parse(&json!({
             "created": "2026-08-14T12:02:39.5Z",
             "config": { "num_replicas": 3 },
             "state": { "first_seq": first, "last_seq": last, "messages": messages },
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn facts_tell_whether_something_is_missing() {
-        let after = |facts: Facts, revision| facts.keeps_all_after(Revision::new(revision));
+        let after = |facts: StreamState, revision| facts.has_no_gaps_after(Revision::new(revision));
         assert_eq!(after(facts(0, 0, 0), 0), Some(true));
         assert_eq!(after(facts(1, 5, 5), 0), Some(true));
         assert_eq!(after(facts(4, 5, 2), 3), Some(true));
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn facts_tell_whether_a_server_is_behind() {
         let facts = facts(1, 9, 9);
-        let reached = |server, revision| facts.has_reached(server, Revision::new(revision));
+        let reached = |server, revision| facts.replica_has_reached(server, Revision::new(revision));
         assert!(reached(Some("a"), 9), "the leader");
         assert!(reached(Some("b"), 7) && !reached(Some("b"), 8), "two behind");
         assert!(

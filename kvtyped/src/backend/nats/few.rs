@@ -17,9 +17,9 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::bucket::Place;
-use super::record::{Stored, header};
-use super::replies::{Replies, Reply};
+use super::bucket::StreamContext;
+use super::record::{StoredMessage, header};
+use super::replies::{ReplyStream, StreamedReply};
 use crate::backend::Deadline;
 use crate::error::Result;
 
@@ -78,22 +78,22 @@ impl Support {
 #[derive(Debug, Default)]
 pub(super) struct Few {
     /// The entries in the order of revisions, each with the number of entries behind it.
-    pub(super) entries: VecDeque<(Stored, u64)>,
+    pub(super) entries: VecDeque<(StoredMessage, u64)>,
     /// Whether nothing else matches.
     pub(super) is_all: bool,
 }
 
 /// Asks for the newest entries of a filter. `None` if there is no usable answer.
-pub(super) async fn ask(place: &Place, filter: &str, deadline: Deadline) -> Result<Option<Few>> {
-    let wire = place.api.wire();
+pub(super) async fn ask(place: &StreamContext, filter: &str, deadline: Deadline) -> Result<Option<Few>> {
+    let wire = place.api.connection();
     let epoch = wire.epoch();
     // Another server that stores the bucket may be behind the one that serves consumers.
-    if !place.direct || wire.is_confined() || place.config.may_be_behind() || place.few.skips(filter, epoch) {
+    if !place.allow_direct || wire.is_restricted() || place.config.may_be_behind() || place.few.skips(filter, epoch) {
         return Ok(None);
     }
-    let mut replies = Replies::listen(&place.api, &format!("DIRECT.GET.{}", place.stream), deadline).await?;
+    let mut replies = ReplyStream::subscribe(&place.api, &format!("DIRECT.GET.{}", place.stream), deadline).await?;
     let body = json!({ "multi_last": [filter], "max_bytes": ANSWER });
-    if !replies.ask(0, Bytes::from(body.to_string()), deadline).await? {
+    if !replies.request(0, Bytes::from(body.to_string()), deadline).await? {
         return Ok(None);
     }
     let mut few = Few::default();
@@ -103,7 +103,9 @@ pub(super) async fn ask(place: &Place, filter: &str, deadline: Deadline) -> Resu
             None => {
                 let Some(pending) = number(&message, header::PENDING) else { return Ok(None) };
                 let has_gap = few.entries.back().is_some_and(|(_, before)| *before != pending + 1);
-                let Some(stored) = Stored::from_direct(message).ok().filter(|_| !has_gap) else { return Ok(None) };
+                let Some(stored) = StoredMessage::from_direct(message).ok().filter(|_| !has_gap) else {
+                    return Ok(None);
+                };
                 few.entries.push_back((stored, pending));
             }
             Some(204) => match number(&message, header::UP_TO) {
@@ -136,7 +138,7 @@ pub(super) async fn ask(place: &Place, filter: &str, deadline: Deadline) -> Resu
         None => return Ok(None),
     }
     let body = json!({ "seq": up_to + 1, "next_by_subj": filter });
-    if replies.ask(1, Bytes::from(body.to_string()), deadline).await? {
+    if replies.request(1, Bytes::from(body.to_string()), deadline).await? {
         let later = next(place, &mut replies, 1, epoch, deadline).await?;
         few.is_all = later.is_some_and(|later| status(&later) == Some(404));
     }
@@ -145,19 +147,19 @@ pub(super) async fn ask(place: &Place, filter: &str, deadline: Deadline) -> Resu
 
 /// The next message of the answer with this number.
 async fn next(
-    place: &Place,
-    replies: &mut Replies,
+    place: &StreamContext,
+    replies: &mut ReplyStream,
     wanted: u64,
     epoch: u64,
     deadline: Deadline,
 ) -> Result<Option<Message>> {
     loop {
         match replies.next(deadline.at().min(Instant::now() + SILENCE)).await? {
-            Reply::Message(number, message) if number == wanted => return Ok(Some(message)),
-            Reply::Message(..) => {}
-            Reply::Broken => return Ok(None),
+            StreamedReply::Message(number, message) if number == wanted => return Ok(Some(message)),
+            StreamedReply::Message(..) => {}
+            StreamedReply::Broken => return Ok(None),
             // A denial shows as silence over the connection of an application.
-            Reply::Denied | Reply::Silent => {
+            StreamedReply::Denied | StreamedReply::Silent => {
                 place.few.refuse(epoch);
                 return Ok(None);
             }
@@ -167,7 +169,7 @@ async fn next(
 
 /// The status of a message that is no entry.
 fn status(message: &Message) -> Option<u16> {
-    message.status.filter(|_| !Stored::is_answered_by(message)).map(|status| status.as_u16())
+    message.status.filter(|_| !StoredMessage::is_stored_message(message)).map(|status| status.as_u16())
 }
 
 fn number(message: &Message, name: &str) -> Option<u64> {

@@ -13,10 +13,10 @@ const LARGEST: u64 = 1024 * 1024;
 
 /// The path of a file. The content is never shown. The path is not shown either if it looks like a secret.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct File(PathBuf);
+pub(super) struct SecretFile(PathBuf);
 
-impl File {
-    pub(super) fn at(path: impl Into<PathBuf>) -> Self {
+impl SecretFile {
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
@@ -35,7 +35,7 @@ impl File {
                 "a secret was given where the path of {what} is expected; write it to a file, or give it to the builder"
             )));
         }
-        self.content()
+        self.read_text()
             .map_err(|error| Error::invalid_config(format!("{what}, {self}, cannot be read: {error}")).caused_by(error))
     }
 
@@ -63,7 +63,7 @@ impl File {
     }
 
     /// Refuses pipes and devices: a pipe may block forever, and a device may have no end.
-    fn content(&self) -> io::Result<Vec<u8>> {
+    fn read_text(&self) -> io::Result<Vec<u8>> {
         let metadata = std::fs::metadata(&self.0)?;
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));
@@ -84,13 +84,13 @@ impl File {
     }
 }
 
-impl fmt::Display for File {
+impl fmt::Display for SecretFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_secret() { f.write_str("`..`") } else { write!(f, "`{}`", Escaped(&self.0.display())) }
     }
 }
 
-impl fmt::Debug for File {
+impl fmt::Debug for SecretFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
@@ -104,17 +104,18 @@ mod tests {
     fn a_secret_is_not_taken_for_a_path() {
         let seed = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM";
         for secret in [seed, "eyJ0eXAiOiJKV1QifQ.e30.c2ln", "-----BEGIN NATS USER JWT-----", "a\nb"] {
-            let file = File::at(secret);
+            let file = SecretFile::new(secret);
             let error = file.read("the credentials file").err();
             let text = format!("{error:?} {file:?} {file}");
             assert!(error.is_some() && !text.contains(secret), "{text}");
         }
-        assert!(!File::at("/etc/nats/SERVICE.creds").is_secret() && !File::at("SYS.nk").is_secret());
+        assert!(!SecretFile::new("/etc/nats/SERVICE.creds").is_secret() && !SecretFile::new("SYS.nk").is_secret());
     }
 
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_its_cause() {
-        let text = File::at("/nowhere/a.creds").read("the credentials file").err().map(|error| error.to_string());
+        let text =
+            SecretFile::new("/nowhere/a.creds").read("the credentials file").err().map(|error| error.to_string());
         let text = text.unwrap_or_default();
         assert!(text.contains("`/nowhere/a.creds`") && text.contains("No such file"), "{text}");
     }
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn what_has_no_end_is_not_read() {
         for path in ["/dev/zero", "/"] {
-            let text = File::at(path).read("the credentials file").err().map(|error| error.to_string());
+            let text = SecretFile::new(path).read("the credentials file").err().map(|error| error.to_string());
             assert!(text.is_some_and(|text| text.contains("not a regular file")), "{path}");
         }
     }
@@ -162,9 +163,9 @@ mod tests {
                 std::fs::write(&path, "seed")?;
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
                 for _ in 0..3 {
-                    assert!(File::at(&path).read_secret("the file of an nkey").is_ok());
+                    assert!(SecretFile::new(&path).read_secret("the file of an nkey").is_ok());
                 }
-                assert!(File::at(&path).read("the file of certificates").is_ok());
+                assert!(SecretFile::new(&path).read("the file of certificates").is_ok());
                 warned.push(count.load(std::sync::atomic::Ordering::Relaxed));
             }
             Ok(warned)

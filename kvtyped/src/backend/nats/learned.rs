@@ -4,23 +4,23 @@ use std::sync::{Mutex, PoisonError};
 
 /// The last value, with the epoch of its connection.
 #[derive(Debug)]
-pub(super) struct Learned<T>(Mutex<Option<(u64, T)>>);
+pub(super) struct PerConnection<T>(Mutex<Option<(u64, T)>>);
 
-impl<T> Default for Learned<T> {
+impl<T> Default for PerConnection<T> {
     fn default() -> Self {
         Self(Mutex::new(None))
     }
 }
 
-impl<T: Clone> Learned<T> {
+impl<T: Clone> PerConnection<T> {
     /// Returns the value that was stored for this epoch.
-    pub(super) fn on(&self, epoch: u64) -> Option<T> {
+    pub(super) fn get(&self, epoch: u64) -> Option<T> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(then, _)| *then == epoch).map(|(_, what)| what.clone())
     }
 
     /// Stores a value for this epoch.
-    pub(super) fn learn(&self, epoch: u64, what: T) {
+    pub(super) fn set(&self, epoch: u64, what: T) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, what));
     }
 }
@@ -31,10 +31,10 @@ mod tests {
 
     #[test]
     fn what_was_learned_holds_for_one_connection() {
-        let learned = Learned::default();
-        assert_eq!(learned.on(1), None);
-        learned.learn(1, "2.11.0");
-        assert_eq!(learned.on(1), Some("2.11.0"));
-        assert_eq!(learned.on(2), None);
+        let learned = PerConnection::default();
+        assert_eq!(learned.get(1), None);
+        learned.set(1, "2.11.0");
+        assert_eq!(learned.get(1), Some("2.11.0"));
+        assert_eq!(learned.get(2), None);
     }
 }

@@ -113,7 +113,7 @@ impl Links {
     /// If the future is dropped, the client is not replaced, and the next call tries again.
     pub(super) async fn replace(&self, deadline: Deadline) -> Result<()> {
         let Some(connector) = &self.connector else { return Err(Error::new(ErrorKind::Closed)) };
-        let mut backoff = deadline.bound(self.replacing.lock()).await?;
+        let mut backoff = deadline.timeout(self.replacing.lock()).await?;
         let old = self.current();
         if !old.has_ended() {
             return Ok(());

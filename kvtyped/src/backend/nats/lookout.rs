@@ -13,58 +13,58 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 /// How often a waiting request checks whether its connection was replaced.
-pub(super) const SLICE: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 
 /// The number of consecutive intervals without a waiter that ends the task.
-const IDLE: u32 = 20;
+const IDLE_TICKS: u32 = 20;
 
 /// Wakes all waiters at a fixed interval.
 #[derive(Debug, Default)]
-pub(super) struct Lookout {
+pub(super) struct SharedTicker {
     up: Notify,
     /// Whether a waiter registered since the last tick.
     wanted: AtomicBool,
     running: AtomicBool,
 }
 
-impl Lookout {
+impl SharedTicker {
     /// Returns a future that completes at the first tick after this call, even if it is polled only after that tick.
-    /// The tick comes within a [`SLICE`] and a short scheduling delay.
+    /// The tick comes within a [`TICK`] and a short scheduling delay.
     pub(super) fn next(self: &Arc<Self>) -> Notified<'_> {
         let next = self.up.notified();
         self.wanted.store(true, Ordering::SeqCst);
         if !self.running.load(Ordering::SeqCst) && !self.running.swap(true, Ordering::SeqCst) {
-            tokio::spawn(look(Running(Arc::downgrade(self))));
+            tokio::spawn(tick(TickerTask(Arc::downgrade(self))));
         }
         next
     }
 
     /// Wakes all waiters now.
-    pub(super) fn look_now(&self) {
+    pub(super) fn tick_now(&self) {
         self.up.notify_waiters();
     }
 }
 
 /// Marks the task as stopped when it is dropped, and wakes the waiters, which then start another task. The task's
 /// runtime may end before the runtimes of the waiters do.
-struct Running(Weak<Lookout>);
+struct TickerTask(Weak<SharedTicker>);
 
-impl Drop for Running {
+impl Drop for TickerTask {
     fn drop(&mut self) {
         if let Some(lookout) = self.0.upgrade() {
             lookout.running.store(false, Ordering::SeqCst);
-            lookout.look_now();
+            lookout.tick_now();
         }
     }
 }
 
-async fn look(running: Running) {
+async fn tick(running: TickerTask) {
     let mut idle = 0;
-    while idle < IDLE {
-        tokio::time::sleep(SLICE).await;
+    while idle < IDLE_TICKS {
+        tokio::time::sleep(TICK).await;
         let Some(lookout) = running.0.upgrade() else { return };
         idle = if lookout.wanted.swap(false, Ordering::SeqCst) { 0 } else { idle + 1 };
-        lookout.look_now();
+        lookout.tick_now();
     }
 }
 
@@ -74,22 +74,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_looks_while_anybody_waits_and_begins_again() {
-        let lookout = Arc::new(Lookout::default());
+        let lookout = Arc::new(SharedTicker::default());
         for _ in 0..3 {
             let begun = tokio::time::Instant::now();
             for _ in 0..3 {
                 lookout.next().await;
             }
-            assert!(begun.elapsed() <= 4 * SLICE, "{:?}", begun.elapsed());
+            assert!(begun.elapsed() <= 4 * TICK, "{:?}", begun.elapsed());
             while lookout.running.load(Ordering::SeqCst) {
-                tokio::time::sleep(SLICE).await;
+                tokio::time::sleep(TICK).await;
             }
         }
     }
 
     #[test]
     fn it_goes_on_where_its_runtime_is_gone() {
-        let lookout = Arc::new(Lookout::default());
+        let lookout = Arc::new(SharedTicker::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let [first, second] = [runtime(), runtime()];
         first.block_on(async { lookout.next().await });

@@ -19,17 +19,17 @@ use futures::stream::{self, StreamExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::read;
-use super::record::{Stored, header};
-use super::replies::{Replies, Reply};
-use crate::backend::{At, Backoff, Deadline, RawEntry, Read, next_output};
+use super::record::{StoredMessage, header};
+use super::replies::{ReplyStream, StreamedReply};
+use crate::backend::{Backoff, Deadline, RawEntry, Read, ReadAt, next_output};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
 
 /// The maximum number of keys that are read separately, which is faster for few keys.
-const FEW: usize = 3;
+const SINGLE_GET_THRESHOLD: usize = 3;
 
 /// The maximum number of keys in a request. A server returns at most 1,024 entries, and none if there are more.
 const CHUNK: usize = 1_000;
@@ -39,23 +39,23 @@ const CHUNK: usize = 1_000;
 const ANSWER: usize = 8 * 1024 * 1024;
 
 /// The maximum number of requests in flight.
-const AT_ONCE: usize = 4;
+const CHUNK_CONCURRENCY: usize = 4;
 
 /// The number of keys that are read concurrently if each key is read separately.
-const ALONE_AT_ONCE: usize = 64;
+const SINGLE_GET_CONCURRENCY: usize = 64;
 
 /// How many times the same keys are requested before they are read separately.
 const TRIES: u32 = 4;
 
 /// How long the server may be silent before the requests are given up.
-const SILENCE: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The maximum size of a request without its key names, in bytes.
 const FRAME: usize = 256;
 
 /// Whether a bucket answers requests for many keys.
 #[derive(Debug, Default)]
-pub(super) struct Support {
+pub(super) struct MultiGetSupport {
     /// The epoch of the connection that does not support such requests. Another connection may lead to another server,
     /// with other permissions.
     refused: AtomicU64,
@@ -63,68 +63,68 @@ pub(super) struct Support {
     silences: AtomicU32,
 }
 
-impl Support {
+impl MultiGetSupport {
     fn is_refused(&self, epoch: u64) -> bool {
         self.refused.load(Ordering::Relaxed) == epoch
     }
 
-    fn refuse(&self, epoch: u64) {
+    fn mark_unsupported(&self, epoch: u64) {
         self.refused.store(epoch, Ordering::Relaxed);
     }
 
-    fn answered(&self) {
+    fn mark_supported(&self) {
         self.silences.store(0, Ordering::Relaxed);
     }
 
     /// Records a request without an answer. On an application's own connection, denials are not reported and show as
     /// silence, so the second silence in a row counts as a refusal.
-    fn silent(&self, epoch: u64) {
+    fn record_timeout(&self, epoch: u64) {
         if self.silences.fetch_add(1, Ordering::Relaxed) > 0 {
-            self.answered();
-            self.refuse(epoch);
+            self.mark_supported();
+            self.mark_unsupported(epoch);
         }
     }
 }
 
 /// Reads the newest entry of each key, including delete markers, in the order of the keys.
 pub(super) async fn read_many(
-    place: &Place,
+    place: &StreamContext,
     keys: &[Key],
     read: Read,
     deadline: Deadline,
 ) -> Result<Vec<Option<RawEntry>>> {
-    let mut wanted = Wanted::new(keys);
+    let mut wanted = KeyBatch::new(keys);
     let mut was_silent = None;
-    if wanted.keys.len() > FEW {
+    if wanted.keys.len() > SINGLE_GET_THRESHOLD {
         was_silent = ask(place, &mut wanted, read, deadline).await?;
     }
-    let unanswered = wanted.unanswered();
-    let Wanted { keys, answers, .. } = &mut wanted;
-    let left = unanswered.into_iter().map(|at| alone(place, keys[at], at, read, deadline));
-    let mut left = stream::iter(left).buffer_unordered(ALONE_AT_ONCE);
+    let unanswered = wanted.missing_keys();
+    let KeyBatch { keys, answers, .. } = &mut wanted;
+    let left = unanswered.into_iter().map(|at| get_single(place, keys[at], at, read, deadline));
+    let mut left = stream::iter(left).buffer_unordered(SINGLE_GET_CONCURRENCY);
     while let Some((at, entry)) = next_output(&mut left).await.transpose()? {
         answers[at] = Some(entry);
     }
     drop(left);
     if let Some(epoch) = was_silent {
-        place.many.silent(epoch);
+        place.multi_get.record_timeout(epoch);
     }
     Ok(wanted.in_order())
 }
 
-async fn alone(
-    place: &Place,
+async fn get_single(
+    place: &StreamContext,
     key: &Key,
     at: usize,
     read: Read,
     deadline: Deadline,
 ) -> Result<(usize, Option<RawEntry>)> {
-    let entry = read::read(place, key, At::Newest(read), deadline).await;
+    let entry = read::read(place, key, ReadAt::Newest(read), deadline).await;
     Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
 }
 
 /// The distinct keys with their answers.
-struct Wanted<'a> {
+struct KeyBatch<'a> {
     keys: Vec<&'a Key>,
     numbers: HashMap<&'a str, usize>,
     answers: Vec<Option<Option<RawEntry>>>,
@@ -132,7 +132,7 @@ struct Wanted<'a> {
     order: Vec<usize>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> KeyBatch<'a> {
     fn new(asked: &'a [Key]) -> Self {
         let mut keys = Vec::with_capacity(asked.len());
         let mut numbers = HashMap::with_capacity(asked.len());
@@ -147,7 +147,7 @@ impl<'a> Wanted<'a> {
         Self { keys, numbers, answers, order }
     }
 
-    fn unanswered(&self) -> Vec<usize> {
+    fn missing_keys(&self) -> Vec<usize> {
         (0..self.keys.len()).filter(|at| self.answers[*at].is_none()).collect()
     }
 
@@ -184,7 +184,7 @@ impl Chunk {
 }
 
 /// The progress of a chunk after a message.
-enum Done {
+enum ChunkStatus {
     /// More messages are pending.
     No,
     /// The results of all keys are complete.
@@ -199,9 +199,9 @@ enum Done {
 
 /// Requests as many keys as possible with requests for many keys. The remaining keys must be read separately. Returns
 /// the epoch of the connection if the server did not answer.
-async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadline) -> Result<Option<u64>> {
-    let wire = place.api.wire();
-    if !place.direct || wire.is_confined() || place.many.is_refused(wire.epoch()) {
+async fn ask(place: &StreamContext, wanted: &mut KeyBatch<'_>, read: Read, deadline: Deadline) -> Result<Option<u64>> {
+    let wire = place.api.connection();
+    if !place.allow_direct || wire.is_restricted() || place.multi_get.is_refused(wire.epoch()) {
         return Ok(None);
     }
     let floor = match read {
@@ -216,42 +216,42 @@ async fn ask(place: &Place, wanted: &mut Wanted<'_>, read: Read, deadline: Deadl
     };
     let mut backoff = Backoff::outage();
     loop {
-        let replies = Replies::listen(&place.api, &format!("DIRECT.GET.{}", place.stream), deadline).await?;
-        let mut asking = Asking::new(place, wanted, floor, replies);
+        let replies = ReplyStream::subscribe(&place.api, &format!("DIRECT.GET.{}", place.stream), deadline).await?;
+        let mut asking = MultiGetRun::new(place, wanted, floor, replies);
         match asking.run(deadline).await? {
-            End::Over => return Ok(None),
-            End::Silent => return Ok(Some(asking.epoch)),
-            End::Broken if backoff.pause(deadline).await => {}
-            End::Broken => return Err(deadline.error()),
+            RunEnd::Over => return Ok(None),
+            RunEnd::Silent => return Ok(Some(asking.epoch)),
+            RunEnd::Broken if backoff.pause(deadline).await => {}
+            RunEnd::Broken => return Err(deadline.error()),
         }
     }
 }
 
 /// The reason why the requests ended.
-enum End {
+enum RunEnd {
     Over,
     Silent,
     Broken,
 }
 
-struct Asking<'a, 'k> {
-    place: &'a Place,
-    wanted: &'a mut Wanted<'k>,
+struct MultiGetRun<'a, 'k> {
+    place: &'a StreamContext,
+    wanted: &'a mut KeyBatch<'k>,
     /// The revision that a server must have reached.
     floor: Revision,
-    replies: Replies,
+    replies: ReplyStream,
     epoch: u64,
     waiting: VecDeque<Chunk>,
     on_their_way: HashMap<u64, Chunk>,
     asked: u64,
 }
 
-impl<'a, 'k> Asking<'a, 'k> {
-    fn new(place: &'a Place, wanted: &'a mut Wanted<'k>, floor: Revision, replies: Replies) -> Self {
-        let most = place.api.wire().client().server_info().max_payload.saturating_sub(FRAME);
+impl<'a, 'k> MultiGetRun<'a, 'k> {
+    fn new(place: &'a StreamContext, wanted: &'a mut KeyBatch<'k>, floor: Revision, replies: ReplyStream) -> Self {
+        let most = place.api.connection().client().server_info().max_payload.saturating_sub(FRAME);
         let mut waiting = VecDeque::new();
         let (mut keys, mut bytes) = (Vec::new(), 0);
-        for at in wanted.unanswered() {
+        for at in wanted.missing_keys() {
             let more = place.prefix.len() + wanted.keys[at].as_str().len() + r#""","#.len();
             if keys.len() == CHUNK || bytes + more > most {
                 waiting.push_back(Chunk::new(std::mem::take(&mut keys), 0));
@@ -261,41 +261,41 @@ impl<'a, 'k> Asking<'a, 'k> {
             bytes += more;
         }
         waiting.push_back(Chunk::new(keys, 0));
-        let epoch = place.api.wire().epoch();
+        let epoch = place.api.connection().epoch();
         Self { place, wanted, floor, replies, epoch, waiting, on_their_way: HashMap::new(), asked: 0 }
     }
 
-    async fn run(&mut self, deadline: Deadline) -> Result<End> {
+    async fn run(&mut self, deadline: Deadline) -> Result<RunEnd> {
         let mut backoff = Backoff::outage();
         loop {
-            while self.on_their_way.len() < AT_ONCE
+            while self.on_their_way.len() < CHUNK_CONCURRENCY
                 && let Some(chunk) = self.waiting.pop_front()
             {
                 self.send(chunk, deadline).await?;
             }
             if self.on_their_way.is_empty() {
-                return Ok(End::Over);
+                return Ok(RunEnd::Over);
             }
-            let until = deadline.at().min(Instant::now() + SILENCE);
+            let until = deadline.at().min(Instant::now() + REPLY_TIMEOUT);
             let (number, message) = match self.replies.next(until).await? {
-                Reply::Message(number, message) => (number, message),
-                Reply::Denied => {
-                    self.place.many.refuse(self.epoch);
-                    return Ok(End::Over);
+                StreamedReply::Message(number, message) => (number, message),
+                StreamedReply::Denied => {
+                    self.place.multi_get.mark_unsupported(self.epoch);
+                    return Ok(RunEnd::Over);
                 }
-                Reply::Broken => return Ok(End::Broken),
-                Reply::Silent if deadline.has_passed() => return Err(deadline.error()),
-                Reply::Silent => return Ok(End::Silent),
+                StreamedReply::Broken => return Ok(RunEnd::Broken),
+                StreamedReply::Silent if deadline.is_expired() => return Err(deadline.error()),
+                StreamedReply::Silent => return Ok(RunEnd::Silent),
             };
             // A reply to an abandoned request may still arrive.
             let Some(mut chunk) = self.on_their_way.remove(&number) else { continue };
-            match self.take(&mut chunk, message)? {
-                Done::No => {
+            match self.on_reply(&mut chunk, message)? {
+                ChunkStatus::No => {
                     self.on_their_way.insert(number, chunk);
                 }
                 done => {
-                    let again = matches!(done, Done::Again);
-                    self.settle(chunk, done);
+                    let again = matches!(done, ChunkStatus::Again);
+                    self.finish_chunk(chunk, done);
                     // A server that is behind soon catches up.
                     if again && !backoff.pause(deadline).await {
                         return Err(deadline.error());
@@ -307,48 +307,48 @@ impl<'a, 'k> Asking<'a, 'k> {
 
     async fn send(&mut self, chunk: Chunk, deadline: Deadline) -> Result<()> {
         // A few keys are read separately. So is a key whose name fills a request.
-        if chunk.keys.len() <= FEW || chunk.tries == TRIES {
+        if chunk.keys.len() <= SINGLE_GET_THRESHOLD || chunk.tries == TRIES {
             return Ok(());
         }
         let Self { place, wanted, .. } = self;
         let subjects: Vec<_> = chunk.keys.iter().map(|at| place.subject(wanted.keys[*at])).collect();
         let body = json!({ "multi_last": subjects, "max_bytes": ANSWER });
         self.asked += 1;
-        if self.replies.ask(self.asked, Bytes::from(body.to_string()), deadline).await? {
+        if self.replies.request(self.asked, Bytes::from(body.to_string()), deadline).await? {
             self.on_their_way.insert(self.asked, chunk);
         }
         Ok(())
     }
 
     /// Processes a message of a chunk.
-    fn take(&self, chunk: &mut Chunk, message: Message) -> Result<Done> {
-        let status = message.status.filter(|_| !Stored::is_answered_by(&message));
+    fn on_reply(&self, chunk: &mut Chunk, message: Message) -> Result<ChunkStatus> {
+        let status = message.status.filter(|_| !StoredMessage::is_stored_message(&message));
         let Some(status) = status.map(|status| status.as_u16()) else {
-            let Ok(pending) = number(&message, header::PENDING) else { return Ok(Done::Never) };
+            let Ok(pending) = number(&message, header::PENDING) else { return Ok(ChunkStatus::Never) };
             chunk.gap |= chunk.pending.is_some_and(|before| before != pending + 1);
             chunk.pending = Some(pending);
-            let entry = Stored::from_direct(message)?.entry(&self.place.prefix)?;
+            let entry = StoredMessage::from_direct(message)?.entry(&self.place.prefix)?;
             if let Some(at) = self.wanted.numbers.get(entry.key.as_str()) {
                 chunk.found.push((*at, entry));
             }
-            return Ok(Done::No);
+            return Ok(ChunkStatus::No);
         };
-        self.place.many.answered();
+        self.place.multi_get.mark_supported();
         let said = message.description.as_deref().unwrap_or_default();
         Ok(match status {
-            204 if number(&message, header::UP_TO).unwrap_or_default() < self.floor.get() => Done::Again,
+            204 if number(&message, header::UP_TO).unwrap_or_default() < self.floor.get() => ChunkStatus::Again,
             // The number in the final status is one too low on some servers. The last message shows whether more
             // entries exist.
-            204 if chunk.gap => Done::Again,
-            204 if chunk.pending == Some(0) => Done::Yes,
-            204 => Done::Partly,
+            204 if chunk.gap => ChunkStatus::Again,
+            204 if chunk.pending == Some(0) => ChunkStatus::Yes,
+            204 => ChunkStatus::Partly,
             // An entry was removed between the lookup and the read.
-            404 if chunk.pending.is_some() || said.contains("Not Found") => Done::Again,
+            404 if chunk.pending.is_some() || said.contains("Not Found") => ChunkStatus::Again,
             // This status does not show which revision the server has reached.
-            404 if self.floor > Revision::ZERO => Done::Never,
-            404 => Done::Yes,
+            404 if self.floor > Revision::ZERO => ChunkStatus::Never,
+            404 => ChunkStatus::Yes,
             // No server responds, temporarily or permanently. A read of one key finds out which.
-            503 => Done::Never,
+            503 => ChunkStatus::Never,
             status => {
                 tracing::debug!(
                     stream = self.place.stream,
@@ -357,34 +357,34 @@ impl<'a, 'k> Asking<'a, 'k> {
                     "the server does not answer requests for many keys"
                 );
                 if status != 413 {
-                    self.place.many.refuse(self.epoch);
+                    self.place.multi_get.mark_unsupported(self.epoch);
                 }
-                Done::Never
+                ChunkStatus::Never
             }
         })
     }
 
-    fn settle(&mut self, chunk: Chunk, done: Done) {
+    fn finish_chunk(&mut self, chunk: Chunk, done: ChunkStatus) {
         let Chunk { keys, tries, found, .. } = chunk;
         let answers = &mut self.wanted.answers;
         let progress = !found.is_empty();
-        if matches!(done, Done::Yes | Done::Partly) {
+        if matches!(done, ChunkStatus::Yes | ChunkStatus::Partly) {
             for (at, entry) in found {
                 answers[at] = Some(Some(entry));
             }
         }
         match done {
-            Done::Yes => {
+            ChunkStatus::Yes => {
                 for at in keys {
                     answers[at].get_or_insert(None);
                 }
             }
-            Done::Partly | Done::Again => {
+            ChunkStatus::Partly | ChunkStatus::Again => {
                 let keys = keys.into_iter().filter(|at| answers[*at].is_none()).collect();
-                let fresh = matches!(done, Done::Partly) && progress;
+                let fresh = matches!(done, ChunkStatus::Partly) && progress;
                 self.waiting.push_back(Chunk::new(keys, if fresh { 0 } else { tries + 1 }));
             }
-            Done::No | Done::Never => {}
+            ChunkStatus::No | ChunkStatus::Never => {}
         }
     }
 }

@@ -79,12 +79,12 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
-use self::api::{Api, Repeat};
+use self::api::{Api, Idempotency};
 use self::bucket::NatsBucket;
 use self::connect::Connector;
 use self::count::NatsCounters;
-use self::learned::Learned;
-use self::wire::Wire;
+use self::learned::PerConnection;
+use self::wire::Connection;
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -102,9 +102,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// write permission as carefully as read permission.
 pub struct NatsBackend {
     api: Api,
-    owned: bool,
+    boxed: bool,
     /// The capabilities of the servers, cached per connection.
-    capabilities: Learned<Capabilities>,
+    capabilities: PerConnection<Capabilities>,
 }
 
 impl NatsBackend {
@@ -146,8 +146,8 @@ impl NatsBackend {
     }
 
     async fn connected(connector: Connector) -> Result<Self> {
-        let (prefix, confined) = (connector.api_prefix()?, connector.is_confined());
-        Ok(Self::over(Wire::connect(connector, confined).await?, prefix, true))
+        let (prefix, restricted) = (connector.api_prefix()?, connector.is_confined());
+        Ok(Self::with_connection(Connection::connect(connector, restricted).await?, prefix, true))
     }
 
     /// Creates a backend on an application's own connection.
@@ -156,74 +156,74 @@ impl NatsBackend {
     /// belongs to the application, so a subject that the server denies shows as a `Timeout` rather than as
     /// `PermissionDenied`. The `ping_interval` of the client decides how soon a hung server is detected.
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::over(Wire::over(client, false), api::DEFAULT_PREFIX.into(), false)
+        Self::with_connection(Connection::over(client, false), api::DEFAULT_PREFIX.into(), false)
     }
 
     /// Creates a backend as [`from_client`](Self::from_client) does, in another JetStream domain or account.
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if the prefix or the domain is invalid. Of the options, only these two and `confined`
+    /// Returns `InvalidConfig` if the prefix or the domain is invalid. Of the options, only these two and `restricted`
     /// are used.
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
         let prefix = options.api_prefix()?;
-        Ok(Self::over(Wire::over(client, options.confined), prefix, false))
+        Ok(Self::with_connection(Connection::over(client, options.restricted), prefix, false))
     }
 
-    fn over(wire: Wire, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(Arc::new(wire), prefix), owned, capabilities: Learned::default() }
+    fn with_connection(wire: Connection, prefix: String, owned: bool) -> Self {
+        Self { api: Api::new(Arc::new(wire), prefix), boxed: owned, capabilities: PerConnection::default() }
     }
 
-    async fn known(&self, deadline: Deadline) -> Result<Capabilities> {
-        let epoch = self.api.wire().epoch();
-        if let Some(known) = self.capabilities.on(epoch) {
+    async fn check_name(&self, deadline: Deadline) -> Result<Capabilities> {
+        let epoch = self.api.connection().epoch();
+        if let Some(known) = self.capabilities.get(epoch) {
             return Ok(known);
         }
         let known = self.api.capabilities(deadline).await?;
-        self.capabilities.learn(epoch, known.clone());
+        self.capabilities.set(epoch, known.clone());
         Ok(known)
     }
 
-    async fn make(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
+    async fn create_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.known(deadline).await?;
+        let able = self.check_name(deadline).await?;
         config::check(&config, &able)?;
         let config = config.with_defaults(able.key_ttl, able.atomic);
         // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
         }
-        let wanted = Value::Object(config::stream(&config));
+        let wanted = Value::Object(config::to_stream_config(&config));
         let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&wanted), Repeat::Never, deadline).await?;
-        let info = answer.map_err(convert::of_settings)?;
-        self.echoed(info, &config, &able)
+        let answer = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
+        let info = answer.map_err(convert::from_config_error)?;
+        self.verify_applied(info, &config, &able)
     }
 
-    async fn change(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
+    async fn update_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.known(deadline).await?;
+        let able = self.check_name(deadline).await?;
         config::check(&config, &able)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (now, raw) = echo::of_info(&info)?;
-        if echo::normal(&config).differences(&now).is_empty() {
+        let (now, raw) = echo::parse_config(&info)?;
+        if echo::normalize(&config).differences(&now).is_empty() {
             return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, echo::created(&info)?)));
         }
         let mut wanted = raw.clone();
         regular::repair(&config.name, &mut wanted);
-        config::merge(&config, &mut wanted);
+        config::merge_update(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Repeat::Never, deadline).await?;
-        let info = answer.map_err(convert::of_settings)?;
-        self.echoed(info, &config, &able)
+        let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
+        let info = answer.map_err(convert::from_config_error)?;
+        self.verify_applied(info, &config, &able)
     }
 
     /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
     /// setting that it does not know.
-    fn echoed(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
-        let (config, raw) = echo::of_info(&info)?;
-        if let Some(difference) = echo::normal(wanted).differences(&config).first() {
+    fn verify_applied(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
+        let (config, raw) = echo::parse_config(&info)?;
+        if let Some(difference) = echo::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
                 format!("{}, which made it {}", able.backend, difference.found),
@@ -232,78 +232,82 @@ impl NatsBackend {
         Ok(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?)))
     }
 
-    async fn find(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
+    async fn open_stream(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
-        let (config, raw) = echo::of_info(&info)?;
+        let (config, raw) = echo::parse_config(&info)?;
         Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?))))
     }
 
-    async fn remove(&self, name: &str, deadline: Deadline) -> Result<bool> {
+    async fn delete_stream(&self, name: &str, deadline: Deadline) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
         match self.api.stream(name, deadline).await {
             Ok(None) => return Ok(false),
             // A stream that is not a bucket was not created by this crate, so it is not deleted.
-            Ok(Some(info)) => drop(echo::of_info(&info)?),
+            Ok(Some(info)) => drop(echo::parse_config(&info)?),
             Err(error) if error.is_denied() => {}
             Err(error) => return Err(error),
         }
         let verb = format!("STREAM.DELETE.{}", config::stream_name(name));
-        match self.api.call(&verb, None, Repeat::Never, deadline).await? {
+        match self.api.call(&verb, None, Idempotency::AtMostOnce, deadline).await? {
             Ok(_) => Ok(true),
             Err(error) if error.is_stream_not_found() => Ok(false),
-            Err(error) => Err(convert::of_api(error)),
+            Err(error) => Err(convert::from_api_error(error)),
         }
     }
 
     /// Opens the counters of this name, or creates them. Returns `None` if the server does not support counters, or if
     /// the existing bucket stores records.
-    async fn count(&self, config: BucketConfig, deadline: Deadline) -> Result<Option<Arc<dyn RawCounters>>> {
+    async fn create_counter_stream(
+        &self,
+        config: BucketConfig,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let mut config = config;
-        config.history.get_or_insert(count::KEPT);
+        config.history.get_or_insert(count::DEFAULT_HISTORY);
         let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
                 Some(info) => info,
                 // Request the capabilities only if the stream must be created: a user who may only increment may not
                 // request them.
-                None if !self.known(deadline).await?.counters => return Ok(None),
+                None if !self.check_name(deadline).await?.counters => return Ok(None),
                 None => {
-                    let wanted = Value::Object(config::counters(&config));
+                    let wanted = Value::Object(config::to_counter_config(&config));
                     let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
                     match self
                         .api
-                        .call(&verb, Some(&wanted), Repeat::Never, deadline)
+                        .call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline)
                         .await?
-                        .map_err(convert::of_settings)
+                        .map_err(convert::from_config_error)
                     {
                         Ok(info) => info,
                         // Another client created the stream since the lookup: look again.
-                        Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.has_passed() => {
+                        Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {
                             continue;
                         }
                         Err(error) => return Err(error),
                     }
                 }
             };
-            let (found, raw) = echo::of_info(&info)?;
+            let (found, raw) = echo::parse_config(&info)?;
             if !config::has_counters(&raw) {
                 return Ok(None);
             }
             let bucket = NatsBucket::new(&self.api, found, raw, echo::created(&info)?);
-            return Ok(Some(Arc::new(NatsCounters::new(bucket.into_place()))));
+            return Ok(Some(Arc::new(NatsCounters::new(bucket.into_context()))));
         }
     }
 
-    async fn list(&self, deadline: Deadline) -> Result<Vec<String>> {
+    async fn list_streams(&self, deadline: Deadline) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut offset = 0;
         loop {
             // Asking for `$KV.>` would leave out mirrors, which have no subjects.
             let asked = json!({ "offset": offset });
-            let answer = self.api.call("STREAM.NAMES", Some(&asked), Repeat::UntilAnswered, deadline).await?;
-            let answer = answer.map_err(convert::of_api)?;
+            let answer = self.api.call("STREAM.NAMES", Some(&asked), Idempotency::Idempotent, deadline).await?;
+            let answer = answer.map_err(convert::from_api_error)?;
             let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
             names.extend(page.iter().filter_map(Value::as_str).filter_map(config::bucket_name).map(str::to_owned));
             offset += page.len();
@@ -328,7 +332,7 @@ impl NatsBackend {
         let is_bucket = |name: String| async move {
             let soon = Deadline::after(deadline.remaining().min(LOOK));
             let is_bucket = match self.api.stream(&name, soon).await {
-                Ok(info) => info.is_some_and(|info| echo::of_info(&info).is_ok()),
+                Ok(info) => info.is_some_and(|info| echo::parse_config(&info).is_ok()),
                 Err(_) => true,
             };
             is_bucket.then_some(name)
@@ -339,23 +343,23 @@ impl NatsBackend {
 
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.known(deadline).boxed()
+        self.check_name(deadline).boxed()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
-        self.make(config, deadline).boxed()
+        self.create_stream(config, deadline).boxed()
     }
 
     fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
-        self.find(name, deadline).boxed()
+        self.open_stream(name, deadline).boxed()
     }
 
     fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
-        self.change(config, deadline).boxed()
+        self.update_stream(config, deadline).boxed()
     }
 
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
-        self.remove(name, deadline).boxed()
+        self.delete_stream(name, deadline).boxed()
     }
 
     fn counters(
@@ -363,17 +367,17 @@ impl Backend for NatsBackend {
         config: BucketConfig,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
-        self.count(config, deadline).boxed()
+        self.create_counter_stream(config, deadline).boxed()
     }
 
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
-        self.list(deadline).boxed()
+        self.list_streams(deadline).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         async move {
-            match self.owned {
-                true => self.api.wire().close().await,
+            match self.boxed {
+                true => self.api.connection().close().await,
                 false => Ok(()),
             }
         }
@@ -384,6 +388,6 @@ impl Backend for NatsBackend {
 /// Shows no server and no user.
 impl fmt::Debug for NatsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.owned).finish_non_exhaustive()
+        f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.boxed).finish_non_exhaustive()
     }
 }

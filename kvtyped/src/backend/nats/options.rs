@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::api;
 use super::credentials::Credentials;
-use super::file::File;
+use super::file::SecretFile;
 use super::tls::Tls;
 use crate::error::{Error, Result};
 
@@ -24,8 +24,8 @@ pub struct NatsOptions {
     pub inbox_prefix: Option<String>,
     /// The time limit for connecting. The default is 5 s.
     pub connect_timeout: Option<Duration>,
-    /// Whether to avoid requests that permissions cannot limit to some keys; see [`confined`](Self::confined).
-    pub confined: bool,
+    /// Whether to avoid requests that permissions cannot limit to some keys; see [`restricted`](Self::restricted).
+    pub restricted: bool,
     /// Whether to use servers that a server names before the encryption begins; see
     /// [`trust_discovered_servers`](Self::trust_discovered_servers).
     pub trust_discovered_servers: bool,
@@ -82,8 +82,8 @@ impl NatsOptions {
     /// lost is `Unknown`, unless the acknowledgement still arrives. Without this option, most of these operations have
     /// the same result in the end, after a denial that the server logs. See [`permissions`](crate::permissions).
     #[must_use]
-    pub fn confined(mut self, on: bool) -> Self {
-        self.confined = on;
+    pub fn restricted(mut self, on: bool) -> Self {
+        self.restricted = on;
         self
     }
 
@@ -105,53 +105,53 @@ impl NatsOptions {
     /// Authenticates with a user and a password.
     #[must_use]
     pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.sign_in(Credentials::UserAndPassword(user.into(), password.into()))
+        self.authenticate(Credentials::UserAndPassword(user.into(), password.into()))
     }
 
     /// Authenticates with a token.
     #[must_use]
     pub fn token(self, token: impl Into<String>) -> Self {
-        self.sign_in(Credentials::Token(token.into()))
+        self.authenticate(Credentials::Token(token.into()))
     }
 
     /// Authenticates with the seed of an nkey (`SU..`). Requires the feature `nkeys`.
     #[must_use]
     pub fn nkey(self, seed: impl Into<String>) -> Self {
-        self.sign_in(Credentials::Nkey(seed.into()))
+        self.authenticate(Credentials::Nkey(seed.into()))
     }
 
     /// Authenticates with the seed of an nkey in a file, which is read for every connection. Requires the feature
     /// `nkeys`.
     #[must_use]
     pub fn nkey_file(self, path: impl Into<PathBuf>) -> Self {
-        self.sign_in(Credentials::NkeyFile(File::at(path)))
+        self.authenticate(Credentials::NkeyFile(SecretFile::new(path)))
     }
 
     /// Authenticates with the text of a credentials file: a JSON Web Token and the seed of its key. Requires the
     /// feature `nkeys`.
     #[must_use]
     pub fn credentials(self, text: impl Into<String>) -> Self {
-        self.sign_in(Credentials::Jwt(text.into()))
+        self.authenticate(Credentials::Jwt(text.into()))
     }
 
     /// Authenticates with a credentials file (`.creds`). The file is read for every connection, so a replaced file
     /// takes effect at the next connection. Requires the feature `nkeys`.
     #[must_use]
     pub fn credentials_file(self, path: impl Into<PathBuf>) -> Self {
-        self.sign_in(Credentials::JwtFile(File::at(path)))
+        self.authenticate(Credentials::JwtFile(SecretFile::new(path)))
     }
 
     /// Trusts the CA certificates (PEM) in this file instead of the system's. Requires an encrypted connection.
     #[must_use]
     pub fn root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
-        self.tls.authorities = Some(File::at(path));
+        self.tls.authorities = Some(SecretFile::new(path));
         self
     }
 
     /// Presents this client certificate with its key (both PEM) to the server. Requires an encrypted connection.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.tls.client = Some((File::at(certificate), File::at(key)));
+        self.tls.client = Some((SecretFile::new(certificate), SecretFile::new(key)));
         self
     }
 
@@ -170,7 +170,7 @@ impl NatsOptions {
         self
     }
 
-    fn sign_in(mut self, credentials: Credentials) -> Self {
+    fn authenticate(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self
     }

@@ -11,26 +11,26 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::api::{self, Acknowledgement};
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::convert::{self, ApiError};
-use super::publish::{NO_LEADER, Publication};
+use super::publish::{NO_LEADER, WriteRequest};
 use super::record::header;
-use super::wire::{Answer, Pending};
+use super::wire::{InFlight, Reply};
 use crate::backend::{Batch, Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
 /// The messages of a batch.
-pub(super) struct Parcel<'a> {
-    pub(super) place: &'a Place,
-    pub(super) publications: Vec<Publication<'a>>,
+pub(super) struct BatchMessages<'a> {
+    pub(super) place: &'a StreamContext,
+    pub(super) publications: Vec<WriteRequest<'a>>,
     deadline: Deadline,
     /// The number of copies that were sent. Each copy is a batch with another name.
     pub(super) copies: u32,
 }
 
 /// The outcome that a reply reports for its copy.
-pub(super) enum Verdict {
+pub(super) enum BatchReply {
     /// Applied. The first message has this revision.
     Applied(Revision),
     /// Not applied, because another copy was applied.
@@ -51,15 +51,15 @@ pub(super) enum Verdict {
 }
 
 /// A copy in flight.
-pub(super) struct Sent<'a> {
-    last: Pending,
-    half: Half,
+pub(super) struct InFlightBatch<'a> {
+    last: InFlight,
+    half: StagedBatch,
     _place: Option<SemaphorePermit<'a>>,
 }
 
 /// The messages that a server stages until the last one arrives, or until it has received none for ten seconds. A
 /// server stages only a few batches at a time.
-struct Half {
+struct StagedBatch {
     client: Client,
     subject: String,
     batch: String,
@@ -67,12 +67,12 @@ struct Half {
     messages: usize,
 }
 
-impl<'a> Parcel<'a> {
+impl<'a> BatchMessages<'a> {
     /// Creates the messages of these writes. Returns an error if the server would refuse a message.
-    pub(super) fn new(place: &'a Place, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
-        let publications = writes.iter().map(|write| Publication::new(place, write, deadline)).collect();
+    pub(super) fn new(place: &'a StreamContext, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
+        let publications = writes.iter().map(|write| WriteRequest::new(place, write, deadline)).collect();
         let mut parcel = Self { place, publications, deadline, copies: 0 };
-        parcel.copy();
+        parcel.rotate_batch_id();
         let limit = place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
         for publication in &parcel.publications {
             let key = publication.write.key.as_str();
@@ -87,26 +87,26 @@ impl<'a> Parcel<'a> {
     }
 
     /// Assigns the messages to the batch of the current copy. Returns the name of that batch.
-    fn copy(&mut self) -> String {
+    fn rotate_batch_id(&mut self) -> String {
         let id = self.publications.first().map_or("", |first| first.write.id.as_str());
         let batch = format!("{id}-{}", self.copies.max(1));
         let count = self.publications.len();
         for (number, publication) in (1..).zip(&mut self.publications) {
-            publication.join(&batch, number, number == count);
+            publication.in_batch(&batch, number, number == count);
         }
         batch
     }
 
     /// Sends a copy. With `to_all`, several servers may answer.
-    pub(super) async fn send(&mut self, to_all: bool) -> Result<Sent<'a>> {
-        let wire = self.place.api.wire();
-        let place = self.deadline.bound(wire.place_of_batch()).await?;
-        let _turn = self.deadline.bound(wire.turn()).await?;
+    pub(super) async fn send(&mut self, to_all: bool) -> Result<InFlightBatch<'a>> {
+        let wire = self.place.api.connection();
+        let place = self.deadline.timeout(wire.batch_permit()).await?;
+        let _turn = self.deadline.timeout(wire.lock_batch_send()).await?;
         self.copies += 1;
-        let batch = self.copy();
-        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECKS);
+        let batch = self.rotate_batch_id();
+        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECK_KEY_PREFIX);
         let client = wire.client();
-        let mut half = Half { client: client.clone(), subject, batch, messages: 0 };
+        let mut half = StagedBatch { client: client.clone(), subject, batch, messages: 0 };
         let mut last = None;
         for publication in &self.publications {
             half.messages += 1;
@@ -121,23 +121,23 @@ impl<'a> Parcel<'a> {
             }
         }
         let last = last.ok_or_else(|| convert::backend("the batch has no message"))?;
-        Ok(Sent { last, half, _place: place })
+        Ok(InFlightBatch { last, half, _place: place })
     }
 
     /// Sends a copy with every message as a request, until one is refused. Returns the outcome of that message or of
     /// the last one, or `None` if a reply is missing.
-    pub(super) async fn send_and_ask(&mut self, until: Instant) -> Option<Verdict> {
+    pub(super) async fn send_acked(&mut self, until: Instant) -> Option<BatchReply> {
         self.copies += 1;
-        let batch = self.copy();
-        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECKS);
-        let mut half = Half { client: self.place.api.wire().client(), subject, batch, messages: 0 };
+        let batch = self.rotate_batch_id();
+        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECK_KEY_PREFIX);
+        let mut half = StagedBatch { client: self.place.api.connection().client(), subject, batch, messages: 0 };
         for publication in &self.publications {
             half.messages += 1;
             let answer = publication.send().wait(until).await;
             match answer {
-                Answer::Message(message) if message.payload.is_empty() => {}
+                Reply::Message(message) if message.payload.is_empty() => {}
                 answer => {
-                    let verdict = self.judge(answer, publication);
+                    let verdict = self.classify(answer, publication);
                     if verdict.is_some() {
                         half.messages = 0;
                     }
@@ -149,61 +149,61 @@ impl<'a> Parcel<'a> {
     }
 
     /// Interprets the reply to the last message.
-    pub(super) fn judge_last(&self, answer: Answer) -> Option<Verdict> {
-        self.judge(answer, self.publications.last()?)
+    pub(super) fn classify_last(&self, answer: Reply) -> Option<BatchReply> {
+        self.classify(answer, self.publications.last()?)
     }
 
-    fn judge(&self, answer: Answer, publication: &Publication<'_>) -> Option<Verdict> {
+    fn classify(&self, answer: Reply, publication: &WriteRequest<'_>) -> Option<BatchReply> {
         let unclear = || convert::backend("the reply to a batch lacks the revisions").unknown_outcome();
         let message = match answer {
-            Answer::Message(message) => message,
-            Answer::Silent | Answer::Broken => return None,
-            Answer::NoResponders => {
-                return Some(Verdict::NotNow(Error::unavailable(NO_LEADER)));
+            Reply::Message(message) => message,
+            Reply::TimedOut | Reply::Disconnected => return None,
+            Reply::NoResponders => {
+                return Some(BatchReply::NotNow(Error::unavailable(NO_LEADER)));
             }
             // If the server denied only the reply subject, the batch may have been applied.
-            Answer::Denied(subject) if subject != publication.subject => {
-                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
-                return Some(Verdict::Refused(denied.unknown_outcome()));
+            Reply::PermissionDenied(subject) if subject != publication.subject => {
+                let denied = convert::reply_error(Reply::PermissionDenied(subject), self.deadline);
+                return Some(BatchReply::Refused(denied.unknown_outcome()));
             }
-            answer => return Some(Verdict::Refused(convert::of_answer(answer, self.deadline))),
+            answer => return Some(BatchReply::Refused(convert::reply_error(answer, self.deadline))),
         };
-        Some(match api::acknowledgement(&message.payload) {
+        Some(match api::parse_ack(&message.payload) {
             Ok(Ok(Acknowledgement { seq, count, .. })) if count == self.publications.len() && seq >= count as u64 => {
-                Verdict::Applied(Revision::new(seq - count as u64 + 1))
+                BatchReply::Applied(Revision::new(seq - count as u64 + 1))
             }
-            Ok(Ok(_)) => Verdict::Refused(unclear()),
-            Ok(Err(error)) => self.judge_error(error, publication),
-            Err(error) => Verdict::Refused(error.unknown_outcome()),
+            Ok(Ok(_)) => BatchReply::Refused(unclear()),
+            Ok(Err(error)) => self.classify_error(error, publication),
+            Err(error) => BatchReply::Refused(error.unknown_outcome()),
         })
     }
 
-    fn judge_error(&self, error: ApiError, publication: &Publication<'_>) -> Verdict {
-        match error.conflict() {
-            Some(Some(actual)) => return Verdict::Conflict(actual),
-            Some(None) => return Verdict::Busy,
+    fn classify_error(&self, error: ApiError, publication: &WriteRequest<'_>) -> BatchReply {
+        match error.actual_revision() {
+            Some(Some(actual)) => return BatchReply::Conflict(actual),
+            Some(None) => return BatchReply::Busy,
             None => {}
         }
         match error.err_code {
-            10158 => Verdict::Busy,
-            10174 => Verdict::Refused(Error::no_batches(&self.place.config.name)),
-            10176 => Verdict::Incomplete,
-            10199 => Verdict::Refused(Error::new(ErrorKind::InvalidBatch { reason: error.description })),
-            10201 => Verdict::Known,
-            _ if error.passes() => Verdict::NotHere(Error::unavailable(error.description)),
+            10158 => BatchReply::Busy,
+            10174 => BatchReply::Refused(Error::no_batches(&self.place.config.name)),
+            10176 => BatchReply::Incomplete,
+            10199 => BatchReply::Refused(Error::new(ErrorKind::InvalidBatch { reason: error.description })),
+            10201 => BatchReply::Known,
+            _ if error.is_transient() => BatchReply::NotHere(Error::unavailable(error.description)),
             _ => {
                 let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
-                Verdict::Refused(convert::of_write(error, limit, publication.size))
+                BatchReply::Refused(convert::from_write_error(error, limit, publication.size))
             }
         }
     }
 }
 
-impl Sent<'_> {
+impl InFlightBatch<'_> {
     /// Waits for the next reply until the given time.
-    pub(super) async fn wait(&mut self, until: Instant) -> Answer {
+    pub(super) async fn wait(&mut self, until: Instant) -> Reply {
         let answer = self.last.wait(until).await;
-        if !matches!(answer, Answer::Silent | Answer::Broken) {
+        if !matches!(answer, Reply::TimedOut | Reply::Disconnected) {
             self.half.messages = 0;
         }
         answer
@@ -213,7 +213,7 @@ impl Sent<'_> {
 /// Aborts the batch if no caller waits for it: the last message may not have been sent. A message out of sequence makes
 /// the server discard the staged messages. If nothing is staged, the server refuses the message. It never stores the
 /// message, because the message expects a stream with another name.
-impl Drop for Half {
+impl Drop for StagedBatch {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.messages == 0 {

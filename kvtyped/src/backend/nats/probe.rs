@@ -6,9 +6,9 @@ use async_nats::{Message, ServerAddr};
 use serde_json::Value;
 
 use super::delivery::Delivery;
-use super::facts::Facts;
-use super::record::Stored;
-use super::target::Target;
+use super::facts::StreamState;
+use super::record::StoredMessage;
+use super::target::ServerUrl;
 use super::{api, count, echo};
 use crate::backend::RawEntry;
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::revision::Revision;
 ///
 /// Returns the error that a read returns.
 pub fn direct(message: Message, prefix: &str) -> Result<RawEntry> {
-    Stored::from_direct(message)?.entry(prefix)
+    StoredMessage::from_direct(message)?.entry(prefix)
 }
 
 /// Parses a message in the reply of a stream's leader.
@@ -29,7 +29,7 @@ pub fn direct(message: Message, prefix: &str) -> Result<RawEntry> {
 ///
 /// Returns the error that a read returns.
 pub fn leader(message: Value, prefix: &str) -> Result<RawEntry> {
-    Stored::from_leader(message)?.entry(prefix)
+    StoredMessage::from_leader(message)?.entry(prefix)
 }
 
 /// Parses a message that a consumer delivered. Returns `None` if its reply subject contains no revision.
@@ -37,12 +37,12 @@ pub fn leader(message: Value, prefix: &str) -> Result<RawEntry> {
 /// # Errors
 ///
 /// Returns the error that a watch returns.
-pub fn delivered(message: Message, prefix: &str) -> Result<Option<RawEntry>> {
-    let Some((revision, created)) = place(&message) else { return Ok(None) };
-    Stored::new(message, revision, created).entry(prefix).map(Some)
+pub fn parse_delivered(message: Message, prefix: &str) -> Result<Option<RawEntry>> {
+    let Some((revision, created)) = parse_url(&message) else { return Ok(None) };
+    StoredMessage::new(message, revision, created).entry(prefix).map(Some)
 }
 
-fn place(message: &Message) -> Option<(Revision, SystemTime)> {
+fn parse_url(message: &Message) -> Option<(Revision, SystemTime)> {
     let delivery = message.reply.as_deref().and_then(Delivery::parse)?;
     Some((delivery.revision, delivery.created))
 }
@@ -52,14 +52,14 @@ fn place(message: &Message) -> Option<(Revision, SystemTime)> {
 /// # Errors
 ///
 /// Returns `Backend` if the value is not a total.
-pub fn total(payload: &[u8]) -> Result<i128> {
+pub fn parse_total(payload: &[u8]) -> Result<i128> {
     count::total(payload)
 }
 
 /// Parses a reply of the JetStream API in every possible way. Returns whether it is the information of a bucket.
 pub fn is_information(payload: &[u8]) -> bool {
     let Ok(Ok(info)) = api::parse(payload) else { return false };
-    let facts = Facts::of(&info).is_some();
+    let facts = StreamState::parse(&info).is_some();
     echo::status(info).is_ok() && facts
 }
 
@@ -69,6 +69,6 @@ pub fn is_information(payload: &[u8]) -> bool {
 ///
 /// Returns `InvalidConfig` if the URL is invalid.
 pub fn servers(url: &str) -> Result<Vec<String>> {
-    let target = Target::parse(url)?;
+    let target = ServerUrl::parse(url)?;
     Ok(target.servers.iter().map(ServerAddr::as_url_str).map(str::to_owned).collect())
 }

@@ -29,9 +29,9 @@
 
 use std::time::Duration;
 
-use super::bucket::Place;
-use super::consumer::{Consumer, Request, Start};
-use super::facts::Facts;
+use super::bucket::StreamContext;
+use super::consumer::{Consumer, ConsumerRequest, Start};
+use super::facts::StreamState;
 use super::many;
 use crate::backend::{Deadline, Delivered, Read};
 use crate::error::Result;
@@ -52,7 +52,7 @@ const MARKERS: usize = 16_384;
 
 /// A proof in progress.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(super) struct GapProof {
     tries: u32,
     /// Whether every revision since the last session is kept.
     kept: bool,
@@ -70,55 +70,55 @@ struct Check {
 
 /// The state of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum ProofStatus {
     /// More entries must be delivered first.
-    Waits,
+    Pending,
     /// No removal was missed.
     Proven,
     /// A removal may have been missed.
     Failed,
 }
 
-impl Proof {
+impl GapProof {
     pub(super) fn new(kept: bool) -> Self {
         Self { tries: TRIES, kept, check: None }
     }
 
     /// The result if the server cannot be asked.
-    pub(super) fn unasked(&self) -> Progress {
-        if self.kept { Progress::Proven } else { Progress::Failed }
+    pub(super) fn not_started(&self) -> ProofStatus {
+        if self.kept { ProofStatus::Proven } else { ProofStatus::Failed }
     }
 
     /// Continues the proof after everything up to this revision was delivered.
     pub(super) async fn advance(
         &mut self,
-        place: &Place,
-        request: &Request,
+        place: &StreamContext,
+        request: &ConsumerRequest,
         delivered: &Delivered,
         upto: Revision,
-    ) -> Result<Progress> {
+    ) -> Result<ProofStatus> {
         loop {
             match self.check.take() {
                 Some(check) if upto < check.through => {
                     self.check = Some(check);
-                    return Ok(Progress::Waits);
+                    return Ok(ProofStatus::Pending);
                 }
                 Some(check) => {
                     if check.count == delivered.count() {
-                        return Ok(Progress::Proven);
+                        return Ok(ProofStatus::Proven);
                     }
                     self.tries -= 1;
                     tracing::debug!(stream = place.stream, ?check, ?delivered, "the numbers of keys differ");
                     let has_grown = check.count >= check.known;
                     if self.tries == 0 && has_grown {
-                        return Ok(self.unasked());
+                        return Ok(self.not_started());
                     }
                     if self.tries == 0 || !(has_grown || remove_markers(place, delivered).await) {
-                        return Ok(Progress::Failed);
+                        return Ok(ProofStatus::Failed);
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
-                None if self.tries == 0 || !delivered.is_complete() => return Ok(self.unasked()),
+                None if self.tries == 0 || !delivered.is_complete() => return Ok(self.not_started()),
                 None => {
                     self.check = count(place, request, delivered.count()).await?;
                     if self.check.is_none() {
@@ -132,26 +132,26 @@ impl Proof {
 }
 
 /// Requests the number of keys of the server. Returns `None` if the server that counted may be stale.
-async fn count(place: &Place, request: &Request, known: u64) -> Result<Option<Check>> {
+async fn count(place: &StreamContext, request: &ConsumerRequest, known: u64) -> Result<Option<Check>> {
     let deadline = Deadline::after(TIME);
     if let [filter] = request.filters.as_slice() {
-        let facts = Facts::learn(place, deadline).await?;
+        let facts = StreamState::fetch(place, deadline).await?;
         if let Some(count) = facts.keys_of(filter) {
             return Ok(Some(Check { count, known, through: facts.last }));
         }
     }
     // A consumer of the newest entry of each key counts them. Its window admits one message, which no code reads.
-    let request = Request { start: Start::Newest, headers_only: true, window: Some(1), ..request.clone() };
+    let request = ConsumerRequest { start: Start::Newest, headers_only: true, window: Some(1), ..request.clone() };
     let counter = Consumer::create(&place.api, &request, deadline).await?;
-    let facts = Facts::learn(place, deadline).await?;
-    let is_fresh = facts.has_reached(counter.server.as_deref(), facts.last);
+    let facts = StreamState::fetch(place, deadline).await?;
+    let is_fresh = facts.replica_has_reached(counter.server.as_deref(), facts.last);
     Ok(is_fresh.then_some(Check { count: counter.pending, known, through: facts.last }))
 }
 
 /// Removes the delete markers that the server no longer has. Returns whether there were any.
-async fn remove_markers(place: &Place, delivered: &Delivered) -> bool {
+async fn remove_markers(place: &StreamContext, delivered: &Delivered) -> bool {
     let deadline = Deadline::after(TIME);
-    let Ok(Facts { now, .. }) = Facts::learn(place, deadline).await else { return false };
+    let Ok(StreamState { now, .. }) = StreamState::fetch(place, deadline).await else { return false };
     if delivered.remove_old_markers(now) > 0 {
         return true;
     }

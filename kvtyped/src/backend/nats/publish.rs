@@ -26,11 +26,11 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use super::api::{self, Acknowledgement};
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::convert::{self, ApiError};
-use super::doubt::Doubt;
+use super::doubt::LostAck;
 use super::record::{self, header};
-use super::wire::{Answer, Pending};
+use super::wire::{InFlight, Reply};
 use crate::backend::{Backoff, Deadline, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -39,18 +39,18 @@ use crate::revision::Revision;
 const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How long to wait for the reply of another leader after the reply of a replaced leader.
-pub(super) const ABDICATION: Duration = Duration::from_millis(50);
+pub(super) const LEADER_STEPDOWN_GRACE: Duration = Duration::from_millis(50);
 
 /// How many times a server must report that the expected revision does not exist yet, before the report is final. Also
 /// how many consecutive reports of a copy in flight are accepted from a server that keeps the ids of refused writes.
-pub(super) const SURE: u32 = 3;
+pub(super) const MAX_INCONCLUSIVE: u32 = 3;
 
 /// The error text if no server listens on the subject of a bucket.
 pub(super) const NO_LEADER: &str = "no leader takes writes of this bucket, or JetStream is off for this account";
 
 /// Applies one write, and returns its revision.
-pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> Result<Revision> {
-    let mut publication = Publication::new(place, &write, deadline);
+pub(super) async fn publish(place: &StreamContext, write: Write, deadline: Deadline) -> Result<Revision> {
+    let mut publication = WriteRequest::new(place, &write, deadline);
     publication.check()?;
     let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
     let (mut copies, mut doubts) = (0_u32, 0_u32);
@@ -59,57 +59,60 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
     let (mut refusals, mut on_its_way) = (0_u32, 0_u32);
     loop {
         let ready = async {
-            place.api.wire().connected(deadline).await?;
-            place.check_headers(&write, deadline).await
+            place.api.connection().connected(deadline).await?;
+            place.check_header_support(&write, deadline).await
         };
         if let Err(error) = ready.await {
             return Err(if doubts > 0 { error.unknown_outcome() } else { error });
         }
         let mut pending = if doubts == 0 { publication.send() } else { publication.send_to_all() };
         copies += 1;
-        let mut verdict = publication.judge(pending.wait(deadline.within(ATTEMPT)).await);
+        let mut verdict = publication.classify(pending.wait(deadline.within(ATTEMPT)).await);
         if doubts > 0 && verdict.expects_the_future() {
             verdict = publication.hear_the_others(&mut pending, verdict, deadline).await;
         }
         let (error, time_is_left) = match verdict {
-            Verdict::Applied { duplicate: true, .. } if copies == 1 => {
+            WriteReply::Applied { duplicate: true, .. } if copies == 1 => {
                 return Err(convert::foreign_duplicate());
             }
-            Verdict::Applied { revision, .. } => return Ok(revision),
-            Verdict::Refused(error) if error.is_conflict() && publication.form > 0 => {
-                return publication.unless_applied(error, deadline).await;
+            WriteReply::Applied { revision, .. } => return Ok(revision),
+            WriteReply::Rejected(error) if error.is_conflict() && publication.msg_id_suffix > 0 => {
+                return publication.resolve_conflict(error, deadline).await;
             }
-            Verdict::Refused(error) if doubts == 0 || error.is_conflict() => return Err(error),
-            Verdict::Refused(error) => return Err(error.unknown_outcome()),
+            WriteReply::Rejected(error) if doubts == 0 || error.is_conflict() => return Err(error),
+            WriteReply::Rejected(error) => return Err(error.unknown_outcome()),
             // Rare paths are boxed, so that the future of a write stays small.
-            Verdict::Open => {
-                let doubt = Doubt::about(&publication, pending, copies == 1, doubts > 0);
-                return doubt.resolve(deadline).boxed().await;
+            WriteReply::NoReply => {
+                let doubt = LostAck::new(&publication, pending, copies == 1, doubts > 0);
+                return doubt.recover(deadline).boxed().await;
             }
-            Verdict::NotNow(error) => {
+            WriteReply::Retry(error) => {
                 tracing::debug!(stream = place.stream, %error, "retrying the write");
-                if matches!(place.information(deadline).boxed().await, Some(None)) {
+                if matches!(place.probe_stream(deadline).boxed().await, Some(None)) {
                     return Err(Error::new(ErrorKind::BucketNotFound));
                 }
                 (error, outage.pause(deadline).await)
             }
-            Verdict::Doubtful(error) => {
+            WriteReply::Inconclusive(error) => {
                 doubts += 1;
                 (refusals, on_its_way) = (refusals + 1, 0);
-                if expects_the_future(&error) && refusals >= SURE {
+                if expects_the_future(&error) && refusals >= MAX_INCONCLUSIVE {
                     return Err(error);
                 }
                 (error, congestion.pause(deadline).await)
             }
-            Verdict::OnItsWay => {
+            WriteReply::InProgress => {
                 doubts += 1;
                 on_its_way += 1;
-                if write.guard.is_some() && on_its_way >= SURE && place.keeps_refused_ids(deadline).await {
-                    publication.take_another_form();
+                if write.precondition.is_some()
+                    && on_its_way >= MAX_INCONCLUSIVE
+                    && place.deduplicates_rejected_ids(deadline).await
+                {
+                    publication.rotate_msg_id();
                     (copies, on_its_way) = (0, 0);
                     continue;
                 }
-                tokio::time::sleep(ABDICATION.min(deadline.remaining())).await;
+                tokio::time::sleep(LEADER_STEPDOWN_GRACE.min(deadline.remaining())).await;
                 let error = Error::unavailable("another copy of the write is in flight");
                 (error, congestion.pause(deadline).await)
             }
@@ -121,40 +124,40 @@ pub(super) async fn publish(place: &Place, write: Write, deadline: Deadline) -> 
 }
 
 /// One write, prepared to be sent.
-pub(super) struct Publication<'a> {
-    pub(super) place: &'a Place,
+pub(super) struct WriteRequest<'a> {
+    pub(super) place: &'a StreamContext,
     pub(super) write: &'a Write,
     pub(super) subject: String,
     pub(super) payload: Bytes,
     /// The size of payload and headers, as the server counts it.
     pub(super) size: usize,
-    frame: Option<Frame>,
+    frame: Option<BatchPosition>,
     /// The number of the current form of the id. Zero is the id itself.
-    form: u32,
+    msg_id_suffix: u32,
     deadline: Deadline,
 }
 
 /// The outcome that a reply reports for its copy.
-pub(super) enum Verdict {
+pub(super) enum WriteReply {
     Applied {
         revision: Revision,
         duplicate: bool,
     },
     /// Final: not applied, or an error with an unknown outcome. Another attempt would not help.
-    Refused(Error),
+    Rejected(Error),
     /// Not applied, for a temporary reason.
-    NotNow(Error),
+    Retry(Error),
     /// Not applied by the server that replied. Another copy, or this copy on another server, may be in flight.
-    Doubtful(Error),
+    Inconclusive(Error),
     /// The server that replied reports that another copy is in flight.
-    OnItsWay,
+    InProgress,
     /// No reply.
-    Open,
+    NoReply,
 }
 
-impl Verdict {
+impl WriteReply {
     fn expects_the_future(&self) -> bool {
-        matches!(self, Self::Doubtful(error) if expects_the_future(error))
+        matches!(self, Self::Inconclusive(error) if expects_the_future(error))
     }
 }
 
@@ -164,48 +167,48 @@ fn expects_the_future(error: &Error) -> bool {
 }
 
 /// The position of a message in a batch.
-struct Frame {
+struct BatchPosition {
     batch: String,
     number: usize,
     is_last: bool,
 }
 
-impl<'a> Publication<'a> {
-    pub(super) fn new(place: &'a Place, write: &'a Write, deadline: Deadline) -> Self {
+impl<'a> WriteRequest<'a> {
+    pub(super) fn new(place: &'a StreamContext, write: &'a Write, deadline: Deadline) -> Self {
         let payload = match &write.kind {
             WriteKind::Put(value) => value.clone(),
             WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
         let subject = format!("{}{}", place.write_prefix, write.key);
-        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, form: 0, deadline };
-        publication.size = publication.count();
+        let mut publication = Self { place, write, subject, payload, size: 0, frame: None, msg_id_suffix: 0, deadline };
+        publication.size = publication.message_size();
         publication
     }
 
     /// Switches to another form of the id, which no server knows.
-    fn take_another_form(&mut self) {
-        self.form += 1;
-        self.size = self.count();
+    fn rotate_msg_id(&mut self) {
+        self.msg_id_suffix += 1;
+        self.size = self.message_size();
     }
 
     /// Decides the outcome after this form of the id was refused because of a later revision. This write may have
     /// created that revision under an earlier form.
-    async fn unless_applied(&self, conflict: Error, deadline: Deadline) -> Result<Revision> {
+    async fn resolve_conflict(&self, conflict: Error, deadline: Deadline) -> Result<Revision> {
         match self.place.leader_newest(&self.write.key, deadline).await {
-            Ok(Some(newest)) if newest.is_by(&self.write.id) => Ok(newest.revision),
+            Ok(Some(newest)) if newest.was_written_by(&self.write.id) => Ok(newest.revision),
             Ok(_) => Err(conflict),
             Err(_) => Err(conflict.unknown_outcome()),
         }
     }
 
     /// Makes the write the message with this number of a batch.
-    pub(super) fn join(&mut self, batch: &str, number: usize, is_last: bool) {
-        self.frame = Some(Frame { batch: batch.to_owned(), number, is_last });
-        self.size = self.count();
+    pub(super) fn in_batch(&mut self, batch: &str, number: usize, is_last: bool) {
+        self.frame = Some(BatchPosition { batch: batch.to_owned(), number, is_last });
+        self.size = self.message_size();
     }
 
     /// The size of the message as the server counts it.
-    fn count(&self) -> usize {
+    fn message_size(&self) -> usize {
         let mut size = "NATS/1.0\r\n\r\n".len() + self.payload.len();
         self.each_header(|name, value| size += name.len() + value.len() + ": \r\n".len());
         size
@@ -219,12 +222,12 @@ impl<'a> Publication<'a> {
     }
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
-        let Write { key, kind, guard, ttl, id } = self.write;
+        let Write { key, kind, precondition: guard, ttl, id } = self.write;
         let needs_no_memory = !self.place.config.may_be_behind() && guard.is_none() && self.frame.is_none();
-        match self.form {
+        match self.msg_id_suffix {
             _ if needs_no_memory => header(header::OPERATION_ID, id.as_str()),
             0 => header(header::MESSAGE_ID, id.as_str()),
-            form => header(header::MESSAGE_ID, &record::form_of_id(id, form)),
+            form => header(header::MESSAGE_ID, &record::suffixed_msg_id(id, form)),
         }
         match kind {
             WriteKind::Put(_) => {}
@@ -244,7 +247,7 @@ impl<'a> Publication<'a> {
             let text = if ttl.is_never() { "never".to_owned() } else { ttl.as_secs().to_string() };
             header(header::TTL, &text);
         }
-        if let Some(Frame { batch, number, is_last }) = &self.frame {
+        if let Some(BatchPosition { batch, number, is_last }) = &self.frame {
             header(header::BATCH, batch);
             header(header::BATCH_SEQUENCE, &number.to_string());
             if *is_last {
@@ -262,7 +265,7 @@ impl<'a> Publication<'a> {
         if self.write.ttl.is_some() && self.place.config.takes_no_purge() {
             return Err(Error::no_rollups_for_ttl(&self.place.config.name));
         }
-        let limit = self.place.api.wire().max_payload();
+        let limit = self.place.api.connection().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
         }
@@ -270,22 +273,22 @@ impl<'a> Publication<'a> {
     }
 
     /// Creates the request of a copy. It is sent at the first wait for its reply.
-    pub(super) fn send(&self) -> Pending {
-        self.place.api.wire().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
+    pub(super) fn send(&self) -> InFlight {
+        self.place.api.connection().request(self.subject.clone(), Some(self.headers()), self.payload.clone())
     }
 
     /// Creates the request of a copy that may get replies from several servers.
-    pub(super) fn send_to_all(&self) -> Pending {
-        self.place.api.wire().request_all(self.subject.clone(), self.headers(), self.payload.clone())
+    pub(super) fn send_to_all(&self) -> InFlight {
+        self.place.api.connection().request_all(self.subject.clone(), self.headers(), self.payload.clone())
     }
 
     /// Waits for the reply of another leader to a copy whose refusal proves nothing. Returns this reply, or the
     /// refusal.
-    async fn hear_the_others(&self, pending: &mut Pending, mut verdict: Verdict, deadline: Deadline) -> Verdict {
-        let until = deadline.within(ABDICATION);
+    async fn hear_the_others(&self, pending: &mut InFlight, mut verdict: WriteReply, deadline: Deadline) -> WriteReply {
+        let until = deadline.within(LEADER_STEPDOWN_GRACE);
         loop {
-            match self.judge(pending.wait(until).await) {
-                Verdict::Open => return verdict,
+            match self.classify(pending.wait(until).await) {
+                WriteReply::NoReply => return verdict,
                 other if other.expects_the_future() => verdict = other,
                 other => return other,
             }
@@ -293,49 +296,49 @@ impl<'a> Publication<'a> {
     }
 
     /// Interprets the reply to one copy.
-    pub(super) fn judge(&self, answer: Answer) -> Verdict {
+    pub(super) fn classify(&self, answer: Reply) -> WriteReply {
         let message = match answer {
-            Answer::Message(message) => message,
-            Answer::Silent | Answer::Broken => return Verdict::Open,
-            Answer::NoResponders => {
-                return Verdict::NotNow(Error::unavailable(NO_LEADER));
+            Reply::Message(message) => message,
+            Reply::TimedOut | Reply::Disconnected => return WriteReply::NoReply,
+            Reply::NoResponders => {
+                return WriteReply::Retry(Error::unavailable(NO_LEADER));
             }
             // If the server denies only the reply, it may have applied the write.
-            Answer::Denied(subject) if subject != self.subject => {
-                let denied = convert::of_answer(Answer::Denied(subject), self.deadline);
-                return Verdict::Refused(denied.unknown_outcome());
+            Reply::PermissionDenied(subject) if subject != self.subject => {
+                let denied = convert::reply_error(Reply::PermissionDenied(subject), self.deadline);
+                return WriteReply::Rejected(denied.unknown_outcome());
             }
-            answer => return Verdict::Refused(convert::of_answer(answer, self.deadline)),
+            answer => return WriteReply::Rejected(convert::reply_error(answer, self.deadline)),
         };
-        let error = match api::acknowledgement(&message.payload) {
+        let error = match api::parse_ack(&message.payload) {
             Ok(Ok(Acknowledgement { seq, duplicate, .. })) if seq > 0 => {
-                return Verdict::Applied { revision: Revision::new(seq), duplicate };
+                return WriteReply::Applied { revision: Revision::new(seq), duplicate };
             }
             // This is how nats-server 2.10 reports a copy in flight.
-            Ok(Ok(Acknowledgement { seq: 0, duplicate: true, .. })) => return Verdict::OnItsWay,
+            Ok(Ok(Acknowledgement { seq: 0, duplicate: true, .. })) => return WriteReply::InProgress,
             Ok(Ok(_)) => {
                 let unclear = convert::backend("the reply to a write lacks the revision");
-                return Verdict::Refused(unclear.unknown_outcome());
+                return WriteReply::Rejected(unclear.unknown_outcome());
             }
             Ok(Err(error)) => error,
-            Err(error) => return Verdict::Refused(error.unknown_outcome()),
+            Err(error) => return WriteReply::Rejected(error.unknown_outcome()),
         };
-        self.judge_error(error)
+        self.classify_error(error)
     }
 
-    fn judge_error(&self, error: ApiError) -> Verdict {
-        if let (Some(actual), Some(guard)) = (error.conflict(), &self.write.guard) {
+    fn classify_error(&self, error: ApiError) -> WriteReply {
+        if let (Some(actual), Some(guard)) = (error.actual_revision(), &self.write.precondition) {
             // A leader that was cut off lacks the entries of the new leader.
             let sure = self.place.config.replicas == Some(1) || actual.is_some_and(|actual| actual > guard.revision);
             let error = Error::new(ErrorKind::Conflict { expected: guard.revision, actual });
-            return if sure { Verdict::Refused(error) } else { Verdict::Doubtful(error) };
+            return if sure { WriteReply::Rejected(error) } else { WriteReply::Inconclusive(error) };
         }
         match error.err_code {
-            10158 => Verdict::OnItsWay,
-            _ if error.passes() => Verdict::NotNow(Error::unavailable(error.description)),
+            10158 => WriteReply::InProgress,
+            _ if error.is_transient() => WriteReply::Retry(Error::unavailable(error.description)),
             _ => {
                 let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
-                Verdict::Refused(convert::of_write(error, limit, self.size))
+                WriteReply::Rejected(convert::from_write_error(error, limit, self.size))
             }
         }
     }

@@ -8,49 +8,54 @@ use std::time::Duration;
 use futures::FutureExt;
 use serde_json::{Value, json};
 
-use super::bucket::Place;
+use super::bucket::StreamContext;
 use super::convert;
-use super::record::Stored;
-use super::wire::Answer;
-use crate::backend::{At, Backoff, Deadline, RawEntry, Read};
+use super::record::StoredMessage;
+use super::wire::Reply;
+use crate::backend::{Backoff, Deadline, RawEntry, Read, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
 /// How long a user who may not ask the leader waits for the other servers to catch up.
-const CATCH_UP: Duration = Duration::from_millis(250);
+const REPLICA_CATCH_UP: Duration = Duration::from_millis(250);
 
-pub(super) async fn read(place: &Place, key: &Key, at: At, deadline: Deadline) -> Result<Option<RawEntry>> {
+pub(super) async fn read(place: &StreamContext, key: &Key, at: ReadAt, deadline: Deadline) -> Result<Option<RawEntry>> {
     // All but the simplest read are boxed, so that the future of the simplest read stays small.
     match at {
-        At::Newest(Read::Leader) => leader(place, key, deadline).boxed().await,
-        At::Newest(Read::Any) => any(place, key, deadline).await,
-        At::Newest(Read::AtLeast(revision)) => at_least(place, key, revision, deadline).boxed().await,
-        At::Revision(revision) => at_revision(place, key, revision, deadline).boxed().await,
+        ReadAt::Newest(Read::Leader) => read_leader(place, key, deadline).boxed().await,
+        ReadAt::Newest(Read::Any) => read_any(place, key, deadline).await,
+        ReadAt::Newest(Read::AtLeast(revision)) => read_at_least(place, key, revision, deadline).boxed().await,
+        ReadAt::Revision(revision) => at_revision(place, key, revision, deadline).boxed().await,
     }
 }
 
-async fn any(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+async fn read_any(place: &StreamContext, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
     // A permission can be limited to some keys only in this form of the request.
     let verb = format!("DIRECT.GET.{}.{}", place.stream, place.subject(key));
-    let found = direct(place, &verb, None, || json!({ "last_by_subj": place.subject(key) }), deadline).await?;
+    let found = direct_get(place, &verb, None, || json!({ "last_by_subj": place.subject(key) }), deadline).await?;
     found.map(|stored| stored.entry(&place.prefix)).transpose()
 }
 
-async fn at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
-    let soon = Deadline::after(deadline.remaining().min(CATCH_UP));
+async fn read_at_least(
+    place: &StreamContext,
+    key: &Key,
+    revision: Revision,
+    deadline: Deadline,
+) -> Result<Option<RawEntry>> {
+    let soon = Deadline::after(deadline.remaining().min(REPLICA_CATCH_UP));
     let mut backoff = Backoff::outage();
     let mut denied = None;
     loop {
-        let found = any(place, key, deadline).await?;
+        let found = read_any(place, key, deadline).await?;
         if found.as_ref().map_or(Revision::ZERO, |entry| entry.revision) >= revision {
             return Ok(found);
         }
-        if let Some(denied) = denied.take_if(|_| soon.has_passed()) {
+        if let Some(denied) = denied.take_if(|_| soon.is_expired()) {
             return Err(denied);
         }
         if denied.is_none() {
-            match leader_at_least(place, key, revision, deadline).await {
+            match read_leader_at_least(place, key, revision, deadline).await {
                 // A user who may not ask the leader may still get the entry from another server.
                 Err(error) if error.is_denied() => denied = Some(error),
                 answer => return answer,
@@ -60,23 +65,28 @@ async fn at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadli
     }
 }
 
-async fn leader(place: &Place, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+async fn read_leader(place: &StreamContext, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
     let found = place.leader_newest(key, deadline).await?;
     found.map(|stored| stored.entry(&place.leader_prefix())).transpose()
 }
 
 /// Reads the newest entry from a leader that has reached this revision of the bucket. An isolated leader does not have
 /// the revision, and still answers for some seconds.
-async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
+async fn read_leader_at_least(
+    place: &StreamContext,
+    key: &Key,
+    revision: Revision,
+    deadline: Deadline,
+) -> Result<Option<RawEntry>> {
     let mut backoff = Backoff::outage();
     loop {
-        let found = leader(place, key, deadline).await?;
+        let found = read_leader(place, key, deadline).await?;
         if !place.config.may_be_behind() || found.as_ref().is_some_and(|entry| entry.revision >= revision) {
             return Ok(found);
         }
         // The revision may belong to another key.
         match place.leader_last(deadline).await {
-            Ok(last) if last >= revision => return leader(place, key, deadline).await,
+            Ok(last) if last >= revision => return read_leader(place, key, deadline).await,
             Ok(_) => {}
             // A user who may not request the last revision gets the entry without this check.
             Err(error) if error.is_denied() => return Ok(found),
@@ -88,21 +98,26 @@ async fn leader_at_least(place: &Place, key: &Key, revision: Revision, deadline:
     }
 }
 
-async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Deadline) -> Result<Option<RawEntry>> {
+async fn at_revision(
+    place: &StreamContext,
+    key: &Key,
+    revision: Revision,
+    deadline: Deadline,
+) -> Result<Option<RawEntry>> {
     if revision == Revision::ZERO {
         return Ok(None);
     }
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", place.stream);
-    place.api.whole(&verb)?;
-    if let Some(stored) = direct(place, &verb, Some(&which), || which.clone(), deadline).await? {
+    place.api.request_until_deadline(&verb)?;
+    if let Some(stored) = direct_get(place, &verb, Some(&which), || which.clone(), deadline).await? {
         return if stored.subject.as_str() == place.subject(key) {
             stored.entry(&place.prefix).map(Some)
         } else {
             Ok(None)
         };
     }
-    if !place.direct || !place.config.may_be_behind() {
+    if !place.allow_direct || !place.config.may_be_behind() {
         return Ok(None);
     }
     // A server that is behind does not have the revision yet.
@@ -118,27 +133,27 @@ async fn at_revision(place: &Place, key: &Key, revision: Revision, deadline: Dea
 }
 
 /// Sends a direct get. If the bucket does not allow direct gets, reads from its leader instead.
-async fn direct(
-    place: &Place,
+async fn direct_get(
+    place: &StreamContext,
     verb: &str,
     body: Option<&Value>,
     otherwise: impl Fn() -> Value,
     deadline: Deadline,
-) -> Result<Option<Stored>> {
+) -> Result<Option<StoredMessage>> {
     let mut backoff = Backoff::outage();
-    let mut allowed = place.direct;
+    let mut allowed = place.allow_direct;
     loop {
         if !allowed {
             return place.api.leader(&place.stream, &otherwise(), deadline).boxed().await;
         }
         let message = match place.api.attempt(verb, body, deadline).await? {
-            Answer::Message(message) => message,
-            answer @ (Answer::Broken | Answer::Silent | Answer::NoResponders) => {
-                let nobody = matches!(answer, Answer::NoResponders);
-                let error = convert::of_answer(answer, deadline);
+            Reply::Message(message) => message,
+            answer @ (Reply::Disconnected | Reply::TimedOut | Reply::NoResponders) => {
+                let nobody = matches!(answer, Reply::NoResponders);
+                let error = convert::reply_error(answer, deadline);
                 tracing::debug!(verb, %error, "retrying the read");
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader at the moment.
-                if nobody && let Some(info) = place.information(deadline).boxed().await {
+                if nobody && let Some(info) = place.probe_stream(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
                     allowed = info["config"]["allow_direct"].as_bool().unwrap_or_default();
                     // Or the stored message has the status of "no responders", and the client mistakes it for that. The
@@ -153,10 +168,10 @@ async fn direct(
                 }
                 continue;
             }
-            answer => return Err(convert::of_answer(answer, deadline)),
+            answer => return Err(convert::reply_error(answer, deadline)),
         };
-        match message.status.filter(|_| !Stored::is_answered_by(&message)).map(|status| status.as_u16()) {
-            None => return Stored::from_direct(message).map(Some),
+        match message.status.filter(|_| !StoredMessage::is_stored_message(&message)).map(|status| status.as_u16()) {
+            None => return StoredMessage::from_direct(message).map(Some),
             Some(404) => return Ok(None),
             Some(status) => {
                 let said = message.description.unwrap_or_default();

@@ -44,7 +44,7 @@ pub(super) mod header {
 
 /// A message of a stream.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredMessage {
     pub(super) subject: Subject,
     pub(super) revision: Revision,
     pub(super) created: SystemTime,
@@ -52,7 +52,7 @@ pub(super) struct Stored {
     payload: Bytes,
 }
 
-impl Stored {
+impl StoredMessage {
     /// Creates a message from a NATS message and the data that its headers do not contain.
     pub(super) fn new(message: Message, revision: Revision, created: SystemTime) -> Self {
         let Message { subject, payload, headers, .. } = message;
@@ -64,7 +64,7 @@ impl Stored {
     pub(super) fn from_direct(message: Message) -> Result<Self> {
         let headers = message.headers.unwrap_or_default();
         let (mut subject, mut sequence, mut created) = (None, None, None);
-        for (name, value) in last_of_each(&headers) {
+        for (name, value) in latest_per_subject(&headers) {
             match name {
                 header::SUBJECT => subject = Some(Subject::from(value)),
                 header::SEQUENCE => sequence = value.parse().ok().map(Revision::new),
@@ -96,7 +96,7 @@ impl Stored {
 
     /// Whether the reply to a direct get is a message of the stream, and not a status of the server. A stored message
     /// may have a status too, because some servers, such as 2.11, keep it.
-    pub(super) fn is_answered_by(message: &Message) -> bool {
+    pub(super) fn is_stored_message(message: &Message) -> bool {
         let headers = message.headers.as_ref();
         message.status.is_none()
             || [header::SUBJECT, header::SEQUENCE]
@@ -114,8 +114,8 @@ impl Stored {
     }
 
     /// Whether this operation wrote the message.
-    pub(super) fn is_by(&self, id: &OperationId) -> bool {
-        let is_in = |name| self.header(name).map(id_of_form) == Some(id.as_str());
+    pub(super) fn was_written_by(&self, id: &OperationId) -> bool {
+        let is_in = |name| self.header(name).map(base_msg_id) == Some(id.as_str());
         is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
     }
 
@@ -140,7 +140,7 @@ impl Stored {
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
         let (mut operation, mut reason, mut size, mut lives) = (None, None, 0_u64, None);
         let (mut id, mut message_id) = (None, None);
-        for (name, value) in last_of_each(&self.headers) {
+        for (name, value) in latest_per_subject(&self.headers) {
             match name {
                 header::OPERATION => operation = Some(value),
                 header::MARKER_REASON => reason = Some(value),
@@ -151,7 +151,7 @@ impl Stored {
                 _ => {}
             }
         }
-        let id = id.or(message_id).map(id_of_form).map(OperationId::from_stored);
+        let id = id.or(message_id).map(base_msg_id).map(OperationId::from_stored);
         let operation = self.operation(operation, reason, size);
         Ok(RawEntry {
             key,
@@ -188,7 +188,7 @@ impl Stored {
 
 /// Returns each header with its last value. A publisher can write the headers of the server too, and the server appends
 /// its own values.
-fn last_of_each(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+fn latest_per_subject(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.last()?.as_str())))
 }
 
@@ -238,12 +238,12 @@ fn go_duration(text: &str) -> Option<Duration> {
 const FORM: char = '~';
 
 /// Returns another form of an operation id, for a server that treats the id as that of a write in flight.
-pub(super) fn form_of_id(id: &OperationId, number: u32) -> String {
+pub(super) fn suffixed_msg_id(id: &OperationId, number: u32) -> String {
     format!("{}{FORM}{number}", id.as_str())
 }
 
 /// Returns the operation id of a form. An id of another client stays unchanged, unless it looks like a form.
-fn id_of_form(text: &str) -> &str {
+fn base_msg_id(text: &str) -> &str {
     let is_form = |(id, number): &(&str, &str)| {
         id.bytes().all(|byte| byte.is_ascii_hexdigit()) && number.parse::<u32>().is_ok() && !id.is_empty()
     };
@@ -256,12 +256,12 @@ mod tests {
 
     use super::*;
 
-    fn stored(headers: &[(&str, &str)], payload: &'static str) -> Stored {
+    fn stored(headers: &[(&str, &str)], payload: &'static str) -> StoredMessage {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, *value);
         }
-        Stored {
+        StoredMessage {
             subject: "$KV.b.a.1".into(),
             revision: Revision::new(7),
             created: SystemTime::UNIX_EPOCH,
@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn every_form_of_an_id_is_the_id() {
         let id = OperationId::generate();
-        for text in [id.as_str(), &form_of_id(&id, 1), &form_of_id(&id, 12)] {
-            assert_eq!(id_of_form(text), id.as_str());
+        for text in [id.as_str(), &suffixed_msg_id(&id, 1), &suffixed_msg_id(&id, 12)] {
+            assert_eq!(base_msg_id(text), id.as_str());
         }
         for theirs in ["a~b", "order~1", "~1", "7f~", ""] {
-            assert_eq!(id_of_form(theirs), theirs);
+            assert_eq!(base_msg_id(theirs), theirs);
         }
     }
 
@@ -339,7 +339,7 @@ mod tests {
             "subject": "$KV.b.a", "seq": 3, "data": "aGVsbG8=", "time": "2026-08-14T12:02:39.5Z",
             "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiB4DQoNCg==",
         });
-        let entry = Stored::from_leader(message).unwrap().entry("$KV.b.").unwrap();
+        let entry = StoredMessage::from_leader(message).unwrap().entry("$KV.b.").unwrap();
         assert_eq!((&entry.value[..], entry.revision), (&b"hello"[..], Revision::new(3)));
         assert_eq!(entry.id, Some(OperationId::from_stored("x")));
         assert_eq!(entry.created.duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_millis(), 500);

@@ -121,12 +121,12 @@ pub(super) fn repair(bucket: &str, raw: &mut Map<String, Value>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::config::{counters, stream};
+    use super::super::config::{to_counter_config, to_stream_config};
     use super::*;
     use crate::config::{BucketConfig, Source};
 
     fn plain() -> Map<String, Value> {
-        stream(&BucketConfig::new("b"))
+        to_stream_config(&BucketConfig::new("b"))
     }
 
     #[test]
@@ -135,7 +135,12 @@ mod tests {
         mirror.mirror = Some(Source::new("origin"));
         let mut collecting = BucketConfig::new("b");
         collecting.sources = vec![Source::new("one").keys("eu.>"), Source::new("b").domain("hub")];
-        for raw in [plain(), stream(&mirror), stream(&collecting), counters(&BucketConfig::new("b"))] {
+        for raw in [
+            plain(),
+            to_stream_config(&mirror),
+            to_stream_config(&collecting),
+            to_counter_config(&BucketConfig::new("b")),
+        ] {
             assert_eq!(differences("b", &raw), [], "{raw:?}");
         }
     }
@@ -185,7 +190,7 @@ mod tests {
     fn mirror_without_direct_reads_is_irregular() {
         let mut wanted = BucketConfig::new("b");
         wanted.mirror = Some(Source::new("origin"));
-        let mut raw = stream(&wanted);
+        let mut raw = to_stream_config(&wanted);
         raw.remove("mirror_direct");
         assert_eq!(differences("b", &raw)[0].to_string(), "mirror_direct: wanted true, found false");
         repair("b", &mut raw);

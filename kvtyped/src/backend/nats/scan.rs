@@ -16,12 +16,12 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 
-use super::bucket::Place;
-use super::consumer::{Consumer, Heard, Request, Start};
+use super::bucket::StreamContext;
+use super::consumer::{Consumer, ConsumerEvent, ConsumerRequest, Start};
 use super::convert;
 use super::few;
-use super::record::Stored;
-use crate::backend::{Backoff, Deadline, Scan, Scanned};
+use super::record::StoredMessage;
+use crate::backend::{Backoff, Deadline, ScanItem, ScanRequest};
 use crate::error::Result;
 use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
@@ -30,24 +30,24 @@ use crate::revision::Revision;
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// The time limit for a report of the pending messages.
-const SOON: Duration = Duration::from_secs(1);
+const SHORT_SCAN: Duration = Duration::from_secs(1);
 
 /// The minimum and the maximum number of messages that a server sends ahead of the reader.
-const WINDOW: (usize, usize) = (32, 4_096);
+const FLOW_WINDOW: (usize, usize) = (32, 4_096);
 
-pub(super) fn scan(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
+pub(super) fn scan(place: Arc<StreamContext>, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
     if scan.patterns.is_empty() {
         return stream::empty().boxed();
     }
-    run(Scanning::new(place, scan))
+    run(Scanner::new(place, scan))
 }
 
 /// A scan that sends no direct get, for users without that permission.
-pub(super) fn by_consumer(place: Arc<Place>, scan: Scan) -> BoxStream<'static, Result<Scanned>> {
-    run(Scanning { is_new: false, ..Scanning::new(place, scan) })
+pub(super) fn by_consumer(place: Arc<StreamContext>, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
+    run(Scanner { is_new: false, ..Scanner::new(place, scan) })
 }
 
-fn run(scanning: Scanning) -> BoxStream<'static, Result<Scanned>> {
+fn run(scanning: Scanner) -> BoxStream<'static, Result<ScanItem>> {
     // Boxed, because it is moved with each entry.
     stream::unfold(Some(Box::new(scanning)), |scanning| async move {
         let mut scanning = scanning?;
@@ -65,29 +65,29 @@ fn run(scanning: Scanning) -> BoxStream<'static, Result<Scanned>> {
 /// A scan ends when all pending entries have arrived. Some servers count too few entries of several filters, unless the
 /// filters are exact keys with the same number of tokens. Such a server gets one filter. A restricted user also gets
 /// one filter, because permissions can limit only a request with one filter to some keys.
-fn filters(patterns: &Patterns, counted: bool, confined: bool) -> Vec<Pattern> {
+fn filters(patterns: &Patterns, counted: bool, restricted: bool) -> Vec<Pattern> {
     let disjoint = patterns.filters().to_vec();
-    if !confined && (counted || are_counted(&disjoint)) {
+    if !restricted && (counted || has_reliable_pending(&disjoint)) {
         return disjoint;
     }
-    joined(disjoint)
+    merge_filters(disjoint)
 }
 
 /// Joins the patterns into one that matches at least the same keys.
-pub(super) fn joined(patterns: Vec<Pattern>) -> Vec<Pattern> {
+pub(super) fn merge_filters(patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns.into_iter().reduce(|one, other| one.join(&other)).into_iter().collect()
 }
 
 /// Returns whether every server counts the pending messages of these disjoint filters correctly.
-pub(super) fn are_counted(disjoint: &[Pattern]) -> bool {
+pub(super) fn has_reliable_pending(disjoint: &[Pattern]) -> bool {
     let length = |pattern: &Pattern| pattern.as_exact().map(|_| pattern.tokens().len());
     let plain = |pattern: &Pattern| length(pattern).is_some() && length(pattern) == length(&disjoint[0]);
     disjoint.len() < 2 || disjoint.iter().all(plain)
 }
 
-struct Scanning {
-    place: Arc<Place>,
-    scan: Scan,
+struct Scanner {
+    place: Arc<StreamContext>,
+    scan: ScanRequest,
     consumer: Option<Consumer>,
     backoff: Backoff,
     /// The revision of the last message, or the revision before the first one.
@@ -106,18 +106,18 @@ struct Scanning {
     /// Whether no request was sent yet.
     is_new: bool,
     /// Entries of a single request.
-    few: VecDeque<(Stored, u64)>,
+    few: VecDeque<(StoredMessage, u64)>,
     /// Whether the server sends at most a window ahead of the reader.
     windowed: bool,
     /// Whether the consumer, by the last report, waits for an acknowledgement that was already sent.
     waits: bool,
 }
 
-impl Scanning {
-    fn new(place: Arc<Place>, scan: Scan) -> Self {
+impl Scanner {
+    fn new(place: Arc<StreamContext>, scan: ScanRequest) -> Self {
         Self {
             last: scan.after,
-            windowed: !place.unwindowed.load(Ordering::Relaxed),
+            windowed: !place.flow_window_disabled.load(Ordering::Relaxed),
             place,
             scan,
             consumer: None,
@@ -135,38 +135,38 @@ impl Scanning {
     }
 
     /// Returns the next entry, or an error in place of one entry. An error of the scan itself ends the scan.
-    async fn next(&mut self) -> Result<Option<Result<Scanned>>> {
+    async fn next(&mut self) -> Result<Option<Result<ScanItem>>> {
         let mut begun = None;
         if std::mem::take(&mut self.is_new) {
-            let deadline = Deadline::after(self.scan.patience);
+            let deadline = Deadline::after(self.scan.idle_timeout);
             self.ask_for_few(deadline).boxed().await?;
             begun = Some(deadline);
         }
         while let Some((stored, behind)) = self.few.pop_front() {
-            if let Some(entry) = self.take(stored, behind) {
+            if let Some(entry) = self.on_delivery(stored, behind) {
                 return Ok(Some(entry));
             }
         }
         // Usually the next message has already arrived, and no deadline is needed.
         let mut at_hand = match &mut self.consumer {
-            Some(consumer) if !self.over && !self.unsure => consumer.at_hand().await,
+            Some(consumer) if !self.over && !self.unsure => consumer.try_next().await,
             _ => None,
         };
-        if let Some(Heard::Message(stored, pending)) = at_hand {
-            if let Some(entry) = self.hear(stored, pending) {
+        if let Some(ConsumerEvent::Message(stored, pending)) = at_hand {
+            if let Some(entry) = self.on_event(stored, pending) {
                 return Ok(Some(entry));
             }
             at_hand = None;
         }
         // A request without an answer shares its deadline with the consumer that replaces it.
-        let mut deadline = begun.unwrap_or_else(|| Deadline::after(self.scan.patience));
+        let mut deadline = begun.unwrap_or_else(|| Deadline::after(self.scan.idle_timeout));
         while !self.over {
             let Some(consumer) = &mut self.consumer else {
-                self.begin(deadline).await?;
+                self.create_consumer(deadline).await?;
                 continue;
             };
             if self.unsure {
-                self.look(deadline).await?;
+                self.check_progress(deadline).await?;
                 continue;
             }
             let heard = match at_hand.take() {
@@ -174,20 +174,20 @@ impl Scanning {
                 None => consumer.next(deadline.at()).await?,
             };
             match heard {
-                Heard::Message(stored, pending) => {
-                    deadline = Deadline::after(self.scan.patience);
-                    if let Some(entry) = self.hear(stored, pending) {
+                ConsumerEvent::Message(stored, pending) => {
+                    deadline = Deadline::after(self.scan.idle_timeout);
+                    if let Some(entry) = self.on_event(stored, pending) {
                         return Ok(Some(entry));
                     }
                 }
                 // Some pending entries may no longer exist.
-                Heard::Idle(_) => self.look(deadline).await?,
-                Heard::Unheard => self.unheard(deadline).await?,
-                Heard::Dropped => {
+                ConsumerEvent::Idle(_) => self.check_progress(deadline).await?,
+                ConsumerEvent::Unheard => self.on_ack_denied(deadline).await?,
+                ConsumerEvent::Dropped => {
                     self.place.narrow_window();
-                    self.lost("a message was dropped", deadline).await?;
+                    self.on_lost("a message was dropped", deadline).await?;
                 }
-                Heard::Lost(why) => self.lost(why, deadline).await?,
+                ConsumerEvent::Lost(why) => self.on_lost(why, deadline).await?,
             }
         }
         self.consumer = None;
@@ -197,7 +197,7 @@ impl Scanning {
     /// Tries to read all of it by one request.
     async fn ask_for_few(&mut self, deadline: Deadline) -> Result<()> {
         let Self { place, scan, .. } = self;
-        let is_plain = !scan.history && !scan.headers_only && scan.after == Revision::ZERO && scan.wanted.is_none();
+        let is_plain = !scan.history && !scan.headers_only && scan.after == Revision::ZERO && scan.limit.is_none();
         let [filter] = scan.patterns.filters() else { return Ok(()) };
         if !is_plain {
             return Ok(());
@@ -209,38 +209,39 @@ impl Scanning {
         Ok(())
     }
 
-    async fn lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
+    async fn on_lost(&mut self, why: &str, deadline: Deadline) -> Result<()> {
         tracing::debug!(stream = self.place.stream, why, "a scan continues with another consumer");
         self.consumer = None;
         if self.backoff.pause(deadline).await { Ok(()) } else { Err(deadline.error()) }
     }
 
-    async fn unheard(&mut self, deadline: Deadline) -> Result<()> {
-        self.place.unwindowed.store(true, Ordering::Relaxed);
-        self.without_window("the server does not receive its acknowledgements", deadline).await
+    async fn on_ack_denied(&mut self, deadline: Deadline) -> Result<()> {
+        self.place.flow_window_disabled.store(true, Ordering::Relaxed);
+        self.disable_flow_window("the server does not receive its acknowledgements", deadline).await
     }
 
-    async fn without_window(&mut self, why: &str, deadline: Deadline) -> Result<()> {
+    async fn disable_flow_window(&mut self, why: &str, deadline: Deadline) -> Result<()> {
         self.windowed = false;
-        self.lost(why, deadline).await
+        self.on_lost(why, deadline).await
     }
 
-    async fn begin(&mut self, deadline: Deadline) -> Result<()> {
+    async fn create_consumer(&mut self, deadline: Deadline) -> Result<()> {
         let Self { place, scan, last, windowed, .. } = self;
-        let patterns = filters(&scan.patterns, place.counts_filters, place.api.wire().is_confined());
+        let patterns =
+            filters(&scan.patterns, place.reliable_multi_filter_pending, place.api.connection().is_restricted());
         let filters = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix));
         // With a history of 1, every message after a revision is the newest of its key. Otherwise the scan starts with
         // the newest entry of each key and skips the revisions up to `last`.
         let from = scan.history || place.config.history == Some(1) && *last > Revision::ZERO;
-        let wanted = scan.wanted.unwrap_or(WINDOW.1).clamp(WINDOW.0, WINDOW.1);
+        let wanted = scan.limit.unwrap_or(FLOW_WINDOW.1).clamp(FLOW_WINDOW.0, FLOW_WINDOW.1);
         let window =
             place.window().filter(|_| *windowed).map(|window| window.min(u32::try_from(wanted).unwrap_or(window)));
-        let request = Request {
+        let request = ConsumerRequest {
             stream: place.stream.clone(),
             filters: filters.collect(),
             start: if from { Start::At(Revision::new(last.get() + 1)) } else { Start::Newest },
             headers_only: scan.headers_only,
-            heartbeat: (scan.patience / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
+            heartbeat: (scan.idle_timeout / 5).clamp(HEARTBEATS.0, HEARTBEATS.1),
             window,
         };
         let consumer = match Consumer::create(&place.api, &request, deadline).await {
@@ -277,31 +278,31 @@ impl Scanning {
     }
 
     /// Asks the server for the number of pending messages.
-    async fn look(&mut self, deadline: Deadline) -> Result<()> {
+    async fn check_progress(&mut self, deadline: Deadline) -> Result<()> {
         self.unsure = false;
         let Some(consumer) = &self.consumer else { return Ok(()) };
-        let soon = if self.windowed { Deadline::after(deadline.remaining().min(SOON)) } else { deadline };
-        match consumer.ahead(soon).await {
-            Ok(ahead) if ahead.waits && self.waits => self.unheard(deadline).await,
+        let soon = if self.windowed { Deadline::after(deadline.remaining().min(SHORT_SCAN)) } else { deadline };
+        match consumer.position(soon).await {
+            Ok(ahead) if ahead.waits && self.waits => self.on_ack_denied(deadline).await,
             Ok(ahead) => {
                 self.waits = ahead.waits;
-                self.go_on_if(ahead.pending);
+                self.retry_if(ahead.pending);
                 Ok(())
             }
             // A timeout may mean that the window is full.
-            Err(error) if self.windowed => self.without_window(&error.to_string(), deadline).await,
+            Err(error) if self.windowed => self.disable_flow_window(&error.to_string(), deadline).await,
             // If the user may not ask, the last reported number decides. If messages of the round are missing, the
             // silence ends the scan.
             Err(error) if error.is_denied() => {
                 let told = if self.left == 0 { self.pending } else { 0 };
-                self.go_on_if(told);
+                self.retry_if(told);
                 Ok(())
             }
-            Err(error) => self.lost(&error.to_string(), deadline).await,
+            Err(error) => self.on_lost(&error.to_string(), deadline).await,
         }
     }
 
-    fn go_on_if(&mut self, pending: u64) {
+    fn retry_if(&mut self, pending: u64) {
         self.over = pending == 0;
         if self.left == 0 {
             // Every initial entry arrived or was written again. An entry that was written again is still pending.
@@ -311,14 +312,14 @@ impl Scanning {
     }
 
     /// Counts a message and returns its result, if it has one.
-    fn hear(&mut self, stored: Stored, pending: u64) -> Option<Result<Scanned>> {
+    fn on_event(&mut self, stored: StoredMessage, pending: u64) -> Option<Result<ScanItem>> {
         self.waits = false;
         self.count(pending);
-        self.take(stored, pending)
+        self.on_delivery(stored, pending)
     }
 
     /// Returns the entry of a message, if the scan includes it.
-    fn take(&mut self, stored: Stored, behind: u64) -> Option<Result<Scanned>> {
+    fn on_delivery(&mut self, stored: StoredMessage, behind: u64) -> Option<Result<ScanItem>> {
         if stored.revision <= self.last {
             return None;
         }
@@ -328,6 +329,6 @@ impl Scanning {
             Err(error) => return Some(Err(error)),
         };
         let matches = self.scan.patterns.matches(entry.key.as_str());
-        matches.then_some(Ok(Scanned { entry, behind }))
+        matches.then_some(Ok(ScanItem { entry, pending: behind }))
     }
 }

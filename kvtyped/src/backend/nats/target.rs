@@ -3,33 +3,33 @@
 use async_nats::ServerAddr;
 
 use super::credentials::Credentials;
-use super::file::File;
+use super::file::SecretFile;
 use super::options::NatsOptions;
 use super::tls::Tls;
 use crate::error::{Error, Result};
 
 /// A parsed URL.
-pub(super) struct Target {
+pub(super) struct ServerUrl {
     /// The addresses of the servers, without a user: the client shows addresses in its traces.
     pub(super) servers: Vec<ServerAddr>,
     /// The other settings in the URL.
     said: NatsOptions,
     /// The client certificate. It requires a key, and the key requires it.
-    certificate: Option<File>,
-    key: Option<File>,
+    certificate: Option<SecretFile>,
+    key: Option<SecretFile>,
 }
 
-impl Target {
+impl ServerUrl {
     pub(super) fn parse(url: &str) -> Result<Self> {
         // A URL from a shell variable or a file may have whitespace around it.
         let url = url.trim();
         // The address parser would silently drop some control characters.
         if url.contains(char::is_control) {
-            return Err(wrong("it has a control character, a tab or the end of a line, say"));
+            return Err(invalid_url("it has a control character, a tab or the end of a line, say"));
         }
         // A `#` would become a part of a value, such as a password.
         if url.contains('#') {
-            return Err(wrong("it has a `#`, which is written as `%23`"));
+            return Err(invalid_url("it has a `#`, which is written as `%23`"));
         }
         let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
         let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
@@ -39,7 +39,7 @@ impl Target {
             let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
             let scheme = scheme.to_ascii_lowercase();
             if !matches!(&*scheme, "nats" | "tls") {
-                return Err(wrong("a server's scheme is neither `nats` nor `tls`"));
+                return Err(invalid_url("a server's scheme is neither `nats` nor `tls`"));
             }
             // One server with `tls` is enough: the client discovers other servers later, without a scheme.
             target.said.tls.required |= scheme == "tls";
@@ -51,7 +51,7 @@ impl Target {
                 // A password with a comma ends the first address early; its rest must not choose the server.
                 let is_first = target.servers.is_empty();
                 if this.contains('@') || !is_first && (user.is_none() || !has_scheme) {
-                    return Err(wrong(
+                    return Err(invalid_url(
                         "it is ambiguous where the user ends: write `,` and `@` in a user, password or token as `%2C` \
                          and `%40`, and name a user before the first server, with a scheme before each",
                     ));
@@ -63,56 +63,56 @@ impl Target {
                     None => Credentials::Token(percent_decode(this)?),
                 };
                 if user.as_ref().is_some_and(|other| *other != this) {
-                    return Err(wrong("its servers have different users, and a connection has one"));
+                    return Err(invalid_url("its servers have different users, and a connection has one"));
                 }
                 user = Some(this);
             }
             let host = host.trim_end_matches('/');
             if host.contains('/') {
-                return Err(wrong("a server has no path"));
+                return Err(invalid_url("a server has no path"));
             }
             if host.is_empty() {
-                return Err(wrong("a server has no address"));
+                return Err(invalid_url("a server has no address"));
             }
             let server = format!("{scheme}://{host}").parse();
-            target.servers.push(server.map_err(|_| wrong("a server's address is not `host:port`"))?);
+            target.servers.push(server.map_err(|_| invalid_url("a server's address is not `host:port`"))?);
         }
         if target.servers.is_empty() {
-            return Err(wrong("it names no server"));
+            return Err(invalid_url("it names no server"));
         }
         if let Some(user) = user {
-            target.sign_in(user)?;
+            target.authenticate(user)?;
         }
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            target.set(name, percent_decode(value)?)?;
+            target.apply_parameter(name, percent_decode(value)?)?;
         }
         target.said.tls.client = match (target.certificate.take(), target.key.take()) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate, key)),
-            _ => return Err(wrong("of `cert` and `key` it has one without the other")),
+            _ => return Err(invalid_url("of `cert` and `key` it has one without the other")),
         };
         Ok(target)
     }
 
-    fn set(&mut self, name: &str, value: String) -> Result<()> {
+    fn apply_parameter(&mut self, name: &str, value: String) -> Result<()> {
         if value.is_empty() && PARAMETERS.contains(&name) {
-            return Err(wrong(&format!("its parameter `{name}` has no value")));
+            return Err(invalid_url(&format!("its parameter `{name}` has no value")));
         }
         match name {
             "domain" => self.said.domain = Some(value),
             "prefix" => self.said.prefix = Some(value),
             "inbox" => self.said.inbox_prefix = Some(value),
-            "confined" => self.said.confined = truth(name, &value)?,
-            "trust_discovered_servers" => self.said.trust_discovered_servers = truth(name, &value)?,
-            "creds" => self.sign_in(Credentials::JwtFile(File::at(value)))?,
-            "nkey" => self.sign_in(Credentials::NkeyFile(File::at(value)))?,
-            "ca" => self.said.tls.authorities = Some(File::at(value)),
-            "cert" => self.certificate = Some(File::at(value)),
-            "key" => self.key = Some(File::at(value)),
-            "tls_first" => self.said.tls.first = truth(name, &value)?,
+            "restricted" => self.said.restricted = parse_bool(name, &value)?,
+            "trust_discovered_servers" => self.said.trust_discovered_servers = parse_bool(name, &value)?,
+            "creds" => self.authenticate(Credentials::JwtFile(SecretFile::new(value)))?,
+            "nkey" => self.authenticate(Credentials::NkeyFile(SecretFile::new(value)))?,
+            "ca" => self.said.tls.authorities = Some(SecretFile::new(value)),
+            "cert" => self.certificate = Some(SecretFile::new(value)),
+            "key" => self.key = Some(SecretFile::new(value)),
+            "tls_first" => self.said.tls.first = parse_bool(name, &value)?,
             _ => {
-                return Err(wrong(&format!(
+                return Err(invalid_url(&format!(
                     "it has an unknown parameter; the parameters are {}",
                     PARAMETERS.join(", ")
                 )));
@@ -121,16 +121,16 @@ impl Target {
         Ok(())
     }
 
-    fn sign_in(&mut self, credentials: Credentials) -> Result<()> {
+    fn authenticate(&mut self, credentials: Credentials) -> Result<()> {
         match self.said.credentials.replace(credentials) {
             None => Ok(()),
-            Some(_) => Err(wrong("it has two kinds of credentials, and a connection has one")),
+            Some(_) => Err(invalid_url("it has two kinds of credentials, and a connection has one")),
         }
     }
 
     /// Merges these settings with other options. These settings take precedence; a flag is set if either side sets it.
     /// A domain and a prefix belong together, and so do a certificate and a key.
-    pub(super) fn or(self, options: NatsOptions) -> NatsOptions {
+    pub(super) fn merge_options(self, options: NatsOptions) -> NatsOptions {
         let mut said = self.said;
         if said.domain.is_none() && said.prefix.is_none() {
             (said.domain, said.prefix) = (options.domain, options.prefix);
@@ -145,7 +145,7 @@ impl Target {
             name: options.name,
             inbox_prefix: said.inbox_prefix.or(options.inbox_prefix),
             connect_timeout: options.connect_timeout,
-            confined: said.confined || options.confined,
+            restricted: said.restricted || options.restricted,
             trust_discovered_servers: said.trust_discovered_servers || options.trust_discovered_servers,
             credentials: said.credentials.or(options.credentials),
             ..said
@@ -158,7 +158,7 @@ const PARAMETERS: &[&str] = &[
     "domain",
     "prefix",
     "inbox",
-    "confined",
+    "restricted",
     "trust_discovered_servers",
     "creds",
     "nkey",
@@ -168,16 +168,16 @@ const PARAMETERS: &[&str] = &[
     "tls_first",
 ];
 
-fn truth(name: &str, value: &str) -> Result<bool> {
+fn parse_bool(name: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(wrong(&format!("its parameter `{name}` is neither `true` nor `false`"))),
+        _ => Err(invalid_url(&format!("its parameter `{name}` is neither `true` nor `false`"))),
     }
 }
 
 /// Creates an error that quotes nothing, because the URL may contain a password.
-fn wrong(what: &str) -> Error {
+fn invalid_url(what: &str) -> Error {
     Error::invalid_config(format!("the URL of the server: {what}"))
 }
 
@@ -192,10 +192,10 @@ fn percent_decode(text: &str) -> Result<String> {
         let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
         match (digit(), digit()) {
             (Some(high), Some(low)) => bytes.extend(u8::try_from(high * 16 + low)),
-            _ => return Err(wrong("a `%` is not followed by two hexadecimal digits")),
+            _ => return Err(invalid_url("a `%` is not followed by two hexadecimal digits")),
         }
     }
-    String::from_utf8(bytes).map_err(|_| wrong("a percent-encoded part is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| invalid_url("a percent-encoded part is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -206,23 +206,23 @@ mod tests {
 
     #[test]
     fn a_url_names_servers_a_user_and_a_domain() {
-        let target = Target::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
+        let target = ServerUrl::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
         let servers: Vec<_> = target.servers.iter().map(ServerAddr::as_url_str).collect();
         assert_eq!(servers, ["nats://a:4222", "tls://b"]);
-        let said = target.or(NatsOptions::new().domain("elsewhere").name("me"));
+        let said = target.merge_options(NatsOptions::new().domain("elsewhere").name("me"));
         assert_eq!(said.credentials, Some(Credentials::UserAndPassword("me".into(), "p@ss".into())));
         assert_eq!((said.domain.as_deref(), said.name.as_deref()), (Some("hub"), Some("me")));
         assert!(said.tls.is_required(), "TLS of one server applies to all");
-        let token = Target::parse("nats://s3cr3t@[::1]:4222").unwrap().or(NatsOptions::new());
+        let token = ServerUrl::parse("nats://s3cr3t@[::1]:4222").unwrap().merge_options(NatsOptions::new());
         assert_eq!(token, NatsOptions::new().token("s3cr3t"));
     }
 
     #[test]
     fn a_url_says_what_the_builder_says() {
-        let said = |url: &str| Target::parse(url).unwrap().or(NatsOptions::new());
-        let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&confined=true");
+        let said = |url: &str| ServerUrl::parse(url).unwrap().merge_options(NatsOptions::new());
+        let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&restricted=true");
         let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
-        assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").confined(true));
+        assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").restricted(true));
         let trusting = said("tls://a?trust_discovered_servers=true");
         assert_eq!(trusting, NatsOptions::new().require_tls(true).trust_discovered_servers(true));
         assert_eq!(said("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
@@ -232,9 +232,9 @@ mod tests {
     #[test]
     fn url_with_an_encoded_comma_names_one_server() {
         for url in ["nats://u:a%2Cb@c:4222", "nats://u:a%2Cb@c:4222,nats://u:a%2Cb@d", "nats://u:a%2Cb@c:4222,d"] {
-            let target = Target::parse(url).unwrap();
+            let target = ServerUrl::parse(url).unwrap();
             assert!(target.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
-            let said = target.or(NatsOptions::new());
+            let said = target.merge_options(NatsOptions::new());
             assert_eq!(said.credentials, Some(Credentials::UserAndPassword("u".into(), "a,b".into())), "{url}");
         }
     }
@@ -266,7 +266,7 @@ mod tests {
             "nats://a,nats://u:s3cr3t@b",
             "nats://u:4222,nats://s3cr3t@a",
         ] {
-            let error = Target::parse(url).err().unwrap();
+            let error = ServerUrl::parse(url).err().unwrap();
             let text = format!("{error:?}");
             assert!(!["s3cr3t", "s3c", "r3t"].iter().any(|part| text.contains(part)), "{error}");
         }

@@ -9,7 +9,7 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{self, AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use async_nats::{ConnectError, ConnectOptions};
 
-use super::file::File;
+use super::file::SecretFile;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The encryption of a connection. No file is kept in memory: each file is read for every connection.
@@ -20,9 +20,9 @@ pub(super) struct Tls {
     /// Whether TLS starts before the server sends its first message.
     pub(super) first: bool,
     /// The trusted CA certificates, instead of the system's.
-    pub(super) authorities: Option<File>,
+    pub(super) authorities: Option<SecretFile>,
     /// The client certificate and its key.
-    pub(super) client: Option<(File, File)>,
+    pub(super) client: Option<(SecretFile, SecretFile)>,
 }
 
 impl Tls {
@@ -91,7 +91,7 @@ impl Tls {
     }
 }
 
-fn certificates(file: &File) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(file: &SecretFile) -> Result<Vec<CertificateDer<'static>>> {
     let pem = file.read("the file of certificates")?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {

@@ -15,15 +15,15 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::Instant;
 
-use super::bucket::Place;
-use super::consumer::{Consumer, Heard, Request, Start};
+use super::bucket::StreamContext;
+use super::consumer::{Consumer, ConsumerEvent, ConsumerRequest, Start};
 use super::convert;
-use super::facts::{self, Facts, keeps_all};
-use super::listing::Listing;
-use super::proof::{Progress, Proof};
-use super::record::Stored;
+use super::facts::{self, StreamState, has_no_gaps};
+use super::listing::Backlog;
+use super::proof::{GapProof, ProofStatus};
+use super::record::StoredMessage;
 use super::scan;
-use crate::backend::{Begun, Deadline, Delivered, RawEntry, Signal, Since, Watch};
+use crate::backend::{Deadline, Delivered, RawEntry, StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Pattern, Patterns};
 use crate::revision::Revision;
@@ -34,19 +34,19 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The session ends after this number of consecutive idle reports of a server that is behind. After a partition, a
 /// server stayed behind for 40 s, while another server was up to date. The next consumer may be created on that server.
-const STUCK: u32 = 3;
+const STALL_TIMEOUT: u32 = 3;
 
 /// The time limit for a query of the state of the bucket or the consumer.
-const LOOK: Duration = Duration::from_secs(1);
+const LISTING_CHECK: Duration = Duration::from_secs(1);
 
 /// Matches no key: no legal key begins with this character.
 const NO_KEY: &str = "!";
 
-pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Result<Signal>> {
+pub(super) fn watch(place: Arc<StreamContext>, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
     stream::unfold(State::Begin(place, watch), |state| async move {
         let mut sitting = match state {
             // Boxed, because it moves with each signal.
-            State::Begin(place, watch) => match Sitting::begin(place, watch).await {
+            State::Begin(place, watch) => match WatchSession::open_session(place, watch).await {
                 Ok(sitting) => Box::new(sitting),
                 Err(error) => return Some((Err(error), State::Over)),
             },
@@ -54,7 +54,7 @@ pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Resul
             State::Over => return None,
         };
         match sitting.next().await {
-            Ok(told @ Ok(Signal::Incomplete)) => Some((told, State::Over)),
+            Ok(told @ Ok(WatchSignal::Incomplete)) => Some((told, State::Over)),
             Ok(told) => Some((told, State::Sits(sitting))),
             Err(error) => Some((Err(error), State::Over)),
         }
@@ -65,22 +65,22 @@ pub(super) fn watch(place: Arc<Place>, watch: Watch) -> BoxStream<'static, Resul
 
 /// The state of a watch.
 enum State {
-    Begin(Arc<Place>, Watch),
-    Sits(Box<Sitting>),
+    Begin(Arc<StreamContext>, WatchRequest),
+    Sits(Box<WatchSession>),
     Over,
 }
 
-struct Sitting {
-    place: Arc<Place>,
+struct WatchSession {
+    place: Arc<StreamContext>,
     patterns: Patterns,
     created: SystemTime,
     consumer: Consumer,
-    request: Request,
-    listing: Listing,
+    request: ConsumerRequest,
+    listing: Backlog,
     /// Every subject that this session and the earlier ones delivered.
     delivered: Delivered,
     /// The proof that precedes `Ready`, if one is needed.
-    proof: Option<Proof>,
+    proof: Option<GapProof>,
     ready: bool,
     /// When the session last had every message of the server.
     current: Instant,
@@ -89,18 +89,18 @@ struct Sitting {
     /// Every matching entry up to this revision, inclusive, was delivered.
     upto: Revision,
     /// The signals to deliver before any other.
-    first: VecDeque<Signal>,
+    first: VecDeque<WatchSignal>,
 }
 
-impl Sitting {
-    /// Starts a session. Its first signal is `Begun`.
-    async fn begin(place: Arc<Place>, watch: Watch) -> Result<Self> {
-        let deadline = Deadline::after(watch.patience);
+impl WatchSession {
+    /// Starts a session. Its first signal is `Started`.
+    async fn open_session(place: Arc<StreamContext>, watch: WatchRequest) -> Result<Self> {
+        let deadline = Deadline::after(watch.idle_timeout);
         loop {
-            let facts = Facts::learn(&place, deadline).await?;
+            let facts = StreamState::fetch(&place, deadline).await?;
             let mut patterns = watch.patterns.filters().to_vec();
-            if place.api.wire().is_confined() {
-                patterns = scan::joined(patterns);
+            if place.api.connection().is_restricted() {
+                patterns = scan::merge_filters(patterns);
             }
             let request = request(&place, &watch, &patterns, &facts);
             let consumer = match Consumer::create(&place.api, &request, deadline).await {
@@ -111,47 +111,47 @@ impl Sitting {
                     _ => return Err(error),
                 },
             };
-            let mut later = Facts::learn(&place, deadline).await?;
-            let counts = place.counts_filters || scan::are_counted(&patterns);
+            let mut later = StreamState::fetch(&place, deadline).await?;
+            let counts = place.reliable_multi_filter_pending || scan::has_reliable_pending(&patterns);
             let mut proof = None;
             let complete = match watch.since {
-                Since::After(revision) => {
+                StartFrom::After(revision) => {
                     let whole = request.filters == [format!("{}>", place.prefix)];
                     let counted = whole.then_some(consumer.pending);
                     let is_provable = counts && revision <= facts.last && is_provable(&place, &watch.delivered);
                     let tries = if is_provable { usize::from(whole) } else { facts::TRIES };
-                    let kept = keeps_all(&place, &facts, &mut later, revision, counted, tries, deadline).await?;
+                    let kept = has_no_gaps(&place, &facts, &mut later, revision, counted, tries, deadline).await?;
                     let is_proven = kept && expires_in_silence(&place);
-                    proof = (is_provable && !is_proven).then(|| Proof::new(kept));
+                    proof = (is_provable && !is_proven).then(|| GapProof::new(kept));
                     kept || is_provable
                 }
-                Since::Newest | Since::History | Since::Now => true,
+                StartFrom::Newest | StartFrom::History | StartFrom::Now => true,
             };
             if later.created != facts.created {
                 tracing::debug!(stream = place.stream, "a watch restarts, because the bucket was recreated");
                 continue;
             }
-            let begun = Begun { created: facts.created, last_revision: facts.last, complete };
+            let begun = WatchStarted { created: facts.created, last_revision: facts.last, contiguous: complete };
             let start = match watch.since {
-                Since::Newest | Since::History => Revision::ZERO,
-                Since::Now => facts.last,
-                Since::After(revision) => revision,
+                StartFrom::Newest | StartFrom::History => Revision::ZERO,
+                StartFrom::Now => facts.last,
+                StartFrom::After(revision) => revision,
             };
             // The server that delivers may be behind the server that reported the facts.
-            let behind = !later.has_reached(consumer.server.as_deref(), facts.last);
-            let wanted = if behind { facts.last } else { Revision::ZERO };
+            let behind = !later.replica_has_reached(consumer.server.as_deref(), facts.last);
+            let min_revision = if behind { facts.last } else { Revision::ZERO };
             let listing = match counts {
-                true => Listing::new(consumer.pending, wanted),
-                false => Listing::uncounted(later.last, wanted),
+                true => Backlog::new(consumer.pending, min_revision),
+                false => Backlog::unreliable(later.last, min_revision),
             };
             match watch.since {
-                Since::Newest => {
+                StartFrom::Newest => {
                     watch.delivered.restart();
                     watch.delivered.reserve(consumer.pending);
                 }
-                Since::History => watch.delivered.restart(),
-                Since::Now => watch.delivered.forget(),
-                Since::After(_) => {}
+                StartFrom::History => watch.delivered.restart(),
+                StartFrom::Now => watch.delivered.forget(),
+                StartFrom::After(_) => {}
             }
             let ready = start >= facts.last && proof.is_none();
             if ready {
@@ -165,8 +165,8 @@ impl Sitting {
                 patterns: watch.patterns,
                 created: facts.created,
                 first: match ready {
-                    true => [Signal::Begun(begun), Signal::Ready].into(),
-                    false => [Signal::Begun(begun)].into(),
+                    true => [WatchSignal::Started(begun), WatchSignal::Ready].into(),
+                    false => [WatchSignal::Started(begun)].into(),
                 },
                 upto: start,
                 current: Instant::now(),
@@ -179,7 +179,7 @@ impl Sitting {
     }
 
     /// Returns the next signal, or the error of one entry. An outer error ends the session.
-    async fn next(&mut self) -> Result<Result<Signal>> {
+    async fn next(&mut self) -> Result<Result<WatchSignal>> {
         loop {
             if let Some(signal) = self.first.pop_front() {
                 return Ok(Ok(signal));
@@ -188,42 +188,43 @@ impl Sitting {
                 return Ok(Ok(signal));
             }
             // Usually the next message has already arrived, and the clock is not needed.
-            let at_hand = if self.consumer.is_current() { self.consumer.at_hand().await } else { None };
+            let at_hand = if self.consumer.is_current() { self.consumer.try_next().await } else { None };
             let heard = match at_hand {
                 Some(heard) => heard,
                 // The idle timeout of the consumer is shorter.
                 None => self.consumer.next(Instant::now() + 10 * HEARTBEAT).await?,
             };
             match heard {
-                Heard::Message(stored, behind) => {
-                    self.listing.take(stored.revision, behind);
+                ConsumerEvent::Message(stored, behind) => {
+                    self.listing.on_delivery(stored.revision, behind);
                     if behind == 0 {
                         self.caught_up();
                     }
-                    if self.listing.has_met_its_end() {
-                        self.look_ahead().await;
+                    if self.listing.is_target_reached() {
+                        self.peek_position().await;
                     }
-                    if let Some(entry) = self.take(stored) {
-                        return Ok(entry.map(|entry| Signal::Entry { entry, behind }));
+                    if let Some(entry) = self.on_delivery(stored) {
+                        return Ok(entry.map(|entry| WatchSignal::Entry { entry, pending: behind }));
                     }
                 }
-                Heard::Idle(_) if self.consumer.may_be_stalled().await && !self.has_nothing_to_come().await? => {}
-                Heard::Idle(upto) => {
-                    if self.listing.idle(upto) >= STUCK {
-                        return Err(self.end("the server that delivers is behind, and stays so").await);
+                ConsumerEvent::Idle(_)
+                    if self.consumer.may_be_stalled().await && !self.has_nothing_to_come().await? => {}
+                ConsumerEvent::Idle(upto) => {
+                    if self.listing.on_idle(upto) >= STALL_TIMEOUT {
+                        return Err(self.close_session("the server that delivers is behind, and stays so").await);
                     }
                     self.caught_up();
                     self.upto = self.upto.max(upto);
                     let concluded = self.conclude().await?;
                     self.first.extend(concluded);
-                    self.first.push_back(Signal::Alive { upto: self.upto });
+                    self.first.push_back(WatchSignal::Heartbeat { through: self.upto });
                 }
-                Heard::Lost(why) => return Err(self.end(why).await),
-                Heard::Dropped => {
+                ConsumerEvent::Lost(why) => return Err(self.close_session(why).await),
+                ConsumerEvent::Dropped => {
                     self.place.narrow_window();
-                    return Err(self.end("a message was dropped").await);
+                    return Err(self.close_session("a message was dropped").await);
                 }
-                Heard::Unheard => return Err(self.unheard().await),
+                ConsumerEvent::Unheard => return Err(self.unheard().await),
             }
         }
     }
@@ -238,31 +239,31 @@ impl Sitting {
         }
         tracing::debug!(stream = self.place.stream, "a watch lagged for longer than markers are kept");
         if is_provable(&self.place, &self.delivered) {
-            self.proof = Some(Proof::new(false));
+            self.proof = Some(GapProof::new(false));
             self.ready = false;
         } else {
-            self.first.push_back(Signal::Incomplete);
+            self.first.push_back(WatchSignal::Incomplete);
         }
     }
 
     /// Returns `Ready` once the listing is over, or `Incomplete` if the session may have missed a removal.
-    async fn conclude(&mut self) -> Result<Option<Signal>> {
-        if self.ready || !self.listing.is_over() {
+    async fn conclude(&mut self) -> Result<Option<WatchSignal>> {
+        if self.ready || !self.listing.is_complete() {
             return Ok(None);
         }
         if let Some(proof) = &mut self.proof {
             match proof.advance(&self.place, &self.request, &self.delivered, self.upto).await {
-                Ok(Progress::Waits) => return Ok(None),
-                Ok(Progress::Proven) => {}
-                Ok(Progress::Failed) => return Ok(Some(Signal::Incomplete)),
-                Err(error) if error.is_denied() && proof.unasked() == Progress::Proven => {}
-                Err(error) if error.is_denied() => return Ok(Some(Signal::Incomplete)),
-                Err(error) => return Err(self.end(&error.to_string()).await),
+                Ok(ProofStatus::Pending) => return Ok(None),
+                Ok(ProofStatus::Proven) => {}
+                Ok(ProofStatus::Failed) => return Ok(Some(WatchSignal::Incomplete)),
+                Err(error) if error.is_denied() && proof.not_started() == ProofStatus::Proven => {}
+                Err(error) if error.is_denied() => return Ok(Some(WatchSignal::Incomplete)),
+                Err(error) => return Err(self.close_session(&error.to_string()).await),
             }
         }
         self.ready = true;
         self.delivered.end_listing();
-        Ok(Some(Signal::Ready))
+        Ok(Some(WatchSignal::Ready))
     }
 
     /// Whether an idle server has nothing to deliver, although it reported pending messages. It may have waited for an
@@ -272,13 +273,13 @@ impl Sitting {
             self.idle_after = Some(self.consumer.last());
             return Ok(false);
         }
-        match self.consumer.ahead(Deadline::after(LOOK)).await {
+        match self.consumer.position(Deadline::after(LISTING_CHECK)).await {
             Ok(ahead) if ahead.waits => return Err(self.unheard().await),
             Ok(ahead) if ahead.pending > 0 => return Ok(false),
             Ok(_) => {}
             // Without permission to ask, trust the second heartbeat.
             Err(error) if error.is_denied() => {}
-            Err(error) => return Err(self.end(&error.to_string()).await),
+            Err(error) => return Err(self.close_session(&error.to_string()).await),
         }
         self.consumer.settle();
         Ok(true)
@@ -286,21 +287,21 @@ impl Sitting {
 
     /// Ends a session whose acknowledgements do not reach the server. The next session has no window.
     async fn unheard(&self) -> Error {
-        self.place.unwindowed.store(true, Ordering::Relaxed);
-        self.end("acknowledgements do not reach the server").await
+        self.place.flow_window_disabled.store(true, Ordering::Relaxed);
+        self.close_session("acknowledgements do not reach the server").await
     }
 
     /// Continues an uncounted listing to the current last revision of the bucket. If the revision is not available, the
     /// listing continues until no message is pending.
-    async fn look_ahead(&mut self) {
-        match Facts::learn(&self.place, Deadline::after(LOOK)).await {
-            Ok(facts) => self.listing.go_on_to(facts.last),
+    async fn peek_position(&mut self) {
+        match StreamState::fetch(&self.place, Deadline::after(LISTING_CHECK)).await {
+            Ok(facts) => self.listing.extend_to(facts.last),
             Err(error) => tracing::debug!(stream = self.place.stream, %error, "the state of the bucket is unknown"),
         }
     }
 
     /// Returns the entry of a message, unless it was delivered before or matches no pattern.
-    fn take(&mut self, mut stored: Stored) -> Option<Result<RawEntry>> {
+    fn on_delivery(&mut self, mut stored: StoredMessage) -> Option<Result<RawEntry>> {
         if stored.revision <= self.upto || self.patterns.is_empty() {
             return None;
         }
@@ -320,10 +321,10 @@ impl Sitting {
     }
 
     /// Returns the error that ends the session after something was lost.
-    async fn end(&self, why: &str) -> Error {
+    async fn close_session(&self, why: &str) -> Error {
         // Without a connection, no server can be asked.
-        let time = if self.place.api.wire().is_connected() { LOOK } else { Duration::ZERO };
-        match Facts::learn(&self.place, Deadline::after(time)).await {
+        let time = if self.place.api.connection().is_connected() { LISTING_CHECK } else { Duration::ZERO };
+        match StreamState::fetch(&self.place, Deadline::after(time)).await {
             Ok(facts) if facts.created != self.created => Error::new(ErrorKind::BucketNotFound),
             Err(error) if matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed) => error,
             _ => Error::unavailable(why),
@@ -332,31 +333,31 @@ impl Sitting {
 }
 
 /// Returns whether the delivered keys can prove that a resumed session missed no removal.
-fn is_provable(place: &Place, delivered: &Delivered) -> bool {
+fn is_provable(place: &StreamContext, delivered: &Delivered) -> bool {
     delivered.is_complete() && (place.config.history == Some(1) || !delivered.is_listed())
 }
 
 /// Whether records expire without a message. The watch then evicts them itself, and the number of keys proves nothing.
-fn expires_in_silence(place: &Place) -> bool {
+fn expires_in_silence(place: &StreamContext) -> bool {
     place.config.limit_markers.is_none() && place.config.ttl.is_some()
 }
 
 /// Creates the request of the consumer. The patterns must not overlap.
-fn request(place: &Place, watch: &Watch, patterns: &[Pattern], facts: &Facts) -> Request {
+fn request(place: &StreamContext, watch: &WatchRequest, patterns: &[Pattern], facts: &StreamState) -> ConsumerRequest {
     let mut filters: Vec<_> = patterns.iter().map(|pattern| format!("{}{pattern}", place.prefix)).collect();
     if filters.is_empty() {
         // An empty list of filters would select every key.
         filters.push(format!("{}{NO_KEY}", place.prefix));
     }
     let next = |revision: Revision| Start::At(Revision::new(revision.get().saturating_add(1)));
-    Request {
+    ConsumerRequest {
         stream: place.stream.clone(),
         filters,
         start: match watch.since {
-            Since::Newest => Start::Newest,
-            Since::History => Start::At(Revision::ZERO),
-            Since::Now => next(facts.last),
-            Since::After(revision) => next(revision),
+            StartFrom::Newest => Start::Newest,
+            StartFrom::History => Start::At(Revision::ZERO),
+            StartFrom::Now => next(facts.last),
+            StartFrom::After(revision) => next(revision),
         },
         headers_only: watch.headers_only,
         heartbeat: HEARTBEAT,

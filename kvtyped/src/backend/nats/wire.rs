@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::connect::Connector;
 use super::convert;
 use super::link::Links;
-use super::lookout::{Lookout, SLICE};
+use super::lookout::{SharedTicker, TICK};
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -42,63 +42,63 @@ const DENIALS: usize = 64;
 const BATCHES: usize = 32;
 
 /// A connection, and the denials of its server.
-pub(super) struct Wire {
+pub(super) struct Connection {
     links: Links,
-    violations: Option<Arc<Violations>>,
+    violations: Option<Arc<PermissionViolations>>,
     /// Whether to avoid requests that permissions cannot limit to some keys.
-    confined: bool,
-    lookout: Arc<Lookout>,
+    restricted: bool,
+    lookout: Arc<SharedTicker>,
     closed: AtomicBool,
     /// Shared with every request in flight.
-    under_way: Arc<()>,
+    in_flight: Arc<()>,
     /// The permits for unanswered batches.
     batches: Semaphore,
     /// Held while the messages of a batch are sent, so that one connection has at most one incomplete batch.
-    turn: Mutex<()>,
+    batch_send: Mutex<()>,
 }
 
 /// The result of a request.
-pub(super) enum Answer {
+pub(super) enum Reply {
     /// The reply of the server.
     Message(Message),
     /// No subscription matches the subject, so the request was not received.
     NoResponders,
     /// The server denied this user the subject, and dropped the request.
-    Denied(String),
+    PermissionDenied(String),
     /// The request was never sent, and the connection is closed for good.
     Closed,
     /// The request was never sent: it is too large, or its subject is invalid.
-    Refused(RequestError),
+    NotSent(RequestError),
     /// The connection of the request broke. A reply may still arrive.
-    Broken,
+    Disconnected,
     /// No reply arrived in time. It may still arrive.
-    Silent,
+    TimedOut,
 }
 
-impl Wire {
+impl Connection {
     /// Uses a client of the application.
-    pub(super) fn over(client: Client, confined: bool) -> Self {
-        Self::new(Links::new(client, None), None, confined)
+    pub(super) fn over(client: Client, restricted: bool) -> Self {
+        Self::new(Links::new(client, None), None, restricted)
     }
 
     /// Connects a client, which is replaced when its task ends.
-    pub(super) async fn connect(connector: Connector, confined: bool) -> Result<Self> {
+    pub(super) async fn connect(connector: Connector, restricted: bool) -> Result<Self> {
         let client = connector.connect(connector.timeout()).await?;
         let violations = Arc::clone(connector.violations());
-        Ok(Self::new(Links::new(client, Some(connector)), Some(violations), confined))
+        Ok(Self::new(Links::new(client, Some(connector)), Some(violations), restricted))
     }
 
-    fn new(links: Links, violations: Option<Arc<Violations>>, confined: bool) -> Self {
+    fn new(links: Links, violations: Option<Arc<PermissionViolations>>, restricted: bool) -> Self {
         let lookout = violations.as_ref().map(|violations| Arc::clone(&violations.lookout)).unwrap_or_default();
         Self {
             links,
             violations,
-            confined,
+            restricted,
             lookout,
             closed: AtomicBool::new(false),
-            under_way: Arc::new(()),
+            in_flight: Arc::new(()),
             batches: Semaphore::new(BATCHES),
-            turn: Mutex::new(()),
+            batch_send: Mutex::new(()),
         }
     }
 
@@ -113,24 +113,24 @@ impl Wire {
     }
 
     /// Returns whether to avoid requests that permissions cannot limit to some keys.
-    pub(super) fn is_confined(&self) -> bool {
-        self.confined
+    pub(super) fn is_restricted(&self) -> bool {
+        self.restricted
     }
 
     /// Subscribes to denials, for a caller that waits on a subscription. Returns `None` for a client of the
     /// application.
-    pub(super) fn denials(&self) -> Option<broadcast::Receiver<Violation>> {
+    pub(super) fn denials(&self) -> Option<broadcast::Receiver<PermissionViolation>> {
         self.violations.as_ref().map(|violations| violations.sender.subscribe())
     }
 
     /// Waits for a permit to send a batch.
-    pub(super) async fn place_of_batch(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn batch_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.batches.acquire().await.ok()
     }
 
     /// Waits until no other caller sends the messages of a batch.
-    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub(super) async fn lock_batch_send(&self) -> MutexGuard<'_, ()> {
+        self.batch_send.lock().await
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -150,8 +150,8 @@ impl Wire {
     }
 
     /// Returns a token for an operation in flight. Closing waits at most [`LAST_ANSWERS`] until all tokens are dropped.
-    pub(super) fn under_way(&self) -> Arc<()> {
-        Arc::clone(&self.under_way)
+    pub(super) fn in_flight_count(&self) -> Arc<()> {
+        Arc::clone(&self.in_flight)
     }
 
     /// Returns whether the server belongs to a cluster.
@@ -167,7 +167,7 @@ impl Wire {
     /// Waits until there is a connection. Without one, the client would buffer a message and send it after it
     /// reconnects, long after the caller gave up.
     pub(super) async fn connected(&self, deadline: Deadline) -> Result<()> {
-        if self.is_connected() && !self.closed.load(Ordering::Relaxed) && !deadline.has_passed() {
+        if self.is_connected() && !self.closed.load(Ordering::Relaxed) && !deadline.is_expired() {
             return Ok(());
         }
         // Rare, and therefore boxed, so that the future of every operation stays small.
@@ -184,7 +184,7 @@ impl Wire {
                 self.close_if_late().await;
                 continue;
             }
-            match (self.is_connected(), deadline.has_passed()) {
+            match (self.is_connected(), deadline.is_expired()) {
                 (true, false) => return Ok(()),
                 (true, true) => return Err(deadline.error()),
                 (false, true) if self.violations.as_ref().is_some_and(|violations| violations.unauthorized()) => {
@@ -231,7 +231,7 @@ impl Wire {
     }
 
     /// Creates a request, which is sent at the first wait for its reply.
-    pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
+    pub(super) fn request(self: &Arc<Self>, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> InFlight {
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
         let (link, to) = (self.links.current(), subject.clone());
@@ -239,8 +239,8 @@ impl Wire {
         self.pending(subject, replies.boxed())
     }
 
-    /// Creates a request with several replies. Each call of [`Pending::wait`] returns one of them.
-    pub(super) fn request_all(self: &Arc<Self>, subject: String, headers: HeaderMap, payload: Bytes) -> Pending {
+    /// Creates a request with several replies. Each call of [`InFlight::wait`] returns one of them.
+    pub(super) fn request_all(self: &Arc<Self>, subject: String, headers: HeaderMap, payload: Bytes) -> InFlight {
         let (client, to) = (self.client(), subject.clone());
         let replies = async move {
             let inbox = client.new_inbox();
@@ -254,9 +254,9 @@ impl Wire {
         self.pending(subject, replies.try_flatten_stream().boxed())
     }
 
-    fn pending(self: &Arc<Self>, subject: String, replies: Replies) -> Pending {
+    fn pending(self: &Arc<Self>, subject: String, replies: Replies) -> InFlight {
         self.listen_again();
-        Pending {
+        InFlight {
             epoch: Some(self.links.current().epoch()),
             replies,
             ready: None,
@@ -264,7 +264,7 @@ impl Wire {
             looked: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
             subject,
-            _under_way: self.under_way(),
+            _under_way: self.in_flight_count(),
         }
     }
 
@@ -273,7 +273,7 @@ impl Wire {
         self.closed.store(true, Ordering::SeqCst);
         // Requests in flight may still get their replies.
         let answered = Instant::now() + LAST_ANSWERS;
-        while self.is_connected() && Arc::strong_count(&self.under_way) > 1 && Instant::now() < answered {
+        while self.is_connected() && Arc::strong_count(&self.in_flight) > 1 && Instant::now() < answered {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let client = self.client();
@@ -296,12 +296,12 @@ impl Wire {
 type Replies = BoxStream<'static, Result<Message, RequestError>>;
 
 /// A request in flight.
-pub(super) struct Pending {
+pub(super) struct InFlight {
     /// The replies to the request.
     replies: Replies,
     /// A reply that arrived early.
     ready: Option<Result<Message, RequestError>>,
-    wire: Arc<Wire>,
+    wire: Arc<Connection>,
     /// The number of denials at the last check.
     looked: u64,
     /// The denied subject, and the time limit for a late reply.
@@ -312,30 +312,30 @@ pub(super) struct Pending {
     _under_way: Arc<()>,
 }
 
-impl Pending {
+impl InFlight {
     /// Sends the request now rather than at the first wait.
     pub(super) async fn start(&mut self) {
         self.ready = self.replies.next().now_or_never().flatten();
     }
 
     /// Waits for the next reply until the given time.
-    pub(super) async fn wait(&mut self, until: Instant) -> Answer {
+    pub(super) async fn wait(&mut self, until: Instant) -> Reply {
         let wire = Arc::clone(&self.wire);
         loop {
             // Registers before the check, so that a denial after the check wakes this wait.
             let mut look = pin!(wire.lookout.next());
-            self.look_for_denials();
+            self.poll_violations();
             let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
-            let soon = enough.saturating_duration_since(Instant::now()) <= 2 * SLICE;
+            let soon = enough.saturating_duration_since(Instant::now()) <= 2 * TICK;
             tokio::select! {
                 biased;
                 reply = next(&mut self.ready, &mut self.replies) => {
-                    let answer = convert::of_reply(reply);
+                    let answer = convert::from_request_result(reply);
                     // The message was never sent, so it can be sent on the next connection.
-                    if matches!(answer, Answer::Closed) && wire.ended().is_ok() {
-                        return Answer::NoResponders;
+                    if matches!(answer, Reply::Closed) && wire.ended().is_ok() {
+                        return Reply::NoResponders;
                     }
-                    if let Answer::Broken = answer {
+                    if let Reply::Disconnected = answer {
                         let _ = wire.ended();
                         // The client dropped the request, so no reply can arrive.
                         self.replies = stream::empty().boxed();
@@ -347,25 +347,25 @@ impl Pending {
                 // The shared timer is coarse, so only the last part of the wait uses an exact timer.
                 () = async { tokio::time::sleep_until(enough).await }, if soon => {}
             }
-            self.look_for_denials();
+            self.poll_violations();
             if let Some((subject, at)) = &self.denied
                 && Instant::now() >= *at
             {
-                return Answer::Denied(subject.clone());
+                return Reply::PermissionDenied(subject.clone());
             }
             if let Some(epoch) = self.epoch
                 && (!wire.is_connected() || wire.epoch() != epoch)
             {
                 self.epoch = None;
-                return Answer::Broken;
+                return Reply::Disconnected;
             }
             if Instant::now() >= until {
-                return Answer::Silent;
+                return Reply::TimedOut;
             }
         }
     }
 
-    fn look_for_denials(&mut self) {
+    fn poll_violations(&mut self) {
         let Some(violations) = &self.wire.violations else { return };
         if self.denied.is_none() {
             let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
@@ -388,13 +388,16 @@ async fn next(
 }
 
 /// Waits until the server denies this subject.
-pub(super) async fn denied(denials: &mut Option<broadcast::Receiver<Violation>>, subject: &str) -> String {
-    denied_one(denials, |denied| denied == subject).await
+pub(super) async fn wait_denied(
+    denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
+    subject: &str,
+) -> String {
+    wait_denied_any(denials, |denied| denied == subject).await
 }
 
 /// Waits until the server denies one of these subjects.
-pub(super) async fn denied_one(
-    denials: &mut Option<broadcast::Receiver<Violation>>,
+pub(super) async fn wait_denied_any(
+    denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
     of: impl Fn(&str) -> bool,
 ) -> String {
     while let Some(receiver) = denials {
@@ -409,12 +412,12 @@ pub(super) async fn denied_one(
 
 /// A subject that the server denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Violation {
+pub(super) struct PermissionViolation {
     pub(super) subject: String,
     is_subscription: bool,
 }
 
-impl Violation {
+impl PermissionViolation {
     /// Parses `Permissions Violation for Publish to "$KV.b.k"`.
     fn parse(text: &str) -> Option<Self> {
         let (_, what) = text.split_once("ermissions Violation for ")?;
@@ -425,11 +428,11 @@ impl Violation {
 
 /// The subjects that the server denied. All waiting requests are notified, because the server does not say which
 /// request it denied.
-pub(super) struct Violations {
+pub(super) struct PermissionViolations {
     /// Notifies callers that wait on a subscription.
-    sender: broadcast::Sender<Violation>,
+    sender: broadcast::Sender<PermissionViolation>,
     /// The most recent denials, for requests that check later.
-    last: std::sync::Mutex<VecDeque<Violation>>,
+    last: std::sync::Mutex<VecDeque<PermissionViolation>>,
     /// The total number of denials.
     count: AtomicU64,
     /// The denied subscription for all replies, if any. The server reports this denial only once.
@@ -438,7 +441,7 @@ pub(super) struct Violations {
     reconnects: AtomicBool,
     /// Whether the last attempt to reconnect was refused because of the credentials.
     unauthorized: AtomicBool,
-    lookout: Arc<Lookout>,
+    lookout: Arc<SharedTicker>,
 }
 
 /// The subscription for replies that the server denied.
@@ -447,7 +450,7 @@ struct DeniedInbox {
     at: Instant,
 }
 
-impl Default for Violations {
+impl Default for PermissionViolations {
     fn default() -> Self {
         Self {
             sender: broadcast::channel(DENIALS).0,
@@ -461,10 +464,10 @@ impl Default for Violations {
     }
 }
 
-impl Violations {
+impl PermissionViolations {
     /// Records a denial that the server reported.
     pub(super) fn report(&self, text: &str) {
-        let Some(violation) = Violation::parse(text) else { return };
+        let Some(violation) = PermissionViolation::parse(text) else { return };
         tracing::debug!(subject = violation.subject, "the server denies a subject");
         // The replies to requests arrive under one subscription with this suffix.
         if violation.is_subscription && violation.subject.ends_with(".*") {
@@ -478,14 +481,14 @@ impl Violations {
             last.push_back(violation.clone());
             self.count.fetch_add(1, Ordering::Release);
         }
-        self.lookout.look_now();
+        self.lookout.tick_now();
         // An error means that there is no receiver.
         let _ = self.sender.send(violation);
     }
 
     /// Forgets the denied subscription for replies. Another connection may be allowed to subscribe. If not, the server
     /// reports the denial again.
-    pub(super) fn forget(&self) {
+    pub(super) fn remove(&self) {
         self.inbox.store(None);
         self.reconnects.store(false, Ordering::Relaxed);
     }
@@ -527,16 +530,16 @@ mod tests {
 
     #[test]
     fn a_violation_is_read_from_what_the_server_says() {
-        let publish = Violation::parse(r#"Permissions Violation for Publish to "$KV.b.t2.k""#);
-        assert_eq!(publish, Some(Violation { subject: "$KV.b.t2.k".into(), is_subscription: false }));
-        let inbox = Violation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
-        assert_eq!(inbox, Some(Violation { subject: "_INBOX.x.*".into(), is_subscription: true }));
-        assert_eq!(Violation::parse("Stale Connection"), None);
+        let publish = PermissionViolation::parse(r#"Permissions Violation for Publish to "$KV.b.t2.k""#);
+        assert_eq!(publish, Some(PermissionViolation { subject: "$KV.b.t2.k".into(), is_subscription: false }));
+        let inbox = PermissionViolation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
+        assert_eq!(inbox, Some(PermissionViolation { subject: "_INBOX.x.*".into(), is_subscription: true }));
+        assert_eq!(PermissionViolation::parse("Stale Connection"), None);
     }
 
     #[test]
     fn a_denial_is_told_to_those_who_asked_before_it_and_once() {
-        let violations = Violations::default();
+        let violations = PermissionViolations::default();
         let denied = |subject: &str| violations.report(&format!("Permissions Violation for Publish to \"{subject}\""));
         denied("a");
         let (mut one, mut other) = (violations.count(), violations.count());

@@ -10,36 +10,44 @@ use tokio::time::Instant;
 use super::super::MemoryBackend;
 use super::super::backlog::{MAX_BYTES, MAX_ENTRIES};
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
-use crate::backend::{Backend, Begun, Delivered, Operation, RawBucket, Signal, Since, Watch, Write, WriteKind};
+use crate::backend::{
+    Backend, Delivered, Operation, RawBucket, StartFrom, WatchRequest, WatchSignal, WatchStarted, Write, WriteKind,
+};
 use crate::config::BucketConfig;
 use crate::error::{ErrorKind, Result};
 use crate::key::Pattern;
 use crate::revision::Revision;
 
-type Watching = BoxStream<'static, Result<Signal>>;
+type Watching = BoxStream<'static, Result<WatchSignal>>;
 
-fn watch(bucket: &Arc<dyn RawBucket>, since: Since) -> Watching {
+fn watch(bucket: &Arc<dyn RawBucket>, since: StartFrom) -> Watching {
     watch_some(bucket, since, vec![Pattern::all()])
 }
 
-fn watch_some(bucket: &Arc<dyn RawBucket>, since: Since, patterns: Vec<Pattern>) -> Watching {
+fn watch_some(bucket: &Arc<dyn RawBucket>, since: StartFrom, patterns: Vec<Pattern>) -> Watching {
     let delivered = Delivered::default();
-    bucket.watch(Watch { patterns: patterns.into(), since, headers_only: false, patience: SECOND, delivered })
+    bucket.watch(WatchRequest {
+        patterns: patterns.into(),
+        since,
+        headers_only: false,
+        idle_timeout: SECOND,
+        delivered,
+    })
 }
 
-async fn next(watching: &mut Watching) -> Signal {
+async fn next(watching: &mut Watching) -> WatchSignal {
     watching.next().await.unwrap().unwrap()
 }
 
-async fn begun(watching: &mut Watching) -> Begun {
-    let Signal::Begun(begun) = next(watching).await else { unreachable!("it begins with that") };
+async fn begun(watching: &mut Watching) -> WatchStarted {
+    let WatchSignal::Started(begun) = next(watching).await else { unreachable!("it begins with that") };
     begun
 }
 
 /// Returns the revision, the key and the operation of the next entry.
 async fn told(watching: &mut Watching) -> (u64, String, Operation) {
     for _ in 0..100 {
-        if let Signal::Entry { entry: found, .. } = next(watching).await {
+        if let WatchSignal::Entry { entry: found, .. } = next(watching).await {
             return entry(found.revision.get(), found.key.as_str(), found.operation);
         }
     }
@@ -49,7 +57,7 @@ async fn told(watching: &mut Watching) -> (u64, String, Operation) {
 /// Reads a watch without initial entries until it is ready.
 async fn ready(watching: &mut Watching) {
     begun(watching).await;
-    assert_eq!(next(watching).await, Signal::Ready);
+    assert_eq!(next(watching).await, WatchSignal::Ready);
 }
 
 async fn gone(watching: &mut Watching) {
@@ -58,14 +66,14 @@ async fn gone(watching: &mut Watching) {
     assert!(watching.next().await.is_none());
 }
 
-fn alive(upto: u64) -> Signal {
-    Signal::Alive { upto: Revision::new(upto) }
+fn alive(upto: u64) -> WatchSignal {
+    WatchSignal::Heartbeat { through: Revision::new(upto) }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
     let bucket = bucket(|_| {}).await;
-    let mut watching = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let written = Instant::now();
     write(&bucket, put("late", "v").with_ttl(seconds(4))).await.unwrap();
@@ -86,7 +94,7 @@ async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
     let written = Instant::now();
-    let mut watching = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let mut expired = Box::pin(told(&mut watching));
     assert!((&mut expired).now_or_never().is_none());
@@ -101,7 +109,7 @@ async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
 async fn silence_is_told_each_second_and_nothing_else_is() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("k", "v")).await.unwrap();
-    let mut watching = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
     for round in 1..=3 {
@@ -125,7 +133,7 @@ async fn what_does_not_match_is_no_news_but_is_behind_it() {
     let bucket = bucket(|_| {}).await;
     for patterns in [vec![], vec![Pattern::exact(&key("other"))]] {
         let before = bucket.status(soon()).await.unwrap().last_revision.get();
-        let mut watching = watch_some(&bucket, Since::Newest, patterns);
+        let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
         ready(&mut watching).await;
         let start = Instant::now();
         // A bell that rings continuously does not delay the heartbeat.
@@ -151,10 +159,10 @@ async fn what_does_not_match_is_no_news_but_is_behind_it() {
 async fn a_bucket_that_goes_ends_it_at_once() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
-    let mut waiting = watch(&bucket, Since::Now);
+    let mut waiting = watch(&bucket, StartFrom::Now);
     ready(&mut waiting).await;
     write(&bucket, put("k", "v")).await.unwrap();
-    let mut unread = watch(&bucket, Since::Newest);
+    let mut unread = watch(&bucket, StartFrom::Newest);
     begun(&mut unread).await;
     assert_eq!(told(&mut waiting).await, entry(1, "k", Operation::Put));
 
@@ -164,7 +172,7 @@ async fn a_bucket_that_goes_ends_it_at_once() {
     assert!(backend.delete("b", soon()).await.unwrap());
     end.await;
     gone(&mut unread).await;
-    gone(&mut watch(&bucket, Since::Newest)).await;
+    gone(&mut watch(&bucket, StartFrom::Newest)).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -172,7 +180,7 @@ async fn a_bucket_that_goes_ends_it_at_once() {
 async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
-    let mut watching = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
     let mut end = Box::pin(gone(&mut watching));
@@ -184,10 +192,10 @@ async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
     end.await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 
-    let mut watching = watch(&bucket, Since::After(Revision::new(7)));
-    let Begun { complete, last_revision, created: _ } = begun(&mut watching).await;
-    assert_eq!((complete, last_revision.get()), (false, 1));
-    assert_eq!(next(&mut watching).await, Signal::Ready);
+    let mut watching = watch(&bucket, StartFrom::After(Revision::new(7)));
+    let WatchStarted { contiguous, last_revision, created: _ } = begun(&mut watching).await;
+    assert_eq!((contiguous, last_revision.get()), (false, 1));
+    assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     write(&bucket, put("k", "w")).await.unwrap();
     assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
 }
@@ -198,7 +206,7 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
     for number in 0..4 {
         write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
     }
-    let mut watching = watch(&bucket, Since::Newest);
+    let mut watching = watch(&bucket, StartFrom::Newest);
     assert_eq!(begun(&mut watching).await.last_revision.get(), 4);
     assert_eq!(told(&mut watching).await, entry(1, "k0", Operation::Put));
     write(&bucket, put("k0", "new")).await.unwrap();
@@ -207,7 +215,7 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
     let mut signals = Vec::new();
     for _ in 0..6 {
         signals.push(match next(&mut watching).await {
-            Signal::Entry { entry, behind } => (entry.revision.get(), behind),
+            WatchSignal::Entry { entry, pending } => (entry.revision.get(), pending),
             _ => (0, 0),
         });
     }
@@ -222,17 +230,17 @@ async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
         write(&bucket, put(on, "v")).await.unwrap();
     }
     for (since, wanted) in [
-        (Since::Newest, &[2, 5][..]),
-        (Since::History, &[2, 3, 4, 5]),
-        (Since::Now, &[]),
-        (Since::After(Revision::new(3)), &[4, 5]),
-        (Since::After(Revision::ZERO), &[2, 3, 4, 5]),
+        (StartFrom::Newest, &[2, 5][..]),
+        (StartFrom::History, &[2, 3, 4, 5]),
+        (StartFrom::Now, &[]),
+        (StartFrom::After(Revision::new(3)), &[4, 5]),
+        (StartFrom::After(Revision::ZERO), &[2, 3, 4, 5]),
     ] {
         let mut watching = watch(&bucket, since);
-        let complete = begun(&mut watching).await.complete;
-        assert_eq!(complete, since != Since::After(Revision::ZERO), "{since:?}");
+        let complete = begun(&mut watching).await.contiguous;
+        assert_eq!(complete, since != StartFrom::After(Revision::ZERO), "{since:?}");
         let mut revisions = Vec::new();
-        while let Signal::Entry { entry, .. } = next(&mut watching).await {
+        while let WatchSignal::Entry { entry, .. } = next(&mut watching).await {
             revisions.push(entry.revision.get());
         }
         assert_eq!(revisions, wanted, "{since:?}");
@@ -255,10 +263,10 @@ async fn many_entries_are_passed_over_in_steps() {
     }
     let any = Pattern::new().segment::<String>(None, "la", "");
     for patterns in [vec![Pattern::exact(&key("last"))], vec![any, Pattern::exact(&key("last"))]] {
-        let mut watching = watch_some(&bucket, Since::Newest, patterns);
+        let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
         begun(&mut watching).await;
         assert_eq!(told(&mut watching).await, entry(1001, "last", Operation::Put));
-        assert_eq!(next(&mut watching).await, Signal::Ready);
+        assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     }
 }
 
@@ -266,7 +274,7 @@ async fn many_entries_are_passed_over_in_steps() {
 fn kept(backend: &MemoryBackend) -> (usize, usize) {
     let mut state = backend.0.lock();
     let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
-    (state.backlog.len(), state.bell.listeners())
+    (state.backlog.len(), state.notifier.listeners())
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,9 +283,9 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
     let bucket = backend.create(BucketConfig { limit_markers: Some(SECOND), ..BucketConfig::new("b") }, soon()).await;
     let bucket = bucket.unwrap();
     write(&bucket, put("k", "old")).await.unwrap();
-    let mut early = watch(&bucket, Since::Newest);
-    let mut late = watch(&bucket, Since::Now);
-    let mut other = watch_some(&bucket, Since::Now, vec![Pattern::exact(&key("other"))]);
+    let mut early = watch(&bucket, StartFrom::Newest);
+    let mut late = watch(&bucket, StartFrom::Now);
+    let mut other = watch_some(&bucket, StartFrom::Now, vec![Pattern::exact(&key("other"))]);
     begun(&mut early).await;
     ready(&mut late).await;
     ready(&mut other).await;
@@ -317,7 +325,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
 async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
-    let mut watching = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let writes = MAX_ENTRIES as u64 + 1_000;
     for number in 0..writes {
@@ -346,8 +354,8 @@ async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
 #[tokio::test(start_paused = true)]
 async fn a_removal_that_is_dropped_from_the_backlog_unread_ends_the_watch() {
     let bucket = bucket(|config| config.limit_markers = Some(SECOND)).await;
-    let mut watching = watch(&bucket, Since::Now);
-    let mut keeps_up = watch(&bucket, Since::Now);
+    let mut watching = watch(&bucket, StartFrom::Now);
+    let mut keeps_up = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     ready(&mut keeps_up).await;
     write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
