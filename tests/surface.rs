@@ -29,10 +29,10 @@ const CLOSED: &[(&str, &str)] = &[
     ("TransactError", "the closure's or the bucket's"),
     ("Outcome", "not applied or unknown: a caller must handle both"),
     // The backend interface: a backend or wrapper that does not handle a variant must not compile.
-    ("At", "the backend interface"),
+    ("ReadAt", "the backend interface"),
     ("Operation", "the backend interface"),
-    ("Signal", "the backend interface"),
-    ("Since", "the backend interface"),
+    ("WatchSignal", "the backend interface"),
+    ("StartFrom", "the backend interface"),
     ("WriteKind", "the backend interface"),
     ("Token", "an element of a pattern, as in a subject filter"),
 ];
