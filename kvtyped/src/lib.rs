@@ -271,8 +271,8 @@ pub mod config;
 pub mod key;
 mod revision;
 mod ttl;
-mod chance;
-mod closing;
+mod jitter;
+mod shutdown;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]

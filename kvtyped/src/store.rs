@@ -15,10 +15,10 @@ use crate::backend::memory::MemoryBackend;
 use crate::backend::nats::{NatsBackend, NatsOptions};
 use crate::backend::{Backend, Deadline};
 use crate::bucket::{CounterBucket, OpenBucket};
-use crate::closing::ShutdownSignal;
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::model::KvModel;
+use crate::shutdown::ShutdownSignal;
 
 /// A handle to the buckets of this process's memory, of a NATS server or of a cluster. Cheap to clone.
 ///

@@ -8,9 +8,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
-use crate::closing::ShutdownSignal;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
+use crate::shutdown::ShutdownSignal;
 
 /// The number of attempts while a concurrent increment keeps the total out of range.
 const ATTEMPTS: u32 = 8;

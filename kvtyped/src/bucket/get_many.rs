@@ -3,9 +3,11 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
-use super::{ReadBucket, decode, verb};
+use super::decode;
+use super::entry::Entry;
+use super::handle::ReadBucket;
+use super::verb::verb;
 use crate::backend::{RawEntry, Read};
-use crate::bucket::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyError, ModelKey};
 use crate::model::KvModel;

@@ -35,7 +35,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use self::subject::BackendUnderTest;
-pub use crate::chance::seed;
+pub use crate::jitter::seed;
 
 type ContractTest = (&'static str, for<'a> fn(&'a BackendUnderTest) -> LocalBoxFuture<'a, ()>);
 

@@ -170,7 +170,7 @@ impl Semaphore {
         }
         let mut free = self.free(&claim.bucket).await?;
         while !free.is_empty() {
-            let slot = free.swap_remove(crate::chance::uniform_index(free.len()));
+            let slot = free.swap_remove(crate::jitter::uniform_index(free.len()));
             if let Some(permit) = self.attempt(claim, slot, ExpectedTombstone::Unknown).await? {
                 return Ok(Some(permit));
             }
@@ -238,7 +238,7 @@ impl Semaphore {
 
 /// Returns the number of a random slot.
 fn any(permits: u32) -> u32 {
-    u32::try_from(crate::chance::uniform_index(permits as usize)).unwrap_or_default()
+    u32::try_from(crate::jitter::uniform_index(permits as usize)).unwrap_or_default()
 }
 
 /// The slots, as a waiter observes them.
@@ -298,7 +298,7 @@ impl PermitSlots {
             SlotState::Left(marker) => Some((slot, ExpectedTombstone::Observed(*marker))),
         });
         let free: Vec<_> = free.collect();
-        free.get(crate::chance::uniform_index(free.len())).copied()
+        free.get(crate::jitter::uniform_index(free.len())).copied()
     }
 }
 

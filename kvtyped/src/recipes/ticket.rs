@@ -130,7 +130,7 @@ impl Ticket {
             match Self::create(line, claim).await {
                 Err(error) if claim.waits_out(&error) => {
                     claim.progress.fails(&error);
-                    sleep(RETRY_DELAY + crate::chance::uniform_duration(RETRY_DELAY)).await;
+                    sleep(RETRY_DELAY + crate::jitter::uniform_duration(RETRY_DELAY)).await;
                 }
                 drawn => return drawn,
             }

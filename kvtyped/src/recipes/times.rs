@@ -88,7 +88,7 @@ impl LeaseTiming {
     /// Returns the delay from the sending of one renewal to the next. It is shorter by a random amount each time, so
     /// that leases that started together spread out.
     pub(super) fn renewal_delay(self) -> Duration {
-        self.renew_every - crate::chance::uniform_duration(self.renew_every / 10)
+        self.renew_every - crate::jitter::uniform_duration(self.renew_every / 10)
     }
 }
 

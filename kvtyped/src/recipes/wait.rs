@@ -26,7 +26,7 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// Returns how long the waiter for a lease with this TTL relies on its watch before it reads the lease.
 pub(super) fn poll_interval(ttl: Duration) -> Duration {
     let longest = ttl.min(MAX_POLL_INTERVAL);
-    longest - crate::chance::uniform_duration(longest / 4)
+    longest - crate::jitter::uniform_duration(longest / 4)
 }
 
 /// Returns whether an error of a watch is permanent.

@@ -145,7 +145,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
                     Ok(()) | Err(_) => return Err(abort.into()),
                 },
             };
-            attempts.unknown_outcome(conflict, deadline)?;
+            attempts.record_conflict(conflict, deadline)?;
             if !backoff.pause(deadline).await {
                 return Err(attempts.conflict_error(deadline.error()).into());
             }

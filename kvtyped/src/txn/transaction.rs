@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::members::DeclaredModel;
 use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
-use crate::bucket::{Bucket, FenceResult, check_ttl, decode, standing};
+use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -171,7 +171,7 @@ impl<T: KvModel> Transaction<'_, T> {
 
     /// Applies the transaction only while another record is unchanged.
     pub(crate) fn with_fence(mut self, fence: FenceResult) -> Self {
-        match standing::guard(fence, self.bucket) {
+        match self.bucket.resolve_fence(fence) {
             Ok(fence) => {
                 self.checks.extend(fence.clone());
                 self.fence = fence;
@@ -230,7 +230,7 @@ impl<T: KvModel> Transaction<'_, T> {
                     return Ok(Committed { revisions: revisions.collect() });
                 }
                 Err(error) if error.is_conflict() => match &fence {
-                    Some(fence) if standing::is_superseded(&**raw, fence, &error, deadline).await? => {
+                    Some(fence) if precondition::is_superseded(&**raw, fence, &error, deadline).await? => {
                         return Err(Error::new(ErrorKind::Fenced));
                     }
                     _ => bucket.explain_conflict(error, deadline).await,

@@ -34,10 +34,10 @@ use futures::{FutureExt, StreamExt, ready};
 use self::recover::{ResumingWatch, WatchSpec, WatchUpdate};
 use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
-use crate::closing::ShutdownSignal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
+use crate::shutdown::ShutdownSignal;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Watches the records that match a filter. The stream yields the current records, then [`Event::Ready`], then the

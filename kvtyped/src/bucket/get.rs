@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::{ReadBucket, decode, verb};
+use super::decode;
+use super::entry::Entry;
+use super::handle::ReadBucket;
+use super::verb::verb;
 use crate::backend::{Read, ReadAt};
-use crate::bucket::Entry;
 use crate::error::Result;
 use crate::key::ModelKey;
 use crate::model::KvModel;

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{BoxStream, StreamExt};
 
 use super::cursor::{Cursor, ListProgress};
-use super::{Deadline, ReadBucket};
+use crate::backend::Deadline;
 use crate::backend::{RawEntry, ScanItem, ScanRequest};
+use crate::bucket::handle::ReadBucket;
 use crate::error::Result;
 use crate::key::Patterns;
 use crate::model::{Filter, KvModel};
@@ -15,7 +16,7 @@ use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Returns a scan of the newest entry of each key, with values.
-    pub(super) fn scan_request(&self, patterns: Patterns, timeout: Option<Duration>) -> ScanRequest {
+    pub(crate) fn scan_request(&self, patterns: Patterns, timeout: Option<Duration>) -> ScanRequest {
         ScanRequest {
             patterns,
             history: false,
@@ -26,7 +27,7 @@ impl<T: KvModel> ReadBucket<T> {
         }
     }
 
-    pub(super) fn scan(
+    pub(crate) fn scan(
         &self,
         operation: &'static str,
         scan: ScanRequest,
@@ -39,20 +40,20 @@ impl<T: KvModel> ReadBucket<T> {
 
 /// The options of a list.
 #[derive(Debug)]
-pub(super) struct ListRequest<'a, T: KvModel> {
-    pub(super) bucket: &'a ReadBucket<T>,
-    pub(super) filter: Filter<T>,
-    pub(super) after: Option<Cursor>,
-    pub(super) limit: Option<usize>,
-    pub(super) timeout: Option<Duration>,
+pub(crate) struct ListRequest<'a, T: KvModel> {
+    pub(crate) bucket: &'a ReadBucket<T>,
+    pub(crate) filter: Filter<T>,
+    pub(crate) after: Option<Cursor>,
+    pub(crate) limit: Option<usize>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl<'a, T: KvModel> ListRequest<'a, T> {
-    pub(super) fn new(bucket: &'a ReadBucket<T>, filter: Filter<T>) -> Self {
+    pub(crate) fn new(bucket: &'a ReadBucket<T>, filter: Filter<T>) -> Self {
         Self { bucket, filter, after: None, limit: None, timeout: None }
     }
 
-    pub(super) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<ListStream> {
+    pub(crate) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<ListStream> {
         let Self { bucket, filter, after, limit, timeout } = self;
         let raw = bucket.raw(operation)?;
         let mut scan = ScanRequest { headers_only, limit, ..bucket.scan_request(filter.patterns().clone(), timeout) };
@@ -69,7 +70,7 @@ impl<'a, T: KvModel> ListRequest<'a, T> {
 }
 
 /// The rows of a running scan.
-pub(super) struct ListStream {
+pub(crate) struct ListStream {
     /// `None` after the end of the scan.
     entries: Option<BoxStream<'static, Result<ScanItem>>>,
     operation: &'static str,
@@ -83,16 +84,16 @@ pub(super) struct ListStream {
 }
 
 impl ListStream {
-    pub(super) fn cursor(&self) -> Cursor {
+    pub(crate) fn cursor(&self) -> Cursor {
         Cursor::new(self.created, self.last)
     }
 
-    pub(super) fn progress(&self) -> ListProgress {
+    pub(crate) fn progress(&self) -> ListProgress {
         self.progress
     }
 
     /// Returns the next row. Skips entries without a row.
-    pub(super) fn poll<R>(
+    pub(crate) fn poll<R>(
         &mut self,
         context: &mut Context<'_>,
         mut row: impl FnMut(&RawEntry) -> Result<Option<R>>,

@@ -4,11 +4,9 @@ use std::time::SystemTime;
 
 use futures::FutureExt;
 
-use super::ReadBucket;
 use crate::backend::{Batch, Deadline, Precondition, RawBucket, Read, ReadAt, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::model::KvModel;
 use crate::revision::Revision;
 
 /// A precondition on a record for writes of other records in the same bucket: the record must still have this revision.
@@ -16,21 +14,27 @@ use crate::revision::Revision;
 pub(crate) struct FencePrecondition {
     bucket: String,
     created: SystemTime,
-    guard: Precondition,
+    precondition: Precondition,
 }
 
 /// The precondition of a builder, or the reason why it is invalid.
 pub(crate) type FenceResult = Option<Result<FencePrecondition>>;
 
 impl FencePrecondition {
+    /// Creates a precondition on this revision of a record of the bucket.
+    pub(crate) fn new(raw: &dyn RawBucket, key: Key, revision: Revision) -> Self {
+        let precondition = Precondition { key, revision };
+        Self { bucket: raw.config().name.clone(), created: raw.identity().created, precondition }
+    }
+
     /// Returns the precondition for a write in this bucket.
     ///
     /// # Errors
     ///
     /// Returns `InvalidConfig` if the precondition belongs to another bucket.
-    pub(super) fn into_precondition<T: KvModel>(self, bucket: &ReadBucket<T>) -> Result<Precondition> {
-        if (&*self.bucket, self.created) == (bucket.name(), bucket.created()) {
-            return Ok(self.guard);
+    pub(super) fn into_precondition(self, raw: &dyn RawBucket) -> Result<Precondition> {
+        if (&self.bucket, self.created) == (&raw.config().name, raw.identity().created) {
+            return Ok(self.precondition);
         }
         Err(Error::invalid_config(format!(
             "the fence of the guard is in another bucket, `{}`; take the lock with `lock` of the written bucket",
@@ -39,41 +43,20 @@ impl FencePrecondition {
     }
 }
 
-impl<T: KvModel> ReadBucket<T> {
-    /// Returns a precondition on this revision of a record.
-    pub(crate) fn fence_precondition(&self, key: Key, revision: Revision) -> FencePrecondition {
-        FencePrecondition {
-            bucket: self.name().to_owned(),
-            created: self.created(),
-            guard: Precondition { key, revision },
-        }
-    }
-
-    /// Returns the creation time of the bucket that this handle was opened on.
-    fn created(&self) -> SystemTime {
-        self.inner.raw.identity().created
-    }
-}
-
-/// Returns the precondition of a builder for a write in this bucket.
-pub(crate) fn guard<T: KvModel>(fence: FenceResult, bucket: &ReadBucket<T>) -> Result<Option<Precondition>> {
-    fence.transpose()?.map(|standing| standing.into_precondition(bucket)).transpose()
-}
-
 /// Writes if the record of the precondition `on` is unchanged. If the write also expects a revision of the written key,
 /// it is sent as a batch of two messages.
 ///
 /// # Errors
 ///
 /// Returns `Fenced` if the record of `on` has changed. Returns `Conflict` if only the written key has changed.
-pub(super) async fn write(
+pub(crate) async fn write(
     raw: &dyn RawBucket,
     write: Write,
     on: Option<&Precondition>,
     deadline: Deadline,
 ) -> Result<Revision> {
     let Some(on) = on else { return raw.write(write, deadline).await };
-    let guarded = write.precondition.is_some();
+    let is_conditional = write.precondition.is_some();
     let conflict = match raw.commit(Batch { writes: vec![write], preconditions: vec![on.clone()] }, deadline).await {
         Ok(revisions) => {
             let revision = revisions.first().copied();
@@ -82,7 +65,7 @@ pub(super) async fn write(
         Err(error) if !matches!(error.kind(), ErrorKind::Conflict { .. }) => return Err(error),
         Err(conflict) => conflict,
     };
-    let fenced = !guarded || is_superseded(raw, on, &conflict, deadline).boxed().await?;
+    let fenced = !is_conditional || is_superseded(raw, on, &conflict, deadline).boxed().await?;
     Err(if fenced { Error::new(ErrorKind::Fenced) } else { conflict })
 }
 

@@ -13,9 +13,11 @@ use futures::ready;
 use futures::stream::Stream;
 
 use super::cursor::{Cursor, ListProgress};
-use super::rows::{ListRequest, ListStream};
-use super::{ReadBucket, decode, verb};
-use crate::bucket::Entry;
+use super::list_stream::{ListRequest, ListStream};
+use crate::bucket::decode;
+use crate::bucket::entry::Entry;
+use crate::bucket::handle::ReadBucket;
+use crate::bucket::verb::verb;
 use crate::error::Result;
 use crate::key::Key;
 use crate::model::{Filter, KvModel};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::standing::FenceResult;
+use super::handle::Bucket;
+use super::precondition::FenceResult;
+use super::verb::{options, verb};
 use super::write::{WriteConditions, parse_ttl};
-use super::{Bucket, options, verb};
 use crate::backend::WriteKind;
 use crate::error::Result;
 use crate::key::ModelKey;

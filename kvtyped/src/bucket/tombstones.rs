@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::recent::Recent;
+use super::modify::recent::Recent;
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -13,7 +13,7 @@ const ROOM: usize = 4 * 1_024 * 1_024;
 
 /// Remembered delete markers. An outdated or missing entry costs one refused write.
 #[derive(Debug)]
-pub(super) struct Tombstones {
+pub(crate) struct Tombstones {
     known: Mutex<Recent<Tombstone>>,
     /// Whether the last `create` without a remembered marker found a marker on the server.
     others: AtomicBool,
@@ -38,28 +38,28 @@ impl Tombstones {
     }
 
     /// Remembers a marker.
-    pub(super) fn remember(&self, key: Key, revision: Revision, epoch: u64) {
+    pub(crate) fn remember(&self, key: Key, revision: Revision, epoch: u64) {
         self.all().add(key, Tombstone { revision, epoch }, 0);
     }
 
     /// Removes the remembered marker of this key and returns its revision, if it is of this epoch.
-    pub(super) fn forget(&self, key: &Key, epoch: u64) -> Option<Revision> {
+    pub(crate) fn forget(&self, key: &Key, epoch: u64) -> Option<Revision> {
         let marker = self.all().take(key).filter(|marker| marker.epoch == epoch);
         marker.map(|marker| marker.revision)
     }
 
     /// Records that a `create` found an unknown marker.
-    pub(super) fn saw_foreign(&self) {
+    pub(crate) fn saw_foreign(&self) {
         self.others.store(true, Ordering::Relaxed);
     }
 
     /// Records that a lookup found no marker.
-    pub(super) fn saw_none(&self) {
+    pub(crate) fn saw_none(&self) {
         self.others.store(false, Ordering::Relaxed);
     }
 
     /// Returns whether an unknown marker is likely, based on the last `create`.
-    pub(super) fn expect_foreign(&self) -> bool {
+    pub(crate) fn expect_foreign(&self) -> bool {
         self.others.load(Ordering::Relaxed)
     }
 }

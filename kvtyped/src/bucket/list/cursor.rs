@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::ReadBucket;
 use crate::backend::Deadline;
+use crate::bucket::handle::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -54,7 +54,7 @@ pub struct ListProgress {
 }
 
 impl Cursor {
-    pub(super) fn new(created: SystemTime, revision: Revision) -> Self {
+    pub(crate) fn new(created: SystemTime, revision: Revision) -> Self {
         let since = created.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { created: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), revision }
     }
@@ -86,7 +86,7 @@ impl FromStr for Cursor {
 
 impl<T: KvModel> ReadBucket<T> {
     /// Returns the revision of the cursor, if the cursor belongs to the current bucket.
-    pub(super) async fn resume(&self, cursor: Cursor, deadline: Deadline) -> Result<Revision> {
+    pub(crate) async fn resume(&self, cursor: Cursor, deadline: Deadline) -> Result<Revision> {
         let Some(status) = self.status_since(cursor.revision, deadline).await? else { return Ok(cursor.revision) };
         let same = Cursor::new(status.created, cursor.revision) == cursor;
         if !same || status.last_revision < cursor.revision {

@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 
-use super::cas::{CasDecision, CasLimits, CasStart};
-use super::change::{Change, ModifyError};
-use super::entry::Pending;
-use super::standing::FenceResult;
-use super::write::check_ttl;
-use super::{Bucket, Entry, decode};
+use super::decision::{CasDecision, CasLimits, CasStart};
+use super::outcome::{Change, ModifyError};
 use crate::backend::{RawEntry, WriteKind};
+use crate::bucket::decode;
+use crate::bucket::entry::Entry;
+use crate::bucket::entry::Pending;
+use crate::bucket::handle::Bucket;
+use crate::bucket::precondition::FenceResult;
+use crate::bucket::write::check_ttl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};

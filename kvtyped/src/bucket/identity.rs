@@ -14,76 +14,26 @@
 //! * A restored bucket has grown past the highest revision that the handle has seen, and the expected revision is not
 //!   among the remembered ones.
 
-use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use futures::FutureExt;
 
-use super::ReadBucket;
-use crate::backend::{Backoff, BucketIdentity, BucketStatus, Deadline, OperationId, RawEntry, ReadAt};
+use super::handle::ReadBucket;
+use super::seen::SeenRevision;
+use crate::backend::{Backoff, BucketStatus, Deadline, OperationId, RawEntry, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// The number of revisions whose writer a handle remembers.
-const MAX_SEEN: usize = 256;
-
 /// The longest time that a replicated bucket may report a lower revision than an acknowledged one and still be the same
 /// bucket. A new leader may still have to apply the writes of its predecessor, and a leader that was cut off may not
 /// know yet that it was replaced.
 const REPLICA_CATCH_UP: Duration = Duration::from_secs(6);
-
-/// The knowledge of a handle and its clones about their bucket.
-#[derive(Debug)]
-pub(super) struct SeenRevisions {
-    /// The epoch of the connection when the bucket was opened.
-    epoch: u64,
-    highest: AtomicU64,
-    /// The epoch of the last successful check of the bucket's identity.
-    asked: AtomicU64,
-    /// Never held across an await.
-    last: Mutex<VecDeque<SeenRevision>>,
-}
-
-/// A revision that this handle has read or written.
-#[derive(Debug, Clone, Copy)]
-struct SeenRevision {
-    revision: Revision,
-    /// The epoch of the read, the write or the last check of the revision.
-    epoch: u64,
-    /// A hash that identifies the writer.
-    writer: u64,
-}
-
-impl SeenRevisions {
-    pub(super) fn new(incarnation: BucketIdentity) -> Self {
-        let BucketIdentity { connection_epoch: epoch, .. } = incarnation;
-        Self { epoch, highest: AtomicU64::new(0), asked: AtomicU64::new(epoch), last: Mutex::default() }
-    }
-
-    fn last(&self) -> MutexGuard<'_, VecDeque<SeenRevision>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn record(&self, meeting: SeenRevision) {
-        self.highest.fetch_max(meeting.revision.get(), Ordering::AcqRel);
-        let mut last = self.last();
-        if last.len() == MAX_SEEN {
-            last.pop_front();
-        }
-        last.push_back(meeting);
-    }
-
-    fn find(&self, revision: Revision) -> Option<SeenRevision> {
-        self.last().iter().rev().find(|meeting| meeting.revision == revision).copied()
-    }
-}
 
 /// Returns a hash that identifies a write independently of its revision.
 fn writer_of(id: &OperationId) -> u64 {
@@ -121,19 +71,19 @@ impl<T: KvModel> ReadBucket<T> {
     /// Checks that the bucket was not replaced, before a write that expects a revision from an earlier read.
     pub(crate) async fn check_identity(&self, key: &Key, expected: Revision, deadline: Deadline) -> Result<()> {
         let epoch = self.inner.raw.identity().connection_epoch;
-        let meeting = self.inner.seen.find(expected);
-        if meeting.map_or(self.inner.seen.epoch, |meeting| meeting.epoch) == epoch {
+        let seen = self.inner.seen.find(expected);
+        if seen.map_or(self.inner.seen.epoch, |seen| seen.epoch) == epoch {
             return Ok(());
         }
         // This case is rare. The box keeps the future of a write small.
-        self.revalidate(key, expected, meeting, epoch, deadline).boxed().await
+        self.revalidate(key, expected, seen, epoch, deadline).boxed().await
     }
 
     async fn revalidate(
         &self,
         key: &Key,
         expected: Revision,
-        meeting: Option<SeenRevision>,
+        seen: Option<SeenRevision>,
         epoch: u64,
         deadline: Deadline,
     ) -> Result<()> {
@@ -141,13 +91,13 @@ impl<T: KvModel> ReadBucket<T> {
             self.fetch_identity(deadline).await?;
             self.inner.seen.asked.store(epoch, Ordering::Release);
         }
-        let Some(meeting) = meeting else { return Ok(()) };
+        let Some(seen) = seen else { return Ok(()) };
         // If the revision is gone, the precondition refuses the write.
         let now = self.inner.raw.read(key, ReadAt::Revision(expected), deadline).await?;
-        if now.is_some_and(|entry| writer_of_entry(&entry) != meeting.writer) {
+        if now.is_some_and(|entry| writer_of_entry(&entry) != seen.writer) {
             return Err(Error::new(ErrorKind::BucketReplaced));
         }
-        self.inner.seen.record(SeenRevision { epoch, ..meeting });
+        self.inner.seen.record(SeenRevision { epoch, ..seen });
         Ok(())
     }
 
@@ -161,7 +111,12 @@ impl<T: KvModel> ReadBucket<T> {
         }
     }
 
-    async fn fetch_identity(&self, deadline: Deadline) -> Result<()> {
+    /// Asks the server whether the bucket is the one that was opened.
+    ///
+    /// # Errors
+    ///
+    /// Returns `BucketReplaced` if it is another one, or an older copy.
+    pub(super) async fn fetch_identity(&self, deadline: Deadline) -> Result<()> {
         let created = self.inner.raw.identity().created;
         // Load this before the request: the reply may not include concurrent writes.
         let highest = Revision::new(self.inner.seen.highest.load(Ordering::Acquire));
@@ -174,7 +129,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Returns the status of the bucket. If a server of a replicated bucket is behind this revision, asks again for up
     /// to [`REPLICA_CATCH_UP`]. Returns `None` if the user may not read the status.
-    pub(super) async fn status_since(&self, revision: Revision, deadline: Deadline) -> Result<Option<BucketStatus>> {
+    pub(crate) async fn status_since(&self, revision: Revision, deadline: Deadline) -> Result<Option<BucketStatus>> {
         let (created, start) = (self.inner.raw.identity().created, Instant::now());
         let mut backoff = Backoff::outage();
         loop {
