@@ -4,7 +4,9 @@
 //! `cargo run --example counter` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, start it in two terminals
 //! at once: the totals include both processes.
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Quota;
 
 const TASKS: usize = 8;
 const VISITS: usize = 50;

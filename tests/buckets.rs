@@ -1,7 +1,10 @@
 //! Opening, comparing, listing, deleting and closing buckets, on the memory backend and on a server.
 
+use kvtyped::ErrorKind;
+use kvtyped::bucket::OpenBucket;
+use kvtyped::config::{Placement, Republish};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Placement, Republish};
+use kvtyped::{Error, Read, Storage};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends, unique};
@@ -167,8 +170,8 @@ on_both_backends! {
             open().name("no.dots"),
             open().name(""),
             open().metadata("_nats.level", "9"),
-            open().mirror(kvtyped::Source::new("KV_other")),
-            open().sources([kvtyped::Source::new("other"), kvtyped::Source::new("KV_other")]),
+            open().mirror(kvtyped::config::Source::new("KV_other")),
+            open().sources([kvtyped::config::Source::new("other"), kvtyped::config::Source::new("KV_other")]),
         ];
         for open in wrong {
             let shown = format!("{open:?}");
@@ -346,7 +349,7 @@ async fn a_server_that_is_not_there_is_unavailable_at_once() {
 #[tokio::test]
 async fn memory_tells_what_it_cannot_do() {
     let store = Store::memory();
-    let mirror = store.bucket::<Session>().mirror(kvtyped::Source::new("origin"));
+    let mirror = store.bucket::<Session>().mirror(kvtyped::config::Source::new("origin"));
     assert!(matches!(fails(mirror).await.kind(), ErrorKind::Unsupported { .. }));
     let placed = store.bucket::<Session>().placement(Placement::tags(["ssd"])).replicas(3).await.unwrap();
     assert_eq!(placed.config().replicas, Some(3));

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::HeaderMap;
 use harness::{Cluster, Mode, Proxy, Server};
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenCounters};
+use kvtyped::recipes::Counters;
+use kvtyped::recipes::OpenCounters;
 
 use crate::needs::needs;
 use crate::support::{OLD, Session, SessionKey, World, on_both_backends, unique};

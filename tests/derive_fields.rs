@@ -3,7 +3,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use kvtyped::Filter;
 use kvtyped::Key;
+use kvtyped::codec::Text;
 use kvtyped::key::{KeyError, SegmentError, SegmentWriter};
 use kvtyped::prelude::*;
 

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
 use harness::{Cluster, Mode, Proxy, wait};
+use kvtyped::Error;
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Leaders};
+use kvtyped::recipes::Leaders;
 use tokio::time::Instant;
 
 use crate::needs::needs;

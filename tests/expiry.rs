@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, kv, stream};
 use harness::{Server, wait};
 use kvtyped::ErrorKind;
+use kvtyped::Read;
 use kvtyped::prelude::*;
 
 use crate::needs::needs;

@@ -1,7 +1,8 @@
 //! Foreign records under the keys of recipes: garbage, tickets that never expire, newer formats, unknown fields.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Locks, OnceError, Quota};
+use kvtyped::recipes::{Locks, OnceError, Quota};
+use kvtyped::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::support::{Junk, JunkKey, SOON, Session, World, on_both_backends, seen_as, unique};

@@ -2,8 +2,11 @@
 
 use futures::future::join_all;
 use harness::{Mode, Proxy};
+use kvtyped::Error;
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, GroupEvent, GroupEvents};
+use kvtyped::recipes::Group;
+use kvtyped::recipes::{GroupEvent, GroupEvents};
 
 use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
@@ -164,7 +167,7 @@ on_both_backends! {
             }));
         }
         let members = join_all(nodes).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
-        let all = |members: &[kvtyped::MemberInfo<u32>]| members.len() == 12 && members.iter().all(|member| **member == 100);
+        let all = |members: &[kvtyped::recipes::MemberInfo<u32>]| members.len() == 12 && members.iter().all(|member| **member == 100);
         tokio::time::timeout(SOON, view.wait_for(all)).await.unwrap().unwrap();
         drop(members);
         tokio::time::timeout(SOON, view.wait_for(|members| members.is_empty())).await.unwrap().unwrap();

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use kvtyped::bucket::OpenBucket;
+use kvtyped::codec::Text;
+use kvtyped::config::Republish;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Republish, Ttl};
+use kvtyped::{ErrorKind, Ttl};
+use kvtyped::{Read, Storage, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kvtyped::ErrorKind;
+use kvtyped::codec::Bytes;
 use kvtyped::key::{KeyCodec, KeyError};
 use kvtyped::prelude::*;
 use kvtyped::{Drift, Key};

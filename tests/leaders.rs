@@ -2,6 +2,7 @@
 
 use futures::StreamExt;
 use harness::{Cluster, Server};
+use kvtyped::Read;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Outcome};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,11 @@
 //! Recipes in buckets of a limited size, as some accounts require them.
 
 use harness::{Cluster, Server};
+use kvtyped::Error;
+use kvtyped::ErrorKind;
 use kvtyped::config::Storage;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OnceError, OpenLocks, Quota};
+use kvtyped::recipes::{OnceError, OpenLocks, Quota};
 
 use crate::needs::needs;
 use crate::support::{SOON, Session, SessionKey, World, on_both_backends, unique};

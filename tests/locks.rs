@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
+use kvtyped::ErrorKind;
+use kvtyped::Read;
+use kvtyped::config::LimitMarkers;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, LimitMarkers, OpenLocks};
+use kvtyped::recipes::OpenLocks;
 
 use crate::needs::needs;
 use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};

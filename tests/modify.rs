@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt;
+use kvtyped::Read;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Ttl};
 

@@ -2,7 +2,10 @@
 //! `Unsupported` and leaves no partial state.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, OnceError, Outcome, TransactError};
+use kvtyped::recipes::OnceError;
+use kvtyped::recipes::Quota;
+use kvtyped::txn::TransactError;
+use kvtyped::{Error, ErrorKind, Outcome};
 
 use crate::support::{Session, World, unique};
 

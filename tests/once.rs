@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::join_all;
 use harness::{Mode, Proxy};
+use kvtyped::Error;
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OnceError};
+use kvtyped::recipes::OnceError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

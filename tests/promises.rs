@@ -18,8 +18,10 @@ mod stored;
 use std::collections::BTreeSet;
 
 use harness::{Mode, Proxy, Server, wait};
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, KvModel, OpenBucket};
+use kvtyped::{Error, Version};
+use kvtyped::{ErrorKind, KvModel};
 
 use crate::support::{Document, DocumentKey, World, seen_as};
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use kvtyped::ErrorKind;
 use kvtyped::codec::{Codec, CodecError, Text};
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -372,7 +373,7 @@ mod at_once {
                 let bad = &bad;
                 async move { Ok(tx.put(bad)?) }
             }).await;
-            let Err(kvtyped::TransactError::Kv(error)) = result else { panic!("{result:?}") };
+            let Err(kvtyped::txn::TransactError::Kv(error)) = result else { panic!("{result:?}") };
             assert!(is_encode(&error), "{error}");
             assert_eq!(records.get(&bad.key()).await.unwrap(), None);
         }
@@ -387,7 +388,7 @@ async fn recipes_refuse_a_value_that_does_not_come_back() {
     let leadership = election.campaign(&None).await.unwrap();
     assert!(is_encode(&leadership.proclaim(&Some(())).await.unwrap_err()));
     let result = store.once::<f64>("once").run("key", async || f64::NAN).await;
-    let Err(kvtyped::OnceError::Kv(error)) = result else { panic!("{result:?}") };
+    let Err(kvtyped::recipes::OnceError::Kv(error)) = result else { panic!("{result:?}") };
     assert!(is_encode(&error), "{error}");
 }
 

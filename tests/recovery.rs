@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use harness::{Mode, Proxy, Server, wait};
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Event, Read};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use kvtyped::Error;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 

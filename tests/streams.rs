@@ -2,9 +2,13 @@
 //! repaired. A stream that is not a bucket is left alone. Limits of the server have their own error kinds.
 
 use harness::Server;
+use kvtyped::Storage;
+use kvtyped::bucket::OpenBucket;
+use kvtyped::codec::Bytes;
 use kvtyped::config::LimitMarkers;
+use kvtyped::config::Source;
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, OpenBucket, Source};
+use kvtyped::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

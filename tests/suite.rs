@@ -15,6 +15,7 @@ mod golden;
 mod group;
 mod holders;
 mod ids;
+mod import_circles;
 mod interop;
 mod key_codecs;
 mod keys;

@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::PathBuf;
 
+use kvtyped::Error;
+use kvtyped::ReadBucket;
+use kvtyped::bucket::{Entries, KeyStream};
 use kvtyped::prelude::*;
-use kvtyped::{
-    CacheChanges, CacheIndex, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, KeyStream,
-    Leaders, Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
+use kvtyped::recipes::{
+    Counters, Election, Group, GroupEvents, GroupView, Ids, Leaders, Leadership, Lease, Locks, Member, Once, Permit,
+    RateLimiter, Semaphore,
 };
+use kvtyped::txn::{Transaction, Tx};
+use kvtyped::watch::{CacheChanges, CacheIndex, Events};
 
 use crate::layering::{files, root};
 

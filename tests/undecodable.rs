@@ -4,7 +4,9 @@
 use std::error::Error as _;
 
 use harness::wait;
+use kvtyped::Error;
 use kvtyped::ErrorKind;
+use kvtyped::codec::Bytes;
 use kvtyped::prelude::*;
 
 use crate::support::sentinels::Everything;

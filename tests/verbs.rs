@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
+use kvtyped::codec::{Codec, Text};
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read, Version};
 use kvtyped::{ErrorKind, Ttl};
 
 use crate::needs::needs;

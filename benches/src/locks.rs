@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::kv;
 use futures::future::join_all;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Locks;
 
 use crate::measure::{Measured, median, pairs, quantile, time};
 use crate::world::{Session, World, encode};

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use async_nats::HeaderMap;
+use kvtyped::Storage;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};

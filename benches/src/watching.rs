@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
+use kvtyped::Event;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time};

@@ -254,17 +254,18 @@
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
 extern crate self as kvtyped;
 
-pub mod prelude;
-mod store;
 // In reading order, from the top layer to the bottom layer.
+pub mod prelude;
 pub mod recipes;
-mod txn;
-mod watch;
-mod bucket;
-pub mod model;
-pub mod backend;
+pub mod connect;
+mod store;
+pub mod txn;
+pub mod watch;
+pub mod bucket;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod backend;
+pub mod model;
 mod error;
 pub mod codec;
 pub mod config;
@@ -296,32 +297,16 @@ pub mod __private;
 #[cfg(feature = "nats")]
 pub use async_nats;
 
-#[cfg(feature = "nats")]
-pub use crate::backend::nats::NatsOptions;
-pub use crate::backend::{BucketStatus, Read};
-pub use crate::bucket::{
-    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetMany,
-    GetManyResults, History, KeyStream, Keys, List, ListProgress, Modify, ModifyError, OpenBucket, OpenReadBucket,
-    Purge, Put, PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteManyResults,
-    WriteProgress,
-};
-pub use crate::config::{BucketConfig, Difference, Drift, LimitMarkers, Placement, Republish, Source, Storage};
+pub use crate::backend::Read;
+pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed, Version};
+pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
-pub use crate::recipes::{
-    Acquire, Campaign, Counters, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Ids, Join, Leader,
-    Leaders, Leadership, Lease, LeaveReason, Lock, LockGuard, LockHolder, Locks, Member, MemberInfo, Once, OnceError,
-    OnceOutput, OnceRun, OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimitDecision,
-    RateLimiter, Semaphore, TryAcquire, TryLock, UntilReady,
-};
 pub use crate::revision::Revision;
-pub use crate::store::{Connect, Store};
+pub use crate::store::Store;
 pub use crate::ttl::Ttl;
-pub use crate::txn::{Abort, Committed, Transact, TransactError, Transaction, Tx};
-pub use crate::watch::{
-    Cache, CacheChange, CacheChanges, CacheIndex, Event, Events, Live, OpenCache, OpenLive, WaitFor, Watch,
-};
+pub use crate::watch::{Cache, Event, Live};
 pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]

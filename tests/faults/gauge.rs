@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use harness::history::Outcome as Recorded;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 
 /// The numbers of operations by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

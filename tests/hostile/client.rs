@@ -4,8 +4,10 @@
 
 use std::future::IntoFuture;
 
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Events};
+use kvtyped::watch::Events;
+use kvtyped::{Error, Read};
 
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};

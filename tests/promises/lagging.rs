@@ -22,7 +22,9 @@ use kvtyped::backend::{
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
+use kvtyped::key::ModelKey;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

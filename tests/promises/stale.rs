@@ -15,6 +15,7 @@ use kvtyped::backend::{
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 
 use crate::support::{Session, SessionKey};
 

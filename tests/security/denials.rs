@@ -2,6 +2,7 @@
 
 use harness::Server;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 use kvtyped::{ErrorKind, KvModel};
 use tokio::sync::OnceCell;
 

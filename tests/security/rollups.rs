@@ -3,6 +3,7 @@
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 
 use super::roles::{Site, block};
 use super::work::{Session, SessionKey};

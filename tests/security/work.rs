@@ -2,6 +2,7 @@
 
 use futures::future::BoxFuture;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Event, Read};
 use kvtyped::{ErrorKind, ReadBucket};
 
 use crate::support::soon;

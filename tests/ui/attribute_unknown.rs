@@ -1,4 +1,5 @@
 use kvtyped::prelude::*;
+use kvtyped::Filter;
 
 #[derive(Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant}.{id}", hisotry = 5, bukket = "sessions", timeout = "30m", version = 2)]

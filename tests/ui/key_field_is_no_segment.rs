@@ -1,4 +1,5 @@
 use kvtyped::prelude::*;
+use kvtyped::Filter;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Place {

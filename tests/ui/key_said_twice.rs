@@ -1,4 +1,5 @@
 use kvtyped::prelude::*;
+use kvtyped::Filter;
 
 #[derive(Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant}.{id}")]

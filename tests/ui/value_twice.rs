@@ -1,4 +1,5 @@
 use kvtyped::prelude::*;
+use kvtyped::codec::Text;
 
 #[derive(KvModel)]
 #[kv(key = "{id}", codec = Text)]

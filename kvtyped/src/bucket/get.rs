@@ -20,6 +20,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::Read;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     /// # #[kv(key = "{name}", history = 8)]
     /// # struct Flag { name: String, on: bool }

@@ -29,6 +29,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::Read;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     /// # #[kv(key = "{tenant}.{id}")]
     /// # struct Session { tenant: String, id: u64 }

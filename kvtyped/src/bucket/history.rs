@@ -20,6 +20,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::Version;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     /// # #[kv(key = "app", history = 8)]
     /// # struct AppConfig { limit: u32 }

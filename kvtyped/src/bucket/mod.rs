@@ -3,6 +3,7 @@
 //! Most operations return a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
 //! and [`Bucket`] adds the writing ones.
 
+mod recent;
 mod encoded;
 mod entry;
 pub(crate) mod decode;
@@ -25,6 +26,8 @@ mod touch;
 mod put_many;
 mod compact;
 mod counters;
+
+pub use crate::backend::BucketStatus;
 
 pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;

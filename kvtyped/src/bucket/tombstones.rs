@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::modify::recent::Recent;
+use super::recent::Recent;
 use crate::key::Key;
 use crate::revision::Revision;
 

@@ -144,7 +144,7 @@ where
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::{GroupEvent, LeaveReason};
+    /// # use kvtyped::recipes::{GroupEvent, LeaveReason};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// let workers = Store::memory().group::<String>("workers");

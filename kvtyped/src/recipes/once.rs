@@ -112,7 +112,7 @@ where
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::OnceError;
+    /// # use kvtyped::recipes::OnceError;
     /// # #[derive(Debug, PartialEq)]
     /// # struct Declined;
     /// # #[tokio::main(flavor = "current_thread")]

@@ -22,7 +22,7 @@ const MAX_CLOCK_ERROR: Duration = Duration::from_secs(10);
 ///
 /// ```
 /// use std::time::Duration;
-/// use kvtyped::Quota;
+/// use kvtyped::recipes::Quota;
 ///
 /// let api = Quota::per_second(10).burst(20);
 /// let mails = Quota::new(3, Duration::from_secs(600)).burst(1); // never two within 200 s

@@ -37,6 +37,7 @@ impl Store {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::recipes::Quota;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let store = Store::memory();
@@ -231,6 +232,7 @@ impl RateLimiter {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::recipes::Quota;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let store = Store::memory();

@@ -68,7 +68,7 @@ impl TransactError {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
-    /// # use kvtyped::TransactError;
+    /// # use kvtyped::txn::TransactError;
     /// #[derive(Debug, PartialEq)]
     /// struct NoAccount;
     /// # impl std::fmt::Display for NoAccount {

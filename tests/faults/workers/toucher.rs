@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvtyped::ErrorKind;
+use kvtyped::Read;
 use kvtyped::prelude::*;
 
 use crate::model::{Record, RecordKey};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use harness::history::{Action, Expected};
+use kvtyped::Error;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 

@@ -53,7 +53,8 @@ use crate::revision::Revision;
 /// use std::time::Duration;
 /// use kvtyped::backend::memory::MemoryBackend;
 /// use kvtyped::backend::{ReadAt, Backend, Deadline, Read, Write, WriteKind};
-/// use kvtyped::{BucketConfig, Key};
+/// use kvtyped::Key;
+/// use kvtyped::config::BucketConfig;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), kvtyped::Error> {

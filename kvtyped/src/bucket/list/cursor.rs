@@ -18,7 +18,7 @@ use crate::revision::Revision;
 ///
 /// ```
 /// # use kvtyped::prelude::*;
-/// # use kvtyped::Cursor;
+/// # use kvtyped::bucket::Cursor;
 /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 /// # #[kv(key = "{id}")]
 /// # struct Session { id: u64 }

@@ -19,8 +19,8 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use super::pending_record::{PendingRecord, RememberedRecord};
-use super::recent::Recent;
 use crate::backend::Deadline;
+use crate::bucket::recent::Recent;
 use crate::error::Result;
 use crate::key::Key;
 

@@ -6,7 +6,6 @@
 pub(crate) mod decision;
 mod outcome;
 pub(crate) mod retry;
-pub(crate) mod recent;
 mod pending_record;
 pub(crate) mod key_queue;
 mod cas;
