@@ -87,9 +87,9 @@ impl Figures {
             ),
             (
                 Tenures,
-                "P10 to P12: guards that are valid are alone, fences grow, and a stale fence is refused",
+                "P10 to P12: at most one guard is valid at a time, fences grow, and a stale fence is refused",
                 format!(
-                    "{} tenures; {} fenced writes, {} of them not applied",
+                    "{} terms of locks; {} fenced writes, {} of them not applied",
                     count(Tenures),
                     count(FencedWrites),
                     count(FencedNotApplied)
@@ -102,9 +102,9 @@ impl Figures {
             ),
             (
                 Takeovers,
-                "P20: the lock of a process that dies is free after its time to live, not before",
+                "P20: the lock of a process that dies is free after its TTL, not before",
                 format!(
-                    "time to live 6 s: {} taken over within {}; with the leader killed, too: {} within {}",
+                    "TTL 6 s: {} taken over within {}; {} within {} with the leader killed, too",
                     count(Takeovers),
                     seconds(LongestTakeover),
                     count(TakeoversWithLeader),
@@ -119,13 +119,13 @@ impl Figures {
             (
                 Additions,
                 "P24: a counter is the sum of its increments, or reports an unknown outcome",
-                format!("{} additions acknowledged, {} unknown", count(Additions), count(AdditionsUnknown)),
+                format!("{} increments acknowledged, {} unknown", count(Additions), count(AdditionsUnknown)),
             ),
             (
                 Transfers,
                 "A transaction is applied as a whole or not at all, and sees one state",
                 format!(
-                    "{} transfers made, {} unknown; {} sums over all accounts, all right",
+                    "{} transfers applied, {} unknown; {} sums over all accounts, all correct",
                     count(Transfers),
                     count(TransfersUnknown),
                     count(Audits)
@@ -135,7 +135,7 @@ impl Figures {
                 Watches,
                 "P25: watches, caches and live values reach the state of the leader, in order",
                 format!(
-                    "{} of them, {} events; within {} of the last write",
+                    "{} handles, {} events; within {} of the last write",
                     count(Watches),
                     count(Events),
                     seconds(LongestConvergence)
@@ -148,7 +148,7 @@ impl Figures {
             ),
             (
                 LeaderReads,
-                "(not promised: a leader that was frozen or cut off may answer)",
+                "(not guaranteed: a leader that was frozen or cut off may answer)",
                 format!(
                     "of {} reads of the leader {} were out of date, by {} at most",
                     count(LeaderReads),
@@ -158,7 +158,7 @@ impl Figures {
             ),
             (
                 PlainReads,
-                "(not promised: any replica answers)",
+                "(not guaranteed: any replica may answer)",
                 format!(
                     "of {} plain reads {} were out of date, by {} at most",
                     count(PlainReads),
@@ -170,8 +170,8 @@ impl Figures {
                 WritesApplied,
                 "P43: the results of all writes form one history",
                 format!(
-                    "{} writes explained by their revisions ({} unknown ones settled by reads, {} not seen); {} of \
-                     them by search, {} keys given up",
+                    "{} writes explained by their revisions (of the unknown ones, reads resolved {} and did not show {}); \
+                     {} of them by search, {} keys given up",
                     count(WritesApplied),
                     count(WritesSettled),
                     count(WritesUnknown),
@@ -180,7 +180,7 @@ impl Figures {
                 ),
             ),
         ];
-        let mut table = String::from("| promise | figures |\n|---|---|\n");
+        let mut table = String::from("| guarantee | figures |\n|---|---|\n");
         for (figure, promise, figures) in lines {
             if count(figure) > 0 {
                 let _ = writeln!(table, "| {promise} | {figures} |");
