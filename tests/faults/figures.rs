@@ -170,8 +170,8 @@ impl Figures {
                 WritesApplied,
                 "P43: the results of all writes form one history",
                 format!(
-                    "{} writes explained by their revisions (of the unknown ones, reads resolved {} and did not show {}); \
-                     {} of them by search, {} keys given up",
+                    "{} writes explained by their revisions (of the unknown ones, reads resolved {} and did not \
+                     show {}); {} of them by search, {} keys given up",
                     count(WritesApplied),
                     count(WritesSettled),
                     count(WritesUnknown),
