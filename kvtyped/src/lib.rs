@@ -276,6 +276,7 @@ mod closing;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]
+#[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
 
