@@ -30,6 +30,18 @@ on_both_backends! {
         assert_eq!((config.max_bytes, config.max_value_size, config.mirror), (None, None, None));
     }
 
+    async fn destroy_refuses_a_recreated_bucket(world: World) {
+        let old: Bucket<Document> = world.bucket().await;
+        assert!(world.store.delete_bucket(old.name()).await.unwrap());
+        let new: Bucket<Document> = world.store.bucket().name(old.name()).must_create().await.unwrap();
+        let error = old.clone().destroy().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
+        new.status().await.expect("the new bucket is not deleted");
+        new.clone().destroy().await.unwrap();
+        let error = new.destroy().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
+    }
+
     async fn every_option_is_told_back(world: World) {
         let name = unique("options");
         let open: OpenBucket<Document> = world.store.bucket().name(&name);
