@@ -98,7 +98,7 @@
 //! not show the outcome. Read the record, or repeat the write if it is idempotent.
 //!
 //! **Reading** more than one record: lists and keys by a typed filter, of any length and optionally in pages
-//! ([`List::limit`], [`List::after`]); many records by their keys in few round trips
+//! ([`List::limit`](bucket::List::limit), [`List::after`](bucket::List::after)); many records by their keys in few round trips
 //! ([`get_many`](ReadBucket::get_many)); the history of a key; the status of the bucket.
 //!
 //! ```
@@ -202,7 +202,7 @@
 //!   of a lease; the server compares it, so that a former holder cannot write.
 //! * A **recipe** is a coordination primitive over a bucket: lock, election, semaphore, group and others.
 //!
-//! Opening a bucket creates it, unless [`must_exist`](OpenBucket::must_exist) is set. A new bucket has one revision of each
+//! Opening a bucket creates it, unless [`must_exist`](bucket::OpenBucket::must_exist) is set. A new bucket has one revision of each
 //! key, file storage and **one replica**, also on a cluster, if the model sets nothing else. Its name is the name of the
 //! struct in `snake_case`. Operations time out after 10 s. A TTL of a single record needs a bucket with one revision of
 //! each key.

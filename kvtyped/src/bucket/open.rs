@@ -39,7 +39,7 @@ impl Presence {
 /// [`Store::bucket`](crate::Store::bucket).
 ///
 /// Compares the settings that the model or this builder sets, and reports settings of the stream that break a guarantee
-/// of this crate ([`BucketConfig::irregular`](crate::BucketConfig)). In a new bucket, unset settings get their defaults.
+/// of this crate ([`BucketConfig::irregular`](crate::config::BucketConfig)). In a new bucket, unset settings get their defaults.
 ///
 /// ```
 /// # use kvtyped::prelude::*;

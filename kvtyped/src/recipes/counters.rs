@@ -106,7 +106,7 @@ impl IntoFuture for OpenCounters {
 /// # What this does not guarantee
 ///
 /// * Unique totals. Two increments may return the same total: an increment whose acknowledgement was recovered returns
-///   the total at the time of the lookup. For unique numbers use [`Ids`](crate::Ids).
+///   the total at the time of the lookup. For unique numbers use [`Ids`](crate::recipes::Ids).
 /// * A limit that holds at each moment. If an increment moves the total on a server out of the range of `i64`, the
 ///   opposite increment reverts it. Until then, reads return `OutOfRange`. Another increment that fits may be refused,
 ///   or may return a total that includes the increment to be reverted. No acknowledged increment is lost.

@@ -93,7 +93,7 @@ fenced!(Put Create Update Delete Purge Touch Modify<F> TryModify<F> Transform<F>
 
 impl<T: KvModel> Transaction<'_, T> {
     /// Applies the transaction only if no other holder has taken the lock since `guard` was acquired; see
-    /// [`Put::fenced_by`](crate::Put::fenced_by).
+    /// [`Put::fenced_by`](crate::bucket::Put::fenced_by).
     pub fn fenced_by(self, guard: &LockGuard) -> Self {
         self.with_fence(Some(standing(guard)))
     }

@@ -73,7 +73,7 @@ impl<T: KvModel> Bucket<T> {
     /// Takes the lock of a key. The lock lives in this bucket, next to the record that it protects. The record does not
     /// have to exist.
     ///
-    /// Once another holder has taken the lock, the server refuses writes that are [`fenced_by`](crate::Put::fenced_by)
+    /// Once another holder has taken the lock, the server refuses writes that are [`fenced_by`](crate::bucket::Put::fenced_by)
     /// the previous guard, even if their sender still considers the lock held. The server does not check writes that
     /// are not fenced.
     ///

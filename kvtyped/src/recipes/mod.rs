@@ -7,7 +7,7 @@
 //! | to change a record that others change too, without lost updates | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set loop |
 //! | to change several records, all or nothing | no recipe: [`transact`](crate::Bucket::transact) | an atomic batch |
 //! | one process at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
-//! | the same, and the server to refuse writes of a former holder | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence next to the record |
+//! | the same, and the server to refuse writes of a former holder | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::bucket::Put::fenced_by) | a lock and its fence next to the record |
 //! | one leader, visible to all processes | [`Store::election`](crate::Store::election) | a lease that contains the leader's value |
 //! | a limited number of holders at a time | [`Store::semaphore`](crate::Store::semaphore) | a numbered lease for each permit |
 //! | a list of live members | [`Store::group`](crate::Store::group) | a lease for each member |

@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// The position of a list: returned by [`Entries::cursor`](crate::Entries::cursor) and accepted by
-/// [`List::after`](crate::List::after).
+/// The position of a list: returned by [`Entries::cursor`](crate::bucket::Entries::cursor) and accepted by
+/// [`List::after`](crate::bucket::List::after).
 ///
 /// A cursor is a text that can be stored, or sent to a browser and back. It contains no secret and is not
 /// authenticated: any client can forge one. It belongs to one bucket, but to no specific filter.
@@ -43,7 +43,7 @@ pub struct Cursor {
     revision: Revision,
 }
 
-/// The progress of a list; see [`Entries::progress`](crate::Entries::progress).
+/// The progress of a list; see [`Entries::progress`](crate::bucket::Entries::progress).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ListProgress {
