@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 
 use super::MemoryBackend;
-use super::limits::Size;
+use crate::backend::state::limits::Size;
 use crate::backend::{
     Backend, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
     Write, WriteKind,

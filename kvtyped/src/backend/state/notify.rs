@@ -11,7 +11,7 @@ use tokio::sync::futures::Notified;
 /// Listeners wake in the order of their registration, so that a simulation is reproducible from its seed. Tokio's
 /// `watch` wakes its receivers in a random order.
 #[derive(Debug, Default)]
-pub(super) struct ChangeNotifier(Arc<Inner>);
+pub(crate) struct ChangeNotifier(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -21,19 +21,19 @@ struct Inner {
 
 /// A subscription to a bell.
 #[derive(Debug, Clone)]
-pub(super) struct ChangeSubscription(Arc<Inner>);
+pub(crate) struct ChangeSubscription(Arc<Inner>);
 
 impl ChangeNotifier {
-    pub(super) fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.0.notify.notify_waiters();
     }
 
-    pub(super) fn subscribe(&self) -> ChangeSubscription {
+    pub(crate) fn subscribe(&self) -> ChangeSubscription {
         ChangeSubscription(Arc::clone(&self.0))
     }
 
     #[cfg(test)]
-    pub(super) fn listeners(&self) -> usize {
+    pub(crate) fn listeners(&self) -> usize {
         Arc::strong_count(&self.0) - 1
     }
 }
@@ -47,12 +47,12 @@ impl Drop for ChangeNotifier {
 
 impl ChangeSubscription {
     /// Completes at the next ring after this call, not after the first poll.
-    pub(super) fn changed(&self) -> Notified<'_> {
+    pub(crate) fn changed(&self) -> Notified<'_> {
         self.0.notify.notified()
     }
 
     /// Whether the bell, and thus the bucket, was dropped.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }
 }

@@ -8,11 +8,11 @@ use crate::config::{BucketConfig, Difference};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The name of this backend.
-pub(super) const NAME: &str = "memory:";
+pub(crate) const NAME: &str = "memory:";
 
 /// Every bucket of a backend.
 #[derive(Debug, Default)]
-pub(super) struct StateMachine {
+pub(crate) struct StateMachine {
     buckets: BTreeMap<String, BucketState>,
     now: Duration,
     /// The number of buckets that were ever created.
@@ -23,7 +23,7 @@ pub(super) struct StateMachine {
 
 impl StateMachine {
     /// Creates a bucket.
-    pub(super) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+    pub(crate) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config)?;
         let now = self.tick(now);
         if self.buckets.contains_key(&config.name) {
@@ -40,7 +40,7 @@ impl StateMachine {
 
     /// Finds a bucket by its name and advances it to the current time. A handle looks up the name for each operation:
     /// as on a server, it works on the bucket that has the name at that time.
-    pub(super) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration)> {
+    pub(crate) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration)> {
         let now = self.tick(now);
         let bucket = self.buckets.get_mut(name)?;
         bucket.advance(now);
@@ -48,7 +48,7 @@ impl StateMachine {
     }
 
     /// Changes the settings that `config` sets.
-    pub(super) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+    pub(crate) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config)?;
         let (bucket, now) = self.bucket(&config.name, now).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let config = merge(bucket.config.clone(), config)?;
@@ -57,17 +57,17 @@ impl StateMachine {
     }
 
     /// Removes a bucket. Returns whether it existed.
-    pub(super) fn delete(&mut self, name: &str) -> bool {
+    pub(crate) fn delete(&mut self, name: &str) -> bool {
         self.buckets.remove(name).is_some()
     }
 
     /// Returns the number of buckets that were ever created.
-    pub(super) fn buckets_created(&self) -> u64 {
+    pub(crate) fn buckets_created(&self) -> u64 {
         self.buckets_created
     }
 
     /// Returns the names of all buckets, in order.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.buckets.keys().cloned().collect()
     }
 

@@ -1,7 +1,7 @@
 //! One watch session: a position in a bucket.
 //!
 //! A poll returns the first entry after the position of the reader. The entry is a stored one or, once the listing is
-//! over, one of the [`Backlog`](super::backlog::Backlog) of entries that were overwritten or removed since.
+//! over, one of the [`Backlog`](crate::backend::state::backlog::Backlog) of entries that were overwritten or removed since.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::Instant;
 
-use super::backlog::Reader;
-use super::bell::ChangeSubscription;
-use super::bucket::{BucketState, StoredEntry};
-use super::{LocalShared, bucket_mut};
+use super::backend::{LocalShared, bucket_mut};
+use crate::backend::state::backlog::Reader;
+use crate::backend::state::bucket::{BucketState, StoredEntry};
+use crate::backend::state::notify::ChangeSubscription;
 use crate::backend::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Patterns};
@@ -25,7 +25,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of entries that one step examines before it releases the lock.
 const AT_ONCE: usize = 256;
 
-pub(super) fn watch(
+pub(crate) fn watch(
     shared: Arc<LocalShared>,
     bucket: String,
     watch: WatchRequest,
@@ -189,7 +189,7 @@ impl Drop for WatchSession {
 }
 
 /// Returns the first wanted entry of a range, or else the revision that the search reached.
-pub(super) fn first<'a>(
+pub(crate) fn first<'a>(
     range: impl Iterator<Item = (&'a Revision, &'a StoredEntry)>,
     until: Revision,
     wanted: &impl Fn(Revision, &StoredEntry) -> bool,
@@ -207,7 +207,7 @@ pub(super) fn first<'a>(
 
 impl BucketState {
     /// Returns the first wanted entry after `after` and up to `until`, or else the revision that the search reached.
-    pub(super) fn next(
+    pub(crate) fn next(
         &self,
         after: Revision,
         until: Revision,

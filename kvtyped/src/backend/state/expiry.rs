@@ -26,7 +26,7 @@ impl BucketState {
     /// purge expire without another marker. The marker of a delete does not.
     ///
     /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
-    pub(super) fn advance(&mut self, now: Duration) {
+    pub(crate) fn advance(&mut self, now: Duration) {
         while let Some(&(at, revision)) = self.expirations.first().filter(|(at, _)| *at <= now) {
             self.expirations.pop_first();
             let Some(stored) = self.entries.get(&revision) else { continue };
@@ -56,20 +56,20 @@ impl BucketState {
     }
 
     /// Returns the expiry time of an entry.
-    pub(super) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
+    pub(crate) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
         let own = stored.ttl.map(Ttl::as_duration);
         let shortest = own.into_iter().chain(self.config.ttl).min()?;
         Some(stored.at + shortest)
     }
 
     /// Returns the TTL of limit markers: a server counts whole seconds.
-    pub(super) fn marker_ttl(&self) -> Option<Ttl> {
+    pub(crate) fn marker_ttl(&self) -> Option<Ttl> {
         self.config.limit_markers.and_then(|markers| Ttl::new(Duration::from_secs(markers.as_secs())))
     }
 
     /// Raises a TTL to that of the limit markers, as a server does for keys with a history: below the entry that
     /// expires there may be an older entry, which would become the value of the key again.
-    pub(super) fn clamp_to_marker_ttl(&self, ttl: Ttl) -> Ttl {
+    pub(crate) fn clamp_to_marker_ttl(&self, ttl: Ttl) -> Ttl {
         match self.marker_ttl() {
             Some(markers) if self.config.history != Some(1) => ttl.max(markers),
             _ => ttl,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::backlog::Backlog;
-use super::bell::ChangeNotifier;
-use super::limits::{self, Size};
+use super::limits;
+use super::limits::Size;
+use super::notify::ChangeNotifier;
 use crate::backend::{Batch, Operation, OperationId, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
@@ -20,38 +21,38 @@ use crate::ttl::Ttl;
 /// Times count from the epoch of the backend. Every method except [`advance`](Self::advance) sees the bucket as the
 /// last call of `advance` left it.
 #[derive(Debug)]
-pub(super) struct BucketState {
-    pub(super) config: BucketConfig,
-    pub(super) created: Duration,
-    pub(super) last_revision: Revision,
+pub(crate) struct BucketState {
+    pub(crate) config: BucketConfig,
+    pub(crate) created: Duration,
+    pub(crate) last_revision: Revision,
     /// The size of all entries, as the store of a server counts it.
-    pub(super) bytes: u64,
-    pub(super) entries: BTreeMap<Revision, StoredEntry>,
+    pub(crate) bytes: u64,
+    pub(crate) entries: BTreeMap<Revision, StoredEntry>,
     /// The revisions of each key, oldest first. No list is empty.
-    pub(super) keys: HashMap<Key, VecDeque<Revision>>,
+    pub(crate) keys: HashMap<Key, VecDeque<Revision>>,
     /// The entries that were removed before every attached watch read them.
-    pub(super) backlog: Backlog,
+    pub(crate) backlog: Backlog,
     /// The expiry times, with the revisions that expire then.
-    pub(super) expirations: BTreeSet<(Duration, Revision)>,
+    pub(crate) expirations: BTreeSet<(Duration, Revision)>,
     /// Notifies watches of changes. Dropped with the bucket.
-    pub(super) notifier: ChangeNotifier,
+    pub(crate) notifier: ChangeNotifier,
 }
 
 /// One entry.
 #[derive(Debug, Clone)]
-pub(super) struct StoredEntry {
-    pub(super) key: Key,
-    pub(super) at: Duration,
-    pub(super) operation: Operation,
-    pub(super) value: Bytes,
-    pub(super) ttl: Option<Ttl>,
-    pub(super) id: Option<OperationId>,
-    pub(super) record: u64,
+pub(crate) struct StoredEntry {
+    pub(crate) key: Key,
+    pub(crate) at: Duration,
+    pub(crate) operation: Operation,
+    pub(crate) value: Bytes,
+    pub(crate) ttl: Option<Ttl>,
+    pub(crate) id: Option<OperationId>,
+    pub(crate) record: u64,
 }
 
 impl BucketState {
     /// Creates an empty bucket. The configuration must be complete.
-    pub(super) fn new(config: BucketConfig, now: Duration) -> Self {
+    pub(crate) fn new(config: BucketConfig, now: Duration) -> Self {
         Self {
             config,
             created: now,
@@ -66,14 +67,14 @@ impl BucketState {
     }
 
     /// Applies a write. A refused write changes nothing.
-    pub(super) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
+    pub(crate) fn write(&mut self, mut write: Write, now: Duration) -> Result<Revision> {
         let size = self.check(&mut write, |size| size)?;
         let record = self.check_limits(size, &write.key)?;
         Ok(self.apply(write, record, now))
     }
 
     /// Applies every write of a batch. A refused batch changes nothing.
-    pub(super) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Vec<Revision>> {
+    pub(crate) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Vec<Revision>> {
         let wanted = batch.writes.len();
         let mut messages = batch.messages()?;
         let Some(id) = messages.first().map(|write| write.id.clone()) else { return Ok(Vec::new()) };
@@ -142,14 +143,14 @@ impl BucketState {
     }
 
     /// Removes the entries of a key up to a revision. Returns their number.
-    pub(super) fn erase(&mut self, key: &Key, upto: Revision) -> u64 {
+    pub(crate) fn erase(&mut self, key: &Key, upto: Revision) -> u64 {
         let revisions = self.keys.get(key).into_iter().flatten();
         let old: Vec<_> = revisions.copied().filter(|revision| *revision <= upto).collect();
         old.into_iter().filter(|revision| self.remove(*revision)).count() as u64
     }
 
     /// Returns one entry of a key.
-    pub(super) fn read(&self, key: &Key, at: ReadAt) -> Option<(Revision, &StoredEntry)> {
+    pub(crate) fn read(&self, key: &Key, at: ReadAt) -> Option<(Revision, &StoredEntry)> {
         let revision = match at {
             // There is one copy, so every read is fresh.
             ReadAt::Newest(_) => self.newest(key),
@@ -160,7 +161,7 @@ impl BucketState {
     }
 
     /// Replaces the configuration with another complete one, and applies its history and TTL at once.
-    pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
+    pub(crate) fn reconfigure(&mut self, config: BucketConfig, now: Duration) {
         self.config = config;
         let keys: Vec<_> = self.keys.keys().cloned().collect();
         for key in keys {
@@ -173,7 +174,7 @@ impl BucketState {
     }
 
     /// Appends an entry, and removes the entries that it replaces.
-    pub(super) fn store(&mut self, stored: StoredEntry) -> Revision {
+    pub(crate) fn store(&mut self, stored: StoredEntry) -> Revision {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
         let is_rollup = matches!(stored.operation, Operation::Purge | Operation::Expired);
@@ -191,7 +192,7 @@ impl BucketState {
 
     /// Removes an entry, and keeps it for the attached watches that have not read it. Returns whether the entry
     /// existed.
-    pub(super) fn remove(&mut self, revision: Revision) -> bool {
+    pub(crate) fn remove(&mut self, revision: Revision) -> bool {
         let Some(stored) = self.entries.remove(&revision) else { return false };
         self.bytes -= stored.record;
         if let Some(at) = self.expires(&stored) {
@@ -209,7 +210,7 @@ impl BucketState {
     }
 
     /// Checks that a message of this size fits into the bucket. Returns the size of its record.
-    pub(super) fn check_limits(&self, size: Size, key: &Key) -> Result<u64> {
+    pub(crate) fn check_limits(&self, size: Size, key: &Key) -> Result<u64> {
         self.check_size(size)?;
         let record = self.record(size, key);
         limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(key))?;
@@ -226,7 +227,7 @@ impl BucketState {
     }
 
     /// Returns the revision of the newest entry of a key.
-    pub(super) fn newest(&self, key: &Key) -> Revision {
+    pub(crate) fn newest(&self, key: &Key) -> Revision {
         self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
     }
 

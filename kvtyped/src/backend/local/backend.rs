@@ -16,17 +16,6 @@
 //!
 //! The clock is tokio's: a test that pauses the clock controls expiry.
 
-mod backlog;
-mod bell;
-mod bucket;
-mod expiry;
-mod limits;
-mod scan;
-mod state;
-#[cfg(test)]
-mod tests;
-mod watch;
-
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -36,9 +25,10 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
-use self::bucket::{BucketState, StoredEntry};
-use self::state::StateMachine;
-use super::{
+use super::{scan, watch};
+use crate::backend::state::bucket::{BucketState, StoredEntry};
+use crate::backend::state::machine::{self, StateMachine};
+use crate::backend::{
     Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
     ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
@@ -69,11 +59,11 @@ use crate::revision::Revision;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct MemoryBackend(Arc<LocalShared>);
+pub struct MemoryBackend(pub(crate) Arc<LocalShared>);
 
-struct LocalShared {
+pub(crate) struct LocalShared {
     state: Mutex<StateMachine>,
-    epoch: Instant,
+    pub(crate) epoch: Instant,
     epoch_as_date: SystemTime,
 }
 
@@ -116,21 +106,21 @@ impl Default for MemoryBackend {
 }
 
 impl LocalShared {
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         Instant::now().saturating_duration_since(self.epoch)
     }
 
     /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a
     /// poisoned lock is usable.
-    fn lock(&self) -> MutexGuard<'_, StateMachine> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, StateMachine> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn date(&self, at: Duration) -> SystemTime {
+    pub(crate) fn date(&self, at: Duration) -> SystemTime {
         self.epoch_as_date + at
     }
 
-    fn entry(&self, revision: Revision, stored: &StoredEntry, with_value: bool) -> RawEntry {
+    pub(crate) fn entry(&self, revision: Revision, stored: &StoredEntry, with_value: bool) -> RawEntry {
         let StoredEntry { key, at, operation, value, ttl, id, record: _ } = stored;
         RawEntry {
             key: key.clone(),
@@ -154,7 +144,7 @@ impl MemoryBucket {
 }
 
 /// Finds the current bucket of a name. Reads the clock under the lock, so that timestamps have the order of the writes.
-fn bucket_mut<'a>(
+pub(crate) fn bucket_mut<'a>(
     state: &'a mut StateMachine,
     shared: &LocalShared,
     name: &str,
@@ -173,7 +163,7 @@ impl Backend for MemoryBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(state::NAME) })
+            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(machine::NAME) })
         })
     }
 

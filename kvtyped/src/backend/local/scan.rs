@@ -9,8 +9,8 @@ use std::vec;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::bucket::BucketState;
-use super::{LocalShared, bucket_mut};
+use super::backend::{LocalShared, bucket_mut};
+use crate::backend::state::bucket::BucketState;
 use crate::backend::{ScanItem, ScanRequest};
 use crate::error::Result;
 use crate::key::{Key, Pattern};
@@ -22,7 +22,7 @@ const PAGE_SIZE: usize = 64;
 /// The number of entries or keys that one step searches before it releases the lock.
 const SEARCHED_AT_ONCE: usize = 256;
 
-pub(super) fn scan(
+pub(crate) fn scan(
     shared: Arc<LocalShared>,
     bucket: String,
     scan: ScanRequest,

@@ -1,0 +1,4 @@
+pub use super::local::backend::MemoryBackend;
+
+#[cfg(test)]
+mod tests;
