@@ -24,7 +24,7 @@ pub mod buckets;
 pub mod counters;
 pub mod expiry;
 pub mod reading;
-mod sitting;
+mod watch_probe;
 mod subject;
 pub mod watching;
 pub mod writing;

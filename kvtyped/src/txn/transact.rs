@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::abort::{Abort, TransactError};
-use super::crowd::{Activity, ContentionGate, Tracked};
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
+use super::error::{Abort, TransactError};
+use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
 use crate::backend::{Backoff, Deadline, Dropped, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};

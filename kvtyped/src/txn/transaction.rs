@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
 use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, standing};
 use crate::error::{Error, ErrorKind, Result};

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::UpdateStream;
-use super::recover::WatchUpdate;
+use super::resume::WatchUpdate;
 use crate::error::Result;
 
 /// The pending events, in the order of their delivery.

@@ -10,7 +10,7 @@ use futures::ready;
 use futures::stream::{Stream, StreamExt};
 
 use super::UpdateStream;
-use super::recover::WatchUpdate;
+use super::resume::WatchUpdate;
 use crate::backend::RawEntry;
 use crate::bucket::{Entry, Removed, Version, decode};
 use crate::error::{Error, Result};

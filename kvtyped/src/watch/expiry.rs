@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
 use super::UpdateStream;
-use super::recover::WatchUpdate;
+use super::resume::WatchUpdate;
 use crate::backend::{BucketStatus, Deadline, Operation, RawBucket, RawEntry};
 use crate::error::Result;
 use crate::key::Key;

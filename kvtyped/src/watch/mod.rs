@@ -8,17 +8,14 @@ mod cache;
 mod coalesce;
 mod event;
 mod expiry;
-mod index;
-mod keeper;
 mod live;
-mod live_keeper;
-mod recover;
+mod resume;
 mod wait;
 
-pub use self::cache::{Cache, CacheChange, CacheChanges, OpenCache};
+pub use self::cache::handle::{Cache, CacheChange, CacheChanges, OpenCache};
+pub use self::cache::index::CacheIndex;
 pub use self::event::{Event, Events};
-pub use self::index::CacheIndex;
-pub use self::live::{Live, OpenLive};
+pub use self::live::handle::{Live, OpenLive};
 pub use self::wait::WaitFor;
 
 use std::future::IntoFuture;
@@ -31,7 +28,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use futures::{FutureExt, StreamExt, ready};
 
-use self::recover::{ResumingWatch, WatchSpec, WatchUpdate};
+use self::resume::{ResumingWatch, WatchSpec, WatchUpdate};
 use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
 use crate::closing::ShutdownSignal;

@@ -31,14 +31,14 @@ const MAX_SENDERS: usize = 8;
 
 /// The transactions of a bucket in this process.
 #[derive(Debug)]
-pub(super) struct ContentionGate {
+pub(crate) struct ContentionGate {
     /// Never held across an await.
     holder: Mutex<Option<Arc<Activity>>>,
     free: Notify,
     /// The number of unfinished transactions that have conflicted.
     contended: AtomicUsize,
     /// Permits for transactions that have not conflicted. Only separate tasks wait for a permit and hold it.
-    pub(super) sending: Semaphore,
+    pub(crate) sending: Semaphore,
 }
 
 impl Default for ContentionGate {
@@ -54,13 +54,13 @@ impl ContentionGate {
     }
 
     /// Returns whether some transactions have conflicted.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.contended.load(Ordering::Acquire) > 0
     }
 
     /// Waits for a turn, for half of the remaining time at most: the closure of the holder may wait for this
     /// transaction.
-    pub(super) async fn acquire(self: Arc<Self>, pulse: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
+    pub(crate) async fn acquire(self: Arc<Self>, pulse: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
         self.contended.fetch_add(1, Ordering::AcqRel);
         let turn = GatePass { crowd: self, pulse };
         timeout(deadline.remaining() / 2, turn.wait()).await.ok()?;
@@ -70,7 +70,7 @@ impl ContentionGate {
 
 /// A turn, or the wait for one.
 #[derive(Debug)]
-pub(super) struct GatePass {
+pub(crate) struct GatePass {
     crowd: Arc<ContentionGate>,
     pulse: Arc<Activity>,
 }
@@ -114,7 +114,7 @@ impl Drop for GatePass {
 
 /// Whether a future is polled when it is woken.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     /// When it was woken, if it was not polled since.
     woken: Mutex<Option<Instant>>,
 }
@@ -130,13 +130,13 @@ impl Activity {
 }
 
 /// A future that records in its pulse when it is woken and polled.
-pub(super) struct Tracked<'a, R> {
+pub(crate) struct Tracked<'a, R> {
     future: BoxFuture<'a, R>,
     pulse: Arc<Activity>,
 }
 
 impl<'a, R> Tracked<'a, R> {
-    pub(super) fn new(pulse: Arc<Activity>, future: BoxFuture<'a, R>) -> Self {
+    pub(crate) fn new(pulse: Arc<Activity>, future: BoxFuture<'a, R>) -> Self {
         Self { future, pulse }
     }
 }

@@ -17,7 +17,7 @@ const LAG_THRESHOLD: u64 = 1_000;
 
 /// An item of a watch. It does not depend on the sessions of the watch.
 #[derive(Debug)]
-pub(super) enum WatchUpdate {
+pub(crate) enum WatchUpdate {
     /// An entry, and the number of matching entries that are pending after it.
     Entry(RawEntry, u64),
     /// All current entries were delivered.
@@ -35,11 +35,11 @@ pub(super) enum WatchUpdate {
 
 /// The keys and the start position of a watch.
 #[derive(Debug, Clone)]
-pub(super) struct WatchSpec {
-    pub(super) patterns: Patterns,
-    pub(super) since: StartFrom,
-    pub(super) headers_only: bool,
-    pub(super) patience: Duration,
+pub(crate) struct WatchSpec {
+    pub(crate) patterns: Patterns,
+    pub(crate) since: StartFrom,
+    pub(crate) headers_only: bool,
+    pub(crate) patience: Duration,
 }
 
 type SignalStream = BoxStream<'static, Result<WatchSignal>>;
@@ -60,7 +60,7 @@ enum ResumeState {
 }
 
 /// A watch that continues over several sessions.
-pub(super) struct ResumingWatch {
+pub(crate) struct ResumingWatch {
     raw: Arc<dyn RawBucket>,
     plan: WatchSpec,
     state: ResumeState,
@@ -91,7 +91,7 @@ impl ResumingWatch {
     /// # Errors
     ///
     /// Returns the error of the first session if it does not start.
-    pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: WatchSpec) -> Result<Self> {
+    pub(crate) async fn begin(raw: Arc<dyn RawBucket>, plan: WatchSpec) -> Result<Self> {
         let state = ResumeState::Connecting(plan.since);
         let mut recovery = Self {
             raw,
@@ -117,7 +117,7 @@ impl ResumingWatch {
     }
 
     /// Returns the items of the watch. An error with a key replaces one entry.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<WatchUpdate>> + Send {
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<WatchUpdate>> + Send {
         // Boxed, because it moves with each item.
         stream::unfold(Box::new(self), |mut recovery| async move {
             let news = recovery.next().await?;

@@ -14,8 +14,8 @@ use crate::key::Pattern;
 use crate::revision::Revision;
 
 /// A watch session that has started.
-pub(super) struct WatchProbe {
-    pub(super) begun: WatchStarted,
+pub(crate) struct WatchProbe {
+    pub(crate) begun: WatchStarted,
     signals: BoxStream<'static, Result<WatchSignal>>,
     watch: WatchRequest,
     patience: Duration,
@@ -26,12 +26,12 @@ pub(super) struct WatchProbe {
 
 impl Bucket {
     /// Starts a watch of all keys.
-    pub(super) async fn watch(&self, since: StartFrom) -> WatchProbe {
+    pub(crate) async fn watch(&self, since: StartFrom) -> WatchProbe {
         self.watch_some(&[Pattern::all()], since, false).await
     }
 
     /// Starts a watch.
-    pub(super) async fn watch_some(&self, patterns: &[Pattern], since: StartFrom, headers_only: bool) -> WatchProbe {
+    pub(crate) async fn watch_some(&self, patterns: &[Pattern], since: StartFrom, headers_only: bool) -> WatchProbe {
         let patience = self.patience();
         let delivered = Delivered::default();
         let watch =
@@ -46,7 +46,7 @@ impl Bucket {
     }
 
     /// Returns the error of a watch that cannot start.
-    pub(super) async fn watch_error(&self, since: StartFrom) -> Error {
+    pub(crate) async fn watch_error(&self, since: StartFrom) -> Error {
         let (patterns, patience, delivered) = (vec![Pattern::all()].into(), self.patience(), Delivered::default());
         let watch = WatchRequest { patterns, since, headers_only: false, idle_timeout: patience, delivered };
         let mut signals = self.raw.watch(watch);
@@ -58,7 +58,7 @@ impl Bucket {
 
     /// Starts watches until one returns exactly these revisions before it is ready: a watch may start on a stale
     /// server.
-    pub(super) async fn watch_finds(
+    pub(crate) async fn watch_finds(
         &self,
         patterns: &[Pattern],
         since: StartFrom,
@@ -77,7 +77,7 @@ impl Bucket {
 
 impl WatchProbe {
     /// Returns the next signal, or `None` at the end of the watch.
-    pub(super) async fn expect_entry(&mut self) -> Option<Result<WatchSignal>> {
+    pub(crate) async fn expect_entry(&mut self) -> Option<Result<WatchSignal>> {
         let Ok(heard) = tokio::time::timeout(self.patience, self.signals.next()).await else {
             panic!("{self:?} is silent for {:?}", self.patience)
         };
@@ -115,7 +115,7 @@ impl WatchProbe {
     }
 
     /// Returns the next signal other than a heartbeat, which must be an entry.
-    pub(super) async fn entry(&mut self) -> RawEntry {
+    pub(crate) async fn entry(&mut self) -> RawEntry {
         match self.next().await {
             WatchSignal::Entry { entry, pending: _ } => entry,
             other => panic!("{self:?} delivers no entry: {other:?}"),
@@ -123,7 +123,7 @@ impl WatchProbe {
     }
 
     /// Expects the entries of exactly these revisions next.
-    pub(super) async fn expect_signal(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
+    pub(crate) async fn expect_signal(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         for revision in wanted {
             let entry = self.entry().await;
@@ -134,7 +134,7 @@ impl WatchProbe {
     }
 
     /// Returns the entries until the watch is ready.
-    pub(super) async fn until_ready(&mut self) -> Vec<RawEntry> {
+    pub(crate) async fn until_ready(&mut self) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         loop {
             match self.next().await {
@@ -146,7 +146,7 @@ impl WatchProbe {
     }
 
     /// Reads until all of these revisions were delivered, or until the watch ends.
-    pub(super) async fn catches_up(&mut self, revisions: &[Revision]) -> Result<()> {
+    pub(crate) async fn catches_up(&mut self, revisions: &[Revision]) -> Result<()> {
         let mut left: BTreeSet<_> = revisions.iter().copied().collect();
         while !left.is_empty() {
             match self.expect_entry().await {
@@ -163,7 +163,7 @@ impl WatchProbe {
     }
 
     /// Expects a heartbeat next. Returns its revision.
-    pub(super) async fn expect_idle(&mut self) -> Revision {
+    pub(crate) async fn expect_idle(&mut self) -> Revision {
         match self.expect_entry().await {
             Some(Ok(WatchSignal::Heartbeat { through: upto })) => upto,
             other => panic!("{self:?} delivers {other:?}"),
@@ -171,7 +171,7 @@ impl WatchProbe {
     }
 
     /// Reads the rest of the signals. Returns the error that ends the watch.
-    pub(super) async fn ends(mut self) -> Error {
+    pub(crate) async fn ends(mut self) -> Error {
         loop {
             match self.expect_entry().await {
                 Some(Ok(_)) => {}

@@ -12,15 +12,15 @@ use papaya::HashMap;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::UpdateStream;
-use super::cache::CacheChange;
-use super::event::{Event, decode_event};
+use super::handle::CacheChange;
 use super::index::CacheIndexes;
-use super::recover::WatchUpdate;
 use crate::bucket::{Entry, decode};
 use crate::error::{Error, ErrorKind};
 use crate::model::KvModel;
 use crate::revision::Revision;
+use crate::watch::UpdateStream;
+use crate::watch::event::{Event, decode_event};
+use crate::watch::resume::WatchUpdate;
 
 /// The number of changes that are buffered for a reader of `Cache::changes`. A slower reader misses changes.
 const CHANGE_BUFFER: usize = 1_024;
@@ -28,11 +28,11 @@ const CHANGE_BUFFER: usize = 1_024;
 /// The maximum number of records to reserve memory for.
 const MOST_RESERVED: usize = 1 << 20;
 
-pub(super) type RecordMap<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
+pub(crate) type RecordMap<T> = HashMap<<T as KvModel>::Key, Arc<Entry<T>>>;
 
 /// The state of the cached keys.
-pub(super) struct Contents<T: KvModel> {
-    pub(super) records: RecordMap<T>,
+pub(crate) struct Contents<T: KvModel> {
+    pub(crate) records: RecordMap<T>,
     /// The keys whose newest record does not decode.
     undecodable: HashMap<T::Key, Arc<Error>>,
 }
@@ -44,7 +44,7 @@ impl<T: KvModel> Contents<T> {
 
     /// Returns the record of a key, or the error of its newest record. A concurrent change is visible entirely or not
     /// at all.
-    pub(super) fn get(&self, key: &T::Key) -> Result<Option<Arc<Entry<T>>>, Arc<Error>> {
+    pub(crate) fn get(&self, key: &T::Key) -> Result<Option<Arc<Entry<T>>>, Arc<Error>> {
         let (records, undecodable) = (self.records.pin(), self.undecodable.pin());
         if let Some(entry) = records.get(key) {
             return Ok(Some(Arc::clone(entry)));
@@ -135,33 +135,33 @@ impl<T: KvModel> Listing<T> {
 }
 
 /// The state that the keeper writes and the readers read.
-pub(super) struct CacheState<T: KvModel> {
-    pub(super) bucket: String,
+pub(crate) struct CacheState<T: KvModel> {
+    pub(crate) bucket: String,
     /// Replaced as a whole after a resync, so that no reader sees partial contents.
-    pub(super) contents: ArcSwap<Contents<T>>,
+    pub(crate) contents: ArcSwap<Contents<T>>,
     /// When the cache was opened, and how many microseconds later the last new entry arrived.
     opened: Instant,
     advanced: AtomicU64,
     /// Locked by the keeper while it writes, and by a caller that adds an index.
-    pub(super) indexes: Mutex<CacheIndexes<T>>,
-    pub(super) progress: watch::Sender<CacheProgress>,
-    pub(super) changes: broadcast::Sender<CacheChange<T>>,
-    pub(super) error: Mutex<Option<Arc<Error>>>,
+    pub(crate) indexes: Mutex<CacheIndexes<T>>,
+    pub(crate) progress: watch::Sender<CacheProgress>,
+    pub(crate) changes: broadcast::Sender<CacheChange<T>>,
+    pub(crate) error: Mutex<Option<Arc<Error>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CacheProgress {
-    pub(super) revision: Revision,
-    pub(super) ready: bool,
-    pub(super) closed: bool,
+pub(crate) struct CacheProgress {
+    pub(crate) revision: Revision,
+    pub(crate) ready: bool,
+    pub(crate) closed: bool,
     /// The watch reported an error before the first listing was complete.
-    pub(super) failed: bool,
+    pub(crate) failed: bool,
     /// When the cache was last known to be up to date.
-    pub(super) last_seen: Instant,
+    pub(crate) last_seen: Instant,
 }
 
 impl<T: KvModel> CacheState<T> {
-    pub(super) fn new(bucket: &str) -> Self {
+    pub(crate) fn new(bucket: &str) -> Self {
         let progress = CacheProgress {
             revision: Revision::ZERO,
             ready: false,
@@ -196,7 +196,7 @@ impl<T: KvModel> CacheState<T> {
     }
 
     /// When the listing last made progress.
-    pub(super) fn advanced(&self) -> Instant {
+    pub(crate) fn advanced(&self) -> Instant {
         self.opened + Duration::from_micros(self.advanced.load(Ordering::Relaxed))
     }
 
@@ -268,12 +268,12 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 }
 
 /// The error of a handle whose task was dropped before it ended.
-pub(super) fn runtime_ended() -> Error {
+pub(crate) fn runtime_ended() -> Error {
     Error::new(ErrorKind::Closed).caused_by("the tokio runtime of the handle has ended")
 }
 
 /// Updates the cache until its last handle is dropped or the watch ends.
-pub(super) fn run_updater<T: KvModel>(
+pub(crate) fn run_updater<T: KvModel>(
     news: UpdateStream,
     shared: Arc<CacheState<T>>,
 ) -> impl Future<Output = ()> + Send {

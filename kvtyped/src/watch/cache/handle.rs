@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::index::CacheIndex;
-use super::keeper::{CacheState, run_updater};
-use super::{UpdateStream, start_watch};
+use super::updater::{CacheState, run_updater};
 use crate::backend::StartFrom;
 use crate::bucket::{Entry, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::revision::Revision;
+use crate::watch::{UpdateStream, start_watch};
 
 impl<T: KvModel> ReadBucket<T> {
     /// Creates a local copy of the records that match a filter. The call returns once the copy is complete. From then
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
     use crate::backend::{Operation, RawEntry};
     use crate::key::Key;
-    use crate::watch::recover::WatchUpdate;
+    use crate::watch::resume::WatchUpdate;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::live_keeper::{LiveState, LiveUpdate, LiveUpdater, Rules, run_updater};
+use super::updater::{LiveState, LiveUpdate, LiveUpdater, Rules, run_updater};
 use crate::backend::Deadline;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
