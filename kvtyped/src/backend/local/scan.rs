@@ -9,30 +9,29 @@ use std::vec;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::backend::{LocalShared, bucket_mut};
+use super::search::{KeySearch, SearchStep};
+use super::shared::LocalShared;
 use crate::backend::state::bucket::BucketState;
+use crate::backend::state::entry::STEP_SIZE;
 use crate::backend::{ScanItem, ScanRequest};
 use crate::error::Result;
-use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// The number of entries that one page looks up.
 const PAGE_SIZE: usize = 64;
-
-/// The number of entries or keys that one step searches before it releases the lock.
-const SEARCHED_AT_ONCE: usize = 256;
 
 pub(crate) fn scan(
     shared: Arc<LocalShared>,
     bucket: String,
     scan: ScanRequest,
 ) -> BoxStream<'static, Result<ScanItem>> {
-    let scanning = Scanner { shared, bucket, scan, rounds: 2, search: None, revisions: Vec::new().into_iter() };
-    let pages = stream::unfold(Some(scanning), |scanning| async move {
-        let mut scanning = scanning?;
+    let scanner =
+        Scanner { shared, bucket, scan, rounds: 2, search: None, found: Vec::new(), revisions: Vec::new().into_iter() };
+    let pages = stream::unfold(Some(scanner), |scanner| async move {
+        let mut scanner = scanner?;
         tokio::task::coop::consume_budget().await;
-        match scanning.page() {
-            Ok(Some(page)) => Some((page, Some(scanning))),
+        match scanner.page() {
+            Ok(Some(page)) => Some((page, Some(scanner))),
             Ok(None) => None,
             Err(error) => Some((vec![Err(error)], None)),
         }
@@ -48,6 +47,8 @@ struct Scanner {
     rounds: u32,
     /// The search of the current round, until it is finished.
     search: Option<Search>,
+    /// The result of a finished search, not yet sorted.
+    found: Vec<Revision>,
     revisions: vec::IntoIter<Revision>,
 }
 
@@ -55,45 +56,50 @@ struct Scanner {
 struct Search {
     /// The last revision when the round began. Later entries belong to the next round.
     until: Revision,
-    place: Place,
-    found: Vec<Revision>,
+    order: SearchOrder,
 }
 
-/// The position of a search.
-enum Place {
-    /// Searches all entries, in the order of their revisions.
-    Entries(Revision),
-    /// Looks up exact keys, in the order of the patterns.
-    Keys(usize),
+/// The order of a search.
+enum SearchOrder {
+    /// Examines the keys that the patterns can match.
+    Keys(KeySearch),
+    /// Examines all entries, in the order of their revisions.
+    Revisions { position: Revision, found: Vec<Revision> },
 }
 
 impl Scanner {
     /// Returns the next entries, or an empty page while a search continues. Returns `None` after the last entry.
     fn page(&mut self) -> Result<Option<Vec<Result<ScanItem>>>> {
+        if !self.found.is_empty() {
+            // Sorted without the lock.
+            self.found.sort_unstable();
+            self.found.dedup();
+            self.revisions = std::mem::take(&mut self.found).into_iter();
+        }
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        let (bucket, _) = bucket_mut(&mut state, &shared, &self.bucket)?;
+        let (bucket, _) = shared.bucket(&mut state, &self.bucket)?;
         loop {
             let page: Vec<_> = self.revisions.by_ref().take(PAGE_SIZE).collect();
-            let behind = self.revisions.len() as u64;
+            let later = self.revisions.len() as u64;
             if page.is_empty() {
-                return Ok(self.fill_page(bucket).then(Vec::new));
+                return Ok(self.search(bucket).then(Vec::new));
             }
             let last = page.len() as u64 - 1;
-            let there = page.into_iter().enumerate().filter_map(|(at, revision)| {
+            let entries = page.into_iter().enumerate().filter_map(|(at, revision)| {
                 let stored = bucket.entries.get(&revision)?;
                 let entry = shared.entry(revision, stored, !self.scan.headers_only);
-                Some(Ok(ScanItem { entry, pending: behind + last - at as u64 }))
+                Some(Ok(ScanItem { entry, pending: later + last - at as u64 }))
             });
-            let there: Vec<_> = there.collect();
-            if !there.is_empty() {
-                return Ok(Some(there));
+            let entries: Vec<_> = entries.collect();
+            if !entries.is_empty() {
+                return Ok(Some(entries));
             }
         }
     }
 
     /// Continues the search. Returns `false` if nothing is left to search.
-    fn fill_page(&mut self, bucket: &BucketState) -> bool {
+    fn search(&mut self, bucket: &BucketState) -> bool {
         let mut search = match self.search.take() {
             Some(search) => search,
             None if self.rounds == 0 => return false,
@@ -102,12 +108,12 @@ impl Scanner {
                 Search::new(&self.scan, bucket)
             }
         };
-        if search.step(&self.scan, bucket) {
-            self.scan.after = search.until;
-            search.found.sort_unstable();
-            self.revisions = search.found.into_iter();
-        } else {
-            self.search = Some(search);
+        match search.step(&self.scan, bucket) {
+            Some(found) => {
+                self.scan.after = search.until;
+                self.found = found;
+            }
+            None => self.search = Some(search),
         }
         true
     }
@@ -115,40 +121,40 @@ impl Scanner {
 
 impl Search {
     fn new(scan: &ScanRequest, bucket: &BucketState) -> Self {
-        let few_keys = scan.patterns.len() <= bucket.entries.len() && scan.patterns.iter().all(Pattern::is_exact);
-        let place = if few_keys { Place::Keys(0) } else { Place::Entries(scan.after) };
-        Self { until: bucket.last_revision, place, found: Vec::new() }
+        let until = bucket.last_revision;
+        let keys = KeySearch::new(bucket, &scan.patterns, scan.after, until, !scan.history);
+        Self { until, order: keys.map_or_else(|| SearchOrder::by_revision(scan), SearchOrder::Keys) }
     }
 
-    /// Searches some more entries or keys. Returns whether all were searched.
-    fn step(&mut self, scan: &ScanRequest, bucket: &BucketState) -> bool {
-        let Self { until, place, found } = self;
-        let wanted = |revision, key: &Key| scan.history || bucket.newest(key) == revision;
-        match place {
-            Place::Entries(position) => {
-                let range = bucket.entries.range((Bound::Excluded(*position), Bound::Included(*until)));
-                *position = *until;
-                for (looked, (revision, stored)) in (1..).zip(range) {
-                    if scan.patterns.matches(stored.key.as_str()) && wanted(*revision, &stored.key) {
+    /// Examines some more entries. Returns the result if all were examined.
+    fn step(&mut self, scan: &ScanRequest, bucket: &BucketState) -> Option<Vec<Revision>> {
+        match &mut self.order {
+            SearchOrder::Keys(search) => match search.step(bucket, &scan.patterns) {
+                SearchStep::Done(found) => return Some(found),
+                SearchStep::Continue => {}
+                SearchStep::TooMany => self.order = SearchOrder::by_revision(scan),
+            },
+            SearchOrder::Revisions { position, found } => {
+                let range = bucket.entries.range((Bound::Excluded(*position), Bound::Included(self.until)));
+                for (examined, (revision, stored)) in (1..).zip(range) {
+                    let is_wanted = scan.history || bucket.is_newest(&stored.key, *revision);
+                    if is_wanted && scan.patterns.matches(stored.key.as_str()) {
                         found.push(*revision);
                     }
-                    if looked == SEARCHED_AT_ONCE {
+                    if examined == STEP_SIZE {
                         *position = *revision;
-                        break;
+                        return None;
                     }
                 }
-                position == until
-            }
-            Place::Keys(next) => {
-                let patterns = scan.patterns.iter().skip(*next).take(SEARCHED_AT_ONCE);
-                for key in patterns.filter_map(Pattern::as_exact).filter_map(|key| Key::new(key).ok()) {
-                    let revisions = bucket.keys.get(&key).into_iter().flatten().copied();
-                    let revisions = revisions.filter(|revision| scan.after < *revision && *revision <= *until);
-                    found.extend(revisions.filter(|revision| wanted(*revision, &key)));
-                }
-                *next += SEARCHED_AT_ONCE;
-                *next >= scan.patterns.len()
+                return Some(std::mem::take(found));
             }
         }
+        None
+    }
+}
+
+impl SearchOrder {
+    fn by_revision(scan: &ScanRequest) -> Self {
+        Self::Revisions { position: scan.after, found: Vec::new() }
     }
 }

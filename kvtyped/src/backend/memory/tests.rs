@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod search;
 mod watch;
 
 use std::sync::Arc;
@@ -166,8 +167,8 @@ async fn the_bucket_ttl_without_limit_markers_is_silent() {
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     {
         // A bucket of an old server. No setting creates one here.
-        let mut state = backend.0.lock();
-        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+        let mut state = backend.0.shared().lock();
+        let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
         state.config.limit_markers = None;
         state.config.ttl = Some(SECOND);
     }

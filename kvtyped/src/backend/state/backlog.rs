@@ -8,8 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::bucket::StoredEntry;
-use crate::backend::local::watch::first;
+use super::entry::{StoredEntry, first_wanted};
 use crate::revision::Revision;
 
 /// The bounds of a backlog: entries and bytes.
@@ -92,7 +91,7 @@ impl Backlog {
         until: Revision,
         wanted: &impl Fn(Revision, &StoredEntry) -> bool,
     ) -> (Revision, Option<&StoredEntry>) {
-        first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
+        first_wanted(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 
     pub(crate) fn len(&self) -> usize {

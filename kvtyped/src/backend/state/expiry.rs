@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::bucket::{BucketState, StoredEntry};
+use super::bucket::BucketState;
+use super::changes::Changes;
+use super::entry::StoredEntry;
 use super::limits::Size;
 use crate::backend::Operation;
 use crate::error::Result;
@@ -26,20 +28,22 @@ impl BucketState {
     /// purge expire without another marker. The marker of a delete does not.
     ///
     /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
-    pub(crate) fn advance(&mut self, now: Duration) {
+    pub(crate) fn advance(&mut self, now: Duration) -> Changes {
+        let mut changes = Changes::default();
+        self.expire(now, &mut changes);
+        changes
+    }
+
+    pub(super) fn expire(&mut self, now: Duration, changes: &mut Changes) {
         while let Some(&(at, revision)) = self.expirations.first().filter(|(at, _)| *at <= now) {
             self.expirations.pop_first();
             let Some(stored) = self.entries.get(&revision) else { continue };
             let is_last = self.keys.get(&stored.key).is_some_and(|revisions| revisions.len() == 1);
             let is_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
             match self.marker_ttl().filter(|_| is_last && !is_marker) {
-                None => {
-                    self.remove(revision);
-                }
+                None => self.remove(revision, changes),
                 Some(lives) => match self.expired_marker(stored.key.clone(), at, lives) {
-                    Ok(marker) => {
-                        self.store(marker);
-                    }
+                    Ok(marker) => self.store(marker, changes),
                     Err(_) => {
                         self.expirations.insert((now + RETRY, revision));
                     }

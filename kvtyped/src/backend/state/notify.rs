@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Notifies its listeners of changes. When the bucket drops the bell, the listeners see that the bucket is gone.
+/// Notifies its listeners of changes. When the bucket drops the notifier, the listeners see that the bucket is gone.
 ///
 /// Listeners wake in the order of their registration, so that a simulation is reproducible from its seed. Tokio's
 /// `watch` wakes its receivers in a random order.
@@ -19,7 +19,7 @@ struct Inner {
     gone: AtomicBool,
 }
 
-/// A subscription to a bell.
+/// A subscription to the changes of a bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct ChangeSubscription(Arc<Inner>);
 
@@ -46,12 +46,12 @@ impl Drop for ChangeNotifier {
 }
 
 impl ChangeSubscription {
-    /// Completes at the next ring after this call, not after the first poll.
+    /// Completes at the next change after this call, not after the first poll.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.0.notify.notified()
     }
 
-    /// Whether the bell, and thus the bucket, was dropped.
+    /// Whether the notifier, and thus the bucket, was dropped.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }

@@ -256,8 +256,8 @@ async fn many_entries_are_passed_over_in_steps() {
     }
     write(&bucket, put("last", "v")).await.unwrap();
     {
-        let mut state = backend.0.lock();
-        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+        let mut state = backend.0.shared().lock();
+        let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
         let look = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
         assert_eq!([look(0), look(256), look(512), look(768)], [256, 512, 768, 1001]);
     }
@@ -272,8 +272,8 @@ async fn many_entries_are_passed_over_in_steps() {
 
 /// The number of entries in the backlog of bucket `b`, and the number of its attached watches.
 fn kept(backend: &MemoryBackend) -> (usize, usize) {
-    let mut state = backend.0.lock();
-    let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+    let mut state = backend.0.shared().lock();
+    let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
     (state.backlog.len(), state.notifier.listeners())
 }
 
