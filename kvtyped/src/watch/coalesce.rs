@@ -7,8 +7,7 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::UpdateStream;
-use super::resume::WatchUpdate;
+use super::update::{UpdateStream, WatchUpdate};
 use crate::error::Result;
 
 /// The pending events, in the order of their delivery.

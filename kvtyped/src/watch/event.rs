@@ -9,8 +9,7 @@ use std::time::SystemTime;
 use futures::ready;
 use futures::stream::{Stream, StreamExt};
 
-use super::UpdateStream;
-use super::resume::WatchUpdate;
+use super::update::{UpdateStream, WatchUpdate};
 use crate::backend::RawEntry;
 use crate::bucket::{Entry, Removed, Version, decode};
 use crate::error::{Error, Result};

@@ -7,31 +7,14 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, Stream};
 
-use crate::backend::{Backoff, Delivered, RawBucket, RawEntry, StartFrom, WatchRequest, WatchSignal, WatchStarted};
+use super::update::WatchUpdate;
+use crate::backend::{Backoff, Delivered, RawBucket, StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;
 use crate::revision::Revision;
 
 /// The reader gets [`WatchUpdate::Lagging`] once this many entries are pending after a delivery.
 const LAG_THRESHOLD: u64 = 1_000;
-
-/// An item of a watch. It does not depend on the sessions of the watch.
-#[derive(Debug)]
-pub(crate) enum WatchUpdate {
-    /// An entry, and the number of matching entries that are pending after it.
-    Entry(RawEntry, u64),
-    /// All current entries were delivered.
-    Ready,
-    /// Delivered entries may have been removed without an item. All current entries follow, and then `Ready`.
-    Resync,
-    /// The number of entries that are pending for the reader.
-    Lagging(u64),
-    /// A heartbeat: everything up to this revision was delivered.
-    Alive(Revision),
-    /// The session was lost for this reason, and another one is tried. Reported once until the watch has caught up
-    /// (`Alive`, `Ready`).
-    Interrupted(Error),
-}
 
 /// The keys and the start position of a watch.
 #[derive(Debug, Clone)]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use papaya::HashMap;
 
-use super::handle::CacheChange;
-use super::updater::RecordMap;
+use super::change::{CacheChange, RecordMap};
 use crate::bucket::Entry;
 use crate::model::KvModel;
 

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
-use crate::watch::cache::updater::runtime_ended;
 use crate::watch::event::{Event, Events};
+use crate::watch::update::runtime_ended;
 
 pub(crate) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
 pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
