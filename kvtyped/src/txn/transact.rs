@@ -112,7 +112,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         self
     }
 
-    async fn run<Fut, R>(self, pulse: Arc<Activity>) -> Result<R, TransactError>
+    async fn run<Fut, R>(self, activity: Arc<Activity>) -> Result<R, TransactError>
     where
         F: FnMut(Tx<T>) -> Fut,
         Fut: Future<Output = Result<R, Abort>>,
@@ -124,18 +124,18 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         // A stale read costs a run. With a single server no read is stale.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
         let mut backoff = Backoff::contention_of_batches();
-        let crowd = bucket.shared::<ContentionGate>();
-        let mut turn = None;
+        let gate = bucket.shared::<ContentionGate>();
+        let mut pass = None;
         loop {
-            if attempts.any() && turn.is_none() {
-                turn = Arc::clone(&crowd).acquire(Arc::clone(&pulse), deadline).await;
+            if attempts.any() && pass.is_none() {
+                pass = Arc::clone(&gate).acquire(Arc::clone(&activity), deadline).await;
             }
             let run = TxAttempt::new(raw.clone(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.read_write_set();
             view.read.values().flatten().for_each(|entry| bucket.record_read(entry));
             let conflict = match result {
-                Ok(value) => match bucket.commit_gated(&crowd, turn.is_some(), view, deadline).await {
+                Ok(value) => match bucket.commit_gated(&gate, pass.is_some(), view, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                     Err(error) => return Err(error.into()),
@@ -157,19 +157,19 @@ impl<T: KvModel> Bucket<T> {
     /// Applies the writes if the reads are current, with regard to other transactions of this process.
     async fn commit_gated(
         &self,
-        crowd: &Arc<ContentionGate>,
-        has_turn: bool,
+        gate: &Arc<ContentionGate>,
+        has_pass: bool,
         view: ReadWriteSet,
         deadline: Deadline,
     ) -> Result<()> {
-        if has_turn || view.is_read_only() {
+        if has_pass || view.is_read_only() {
             return self.commit_attempt(&view, deadline).await;
         }
-        let (bucket, crowd) = (self.clone(), Arc::clone(crowd));
+        let (bucket, gate) = (self.clone(), Arc::clone(gate));
         let work = async move {
             // The semaphore is never closed.
-            let _sending = deadline.timeout(crowd.sending.acquire()).await?;
-            if crowd.is_busy() {
+            let _sending = deadline.timeout(gate.sending.acquire()).await?;
+            if gate.is_busy() {
                 bucket.validate_reads(&view, deadline).await?;
             }
             bucket.commit_attempt(&view, deadline).await
@@ -226,8 +226,8 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let pulse = Arc::<Activity>::default();
-        let own = Arc::clone(&pulse);
+        let activity = Arc::<Activity>::default();
+        let own = Arc::clone(&activity);
         let run = async move {
             let bucket = self.bucket;
             self.run(own).await.map_err(|error| match error {
@@ -235,7 +235,7 @@ where
                 closure => closure,
             })
         };
-        Box::pin(Tracked::new(pulse, Box::pin(run)))
+        Box::pin(Tracked::new(activity, Box::pin(run)))
     }
 }
 

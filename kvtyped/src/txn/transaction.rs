@@ -240,17 +240,17 @@ impl<T: KvModel> Transaction<'_, T> {
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
-            let mut learned = false;
+            let mut is_updated = false;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
                 if entry.is_some_and(|entry| !entry.is_removed()) {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }
-                learned |= step.expected != ExpectedRevision::NoRecord(revision);
+                is_updated |= step.expected != ExpectedRevision::NoRecord(revision);
                 step.expected = ExpectedRevision::NoRecord(revision);
             }
-            if !learned || !backoff.pause(deadline).await {
+            if !is_updated || !backoff.pause(deadline).await {
                 return Err(conflict);
             }
         }
@@ -291,7 +291,9 @@ impl<T: KvModel> Transaction<'_, T> {
 }
 
 fn option_without_write(option: &str) -> Error {
-    Error::new(ErrorKind::InvalidBatch { reason: format!("`.{option}` stands behind the write that it is about") })
+    Error::new(ErrorKind::InvalidBatch {
+        reason: format!("`.{option}` applies to the write before it, and there is none; call it after a write"),
+    })
 }
 
 impl StagedWrite {

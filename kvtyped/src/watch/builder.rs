@@ -139,16 +139,14 @@ impl<T: KvModel> Watch<'_, T> {
     fn start_from(&self) -> Result<StartFrom> {
         let illegal = |what: &str| Err(Error::invalid_config(what));
         match (self.updates_only, self.history, self.from) {
-            (true, true, _) => {
-                illegal("`updates_only` and `history` exclude each other: one wants nothing old, one all")
-            }
-            (true, _, Some(_)) => {
-                illegal("`updates_only` and `from_revision` exclude each other: each says where to begin")
-            }
-            (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each says where to begin"),
+            (true, true, _) => illegal(
+                "`updates_only` and `history` exclude each other: the first omits old revisions, the second wants all",
+            ),
+            (true, _, Some(_)) => illegal("`updates_only` and `from_revision` exclude each other: each sets the start"),
+            (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each sets the start"),
             (true, ..) => Ok(StartFrom::Now),
             (_, true, _) if self.coalesce => {
-                illegal("`history` and `coalesce` exclude each other: one wants every revision")
+                illegal("`history` and `coalesce` exclude each other: the first wants every revision")
             }
             (_, true, _) => Ok(StartFrom::History),
             (.., Some(revision)) => Ok(StartFrom::After(Revision::new(revision.get().saturating_sub(1)))),
@@ -159,10 +157,10 @@ impl<T: KvModel> Watch<'_, T> {
     async fn run(self) -> Result<Events<T>> {
         let located = |error: Error| error.with_context("watch", self.bucket.name(), None);
         let since = self.start_from().map_err(located)?;
-        let news =
+        let updates =
             start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
-        let news = if self.coalesce { coalesce(news) } else { news };
-        Ok(Events::new(news, self.bucket.name(), self.headers_only, self.ignore_deletes))
+        let updates = if self.coalesce { coalesce(updates) } else { updates };
+        Ok(Events::new(updates, self.bucket.name(), self.headers_only, self.ignore_deletes))
     }
 }
 

@@ -27,27 +27,27 @@ pub(crate) async fn start_watch<T: KvModel>(
     timeout: Option<Duration>,
 ) -> Result<UpdateStream> {
     let raw = Arc::clone(bucket.raw("watch")?);
-    let patience = timeout.unwrap_or_else(|| bucket.timeout());
+    let idle_timeout = timeout.unwrap_or_else(|| bucket.timeout());
     if filter.patterns().is_empty() {
         return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
     }
-    let plan = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, patience };
-    let news = ResumingWatch::begin(Arc::clone(&raw), plan).await?.into_stream().boxed();
-    Ok(until_shutdown(expire(news, raw), bucket.shutdown()))
+    let spec = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, idle_timeout };
+    let updates = ResumingWatch::start(Arc::clone(&raw), spec).await?.into_stream().boxed();
+    Ok(until_shutdown(expire(updates, raw), bucket.shutdown()))
 }
 
 /// See [`until_shutdown`].
-struct UntilClosed {
+struct UntilShutdown {
     /// The items, and the future that completes when the store is closed. `None` after the last item.
     open: Option<(UpdateStream, BoxFuture<'static, ()>)>,
 }
 
-impl Stream for UntilClosed {
+impl Stream for UntilShutdown {
     type Item = Result<WatchUpdate>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((news, closed)) = &mut self.open else { return Poll::Ready(None) };
-        let item = match news.poll_next_unpin(context) {
+        let Some((updates, closed)) = &mut self.open else { return Poll::Ready(None) };
+        let item = match updates.poll_next_unpin(context) {
             Poll::Ready(Some(item)) => return Poll::Ready(Some(item)),
             Poll::Ready(None) => None,
             Poll::Pending => {
@@ -61,7 +61,7 @@ impl Stream for UntilClosed {
 }
 
 /// Ends the stream when the store is closed. The last item is then `Closed`.
-fn until_shutdown(news: UpdateStream, closing: Arc<ShutdownSignal>) -> UpdateStream {
-    let closed = Box::pin(closing.triggered());
-    UntilClosed { open: Some((news, closed)) }.boxed()
+fn until_shutdown(updates: UpdateStream, shutdown: Arc<ShutdownSignal>) -> UpdateStream {
+    let closed = Box::pin(shutdown.triggered());
+    UntilShutdown { open: Some((updates, closed)) }.boxed()
 }

@@ -42,9 +42,9 @@ fn seconds(seconds: u64) -> Option<Ttl> {
     Ttl::new(Duration::from_secs(seconds))
 }
 
-async fn bucket(say: impl FnOnce(&mut BucketConfig)) -> Arc<dyn RawBucket> {
+async fn bucket(change: impl FnOnce(&mut BucketConfig)) -> Arc<dyn RawBucket> {
     let mut config = BucketConfig::new("b");
-    say(&mut config);
+    change(&mut config);
     MemoryBackend::new().create(config, soon()).await.unwrap()
 }
 
@@ -66,11 +66,11 @@ async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
         limit: None,
         idle_timeout: SECOND,
     };
-    let tell = |entry: Result<ScanItem, Error>| {
+    let brief = |entry: Result<ScanItem, Error>| {
         let entry = entry.unwrap().entry;
         (entry.revision.get(), entry.key.to_string(), entry.operation)
     };
-    bucket.scan(scan).map(tell).collect().await
+    bucket.scan(scan).map(brief).collect().await
 }
 
 fn entry(revision: u64, key: &str, operation: Operation) -> (u64, String, Operation) {

@@ -75,18 +75,18 @@ impl<T: KvModel> OpenCache<'_, T> {
     async fn run(self) -> Result<Cache<T>> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
-        let news = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
-        fill(news, bucket.name(), idle).await
+        let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
+        fill(updates, bucket.name(), idle).await
     }
 }
 
 /// Fills a cache until it is ready, unless nothing new arrives for as long as `idle`.
-async fn fill<T: KvModel>(news: UpdateStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
+async fn fill<T: KvModel>(updates: UpdateStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
     let shared = Arc::new(CacheState::new(bucket));
     let mut progress = shared.progress.subscribe();
-    let updater = tokio::spawn(run_updater(news, Arc::clone(&shared)));
+    let updater = tokio::spawn(run_updater(updates, Arc::clone(&shared)));
     let cache = Cache::new(Arc::clone(&shared), updater);
-    // If the keeper ends or its watch fails, the cache has the error.
+    // If the updater ends or its watch fails, the cache has the error.
     let over = loop {
         let advanced = shared.advanced();
         let ready = progress.wait_for(|progress| progress.ready || progress.closed || progress.failed);
@@ -153,30 +153,30 @@ mod tests {
     }
 
     /// A watch that delivers an entry every second, and then nothing.
-    fn slow(news: Vec<WatchUpdate>) -> UpdateStream {
-        let told = stream::iter(news).then(|news| async {
+    fn slow(updates: Vec<WatchUpdate>) -> UpdateStream {
+        let delivered = stream::iter(updates).then(|update| async {
             tokio::time::sleep(SECOND).await;
-            Ok(news)
+            Ok(update)
         });
-        told.chain(stream::pending()).boxed()
+        delivered.chain(stream::pending()).boxed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_may_take_long_while_it_makes_progress() {
-        let news = (1..=20).map(entry).chain([WatchUpdate::Ready]).collect();
-        let cache: Cache<Session> = fill(slow(news), "b", 3 * SECOND).await.unwrap();
+        let updates = (1..=20).map(entry).chain([WatchUpdate::Ready]).collect();
+        let cache: Cache<Session> = fill(slow(updates), "b", 3 * SECOND).await.unwrap();
         assert_eq!(cache.len(), 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_of_fewer_records_than_were_pending_is_complete() {
         for pending in [0, 1_000, u64::MAX] {
-            let news = (1..=20).map(entry).map(move |news| match news {
+            let updates = (1..=20).map(entry).map(move |update| match update {
                 WatchUpdate::Entry(entry, _) => WatchUpdate::Entry(entry, pending),
                 other => other,
             });
-            let news = stream::iter(news.chain([WatchUpdate::Ready]).map(Ok)).chain(stream::pending());
-            let cache: Cache<Session> = fill(news.boxed(), "b", SECOND).await.unwrap();
+            let updates = stream::iter(updates.chain([WatchUpdate::Ready]).map(Ok)).chain(stream::pending());
+            let cache: Cache<Session> = fill(updates.boxed(), "b", SECOND).await.unwrap();
             assert_eq!(cache.len(), 20);
             assert!((1..=20).all(|id| cache.get(&SessionKey::new(id)).is_some_and(|session| session.id == id)));
         }
@@ -185,16 +185,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_listing_without_progress_times_out() {
         let start = tokio::time::Instant::now();
-        let news = (1..=5).map(entry).collect();
-        let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
+        let updates = (1..=5).map(entry).collect();
+        let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { after } if *after == 3 * SECOND), "{error}");
         assert_eq!(start.elapsed().as_secs(), 8, "5 s of progress, and 3 s without");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_that_keeps_starting_over_times_out() {
-        let news = (0..20).flat_map(|_| [entry(1), entry(2), WatchUpdate::Resync]).collect();
-        let error = fill::<Session>(slow(news), "b", 3 * SECOND).await.unwrap_err();
+        let updates = (0..20).flat_map(|_| [entry(1), entry(2), WatchUpdate::Resync]).collect();
+        let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     }
 }

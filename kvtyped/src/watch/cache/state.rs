@@ -44,7 +44,7 @@ impl<T: KvModel> Contents<T> {
         if let Some(error) = undecodable.get(key) {
             return Err(Arc::clone(error));
         }
-        // A good record is inserted before the error of the key is removed, so look again.
+        // A good record is inserted before the error of the key is removed, so read it again.
         Ok(records.get(key).cloned())
     }
 
@@ -126,7 +126,7 @@ impl<T: KvModel> Listing<T> {
     }
 }
 
-/// The state that the keeper writes and the readers read.
+/// The state that the updater writes and the handles read.
 pub(crate) struct CacheState<T: KvModel> {
     pub(crate) bucket: String,
     /// Replaced as a whole after a resync, so that no reader sees partial contents.
@@ -134,7 +134,7 @@ pub(crate) struct CacheState<T: KvModel> {
     /// When the cache was opened, and how many microseconds later the last new entry arrived.
     opened: Instant,
     advanced: AtomicU64,
-    /// Locked by the keeper while it writes, and by a caller that adds an index.
+    /// Locked by the updater while it writes, and by a caller that adds an index.
     pub(crate) indexes: Mutex<CacheIndexes<T>>,
     pub(crate) progress: watch::Sender<CacheProgress>,
     pub(crate) changes: broadcast::Sender<CacheChange<T>>,
@@ -217,22 +217,22 @@ impl<T: KvModel> CacheState<T> {
         }
         let (old, new) = (before.records.pin(), after.records.pin());
         let (old_errors, errors) = (before.undecodable.pin(), after.undecodable.pin());
-        let tell = |key: &T::Key, new: Option<&Arc<Entry<T>>>, error: Option<&Arc<Error>>| {
+        let send = |key: &T::Key, new: Option<&Arc<Entry<T>>>, error: Option<&Arc<Error>>| {
             let old = old.get(key).cloned();
             let _ = self.changes.send(CacheChange { key: key.clone(), old, new: new.cloned(), error: error.cloned() });
         };
         for (key, entry) in &new {
             if old.get(key).is_none_or(|before| before.revision() != entry.revision()) {
-                tell(key, Some(entry), None);
+                send(key, Some(entry), None);
             }
         }
         for (key, error) in &errors {
             if old_errors.get(key).is_none_or(|before| before.revision() != error.revision()) {
-                tell(key, None, Some(error));
+                send(key, None, Some(error));
             }
         }
         for (key, _) in old.iter().filter(|(key, _)| new.get(*key).is_none() && errors.get(*key).is_none()) {
-            tell(key, None, None);
+            send(key, None, None);
         }
     }
 }

@@ -39,22 +39,22 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 
 /// Updates the cache until its last handle is dropped or the watch ends.
 pub(crate) fn run_updater<T: KvModel>(
-    news: UpdateStream,
+    updates: UpdateStream,
     shared: Arc<CacheState<T>>,
 ) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
     let end = CloseOnDrop { shared, is_known: false };
     async move {
         let shared = &end.shared;
-        if AssertUnwindSafe(apply_stream(news, shared)).catch_unwind().await.is_err() {
-            let why = "the cache has ended, since the function of an index, or a codec, panicked";
+        if AssertUnwindSafe(apply_stream(updates, shared)).catch_unwind().await.is_err() {
+            let why = "the cache has ended, because the function of an index, or a codec, panicked";
             drop(shared.fail(Error::unavailable(why)));
         }
         end.finish();
     }
 }
 
-async fn apply_stream<T: KvModel>(mut news: UpdateStream, shared: &CacheState<T>) {
+async fn apply_stream<T: KvModel>(mut updates: UpdateStream, shared: &CacheState<T>) {
     // A listing is filled separately until it is complete, at the start and after each resync.
     let mut staging: Option<Listing<T>> = Some(Listing::new());
     let mut reached = Revision::ZERO;
@@ -62,9 +62,9 @@ async fn apply_stream<T: KvModel>(mut news: UpdateStream, shared: &CacheState<T>
     let mut highest = Revision::ZERO;
     // The cause of an interruption, until the watch has caught up.
     let mut interrupted: Option<Arc<Error>> = None;
-    while let Some(news) = news.next().await {
+    while let Some(update) = updates.next().await {
         let mut ready = false;
-        match news {
+        match update {
             Ok(WatchUpdate::Entry(raw, pending)) => {
                 // The expiry of an older record may arrive late.
                 reached = reached.max(raw.revision);
@@ -108,8 +108,8 @@ async fn apply_stream<T: KvModel>(mut news: UpdateStream, shared: &CacheState<T>
                 staging = Some(Listing::new());
                 reached = Revision::ZERO;
             }
-            Ok(WatchUpdate::Alive(upto)) => {
-                reached = upto;
+            Ok(WatchUpdate::Alive(through)) => {
+                reached = through;
                 interrupted.take().iter().for_each(|error| shared.recover(error));
             }
             Ok(WatchUpdate::Lagging(_)) => continue,

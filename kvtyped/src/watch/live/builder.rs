@@ -113,25 +113,25 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         key.encode()?;
         let timeout = timeout.unwrap_or_else(|| bucket.timeout());
         let events = bucket.watch(Filter::key(key)).timeout(timeout).await?;
-        let mut keeper = LiveUpdater::new(events, key.to_string(), rules);
+        let mut updater = LiveUpdater::new(events, key.to_string(), rules);
         let mut deadline = Deadline::after(timeout);
         let (value, revision) = loop {
-            if !keeper.is_ready {
+            if !updater.is_ready {
                 deadline = Deadline::after(timeout);
             }
-            let missing = match deadline.timeout(keeper.next()).await {
+            let missing = match deadline.timeout(updater.next()).await {
                 Ok(Some(LiveUpdate::Value(value, revision))) => break (value, revision),
-                Ok(Some(LiveUpdate::Error | LiveUpdate::Nothing)) if !keeper.has_failed() => continue,
+                Ok(Some(LiveUpdate::Error | LiveUpdate::Nothing)) if !updater.has_failed() => continue,
                 Ok(Some(LiveUpdate::Error | LiveUpdate::Nothing)) => ErrorKind::Closed,
                 Ok(Some(LiveUpdate::Invalid)) => ErrorKind::NotFound,
                 Ok(None) => ErrorKind::Closed,
                 Err(_) => ErrorKind::NotFound,
             };
-            return Err(keeper.error().map_or_else(|| Error::new(missing), |error| Error::shared(&error)));
+            return Err(updater.error().map_or_else(|| Error::new(missing), |error| Error::shared(&error)));
         };
-        let (shared, sender) = LiveState::new(value, revision, keeper.error());
+        let (shared, sender) = LiveState::new(value, revision, updater.error());
         let shared = Arc::new(shared);
-        let task = tokio::spawn(run_updater(keeper, Arc::clone(&shared), sender));
+        let task = tokio::spawn(run_updater(updater, Arc::clone(&shared), sender));
         Ok(Live::new(shared, task))
     }
 }

@@ -1,4 +1,4 @@
-//! The keeper of a live value: the task that checks each record, and the state that it updates.
+//! The task that updates a live value, and the state that it writes.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::watch::update::runtime_ended;
 pub(crate) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
 pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// The state that the keeper writes and the handles read.
+/// The state that the updater writes and the handles read.
 pub(crate) struct LiveState<T: KvModel> {
     pub(crate) value: ArcSwap<T>,
     /// Increases with each value.
     pub(crate) version: AtomicU64,
     pub(crate) revision: AtomicU64,
-    /// Receives every value. The keeper owns the sender, so the channel closes when the keeper ends.
+    /// Receives every value. The updater owns the sender, so the channel closes when the updater ends.
     pub(crate) values: watch::Receiver<Arc<T>>,
     /// The error of an invalid newest record, or the reason for the end of the live value.
     pub(crate) error: watch::Sender<Option<Arc<Error>>>,
@@ -73,7 +73,7 @@ pub(crate) struct Rules<T> {
 /// The effect of an event on the value.
 pub(crate) enum LiveUpdate<T> {
     Value(Arc<T>, Revision),
-    /// The error of the keeper changed: a record is invalid, or the watch failed or recovered.
+    /// The error of the updater changed: a record is invalid, or the watch failed or recovered.
     Error,
     /// The first record is invalid, and the default must not hide it.
     Invalid,
@@ -191,7 +191,7 @@ impl<T: KvModel> LiveUpdater<T> {
     fn check_value(&self, value: &T) -> Result<(), String> {
         let Some(check) = &self.rules.check else { return Ok(()) };
         match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
-            Ok(judged) => judged.map_err(|reason| reason.to_string()),
+            Ok(checked) => checked.map_err(|reason| reason.to_string()),
             Err(_) => Err("the check panicked".to_owned()),
         }
     }
@@ -227,7 +227,7 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 
 /// Updates the value until the last handle is dropped or the watch ends.
 pub(crate) fn run_updater<T: KvModel>(
-    mut keeper: LiveUpdater<T>,
+    mut updater: LiveUpdater<T>,
     shared: Arc<LiveState<T>>,
     sender: watch::Sender<Arc<T>>,
 ) -> impl Future<Output = ()> + Send {
@@ -235,7 +235,7 @@ pub(crate) fn run_updater<T: KvModel>(
     let end = CloseOnDrop { shared, sender, is_known: false };
     async move {
         let shared = &end.shared;
-        while let Some(step) = keeper.next().await {
+        while let Some(step) = updater.next().await {
             match step {
                 LiveUpdate::Value(value, revision) => {
                     shared.error.send_if_modified(|error| error.take().is_some());
@@ -245,7 +245,7 @@ pub(crate) fn run_updater<T: KvModel>(
                     end.sender.send_replace(value);
                 }
                 LiveUpdate::Error => {
-                    shared.error.send_replace(keeper.error());
+                    shared.error.send_replace(updater.error());
                 }
                 LiveUpdate::Nothing | LiveUpdate::Invalid => {}
             }

@@ -39,24 +39,24 @@ async fn next(watching: &mut Watching) -> WatchSignal {
     watching.next().await.unwrap().unwrap()
 }
 
-async fn begun(watching: &mut Watching) -> WatchStarted {
-    let WatchSignal::Started(begun) = next(watching).await else { unreachable!("it begins with that") };
-    begun
+async fn started(watching: &mut Watching) -> WatchStarted {
+    let WatchSignal::Started(started) = next(watching).await else { unreachable!("a watch starts with `Started`") };
+    started
 }
 
 /// Returns the revision, the key and the operation of the next entry.
-async fn told(watching: &mut Watching) -> (u64, String, Operation) {
+async fn next_entry(watching: &mut Watching) -> (u64, String, Operation) {
     for _ in 0..100 {
         if let WatchSignal::Entry { entry: found, .. } = next(watching).await {
             return entry(found.revision.get(), found.key.as_str(), found.operation);
         }
     }
-    unreachable!("it tells no entry")
+    unreachable!("the watch delivers no entry")
 }
 
 /// Reads a watch without initial entries until it is ready.
 async fn ready(watching: &mut Watching) {
-    begun(watching).await;
+    started(watching).await;
     assert_eq!(next(watching).await, WatchSignal::Ready);
 }
 
@@ -66,8 +66,8 @@ async fn gone(watching: &mut Watching) {
     assert!(watching.next().await.is_none());
 }
 
-fn alive(upto: u64) -> WatchSignal {
-    WatchSignal::Heartbeat { through: Revision::new(upto) }
+fn alive(through: u64) -> WatchSignal {
+    WatchSignal::Heartbeat { through: Revision::new(through) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,10 +80,10 @@ async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
     write(&bucket, put("early", "v").with_ttl(seconds(2))).await.unwrap();
     // The next heartbeat is not due together with an entry.
     tokio::time::advance(SECOND / 4).await;
-    assert_eq!(told(&mut watching).await, entry(1, "late", Operation::Put));
-    assert_eq!(told(&mut watching).await, entry(2, "early", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(1, "late", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "early", Operation::Put));
     for (revision, key, after) in [(3, "early", 2 * SECOND), (4, "late", 4 * SECOND)] {
-        assert_eq!(told(&mut watching).await, entry(revision, key, Operation::Expired));
+        assert_eq!(next_entry(&mut watching).await, entry(revision, key, Operation::Expired));
         assert_eq!(written.elapsed(), after);
     }
 }
@@ -96,7 +96,7 @@ async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
     let written = Instant::now();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
-    let mut expired = Box::pin(told(&mut watching));
+    let mut expired = Box::pin(next_entry(&mut watching));
     assert!((&mut expired).now_or_never().is_none());
     let mut change = BucketConfig::new("b");
     change.ttl = Some(SECOND / 2);
@@ -118,7 +118,7 @@ async fn silence_is_told_each_second_and_nothing_else_is() {
     }
     tokio::time::advance(SECOND / 2).await;
     write(&bucket, put("k", "w")).await.unwrap();
-    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "k", Operation::Put));
     let start = Instant::now();
     assert_eq!(next(&mut watching).await, alive(2));
     assert_eq!(start.elapsed(), SECOND);
@@ -136,7 +136,7 @@ async fn what_does_not_match_is_no_news_but_is_behind_it() {
         let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
         ready(&mut watching).await;
         let start = Instant::now();
-        // A bell that rings continuously does not delay the heartbeat.
+        // Continuous changes do not delay the heartbeat.
         let writes = async {
             for _ in 0..20 {
                 tokio::time::sleep(SECOND / 10).await;
@@ -163,8 +163,8 @@ async fn a_bucket_that_goes_ends_it_at_once() {
     ready(&mut waiting).await;
     write(&bucket, put("k", "v")).await.unwrap();
     let mut unread = watch(&bucket, StartFrom::Newest);
-    begun(&mut unread).await;
-    assert_eq!(told(&mut waiting).await, entry(1, "k", Operation::Put));
+    started(&mut unread).await;
+    assert_eq!(next_entry(&mut waiting).await, entry(1, "k", Operation::Put));
 
     let start = Instant::now();
     let mut end = Box::pin(gone(&mut waiting));
@@ -193,11 +193,11 @@ async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 
     let mut watching = watch(&bucket, StartFrom::After(Revision::new(7)));
-    let WatchStarted { contiguous, last_revision, created: _ } = begun(&mut watching).await;
+    let WatchStarted { contiguous, last_revision, created: _ } = started(&mut watching).await;
     assert_eq!((contiguous, last_revision.get()), (false, 1));
     assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     write(&bucket, put("k", "w")).await.unwrap();
-    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "k", Operation::Put));
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,8 +207,8 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
         write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
     }
     let mut watching = watch(&bucket, StartFrom::Newest);
-    assert_eq!(begun(&mut watching).await.last_revision.get(), 4);
-    assert_eq!(told(&mut watching).await, entry(1, "k0", Operation::Put));
+    assert_eq!(started(&mut watching).await.last_revision.get(), 4);
+    assert_eq!(next_entry(&mut watching).await, entry(1, "k0", Operation::Put));
     write(&bucket, put("k0", "new")).await.unwrap();
     write(&bucket, put("k1", "new")).await.unwrap();
     write(&bucket, Write::new(key("k2"), WriteKind::Purge)).await.unwrap();
@@ -237,7 +237,7 @@ async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
         (StartFrom::After(Revision::ZERO), &[2, 3, 4, 5]),
     ] {
         let mut watching = watch(&bucket, since);
-        let complete = begun(&mut watching).await.contiguous;
+        let complete = started(&mut watching).await.contiguous;
         assert_eq!(complete, since != StartFrom::After(Revision::ZERO), "{since:?}");
         let mut revisions = Vec::new();
         while let WatchSignal::Entry { entry, .. } = next(&mut watching).await {
@@ -258,14 +258,14 @@ async fn many_entries_are_passed_over_in_steps() {
     {
         let mut state = backend.0.shared().lock();
         let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
-        let look = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
-        assert_eq!([look(0), look(256), look(512), look(768)], [256, 512, 768, 1001]);
+        let reached = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
+        assert_eq!([reached(0), reached(256), reached(512), reached(768)], [256, 512, 768, 1001]);
     }
     let any = Pattern::new().segment::<String>(None, "la", "");
     for patterns in [vec![Pattern::exact(&key("last"))], vec![any, Pattern::exact(&key("last"))]] {
         let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
-        begun(&mut watching).await;
-        assert_eq!(told(&mut watching).await, entry(1001, "last", Operation::Put));
+        started(&mut watching).await;
+        assert_eq!(next_entry(&mut watching).await, entry(1001, "last", Operation::Put));
         assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     }
 }
@@ -286,7 +286,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
     let mut early = watch(&bucket, StartFrom::Newest);
     let mut late = watch(&bucket, StartFrom::Now);
     let mut other = watch_some(&bucket, StartFrom::Now, vec![Pattern::exact(&key("other"))]);
-    begun(&mut early).await;
+    started(&mut early).await;
     ready(&mut late).await;
     ready(&mut other).await;
     write(&bucket, put("k", "1")).await.unwrap();
@@ -297,12 +297,12 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
     write(&bucket, put("other", "1")).await.unwrap();
     // The record expires, and later its limit marker.
     tokio::time::advance(3 * SECOND).await;
-    assert_eq!(told(&mut other).await, entry(7, "other", Operation::Put));
+    assert_eq!(next_entry(&mut other).await, entry(7, "other", Operation::Put));
     // The old record expired before it was listed. The late watch starts after it.
     for (watching, number) in [(&mut late, 1), (&mut early, 2)] {
         let mut changes = Vec::new();
         for _ in 2..=8 {
-            changes.push(told(watching).await);
+            changes.push(next_entry(watching).await);
         }
         let put = |revision| entry(revision, "k", Operation::Put);
         let wanted = [
@@ -334,7 +334,10 @@ async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
     assert_eq!(kept(&backend).0, MAX_ENTRIES);
     let first = writes - 3 - MAX_ENTRIES as u64 + 1;
     for revision in first..=writes {
-        assert_eq!(told(&mut watching).await, entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put));
+        assert_eq!(
+            next_entry(&mut watching).await,
+            entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put)
+        );
     }
     assert_eq!(kept(&backend), (0, 1));
     tokio::time::advance(SECOND - TICK).await;
@@ -360,13 +363,13 @@ async fn a_removal_that_is_dropped_from_the_backlog_unread_ends_the_watch() {
     ready(&mut keeps_up).await;
     write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
     tokio::time::advance(5 * SECOND).await;
-    assert_eq!(told(&mut keeps_up).await, entry(1, "k", Operation::Put));
-    assert_eq!(told(&mut keeps_up).await, entry(2, "k", Operation::Expired));
+    assert_eq!(next_entry(&mut keeps_up).await, entry(1, "k", Operation::Put));
+    assert_eq!(next_entry(&mut keeps_up).await, entry(2, "k", Operation::Expired));
     for _ in 0..MAX_ENTRIES + 2 {
         write(&bucket, put("other", "v")).await.unwrap();
     }
     let error = watching.next().await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
     assert!(watching.next().await.is_none());
-    assert_eq!(told(&mut keeps_up).await.1, "other");
+    assert_eq!(next_entry(&mut keeps_up).await.1, "other");
 }
