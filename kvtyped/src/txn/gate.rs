@@ -1,8 +1,8 @@
 //! The transactions of a bucket in this process, which take turns once they have conflicted.
 //!
 //! A refused batch costs the server as much as an accepted one. Transactions that have conflicted therefore take turns,
-//! and transactions that arrive while others take turns check their reads before they send. A turn only saves work: a
-//! transaction is correct without one. A turn covers the closure, which runs in the caller's task. A holder whose
+//! and transactions that arrive while others take turns check their reads before they send. A pass only saves work: a
+//! transaction is correct without one. A pass covers the closure, which runs in the caller's task. A holder whose
 //! future was woken but is not polled is therefore passed over.
 
 use std::fmt;
@@ -58,7 +58,7 @@ impl ContentionGate {
         self.contended.load(Ordering::Acquire) > 0
     }
 
-    /// Waits for a turn, for half of the remaining time at most: the closure of the holder may wait for this
+    /// Waits for a pass, for half of the remaining time at most: the closure of the holder may wait for this
     /// transaction.
     pub(crate) async fn acquire(self: Arc<Self>, activity: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
         self.contended.fetch_add(1, Ordering::AcqRel);
@@ -68,7 +68,7 @@ impl ContentionGate {
     }
 }
 
-/// A turn, or the wait for one.
+/// A pass, or the wait for one.
 #[derive(Debug)]
 pub(crate) struct GatePass {
     gate: Arc<ContentionGate>,
@@ -84,7 +84,7 @@ impl GatePass {
             if self.try_acquire() {
                 return;
             }
-            // A turn that was offered to an unpolled waiter is found at the next check.
+            // A pass that was offered to an unpolled waiter is found at the next check.
             let _ = timeout(interval, free).await;
             interval = (2 * interval).min(MAX_CHECK_INTERVAL);
         }
@@ -184,7 +184,7 @@ mod tests {
         Deadline::after(Duration::from_secs(60))
     }
 
-    /// A transaction that holds its turn until it is signalled to end.
+    /// A transaction that holds its pass until it is signalled to end.
     fn holds(gate: &Arc<ContentionGate>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
         let activity = Arc::<Activity>::default();
         let (gate, end, own) = (Arc::clone(gate), Arc::clone(end), Arc::clone(&activity));
@@ -197,12 +197,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_waits_keeps_its_turn() {
+    async fn a_holder_that_waits_keeps_its_pass() {
         let (gate, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
         let first = tokio::spawn(holds(&gate, &end));
         tokio::task::yield_now().await;
         let second = holds(&gate, &end);
-        // It waits for half of its time, and then continues without a turn.
+        // It waits for half of its time, and then continues without a pass.
         let second = tokio::spawn(second);
         tokio::time::sleep(Duration::from_secs(29)).await;
         assert!(gate.is_busy() && !second.is_finished());

@@ -184,8 +184,8 @@ impl<T: KvModel> Bucket<T> {
             return if view.read.len() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
         }
         let batch = view.batch();
-        for guard in batch.preconditions.iter().filter(|guard| guard.revision > Revision::ZERO) {
-            self.check_identity(&guard.key, guard.revision, deadline).await?;
+        for precondition in batch.preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
+            self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
         match self.raw(OPERATION)?.commit(batch, deadline).await {
@@ -201,14 +201,14 @@ impl<T: KvModel> Bucket<T> {
 
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
-        let guards = view.read_preconditions();
-        let keys: Vec<_> = guards.iter().map(|guard| guard.key.clone()).collect();
+        let preconditions = view.read_preconditions();
+        let keys: Vec<_> = preconditions.iter().map(|precondition| precondition.key.clone()).collect();
         let found = self.raw(OPERATION)?.read_many(&keys, Read::Leader, deadline).await?;
-        for (guard, entry) in guards.into_iter().zip(found) {
-            let (expected, actual) = (guard.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
+        for (precondition, entry) in preconditions.into_iter().zip(found) {
+            let (expected, actual) = (precondition.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
             if expected != actual {
                 let kind = ErrorKind::Conflict { expected, actual: Some(actual) };
-                return Err(Error::new(kind).with_key(guard.key.as_str()));
+                return Err(Error::new(kind).with_key(precondition.key.as_str()));
             }
         }
         Ok(())

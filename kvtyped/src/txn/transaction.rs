@@ -213,8 +213,8 @@ impl<T: KvModel> Transaction<'_, T> {
         }
         let raw = bucket.raw(OPERATION)?;
         let deadline = bucket.deadline(timeout);
-        let expected = steps.iter().filter_map(StagedWrite::guard).chain(checks.clone());
-        let seen: Vec<_> = expected.filter(|guard| guard.revision > Revision::ZERO).collect();
+        let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
+        let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
         for Precondition { key, revision } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
@@ -301,7 +301,7 @@ impl StagedWrite {
         matches!(self.expected, ExpectedRevision::NoRecord(_))
     }
 
-    fn guard(&self) -> Option<Precondition> {
+    fn precondition(&self) -> Option<Precondition> {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
@@ -313,7 +313,7 @@ impl StagedWrite {
     /// The write, under a fresh operation id.
     fn write(&self) -> Write {
         let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
-        Write { precondition: self.guard(), ..write }
+        Write { precondition: self.precondition(), ..write }
     }
 }
 

@@ -81,9 +81,10 @@ impl BucketState {
             let number = index + 1;
             let framed =
                 |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
-            let guarded = write.precondition.as_ref().map_or_else(|| write.key.clone(), |guard| guard.key.clone());
+            let expected_key =
+                write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
-                true => error.with_key(guarded.as_str()),
+                true => error.with_key(expected_key.as_str()),
                 false => error.with_key(write.key.as_str()),
             })?;
             sizes.push(size);
@@ -119,8 +120,8 @@ impl BucketState {
             let found = format!("bucket `{}` without", self.config.name);
             return Err(Error::unsupported("a bucket with `limit_markers`", found));
         }
-        if let Some(guard) = &write.precondition {
-            limits::check_precondition(guard, self.newest(&guard.key))?;
+        if let Some(precondition) = &write.precondition {
+            limits::check_precondition(precondition, self.newest(&precondition.key))?;
         }
         write.ttl = write.ttl.map(|ttl| self.clamp_to_marker_ttl(ttl));
         Ok(framed(Size::of(write, &self.config.name)))

@@ -26,17 +26,17 @@ pub(crate) struct Size {
 impl Size {
     /// Returns the size of the message of a write.
     pub(crate) fn of(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition: guard, ttl, id } = write;
+        let Write { key, kind, precondition, ttl, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
             WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
             WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
         };
-        if let Some(Precondition { key: guarded, revision }) = guard {
+        if let Some(Precondition { key: expected_key, revision }) = precondition {
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
-            if guarded != key {
-                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, guarded));
+            if expected_key != key {
+                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
             }
         }
         if let Some(ttl) = ttl {
@@ -105,11 +105,11 @@ pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
 }
 
 /// Returns a conflict if a precondition does not hold.
-pub(crate) fn check_precondition(guard: &Precondition, actual: Revision) -> Result<()> {
-    if guard.revision == actual {
+pub(crate) fn check_precondition(precondition: &Precondition, actual: Revision) -> Result<()> {
+    if precondition.revision == actual {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Conflict { expected: guard.revision, actual: Some(actual) }))
+    Err(Error::new(ErrorKind::Conflict { expected: precondition.revision, actual: Some(actual) }))
 }
 
 /// The length of the headers of a message.
