@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn a_batch_that_contradicts_itself_is_refused() {
         let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
         let twice = Batch { writes: vec![write("a"), write("a")], preconditions: Vec::new() };
         assert_eq!(refusal(twice).as_deref(), Some("a"));

@@ -224,10 +224,10 @@ async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
 }
 
 #[test]
-fn a_size_is_that_of_the_message_on_the_wire() {
+fn a_size_is_that_of_the_message() {
     let mut write = put("k", "value");
     write.id = OperationId::from_stored("id");
-    let size = |write: &Write| Size::of(write, "b").message();
+    let size = |write: &Write| Size::of_write(write, "b").message();
     assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
     write.kind = WriteKind::Purge;
     write.ttl = seconds(60);
@@ -236,7 +236,7 @@ fn a_size_is_that_of_the_message_on_the_wire() {
         Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
         Nats-TTL: 60\r\n\r\n";
     assert_eq!(size(&write), wire.len());
-    let record = |storage| Size::of(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
+    let record = |storage| Size::of_write(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
     assert_eq!((record(Storage::Memory), record(Storage::File)), ("$KV.b.k".len() + 16, "$KV.b.k".len() + 34));
     let marker = |seconds| Size::expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
     let wire = "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5m0s\r\nNats-Rollup: sub\r\n\r\n";
@@ -244,7 +244,7 @@ fn a_size_is_that_of_the_message_on_the_wire() {
 }
 
 #[tokio::test]
-async fn a_full_bucket_takes_what_replaces_as_much() {
+async fn a_full_bucket_accepts_a_replacement_of_the_same_size() {
     let bucket = bucket(|config| config.max_bytes = Some(500)).await;
     let small = || put("k", "v");
     write(&bucket, small()).await.unwrap();
@@ -278,7 +278,7 @@ async fn a_full_bucket_with_replicas_takes_nothing() {
 }
 
 #[tokio::test]
-async fn what_needs_a_server_is_refused() {
+async fn settings_that_need_a_server_are_refused() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("copy");
     config.mirror = Some(Source::new("origin"));
@@ -288,7 +288,7 @@ async fn what_needs_a_server_is_refused() {
 }
 
 #[tokio::test]
-async fn a_handle_works_on_whatever_bucket_has_its_name() {
+async fn a_handle_works_on_the_bucket_with_its_name() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
@@ -308,7 +308,7 @@ fn a_backend_needs_no_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_done_after_its_deadline() {
+async fn an_operation_after_its_deadline_changes_nothing() {
     let bucket = bucket(|_| {}).await;
     let deadline = Deadline::after(SECOND);
     tokio::time::advance(SECOND).await;

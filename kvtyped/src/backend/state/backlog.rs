@@ -67,7 +67,7 @@ impl Backlog {
         if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
             return;
         }
-        self.bytes += stored.record;
+        self.bytes += stored.size;
         self.entries.insert(revision, stored);
         if is_last_of_key {
             self.last_of_key.insert(revision);
@@ -109,7 +109,7 @@ impl Backlog {
     /// Drops the oldest entry. Returns its revision, and whether it has no later entry of the same key.
     fn pop(&mut self) -> Option<(Revision, bool)> {
         let (revision, stored) = self.entries.pop_first()?;
-        self.bytes -= stored.record;
+        self.bytes -= stored.size;
         Some((revision, self.last_of_key.remove(&revision)))
     }
 }

@@ -107,7 +107,7 @@ impl BucketState {
 
     /// Checks a write, except for room. Returns the size of its message, which `framed` adjusts in a batch.
     fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
-        let size = framed(Size::of(write, &self.config.name));
+        let size = framed(Size::of_write(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
         self.check_size(size)?;
         if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
@@ -124,7 +124,7 @@ impl BucketState {
             limits::check_precondition(precondition, self.newest(&precondition.key))?;
         }
         write.ttl = write.ttl.map(|ttl| self.clamp_to_marker_ttl(ttl));
-        Ok(framed(Size::of(write, &self.config.name)))
+        Ok(framed(Size::of_write(write, &self.config.name)))
     }
 
     /// Applies a write that passed all checks.
@@ -135,7 +135,7 @@ impl BucketState {
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        self.store(StoredEntry { key, at: now, operation, value, ttl, id: Some(id), record }, changes);
+        self.store(StoredEntry { key, at: now, operation, value, ttl, id: Some(id), size: record }, changes);
     }
 
     /// Removes the entries of a key up to a revision, inclusive.
@@ -182,7 +182,7 @@ impl BucketState {
             self.expirations.insert((at, revision));
         }
         let key = stored.key.clone();
-        self.bytes += stored.record;
+        self.bytes += stored.size;
         self.entries.insert(revision, stored);
         self.keys.entry(key.clone()).or_default().push_back(revision);
         changes.stored.push(revision);
@@ -195,7 +195,7 @@ impl BucketState {
         let Some(stored) = self.entries.remove(&revision) else { return };
         changes.removed.push(revision);
         self.last_removed = self.last_removed.max(revision);
-        self.bytes -= stored.record;
+        self.bytes -= stored.size;
         if let Some(at) = self.expires(&stored) {
             self.expirations.remove(&(at, revision));
         }
@@ -282,7 +282,7 @@ impl BucketState {
     fn replaced(&self, key: &Key) -> Option<u64> {
         let revisions = self.keys.get(key).filter(|_| self.config.replicas.is_none_or(|replicas| replicas == 1))?;
         let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;
-        self.entries.get(oldest).map(|stored| stored.record)
+        self.entries.get(oldest).map(|stored| stored.size)
     }
 
     fn history(&self) -> usize {

@@ -22,7 +22,7 @@ pub(crate) struct StoredEntry {
     pub(crate) ttl: Option<Ttl>,
     pub(crate) id: Option<OperationId>,
     /// The size of the entry, as the store of a server counts it.
-    pub(crate) record: u64,
+    pub(crate) size: u64,
 }
 
 /// Returns the first wanted entry of a range, or else the revision that the search reached.

@@ -56,7 +56,7 @@ impl BucketState {
         let size = Size::expired_marker(lives);
         let record = self.check_limits(size, &key)?;
         let operation = Operation::Expired;
-        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
+        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, size: record })
     }
 
     /// Returns the expiry time of an entry.

@@ -25,7 +25,7 @@ pub(crate) struct Size {
 
 impl Size {
     /// Returns the size of the message of a write.
-    pub(crate) fn of(write: &Write, bucket: &str) -> Self {
+    pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
         let Write { key, kind, precondition, ttl, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {

@@ -60,18 +60,18 @@ async fn ready(watching: &mut Watching) {
     assert_eq!(next(watching).await, WatchSignal::Ready);
 }
 
-async fn gone(watching: &mut Watching) {
+async fn expect_not_found(watching: &mut Watching) {
     let error = watching.next().await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
     assert!(watching.next().await.is_none());
 }
 
-fn alive(through: u64) -> WatchSignal {
+fn heartbeat(through: u64) -> WatchSignal {
     WatchSignal::Heartbeat { through: Revision::new(through) }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
+async fn an_expiry_is_delivered_on_time_without_other_operations() {
     let bucket = bucket(|_| {}).await;
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
@@ -89,7 +89,7 @@ async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
+async fn an_expiry_that_an_update_advances_is_delivered_on_time() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
@@ -106,30 +106,30 @@ async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_told_each_second_and_nothing_else_is() {
+async fn an_idle_watch_sends_one_heartbeat_each_second() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("k", "v")).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
     for round in 1..=3 {
-        assert_eq!(next(&mut watching).await, alive(1));
+        assert_eq!(next(&mut watching).await, heartbeat(1));
         assert_eq!(start.elapsed(), round * SECOND);
     }
     tokio::time::advance(SECOND / 2).await;
     write(&bucket, put("k", "w")).await.unwrap();
     assert_eq!(next_entry(&mut watching).await, entry(2, "k", Operation::Put));
     let start = Instant::now();
-    assert_eq!(next(&mut watching).await, alive(2));
+    assert_eq!(next(&mut watching).await, heartbeat(2));
     assert_eq!(start.elapsed(), SECOND);
     // A late reader gets one heartbeat.
     tokio::time::advance(10 * SECOND).await;
-    assert_eq!(next(&mut watching).await, alive(2));
+    assert_eq!(next(&mut watching).await, heartbeat(2));
     assert!(next(&mut watching).now_or_never().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_match_is_no_news_but_is_behind_it() {
+async fn a_heartbeat_passes_entries_that_do_not_match() {
     let bucket = bucket(|_| {}).await;
     for patterns in [vec![], vec![Pattern::exact(&key("other"))]] {
         let before = bucket.status(soon()).await.unwrap().last_revision.get();
@@ -143,20 +143,20 @@ async fn what_does_not_match_is_no_news_but_is_behind_it() {
                 write(&bucket, put("k", "v")).await.unwrap();
             }
         };
-        let (alive_at, ()) = tokio::join!(
+        let (heartbeat_at, ()) = tokio::join!(
             async {
                 let signal = next(&mut watching).await;
-                assert!(signal == alive(before + 9) || signal == alive(before + 10), "{signal:?}");
+                assert!(signal == heartbeat(before + 9) || signal == heartbeat(before + 10), "{signal:?}");
                 start.elapsed()
             },
             writes
         );
-        assert_eq!(alive_at, SECOND);
+        assert_eq!(heartbeat_at, SECOND);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bucket_that_goes_ends_it_at_once() {
+async fn a_deleted_bucket_ends_its_watches_at_once() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut waiting = watch(&bucket, StartFrom::Now);
@@ -167,23 +167,23 @@ async fn a_bucket_that_goes_ends_it_at_once() {
     assert_eq!(next_entry(&mut waiting).await, entry(1, "k", Operation::Put));
 
     let start = Instant::now();
-    let mut end = Box::pin(gone(&mut waiting));
+    let mut end = Box::pin(expect_not_found(&mut waiting));
     assert!((&mut end).now_or_never().is_none());
     assert!(backend.delete("b", soon()).await.unwrap());
     end.await;
-    gone(&mut unread).await;
-    gone(&mut watch(&bucket, StartFrom::Newest)).await;
+    expect_not_found(&mut unread).await;
+    expect_not_found(&mut watch(&bucket, StartFrom::Newest)).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
+async fn a_new_bucket_of_the_name_ends_the_watch() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
-    let mut end = Box::pin(gone(&mut watching));
+    let mut end = Box::pin(expect_not_found(&mut watching));
     assert!((&mut end).now_or_never().is_none());
     backend.delete("b", soon()).await.unwrap();
     // The new bucket has the same creation time on the clock, so that nothing else distinguishes them.
@@ -201,7 +201,7 @@ async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_overwritten_while_it_is_listed_is_news() {
+async fn an_entry_overwritten_during_the_listing_is_a_change() {
     let bucket = bucket(|config| config.history = Some(2)).await;
     for number in 0..4 {
         write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
@@ -224,7 +224,7 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
+async fn only_the_history_delivers_an_older_entry_of_a_key() {
     let bucket = bucket(|config| config.history = Some(3)).await;
     for on in ["a", "b", "a", "a", "a"] {
         write(&bucket, put(on, "v")).await.unwrap();
@@ -248,7 +248,7 @@ async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_entries_are_passed_over_in_steps() {
+async fn many_entries_are_examined_in_steps() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     for number in 0..1000 {
@@ -317,7 +317,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
         assert_eq!(changes, wanted, "watch {number}");
     }
     assert_eq!(kept(&backend), (1, 3), "only the watch of another key has not passed the marker");
-    assert_eq!(next(&mut other).await, alive(8));
+    assert_eq!(next(&mut other).await, heartbeat(8));
     assert_eq!(kept(&backend), (0, 3), "an entry that every watch has read is released");
 }
 
