@@ -4,7 +4,7 @@
 //! preconditions, delete markers, history, expiry and limits match a server, including its count of bytes.
 //!
 //! The differences, because there is one process and one copy:
-//! * Every read is fresh, regardless of [`Read`].
+//! * Every read is fresh, regardless of [`Read`](super::Read).
 //! * `placement`, `compression`, `republish`, `metadata` and `description` are stored and returned, but have no effect.
 //!   Neither has `replicas`, except that a full bucket with several replicas refuses more writes, as a server does.
 //!   `mirror` and `sources` are refused.

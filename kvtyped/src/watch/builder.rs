@@ -62,6 +62,11 @@ impl<T: KvModel> ReadBucket<T> {
     /// # Cancel safety
     ///
     /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
+    ///
+    /// [`Event::Ready`]: super::Event::Ready
+    /// [`Event::Resync`]: super::Event::Resync
+    /// [`Event::Removed`]: super::Event::Removed
+    /// [`Event::Undecodable`]: super::Event::Undecodable
     pub fn watch(&self, filter: impl Into<Filter<T>>) -> Watch<'_, T> {
         Watch {
             bucket: self,
@@ -111,7 +116,7 @@ impl<T: KvModel> Watch<'_, T> {
         self
     }
 
-    /// Omits the values: a live record is an [`Event::HeadersOnly`].
+    /// Omits the values: a live record is an [`Event::HeadersOnly`](super::Event::HeadersOnly).
     pub fn headers_only(mut self) -> Self {
         self.headers_only = true;
         self

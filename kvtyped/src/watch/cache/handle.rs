@@ -19,7 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// A local copy of some records; see [`ReadBucket::cache`]. Clones are cheap and share the cache.
+/// A local copy of some records; see [`ReadBucket::cache`](crate::ReadBucket::cache). Clones are cheap and share the
+/// cache.
 pub struct Cache<T: KvModel> {
     inner: Arc<CacheInner<T>>,
 }

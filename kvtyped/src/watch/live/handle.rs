@@ -12,8 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// The current value of one key; see [`ReadBucket::live`]. Cheap to clone. Each clone tracks its own
-/// [`changed`](Self::changed).
+/// The current value of one key; see [`ReadBucket::live`](crate::ReadBucket::live). Cheap to clone. Each clone tracks
+/// its own [`changed`](Self::changed).
 pub struct Live<T: KvModel> {
     inner: Arc<LiveInner<T>>,
     /// The version that this handle loaded last.
