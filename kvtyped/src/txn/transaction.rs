@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
 use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
@@ -213,8 +213,8 @@ impl<T: KvModel> Transaction<'_, T> {
         }
         let raw = bucket.raw(OPERATION)?;
         let deadline = bucket.deadline(timeout);
-        let expected = steps.iter().filter_map(StagedWrite::guard).chain(checks.clone());
-        let seen: Vec<_> = expected.filter(|guard| guard.revision > Revision::ZERO).collect();
+        let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
+        let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
         for Precondition { key, revision } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
@@ -240,17 +240,17 @@ impl<T: KvModel> Transaction<'_, T> {
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
-            let mut learned = false;
+            let mut is_updated = false;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
                 if entry.is_some_and(|entry| !entry.is_removed()) {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }
-                learned |= step.expected != ExpectedRevision::NoRecord(revision);
+                is_updated |= step.expected != ExpectedRevision::NoRecord(revision);
                 step.expected = ExpectedRevision::NoRecord(revision);
             }
-            if !learned || !backoff.pause(deadline).await {
+            if !is_updated || !backoff.pause(deadline).await {
                 return Err(conflict);
             }
         }
@@ -291,7 +291,9 @@ impl<T: KvModel> Transaction<'_, T> {
 }
 
 fn option_without_write(option: &str) -> Error {
-    Error::new(ErrorKind::InvalidBatch { reason: format!("`.{option}` stands behind the write that it is about") })
+    Error::new(ErrorKind::InvalidBatch {
+        reason: format!("`.{option}` applies to the write before it, and there is none; call it after a write"),
+    })
 }
 
 impl StagedWrite {
@@ -299,7 +301,7 @@ impl StagedWrite {
         matches!(self.expected, ExpectedRevision::NoRecord(_))
     }
 
-    fn guard(&self) -> Option<Precondition> {
+    fn precondition(&self) -> Option<Precondition> {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
@@ -311,7 +313,7 @@ impl StagedWrite {
     /// The write, under a fresh operation id.
     fn write(&self) -> Write {
         let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
-        Write { precondition: self.guard(), ..write }
+        Write { precondition: self.precondition(), ..write }
     }
 }
 

@@ -211,7 +211,9 @@ impl WatchSession {
                     if self.consumer.may_be_stalled().await && !self.has_nothing_to_come().await? => {}
                 ConsumerEvent::Idle(upto) => {
                     if self.listing.on_idle(upto) >= STALL_TIMEOUT {
-                        return Err(self.close_session("the server that delivers is behind, and stays so").await);
+                        return Err(self
+                            .close_session("the replica that serves the watch does not catch up with the bucket")
+                            .await);
                     }
                     self.caught_up();
                     self.upto = self.upto.max(upto);

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use papaya::HashMap;
 
-use super::cache::CacheChange;
-use super::keeper::RecordMap;
+use super::change::{CacheChange, RecordMap};
 use crate::bucket::Entry;
 use crate::model::KvModel;
 
-/// A secondary index of a cache: its records by a computed value; see [`Cache::index_by`](super::Cache::index_by).
+/// A secondary index of a cache: its records by a computed value; see [`Cache::index_by`](crate::watch::Cache::index_by).
 pub struct CacheIndex<K, T: KvModel> {
     groups: Arc<Groups<K, T>>,
 }
@@ -50,7 +49,7 @@ impl<K, T: KvModel> fmt::Debug for CacheIndex<K, T> {
 }
 
 /// All indexes of a cache.
-pub(super) struct CacheIndexes<T: KvModel> {
+pub(crate) struct CacheIndexes<T: KvModel> {
     all: Vec<Box<dyn MaintainIndex<T>>>,
 }
 
@@ -61,7 +60,7 @@ impl<T: KvModel> Default for CacheIndexes<T> {
 }
 
 impl<T: KvModel> CacheIndexes<T> {
-    pub(super) fn add<K, F>(&mut self, by: F, records: &RecordMap<T>) -> CacheIndex<K, T>
+    pub(crate) fn add<K, F>(&mut self, by: F, records: &RecordMap<T>) -> CacheIndex<K, T>
     where
         K: Eq + Hash + Clone + Send + Sync + 'static,
         F: Fn(&T) -> K + Send + Sync + 'static,
@@ -73,14 +72,14 @@ impl<T: KvModel> CacheIndexes<T> {
         CacheIndex { groups }
     }
 
-    pub(super) fn apply(&mut self, change: &CacheChange<T>) {
+    pub(crate) fn apply(&mut self, change: &CacheChange<T>) {
         self.all.retain(|index| index.is_used());
         for index in &self.all {
             index.apply(change);
         }
     }
 
-    pub(super) fn rebuild(&mut self, records: &RecordMap<T>) {
+    pub(crate) fn rebuild(&mut self, records: &RecordMap<T>) {
         self.all.retain(|index| index.is_used());
         for index in &self.all {
             index.rebuild(records);

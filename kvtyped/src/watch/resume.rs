@@ -1,4 +1,4 @@
-//! The recovery of a watch: a watch continues over many sessions, and resumes or resyncs when one of them ends.
+//! A watch that continues over many sessions, and resumes or resyncs when one of them ends.
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, Stream};
 
-use crate::backend::{Backoff, Delivered, RawBucket, RawEntry, StartFrom, WatchRequest, WatchSignal, WatchStarted};
+use super::update::WatchUpdate;
+use crate::backend::{Backoff, Delivered, RawBucket, StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;
 use crate::revision::Revision;
@@ -15,31 +16,13 @@ use crate::revision::Revision;
 /// The reader gets [`WatchUpdate::Lagging`] once this many entries are pending after a delivery.
 const LAG_THRESHOLD: u64 = 1_000;
 
-/// An item of a watch. It does not depend on the sessions of the watch.
-#[derive(Debug)]
-pub(super) enum WatchUpdate {
-    /// An entry, and the number of matching entries that are pending after it.
-    Entry(RawEntry, u64),
-    /// All current entries were delivered.
-    Ready,
-    /// Delivered entries may have been removed without an item. All current entries follow, and then `Ready`.
-    Resync,
-    /// The number of entries that are pending for the reader.
-    Lagging(u64),
-    /// A heartbeat: everything up to this revision was delivered.
-    Alive(Revision),
-    /// The session was lost for this reason, and another one is tried. Reported once until the watch has caught up
-    /// (`Alive`, `Ready`).
-    Interrupted(Error),
-}
-
 /// The keys and the start position of a watch.
 #[derive(Debug, Clone)]
-pub(super) struct WatchSpec {
-    pub(super) patterns: Patterns,
-    pub(super) since: StartFrom,
-    pub(super) headers_only: bool,
-    pub(super) patience: Duration,
+pub(crate) struct WatchSpec {
+    pub(crate) patterns: Patterns,
+    pub(crate) since: StartFrom,
+    pub(crate) headers_only: bool,
+    pub(crate) idle_timeout: Duration,
 }
 
 type SignalStream = BoxStream<'static, Result<WatchSignal>>;
@@ -60,9 +43,9 @@ enum ResumeState {
 }
 
 /// A watch that continues over several sessions.
-pub(super) struct ResumingWatch {
+pub(crate) struct ResumingWatch {
     raw: Arc<dyn RawBucket>,
-    plan: WatchSpec,
+    spec: WatchSpec,
     state: ResumeState,
     backoff: Backoff,
     /// The creation time of the bucket, and its highest known revision.
@@ -91,11 +74,11 @@ impl ResumingWatch {
     /// # Errors
     ///
     /// Returns the error of the first session if it does not start.
-    pub(super) async fn begin(raw: Arc<dyn RawBucket>, plan: WatchSpec) -> Result<Self> {
-        let state = ResumeState::Connecting(plan.since);
-        let mut recovery = Self {
+    pub(crate) async fn start(raw: Arc<dyn RawBucket>, spec: WatchSpec) -> Result<Self> {
+        let state = ResumeState::Connecting(spec.since);
+        let mut watch = Self {
             raw,
-            plan,
+            spec,
             state,
             backoff: Backoff::outage(),
             bucket: None,
@@ -110,35 +93,35 @@ impl ResumingWatch {
             lagging: false,
             queued: None,
         };
-        recovery.start_session(recovery.plan.since).await?;
+        watch.start_session(watch.spec.since).await?;
         // If the bucket has not reached the start revision, that is a revision of another bucket.
-        recovery.queued = std::mem::take(&mut recovery.resync).then_some(WatchUpdate::Resync);
-        Ok(recovery)
+        watch.queued = std::mem::take(&mut watch.resync).then_some(WatchUpdate::Resync);
+        Ok(watch)
     }
 
     /// Returns the items of the watch. An error with a key replaces one entry.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<WatchUpdate>> + Send {
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<WatchUpdate>> + Send {
         // Boxed, because it moves with each item.
-        stream::unfold(Box::new(self), |mut recovery| async move {
-            let news = recovery.next().await?;
-            Some((news, recovery))
+        stream::unfold(Box::new(self), |mut watch| async move {
+            let update = watch.next().await?;
+            Some((update, watch))
         })
     }
 
     async fn next(&mut self) -> Option<Result<WatchUpdate>> {
-        if let Some(news) = self.queued.take() {
-            return Some(Ok(news));
+        if let Some(update) = self.queued.take() {
+            return Some(Ok(update));
         }
         loop {
-            if let Some(news) = self.step().await {
-                return news;
+            if let Some(update) = self.step().await {
+                return update;
             }
         }
     }
 
     /// Performs one step. Returns the next item, if any. `Some(None)` is the end of the watch.
     async fn step(&mut self) -> Option<Option<Result<WatchUpdate>>> {
-        let heard = match &mut self.state {
+        let signal = match &mut self.state {
             ResumeState::Closed => return Some(None),
             ResumeState::Connecting(since) => {
                 let since = *since;
@@ -148,28 +131,27 @@ impl ResumingWatch {
                     Err(error) => self.on_session_lost(error).await,
                 };
             }
-            ResumeState::Listing(sitting, _) | ResumeState::Watching(sitting) => sitting.next().await,
+            ResumeState::Listing(signals, _) | ResumeState::Watching(signals) => signals.next().await,
         };
-        match heard {
-            Some(Ok(signal)) => self.on_signal(signal).map(|news| Some(Ok(news))),
+        match signal {
+            Some(Ok(signal)) => self.on_signal(signal).map(|update| Some(Ok(update))),
             Some(Err(error)) if error.key().is_some() => Some(Some(Err(error))),
             Some(Err(error)) => self.on_session_lost(error).await,
-            None => self.on_session_lost(Error::unavailable("the watch was ended")).await,
+            None => self.on_session_lost(Error::unavailable("the watch session ended")).await,
         }
     }
 
     /// Starts a session. If the bucket is another one, or entries are missing, the session lists the bucket again.
     async fn start_session(&mut self, since: StartFrom) -> Result<()> {
-        let WatchSpec { patterns, headers_only, patience, .. } = self.plan.clone();
+        let WatchSpec { patterns, headers_only, idle_timeout, .. } = self.spec.clone();
         let delivered = self.delivered.clone();
-        let mut sitting =
-            self.raw.watch(WatchRequest { patterns, since, headers_only, idle_timeout: patience, delivered });
-        let begun = match sitting.next().await {
-            Some(Ok(WatchSignal::Started(begun))) => begun,
+        let mut signals = self.raw.watch(WatchRequest { patterns, since, headers_only, idle_timeout, delivered });
+        let started = match signals.next().await {
+            Some(Ok(WatchSignal::Started(started))) => started,
             Some(Err(error)) => return Err(error),
-            _ => return Err(Error::unavailable("a watch did not begin")),
+            _ => return Err(Error::unavailable("the watch session did not start")),
         };
-        let WatchStarted { created, last_revision, contiguous: complete } = begun;
+        let WatchStarted { created, last_revision, contiguous } = started;
         let first = self.bucket.is_none();
         let another = self.bucket.is_some_and(|(made, highest)| made != created || last_revision < highest);
         self.bucket = Some((created, last_revision));
@@ -177,7 +159,7 @@ impl ResumingWatch {
             self.furthest = Revision::ZERO;
         }
         if let StartFrom::After(revision) = since
-            && (another || (!first && !complete) || revision > last_revision)
+            && (another || (!first && !contiguous) || revision > last_revision)
         {
             // The delivered entries do not match the bucket, so the next session lists it from the start.
             self.resync = true;
@@ -192,32 +174,32 @@ impl ResumingWatch {
             StartFrom::After(revision) => revision,
             StartFrom::Newest | StartFrom::History => Revision::ZERO,
         };
-        self.state = ResumeState::Listing(sitting, since);
+        self.state = ResumeState::Listing(signals, since);
         Ok(())
     }
 
     /// Returns the start position of a session that lists the bucket.
     fn listing(&self) -> StartFrom {
-        if self.plan.since == StartFrom::History { StartFrom::History } else { StartFrom::Newest }
+        if self.spec.since == StartFrom::History { StartFrom::History } else { StartFrom::Newest }
     }
 
     fn on_signal(&mut self, signal: WatchSignal) -> Option<WatchUpdate> {
         match signal {
             WatchSignal::Started(_) => None,
-            WatchSignal::Entry { entry, pending: behind } => {
+            WatchSignal::Entry { entry, pending } => {
                 self.reached(entry.revision);
                 self.progressed();
                 self.emitted_any = true;
-                let was_lagging = std::mem::replace(&mut self.lagging, behind >= LAG_THRESHOLD);
+                let was_lagging = std::mem::replace(&mut self.lagging, pending >= LAG_THRESHOLD);
                 if self.lagging && !was_lagging && matches!(self.state, ResumeState::Watching(_)) {
-                    self.queued = Some(WatchUpdate::Entry(entry, behind));
-                    return Some(WatchUpdate::Lagging(behind));
+                    self.queued = Some(WatchUpdate::Entry(entry, pending));
+                    return Some(WatchUpdate::Lagging(pending));
                 }
-                Some(WatchUpdate::Entry(entry, behind))
+                Some(WatchUpdate::Entry(entry, pending))
             }
             WatchSignal::Ready => {
                 self.state = match std::mem::replace(&mut self.state, ResumeState::Closed) {
-                    ResumeState::Listing(sitting, _) | ResumeState::Watching(sitting) => ResumeState::Watching(sitting),
+                    ResumeState::Listing(signals, _) | ResumeState::Watching(signals) => ResumeState::Watching(signals),
                     other => other,
                 };
                 if let Some((_, revision)) = self.bucket {
@@ -237,8 +219,8 @@ impl ResumingWatch {
                 self.state = ResumeState::Connecting(self.listing());
                 None
             }
-            WatchSignal::Heartbeat { through: upto } => {
-                self.reached(upto);
+            WatchSignal::Heartbeat { through } => {
+                self.reached(through);
                 let is_live = matches!(self.state, ResumeState::Watching(_));
                 if is_live {
                     self.caught_up();
@@ -272,7 +254,7 @@ impl ResumingWatch {
     /// Handles a session that ended or did not start. Chooses the next start position, and returns what the reader
     /// gets.
     async fn on_session_lost(&mut self, error: Error) -> Option<Option<Result<WatchUpdate>>> {
-        tracing::debug!(bucket = self.raw.config().name, %error, "a watch lost its sitting");
+        tracing::debug!(bucket = self.raw.config().name, %error, "a watch session ended; the watch starts the next one");
         let state = std::mem::replace(&mut self.state, ResumeState::Closed);
         let next = match state {
             ResumeState::Connecting(since) => since,

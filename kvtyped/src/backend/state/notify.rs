@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Notifies its listeners of changes. When the bucket drops the bell, the listeners see that the bucket is gone.
+/// Notifies its listeners of changes. When the bucket drops the notifier, the listeners see that the bucket is gone.
 ///
 /// Listeners wake in the order of their registration, so that a simulation is reproducible from its seed. Tokio's
 /// `watch` wakes its receivers in a random order.
 #[derive(Debug, Default)]
-pub(super) struct ChangeNotifier(Arc<Inner>);
+pub(crate) struct ChangeNotifier(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -19,21 +19,21 @@ struct Inner {
     gone: AtomicBool,
 }
 
-/// A subscription to a bell.
+/// A subscription to the changes of a bucket.
 #[derive(Debug, Clone)]
-pub(super) struct ChangeSubscription(Arc<Inner>);
+pub(crate) struct ChangeSubscription(Arc<Inner>);
 
 impl ChangeNotifier {
-    pub(super) fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.0.notify.notify_waiters();
     }
 
-    pub(super) fn subscribe(&self) -> ChangeSubscription {
+    pub(crate) fn subscribe(&self) -> ChangeSubscription {
         ChangeSubscription(Arc::clone(&self.0))
     }
 
     #[cfg(test)]
-    pub(super) fn listeners(&self) -> usize {
+    pub(crate) fn listeners(&self) -> usize {
         Arc::strong_count(&self.0) - 1
     }
 }
@@ -46,13 +46,13 @@ impl Drop for ChangeNotifier {
 }
 
 impl ChangeSubscription {
-    /// Completes at the next ring after this call, not after the first poll.
-    pub(super) fn changed(&self) -> Notified<'_> {
+    /// Completes at the next change after this call, not after the first poll.
+    pub(crate) fn changed(&self) -> Notified<'_> {
         self.0.notify.notified()
     }
 
-    /// Whether the bell, and thus the bucket, was dropped.
-    pub(super) fn is_closed(&self) -> bool {
+    /// Whether the notifier, and thus the bucket, was dropped.
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.gone.load(Ordering::Acquire)
     }
 }

@@ -8,17 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::bucket::StoredEntry;
-use super::watch::first;
+use super::entry::{StoredEntry, first_wanted};
 use crate::revision::Revision;
 
 /// The bounds of a backlog: entries and bytes.
-pub(super) const MAX_ENTRIES: usize = 8_192;
-pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub(crate) const MAX_ENTRIES: usize = 8_192;
+pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The removed entries of a bucket that some attached watch has not read.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(crate) struct Backlog {
     entries: BTreeMap<Revision, StoredEntry>,
     /// The size of all entries, counted as a server counts stored messages.
     bytes: u64,
@@ -33,14 +32,14 @@ pub(super) struct Backlog {
 
 /// The position of an attached watch.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     id: u64,
     position: Revision,
 }
 
 impl Backlog {
     /// Attaches a watch that wants every change after this revision.
-    pub(super) fn attach(&mut self, position: Revision) -> Reader {
+    pub(crate) fn attach(&mut self, position: Revision) -> Reader {
         self.attached += 1;
         let id = self.attached;
         self.positions.insert((position, id));
@@ -48,13 +47,13 @@ impl Backlog {
     }
 
     /// Detaches a watch.
-    pub(super) fn detach(&mut self, reader: &Reader) {
+    pub(crate) fn detach(&mut self, reader: &Reader) {
         self.positions.remove(&(reader.position, reader.id));
         self.release();
     }
 
     /// Records that a watch has read up to this revision.
-    pub(super) fn read(&mut self, reader: &mut Reader, position: Revision) {
+    pub(crate) fn read(&mut self, reader: &mut Reader, position: Revision) {
         if position > reader.position {
             self.positions.remove(&(reader.position, reader.id));
             reader.position = position;
@@ -64,11 +63,11 @@ impl Backlog {
     }
 
     /// Keeps an entry that leaves the bucket if a watch has not read it yet.
-    pub(super) fn keep(&mut self, revision: Revision, stored: StoredEntry, is_last_of_key: bool) {
+    pub(crate) fn keep(&mut self, revision: Revision, stored: StoredEntry, is_last_of_key: bool) {
         if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
             return;
         }
-        self.bytes += stored.record;
+        self.bytes += stored.size;
         self.entries.insert(revision, stored);
         if is_last_of_key {
             self.last_of_key.insert(revision);
@@ -81,21 +80,21 @@ impl Backlog {
     }
 
     /// Whether a watch that has read up to this revision missed an entry that has no later entry of the same key.
-    pub(super) fn is_lost_after(&self, position: Revision) -> bool {
+    pub(crate) fn is_lost_after(&self, position: Revision) -> bool {
         position < self.lost
     }
 
     /// Returns the first wanted entry after `after` and up to `until`, or else the revision that the search reached.
-    pub(super) fn next(
+    pub(crate) fn next(
         &self,
         after: Revision,
         until: Revision,
         wanted: &impl Fn(Revision, &StoredEntry) -> bool,
     ) -> (Revision, Option<&StoredEntry>) {
-        first(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
+        first_wanted(self.entries.range((Bound::Excluded(after), Bound::Included(until))), until, wanted)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -110,7 +109,7 @@ impl Backlog {
     /// Drops the oldest entry. Returns its revision, and whether it has no later entry of the same key.
     fn pop(&mut self) -> Option<(Revision, bool)> {
         let (revision, stored) = self.entries.pop_first()?;
-        self.bytes -= stored.record;
+        self.bytes -= stored.size;
         Some((revision, self.last_of_key.remove(&revision)))
     }
 }

@@ -1,23 +1,17 @@
-//! Expiry of records in buckets whose server writes no markers: buckets with `max_bytes`, servers before 2.11, and
-//! streams of other clients.
+//! The records that can expire, and the server's clock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream;
-use futures::{FutureExt, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::UpdateStream;
-use super::recover::WatchUpdate;
-use crate::backend::{BucketStatus, Deadline, Operation, RawBucket, RawEntry};
-use crate::error::Result;
+use crate::backend::{BucketStatus, Operation, RawEntry};
+use crate::config::BucketConfig;
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
+use crate::watch::update::WatchUpdate;
 
 /// How old the last reading of the server's clock may be when a record is evicted. If the clock was set back since, the
 /// eviction could be premature.
@@ -28,32 +22,6 @@ const REFRESH: Duration = Duration::from_secs(60);
 
 /// The pause after a failed first reading.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The time limit of one reading.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// Adds expiries that the server does not announce to the items of a watch.
-///
-/// The due time of a record is its creation time plus its TTL, both from the server. It is compared with an estimate of
-/// the server's clock: the time in its last reply plus the time since that reply arrived. The estimate is never ahead
-/// of the clock. An eviction has the revision of the expired record. If the server writes markers, nothing is tracked.
-///
-/// A due record may have been written again, and the reader may be slow, so pending items of the watch come first. In a
-/// watch that always has pending items, a record is evicted if it was due at the server's last reply, and once every
-/// item up to that reply was delivered.
-pub(super) fn expire(news: UpdateStream, raw: Arc<dyn RawBucket>) -> UpdateStream {
-    let expiry = Expiry::new(news, raw);
-    // Without a rule no record is tracked, so the rule is never read again.
-    if expiry.rule.is_none() {
-        return expiry.news;
-    }
-    // Boxed, because it moves with each item.
-    stream::unfold(Box::new(expiry), |mut expiry| async move {
-        let news = expiry.next().await?;
-        Some((news, expiry))
-    })
-    .boxed()
-}
 
 /// The rule for the expiry of records without a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +52,7 @@ struct Clock {
 
 impl Rule {
     /// The rule of a bucket. `None` if the server writes markers.
-    fn of(status: &BucketStatus) -> Option<Self> {
+    fn of_bucket(status: &BucketStatus) -> Option<Self> {
         let config = &status.config;
         let own = status.entry_ttl && config.history == Some(1);
         config.limit_markers.is_none().then_some(Self { bucket: config.ttl, own })
@@ -101,9 +69,8 @@ impl Rule {
     }
 }
 
-struct Expiry {
-    news: UpdateStream,
-    raw: Arc<dyn RawBucket>,
+/// The records of a watch that can expire. Its methods take the current time as an argument.
+pub(super) struct ExpiryTracker {
     /// `None` if the server announces expiries.
     rule: Option<Rule>,
     tracked: HashMap<Key, Tracked>,
@@ -114,60 +81,26 @@ struct Expiry {
     /// Everything up to this revision was delivered.
     position: Revision,
     /// When the server was last asked, with or without success.
-    looked: Option<Instant>,
-    look: Option<BoxFuture<'static, Result<BucketStatus>>>,
+    asked: Option<Instant>,
 }
 
-impl Expiry {
-    fn new(news: UpdateStream, raw: Arc<dyn RawBucket>) -> Self {
-        let config = raw.config();
+impl ExpiryTracker {
+    /// Creates a tracker for a bucket with these settings.
+    pub(super) fn new(config: &BucketConfig) -> Self {
         // The first reading of the clock also reports whether single records can expire.
         let rule = config.limit_markers.is_none().then_some(Rule { bucket: config.ttl, own: false });
         let (tracked, due) = (HashMap::new(), BTreeMap::new());
-        Self { news, raw, rule, tracked, due, clock: None, position: Revision::ZERO, looked: None, look: None }
+        Self { rule, tracked, due, clock: None, position: Revision::ZERO, asked: None }
     }
 
-    async fn next(&mut self) -> Option<Result<WatchUpdate>> {
-        loop {
-            if let Some(expired) = self.evict_sure() {
-                return Some(Ok(WatchUpdate::Entry(expired, 0)));
-            }
-            if self.needs_look() {
-                let raw = Arc::clone(&self.raw);
-                self.look = Some(Box::pin(async move { raw.status(Deadline::after(LOOK)).await }));
-            }
-            if self.look.is_none() {
-                if let Some(news) = self.news.next().now_or_never() {
-                    return self.tell(news?);
-                }
-                if let Some(expired) = self.evict() {
-                    return Some(Ok(WatchUpdate::Entry(expired, 0)));
-                }
-            }
-            let wake = self.wake();
-            tokio::select! {
-                biased;
-                status = async { Some(self.look.as_mut()?.await) }, if self.look.is_some() => {
-                    self.look = None;
-                    self.learn(status);
-                }
-                news = self.news.next() => return self.tell(news?),
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-            }
-        }
-    }
-
-    /// Tracks an item of the watch, and returns it.
-    fn tell(&mut self, news: Result<WatchUpdate>) -> Option<Result<WatchUpdate>> {
-        if let Ok(news) = &news {
-            self.track(news);
-        }
-        Some(news)
+    /// Whether records expire without a marker.
+    pub(super) fn has_rule(&self) -> bool {
+        self.rule.is_some()
     }
 
     /// Tracks the records of the watch.
-    fn track(&mut self, news: &WatchUpdate) {
-        match news {
+    pub(super) fn track(&mut self, update: &WatchUpdate) {
+        match update {
             WatchUpdate::Entry(entry, _) => {
                 self.position = self.position.max(entry.revision);
                 self.forget(&entry.key);
@@ -185,9 +118,9 @@ impl Expiry {
                 self.tracked.clear();
                 self.due.clear();
                 // The bucket may have been recreated with other settings.
-                (self.clock, self.looked, self.position) = (None, None, Revision::ZERO);
+                (self.clock, self.asked, self.position) = (None, None, Revision::ZERO);
             }
-            WatchUpdate::Alive(upto) => self.position = self.position.max(*upto),
+            WatchUpdate::Alive(through) => self.position = self.position.max(*through),
             WatchUpdate::Ready | WatchUpdate::Lagging(_) | WatchUpdate::Interrupted(_) => {}
         }
     }
@@ -203,13 +136,13 @@ impl Expiry {
     }
 
     /// The estimated time of the server, which may be slightly behind.
-    fn now(&self) -> Option<SystemTime> {
+    fn server_time(&self, now: Instant) -> Option<SystemTime> {
         let Clock { time, arrived, .. } = self.clock?;
-        time.checked_add(arrived.elapsed())
+        time.checked_add(now.saturating_duration_since(arrived))
     }
 
     /// Removes the next record that was due when the server replied, if everything up to then was delivered.
-    fn evict_sure(&mut self) -> Option<RawEntry> {
+    pub(super) fn evict_sure(&mut self) -> Option<RawEntry> {
         let ((due, _), _) = self.due.first_key_value()?;
         let clock = self.clock?;
         if clock.time < *due || self.position < clock.last { None } else { self.evict_next() }
@@ -217,9 +150,9 @@ impl Expiry {
 
     /// Removes the next expired record, when the watch has no pending items. Returns `None` if no record has expired,
     /// or if the server's clock must be read first.
-    fn evict(&mut self) -> Option<RawEntry> {
+    pub(super) fn evict(&mut self, now: Instant) -> Option<RawEntry> {
         let ((due, _), _) = self.due.first_key_value()?;
-        if self.now()? < *due || self.looked?.elapsed() >= FRESH {
+        if self.server_time(now)? < *due || now.saturating_duration_since(self.asked?) >= FRESH {
             return None;
         }
         self.evict_next()
@@ -233,49 +166,42 @@ impl Expiry {
     }
 
     /// Whether the server's clock must be read now.
-    fn needs_look(&self) -> bool {
-        self.look.is_none() && self.next_look().is_some_and(|at| at <= Instant::now())
+    pub(super) fn needs_status(&self, now: Instant) -> bool {
+        self.next_status(now).is_some_and(|at| at <= now)
     }
 
     /// When the server's clock must be read. `None` while nothing can expire.
-    fn next_look(&self) -> Option<Instant> {
+    fn next_status(&self, now: Instant) -> Option<Instant> {
         if self.tracked.is_empty() {
             return None;
         }
-        let (Some(looked), Some(now)) = (self.looked, self.now()) else {
-            return Some(self.looked.map_or_else(Instant::now, |looked| looked + RETRY));
+        let (Some(asked), Some(time)) = (self.asked, self.server_time(now)) else {
+            return Some(self.asked.map_or(now, |asked| asked + RETRY));
         };
-        let refresh = looked + REFRESH;
+        let refresh = asked + REFRESH;
         let Some(((due, _), _)) = self.due.first_key_value() else { return Some(refresh) };
-        let due = Instant::now() + due.duration_since(now).unwrap_or_default().min(REFRESH);
-        Some(refresh.min(due.max(looked + FRESH)))
+        let due = now + due.duration_since(time).unwrap_or_default().min(REFRESH);
+        Some(refresh.min(due.max(asked + FRESH)))
     }
 
     /// When there is something to do although no item arrives.
-    fn wake(&self) -> Option<Instant> {
-        if self.look.is_some() {
-            return None;
-        }
-        let look = self.next_look()?;
-        let due = self.due.first_key_value().zip(self.now());
-        let due = due.map(|(((due, _), _), now)| due.duration_since(now).unwrap_or_default().min(REFRESH));
-        Some(due.map_or(look, |due| look.min(Instant::now() + due)))
+    pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
+        let status = self.next_status(now)?;
+        let due = self.due.first_key_value().zip(self.server_time(now));
+        let due = due.map(|(((due, _), _), time)| due.duration_since(time).unwrap_or_default().min(REFRESH));
+        Some(due.map_or(status, |due| status.min(now + due)))
     }
 
-    /// Updates the time of the server and the settings of the bucket. Without a reply the last estimate is used.
-    fn learn(&mut self, status: Option<Result<BucketStatus>>) {
-        self.looked = Some(Instant::now());
-        let status = match status {
-            Some(Ok(status)) => status,
-            Some(Err(error)) => {
-                let bucket = &self.raw.config().name;
-                tracing::debug!(bucket, %error, "cannot read the server's clock; expiry uses the last estimate");
-                return;
-            }
-            None => return,
-        };
-        self.clock = Some(Clock { time: status.now, last: status.last_revision, arrived: Instant::now() });
-        let rule = Rule::of(&status);
+    /// Records that the server did not reply. The last estimate of its time stays.
+    pub(super) fn on_no_status(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// Updates the time of the server and the settings of the bucket.
+    pub(super) fn on_status(&mut self, status: &BucketStatus, now: Instant) {
+        self.asked = Some(now);
+        self.clock = Some(Clock { time: status.now, last: status.last_revision, arrived: now });
+        let rule = Rule::of_bucket(status);
         if rule == self.rule {
             return;
         }
@@ -296,31 +222,35 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::memory::MemoryBackend;
-    use crate::config::BucketConfig;
 
     const SECOND: Duration = Duration::from_secs(1);
     const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
 
-    /// The expiry of a bucket whose records live for ten seconds, at this time of the server.
-    async fn expiry(now: Duration) -> Expiry {
+    /// The tracker of a bucket whose records live for ten seconds, and its status.
+    struct TestTracker {
+        tracker: ExpiryTracker,
+        status: BucketStatus,
+    }
+
+    /// Returns a tracker after a reply of the server with this time.
+    fn expiry(now: Duration) -> TestTracker {
         let mut config = BucketConfig::new("b");
         config.max_bytes = Some(1 << 20);
         config.ttl = Some(10 * SECOND);
-        let raw = MemoryBackend::new().create(config, Deadline::after(SECOND)).await.unwrap();
-        let mut expiry = Expiry::new(stream::pending().boxed(), raw);
-        expiry.says(now, |_| {}).await;
+        let config = config.with_defaults(true, true);
+        let tracker = ExpiryTracker::new(&config);
+        let mut expiry = TestTracker { tracker, status: BucketStatus::new(config, "test", EPOCH) };
+        expiry.on_reply(now, |_| {});
         expiry
     }
 
-    impl Expiry {
-        /// A reply of the server with this time and this expiry rule.
-        async fn says(&mut self, now: Duration, also: impl FnOnce(&mut BucketStatus)) {
-            let mut status = self.raw.status(Deadline::after(SECOND)).await.unwrap();
+    impl TestTracker {
+        /// A reply of the server with this time. `change` changes the status of this reply.
+        fn on_reply(&mut self, now: Duration, change: impl FnOnce(&mut BucketStatus)) {
+            let mut status = self.status.clone();
             status.now = EPOCH + now;
-            also(&mut status);
-            self.learn(Some(Ok(status)));
+            change(&mut status);
+            self.tracker.on_status(&status, Instant::now());
         }
 
         fn written(&mut self, key: &str, revision: u64, at: Duration, ttl: Option<Ttl>) {
@@ -333,17 +263,17 @@ mod tests {
                 ttl,
                 id: None,
             };
-            self.track(&WatchUpdate::Entry(entry, 0));
+            self.tracker.track(&WatchUpdate::Entry(entry, 0));
         }
 
         fn evicted(&mut self) -> Vec<u64> {
-            std::iter::from_fn(|| self.evict()).map(|entry| entry.revision.get()).collect()
+            std::iter::from_fn(|| self.tracker.evict(Instant::now())).map(|entry| entry.revision.get()).collect()
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn records_are_evicted_when_due_and_not_before() {
-        let mut expiry = expiry(100 * SECOND).await;
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         expiry.written("b", 2, 96 * SECOND, None);
         tokio::time::advance(5 * SECOND - Duration::from_millis(1)).await;
@@ -352,12 +282,12 @@ mod tests {
         assert_eq!(expiry.evicted(), [1]);
         tokio::time::advance(SECOND).await;
         assert_eq!(expiry.evicted(), [2]);
-        assert!(expiry.tracked.is_empty() && expiry.due.is_empty());
+        assert!(expiry.tracker.tracked.is_empty() && expiry.tracker.due.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_later_revision_or_a_removal_replaces_the_due_time() {
-        let mut expiry = expiry(100 * SECOND).await;
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         expiry.written("b", 2, 95 * SECOND, None);
         expiry.written("a", 3, 99 * SECOND, None);
@@ -370,7 +300,7 @@ mod tests {
             ttl: None,
             id: None,
         };
-        expiry.track(&WatchUpdate::Entry(removed, 0));
+        expiry.tracker.track(&WatchUpdate::Entry(removed, 0));
         tokio::time::advance(9 * SECOND - Duration::from_millis(1)).await;
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -379,42 +309,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_clock_of_the_server_is_read_again_before_an_eviction() {
-        let mut expiry = expiry(100 * SECOND).await;
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
-        assert!(!expiry.needs_look());
+        assert!(!expiry.tracker.needs_status(Instant::now()));
         expiry.written("b", 2, 102 * SECOND, None);
         tokio::time::advance(12 * SECOND).await;
         assert_eq!(expiry.evicted(), [0; 0], "the estimate is too old");
-        assert!(expiry.needs_look());
+        assert!(expiry.tracker.needs_status(Instant::now()));
         // The server's clock was set back.
-        expiry.says(104 * SECOND, |_| {}).await;
+        expiry.on_reply(104 * SECOND, |_| {});
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(SECOND).await;
         assert_eq!(expiry.evicted(), [1]);
         // Without a reply the estimate is used.
         tokio::time::advance(20 * SECOND).await;
-        expiry.learn(Some(Err(crate::error::Error::unavailable("no answer"))));
+        expiry.tracker.on_no_status(Instant::now());
         assert_eq!(expiry.evicted(), [2]);
     }
 
     /// In a watch that always has pending items, an eviction does not wait for a pause.
     #[tokio::test(start_paused = true)]
-    async fn record_is_evicted_between_news_once_all_before_its_due_time_was_told() {
-        let mut expiry = expiry(100 * SECOND).await;
+    async fn a_record_is_evicted_between_items_once_all_before_its_due_time_were_delivered() {
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         expiry.written("b", 2, 96 * SECOND, None);
-        expiry.says(106 * SECOND, |status| status.last_revision = Revision::new(4)).await;
+        expiry.on_reply(106 * SECOND, |status| status.last_revision = Revision::new(4));
         expiry.written("c", 3, 103 * SECOND, None);
-        assert!(expiry.evict_sure().is_none(), "a later revision of the record may come");
+        assert!(expiry.tracker.evict_sure().is_none(), "a later revision of the record may come");
         expiry.written("b", 4, 104 * SECOND, None);
-        assert_eq!(expiry.evict_sure().map(|entry| entry.revision.get()), Some(1));
-        assert!(expiry.evict_sure().is_none());
+        assert_eq!(expiry.tracker.evict_sure().map(|entry| entry.revision.get()), Some(1));
+        assert!(expiry.tracker.evict_sure().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn own_times_to_live_count_where_they_take_effect() {
-        let mut expiry = expiry(100 * SECOND).await;
-        expiry.says(100 * SECOND, |status| status.entry_ttl = true).await;
+        let mut expiry = expiry(100 * SECOND);
+        expiry.on_reply(100 * SECOND, |status| status.entry_ttl = true);
         expiry.written("short", 1, 100 * SECOND, Ttl::new(3 * SECOND));
         expiry.written("long", 2, 100 * SECOND, Ttl::new(99 * SECOND));
         expiry.written("never", 3, 100 * SECOND, Some(Ttl::NEVER));
@@ -423,31 +353,31 @@ mod tests {
         tokio::time::advance(6 * SECOND).await;
         assert_eq!(expiry.evicted(), [0; 0]);
         tokio::time::advance(SECOND).await;
-        expiry.says(110 * SECOND, |status| status.entry_ttl = true).await;
+        expiry.on_reply(110 * SECOND, |status| status.entry_ttl = true);
         assert_eq!(expiry.evicted(), [2], "the TTL of the bucket bounds it");
         tokio::time::advance(3600 * SECOND).await;
-        expiry.says(3710 * SECOND, |status| status.entry_ttl = true).await;
+        expiry.on_reply(3710 * SECOND, |status| status.entry_ttl = true);
         assert_eq!(expiry.evicted(), [0; 0]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn changed_settings_change_the_due_times() {
-        let mut expiry = expiry(100 * SECOND).await;
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 99 * SECOND, None);
-        expiry.says(100 * SECOND, |status| status.config.ttl = Some(SECOND)).await;
+        expiry.on_reply(100 * SECOND, |status| status.config.ttl = Some(SECOND));
         assert_eq!(expiry.evicted(), [1]);
         expiry.written("b", 2, 99 * SECOND, None);
-        expiry.says(200 * SECOND, |status| status.config.limit_markers = Some(SECOND)).await;
+        expiry.on_reply(200 * SECOND, |status| status.config.limit_markers = Some(SECOND));
         assert_eq!(expiry.evicted(), [0; 0], "the server announces it");
-        assert_eq!(expiry.wake(), None);
+        assert_eq!(expiry.tracker.wake(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_resync_clears_the_tracked_records() {
-        let mut expiry = expiry(100 * SECOND).await;
+        let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 80 * SECOND, None);
-        expiry.track(&WatchUpdate::Resync);
+        expiry.tracker.track(&WatchUpdate::Resync);
         assert_eq!(expiry.evicted(), [0; 0]);
-        assert!(expiry.next_look().is_none());
+        assert!(expiry.tracker.next_status(Instant::now()).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The keeper of a live value: the task that checks each record, and the state that it updates.
+//! The task that updates a live value, and the state that it writes.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,30 +7,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::event::{Event, Events};
-use super::keeper::runtime_ended;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
+use crate::watch::event::{Event, Events};
+use crate::watch::update::runtime_ended;
 
-pub(super) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
-pub(super) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+pub(crate) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
+pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// The state that the keeper writes and the handles read.
-pub(super) struct LiveState<T: KvModel> {
-    pub(super) value: ArcSwap<T>,
+/// The state that the updater writes and the handles read.
+pub(crate) struct LiveState<T: KvModel> {
+    pub(crate) value: ArcSwap<T>,
     /// Increases with each value.
-    pub(super) version: AtomicU64,
-    pub(super) revision: AtomicU64,
-    /// Receives every value. The keeper owns the sender, so the channel closes when the keeper ends.
-    pub(super) values: watch::Receiver<Arc<T>>,
+    pub(crate) version: AtomicU64,
+    pub(crate) revision: AtomicU64,
+    /// Receives every value. The updater owns the sender, so the channel closes when the updater ends.
+    pub(crate) values: watch::Receiver<Arc<T>>,
     /// The error of an invalid newest record, or the reason for the end of the live value.
-    pub(super) error: watch::Sender<Option<Arc<Error>>>,
+    pub(crate) error: watch::Sender<Option<Arc<Error>>>,
 }
 
 impl<T: KvModel> LiveState<T> {
     /// Creates the shared state with a first value. Also returns the sender of later values.
-    pub(super) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
+    pub(crate) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
         let (sender, values) = watch::channel(Arc::clone(&value));
         let shared = Self {
             version: AtomicU64::new(0),
@@ -44,7 +44,7 @@ impl<T: KvModel> LiveState<T> {
 }
 
 /// Turns events into values.
-pub(super) struct LiveUpdater<T: KvModel> {
+pub(crate) struct LiveUpdater<T: KvModel> {
     events: Events<T>,
     key: String,
     rules: Rules<T>,
@@ -55,7 +55,7 @@ pub(super) struct LiveUpdater<T: KvModel> {
     /// Whether the current or last listing contained a record.
     listed: bool,
     /// Whether the first listing is complete.
-    pub(super) is_ready: bool,
+    pub(crate) is_ready: bool,
     /// Whether a value or the default was ever set.
     has_value: bool,
     /// The last revision that was logged as invalid.
@@ -63,17 +63,17 @@ pub(super) struct LiveUpdater<T: KvModel> {
 }
 
 /// The check of a live value, and its default.
-pub(super) struct Rules<T> {
-    pub(super) default: Option<DefaultFn<T>>,
+pub(crate) struct Rules<T> {
+    pub(crate) default: Option<DefaultFn<T>>,
     /// Whether the default also replaces an invalid first record.
-    pub(super) default_if_invalid: bool,
-    pub(super) check: Option<ValidateFn<T>>,
+    pub(crate) default_if_invalid: bool,
+    pub(crate) check: Option<ValidateFn<T>>,
 }
 
 /// The effect of an event on the value.
-pub(super) enum LiveUpdate<T> {
+pub(crate) enum LiveUpdate<T> {
     Value(Arc<T>, Revision),
-    /// The error of the keeper changed: a record is invalid, or the watch failed or recovered.
+    /// The error of the updater changed: a record is invalid, or the watch failed or recovered.
     Error,
     /// The first record is invalid, and the default must not hide it.
     Invalid,
@@ -82,7 +82,7 @@ pub(super) enum LiveUpdate<T> {
 }
 
 impl<T: KvModel> LiveUpdater<T> {
-    pub(super) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
+    pub(crate) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
         Self {
             events,
             key,
@@ -97,17 +97,17 @@ impl<T: KvModel> LiveUpdater<T> {
     }
 
     /// Returns the error of the watch, or else of the newest value.
-    pub(super) fn error(&self) -> Option<Arc<Error>> {
+    pub(crate) fn error(&self) -> Option<Arc<Error>> {
         self.failure.as_ref().or(self.refusal.as_ref()).cloned()
     }
 
     /// Returns whether the watch failed before the first listing was complete.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some() && !self.is_ready
     }
 
     /// Returns the effect of the next event. `None` means that the watch has ended.
-    pub(super) async fn next(&mut self) -> Option<LiveUpdate<T>> {
+    pub(crate) async fn next(&mut self) -> Option<LiveUpdate<T>> {
         let Some(event) = self.events.next_or_idle().await? else {
             return Some(self.failure.take().map_or(LiveUpdate::Nothing, |_| LiveUpdate::Error));
         };
@@ -191,7 +191,7 @@ impl<T: KvModel> LiveUpdater<T> {
     fn check_value(&self, value: &T) -> Result<(), String> {
         let Some(check) = &self.rules.check else { return Ok(()) };
         match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
-            Ok(judged) => judged.map_err(|reason| reason.to_string()),
+            Ok(checked) => checked.map_err(|reason| reason.to_string()),
             Err(_) => Err("the check panicked".to_owned()),
         }
     }
@@ -226,8 +226,8 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 }
 
 /// Updates the value until the last handle is dropped or the watch ends.
-pub(super) fn run_updater<T: KvModel>(
-    mut keeper: LiveUpdater<T>,
+pub(crate) fn run_updater<T: KvModel>(
+    mut updater: LiveUpdater<T>,
     shared: Arc<LiveState<T>>,
     sender: watch::Sender<Arc<T>>,
 ) -> impl Future<Output = ()> + Send {
@@ -235,7 +235,7 @@ pub(super) fn run_updater<T: KvModel>(
     let end = CloseOnDrop { shared, sender, is_known: false };
     async move {
         let shared = &end.shared;
-        while let Some(step) = keeper.next().await {
+        while let Some(step) = updater.next().await {
             match step {
                 LiveUpdate::Value(value, revision) => {
                     shared.error.send_if_modified(|error| error.take().is_some());
@@ -245,7 +245,7 @@ pub(super) fn run_updater<T: KvModel>(
                     end.sender.send_replace(value);
                 }
                 LiveUpdate::Error => {
-                    shared.error.send_replace(keeper.error());
+                    shared.error.send_replace(updater.error());
                 }
                 LiveUpdate::Nothing | LiveUpdate::Invalid => {}
             }

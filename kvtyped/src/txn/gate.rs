@@ -1,8 +1,8 @@
 //! The transactions of a bucket in this process, which take turns once they have conflicted.
 //!
 //! A refused batch costs the server as much as an accepted one. Transactions that have conflicted therefore take turns,
-//! and transactions that arrive while others take turns check their reads before they send. A turn only saves work: a
-//! transaction is correct without one. A turn covers the closure, which runs in the caller's task. A holder whose
+//! and transactions that arrive while others take turns check their reads before they send. A pass only saves work: a
+//! transaction is correct without one. A pass covers the closure, which runs in the caller's task. A holder whose
 //! future was woken but is not polled is therefore passed over.
 
 use std::fmt;
@@ -31,14 +31,14 @@ const MAX_SENDERS: usize = 8;
 
 /// The transactions of a bucket in this process.
 #[derive(Debug)]
-pub(super) struct ContentionGate {
+pub(crate) struct ContentionGate {
     /// Never held across an await.
     holder: Mutex<Option<Arc<Activity>>>,
     free: Notify,
     /// The number of unfinished transactions that have conflicted.
     contended: AtomicUsize,
     /// Permits for transactions that have not conflicted. Only separate tasks wait for a permit and hold it.
-    pub(super) sending: Semaphore,
+    pub(crate) sending: Semaphore,
 }
 
 impl Default for ContentionGate {
@@ -54,47 +54,47 @@ impl ContentionGate {
     }
 
     /// Returns whether some transactions have conflicted.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.contended.load(Ordering::Acquire) > 0
     }
 
-    /// Waits for a turn, for half of the remaining time at most: the closure of the holder may wait for this
+    /// Waits for a pass, for half of the remaining time at most: the closure of the holder may wait for this
     /// transaction.
-    pub(super) async fn acquire(self: Arc<Self>, pulse: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
+    pub(crate) async fn acquire(self: Arc<Self>, activity: Arc<Activity>, deadline: Deadline) -> Option<GatePass> {
         self.contended.fetch_add(1, Ordering::AcqRel);
-        let turn = GatePass { crowd: self, pulse };
-        timeout(deadline.remaining() / 2, turn.wait()).await.ok()?;
-        Some(turn)
+        let pass = GatePass { gate: self, activity };
+        timeout(deadline.remaining() / 2, pass.wait()).await.ok()?;
+        Some(pass)
     }
 }
 
-/// A turn, or the wait for one.
+/// A pass, or the wait for one.
 #[derive(Debug)]
-pub(super) struct GatePass {
-    crowd: Arc<ContentionGate>,
-    pulse: Arc<Activity>,
+pub(crate) struct GatePass {
+    gate: Arc<ContentionGate>,
+    activity: Arc<Activity>,
 }
 
 impl GatePass {
     async fn wait(&self) {
-        let mut look = IDLE_LIMIT;
+        let mut interval = IDLE_LIMIT;
         loop {
-            let mut free = std::pin::pin!(self.crowd.free.notified());
+            let mut free = std::pin::pin!(self.gate.free.notified());
             free.as_mut().enable();
             if self.try_acquire() {
                 return;
             }
-            // A turn that was offered to an unpolled waiter is found at the next check.
-            let _ = timeout(look, free).await;
-            look = (2 * look).min(MAX_CHECK_INTERVAL);
+            // A pass that was offered to an unpolled waiter is found at the next check.
+            let _ = timeout(interval, free).await;
+            interval = (2 * interval).min(MAX_CHECK_INTERVAL);
         }
     }
 
     fn try_acquire(&self) -> bool {
-        let mut holder = self.crowd.holder();
+        let mut holder = self.gate.holder();
         let is_free = holder.as_ref().is_none_or(|holder| holder.is_idle());
         if is_free {
-            *holder = Some(Arc::clone(&self.pulse));
+            *holder = Some(Arc::clone(&self.activity));
         }
         is_free
     }
@@ -102,19 +102,19 @@ impl GatePass {
 
 impl Drop for GatePass {
     fn drop(&mut self) {
-        self.crowd.contended.fetch_sub(1, Ordering::AcqRel);
-        let mut holder = self.crowd.holder();
-        if holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &self.pulse)) {
+        self.gate.contended.fetch_sub(1, Ordering::AcqRel);
+        let mut holder = self.gate.holder();
+        if holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &self.activity)) {
             *holder = None;
             drop(holder);
-            self.crowd.free.notify_one();
+            self.gate.free.notify_one();
         }
     }
 }
 
 /// Whether a future is polled when it is woken.
 #[derive(Debug, Default)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     /// When it was woken, if it was not polled since.
     woken: Mutex<Option<Instant>>,
 }
@@ -129,15 +129,15 @@ impl Activity {
     }
 }
 
-/// A future that records in its pulse when it is woken and polled.
-pub(super) struct Tracked<'a, R> {
+/// A future that records when it is woken and polled.
+pub(crate) struct Tracked<'a, R> {
     future: BoxFuture<'a, R>,
-    pulse: Arc<Activity>,
+    activity: Arc<Activity>,
 }
 
 impl<'a, R> Tracked<'a, R> {
-    pub(super) fn new(pulse: Arc<Activity>, future: BoxFuture<'a, R>) -> Self {
-        Self { future, pulse }
+    pub(crate) fn new(activity: Arc<Activity>, future: BoxFuture<'a, R>) -> Self {
+        Self { future, activity }
     }
 }
 
@@ -145,20 +145,20 @@ impl<R> Future for Tracked<'_, R> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
-        *self.pulse.woken() = None;
-        let bell = ActivityWaker { pulse: Arc::clone(&self.pulse), waker: context.waker().clone() };
-        self.future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(bell))))
+        *self.activity.woken() = None;
+        let waker = ActivityWaker { activity: Arc::clone(&self.activity), waker: context.waker().clone() };
+        self.future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(waker))))
     }
 }
 
 impl<R> fmt::Debug for Tracked<'_, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attended").field("pulse", &self.pulse).finish_non_exhaustive()
+        f.debug_struct("Tracked").field("activity", &self.activity).finish_non_exhaustive()
     }
 }
 
 struct ActivityWaker {
-    pulse: Arc<Activity>,
+    activity: Arc<Activity>,
     waker: Waker,
 }
 
@@ -168,7 +168,7 @@ impl Wake for ActivityWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.pulse.woken().get_or_insert_with(Instant::now);
+        self.activity.woken().get_or_insert_with(Instant::now);
         self.waker.wake_by_ref();
     }
 }
@@ -184,51 +184,51 @@ mod tests {
         Deadline::after(Duration::from_secs(60))
     }
 
-    /// A transaction that holds its turn until it is signalled to end.
-    fn holds(crowd: &Arc<ContentionGate>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
-        let pulse = Arc::<Activity>::default();
-        let (crowd, end, own) = (Arc::clone(crowd), Arc::clone(end), Arc::clone(&pulse));
+    /// A transaction that holds its pass until it is signalled to end.
+    fn holds(gate: &Arc<ContentionGate>, end: &Arc<Notify>) -> BoxFuture<'static, bool> {
+        let activity = Arc::<Activity>::default();
+        let (gate, end, own) = (Arc::clone(gate), Arc::clone(end), Arc::clone(&activity));
         let work = async move {
-            let turn = crowd.acquire(own, deadline()).await;
+            let pass = gate.acquire(own, deadline()).await;
             end.notified().await;
-            turn.is_some()
+            pass.is_some()
         };
-        Tracked::new(pulse, work.boxed()).boxed()
+        Tracked::new(activity, work.boxed()).boxed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_waits_keeps_its_turn() {
-        let (crowd, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
-        let first = tokio::spawn(holds(&crowd, &end));
+    async fn a_holder_that_waits_keeps_its_pass() {
+        let (gate, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
+        let first = tokio::spawn(holds(&gate, &end));
         tokio::task::yield_now().await;
-        let second = holds(&crowd, &end);
-        // It waits for half of its time, and then continues without a turn.
+        let second = holds(&gate, &end);
+        // It waits for half of its time, and then continues without a pass.
         let second = tokio::spawn(second);
         tokio::time::sleep(Duration::from_secs(29)).await;
-        assert!(crowd.is_busy() && !second.is_finished());
+        assert!(gate.is_busy() && !second.is_finished());
         end.notify_one();
         assert!(first.await.unwrap());
         tokio::time::sleep(IDLE_LIMIT).await;
         end.notify_one();
-        assert!(second.await.unwrap() && !crowd.is_busy());
+        assert!(second.await.unwrap() && !gate.is_busy());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_woken_but_unpolled_holder_is_passed_over() {
-        let (crowd, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
-        let mut left = holds(&crowd, &end);
+        let (gate, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
+        let mut left = holds(&gate, &end);
         assert!(left.as_mut().now_or_never().is_none());
         // Waiters that are also not polled.
-        let mut waiters: Vec<_> = (0..10).map(|_| holds(&crowd, &end)).collect();
+        let mut waiters: Vec<_> = (0..10).map(|_| holds(&gate, &end)).collect();
         waiters.iter_mut().for_each(|waiter| assert!(waiter.as_mut().now_or_never().is_none()));
         end.notify_waiters();
         let start = Instant::now();
-        let turn = Arc::clone(&crowd).acquire(Arc::default(), deadline()).await;
-        assert!(turn.is_some() && start.elapsed() <= 4 * IDLE_LIMIT, "{:?}", start.elapsed());
+        let pass = Arc::clone(&gate).acquire(Arc::default(), deadline()).await;
+        assert!(pass.is_some() && start.elapsed() <= 4 * IDLE_LIMIT, "{:?}", start.elapsed());
         // The end of the holder that was passed over frees nothing.
         assert!(left.await);
-        assert!(crowd.holder().is_some());
-        drop(turn);
-        assert!(crowd.holder().is_none());
+        assert!(gate.holder().is_some());
+        drop(pass);
+        assert!(gate.holder().is_none());
     }
 }

@@ -14,43 +14,43 @@ use crate::key::Pattern;
 use crate::revision::Revision;
 
 /// A watch session that has started.
-pub(super) struct WatchProbe {
-    pub(super) begun: WatchStarted,
+pub(crate) struct WatchProbe {
+    pub(crate) started: WatchStarted,
     signals: BoxStream<'static, Result<WatchSignal>>,
     watch: WatchRequest,
-    patience: Duration,
+    idle_timeout: Duration,
     ready: bool,
     /// No later signal may be at or below this revision.
-    upto: Revision,
+    through: Revision,
 }
 
 impl Bucket {
     /// Starts a watch of all keys.
-    pub(super) async fn watch(&self, since: StartFrom) -> WatchProbe {
+    pub(crate) async fn watch(&self, since: StartFrom) -> WatchProbe {
         self.watch_some(&[Pattern::all()], since, false).await
     }
 
     /// Starts a watch.
-    pub(super) async fn watch_some(&self, patterns: &[Pattern], since: StartFrom, headers_only: bool) -> WatchProbe {
-        let patience = self.patience();
+    pub(crate) async fn watch_some(&self, patterns: &[Pattern], since: StartFrom, headers_only: bool) -> WatchProbe {
+        let idle_timeout = self.idle_timeout();
         let delivered = Delivered::default();
-        let watch =
-            WatchRequest { patterns: patterns.to_vec().into(), since, headers_only, idle_timeout: patience, delivered };
+        let watch = WatchRequest { patterns: patterns.to_vec().into(), since, headers_only, idle_timeout, delivered };
         let mut signals = self.raw.watch(watch.clone());
-        match tokio::time::timeout(2 * patience, signals.next()).await {
-            Ok(Some(Ok(WatchSignal::Started(begun)))) => {
-                WatchProbe { begun, signals, watch, patience, ready: false, upto: Revision::ZERO }
+        match tokio::time::timeout(2 * idle_timeout, signals.next()).await {
+            Ok(Some(Ok(WatchSignal::Started(started)))) => {
+                WatchProbe { started, signals, watch, idle_timeout, ready: false, through: Revision::ZERO }
             }
             other => panic!("{watch:?} begins with {other:?}"),
         }
     }
 
     /// Returns the error of a watch that cannot start.
-    pub(super) async fn watch_error(&self, since: StartFrom) -> Error {
-        let (patterns, patience, delivered) = (vec![Pattern::all()].into(), self.patience(), Delivered::default());
-        let watch = WatchRequest { patterns, since, headers_only: false, idle_timeout: patience, delivered };
+    pub(crate) async fn watch_error(&self, since: StartFrom) -> Error {
+        let (patterns, idle_timeout, delivered) =
+            (vec![Pattern::all()].into(), self.idle_timeout(), Delivered::default());
+        let watch = WatchRequest { patterns, since, headers_only: false, idle_timeout, delivered };
         let mut signals = self.raw.watch(watch);
-        match tokio::time::timeout(2 * self.patience(), signals.next()).await {
+        match tokio::time::timeout(2 * self.idle_timeout(), signals.next()).await {
             Ok(Some(Err(error))) => error,
             other => panic!("a watch begins with {other:?}"),
         }
@@ -58,7 +58,7 @@ impl Bucket {
 
     /// Starts watches until one returns exactly these revisions before it is ready: a watch may start on a stale
     /// server.
-    pub(super) async fn watch_finds(
+    pub(crate) async fn watch_finds(
         &self,
         patterns: &[Pattern],
         since: StartFrom,
@@ -67,9 +67,9 @@ impl Bucket {
     ) -> (WatchProbe, Vec<RawEntry>) {
         let what = format!("a watch of {patterns:?}, {since:?}, begins with the revisions {wanted:?}");
         let found = async || {
-            let mut sitting = self.watch_some(patterns, since, headers_only).await;
-            let entries = sitting.until_ready().await;
-            entries.iter().map(|entry| entry.revision).eq(wanted.iter().copied()).then_some((sitting, entries))
+            let mut probe = self.watch_some(patterns, since, headers_only).await;
+            let entries = probe.until_ready().await;
+            entries.iter().map(|entry| entry.revision).eq(wanted.iter().copied()).then_some((probe, entries))
         };
         self.eventually(&what, found).await
     }
@@ -77,36 +77,36 @@ impl Bucket {
 
 impl WatchProbe {
     /// Returns the next signal, or `None` at the end of the watch.
-    pub(super) async fn expect_entry(&mut self) -> Option<Result<WatchSignal>> {
-        let Ok(heard) = tokio::time::timeout(self.patience, self.signals.next()).await else {
-            panic!("{self:?} is silent for {:?}", self.patience)
+    pub(crate) async fn signal(&mut self) -> Option<Result<WatchSignal>> {
+        let Ok(signal) = tokio::time::timeout(self.idle_timeout, self.signals.next()).await else {
+            panic!("{self:?} is silent for {:?}", self.idle_timeout)
         };
-        match &heard {
-            Some(Ok(WatchSignal::Started(begun))) => panic!("{self:?} begins again: {begun:?}"),
+        match &signal {
+            Some(Ok(WatchSignal::Started(started))) => panic!("{self:?} begins again: {started:?}"),
             Some(Ok(WatchSignal::Ready)) => {
                 assert!(!self.ready, "{self:?} is ready again");
                 self.ready = true;
             }
             Some(Ok(WatchSignal::Entry { entry, pending: _ })) => {
-                assert!(entry.revision > self.upto, "{self:?} delivers an old entry: {entry:?}");
-                self.upto = entry.revision;
+                assert!(entry.revision > self.through, "{self:?} delivers an old entry: {entry:?}");
+                self.through = entry.revision;
             }
-            Some(Ok(WatchSignal::Heartbeat { through: upto })) => {
-                assert!(*upto >= self.upto, "{self:?} goes back to {upto}");
-                self.upto = *upto;
+            Some(Ok(WatchSignal::Heartbeat { through })) => {
+                assert!(*through >= self.through, "{self:?} goes back to {through}");
+                self.through = *through;
             }
             Some(Ok(WatchSignal::Incomplete)) => {
                 panic!("{self:?} proves nothing, since nothing was delivered before it")
             }
             Some(Err(_)) | None => {}
         }
-        heard
+        signal
     }
 
     /// Returns the next signal that is not a heartbeat.
     async fn next(&mut self) -> WatchSignal {
         loop {
-            match self.expect_entry().await {
+            match self.signal().await {
                 Some(Ok(WatchSignal::Heartbeat { .. })) => {}
                 Some(Ok(signal)) => return signal,
                 other => panic!("{self:?} ends: {other:?}"),
@@ -115,7 +115,7 @@ impl WatchProbe {
     }
 
     /// Returns the next signal other than a heartbeat, which must be an entry.
-    pub(super) async fn entry(&mut self) -> RawEntry {
+    pub(crate) async fn entry(&mut self) -> RawEntry {
         match self.next().await {
             WatchSignal::Entry { entry, pending: _ } => entry,
             other => panic!("{self:?} delivers no entry: {other:?}"),
@@ -123,7 +123,7 @@ impl WatchProbe {
     }
 
     /// Expects the entries of exactly these revisions next.
-    pub(super) async fn expect_signal(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
+    pub(crate) async fn expect_entries(&mut self, wanted: &[Revision]) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         for revision in wanted {
             let entry = self.entry().await;
@@ -134,7 +134,7 @@ impl WatchProbe {
     }
 
     /// Returns the entries until the watch is ready.
-    pub(super) async fn until_ready(&mut self) -> Vec<RawEntry> {
+    pub(crate) async fn until_ready(&mut self) -> Vec<RawEntry> {
         let mut entries = Vec::new();
         loop {
             match self.next().await {
@@ -146,14 +146,17 @@ impl WatchProbe {
     }
 
     /// Reads until all of these revisions were delivered, or until the watch ends.
-    pub(super) async fn catches_up(&mut self, revisions: &[Revision]) -> Result<()> {
+    pub(crate) async fn read_until_delivered(&mut self, revisions: &[Revision]) -> Result<()> {
         let mut left: BTreeSet<_> = revisions.iter().copied().collect();
         while !left.is_empty() {
-            match self.expect_entry().await {
+            match self.signal().await {
                 Some(Ok(WatchSignal::Entry { entry, pending: _ })) => drop(left.remove(&entry.revision)),
                 Some(Ok(WatchSignal::Ready | WatchSignal::Incomplete | WatchSignal::Started(_))) => {}
-                Some(Ok(WatchSignal::Heartbeat { through: upto })) => {
-                    assert!(left.iter().all(|revision| *revision > upto), "{self:?} misses {left:?} up to {upto}");
+                Some(Ok(WatchSignal::Heartbeat { through })) => {
+                    assert!(
+                        left.iter().all(|revision| *revision > through),
+                        "{self:?} misses {left:?} up to {through}"
+                    );
                 }
                 Some(Err(error)) => return Err(error),
                 None => panic!("{self:?} ends without an error"),
@@ -163,20 +166,20 @@ impl WatchProbe {
     }
 
     /// Expects a heartbeat next. Returns its revision.
-    pub(super) async fn expect_idle(&mut self) -> Revision {
-        match self.expect_entry().await {
-            Some(Ok(WatchSignal::Heartbeat { through: upto })) => upto,
+    pub(crate) async fn expect_idle(&mut self) -> Revision {
+        match self.signal().await {
+            Some(Ok(WatchSignal::Heartbeat { through })) => through,
             other => panic!("{self:?} delivers {other:?}"),
         }
     }
 
     /// Reads the rest of the signals. Returns the error that ends the watch.
-    pub(super) async fn ends(mut self) -> Error {
+    pub(crate) async fn expect_end(mut self) -> Error {
         loop {
-            match self.expect_entry().await {
+            match self.signal().await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    let after = self.expect_entry().await;
+                    let after = self.signal().await;
                     assert!(after.is_none(), "{self:?} continues after {error:?}: {after:?}");
                     return error;
                 }
@@ -188,11 +191,11 @@ impl WatchProbe {
 
 impl fmt::Debug for WatchProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sitting")
+        f.debug_struct("WatchProbe")
             .field("watch", &self.watch)
-            .field("begun", &self.begun)
+            .field("started", &self.started)
             .field("ready", &self.ready)
-            .field("upto", &self.upto)
+            .field("through", &self.through)
             .finish_non_exhaustive()
     }
 }

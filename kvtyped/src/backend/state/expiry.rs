@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::bucket::{BucketState, StoredEntry};
+use super::bucket::BucketState;
+use super::changes::Changes;
+use super::entry::StoredEntry;
 use super::limits::Size;
 use crate::backend::Operation;
 use crate::error::Result;
@@ -26,20 +28,22 @@ impl BucketState {
     /// purge expire without another marker. The marker of a delete does not.
     ///
     /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
-    pub(super) fn advance(&mut self, now: Duration) {
+    pub(crate) fn advance(&mut self, now: Duration) -> Changes {
+        let mut changes = Changes::default();
+        self.expire(now, &mut changes);
+        changes
+    }
+
+    pub(super) fn expire(&mut self, now: Duration, changes: &mut Changes) {
         while let Some(&(at, revision)) = self.expirations.first().filter(|(at, _)| *at <= now) {
             self.expirations.pop_first();
             let Some(stored) = self.entries.get(&revision) else { continue };
             let is_last = self.keys.get(&stored.key).is_some_and(|revisions| revisions.len() == 1);
             let is_marker = matches!(stored.operation, Operation::Expired | Operation::Purge);
             match self.marker_ttl().filter(|_| is_last && !is_marker) {
-                None => {
-                    self.remove(revision);
-                }
+                None => self.remove(revision, changes),
                 Some(lives) => match self.expired_marker(stored.key.clone(), at, lives) {
-                    Ok(marker) => {
-                        self.store(marker);
-                    }
+                    Ok(marker) => self.store(marker, changes),
                     Err(_) => {
                         self.expirations.insert((now + RETRY, revision));
                     }
@@ -52,24 +56,24 @@ impl BucketState {
         let size = Size::expired_marker(lives);
         let record = self.check_limits(size, &key)?;
         let operation = Operation::Expired;
-        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, record })
+        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, size: record })
     }
 
     /// Returns the expiry time of an entry.
-    pub(super) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
+    pub(crate) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
         let own = stored.ttl.map(Ttl::as_duration);
         let shortest = own.into_iter().chain(self.config.ttl).min()?;
         Some(stored.at + shortest)
     }
 
     /// Returns the TTL of limit markers: a server counts whole seconds.
-    pub(super) fn marker_ttl(&self) -> Option<Ttl> {
+    pub(crate) fn marker_ttl(&self) -> Option<Ttl> {
         self.config.limit_markers.and_then(|markers| Ttl::new(Duration::from_secs(markers.as_secs())))
     }
 
     /// Raises a TTL to that of the limit markers, as a server does for keys with a history: below the entry that
     /// expires there may be an older entry, which would become the value of the key again.
-    pub(super) fn clamp_to_marker_ttl(&self, ttl: Ttl) -> Ttl {
+    pub(crate) fn clamp_to_marker_ttl(&self, ttl: Ttl) -> Ttl {
         match self.marker_ttl() {
             Some(markers) if self.config.history != Some(1) => ttl.max(markers),
             _ => ttl,

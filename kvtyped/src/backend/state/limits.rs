@@ -14,29 +14,29 @@ use crate::revision::Revision;
 use crate::ttl::Ttl;
 
 /// The largest message that a server accepts by default, including headers.
-pub(super) const MAX_PAYLOAD: usize = 1024 * 1024;
+pub(crate) const MAX_PAYLOAD: usize = 1024 * 1024;
 
 /// The size of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size {
+pub(crate) struct Size {
     headers: usize,
     body: usize,
 }
 
 impl Size {
     /// Returns the size of the message of a write.
-    pub(super) fn of(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition: guard, ttl, id } = write;
+    pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
+        let Write { key, kind, precondition, ttl, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
             WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
             WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
         };
-        if let Some(Precondition { key: guarded, revision }) = guard {
+        if let Some(Precondition { key: expected_key, revision }) = precondition {
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
-            if guarded != key {
-                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, guarded));
+            if expected_key != key {
+                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
             }
         }
         if let Some(ttl) = ttl {
@@ -46,7 +46,7 @@ impl Size {
     }
 
     /// Adds the headers of a batch: the number of the message, and whether it is the last one.
-    pub(super) fn as_batch_message(self, id: &OperationId, number: usize, last: bool) -> Self {
+    pub(crate) fn as_batch_message(self, id: &OperationId, number: usize, last: bool) -> Self {
         // The id of the batch is an operation id followed by the number of the attempt.
         let frame = Headers(0)
             .line("Nats-Batch-Id", id.as_str().len() + "-1".len())
@@ -56,7 +56,7 @@ impl Size {
     }
 
     /// Returns the size of the marker that a server leaves when the last entry of a key expires.
-    pub(super) fn expired_marker(lives: Ttl) -> Self {
+    pub(crate) fn expired_marker(lives: Ttl) -> Self {
         let headers = Headers::new()
             .line("Nats-Marker-Reason", "MaxAge".len())
             .line("Nats-TTL", go_duration(lives.as_duration()).len())
@@ -65,12 +65,12 @@ impl Size {
     }
 
     /// Returns the size that `max_value_size` limits.
-    pub(super) fn message(self) -> usize {
+    pub(crate) fn message(self) -> usize {
         self.headers + self.body
     }
 
     /// Returns the size that `max_bytes` limits: the record of the message in a store.
-    pub(super) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
+    pub(crate) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
         let fixed = match storage {
             // Sequence and time.
             Storage::Memory => 16,
@@ -81,7 +81,7 @@ impl Size {
     }
 
     /// Refuses a message that is larger than `limit`.
-    pub(super) fn check(self, limit: usize) -> Result<()> {
+    pub(crate) fn check(self, limit: usize) -> Result<()> {
         if self.message() > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.message()), limit: Some(limit) }));
         }
@@ -95,7 +95,7 @@ impl Size {
 /// at least as large as the new one. (A delete or a purge has more bytes in its headers than most values have, so a
 /// full bucket refuses both. In a replicated bucket the servers agree on a write before they remove any record,
 /// `server/jetstream_batching.go`, so no record makes room.)
-pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
+pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
     match max_bytes {
         Some(limit) if stored + record > limit && replaced.is_none_or(|replaced| replaced < record) => {
             Err(Error::new(ErrorKind::BucketFull))
@@ -105,11 +105,11 @@ pub(super) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
 }
 
 /// Returns a conflict if a precondition does not hold.
-pub(super) fn check_precondition(guard: &Precondition, actual: Revision) -> Result<()> {
-    if guard.revision == actual {
+pub(crate) fn check_precondition(precondition: &Precondition, actual: Revision) -> Result<()> {
+    if precondition.revision == actual {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Conflict { expected: guard.revision, actual: Some(actual) }))
+    Err(Error::new(ErrorKind::Conflict { expected: precondition.revision, actual: Some(actual) }))
 }
 
 /// The length of the headers of a message.

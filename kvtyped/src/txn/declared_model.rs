@@ -9,7 +9,7 @@ use crate::model::KvModel;
 /// The model that a bucket was opened with. The bucket contains the records of this model, and the records of every
 /// model that declares the same bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct DeclaredModel {
+pub(crate) struct DeclaredModel {
     id: TypeId,
     key: TypeId,
     model: &'static str,
@@ -18,7 +18,7 @@ pub(super) struct DeclaredModel {
 }
 
 impl DeclaredModel {
-    pub(super) fn new<T: KvModel>() -> Self {
+    pub(crate) fn new<T: KvModel>() -> Self {
         let (id, key) = (TypeId::of::<T>(), TypeId::of::<T::Key>());
         Self { id, key, model: type_name::<T>(), declared: declared::<T> }
     }
@@ -31,7 +31,7 @@ impl DeclaredModel {
     /// # Errors
     ///
     /// Returns `InvalidBatch` if `M` declares neither bucket.
-    pub(super) fn check<M: KvModel>(&self, bucket: &str) -> Result<()> {
+    pub(crate) fn check<M: KvModel>(&self, bucket: &str) -> Result<()> {
         if TypeId::of::<M>() == self.id {
             return Ok(());
         }
@@ -43,7 +43,7 @@ impl DeclaredModel {
     /// # Errors
     ///
     /// Returns `InvalidBatch` if the model of the key declares another bucket.
-    pub(super) fn check_key<K: ModelKey>(&self, bucket: &str) -> Result<()> {
+    pub(crate) fn check_key<K: ModelKey>(&self, bucket: &str) -> Result<()> {
         match K::BUCKET {
             Some(theirs) if TypeId::of::<K>() != self.key => self.compare(bucket, "key", type_name::<K>(), theirs),
             _ => Ok(()),
