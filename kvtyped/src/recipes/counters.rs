@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::place::{BucketLocation, place_options};
-use super::slot::{RecipeKey, RecipeRecord, Unknown};
+use super::location::{BucketLocation, place_options};
+use super::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};

@@ -13,13 +13,15 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::home::LeaseContext;
-use super::lease::Lease;
-use super::place::place_options;
-use super::slot::RecipeRecord;
-use super::terms::lease_options;
-use super::told::{Announced, Announcement, AnnouncementVersion, RawAnnouncement, decode, encode_value, speaks};
-use super::wait;
+use super::announcement::{
+    Announced, Announcement, AnnouncementVersion, RawAnnouncement, decode, encode_value, speaks,
+};
+use super::context::LeaseContext;
+use super::lease::handle::Lease;
+use super::lease::options::lease_options;
+use super::lease::wait;
+use super::location::place_options;
+use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::error::Result;
 use crate::model::Filter;

@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::place::{BucketLocation, place_options};
-use super::slot::{RecipeKey, RecipeRecord, Unknown};
-use super::task::detached;
+use super::lease::task::detached;
+use super::location::{BucketLocation, place_options};
+use super::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
 use crate::store::Store;

@@ -23,14 +23,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, TryLockError, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::holding::{LeaseRecord, fence_of, fresh_id};
-use super::queue::{BELIEVED, QueueView, QueuedTicket, ticket_id};
-use super::slot::{RecipeKey, RecipeRecord};
-use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone, LeaseState as Lease, LeaseWrite};
-use super::wait::{is_final, unreadable};
+use super::queue_view::{BELIEVED, QueueView, QueuedTicket, ticket_id};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
 use crate::model::Filter;
+use crate::recipes::lease::keeper::{
+    AcquireOutcome, AcquireRequest, ExpectedTombstone, LeaseState as Lease, LeaseWrite,
+};
+use crate::recipes::lease::record::{LeaseRecord, fence_of, fresh_id};
+use crate::recipes::lease::wait::{is_final, unreadable};
+use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::revision::Revision;
 use crate::watch::Event;
 
@@ -43,7 +45,7 @@ const MAX_QUEUES: usize = 1_024;
 
 /// The state that the holders of a lock in this process share with its local waiters.
 #[derive(Debug)]
-pub(super) struct WaitQueue {
+pub(crate) struct WaitQueue {
     /// The prefix of the ids of the local tickets, and of no other tickets.
     id: String,
     /// Held by the waiter that may wait on the server, among the local waiters that are not fair.
@@ -96,7 +98,7 @@ struct QueuedWaiter {
 
 /// A message to a waiter. If the message is never read, the lease in it is dropped, and so released.
 #[derive(Debug)]
-pub(super) enum WaiterEvent {
+pub(crate) enum WaiterEvent {
     /// The lease is free, and this waiter is the first.
     LeaseFree(ExpectedTombstone),
     /// The lease was handed over, with this outcome.
@@ -111,9 +113,9 @@ pub(super) enum WaiterEvent {
 
 /// The next holder: the record to write, and its TTL.
 #[derive(Debug)]
-pub(super) struct NextHolder {
-    pub(super) holding: LeaseRecord,
-    pub(super) ttl: Duration,
+pub(crate) struct NextHolder {
+    pub(crate) holding: LeaseRecord,
+    pub(crate) ttl: Duration,
 }
 
 /// The wait queues of a bucket.
@@ -140,7 +142,7 @@ impl Known {
 
 impl WaitQueue {
     /// Returns the wait queue of a lock.
-    pub(super) fn of(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Arc<Self> {
+    pub(crate) fn of(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Arc<Self> {
         let lines = bucket.shared::<WaitQueues>();
         let mut known = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = known.lines.get(key) {
@@ -157,29 +159,29 @@ impl WaitQueue {
     }
 
     /// Waits for the right to wait on the server.
-    pub(super) async fn lock_slot(&self) -> OwnedMutexGuard<()> {
+    pub(crate) async fn lock_slot(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.slot).lock_owned().await
     }
 
     /// Returns the right to wait on the server, unless another waiter has it.
-    pub(super) fn try_turn(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
+    pub(crate) fn try_turn(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
         Arc::clone(&self.slot).try_lock_owned()
     }
 
     /// Returns whether this process holds the lease, according to its local state.
-    pub(super) fn is_held_here(&self) -> bool {
+    pub(crate) fn is_held_here(&self) -> bool {
         matches!(self.state().last, LastKnown::Held(_))
     }
 
     /// Returns whether an attempt would fail, according to the local state.
-    pub(super) fn is_contended(&self) -> bool {
+    pub(crate) fn is_contended(&self) -> bool {
         let state = self.state();
         matches!(state.last, LastKnown::Held(_))
             || (state.queue.ready && (state.queue.held || self.head(&state).is_some()))
     }
 
     /// Returns the delete marker if this process wrote it last. Only the first caller receives it.
-    pub(super) fn take_tombstone(&self) -> ExpectedTombstone {
+    pub(crate) fn take_tombstone(&self) -> ExpectedTombstone {
         let mut state = self.state();
         match state.last {
             LastKnown::Left(marker) => {
@@ -191,7 +193,7 @@ impl WaitQueue {
     }
 
     /// Records that this process holds the lease, until the returned value is dropped.
-    pub(super) fn acquired(self: &Arc<Self>, term: Revision) -> LocalHold {
+    pub(crate) fn acquired(self: &Arc<Self>, term: Revision) -> LocalHold {
         self.state().last = LastKnown::Held(term);
         LocalHold { line: Arc::clone(self), term }
     }
@@ -203,30 +205,30 @@ impl WaitQueue {
     }
 
     /// Returns the error of an attempt to take the lease if the record of the lease is not readable.
-    pub(super) fn unreadable(&self) -> Option<Error> {
+    pub(crate) fn unreadable(&self) -> Option<Error> {
         self.state().unreadable.as_ref().map(Error::shared)
     }
 
     /// Returns when the last change of the lease was observed.
-    pub(super) fn last_lease_event(&self) -> Option<Instant> {
+    pub(crate) fn last_lease_event(&self) -> Option<Instant> {
         self.state().last_lease_event
     }
 
     /// Returns whether no live ticket precedes this one.
-    pub(super) fn is_first(&self, id: &str) -> bool {
+    pub(crate) fn is_first(&self, id: &str) -> bool {
         let state = self.state();
         state.queue.ready && self.head(&state).is_none_or(|first| first.id == id)
     }
 
     /// Returns whether other processes consider this ticket served, although its waiter still waits.
-    pub(super) fn is_already_served(&self, id: &str) -> bool {
+    pub(crate) fn is_already_served(&self, id: &str) -> bool {
         let state = self.state();
         state.waiters.contains_key(id) && state.queue.is_served(id)
     }
 
     /// Registers a waiter. Returns the id of the ticket to create, the messages to the waiter, and whether the watch
     /// has started.
-    pub(super) fn register(
+    pub(crate) fn register(
         self: &Arc<Self>,
         claim: &AcquireRequest,
     ) -> (String, mpsc::UnboundedReceiver<WaiterEvent>, bool) {
@@ -242,21 +244,21 @@ impl WaitQueue {
     }
 
     /// Records the ticket of a waiter.
-    pub(super) fn ticket_created(&self, id: &str, ticket: watch::Receiver<Lease>) {
+    pub(crate) fn ticket_created(&self, id: &str, ticket: watch::Receiver<Lease>) {
         if let Some(waiter) = self.state().waiters.get_mut(id) {
             waiter.ticket = Some(ticket);
         }
     }
 
     /// Unregisters a waiter.
-    pub(super) fn unregister(&self, id: &str) {
+    pub(crate) fn unregister(&self, id: &str) {
         let left = self.state().waiters.remove(id);
         // Dropped without the lock, because the claim refers to the queue.
         drop(left);
     }
 
     /// Starts the watch if it is not running.
-    pub(super) fn ensure_watching(self: &Arc<Self>, claim: &AcquireRequest) {
+    pub(crate) fn ensure_watching(self: &Arc<Self>, claim: &AcquireRequest) {
         self.listen(&mut self.state(), claim);
     }
 
@@ -271,7 +273,7 @@ impl WaitQueue {
     }
 
     /// Returns the next holder after the term that began with this revision.
-    pub(super) fn next_holder(&self, term: Revision) -> Option<NextHolder> {
+    pub(crate) fn next_holder(&self, term: Revision) -> Option<NextHolder> {
         let state = self.state();
         // If the watch has not reached this term, it may show served tickets as waiting.
         if !state.queue.ready || state.queue.observed_through < term {
@@ -283,7 +285,7 @@ impl WaitQueue {
     }
 
     /// Records that the lease was handed over.
-    pub(super) fn handed_over(self: &Arc<Self>, claim: &AcquireRequest, next: &NextHolder, taken: LeaseWrite) {
+    pub(crate) fn handed_over(self: &Arc<Self>, claim: &AcquireRequest, next: &NextHolder, taken: LeaseWrite) {
         let mut state = self.state();
         // Only tickets were written in between.
         state.queue.observed_through = taken.revision.max(state.queue.observed_through);
@@ -296,7 +298,7 @@ impl WaitQueue {
     }
 
     /// Records the lease as it was read.
-    pub(super) fn on_lease_seen(self: &Arc<Self>, claim: &AcquireRequest, entry: &Entry<RecipeRecord<LeaseRecord>>) {
+    pub(crate) fn on_lease_seen(self: &Arc<Self>, claim: &AcquireRequest, entry: &Entry<RecipeRecord<LeaseRecord>>) {
         let mut state = self.state();
         if !state.queue.observe_lease(entry.revision(), Some(&entry.value.id)) {
             return;
@@ -575,14 +577,14 @@ impl Drop for QueueWatcher {
 
 /// A lease that this process holds.
 #[derive(Debug)]
-pub(super) struct LocalHold {
+pub(crate) struct LocalHold {
     line: Arc<WaitQueue>,
     term: Revision,
 }
 
 impl LocalHold {
     /// Records that the lease was removed with this delete marker.
-    pub(super) fn released(&self, marker: Revision) {
+    pub(crate) fn released(&self, marker: Revision) {
         self.end(LastKnown::Left(marker));
     }
 

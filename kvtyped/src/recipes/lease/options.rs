@@ -1,12 +1,12 @@
 //! The lease options of a recipe.
 
-use super::times::LeaseTimingOptions;
+use super::timing::LeaseTimingOptions;
 
 /// The options that a lease is taken with.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LeaseOptions {
-    pub(super) timing: LeaseTimingOptions,
-    pub(super) owner: Option<String>,
+pub(crate) struct LeaseOptions {
+    pub(crate) timing: LeaseTimingOptions,
+    pub(crate) owner: Option<String>,
 }
 
 /// The lease options of a builder that has its options at a path.
@@ -44,4 +44,4 @@ macro_rules! lease_options {
         }
     )*};
 }
-pub(super) use lease_options;
+pub(crate) use lease_options;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::holding::{LeaseRecord, default_owner};
-use super::place::{BucketLocation, check_bucket};
-use super::slot::{self, RecipeKey, RecipeRecord};
-use super::task::detached;
-use super::tenure::AcquireRequest;
-use super::terms::LeaseOptions;
+use super::lease::keeper::AcquireRequest;
+use super::lease::options::LeaseOptions;
+use super::lease::record::{LeaseRecord, default_owner};
+use super::lease::task::detached;
+use super::location::{BucketLocation, check_bucket};
+use super::record::{self, RecipeKey, RecipeRecord};
 use crate::bucket::Bucket;
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,58 +20,58 @@ use crate::store::Store;
 
 /// The bucket and the options of a recipe whose handle is created without I/O. The bucket is opened on first use.
 #[derive(Debug, Clone)]
-pub(super) struct LeaseContext {
+pub(crate) struct LeaseContext {
     recipe: &'static str,
     name: String,
     location: BucketLocation,
     /// Shared by the clones. Cleared when the bucket turns out to be deleted or replaced, so that it is opened again.
     opened: Arc<Mutex<Option<Bucket<RecipeRecord<LeaseRecord>>>>>,
-    pub(super) options: LeaseOptions,
+    pub(crate) options: LeaseOptions,
 }
 
 impl LeaseContext {
-    pub(super) fn new(store: &Store, recipe: &'static str, name: impl Into<String>) -> Self {
+    pub(crate) fn new(store: &Store, recipe: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
         let place = BucketLocation::new(store, &name);
         Self { recipe, name, location: place, opened: Arc::default(), options: LeaseOptions::default() }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn set_bucket(&mut self, name: String) {
+    pub(crate) fn set_bucket(&mut self, name: String) {
         self.location.set_bucket(name);
         self.opened = Arc::default();
     }
 
-    pub(super) fn set_storage(&mut self, storage: Storage) {
+    pub(crate) fn set_storage(&mut self, storage: Storage) {
         self.location.set_storage(storage);
         self.opened = Arc::default();
     }
 
-    pub(super) fn set_max_bytes(&mut self, bytes: u64) {
+    pub(crate) fn set_max_bytes(&mut self, bytes: u64) {
         self.location.set_max_bytes(bytes);
         self.opened = Arc::default();
     }
 
-    pub(super) fn set_replicas(&mut self, replicas: u8) {
+    pub(crate) fn set_replicas(&mut self, replicas: u8) {
         self.location.set_replicas(replicas);
         self.opened = Arc::default();
     }
 
     /// Returns the key of a part.
-    pub(super) fn key(&self, part: impl Into<String>) -> RecipeKey {
+    pub(crate) fn key(&self, part: impl Into<String>) -> RecipeKey {
         RecipeKey::new(self.recipe, &*self.name, part)
     }
 
     /// Returns a filter for all parts, as records that hold a `V`.
-    pub(super) fn all<V: slot::Value>(&self) -> Filter<RecipeRecord<V>> {
+    pub(crate) fn all<V: record::Value>(&self) -> Filter<RecipeRecord<V>> {
         RecipeKey::parts(self.recipe, &self.name)
     }
 
     /// Returns the bucket. Creates it if it is missing.
-    pub(super) async fn bucket(&self) -> Result<Bucket<RecipeRecord<LeaseRecord>>> {
+    pub(crate) async fn bucket(&self) -> Result<Bucket<RecipeRecord<LeaseRecord>>> {
         let ttl = self.options.timing.times()?.ttl;
         let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
         let bucket = match known {
@@ -94,7 +94,7 @@ impl LeaseContext {
     }
 
     /// Returns a request for the lease of a part. The lease will contain `value`.
-    pub(super) async fn request(&self, part: impl Into<String>, value: Option<Value>) -> Result<AcquireRequest> {
+    pub(crate) async fn request(&self, part: impl Into<String>, value: Option<Value>) -> Result<AcquireRequest> {
         let times = self.options.timing.times()?;
         let key = self.key(part);
         key.encode()?;
@@ -106,7 +106,7 @@ impl LeaseContext {
 
     /// Runs an operation, and adds its location to the error. If the bucket turns out to be deleted or replaced, the
     /// next operation opens it again.
-    pub(super) async fn in_operation<R>(
+    pub(crate) async fn in_operation<R>(
         &self,
         operation: &'static str,
         part: Option<&str>,
@@ -124,7 +124,7 @@ impl LeaseContext {
     }
 
     /// Adds the location to an error.
-    pub(super) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
+    pub(crate) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
         error.with_context(operation, self.location.bucket(), Some(part.unwrap_or(&self.name)))
     }
 }

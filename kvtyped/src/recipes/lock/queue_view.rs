@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::holding::LeaseRecord;
-use super::slot::{RecipeRecord, Unknown};
-use super::times::TTL;
 use crate::bucket::Entry;
+use crate::recipes::lease::record::LeaseRecord;
+use crate::recipes::lease::timing::TTL;
+use crate::recipes::record::{RecipeRecord, Unknown};
 use crate::revision::Revision;
 
 /// Returns the part of a lock's key for the ticket with this id.
-pub(super) fn ticket_part(id: &str) -> String {
+pub(crate) fn ticket_part(id: &str) -> String {
     format!("{TICKET}{id}")
 }
 
 /// Returns the id of the ticket in this part of a lock's key, if it is a ticket.
-pub(super) fn ticket_id(part: &str) -> Option<&str> {
+pub(crate) fn ticket_id(part: &str) -> Option<&str> {
     part.strip_prefix(TICKET)
 }
 
@@ -28,42 +28,42 @@ const TICKET: &str = "ticket-";
 /// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer TTL, could block a lock for
 /// that long, so it is ignored. A ticket within the bound expires by the server's clock. All tickets of this crate are
 /// within the bound.
-pub(super) const BELIEVED: Duration = TTL;
+pub(crate) const BELIEVED: Duration = TTL;
 
 /// The state of a lock that a watch has observed.
 #[derive(Debug, Default)]
-pub(super) struct QueueView {
+pub(crate) struct QueueView {
     /// Whether the watch has delivered all initial records.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
     /// The revision of the last observed write of the lease, including its removal.
-    pub(super) lease: Revision,
+    pub(crate) lease: Revision,
     /// All writes of the lease and the tickets up to this revision were observed.
-    pub(super) observed_through: Revision,
-    pub(super) held: bool,
+    pub(crate) observed_through: Revision,
+    pub(crate) held: bool,
     /// The tickets by number, which is the order of their creation.
     tickets: BTreeMap<u64, QueuedTicket>,
 }
 
 /// A waiter.
 #[derive(Debug, Clone)]
-pub(super) struct QueuedTicket {
-    pub(super) id: String,
+pub(crate) struct QueuedTicket {
+    pub(crate) id: String,
     /// The revision of the last renewal of the ticket.
-    pub(super) revision: Revision,
-    pub(super) owner: String,
-    pub(super) note: Option<String>,
+    pub(crate) revision: Revision,
+    pub(crate) owner: String,
+    pub(crate) note: Option<String>,
     /// The requested TTL of the lease. `None` if the lease cannot be handed over to this ticket.
-    pub(super) wants: Option<Duration>,
+    pub(crate) wants: Option<Duration>,
     /// When the last renewal arrived.
     heard: Instant,
     /// Whether the ticket has had the lease.
     granted: bool,
-    pub(super) unknown: Unknown,
+    pub(crate) unknown: Unknown,
 }
 
 impl QueuedTicket {
     /// Returns the waiter of this ticket. Returns `None` if the record is not a ticket, or if its TTL is out of bounds.
-    pub(super) fn of(entry: &Entry<RecipeRecord<LeaseRecord>>, heard: Instant) -> Option<Self> {
+    pub(crate) fn of(entry: &Entry<RecipeRecord<LeaseRecord>>, heard: Instant) -> Option<Self> {
         let id = ticket_id(entry.key().part())?;
         entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;
         let LeaseRecord { owner, note, requested_ttl_ms: wants, unknown, .. } = &entry.value;
@@ -89,7 +89,7 @@ impl QueuedTicket {
 impl QueueView {
     /// Records the revision of the lease, and the id of its holder if there is a holder. Returns whether the revision
     /// is new. The id of a holder that has a ticket starts with the id of the ticket.
-    pub(super) fn observe_lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
+    pub(crate) fn observe_lease(&mut self, revision: Revision, id: Option<&str>) -> bool {
         if let Some(id) = id {
             self.tickets
                 .values_mut()
@@ -104,23 +104,23 @@ impl QueueView {
     }
 
     /// Records a waiter whose ticket has this number.
-    pub(super) fn upsert(&mut self, number: u64, waits: QueuedTicket) {
+    pub(crate) fn upsert(&mut self, number: u64, waits: QueuedTicket) {
         let served = self.tickets.get(&number).is_some_and(|ticket| ticket.granted);
         self.tickets.insert(number, QueuedTicket { granted: served, ..waits });
     }
 
     /// Removes a waiter.
-    pub(super) fn remove(&mut self, id: &str) {
+    pub(crate) fn remove(&mut self, id: &str) {
         self.tickets.retain(|_, ticket| ticket.id != id);
     }
 
     /// Returns whether this ticket has had the lease.
-    pub(super) fn is_served(&self, id: &str) -> bool {
+    pub(crate) fn is_served(&self, id: &str) -> bool {
         self.tickets.values().any(|ticket| ticket.id == id && ticket.granted)
     }
 
     /// Returns the first waiter. `gone` identifies waiters that have left, whatever the watch has delivered.
-    pub(super) fn head(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&QueuedTicket> {
+    pub(crate) fn head(&self, now: Instant, gone: impl Fn(&str) -> bool) -> Option<&QueuedTicket> {
         self.tickets.values().find(|ticket| !ticket.granted && ticket.is_alive(now) && !gone(&ticket.id))
     }
 }

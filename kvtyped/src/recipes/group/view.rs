@@ -7,15 +7,15 @@ use futures::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::group::MemberInfo;
-use super::home::LeaseContext;
-use super::slot::RecipeRecord;
-use super::told::{Announcement, AnnouncementVersion};
+use super::handle::MemberInfo;
 use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
+use crate::recipes::announcement::{Announcement, AnnouncementVersion};
+use crate::recipes::context::LeaseContext;
+use crate::recipes::record::RecipeRecord;
 use crate::watch::{Cache, CacheChanges};
 
-/// A live view of the members of a group; see [`Group::view`](super::Group::view). Every clone has its own
+/// A live view of the members of a group; see [`Group::view`](crate::recipes::Group::view). Every clone has its own
 /// [`changed`](Self::changed).
 ///
 /// Members whose value is not a `T` are not included. [`last_error`](Self::last_error) reports them.
@@ -32,7 +32,7 @@ impl<T> GroupView<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn new(cache: Cache<RecipeRecord<Announcement<T>>>, place: LeaseContext) -> Self {
+    pub(crate) fn new(cache: Cache<RecipeRecord<Announcement<T>>>, place: LeaseContext) -> Self {
         let changes = cache.changes();
         Self { cache, changes, place }
     }

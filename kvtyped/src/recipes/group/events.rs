@@ -9,11 +9,11 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::group::MemberInfo;
-use super::slot::RecipeRecord;
-use super::told::{AnnouncementVersion, RawAnnouncement, decode};
+use super::handle::MemberInfo;
 use crate::bucket::Removed;
 use crate::error::Result;
+use crate::recipes::announcement::{AnnouncementVersion, RawAnnouncement, decode};
+use crate::recipes::record::RecipeRecord;
 use crate::watch::{Event, Events};
 
 /// A change in a group.
@@ -47,7 +47,7 @@ pub enum LeaveReason {
     Unobserved,
 }
 
-/// A stream of the changes in a group; see [`Group::watch`](super::Group::watch).
+/// A stream of the changes in a group; see [`Group::watch`](crate::recipes::Group::watch).
 #[must_use = "a stream does nothing until it is polled"]
 pub struct GroupEvents<T>
 where
@@ -78,7 +78,7 @@ impl<T> GroupEvents<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn new(events: Events<RecipeRecord<RawAnnouncement>>) -> Self {
+    pub(crate) fn new(events: Events<RecipeRecord<RawAnnouncement>>) -> Self {
         Self { events, known: KnownMember::default(), told: VecDeque::new() }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// The output of the work of [`Once::run`](super::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
+/// The output of the work of [`Once::run`](crate::recipes::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "the work gives `{Self}`, and `{T}` or `Result<{T}, _>` is wanted",
     label = "this work",

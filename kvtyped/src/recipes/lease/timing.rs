@@ -6,25 +6,25 @@ use crate::error::{Error, Result};
 use crate::ttl::Ttl;
 
 /// The default TTL of a lease. It is long enough for a cluster to elect a new leader.
-pub(super) const TTL: Duration = Duration::from_secs(30);
+pub(crate) const TTL: Duration = Duration::from_secs(30);
 
 /// The times of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LeaseTiming {
+pub(crate) struct LeaseTiming {
     /// How long after the last renewal the server expires the lease.
-    pub(super) ttl: Duration,
+    pub(crate) ttl: Duration,
     /// The longest time from the sending of one renewal to the next.
-    pub(super) renew_every: Duration,
+    pub(crate) renew_every: Duration,
     /// How long before its expiry the holder gives the lease up.
-    pub(super) margin: Duration,
+    pub(crate) margin: Duration,
 }
 
 /// The times of a lease that a user has set.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LeaseTimingOptions {
-    pub(super) ttl: Option<Duration>,
-    pub(super) renew_every: Option<Duration>,
-    pub(super) margin: Option<Duration>,
+pub(crate) struct LeaseTimingOptions {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) renew_every: Option<Duration>,
+    pub(crate) margin: Option<Duration>,
 }
 
 impl LeaseTimingOptions {
@@ -33,7 +33,7 @@ impl LeaseTimingOptions {
     /// # Errors
     ///
     /// Returns `InvalidConfig` if the times contradict each other.
-    pub(super) fn times(self) -> Result<LeaseTiming> {
+    pub(crate) fn times(self) -> Result<LeaseTiming> {
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
@@ -56,7 +56,7 @@ impl LeaseTimingOptions {
 impl LeaseTiming {
     /// The times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
     /// even if the lease is long.
-    pub(super) fn of_ticket(self) -> Self {
+    pub(crate) fn of_ticket(self) -> Self {
         let ttl = self.ttl.min(TTL);
         Self::usual(ttl)
     }
@@ -70,24 +70,24 @@ impl LeaseTiming {
     }
 
     /// Returns how long the lease is valid after the sending of its last renewal.
-    pub(super) fn validity(self) -> Duration {
+    pub(crate) fn validity(self) -> Duration {
         self.ttl - self.margin
     }
 
     /// Returns the timeout of one attempt to renew the lease.
-    pub(super) fn attempt_timeout(self) -> Duration {
+    pub(crate) fn attempt_timeout(self) -> Duration {
         // Leaves time for several attempts. A busy machine needs a quarter of a second for one.
         Duration::from_secs(2).min((self.validity() / 4).max(Duration::from_millis(250)))
     }
 
     /// Returns the delay between a failed renewal and the next attempt.
-    pub(super) fn retry_delay(self) -> Duration {
+    pub(crate) fn retry_delay(self) -> Duration {
         Duration::from_millis(500).min(self.validity() / 8)
     }
 
     /// Returns the delay from the sending of one renewal to the next. It is shorter by a random amount each time, so
     /// that leases that started together spread out.
-    pub(super) fn renewal_delay(self) -> Duration {
+    pub(crate) fn renewal_delay(self) -> Duration {
         self.renew_every - crate::chance::uniform_duration(self.renew_every / 10)
     }
 }

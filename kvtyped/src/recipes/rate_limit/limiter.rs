@@ -10,13 +10,13 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::clock::{MAX_DRIFT_DIVISOR, ServerClock};
-use super::place::{BucketLocation, place_options};
-use super::quota::{Denied, Gcra, GcraState, Quota};
-use super::slot::{RecipeKey, RecipeRecord, Unknown};
+use super::gcra::{Denied, Gcra, GcraState, Quota};
+use super::server_clock::{MAX_DRIFT_DIVISOR, ServerClock};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
+use crate::recipes::location::{BucketLocation, place_options};
+use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
 
 /// The recipe's part of a key.

@@ -3,12 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::tenure::AcquireOutcome;
+use super::keeper::AcquireOutcome;
 use crate::error::{Error, Outcome};
 
 /// The status of the attempts to take a lease.
 #[derive(Debug, Default)]
-pub(super) struct AcquireStatus(Mutex<LastAttempt>);
+pub(crate) struct AcquireStatus(Mutex<LastAttempt>);
 
 /// The status of the last attempt.
 #[derive(Debug, Default)]
@@ -31,16 +31,16 @@ impl AcquireStatus {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
-    pub(super) fn started(&self) {
+    pub(crate) fn started(&self) {
         self.set(LastAttempt::UnderWay);
     }
 
     /// Records that another holder has the lease, so that no attempt is made.
-    pub(super) fn contended(&self) {
+    pub(crate) fn contended(&self) {
         self.set(LastAttempt::Refused);
     }
 
-    pub(super) fn finished(&self, attempt: &AcquireOutcome) {
+    pub(crate) fn finished(&self, attempt: &AcquireOutcome) {
         self.set(match attempt {
             AcquireOutcome::Acquired(_) => LastAttempt::Nothing,
             AcquireOutcome::Contended => LastAttempt::Refused,
@@ -49,12 +49,12 @@ impl AcquireStatus {
     }
 
     /// Records an error that does not end the wait.
-    pub(super) fn fails(&self, error: &Error) {
+    pub(crate) fn fails(&self, error: &Error) {
         self.set(LastAttempt::Failed { why: error.to_string(), outcome: error.outcome() });
     }
 
     /// Returns the error of a wait that has timed out.
-    pub(super) fn timeout_error(&self, longest: Duration) -> Error {
+    pub(crate) fn timeout_error(&self, longest: Duration) -> Error {
         let error = Error::timeout(longest);
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             LastAttempt::Nothing => error,

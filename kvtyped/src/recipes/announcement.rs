@@ -3,35 +3,35 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Packed;
 
-use super::fence::Fence;
-use super::holding::time_of;
-use super::slot::{RecipeKey, RecipeRecord, Value};
+use super::lease::fence::Fence;
+use super::lease::record::time_of;
+use super::record::{RecipeKey, RecipeRecord, Value};
 use crate::bucket::Entry;
 use crate::codec::{Codec, CodecError, Json, read_back};
 use crate::error::{Error, Result};
 
-/// A [`LeaseRecord`](super::holding::LeaseRecord) whose value is a `T`.
+/// A [`LeaseRecord`](super::lease::record::LeaseRecord) whose value is a `T`.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Announcement<T> {
-    pub(super) id: String,
+pub(crate) struct Announcement<T> {
+    pub(crate) id: String,
     owner: String,
     since: u64,
     #[serde(default)]
     term: Option<u64>,
-    pub(super) value: T,
+    pub(crate) value: T,
     #[serde(rename = "said", default)]
     value_version: u64,
 }
 
 /// Identifies an announcement by its holder and the version of its value. A renewal does not change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AnnouncementVersion {
-    pub(super) id: String,
+pub(crate) struct AnnouncementVersion {
+    pub(crate) id: String,
     said: u64,
 }
 
 impl<T> Announcement<T> {
-    pub(super) fn saying(&self) -> AnnouncementVersion {
+    pub(crate) fn saying(&self) -> AnnouncementVersion {
         AnnouncementVersion { id: self.id.clone(), said: self.value_version }
     }
 }
@@ -41,7 +41,7 @@ impl<T> Announcement<T> {
 /// # Errors
 ///
 /// Returns `Encode` if the value cannot be encoded or read back.
-pub(super) fn encode_value<T: Value>(value: &T) -> Result<Packed> {
+pub(crate) fn encode_value<T: Value>(value: &T) -> Result<Packed> {
     let pack = || {
         let bytes = Json::encode(value)?;
         Json::verify(value, &read_back::<Json, T>(&bytes)?)?;
@@ -56,14 +56,14 @@ fn decode_value<T: Value>(packed: &Packed) -> Result<T, CodecError> {
 
 /// An announcement with a value that is not decoded. A watch can compare it with the last one even if the value is not
 /// a `T`.
-pub(super) type RawAnnouncement = Announcement<Packed>;
+pub(crate) type RawAnnouncement = Announcement<Packed>;
 
 /// Decodes the value of an announcement.
 ///
 /// # Errors
 ///
 /// Returns `Decode` if the value is not a `T`.
-pub(super) fn decode<T: Value>(entry: Entry<RecipeRecord<RawAnnouncement>>) -> Result<(RecipeKey, Announced<T>)> {
+pub(crate) fn decode<T: Value>(entry: Entry<RecipeRecord<RawAnnouncement>>) -> Result<(RecipeKey, Announced<T>)> {
     let (key, revision) = (entry.key().clone(), entry.revision());
     let Announcement { owner, since, term, value, .. } = entry.into_value().value;
     let value =
@@ -74,15 +74,15 @@ pub(super) fn decode<T: Value>(entry: Entry<RecipeRecord<RawAnnouncement>>) -> R
 
 /// The public parts of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Announced<T> {
-    pub(super) value: T,
-    pub(super) owner: String,
-    pub(super) since: std::time::SystemTime,
-    pub(super) fence: Fence,
+pub(crate) struct Announced<T> {
+    pub(crate) value: T,
+    pub(crate) owner: String,
+    pub(crate) since: std::time::SystemTime,
+    pub(crate) fence: Fence,
 }
 
 impl<T: Value> Announced<T> {
-    pub(super) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
+    pub(crate) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
         let revision = entry.revision().get();
         let Announcement { owner, since, term, value, .. } = entry.into_value().value;
         Self { value, owner, since: time_of(since), fence: Fence::new(term.unwrap_or(revision)) }
@@ -128,4 +128,4 @@ macro_rules! speaks {
         }
     };
 }
-pub(super) use speaks;
+pub(crate) use speaks;

@@ -7,15 +7,15 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::holding::LeaseRecord;
-use super::lease::Lease;
-use super::line::{WaitQueue, WaiterEvent};
-use super::queue::{QueuedTicket, ticket_part};
-use super::slot::RecipeKey;
-use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
-use super::wait::{is_unreadable, passes, poll_interval, unreadable};
+use super::queue_view::{QueuedTicket, ticket_part};
+use super::wait_queue::{WaitQueue, WaiterEvent};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::keeper::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
+use crate::recipes::lease::record::LeaseRecord;
+use crate::recipes::lease::wait::{is_unreadable, passes, poll_interval, unreadable};
+use crate::recipes::record::RecipeKey;
 
 /// The TTL of a ticket's delete marker. It is as short as possible, so that a new watch receives few of them.
 const TICKET_TOMBSTONE_TTL: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Drop for QueueEntry {
 }
 
 /// Returns whether a lock has waiters.
-pub(super) async fn has_waiters(claim: &AcquireRequest) -> Result<bool> {
+pub(crate) async fn has_waiters(claim: &AcquireRequest) -> Result<bool> {
     let mut records = claim.bucket.list(RecipeKey::parts(claim.key.recipe(), claim.key.name())).await?;
     while let Some(record) = records.next().await {
         match record {
@@ -59,7 +59,7 @@ pub(super) async fn has_waiters(claim: &AcquireRequest) -> Result<bool> {
 /// Waits until the lease is handed over to this waiter, or until the lease is free and this waiter is the first, and
 /// takes the lease. A waiter that is not fair also takes a lease that has been free for long, ahead of the first
 /// waiter.
-pub(super) async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
+pub(crate) async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
     let longest = || poll_interval(claim.times.ttl);
     let mut ticket = match Ticket::create(&line, &claim).await {
         // A fair lock makes its first attempt here. Other locks have made it already.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::slot::{RecipeRecord, Value};
+use super::record::{RecipeRecord, Value};
 use crate::bucket::{Bucket, OpenBucket};
 use crate::config::{BucketConfig, Difference, Drift, Storage};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +13,7 @@ use crate::store::Store;
 ///
 /// An existing bucket is used as it is, if its settings fit. The records of models and recipes do not collide.
 #[derive(Debug, Clone)]
-pub(super) struct BucketLocation {
+pub(crate) struct BucketLocation {
     store: Store,
     bucket: String,
     storage: Option<Storage>,
@@ -27,43 +27,43 @@ const ROOM: u32 = 1_024;
 const SMALLEST: u64 = 2 * ROOM as u64;
 
 impl BucketLocation {
-    pub(super) fn new(store: &Store, bucket: impl Into<String>) -> Self {
+    pub(crate) fn new(store: &Store, bucket: impl Into<String>) -> Self {
         Self { store: store.clone(), bucket: bucket.into(), storage: None, replicas: None, max_bytes: None }
     }
 
-    pub(super) fn bucket(&self) -> &str {
+    pub(crate) fn bucket(&self) -> &str {
         &self.bucket
     }
 
-    pub(super) fn set_bucket(&mut self, name: String) {
+    pub(crate) fn set_bucket(&mut self, name: String) {
         self.bucket = name;
     }
 
-    pub(super) fn set_storage(&mut self, storage: Storage) {
+    pub(crate) fn set_storage(&mut self, storage: Storage) {
         self.storage = Some(storage);
     }
 
-    pub(super) fn set_replicas(&mut self, replicas: u8) {
+    pub(crate) fn set_replicas(&mut self, replicas: u8) {
         self.replicas = Some(replicas);
     }
 
-    pub(super) fn set_max_bytes(&mut self, bytes: u64) {
+    pub(crate) fn set_max_bytes(&mut self, bytes: u64) {
         self.max_bytes = Some(bytes);
     }
 
-    pub(super) fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
     /// Returns the requested settings of the bucket.
-    pub(super) fn config(&self) -> BucketConfig {
+    pub(crate) fn config(&self) -> BucketConfig {
         let mut config = BucketConfig::new(&self.bucket);
         (config.storage, config.replicas, config.max_bytes) = (self.storage, self.replicas, self.max_bytes);
         config
     }
 
     /// Opens the bucket for records without a TTL.
-    pub(super) async fn open_without_ttl<V: Value>(&self) -> Result<Bucket<RecipeRecord<V>>> {
+    pub(crate) async fn open_without_ttl<V: Value>(&self) -> Result<Bucket<RecipeRecord<V>>> {
         let bucket = self.open(None).await?;
         match bucket.config().ttl {
             None => Ok(bucket),
@@ -78,7 +78,7 @@ impl BucketLocation {
     }
 
     /// Opens the bucket. `longest` is the longest TTL of the recipe's records, if they have a TTL.
-    pub(super) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<RecipeRecord<V>>> {
+    pub(crate) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<RecipeRecord<V>>> {
         let mut open: OpenBucket<RecipeRecord<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
         if longest.is_some() {
             // Limit markers notify waiters that a record expired. The shortest marker TTL is long enough for that.
@@ -110,7 +110,7 @@ impl BucketLocation {
 /// # Errors
 ///
 /// Returns `Unsupported` with the requirement and the actual setting.
-pub(super) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
+pub(crate) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> Result<()> {
     let BucketConfig { history, ttl, max_value_size, max_bytes, limit_markers, mirror, rollups, irregular, .. } =
         config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
@@ -175,7 +175,7 @@ pub(super) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> 
 /// # Errors
 ///
 /// Returns `BucketFull` if less than the reserve is free.
-pub(super) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
+pub(crate) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
     if bucket.config().max_bytes.is_none() {
         return Ok(());
     }
@@ -230,4 +230,4 @@ macro_rules! place_options {
         }
     )*};
 }
-pub(super) use place_options;
+pub(crate) use place_options;

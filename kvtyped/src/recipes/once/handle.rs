@@ -10,18 +10,18 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::home::LeaseContext;
-use super::lease::Lease;
-use super::once_run::{OnceError, OnceOutput};
-use super::place::place_options;
-use super::slot::{RecipeRecord, Value};
-use super::task;
-use super::tenure::AcquireRequest;
-use super::terms::lease_options;
-use super::told::{Announcement, encode_value};
-use super::wait::{LeaseWaiter, Longest, WaitOutcome, with_timeout};
+use super::output::{OnceError, OnceOutput};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
+use crate::recipes::announcement::{Announcement, encode_value};
+use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::keeper::AcquireRequest;
+use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::task;
+use crate::recipes::lease::wait::{LeaseWaiter, Longest, WaitOutcome, with_timeout};
+use crate::recipes::location::place_options;
+use crate::recipes::record::{RecipeRecord, Value};
 use crate::store::Store;
 
 /// The recipe's part of a key. The parts of a handle are the keys of its work.
@@ -81,7 +81,7 @@ impl Store {
 ///   free although the work is done.
 /// * Results without a time limit. If a result is kept for a limited time, it is removed then, and the next call
 ///   runs the work again. The same is true at the end of the bucket's `ttl`, if the bucket has one.
-/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
+/// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Once<T> {
     place: LeaseContext,
     retention: Option<Duration>,

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lock::LockGuard;
-use super::slot::RecipeKey;
 use crate::bucket::{Create, Delete, FencePrecondition, Modify, Purge, Put, Touch, Transform, TryModify, Update};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
+use crate::recipes::lock::locks::LockGuard;
+use crate::recipes::record::RecipeKey;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 use crate::txn::Transaction;
 
 /// The part of a lock's key for its fence.
-pub(super) const FENCE: &str = "fence";
+pub(crate) const FENCE: &str = "fence";
 
 /// How long the fence of a dead holder lives if no other holder takes the lock.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -29,25 +29,25 @@ const LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 ///
 /// If the clocks run further apart, the server refuses the writes of a valid guard. It never accepts the write of a
 /// stale guard, because an expired or later fence does not have the revision that the write expects.
-pub(super) fn life(ttl: Duration, bucket: Option<Duration>) -> Duration {
+pub(crate) fn life(ttl: Duration, bucket: Option<Duration>) -> Duration {
     let longest = Duration::from_secs(bucket.map_or(u64::MAX, |bucket| bucket.as_secs()));
     LIFE.max(ttl.saturating_mul(2)).min(longest).min(Ttl::MAX)
 }
 
 /// Returns until when a guard may use a fence with this TTL that was sent at `sent`.
-pub(super) fn until(sent: Instant, life: Duration) -> Instant {
+pub(crate) fn until(sent: Instant, life: Duration) -> Instant {
     sent + life - life / 100
 }
 
 /// A fence in a bucket: a record that is written once in each term. Its revision stays the same until another holder
 /// takes the lock.
 #[derive(Debug, Clone)]
-pub(super) struct FenceRecord {
-    pub(super) key: RecipeKey,
-    pub(super) revision: Revision,
-    pub(super) standing: FencePrecondition,
+pub(crate) struct FenceRecord {
+    pub(crate) key: RecipeKey,
+    pub(crate) revision: Revision,
+    pub(crate) standing: FencePrecondition,
     /// Until when the guard may use this fence.
-    pub(super) until: Instant,
+    pub(crate) until: Instant,
 }
 
 /// A fencing token: a number that grows with each term of the same lock, across all holders.
@@ -59,7 +59,7 @@ pub(super) struct FenceRecord {
 pub struct Fence(u64);
 
 impl Fence {
-    pub(super) fn new(number: u64) -> Self {
+    pub(crate) fn new(number: u64) -> Self {
         Self(number)
     }
 

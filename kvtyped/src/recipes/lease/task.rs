@@ -2,12 +2,13 @@
 
 use std::future::Future;
 
-use super::lease::Lease;
-use crate::backend::{self, Dropped};
+use super::handle::Lease;
+use crate::backend;
+use crate::backend::Dropped;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The result of an attempt to take a lease.
-pub(super) trait MayHold {
+pub(crate) trait MayHold {
     /// The lease, if it was taken.
     fn lease(&self) -> Option<&Lease>;
 }
@@ -27,7 +28,7 @@ impl<H: MayHold> MayHold for Option<H> {
 /// Runs work that proceeds although its caller is not polled, and ends if the future is dropped.
 ///
 /// The work may hold a mutex that other callers wait for, or a ticket in a wait queue.
-pub(super) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
+pub(crate) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
     let closed = || Err(Error::new(ErrorKind::Closed));
     backend::detached(work, Dropped::Ends).await.unwrap_or_else(closed)
 }
@@ -35,7 +36,7 @@ pub(super) async fn detached<R: Send + 'static>(work: impl Future<Output = Resul
 /// Takes a lease, as [`detached`] work. The renewal starts when the caller has the lease.
 ///
 /// If the caller polls so late that the lease is lost, the lease is taken again.
-pub(super) async fn acquire<H, W>(mut take: impl FnMut() -> W) -> Result<H>
+pub(crate) async fn acquire<H, W>(mut take: impl FnMut() -> W) -> Result<H>
 where
     H: MayHold + Send + 'static,
     W: Future<Output = Result<H>> + Send + 'static,

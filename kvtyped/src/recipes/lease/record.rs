@@ -7,40 +7,40 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::fence::Fence;
-use super::slot::{RecipeRecord, Unknown};
 use crate::bucket::Entry;
+use crate::recipes::record::{RecipeRecord, Unknown};
 
 /// The stored record of a lease. Its `Debug` output shows no values of users.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct LeaseRecord {
+pub(crate) struct LeaseRecord {
     /// A unique id of this holding.
-    pub(super) id: String,
-    pub(super) owner: String,
+    pub(crate) id: String,
+    pub(crate) owner: String,
     /// When the lease was taken, in milliseconds since 1970 by the holder's clock. For people to read, never compared.
-    pub(super) since: u64,
+    pub(crate) since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) note: Option<String>,
+    pub(crate) note: Option<String>,
     /// The revision of the first write of the term. Absent in that first write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) term: Option<u64>,
+    pub(crate) term: Option<u64>,
     /// An additional value of the recipe or its user, for example a description of the leader.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub(super) value: Option<Value>,
+    pub(crate) value: Option<Value>,
     /// How often the value was replaced. Distinguishes a new value from a renewal.
     #[serde(rename = "said", default, skip_serializing_if = "is_zero")]
-    pub(super) value_version: u64,
+    pub(crate) value_version: u64,
     /// In a ticket: the requested TTL, in milliseconds, of a lease that is handed over to it.
     #[serde(rename = "wants", default, skip_serializing_if = "Option::is_none")]
-    pub(super) requested_ttl_ms: Option<u64>,
+    pub(crate) requested_ttl_ms: Option<u64>,
     /// In a lease that was handed over and not yet renewed: the revision of the ticket that it was handed over to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) ticket: Option<u64>,
+    pub(crate) ticket: Option<u64>,
     #[serde(flatten)]
-    pub(super) unknown: Unknown,
+    pub(crate) unknown: Unknown,
 }
 
 impl LeaseRecord {
-    pub(super) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
+    pub(crate) fn new(owner: String, note: Option<String>, value: Option<Value>) -> Self {
         let unknown = Unknown::default();
         Self {
             id: fresh_id(),
@@ -57,7 +57,7 @@ impl LeaseRecord {
     }
 
     /// Returns the same record for another attempt, with a fresh id and the current time.
-    pub(super) fn with_fresh_id(self) -> Self {
+    pub(crate) fn with_fresh_id(self) -> Self {
         Self { id: fresh_id(), since: now(), ..self }
     }
 }
@@ -68,7 +68,7 @@ fn now() -> u64 {
 }
 
 /// Converts the time of a record.
-pub(super) fn time_of(millis: u64) -> SystemTime {
+pub(crate) fn time_of(millis: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
 }
 
@@ -82,12 +82,12 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// Returns a unique id.
-pub(super) fn fresh_id() -> String {
+pub(crate) fn fresh_id() -> String {
     format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>())
 }
 
 /// Returns the default owner name of this process.
-pub(super) fn default_owner() -> String {
+pub(crate) fn default_owner() -> String {
     format!("process {}", std::process::id())
 }
 
@@ -120,7 +120,7 @@ impl fmt::Debug for LeaseRecord {
 }
 
 /// Returns the fencing token of the term that an entry belongs to.
-pub(super) fn fence_of(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Fence {
+pub(crate) fn fence_of(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Fence {
     Fence::new(entry.value.term.unwrap_or_else(|| entry.revision().get()))
 }
 
@@ -139,7 +139,7 @@ pub struct LockHolder {
 }
 
 impl LockHolder {
-    pub(super) fn of(entry: Entry<RecipeRecord<LeaseRecord>>) -> Self {
+    pub(crate) fn of(entry: Entry<RecipeRecord<LeaseRecord>>) -> Self {
         let fence = fence_of(&entry);
         let LeaseRecord { owner, since, note, .. } = entry.into_value().value;
         Self { owner, since: time_of(since), note, fence }

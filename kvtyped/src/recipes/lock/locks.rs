@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::fence::FenceRecord;
-use super::holding::{LeaseRecord, LockHolder, default_owner};
-use super::lease::Lease;
-use super::line::WaitQueue;
-use super::place::{BucketLocation, check_bucket, place_options};
-use super::slot::{RecipeKey, RecipeRecord};
-use super::task;
-use super::tenure::{AcquireOutcome, AcquireRequest};
-use super::terms::lease_options;
 use super::ticket;
-use super::times::LeaseTimingOptions;
-use super::wait::{Longest, passes, with_timeout};
+use super::wait_queue::WaitQueue;
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
 use crate::model::{KvModel, SingleRevision};
+use crate::recipes::lease::fence::FenceRecord;
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::keeper::{AcquireOutcome, AcquireRequest};
+use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::record::{LeaseRecord, LockHolder, default_owner};
+use crate::recipes::lease::task;
+use crate::recipes::lease::timing::LeaseTimingOptions;
+use crate::recipes::lease::wait::{Longest, passes, with_timeout};
+use crate::recipes::location::{BucketLocation, check_bucket, place_options};
+use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::store::Store;
 
 /// The recipe's part of a key.
@@ -462,7 +462,7 @@ impl LockGuard {
     }
 
     /// Returns the fence of the lock, if its bucket has one.
-    pub(super) fn fence_record(&self) -> Option<&FenceRecord> {
+    pub(crate) fn fence_record(&self) -> Option<&FenceRecord> {
         self.lease.fencing()
     }
 }

@@ -11,18 +11,18 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::group_view::GroupView;
-use super::group_watch::GroupEvents;
-use super::home::LeaseContext;
-use super::lease::Lease;
-use super::place::place_options;
-use super::slot::{RecipeKey, RecipeRecord};
-use super::terms::lease_options;
-use super::told::{Announced, Announcement, encode_value, speaks};
-use super::wait;
+use super::events::GroupEvents;
+use super::view::GroupView;
 use crate::backend::Read;
 use crate::bucket::{Bucket, Entry};
 use crate::error::Result;
+use crate::recipes::announcement::{Announced, Announcement, encode_value, speaks};
+use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::wait;
+use crate::recipes::location::place_options;
+use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::store::Store;
 
 /// The recipe's part of a key. The parts of a group are the ids of its members.
@@ -67,7 +67,7 @@ impl Store {
 ///   disconnected from the server, but still working, is not listed after its TTL.
 /// * The same members in two processes at the same time.
 /// * That an id has one holder that *acts*; see [`Lease`].
-/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
+/// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Group<T> {
     place: LeaseContext,
     value: PhantomData<fn() -> T>,
@@ -140,7 +140,7 @@ where
     }
 
     /// Watches the members. The stream yields the current members, then
-    /// [`GroupEvent::Ready`](super::GroupEvent::Ready), then each change.
+    /// [`GroupEvent::Ready`](crate::recipes::GroupEvent::Ready), then each change.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -336,11 +336,11 @@ impl<T> MemberInfo<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(super) fn from_announcement((key, speaker): (RecipeKey, Announced<T>)) -> Self {
+    pub(crate) fn from_announcement((key, speaker): (RecipeKey, Announced<T>)) -> Self {
         Self { id: key.part().to_owned(), speaker }
     }
 
-    pub(super) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
+    pub(crate) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
         Self { id: entry.key().part().to_owned(), speaker: Announced::of(entry) }
     }
 }

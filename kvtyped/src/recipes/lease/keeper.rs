@@ -8,24 +8,25 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence::{self, FENCE, Fence, FenceRecord};
-use super::holding::LeaseRecord;
-use super::lease::{Lease, LeaseInfo};
-use super::line::{LocalHold, NextHolder, WaitQueue};
-use super::place::check_room;
-use super::progress::AcquireStatus;
-use super::slot::{RecipeKey, RecipeRecord};
-use super::times::LeaseTiming;
+use super::fence;
+use super::fence::{FENCE, Fence, FenceRecord};
+use super::handle::{Lease, LeaseInfo};
+use super::outcome::AcquireStatus;
+use super::record::LeaseRecord;
+use super::timing::LeaseTiming;
 use super::wait::passes;
 use crate::backend::{Backoff, Deadline, Read};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::ModelKey;
+use crate::recipes::location::check_room;
+use crate::recipes::lock::wait_queue::{LocalHold, NextHolder, WaitQueue};
+use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::revision::Revision;
 
 /// The state of a lease.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum LeaseState {
+pub(crate) enum LeaseState {
     /// The lease is valid until this instant, unless it is renewed. `revision` is the revision of its last write.
     Valid { until: Instant, revision: Revision },
     /// Another holder has the lease, or no holder has it, or its time has passed.
@@ -35,7 +36,7 @@ pub(super) enum LeaseState {
 }
 
 /// A command of the holder to the lease keeper. A closed channel is a release, too.
-pub(super) enum LeaseCommand {
+pub(crate) enum LeaseCommand {
     Renew(oneshot::Sender<Result<()>>),
     SetValue(Option<Value>, oneshot::Sender<Result<()>>),
     /// Ends the lease by replacing its record with this value, for a limited time or without a limit.
@@ -48,29 +49,29 @@ type CommandReceiver = mpsc::UnboundedReceiver<LeaseCommand>;
 
 /// A request for a lease.
 #[derive(Debug, Clone)]
-pub(super) struct AcquireRequest {
-    pub(super) bucket: Bucket<RecipeRecord<LeaseRecord>>,
-    pub(super) key: RecipeKey,
-    pub(super) name: String,
-    pub(super) holding: LeaseRecord,
-    pub(super) times: LeaseTiming,
+pub(crate) struct AcquireRequest {
+    pub(crate) bucket: Bucket<RecipeRecord<LeaseRecord>>,
+    pub(crate) key: RecipeKey,
+    pub(crate) name: String,
+    pub(crate) holding: LeaseRecord,
+    pub(crate) times: LeaseTiming,
     /// Whether a fence is written with the lease, for fenced writes of this bucket.
-    pub(super) fenced: bool,
+    pub(crate) fenced: bool,
     /// The TTL of the delete marker that notifies waiters of the release.
-    pub(super) marker: Duration,
+    pub(crate) marker: Duration,
     /// The wait queue that the lease is handed over to.
-    pub(super) handover: Option<Arc<WaitQueue>>,
+    pub(crate) handover: Option<Arc<WaitQueue>>,
     /// The id of the ticket of this request in the wait queue.
-    pub(super) ticket: Option<String>,
+    pub(crate) ticket: Option<String>,
     /// The status of the attempts so far.
-    pub(super) progress: Arc<AcquireStatus>,
+    pub(crate) progress: Arc<AcquireStatus>,
     /// Whether the user bounds the wait. If so, the wait continues after errors that an administrator may undo.
-    pub(super) retry_transient: bool,
+    pub(crate) retry_transient: bool,
 }
 
 /// The expected state of the record that a lease replaces.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum ExpectedTombstone {
+pub(crate) enum ExpectedTombstone {
     /// The state is unknown: a live record refuses the attempt, and a delete marker does not.
     Unknown,
     /// The delete marker with this revision, if it still exists. Costs one write.
@@ -82,7 +83,7 @@ pub(super) enum ExpectedTombstone {
 
 /// The outcome of an attempt to take a lease.
 #[derive(Debug)]
-pub(super) enum AcquireOutcome {
+pub(crate) enum AcquireOutcome {
     Acquired(Lease),
     /// Another holder has the lease.
     Contended,
@@ -91,7 +92,7 @@ pub(super) enum AcquireOutcome {
 
 impl AcquireRequest {
     /// Creates a request without a fence and without a wait queue.
-    pub(super) fn new(
+    pub(crate) fn new(
         bucket: Bucket<RecipeRecord<LeaseRecord>>,
         key: RecipeKey,
         name: String,
@@ -120,7 +121,7 @@ impl AcquireRequest {
     ///
     /// If the future is dropped, a lease that is taken later is released. So is the lease of an attempt with an unknown
     /// outcome.
-    pub(super) async fn try_acquire(mut self, over: ExpectedTombstone) -> AcquireOutcome {
+    pub(crate) async fn try_acquire(mut self, over: ExpectedTombstone) -> AcquireOutcome {
         // A fresh id distinguishes this attempt from earlier ones. Otherwise this attempt could mistake the record of
         // an earlier one for its own, or the pending release of an earlier one could remove this lease.
         self.holding = self.holding.with_fresh_id();
@@ -150,7 +151,7 @@ impl AcquireRequest {
     }
 
     /// Returns the deadline of an attempt. A reply is useless after the lease has ended.
-    pub(super) fn deadline(&self) -> Deadline {
+    pub(crate) fn deadline(&self) -> Deadline {
         Deadline::after(self.bucket.timeout().min(self.times.validity()))
     }
 
@@ -182,7 +183,7 @@ impl AcquireRequest {
     }
 
     /// Starts the term of a lease that was written under this holder's id, and writes its fence.
-    pub(super) async fn finish_acquire(self, taken: LeaseWrite, deadline: Deadline) -> AcquireOutcome {
+    pub(crate) async fn finish_acquire(self, taken: LeaseWrite, deadline: Deadline) -> AcquireOutcome {
         match self.write_fence(&taken, deadline).await {
             Ok(fencing) => AcquireOutcome::Acquired(self.start_keeper(taken, fencing)),
             Err(error) => {
@@ -281,7 +282,7 @@ impl AcquireRequest {
         Ok(entry.filter(|entry| entry.value.id == self.holding.id))
     }
 
-    pub(super) fn start_keeper(mut self, taken: LeaseWrite, fencing: Option<FenceRecord>) -> Lease {
+    pub(crate) fn start_keeper(mut self, taken: LeaseWrite, fencing: Option<FenceRecord>) -> Lease {
         let LeaseWrite { revision, sent_at: sent } = taken;
         let until = within_fence(sent + self.times.validity(), fencing.as_ref());
         let shown = LeaseInfo {
@@ -317,10 +318,10 @@ impl AcquireRequest {
 
 /// A lease that was just written, or handed over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LeaseWrite {
-    pub(super) revision: Revision,
+pub(crate) struct LeaseWrite {
+    pub(crate) revision: Revision,
     /// No later than the start of the TTL on the server.
-    pub(super) sent_at: Instant,
+    pub(crate) sent_at: Instant,
 }
 
 /// The keeper of a lease.

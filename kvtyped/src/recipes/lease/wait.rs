@@ -7,30 +7,31 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::holding::LeaseRecord;
-use super::home::LeaseContext;
-use super::lease::Lease;
-use super::progress::AcquireStatus;
-use super::slot::{RecipeRecord, Value};
-use super::task::{self, MayHold};
-use super::tenure::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
+use super::handle::Lease;
+use super::keeper::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
+use super::outcome::AcquireStatus;
+use super::record::LeaseRecord;
+use super::task;
+use super::task::MayHold;
 use crate::backend::{Backoff, Read};
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::model::{Filter, KvModel};
+use crate::recipes::context::LeaseContext;
+use crate::recipes::record::{RecipeRecord, Value};
 use crate::watch::{Event, Events};
 
 /// The longest time without an event of a lease before its waiter reads the lease.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Returns how long the waiter for a lease with this TTL relies on its watch before it reads the lease.
-pub(super) fn poll_interval(ttl: Duration) -> Duration {
+pub(crate) fn poll_interval(ttl: Duration) -> Duration {
     let longest = ttl.min(MAX_POLL_INTERVAL);
     longest - crate::chance::uniform_duration(longest / 4)
 }
 
 /// Returns whether an error of a watch is permanent.
-pub(super) fn is_final(error: &Error) -> bool {
+pub(crate) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed | ErrorKind::InvalidConfig { .. })
 }
 
@@ -43,7 +44,7 @@ fn is_of_the_account(error: &Error) -> bool {
 impl AcquireRequest {
     /// Returns whether an error of a watch or a read ends the wait. Otherwise the error is recorded as the cause of a
     /// later timeout.
-    pub(super) fn gives_up_on(&self, error: &Error) -> bool {
+    pub(crate) fn gives_up_on(&self, error: &Error) -> bool {
         if is_final(error) || (is_of_the_account(error) && !self.retry_transient) {
             return true;
         }
@@ -52,18 +53,18 @@ impl AcquireRequest {
     }
 
     /// Returns whether the wait continues after a failed attempt that is not the first.
-    pub(super) fn waits_out(&self, error: &Error) -> bool {
+    pub(crate) fn waits_out(&self, error: &Error) -> bool {
         passes(error) || (self.retry_transient && is_of_the_account(error))
     }
 }
 
 /// A waiter for a lease.
-pub(super) struct LeaseWaiter {
+pub(crate) struct LeaseWaiter {
     claim: AcquireRequest,
 }
 
 /// The outcome of a wait.
-pub(super) enum WaitOutcome<R> {
+pub(crate) enum WaitOutcome<R> {
     Acquired(Lease),
     /// The record of the other holder makes the wait unnecessary.
     Resolved(R),
@@ -80,25 +81,25 @@ impl<R> MayHold for WaitOutcome<R> {
 
 /// The time limit of a wait, counted from its start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Longest {
+pub(crate) struct Longest {
     longest: Option<Duration>,
     /// `None` without a limit.
     end: Option<Instant>,
 }
 
 impl Longest {
-    pub(super) fn begins(longest: Option<Duration>) -> Self {
+    pub(crate) fn begins(longest: Option<Duration>) -> Self {
         Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
     }
 
     /// Returns whether the user set a limit. Such a wait continues after temporary errors.
-    pub(super) fn is_given(self) -> bool {
+    pub(crate) fn is_given(self) -> bool {
         self.longest.is_some()
     }
 }
 
 /// Bounds a wait by the time limit of its user, if any.
-pub(super) async fn with_timeout<R>(
+pub(crate) async fn with_timeout<R>(
     longest: Longest,
     progress: &AcquireStatus,
     wait: impl Future<Output = Result<R>>,
@@ -109,7 +110,7 @@ pub(super) async fn with_timeout<R>(
 
 /// Takes a lease. Waits while another holder has it, for at most `longest`. With that limit, the wait continues after
 /// temporary errors, from the first attempt on.
-pub(super) async fn acquire(
+pub(crate) async fn acquire(
     place: &LeaseContext,
     part: &str,
     value: Option<serde_json::Value>,
@@ -142,7 +143,7 @@ pub(super) async fn acquire(
 /// # Errors
 ///
 /// Returns `AlreadyExists` if the lease is held.
-pub(super) async fn take_now(place: &LeaseContext, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
+pub(crate) async fn take_now(place: &LeaseContext, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
     let take = || {
         let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
         async move {
@@ -161,7 +162,7 @@ pub(super) async fn take_now(place: &LeaseContext, part: &str, value: Option<ser
 }
 
 /// Returns whether a record is not readable as a recipe's record: it is garbage or has a newer format.
-pub(super) fn is_unreadable(error: &Error) -> bool {
+pub(crate) fn is_unreadable(error: &Error) -> bool {
     // The error of a record has a revision, unlike the error of an account without JetStream.
     match error.kind() {
         ErrorKind::Decode { .. } => true,
@@ -171,7 +172,7 @@ pub(super) fn is_unreadable(error: &Error) -> bool {
 }
 
 /// Returns the error of an unreadable record of a lease. No lease can be taken until the record is removed.
-pub(super) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
+pub(crate) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
     let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
     let (bucket, key) = (claim.bucket.name(), &claim.key);
     let detail =
@@ -181,7 +182,7 @@ pub(super) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
 }
 
 /// Starts a watch. With a time limit, retries after temporary errors.
-pub(super) async fn watch<T: KvModel>(
+pub(crate) async fn watch<T: KvModel>(
     bucket: &Bucket<T>,
     filter: Filter<T>,
     claim: &AcquireRequest,
@@ -199,12 +200,12 @@ pub(super) async fn watch<T: KvModel>(
 }
 
 impl LeaseWaiter {
-    pub(super) fn new(claim: AcquireRequest) -> Self {
+    pub(crate) fn new(claim: AcquireRequest) -> Self {
         Self { claim }
     }
 
     /// Takes the lease. Waits while another holder has it, unless `settled` accepts the record of that holder.
-    pub(super) async fn acquire_unless<V: Value, R>(
+    pub(crate) async fn acquire_unless<V: Value, R>(
         self,
         settled: impl FnMut(Result<V>) -> Option<Result<R>>,
     ) -> Result<WaitOutcome<R>> {
@@ -287,6 +288,6 @@ impl LeaseWaiter {
 
 /// Returns whether a wait continues after an error, because the cause is temporary. After an unknown outcome, a lease
 /// that may have been taken expires. Refused credentials count as an unreachable server: the client keeps reconnecting.
-pub(super) fn passes(error: &Error) -> bool {
+pub(crate) fn passes(error: &Error) -> bool {
     error.is_retryable() || error.outcome() == Outcome::Unknown || matches!(error.kind(), ErrorKind::Unauthorized)
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::place::check_room;
-use super::quota::{TimeInterval, nanos};
-use super::slot::{RecipeKey, RecipeRecord};
-use super::task::detached;
+use super::gcra::{TimeInterval, nanos};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
+use crate::recipes::lease::task::detached;
+use crate::recipes::location::check_room;
+use crate::recipes::record::{RecipeKey, RecipeRecord};
 
 /// Once a reading has this age, the clock is read again.
 const REFRESH_AFTER: Duration = Duration::from_secs(10);
@@ -25,14 +25,14 @@ const REFRESH_AFTER: Duration = Duration::from_secs(10);
 const EXPIRE_AFTER: Duration = Duration::from_secs(60);
 
 /// The reciprocal of the tolerated drift between two clocks: 500 ppm, like the rate of clock slewing.
-pub(super) const MAX_DRIFT_DIVISOR: u32 = 2_000;
+pub(crate) const MAX_DRIFT_DIVISOR: u32 = 2_000;
 
 /// The TTL of the record that the clock is read from.
 const PROBE_TTL: Duration = Duration::from_secs(60);
 
 /// The server's clock. Clones share their samples.
 #[derive(Clone)]
-pub(super) struct ServerClock {
+pub(crate) struct ServerClock {
     key: RecipeKey,
     known: Arc<Mutex<Option<Sample>>>,
     reading: Arc<tokio::sync::Mutex<()>>,
@@ -70,7 +70,7 @@ impl Sample {
 }
 
 impl ServerClock {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let reader = format!("{:016x}", rand::random::<u64>());
         let key = RecipeKey::new("rate-clock", name, reader);
         Self { key, known: Arc::default(), reading: Arc::default() }
@@ -78,9 +78,9 @@ impl ServerClock {
 
     /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the clock, the
     /// last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for that task.
-    pub(super) async fn refresh<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
+    pub(crate) async fn refresh<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
     where
-        V: super::slot::Value,
+        V: crate::recipes::record::Value,
     {
         if self.age() < REFRESH_AFTER {
             return Ok(());
@@ -132,7 +132,7 @@ impl ServerClock {
     }
 
     /// Returns the bounds of the current time. The clock must have been read before.
-    pub(super) fn now(&self) -> TimeInterval {
+    pub(crate) fn now(&self) -> TimeInterval {
         let nothing = TimeInterval { earliest: 0, latest: u64::MAX };
         self.sample().map_or(nothing, |sample| sample.now(Instant::now()))
     }

@@ -17,7 +17,7 @@ use crate::model::{Filter, KvModel, SingleRevision};
 
 /// The key of a recipe's record: `=kvtyped.lock.invoice-42.lease`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RecipeKey {
+pub(crate) struct RecipeKey {
     /// The recipe: `lock`, `election`, ..
     recipe: String,
     /// The name within the recipe, for example of a lock.
@@ -27,29 +27,29 @@ pub(super) struct RecipeKey {
 }
 
 impl RecipeKey {
-    pub(super) fn new(recipe: &str, name: impl Into<String>, part: impl Into<String>) -> Self {
+    pub(crate) fn new(recipe: &str, name: impl Into<String>, part: impl Into<String>) -> Self {
         Self { recipe: recipe.to_owned(), name: name.into(), part: part.into() }
     }
 
-    pub(super) fn recipe(&self) -> &str {
+    pub(crate) fn recipe(&self) -> &str {
         &self.recipe
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn part(&self) -> &str {
+    pub(crate) fn part(&self) -> &str {
         &self.part
     }
 
     /// Returns the key of another part with the same recipe and name.
-    pub(super) fn sibling(&self, part: impl Into<String>) -> Self {
+    pub(crate) fn sibling(&self, part: impl Into<String>) -> Self {
         Self { recipe: self.recipe.clone(), name: self.name.clone(), part: part.into() }
     }
 
     /// Returns a filter for all parts of a recipe and name.
-    pub(super) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<RecipeRecord<V>> {
+    pub(crate) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<RecipeRecord<V>> {
         let pattern = Pattern::new().literal(Key::RESERVED);
         let pattern = pattern.segment(Some(&recipe.to_owned()), "", "").segment(Some(&name.to_owned()), "", "");
         Filter::pattern(pattern.segment::<String>(None, "", ""))
@@ -94,7 +94,7 @@ impl FromStr for RecipeKey {
 }
 
 /// A value of a recipe's record.
-pub(super) trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub(crate) trait Value: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<V: Serialize + DeserializeOwned + Send + Sync + 'static> Value for V {}
 
@@ -105,7 +105,7 @@ const FORMAT: u64 = 1;
 const DECLARES: &str = "v";
 
 /// JSON objects that declare the [format](FORMAT) of a record.
-pub(super) enum Declared {}
+pub(crate) enum Declared {}
 
 impl<V: Value> Codec<V> for Declared {
     const NAME: &'static str = <Json as Codec<V>>::NAME;
@@ -141,7 +141,7 @@ fn declared_by_default() -> u64 {
 
 /// The fields of a record that this version does not know, for `#[serde(flatten)]`: a rewrite keeps them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Unknown(Map<String, Packed>);
+pub(crate) struct Unknown(Map<String, Packed>);
 
 impl<'de> Deserialize<'de> for Unknown {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -160,9 +160,9 @@ impl fmt::Debug for Unknown {
 
 /// A record of a recipe: a value under its key, as JSON.
 #[derive(Debug, Clone)]
-pub(super) struct RecipeRecord<V> {
-    pub(super) key: RecipeKey,
-    pub(super) value: V,
+pub(crate) struct RecipeRecord<V> {
+    pub(crate) key: RecipeKey,
+    pub(crate) value: V,
 }
 
 impl<V: Value> KvModel for RecipeRecord<V> {

@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fence::{Fence, FenceRecord};
-use super::tenure::{LeaseCommand, LeaseState};
-use super::times::LeaseTiming;
+use super::keeper::{LeaseCommand, LeaseState};
+use super::timing::LeaseTiming;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A held lease: a record with a TTL that a background task renews.
 ///
-/// Every guard of a recipe dereferences to a lease: [`LockGuard`](super::LockGuard), [`Leadership`](super::Leadership),
-/// [`Permit`](super::Permit), [`Member`](super::Member).
+/// Every guard of a recipe dereferences to a lease: [`LockGuard`](crate::recipes::LockGuard), [`Leadership`](crate::recipes::Leadership),
+/// [`Permit`](crate::recipes::Permit), [`Member`](crate::recipes::Member).
 ///
 /// A lease is valid until its TTL, less a margin, has passed since its last renewal was **sent**, by this machine's
 /// monotonic clock. So the holder gives the lease up before the server can grant it to another holder, with or without
@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// # What this does not guarantee
 ///
 /// That the holder *stops acting* when the lease is lost. A process can be paused between a check of the lease and an
-/// action, for longer than the lease lives. No lease of any system prevents that. A [fence](super::Fence) prevents it
+/// action, for longer than the lease lives. No lease of any system prevents that. A [fence](crate::recipes::Fence) prevents it
 /// if the target of the action checks it.
 ///
 /// The clock is `CLOCK_MONOTONIC` on Linux, which stops while the machine is suspended. The server may expire a lease
@@ -45,20 +45,20 @@ pub struct Lease {
 
 /// The properties of a lease that do not change.
 #[derive(Debug, Clone)]
-pub(super) struct LeaseInfo {
-    pub(super) name: String,
-    pub(super) bucket: String,
-    pub(super) key: String,
-    pub(super) fence: Fence,
+pub(crate) struct LeaseInfo {
+    pub(crate) name: String,
+    pub(crate) bucket: String,
+    pub(crate) key: String,
+    pub(crate) fence: Fence,
     /// The fence of the lease, if its bucket has one.
-    pub(super) fencing: Option<FenceRecord>,
-    pub(super) times: LeaseTiming,
+    pub(crate) fencing: Option<FenceRecord>,
+    pub(crate) times: LeaseTiming,
     /// The time limit of an operation.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Lease {
-    pub(super) fn new(
+    pub(crate) fn new(
         shown: LeaseInfo,
         state: watch::Receiver<LeaseState>,
         orders: mpsc::UnboundedSender<LeaseCommand>,
@@ -215,7 +215,7 @@ impl Lease {
     }
 
     /// Releases the lease, as the operation of a recipe.
-    pub(super) async fn release_as(self, operation: &'static str) -> Result<()> {
+    pub(crate) async fn release_as(self, operation: &'static str) -> Result<()> {
         let timeout = self.shown.timeout;
         match tokio::time::timeout(timeout, self.send_command(operation, LeaseCommand::Release)).await {
             Ok(released) => released,
@@ -225,28 +225,28 @@ impl Lease {
     }
 
     /// Starts the renewal once the caller has the lease. Until then the lease lasts for one TTL.
-    pub(super) fn start_renewal(&self) {
+    pub(crate) fn start_renewal(&self) {
         self.in_hand.store(true, Ordering::Relaxed);
     }
 
     /// Returns a receiver of the state.
-    pub(super) fn state(&self) -> watch::Receiver<LeaseState> {
+    pub(crate) fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
     }
 
     /// Returns the fence of the lease, if its bucket has one.
-    pub(super) fn fencing(&self) -> Option<&FenceRecord> {
+    pub(crate) fn fencing(&self) -> Option<&FenceRecord> {
         self.shown.fencing.as_ref()
     }
 
     /// Replaces the value in the lease.
-    pub(super) async fn set_value(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
+    pub(crate) async fn set_value(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
         self.send_command(operation, |reply| LeaseCommand::SetValue(value, reply)).await
     }
 
     /// Ends the lease by replacing its record with a value, if the record still belongs to this lease. The value stays
     /// for `keep`, or without a limit.
-    pub(super) async fn complete(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
+    pub(crate) async fn complete(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
         self.send_command(operation, |reply| LeaseCommand::Complete(value, keep, reply)).await
     }
 
@@ -270,7 +270,7 @@ impl Lease {
         self.located(operation, Error::new(ErrorKind::Lost))
     }
 
-    pub(super) fn located(&self, operation: &'static str, error: Error) -> Error {
+    pub(crate) fn located(&self, operation: &'static str, error: Error) -> Error {
         error.with_context(operation, &self.shown.bucket, Some(&self.shown.key))
     }
 }

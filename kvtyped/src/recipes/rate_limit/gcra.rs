@@ -64,7 +64,7 @@ impl Quota {
     }
 
     /// Returns the parameters of the quota.
-    pub(super) fn rule(self) -> Result<Gcra> {
+    pub(crate) fn rule(self) -> Result<Gcra> {
         let Self { events, period, burst } = self;
         let wrong = |reason: String| Err(Error::invalid_config(reason));
         if events == 0 {
@@ -92,24 +92,24 @@ impl Quota {
 
 /// The parameters of a quota. All times are in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gcra {
+pub(crate) struct Gcra {
     /// The cost of one event.
     interval: u64,
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
     /// The cost of a full burst.
     burst_duration: u64,
 }
 
 /// The bounds of the current time, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TimeInterval {
-    pub(super) earliest: u64,
-    pub(super) latest: u64,
+pub(crate) struct TimeInterval {
+    pub(crate) earliest: u64,
+    pub(crate) latest: u64,
 }
 
 /// The state of a key, in nanoseconds since 1970 by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct GcraState {
+pub(crate) struct GcraState {
     /// When the full burst is available again.
     #[serde(rename = "whole_at")]
     tat: u64,
@@ -125,21 +125,21 @@ pub(super) struct GcraState {
 
 /// The reason why events are not allowed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Denied {
+pub(crate) struct Denied {
     /// The time until the events are allowed.
-    pub(super) wait: Duration,
+    pub(crate) wait: Duration,
     /// The state to store so that the wait suffices, if the stored state does not fit this quota and this clock.
-    pub(super) reset: Option<GcraState>,
+    pub(crate) reset: Option<GcraState>,
 }
 
 impl Gcra {
     /// Returns the longest time that a key needs to be whole again.
-    pub(super) fn burst_duration(&self) -> Duration {
+    pub(crate) fn burst_duration(&self) -> Duration {
         Duration::from_nanos(self.burst_duration)
     }
 
     /// Returns the state after these events, or the time until they are allowed.
-    pub(super) fn decide(&self, used: GcraState, events: u32, now: TimeInterval) -> Result<GcraState, Denied> {
+    pub(crate) fn decide(&self, used: GcraState, events: u32, now: TimeInterval) -> Result<GcraState, Denied> {
         let cost = self.interval.saturating_mul(events.into());
         let (GcraState { tat: whole_at, since, .. }, limit) = self.now(used, now);
         let after = whole_at.saturating_add(cost);
@@ -158,13 +158,13 @@ impl Gcra {
     }
 
     /// Returns how many events would be allowed now.
-    pub(super) fn remaining(&self, used: GcraState, now: TimeInterval) -> u32 {
+    pub(crate) fn remaining(&self, used: GcraState, now: TimeInterval) -> u32 {
         let (GcraState { tat: whole_at, .. }, limit) = self.now(used, now);
         u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
     }
 
     /// Returns whether a state was written under another quota.
-    pub(super) fn differs(&self, used: GcraState) -> bool {
+    pub(crate) fn differs(&self, used: GcraState) -> bool {
         (used.interval, used.burst) != (0, 0) && (used.interval, used.burst) != (self.interval, self.burst)
     }
 
@@ -198,7 +198,7 @@ impl Gcra {
     }
 }
 
-pub(super) fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     nanos_of(duration.as_nanos())
 }
 
