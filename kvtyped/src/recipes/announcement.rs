@@ -1,7 +1,7 @@
 //! The value that a holder announces in its lease, as other processes read it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Packed;
+use serde_json::Value as JsonValue;
 
 use super::lease::fence::Fence;
 use super::lease::record::time_of;
@@ -27,12 +27,12 @@ pub(crate) struct Announcement<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AnnouncementVersion {
     pub(crate) id: String,
-    said: u64,
+    value_version: u64,
 }
 
 impl<T> Announcement<T> {
-    pub(crate) fn saying(&self) -> AnnouncementVersion {
-        AnnouncementVersion { id: self.id.clone(), said: self.value_version }
+    pub(crate) fn version(&self) -> AnnouncementVersion {
+        AnnouncementVersion { id: self.id.clone(), value_version: self.value_version }
     }
 }
 
@@ -41,22 +41,22 @@ impl<T> Announcement<T> {
 /// # Errors
 ///
 /// Returns `Encode` if the value cannot be encoded or read back.
-pub(crate) fn encode_value<T: Value>(value: &T) -> Result<Packed> {
-    let pack = || {
+pub(crate) fn encode_value<T: Value>(value: &T) -> Result<JsonValue> {
+    let encode = || {
         let bytes = Json::encode(value)?;
         Json::verify(value, &read_back::<Json, T>(&bytes)?)?;
-        <Json as Codec<Packed>>::decode(&bytes)
+        <Json as Codec<JsonValue>>::decode(&bytes)
     };
-    pack().map_err(|error: CodecError| Error::encode(&error))
+    encode().map_err(|error: CodecError| Error::encode(&error))
 }
 
-fn decode_value<T: Value>(packed: &Packed) -> Result<T, CodecError> {
-    Json::decode(&Json::encode(packed)?)
+fn decode_value<T: Value>(json: &JsonValue) -> Result<T, CodecError> {
+    Json::decode(&Json::encode(json)?)
 }
 
 /// An announcement with a value that is not decoded. A watch can compare it with the last one even if the value is not
 /// a `T`.
-pub(crate) type RawAnnouncement = Announcement<Packed>;
+pub(crate) type RawAnnouncement = Announcement<JsonValue>;
 
 /// Decodes the value of an announcement.
 ///
@@ -82,50 +82,50 @@ pub(crate) struct Announced<T> {
 }
 
 impl<T: Value> Announced<T> {
-    pub(crate) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
+    pub(crate) fn from_entry(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
         let revision = entry.revision().get();
         let Announcement { owner, since, term, value, .. } = entry.into_value().value;
         Self { value, owner, since: time_of(since), fence: Fence::new(term.unwrap_or(revision)) }
     }
 }
 
-/// Implements the accessors of a public type that contains a [`Announced`].
-macro_rules! speaks {
-    ($told:ident, $since:literal) => {
-        impl<T> $told<T> {
+/// Implements the accessors of a public type that contains an [`Announced`].
+macro_rules! announced_accessors {
+    ($holder:ident, $since:literal) => {
+        impl<T> $holder<T> {
             /// Returns the value.
             pub fn value(&self) -> &T {
-                &self.speaker.value
+                &self.announced.value
             }
 
             /// Returns the value, without the metadata.
             pub fn into_value(self) -> T {
-                self.speaker.value
+                self.announced.value
             }
 
             /// Returns the fencing token of the holder's term.
             pub fn fence(&self) -> $crate::recipes::Fence {
-                self.speaker.fence
+                self.announced.fence
             }
 
             /// Returns the name of the holder.
             pub fn owner(&self) -> &str {
-                &self.speaker.owner
+                &self.announced.owner
             }
 
             #[doc = $since]
             pub fn since(&self) -> std::time::SystemTime {
-                self.speaker.since
+                self.announced.since
             }
         }
 
-        impl<T> std::ops::Deref for $told<T> {
+        impl<T> std::ops::Deref for $holder<T> {
             type Target = T;
 
             fn deref(&self) -> &T {
-                &self.speaker.value
+                &self.announced.value
             }
         }
     };
 }
-pub(crate) use speaks;
+pub(crate) use announced_accessors;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::lease::keeper::AcquireRequest;
 use super::lease::options::LeaseOptions;
+use super::lease::outcome::AcquireStatus;
 use super::lease::record::{LeaseRecord, default_owner};
-use super::lease::task::detached;
+use super::lease::request::AcquireRequest;
 use super::location::{BucketLocation, check_bucket};
-use super::record::{self, RecipeKey, RecipeRecord};
+use super::open::detached;
+use super::record::{RecipeKey, RecipeRecord, Value};
 use crate::bucket::Bucket;
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,8 +32,8 @@ pub(crate) struct LeaseContext {
 impl LeaseContext {
     pub(crate) fn new(store: &Store, recipe: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
-        let place = BucketLocation::new(store, &name);
-        Self { recipe, name, location: place, opened: Arc::default(), options: LeaseOptions::default() }
+        let location = BucketLocation::new(store, &name);
+        Self { recipe, name, location: location, opened: Arc::default(), options: LeaseOptions::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -66,23 +66,23 @@ impl LeaseContext {
     }
 
     /// Returns a filter for all parts, as records that hold a `V`.
-    pub(crate) fn all<V: record::Value>(&self) -> Filter<RecipeRecord<V>> {
+    pub(crate) fn all<V: Value>(&self) -> Filter<RecipeRecord<V>> {
         RecipeKey::parts(self.recipe, &self.name)
     }
 
     /// Returns the bucket. Creates it if it is missing.
     pub(crate) async fn bucket(&self) -> Result<Bucket<RecipeRecord<LeaseRecord>>> {
-        let ttl = self.options.timing.times()?.ttl;
+        let ttl = self.options.timing.resolve()?.ttl;
         let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
         let bucket = match known {
             Some(bucket) => bucket,
             None => {
-                let (place, opened) = (self.location.clone(), Arc::clone(&self.opened));
+                let (location, opened) = (self.location.clone(), Arc::clone(&self.opened));
                 let open = async move {
                     let mut opened = opened.lock().await;
                     match &*opened {
                         Some(bucket) => Ok(bucket.clone()),
-                        None => Ok(opened.insert(place.open(Some(ttl)).await?).clone()),
+                        None => Ok(opened.insert(location.open(Some(ttl)).await?).clone()),
                     }
                 };
                 detached(open).await?
@@ -94,14 +94,31 @@ impl LeaseContext {
     }
 
     /// Returns a request for the lease of a part. The lease will contain `value`.
-    pub(crate) async fn request(&self, part: impl Into<String>, value: Option<Value>) -> Result<AcquireRequest> {
-        let times = self.options.timing.times()?;
+    pub(crate) async fn request(
+        &self,
+        part: impl Into<String>,
+        value: Option<serde_json::Value>,
+    ) -> Result<AcquireRequest> {
+        let timing = self.options.timing.resolve()?;
         let key = self.key(part);
         key.encode()?;
         let owner = self.options.owner.clone().unwrap_or_else(default_owner);
-        let holding = LeaseRecord::new(owner, None, value);
+        let record = LeaseRecord::new(owner, None, value);
         let bucket = self.bucket().await?;
-        Ok(AcquireRequest::new(bucket, key, self.name.clone(), holding, times))
+        Ok(AcquireRequest::new(bucket, key, self.name.clone(), record, timing))
+    }
+
+    /// Returns a request for a wait, which reports its status. With `retry_transient`, retries temporary errors of the
+    /// opening.
+    pub(crate) async fn waiting_request(
+        &self,
+        part: impl Into<String>,
+        value: Option<serde_json::Value>,
+        status: &Arc<AcquireStatus>,
+        retry_transient: bool,
+    ) -> Result<AcquireRequest> {
+        let request = self.request(part, value).await?;
+        Ok(AcquireRequest { status: Arc::clone(status), retry_transient, ..request })
     }
 
     /// Runs an operation, and adds its location to the error. If the bucket turns out to be deleted or replaced, the

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::location::{BucketLocation, place_options};
+use super::location::{BucketLocation, location_options};
 use super::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, Change, CounterBucket};
@@ -54,7 +54,7 @@ pub struct OpenCounters {
     timeout: Option<Duration>,
 }
 
-place_options!(OpenCounters);
+location_options!(OpenCounters: place);
 
 impl OpenCounters {
     /// Sets the total time limit of each operation; the store's timeout by default.

@@ -14,13 +14,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::announcement::{
-    Announced, Announcement, AnnouncementVersion, RawAnnouncement, decode, encode_value, speaks,
+    Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
 };
 use super::context::LeaseContext;
 use super::lease::handle::Lease;
 use super::lease::options::lease_options;
 use super::lease::wait;
-use super::location::place_options;
+use super::location::location_options;
 use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::error::Result;
@@ -57,7 +57,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Election { place: LeaseContext::new(self, RECIPE, name), value: PhantomData }
+        Election { context: LeaseContext::new(self, RECIPE, name), value: PhantomData }
     }
 }
 
@@ -82,12 +82,12 @@ impl Store {
 /// * Fresh observations. An observed leader may already have been replaced.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Election<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
-place_options!(Election<T>);
-lease_options!(Election<T>: place.options, Campaign<T>: place.options);
+location_options!(Election<T>: context);
+lease_options!(Election<T>: context.options, Campaign<T>: context.options);
 
 impl<T> Election<T>
 where
@@ -112,7 +112,7 @@ where
     /// If the future is dropped, the candidate withdraws. A candidate that is elected at that moment resigns. If the
     /// resignation cannot be sent, the leadership is free after its TTL.
     pub fn campaign(&self, me: &T) -> Campaign<T> {
-        Campaign { place: self.place.clone(), me: encode_value(me), wait: None, value: PhantomData }
+        Campaign { context: self.context.clone(), me: encode_value(me), wait: None, value: PhantomData }
     }
 
     /// Returns the current leader, or `None` if there is no leader. The answer may be outdated when it arrives.
@@ -127,11 +127,11 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
-            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
-            let entry = bucket.get(&self.place.key(LEASE)).read(Read::Leader).await?;
-            Ok(entry.map(|entry| Leader { speaker: Announced::of(entry) }))
+            let bucket = self.context.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
+            let entry = bucket.get(&self.context.key(LEASE)).read(Read::Leader).await?;
+            Ok(entry.map(|entry| Leader { announced: Announced::from_entry(entry) }))
         };
-        self.place.in_operation("leader", None, read).await
+        self.context.in_operation("leader", None, read).await
     }
 
     /// Watches the leader. The stream yields the current leader, each new leader, and each new value of a leader.
@@ -163,10 +163,10 @@ where
     /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn observe(&self) -> Result<Leaders<T>> {
         let watch = async {
-            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
-            bucket.watch(Filter::key(&self.place.key(LEASE))).await
+            let bucket = self.context.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
+            bucket.watch(Filter::key(&self.context.key(LEASE))).await
         };
-        let events = self.place.in_operation("observe", None, watch).await?;
+        let events = self.context.in_operation("observe", None, watch).await?;
         Ok(Leaders { events, last: None, value: PhantomData })
     }
 }
@@ -174,7 +174,7 @@ where
 /// A campaign for leadership; see [`Election::campaign`].
 #[must_use = "a campaign does not start until it is awaited"]
 pub struct Campaign<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     me: Result<serde_json::Value>,
     wait: Option<Duration>,
     value: PhantomData<fn() -> T>,
@@ -193,10 +193,10 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { place, me, wait, value: _ } = self;
+        let Self { context, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = async { wait::acquire(&place, LEASE, Some(me?), wait).await };
-            let lease = place.in_operation("campaign", None, elected).await?;
+            let elected = async { wait::acquire(&context, LEASE, Some(me?), wait).await };
+            let lease = context.in_operation("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })
     }
@@ -262,10 +262,10 @@ impl<T> Deref for Leadership<T> {
 /// A leader, which may have been replaced since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader<T> {
-    speaker: Announced<T>,
+    announced: Announced<T>,
 }
 
-speaks!(Leader, "When it was elected, by its own clock.");
+announced_accessors!(Leader, "When it was elected, by its own clock.");
 
 /// A stream of leaders; see [`Election::observe`].
 #[must_use = "a stream does nothing until it is polled"]
@@ -289,12 +289,12 @@ where
         loop {
             let item = match ready!(self.events.poll_next_unpin(context)) {
                 Some(Ok(Event::Put(entry))) => {
-                    let saying = entry.value.saying();
-                    if self.last.as_ref() == Some(&saying) {
+                    let version = entry.value.version();
+                    if self.last.as_ref() == Some(&version) {
                         continue;
                     }
-                    self.last = Some(saying);
-                    Some(decode(entry).map(|(_, speaker)| Leader { speaker }))
+                    self.last = Some(version);
+                    Some(decode(entry).map(|(_, announced)| Leader { announced }))
                 }
                 Some(Ok(Event::Undecodable { error, .. })) => Some(Err(error)),
                 Some(Ok(_)) => continue,
@@ -308,20 +308,20 @@ where
 
 impl<T> Clone for Election<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), value: PhantomData }
+        Self { context: self.context.clone(), value: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Election<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Election").field(&self.place.name()).finish()
+        f.debug_tuple("Election").field(&self.context.name()).finish()
     }
 }
 
 impl<T> fmt::Debug for Campaign<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Campaign")
-            .field("election", &self.place.name())
+            .field("election", &self.context.name())
             .field("wait", &self.wait)
             .finish_non_exhaustive()
     }

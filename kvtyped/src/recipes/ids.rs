@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::lease::task::detached;
-use super::location::{BucketLocation, place_options};
+use super::location::{BucketLocation, location_options};
+use super::open::detached;
 use super::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
@@ -60,7 +60,7 @@ pub struct OpenIds {
     timeout: Option<Duration>,
 }
 
-place_options!(OpenIds);
+location_options!(OpenIds: place);
 
 impl OpenIds {
     /// The default size of a block of ids.

@@ -22,9 +22,9 @@ pub(crate) struct BucketLocation {
 }
 
 /// The smallest `max_value_size` that is certainly large enough for a recipe's records, headers included.
-const ROOM: u32 = 1_024;
+const MIN_VALUE_SIZE: u32 = 1_024;
 /// The smallest `max_bytes` of a bucket that a recipe works in: a record, and the reserve of [`check_room`].
-const SMALLEST: u64 = 2 * ROOM as u64;
+const MIN_BYTES: u64 = 2 * MIN_VALUE_SIZE as u64;
 
 impl BucketLocation {
     pub(crate) fn new(store: &Store, bucket: impl Into<String>) -> Self {
@@ -91,9 +91,9 @@ impl BucketLocation {
             open = open.replicas(replicas);
         }
         if let Some(bytes) = self.max_bytes {
-            if bytes < SMALLEST {
+            if bytes < MIN_BYTES {
                 let reason = format!(
-                    "`max_bytes` is {bytes}; it must be at least {SMALLEST} to hold and renew a record of the recipe"
+                    "`max_bytes` is {bytes}; it must be at least {MIN_BYTES} to hold and renew a record of the recipe"
                 );
                 return Err(Error::invalid_config(reason).with_context("open", &self.bucket, None));
             }
@@ -127,12 +127,12 @@ pub(crate) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> 
         );
     }
     if let Some(size) = max_value_size
-        && *size < ROOM
+        && *size < MIN_VALUE_SIZE
     {
         return unfit("a bucket whose values may have 1,024 bytes", format!("max_value_size = {size}"));
     }
     if let Some(bytes) = max_bytes
-        && *bytes < SMALLEST
+        && *bytes < MIN_BYTES
     {
         return unfit("a bucket that may have 2,048 bytes, to hold and renew a record", format!("max_bytes = {bytes}"));
     }
@@ -186,7 +186,7 @@ pub(crate) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
         Err(error) => return Err(error),
     };
     let Some(limit) = status.config.max_bytes else { return Ok(()) };
-    let reserve = (limit / 8).max(u64::from(ROOM));
+    let reserve = (limit / 8).max(u64::from(MIN_VALUE_SIZE));
     if status.bytes.saturating_add(reserve) <= limit {
         return Ok(());
     }
@@ -196,19 +196,19 @@ pub(crate) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
 }
 
 /// The options for the bucket of a recipe.
-macro_rules! place_options {
-    ($($recipe:ident $(<$($generic:ident),*>)?),* $(,)?) => {$(
-        impl $(<$($generic),*>)? $recipe $(<$($generic),*>)? {
+macro_rules! location_options {
+    ($($handle:ident $(<$($generic:ident),*>)?: $($path:ident).+),* $(,)?) => {$(
+        impl $(<$($generic),*>)? $handle $(<$($generic),*>)? {
             /// Sets the bucket. By default it has the name of this handle and is created if it is missing. The bucket
             /// may also contain records of models: the keys do not collide.
             pub fn bucket(mut self, name: impl Into<String>) -> Self {
-                self.place.set_bucket(name.into());
+                self.$($path).+.set_bucket(name.into());
                 self
             }
 
             /// Sets the storage of a new bucket.
             pub fn storage(mut self, storage: $crate::config::Storage) -> Self {
-                self.place.set_storage(storage);
+                self.$($path).+.set_storage(storage);
                 self
             }
 
@@ -218,16 +218,16 @@ macro_rules! place_options {
             /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue. Less than 2,048 bytes
             /// is refused (`InvalidConfig`).
             pub fn max_bytes(mut self, bytes: u64) -> Self {
-                self.place.set_max_bytes(bytes);
+                self.$($path).+.set_max_bytes(bytes);
                 self
             }
 
             /// Sets the number of replicas of a new bucket. Three replicas tolerate the loss of one server.
             pub fn replicas(mut self, replicas: u8) -> Self {
-                self.place.set_replicas(replicas);
+                self.$($path).+.set_replicas(replicas);
                 self
             }
         }
     )*};
 }
-pub(crate) use place_options;
+pub(crate) use location_options;

@@ -67,6 +67,7 @@ mod rate_limit;
 mod lease;
 mod context;
 mod announcement;
+mod open;
 mod location;
 mod record;
 
@@ -74,9 +75,8 @@ pub use self::counters::{Counters, OpenCounters};
 pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};
 pub use self::group::{Group, GroupEvent, GroupEvents, GroupView, Join, LeaveReason, Member, MemberInfo};
 pub use self::ids::{Ids, OpenIds};
-pub use self::lease::record::LockHolder;
 pub use self::lease::{Fence, Lease};
-pub use self::lock::{Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use self::lock::{Lock, LockGuard, LockHolder, Locks, OpenLocks, TryLock};
 pub use self::once::{Once, OnceError, OnceOutput, OnceRun};
 pub use self::rate_limit::{OpenRateLimiter, Quota, RateLimitDecision, RateLimiter, UntilReady};
 pub use self::semaphore::{Acquire, Permit, Semaphore, TryAcquire};

@@ -11,16 +11,15 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::context::LeaseContext;
+use super::lease::acquire::{MayHold, acquire_detached};
 use super::lease::handle::Lease;
-use super::lease::keeper::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
 use super::lease::options::lease_options;
-use super::lease::outcome::AcquireStatus;
+use super::lease::outcome::{AcquireOutcome, AcquireStatus};
 use super::lease::record::LeaseRecord;
-use super::lease::task;
-use super::lease::task::MayHold;
+use super::lease::request::{AcquireRequest, ExpectedTombstone};
 use super::lease::wait;
-use super::lease::wait::{Longest, passes, poll_interval, with_timeout};
-use super::location::place_options;
+use super::lease::wait::{WaitLimit, poll_interval, with_timeout};
+use super::location::location_options;
 use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::bucket::Bucket;
@@ -53,7 +52,7 @@ impl Store {
     /// # }
     /// ```
     pub fn semaphore(&self, name: impl Into<String>, permits: u32) -> Semaphore {
-        Semaphore { place: LeaseContext::new(self, RECIPE, name), permits }
+        Semaphore { context: LeaseContext::new(self, RECIPE, name), permits }
     }
 }
 
@@ -72,12 +71,12 @@ impl Store {
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 #[derive(Clone)]
 pub struct Semaphore {
-    place: LeaseContext,
+    context: LeaseContext,
     permits: u32,
 }
 
-place_options!(Semaphore);
-lease_options!(Semaphore: place.options, Acquire: semaphore.place.options, TryAcquire: semaphore.place.options);
+location_options!(Semaphore: context);
+lease_options!(Semaphore: context.options, Acquire: semaphore.context.options, TryAcquire: semaphore.context.options);
 
 impl Semaphore {
     /// Takes a permit. Waits while all permits are taken.
@@ -85,11 +84,11 @@ impl Semaphore {
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Acquire::wait) is given and passes. Without it, the call waits for as long as all
-    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that arrives later is
+    /// permits are taken. The outcome is `Unknown` if an attempt was in status: a permit that arrives later is
     /// released. With a `wait`, the call also waits for an unreachable server. Without it, the first attempt fails. A
     /// denial of the first attempt is returned at once. With a `wait`, the attempt continues after a later denial,
     /// which becomes the cause of the `Timeout`. Returns `InvalidConfig` if there are no permits or more than 4,096, if
-    /// the times contradict each other, or if the bucket name is invalid. Returns `Unsupported` if the bucket or the
+    /// the timing contradict each other, or if the bucket name is invalid. Returns `Unsupported` if the bucket or the
     /// server does not support the TTL of single records. Returns `BucketNotFound` if the bucket is deleted.
     ///
     /// # Cancel safety
@@ -124,10 +123,10 @@ impl Semaphore {
     /// If the future is dropped, the read is cancelled.
     pub async fn available(&self) -> Result<u32> {
         let count = async {
-            let free = self.checked()?.free(&self.place.bucket().await?).await?;
+            let free = self.checked()?.free(&self.context.bucket().await?).await?;
             Ok(u32::try_from(free.len()).unwrap_or(u32::MAX))
         };
-        self.place.in_operation("available", None, count).await
+        self.context.in_operation("available", None, count).await
     }
 
     /// Returns the number of permits that this handle uses.
@@ -146,15 +145,21 @@ impl Semaphore {
 
     /// Returns the free slots, as read from the leader of the bucket. Any record in a slot takes the slot.
     async fn free(&self, bucket: &Bucket<RecipeRecord<LeaseRecord>>) -> Result<Vec<u32>> {
-        let keys = (0..self.permits).map(|slot| self.place.key(slot.to_string()));
-        let taken = bucket.get_many(keys).read(Read::Leader).results().await?;
-        Ok((0..self.permits).zip(taken).filter(|(_, taken)| matches!(taken, Ok(None))).map(|(slot, _)| slot).collect())
+        let keys = (0..self.permits).map(|slot| self.context.key(slot.to_string()));
+        let records = bucket.get_many(keys).read(Read::Leader).results().await?;
+        let is_free = |(slot, record)| matches!(record, Ok(None)).then_some(slot);
+        Ok((0..self.permits).zip(records).filter_map(is_free).collect())
     }
 
     /// Tries to take the slot with this number.
-    async fn attempt(&self, claim: &AcquireRequest, slot: u32, over: ExpectedTombstone) -> Result<Option<Permit>> {
-        let key = claim.key.sibling(slot.to_string());
-        match (AcquireRequest { key, ..claim.clone() }).try_acquire(over).await {
+    async fn attempt(
+        &self,
+        request: &AcquireRequest,
+        slot: u32,
+        expected: ExpectedTombstone,
+    ) -> Result<Option<Permit>> {
+        let key = request.key.sibling(slot.to_string());
+        match (AcquireRequest { key, ..request.clone() }).try_acquire(expected).await {
             AcquireOutcome::Acquired(lease) => Ok(Some(Permit { lease, slot })),
             AcquireOutcome::Contended => Ok(None),
             AcquireOutcome::Failed(error) => Err(error),
@@ -163,17 +168,17 @@ impl Semaphore {
 
     /// Tries to take any slot. The first attempt is at a random slot, so that concurrent callers do not all compete for
     /// the same one. If that slot is taken, the next attempts are at the free slots in random order.
-    async fn try_any(&self, claim: &AcquireRequest) -> Result<Option<Permit>> {
-        if let Some(permit) = self.attempt(claim, any(self.permits), ExpectedTombstone::Unknown).await? {
+    async fn try_any(&self, request: &AcquireRequest) -> Result<Option<Permit>> {
+        if let Some(permit) = self.attempt(request, random_slot(self.permits), ExpectedTombstone::Unknown).await? {
             return Ok(Some(permit));
         }
         if self.permits == 1 {
             return Ok(None);
         }
-        let mut free = self.free(&claim.bucket).await?;
+        let mut free = self.free(&request.bucket).await?;
         while !free.is_empty() {
             let slot = free.swap_remove(crate::chance::uniform_index(free.len()));
-            if let Some(permit) = self.attempt(claim, slot, ExpectedTombstone::Unknown).await? {
+            if let Some(permit) = self.attempt(request, slot, ExpectedTombstone::Unknown).await? {
                 return Ok(Some(permit));
             }
         }
@@ -181,56 +186,55 @@ impl Semaphore {
     }
 
     async fn try_now(&self) -> Result<Option<Permit>> {
-        let claim = self.checked()?.place.request("", None).await?;
-        self.try_any(&claim).await
+        let request = self.checked()?.context.request("", None).await?;
+        self.try_any(&request).await
     }
 
     /// Waits for any slot with one watch of all slots.
-    async fn wait(&self, progress: &Arc<AcquireStatus>, patient: bool) -> Result<Permit> {
-        let claim = self.checked()?.place.request("", None).await?;
-        let claim = AcquireRequest { progress: Arc::clone(progress), retry_transient: patient, ..claim };
-        match self.try_any(&claim).await {
+    async fn wait(&self, status: &Arc<AcquireStatus>, retry_transient: bool) -> Result<Permit> {
+        let request = self.checked()?.context.waiting_request("", None, status, retry_transient).await?;
+        match self.try_any(&request).await {
             Ok(Some(permit)) => return Ok(permit),
-            Err(error) if !(patient && passes(&error)) => return Err(error),
+            Err(error) if !(retry_transient && error.is_transient()) => return Err(error),
             Ok(None) | Err(_) => {}
         }
-        let ttl = claim.times.ttl;
-        let mut events = wait::watch(&claim.bucket, self.place.all(), &claim).await?;
+        let ttl = request.timing.ttl;
+        let mut events = wait::watch(&request.bucket, self.context.all(), &request).await?;
         let mut slots = PermitSlots::new(self.permits);
-        let mut look = Instant::now() + poll_interval(ttl);
+        let mut next_poll = Instant::now() + poll_interval(ttl);
         loop {
             let event = tokio::select! {
                 biased;
                 event = events.next() => Some(event),
-                () = sleep_until(look) => None,
+                () = sleep_until(next_poll) => None,
             };
-            let taken = match event {
+            let attempted = match event {
                 Some(Some(Ok(event))) => {
                     slots.refresh(event);
-                    self.try_known(&claim, &mut slots).await
+                    self.try_known(&request, &mut slots).await
                 }
-                Some(Some(Err(error))) if claim.gives_up_on(&error) => return Err(error),
+                Some(Some(Err(error))) if request.gives_up_on(&error) => return Err(error),
                 Some(Some(Err(_))) => continue,
                 Some(None) => return Err(Error::new(ErrorKind::Closed)),
                 // An event may have been missed.
-                None => self.try_any(&claim).await,
+                None => self.try_any(&request).await,
             };
-            match taken {
+            match attempted {
                 Ok(Some(permit)) => return Ok(permit),
                 Ok(None) => {}
-                Err(error) if claim.waits_out(&error) => {}
+                Err(error) if request.waits_out(&error) => {}
                 Err(error) => return Err(error),
             }
-            look = Instant::now() + poll_interval(ttl);
+            next_poll = Instant::now() + poll_interval(ttl);
         }
     }
 
     /// Tries to take the slots that the watch has shown as free.
-    async fn try_known(&self, claim: &AcquireRequest, slots: &mut PermitSlots) -> Result<Option<Permit>> {
-        while let Some((slot, over)) = slots.free() {
+    async fn try_known(&self, request: &AcquireRequest, slots: &mut PermitSlots) -> Result<Option<Permit>> {
+        while let Some((slot, expected)) = slots.free() {
             // If another process is faster, the watch reports it.
             slots.observe(&slot.to_string(), SlotState::Taken);
-            if let Some(permit) = self.attempt(claim, slot, over).await? {
+            if let Some(permit) = self.attempt(request, slot, expected).await? {
                 return Ok(Some(permit));
             }
         }
@@ -239,7 +243,7 @@ impl Semaphore {
 }
 
 /// Returns the number of a random slot.
-fn any(permits: u32) -> u32 {
+fn random_slot(permits: u32) -> u32 {
     u32::try_from(crate::chance::uniform_index(permits as usize)).unwrap_or_default()
 }
 
@@ -255,7 +259,7 @@ enum SlotState {
     /// No holder was observed.
     Empty,
     /// The last holder left this delete marker.
-    Left(Revision),
+    Released(Revision),
 }
 
 impl PermitSlots {
@@ -266,7 +270,7 @@ impl PermitSlots {
     fn refresh(&mut self, event: Event<RecipeRecord<LeaseRecord>>) {
         match event {
             Event::Put(entry) => self.observe(entry.key().part(), SlotState::Taken),
-            Event::Removed { key, revision, .. } => self.observe(key.part(), SlotState::Left(revision)),
+            Event::Removed { key, revision, .. } => self.observe(key.part(), SlotState::Released(revision)),
             Event::Undecodable { key, error, .. } => {
                 tracing::warn!(%error, "a permit cannot be taken until the record in its place is removed");
                 // No process can take the slot until this record is removed.
@@ -282,10 +286,10 @@ impl PermitSlots {
         }
     }
 
-    fn observe(&mut self, part: &str, seen: SlotState) {
+    fn observe(&mut self, part: &str, state: SlotState) {
         // A slot beyond the last belongs to a process with more permits.
         if let Some(slot) = part.parse().ok().and_then(|slot: usize| self.slots.get_mut(slot)) {
-            *slot = seen;
+            *slot = state;
         }
     }
 
@@ -294,10 +298,10 @@ impl PermitSlots {
         if !self.ready {
             return None;
         }
-        let free = self.slots.iter().zip(0..).filter_map(|(seen, slot)| match seen {
+        let free = self.slots.iter().zip(0..).filter_map(|(state, slot)| match state {
             SlotState::Taken => None,
             SlotState::Empty => Some((slot, ExpectedTombstone::Unknown)),
-            SlotState::Left(marker) => Some((slot, ExpectedTombstone::Observed(*marker))),
+            SlotState::Released(marker) => Some((slot, ExpectedTombstone::Observed(*marker))),
         });
         let free: Vec<_> = free.collect();
         free.get(crate::chance::uniform_index(free.len())).copied()
@@ -314,8 +318,8 @@ pub struct Acquire {
 
 impl Acquire {
     /// Sets how long to wait; without a limit by default.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }
@@ -327,16 +331,16 @@ impl IntoFuture for Acquire {
     fn into_future(self) -> Self::IntoFuture {
         let Self { semaphore, wait } = self;
         Box::pin(async move {
-            let longest = Longest::begins(wait);
+            let limit = WaitLimit::start(wait);
             let acquire = || {
                 let semaphore = semaphore.clone();
                 async move {
-                    let progress = Arc::default();
-                    with_timeout(longest, &progress, semaphore.wait(&progress, longest.is_given())).await
+                    let status = Arc::default();
+                    with_timeout(limit, &status, semaphore.wait(&status, limit.is_given())).await
                 }
             };
-            let acquired = task::acquire(acquire);
-            semaphore.place.in_operation("acquire", None, acquired).await
+            let acquired = acquire_detached(acquire);
+            semaphore.context.in_operation("acquire", None, acquired).await
         })
     }
 }
@@ -359,8 +363,8 @@ impl IntoFuture for TryAcquire {
                 let semaphore = semaphore.clone();
                 async move { semaphore.try_now().await }
             };
-            let acquired = task::acquire(acquire);
-            semaphore.place.in_operation("try_acquire", None, acquired).await
+            let acquired = acquire_detached(acquire);
+            semaphore.context.in_operation("try_acquire", None, acquired).await
         })
     }
 }
@@ -416,6 +420,6 @@ impl Deref for Permit {
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("name", &self.place.name()).field("permits", &self.permits).finish()
+        f.debug_struct("Semaphore").field("name", &self.context.name()).field("permits", &self.permits).finish()
     }
 }

@@ -9,7 +9,7 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handle::MemberInfo;
+use super::member::MemberInfo;
 use crate::bucket::Removed;
 use crate::error::Result;
 use crate::recipes::announcement::{AnnouncementVersion, RawAnnouncement, decode};
@@ -88,7 +88,7 @@ where
         match event {
             Event::Put(entry) => {
                 let id = entry.key().part().to_owned();
-                let said = entry.value.saying();
+                let said = entry.value.version();
                 if let Some(anew) = &mut known.anew {
                     anew.insert(id.clone());
                 }

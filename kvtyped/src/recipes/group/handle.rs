@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
-use std::ops::Deref;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -12,17 +11,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::events::GroupEvents;
+use super::member::{Member, MemberInfo};
 use super::view::GroupView;
 use crate::backend::Read;
-use crate::bucket::{Bucket, Entry};
+use crate::bucket::Bucket;
 use crate::error::Result;
-use crate::recipes::announcement::{Announced, Announcement, encode_value, speaks};
+use crate::recipes::announcement::{Announcement, encode_value};
 use crate::recipes::context::LeaseContext;
-use crate::recipes::lease::handle::Lease;
 use crate::recipes::lease::options::lease_options;
 use crate::recipes::lease::wait;
-use crate::recipes::location::place_options;
-use crate::recipes::record::{RecipeKey, RecipeRecord};
+use crate::recipes::location::location_options;
+use crate::recipes::record::RecipeRecord;
 use crate::store::Store;
 
 /// The recipe's part of a key. The parts of a group are the ids of its members.
@@ -52,7 +51,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Group { place: LeaseContext::new(self, RECIPE, name), value: PhantomData }
+        Group { context: LeaseContext::new(self, RECIPE, name), value: PhantomData }
     }
 }
 
@@ -69,12 +68,12 @@ impl Store {
 /// * That an id has one holder that *acts*; see [`Lease`].
 /// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Group<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
-place_options!(Group<T>);
-lease_options!(Group<T>: place.options, Join<T>: place.options);
+location_options!(Group<T>: context);
+lease_options!(Group<T>: context.options, Join<T>: context.options);
 
 impl<T> Group<T>
 where
@@ -96,7 +95,7 @@ where
     /// If the future is dropped, no membership remains. A member that joins at that moment leaves. If that cannot be
     /// sent, the membership ends after its TTL.
     pub fn join(&self, id: impl Into<String>, me: &T) -> Join<T> {
-        Join { place: self.place.clone(), id: id.into(), me: encode_value(me), wait: None, value: PhantomData }
+        Join { context: self.context.clone(), id: id.into(), me: encode_value(me), wait: None, value: PhantomData }
     }
 
     /// Returns the current members, ordered by id.
@@ -114,12 +113,12 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn members(&self) -> Result<Vec<MemberInfo<T>>> {
         let list = async {
-            let entries = self.open_bucket().await?.list(self.place.all()).await?;
-            let mut members: Vec<_> = entries.map_ok(MemberInfo::of).try_collect().await?;
-            members.sort_by(|one: &MemberInfo<T>, other| one.id.cmp(&other.id));
+            let entries = self.open_bucket().await?.list(self.context.all()).await?;
+            let mut members: Vec<_> = entries.map_ok(MemberInfo::from_entry).try_collect().await?;
+            members.sort_by(|one: &MemberInfo<T>, other| one.id().cmp(other.id()));
             Ok(members)
         };
-        self.place.in_operation("members", None, list).await
+        self.context.in_operation("members", None, list).await
     }
 
     /// Returns the member with an id, or `None` if there is no such member. Reads from the leader of the bucket.
@@ -133,10 +132,10 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, id: &str) -> Result<Option<MemberInfo<T>>> {
         let read = async {
-            let entry = self.open_bucket().await?.get(&self.place.key(id)).read(Read::Leader).await?;
-            Ok(entry.map(MemberInfo::of))
+            let entry = self.open_bucket().await?.get(&self.context.key(id)).read(Read::Leader).await?;
+            Ok(entry.map(MemberInfo::from_entry))
         };
-        self.place.in_operation("get", Some(id), read).await
+        self.context.in_operation("get", Some(id), read).await
     }
 
     /// Watches the members. The stream yields the current members, then
@@ -171,8 +170,8 @@ where
     ///
     /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn watch(&self) -> Result<GroupEvents<T>> {
-        let watch = async { self.place.bucket().await?.as_model().watch(self.place.all()).await };
-        Ok(GroupEvents::new(self.place.in_operation("watch", None, watch).await?))
+        let watch = async { self.context.bucket().await?.as_model().watch(self.context.all()).await };
+        Ok(GroupEvents::new(self.context.in_operation("watch", None, watch).await?))
     }
 
     /// Opens a local view of the members. The view is complete when the call returns, and stays up to date from then
@@ -204,19 +203,19 @@ where
     ///
     /// If the future is dropped, the view is closed.
     pub async fn view(&self) -> Result<GroupView<T>> {
-        let open = async { self.open_bucket().await?.cache(self.place.all()).await };
-        Ok(GroupView::new(self.place.in_operation("view", None, open).await?, self.place.clone()))
+        let open = async { self.open_bucket().await?.cache(self.context.all()).await };
+        Ok(GroupView::new(self.context.in_operation("view", None, open).await?, self.context.clone()))
     }
 
     async fn open_bucket(&self) -> Result<Bucket<RecipeRecord<Announcement<T>>>> {
-        Ok(self.place.bucket().await?.as_model())
+        Ok(self.context.bucket().await?.as_model())
     }
 }
 
 /// A request to join a group; see [`Group::join`].
 #[must_use = "no member joins until it is awaited"]
 pub struct Join<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     id: String,
     me: Result<serde_json::Value>,
     wait: Option<Duration>,
@@ -239,132 +238,34 @@ impl<T: 'static> IntoFuture for Join<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { place, id, me, wait, value: _ } = self;
+        let Self { context, id, me, wait, value: _ } = self;
         Box::pin(async move {
             let join = async {
                 match wait {
-                    Some(_) => wait::acquire(&place, &id, Some(me?), wait).await,
-                    None => wait::take_now(&place, &id, Some(me?)).await,
+                    Some(_) => wait::acquire(&context, &id, Some(me?), wait).await,
+                    None => wait::acquire_now(&context, &id, Some(me?)).await,
                 }
             };
-            let lease = place.in_operation("join", Some(&id), join).await?;
-            Ok(Member { lease, id, value: PhantomData })
+            let lease = context.in_operation("join", Some(&id), join).await?;
+            Ok(Member::new(lease, id))
         })
-    }
-}
-
-/// A membership. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
-///
-/// Dropping it leaves the group in the background. [`leave`](Self::leave) waits for the result.
-///
-/// # What this does not guarantee
-///
-/// See [`Group`].
-#[must_use = "dropping the member leaves the group"]
-pub struct Member<T> {
-    lease: Lease,
-    id: String,
-    value: PhantomData<fn() -> T>,
-}
-
-impl<T> Member<T>
-where
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    /// Replaces the value of this member. Watchers receive the new value.
-    ///
-    /// # Errors
-    ///
-    /// Returns `Lost` if the membership is lost. After any other error with the outcome `NotApplied` (for example
-    /// `TooLarge`), the previous value remains. After an error with the outcome `Unknown`, the new value is stored with
-    /// the next renewal at the latest.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the value is still written in the background and the result is lost.
-    pub async fn update(&self, me: &T) -> Result<()> {
-        let value = encode_value(me).map_err(|error| self.lease.located("update", error))?;
-        self.lease.set_value("update", Some(value)).await
-    }
-}
-
-impl<T> Member<T> {
-    /// Returns the id of this member.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Leaves the group and waits until that is confirmed; see [`Lease::release`].
-    ///
-    /// # Errors
-    ///
-    /// Returns `Lost` if the membership was lost before.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the departure continues in the background and its result is lost.
-    pub async fn leave(self) -> Result<()> {
-        self.lease.release_as("leave").await
-    }
-}
-
-impl<T> Deref for Member<T> {
-    type Target = Lease;
-
-    fn deref(&self) -> &Lease {
-        &self.lease
-    }
-}
-
-/// A member, which may have left since the read. Dereferences to its value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberInfo<T> {
-    id: String,
-    speaker: Announced<T>,
-}
-
-speaks!(MemberInfo, "When it joined, by its own clock.");
-
-impl<T> MemberInfo<T> {
-    /// Returns the id of the member.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-impl<T> MemberInfo<T>
-where
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    pub(crate) fn from_announcement((key, speaker): (RecipeKey, Announced<T>)) -> Self {
-        Self { id: key.part().to_owned(), speaker }
-    }
-
-    pub(crate) fn of(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
-        Self { id: entry.key().part().to_owned(), speaker: Announced::of(entry) }
     }
 }
 
 impl<T> Clone for Group<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), value: PhantomData }
+        Self { context: self.context.clone(), value: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Group<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Group").field(&self.place.name()).finish()
+        f.debug_tuple("Group").field(&self.context.name()).finish()
     }
 }
 
 impl<T> fmt::Debug for Join<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Join").field("id", &self.id).field("wait", &self.wait).finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for Member<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member").field("id", &self.id).field("lease", &self.lease).finish()
     }
 }

@@ -4,9 +4,11 @@
 //! events follow the leases through a watch.
 
 pub(crate) mod handle;
+pub(crate) mod member;
 pub(crate) mod view;
 pub(crate) mod events;
 
 pub use self::events::{GroupEvent, GroupEvents, LeaveReason};
-pub use self::handle::{Group, Join, Member, MemberInfo};
+pub use self::handle::{Group, Join};
+pub use self::member::{Member, MemberInfo};
 pub use self::view::GroupView;

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handle::MemberInfo;
+use super::member::MemberInfo;
 use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::recipes::announcement::{Announcement, AnnouncementVersion};
@@ -25,16 +25,16 @@ where
 {
     cache: Cache<RecipeRecord<Announcement<T>>>,
     changes: CacheChanges<RecipeRecord<Announcement<T>>>,
-    place: LeaseContext,
+    context: LeaseContext,
 }
 
 impl<T> GroupView<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(crate) fn new(cache: Cache<RecipeRecord<Announcement<T>>>, place: LeaseContext) -> Self {
+    pub(crate) fn new(cache: Cache<RecipeRecord<Announcement<T>>>, context: LeaseContext) -> Self {
         let changes = cache.changes();
-        Self { cache, changes, place }
+        Self { cache, changes, context }
     }
 
     /// Returns the current members, ordered by id.
@@ -42,7 +42,7 @@ where
     where
         T: Clone,
     {
-        let mut members: Vec<_> = self.cache.iter().map(|entry| MemberInfo::of(Entry::clone(&entry))).collect();
+        let mut members: Vec<_> = self.cache.iter().map(|entry| MemberInfo::from_entry(Entry::clone(&entry))).collect();
         members.sort_by(|one: &MemberInfo<T>, other| one.id().cmp(other.id()));
         members
     }
@@ -52,12 +52,12 @@ where
     where
         T: Clone,
     {
-        self.cache.get(&self.place.key(id)).map(|entry| MemberInfo::of(Entry::clone(&entry)))
+        self.cache.get(&self.context.key(id)).map(|entry| MemberInfo::from_entry(Entry::clone(&entry)))
     }
 
     /// Returns whether the group has a member with an id.
     pub fn contains(&self, id: &str) -> bool {
-        self.cache.contains(&self.place.key(id))
+        self.cache.contains(&self.context.key(id))
     }
 
     /// Returns the number of members.
@@ -82,13 +82,13 @@ where
     ///
     /// If the future is dropped, no change is lost.
     pub async fn changed(&mut self) -> Result<()> {
-        let saying = |entry: &Option<Arc<Entry<RecipeRecord<Announcement<T>>>>>| -> Option<AnnouncementVersion> {
-            entry.as_ref().map(|entry| entry.value.saying())
+        let version = |entry: &Option<Arc<Entry<RecipeRecord<Announcement<T>>>>>| -> Option<AnnouncementVersion> {
+            entry.as_ref().map(|entry| entry.value.version())
         };
         loop {
             match self.changes.next().await {
                 // A renewal does not change the value.
-                Some(Ok(change)) if saying(&change.old) == saying(&change.new) => {}
+                Some(Ok(change)) if version(&change.old) == version(&change.new) => {}
                 Some(_) => return Ok(()),
                 None => return Err(self.end("changed")),
             }
@@ -128,7 +128,7 @@ where
             Some(cause) => error.caused_by(cause),
             None => error,
         };
-        self.place.located(operation, None, error)
+        self.context.located(operation, None, error)
     }
 }
 
@@ -137,7 +137,7 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn clone(&self) -> Self {
-        Self::new(self.cache.clone(), self.place.clone())
+        Self::new(self.cache.clone(), self.context.clone())
     }
 }
 
@@ -146,6 +146,6 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GroupView").field("group", &self.place.name()).field("len", &self.len()).finish()
+        f.debug_struct("GroupView").field("group", &self.context.name()).field("len", &self.len()).finish()
     }
 }

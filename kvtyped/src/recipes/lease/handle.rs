@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fence::{Fence, FenceRecord};
-use super::keeper::{LeaseCommand, LeaseState};
+use super::state::{LeaseCommand, LeaseState};
 use super::timing::LeaseTiming;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A held lease: a record with a TTL that a background task renews.
 ///
-/// Every guard of a recipe dereferences to a lease: [`LockGuard`](crate::recipes::LockGuard), [`Leadership`](crate::recipes::Leadership),
-/// [`Permit`](crate::recipes::Permit), [`Member`](crate::recipes::Member).
+/// Every guard of a recipe dereferences to a lease: [`LockGuard`](crate::recipes::LockGuard),
+/// [`Leadership`](crate::recipes::Leadership), [`Permit`](crate::recipes::Permit), [`Member`](crate::recipes::Member).
 ///
 /// A lease is valid until its TTL, less a margin, has passed since its last renewal was **sent**, by this machine's
 /// monotonic clock. So the holder gives the lease up before the server can grant it to another holder, with or without
@@ -36,11 +36,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// later than requested. It expires a lease earlier only if the server's clock jumps.
 #[must_use = "dropping the lease releases it"]
 pub struct Lease {
-    shown: Box<LeaseInfo>,
+    info: Box<LeaseInfo>,
     state: watch::Receiver<LeaseState>,
     commands: mpsc::UnboundedSender<LeaseCommand>,
     /// Whether the keeper renews the lease.
-    in_hand: Arc<AtomicBool>,
+    renewal_started: Arc<AtomicBool>,
 }
 
 /// The properties of a lease that do not change.
@@ -51,30 +51,30 @@ pub(crate) struct LeaseInfo {
     pub(crate) key: String,
     pub(crate) fence: Fence,
     /// The fence of the lease, if its bucket has one.
-    pub(crate) fencing: Option<FenceRecord>,
-    pub(crate) times: LeaseTiming,
+    pub(crate) fence_record: Option<FenceRecord>,
+    pub(crate) timing: LeaseTiming,
     /// The time limit of an operation.
     pub(crate) timeout: Duration,
 }
 
 impl Lease {
     pub(crate) fn new(
-        shown: LeaseInfo,
+        info: LeaseInfo,
         state: watch::Receiver<LeaseState>,
-        orders: mpsc::UnboundedSender<LeaseCommand>,
-        in_hand: Arc<AtomicBool>,
+        commands: mpsc::UnboundedSender<LeaseCommand>,
+        renewal_started: Arc<AtomicBool>,
     ) -> Self {
-        Self { shown: Box::new(shown), state, commands: orders, in_hand }
+        Self { info: Box::new(info), state, commands, renewal_started }
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        &self.shown.name
+        &self.info.name
     }
 
-    /// Returns the fencing token of this term. It grows with every holder.
+    /// Returns the fence_record token of this term. It grows with every holder.
     pub fn fence(&self) -> Fence {
-        self.shown.fence
+        self.info.fence
     }
 
     /// Returns how long the lease stays valid without a renewal. Returns zero if the lease is lost.
@@ -124,15 +124,15 @@ impl Lease {
     /// If the future is dropped, the lease may or may not be renewed.
     pub async fn ensure_remaining(&self, long: Duration) -> Result<()> {
         self.check()?;
-        let LeaseTiming { ttl, margin, .. } = self.shown.times;
-        if long > self.shown.times.validity() {
+        let LeaseTiming { ttl, margin, .. } = self.info.timing;
+        if long > self.info.timing.validity() {
             let reason = format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?})");
             return Err(self.located("ensure", Error::invalid_config(reason)));
         }
         if self.remaining() >= long {
             return Ok(());
         }
-        let asked = Instant::now();
+        let started = Instant::now();
         self.send_command("ensure", LeaseCommand::Renew).await?;
         let left = self.remaining();
         if left >= long {
@@ -140,7 +140,7 @@ impl Lease {
         }
         self.check()?;
         let late = format!("the renewal was slow: {left:?} of {long:?} are left");
-        Err(self.located("ensure", Error::timeout(asked.elapsed()).caused_by(late)))
+        Err(self.located("ensure", Error::timeout(started.elapsed()).caused_by(late)))
     }
 
     /// Waits until the lease is lost, or may be lost. Returns at the end of the validity at the latest, whatever the
@@ -216,7 +216,7 @@ impl Lease {
 
     /// Releases the lease, as the operation of a recipe.
     pub(crate) async fn release_as(self, operation: &'static str) -> Result<()> {
-        let timeout = self.shown.timeout;
+        let timeout = self.info.timeout;
         match tokio::time::timeout(timeout, self.send_command(operation, LeaseCommand::Release)).await {
             Ok(released) => released,
             // The release continues in the background.
@@ -226,7 +226,7 @@ impl Lease {
 
     /// Starts the renewal once the caller has the lease. Until then the lease lasts for one TTL.
     pub(crate) fn start_renewal(&self) {
-        self.in_hand.store(true, Ordering::Relaxed);
+        self.renewal_started.store(true, Ordering::Relaxed);
     }
 
     /// Returns a receiver of the state.
@@ -235,8 +235,8 @@ impl Lease {
     }
 
     /// Returns the fence of the lease, if its bucket has one.
-    pub(crate) fn fencing(&self) -> Option<&FenceRecord> {
-        self.shown.fencing.as_ref()
+    pub(crate) fn fence_record(&self) -> Option<&FenceRecord> {
+        self.info.fence_record.as_ref()
     }
 
     /// Replaces the value in the lease.
@@ -245,19 +245,24 @@ impl Lease {
     }
 
     /// Ends the lease by replacing its record with a value, if the record still belongs to this lease. The value stays
-    /// for `keep`, or without a limit.
-    pub(crate) async fn complete(self, operation: &'static str, value: Value, keep: Option<Duration>) -> Result<()> {
-        self.send_command(operation, |reply| LeaseCommand::Complete(value, keep, reply)).await
+    /// for `retention`, or without a limit.
+    pub(crate) async fn complete(
+        self,
+        operation: &'static str,
+        value: Value,
+        retention: Option<Duration>,
+    ) -> Result<()> {
+        self.send_command(operation, |reply| LeaseCommand::Complete(value, retention, reply)).await
     }
 
     async fn send_command(
         &self,
         operation: &'static str,
-        order: impl FnOnce(oneshot::Sender<Result<()>>) -> LeaseCommand,
+        command: impl FnOnce(oneshot::Sender<Result<()>>) -> LeaseCommand,
     ) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         // A closed channel means that the lease is lost.
-        if self.commands.send(order(reply)).is_err() {
+        if self.commands.send(command(reply)).is_err() {
             return Err(self.lost_error(operation));
         }
         match answer.await {
@@ -271,15 +276,15 @@ impl Lease {
     }
 
     pub(crate) fn located(&self, operation: &'static str, error: Error) -> Error {
-        error.with_context(operation, &self.shown.bucket, Some(&self.shown.key))
+        error.with_context(operation, &self.info.bucket, Some(&self.info.key))
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("name", &self.shown.name)
-            .field("fence", &self.shown.fence)
+            .field("name", &self.info.name)
+            .field("fence", &self.info.fence)
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }

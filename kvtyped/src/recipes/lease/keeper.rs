@@ -1,333 +1,62 @@
-//! The lifecycle of a lease: it is taken, renewed, and released or lost.
+//! The task that renews a lease, and releases it or hands it over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fence;
-use super::fence::{FENCE, Fence, FenceRecord};
+use super::fence::{Fence, FenceRecord};
 use super::handle::{Lease, LeaseInfo};
-use super::outcome::AcquireStatus;
-use super::record::LeaseRecord;
+use super::request::{AcquireRequest, LeaseWrite, NextHolder};
+use super::state::{CommandReceiver, LeaseCommand, LeaseState};
 use super::timing::LeaseTiming;
-use super::wait::passes;
-use crate::backend::{Backoff, Deadline, Read};
-use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::key::ModelKey;
-use crate::recipes::location::check_room;
-use crate::recipes::lock::wait_queue::{LocalHold, NextHolder, WaitQueue};
-use crate::recipes::record::{RecipeKey, RecipeRecord};
+use crate::recipes::record::RecipeRecord;
 use crate::revision::Revision;
 
-/// The state of a lease.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum LeaseState {
-    /// The lease is valid until this instant, unless it is renewed. `revision` is the revision of its last write.
-    Valid { until: Instant, revision: Revision },
-    /// Another holder has the lease, or no holder has it, or its time has passed.
-    Lost,
-    /// The lease was released.
-    Released,
-}
-
-/// A command of the holder to the lease keeper. A closed channel is a release, too.
-pub(crate) enum LeaseCommand {
-    Renew(oneshot::Sender<Result<()>>),
-    SetValue(Option<Value>, oneshot::Sender<Result<()>>),
-    /// Ends the lease by replacing its record with this value, for a limited time or without a limit.
-    Complete(Value, Option<Duration>, oneshot::Sender<Result<()>>),
-    Release(oneshot::Sender<Result<()>>),
-}
-
-/// The commands of the holder. The channel is closed when the holder drops the lease.
-type CommandReceiver = mpsc::UnboundedReceiver<LeaseCommand>;
-
-/// A request for a lease.
-#[derive(Debug, Clone)]
-pub(crate) struct AcquireRequest {
-    pub(crate) bucket: Bucket<RecipeRecord<LeaseRecord>>,
-    pub(crate) key: RecipeKey,
-    pub(crate) name: String,
-    pub(crate) holding: LeaseRecord,
-    pub(crate) times: LeaseTiming,
-    /// Whether a fence is written with the lease, for fenced writes of this bucket.
-    pub(crate) fenced: bool,
-    /// The TTL of the delete marker that notifies waiters of the release.
-    pub(crate) marker: Duration,
-    /// The wait queue that the lease is handed over to.
-    pub(crate) handover: Option<Arc<WaitQueue>>,
-    /// The id of the ticket of this request in the wait queue.
-    pub(crate) ticket: Option<String>,
-    /// The status of the attempts so far.
-    pub(crate) progress: Arc<AcquireStatus>,
-    /// Whether the user bounds the wait. If so, the wait continues after errors that an administrator may undo.
-    pub(crate) retry_transient: bool,
-}
-
-/// The expected state of the record that a lease replaces.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ExpectedTombstone {
-    /// The state is unknown: a live record refuses the attempt, and a delete marker does not.
-    Unknown,
-    /// The delete marker with this revision, if it still exists. Costs one write.
-    Cached(Revision),
-    /// The delete marker with this revision, which a watch has just delivered. If another process is faster, the watch
-    /// reports it soon enough.
-    Observed(Revision),
-}
-
-/// The outcome of an attempt to take a lease.
-#[derive(Debug)]
-pub(crate) enum AcquireOutcome {
-    Acquired(Lease),
-    /// Another holder has the lease.
-    Contended,
-    Failed(Error),
-}
-
 impl AcquireRequest {
-    /// Creates a request without a fence and without a wait queue.
-    pub(crate) fn new(
-        bucket: Bucket<RecipeRecord<LeaseRecord>>,
-        key: RecipeKey,
-        name: String,
-        holding: LeaseRecord,
-        times: LeaseTiming,
-    ) -> Self {
-        let (marker, progress) = (times.ttl, Arc::default());
-        Self {
-            bucket,
-            key,
-            name,
-            holding,
-            times,
-            fenced: false,
-            marker,
-            handover: None,
-            ticket: None,
-            progress,
-            retry_transient: false,
-        }
-    }
-
-    /// Tries once to take the lease, within the timeout of an operation.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, a lease that is taken later is released. So is the lease of an attempt with an unknown
-    /// outcome.
-    pub(crate) async fn try_acquire(mut self, over: ExpectedTombstone) -> AcquireOutcome {
-        // A fresh id distinguishes this attempt from earlier ones. Otherwise this attempt could mistake the record of
-        // an earlier one for its own, or the pending release of an earlier one could remove this lease.
-        self.holding = self.holding.with_fresh_id();
-        if let Some(ticket) = &self.ticket {
-            self.holding.id = format!("{ticket}.{}", self.holding.id);
-        }
-        let (witness, taken) = oneshot::channel();
-        let progress = Arc::clone(&self.progress);
-        progress.started();
-        tokio::spawn(async move {
-            let deadline = self.deadline();
-            let attempt = match self.write_lease(over, deadline).await {
-                Ok(Some(taken)) => self.finish_acquire(taken, deadline).await,
-                Ok(None) => AcquireOutcome::Contended,
-                Err(error) if error.outcome() == Outcome::Unknown => {
-                    let _ = witness.send(AcquireOutcome::Failed(error));
-                    return self.remove_orphan(true).await;
-                }
-                Err(error) => AcquireOutcome::Failed(error),
-            };
-            // If the caller has left, the lease is dropped here, and so released.
-            let _ = witness.send(attempt);
-        });
-        let attempt = taken.await.unwrap_or_else(|_| AcquireOutcome::Failed(Error::new(ErrorKind::Closed)));
-        progress.finished(&attempt);
-        attempt
-    }
-
-    /// Returns the deadline of an attempt. A reply is useless after the lease has ended.
-    pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.bucket.timeout().min(self.times.validity()))
-    }
-
-    /// Returns the deadline of one lookup.
-    fn lookup_deadline(&self) -> Deadline {
-        Deadline::after(self.times.attempt_timeout())
-    }
-
-    /// Finds and removes a lease that has no holder and that would block others for as long as it lives. Its write
-    /// (`may_come` if that may still arrive) or its release had an unknown outcome, or its release failed.
-    async fn remove_orphan(self, may_come: bool) {
-        let Self { bucket, key, times, marker, .. } = &self;
-        let deadline = Deadline::after(times.ttl);
-        let mut backoff = Backoff::outage();
-        while backoff.pause(deadline).await {
-            let revision = match self.find_revision(key, deadline).await {
-                Ok(Some(revision)) => revision,
-                Ok(None) if !may_come => return,
-                // For example, the store was closed.
-                Err(error) if !passes(&error) => return,
-                Ok(None) | Err(_) => continue,
-            };
-            match bucket.purge(key).if_revision(revision).ttl(*marker).await {
-                // The next lookup shows whether the conflict was a renewal that arrived late.
-                Err(_) => {}
-                Ok(_) => return,
-            }
-        }
-    }
-
-    /// Starts the term of a lease that was written under this holder's id, and writes its fence.
-    pub(crate) async fn finish_acquire(self, taken: LeaseWrite, deadline: Deadline) -> AcquireOutcome {
-        match self.write_fence(&taken, deadline).await {
-            Ok(fencing) => AcquireOutcome::Acquired(self.start_keeper(taken, fencing)),
-            Err(error) => {
-                // Dropped at once, and so released.
-                drop(self.start_keeper(taken, None));
-                match error.kind() {
-                    // The lease was lost before its fence was written.
-                    ErrorKind::Fenced => AcquireOutcome::Contended,
-                    _ => AcquireOutcome::Failed(error),
-                }
-            }
-        }
-    }
-
-    async fn write_lease(&self, mut over: ExpectedTombstone, deadline: Deadline) -> Result<Option<LeaseWrite>> {
-        let Self { bucket, key, holding, times, .. } = self;
-        check_room(bucket).await?;
-        let slot = RecipeRecord { key: key.clone(), value: holding.clone() };
-        loop {
-            let sent = Instant::now();
-            let timeout = self.write_timeout(deadline);
-            let written = match over {
-                ExpectedTombstone::Unknown => bucket.create(&slot).ttl(times.ttl).timeout(timeout).await,
-                ExpectedTombstone::Cached(marker) | ExpectedTombstone::Observed(marker) => {
-                    bucket.update(&slot, marker).ttl(times.ttl).timeout(timeout).await
-                }
-            };
-            let revision = match written {
-                Ok(revision) => revision,
-                Err(error) if error.is_conflict() => match (over, error.kind()) {
-                    (ExpectedTombstone::Cached(_), _)
-                    | (ExpectedTombstone::Observed(_), ErrorKind::Conflict { actual: Some(Revision::ZERO), .. }) => {
-                        over = ExpectedTombstone::Unknown;
-                        continue;
-                    }
-                    _ => return Ok(None),
-                },
-                Err(error) if error.outcome() == Outcome::Unknown => match self.find_revision(key, deadline).await {
-                    Ok(Some(revision)) => revision,
-                    _ => return Err(error),
-                },
-                Err(error) => return Err(error),
-            };
-            return Ok(Some(LeaseWrite { revision, sent_at: sent }));
-        }
-    }
-
-    /// Writes the fence of the term. The server accepts the fence only while the lease has the revision of `taken`.
-    async fn write_fence(&self, taken: &LeaseWrite, deadline: Deadline) -> Result<Option<FenceRecord>> {
-        let Self { bucket, key, holding, times, fenced, .. } = self;
-        let in_time = || match taken.sent_at + times.validity() > Instant::now() {
-            true => Ok(()),
-            false => Err(Error::timeout(times.validity())),
-        };
-        in_time()?;
-        if !fenced {
-            return Ok(None);
-        }
-        let at = key.sibling(FENCE);
-        let slot = RecipeRecord { key: at.clone(), value: holding.clone() };
-        let lease = bucket.fence_precondition(key.encode()?, taken.revision);
-        let (life, sent) = (fence::life(times.ttl, bucket.config().ttl), Instant::now());
-        let put = bucket.put(&slot).ttl(life).with_fence(Some(Ok(lease))).timeout(self.write_timeout(deadline));
-        let revision = match put.await {
-            Ok(revision) => revision,
-            Err(error) if error.outcome() == Outcome::Unknown => {
-                self.find_revision(&at, deadline).await?.ok_or(error)?
-            }
-            Err(error) => return Err(error),
-        };
-        // A guard that is already lost must not be returned.
-        in_time()?;
-        let standing = bucket.fence_precondition(at.encode()?, revision);
-        Ok(Some(FenceRecord { key: at, revision, standing, until: fence::until(sent, life) }))
-    }
-
-    /// Returns the timeout of a write. It leaves time for a lookup in case no reply arrives.
-    fn write_timeout(&self, deadline: Deadline) -> Duration {
-        let left = deadline.remaining();
-        left - self.times.attempt_timeout().min(left / 4)
-    }
-
-    /// Returns the revision of the lease, or of its fence, if it belongs to this holder.
-    async fn find_revision(&self, key: &RecipeKey, deadline: Deadline) -> Result<Option<Revision>> {
-        Ok(self.find_entry(key, deadline).await?.map(|entry| entry.revision()))
-    }
-
-    /// Returns the stored lease, or its fence, if it belongs to this holder.
-    async fn find_entry(
-        &self,
-        key: &RecipeKey,
-        deadline: Deadline,
-    ) -> Result<Option<Entry<RecipeRecord<LeaseRecord>>>> {
-        let timeout = self.times.attempt_timeout().min(deadline.remaining());
-        let entry = self.bucket.get(key).read(Read::Leader).timeout(timeout).await?;
-        Ok(entry.filter(|entry| entry.value.id == self.holding.id))
-    }
-
-    pub(crate) fn start_keeper(mut self, taken: LeaseWrite, fencing: Option<FenceRecord>) -> Lease {
-        let LeaseWrite { revision, sent_at: sent } = taken;
-        let until = within_fence(sent + self.times.validity(), fencing.as_ref());
-        let shown = LeaseInfo {
+    pub(crate) fn start_keeper(mut self, write: LeaseWrite, fence_record: Option<FenceRecord>) -> Lease {
+        let LeaseWrite { revision, sent_at } = write;
+        let until = within_fence(sent_at + self.timing.validity(), fence_record.as_ref());
+        let info = LeaseInfo {
             name: self.name.clone(),
             bucket: self.bucket.name().to_owned(),
             key: self.key.to_string(),
             fence: Fence::new(revision.get()),
-            fencing: fencing.clone(),
-            times: self.times,
+            fence_record: fence_record.clone(),
+            timing: self.timing,
             timeout: self.bucket.timeout(),
         };
-        self.holding.term = Some(revision.get());
-        let (state, seen) = watch::channel(LeaseState::Valid { until, revision });
-        let (orders, received) = mpsc::unbounded_channel();
-        let held = self.handover.as_ref().map(|line| line.acquired(revision));
-        let in_hand = Arc::<AtomicBool>::default();
-        let tenure = LeaseKeeper {
-            claim: self,
-            fencing,
+        self.record.term = Some(revision.get());
+        let (state, observed) = watch::channel(LeaseState::Valid { until, revision });
+        let (commands, receiver) = mpsc::unbounded_channel();
+        if let Some(handover) = &self.handover {
+            handover.acquired(revision);
+        }
+        let renewal_started = Arc::<AtomicBool>::default();
+        let keeper = LeaseKeeper {
+            request: self,
+            fence_record,
             fence_revision: revision,
             revision,
             uncertain: false,
-            sent_at: sent,
+            sent_at,
             until,
             state,
-            held,
-            in_hand: Arc::clone(&in_hand),
+            renewal_started: Arc::clone(&renewal_started),
         };
-        tokio::spawn(tenure.run(received));
-        Lease::new(shown, seen, orders, in_hand)
+        tokio::spawn(keeper.run(receiver));
+        Lease::new(info, observed, commands, renewal_started)
     }
-}
-
-/// A lease that was just written, or handed over.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LeaseWrite {
-    pub(crate) revision: Revision,
-    /// No later than the start of the TTL on the server.
-    pub(crate) sent_at: Instant,
 }
 
 /// The keeper of a lease.
 struct LeaseKeeper {
-    claim: AcquireRequest,
-    fencing: Option<FenceRecord>,
+    request: AcquireRequest,
+    fence_record: Option<FenceRecord>,
     /// The revision of the first write of the term.
     fence_revision: Revision,
     /// The revision of the last write of the lease that was observed.
@@ -338,20 +67,18 @@ struct LeaseKeeper {
     sent_at: Instant,
     until: Instant,
     state: watch::Sender<LeaseState>,
-    /// Records in this process that the lease is held here.
-    held: Option<LocalHold>,
-    /// Whether the caller has the guard, so that the keeper renews the lease.
-    in_hand: Arc<AtomicBool>,
+    /// Whether the caller has the handle, so that the keeper renews the lease.
+    renewal_started: Arc<AtomicBool>,
 }
 
 impl LeaseKeeper {
-    async fn run(mut self, mut orders: CommandReceiver) {
-        let mut due = self.sent_at + self.claim.times.renewal_delay();
+    async fn run(mut self, mut commands: CommandReceiver) {
+        let mut due = self.sent_at + self.request.timing.renewal_delay();
         let end = loop {
             tokio::select! {
                 biased;
-                order = orders.recv() => {
-                    let (renewed, reply) = match order {
+                command = commands.recv() => {
+                    let (renewed, reply) = match command {
                         None => {
                             let released = self.release().await;
                             self.ensure_released(&released);
@@ -363,9 +90,9 @@ impl LeaseKeeper {
                             let _ = reply.send(released);
                             break LeaseState::Released;
                         }
-                        Some(LeaseCommand::Renew(reply)) => (self.renew(&orders).await, reply),
-                        Some(LeaseCommand::Complete(value, keep, reply)) => {
-                            let finished = self.complete(value, keep).await;
+                        Some(LeaseCommand::Renew(reply)) => (self.renew(&commands).await, reply),
+                        Some(LeaseCommand::Complete(value, retention, reply)) => {
+                            let finished = self.complete(value, retention).await;
                             let end = match &finished {
                                 Ok(()) => LeaseState::Released,
                                 Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => LeaseState::Lost,
@@ -378,7 +105,7 @@ impl LeaseKeeper {
                             let _ = reply.send(finished);
                             break end;
                         }
-                        Some(LeaseCommand::SetValue(value, reply)) => (self.set_value(value, &orders).await, reply),
+                        Some(LeaseCommand::SetValue(value, reply)) => (self.set_value(value, &commands).await, reply),
                     };
                     due = self.next_renewal(&renewed);
                     let lost = is_lost(&renewed);
@@ -392,11 +119,11 @@ impl LeaseKeeper {
                         break LeaseState::Lost;
                     }
                     // A future that is not polled never receives its lease, so the lease must expire.
-                    if !self.in_hand.load(Ordering::Relaxed) {
-                        due = Instant::now() + self.claim.times.retry_delay();
+                    if !self.renewal_started.load(Ordering::Relaxed) {
+                        due = Instant::now() + self.request.timing.retry_delay();
                         continue;
                     }
-                    let renewed = self.renew(&orders).await;
+                    let renewed = self.renew(&commands).await;
                     due = self.next_renewal(&renewed);
                     if is_lost(&renewed) {
                         break LeaseState::Lost;
@@ -410,8 +137,8 @@ impl LeaseKeeper {
     /// Returns when the next renewal is due.
     fn next_renewal(&self, renewed: &Result<()>) -> Instant {
         match renewed {
-            Ok(()) => self.sent_at + self.claim.times.renewal_delay(),
-            Err(_) => Instant::now() + self.claim.times.retry_delay(),
+            Ok(()) => self.sent_at + self.request.timing.renewal_delay(),
+            Err(_) => Instant::now() + self.request.timing.retry_delay(),
         }
     }
 
@@ -421,27 +148,27 @@ impl LeaseKeeper {
     ///
     /// Returns `Lost` if another holder has the lease, or if the record is missing. After any other error the lease is
     /// unchanged.
-    async fn renew(&mut self, orders: &CommandReceiver) -> Result<()> {
-        let LeaseTiming { ttl, .. } = self.claim.times;
+    async fn renew(&mut self, commands: &CommandReceiver) -> Result<()> {
+        let LeaseTiming { ttl, .. } = self.request.timing;
         loop {
             if self.uncertain {
                 self.find_revision().await?;
                 // The holder dropped the lease during the lookup. Only the release may be written now.
-                if orders.is_closed() {
+                if commands.is_closed() {
                     return Err(Error::new(ErrorKind::Closed));
                 }
             }
-            let sent = Instant::now();
-            let timeout = self.claim.times.attempt_timeout().min(self.until.saturating_duration_since(sent));
+            let sent_at = Instant::now();
+            let timeout = self.request.timing.attempt_timeout().min(self.until.saturating_duration_since(sent_at));
             if timeout.is_zero() {
                 return Err(Error::new(ErrorKind::Lost));
             }
-            let slot = RecipeRecord { key: self.claim.key.clone(), value: self.claim.holding.clone() };
-            match self.claim.bucket.update(&slot, self.revision).ttl(ttl).timeout(timeout).await {
+            let stored = RecipeRecord { key: self.request.key.clone(), value: self.request.record.clone() };
+            match self.request.bucket.update(&stored, self.revision).ttl(ttl).timeout(timeout).await {
                 Ok(revision) => {
                     self.revision = revision;
-                    self.sent_at = sent;
-                    self.until = within_fence(sent + self.claim.times.validity(), self.fencing.as_ref());
+                    self.sent_at = sent_at;
+                    self.until = within_fence(sent_at + self.request.timing.validity(), self.fence_record.as_ref());
                     self.state.send_replace(LeaseState::Valid { until: self.until, revision });
                     return Ok(());
                 }
@@ -457,64 +184,63 @@ impl LeaseKeeper {
 
     /// Renews the lease with another value. If that write is certainly not applied, later renewals keep the previous
     /// value.
-    async fn set_value(&mut self, value: Option<Value>, orders: &CommandReceiver) -> Result<()> {
-        let before = self.claim.holding.clone();
-        self.claim.holding.value = value;
-        self.claim.holding.value_version += 1;
-        let renewed = self.renew(orders).await;
+    async fn set_value(&mut self, value: Option<Value>, commands: &CommandReceiver) -> Result<()> {
+        let before = self.request.record.clone();
+        self.request.record.value = value;
+        self.request.record.value_version += 1;
+        let renewed = self.renew(commands).await;
         if renewed.as_ref().is_err_and(|error| error.outcome() == Outcome::NotApplied) {
-            self.claim.holding = before;
+            self.request.record = before;
         }
         renewed
     }
 
     /// Replaces the lease with a value if this holder still has it. Retries for as long as the lease is valid.
-    async fn complete(&mut self, value: Value, keep: Option<Duration>) -> Result<()> {
-        let holding = &mut self.claim.holding;
-        holding.value = Some(value);
-        holding.value_version += 1;
-        let said = holding.value_version;
-        let AcquireRequest { bucket, key, holding, times, .. } = self.claim.clone();
-        let mut slot = RecipeRecord { key, value: holding };
-        // Whether a write of the value may have been applied.
-        let mut sent = false;
+    async fn complete(&mut self, value: Value, retention: Option<Duration>) -> Result<()> {
+        let record = &mut self.request.record;
+        record.value = Some(value);
+        record.value_version += 1;
+        let version = record.value_version;
+        let AcquireRequest { bucket, key, record, timing, .. } = self.request.clone();
+        let mut stored = RecipeRecord { key, value: record };
+        let mut may_be_stored = false;
         loop {
-            let tried = async {
+            let written = async {
                 if self.uncertain {
-                    match self.claim.find_entry(&slot.key, self.claim.lookup_deadline()).await? {
-                        Some(entry) if entry.value.value_version == said => return Ok(()),
+                    match self.request.find_entry(&stored.key, self.request.lookup_deadline()).await? {
+                        Some(entry) if entry.value.value_version == version => return Ok(()),
                         Some(entry) => {
                             self.revision = entry.revision();
-                            slot.value.unknown = entry.into_value().value.unknown;
+                            stored.value.unknown = entry.into_value().value.unknown;
                         }
                         None => return Err(Error::new(ErrorKind::Lost)),
                     }
                     self.uncertain = false;
                 }
-                let mut write = bucket.update(&slot, self.revision);
-                if let Some(keep) = keep {
-                    write = write.ttl(keep);
+                let mut write = bucket.update(&stored, self.revision);
+                if let Some(retention) = retention {
+                    write = write.ttl(retention);
                 }
                 write.await.map(drop)
             };
-            let Err(error) = tried.await else { return Ok(()) };
-            sent |= error.outcome() == Outcome::Unknown;
-            let passes = error.is_conflict() || error.is_retryable() || error.outcome() == Outcome::Unknown;
+            let Err(error) = written.await else { return Ok(()) };
+            may_be_stored |= error.outcome() == Outcome::Unknown;
+            let may_pass = error.is_conflict() || error.is_retryable() || error.outcome() == Outcome::Unknown;
             self.uncertain |= error.is_conflict() || error.outcome() == Outcome::Unknown;
-            if !passes || self.until <= Instant::now() {
+            if !may_pass || self.until <= Instant::now() {
                 let error = if error.is_conflict() { Error::new(ErrorKind::Lost).caused_by(error) } else { error };
-                return Err(if sent { error.unknown_outcome() } else { error });
+                return Err(if may_be_stored { error.unknown_outcome() } else { error });
             }
-            sleep_until(Instant::now() + times.retry_delay()).await;
+            sleep_until(Instant::now() + timing.retry_delay()).await;
         }
     }
 
     /// Resolves an unknown outcome: asks the leader who holds the lease.
     async fn find_revision(&mut self) -> Result<()> {
-        match self.claim.find_entry(&self.claim.key, self.claim.lookup_deadline()).await {
+        match self.request.find_entry(&self.request.key, self.request.lookup_deadline()).await {
             Ok(Some(entry)) => {
                 self.revision = entry.revision();
-                self.claim.holding.unknown = entry.into_value().value.unknown;
+                self.request.record.unknown = entry.into_value().value.unknown;
                 self.uncertain = false;
                 Ok(())
             }
@@ -525,54 +251,54 @@ impl LeaseKeeper {
 
     /// Hands over or removes the lease, and removes its fence, if their revisions are unchanged.
     async fn release(&mut self) -> Result<()> {
-        let unfence = self.fencing.take().map(|FenceRecord { key: at, revision, .. }| {
-            let (AcquireRequest { bucket, times, .. }, timeout) = (self.claim.clone(), self.release_timeout());
-            async move { bucket.purge(&at).if_revision(revision).ttl(times.ttl).timeout(timeout).await.map(drop) }
+        let remove_fence = self.fence_record.take().map(|FenceRecord { key, revision, .. }| {
+            let (AcquireRequest { bucket, timing, .. }, timeout) = (self.request.clone(), self.release_timeout());
+            async move { bucket.purge(&key).if_revision(revision).ttl(timing.ttl).timeout(timeout).await.map(drop) }
         });
-        match unfence {
+        match remove_fence {
             // A fence that remains, or that another holder has replaced, does no harm.
-            Some(unfence) => futures::join!(self.release_or_hand_over(), unfence).0,
+            Some(remove_fence) => futures::join!(self.release_or_hand_over(), remove_fence).0,
             None => self.release_or_hand_over().await,
         }
     }
 
     /// Repeats a failed release in the background.
     fn ensure_released(&self, released: &Result<()>) {
-        if released.as_ref().is_err_and(passes) {
-            tokio::spawn(self.claim.clone().remove_orphan(false));
+        if released.as_ref().is_err_and(Error::is_transient) {
+            tokio::spawn(self.request.clone().remove_orphan(false));
         }
     }
 
     async fn release_or_hand_over(&mut self) -> Result<()> {
         // After an unknown outcome, the lease is looked up and the release is tried again, up to three times.
-        let mut tries = 0..3;
-        let mut handing = true;
+        let mut retries = 0..3;
+        let mut may_hand_over = true;
         loop {
             if self.uncertain {
                 self.find_revision().await?;
             }
-            let next =
-                self.claim.handover.as_ref().filter(|_| handing).and_then(|line| line.next_holder(self.fence_revision));
-            let handed = next.is_some();
-            let given_up = match next {
+            let handover = self.request.handover.as_ref().filter(|_| may_hand_over);
+            let next = handover.and_then(|handover| handover.next_holder(self.fence_revision));
+            let has_next = next.is_some();
+            let result = match next {
                 Some(next) => self.hand_over(next).await,
                 None => self.remove().await,
             };
-            let Err(error) = given_up else { return Ok(()) };
-            if tries.next().is_none() {
+            let Err(error) = result else { return Ok(()) };
+            if retries.next().is_none() {
                 return Err(error);
             }
             if error.is_conflict() {
                 self.uncertain = true;
             } else if error.outcome() == Outcome::Unknown {
-                match self.claim.find_revision(&self.claim.key, self.claim.lookup_deadline()).await {
+                match self.request.find_revision(&self.request.key, self.request.lookup_deadline()).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(revision)) => self.revision = revision,
                     Err(_) => return Err(error),
                 }
-            } else if handed {
+            } else if has_next {
                 // For example, the note of the next holder is too large.
-                handing = false;
+                may_hand_over = false;
             } else {
                 return Err(error);
             }
@@ -582,35 +308,44 @@ impl LeaseKeeper {
     /// Returns the timeout of one attempt to release the lease. The timeout of an operation also covers a second
     /// attempt, and a lookup in between.
     fn release_timeout(&self) -> Duration {
-        self.claim.bucket.timeout() / 3
+        self.request.bucket.timeout() / 3
     }
 
     /// Hands the lease over by writing the next holder into its record.
     async fn hand_over(&self, next: NextHolder) -> Result<()> {
-        let AcquireRequest { bucket, key, .. } = &self.claim;
-        let slot = RecipeRecord { key: key.clone(), value: next.holding.clone() };
-        let sent = Instant::now();
-        let revision = bucket.update(&slot, self.revision).ttl(next.ttl).timeout(self.release_timeout()).await?;
-        if let Some(line) = &self.claim.handover {
-            line.handed_over(&self.claim, &next, LeaseWrite { revision, sent_at: sent });
+        let AcquireRequest { bucket, key, .. } = &self.request;
+        let stored = RecipeRecord { key: key.clone(), value: next.record.clone() };
+        let sent_at = Instant::now();
+        let revision = bucket.update(&stored, self.revision).ttl(next.ttl).timeout(self.release_timeout()).await?;
+        if let Some(handover) = &self.request.handover {
+            Arc::clone(handover).handed_over(&self.request, &next, LeaseWrite { revision, sent_at });
         }
         Ok(())
     }
 
     async fn remove(&self) -> Result<()> {
-        let AcquireRequest { bucket, key, marker, .. } = &self.claim;
-        let purge = bucket.purge(key).if_revision(self.revision).ttl(*marker);
-        let left = purge.timeout(self.release_timeout()).await?;
-        if let Some(held) = &self.held {
-            held.released(left);
+        let AcquireRequest { bucket, key, tombstone_ttl, .. } = &self.request;
+        let purge = bucket.purge(key).if_revision(self.revision).ttl(*tombstone_ttl);
+        let tombstone = purge.timeout(self.release_timeout()).await?;
+        if let Some(handover) = &self.request.handover {
+            handover.ended(self.fence_revision, Some(tombstone));
         }
         Ok(())
     }
 }
 
+impl Drop for LeaseKeeper {
+    /// Also runs if the runtime shuts down.
+    fn drop(&mut self) {
+        if let Some(handover) = &self.request.handover {
+            handover.ended(self.fence_revision, None);
+        }
+    }
+}
+
 /// Returns the end of a lease. A guard does not outlive its fence.
-fn within_fence(until: Instant, fencing: Option<&FenceRecord>) -> Instant {
-    fencing.map_or(until, |fencing| until.min(fencing.until))
+fn within_fence(until: Instant, fence_record: Option<&FenceRecord>) -> Instant {
+    fence_record.map_or(until, |fence| until.min(fence.valid_until))
 }
 
 fn is_lost(renewed: &Result<()>) -> bool {

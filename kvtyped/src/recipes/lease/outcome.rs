@@ -1,10 +1,19 @@
-//! The status of an attempt during a wait, for the error of a wait that times out.
+//! The outcome of an attempt to take a lease, and the status of the attempts during a wait.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::keeper::AcquireOutcome;
+use super::handle::Lease;
 use crate::error::{Error, Outcome};
+
+/// The outcome of an attempt to take a lease.
+#[derive(Debug)]
+pub(crate) enum AcquireOutcome {
+    Acquired(Lease),
+    /// Another holder has the lease.
+    Contended,
+    Failed(Error),
+}
 
 /// The status of the attempts to take a lease.
 #[derive(Debug, Default)]
@@ -17,9 +26,9 @@ enum LastAttempt {
     #[default]
     Nothing,
     /// The attempt is in progress.
-    UnderWay,
+    InProgress,
     /// Another holder has the lease.
-    Refused,
+    Contended,
     Failed {
         why: String,
         outcome: Outcome,
@@ -32,37 +41,37 @@ impl AcquireStatus {
     }
 
     pub(crate) fn started(&self) {
-        self.set(LastAttempt::UnderWay);
+        self.set(LastAttempt::InProgress);
     }
 
     /// Records that another holder has the lease, so that no attempt is made.
     pub(crate) fn contended(&self) {
-        self.set(LastAttempt::Refused);
+        self.set(LastAttempt::Contended);
     }
 
-    pub(crate) fn finished(&self, attempt: &AcquireOutcome) {
-        self.set(match attempt {
+    pub(crate) fn finished(&self, outcome: &AcquireOutcome) {
+        self.set(match outcome {
             AcquireOutcome::Acquired(_) => LastAttempt::Nothing,
-            AcquireOutcome::Contended => LastAttempt::Refused,
-            AcquireOutcome::Failed(error) => return self.fails(error),
+            AcquireOutcome::Contended => LastAttempt::Contended,
+            AcquireOutcome::Failed(error) => return self.failed(error),
         });
     }
 
     /// Records an error that does not end the wait.
-    pub(crate) fn fails(&self, error: &Error) {
+    pub(crate) fn failed(&self, error: &Error) {
         self.set(LastAttempt::Failed { why: error.to_string(), outcome: error.outcome() });
     }
 
     /// Returns the error of a wait that has timed out.
-    pub(crate) fn timeout_error(&self, longest: Duration) -> Error {
-        let error = Error::timeout(longest);
+    pub(crate) fn timeout_error(&self, limit: Duration) -> Error {
+        let error = Error::timeout(limit);
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             LastAttempt::Nothing => error,
-            LastAttempt::UnderWay => error
+            LastAttempt::InProgress => error
                 .unknown_outcome()
                 .caused_by("an attempt was in progress; if it took the lease, the lease is released"),
             // `holder`, `leader` or `members` returns the holder.
-            LastAttempt::Refused => {
+            LastAttempt::Contended => {
                 error.caused_by("it is still held, by another holder or by this task; it is not reentrant")
             }
             LastAttempt::Failed { why, outcome: Outcome::Unknown } => error.unknown_outcome().caused_by(why.clone()),

@@ -13,7 +13,7 @@ use crate::recipes::record::{RecipeRecord, Unknown};
 /// The stored record of a lease. Its `Debug` output shows no values of users.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct LeaseRecord {
-    /// A unique id of this holding.
+    /// A unique id of this attempt.
     pub(crate) id: String,
     pub(crate) owner: String,
     /// When the lease was taken, in milliseconds since 1970 by the holder's clock. For people to read, never compared.
@@ -93,26 +93,15 @@ pub(crate) fn default_owner() -> String {
 
 impl fmt::Debug for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            id,
-            owner,
-            since,
-            note,
-            term,
-            value: _,
-            value_version: said,
-            requested_ttl_ms: wants,
-            ticket,
-            unknown,
-        } = self;
-        f.debug_struct("Holding")
+        let Self { id, owner, since, note, term, value: _, value_version, requested_ttl_ms, ticket, unknown } = self;
+        f.debug_struct("LeaseRecord")
             .field("id", id)
             .field("owner", owner)
             .field("since", since)
             .field("note", note)
             .field("term", term)
-            .field("said", said)
-            .field("wants", wants)
+            .field("value_version", value_version)
+            .field("requested_ttl_ms", requested_ttl_ms)
             .field("ticket", ticket)
             .field("unknown", unknown)
             .finish_non_exhaustive()
@@ -122,26 +111,4 @@ impl fmt::Debug for LeaseRecord {
 /// Returns the fencing token of the term that an entry belongs to.
 pub(crate) fn fence_of(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Fence {
     Fence::new(entry.value.term.unwrap_or_else(|| entry.revision().get()))
-}
-
-/// The holder of a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LockHolder {
-    /// The name of the holder.
-    pub owner: String,
-    /// When it took the lock, by its own clock.
-    pub since: SystemTime,
-    /// The note of the holder.
-    pub note: Option<String>,
-    /// The fencing token of the holder's term.
-    pub fence: Fence,
-}
-
-impl LockHolder {
-    pub(crate) fn of(entry: Entry<RecipeRecord<LeaseRecord>>) -> Self {
-        let fence = fence_of(&entry);
-        let LeaseRecord { owner, since, note, .. } = entry.into_value().value;
-        Self { owner, since: time_of(since), note, fence }
-    }
 }

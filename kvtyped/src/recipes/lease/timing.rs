@@ -33,19 +33,19 @@ impl LeaseTimingOptions {
     /// # Errors
     ///
     /// Returns `InvalidConfig` if the times contradict each other.
-    pub(crate) fn times(self) -> Result<LeaseTiming> {
-        let wrong = |reason: String| Err(Error::invalid_config(reason));
+    pub(crate) fn resolve(self) -> Result<LeaseTiming> {
+        let invalid = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
-            return wrong(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
+            return invalid(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
         }
-        let margin = self.margin.unwrap_or(LeaseTiming::usual(ttl).margin);
-        let Some(valid) = ttl.checked_sub(margin).filter(|valid| !valid.is_zero()) else {
-            return wrong(format!("a lease must end before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
+        let margin = self.margin.unwrap_or(LeaseTiming::defaults(ttl).margin);
+        let Some(validity) = ttl.checked_sub(margin).filter(|validity| !validity.is_zero()) else {
+            return invalid(format!("a lease must end before it expires: margin ({margin:?}) < ttl ({ttl:?})"));
         };
-        let renew_every = self.renew_every.unwrap_or((ttl / 3).min(valid / 2));
-        if renew_every.is_zero() || renew_every >= valid {
-            return wrong(format!(
+        let renew_every = self.renew_every.unwrap_or((ttl / 3).min(validity / 2));
+        if renew_every.is_zero() || renew_every >= validity {
+            return invalid(format!(
                 "a lease must be renewed before it ends: 0 < renew_every ({renew_every:?}) < ttl ({ttl:?}) - margin ({margin:?})"
             ));
         }
@@ -54,15 +54,15 @@ impl LeaseTimingOptions {
 }
 
 impl LeaseTiming {
-    /// The times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
+    /// Returns the times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
     /// even if the lease is long.
-    pub(crate) fn of_ticket(self) -> Self {
+    pub(crate) fn for_ticket(self) -> Self {
         let ttl = self.ttl.min(TTL);
-        Self::usual(ttl)
+        Self::defaults(ttl)
     }
 
     /// Returns the default times for a TTL of at least one second.
-    fn usual(ttl: Duration) -> Self {
+    fn defaults(ttl: Duration) -> Self {
         // A busy machine may stall for a second, so the margin is at least a second. A short lease limits it to a
         // third.
         let margin = (ttl / 10).max(Duration::from_secs(1)).min(ttl / 3);
@@ -97,14 +97,14 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    fn wanted(ttl: u64, renew_every: Option<u64>, margin: Option<u64>) -> Result<LeaseTiming> {
+    fn timing(ttl: u64, renew_every: Option<u64>, margin: Option<u64>) -> Result<LeaseTiming> {
         let ms = Duration::from_millis;
-        LeaseTimingOptions { ttl: Some(ms(ttl)), renew_every: renew_every.map(ms), margin: margin.map(ms) }.times()
+        LeaseTimingOptions { ttl: Some(ms(ttl)), renew_every: renew_every.map(ms), margin: margin.map(ms) }.resolve()
     }
 
     #[test]
-    fn the_usual_times_are_those_of_the_docs() {
-        let times = LeaseTimingOptions::default().times().unwrap();
+    fn the_default_times_are_those_of_the_docs() {
+        let times = LeaseTimingOptions::default().resolve().unwrap();
         assert_eq!((times.ttl.as_secs(), times.renew_every.as_secs(), times.margin.as_secs()), (30, 10, 3));
         assert_eq!((times.attempt_timeout().as_secs(), times.retry_delay().as_millis()), (2, 500));
     }
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn short_leases_have_time_to_be_renewed() {
         for ttl in [1_000, 1_001, 1_500, 2_000, 3_000, 6_000, 15_000] {
-            let times = wanted(ttl, None, None).unwrap();
+            let times = timing(ttl, None, None).unwrap();
             assert!(
                 times.renew_every + times.attempt_timeout() < times.validity() && times.validity() < times.ttl,
                 "{times:?}"
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn times_that_contradict_each_other_are_refused_with_the_relation() {
-        for (wanted, relation) in [
-            (wanted(999, None, None), "from 1 s"),
-            (wanted(2_000, None, Some(2_000)), "margin (2s) < ttl (2s)"),
-            (wanted(3_000, Some(2_000), Some(1_000)), "renew_every (2s) < ttl (3s) - margin (1s)"),
-            (wanted(3_000, Some(0), None), "0 < renew_every"),
+    fn contradicting_times_are_refused_with_the_relation() {
+        for (timing, relation) in [
+            (timing(999, None, None), "from 1 s"),
+            (timing(2_000, None, Some(2_000)), "margin (2s) < ttl (2s)"),
+            (timing(3_000, Some(2_000), Some(1_000)), "renew_every (2s) < ttl (3s) - margin (1s)"),
+            (timing(3_000, Some(0), None), "0 < renew_every"),
         ] {
-            let error = wanted.unwrap_err();
+            let error = timing.unwrap_err();
             assert!(
                 matches!(error.kind(), ErrorKind::InvalidConfig { reason } if reason.contains(relation)),
                 "{error}"
@@ -137,24 +137,24 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_lives_no_longer_than_usual() {
+    fn a_ticket_has_at_most_the_default_ttl() {
         for ttl in [1_000, 1_500, 6_000, 30_000] {
-            assert_eq!(wanted(ttl, None, None).unwrap().of_ticket(), wanted(ttl, None, None).unwrap());
+            assert_eq!(timing(ttl, None, None).unwrap().for_ticket(), timing(ttl, None, None).unwrap());
         }
-        let day = wanted(86_400_000, Some(80_000_000), Some(1)).unwrap();
-        assert_eq!(day.of_ticket(), LeaseTimingOptions::default().times().unwrap());
+        let day = timing(86_400_000, Some(80_000_000), Some(1)).unwrap();
+        assert_eq!(day.for_ticket(), LeaseTimingOptions::default().resolve().unwrap());
     }
 
     #[test]
-    fn renewals_are_never_later_than_said() {
-        let times = LeaseTimingOptions::default().times().unwrap();
-        let said = times.renew_every - times.renew_every / 10..=times.renew_every;
-        assert!((0..1_000).map(|_| times.renewal_delay()).all(|after| said.contains(&after)));
+    fn renewals_are_never_late() {
+        let times = LeaseTimingOptions::default().resolve().unwrap();
+        let range = times.renew_every - times.renew_every / 10..=times.renew_every;
+        assert!((0..1_000).map(|_| times.renewal_delay()).all(|after| range.contains(&after)));
     }
 
     #[test]
-    fn times_shrink_with_what_a_wide_margin_leaves() {
-        let times = wanted(3_000, None, Some(2_000)).unwrap();
+    fn a_wide_margin_shortens_the_other_times() {
+        let times = timing(3_000, None, Some(2_000)).unwrap();
         assert_eq!(times.validity(), Duration::from_secs(1));
         assert_eq!(times.renew_every, Duration::from_millis(500));
         assert_eq!(

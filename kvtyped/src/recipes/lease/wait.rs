@@ -7,15 +7,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::acquire::{MayHold, acquire_detached};
 use super::handle::Lease;
-use super::keeper::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
-use super::outcome::AcquireStatus;
+use super::outcome::{AcquireOutcome, AcquireStatus};
 use super::record::LeaseRecord;
-use super::task;
-use super::task::MayHold;
+use super::request::{AcquireRequest, ExpectedTombstone};
 use crate::backend::{Backoff, Read};
 use crate::bucket::Bucket;
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::recipes::context::LeaseContext;
 use crate::recipes::record::{RecipeRecord, Value};
@@ -30,13 +29,8 @@ pub(crate) fn poll_interval(ttl: Duration) -> Duration {
     longest - crate::chance::uniform_duration(longest / 4)
 }
 
-/// Returns whether an error of a watch is permanent.
-pub(crate) fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed | ErrorKind::InvalidConfig { .. })
-}
-
 /// Returns whether an administrator may undo the error: a denied permission, or JetStream disabled for the account.
-fn is_of_the_account(error: &Error) -> bool {
+fn is_account_error(error: &Error) -> bool {
     let is_denied = matches!(error.kind(), ErrorKind::PermissionDenied { .. } | ErrorKind::Unsupported { .. });
     is_denied && !is_unreadable(error)
 }
@@ -45,22 +39,17 @@ impl AcquireRequest {
     /// Returns whether an error of a watch or a read ends the wait. Otherwise the error is recorded as the cause of a
     /// later timeout.
     pub(crate) fn gives_up_on(&self, error: &Error) -> bool {
-        if is_final(error) || (is_of_the_account(error) && !self.retry_transient) {
+        if error.is_terminal() || (is_account_error(error) && !self.retry_transient) {
             return true;
         }
-        self.progress.fails(error);
+        self.status.failed(error);
         false
     }
 
     /// Returns whether the wait continues after a failed attempt that is not the first.
     pub(crate) fn waits_out(&self, error: &Error) -> bool {
-        passes(error) || (self.retry_transient && is_of_the_account(error))
+        error.is_transient() || (self.retry_transient && is_account_error(error))
     }
-}
-
-/// A waiter for a lease.
-pub(crate) struct LeaseWaiter {
-    claim: AcquireRequest,
 }
 
 /// The outcome of a wait.
@@ -81,61 +70,59 @@ impl<R> MayHold for WaitOutcome<R> {
 
 /// The time limit of a wait, counted from its start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Longest {
-    longest: Option<Duration>,
+pub(crate) struct WaitLimit {
+    limit: Option<Duration>,
     /// `None` without a limit.
     end: Option<Instant>,
 }
 
-impl Longest {
-    pub(crate) fn begins(longest: Option<Duration>) -> Self {
-        Self { longest, end: longest.and_then(|longest| Instant::now().checked_add(longest)) }
+impl WaitLimit {
+    pub(crate) fn start(limit: Option<Duration>) -> Self {
+        Self { limit, end: limit.and_then(|limit| Instant::now().checked_add(limit)) }
     }
 
     /// Returns whether the user set a limit. Such a wait continues after temporary errors.
     pub(crate) fn is_given(self) -> bool {
-        self.longest.is_some()
+        self.limit.is_some()
     }
 }
 
 /// Bounds a wait by the time limit of its user, if any.
 pub(crate) async fn with_timeout<R>(
-    longest: Longest,
-    progress: &AcquireStatus,
+    limit: WaitLimit,
+    status: &AcquireStatus,
     wait: impl Future<Output = Result<R>>,
 ) -> Result<R> {
-    let Longest { longest: Some(longest), end: Some(end) } = longest else { return wait.await };
-    tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(progress.timeout_error(longest)))
+    let WaitLimit { limit: Some(limit), end: Some(end) } = limit else { return wait.await };
+    tokio::time::timeout_at(end, wait).await.unwrap_or_else(|_| Err(status.timeout_error(limit)))
 }
 
-/// Takes a lease. Waits while another holder has it, for at most `longest`. With that limit, the wait continues after
+/// Takes a lease. Waits while another holder has it, for at most `wait`. With that limit, the wait continues after
 /// temporary errors, from the first attempt on.
 pub(crate) async fn acquire(
-    place: &LeaseContext,
+    context: &LeaseContext,
     part: &str,
     value: Option<serde_json::Value>,
-    longest: Option<Duration>,
+    wait: Option<Duration>,
 ) -> Result<Lease> {
-    let longest = Longest::begins(longest);
-    let take = || {
-        let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
+    let limit = WaitLimit::start(wait);
+    let acquire = || {
+        let (context, part, value) = (context.clone(), part.to_owned(), value.clone());
         async move {
-            let progress = Arc::<AcquireStatus>::default();
-            let take = async {
-                let claim = place.request(part, value).await?;
-                let claim =
-                    AcquireRequest { progress: Arc::clone(&progress), retry_transient: longest.is_given(), ..claim };
-                let blocked = claim.clone();
-                let settled = |there: Result<LeaseRecord>| there.err().map(|error| Err(unreadable(error, &blocked)));
-                match LeaseWaiter::new(claim).acquire_unless::<LeaseRecord, Infallible>(settled).await? {
+            let status = Arc::<AcquireStatus>::default();
+            let acquire = async {
+                let request = context.waiting_request(part, value, &status, limit.is_given()).await?;
+                let blocked = request.clone();
+                let resolve = |found: Result<LeaseRecord>| found.err().map(|error| Err(unreadable(error, &blocked)));
+                match LeaseWaiter::new(request).acquire_unless::<LeaseRecord, Infallible>(resolve).await? {
                     WaitOutcome::Acquired(lease) => Ok(lease),
                     WaitOutcome::Resolved(never) => match never {},
                 }
             };
-            with_timeout(longest, &progress, take).await
+            with_timeout(limit, &status, acquire).await
         }
     };
-    task::acquire(take).await
+    acquire_detached(acquire).await
 }
 
 /// Takes a free lease without a wait.
@@ -143,22 +130,22 @@ pub(crate) async fn acquire(
 /// # Errors
 ///
 /// Returns `AlreadyExists` if the lease is held.
-pub(crate) async fn take_now(place: &LeaseContext, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
-    let take = || {
-        let (place, part, value) = (place.clone(), part.to_owned(), value.clone());
+pub(crate) async fn acquire_now(context: &LeaseContext, part: &str, value: Option<serde_json::Value>) -> Result<Lease> {
+    let acquire = || {
+        let (context, part, value) = (context.clone(), part.to_owned(), value.clone());
         async move {
-            let claim = place.request(part, value).await?;
-            match claim.clone().try_acquire(ExpectedTombstone::Unknown).await {
+            let request = context.request(part, value).await?;
+            match request.clone().try_acquire(ExpectedTombstone::Unknown).await {
                 AcquireOutcome::Acquired(lease) => Ok(lease),
                 AcquireOutcome::Failed(error) => Err(error),
-                AcquireOutcome::Contended => match claim.bucket.get(&claim.key).read(Read::Leader).await {
-                    Err(error) if is_unreadable(&error) => Err(unreadable(error, &claim)),
+                AcquireOutcome::Contended => match request.bucket.get(&request.key).read(Read::Leader).await {
+                    Err(error) if is_unreadable(&error) => Err(unreadable(error, &request)),
                     _ => Err(Error::new(ErrorKind::AlreadyExists)),
                 },
             }
         }
     };
-    task::acquire(take).await
+    acquire_detached(acquire).await
 }
 
 /// Returns whether a record is not readable as a recipe's record: it is garbage or has a newer format.
@@ -172,9 +159,9 @@ pub(crate) fn is_unreadable(error: &Error) -> bool {
 }
 
 /// Returns the error of an unreadable record of a lease. No lease can be taken until the record is removed.
-pub(crate) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
+pub(crate) fn unreadable(error: Error, request: &AcquireRequest) -> Error {
     let ErrorKind::Decode { codec, detail } = error.kind() else { return error };
-    let (bucket, key) = (claim.bucket.name(), &claim.key);
+    let (bucket, key) = (request.bucket.name(), &request.key);
     let detail =
         format!("{detail}; the lease is blocked until this record is removed: `nats kv purge {bucket} '{key}'`");
     let kind = ErrorKind::Decode { codec, detail };
@@ -185,109 +172,120 @@ pub(crate) fn unreadable(error: Error, claim: &AcquireRequest) -> Error {
 pub(crate) async fn watch<T: KvModel>(
     bucket: &Bucket<T>,
     filter: Filter<T>,
-    claim: &AcquireRequest,
+    request: &AcquireRequest,
 ) -> Result<Events<T>> {
     let mut backoff = Backoff::outage();
     loop {
         match bucket.watch(filter.clone()).await {
-            Err(error) if claim.retry_transient && claim.waits_out(&error) => {
-                claim.progress.fails(&error);
+            Err(error) if request.retry_transient && request.waits_out(&error) => {
+                request.status.failed(&error);
                 sleep(backoff.next()).await;
             }
-            begun => return begun,
+            started => return started,
         }
     }
+}
+
+/// A waiter for a lease.
+pub(crate) struct LeaseWaiter {
+    request: AcquireRequest,
+}
+
+/// An observation of the lease during a wait.
+enum Observed<V> {
+    /// The lease is free.
+    Free(ExpectedTombstone),
+    /// The record of the holder, or the error that decoding it returned.
+    Held(Result<V>),
+    /// Nothing about the holder.
+    Nothing,
 }
 
 impl LeaseWaiter {
-    pub(crate) fn new(claim: AcquireRequest) -> Self {
-        Self { claim }
+    pub(crate) fn new(request: AcquireRequest) -> Self {
+        Self { request }
     }
 
-    /// Takes the lease. Waits while another holder has it, unless `settled` accepts the record of that holder.
+    /// Takes the lease. Waits while another holder has it, unless `resolve` accepts the record of that holder.
     pub(crate) async fn acquire_unless<V: Value, R>(
         self,
-        settled: impl FnMut(Result<V>) -> Option<Result<R>>,
+        resolve: impl FnMut(Result<V>) -> Option<Result<R>>,
     ) -> Result<WaitOutcome<R>> {
-        match self.claim.clone().try_acquire(ExpectedTombstone::Unknown).await {
+        match self.request.clone().try_acquire(ExpectedTombstone::Unknown).await {
             AcquireOutcome::Acquired(lease) => Ok(WaitOutcome::Acquired(lease)),
-            AcquireOutcome::Failed(error) if !(self.claim.retry_transient && passes(&error)) => Err(error),
-            AcquireOutcome::Contended | AcquireOutcome::Failed(_) => self.wait_unless(settled).await,
+            AcquireOutcome::Failed(error) if !(self.request.retry_transient && error.is_transient()) => Err(error),
+            AcquireOutcome::Contended | AcquireOutcome::Failed(_) => self.wait_unless(resolve).await,
         }
     }
 
-    /// Waits for the lease. Makes an attempt when the lease is removed, and checks it from time to time in case an
-    /// event was missed.
+    /// Waits for the lease. Makes an attempt when the lease is removed, and reads it from time to time in case an event
+    /// was missed.
     async fn wait_unless<V: Value, R>(
         self,
-        mut settled: impl FnMut(Result<V>) -> Option<Result<R>>,
+        mut resolve: impl FnMut(Result<V>) -> Option<Result<R>>,
     ) -> Result<WaitOutcome<R>> {
-        let bucket = self.claim.bucket.as_model::<RecipeRecord<V>>();
-        let key = self.claim.key.clone();
-        let mut events = watch(&bucket, Filter::key(&key), &self.claim).await?;
-        let mut held = false;
-        let mut look = Instant::now() + poll_interval(self.claim.times.ttl);
+        let bucket = self.request.bucket.as_model::<RecipeRecord<V>>();
+        let poll_interval = || poll_interval(self.request.timing.ttl);
+        let mut events = watch(&bucket, Filter::key(&self.request.key), &self.request).await?;
+        let mut is_held = false;
+        let mut next_poll = Instant::now() + poll_interval();
         loop {
             let event = tokio::select! {
                 biased;
-                event = events.next() => Some(event),
-                () = sleep_until(look) => None,
+                event = events.next() => Some(event.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed)))),
+                () = sleep_until(next_poll) => None,
             };
-            let mut there = None;
-            let mut over = ExpectedTombstone::Unknown;
-            match event {
-                Some(Some(Ok(Event::Removed { revision, .. }))) => over = ExpectedTombstone::Observed(revision),
-                Some(Some(Ok(Event::Ready))) if !held => {}
-                Some(Some(Ok(Event::Resync))) => {
-                    held = false;
+            let observed = match event {
+                Some(Ok(Event::Removed { revision, .. })) => Observed::Free(ExpectedTombstone::Observed(revision)),
+                Some(Ok(Event::Ready)) if !is_held => Observed::Free(ExpectedTombstone::Unknown),
+                Some(Ok(Event::Put(entry))) => Observed::Held(Ok(entry.into_value().value)),
+                Some(Ok(Event::Undecodable { error, .. })) => Observed::Held(Err(error)),
+                Some(Ok(Event::Resync)) => {
+                    is_held = false;
                     continue;
                 }
-                Some(Some(Ok(Event::Put(entry)))) => there = Some(Ok(entry.into_value().value)),
-                Some(Some(Ok(Event::Undecodable { error, .. }))) => there = Some(Err(error)),
-                Some(Some(Ok(_))) => continue,
-                Some(Some(Err(error))) if self.claim.gives_up_on(&error) => return Err(error),
-                Some(Some(Err(_))) => continue,
-                Some(None) => return Err(Error::new(ErrorKind::Closed)),
-                None => match bucket.get(&key).read(Read::Leader).await {
-                    Ok(entry) => there = entry.map(|entry| Ok(entry.into_value().value)),
-                    Err(error) if is_unreadable(&error) => there = Some(Err(error)),
-                    Err(error) if self.claim.gives_up_on(&error) => return Err(error),
-                    // The holder is unknown until the next check.
-                    Err(_) => {
-                        look = Instant::now() + poll_interval(self.claim.times.ttl);
-                        continue;
+                Some(Ok(_)) => continue,
+                Some(Err(error)) if self.request.gives_up_on(&error) => return Err(error),
+                Some(Err(_)) => continue,
+                None => self.poll(&bucket).await?,
+            };
+            next_poll = Instant::now() + poll_interval();
+            match observed {
+                Observed::Nothing => {}
+                Observed::Held(found) => {
+                    is_held = true;
+                    if let Some(resolved) = resolve(found) {
+                        return resolved.map(WaitOutcome::Resolved);
                     }
-                },
-            }
-            look = Instant::now() + poll_interval(self.claim.times.ttl);
-            if let Some(there) = there {
-                held = true;
-                match settled(there) {
-                    Some(settled) => return settled.map(WaitOutcome::Resolved),
-                    None => continue,
                 }
-            }
-            match self.attempt(over).await? {
-                Some(lease) => return Ok(WaitOutcome::Acquired(lease)),
-                // Another process was faster. The watch reports it.
-                None => held = true,
+                Observed::Free(expected) => match self.attempt(expected).await? {
+                    Some(lease) => return Ok(WaitOutcome::Acquired(lease)),
+                    // Another process was faster. The watch reports it.
+                    None => is_held = true,
+                },
             }
         }
     }
 
-    async fn attempt(&self, over: ExpectedTombstone) -> Result<Option<Lease>> {
-        match self.claim.clone().try_acquire(over).await {
+    /// Reads the lease from the leader of the bucket.
+    async fn poll<V: Value>(&self, bucket: &Bucket<RecipeRecord<V>>) -> Result<Observed<V>> {
+        match bucket.get(&self.request.key).read(Read::Leader).await {
+            Ok(Some(entry)) => Ok(Observed::Held(Ok(entry.into_value().value))),
+            Ok(None) => Ok(Observed::Free(ExpectedTombstone::Unknown)),
+            Err(error) if is_unreadable(&error) => Ok(Observed::Held(Err(error))),
+            Err(error) if self.request.gives_up_on(&error) => Err(error),
+            // The holder is unknown until the next read.
+            Err(_) => Ok(Observed::Nothing),
+        }
+    }
+
+    async fn attempt(&self, expected: ExpectedTombstone) -> Result<Option<Lease>> {
+        match self.request.clone().try_acquire(expected).await {
             AcquireOutcome::Acquired(lease) => Ok(Some(lease)),
             AcquireOutcome::Contended => Ok(None),
             // The wait continues after a temporary error. The user's time limit bounds it.
-            AcquireOutcome::Failed(error) if self.claim.waits_out(&error) => Ok(None),
+            AcquireOutcome::Failed(error) if self.request.waits_out(&error) => Ok(None),
             AcquireOutcome::Failed(error) => Err(error),
         }
     }
-}
-
-/// Returns whether a wait continues after an error, because the cause is temporary. After an unknown outcome, a lease
-/// that may have been taken expires. Refused credentials count as an unreachable server: the client keeps reconnecting.
-pub(crate) fn passes(error: &Error) -> bool {
-    error.is_retryable() || error.outcome() == Outcome::Unknown || matches!(error.kind(), ErrorKind::Unauthorized)
 }

@@ -1,13 +1,12 @@
 //! Locks, by name or for a record.
 
-use std::fmt;
 use std::future::IntoFuture;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use super::guard::{LockGuard, LockHolder};
 use super::ticket;
 use super::wait_queue::WaitQueue;
 use crate::backend::Read;
@@ -15,15 +14,15 @@ use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
 use crate::model::{KvModel, SingleRevision};
-use crate::recipes::lease::fence::FenceRecord;
+use crate::recipes::lease::acquire::acquire_detached;
 use crate::recipes::lease::handle::Lease;
-use crate::recipes::lease::keeper::{AcquireOutcome, AcquireRequest};
 use crate::recipes::lease::options::lease_options;
-use crate::recipes::lease::record::{LeaseRecord, LockHolder, default_owner};
-use crate::recipes::lease::task;
+use crate::recipes::lease::outcome::AcquireOutcome;
+use crate::recipes::lease::record::{LeaseRecord, default_owner};
+use crate::recipes::lease::request::{AcquireRequest, Handover};
 use crate::recipes::lease::timing::LeaseTimingOptions;
-use crate::recipes::lease::wait::{Longest, passes, with_timeout};
-use crate::recipes::location::{BucketLocation, check_bucket, place_options};
+use crate::recipes::lease::wait::{WaitLimit, with_timeout};
+use crate::recipes::location::{BucketLocation, check_bucket, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::store::Store;
 
@@ -143,7 +142,7 @@ impl<T: KvModel> Bucket<T> {
 }
 
 async fn holder(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Result<Option<LockHolder>> {
-    Ok(bucket.get(key).read(Read::Leader).await?.map(LockHolder::of))
+    Ok(bucket.get(key).read(Read::Leader).await?.map(LockHolder::from_entry))
 }
 
 /// A builder that opens locks; see [`Store::locks`].
@@ -154,7 +153,7 @@ pub struct OpenLocks {
     options: LockOptions,
 }
 
-place_options!(OpenLocks);
+location_options!(OpenLocks: place);
 
 impl IntoFuture for OpenLocks {
     type Output = Result<Locks>;
@@ -162,7 +161,7 @@ impl IntoFuture for OpenLocks {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let times = self.options.timing.times()?;
+            let times = self.options.timing.resolve()?;
             Ok(Locks { bucket: self.place.open(Some(times.ttl)).await?, options: self.options })
         })
     }
@@ -282,85 +281,85 @@ impl LockRequest {
     }
 
     /// Returns the request for the lease, and the wait queue of the lock.
-    fn claim(self) -> Result<(AcquireRequest, Arc<WaitQueue>)> {
+    fn prepare(self) -> Result<(AcquireRequest, Arc<WaitQueue>)> {
         let Self { bucket, name, options, fenced } = self;
-        let LockOptions { timing: wanted, owner, note, fair: _ } = options;
-        let times = wanted.times()?;
-        check_bucket(bucket.config(), Some(times.ttl))?;
+        let LockOptions { timing, owner, note, fair: _ } = options;
+        let timing = timing.resolve()?;
+        check_bucket(bucket.config(), Some(timing.ttl))?;
         let name = name?;
         let key = RecipeKey::new(RECIPE, &*name, LEASE);
         key.encode()?;
-        let holding = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
-        let line = WaitQueue::of(&bucket, &key);
-        let own = Some(Arc::clone(&line));
-        Ok((AcquireRequest { fenced, handover: own, ..AcquireRequest::new(bucket, key, name, holding, times) }, line))
+        let record = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
+        let queue = WaitQueue::for_lock(&bucket, &key);
+        let handover: Arc<dyn Handover> = Arc::clone(&queue) as _;
+        let request = AcquireRequest::new(bucket, key, name, record, timing);
+        Ok((AcquireRequest { fenced, handover: Some(handover), ..request }, queue))
     }
 
     /// Takes the lock. Adds `operation` and the lock to an error.
-    async fn take(self, operation: &'static str, how: AcquireMode) -> Result<Option<LockGuard>> {
+    async fn acquire(self, operation: &'static str, mode: AcquireMode) -> Result<Option<LockGuard>> {
         let (bucket, fair) = (self.bucket.clone(), self.options.fair);
-        let key = self.name.as_ref().ok().cloned();
-        let taken = async {
-            let (claim, line) = self.claim()?;
-            if matches!(how, AcquireMode::Now) && line.is_held_here() {
+        let name = self.name.as_ref().ok().cloned();
+        let acquire = async {
+            let (request, queue) = self.prepare()?;
+            if matches!(mode, AcquireMode::Now) && queue.is_held_here() {
                 return Ok(None);
             }
-            let take = || {
-                let (claim, line) = (claim.clone(), Arc::clone(&line));
+            let acquire = || {
+                let (request, queue) = (request.clone(), Arc::clone(&queue));
                 async move {
-                    match how {
-                        AcquireMode::Now => try_now(claim, line, fair).await,
-                        AcquireMode::Wait(longest) => {
-                            let claim = AcquireRequest { retry_transient: longest.is_given(), ..claim };
-                            let progress = Arc::clone(&claim.progress);
-                            with_timeout(longest, &progress, wait(claim, line, fair)).await.map(Some)
+                    match mode {
+                        AcquireMode::Now => try_now(request, queue, fair).await,
+                        AcquireMode::Wait(limit) => {
+                            let request = AcquireRequest { retry_transient: limit.is_given(), ..request };
+                            let status = Arc::clone(&request.status);
+                            with_timeout(limit, &status, wait(request, queue, fair)).await.map(Some)
                         }
                     }
                 }
             };
-            let lease = task::acquire(take).await?;
-            Ok(lease.map(|lease| LockGuard { lease }))
+            Ok(acquire_detached(acquire).await?.map(LockGuard::new))
         };
-        taken.await.map_err(|error: Error| error.with_context(operation, bucket.name(), key.as_deref()))
+        acquire.await.map_err(|error: Error| error.with_context(operation, bucket.name(), name.as_deref()))
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 enum AcquireMode {
     Now,
-    Wait(Longest),
+    Wait(WaitLimit),
 }
 
-async fn try_now(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Option<Lease>> {
-    let Ok(_turn) = line.try_turn() else { return Ok(None) };
-    if line.is_held_here() || (fair && ticket::has_waiters(&claim).await?) {
+async fn try_now(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Result<Option<Lease>> {
+    let Ok(_slot) = queue.try_lock_slot() else { return Ok(None) };
+    if queue.is_held_here() || (fair && ticket::has_waiters(&request).await?) {
         return Ok(None);
     }
-    first_attempt(claim, &line).await
+    first_attempt(request, &queue).await
 }
 
 /// Waits for the lock. With a time limit, the wait continues after temporary errors, from the first attempt on.
-async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
+async fn wait(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
     if fair {
-        return ticket::wait(claim, line, fair).await;
+        return ticket::wait(request, queue, fair).await;
     }
     // The other waiters of this process wait here.
-    let _turn = line.lock_slot().await;
-    if line.is_contended() {
-        claim.progress.contended();
+    let _slot = queue.lock_slot().await;
+    if queue.is_contended() {
+        request.status.contended();
     } else {
-        match first_attempt(claim.clone(), &line).await {
+        match first_attempt(request.clone(), &queue).await {
             Ok(Some(lease)) => return Ok(lease),
-            Err(error) if !(claim.retry_transient && passes(&error)) => return Err(error),
+            Err(error) if !(request.retry_transient && error.is_transient()) => return Err(error),
             Ok(None) | Err(_) => {}
         }
     }
-    ticket::wait(claim, line, fair).await
+    ticket::wait(request, queue, fair).await
 }
 
 /// Makes the first attempt. If this process wrote the last delete marker, the attempt replaces that marker.
-async fn first_attempt(claim: AcquireRequest, line: &WaitQueue) -> Result<Option<Lease>> {
-    match claim.try_acquire(line.take_tombstone()).await {
+async fn first_attempt(request: AcquireRequest, queue: &WaitQueue) -> Result<Option<Lease>> {
+    match request.try_acquire(queue.take_tombstone()).await {
         AcquireOutcome::Acquired(lease) => Ok(Some(lease)),
         AcquireOutcome::Contended => Ok(None),
         AcquireOutcome::Failed(error) => Err(error),
@@ -389,9 +388,9 @@ impl IntoFuture for Lock {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let taken = self.request.take("lock", AcquireMode::Wait(Longest::begins(self.wait))).await?;
+            let guard = self.request.acquire("lock", AcquireMode::Wait(WaitLimit::start(self.wait))).await?;
             // A wait returns the lock or an error.
-            taken.ok_or_else(|| Error::unavailable("the wait ended without the lock"))
+            guard.ok_or_else(|| Error::unavailable("the wait ended without the lock"))
         })
     }
 }
@@ -408,7 +407,7 @@ impl IntoFuture for TryLock {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.request.take("try_lock", AcquireMode::Now))
+        Box::pin(self.request.acquire("try_lock", AcquireMode::Now))
     }
 }
 
@@ -434,49 +433,3 @@ macro_rules! lock_options {
 
 lock_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
 lease_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
-
-/// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
-///
-/// Dropping the guard releases the lock in the background. [`release`](Self::release) waits for the result.
-///
-/// # What this does not guarantee
-///
-/// See [`Locks`].
-#[must_use = "dropping the guard releases the lock"]
-pub struct LockGuard {
-    lease: Lease,
-}
-
-impl LockGuard {
-    /// Releases the lock and waits until that is confirmed; see [`Lease::release`].
-    ///
-    /// # Errors
-    ///
-    /// Returns `Lost` if the lock was lost before. The protected work may have overlapped with another holder.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the release continues in the background and its result is lost.
-    pub async fn release(self) -> Result<()> {
-        self.lease.release().await
-    }
-
-    /// Returns the fence of the lock, if its bucket has one.
-    pub(crate) fn fence_record(&self) -> Option<&FenceRecord> {
-        self.lease.fencing()
-    }
-}
-
-impl Deref for LockGuard {
-    type Target = Lease;
-
-    fn deref(&self) -> &Lease {
-        &self.lease
-    }
-}
-
-impl fmt::Debug for LockGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LockGuard").field(&self.lease).finish()
-    }
-}

@@ -4,8 +4,11 @@
 //! lease to the first ticket with one write.
 
 pub(crate) mod locks;
+pub(crate) mod guard;
+pub(crate) mod fenced_by;
 pub(crate) mod ticket;
 pub(crate) mod wait_queue;
 pub(crate) mod queue_view;
 
-pub use self::locks::{Lock, LockGuard, Locks, OpenLocks, TryLock};
+pub use self::guard::{LockGuard, LockHolder};
+pub use self::locks::{Lock, Locks, OpenLocks, TryLock};

@@ -28,7 +28,7 @@ const TICKET: &str = "ticket-";
 /// Each user of the bucket can write a ticket. A ticket without a TTL, or with a longer TTL, could block a lock for
 /// that long, so it is ignored. A ticket within the bound expires by the server's clock. All tickets of this crate are
 /// within the bound.
-pub(crate) const BELIEVED: Duration = TTL;
+pub(crate) const MAX_TICKET_TTL: Duration = TTL;
 
 /// The state of a lock that a watch has observed.
 #[derive(Debug, Default)]
@@ -53,9 +53,9 @@ pub(crate) struct QueuedTicket {
     pub(crate) owner: String,
     pub(crate) note: Option<String>,
     /// The requested TTL of the lease. `None` if the lease cannot be handed over to this ticket.
-    pub(crate) wants: Option<Duration>,
+    pub(crate) requested_ttl: Option<Duration>,
     /// When the last renewal arrived.
-    heard: Instant,
+    renewed_at: Instant,
     /// Whether the ticket has had the lease.
     granted: bool,
     pub(crate) unknown: Unknown,
@@ -63,17 +63,17 @@ pub(crate) struct QueuedTicket {
 
 impl QueuedTicket {
     /// Returns the waiter of this ticket. Returns `None` if the record is not a ticket, or if its TTL is out of bounds.
-    pub(crate) fn of(entry: &Entry<RecipeRecord<LeaseRecord>>, heard: Instant) -> Option<Self> {
+    pub(crate) fn from_entry(entry: &Entry<RecipeRecord<LeaseRecord>>, renewed_at: Instant) -> Option<Self> {
         let id = ticket_id(entry.key().part())?;
-        entry.ttl().filter(|ttl| ttl.as_duration() <= BELIEVED)?;
-        let LeaseRecord { owner, note, requested_ttl_ms: wants, unknown, .. } = &entry.value;
+        entry.ttl().filter(|ttl| ttl.as_duration() <= MAX_TICKET_TTL)?;
+        let LeaseRecord { owner, note, requested_ttl_ms: requested_ttl, unknown, .. } = &entry.value;
         Some(Self {
             id: id.to_owned(),
             revision: entry.revision(),
             owner: owner.clone(),
             note: note.clone(),
-            wants: wants.map(Duration::from_millis),
-            heard,
+            requested_ttl: requested_ttl.map(Duration::from_millis),
+            renewed_at,
             granted: false,
             unknown: unknown.clone(),
         })
@@ -82,7 +82,7 @@ impl QueuedTicket {
     /// Returns whether the waiter seems alive. A ticket is renewed after a third of its TTL. Without a renewal for two
     /// thirds of its TTL, its waiter is most likely dead.
     fn is_alive(&self, now: Instant) -> bool {
-        self.heard + self.wants.unwrap_or(BELIEVED).min(BELIEVED) * 2 / 3 > now
+        self.renewed_at + self.requested_ttl.unwrap_or(MAX_TICKET_TTL).min(MAX_TICKET_TTL) * 2 / 3 > now
     }
 }
 
@@ -104,9 +104,9 @@ impl QueueView {
     }
 
     /// Records a waiter whose ticket has this number.
-    pub(crate) fn upsert(&mut self, number: u64, waits: QueuedTicket) {
-        let served = self.tickets.get(&number).is_some_and(|ticket| ticket.granted);
-        self.tickets.insert(number, QueuedTicket { granted: served, ..waits });
+    pub(crate) fn upsert(&mut self, number: u64, renewed: QueuedTicket) {
+        let granted = self.tickets.get(&number).is_some_and(|ticket| ticket.granted);
+        self.tickets.insert(number, QueuedTicket { granted, ..renewed });
     }
 
     /// Removes a waiter.
@@ -129,16 +129,16 @@ impl QueueView {
 mod tests {
     use super::*;
 
-    const WANTS: Duration = Duration::from_secs(30);
+    const REQUESTED_TTL: Duration = Duration::from_secs(30);
 
-    fn waits(id: &str, revision: u64) -> QueuedTicket {
+    fn ticket(id: &str, revision: u64) -> QueuedTicket {
         QueuedTicket {
             id: id.to_owned(),
             revision: Revision::new(revision),
             owner: String::new(),
             note: None,
-            wants: Some(WANTS),
-            heard: Instant::now(),
+            requested_ttl: Some(REQUESTED_TTL),
+            renewed_at: Instant::now(),
             granted: false,
             unknown: Unknown::default(),
         }
@@ -151,17 +151,17 @@ mod tests {
     /// Returns a queue of two waiters: `a`, then `b`.
     fn queue() -> QueueView {
         let mut queue = QueueView::default();
-        queue.upsert(2, waits("b", 2));
-        queue.upsert(1, waits("a", 1));
+        queue.upsert(2, ticket("b", 2));
+        queue.upsert(1, ticket("a", 1));
         queue
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_wait_come_in_the_order_of_their_tickets() {
+    async fn waiters_are_served_in_the_order_of_their_tickets() {
         let mut queue = queue();
         assert_eq!(first(&queue), Some("a"));
         // A renewal keeps its number.
-        queue.upsert(1, waits("a", 9));
+        queue.upsert(1, ticket("a", 9));
         assert_eq!(queue.head(Instant::now(), |_| false).map(|first| first.revision.get()), Some(9));
         assert_eq!(queue.head(Instant::now(), |id| id == "a").map(|first| &*first.id), Some("b"));
         queue.remove("a");
@@ -174,7 +174,7 @@ mod tests {
         assert!(queue.observe_lease(Revision::new(3), Some("a")));
         assert_eq!((first(&queue), queue.held), (Some("b"), true));
         // A renewal of the ticket was in flight.
-        queue.upsert(1, waits("a", 4));
+        queue.upsert(1, ticket("a", 4));
         assert_eq!(first(&queue), Some("b"));
         assert!(queue.is_served("a") && !queue.is_served("b"));
         // The ticket's waiter took the lease with a separate attempt.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_old_of_the_lease_is_no_news() {
+    async fn old_events_of_the_lease_are_ignored() {
         let mut queue = queue();
         assert!(queue.observe_lease(Revision::new(5), Some("c")));
         assert!(!queue.observe_lease(Revision::new(5), Some("c")));
@@ -194,14 +194,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_ticket_that_nobody_renews_is_passed_over() {
+    async fn a_ticket_without_renewals_is_passed_over() {
         let mut queue = queue();
-        tokio::time::advance(WANTS / 2).await;
-        queue.upsert(2, waits("b", 7));
+        tokio::time::advance(REQUESTED_TTL / 2).await;
+        queue.upsert(2, ticket("b", 7));
         assert_eq!(first(&queue), Some("a"));
-        tokio::time::advance(WANTS / 5).await;
+        tokio::time::advance(REQUESTED_TTL / 5).await;
         assert_eq!(first(&queue), Some("b"));
-        queue.upsert(1, waits("a", 8));
+        queue.upsert(1, ticket("a", 8));
         assert_eq!(first(&queue), Some("a"));
     }
 }

@@ -12,9 +12,10 @@ use super::wait_queue::{WaitQueue, WaiterEvent};
 use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::recipes::lease::handle::Lease;
-use crate::recipes::lease::keeper::{AcquireOutcome, AcquireRequest, ExpectedTombstone};
+use crate::recipes::lease::outcome::AcquireOutcome;
 use crate::recipes::lease::record::LeaseRecord;
-use crate::recipes::lease::wait::{is_unreadable, passes, poll_interval, unreadable};
+use crate::recipes::lease::request::{AcquireRequest, ExpectedTombstone};
+use crate::recipes::lease::wait::{is_unreadable, poll_interval, unreadable};
 use crate::recipes::record::RecipeKey;
 
 /// The TTL of a ticket's delete marker. It is as short as possible, so that a new watch receives few of them.
@@ -25,29 +26,29 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// A ticket in the wait queue. It is a lease, so a dead waiter does not block the queue without a limit.
 struct Ticket {
-    place: QueueEntry,
+    entry: QueueEntry,
     lease: Lease,
 }
 
 /// The registration of a waiter in the local queue. It precedes the ticket, so that no message is missed.
 struct QueueEntry {
     id: String,
-    line: Arc<WaitQueue>,
-    told: mpsc::UnboundedReceiver<WaiterEvent>,
+    queue: Arc<WaitQueue>,
+    events: mpsc::UnboundedReceiver<WaiterEvent>,
 }
 
 impl Drop for QueueEntry {
     fn drop(&mut self) {
-        self.line.unregister(&self.id);
+        self.queue.unregister(&self.id);
     }
 }
 
 /// Returns whether a lock has waiters.
-pub(crate) async fn has_waiters(claim: &AcquireRequest) -> Result<bool> {
-    let mut records = claim.bucket.list(RecipeKey::parts(claim.key.recipe(), claim.key.name())).await?;
+pub(crate) async fn has_waiters(request: &AcquireRequest) -> Result<bool> {
+    let mut records = request.bucket.list(RecipeKey::parts(request.key.recipe(), request.key.name())).await?;
     while let Some(record) = records.next().await {
         match record {
-            Ok(record) if QueuedTicket::of(&record, Instant::now()).is_some() => return Ok(true),
+            Ok(record) if QueuedTicket::from_entry(&record, Instant::now()).is_some() => return Ok(true),
             // An unreadable record is not a ticket.
             Err(error) if !is_unreadable(&error) => return Err(error),
             _ => {}
@@ -59,65 +60,68 @@ pub(crate) async fn has_waiters(claim: &AcquireRequest) -> Result<bool> {
 /// Waits until the lease is handed over to this waiter, or until the lease is free and this waiter is the first, and
 /// takes the lease. A waiter that is not fair also takes a lease that has been free for long, ahead of the first
 /// waiter.
-pub(crate) async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
-    let longest = || poll_interval(claim.times.ttl);
-    let mut ticket = match Ticket::create(&line, &claim).await {
+///
+/// Three signals end the wait. The watch reports the lease, or a local holder hands it over, and a periodic read covers
+/// a missed event. The read also serves a waiter behind a first ticket whose owner is dead.
+pub(crate) async fn wait(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Result<Lease> {
+    let poll_interval = || poll_interval(request.timing.ttl);
+    let mut ticket = match Ticket::create(&queue, &request).await {
         // A fair lock makes its first attempt here. Other locks have made it already.
-        Err(error) if claim.retry_transient && (passes(&error) || (!fair && claim.waits_out(&error))) => {
-            Ticket::recreate(&line, &claim).await?
+        Err(error) if request.retry_transient && (error.is_transient() || (!fair && request.waits_out(&error))) => {
+            Ticket::recreate(&queue, &request).await?
         }
-        drawn => drawn?,
+        created => created?,
     };
-    let mut look = Instant::now() + longest();
+    let mut next_poll = Instant::now() + poll_interval();
     loop {
-        let told = tokio::select! {
+        let event = tokio::select! {
             biased;
-            told = ticket.place.told.recv() => told,
+            event = ticket.entry.events.recv() => event,
             () = ticket.lease.lost() => None,
-            () = sleep_until(look) => {
-                // Only events of the lease defer the check. The tickets of other waiters cause events all the time.
-                let (now, later) = (Instant::now(), line.last_lease_event().map(|heard| heard + longest()));
+            () = sleep_until(next_poll) => {
+                // Only events of the lease defer the read. The tickets of other waiters cause events all the time.
+                let (now, later) = (Instant::now(), queue.last_lease_event().map(|last| last + poll_interval()));
                 if let Some(later) = later.filter(|later| *later > now) {
-                    look = later;
+                    next_poll = later;
                     continue;
                 }
-                look = now + longest();
-                let Ticket { place: QueueEntry { id, line, told }, .. } = &mut ticket;
+                next_poll = now + poll_interval();
+                let Ticket { entry: QueueEntry { id, queue, events }, .. } = &mut ticket;
                 tokio::select! {
                     biased;
-                    // A lease that is handed over during the check does not wait for the reply.
-                    told = told.recv() => told,
-                    free = check_lease(&claim, id, line, fair) => match free? {
-                        Some(over) => Some(WaiterEvent::LeaseFree(over)),
+                    // A lease that is handed over during the read does not wait for the reply.
+                    event = events.recv() => event,
+                    free = check_lease(&request, id, queue, fair) => match free? {
+                        Some(expected) => Some(WaiterEvent::LeaseFree(expected)),
                         None if ticket.is_spent() => None,
                         None => continue,
                     },
                 }
             }
         };
-        let attempt = match told {
-            Some(WaiterEvent::LeaseFree(over)) => match ticket.of(&claim).try_acquire(over).await {
+        let outcome = match event {
+            Some(WaiterEvent::LeaseFree(expected)) => match ticket.request(&request).try_acquire(expected).await {
                 // Another process was faster. The watch reports it.
                 AcquireOutcome::Contended if !ticket.is_spent() => continue,
-                AcquireOutcome::Failed(error) if claim.waits_out(&error) && !ticket.is_spent() => continue,
-                attempt => attempt,
+                AcquireOutcome::Failed(error) if request.waits_out(&error) && !ticket.is_spent() => continue,
+                outcome => outcome,
             },
-            Some(WaiterEvent::Granted(attempt)) => attempt,
+            Some(WaiterEvent::Granted(outcome)) => outcome,
             Some(WaiterEvent::Failed(error)) => AcquireOutcome::Failed(error),
             Some(WaiterEvent::Subscribed) => continue,
             Some(WaiterEvent::Unsubscribed) => {
-                line.ensure_watching(&claim);
+                queue.ensure_watching(&request);
                 continue;
             }
             // The ticket is lost.
             None => AcquireOutcome::Contended,
         };
-        match attempt {
+        match outcome {
             AcquireOutcome::Acquired(lease) if lease.is_held() => return Ok(lease),
-            AcquireOutcome::Failed(error) if !claim.waits_out(&error) => return Err(error),
+            AcquireOutcome::Failed(error) if !request.waits_out(&error) => return Err(error),
             // The lease was handed over so long ago that it has ended.
             AcquireOutcome::Acquired(_) | AcquireOutcome::Failed(_) | AcquireOutcome::Contended => {
-                ticket = Ticket::recreate(&line, &claim).await?
+                ticket = Ticket::recreate(&queue, &request).await?
             }
         }
     }
@@ -125,49 +129,49 @@ pub(crate) async fn wait(claim: AcquireRequest, line: Arc<WaitQueue>, fair: bool
 
 impl Ticket {
     /// Creates another ticket, without a time limit. The user's time limit bounds the wait.
-    async fn recreate(line: &Arc<WaitQueue>, claim: &AcquireRequest) -> Result<Self> {
+    async fn recreate(queue: &Arc<WaitQueue>, request: &AcquireRequest) -> Result<Self> {
         loop {
-            match Self::create(line, claim).await {
-                Err(error) if claim.waits_out(&error) => {
-                    claim.progress.fails(&error);
+            match Self::create(queue, request).await {
+                Err(error) if request.waits_out(&error) => {
+                    request.status.failed(&error);
                     sleep(RETRY_DELAY + crate::chance::uniform_duration(RETRY_DELAY)).await;
                 }
-                drawn => return drawn,
+                created => return created,
             }
         }
     }
 
     /// Creates a ticket once the watch has started. Without a watch, this process would miss a lease that is handed
     /// over to the ticket.
-    async fn create(line: &Arc<WaitQueue>, claim: &AcquireRequest) -> Result<Self> {
-        let (id, told, mut listens) = line.register(claim);
-        let mut place = QueueEntry { id, line: Arc::clone(line), told };
-        while !listens {
-            match place.told.recv().await {
-                Some(WaiterEvent::Subscribed) => listens = true,
+    async fn create(queue: &Arc<WaitQueue>, request: &AcquireRequest) -> Result<Self> {
+        let (id, events, mut is_subscribed) = queue.register(request);
+        let mut entry = QueueEntry { id, queue: Arc::clone(queue), events };
+        while !is_subscribed {
+            match entry.events.recv().await {
+                Some(WaiterEvent::Subscribed) => is_subscribed = true,
                 Some(WaiterEvent::Failed(error)) => return Err(error),
-                Some(WaiterEvent::Unsubscribed) => line.ensure_watching(claim),
+                Some(WaiterEvent::Unsubscribed) => queue.ensure_watching(request),
                 _ => return Err(Error::new(ErrorKind::Closed)),
             }
         }
-        if let Some(error) = line.unreadable() {
+        if let Some(error) = queue.unreadable() {
             return Err(error);
         }
-        let holding = LeaseRecord {
-            requested_ttl_ms: Some(claim.times.ttl.as_millis().try_into().unwrap_or(u64::MAX)),
-            ..LeaseRecord::new(claim.holding.owner.clone(), claim.holding.note.clone(), None)
+        let record = LeaseRecord {
+            requested_ttl_ms: Some(request.timing.ttl.as_millis().try_into().unwrap_or(u64::MAX)),
+            ..LeaseRecord::new(request.record.owner.clone(), request.record.note.clone(), None)
         };
-        let key = claim.key.sibling(ticket_part(&place.id));
-        // The ticket has separate progress, because its attempts are not attempts at the lock.
-        let times = claim.times.of_ticket();
-        let ticket = AcquireRequest::new(claim.bucket.clone(), key, claim.name.clone(), holding, times);
-        let ticket = AcquireRequest { marker: TICKET_TOMBSTONE_TTL, ..ticket };
+        let key = request.key.sibling(ticket_part(&entry.id));
+        // The ticket has a separate status, because its attempts are not attempts at the lock.
+        let timing = request.timing.for_ticket();
+        let ticket = AcquireRequest::new(request.bucket.clone(), key, request.name.clone(), record, timing);
+        let ticket = AcquireRequest { tombstone_ttl: TICKET_TOMBSTONE_TTL, ..ticket };
         match ticket.try_acquire(ExpectedTombstone::Unknown).await {
             AcquireOutcome::Acquired(lease) => {
                 // A task holds the ticket, and proceeds whether its caller polls or not.
                 lease.start_renewal();
-                line.ticket_created(&place.id, lease.state());
-                Ok(Self { place, lease })
+                queue.ticket_created(&entry.id, lease.state());
+                Ok(Self { entry, lease })
             }
             AcquireOutcome::Failed(error) => Err(error),
             // The key contains a unique id.
@@ -175,35 +179,35 @@ impl Ticket {
         }
     }
 
-    /// Returns the claim with the id of this ticket, which other processes recognize.
-    fn of(&self, claim: &AcquireRequest) -> AcquireRequest {
-        AcquireRequest { ticket: Some(self.place.id.clone()), ..claim.clone() }
+    /// Returns the request with the id of this ticket, which other processes recognize.
+    fn request(&self, request: &AcquireRequest) -> AcquireRequest {
+        AcquireRequest { ticket: Some(self.entry.id.clone()), ..request.clone() }
     }
 
     /// Returns whether the lease was taken with this ticket without a local holder, for example by an attempt with an
     /// unknown outcome.
     fn is_spent(&self) -> bool {
-        self.place.line.is_already_served(&self.place.id)
+        self.entry.queue.is_already_served(&self.entry.id)
     }
 }
 
 /// Reads the lease. Returns how to take it, if it is free and this waiter may take it.
 async fn check_lease(
-    claim: &AcquireRequest,
+    request: &AcquireRequest,
     id: &str,
-    line: &Arc<WaitQueue>,
+    queue: &Arc<WaitQueue>,
     fair: bool,
 ) -> Result<Option<ExpectedTombstone>> {
-    match claim.bucket.get(&claim.key).read(Read::Leader).await {
+    match request.bucket.get(&request.key).read(Read::Leader).await {
         Ok(Some(entry)) => {
             // If the lease was handed over to this waiter, the message follows.
-            line.on_lease_seen(claim, &entry);
+            queue.on_lease_seen(request, &entry);
             Ok(None)
         }
-        Ok(None) => Ok((!fair || line.is_first(id)).then_some(ExpectedTombstone::Unknown)),
-        Err(error) if is_unreadable(&error) => Err(unreadable(error, claim)),
-        Err(error) if claim.gives_up_on(&error) => Err(error),
-        // The holder is unknown until the next check.
+        Ok(None) => Ok((!fair || queue.is_first(id)).then_some(ExpectedTombstone::Unknown)),
+        Err(error) if is_unreadable(&error) => Err(unreadable(error, request)),
+        Err(error) if request.gives_up_on(&error) => Err(error),
+        // The holder is unknown until the next read.
         Err(_) => Ok(None),
     }
 }

@@ -1,18 +1,20 @@
 //! The wait queue of a lock, as one process observes it.
 //!
-//! Each waiter creates a ticket: a lease next to the lease of the lock. On release, the holder writes the name of the
-//! first waiter into the lease of the lock. That costs one write and one event, and no other waiter makes an attempt. A
-//! process has one watch for each lock. It delivers the tickets and the lease to all local waiters. It ends a little
-//! later than the last local waiter, so that it can pass on a lease that was handed over to a waiter that has just
-//! left.
+//! Each waiter creates a ticket: a small lease next to the lease of the lock. On release, the holder hands the lease
+//! over to the first ticket: it writes the id of that ticket into the lease. A handover costs one write and one event,
+//! and no other waiter makes an attempt.
 //!
-//! # When does the validity of a lease that another process wrote start?
+//! A process has one watch for each lock. The watch delivers the tickets and the lease to all local waiters. It
+//! continues for a few seconds after the last local waiter has left. If the lease is handed over to a waiter that has
+//! just left, the process then passes the lease on.
 //!
-//! The TTL starts when the server stores that write. This process cannot observe that moment, and the event may arrive
-//! long after it. But the write contains the revision of the ticket that its sender had seen. The server stored that
-//! revision earlier, and this process sent it at a known instant of the local clock. The validity counts from that
-//! instant. If the instant is not recorded, the validity counts from the registration of the waiter. If more than half
-//! of the validity has passed, the lease is taken again: a write replaces the record as if it were a delete marker.
+//! # Validity of a lease that was handed over
+//!
+//! The TTL of the lease starts when the server stores the handover. The new holder cannot observe that moment, and the
+//! event may arrive long after it. The handover therefore contains the revision of the ticket that the previous holder
+//! had seen. The server stored that revision earlier, and the new holder knows when it sent that write. The validity
+//! counts from that instant, or from the registration of the waiter if the instant is not recorded. If more than half
+//! of the validity has passed, the new holder takes the lease again: it replaces the record like a delete marker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,15 +25,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, TryLockError, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::queue_view::{BELIEVED, QueueView, QueuedTicket, ticket_id};
+use super::queue_view::{MAX_TICKET_TTL, QueueView, QueuedTicket, ticket_id};
 use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind};
 use crate::model::Filter;
-use crate::recipes::lease::keeper::{
-    AcquireOutcome, AcquireRequest, ExpectedTombstone, LeaseState as Lease, LeaseWrite,
-};
+use crate::recipes::lease::outcome::AcquireOutcome;
 use crate::recipes::lease::record::{LeaseRecord, fence_of, fresh_id};
-use crate::recipes::lease::wait::{is_final, unreadable};
+use crate::recipes::lease::request::{AcquireRequest, ExpectedTombstone, Handover, LeaseWrite, NextHolder};
+use crate::recipes::lease::state::LeaseState;
+use crate::recipes::lease::wait::unreadable;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 use crate::revision::Revision;
 use crate::watch::Event;
@@ -56,16 +58,16 @@ pub(crate) struct WaitQueue {
 #[derive(Debug, Default)]
 struct WaitQueueState {
     last: LastKnown,
-    /// The number of the active watch, if any.
-    listens: Option<u64>,
-    watches: u64,
+    /// The number of the active watcher, if any.
+    watcher: Option<u64>,
+    watchers_started: u64,
     /// Whether the watch has started.
-    begun: bool,
-    queue: QueueView,
+    is_subscribed: bool,
+    view: QueueView,
     /// When the last change of the lease was observed.
     last_lease_event: Option<Instant>,
     /// The last notification of a free lease: the revision of the lease and the id of the ticket.
-    told: Option<(Revision, String)>,
+    notified: Option<(Revision, String)>,
     waiters: BTreeMap<String, QueuedWaiter>,
     next_ticket: u64,
     /// The error of the record of the lease, if it is not readable as a lease.
@@ -82,17 +84,17 @@ enum LastKnown {
     /// The lease is held since this revision.
     Held(Revision),
     /// The lease was released with this delete marker.
-    Left(Revision),
+    Released(Revision),
 }
 
 /// A local waiter.
 #[derive(Debug)]
 struct QueuedWaiter {
-    claim: AcquireRequest,
+    request: AcquireRequest,
     /// An instant before the ticket was created.
-    since: Instant,
-    ticket: Option<watch::Receiver<Lease>>,
-    tell: mpsc::UnboundedSender<WaiterEvent>,
+    registered_at: Instant,
+    ticket: Option<watch::Receiver<LeaseState>>,
+    events: mpsc::UnboundedSender<WaiterEvent>,
     runtime: Handle,
 }
 
@@ -111,47 +113,40 @@ pub(crate) enum WaiterEvent {
     Unsubscribed,
 }
 
-/// The next holder: the record to write, and its TTL.
-#[derive(Debug)]
-pub(crate) struct NextHolder {
-    pub(crate) holding: LeaseRecord,
-    pub(crate) ttl: Duration,
-}
-
 /// The wait queues of a bucket.
 #[derive(Debug, Default)]
-struct WaitQueues(Mutex<Known>);
+struct WaitQueues(Mutex<QueueMap>);
 
 #[derive(Debug, Default)]
-struct Known {
-    lines: HashMap<RecipeKey, Arc<WaitQueue>>,
+struct QueueMap {
+    queues: HashMap<RecipeKey, Arc<WaitQueue>>,
     /// The number of wait queues after the last sweep.
-    kept: usize,
+    size_after_sweep: usize,
 }
 
-impl Known {
+impl QueueMap {
     /// Drops the unused queues each time the number of queues has doubled. The amortized cost of a lookup does not
     /// depend on the number of locks.
     fn sweep(&mut self) {
-        if self.lines.len() >= MAX_QUEUES.max(2 * self.kept) {
-            self.lines.retain(|_, line| Arc::strong_count(line) > 1);
-            self.kept = self.lines.len();
+        if self.queues.len() >= MAX_QUEUES.max(2 * self.size_after_sweep) {
+            self.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+            self.size_after_sweep = self.queues.len();
         }
     }
 }
 
 impl WaitQueue {
     /// Returns the wait queue of a lock.
-    pub(crate) fn of(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Arc<Self> {
-        let lines = bucket.shared::<WaitQueues>();
-        let mut known = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = known.lines.get(key) {
-            return Arc::clone(line);
+    pub(crate) fn for_lock(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Arc<Self> {
+        let queues = bucket.shared::<WaitQueues>();
+        let mut map = queues.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = map.queues.get(key) {
+            return Arc::clone(queue);
         }
-        known.sweep();
-        let line = Arc::new(Self { id: fresh_id(), slot: Arc::default(), state: Mutex::default() });
-        known.lines.insert(key.clone(), Arc::clone(&line));
-        line
+        map.sweep();
+        let queue = Arc::new(Self { id: fresh_id(), slot: Arc::default(), state: Mutex::default() });
+        map.queues.insert(key.clone(), Arc::clone(&queue));
+        queue
     }
 
     fn state(&self) -> MutexGuard<'_, WaitQueueState> {
@@ -164,7 +159,7 @@ impl WaitQueue {
     }
 
     /// Returns the right to wait on the server, unless another waiter has it.
-    pub(crate) fn try_turn(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
+    pub(crate) fn try_lock_slot(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
         Arc::clone(&self.slot).try_lock_owned()
     }
 
@@ -177,31 +172,25 @@ impl WaitQueue {
     pub(crate) fn is_contended(&self) -> bool {
         let state = self.state();
         matches!(state.last, LastKnown::Held(_))
-            || (state.queue.ready && (state.queue.held || self.head(&state).is_some()))
+            || (state.view.ready && (state.view.held || self.head(&state).is_some()))
     }
 
     /// Returns the delete marker if this process wrote it last. Only the first caller receives it.
     pub(crate) fn take_tombstone(&self) -> ExpectedTombstone {
         let mut state = self.state();
         match state.last {
-            LastKnown::Left(marker) => {
+            LastKnown::Released(tombstone) => {
                 state.last = LastKnown::Nothing;
-                ExpectedTombstone::Cached(marker)
+                ExpectedTombstone::Cached(tombstone)
             }
             _ => ExpectedTombstone::Unknown,
         }
     }
 
-    /// Records that this process holds the lease, until the returned value is dropped.
-    pub(crate) fn acquired(self: &Arc<Self>, term: Revision) -> LocalHold {
-        self.state().last = LastKnown::Held(term);
-        LocalHold { line: Arc::clone(self), term }
-    }
-
     /// Returns the first waiter.
     fn head<'a>(&self, state: &'a WaitQueueState) -> Option<&'a QueuedTicket> {
         // A local ticket is ignored once its waiter has left, even if the event has not arrived.
-        state.queue.head(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
+        state.view.head(Instant::now(), |id| id.starts_with(&self.id) && !state.waiters.contains_key(id))
     }
 
     /// Returns the error of an attempt to take the lease if the record of the lease is not readable.
@@ -217,34 +206,34 @@ impl WaitQueue {
     /// Returns whether no live ticket precedes this one.
     pub(crate) fn is_first(&self, id: &str) -> bool {
         let state = self.state();
-        state.queue.ready && self.head(&state).is_none_or(|first| first.id == id)
+        state.view.ready && self.head(&state).is_none_or(|first| first.id == id)
     }
 
     /// Returns whether other processes consider this ticket served, although its waiter still waits.
     pub(crate) fn is_already_served(&self, id: &str) -> bool {
         let state = self.state();
-        state.waiters.contains_key(id) && state.queue.is_served(id)
+        state.waiters.contains_key(id) && state.view.is_served(id)
     }
 
     /// Registers a waiter. Returns the id of the ticket to create, the messages to the waiter, and whether the watch
     /// has started.
     pub(crate) fn register(
         self: &Arc<Self>,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
     ) -> (String, mpsc::UnboundedReceiver<WaiterEvent>, bool) {
-        let (tell, told) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.next_ticket += 1;
         // The ids increase in the order of creation.
         let id = format!("{}{:08x}", self.id, state.next_ticket);
-        let (claim, since, runtime) = (claim.clone(), Instant::now(), Handle::current());
-        self.listen(&mut state, &claim);
-        state.waiters.insert(id.clone(), QueuedWaiter { claim, since, ticket: None, tell, runtime });
-        (id, told, state.begun)
+        let (request, registered_at, runtime) = (request.clone(), Instant::now(), Handle::current());
+        self.start_watcher(&mut state, &request);
+        state.waiters.insert(id.clone(), QueuedWaiter { request, registered_at, ticket: None, events, runtime });
+        (id, receiver, state.is_subscribed)
     }
 
     /// Records the ticket of a waiter.
-    pub(crate) fn ticket_created(&self, id: &str, ticket: watch::Receiver<Lease>) {
+    pub(crate) fn ticket_created(&self, id: &str, ticket: watch::Receiver<LeaseState>) {
         if let Some(waiter) = self.state().waiters.get_mut(id) {
             waiter.ticket = Some(ticket);
         }
@@ -252,115 +241,90 @@ impl WaitQueue {
 
     /// Unregisters a waiter.
     pub(crate) fn unregister(&self, id: &str) {
-        let left = self.state().waiters.remove(id);
-        // Dropped without the lock, because the claim refers to the queue.
-        drop(left);
+        let waiter = self.state().waiters.remove(id);
+        // Dropped without the lock, because the request may refer to the queue.
+        drop(waiter);
     }
 
     /// Starts the watch if it is not running.
-    pub(crate) fn ensure_watching(self: &Arc<Self>, claim: &AcquireRequest) {
-        self.listen(&mut self.state(), claim);
+    pub(crate) fn ensure_watching(self: &Arc<Self>, request: &AcquireRequest) {
+        self.start_watcher(&mut self.state(), request);
     }
 
-    fn listen(self: &Arc<Self>, state: &mut WaitQueueState, claim: &AcquireRequest) {
-        if state.listens.is_some() {
+    fn start_watcher(self: &Arc<Self>, state: &mut WaitQueueState, request: &AcquireRequest) {
+        if state.watcher.is_some() {
             return;
         }
-        state.watches += 1;
-        state.listens = Some(state.watches);
-        let listener = QueueWatcher { line: Arc::clone(self), number: state.watches };
-        tokio::spawn(listener.listen(AcquireRequest { handover: None, ..claim.clone() }));
-    }
-
-    /// Returns the next holder after the term that began with this revision.
-    pub(crate) fn next_holder(&self, term: Revision) -> Option<NextHolder> {
-        let state = self.state();
-        // If the watch has not reached this term, it may show served tickets as waiting.
-        if !state.queue.ready || state.queue.observed_through < term {
-            return None;
-        }
-        let QueuedTicket { id, revision, owner, note, wants, unknown, .. } = self.head(&state)?.clone();
-        let holding = LeaseRecord { id, ticket: Some(revision.get()), unknown, ..LeaseRecord::new(owner, note, None) };
-        Some(NextHolder { holding, ttl: wants?.min(BELIEVED) })
-    }
-
-    /// Records that the lease was handed over.
-    pub(crate) fn handed_over(self: &Arc<Self>, claim: &AcquireRequest, next: &NextHolder, taken: LeaseWrite) {
-        let mut state = self.state();
-        // Only tickets were written in between.
-        state.queue.observed_through = taken.revision.max(state.queue.observed_through);
-        let news = state.queue.observe_lease(taken.revision, Some(&next.holding.id));
-        let granted = news.then(|| self.accept_grant(&mut state, &next.holding)).flatten();
-        drop(state);
-        if let Some(granted) = granted {
-            granted.keep(claim, &next.holding, taken.revision, Some(taken.sent_at));
-        }
+        state.watchers_started += 1;
+        state.watcher = Some(state.watchers_started);
+        let watcher = QueueWatcher { queue: Arc::clone(self), number: state.watchers_started };
+        tokio::spawn(watcher.run(AcquireRequest { handover: None, ..request.clone() }));
     }
 
     /// Records the lease as it was read.
-    pub(crate) fn on_lease_seen(self: &Arc<Self>, claim: &AcquireRequest, entry: &Entry<RecipeRecord<LeaseRecord>>) {
+    pub(crate) fn on_lease_seen(self: &Arc<Self>, request: &AcquireRequest, entry: &Entry<RecipeRecord<LeaseRecord>>) {
         let mut state = self.state();
-        if !state.queue.observe_lease(entry.revision(), Some(&entry.value.id)) {
+        if !state.view.observe_lease(entry.revision(), Some(&entry.value.id)) {
             return;
         }
         state.last_lease_event = Some(Instant::now());
         state.unreadable = None;
-        let granted = self.accept_grant(&mut state, &entry.value);
+        let grant = self.accept_grant(&mut state, &entry.value);
         drop(state);
-        if let Some(granted) = granted {
-            granted.keep(claim, &entry.value, entry.revision(), None);
+        if let Some(grant) = grant {
+            grant.start_term(request, &entry.value, entry.revision(), None);
         }
     }
 
     /// Returns the new holder if the lease was handed over to a local ticket.
-    fn accept_grant(self: &Arc<Self>, state: &mut WaitQueueState, holding: &LeaseRecord) -> Option<Grant> {
-        let ticket = Revision::new(holding.ticket?);
-        if !holding.id.starts_with(&self.id) {
+    fn accept_grant(self: &Arc<Self>, state: &mut WaitQueueState, record: &LeaseRecord) -> Option<Grant> {
+        let ticket = Revision::new(record.ticket?);
+        if !record.id.starts_with(&self.id) {
             return None;
         }
-        match state.waiters.remove(&holding.id) {
+        match state.waiters.remove(&record.id) {
             Some(waiter) => {
-                state.accepted = Some(holding.id.clone());
+                state.accepted = Some(record.id.clone());
                 Some(Grant::To(Box::new(waiter), ticket))
             }
-            None if state.accepted.as_ref() == Some(&holding.id) => None,
+            None if state.accepted.as_ref() == Some(&record.id) => None,
             None => Some(Grant::TooLate(Arc::clone(self))),
         }
     }
 
-    fn on_event(self: &Arc<Self>, claim: &AcquireRequest, event: Event<RecipeRecord<LeaseRecord>>) {
+    fn on_event(self: &Arc<Self>, request: &AcquireRequest, event: Event<RecipeRecord<LeaseRecord>>) {
         let now = Instant::now();
-        let lease = claim.key.part();
+        let lease = request.key.part();
         match event {
             Event::Put(entry) if entry.key().part() == lease => {
-                self.on_lease_seen(claim, &entry);
-                self.state().queue.observed_through = entry.revision();
+                self.on_lease_seen(request, &entry);
+                self.state().view.observed_through = entry.revision();
             }
             Event::Put(entry) => {
-                if let Some(waits) = QueuedTicket::of(&entry, now) {
-                    self.state().queue.upsert(fence_of(&entry).get(), waits);
+                if let Some(ticket) = QueuedTicket::from_entry(&entry, now) {
+                    self.state().view.upsert(fence_of(&entry).get(), ticket);
                 }
             }
             Event::Removed { key, revision, .. } if key.part() == lease => {
                 let mut state = self.state();
-                state.queue.observed_through = revision;
+                state.view.observed_through = revision;
                 state.unreadable = None;
-                if state.queue.observe_lease(revision, None) {
+                if state.view.observe_lease(revision, None) {
                     state.last_lease_event = Some(now);
                 }
             }
             Event::Removed { key, .. } => {
                 if let Some(id) = ticket_id(key.part()) {
-                    self.state().queue.remove(id);
+                    self.state().view.remove(id);
                 }
             }
-            Event::Ready => self.state().queue.ready = true,
-            Event::Undecodable { key, error, .. } if key == claim.key.to_string() => {
-                self.fail(Arc::new(unreadable(error, claim)));
+            Event::Ready => self.state().view.ready = true,
+            Event::Undecodable { key, error, .. } if key == request.key.to_string() => {
+                self.fail(Arc::new(unreadable(error, request)));
             }
             Event::Resync => {
                 let mut state = self.state();
-                (state.queue, state.unreadable) = (QueueView::default(), None);
+                (state.view, state.unreadable) = (QueueView::default(), None);
             }
             _ => {}
         }
@@ -371,7 +335,7 @@ impl WaitQueue {
     fn fail(&self, error: Arc<Error>) {
         let mut state = self.state();
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(WaiterEvent::Failed(Error::shared(&error)));
+            let _ = waiter.events.send(WaiterEvent::Failed(Error::shared(&error)));
         }
         state.unreadable = Some(error);
     }
@@ -379,21 +343,56 @@ impl WaitQueue {
     /// Notifies the first waiter once if the lease is free and the waiter is local.
     fn notify_head(&self) {
         let mut state = self.state();
-        let WaitQueueState { queue, told, waiters, .. } = &*state;
-        if !queue.ready || queue.held {
+        let WaitQueueState { view, notified, waiters, .. } = &*state;
+        if !view.ready || view.held {
             return;
         }
-        let Some(first) = self.head(&state) else { return };
-        let Some(waiter) = waiters.get(&first.id) else { return };
-        let news = (queue.lease, first.id.clone());
-        if told.as_ref() != Some(&news) {
-            let over = if queue.lease == Revision::ZERO {
-                ExpectedTombstone::Unknown
-            } else {
-                ExpectedTombstone::Observed(queue.lease)
+        let Some(head) = self.head(&state) else { return };
+        let Some(waiter) = waiters.get(&head.id) else { return };
+        let notification = (view.lease, head.id.clone());
+        if notified.as_ref() != Some(&notification) {
+            let expected = match view.lease {
+                Revision::ZERO => ExpectedTombstone::Unknown,
+                tombstone => ExpectedTombstone::Observed(tombstone),
             };
-            let _ = waiter.tell.send(WaiterEvent::LeaseFree(over));
-            state.told = Some(news);
+            let _ = waiter.events.send(WaiterEvent::LeaseFree(expected));
+            state.notified = Some(notification);
+        }
+    }
+}
+
+impl Handover for WaitQueue {
+    fn acquired(&self, term: Revision) {
+        self.state().last = LastKnown::Held(term);
+    }
+
+    fn next_holder(&self, term: Revision) -> Option<NextHolder> {
+        let state = self.state();
+        // If the watch has not reached this term, it may show served tickets as waiting.
+        if !state.view.ready || state.view.observed_through < term {
+            return None;
+        }
+        let QueuedTicket { id, revision, owner, note, requested_ttl, unknown, .. } = self.head(&state)?.clone();
+        let record = LeaseRecord { id, ticket: Some(revision.get()), unknown, ..LeaseRecord::new(owner, note, None) };
+        Some(NextHolder { record, ttl: requested_ttl?.min(MAX_TICKET_TTL) })
+    }
+
+    fn handed_over(self: Arc<Self>, request: &AcquireRequest, next: &NextHolder, write: LeaseWrite) {
+        let mut state = self.state();
+        // Only tickets were written in between.
+        state.view.observed_through = write.revision.max(state.view.observed_through);
+        let is_new = state.view.observe_lease(write.revision, Some(&next.record.id));
+        let grant = is_new.then(|| self.accept_grant(&mut state, &next.record)).flatten();
+        drop(state);
+        if let Some(grant) = grant {
+            grant.start_term(request, &next.record, write.revision, Some(write.sent_at));
+        }
+    }
+
+    fn ended(&self, term: Revision, tombstone: Option<Revision>) {
+        let mut state = self.state();
+        if state.last == LastKnown::Held(term) {
+            state.last = tombstone.map_or(LastKnown::Nothing, LastKnown::Released);
         }
     }
 }
@@ -401,17 +400,17 @@ impl WaitQueue {
 impl WaitQueueState {
     /// Resets the state after the watch has ended.
     fn reset(&mut self) {
-        (self.listens, self.begun) = (None, false);
-        (self.queue, self.told, self.unreadable) = (QueueView::default(), None, None);
+        (self.watcher, self.is_subscribed) = (None, false);
+        (self.view, self.notified, self.unreadable) = (QueueView::default(), None, None);
     }
 
-    /// Removes the waiters with a matching claim. The caller must drop them without the lock, because a claim refers to
-    /// the queue.
-    fn take_waiters(&mut self, is_meant: impl Fn(&AcquireRequest) -> bool) -> Vec<QueuedWaiter> {
-        let (taken, kept) =
-            std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| is_meant(&waiter.claim));
-        self.waiters = kept;
-        BTreeMap::into_values(taken).collect()
+    /// Removes the waiters with a matching request. The caller must drop them without the lock, because a request
+    /// refers to the queue.
+    fn take_waiters(&mut self, matches: impl Fn(&AcquireRequest) -> bool) -> Vec<QueuedWaiter> {
+        let (matching, others) =
+            std::mem::take(&mut self.waiters).into_iter().partition(|(_, waiter)| matches(&waiter.request));
+        self.waiters = others;
+        BTreeMap::into_values(matching).collect()
     }
 }
 
@@ -419,7 +418,7 @@ impl WaitQueueState {
 fn fail(waiters: Vec<QueuedWaiter>, error: Error) {
     let error = Arc::new(error);
     for waiter in waiters {
-        let _ = waiter.tell.send(WaiterEvent::Failed(Error::shared(&error)));
+        let _ = waiter.events.send(WaiterEvent::Failed(Error::shared(&error)));
     }
 }
 
@@ -432,19 +431,19 @@ enum Grant {
 }
 
 impl Grant {
-    /// Starts the term of a lease that was handed over by the write with this revision. `sent` is set if this process
+    /// Starts the term of a lease that was handed over by the write with this revision. `sent_at` is set if this process
     /// sent the write.
-    fn keep(self, claim: &AcquireRequest, holding: &LeaseRecord, revision: Revision, sent: Option<Instant>) {
-        let holding = LeaseRecord { ticket: None, ..holding.clone() };
+    fn start_term(self, request: &AcquireRequest, record: &LeaseRecord, revision: Revision, sent_at: Option<Instant>) {
+        let record = LeaseRecord { ticket: None, ..record.clone() };
         match self {
             Self::To(waiter, ticket) => {
-                let sent = sent.unwrap_or_else(|| waiter.since(ticket));
-                waiter.accept(holding, LeaseWrite { revision, sent_at: sent });
+                let sent_at = sent_at.unwrap_or_else(|| waiter.sent_at(ticket));
+                waiter.accept(record, LeaseWrite { revision, sent_at });
             }
             // Dropped at once, so the lease is handed over to the next waiter, or removed.
-            Self::TooLate(line) => {
-                let claim = AcquireRequest { handover: Some(line), holding, ..claim.clone() };
-                drop(claim.start_keeper(LeaseWrite { revision, sent_at: Instant::now() }, None));
+            Self::TooLate(queue) => {
+                let request = AcquireRequest { handover: Some(queue), record, ..request.clone() };
+                drop(request.start_keeper(LeaseWrite { revision, sent_at: Instant::now() }, None));
             }
         }
     }
@@ -452,78 +451,79 @@ impl Grant {
 
 impl QueuedWaiter {
     /// Returns when this revision of the ticket was sent. If that is not recorded, returns an earlier instant.
-    fn since(&self, ticket: Revision) -> Instant {
-        let of_ticket = || match *self.ticket.as_ref()?.borrow() {
-            Lease::Valid { until, revision } if revision == ticket => {
-                until.checked_sub(self.claim.times.of_ticket().validity())
+    fn sent_at(&self, ticket: Revision) -> Instant {
+        let recorded = || match *self.ticket.as_ref()?.borrow() {
+            LeaseState::Valid { until, revision } if revision == ticket => {
+                until.checked_sub(self.request.timing.for_ticket().validity())
             }
             _ => None,
         };
-        of_ticket().unwrap_or(self.since)
+        recorded().unwrap_or(self.registered_at)
     }
 
     /// Accepts a lease that was handed over.
-    fn accept(self, holding: LeaseRecord, taken: LeaseWrite) {
-        let Self { claim, tell, runtime, .. } = self;
+    fn accept(self, record: LeaseRecord, write: LeaseWrite) {
+        let Self { request, events, runtime, .. } = self;
         // The sender bounds the TTL of a lease that it hands over. To get a longer TTL, the lease is taken again.
-        let in_time = taken.sent_at + claim.times.validity() / 2 > Instant::now() && claim.times.ttl <= BELIEVED;
-        let claim = AcquireRequest { holding, ..claim };
+        let in_time =
+            write.sent_at + request.timing.validity() / 2 > Instant::now() && request.timing.ttl <= MAX_TICKET_TTL;
+        let request = AcquireRequest { record, ..request };
         // The lease keeper runs in the runtime of the waiter, not of the watch.
         let _runtime = runtime.enter();
-        if in_time && !claim.fenced {
-            let _ = tell.send(WaiterEvent::Granted(AcquireOutcome::Acquired(claim.start_keeper(taken, None))));
+        if in_time && !request.fenced {
+            let _ = events.send(WaiterEvent::Granted(AcquireOutcome::Acquired(request.start_keeper(write, None))));
             return;
         }
         tokio::spawn(async move {
-            let attempt = if in_time {
-                let deadline = claim.deadline();
-                claim.finish_acquire(taken, deadline).await
+            let outcome = if in_time {
+                let deadline = request.deadline();
+                request.finish_acquire(write, deadline).await
             } else {
-                let attempt = claim.clone().try_acquire(ExpectedTombstone::Observed(taken.revision)).await;
-                if matches!(attempt, AcquireOutcome::Failed(_)) {
+                let outcome = request.clone().try_acquire(ExpectedTombstone::Observed(write.revision)).await;
+                if matches!(outcome, AcquireOutcome::Failed(_)) {
                     // The record may still name this waiter. Dropping the lease hands it over to the next waiter, or
                     // removes it.
-                    drop(claim.start_keeper(taken, None));
+                    drop(request.start_keeper(write, None));
                 }
-                attempt
+                outcome
             };
-            let _ = tell.send(WaiterEvent::Granted(attempt));
+            let _ = events.send(WaiterEvent::Granted(outcome));
         });
     }
 }
 
 /// The watch that serves all local waiters.
 struct QueueWatcher {
-    line: Arc<WaitQueue>,
+    queue: Arc<WaitQueue>,
     number: u64,
 }
 
 impl QueueWatcher {
-    async fn listen(self, claim: AcquireRequest) {
-        let all: Filter<RecipeRecord<LeaseRecord>> = RecipeKey::parts(claim.key.recipe(), claim.key.name());
-        let error = match claim.bucket.watch(all).await {
+    async fn run(self, request: AcquireRequest) {
+        let all: Filter<RecipeRecord<LeaseRecord>> = RecipeKey::parts(request.key.recipe(), request.key.name());
+        let error = match request.bucket.watch(all).await {
             Ok(mut events) => {
-                self.begins();
+                self.subscribed();
                 let mut unused = false;
-                let mut look = Instant::now() + IDLE_WATCH;
+                let mut next_check = Instant::now() + IDLE_WATCH;
                 loop {
                     let event = tokio::select! {
                         biased;
                         event = events.next() => event,
-                        () = sleep_until(look) => {
-                            if self.is_over(&mut unused) {
+                        () = sleep_until(next_check) => {
+                            if self.stops_if_idle(&mut unused) {
                                 return;
                             }
-                            look = Instant::now() + IDLE_WATCH;
+                            next_check = Instant::now() + IDLE_WATCH;
                             continue;
                         }
                     };
                     match event {
-                        Some(Ok(event)) => self.line.on_event(&claim, event),
-                        Some(Err(error)) if is_final(&error) => break error,
+                        Some(Ok(event)) => self.queue.on_event(&request, event),
+                        Some(Err(error)) if error.is_terminal() => break error,
                         // The watch retries. Only waiters without a time limit give up.
                         Some(Err(error)) => {
-                            let failed = self.line.state().take_waiters(|claim| claim.gives_up_on(&error));
+                            let failed = self.queue.state().take_waiters(|request| request.gives_up_on(&error));
                             fail(failed, error);
                         }
                         None => break Error::new(ErrorKind::Closed),
@@ -533,72 +533,45 @@ impl QueueWatcher {
             Err(error) => error,
         };
         let waiters = {
-            let mut state = self.line.state();
+            let mut state = self.queue.state();
             state.reset();
             state.take_waiters(|_| true)
         };
         fail(waiters, error);
     }
 
-    fn begins(&self) {
-        let mut state = self.line.state();
-        state.begun = true;
+    fn subscribed(&self) {
+        let mut state = self.queue.state();
+        state.is_subscribed = true;
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(WaiterEvent::Subscribed);
+            let _ = waiter.events.send(WaiterEvent::Subscribed);
         }
     }
 
     /// Returns whether the queue has been unused for a while. Resets the state in that case.
-    fn is_over(&self, unused: &mut bool) -> bool {
-        let mut state = self.line.state();
+    fn stops_if_idle(&self, unused: &mut bool) -> bool {
+        let mut state = self.queue.state();
         // The map of the bucket and this watch hold one reference each.
-        let was_unused = std::mem::replace(unused, Arc::strong_count(&self.line) <= 2);
-        let over = *unused && was_unused;
-        if over {
+        let was_unused = std::mem::replace(unused, Arc::strong_count(&self.queue) <= 2);
+        let is_idle = *unused && was_unused;
+        if is_idle {
             state.reset();
         }
-        over
+        is_idle
     }
 }
 
 /// Notifies the waiters that the watch has ended, even if its runtime has shut down.
 impl Drop for QueueWatcher {
     fn drop(&mut self) {
-        let mut state = self.line.state();
-        if state.listens != Some(self.number) {
+        let mut state = self.queue.state();
+        if state.watcher != Some(self.number) {
             return;
         }
         state.reset();
         for waiter in state.waiters.values() {
-            let _ = waiter.tell.send(WaiterEvent::Unsubscribed);
+            let _ = waiter.events.send(WaiterEvent::Unsubscribed);
         }
-    }
-}
-
-/// A lease that this process holds.
-#[derive(Debug)]
-pub(crate) struct LocalHold {
-    line: Arc<WaitQueue>,
-    term: Revision,
-}
-
-impl LocalHold {
-    /// Records that the lease was removed with this delete marker.
-    pub(crate) fn released(&self, marker: Revision) {
-        self.end(LastKnown::Left(marker));
-    }
-
-    fn end(&self, last: LastKnown) {
-        let mut state = self.line.state();
-        if state.last == LastKnown::Held(self.term) {
-            state.last = last;
-        }
-    }
-}
-
-impl Drop for LocalHold {
-    fn drop(&mut self) {
-        self.end(LastKnown::Nothing);
     }
 }
 
@@ -610,27 +583,27 @@ mod tests {
     use crate::store::Store;
 
     #[tokio::test]
-    async fn lines_in_use_are_swept_a_logarithmic_number_of_times() {
+    async fn queues_in_use_are_swept_a_logarithmic_number_of_times() {
         let bucket: Bucket<RecipeRecord<LeaseRecord>> = Store::memory().bucket().name("locks").await.unwrap();
-        let line = |number: usize| WaitQueue::of(&bucket, &RecipeKey::new("lock", number.to_string(), "lease"));
-        let lines = bucket.shared::<WaitQueues>();
+        let queue = |number: usize| WaitQueue::for_lock(&bucket, &RecipeKey::new("lock", number.to_string(), "lease"));
+        let queues = bucket.shared::<WaitQueues>();
         let known = || {
-            let known = lines.0.lock().unwrap();
-            (known.lines.len(), known.kept)
+            let known = queues.0.lock().unwrap();
+            (known.queues.len(), known.size_after_sweep)
         };
         for number in 0..10 * MAX_QUEUES {
-            let unused = line(number);
+            let unused = queue(number);
             drop(unused);
         }
-        assert!(known().0 <= MAX_QUEUES, "unused lines are forgotten");
+        assert!(known().0 <= MAX_QUEUES, "unused queues are dropped");
 
         let (mut used, mut sweeps) = (Vec::new(), 0);
         for number in 0..16 * MAX_QUEUES {
             let (_, before) = known();
-            used.push(line(number));
+            used.push(queue(number));
             sweeps += usize::from(known().1 != before);
         }
         assert!((4..=6).contains(&sweeps), "{sweeps} sweeps");
-        assert!(Arc::ptr_eq(&line(7), &used[7]));
+        assert!(Arc::ptr_eq(&queue(7), &used[7]));
     }
 }

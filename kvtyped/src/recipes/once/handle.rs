@@ -15,12 +15,12 @@ use crate::backend::Read;
 use crate::error::{Error, ErrorKind, Result};
 use crate::recipes::announcement::{Announcement, encode_value};
 use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::acquire::acquire_detached;
 use crate::recipes::lease::handle::Lease;
-use crate::recipes::lease::keeper::AcquireRequest;
 use crate::recipes::lease::options::lease_options;
-use crate::recipes::lease::task;
-use crate::recipes::lease::wait::{LeaseWaiter, Longest, WaitOutcome, with_timeout};
-use crate::recipes::location::place_options;
+use crate::recipes::lease::outcome::AcquireStatus;
+use crate::recipes::lease::wait::{LeaseWaiter, WaitLimit, WaitOutcome, with_timeout};
+use crate::recipes::location::location_options;
 use crate::recipes::record::{RecipeRecord, Value};
 use crate::store::Store;
 
@@ -34,7 +34,7 @@ struct StoredResult<T> {
 }
 
 /// The record of a key: a run in progress, or its result.
-type InProgress<T> = Announcement<Option<StoredResult<T>>>;
+type RunRecord<T> = Announcement<Option<StoredResult<T>>>;
 
 impl Store {
     /// Returns a handle for work that runs once for each key. Runs and results are in the bucket of this name, which is
@@ -62,7 +62,7 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Once { place: LeaseContext::new(self, RECIPE, name), retention: None, value: PhantomData }
+        Once { context: LeaseContext::new(self, RECIPE, name), retention: None, value: PhantomData }
     }
 }
 
@@ -83,19 +83,19 @@ impl Store {
 ///   runs the work again. The same is true at the end of the bucket's `ttl`, if the bucket has one.
 /// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Once<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     retention: Option<Duration>,
     value: PhantomData<fn() -> T>,
 }
 
-place_options!(Once<T>);
-lease_options!(Once<T>: place.options);
+location_options!(Once<T>: context);
+lease_options!(Once<T>: context.options);
 
 impl<T> Once<T> {
     /// Sets how long a result is kept: at least one second, rounded up to whole seconds, and without a limit by
     /// default. A time longer than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
-    pub fn retention(mut self, keep: Duration) -> Self {
-        self.retention = Some(keep);
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = Some(retention);
         self
     }
 }
@@ -163,39 +163,39 @@ where
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, key: &str) -> Result<Option<T>> {
-        self.place.in_operation("get", Some(key), self.stored(key, Read::Leader)).await
+        self.context.in_operation("get", Some(key), self.stored(key, Read::Leader)).await
     }
 
     async fn stored(&self, key: &str, read: Read) -> Result<Option<T>> {
-        let bucket = self.place.bucket().await?.as_model::<RecipeRecord<InProgress<T>>>();
-        let entry = bucket.get(&self.place.key(key)).read(read).await?;
+        let bucket = self.context.bucket().await?.as_model::<RecipeRecord<RunRecord<T>>>();
+        let entry = bucket.get(&self.context.key(key)).read(read).await?;
         Ok(entry.and_then(|entry| result_of(entry.into_value().value)))
     }
 
     /// Takes the lease of a key, or returns its result.
-    async fn acquire_or_result(&self, key: &str, longest: Option<Duration>) -> Result<WaitOutcome<T>> {
+    async fn acquire_or_result(&self, key: &str, wait: Option<Duration>) -> Result<WaitOutcome<T>> {
         // The cheap path for a key that has a result. The attempt below corrects a stale answer.
         if let Some(result) = self.stored(key, Read::Any).await? {
             return Ok(WaitOutcome::Resolved(result));
         }
-        let longest = Longest::begins(longest);
-        let claim = AcquireRequest { retry_transient: longest.is_given(), ..self.place.request(key, None).await? };
+        let (limit, status) = (WaitLimit::start(wait), Arc::<AcquireStatus>::default());
+        let request = self.context.waiting_request(key, None, &status, limit.is_given());
+        let request = with_timeout(limit, &status, request).await?;
         // Check this before the work runs, not when its result is stored.
-        crate::bucket::check_ttl(claim.bucket.config(), self.retention)?;
-        let take = || {
-            let claim = claim.clone();
+        crate::bucket::check_ttl(request.bucket.config(), self.retention)?;
+        let acquire = || {
+            let (request, status) = (request.clone(), Arc::clone(&status));
             async move {
-                let progress = Arc::clone(&claim.progress);
-                let settled = |there: Result<InProgress<T>>| there.map(result_of).transpose();
-                with_timeout(longest, &progress, LeaseWaiter::new(claim).acquire_unless(settled)).await
+                let resolve = |found: Result<RunRecord<T>>| found.map(result_of).transpose();
+                with_timeout(limit, &status, LeaseWaiter::new(request).acquire_unless(resolve)).await
             }
         };
-        task::acquire(take).await
+        acquire_detached(acquire).await
     }
 }
 
-fn result_of<T>(running: InProgress<T>) -> Option<T> {
-    running.value.map(|done| done.result)
+fn result_of<T>(record: RunRecord<T>) -> Option<T> {
+    record.value.map(|stored| stored.result)
 }
 
 /// A request to run work once; see [`Once::run`].
@@ -229,14 +229,14 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let Self { once, key, work, wait } = self;
         Box::pin(async move {
-            let located = |error: Error| OnceError::Kv(once.place.located("run", Some(&key), error));
-            if let Some(keep) = once.retention
-                && crate::ttl::Ttl::new(keep).is_none()
+            let located = |error: Error| OnceError::Kv(once.context.located("run", Some(&key), error));
+            if let Some(retention) = once.retention
+                && crate::ttl::Ttl::new(retention).is_none()
             {
-                let reason = format!("a result is kept for {keep:?}; it must be from 1 s to a century");
+                let reason = format!("a result is kept for {retention:?}; it must be from 1 s to a century");
                 return Err(located(Error::invalid_config(reason)));
             }
-            let entered = once.place.in_operation("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
+            let entered = once.context.in_operation("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
             let lease = match entered {
                 WaitOutcome::Resolved(result) => return Ok(result),
                 WaitOutcome::Acquired(lease) => lease,
@@ -259,9 +259,9 @@ where
 }
 
 /// Replaces the lease with a result.
-async fn store_result<T: Value>(lease: Lease, result: &T, keep: Option<Duration>) -> Result<()> {
-    let done = serde_json::json!({ "result": encode_value(result)? });
-    lease.complete("run", done, keep).await.map_err(|error| match error.kind() {
+async fn store_result<T: Value>(lease: Lease, result: &T, retention: Option<Duration>) -> Result<()> {
+    let stored = serde_json::json!({ "result": encode_value(result)? });
+    lease.complete("run", stored, retention).await.map_err(|error| match error.kind() {
         // The work is done.
         ErrorKind::Lost => error.unknown_outcome(),
         _ => error,
@@ -270,18 +270,18 @@ async fn store_result<T: Value>(lease: Lease, result: &T, keep: Option<Duration>
 
 impl<T> Clone for Once<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), retention: self.retention, value: PhantomData }
+        Self { context: self.context.clone(), retention: self.retention, value: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Once<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Once").field("name", &self.place.name()).field("keep", &self.retention).finish()
+        f.debug_struct("Once").field("name", &self.context.name()).field("retention", &self.retention).finish()
     }
 }
 
 impl<T, F> fmt::Debug for OnceRun<'_, T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("key", &self.key).field("wait", &self.wait).finish_non_exhaustive()
+        f.debug_struct("OnceRun").field("key", &self.key).field("wait", &self.wait).finish_non_exhaustive()
     }
 }

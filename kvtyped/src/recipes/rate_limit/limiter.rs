@@ -15,7 +15,7 @@ use super::server_clock::{MAX_DRIFT_DIVISOR, ServerClock};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
-use crate::recipes::location::{BucketLocation, place_options};
+use crate::recipes::location::{BucketLocation, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
 
@@ -79,7 +79,7 @@ pub struct OpenRateLimiter {
     max_attempts: u32,
 }
 
-place_options!(OpenRateLimiter);
+location_options!(OpenRateLimiter: place);
 
 impl OpenRateLimiter {
     /// Sets the total time limit of a check; the store's timeout by default. Set a short limit if every request waits

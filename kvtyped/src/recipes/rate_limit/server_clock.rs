@@ -14,8 +14,8 @@ use super::gcra::{TimeInterval, nanos};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
-use crate::recipes::lease::task::detached;
 use crate::recipes::location::check_room;
+use crate::recipes::open::detached;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 
 /// Once a reading has this age, the clock is read again.
