@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, LimitMarkers, OpenLocks};
+use kvtyped::{ErrorKind, LimitMarkers, Locks};
 
 use crate::needs::needs;
 use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};
@@ -23,8 +23,8 @@ async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
     .await;
 }
 
-/// Returns a builder for locks in a bucket that no other test uses.
-fn fresh(world: &World) -> OpenLocks {
+/// Returns a handle to locks in a bucket that no other test uses.
+fn fresh(world: &World) -> Locks {
     world.store.locks(unique("locks"))
 }
 

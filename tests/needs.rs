@@ -187,7 +187,7 @@ impl Feature {
             }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");
-                assert!(!counters.is_server_side());
+                assert!(!counters.is_server_side().await.unwrap());
                 assert_eq!(counters.add("home", 2).await.unwrap() + counters.add("home", -5).await.unwrap(), -1);
                 assert!(store.delete_bucket(&name).await.unwrap());
                 Vec::new()

@@ -312,8 +312,7 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 pub use crate::recipes::{
     Acquire, Campaign, Counters, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Ids, Join, Leader,
     Leaders, Leadership, Lease, LeaveReason, Lock, LockGuard, LockHolder, Locks, Member, MemberInfo, Once, OnceError,
-    OnceOutput, OnceRun, OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimitDecision,
-    RateLimiter, Semaphore, TryAcquire, TryLock, UntilReady,
+    OnceOutput, OnceRun, Permit, Quota, RateLimitDecision, RateLimiter, Semaphore, TryAcquire, TryLock, UntilReady,
 };
 pub use crate::revision::Revision;
 pub use crate::store::{Connect, Store};

@@ -1,63 +1,73 @@
-//! The state of a recipe's handle: its bucket, its name and its lease options.
+//! The state of a handle whose recipe consists of leases: its bucket, its name and its lease options.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use super::lease::options::LeaseOptions;
 use super::lease::outcome::AcquireStatus;
 use super::lease::record::{LeaseRecord, default_owner};
 use super::lease::request::AcquireRequest;
 use super::location::{BucketLocation, check_bucket};
-use super::open::detached;
+use super::open::LazyBucket;
 use super::record::{RecipeKey, RecipeRecord, Value};
+use crate::backend::Backoff;
 use crate::bucket::Bucket;
-use crate::config::Storage;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::ModelKey;
 use crate::model::Filter;
 use crate::store::Store;
 
-/// The bucket and the options of a recipe whose handle is created without I/O. The bucket is opened on first use.
+/// A bucket of leases.
+pub(crate) type LeaseBucket = Bucket<RecipeRecord<LeaseRecord>>;
+
+impl LazyBucket<LeaseBucket> {
+    /// Returns the bucket for leases with this TTL.
+    pub(crate) async fn for_leases(&self, ttl: Duration) -> Result<LeaseBucket> {
+        let bucket = self.get(|location| async move { location.open_with_ttl().await }).await?;
+        check_bucket(bucket.config(), Some(ttl)).map_err(|error| error.with_context("open", bucket.name(), None))?;
+        Ok(bucket)
+    }
+
+    /// Returns the bucket for a wait, which reports its status. With `retry_transient`, retries temporary errors.
+    pub(crate) async fn for_wait(
+        &self,
+        ttl: Duration,
+        status: &AcquireStatus,
+        retry_transient: bool,
+    ) -> Result<LeaseBucket> {
+        let mut backoff = Backoff::outage();
+        loop {
+            match self.for_leases(ttl).await {
+                Err(error) if retry_transient && error.is_transient() => {
+                    status.failed(&error);
+                    sleep(backoff.next()).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
+/// The bucket and the options of a recipe's handle. Clones share the bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseContext {
     recipe: &'static str,
     name: String,
-    location: BucketLocation,
-    /// Shared by the clones. Cleared when the bucket turns out to be deleted or replaced, so that it is opened again.
-    opened: Arc<Mutex<Option<Bucket<RecipeRecord<LeaseRecord>>>>>,
+    pub(crate) bucket: LazyBucket<LeaseBucket>,
     pub(crate) options: LeaseOptions,
 }
 
 impl LeaseContext {
     pub(crate) fn new(store: &Store, recipe: &'static str, name: impl Into<String>) -> Self {
         let name = name.into();
-        let location = BucketLocation::new(store, &name);
-        Self { recipe, name, location: location, opened: Arc::default(), options: LeaseOptions::default() }
+        let bucket = LazyBucket::new(BucketLocation::new(store, &name));
+        Self { recipe, name, bucket, options: LeaseOptions::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    pub(crate) fn set_bucket(&mut self, name: String) {
-        self.location.set_bucket(name);
-        self.opened = Arc::default();
-    }
-
-    pub(crate) fn set_storage(&mut self, storage: Storage) {
-        self.location.set_storage(storage);
-        self.opened = Arc::default();
-    }
-
-    pub(crate) fn set_max_bytes(&mut self, bytes: u64) {
-        self.location.set_max_bytes(bytes);
-        self.opened = Arc::default();
-    }
-
-    pub(crate) fn set_replicas(&mut self, replicas: u8) {
-        self.location.set_replicas(replicas);
-        self.opened = Arc::default();
     }
 
     /// Returns the key of a part.
@@ -70,27 +80,15 @@ impl LeaseContext {
         RecipeKey::parts(self.recipe, &self.name)
     }
 
+    /// Opens the bucket, as an operation.
+    pub(crate) async fn open(&self) -> Result<()> {
+        let opened = self.bucket().await.map(drop);
+        opened.map_err(|error| error.with_context("open", self.bucket.name(), None))
+    }
+
     /// Returns the bucket. Creates it if it is missing.
-    pub(crate) async fn bucket(&self) -> Result<Bucket<RecipeRecord<LeaseRecord>>> {
-        let ttl = self.options.timing.resolve()?.ttl;
-        let known = self.opened.try_lock().ok().and_then(|opened| opened.clone());
-        let bucket = match known {
-            Some(bucket) => bucket,
-            None => {
-                let (location, opened) = (self.location.clone(), Arc::clone(&self.opened));
-                let open = async move {
-                    let mut opened = opened.lock().await;
-                    match &*opened {
-                        Some(bucket) => Ok(bucket.clone()),
-                        None => Ok(opened.insert(location.open(Some(ttl)).await?).clone()),
-                    }
-                };
-                detached(open).await?
-            }
-        };
-        // Another clone may have opened the bucket with other lease options.
-        check_bucket(bucket.config(), Some(ttl))?;
-        Ok(bucket)
+    pub(crate) async fn bucket(&self) -> Result<LeaseBucket> {
+        self.bucket.for_leases(self.options.timing.resolve()?.ttl).await
     }
 
     /// Returns a request for the lease of a part. The lease will contain `value`.
@@ -99,17 +97,11 @@ impl LeaseContext {
         part: impl Into<String>,
         value: Option<serde_json::Value>,
     ) -> Result<AcquireRequest> {
-        let timing = self.options.timing.resolve()?;
-        let key = self.key(part);
-        key.encode()?;
-        let owner = self.options.owner.clone().unwrap_or_else(default_owner);
-        let record = LeaseRecord::new(owner, None, value);
-        let bucket = self.bucket().await?;
-        Ok(AcquireRequest::new(bucket, key, self.name.clone(), record, timing))
+        self.waiting_request(part, value, &Arc::default(), false).await
     }
 
-    /// Returns a request for a wait, which reports its status. With `retry_transient`, retries temporary errors of the
-    /// opening.
+    /// Returns a request for a wait, which reports its status. With `retry_transient`, the opening of the bucket is
+    /// repeated after temporary errors.
     pub(crate) async fn waiting_request(
         &self,
         part: impl Into<String>,
@@ -117,7 +109,13 @@ impl LeaseContext {
         status: &Arc<AcquireStatus>,
         retry_transient: bool,
     ) -> Result<AcquireRequest> {
-        let request = self.request(part, value).await?;
+        let timing = self.options.timing.resolve()?;
+        let key = self.key(part);
+        key.encode()?;
+        let owner = self.options.owner.clone().unwrap_or_else(default_owner);
+        let record = LeaseRecord::new(owner, None, value);
+        let bucket = self.bucket.for_wait(timing.ttl, status, retry_transient).await?;
+        let request = AcquireRequest::new(bucket, key, self.name.clone(), record, timing);
         Ok(AcquireRequest { status: Arc::clone(status), retry_transient, ..request })
     }
 
@@ -129,19 +127,14 @@ impl LeaseContext {
         part: Option<&str>,
         work: impl Future<Output = Result<R>>,
     ) -> Result<R> {
-        match work.await {
-            Ok(output) => Ok(output),
-            Err(error) => {
-                if matches!(error.kind(), ErrorKind::BucketNotFound | ErrorKind::BucketReplaced) {
-                    *self.opened.lock().await = None;
-                }
-                Err(self.located(operation, part, error))
-            }
-        }
+        work.await.map_err(|error| {
+            self.bucket.forget_if_gone(&error);
+            self.located(operation, part, error)
+        })
     }
 
     /// Adds the location to an error.
     pub(crate) fn located(&self, operation: &'static str, part: Option<&str>, error: Error) -> Error {
-        error.with_context(operation, self.location.bucket(), Some(part.unwrap_or(&self.name)))
+        error.with_context(operation, self.bucket.name(), Some(part.unwrap_or(&self.name)))
     }
 }

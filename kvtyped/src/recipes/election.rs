@@ -20,7 +20,7 @@ use super::context::LeaseContext;
 use super::lease::handle::Lease;
 use super::lease::options::lease_options;
 use super::lease::wait;
-use super::location::location_options;
+use super::open::{awaitable_handle, location_options};
 use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::error::Result;
@@ -33,8 +33,9 @@ const RECIPE: &str = "election";
 const LEASE: &str = "lease";
 
 impl Store {
-    /// Returns an election with this name, in the bucket of this name. The bucket is created on first use if it is
-    /// missing.
+    /// Returns an election with this name, in the bucket of this name. The bucket is created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -63,14 +64,17 @@ impl Store {
 
 /// A handle to an election; see [`Store::election`]. Cheap to clone.
 ///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
+///
 /// The leader is the holder of the only [`Lease`] of the election. The lease contains a value of the type `T` that
 /// describes the leader.
 ///
 /// A new leader is elected, and announced to observers, only after the previous leader must have stepped down. The
 /// record of a leader ends in one of two ways. Either the leader resigns: it stops leading and then removes the record.
 /// Or the server expires the record. The server counts from the arrival of the last renewal, the leader from the moment
-/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without a network. By
-/// then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
+/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without a network.
+/// By then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
 ///
 /// # What this does not guarantee
 ///
@@ -86,8 +90,15 @@ pub struct Election<T> {
     value: PhantomData<fn() -> T>,
 }
 
-location_options!(Election<T>: context);
+location_options!(Election<T>: context.bucket);
+awaitable_handle!(Election<T>);
 lease_options!(Election<T>: context.options, Campaign<T>: context.options);
+
+impl<T> Election<T> {
+    async fn open(&self) -> Result<()> {
+        self.context.open().await
+    }
+}
 
 impl<T> Election<T>
 where
@@ -172,6 +183,8 @@ where
 }
 
 /// A campaign for leadership; see [`Election::campaign`].
+///
+/// It waits without a limit unless [`wait`](Self::wait) is given.
 #[must_use = "a campaign does not start until it is awaited"]
 pub struct Campaign<T> {
     context: LeaseContext,
@@ -181,9 +194,9 @@ pub struct Campaign<T> {
 }
 
 impl<T> Campaign<T> {
-    /// Sets how long to wait; without a limit by default.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    /// Sets how long to wait for the leadership. Without it, the campaign waits without a limit while others lead.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }

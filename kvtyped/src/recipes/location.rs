@@ -64,26 +64,26 @@ impl BucketLocation {
 
     /// Opens the bucket for records without a TTL.
     pub(crate) async fn open_without_ttl<V: Value>(&self) -> Result<Bucket<RecipeRecord<V>>> {
-        let bucket = self.open(None).await?;
+        let bucket = self.request()?.await?;
+        check_bucket(bucket.config(), None)?;
         match bucket.config().ttl {
             None => Ok(bucket),
-            Some(ttl) => {
-                let error = Error::unsupported(
-                    "a bucket without a `ttl`, because totals must not expire",
-                    format!("ttl = {ttl:?}"),
-                );
-                Err(error.with_context("open", bucket.name(), None))
-            }
+            Some(ttl) => Err(Error::unsupported(
+                "a bucket without a `ttl`, because totals must not expire",
+                format!("ttl = {ttl:?}"),
+            )),
         }
     }
 
-    /// Opens the bucket. `longest` is the longest TTL of the recipe's records, if they have a TTL.
-    pub(crate) async fn open<V: Value>(&self, longest: Option<Duration>) -> Result<Bucket<RecipeRecord<V>>> {
-        let mut open: OpenBucket<RecipeRecord<V>> = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
-        if longest.is_some() {
-            // Limit markers notify waiters that a record expired. The shortest marker TTL is long enough for that.
-            open = open.limit_markers(Duration::from_secs(1));
-        }
+    /// Opens the bucket for records with a TTL. The caller must check the bucket with [`check_bucket`], because the
+    /// longest TTL may differ between the clones of a handle.
+    pub(crate) async fn open_with_ttl<V: Value>(&self) -> Result<Bucket<RecipeRecord<V>>> {
+        // Limit markers notify waiters that a record expired. The shortest marker TTL is long enough for that.
+        self.request()?.limit_markers(Duration::from_secs(1)).await
+    }
+
+    fn request<V: Value>(&self) -> Result<OpenBucket<RecipeRecord<V>>> {
+        let mut open = self.store.bucket().name(&self.bucket).on_drift(Drift::Adopt);
         if let Some(storage) = self.storage {
             open = open.storage(storage);
         }
@@ -92,16 +92,13 @@ impl BucketLocation {
         }
         if let Some(bytes) = self.max_bytes {
             if bytes < MIN_BYTES {
-                let reason = format!(
+                return Err(Error::invalid_config(format!(
                     "`max_bytes` is {bytes}; it must be at least {MIN_BYTES} to hold and renew a record of the recipe"
-                );
-                return Err(Error::invalid_config(reason).with_context("open", &self.bucket, None));
+                )));
             }
             open = open.max_bytes(bytes);
         }
-        let bucket = open.await?;
-        check_bucket(bucket.config(), longest).map_err(|error| error.with_context("open", bucket.name(), None))?;
-        Ok(bucket)
+        Ok(open)
     }
 }
 
@@ -194,40 +191,3 @@ pub(crate) async fn check_room<T: KvModel>(bucket: &Bucket<T>) -> Result<()> {
         format!("{} of {limit} bytes are used, and {reserve} are kept free so that leases can expire", status.bytes);
     Err(Error::new(ErrorKind::BucketFull).caused_by(why))
 }
-
-/// The options for the bucket of a recipe.
-macro_rules! location_options {
-    ($($handle:ident $(<$($generic:ident),*>)?: $($path:ident).+),* $(,)?) => {$(
-        impl $(<$($generic),*>)? $handle $(<$($generic),*>)? {
-            /// Sets the bucket. By default it has the name of this handle and is created if it is missing. The bucket
-            /// may also contain records of models: the keys do not collide.
-            pub fn bucket(mut self, name: impl Into<String>) -> Self {
-                self.$($path).+.set_bucket(name.into());
-                self
-            }
-
-            /// Sets the storage of a new bucket.
-            pub fn storage(mut self, storage: $crate::config::Storage) -> Self {
-                self.$($path).+.set_storage(storage);
-                self
-            }
-
-            /// Sets the maximum size in bytes of a new bucket, for accounts that require a limit.
-            ///
-            /// An eighth of the size stays free for renewals and expiries. When the rest is used, new leases fail with
-            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue. Less than 2,048 bytes
-            /// is refused (`InvalidConfig`).
-            pub fn max_bytes(mut self, bytes: u64) -> Self {
-                self.$($path).+.set_max_bytes(bytes);
-                self
-            }
-
-            /// Sets the number of replicas of a new bucket. Three replicas tolerate the loss of one server.
-            pub fn replicas(mut self, replicas: u8) -> Self {
-                self.$($path).+.set_replicas(replicas);
-                self
-            }
-        }
-    )*};
-}
-pub(crate) use location_options;

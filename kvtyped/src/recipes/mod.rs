@@ -71,12 +71,12 @@ mod open;
 mod location;
 mod record;
 
-pub use self::counters::{Counters, OpenCounters};
+pub use self::counters::Counters;
 pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};
 pub use self::group::{Group, GroupEvent, GroupEvents, GroupView, Join, LeaveReason, Member, MemberInfo};
-pub use self::ids::{Ids, OpenIds};
+pub use self::ids::Ids;
 pub use self::lease::{Fence, Lease};
-pub use self::lock::{Lock, LockGuard, LockHolder, Locks, OpenLocks, TryLock};
+pub use self::lock::{Lock, LockGuard, LockHolder, Locks, TryLock};
 pub use self::once::{Once, OnceError, OnceOutput, OnceRun};
-pub use self::rate_limit::{OpenRateLimiter, Quota, RateLimitDecision, RateLimiter, UntilReady};
+pub use self::rate_limit::{Quota, RateLimitDecision, RateLimiter, UntilReady};
 pub use self::semaphore::{Acquire, Permit, Semaphore, TryAcquire};

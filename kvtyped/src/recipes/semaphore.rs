@@ -19,7 +19,7 @@ use super::lease::record::LeaseRecord;
 use super::lease::request::{AcquireRequest, ExpectedTombstone};
 use super::lease::wait;
 use super::lease::wait::{WaitLimit, poll_interval, with_timeout};
-use super::location::location_options;
+use super::open::{awaitable_handle, location_options};
 use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::bucket::Bucket;
@@ -35,8 +35,10 @@ const RECIPE: &str = "semaphore";
 const MAX_PERMITS: u32 = 4_096;
 
 impl Store {
-    /// Returns a semaphore with this name and number of permits, in the bucket of this name. The bucket is created on
-    /// first use if it is missing.
+    /// Returns a semaphore with this name and number of permits, in the bucket of this name. The bucket is created if
+    /// it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -58,6 +60,9 @@ impl Store {
 
 /// A handle to a semaphore; see [`Store::semaphore`]. Cheap to clone.
 ///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
+///
 /// Each permit is a numbered slot with a [`Lease`]. A slot has one holder at a time, so there are never more holders
 /// than permits. The permit of a holder that dies is free again after its TTL.
 ///
@@ -75,7 +80,8 @@ pub struct Semaphore {
     permits: u32,
 }
 
-location_options!(Semaphore: context);
+location_options!(Semaphore: context.bucket);
+awaitable_handle!(Semaphore);
 lease_options!(Semaphore: context.options, Acquire: semaphore.context.options, TryAcquire: semaphore.context.options);
 
 impl Semaphore {
@@ -109,7 +115,7 @@ impl Semaphore {
     ///
     /// See [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> TryAcquire {
-        TryAcquire { semaphore: self.clone() }
+        TryAcquire { semaphore: self.clone(), timeout: None }
     }
 
     /// Returns how many permits are free. The answer may be outdated when it arrives.
@@ -132,6 +138,11 @@ impl Semaphore {
     /// Returns the number of permits that this handle uses.
     pub fn permits(&self) -> u32 {
         self.permits
+    }
+
+    async fn open(&self) -> Result<()> {
+        let checked = self.checked().map_err(|error| error.with_context("open", self.context.bucket.name(), None));
+        checked?.context.open().await
     }
 
     fn checked(&self) -> Result<&Self> {
@@ -185,8 +196,8 @@ impl Semaphore {
         Ok(None)
     }
 
-    async fn try_now(&self) -> Result<Option<Permit>> {
-        let request = self.checked()?.context.request("", None).await?;
+    async fn try_now(&self, status: &Arc<AcquireStatus>) -> Result<Option<Permit>> {
+        let request = self.checked()?.context.waiting_request("", None, status, false).await?;
         self.try_any(&request).await
     }
 
@@ -309,6 +320,8 @@ impl PermitSlots {
 }
 
 /// A builder that takes a permit, and waits for one if necessary; see [`Semaphore::acquire`].
+///
+/// It waits without a limit unless [`wait`](Self::wait) is given.
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Acquire {
@@ -317,7 +330,7 @@ pub struct Acquire {
 }
 
 impl Acquire {
-    /// Sets how long to wait; without a limit by default.
+    /// Sets how long to wait for a permit. Without it, the call waits without a limit while all permits are taken.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = Some(limit);
         self
@@ -350,6 +363,19 @@ impl IntoFuture for Acquire {
 #[derive(Debug)]
 pub struct TryAcquire {
     semaphore: Semaphore,
+    timeout: Option<Duration>,
+}
+
+impl TryAcquire {
+    /// Sets the total time limit, which includes the opening of the bucket. Without it, each request has the store's
+    /// timeout.
+    ///
+    /// If the time passes, the call returns `Timeout`. The outcome is `Unknown` if an attempt was in progress: a permit
+    /// that arrives later is released.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
 }
 
 impl IntoFuture for TryAcquire {
@@ -357,11 +383,15 @@ impl IntoFuture for TryAcquire {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { semaphore } = self;
+        let Self { semaphore, timeout } = self;
         Box::pin(async move {
+            let limit = WaitLimit::start(timeout);
             let acquire = || {
                 let semaphore = semaphore.clone();
-                async move { semaphore.try_now().await }
+                async move {
+                    let status = Arc::default();
+                    with_timeout(limit, &status, semaphore.try_now(&status)).await
+                }
             };
             let acquired = acquire_detached(acquire);
             semaphore.context.in_operation("try_acquire", None, acquired).await

@@ -20,7 +20,7 @@ use crate::recipes::announcement::{Announcement, encode_value};
 use crate::recipes::context::LeaseContext;
 use crate::recipes::lease::options::lease_options;
 use crate::recipes::lease::wait;
-use crate::recipes::location::location_options;
+use crate::recipes::open::{awaitable_handle, location_options};
 use crate::recipes::record::RecipeRecord;
 use crate::store::Store;
 
@@ -28,7 +28,9 @@ use crate::store::Store;
 const RECIPE: &str = "group";
 
 impl Store {
-    /// Returns a group with this name, in the bucket of this name. The bucket is created on first use if it is missing.
+    /// Returns a group with this name, in the bucket of this name. The bucket is created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -57,6 +59,9 @@ impl Store {
 
 /// A handle to a group; see [`Store::group`]. Cheap to clone.
 ///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
+///
 /// Each member has a [`Lease`] under its id. The lease contains a value of the type `T` that describes the member. A
 /// member that leaves is removed at once. A member that dies is removed after its TTL.
 ///
@@ -72,8 +77,15 @@ pub struct Group<T> {
     value: PhantomData<fn() -> T>,
 }
 
-location_options!(Group<T>: context);
+location_options!(Group<T>: context.bucket);
+awaitable_handle!(Group<T>);
 lease_options!(Group<T>: context.options, Join<T>: context.options);
+
+impl<T> Group<T> {
+    async fn open(&self) -> Result<()> {
+        self.context.open().await
+    }
+}
 
 impl<T> Group<T>
 where
@@ -213,6 +225,8 @@ where
 }
 
 /// A request to join a group; see [`Group::join`].
+///
+/// It waits for an id that another member has only if [`wait`](Self::wait) is given.
 #[must_use = "no member joins until it is awaited"]
 pub struct Join<T> {
     context: LeaseContext,
@@ -223,12 +237,12 @@ pub struct Join<T> {
 }
 
 impl<T> Join<T> {
-    /// Sets how long to wait for the id if another member has it. By default, the call does not wait.
+    /// Sets how long to wait for the id if another member has it. Without it, the call does not wait.
     ///
     /// This is for a process that restarts under its old id, and finds the record of its previous run. A time slightly
     /// above the TTL is enough.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }

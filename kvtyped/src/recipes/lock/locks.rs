@@ -14,16 +14,18 @@ use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
 use crate::model::{KvModel, SingleRevision};
+use crate::recipes::context::LeaseBucket;
 use crate::recipes::lease::acquire::acquire_detached;
 use crate::recipes::lease::handle::Lease;
 use crate::recipes::lease::options::lease_options;
-use crate::recipes::lease::outcome::AcquireOutcome;
+use crate::recipes::lease::outcome::{AcquireOutcome, AcquireStatus};
 use crate::recipes::lease::record::{LeaseRecord, default_owner};
 use crate::recipes::lease::request::{AcquireRequest, Handover};
 use crate::recipes::lease::timing::LeaseTimingOptions;
 use crate::recipes::lease::wait::{WaitLimit, with_timeout};
-use crate::recipes::location::{BucketLocation, check_bucket, location_options};
-use crate::recipes::record::{RecipeKey, RecipeRecord};
+use crate::recipes::location::{BucketLocation, check_bucket};
+use crate::recipes::open::{LazyBucket, awaitable_handle, location_options};
+use crate::recipes::record::RecipeKey;
 use crate::store::Store;
 
 /// The recipe's part of a key.
@@ -40,7 +42,10 @@ struct LockOptions {
 }
 
 impl Store {
-    /// Opens locks by name, in the bucket of this name. The bucket is created if it is missing.
+    /// Returns a handle for locks by name, in the bucket of this name. The bucket is created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle. Keep the handle or its
+    /// clones: each call of this function opens the bucket again.
     ///
     /// Names are compared byte for byte: normalize case and Unicode of names that users choose.
     ///
@@ -60,11 +65,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if the times contradict each other, or if the name is not a valid bucket name. Returns
-    /// `Unsupported` if the bucket or the server does not support the TTL of single records, for example before
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the times contradict each other, or if the name
+    /// is not a valid bucket name. It returns `Unsupported` if the bucket or the server does not support the TTL of single records, for example before
     /// nats-server 2.11, or with a history of more than one revision.
-    pub fn locks(&self, name: impl Into<String>) -> OpenLocks {
-        OpenLocks { place: BucketLocation::new(self, name), options: LockOptions::default() }
+    pub fn locks(&self, name: impl Into<String>) -> Locks {
+        Locks { bucket: LazyBucket::new(BucketLocation::new(self, name)), options: LockOptions::default() }
     }
 }
 
@@ -123,7 +128,7 @@ impl<T: KvModel> Bucket<T> {
     where
         T: SingleRevision,
     {
-        TryLock { request: LockRequest::for_record(self, key) }
+        TryLock { request: LockRequest::for_record(self, key), timeout: None }
     }
 
     /// Returns the holder of a key's lock, or `None` if the lock is free.
@@ -141,37 +146,18 @@ impl<T: KvModel> Bucket<T> {
     }
 }
 
-async fn holder(bucket: &Bucket<RecipeRecord<LeaseRecord>>, key: &RecipeKey) -> Result<Option<LockHolder>> {
+async fn holder(bucket: &LeaseBucket, key: &RecipeKey) -> Result<Option<LockHolder>> {
     Ok(bucket.get(key).read(Read::Leader).await?.map(LockHolder::from_entry))
 }
 
-/// A builder that opens locks; see [`Store::locks`].
-#[must_use = "nothing is opened until it is awaited"]
-#[derive(Debug)]
-pub struct OpenLocks {
-    place: BucketLocation,
-    options: LockOptions,
-}
-
-location_options!(OpenLocks: place);
-
-impl IntoFuture for OpenLocks {
-    type Output = Result<Locks>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let times = self.options.timing.resolve()?;
-            Ok(Locks { bucket: self.place.open(Some(times.ttl)).await?, options: self.options })
-        })
-    }
-}
-
-/// Locks by name. Cheap to clone.
+/// A handle to locks by name; see [`Store::locks`]. Cheap to clone.
+///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
 /// A lock is a record with a TTL that its holder renews. It has one holder at a time across all processes. It is free
 /// again when its holder releases it, or shortly after its holder dies: after the TTL, which is 30 s unless
-/// [`ttl`](OpenLocks::ttl) sets another. Waiters create tickets. On release, the holder hands the lock over to the
+/// [`ttl`](Locks::ttl) sets another. Waiters create tickets. On release, the holder hands the lock over to the
 /// first ticket with one write, and that waiter receives the write through a watch. Waiters do not poll. They only
 /// check the lock from time to time, in case an event was missed.
 ///
@@ -188,15 +174,18 @@ impl IntoFuture for OpenLocks {
 ///   correctness depends on the lock, use three replicas, and `sync_interval: always`.
 /// * The removal of an unreadable record of a lock. `lock` then fails with `Decode`, which names the key. Remove the
 ///   record with `nats kv purge BUCKET '=kvtyped.lock.NAME.lease'`. `try_lock` returns `None`.
-/// * A fair order, unless all callers set [`fair`](OpenLocks::fair). Callers without `fair` have one ticket at a time
+/// * A fair order, unless all callers set [`fair`](Locks::fair). Callers without `fair` have one ticket at a time
 ///   for each process and lock.
 /// * That a dead waiter delays no other. A ticket counts as dead after two thirds of its TTL without a renewal. If the
 ///   lock is handed over to a dead waiter before that, the next waiter receives the lock after the TTL of that lease.
 #[derive(Debug, Clone)]
 pub struct Locks {
-    bucket: Bucket<RecipeRecord<LeaseRecord>>,
+    bucket: LazyBucket<LeaseBucket>,
     options: LockOptions,
 }
+
+location_options!(Locks: bucket);
+awaitable_handle!(Locks);
 
 impl Locks {
     /// Takes a lock. Waits while another holder has it.
@@ -209,7 +198,7 @@ impl Locks {
     /// Without it, the error of the first attempt is returned. A denial of the first attempt is returned at once. With
     /// a `wait`, the attempt continues after a later denial, which becomes the cause of the `Timeout`. Returns `Decode`
     /// if the record of the lock is not readable. Returns `Unsupported` if a newer version of this crate wrote the
-    /// record. Returns `BucketFull` if a bucket with [`max_bytes`](OpenLocks::max_bytes) has no room.
+    /// record. Returns `BucketFull` if a bucket with [`max_bytes`](Locks::max_bytes) has no room.
     ///
     /// # Cancel safety
     ///
@@ -231,7 +220,7 @@ impl Locks {
     ///
     /// See [`lock`](Self::lock).
     pub fn try_lock(&self, name: impl Into<String>) -> TryLock {
-        TryLock { request: self.request(name) }
+        TryLock { request: self.request(name), timeout: None }
     }
 
     /// Returns the current holder of a lock, or `None` if the lock is free. The answer may be outdated when it arrives.
@@ -256,78 +245,131 @@ impl Locks {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn holder(&self, name: &str) -> Result<Option<LockHolder>> {
-        holder(&self.bucket, &RecipeKey::new(RECIPE, name, LEASE)).await
+        let read = async {
+            let bucket = self.bucket.for_leases(self.options.timing.resolve()?.ttl).await?;
+            holder(&bucket, &RecipeKey::new(RECIPE, name, LEASE)).await
+        };
+        read.await.map_err(|error| {
+            self.bucket.forget_if_gone(&error);
+            error.with_context("holder", self.bucket.name(), None)
+        })
+    }
+
+    async fn open(&self) -> Result<()> {
+        let opened = async { self.bucket.for_leases(self.options.timing.resolve()?.ttl).await.map(drop) };
+        opened.await.map_err(|error| error.with_context("open", self.bucket.name(), None))
     }
 
     fn request(&self, name: impl Into<String>) -> LockRequest {
-        let (bucket, options) = (self.bucket.clone(), self.options.clone());
-        LockRequest { bucket, name: Ok(name.into()), options, fenced: false }
+        let source = BucketSource::Handle(self.bucket.clone());
+        LockRequest { source, name: Ok(name.into()), options: self.options.clone(), fenced: false }
     }
 }
 
 /// A request for a lock.
 #[derive(Debug)]
 struct LockRequest {
-    bucket: Bucket<RecipeRecord<LeaseRecord>>,
+    source: BucketSource,
     name: Result<String, KeyError>,
     options: LockOptions,
     fenced: bool,
 }
 
-impl LockRequest {
-    fn for_record<T: SingleRevision>(bucket: &Bucket<T>, key: &T::Key) -> Self {
-        let name = key.encode().map(|key| key.as_str().to_owned());
-        Self { bucket: bucket.as_model(), name, options: LockOptions::default(), fenced: true }
+/// The bucket of a lock.
+#[derive(Debug, Clone)]
+enum BucketSource {
+    /// The bucket of a handle to locks.
+    Handle(LazyBucket<LeaseBucket>),
+    /// The bucket of the record that the lock protects.
+    Record(LeaseBucket),
+}
+
+impl BucketSource {
+    fn name(&self) -> &str {
+        match self {
+            Self::Handle(bucket) => bucket.name(),
+            Self::Record(bucket) => bucket.name(),
+        }
     }
 
-    /// Returns the request for the lease, and the wait queue of the lock.
-    fn prepare(self) -> Result<(AcquireRequest, Arc<WaitQueue>)> {
-        let Self { bucket, name, options, fenced } = self;
-        let LockOptions { timing, owner, note, fair: _ } = options;
-        let timing = timing.resolve()?;
-        check_bucket(bucket.config(), Some(timing.ttl))?;
-        let name = name?;
-        let key = RecipeKey::new(RECIPE, &*name, LEASE);
-        key.encode()?;
-        let record = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
-        let queue = WaitQueue::for_lock(&bucket, &key);
-        let handover: Arc<dyn Handover> = Arc::clone(&queue) as _;
-        let request = AcquireRequest::new(bucket, key, name, record, timing);
-        Ok((AcquireRequest { fenced, handover: Some(handover), ..request }, queue))
-    }
-
-    /// Takes the lock. Adds `operation` and the lock to an error.
-    async fn acquire(self, operation: &'static str, mode: AcquireMode) -> Result<Option<LockGuard>> {
-        let (bucket, fair) = (self.bucket.clone(), self.options.fair);
-        let name = self.name.as_ref().ok().cloned();
-        let acquire = async {
-            let (request, queue) = self.prepare()?;
-            if matches!(mode, AcquireMode::Now) && queue.is_held_here() {
-                return Ok(None);
+    async fn open(&self, ttl: Duration, status: &AcquireStatus, retry_transient: bool) -> Result<LeaseBucket> {
+        match self {
+            Self::Handle(bucket) => bucket.for_wait(ttl, status, retry_transient).await,
+            Self::Record(bucket) => {
+                check_bucket(bucket.config(), Some(ttl))?;
+                Ok(bucket.clone())
             }
-            let acquire = || {
-                let (request, queue) = (request.clone(), Arc::clone(&queue));
-                async move {
-                    match mode {
-                        AcquireMode::Now => try_now(request, queue, fair).await,
-                        AcquireMode::Wait(limit) => {
-                            let request = AcquireRequest { retry_transient: limit.is_given(), ..request };
-                            let status = Arc::clone(&request.status);
-                            with_timeout(limit, &status, wait(request, queue, fair)).await.map(Some)
-                        }
-                    }
-                }
-            };
-            Ok(acquire_detached(acquire).await?.map(LockGuard::new))
-        };
-        acquire.await.map_err(|error: Error| error.with_context(operation, bucket.name(), name.as_deref()))
+        }
+    }
+
+    fn forget_if_gone(&self, error: &Error) {
+        if let Self::Handle(bucket) = self {
+            bucket.forget_if_gone(error);
+        }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+impl LockRequest {
+    fn for_record<T: SingleRevision>(bucket: &Bucket<T>, key: &T::Key) -> Self {
+        let name = key.encode().map(|key| key.as_str().to_owned());
+        let source = BucketSource::Record(bucket.as_model());
+        Self { source, name, options: LockOptions::default(), fenced: true }
+    }
+
+    /// Opens the bucket. Returns the request for the lease, and the wait queue of the lock.
+    async fn prepare(
+        self,
+        status: &Arc<AcquireStatus>,
+        retry_transient: bool,
+    ) -> Result<(AcquireRequest, Arc<WaitQueue>)> {
+        let Self { source, name, options, fenced } = self;
+        let LockOptions { timing, owner, note, fair: _ } = options;
+        let timing = timing.resolve()?;
+        let name = name?;
+        let key = RecipeKey::new(RECIPE, &*name, LEASE);
+        key.encode()?;
+        let bucket = source.open(timing.ttl, status, retry_transient).await?;
+        let record = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
+        let queue = WaitQueue::for_lock(&bucket, &key);
+        let handover: Arc<dyn Handover> = Arc::clone(&queue) as _;
+        let (status, request) = (Arc::clone(status), AcquireRequest::new(bucket, key, name, record, timing));
+        Ok((AcquireRequest { fenced, handover: Some(handover), status, retry_transient, ..request }, queue))
+    }
+
+    /// Takes the lock within the limit. Adds `operation` and the lock to an error.
+    async fn acquire(self, operation: &'static str, mode: AcquireMode, limit: WaitLimit) -> Result<Option<LockGuard>> {
+        let (source, fair) = (self.source.clone(), self.options.fair);
+        let name = self.name.as_ref().ok().cloned();
+        let acquire = async {
+            let status = Arc::<AcquireStatus>::default();
+            let retry_transient = mode == AcquireMode::Wait && limit.is_given();
+            let (request, queue) = with_timeout(limit, &status, self.prepare(&status, retry_transient)).await?;
+            if mode == AcquireMode::Now && queue.is_held_here() {
+                return Ok(None);
+            }
+            let acquire = || {
+                let (request, queue, status) = (request.clone(), Arc::clone(&queue), Arc::clone(&status));
+                let attempt = async move {
+                    match mode {
+                        AcquireMode::Now => try_now(request, queue, fair).await,
+                        AcquireMode::Wait => wait(request, queue, fair).await.map(Some),
+                    }
+                };
+                async move { with_timeout(limit, &status, attempt).await }
+            };
+            Ok(acquire_detached(acquire).await?.map(LockGuard::new))
+        };
+        acquire.await.map_err(|error: Error| {
+            source.forget_if_gone(&error);
+            error.with_context(operation, source.name(), name.as_deref())
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcquireMode {
     Now,
-    Wait(WaitLimit),
+    Wait,
 }
 
 async fn try_now(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Result<Option<Lease>> {
@@ -367,6 +409,8 @@ async fn first_attempt(request: AcquireRequest, queue: &WaitQueue) -> Result<Opt
 }
 
 /// A builder that takes a lock, and waits for it if necessary; see [`Locks::lock`].
+///
+/// It waits without a limit unless [`wait`](Self::wait) is given.
 #[must_use = "nothing is taken until it is awaited"]
 #[derive(Debug)]
 pub struct Lock {
@@ -375,9 +419,9 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Sets how long to wait; without a limit by default.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    /// Sets how long to wait for the lock. Without it, the call waits without a limit while another holder has the lock.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }
@@ -388,7 +432,7 @@ impl IntoFuture for Lock {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let guard = self.request.acquire("lock", AcquireMode::Wait(WaitLimit::start(self.wait))).await?;
+            let guard = self.request.acquire("lock", AcquireMode::Wait, WaitLimit::start(self.wait)).await?;
             // A wait returns the lock or an error.
             guard.ok_or_else(|| Error::unavailable("the wait ended without the lock"))
         })
@@ -400,6 +444,19 @@ impl IntoFuture for Lock {
 #[derive(Debug)]
 pub struct TryLock {
     request: LockRequest,
+    timeout: Option<Duration>,
+}
+
+impl TryLock {
+    /// Sets the total time limit, which includes the opening of the bucket. Without it, each request has the store's
+    /// timeout.
+    ///
+    /// If the time passes, the call returns `Timeout`. The outcome is `Unknown` if an attempt was in progress: a lease
+    /// that arrives later is released.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
 }
 
 impl IntoFuture for TryLock {
@@ -407,7 +464,10 @@ impl IntoFuture for TryLock {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.request.acquire("try_lock", AcquireMode::Now))
+        Box::pin(async move {
+            let limit = WaitLimit::start(self.timeout);
+            self.request.acquire("try_lock", AcquireMode::Now, limit).await
+        })
     }
 }
 
@@ -431,5 +491,5 @@ macro_rules! lock_options {
     )*};
 }
 
-lock_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
-lease_options!(OpenLocks: options, Lock: request.options, TryLock: request.options);
+lock_options!(Locks: options, Lock: request.options, TryLock: request.options);
+lease_options!(Locks: options, Lock: request.options, TryLock: request.options);

@@ -11,4 +11,4 @@ pub(crate) mod wait_queue;
 pub(crate) mod queue_view;
 
 pub use self::guard::{LockGuard, LockHolder};
-pub use self::locks::{Lock, Locks, OpenLocks, TryLock};
+pub use self::locks::{Lock, Locks, TryLock};

@@ -20,9 +20,10 @@ use crate::recipes::lease::handle::Lease;
 use crate::recipes::lease::options::lease_options;
 use crate::recipes::lease::outcome::AcquireStatus;
 use crate::recipes::lease::wait::{LeaseWaiter, WaitLimit, WaitOutcome, with_timeout};
-use crate::recipes::location::location_options;
+use crate::recipes::open::{awaitable_handle, location_options};
 use crate::recipes::record::{RecipeRecord, Value};
 use crate::store::Store;
+use crate::ttl::Ttl;
 
 /// The recipe's part of a key. The parts of a handle are the keys of its work.
 const RECIPE: &str = "once";
@@ -38,7 +39,9 @@ type RunRecord<T> = Announcement<Option<StoredResult<T>>>;
 
 impl Store {
     /// Returns a handle for work that runs once for each key. Runs and results are in the bucket of this name, which is
-    /// created on first use if it is missing.
+    /// created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// Every caller with the same key gets the result. If the result belongs to one user, put the user into the key.
     /// Keys are compared byte for byte: normalize case and Unicode of names that users choose.
@@ -68,6 +71,9 @@ impl Store {
 
 /// A handle for work that runs once for each key; see [`Store::once`]. Cheap to clone.
 ///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
+///
 /// The running caller has a [`Lease`] under the key. The result replaces the lease by compare-and-set, so a run that
 /// has lost its lease stores nothing. Concurrent callers wait with a watch and receive the result. If the work fails,
 /// panics or is dropped, the key is free, and a waiter takes over. If the process dies, the key is free after the TTL.
@@ -88,10 +94,25 @@ pub struct Once<T> {
     value: PhantomData<fn() -> T>,
 }
 
-location_options!(Once<T>: context);
+location_options!(Once<T>: context.bucket);
+awaitable_handle!(Once<T>);
 lease_options!(Once<T>: context.options);
 
 impl<T> Once<T> {
+    async fn open(&self) -> Result<()> {
+        self.check_retention().map_err(|error| error.with_context("open", self.context.bucket.name(), None))?;
+        self.context.open().await
+    }
+
+    fn check_retention(&self) -> Result<()> {
+        match self.retention {
+            Some(retention) if Ttl::new(retention).is_none() => Err(Error::invalid_config(format!(
+                "a result is kept for {retention:?}; it must be from 1 s to a century"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Sets how long a result is kept: at least one second, rounded up to whole seconds, and without a limit by
     /// default. A time longer than the `ttl` of the bucket is refused as `InvalidConfig` before the work runs.
     pub fn retention(mut self, retention: Duration) -> Self {
@@ -199,6 +220,8 @@ fn result_of<T>(record: RunRecord<T>) -> Option<T> {
 }
 
 /// A request to run work once; see [`Once::run`].
+///
+/// It waits for the run of another caller without a limit unless [`wait`](Self::wait) is given.
 #[must_use = "nothing is run until it is awaited"]
 pub struct OnceRun<'a, T, F> {
     once: &'a Once<T>,
@@ -208,10 +231,10 @@ pub struct OnceRun<'a, T, F> {
 }
 
 impl<T, F> OnceRun<'_, T, F> {
-    /// Sets how long to wait for the run of another caller; without a limit by default. The time of the work is not
-    /// limited.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    /// Sets how long to wait for the run of another caller. Without it, the call waits without a limit. The time of the
+    /// work is not limited.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }
@@ -230,12 +253,7 @@ where
         let Self { once, key, work, wait } = self;
         Box::pin(async move {
             let located = |error: Error| OnceError::Kv(once.context.located("run", Some(&key), error));
-            if let Some(retention) = once.retention
-                && crate::ttl::Ttl::new(retention).is_none()
-            {
-                let reason = format!("a result is kept for {retention:?}; it must be from 1 s to a century");
-                return Err(located(Error::invalid_config(reason)));
-            }
+            once.check_retention().map_err(located)?;
             let entered = once.context.in_operation("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
             let lease = match entered {
                 WaitOutcome::Resolved(result) => return Ok(result),

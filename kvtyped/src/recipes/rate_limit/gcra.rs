@@ -64,26 +64,26 @@ impl Quota {
     }
 
     /// Returns the parameters of the quota.
-    pub(crate) fn rule(self) -> Result<Gcra> {
+    pub(crate) fn gcra(self) -> Result<Gcra> {
         let Self { events, period, burst } = self;
-        let wrong = |reason: String| Err(Error::invalid_config(reason));
+        let invalid = |reason: String| Err(Error::invalid_config(reason));
         if events == 0 {
-            return wrong("a quota of 0 events allows nothing; it must be at least 1".to_owned());
+            return invalid("a quota of 0 events allows nothing; it must be at least 1".to_owned());
         }
         if burst == 0 {
-            return wrong("a burst of 0 events allows nothing; it must be at least 1".to_owned());
+            return invalid("a burst of 0 events allows nothing; it must be at least 1".to_owned());
         }
         // Rounded up, so the rate is never higher than requested.
         let interval = period.as_nanos().div_ceil(u128::from(events));
         if period.as_nanos() < u128::from(events) {
-            return wrong(format!("{events} events in {period:?} exceed one per nanosecond"));
+            return invalid(format!("{events} events in {period:?} exceed one per nanosecond"));
         }
         let whole = interval.saturating_mul(u128::from(burst));
         match u64::try_from(whole) {
             Ok(whole) if whole <= nanos(LONGEST) => {
                 Ok(Gcra { interval: nanos_of(interval), burst, burst_duration: whole })
             }
-            _ => wrong(format!(
+            _ => invalid(format!(
                 "a burst of {burst} at {events} in {period:?} refills in `burst * period / events`, which must be at most 365 days"
             )),
         }
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_the_rate() {
-        let rule = Quota::per_second(10).burst(3).rule().unwrap();
+        let rule = Quota::per_second(10).burst(3).gcra().unwrap();
         let mut used = GcraState::default();
         // A burst is allowed in full, however wide the time bounds are.
         let now = TimeInterval { earliest: SECOND, latest: SECOND + 90_000_000 };
@@ -252,7 +252,7 @@ mod tests {
                 random % below
             };
             let (burst, events) = (1 + next(5) as u32, 1 + next(20) as u32);
-            let rule = Quota::per_second(events).burst(burst).rule().unwrap();
+            let rule = Quota::per_second(events).burst(burst).gcra().unwrap();
             let unsure = 1 + next(3 * rule.interval);
             let pause = 1 + next(3 * rule.interval);
             let (mut used, mut time, mut allowed) = (GcraState::default(), 100 * SECOND, Vec::new());
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_does_not_deny_for_long() {
-        let rule = Quota::per_second(1).burst(2).rule().unwrap();
+        let rule = Quota::per_second(1).burst(2).gcra().unwrap();
         for ahead in [1_000, 13, 12, 3, 2, 1] {
             let mut used = GcraState::default();
             for _ in 0..2 {
@@ -315,7 +315,7 @@ mod tests {
             for step in 0..60 {
                 let period = [1, 60, 3_600, 86_400][next(4) as usize];
                 let quota = Quota::new(1 + next(20) as u32, Duration::from_secs(period)).burst(1 + next(30) as u32);
-                let rule = quota.rule().unwrap();
+                let rule = quota.gcra().unwrap();
                 match next(6) {
                     0 => time += next(100_000 * SECOND),
                     1 => time -= next(50_000 * SECOND),
@@ -352,9 +352,9 @@ mod tests {
     /// A state of an hourly quota does not block a quota of one second.
     #[test]
     fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
-        let hourly = Quota::per_hour(1).rule().unwrap();
+        let hourly = Quota::per_hour(1).gcra().unwrap();
         let used = hourly.decide(GcraState::default(), 1, at(10 * SECOND)).unwrap();
-        let rule = Quota::per_second(10).rule().unwrap();
+        let rule = Quota::per_second(10).gcra().unwrap();
         assert!(rule.differs(used) && !hourly.differs(used) && !rule.differs(GcraState::default()));
         let Denied { wait, reset } = rule.decide(used, 1, at(11 * SECOND)).unwrap_err();
         assert_eq!(wait, Duration::from_millis(100));
@@ -376,10 +376,10 @@ mod tests {
             Quota::new(1, Duration::MAX).burst(u32::MAX),
             Quota::per_hour(1).burst(u32::MAX),
         ] {
-            let error = quota.rule().unwrap_err();
+            let error = quota.gcra().unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{quota:?}: {error}");
         }
-        assert!(Quota::per_second(u32::MAX).rule().is_err(), "the quota exceeds one event per nanosecond");
-        assert!(Quota::per_second(1_000_000_000).rule().is_ok());
+        assert!(Quota::per_second(u32::MAX).gcra().is_err(), "the quota exceeds one event per nanosecond");
+        assert!(Quota::per_second(1_000_000_000).gcra().is_ok());
     }
 }

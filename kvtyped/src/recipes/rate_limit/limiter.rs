@@ -15,7 +15,8 @@ use super::server_clock::{MAX_DRIFT_DIVISOR, ServerClock};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
-use crate::recipes::location::{BucketLocation, location_options};
+use crate::recipes::location::{BucketLocation, check_bucket};
+use crate::recipes::open::{LazyBucket, awaitable_handle, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
 
@@ -26,7 +27,11 @@ const RECIPE: &str = "rate";
 const MAX_ATTEMPTS: u32 = 32;
 
 impl Store {
-    /// Opens a rate limiter, shared by all processes that open it with this name and the same quota.
+    /// Returns a rate limiter, shared by all processes that use this name and the same quota, in the bucket of this
+    /// name. The bucket is created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket and reads the server's clock, and so does awaiting the
+    /// handle.
     ///
     /// A limiter can be opened again with another quota. The new quota applies at once. Events under the old quota
     /// count for at most one burst of the new quota. The limiter logs the first key that was used under another quota
@@ -53,74 +58,21 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if the quota allows nothing or is out of range, or if the name is not a valid bucket
-    /// name and [`bucket`](OpenRateLimiter::bucket) sets no other. Returns `Unsupported` if the server does not support
-    /// the TTL of single records (before nats-server 2.11), or if the settings of the bucket do not fit.
-    pub fn rate_limiter(&self, name: impl Into<String>, quota: Quota) -> OpenRateLimiter {
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the quota allows nothing or is out of range, or
+    /// if the name is not a valid bucket name and [`bucket`](RateLimiter::bucket) sets no other. It returns
+    /// `Unsupported` if the server does not support the TTL of single records (before nats-server 2.11), or if the
+    /// settings of the bucket do not fit.
+    pub fn rate_limiter(&self, name: impl Into<String>, quota: Quota) -> RateLimiter {
         let name = name.into();
-        OpenRateLimiter {
-            place: BucketLocation::new(self, &name),
-            name,
-            quota,
-            timeout: None,
-            max_attempts: MAX_ATTEMPTS,
-        }
+        let bucket = LazyBucket::new(BucketLocation::new(self, &name));
+        RateLimiter { bucket, name, quota, timeout: None, max_attempts: MAX_ATTEMPTS }
     }
 }
 
-/// A builder that opens a rate limiter; see [`Store::rate_limiter`].
-#[must_use = "nothing is opened until it is awaited"]
-#[derive(Debug)]
-pub struct OpenRateLimiter {
-    place: BucketLocation,
-    name: String,
-    quota: Quota,
-    timeout: Option<Duration>,
-    max_attempts: u32,
-}
-
-location_options!(OpenRateLimiter: place);
-
-impl OpenRateLimiter {
-    /// Sets the total time limit of a check; the store's timeout by default. Set a short limit if every request waits
-    /// for the limiter.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets how often a check is tried while other checks of the same key conflict; 32 times by default. Zero counts as
-    /// one.
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
-        self
-    }
-
-    async fn run(self) -> Result<RateLimiter> {
-        let Self { place, name, quota, timeout, max_attempts } = self;
-        let rule = quota.rule()?;
-        // A missing record means that the key is whole.
-        let ttl = rule.burst_duration() + Duration::from_secs(2);
-        let bucket: Bucket<RecipeRecord<Record>> = place.open(Some(ttl)).await?;
-        let timeout = timeout.unwrap_or(bucket.timeout());
-        let clock = ServerClock::new(&name);
-        let warned = AtomicBool::new(false);
-        let inner = LimiterInner { bucket, name, quota, gcra: rule, ttl, timeout, max_attempts, clock, warned };
-        inner.clock.refresh(&inner.bucket, timeout).await?;
-        Ok(RateLimiter(Arc::new(inner)))
-    }
-}
-
-impl IntoFuture for OpenRateLimiter {
-    type Output = Result<RateLimiter>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
-    }
-}
-
-/// A rate limiter across all processes (GCRA), opened by [`Store::rate_limiter`]. Cheap to clone.
+/// A handle to a rate limiter across all processes (GCRA); see [`Store::rate_limiter`]. Cheap to clone.
+///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
 /// In any period, a key is allowed at most the quota's burst plus the events that its rate adds in that period. Each
 /// key has one record, which is changed by compare-and-set and expires when the key has been idle long enough.
@@ -144,16 +96,24 @@ impl IntoFuture for OpenRateLimiter {
 /// * Speed. A check that allows an event is a read and a write. The checks of one key run one after another, at a few
 ///   hundred a second. A denial is a read.
 #[derive(Clone)]
-pub struct RateLimiter(Arc<LimiterInner>);
+pub struct RateLimiter {
+    bucket: LazyBucket<Arc<LimiterInner>>,
+    name: String,
+    quota: Quota,
+    timeout: Option<Duration>,
+    max_attempts: u32,
+}
 
+location_options!(RateLimiter: bucket);
+awaitable_handle!(RateLimiter);
+
+/// The opened bucket, and the state that the clones of a handle share.
 struct LimiterInner {
     bucket: Bucket<RecipeRecord<Record>>,
     name: String,
     quota: Quota,
     gcra: Gcra,
     ttl: Duration,
-    timeout: Duration,
-    max_attempts: u32,
     clock: ServerClock,
     /// Whether the use of another quota was logged.
     warned: AtomicBool,
@@ -195,6 +155,45 @@ impl RateLimitDecision {
 }
 
 impl RateLimiter {
+    /// Sets the total time limit of a check; the store's timeout by default. Set a short limit if every request waits
+    /// for the limiter.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how often a check is tried while other checks of the same key conflict; 32 times by default. Zero counts as
+    /// one.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    async fn open(&self) -> Result<()> {
+        let open = async {
+            let (limiter, timeout) = self.inner(self.timeout).await?;
+            limiter.clock.ensure_read(&limiter.bucket, timeout).await
+        };
+        open.await.map_err(|error| error.with_context("open", self.bucket.name(), None))
+    }
+
+    /// Returns the opened limiter, and the rest of the time limit. Opens the bucket if necessary.
+    async fn inner(&self, timeout: Option<Duration>) -> Result<(Arc<LimiterInner>, Duration)> {
+        let (name, quota) = (self.name.clone(), self.quota);
+        let open = async move |location: BucketLocation| {
+            let gcra = quota.gcra()?;
+            // A missing record means that the full burst is available.
+            let ttl = gcra.burst_duration() + Duration::from_secs(2);
+            let bucket = location.open_with_ttl().await?;
+            check_bucket(bucket.config(), Some(ttl))?;
+            let (clock, warned) = (ServerClock::new(&name), AtomicBool::new(false));
+            Ok(Arc::new(LimiterInner { bucket, name, quota, gcra, ttl, clock, warned }))
+        };
+        let (limiter, rest) = self.bucket.get_within(timeout, open).await?;
+        let rest = rest.unwrap_or(limiter.bucket.timeout());
+        Ok((limiter, rest))
+    }
+
     /// Checks one event. An allowed event counts.
     ///
     /// # Errors
@@ -221,10 +220,12 @@ impl RateLimiter {
     ///
     /// See [`check`](Self::check).
     pub async fn check_n(&self, key: &str, events: u32) -> Result<RateLimitDecision> {
-        let limiter = &*self.0;
-        let key = RecipeKey::new(RECIPE, &limiter.name, key);
-        let check = limiter.check(&key, events, limiter.timeout).await;
-        check.map_err(|error| error.with_context("check", limiter.bucket.name(), Some(&key.to_string())))
+        let key = RecipeKey::new(RECIPE, &self.name, key);
+        let check = async {
+            let (limiter, timeout) = self.inner(self.timeout).await?;
+            limiter.check(&key, events, self.max_attempts, timeout).await
+        };
+        check.await.map_err(|error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
     }
 
     /// Waits until an event is allowed, and counts it.
@@ -257,10 +258,16 @@ impl RateLimiter {
 }
 
 impl LimiterInner {
-    async fn check(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
-        let Self { bucket, gcra: rule, clock, .. } = self;
-        if events > rule.burst {
-            return Err(Error::invalid_config(format!("{events} events at once exceed the burst of {}", rule.burst)));
+    async fn check(
+        &self,
+        key: &RecipeKey,
+        events: u32,
+        max_attempts: u32,
+        timeout: Duration,
+    ) -> Result<RateLimitDecision> {
+        let Self { bucket, gcra, clock, .. } = self;
+        if events > gcra.burst {
+            return Err(Error::invalid_config(format!("{events} events at once exceed the burst of {}", gcra.burst)));
         }
         if events == 0 {
             return self.peek(key, timeout).await;
@@ -269,37 +276,38 @@ impl LimiterInner {
         clock.refresh(bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         // Set by the last run of either closure: the closures run again after a conflict.
-        let outcome = Mutex::new(RateLimitDecision { retry_after: None, remaining: 0 });
-        let tell = |decision| *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decision;
-        let first = || {
-            // A key that is whole always allows a burst.
+        let decision = Mutex::new(RateLimitDecision { retry_after: None, remaining: 0 });
+        let set_decision = |new| *decision.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = || {
+            // A key without a record allows a full burst.
             let now = clock.now();
-            let used = rule.decide(GcraState::default(), events, now).unwrap_or_default();
-            tell(RateLimitDecision { retry_after: None, remaining: rule.remaining(used, now) });
+            let used = gcra.decide(GcraState::default(), events, now).unwrap_or_default();
+            set_decision(RateLimitDecision { retry_after: None, remaining: gcra.remaining(used, now) });
             RecipeRecord { key: key.clone(), value: Record { used, unknown: Unknown::default() } }
         };
-        let checked = bucket.try_modify(key, |slot: &mut RecipeRecord<Record>| {
+        let checked = bucket.try_modify(key, |record: &mut RecipeRecord<Record>| {
             let now = clock.now();
-            self.warn_if_other(slot.value.used);
-            let Denied { wait, reset } = match rule.decide(slot.value.used, events, now) {
+            self.warn_if_other(record.value.used);
+            let Denied { wait, reset } = match gcra.decide(record.value.used, events, now) {
                 Ok(after) => {
-                    tell(RateLimitDecision { retry_after: None, remaining: rule.remaining(after, now) });
-                    slot.value.used = after;
+                    set_decision(RateLimitDecision { retry_after: None, remaining: gcra.remaining(after, now) });
+                    record.value.used = after;
                     return Ok(());
                 }
                 Err(denied) => denied,
             };
             // Convert the wait to the slowest clock within the tolerated drift.
             let wait = wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1);
-            let denied = RateLimitDecision { retry_after: Some(wait), remaining: rule.remaining(slot.value.used, now) };
-            tell(denied);
+            let denied =
+                RateLimitDecision { retry_after: Some(wait), remaining: gcra.remaining(record.value.used, now) };
+            set_decision(denied);
             // A reset is stored although no event is allowed.
-            slot.value.used = reset.ok_or(denied)?;
+            record.value.used = reset.ok_or(denied)?;
             Ok(())
         });
-        let checked = checked.or_insert_with(first).ttl(self.ttl).max_attempts(self.max_attempts).timeout(left);
+        let checked = checked.or_insert_with(new).ttl(self.ttl).max_attempts(max_attempts).timeout(left);
         match checked.await {
-            Ok(_) => Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            Ok(_) => Ok(decision.into_inner().unwrap_or_else(PoisonError::into_inner)),
             Err(ModifyError::Closure(denied)) => Ok(denied),
             Err(ModifyError::Kv(error)) => Err(error),
         }
@@ -327,11 +335,10 @@ impl LimiterInner {
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LimiterInner { bucket, name, quota, .. } = &*self.0;
         f.debug_struct("RateLimiter")
-            .field("name", name)
-            .field("bucket", &bucket.name())
-            .field("quota", quota)
+            .field("name", &self.name)
+            .field("bucket", &self.bucket.name())
+            .field("quota", &self.quota)
             .finish_non_exhaustive()
     }
 }
@@ -353,14 +360,16 @@ impl UntilReady<'_> {
     }
 
     async fn run(self) -> Result<()> {
-        let limiter = &*self.limiter.0;
-        let key = RecipeKey::new(RECIPE, &limiter.name, self.key);
-        let timeout = self.timeout.unwrap_or(limiter.timeout);
+        let Self { limiter: handle, key, timeout } = self;
+        let key = RecipeKey::new(RECIPE, &handle.name, key);
+        let located = |error: Error| error.with_context("until_ready", handle.bucket.name(), Some(&key.to_string()));
+        let (limiter, timeout) = handle.inner(timeout.or(handle.timeout)).await.map_err(located)?;
+        let check_timeout = handle.timeout.unwrap_or(limiter.bucket.timeout());
         let end = Instant::now().checked_add(timeout);
-        let located = |error: Error| error.with_context("until_ready", limiter.bucket.name(), Some(&key.to_string()));
         loop {
             let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
-            let decision = limiter.check(&key, 1, left.min(limiter.timeout)).await.map_err(located)?;
+            let decision =
+                limiter.check(&key, 1, handle.max_attempts, left.min(check_timeout)).await.map_err(located)?;
             let Some(wait) = decision.retry_after() else { return Ok(()) };
             let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
             if wait >= left {

@@ -8,4 +8,4 @@ pub(crate) mod gcra;
 pub(crate) mod server_clock;
 
 pub use self::gcra::Quota;
-pub use self::limiter::{OpenRateLimiter, RateLimitDecision, RateLimiter, UntilReady};
+pub use self::limiter::{RateLimitDecision, RateLimiter, UntilReady};

@@ -89,6 +89,14 @@ impl ServerClock {
         detached(async move { clock.read_again(&bucket, timeout).await }).await
     }
 
+    /// Reads the server's clock if it was never read.
+    pub(crate) async fn ensure_read<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
+    where
+        V: crate::recipes::record::Value,
+    {
+        if self.sample().is_some() { Ok(()) } else { self.refresh(bucket, timeout).await }
+    }
+
     fn age(&self) -> Duration {
         self.sample().map_or(Duration::MAX, |sample| sample.at.elapsed())
     }
