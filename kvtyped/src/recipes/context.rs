@@ -25,9 +25,8 @@ pub(crate) type LeaseBucket = Bucket<RecipeRecord<LeaseRecord>>;
 impl LazyBucket<LeaseBucket> {
     /// Returns the bucket for leases with this TTL.
     pub(crate) async fn for_leases(&self, ttl: Duration) -> Result<LeaseBucket> {
-        let bucket = self.get(|location| async move { location.open_with_ttl().await }).await?;
-        check_bucket(bucket.config(), Some(ttl)).map_err(|error| error.with_context("open", bucket.name(), None))?;
-        Ok(bucket)
+        let open = |location: BucketLocation| async move { location.open_with_ttl().await };
+        self.get(open, move |bucket| check_bucket(bucket.config(), Some(ttl))).await
     }
 
     /// Returns the bucket for a wait, which reports its status. With `retry_transient`, retries temporary errors.

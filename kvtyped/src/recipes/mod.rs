@@ -19,6 +19,32 @@
 //! Two records of a bucket that change together need no lock either. A lock protects something outside of the bucket: a
 //! file, a device, or a service that accepts one caller at a time.
 //!
+//! # Handles
+//!
+//! Every method of a recipe on [`Store`](crate::Store) returns a handle, and performs no I/O. The first use of the handle
+//! opens the bucket, once for all clones. Awaiting the handle opens the bucket at once, so that a program finds a wrong
+//! configuration when it starts. An option changes a handle and keeps its clones unchanged. Invalid options are reported
+//! by the first use or by the await.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let store = Store::memory();
+//! let locks = store.locks("jobs").ttl(Duration::from_secs(15)).await?; // opens the bucket
+//! let guard = locks.lock("invoice-42").await?;
+//! let hits = store.counters("hits"); // no I/O
+//! hits.add("home", 1).await?; // opens the bucket
+//! # drop(guard);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Keep a handle or its clones: each handle opens the bucket again, and shares no state with other handles of the
+//! same name. If the bucket is deleted, the next use fails with `BucketNotFound`. After that, locks, elections,
+//! semaphores, groups and `once` open (and create) the bucket again. Counters, ids and rate limiters do not, because
+//! their records are lost: create a new handle.
+//!
 //! # Leases
 //!
 //! Everything that is *held* here is a [`Lease`]: a record with a TTL (30 s) that a task renews (every 10 s) by

@@ -103,20 +103,27 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
     ///
     /// Concurrent callers share one attempt and its error. A failed attempt is repeated by the next call.
     ///
+    /// `check` refuses a bucket for this caller alone, because the options of clones may differ. A bucket that the
+    /// opening caller refuses is not kept.
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped, its attempt ends. A concurrent caller then makes an attempt.
-    pub(crate) async fn get<F>(&self, open: impl FnOnce(BucketLocation) -> F + Send + 'static) -> Result<B>
+    pub(crate) async fn get<F>(
+        &self,
+        open: impl FnOnce(BucketLocation) -> F + Send + 'static,
+        check: impl Fn(&B) -> Result<()> + Send + 'static,
+    ) -> Result<B>
     where
         F: Future<Output = Result<B>> + Send + 'static,
     {
-        let failures_before = {
+        let (opened, failures_before) = {
             let state = self.0.state();
-            if let Some(opened) = &state.opened {
-                return Ok(opened.clone());
-            }
-            state.failures
+            (state.opened.clone(), state.failures)
         };
+        if let Some(opened) = opened {
+            return check(&opened).map(|()| opened).map_err(|error| self.0.located(error));
+        }
         let cell = Arc::clone(&self.0);
         let attempt = async move {
             let _opening = cell.opening.lock().await;
@@ -124,7 +131,7 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
                 // Another caller may have finished an attempt during the wait.
                 let state = cell.state();
                 if let Some(opened) = &state.opened {
-                    return Ok(opened.clone());
+                    return check(opened).map(|()| opened.clone()).map_err(|error| cell.located(error));
                 }
                 if let Some(error) = state.last_error.as_ref().filter(|_| state.failures != failures_before) {
                     return Err(cell.located(Error::shared(error)));
@@ -134,6 +141,7 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
             let mut state = cell.state();
             match result {
                 Ok(opened) => {
+                    check(&opened).map_err(|error| cell.located(error))?;
                     (state.opened, state.last_error) = (Some(opened.clone()), None);
                     Ok(opened)
                 }
@@ -161,9 +169,10 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
         if let Some(opened) = opened {
             return Ok((opened, limit));
         }
-        let Some(limit) = limit else { return Ok((self.get(open).await?, None)) };
+        let open = self.get(open, |_| Ok(()));
+        let Some(limit) = limit else { return Ok((open.await?, None)) };
         let started = Instant::now();
-        let opened = tokio::time::timeout(limit, self.get(open)).await.unwrap_or_else(|_| Err(Error::timeout(limit)));
+        let opened = tokio::time::timeout(limit, open).await.unwrap_or_else(|_| Err(Error::timeout(limit)));
         Ok((opened?, Some(limit.saturating_sub(started.elapsed()))))
     }
 }

@@ -283,7 +283,7 @@ impl PermitSlots {
             Event::Put(entry) => self.observe(entry.key().part(), SlotState::Taken),
             Event::Removed { key, revision, .. } => self.observe(key.part(), SlotState::Released(revision)),
             Event::Undecodable { key, error, .. } => {
-                tracing::warn!(%error, "a permit cannot be taken until the record in its place is removed");
+                tracing::warn!(%error, "a permit cannot be taken until the record of its slot is removed");
                 // No process can take the slot until this record is removed.
                 let part = key.rsplit_once('.').map(|(_, part)| part.to_owned());
                 self.observe(&part.unwrap_or_default(), SlotState::Taken);
@@ -312,7 +312,7 @@ impl PermitSlots {
         let free = self.slots.iter().zip(0..).filter_map(|(state, slot)| match state {
             SlotState::Taken => None,
             SlotState::Empty => Some((slot, ExpectedTombstone::Unknown)),
-            SlotState::Released(marker) => Some((slot, ExpectedTombstone::Observed(*marker))),
+            SlotState::Released(tombstone) => Some((slot, ExpectedTombstone::Observed(*tombstone))),
         });
         let free: Vec<_> = free.collect();
         free.get(crate::chance::uniform_index(free.len())).copied()

@@ -54,24 +54,25 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     events: Events<RecipeRecord<RawAnnouncement>>,
-    known: KnownMember,
-    told: VecDeque<Result<GroupEvent<T>>>,
+    known: KnownMembers,
+    pending: VecDeque<Result<GroupEvent<T>>>,
 }
 
 /// The members, as the stream has yielded them so far.
 #[derive(Debug, Default)]
-struct KnownMember {
+struct KnownMembers {
     /// The last announcement of each member. A member was not yielded if its value was never decodable.
-    members: HashMap<String, Member>,
+    members: HashMap<String, KnownMember>,
     /// The ids that were seen since the watch resynced.
-    anew: Option<HashSet<String>>,
+    seen_since_resync: Option<HashSet<String>>,
     ready: bool,
 }
 
 #[derive(Debug)]
-struct Member {
-    said: AnnouncementVersion,
-    told: bool,
+struct KnownMember {
+    version: AnnouncementVersion,
+    /// Whether the stream has yielded the member.
+    is_yielded: bool,
 }
 
 impl<T> GroupEvents<T>
@@ -79,60 +80,61 @@ where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     pub(crate) fn new(events: Events<RecipeRecord<RawAnnouncement>>) -> Self {
-        Self { events, known: KnownMember::default(), told: VecDeque::new() }
+        Self { events, known: KnownMembers::default(), pending: VecDeque::new() }
     }
 
-    /// Processes an event, and appends the resulting group events to `told`.
+    /// Processes an event, and appends the resulting group events to the pending items.
     fn apply_event(&mut self, event: Event<RecipeRecord<RawAnnouncement>>) {
-        let Self { known, told, events: _ } = self;
+        let Self { known, pending, events: _ } = self;
         match event {
             Event::Put(entry) => {
                 let id = entry.key().part().to_owned();
-                let said = entry.value.version();
-                if let Some(anew) = &mut known.anew {
-                    anew.insert(id.clone());
+                let version = entry.value.version();
+                if let Some(seen_since_resync) = &mut known.seen_since_resync {
+                    seen_since_resync.insert(id.clone());
                 }
                 let before = known.members.remove(&id);
-                if before.as_ref().is_some_and(|before| before.said == said) {
+                if before.as_ref().is_some_and(|before| before.version == version) {
                     known.members.extend(before.map(|before| (id, before)));
                     return;
                 }
-                let same = before.as_ref().is_some_and(|before| before.said.id == said.id);
-                let mut was_told = before.is_some_and(|before| before.told);
-                if was_told && !same {
-                    told.push_back(Ok(GroupEvent::Left { id: id.clone(), reason: LeaveReason::Unobserved }));
-                    was_told = false;
+                let is_same_term = before.as_ref().is_some_and(|before| before.version.id == version.id);
+                let mut is_yielded = before.is_some_and(|before| before.is_yielded);
+                if is_yielded && !is_same_term {
+                    pending.push_back(Ok(GroupEvent::Left { id: id.clone(), reason: LeaveReason::Unobserved }));
+                    is_yielded = false;
                 }
                 match decode(entry).map(MemberInfo::from_announcement) {
-                    Ok(member) if was_told => told.push_back(Ok(GroupEvent::Updated(member))),
+                    Ok(member) if is_yielded => pending.push_back(Ok(GroupEvent::Updated(member))),
                     Ok(member) => {
-                        told.push_back(Ok(GroupEvent::Joined(member)));
-                        was_told = true;
+                        pending.push_back(Ok(GroupEvent::Joined(member)));
+                        is_yielded = true;
                     }
                     // A member whose new value is not decodable remains a member.
-                    Err(error) => told.push_back(Err(error)),
+                    Err(error) => pending.push_back(Err(error)),
                 }
-                known.members.insert(id, Member { said, told: was_told });
+                known.members.insert(id, KnownMember { version, is_yielded });
             }
             Event::Removed { key, reason, .. } => {
                 let reason = if reason == Removed::Expired { LeaveReason::Expired } else { LeaveReason::Left };
-                if known.members.remove(key.part()).is_some_and(|member| member.told) {
-                    told.push_back(Ok(GroupEvent::Left { id: key.part().to_owned(), reason }));
+                if known.members.remove(key.part()).is_some_and(|member| member.is_yielded) {
+                    pending.push_back(Ok(GroupEvent::Left { id: key.part().to_owned(), reason }));
                 }
             }
-            Event::Undecodable { error, .. } => told.push_back(Err(error)),
-            Event::Resync => known.anew = Some(HashSet::new()),
+            Event::Undecodable { error, .. } => pending.push_back(Err(error)),
+            Event::Resync => known.seen_since_resync = Some(HashSet::new()),
             Event::Ready => {
-                if let Some(anew) = known.anew.take() {
-                    let gone: Vec<_> = known.members.keys().filter(|id| !anew.contains(*id)).cloned().collect();
+                if let Some(seen_since_resync) = known.seen_since_resync.take() {
+                    let gone: Vec<_> =
+                        known.members.keys().filter(|id| !seen_since_resync.contains(*id)).cloned().collect();
                     for id in gone {
-                        if known.members.remove(&id).is_some_and(|member| member.told) {
-                            told.push_back(Ok(GroupEvent::Left { id, reason: LeaveReason::Unobserved }));
+                        if known.members.remove(&id).is_some_and(|member| member.is_yielded) {
+                            pending.push_back(Ok(GroupEvent::Left { id, reason: LeaveReason::Unobserved }));
                         }
                     }
                 }
                 if !std::mem::replace(&mut known.ready, true) {
-                    told.push_back(Ok(GroupEvent::Ready));
+                    pending.push_back(Ok(GroupEvent::Ready));
                 }
             }
             _ => {}
@@ -148,8 +150,8 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(told) = self.told.pop_front() {
-                return Poll::Ready(Some(told));
+            if let Some(item) = self.pending.pop_front() {
+                return Poll::Ready(Some(item));
             }
             match ready!(self.events.poll_next_unpin(context)) {
                 Some(Ok(event)) => self.apply_event(event),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// The longest time that a full burst may take to recover.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const MAX_RECOVERY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The largest difference between two processes in their upper bound of the time. It exceeds a round trip.
 const MAX_CLOCK_ERROR: Duration = Duration::from_secs(10);
@@ -78,10 +78,10 @@ impl Quota {
         if period.as_nanos() < u128::from(events) {
             return invalid(format!("{events} events in {period:?} exceed one per nanosecond"));
         }
-        let whole = interval.saturating_mul(u128::from(burst));
-        match u64::try_from(whole) {
-            Ok(whole) if whole <= nanos(LONGEST) => {
-                Ok(Gcra { interval: nanos_of(interval), burst, burst_duration: whole })
+        let burst_duration = interval.saturating_mul(u128::from(burst));
+        match u64::try_from(burst_duration) {
+            Ok(burst_duration) if burst_duration <= nanos(MAX_RECOVERY) => {
+                Ok(Gcra { interval: nanos_of(interval), burst, burst_duration })
             }
             _ => invalid(format!(
                 "a burst of {burst} at {events} in {period:?} refills in `burst * period / events`, which must be at most 365 days"
@@ -110,7 +110,7 @@ pub(crate) struct TimeInterval {
 /// The state of a key, in nanoseconds since 1970 by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct GcraState {
-    /// When the full burst is available again.
+    /// When the full burst is available again: the theoretical arrival time of GCRA.
     #[serde(rename = "whole_at")]
     tat: u64,
     /// The latest time when the key may last have been whole. All counted events happened since then.
@@ -141,26 +141,26 @@ impl Gcra {
     /// Returns the state after these events, or the time until they are allowed.
     pub(crate) fn decide(&self, used: GcraState, events: u32, now: TimeInterval) -> Result<GcraState, Denied> {
         let cost = self.interval.saturating_mul(events.into());
-        let (GcraState { tat: whole_at, since, .. }, limit) = self.now(used, now);
-        let after = whole_at.saturating_add(cost);
+        let (GcraState { tat, since, .. }, limit) = self.now(used, now);
+        let after = tat.saturating_add(cost);
         if after <= limit {
             return Ok(self.used(after, since));
         }
         // The wait ends as soon as there is room. If the key may be whole by then, but not certainly, the wait ends
         // when the key is certainly whole.
         let bounded = self.clamp(used, now);
-        let GcraState { tat: whole_at, since, .. } = bounded;
-        let wait = whole_at.saturating_add(cost).saturating_sub(self.burst_duration).saturating_sub(now.earliest);
-        let sure = whole_at >= now.latest.saturating_add(wait).max(since);
-        let wait = Duration::from_nanos(if sure { wait } else { whole_at.saturating_sub(now.earliest) });
+        let GcraState { tat, since, .. } = bounded;
+        let wait = tat.saturating_add(cost).saturating_sub(self.burst_duration).saturating_sub(now.earliest);
+        let sure = tat >= now.latest.saturating_add(wait).max(since);
+        let wait = Duration::from_nanos(if sure { wait } else { tat.saturating_sub(now.earliest) });
         let moved = (bounded.tat, bounded.since) != (used.tat, used.since);
         Err(Denied { wait, reset: moved.then(|| self.used(bounded.tat, bounded.since)) })
     }
 
     /// Returns how many events would be allowed now.
     pub(crate) fn remaining(&self, used: GcraState, now: TimeInterval) -> u32 {
-        let (GcraState { tat: whole_at, .. }, limit) = self.now(used, now);
-        u32::try_from(limit.saturating_sub(whole_at) / self.interval).unwrap_or(self.burst).min(self.burst)
+        let (GcraState { tat, .. }, limit) = self.now(used, now);
+        u32::try_from(limit.saturating_sub(tat) / self.interval).unwrap_or(self.burst).min(self.burst)
     }
 
     /// Returns whether a state was written under another quota.
@@ -168,20 +168,20 @@ impl Gcra {
         (used.interval, used.burst) != (0, 0) && (used.interval, used.burst) != (self.interval, self.burst)
     }
 
-    fn used(&self, whole_at: u64, since: u64) -> GcraState {
-        GcraState { tat: whole_at, since, interval: self.interval, burst: self.burst }
+    fn used(&self, tat: u64, since: u64) -> GcraState {
+        GcraState { tat, since, interval: self.interval, burst: self.burst }
     }
 
     /// Returns the current state, and the limit that the state cannot move beyond.
     fn now(&self, used: GcraState, now: TimeInterval) -> (GcraState, u64) {
-        let GcraState { tat: whole_at, since, .. } = self.clamp(used, now);
+        let GcraState { tat, since, .. } = self.clamp(used, now);
         // The burst grows by the time that has certainly passed since the key was whole. With wide time bounds, that is
         // zero.
         let latest = now.latest.max(since);
-        if whole_at <= now.earliest {
+        if tat <= now.earliest {
             return (self.used(latest, latest), latest.saturating_add(self.burst_duration));
         }
-        (self.used(whole_at.max(latest), since), now.earliest.max(since).saturating_add(self.burst_duration))
+        (self.used(tat.max(latest), since), now.earliest.max(since).saturating_add(self.burst_duration))
     }
 
     /// Returns the state, bounded by the largest debt of this quota.
@@ -189,12 +189,12 @@ impl Gcra {
     /// A state further ahead than a whole burst was written before the clock was set back, or under another quota. The
     /// bound moves with `now`, so a denial that uses the bound must store it. Otherwise no wait would suffice.
     fn clamp(&self, used: GcraState, now: TimeInterval) -> GcraState {
-        let GcraState { tat: whole_at, since, .. } = used;
+        let GcraState { tat, since, .. } = used;
         let furthest = now.latest.saturating_add(self.burst_duration);
         if since > furthest.saturating_add(nanos(MAX_CLOCK_ERROR)) {
             return self.used(furthest, now.latest);
         }
-        GcraState { tat: whole_at.min(furthest.max(since.saturating_add(self.burst_duration))), ..used }
+        GcraState { tat: tat.min(furthest.max(since.saturating_add(self.burst_duration))), ..used }
     }
 }
 
@@ -221,24 +221,24 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_the_rate() {
-        let rule = Quota::per_second(10).burst(3).gcra().unwrap();
+        let gcra = Quota::per_second(10).burst(3).gcra().unwrap();
         let mut used = GcraState::default();
         // A burst is allowed in full, however wide the time bounds are.
         let now = TimeInterval { earliest: SECOND, latest: SECOND + 90_000_000 };
         for left in [2, 1, 0] {
-            used = rule.decide(used, 1, now).unwrap();
-            assert_eq!(rule.remaining(used, now), left);
+            used = gcra.decide(used, 1, now).unwrap();
+            assert_eq!(gcra.remaining(used, now), left);
         }
         let mut used = GcraState::default();
         for _ in 0..3 {
-            used = rule.decide(used, 1, at(SECOND)).unwrap();
+            used = gcra.decide(used, 1, at(SECOND)).unwrap();
         }
         let denied = |millis| Err(Denied { wait: Duration::from_millis(millis), reset: None });
-        assert_eq!(rule.decide(used, 1, at(SECOND)), denied(100));
-        assert_eq!(rule.decide(used, 2, at(SECOND)), denied(200));
+        assert_eq!(gcra.decide(used, 1, at(SECOND)), denied(100));
+        assert_eq!(gcra.decide(used, 2, at(SECOND)), denied(200));
         let later = at(SECOND + 100_000_000);
-        used = rule.decide(used, 1, later).unwrap();
-        assert!(rule.decide(used, 1, later).is_err());
+        used = gcra.decide(used, 1, later).unwrap();
+        assert!(gcra.decide(used, 1, later).is_err());
     }
 
     #[test]
@@ -252,15 +252,15 @@ mod tests {
                 random % below
             };
             let (burst, events) = (1 + next(5) as u32, 1 + next(20) as u32);
-            let rule = Quota::per_second(events).burst(burst).gcra().unwrap();
-            let unsure = 1 + next(3 * rule.interval);
-            let pause = 1 + next(3 * rule.interval);
+            let gcra = Quota::per_second(events).burst(burst).gcra().unwrap();
+            let unsure = 1 + next(3 * gcra.interval);
+            let pause = 1 + next(3 * gcra.interval);
             let (mut used, mut time, mut allowed) = (GcraState::default(), 100 * SECOND, Vec::new());
             for _ in 0..300 {
                 time += next(pause);
                 // Each process has different time bounds.
                 let now = TimeInterval { earliest: time - next(unsure), latest: time + next(unsure) };
-                match rule.decide(used, 1, now) {
+                match gcra.decide(used, 1, now) {
                     Ok(after) => {
                         used = after;
                         allowed.push(time);
@@ -270,7 +270,7 @@ mod tests {
                         let wait = u64::try_from(wait.as_nanos()).unwrap();
                         let then = TimeInterval { earliest: now.earliest + wait, latest: now.latest + wait };
                         assert!(
-                            rule.decide(used, 1, then).is_ok(),
+                            gcra.decide(used, 1, then).is_ok(),
                             "seed {seed}: denied after a wait of `retry_after`"
                         );
                     }
@@ -278,7 +278,7 @@ mod tests {
             }
             for (from, first) in allowed.iter().enumerate() {
                 for (to, last) in allowed.iter().enumerate().skip(from) {
-                    let most = u64::from(burst) + (last - first) / rule.interval;
+                    let most = u64::from(burst) + (last - first) / gcra.interval;
                     let count = (to - from + 1) as u64;
                     assert!(count <= most, "seed {seed}: {count} of {most}");
                 }
@@ -288,14 +288,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_does_not_deny_for_long() {
-        let rule = Quota::per_second(1).burst(2).gcra().unwrap();
+        let gcra = Quota::per_second(1).burst(2).gcra().unwrap();
         for ahead in [1_000, 13, 12, 3, 2, 1] {
             let mut used = GcraState::default();
             for _ in 0..2 {
-                used = rule.decide(used, 1, at((10 + ahead) * SECOND)).unwrap();
+                used = gcra.decide(used, 1, at((10 + ahead) * SECOND)).unwrap();
             }
-            let wait = rule.decide(used, 1, at(10 * SECOND)).unwrap_err().wait;
-            assert!(wait <= MAX_CLOCK_ERROR + 2 * rule.burst_duration(), "{wait:?}");
+            let wait = gcra.decide(used, 1, at(10 * SECOND)).unwrap_err().wait;
+            assert!(wait <= MAX_CLOCK_ERROR + 2 * gcra.burst_duration(), "{wait:?}");
         }
     }
 
@@ -315,16 +315,16 @@ mod tests {
             for step in 0..60 {
                 let period = [1, 60, 3_600, 86_400][next(4) as usize];
                 let quota = Quota::new(1 + next(20) as u32, Duration::from_secs(period)).burst(1 + next(30) as u32);
-                let rule = quota.gcra().unwrap();
+                let gcra = quota.gcra().unwrap();
                 match next(6) {
                     0 => time += next(100_000 * SECOND),
                     1 => time -= next(50_000 * SECOND),
-                    _ => time += next(2 * rule.interval),
+                    _ => time += next(2 * gcra.interval),
                 }
                 for _ in 0..next(40) {
-                    let events = 1 + next(rule.burst.into()) as u32;
+                    let events = 1 + next(gcra.burst.into()) as u32;
                     let now = TimeInterval { earliest: time - next(SECOND), latest: time + next(SECOND) };
-                    let Denied { wait, reset } = match rule.decide(used, events, now) {
+                    let Denied { wait, reset } = match gcra.decide(used, events, now) {
                         Ok(after) => {
                             used = after;
                             continue;
@@ -334,12 +334,12 @@ mod tests {
                     (resets, denials) = (resets + usize::from(reset.is_some()), denials + 1);
                     used = reset.unwrap_or(used);
                     assert!(
-                        wait <= MAX_CLOCK_ERROR + 2 * rule.burst_duration() + Duration::from_secs(2),
+                        wait <= MAX_CLOCK_ERROR + 2 * gcra.burst_duration() + Duration::from_secs(2),
                         "seed {seed}, {step}: {wait:?}"
                     );
                     let wait = nanos(wait);
                     let then = TimeInterval { earliest: now.earliest + wait, latest: now.latest + wait };
-                    used = rule.decide(used, events, then).unwrap_or_else(|denied| {
+                    used = gcra.decide(used, events, then).unwrap_or_else(|denied| {
                         panic!("seed {seed}, step {step}: {denied:?} after a wait of `retry_after`")
                     });
                     time += wait;
@@ -354,14 +354,14 @@ mod tests {
     fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
         let hourly = Quota::per_hour(1).gcra().unwrap();
         let used = hourly.decide(GcraState::default(), 1, at(10 * SECOND)).unwrap();
-        let rule = Quota::per_second(10).gcra().unwrap();
-        assert!(rule.differs(used) && !hourly.differs(used) && !rule.differs(GcraState::default()));
-        let Denied { wait, reset } = rule.decide(used, 1, at(11 * SECOND)).unwrap_err();
+        let gcra = Quota::per_second(10).gcra().unwrap();
+        assert!(gcra.differs(used) && !hourly.differs(used) && !gcra.differs(GcraState::default()));
+        let Denied { wait, reset } = gcra.decide(used, 1, at(11 * SECOND)).unwrap_err();
         assert_eq!(wait, Duration::from_millis(100));
         let later = at(11 * SECOND + 100_000_000);
-        assert!(rule.decide(reset.unwrap(), 1, later).is_ok());
+        assert!(gcra.decide(reset.unwrap(), 1, later).is_ok());
         // The control: without the stored bound, each denial is followed by another.
-        assert_eq!(rule.decide(used, 1, later).unwrap_err().wait, wait);
+        assert_eq!(gcra.decide(used, 1, later).unwrap_err().wait, wait);
     }
 
     #[test]

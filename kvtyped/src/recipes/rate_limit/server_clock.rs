@@ -34,8 +34,8 @@ const PROBE_TTL: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(crate) struct ServerClock {
     key: RecipeKey,
-    known: Arc<Mutex<Option<Sample>>>,
-    reading: Arc<tokio::sync::Mutex<()>>,
+    last: Arc<Mutex<Option<Sample>>>,
+    refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The bounds of the server's time at a local instant.
@@ -73,11 +73,11 @@ impl ServerClock {
     pub(crate) fn new(name: &str) -> Self {
         let reader = format!("{:016x}", rand::random::<u64>());
         let key = RecipeKey::new("rate-clock", name, reader);
-        Self { key, known: Arc::default(), reading: Arc::default() }
+        Self { key, last: Arc::default(), refreshing: Arc::default() }
     }
 
-    /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the clock, the
-    /// last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for that task.
+    /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the clock,
+    /// the last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for that task.
     pub(crate) async fn refresh<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
     where
         V: crate::recipes::record::Value,
@@ -102,14 +102,14 @@ impl ServerClock {
     }
 
     async fn read_again(&self, bucket: &Bucket<RecipeRecord<TimestampProbe>>, timeout: Duration) -> Result<()> {
-        let _reading = match self.age() {
-            age if age < EXPIRE_AFTER => match self.reading.try_lock() {
-                Ok(reading) => reading,
+        let _refreshing = match self.age() {
+            age if age < EXPIRE_AFTER => match self.refreshing.try_lock() {
+                Ok(guard) => guard,
                 Err(_) => return Ok(()),
             },
             _ => {
-                let reading = tokio::time::timeout(timeout, self.reading.lock()).await;
-                reading.map_err(|_| Error::timeout(timeout))?
+                let guard = tokio::time::timeout(timeout, self.refreshing.lock()).await;
+                guard.map_err(|_| Error::timeout(timeout))?
             }
         };
         if self.age() < REFRESH_AFTER {
@@ -117,22 +117,22 @@ impl ServerClock {
         }
         check_room(bucket).await?;
         let sample = self.read(bucket, timeout).await?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(known.map_or(sample, |older| sample.and(older)));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(last.map_or(sample, |older| sample.and(older)));
         Ok(())
     }
 
     async fn read(&self, bucket: &Bucket<RecipeRecord<TimestampProbe>>, timeout: Duration) -> Result<Sample> {
         let sent = Instant::now();
-        let tick = RecipeRecord { key: self.key.clone(), value: TimestampProbe {} };
+        let probe = RecipeRecord { key: self.key.clone(), value: TimestampProbe {} };
         let revision = bucket
-            .put(&tick)
+            .put(&probe)
             .ttl(bucket.config().ttl.map_or(PROBE_TTL, |ttl| ttl.min(PROBE_TTL)))
             .timeout(timeout)
             .await?;
         let at = Instant::now();
         let stored = bucket.get(&self.key).read(Read::AtLeast(revision)).timeout(timeout).await?;
-        let stamped = stored.filter(|tick| tick.revision() == revision).map(|tick| tick.created());
+        let stamped = stored.filter(|probe| probe.revision() == revision).map(|probe| probe.created());
         let since = stamped.and_then(|stamped| stamped.duration_since(SystemTime::UNIX_EPOCH).ok());
         let since = since.ok_or_else(|| Error::unavailable("the server's time could not be read"))?;
         let earliest = nanos(since);
@@ -146,7 +146,7 @@ impl ServerClock {
     }
 
     fn sample(&self) -> Option<Sample> {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
     use crate::store::Store;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_known_gets_less_sure_with_time_and_surer_with_samples() {
+    async fn bounds_widen_with_time_and_narrow_with_samples() {
         let at = Instant::now();
         let sample = |at, earliest, latest| Sample { at, now: TimeInterval { earliest, latest } };
         let second = 1_000_000_000;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_is_read_again_when_what_is_known_of_it_is_old() {
+    async fn an_old_reading_is_refreshed() {
         let bucket: Bucket<RecipeRecord<TimestampProbe>> = Store::memory().bucket().name("clock").await.unwrap();
         let clock = ServerClock::new("a");
         let refresh = || clock.refresh(&bucket, Duration::from_secs(1));
@@ -200,7 +200,7 @@ mod tests {
 
         // While another task reads the clock, the last reading remains in use, unless it is too old.
         let second = read();
-        let _reading = clock.reading.lock().await;
+        let _refreshing = clock.refreshing.lock().await;
         tokio::time::advance(EXPIRE_AFTER - Duration::from_millis(1)).await;
         refresh().await.unwrap();
         assert_eq!(read(), second);
