@@ -100,7 +100,7 @@ pub(crate) trait Handover: fmt::Debug + Send + Sync {
     /// Records that this process acquired the lease with the write `term`.
     fn acquired(&self, term: Revision);
 
-    /// Returns the next holder, or `None` if nobody waits.
+    /// Returns the next holder, or `None` if no waiter is queued.
     fn next_holder(&self, term: Revision) -> Option<NextHolder>;
 
     /// Records that the lease passed to `next` with `write`. `request` is the request of the previous holder.

@@ -4,6 +4,7 @@
 //! lease to the first ticket with one write.
 
 pub(crate) mod locks;
+pub(crate) mod request;
 pub(crate) mod guard;
 pub(crate) mod fenced_by;
 pub(crate) mod ticket;

@@ -1,7 +1,7 @@
 //! A limited number of events in a period, across all processes.
 //!
 //! Each key has one record with the state of the algorithm (GCRA), changed by compare-and-set. All processes use the
-//! clock of the server, which each handle estimates from the timestamps of its own writes.
+//! clock of the server. A handle estimates it from the timestamps of its probe records.
 
 pub(crate) mod limiter;
 pub(crate) mod gcra;

@@ -10,23 +10,22 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
-use super::context::LeaseContext;
-use super::lease::acquire::{MayHold, acquire_detached};
-use super::lease::handle::Lease;
-use super::lease::options::lease_options;
-use super::lease::outcome::{AcquireOutcome, AcquireStatus};
-use super::lease::record::LeaseRecord;
-use super::lease::request::{AcquireRequest, ExpectedTombstone};
-use super::lease::wait;
-use super::lease::wait::{WaitLimit, poll_interval, with_timeout};
-use super::open::{awaitable_handle, location_options};
-use super::record::RecipeRecord;
+use super::slots::{PermitSlots, SlotState};
 use crate::backend::Read;
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
-use crate::revision::Revision;
+use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::acquire::{MayHold, acquire_detached};
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::outcome::{AcquireOutcome, AcquireStatus};
+use crate::recipes::lease::record::LeaseRecord;
+use crate::recipes::lease::request::{AcquireRequest, ExpectedTombstone};
+use crate::recipes::lease::wait;
+use crate::recipes::lease::wait::{WaitLimit, poll_interval, with_timeout};
+use crate::recipes::open::{awaitable_handle, location_options};
+use crate::recipes::record::RecipeRecord;
 use crate::store::Store;
-use crate::watch::Event;
 
 /// The recipe's part of a key. The parts of a semaphore are the numbers of its slots.
 const RECIPE: &str = "semaphore";
@@ -73,7 +72,7 @@ impl Store {
 ///   slots above. So the number can be changed during use, and applies once the last process has the new one.
 /// * An order. Waiters may be served in any order.
 /// * That a holder *stops acting* when its permit is lost; see [`Lease`].
-/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
+/// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 #[derive(Clone)]
 pub struct Semaphore {
     context: LeaseContext,
@@ -256,67 +255,6 @@ impl Semaphore {
 /// Returns the number of a random slot.
 fn random_slot(permits: u32) -> u32 {
     u32::try_from(crate::chance::uniform_index(permits as usize)).unwrap_or_default()
-}
-
-/// The slots, as a waiter observes them.
-struct PermitSlots {
-    ready: bool,
-    slots: Vec<SlotState>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum SlotState {
-    Taken,
-    /// No holder was observed.
-    Empty,
-    /// The last holder left this delete marker.
-    Released(Revision),
-}
-
-impl PermitSlots {
-    fn new(permits: u32) -> Self {
-        Self { ready: false, slots: vec![SlotState::Empty; permits as usize] }
-    }
-
-    fn refresh(&mut self, event: Event<RecipeRecord<LeaseRecord>>) {
-        match event {
-            Event::Put(entry) => self.observe(entry.key().part(), SlotState::Taken),
-            Event::Removed { key, revision, .. } => self.observe(key.part(), SlotState::Released(revision)),
-            Event::Undecodable { key, error, .. } => {
-                tracing::warn!(%error, "a permit cannot be taken until the record of its slot is removed");
-                // No process can take the slot until this record is removed.
-                let part = key.rsplit_once('.').map(|(_, part)| part.to_owned());
-                self.observe(&part.unwrap_or_default(), SlotState::Taken);
-            }
-            Event::Ready => self.ready = true,
-            Event::Resync => {
-                self.ready = false;
-                self.slots.fill(SlotState::Empty);
-            }
-            _ => {}
-        }
-    }
-
-    fn observe(&mut self, part: &str, state: SlotState) {
-        // A slot beyond the last belongs to a process with more permits.
-        if let Some(slot) = part.parse().ok().and_then(|slot: usize| self.slots.get_mut(slot)) {
-            *slot = state;
-        }
-    }
-
-    /// Returns a random free slot, and the delete marker to replace.
-    fn free(&self) -> Option<(u32, ExpectedTombstone)> {
-        if !self.ready {
-            return None;
-        }
-        let free = self.slots.iter().zip(0..).filter_map(|(state, slot)| match state {
-            SlotState::Taken => None,
-            SlotState::Empty => Some((slot, ExpectedTombstone::Unknown)),
-            SlotState::Released(tombstone) => Some((slot, ExpectedTombstone::Observed(*tombstone))),
-        });
-        let free: Vec<_> = free.collect();
-        free.get(crate::chance::uniform_index(free.len())).copied()
-    }
 }
 
 /// A builder that takes a permit, and waits for one if necessary; see [`Semaphore::acquire`].
