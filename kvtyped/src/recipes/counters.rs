@@ -39,8 +39,8 @@ impl Store {
     /// # Errors
     ///
     /// The first use, or awaiting the handle, returns `InvalidConfig` if the name is not a valid bucket name and
-    /// [`bucket`](Counters::bucket) sets no other. It returns `Unsupported` if a bucket of records has that name and its
-    /// settings do not fit, for example because of a `ttl`.
+    /// [`bucket`](Counters::bucket) sets no other. It returns `Unsupported` if a bucket of records has that name and
+    /// its settings do not fit, for example because of a `ttl`.
     pub fn counters(&self, name: impl Into<String>) -> Counters {
         let name = name.into();
         Counters { bucket: LazyBucket::new(BucketLocation::new(self, &name)), name, timeout: None }
@@ -265,6 +265,7 @@ impl fmt::Debug for Counters {
         f.debug_struct("Counters")
             .field("name", &self.name)
             .field("bucket", &self.bucket.name())
+            .field("server_side", &self.bucket.opened().map(|kind| matches!(kind, CounterKind::Server(_))))
             .finish_non_exhaustive()
     }
 }

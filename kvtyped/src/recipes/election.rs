@@ -73,8 +73,8 @@ impl Store {
 /// A new leader is elected, and announced to observers, only after the previous leader must have stepped down. The
 /// record of a leader ends in one of two ways. Either the leader resigns: it stops leading and then removes the record.
 /// Or the server expires the record. The server counts from the arrival of the last renewal, the leader from the moment
-/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without a network.
-/// By then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
+/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without
+/// a network. By then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
 ///
 /// # What this does not guarantee
 ///
@@ -215,7 +215,7 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     }
 }
 
-/// A leadership that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A leadership that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
 ///
 /// Dropping it resigns in the background. [`resign`](Self::resign) waits for the result.
 ///

@@ -19,8 +19,8 @@ use crate::store::Store;
 const RECIPE: &str = "ids";
 
 impl Store {
-    /// Returns a sequence of unique ids, which all processes share, in the bucket of this name. The bucket is created if
-    /// it is missing.
+    /// Returns a sequence of unique ids, which all processes share, in the bucket of this name. The bucket is created
+    /// if it is missing.
     ///
     /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle. Each handle allocates
     /// separate blocks, so keep the handle or its clones.
@@ -42,8 +42,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The first use, or awaiting the handle, returns `InvalidConfig` if the block size is zero, or if the name is not a
-    /// valid bucket name and [`bucket`](Ids::bucket) sets no other. It returns `Unsupported` if the settings of the
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the block size is zero, or if the name is not
+    /// a valid bucket name and [`bucket`](Ids::bucket) sets no other. It returns `Unsupported` if the settings of the
     /// bucket do not fit, for example because of a `ttl`.
     pub fn ids(&self, name: impl Into<String>) -> Ids {
         let name = name.into();

@@ -148,8 +148,8 @@ pub(crate) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> 
     }
     if limit_markers.is_none() {
         return unfit(
-            "a bucket with `limit_markers`, which announce that a lease expired: open it once with `.limit_markers(..)` and \
-             `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
+            "a bucket with `limit_markers`, which announce that a lease expired: open it once with `.limit_markers(..)` \
+             and `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
             "a bucket without".to_owned(),
         );
     }

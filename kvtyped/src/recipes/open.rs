@@ -98,6 +98,13 @@ impl<B> LazyBucket<B> {
     }
 }
 
+impl<B: Clone> LazyBucket<B> {
+    /// Returns the bucket if it is open.
+    pub(crate) fn opened(&self) -> Option<B> {
+        self.0.state().opened.clone()
+    }
+}
+
 impl<B: Clone + Send + 'static> LazyBucket<B> {
     /// Returns the opened bucket, and opens it if necessary. Performs no I/O if the bucket is open.
     ///
@@ -165,8 +172,7 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
     where
         F: Future<Output = Result<B>> + Send + 'static,
     {
-        let opened = self.0.state().opened.clone();
-        if let Some(opened) = opened {
+        if let Some(opened) = self.opened() {
             return Ok((opened, limit));
         }
         let open = self.get(open, |_| Ok(()));
@@ -212,8 +218,8 @@ macro_rules! location_options {
             /// Sets the maximum size in bytes of a new bucket, for accounts that require a limit.
             ///
             /// An eighth of the size stays free for renewals and expiries. When the rest is used, new leases fail with
-            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue. Less than 2,048 bytes
-            /// is refused (`InvalidConfig`).
+            /// `BucketFull`. A lease takes up to a kilobyte, and so does a ticket in a wait queue. Less than 2,048
+            /// bytes is refused (`InvalidConfig`).
             pub fn max_bytes(mut self, bytes: u64) -> Self {
                 self.$($path).+.set_max_bytes(bytes);
                 self

@@ -62,15 +62,15 @@ impl Store {
 /// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
 /// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
-/// Each member has a [`Lease`] under its id. The lease contains a value of the type `T` that describes the member. A
-/// member that leaves is removed at once. A member that dies is removed after its TTL.
+/// Each member has a [`Lease`](crate::recipes::Lease) under its id. The lease contains a value of the type `T` that
+/// describes the member. A member that leaves is removed at once. A member that dies is removed after its TTL.
 ///
 /// # What this does not guarantee
 ///
 /// * That a listed member is alive. A member that died is listed until its TTL has passed. A member that is
 ///   disconnected from the server, but still working, is not listed after its TTL.
 /// * The same members in two processes at the same time.
-/// * That an id has one holder that *acts*; see [`Lease`].
+/// * That an id has one holder that *acts*; see [`Lease`](crate::recipes::Lease).
 /// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Group<T> {
     context: LeaseContext,

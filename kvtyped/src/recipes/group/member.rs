@@ -13,13 +13,13 @@ use crate::recipes::announcement::{Announced, Announcement, announced_accessors,
 use crate::recipes::lease::handle::Lease;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 
-/// A membership. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A membership. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
 ///
 /// Dropping it leaves the group in the background. [`leave`](Self::leave) waits for the result.
 ///
 /// # What this does not guarantee
 ///
-/// See [`Group`].
+/// See [`Group`](crate::recipes::Group).
 #[must_use = "dropping the member leaves the group"]
 pub struct Member<T> {
     lease: Lease,

@@ -29,8 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// # What this does not guarantee
 ///
 /// That the holder *stops acting* when the lease is lost. A process can be paused between a check of the lease and an
-/// action, for longer than the lease lives. No lease of any system prevents that. A [fence](crate::recipes::Fence) prevents it
-/// if the target of the action checks it.
+/// action, for longer than the lease lives. No lease of any system prevents that. A [fence](crate::recipes::Fence)
+/// prevents it if the target of the action checks it.
 ///
 /// The clock is `CLOCK_MONOTONIC` on Linux, which stops while the machine is suspended. The server may expire a lease
 /// later than requested. It expires a lease earlier only if the server's clock jumps.

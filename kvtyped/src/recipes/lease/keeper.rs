@@ -95,7 +95,9 @@ impl LeaseKeeper {
                             let finished = self.complete(value, retention).await;
                             let end = match &finished {
                                 Ok(()) => LeaseState::Released,
-                                Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => LeaseState::Lost,
+                                Err(error) if error.outcome() == Outcome::Unknown || is_lost(&finished) => {
+                                    LeaseState::Lost
+                                }
                                 // The value is not stored, and will not be.
                                 Err(_) => {
                                     let _ = self.release().await;

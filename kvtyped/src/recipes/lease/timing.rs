@@ -54,8 +54,8 @@ impl LeaseTimingOptions {
 }
 
 impl LeaseTiming {
-    /// Returns the times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed over soon
-    /// even if the lease is long.
+    /// Returns the times of a ticket for a lease with these times. A ticket is short, so that a dead waiter is passed
+    /// over soon even if the lease is long.
     pub(crate) fn for_ticket(self) -> Self {
         let ttl = self.ttl.min(TTL);
         Self::defaults(ttl)

@@ -11,13 +11,13 @@ use crate::recipes::lease::handle::Lease;
 use crate::recipes::lease::record::{LeaseRecord, fence_of, time_of};
 use crate::recipes::record::RecipeRecord;
 
-/// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
 ///
 /// Dropping the guard releases the lock in the background. [`release`](Self::release) waits for the result.
 ///
 /// # What this does not guarantee
 ///
-/// See [`Locks`].
+/// See [`Locks`](crate::recipes::Locks).
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard {
     lease: Lease,

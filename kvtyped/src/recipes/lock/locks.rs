@@ -23,8 +23,8 @@ use crate::store::Store;
 impl Store {
     /// Returns a handle for locks by name, in the bucket of this name. The bucket is created if it is missing.
     ///
-    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle. Keep the handle or its
-    /// clones: each call of this function opens the bucket again.
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle. Keep the handle or
+    /// its clones: each call of this function opens the bucket again.
     ///
     /// Names are compared byte for byte: normalize case and Unicode of names that users choose.
     ///
@@ -44,9 +44,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The first use, or awaiting the handle, returns `InvalidConfig` if the times contradict each other, or if the name
-    /// is not a valid bucket name. It returns `Unsupported` if the bucket or the server does not support the TTL of single records, for example before
-    /// nats-server 2.11, or with a history of more than one revision.
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the times contradict each other, or if the
+    /// name is not a valid bucket name. It returns `Unsupported` if the bucket or the server does not support the TTL
+    /// of single records, for example before nats-server 2.11, or with a history of more than one revision.
     pub fn locks(&self, name: impl Into<String>) -> Locks {
         Locks { bucket: LazyBucket::new(BucketLocation::new(self, name)), options: LockOptions::default() }
     }
@@ -145,9 +145,9 @@ async fn holder(bucket: &LeaseBucket, key: &RecipeKey) -> Result<Option<LockHold
 /// # What this does not guarantee
 ///
 /// * That two holders never *act* at the same time. A holder that is paused, or whose request is slow, may act after
-///   its lease has passed to another holder; see [`Lease`]. If that must not happen, take the lock next to the record
-///   that it protects ([`Bucket::lock`]) and fence the writes. For an external system, pass [`fence`](Lease::fence) to
-///   it and let it refuse lower fences.
+///   its lease has passed to another holder; see [`Lease`](crate::recipes::Lease). If that must not happen, take the
+///   lock next to the record that it protects ([`Bucket::lock`]) and fence the writes. For an external system, pass
+///   [`fence`](crate::recipes::Lease::fence) to it and let it refuse lower fences.
 /// * Durability beyond that of the bucket. A server acknowledges a write before it syncs the write to disk, by default
 ///   up to two minutes before (`sync_interval`). After a loss of power, two processes may hold the same lock. If
 ///   correctness depends on the lock, use three replicas, and `sync_interval: always`.
@@ -256,7 +256,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Sets how long to wait for the lock. Without it, the call waits without a limit while another holder has the lock.
+    /// Sets how long to wait for the lock. Without it, the call waits without a limit while another holder has the
+    /// lock.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = Some(limit);
         self

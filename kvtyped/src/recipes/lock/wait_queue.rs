@@ -431,8 +431,8 @@ enum Grant {
 }
 
 impl Grant {
-    /// Starts the term of a lease that was handed over by the write with this revision. `sent_at` is set if this process
-    /// sent the write.
+    /// Starts the term of a lease that was handed over by the write with this revision. `sent_at` is set if this
+    /// process sent the write.
     fn start_term(self, request: &AcquireRequest, record: &LeaseRecord, revision: Revision, sent_at: Option<Instant>) {
         let record = LeaseRecord { ticket: None, ..record.clone() };
         match self {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// The output of the work of [`Once::run`](crate::recipes::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
 #[diagnostic::on_unimplemented(
-    message = "the work gives `{Self}`, and `{T}` or `Result<{T}, _>` is wanted",
+    message = "the work returns `{Self}`, but `{T}` or `Result<{T}, _>` is expected",
     label = "this work",
     note = "the value that is stored is the type in `store.once::<{T}>(..)`"
 )]

@@ -58,8 +58,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The first use, or awaiting the handle, returns `InvalidConfig` if the quota allows nothing or is out of range, or
-    /// if the name is not a valid bucket name and [`bucket`](RateLimiter::bucket) sets no other. It returns
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the quota allows nothing or is out of range,
+    /// or if the name is not a valid bucket name and [`bucket`](RateLimiter::bucket) sets no other. It returns
     /// `Unsupported` if the server does not support the TTL of single records (before nats-server 2.11), or if the
     /// settings of the bucket do not fit.
     pub fn rate_limiter(&self, name: impl Into<String>, quota: Quota) -> RateLimiter {
@@ -87,7 +87,8 @@ impl Store {
 ///
 /// * An exact rate across clock changes. If the server's clock is set forward, or a leader with a faster clock takes
 ///   over, a key may be allowed up to one burst more. If the clock is set back, a key may be denied for as long as two
-///   bursts take to recover, plus ten seconds. A wait of [`retry_after`](RateLimitDecision::retry_after) suffices in each case.
+///   bursts take to recover, plus ten seconds. A wait of [`retry_after`](RateLimitDecision::retry_after) suffices in
+///   each case.
 /// * A rate while processes use one name with different quotas. Each process applies its own quota, and ignores the
 ///   events of the others beyond its burst.
 /// * Fairness. Several waiters for one key may proceed in any order.

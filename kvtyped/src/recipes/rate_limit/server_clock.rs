@@ -76,8 +76,9 @@ impl ServerClock {
         Self { key, last: Arc::default(), refreshing: Arc::default() }
     }
 
-    /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the clock,
-    /// the last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for that task.
+    /// Reads the server's clock if the last reading is older than `REFRESH_AFTER`. If another task is reading the
+    /// clock, the last reading remains in use. If the last reading is older than `EXPIRE_AFTER`, the call waits for
+    /// that task.
     pub(crate) async fn refresh<V>(&self, bucket: &Bucket<RecipeRecord<V>>, timeout: Duration) -> Result<()>
     where
         V: crate::recipes::record::Value,

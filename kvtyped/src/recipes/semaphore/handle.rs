@@ -337,7 +337,7 @@ impl IntoFuture for TryAcquire {
     }
 }
 
-/// A held permit. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A held permit. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
 ///
 /// Dropping it releases the permit in the background. [`release`](Self::release) waits for the result.
 ///
