@@ -135,6 +135,16 @@ on_both_backends! {
         }
     }
 
+    async fn locks_open_a_deleted_bucket_again(world: World) {
+        let name = unique("locks");
+        let locks = world.store.locks(&name);
+        locks.lock("a").await.unwrap().release().await.unwrap();
+        world.store.delete_bucket(&name).await.unwrap();
+        let error = locks.try_lock("a").await.expect_err("the bucket is deleted");
+        assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
+        locks.try_lock("a").await.unwrap().expect("it is free").release().await.unwrap();
+    }
+
     async fn a_first_use_that_is_dropped_blocks_no_other(world: World) {
         for recipe in RECIPES {
             for polls in [1, 2, 3, 8] {

@@ -56,8 +56,8 @@
 //! | | default | relation |
 //! |---|---|---|
 //! | `ttl` | 30 s | at least 1 s (ADR-43); below 15 s it may not survive the election of a new leader |
-//! | `renew_every` | a third of `ttl`, or half of `ttl - margin` if that is shorter | `renew_every < ttl - margin` |
-//! | `margin` | a tenth of `ttl`, but at least 1 s and at most a third of `ttl` | `margin < ttl` |
+//! | `renew_every` | a third of `ttl`, or half of `ttl - safety_margin` if that is shorter | `renew_every < ttl - safety_margin` |
+//! | `safety_margin` | a tenth of `ttl`, but at least 1 s and at most a third of `ttl` | `safety_margin < ttl` |
 //!
 //! The renewal starts when the caller has the guard. A future that is polled once and never again holds a lease for at
 //! most one TTL. The work of [`Once::run`] keeps its lease while it is not polled, like an unused guard.
