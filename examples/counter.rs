@@ -18,7 +18,7 @@ async fn main() -> Result<(), Error> {
     let visits = store.counters("example_visits").await?;
     let orders = store.ids("example_orders").block(20).await?;
     let mails = store.rate_limiter("example_mails", Quota::per_second(10).burst(5)).await?;
-    println!("The server adds up itself: {}", visits.is_server_side());
+    println!("The server adds up itself: {}", visits.is_server_side().await?);
 
     let tasks = (0..TASKS).map(|task| {
         let (visits, orders, mails) = (visits.clone(), orders.clone(), mails.clone());

@@ -1,10 +1,9 @@
 //! Opening, comparing, listing, deleting and closing buckets, on the memory backend and on a server.
 
-use kvtyped::ErrorKind;
 use kvtyped::bucket::OpenBucket;
 use kvtyped::config::{Placement, Republish};
 use kvtyped::prelude::*;
-use kvtyped::{Error, Read, Storage};
+use kvtyped::{Error, ErrorKind, Read, Storage};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends, unique};

@@ -9,8 +9,7 @@ use std::time::Duration;
 use kvtyped::Filter;
 use kvtyped::codec::Text;
 use kvtyped::config::Storage;
-use kvtyped::key::KeyError;
-use kvtyped::key::ModelKey;
+use kvtyped::key::{KeyError, ModelKey};
 use kvtyped::model::SingleRevision;
 use kvtyped::prelude::*;
 

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
 use harness::{Cluster, Mode, Proxy, wait};
-use kvtyped::Error;
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use kvtyped::recipes::Leaders;
+use kvtyped::{Error, ErrorKind};
 use tokio::time::Instant;
 
 use crate::needs::needs;

@@ -6,8 +6,7 @@ use kvtyped::bucket::OpenBucket;
 use kvtyped::codec::Text;
 use kvtyped::config::Republish;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Ttl};
-use kvtyped::{Read, Storage, Version};
+use kvtyped::{ErrorKind, Read, Storage, Ttl, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

@@ -2,8 +2,7 @@
 
 use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Ttl};
-use kvtyped::{Event, Read};
+use kvtyped::{Error, ErrorKind, Event, Read, Ttl};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Session, SessionKey, World, on_both_backends};

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
-use kvtyped::Error;
-use kvtyped::ErrorKind;
 use kvtyped::codec::Text;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
 use crate::support::{Junk, RawSession, Session, SessionKey, on_both_backends, seen_as, unique};

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use harness::{Server, wait};
-use kvtyped::ErrorKind;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::bucket::OpenBucket;
 use kvtyped::config::{Placement, Republish, Source};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::prelude::*;
-use kvtyped::{Error, Read, Version};
+use kvtyped::{Error, ErrorKind, Read, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

@@ -2,8 +2,7 @@
 //! `Unsupported` and leaves no partial state.
 
 use kvtyped::prelude::*;
-use kvtyped::recipes::OnceError;
-use kvtyped::recipes::Quota;
+use kvtyped::recipes::{OnceError, Quota};
 use kvtyped::txn::TransactError;
 use kvtyped::{Error, ErrorKind, Outcome};
 
@@ -190,7 +189,7 @@ impl Feature {
             }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");
-                assert!(!counters.is_server_side());
+                assert!(!counters.is_server_side().await.unwrap());
                 assert_eq!(counters.add("home", 2).await.unwrap() + counters.add("home", -5).await.unwrap(), -1);
                 assert!(store.delete_bucket(&name).await.unwrap());
                 Vec::new()

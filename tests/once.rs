@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::join_all;
 use harness::{Mode, Proxy};
-use kvtyped::Error;
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use kvtyped::recipes::OnceError;
+use kvtyped::{Error, ErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

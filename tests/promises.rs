@@ -20,8 +20,7 @@ use std::collections::BTreeSet;
 use harness::{Mode, Proxy, Server, wait};
 use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{Error, Version};
-use kvtyped::{ErrorKind, KvModel};
+use kvtyped::{Error, ErrorKind, KvModel, Version};
 
 use crate::support::{Document, DocumentKey, World, seen_as};
 

@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 
-use kvtyped::ErrorKind;
 use kvtyped::codec::{Codec, CodecError, Text};
-
-use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use harness::{Mode, Proxy, Server, wait};
-use kvtyped::ErrorKind;
-use kvtyped::Event;
 use kvtyped::codec::Text;
 use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Event};
 
 use crate::needs::needs;
 use crate::recovery::roll;

@@ -13,6 +13,7 @@ mod foreign;
 mod expiry;
 mod golden;
 mod group;
+mod handles;
 mod holders;
 mod ids;
 mod import_circles;

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use kvtyped::Error;
-use kvtyped::ReadBucket;
 use kvtyped::bucket::{Entries, KeyStream};
 use kvtyped::prelude::*;
 use kvtyped::recipes::{
@@ -14,6 +12,7 @@ use kvtyped::recipes::{
 };
 use kvtyped::txn::{Transaction, Tx};
 use kvtyped::watch::{CacheChanges, CacheIndex, Events};
+use kvtyped::{Error, ReadBucket};
 
 use crate::layering::{files, root};
 

@@ -12,8 +12,7 @@ use harness::{Mode, Proxy, Server};
 use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
 use kvtyped::txn::{Abort, TransactError};
-use kvtyped::{Error, Read};
-use kvtyped::{ErrorKind, Storage};
+use kvtyped::{Error, ErrorKind, Read, Storage};
 
 use crate::needs::needs;
 use crate::support::{Document, DocumentKey, OLD, Session, SessionKey, World, on_both_backends, seen_as, unique};

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use kvtyped::ErrorKind;
 use kvtyped::codec::Codec;
 use kvtyped::prelude::*;
 use kvtyped::watch::Watch;
-use kvtyped::{Event, Filter};
+use kvtyped::{ErrorKind, Event, Filter};
 
 use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told};

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use kvtyped::Key;
 use kvtyped::codec::{Bytes, Codec, Json, Text};
-use kvtyped::key::KeyCodec;
-use kvtyped::key::ModelKey;
+use kvtyped::key::{KeyCodec, ModelKey};
 use kvtyped::prelude::*;
 
 use crate::measure::{Measured, pairs};

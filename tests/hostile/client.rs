@@ -4,10 +4,9 @@
 
 use std::future::IntoFuture;
 
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use kvtyped::watch::Events;
-use kvtyped::{Error, Read};
+use kvtyped::{Error, ErrorKind, Read};
 
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};

@@ -1,10 +1,9 @@
 //! Authentication methods, configured by URL and by builder.
 
 use harness::{Server, wait};
-use kvtyped::Error;
-use kvtyped::ErrorKind;
 use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 use nkeys::KeyPair;
 
 use super::authority::{self, Operator};

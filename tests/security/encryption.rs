@@ -1,10 +1,9 @@
 //! TLS: trusted CA certificates and client certificates.
 
 use harness::Server;
-use kvtyped::Error;
-use kvtyped::ErrorKind;
 use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -1,10 +1,9 @@
 //! Secrets must not appear in logs, errors and `Debug` output.
 
 use harness::{Mode, Proxy, Server};
-use kvtyped::ErrorKind;
-use kvtyped::Event;
 use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Event};
 use nkeys::KeyPair;
 
 use super::Folder;

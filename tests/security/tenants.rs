@@ -1,10 +1,9 @@
 //! Users who are restricted to a key prefix.
 
 use async_nats::ConnectOptions;
-use kvtyped::ReadBucket;
 use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
-use kvtyped::{Filter, Read};
+use kvtyped::{Filter, Read, ReadBucket};
 
 use super::PATIENT;
 use super::roles::{Denied, Site, block};

@@ -1,5 +1,5 @@
-use kvtyped::prelude::*;
 use kvtyped::Filter;
+use kvtyped::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Place {

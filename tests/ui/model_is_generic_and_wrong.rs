@@ -1,5 +1,5 @@
-use kvtyped::prelude::*;
 use kvtyped::Filter;
+use kvtyped::prelude::*;
 
 #[derive(Serialize, Deserialize, KvModel)]
 #[kv(key = "{kind}.{id}", history = 65)]

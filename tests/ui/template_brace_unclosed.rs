@@ -1,5 +1,5 @@
-use kvtyped::prelude::*;
 use kvtyped::Filter;
+use kvtyped::prelude::*;
 
 #[derive(Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant.{id}")]

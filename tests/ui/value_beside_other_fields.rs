@@ -1,5 +1,5 @@
-use kvtyped::prelude::*;
 use kvtyped::codec::Text;
+use kvtyped::prelude::*;
 
 #[derive(KvModel)]
 #[kv(key = "{name}", codec = Text)]

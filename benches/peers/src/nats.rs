@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use kvtyped::prelude::*;
 use kvtyped::{Event, Storage};
+use kvtyped::prelude::*;
 use kvtyped::recipes::Locks;
 
 use crate::record::{Session, SessionKey};

@@ -37,11 +37,6 @@ impl CounterBucket {
         Self { raw, bucket, below, timeout, closed }
     }
 
-    /// Returns the name of the bucket.
-    pub(crate) fn bucket(&self) -> &str {
-        &self.bucket
-    }
-
     /// Increments the counter and returns the new total. If the total leaves the range of `i64`, the opposite increment
     /// undoes the change.
     ///
