@@ -10,10 +10,13 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
-use super::able::{self, ServerFeatures};
-use super::api::{Api, Idempotency};
-use super::learned::PerConnection;
-use super::{commit, config, convert, echo, few, many, publish, read, record, scan, watch};
+use super::connection::per_connection::PerConnection;
+use super::context;
+use super::context::ServerFeatures;
+use super::jetstream::api::{Api, Idempotency};
+use super::jetstream::{error, message, stream_config, stream_info};
+use super::read::{get, get_many, get_matching, scan, watch};
+use super::write::{commit, publish};
 use crate::backend::{
     Batch, BucketIdentity, BucketStatus, Deadline, Dropped, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
     WatchRequest, WatchSignal, Write, detached,
@@ -62,9 +65,9 @@ pub(super) struct StreamContext {
     /// How long the server recognises the id of a stored message.
     pub(super) duplicate_window: Duration,
     /// Whether the bucket answers requests for many keys.
-    pub(super) multi_get: many::MultiGetSupport,
+    pub(super) multi_get: get_many::MultiGetSupport,
     /// Whether requests about few keys of a filter are answered.
-    pub(super) few: few::Support,
+    pub(super) few: get_matching::Support,
     /// The limit on the unacknowledged messages of a consumer: that of the stream or, once known, that of the account.
     pub(super) max_ack_pending: AtomicUsize,
     /// Whether acknowledgements were found not to reach the server, so that a consumer should have no window.
@@ -84,10 +87,11 @@ impl NatsBucket {
         let duplicate_window =
             Duration::from_nanos(raw.get("duplicate_window").and_then(Value::as_u64).unwrap_or_default());
         let owner = config.mirror.as_ref().map_or(&*config.name, |origin| &*origin.bucket);
-        let prefix = echo::mapped_prefix(&raw, &config.name).unwrap_or_else(|| config::subject_prefix(owner));
+        let prefix =
+            stream_info::mapped_prefix(&raw, &config.name).unwrap_or_else(|| stream_config::subject_prefix(owner));
         let elsewhere = config.mirror.as_ref().and_then(|origin| origin.external_api());
         let leader_api = elsewhere.map_or_else(|| api.clone(), |prefix| api.with_prefix(prefix));
-        let written = config::subject_prefix(owner);
+        let written = stream_config::subject_prefix(owner);
         let write_prefix = match leader_api.is_default() {
             true => written,
             false => format!("{}.{written}", leader_api.prefix()),
@@ -97,18 +101,18 @@ impl NatsBucket {
         let max_ack_pending = limit.unwrap_or(usize::MAX);
         let place = StreamContext {
             api: api.clone(),
-            stream: config::stream_name(&config.name),
-            leader_stream: config::stream_name(owner),
+            stream: stream_config::stream_name(&config.name),
+            leader_stream: stream_config::stream_name(owner),
             prefix,
             write_prefix,
             allow_direct: direct,
-            features: able::initial_features(api, &raw, config.mirror.is_some()),
-            reliable_multi_filter_pending: echo::server_version(&raw) >= MULTI_FILTER_PENDING_VERSION,
-            pending_includes_current: echo::server_version(&raw) < PENDING_EXCLUDES_CURRENT_VERSION,
+            features: context::initial_features(api, &raw, config.mirror.is_some()),
+            reliable_multi_filter_pending: stream_info::server_version(&raw) >= MULTI_FILTER_PENDING_VERSION,
+            pending_includes_current: stream_info::server_version(&raw) < PENDING_EXCLUDES_CURRENT_VERSION,
             leader_api,
             duplicate_window,
-            multi_get: many::MultiGetSupport::default(),
-            few: few::Support::default(),
+            multi_get: get_many::MultiGetSupport::default(),
+            few: get_matching::Support::default(),
             max_ack_pending: AtomicUsize::new(max_ack_pending),
             flow_window_disabled: AtomicBool::new(false),
             window: AtomicU32::new(WINDOW.0),
@@ -153,7 +157,7 @@ impl StreamContext {
     /// Returns the subject of a key in the leader's stream.
     pub(super) fn leader_subject(&self, key: &Key) -> String {
         match self.config.mirror {
-            Some(ref origin) => format!("{}{key}", config::subject_prefix(&origin.bucket)),
+            Some(ref origin) => format!("{}{key}", stream_config::subject_prefix(&origin.bucket)),
             None => self.subject(key),
         }
     }
@@ -161,13 +165,13 @@ impl StreamContext {
     /// Returns the subject prefix of the entries in the leader's stream.
     pub(super) fn leader_prefix(&self) -> String {
         match self.config.mirror {
-            Some(ref origin) => config::subject_prefix(&origin.bucket),
+            Some(ref origin) => stream_config::subject_prefix(&origin.bucket),
             None => self.prefix.clone(),
         }
     }
 
     /// Requests the newest message of a key from the leader.
-    pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<record::StoredMessage>> {
+    pub(super) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<message::StoredMessage>> {
         self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
     }
 
@@ -176,7 +180,7 @@ impl StreamContext {
         let info = self.leader_api.stream(self.origin_bucket(), deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let last = info["state"]["last_seq"].as_u64();
-        last.map(Revision::new).ok_or_else(|| convert::backend("the stream information lacks the state"))
+        last.map(Revision::new).ok_or_else(|| error::backend("the stream information lacks the state"))
     }
 
     /// Returns the window of a consumer that needs none. A stream that limits `max_ack_pending` refuses a consumer
@@ -204,14 +208,14 @@ impl StreamContext {
         match self.leader_api.call(&verb, Some(&which), Idempotency::Idempotent, deadline).await? {
             Ok(answer) => Ok(answer["purged"].as_u64().unwrap_or_default()),
             Err(error) if error.is_stream_not_found() => Err(Error::new(ErrorKind::BucketNotFound)),
-            Err(error) => Err(convert::from_api_error(error)),
+            Err(error) => Err(error::from_api_error(error)),
         }
     }
 
     async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
         let info = self.api.stream(&self.config.name, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        echo::status(info)
+        stream_info::status(info)
     }
 }
 
@@ -245,7 +249,7 @@ impl RawBucket for NatsBucket {
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
-        read::read(&self.place, key, at, deadline).boxed()
+        get::read(&self.place, key, at, deadline).boxed()
     }
 
     fn read_many<'a>(
@@ -254,7 +258,7 @@ impl RawBucket for NatsBucket {
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
-        many::read_many(&self.place, keys, read, deadline).boxed()
+        get_many::read_many(&self.place, keys, read, deadline).boxed()
     }
 
     fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {

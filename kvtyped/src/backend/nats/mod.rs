@@ -30,46 +30,18 @@
 //! | `convert`, `codes` | conversion of errors of the server and of the client to errors of this crate |
 //! | `probe` | parsers of untrusted bytes, for tests without a server |
 
-mod able;
-mod api;
+mod write;
+mod read;
+mod jetstream;
+mod connection;
+mod context;
 mod bucket;
-mod codes;
-mod commit;
-mod config;
-mod connect;
-mod consumer;
-mod convert;
-mod count;
-mod credentials;
-mod delivery;
-mod doubt;
-mod echo;
-mod facts;
-mod few;
-mod file;
-mod learned;
-mod link;
-mod listing;
-mod lookout;
-mod many;
-mod options;
-mod parcel;
+mod counters;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
-pub mod probe;
-mod proof;
-mod publish;
-mod read;
-mod record;
-mod regular;
-mod replies;
-mod scan;
-mod target;
-mod tls;
-mod watch;
-mod wire;
+pub mod fuzzing;
 
-pub use self::options::NatsOptions;
+pub use self::connection::options::NatsOptions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -79,12 +51,13 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
-use self::api::{Api, Idempotency};
 use self::bucket::NatsBucket;
-use self::connect::Connector;
-use self::count::NatsCounters;
-use self::learned::PerConnection;
-use self::wire::Connection;
+use self::connection::connect::Connector;
+use self::connection::connection::Connection;
+use self::connection::per_connection::PerConnection;
+use self::counters::NatsCounters;
+use self::jetstream::api::{Api, Idempotency};
+use self::jetstream::{api, error, regular, stream_config, stream_info};
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -187,56 +160,56 @@ impl NatsBackend {
     async fn create_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
         let able = self.check_name(deadline).await?;
-        config::check(&config, &able)?;
+        stream_config::check(&config, &able)?;
         let config = config.with_defaults(able.key_ttl, able.atomic);
         // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
         }
-        let wanted = Value::Object(config::to_stream_config(&config));
-        let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
+        let wanted = Value::Object(stream_config::to_stream_config(&config));
+        let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(convert::from_config_error)?;
+        let info = answer.map_err(error::from_config_error)?;
         self.verify_applied(info, &config, &able)
     }
 
     async fn update_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
         let able = self.check_name(deadline).await?;
-        config::check(&config, &able)?;
+        stream_config::check(&config, &able)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (now, raw) = echo::parse_config(&info)?;
-        if echo::normalize(&config).differences(&now).is_empty() {
-            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, echo::created(&info)?)));
+        let (now, raw) = stream_info::parse_config(&info)?;
+        if stream_info::normalize(&config).differences(&now).is_empty() {
+            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, stream_info::created(&info)?)));
         }
         let mut wanted = raw.clone();
         regular::repair(&config.name, &mut wanted);
-        config::merge_update(&config, &mut wanted);
-        let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
+        stream_config::merge_update(&config, &mut wanted);
+        let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(convert::from_config_error)?;
+        let info = answer.map_err(error::from_config_error)?;
         self.verify_applied(info, &config, &able)
     }
 
     /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
     /// setting that it does not know.
     fn verify_applied(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
-        let (config, raw) = echo::parse_config(&info)?;
-        if let Some(difference) = echo::normalize(wanted).differences(&config).first() {
+        let (config, raw) = stream_info::parse_config(&info)?;
+        if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
                 format!("{}, which made it {}", able.backend, difference.found),
             ));
         }
-        Ok(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?)))
+        Ok(Arc::new(NatsBucket::new(&self.api, config, raw, stream_info::created(&info)?)))
     }
 
     async fn open_stream(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
-        let (config, raw) = echo::parse_config(&info)?;
-        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?))))
+        let (config, raw) = stream_info::parse_config(&info)?;
+        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, stream_info::created(&info)?))))
     }
 
     async fn delete_stream(&self, name: &str, deadline: Deadline) -> Result<bool> {
@@ -244,15 +217,15 @@ impl NatsBackend {
         match self.api.stream(name, deadline).await {
             Ok(None) => return Ok(false),
             // A stream that is not a bucket was not created by this crate, so it is not deleted.
-            Ok(Some(info)) => drop(echo::parse_config(&info)?),
+            Ok(Some(info)) => drop(stream_info::parse_config(&info)?),
             Err(error) if error.is_denied() => {}
             Err(error) => return Err(error),
         }
-        let verb = format!("STREAM.DELETE.{}", config::stream_name(name));
+        let verb = format!("STREAM.DELETE.{}", stream_config::stream_name(name));
         match self.api.call(&verb, None, Idempotency::AtMostOnce, deadline).await? {
             Ok(_) => Ok(true),
             Err(error) if error.is_stream_not_found() => Ok(false),
-            Err(error) => Err(convert::from_api_error(error)),
+            Err(error) => Err(error::from_api_error(error)),
         }
     }
 
@@ -265,7 +238,7 @@ impl NatsBackend {
     ) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let mut config = config;
-        config.history.get_or_insert(count::DEFAULT_HISTORY);
+        config.history.get_or_insert(counters::DEFAULT_HISTORY);
         let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
@@ -274,13 +247,13 @@ impl NatsBackend {
                 // request them.
                 None if !self.check_name(deadline).await?.counters => return Ok(None),
                 None => {
-                    let wanted = Value::Object(config::to_counter_config(&config));
-                    let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
+                    let wanted = Value::Object(stream_config::to_counter_config(&config));
+                    let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
                     match self
                         .api
                         .call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline)
                         .await?
-                        .map_err(convert::from_config_error)
+                        .map_err(error::from_config_error)
                     {
                         Ok(info) => info,
                         // Another client created the stream since the lookup: look again.
@@ -291,11 +264,11 @@ impl NatsBackend {
                     }
                 }
             };
-            let (found, raw) = echo::parse_config(&info)?;
-            if !config::has_counters(&raw) {
+            let (found, raw) = stream_info::parse_config(&info)?;
+            if !stream_config::has_counters(&raw) {
                 return Ok(None);
             }
-            let bucket = NatsBucket::new(&self.api, found, raw, echo::created(&info)?);
+            let bucket = NatsBucket::new(&self.api, found, raw, stream_info::created(&info)?);
             return Ok(Some(Arc::new(NatsCounters::new(bucket.into_context()))));
         }
     }
@@ -307,9 +280,11 @@ impl NatsBackend {
             // Asking for `$KV.>` would leave out mirrors, which have no subjects.
             let asked = json!({ "offset": offset });
             let answer = self.api.call("STREAM.NAMES", Some(&asked), Idempotency::Idempotent, deadline).await?;
-            let answer = answer.map_err(convert::from_api_error)?;
+            let answer = answer.map_err(error::from_api_error)?;
             let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
-            names.extend(page.iter().filter_map(Value::as_str).filter_map(config::bucket_name).map(str::to_owned));
+            names.extend(
+                page.iter().filter_map(Value::as_str).filter_map(stream_config::bucket_name).map(str::to_owned),
+            );
             offset += page.len();
             if page.is_empty() || offset as u64 >= answer["total"].as_u64().unwrap_or_default() {
                 names.sort_unstable();
@@ -332,7 +307,7 @@ impl NatsBackend {
         let is_bucket = |name: String| async move {
             let soon = Deadline::after(deadline.remaining().min(LOOK));
             let is_bucket = match self.api.stream(&name, soon).await {
-                Ok(info) => info.is_some_and(|info| echo::parse_config(&info).is_ok()),
+                Ok(info) => info.is_some_and(|info| stream_info::parse_config(&info).is_ok()),
                 Err(_) => true,
             };
             is_bucket.then_some(name)

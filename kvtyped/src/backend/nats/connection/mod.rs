@@ -1,0 +1,10 @@
+pub(super) mod secret_file;
+pub(super) mod tls;
+pub(super) mod credentials;
+pub(super) mod connect;
+pub(super) mod url;
+pub(super) mod options;
+pub(super) mod link;
+pub(super) mod per_connection;
+pub(super) mod ticker;
+pub(super) mod connection;

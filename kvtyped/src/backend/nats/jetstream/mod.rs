@@ -1,0 +1,10 @@
+pub(super) mod delivery;
+pub(super) mod consumer;
+pub(super) mod message;
+pub(super) mod stream_state;
+pub(super) mod stream_info;
+pub(super) mod stream_config;
+pub(super) mod regular;
+pub(super) mod error;
+pub(super) mod error_code;
+pub(super) mod api;
