@@ -6,11 +6,12 @@ use async_nats::{Message, ServerAddr};
 use serde_json::Value;
 
 use super::connection::url::ServerUrl;
-use super::counters;
+use super::jetstream::api;
+use super::jetstream::counter_value;
 use super::jetstream::delivery::Delivery;
 use super::jetstream::message::StoredMessage;
+use super::jetstream::stream_info;
 use super::jetstream::stream_state::StreamState;
-use super::jetstream::{api, stream_info};
 use crate::backend::RawEntry;
 use crate::error::Result;
 use crate::revision::Revision;
@@ -39,11 +40,11 @@ pub fn leader(message: Value, prefix: &str) -> Result<RawEntry> {
 ///
 /// Returns the error that a watch returns.
 pub fn parse_delivered(message: Message, prefix: &str) -> Result<Option<RawEntry>> {
-    let Some((revision, created)) = parse_url(&message) else { return Ok(None) };
+    let Some((revision, created)) = parse_reply_subject(&message) else { return Ok(None) };
     StoredMessage::new(message, revision, created).entry(prefix).map(Some)
 }
 
-fn parse_url(message: &Message) -> Option<(Revision, SystemTime)> {
+fn parse_reply_subject(message: &Message) -> Option<(Revision, SystemTime)> {
     let delivery = message.reply.as_deref().and_then(Delivery::parse)?;
     Some((delivery.revision, delivery.created))
 }
@@ -54,14 +55,14 @@ fn parse_url(message: &Message) -> Option<(Revision, SystemTime)> {
 ///
 /// Returns `Backend` if the value is not a total.
 pub fn parse_total(payload: &[u8]) -> Result<i128> {
-    counters::total(payload)
+    counter_value::parse_total(payload)
 }
 
 /// Parses a reply of the JetStream API in every possible way. Returns whether it is the information of a bucket.
 pub fn is_information(payload: &[u8]) -> bool {
     let Ok(Ok(info)) = api::parse(payload) else { return false };
-    let facts = StreamState::parse(&info).is_some();
-    stream_info::status(info).is_ok() && facts
+    let has_state = StreamState::parse(&info).is_some();
+    stream_info::status(info).is_ok() && has_state
 }
 
 /// Returns the servers that a URL names, without their users.
@@ -70,6 +71,6 @@ pub fn is_information(payload: &[u8]) -> bool {
 ///
 /// Returns `InvalidConfig` if the URL is invalid.
 pub fn servers(url: &str) -> Result<Vec<String>> {
-    let target = ServerUrl::parse(url)?;
-    Ok(target.servers.iter().map(ServerAddr::as_url_str).map(str::to_owned).collect())
+    let url = ServerUrl::parse(url)?;
+    Ok(url.servers.iter().map(ServerAddr::as_url_str).map(str::to_owned).collect())
 }

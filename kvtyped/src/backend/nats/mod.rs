@@ -7,39 +7,28 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `options`, `target` | connection options, from a builder and from a URL |
-//! | `credentials`, `tls`, `file` | authentication, TLS, and files with secrets |
-//! | `connect` | creation of clients from the options |
-//! | `link` | the client of a connection, and its replacement when its task ends |
-//! | `wire`, `lookout` | requests on a connection, and the shared timer that wakes them |
-//! | `api` | the JetStream API: JSON requests and replies |
-//! | `able`, `learned` | the features of the server that takes the writes of a bucket, cached per connection |
-//! | `config`, `echo` | conversion of a bucket's settings to a stream configuration, and back |
-//! | `regular` | the settings that every stream of a bucket has: comparison and repair |
-//! | `bucket` | the location of a bucket: its stream, subjects and leader |
-//! | `facts` | the state of a stream according to its leader |
-//! | `publish`, `doubt` | the write path, and the recovery of a write whose acknowledgement was lost |
-//! | `count` | counters that the server adds up (ADR-49) |
-//! | `commit`, `parcel` | atomic batches, and their messages |
-//! | `read` | reads of one entry |
-//! | `replies`, `many` | reads of many keys by name |
-//! | `consumer`, `delivery`, `listing` | ordered consumers, their messages, and the progress of a listing |
-//! | `scan` | listings of matching keys |
-//! | `watch`, `proof` | watch sessions, and the proof that a resumed session missed no removal |
-//! | `record` | decoding of stored messages |
-//! | `convert`, `codes` | conversion of errors of the server and of the client to errors of this crate |
-//! | `probe` | parsers of untrusted bytes, for tests without a server |
+//! | `connection` | from a URL to requests on a connection |
+//! | `jetstream` | the protocol: streams, stored messages, consumers and error codes |
+//! | `multi_get_support` | the support of a bucket for requests for many entries |
+//! | `context` | the location of a bucket: its stream, subjects, leader and features |
+//! | `read` | reads, scans and watch sessions |
+//! | `write` | writes, batches and increments, and the recovery of lost acknowledgements |
+//! | `bucket`, `counters` | the backend interface of one bucket, and of the counters of one stream |
+//! | `fuzzing` | parsers of untrusted bytes, for tests without a server |
+//!
+//! Each module imports only from modules above it. The files of a folder are listed in its `mod.rs` in the same order.
 
-mod write;
-mod read;
-mod jetstream;
+mod bucket;
 mod connection;
 mod context;
-mod bucket;
 mod counters;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod jetstream;
+mod multi_get_support;
+mod read;
+mod write;
 
 pub use self::connection::options::NatsOptions;
 
@@ -49,15 +38,18 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::bucket::NatsBucket;
 use self::connection::connect::Connector;
 use self::connection::connection::Connection;
+use self::connection::options::DEFAULT_PREFIX;
 use self::connection::per_connection::PerConnection;
+use self::context::StreamContext;
 use self::counters::NatsCounters;
 use self::jetstream::api::{Api, Idempotency};
-use self::jetstream::{api, error, regular, stream_config, stream_info};
+use self::jetstream::error::ApiError;
+use self::jetstream::{regular, stream_config, stream_info};
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -129,7 +121,7 @@ impl NatsBackend {
     /// belongs to the application, so a subject that the server denies shows as a `Timeout` rather than as
     /// `PermissionDenied`. The `ping_interval` of the client decides how soon a hung server is detected.
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::with_connection(Connection::over(client, false), api::DEFAULT_PREFIX.into(), false)
+        Self::with_connection(Connection::over(client, false), DEFAULT_PREFIX.into(), false)
     }
 
     /// Creates a backend as [`from_client`](Self::from_client) does, in another JetStream domain or account.
@@ -169,7 +161,7 @@ impl NatsBackend {
         let wanted = Value::Object(stream_config::to_stream_config(&config));
         let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(error::from_config_error)?;
+        let info = answer.map_err(ApiError::into_config_error)?;
         self.verify_applied(info, &config, &able)
     }
 
@@ -181,14 +173,14 @@ impl NatsBackend {
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         let (now, raw) = stream_info::parse_config(&info)?;
         if stream_info::normalize(&config).differences(&now).is_empty() {
-            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, stream_info::created(&info)?)));
+            return self.bucket(now, &raw, &info);
         }
         let mut wanted = raw.clone();
         regular::repair(&config.name, &mut wanted);
         stream_config::merge_update(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
         let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(error::from_config_error)?;
+        let info = answer.map_err(ApiError::into_config_error)?;
         self.verify_applied(info, &config, &able)
     }
 
@@ -202,14 +194,20 @@ impl NatsBackend {
                 format!("{}, which made it {}", able.backend, difference.found),
             ));
         }
-        Ok(Arc::new(NatsBucket::new(&self.api, config, raw, stream_info::created(&info)?)))
+        self.bucket(config, &raw, &info)
+    }
+
+    /// Creates the handle to a bucket from its settings and the information of its stream.
+    fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
+        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?);
+        Ok(Arc::new(NatsBucket::new(context)))
     }
 
     async fn open_stream(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
         let (config, raw) = stream_info::parse_config(&info)?;
-        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, stream_info::created(&info)?))))
+        self.bucket(config, &raw, &info).map(Some)
     }
 
     async fn delete_stream(&self, name: &str, deadline: Deadline) -> Result<bool> {
@@ -225,7 +223,7 @@ impl NatsBackend {
         match self.api.call(&verb, None, Idempotency::AtMostOnce, deadline).await? {
             Ok(_) => Ok(true),
             Err(error) if error.is_stream_not_found() => Ok(false),
-            Err(error) => Err(error::from_api_error(error)),
+            Err(error) => Err(error.into_error()),
         }
     }
 
@@ -253,7 +251,7 @@ impl NatsBackend {
                         .api
                         .call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline)
                         .await?
-                        .map_err(error::from_config_error)
+                        .map_err(ApiError::into_config_error)
                     {
                         Ok(info) => info,
                         // Another client created the stream since the lookup: look again.
@@ -268,8 +266,8 @@ impl NatsBackend {
             if !stream_config::has_counters(&raw) {
                 return Ok(None);
             }
-            let bucket = NatsBucket::new(&self.api, found, raw, stream_info::created(&info)?);
-            return Ok(Some(Arc::new(NatsCounters::new(bucket.into_context()))));
+            let context = StreamContext::new(&self.api, found, &raw, stream_info::created(&info)?);
+            return Ok(Some(Arc::new(NatsCounters::new(Arc::new(context)))));
         }
     }
 
@@ -280,7 +278,7 @@ impl NatsBackend {
             // Asking for `$KV.>` would leave out mirrors, which have no subjects.
             let asked = json!({ "offset": offset });
             let answer = self.api.call("STREAM.NAMES", Some(&asked), Idempotency::Idempotent, deadline).await?;
-            let answer = answer.map_err(error::from_api_error)?;
+            let answer = answer.map_err(ApiError::into_error)?;
             let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
             names.extend(
                 page.iter().filter_map(Value::as_str).filter_map(stream_config::bucket_name).map(str::to_owned),

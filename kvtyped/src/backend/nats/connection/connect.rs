@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 
-use super::connection::PermissionViolations;
 use super::options::NatsOptions;
+use super::tls::{self, Tls};
 use super::url::ServerUrl;
-use crate::backend::nats::jetstream::error;
-use crate::error::{Error, Result};
+use super::violations::PermissionViolations;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The interval of pings to the server. A connection is given up after three intervals without a reply.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ impl Connector {
                 match connect.clone().connect(self.servers.as_slice()).await {
                     Err(error) if error.kind() == ConnectErrorKind::TimedOut => {}
                     connected => {
-                        return connected.map_err(|e| error::from_connect_error(e, &self.servers, &self.options.tls));
+                        return connected.map_err(|e| from_connect_error(e, &self.servers, &self.options.tls));
                     }
                 }
             }
@@ -104,7 +104,7 @@ impl Connector {
                     Event::ServerError(ServerError::Other(text)) => reported.report(&text),
                     Event::Disconnected => reported.remove(),
                     Event::Connected => reported.refuse(false),
-                    Event::ClientError(ClientError::Other(text)) => reported.refuse(error::is_auth_error(&text)),
+                    Event::ClientError(ClientError::Other(text)) => reported.refuse(is_auth_error(&text)),
                     _ => {}
                 }
                 std::future::ready(())
@@ -113,5 +113,30 @@ impl Connector {
             Some(inbox) => connect.custom_inbox_prefix(inbox),
             None => connect,
         })
+    }
+}
+
+/// Returns whether reconnecting failed because of the credentials. The client reports the kind of the error only as
+/// text.
+fn is_auth_error(text: &str) -> bool {
+    [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
+        .iter()
+        .any(|kind| kind.to_string() == text)
+}
+
+/// Converts a connection error. The message names the servers without their users.
+fn from_connect_error(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
+    if let Some(why) = tls::explain(&error, tls) {
+        return why.caused_by(error);
+    }
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            Error::new(ErrorKind::Unauthorized)
+        }
+        ConnectErrorKind::ServerParse => Error::invalid_config("the server URL is invalid"),
+        _ => {
+            let servers: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+            Error::unavailable(format!("no connection to {}", servers.join(", "))).caused_by(error)
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! Requests on a connection, and the reasons for a missing reply.
 
-use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use async_nats::{Client, HeaderMap, Message, Request, RequestError, RequestErrorKind, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -16,9 +14,10 @@ use tokio::time::Instant;
 
 use super::connect::Connector;
 use super::link::Links;
+use super::reply::{AwaitReply, Reply};
 use super::ticker::{SharedTicker, TICK};
+use super::violations::{PermissionViolation, PermissionViolations};
 use crate::backend::Deadline;
-use crate::backend::nats::jetstream::error;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long closing waits for the replies to requests in flight.
@@ -30,13 +29,6 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long a reply may still arrive after the server denied a request on the same subject.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long the subscription for replies stays denied before a request reconnects the client. A server does not
-/// announce that it allows the subscription again.
-const DEAF: Duration = Duration::from_secs(2);
-
-/// The number of recent denials that are kept for requests that check later.
-const DENIALS: usize = 64;
-
 /// The maximum number of unanswered batches of one connection. A server accepts up to 50 batches of all clients for a
 /// bucket, and processes one after the other.
 const BATCHES: usize = 32;
@@ -47,7 +39,7 @@ pub(crate) struct Connection {
     violations: Option<Arc<PermissionViolations>>,
     /// Whether to avoid requests that permissions cannot limit to some keys.
     restricted: bool,
-    lookout: Arc<SharedTicker>,
+    ticker: Arc<SharedTicker>,
     closed: AtomicBool,
     /// Shared with every request in flight.
     in_flight: Arc<()>,
@@ -55,24 +47,6 @@ pub(crate) struct Connection {
     batches: Semaphore,
     /// Held while the messages of a batch are sent, so that one connection has at most one incomplete batch.
     batch_send: Mutex<()>,
-}
-
-/// The result of a request.
-pub(crate) enum Reply {
-    /// The reply of the server.
-    Message(Message),
-    /// No subscription matches the subject, so the request was not received.
-    NoResponders,
-    /// The server denied this user the subject, and dropped the request.
-    PermissionDenied(String),
-    /// The request was never sent, and the connection is closed for good.
-    Closed,
-    /// The request was never sent: it is too large, or its subject is invalid.
-    NotSent(RequestError),
-    /// The connection of the request broke. A reply may still arrive.
-    Disconnected,
-    /// No reply arrived in time. It may still arrive.
-    TimedOut,
 }
 
 impl Connection {
@@ -89,12 +63,12 @@ impl Connection {
     }
 
     fn new(links: Links, violations: Option<Arc<PermissionViolations>>, restricted: bool) -> Self {
-        let lookout = violations.as_ref().map(|violations| Arc::clone(&violations.lookout)).unwrap_or_default();
+        let ticker = violations.as_ref().map(|violations| violations.ticker()).unwrap_or_default();
         Self {
             links,
             violations,
             restricted,
-            lookout,
+            ticker,
             closed: AtomicBool::new(false),
             in_flight: Arc::new(()),
             batches: Semaphore::new(BATCHES),
@@ -120,7 +94,7 @@ impl Connection {
     /// Subscribes to denials, for a caller that waits on a subscription. Returns `None` for a client of the
     /// application.
     pub(crate) fn denials(&self) -> Option<broadcast::Receiver<PermissionViolation>> {
-        self.violations.as_ref().map(|violations| violations.sender.subscribe())
+        self.violations.as_ref().map(|violations| violations.subscribe())
     }
 
     /// Waits for a permit to send a batch.
@@ -139,9 +113,7 @@ impl Connection {
 
     /// Reconnects if the subscription for replies has been denied for a while.
     fn listen_again(self: &Arc<Self>) {
-        let Some(violations) = &self.violations else { return };
-        let Some(since) = violations.inbox.load_full().map(|denied| denied.at) else { return };
-        if since.elapsed() < DEAF || violations.reconnects.swap(true, Ordering::Relaxed) {
+        if !self.violations.as_ref().is_some_and(|violations| violations.should_reconnect()) {
             return;
         }
         tracing::debug!("the subscription for replies is denied; reconnecting, because it may be allowed again");
@@ -318,19 +290,28 @@ impl InFlight {
         self.ready = self.replies.next().now_or_never().flatten();
     }
 
-    /// Waits for the next reply until the given time.
-    pub(crate) async fn wait(&mut self, until: Instant) -> Reply {
+    fn poll_violations(&mut self) {
+        let Some(violations) = &self.wire.violations else { return };
+        if self.denied.is_none() {
+            let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
+            self.denied = denied.map(|subject| (subject, Instant::now() + GRACE));
+        }
+    }
+}
+
+impl AwaitReply for InFlight {
+    async fn wait(&mut self, until: Instant) -> Reply {
         let wire = Arc::clone(&self.wire);
         loop {
             // Registers before the check, so that a denial after the check wakes this wait.
-            let mut look = pin!(wire.lookout.next());
+            let mut look = pin!(wire.ticker.next());
             self.poll_violations();
             let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
             let soon = enough.saturating_duration_since(Instant::now()) <= 2 * TICK;
             tokio::select! {
                 biased;
                 reply = next(&mut self.ready, &mut self.replies) => {
-                    let answer = error::from_request_result(reply);
+                    let answer = Reply::from_result(reply);
                     // The message was never sent, so it can be sent on the next connection.
                     if matches!(answer, Reply::Closed) && wire.ended().is_ok() {
                         return Reply::NoResponders;
@@ -364,14 +345,6 @@ impl InFlight {
             }
         }
     }
-
-    fn poll_violations(&mut self) {
-        let Some(violations) = &self.wire.violations else { return };
-        if self.denied.is_none() {
-            let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
-            self.denied = denied.map(|subject| (subject, Instant::now() + GRACE));
-        }
-    }
 }
 
 async fn next(
@@ -384,170 +357,5 @@ async fn next(
     match replies.next().await {
         Some(reply) => reply,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits until the server denies this subject.
-pub(crate) async fn wait_denied(
-    denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
-    subject: &str,
-) -> String {
-    wait_denied_any(denials, |denied| denied == subject).await
-}
-
-/// Waits until the server denies one of these subjects.
-pub(crate) async fn wait_denied_any(
-    denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
-    of: impl Fn(&str) -> bool,
-) -> String {
-    while let Some(receiver) = denials {
-        match receiver.recv().await {
-            Ok(violation) if of(&violation.subject) => return violation.subject,
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => *denials = None,
-        }
-    }
-    std::future::pending().await
-}
-
-/// A subject that the server denied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PermissionViolation {
-    pub(crate) subject: String,
-    is_subscription: bool,
-}
-
-impl PermissionViolation {
-    /// Parses `Permissions Violation for Publish to "$KV.b.k"`.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, what) = text.split_once("ermissions Violation for ")?;
-        let subject = what.split('"').nth(1)?;
-        Some(Self { subject: subject.to_owned(), is_subscription: what.starts_with("Subscription") })
-    }
-}
-
-/// The subjects that the server denied. All waiting requests are notified, because the server does not say which
-/// request it denied.
-pub(crate) struct PermissionViolations {
-    /// Notifies callers that wait on a subscription.
-    sender: broadcast::Sender<PermissionViolation>,
-    /// The most recent denials, for requests that check later.
-    last: std::sync::Mutex<VecDeque<PermissionViolation>>,
-    /// The total number of denials.
-    count: AtomicU64,
-    /// The denied subscription for all replies, if any. The server reports this denial only once.
-    inbox: ArcSwapOption<DeniedInbox>,
-    /// Whether a reconnect was requested because of the denial.
-    reconnects: AtomicBool,
-    /// Whether the last attempt to reconnect was refused because of the credentials.
-    unauthorized: AtomicBool,
-    lookout: Arc<SharedTicker>,
-}
-
-/// The subscription for replies that the server denied.
-struct DeniedInbox {
-    subject: String,
-    at: Instant,
-}
-
-impl Default for PermissionViolations {
-    fn default() -> Self {
-        Self {
-            sender: broadcast::channel(DENIALS).0,
-            last: std::sync::Mutex::default(),
-            count: AtomicU64::new(0),
-            inbox: ArcSwapOption::empty(),
-            reconnects: AtomicBool::new(false),
-            unauthorized: AtomicBool::new(false),
-            lookout: Arc::default(),
-        }
-    }
-}
-
-impl PermissionViolations {
-    /// Records a denial that the server reported.
-    pub(crate) fn report(&self, text: &str) {
-        let Some(violation) = PermissionViolation::parse(text) else { return };
-        tracing::debug!(subject = violation.subject, "the server denies a subject");
-        // The replies to requests arrive under one subscription with this suffix.
-        if violation.is_subscription && violation.subject.ends_with(".*") {
-            self.inbox.store(Some(Arc::new(DeniedInbox { subject: violation.subject.clone(), at: Instant::now() })));
-        }
-        {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.len() == DENIALS {
-                last.pop_front();
-            }
-            last.push_back(violation.clone());
-            self.count.fetch_add(1, Ordering::Release);
-        }
-        self.lookout.tick_now();
-        // An error means that there is no receiver.
-        let _ = self.sender.send(violation);
-    }
-
-    /// Forgets the denied subscription for replies. Another connection may be allowed to subscribe. If not, the server
-    /// reports the denial again.
-    pub(crate) fn remove(&self) {
-        self.inbox.store(None);
-        self.reconnects.store(false, Ordering::Relaxed);
-    }
-
-    /// Records whether reconnecting was refused because of the credentials.
-    pub(crate) fn refuse(&self, unauthorized: bool) {
-        self.unauthorized.store(unauthorized, Ordering::Relaxed);
-    }
-
-    fn unauthorized(&self) -> bool {
-        self.unauthorized.load(Ordering::Relaxed)
-    }
-
-    /// Returns the total number of denials.
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Returns this subject if it was denied since the count in `looked`, and updates that count.
-    fn since(&self, looked: &mut u64, subject: &str) -> Option<String> {
-        if self.count() == *looked {
-            return None;
-        }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = self.count() - *looked;
-        *looked += news;
-        let news = usize::try_from(news).unwrap_or(usize::MAX);
-        last.iter().rev().take(news).any(|denied| denied.subject == subject).then(|| subject.to_owned())
-    }
-
-    fn inbox(&self) -> Option<String> {
-        self.inbox.load().as_ref().map(|inbox| inbox.subject.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_violation_is_read_from_what_the_server_says() {
-        let publish = PermissionViolation::parse(r#"Permissions Violation for Publish to "$KV.b.t2.k""#);
-        assert_eq!(publish, Some(PermissionViolation { subject: "$KV.b.t2.k".into(), is_subscription: false }));
-        let inbox = PermissionViolation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
-        assert_eq!(inbox, Some(PermissionViolation { subject: "_INBOX.x.*".into(), is_subscription: true }));
-        assert_eq!(PermissionViolation::parse("Stale Connection"), None);
-    }
-
-    #[test]
-    fn a_denial_is_told_to_those_who_asked_before_it_and_once() {
-        let violations = PermissionViolations::default();
-        let denied = |subject: &str| violations.report(&format!("Permissions Violation for Publish to \"{subject}\""));
-        denied("a");
-        let (mut one, mut other) = (violations.count(), violations.count());
-        assert_eq!(violations.since(&mut one, "a"), None);
-        denied("b");
-        assert_eq!(violations.since(&mut one, "b").as_deref(), Some("b"));
-        assert_eq!(violations.since(&mut one, "b"), None);
-        (0..DENIALS - 1).for_each(|_| denied("c"));
-        assert_eq!(violations.since(&mut other, "b").as_deref(), Some("b"));
     }
 }

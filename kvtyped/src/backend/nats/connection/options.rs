@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::credentials::Credentials;
 use super::secret_file::SecretFile;
 use super::tls::Tls;
-use crate::backend::nats::jetstream::api;
 use crate::error::{Error, Result};
+
+/// The API prefix of the connected account and server.
+pub(crate) const DEFAULT_PREFIX: &str = "$JS.API";
 
 /// Options for the connection to JetStream. Their `Debug` shows no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -178,7 +180,7 @@ impl NatsOptions {
     /// Returns the prefix of the JetStream API, without a trailing dot.
     pub(crate) fn api_prefix(&self) -> Result<String> {
         let by_domain = || self.domain.as_ref().map(|domain| format!("$JS.{domain}.API"));
-        let prefix = self.prefix.clone().or_else(by_domain).unwrap_or_else(|| api::DEFAULT_PREFIX.into());
+        let prefix = self.prefix.clone().or_else(by_domain).unwrap_or_else(|| DEFAULT_PREFIX.into());
         let prefix = prefix.strip_suffix('.').unwrap_or(&prefix);
         if is_subject(prefix) {
             return Ok(prefix.to_owned());

@@ -51,9 +51,9 @@ struct TickerTask(Weak<SharedTicker>);
 
 impl Drop for TickerTask {
     fn drop(&mut self) {
-        if let Some(lookout) = self.0.upgrade() {
-            lookout.running.store(false, Ordering::SeqCst);
-            lookout.tick_now();
+        if let Some(ticker) = self.0.upgrade() {
+            ticker.running.store(false, Ordering::SeqCst);
+            ticker.tick_now();
         }
     }
 }
@@ -62,9 +62,9 @@ async fn tick(running: TickerTask) {
     let mut idle = 0;
     while idle < IDLE_TICKS {
         tokio::time::sleep(TICK).await;
-        let Some(lookout) = running.0.upgrade() else { return };
-        idle = if lookout.wanted.swap(false, Ordering::SeqCst) { 0 } else { idle + 1 };
-        lookout.tick_now();
+        let Some(ticker) = running.0.upgrade() else { return };
+        idle = if ticker.wanted.swap(false, Ordering::SeqCst) { 0 } else { idle + 1 };
+        ticker.tick_now();
     }
 }
 
@@ -74,14 +74,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_looks_while_anybody_waits_and_begins_again() {
-        let lookout = Arc::new(SharedTicker::default());
+        let ticker = Arc::new(SharedTicker::default());
         for _ in 0..3 {
             let begun = tokio::time::Instant::now();
             for _ in 0..3 {
-                lookout.next().await;
+                ticker.next().await;
             }
             assert!(begun.elapsed() <= 4 * TICK, "{:?}", begun.elapsed());
-            while lookout.running.load(Ordering::SeqCst) {
+            while ticker.running.load(Ordering::SeqCst) {
                 tokio::time::sleep(TICK).await;
             }
         }
@@ -89,16 +89,16 @@ mod tests {
 
     #[test]
     fn it_goes_on_where_its_runtime_is_gone() {
-        let lookout = Arc::new(SharedTicker::default());
+        let ticker = Arc::new(SharedTicker::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let [first, second] = [runtime(), runtime()];
-        first.block_on(async { lookout.next().await });
+        first.block_on(async { ticker.next().await });
         let next = {
             let _of_the_first = first.enter();
-            lookout.next()
+            ticker.next()
         };
         drop(first);
         second.block_on(next);
-        second.block_on(async { lookout.next().await });
+        second.block_on(async { ticker.next().await });
     }
 }

@@ -7,22 +7,19 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::select_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::error;
 use super::error::ApiError;
-use super::{message, stream_config, stream_info};
-use crate::backend::nats::connection::connection::{Connection, InFlight, Reply};
-use crate::backend::nats::context;
+use super::features::{API_LEVEL_ATOMIC_BATCH, API_LEVEL_MESSAGE_TTL, ATOMIC_BATCH_VERSION, parse_version};
+use super::message::StoredMessage;
+use super::stream_config::stream_name;
+use crate::backend::nats::connection::connection::{Connection, InFlight};
+use crate::backend::nats::connection::options::DEFAULT_PREFIX;
+use crate::backend::nats::connection::reply::{AwaitReply, Reply, first_reply};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
-
-/// The API prefix of the connected account and server.
-pub(crate) const DEFAULT_PREFIX: &str = "$JS.API";
 
 /// The time limit for a reply before a request that is safe to repeat is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -134,7 +131,7 @@ impl Api {
                     let was_silent = matches!(answer, Reply::TimedOut);
                     let error = match self.connection.is_over() {
                         true => Error::new(ErrorKind::Closed),
-                        false => error::reply_error(answer, deadline),
+                        false => answer.into_error(deadline),
                     };
                     if repeat == Idempotency::AtMostOnce {
                         return Err(error.unknown_outcome());
@@ -146,7 +143,7 @@ impl Api {
                     }
                     error
                 }
-                answer => return Err(error::reply_error(answer, deadline)),
+                answer => return Err(answer.into_error(deadline)),
             };
             tracing::debug!(verb, %error, "retrying the request");
             if !backoff.pause(deadline).await {
@@ -183,14 +180,14 @@ impl Api {
 
     /// Requests the capabilities of the servers behind this API.
     pub(crate) async fn capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
-        let info = self.call("INFO", None, Idempotency::Idempotent, deadline).await?.map_err(error::from_api_error)?;
+        let info = self.call("INFO", None, Idempotency::Idempotent, deadline).await?.map_err(ApiError::into_error)?;
         let level = info["api"]["level"].as_u64().unwrap_or_default();
         let version = self.connection.client().server_info().version;
         // Behind another prefix, a server of another version may respond.
-        let is_new = !self.is_default() || stream_info::parse_version(&version) >= context::ATOMIC_BATCH_VERSION;
+        let is_new = !self.is_default() || parse_version(&version) >= ATOMIC_BATCH_VERSION;
         let mut capabilities = Capabilities::new(format!("nats-server {version} (JetStream API level {level})"));
-        capabilities.key_ttl = level >= context::API_LEVEL_MESSAGE_TTL;
-        capabilities.atomic = level >= context::API_LEVEL_ATOMIC_BATCH && is_new;
+        capabilities.key_ttl = level >= API_LEVEL_MESSAGE_TTL;
+        capabilities.atomic = level >= API_LEVEL_ATOMIC_BATCH && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
         Ok(capabilities)
@@ -198,11 +195,11 @@ impl Api {
 
     /// Requests the information of a bucket's stream. Returns `None` if the stream does not exist.
     pub(crate) async fn stream(&self, bucket: &str, deadline: Deadline) -> Result<Option<Value>> {
-        let verb = format!("STREAM.INFO.{}", stream_config::stream_name(bucket));
+        let verb = format!("STREAM.INFO.{}", stream_name(bucket));
         match self.call(&verb, None, Idempotency::Idempotent, deadline).await? {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.is_stream_not_found() => Ok(None),
-            Err(error) => Err(error::from_api_error(error)),
+            Err(error) => Err(error.into_error()),
         }
     }
 
@@ -220,13 +217,13 @@ impl Api {
         stream: &str,
         which: &Value,
         deadline: Deadline,
-    ) -> Result<Option<message::StoredMessage>> {
+    ) -> Result<Option<StoredMessage>> {
         let verb = format!("STREAM.MSG.GET.{stream}");
         self.request_until_deadline(&verb)?;
         match self.call(&verb, Some(which), Idempotency::Idempotent, deadline).await? {
-            Ok(mut answer) => message::StoredMessage::from_leader(answer["message"].take()).map(Some),
+            Ok(mut answer) => StoredMessage::from_leader(answer["message"].take()).map(Some),
             Err(error) if error.is_message_not_found() => Ok(None),
-            Err(error) => Err(error::from_api_error(error)),
+            Err(error) => Err(error.into_error()),
         }
     }
 
@@ -236,7 +233,7 @@ impl Api {
         stream: &str,
         subject: &str,
         deadline: Deadline,
-    ) -> Result<Option<message::StoredMessage>> {
+    ) -> Result<Option<StoredMessage>> {
         self.leader(stream, &json!({ "last_by_subj": subject }), deadline).await
     }
 }
@@ -268,13 +265,7 @@ impl Requests {
 
     /// Waits for the first reply to any copy.
     async fn answer(&mut self, until: Instant) -> Reply {
-        let (answer, which) = if self.open.len() == 1 {
-            (self.open[0].wait(until).await, 0)
-        } else {
-            let waits = self.open.iter_mut().map(|request| request.wait(until).boxed());
-            let (answer, which, _) = select_all(waits).await;
-            (answer, which)
-        };
+        let (answer, which) = first_reply(self.open.make_contiguous(), until).await;
         match answer {
             // All copies share one time limit.
             Reply::Message(_) | Reply::TimedOut => {}
@@ -286,37 +277,17 @@ impl Requests {
     }
 }
 
-/// The reply to a message that the server should store: a publish acknowledgement.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Acknowledgement {
-    /// The sequence of the message. For a batch, the sequence of the last message.
-    pub(crate) seq: u64,
-    /// Whether the message was already stored under the same id.
-    pub(crate) duplicate: bool,
-    /// The number of messages in the batch.
-    pub(crate) count: usize,
-    /// The total of a counter.
-    pub(crate) val: Option<String>,
-    error: Option<ApiError>,
-}
-
-/// Parses a publish acknowledgement. Returns the acknowledgement, or the error that the server reports.
-pub(crate) fn parse_ack(payload: &[u8]) -> Result<Result<Acknowledgement, ApiError>> {
-    let mut answer: Acknowledgement = serde_json::from_slice(payload).map_err(malformed_response)?;
-    Ok(answer.error.take().map_or(Ok(answer), Err))
-}
-
-fn malformed_response(_: serde_json::Error) -> Error {
-    error::backend("the reply of JetStream is not JSON")
+/// Creates the error of a reply that is not JSON.
+pub(crate) fn malformed_reply(_: serde_json::Error) -> Error {
+    Error::backend("the reply of JetStream is not JSON")
 }
 
 /// Parses a reply. Returns its JSON, or the error that the server reports.
 pub(crate) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
-    let mut answer: Value = serde_json::from_slice(payload).map_err(malformed_response)?;
+    let mut answer: Value = serde_json::from_slice(payload).map_err(malformed_reply)?;
     match answer.get_mut("error").map(Value::take) {
         None | Some(Value::Null) => Ok(Ok(answer)),
-        Some(error) => Ok(Err(ApiError::deserialize(error).map_err(malformed_response)?)),
+        Some(error) => Ok(Err(ApiError::deserialize(error).map_err(malformed_reply)?)),
     }
 }
 

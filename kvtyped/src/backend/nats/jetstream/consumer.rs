@@ -9,30 +9,23 @@ use std::time::Duration;
 use async_nats::{Message, Subject, Subscriber};
 use futures::future::{BoxFuture, select_all};
 use futures::{FutureExt, StreamExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::api;
-use super::api::{Api, Idempotency};
+use super::api::{self, Api, Idempotency};
+use super::consumer_request::ConsumerRequest;
 use super::delivery::Delivery;
-use super::error;
 use super::error::ApiError;
 use super::message::StoredMessage;
-use crate::backend::nats::connection::connection;
-use crate::backend::nats::connection::connection::{PermissionViolation, Reply};
+use crate::backend::nats::connection::reply::Reply;
+use crate::backend::nats::connection::violations::{PermissionViolation, wait_denied_any};
 use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
 /// How often a wait checks that the client is still connected.
 const HEARTBEAT_CHECK: Duration = Duration::from_millis(250);
-
-/// How long the server keeps a consumer without a subscriber.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
-
-/// The `ack_wait` of consumers. It is long, because a reader may be slow and a watch lives for years.
-const ACK_WAIT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// After how long another name is tried while a consumer is created. A cluster may choose a server that was just lost,
 /// and a repeated request would wait for that server. After the first attempts, each interval is twice as long as the
@@ -41,7 +34,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 const FIRST_ATTEMPTS: u32 = 8;
 
 /// How many attempts may run at the same time.
-const MOST_ATTEMPTS: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 
 /// How long to retry the deletion of a consumer.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,35 +42,11 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle consumer acknowledges its messages once this many are unacknowledged. The server compares every purge of the
 /// stream with each of them. A watch of few messages, such as that of a lock, sends no acknowledgements and needs no
 /// permission for them.
-const FEW: u64 = 256;
+const IDLE_ACK_THRESHOLD: u64 = 256;
 
 /// The prefixes of the subjects for acknowledgements and for flow control replies.
 const ACKNOWLEDGEMENTS: &str = "$JS.ACK.";
 const FLOW_CONTROL: &str = "$JS.FC.";
-
-/// The messages that a consumer delivers.
-#[derive(Debug, Clone)]
-pub(crate) struct ConsumerRequest {
-    pub(crate) stream: String,
-    /// Subject filters that do not overlap. At least one.
-    pub(crate) filters: Vec<String>,
-    pub(crate) start: Start,
-    pub(crate) headers_only: bool,
-    /// The interval of heartbeats while there is nothing to deliver.
-    pub(crate) heartbeat: Duration,
-    /// The maximum number of messages in flight to a slow reader. `None` bounds only their bytes (32 MiB), and that can
-    /// be more messages than a subscription holds.
-    pub(crate) window: Option<u32>,
-}
-
-/// The start position of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// The newest message of each subject.
-    Newest,
-    /// The first message from this revision on.
-    At(Revision),
-}
 
 /// A consumer and its subscription.
 pub(crate) struct Consumer {
@@ -87,10 +56,10 @@ pub(crate) struct Consumer {
     deliver: String,
     subscriber: Subscriber,
     /// A received message that is processed next.
-    aside: Option<Message>,
+    parked: Option<Message>,
     denials: Option<broadcast::Receiver<PermissionViolation>>,
     /// The idle timeout. After this time without a message, the consumer counts as lost.
-    patience: Duration,
+    idle_timeout: Duration,
     /// The epoch of the connection that created the consumer.
     epoch: u64,
     /// The number of the last delivery.
@@ -100,13 +69,13 @@ pub(crate) struct Consumer {
     acknowledged: u64,
     /// The reply subject of the last message, and the number of messages that were pending after it.
     reply: Option<Subject>,
-    behind: u64,
+    pending_after: u64,
     /// The number of messages for the consumer at its creation.
     pub(crate) pending: u64,
     /// The server of a cluster that delivers.
     pub(crate) server: Option<String>,
     /// Whether the consumer may exist on the server.
-    made: CreatedConsumer,
+    created: CreatedConsumer,
 }
 
 /// Whether a consumer exists on the server.
@@ -130,7 +99,7 @@ pub(crate) enum ConsumerEvent {
     /// continue, with a smaller window.
     Dropped,
     /// Acknowledgements do not reach the server. Another consumer must continue, without a window.
-    Unheard,
+    AcksDenied,
 }
 
 /// The progress of a consumer, according to its server.
@@ -154,7 +123,7 @@ impl Consumer {
         let mut attempts = VecDeque::new();
         let mut interval = ATTEMPT;
         for number in 1_u32.. {
-            attempts.truncate(MOST_ATTEMPTS - 1);
+            attempts.truncate(MAX_ATTEMPTS - 1);
             attempts.push_front(Self::attempt(api, request, deadline).boxed());
             let error = match tokio::time::timeout_at(deadline.within(interval), first(&mut attempts)).await {
                 Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. }) => {
@@ -195,74 +164,33 @@ impl Consumer {
             name,
             deliver,
             subscriber,
-            aside: None,
+            parked: None,
             denials,
-            patience: request.heartbeat.mul_f64(2.5),
+            idle_timeout: request.heartbeat.mul_f64(2.5),
             epoch,
             last: 0,
             window: request.window,
             acknowledged: 0,
             reply: None,
-            behind: 0,
+            pending_after: 0,
             pending: 0,
             server: None,
-            made: CreatedConsumer::Maybe,
+            created: CreatedConsumer::Maybe,
         };
-        let (verb, mut body) = consumer.creation(request);
+        let (verb, mut body) = request.creation(&consumer.name, &consumer.deliver);
         let mut answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         // The stream or the account requires a shorter inactivity limit, so use the server's default.
         if answer.as_ref().is_err_and(ApiError::is_inactive_too_long) {
             body["config"]["inactive_threshold"] = Value::Null;
             answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         }
-        consumer.made = if answer.is_ok() { CreatedConsumer::Yes } else { CreatedConsumer::No };
-        let info = answer.map_err(error::from_api_error)?;
+        consumer.created = if answer.is_ok() { CreatedConsumer::Yes } else { CreatedConsumer::No };
+        let info = answer.map_err(ApiError::into_error)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         // The reply to a repeated request reports the current state: some messages may be in flight already.
         consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
         consumer.server = info["cluster"]["leader"].as_str().map(str::to_owned);
         Ok(consumer)
-    }
-
-    fn creation(&self, request: &ConsumerRequest) -> (String, Value) {
-        let mut config = json!({
-            "name": self.name,
-            "deliver_subject": self.deliver,
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "flow_control": true,
-            "idle_heartbeat": nanos(request.heartbeat),
-            "inactive_threshold": nanos(INACTIVE_THRESHOLD),
-            "max_deliver": 1,
-            "mem_storage": true,
-            "num_replicas": 1,
-        });
-        match request.start {
-            Start::Newest => config["deliver_policy"] = json!("last_per_subject"),
-            Start::At(revision) if revision <= Revision::new(1) => config["deliver_policy"] = json!("all"),
-            Start::At(revision) => {
-                config["deliver_policy"] = json!("by_start_sequence");
-                config["opt_start_seq"] = json!(revision.get());
-            }
-        }
-        if request.headers_only {
-            config["headers_only"] = json!(true);
-        }
-        if let Some(window) = request.window {
-            config["ack_policy"] = json!("all");
-            config["max_ack_pending"] = json!(window);
-            config["ack_wait"] = json!(nanos(ACK_WAIT));
-        }
-        let mut verb = format!("CONSUMER.CREATE.{}.{}", self.stream, self.name);
-        match request.filters.as_slice() {
-            // A permission can be limited to some keys only in this form of the request.
-            [filter] => {
-                config["filter_subject"] = json!(filter);
-                verb = format!("{verb}.{filter}");
-            }
-            filters => config["filter_subjects"] = json!(filters),
-        }
-        (verb, json!({ "stream_name": self.stream, "config": config }))
     }
 
     /// Whether the connection has not changed since the consumer was created.
@@ -272,13 +200,13 @@ impl Consumer {
 
     /// Returns the next event if it is a message that has already arrived.
     pub(crate) async fn try_next(&mut self) -> Option<ConsumerEvent> {
-        let message = match self.aside {
+        let message = match self.parked {
             None => self.subscriber.next().now_or_never()??,
             Some(_) => return None,
         };
         // `next` interprets a message that is not a delivery.
         let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
-            self.aside = Some(message);
+            self.parked = Some(message);
             return None;
         };
         Some(self.on_message(message, &delivery).await)
@@ -291,13 +219,13 @@ impl Consumer {
     /// Returns `PermissionDenied` if the server denies the subscription or the flow control replies, and `Closed` if
     /// the connection was closed.
     pub(crate) async fn next(&mut self, until: Instant) -> Result<ConsumerEvent> {
-        let mut until = until.min(Instant::now() + self.patience);
+        let mut until = until.min(Instant::now() + self.idle_timeout);
         loop {
             // After a reconnection, records may have been removed before the next message of this consumer.
             if !self.is_current() {
                 return Ok(ConsumerEvent::Lost("the connection broke"));
             }
-            let message = match self.aside.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
+            let message = match self.parked.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
                 None if !self.api.connection().is_connected() => {
                     return Ok(ConsumerEvent::Lost("the connection broke"));
@@ -306,9 +234,9 @@ impl Consumer {
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
-                    subject = wait_ack_denied(&mut self.denials, &self.deliver, &self.name) => {
+                    subject = wait_denied(&mut self.denials, &self.deliver, &self.name) => {
                         if subject.starts_with(ACKNOWLEDGEMENTS) {
-                            return Ok(ConsumerEvent::Unheard);
+                            return Ok(ConsumerEvent::AcksDenied);
                         }
                         return Err(Error::new(ErrorKind::PermissionDenied { subject }));
                     }
@@ -324,10 +252,10 @@ impl Consumer {
             match message.status.map(|status| status.as_u16()) {
                 None => return Ok(ConsumerEvent::Lost("a message came without its place")),
                 Some(100) => {
-                    if let Some(heard) = self.on_control_message(&message).await {
-                        return Ok(heard);
+                    if let Some(event) = self.on_control_message(&message).await {
+                        return Ok(event);
                     }
-                    until = until.max(Instant::now() + self.patience);
+                    until = until.max(Instant::now() + self.idle_timeout);
                 }
                 Some(_) => return Ok(ConsumerEvent::Lost("the consumer is gone")),
             }
@@ -341,7 +269,7 @@ impl Consumer {
         self.last = delivery.number;
         // Moved, because the first clone of a subject allocates.
         self.reply = message.reply.take();
-        self.behind = delivery.pending;
+        self.pending_after = delivery.pending;
         if self.window.is_some_and(|window| self.last - self.acknowledged >= u64::from(window.div_ceil(2))) {
             self.acknowledge().await;
         }
@@ -361,7 +289,7 @@ impl Consumer {
     /// Whether an idle server may be waiting for an acknowledgement, because the last message reported pending
     /// messages. Acknowledges everything, so that a later heartbeat shows whether this was the cause.
     pub(crate) async fn may_be_stalled(&mut self) -> bool {
-        if self.window.is_none() || self.behind == 0 {
+        if self.window.is_none() || self.pending_after == 0 {
             return false;
         }
         self.acknowledge().await;
@@ -369,8 +297,8 @@ impl Consumer {
     }
 
     /// Assumes that no message is pending after the last one.
-    pub(crate) fn settle(&mut self) {
-        self.behind = 0;
+    pub(crate) fn clear_pending(&mut self) {
+        self.pending_after = 0;
     }
 
     /// The number of the last message.
@@ -396,7 +324,7 @@ impl Consumer {
             // The server checks for new messages after each heartbeat. It may have reached a later revision since.
             Some(number) if number == self.last => {
                 let upto = header("Nats-Last-Stream").and_then(|sequence| sequence.parse().ok()).unwrap_or_default();
-                if self.window.is_some() && self.last - self.acknowledged >= FEW {
+                if self.window.is_some() && self.last - self.acknowledged >= IDLE_ACK_THRESHOLD {
                     self.acknowledge().await;
                 }
                 Some(ConsumerEvent::Idle(Revision::new(upto)))
@@ -410,13 +338,13 @@ impl Consumer {
     pub(crate) async fn position(&self, deadline: Deadline) -> Result<ConsumerPosition> {
         let verb = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
         let info =
-            self.api.call(&verb, None, Idempotency::Idempotent, deadline).await?.map_err(error::from_api_error)?;
+            self.api.call(&verb, None, Idempotency::Idempotent, deadline).await?.map_err(ApiError::into_error)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
-        let on_their_way = number(&info["delivered"]["consumer_seq"]).saturating_sub(self.last);
+        let in_flight = number(&info["delivered"]["consumer_seq"]).saturating_sub(self.last);
         let pending = number(&info["num_pending"]);
         let window = self.window.map_or(u64::MAX, u64::from);
-        let waits = pending > 0 && on_their_way == 0 && number(&info["num_ack_pending"]) >= window;
-        Ok(ConsumerPosition { pending: pending + on_their_way, waits })
+        let waits = pending > 0 && in_flight == 0 && number(&info["num_ack_pending"]) >= window;
+        Ok(ConsumerPosition { pending: pending + in_flight, waits })
     }
 }
 
@@ -429,24 +357,23 @@ async fn first<T>(attempts: &mut VecDeque<BoxFuture<'_, T>>) -> T {
 
 /// Waits until the server denies the subscription, an acknowledgement or a flow control reply. The subjects of the last
 /// two contain the name of the consumer, which is unique.
-async fn wait_ack_denied(
+async fn wait_denied(
     denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
     deliver: &str,
     name: &str,
 ) -> String {
     let answers = |subject: &str| subject.starts_with(ACKNOWLEDGEMENTS) || subject.starts_with(FLOW_CONTROL);
-    connection::wait_denied_any(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name)))
-        .await
+    wait_denied_any(denials, |subject| subject == deliver || (answers(subject) && subject.contains(name))).await
 }
 
 /// Deletes the consumer, even if only its request was sent because the future of [`Consumer::create`] was dropped.
 impl Drop for Consumer {
     fn drop(&mut self) {
-        if self.made == CreatedConsumer::No {
+        if self.created == CreatedConsumer::No {
             return;
         }
         let verb = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name);
-        if self.made == CreatedConsumer::Yes && self.api.connection().is_connected() {
+        if self.created == CreatedConsumer::Yes && self.api.connection().is_connected() {
             // Sent at once, before the caller can close the connection. No task waits for the reply: if the request is
             // lost, the server deletes the consumer after its inactivity threshold.
             let subject = format!("{}.{verb}", self.api.prefix());
@@ -462,20 +389,20 @@ impl Drop for Consumer {
             }
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(remove(self.api.clone(), verb, self.made));
+        runtime.spawn(remove(self.api.clone(), verb, self.created));
     }
 }
 
 /// Deletes a consumer as soon as the client is connected. If the consumer does not exist, but may have been requested,
 /// the deletion is retried: a cluster creates a consumer some time after the request.
-async fn remove(api: Api, verb: String, made: CreatedConsumer) {
+async fn remove(api: Api, verb: String, created: CreatedConsumer) {
     let deadline = Deadline::after(DELETE_TIMEOUT);
     let mut backoff = Backoff::outage();
     loop {
         match api.attempt(&verb, None, deadline).await {
             Ok(Reply::Message(message)) => match api::parse(&message.payload) {
                 Ok(Err(error)) if error.is_transient() => {}
-                Ok(Err(error)) if made == CreatedConsumer::Maybe && !error.is_stream_not_found() => {}
+                Ok(Err(error)) if created == CreatedConsumer::Maybe && !error.is_stream_not_found() => {}
                 _ => return,
             },
             Ok(Reply::Disconnected | Reply::TimedOut | Reply::NoResponders) => {}
@@ -485,8 +412,4 @@ async fn remove(api: Api, verb: String, made: CreatedConsumer) {
             return;
         }
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

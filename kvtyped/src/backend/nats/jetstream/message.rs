@@ -9,7 +9,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error;
 use crate::backend::{Operation, OperationId, RawEntry};
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -76,15 +75,15 @@ impl StoredMessage {
             (Some(subject), Some(revision), Some(created)) => {
                 Ok(Self { subject, revision, created, headers, payload: message.payload })
             }
-            _ => Err(error::backend("the reply to a direct get lacks its headers")),
+            _ => Err(Error::backend("the reply to a direct get lacks its headers")),
         }
     }
 
     /// Reads the `message` field of a reply of the stream's leader.
     pub(crate) fn from_leader(message: Value) -> Result<Self> {
-        let raw = RawMessage::deserialize(message).map_err(|_| error::backend("a stored message is unreadable"))?;
+        let raw = RawMessage::deserialize(message).map_err(|_| Error::backend("a stored message is unreadable"))?;
         let message = StreamMessage::try_from(raw);
-        let message = message.map_err(|_| error::backend("a stored message has invalid headers"))?;
+        let message = message.map_err(|_| Error::backend("a stored message has invalid headers"))?;
         Ok(Self {
             subject: message.subject,
             revision: Revision::new(message.sequence),
@@ -92,16 +91,6 @@ impl StoredMessage {
             headers: message.headers,
             payload: message.payload,
         })
-    }
-
-    /// Whether the reply to a direct get is a message of the stream, and not a status of the server. A stored message
-    /// may have a status too, because some servers, such as 2.11, keep it.
-    pub(crate) fn is_stored_message(message: &Message) -> bool {
-        let headers = message.headers.as_ref();
-        message.status.is_none()
-            || [header::SUBJECT, header::SEQUENCE]
-                .iter()
-                .all(|name| headers.is_some_and(|all| all.get(*name).is_some()))
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -1,4 +1,4 @@
-//! Conversion of a bucket's settings to a stream configuration (ADR-8, ADR-57). [`echo`](super::stream_info) is the reverse.
+//! Conversion of a bucket's settings to a stream configuration (ADR-8, ADR-57). [`stream_info`](super::stream_info) is the reverse.
 //!
 //! The configuration stays JSON, so that an update keeps the fields that this version does not know.
 

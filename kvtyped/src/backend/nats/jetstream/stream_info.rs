@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use super::message::time;
+use super::regular;
 use super::stream_config::{bucket_name, destination, subject_prefix};
-use super::{error, message, regular};
 use crate::backend::BucketStatus;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage};
 use crate::error::{Error, Result};
@@ -42,7 +43,7 @@ fn domain_of(api: &str) -> Option<&str> {
 /// Returns the settings of a bucket and the raw stream configuration from the information of the stream.
 pub(crate) fn parse_config(info: &Value) -> Result<(BucketConfig, Map<String, Value>)> {
     let raw =
-        info["config"].as_object().ok_or_else(|| error::backend("the stream information lacks the configuration"))?;
+        info["config"].as_object().ok_or_else(|| Error::backend("the stream information lacks the configuration"))?;
     let name = raw.get("name").and_then(Value::as_str).and_then(bucket_name).unwrap_or_default();
     Ok((read(name, raw)?, raw.clone()))
 }
@@ -147,7 +148,7 @@ pub(crate) fn status(info: Value) -> Result<BucketStatus> {
     status.bytes = count("bytes");
     status.last_revision = Revision::new(count("last_seq"));
     // The field `ts` exists since nats-server 2.10.
-    status.now = text(&info, "ts").and_then(message::time).unwrap_or(status.now);
+    status.now = text(&info, "ts").and_then(time).unwrap_or(status.now);
     status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
     status.raw = Some(info);
     Ok(status)
@@ -155,26 +156,8 @@ pub(crate) fn status(info: Value) -> Result<BucketStatus> {
 
 /// Returns the creation time of a bucket from the information of its stream.
 pub(crate) fn created(info: &Value) -> Result<SystemTime> {
-    let created = text(info, "created").and_then(message::time);
-    created.ok_or_else(|| error::backend("the stream information lacks the creation time of the bucket"))
-}
-
-/// Returns the JetStream API level of the server that reported this configuration, or 0 if it reports no level.
-pub(crate) fn api_level(raw: &Map<String, Value>) -> u64 {
-    let level = raw.get("metadata").and_then(|notes| notes["_nats.level"].as_str());
-    level.and_then(|level| level.parse().ok()).unwrap_or_default()
-}
-
-/// Returns the version of the server that reported this configuration, or zeros if it reports no version.
-pub(crate) fn server_version(raw: &Map<String, Value>) -> [u64; 3] {
-    let version = raw.get("metadata").and_then(|notes| notes["_nats.ver"].as_str()).unwrap_or_default();
-    parse_version(version)
-}
-
-/// Returns the numbers of a version: `2.12.1-RC.1` is 2, 12, 1.
-pub(crate) fn parse_version(version: &str) -> [u64; 3] {
-    let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or_default());
-    std::array::from_fn(|_| numbers.next().unwrap_or_default())
+    let created = text(info, "created").and_then(time);
+    created.ok_or_else(|| Error::backend("the stream information lacks the creation time of the bucket"))
 }
 
 /// Returns the subject prefix of a mirror that maps the subjects of its origin to its own name. Returns `None` for any

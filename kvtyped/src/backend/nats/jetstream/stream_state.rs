@@ -1,68 +1,14 @@
-//! The state of a stream according to its leader, and conclusions from it.
+//! The state of a stream according to its leader.
 
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::error;
-use super::message;
+use super::api::Api;
+use super::message::time;
 use crate::backend::Deadline;
-use crate::backend::nats::bucket::StreamContext;
-use crate::backend::nats::connection::connection::Reply;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
-
-/// How many times to check whether all messages of a stream are kept while the stream is written to.
-pub(crate) const TRIES: usize = 3;
-
-/// Returns whether it is proven that every write after this revision is kept.
-///
-/// No request returns the number of messages between two revisions. Instead, the messages after `revision` are counted,
-/// and then the last revision is read. The count is as large as the distance between the two revisions only if no
-/// message is missing. This holds even if the count comes from a stale server.
-pub(crate) async fn has_no_gaps(
-    place: &StreamContext,
-    facts: &StreamState,
-    later: &mut StreamState,
-    revision: Revision,
-    mut counted: Option<u64>,
-    tries: usize,
-    deadline: Deadline,
-) -> Result<bool> {
-    if let Some(known) = facts.has_no_gaps_after(revision) {
-        return Ok(known);
-    }
-    for _ in 0..tries {
-        if counted.is_none() {
-            counted = count_messages_after(place, revision, deadline).await?;
-            *later = StreamState::fetch(place, deadline).await?;
-        }
-        match counted.take() {
-            Some(count) if count >= later.last.get().saturating_sub(revision.get()) => return Ok(true),
-            Some(_) => {}
-            None => return Ok(false),
-        }
-    }
-    Ok(false)
-}
-
-/// Requests the number of messages after this revision from any server. Returns `None` if the server does not report it
-/// (before 2.11, or without direct gets).
-async fn count_messages_after(place: &StreamContext, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
-    if !place.allow_direct || place.api.connection().is_restricted() {
-        return Ok(None);
-    }
-    let verb = format!("DIRECT.GET.{}", place.stream);
-    let asked = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
-    let answer = place.api.attempt(&verb, Some(&asked), deadline).await?;
-    let Reply::Message(message) = answer else { return Ok(None) };
-    if message.status.is_some() {
-        return Ok(None);
-    }
-    let header = |name: &str| message.headers.as_ref()?.get_last(name)?.as_str().parse::<u64>().ok();
-    let behind = header(message::header::PENDING);
-    Ok(behind.map(|behind| behind + u64::from(!place.pending_includes_current)))
-}
 
 /// The state of a stream according to its leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,10 +37,11 @@ struct Replica {
 }
 
 impl StreamState {
-    pub(crate) async fn fetch(place: &StreamContext, deadline: Deadline) -> Result<Self> {
-        let info = place.api.stream(&place.config.name, deadline).await?;
+    /// Requests the state of the stream of this bucket.
+    pub(crate) async fn fetch(api: &Api, bucket: &str, deadline: Deadline) -> Result<Self> {
+        let info = api.stream(bucket, deadline).await?;
         let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        Self::parse(&info).ok_or_else(|| error::backend("the stream information lacks the state"))
+        Self::parse(&info).ok_or_else(|| Error::backend("the stream information lacks the state"))
     }
 
     pub(crate) fn parse(info: &Value) -> Option<Self> {
@@ -109,12 +56,12 @@ impl StreamState {
         Some(Self {
             leader: cluster["leader"].as_str().map(str::to_owned),
             followers: cluster["replicas"].as_array().into_iter().flatten().filter_map(follower).collect(),
-            created: message::time(info["created"].as_str()?)?,
+            created: time(info["created"].as_str()?)?,
             first: Revision::new(state["first_seq"].as_u64()?),
             last: Revision::new(state["last_seq"].as_u64()?),
             messages: state["messages"].as_u64()?,
             subjects: own_subjects(info),
-            now: info["ts"].as_str().and_then(message::time).unwrap_or_else(SystemTime::now),
+            now: info["ts"].as_str().and_then(time).unwrap_or_else(SystemTime::now),
             replicated: info["config"]["num_replicas"].as_u64() != Some(1),
         })
     }
@@ -159,6 +106,8 @@ fn own_subjects(info: &Value) -> Option<(String, u64)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
 
     use super::*;
 

@@ -29,9 +29,10 @@
 
 use std::time::Duration;
 
-use super::get_many;
-use crate::backend::nats::bucket::StreamContext;
-use crate::backend::nats::jetstream::consumer::{Consumer, ConsumerRequest, Start};
+use super::get_many::get_many;
+use crate::backend::nats::context::StreamContext;
+use crate::backend::nats::jetstream::consumer::Consumer;
+use crate::backend::nats::jetstream::consumer_request::{ConsumerRequest, Start};
 use crate::backend::nats::jetstream::stream_state::StreamState;
 use crate::backend::{Deadline, Delivered, Read};
 use crate::error::Result;
@@ -39,23 +40,23 @@ use crate::key::Key;
 use crate::revision::Revision;
 
 /// How many times the server is asked while the bucket is written to.
-const TRIES: u32 = 5;
+const ATTEMPTS: u32 = 5;
 
 /// The pause before the next request.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The time limit of one request.
-const TIME: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The number of expired delete markers that are looked up.
-const MARKERS: usize = 16_384;
+const MAX_MARKERS: usize = 16_384;
 
 /// A proof in progress.
 #[derive(Debug)]
 pub(crate) struct GapProof {
-    tries: u32,
+    attempts: u32,
     /// Whether every revision since the last session is kept.
-    kept: bool,
+    no_gap: bool,
     check: Option<Check>,
 }
 
@@ -80,26 +81,26 @@ pub(crate) enum ProofStatus {
 }
 
 impl GapProof {
-    pub(crate) fn new(kept: bool) -> Self {
-        Self { tries: TRIES, kept, check: None }
+    pub(crate) fn new(no_gap: bool) -> Self {
+        Self { attempts: ATTEMPTS, no_gap, check: None }
     }
 
-    /// The result if the server cannot be asked.
-    pub(crate) fn not_started(&self) -> ProofStatus {
-        if self.kept { ProofStatus::Proven } else { ProofStatus::Failed }
+    /// Returns the result without a count of the server.
+    pub(crate) fn unproven(&self) -> ProofStatus {
+        if self.no_gap { ProofStatus::Proven } else { ProofStatus::Failed }
     }
 
     /// Continues the proof after everything up to this revision was delivered.
     pub(crate) async fn advance(
         &mut self,
-        place: &StreamContext,
+        context: &StreamContext,
         request: &ConsumerRequest,
         delivered: &Delivered,
-        upto: Revision,
+        through: Revision,
     ) -> Result<ProofStatus> {
         loop {
             match self.check.take() {
-                Some(check) if upto < check.through => {
+                Some(check) if through < check.through => {
                     self.check = Some(check);
                     return Ok(ProofStatus::Pending);
                 }
@@ -107,22 +108,22 @@ impl GapProof {
                     if check.count == delivered.count() {
                         return Ok(ProofStatus::Proven);
                     }
-                    self.tries -= 1;
-                    tracing::debug!(stream = place.stream, ?check, ?delivered, "the numbers of keys differ");
+                    self.attempts -= 1;
+                    tracing::debug!(stream = context.stream, ?check, ?delivered, "the numbers of keys differ");
                     let has_grown = check.count >= check.known;
-                    if self.tries == 0 && has_grown {
-                        return Ok(self.not_started());
+                    if self.attempts == 0 && has_grown {
+                        return Ok(self.unproven());
                     }
-                    if self.tries == 0 || !(has_grown || remove_markers(place, delivered).await) {
+                    if self.attempts == 0 || !(has_grown || remove_markers(context, delivered).await) {
                         return Ok(ProofStatus::Failed);
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
-                None if self.tries == 0 || !delivered.is_complete() => return Ok(self.not_started()),
+                None if self.attempts == 0 || !delivered.is_complete() => return Ok(self.unproven()),
                 None => {
-                    self.check = count(place, request, delivered.count()).await?;
+                    self.check = count(context, request, delivered.count()).await?;
                     if self.check.is_none() {
-                        self.tries -= 1;
+                        self.attempts -= 1;
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -132,36 +133,36 @@ impl GapProof {
 }
 
 /// Requests the number of keys of the server. Returns `None` if the server that counted may be stale.
-async fn count(place: &StreamContext, request: &ConsumerRequest, known: u64) -> Result<Option<Check>> {
-    let deadline = Deadline::after(TIME);
+async fn count(context: &StreamContext, request: &ConsumerRequest, known: u64) -> Result<Option<Check>> {
+    let deadline = Deadline::after(REQUEST_TIMEOUT);
     if let [filter] = request.filters.as_slice() {
-        let facts = StreamState::fetch(place, deadline).await?;
-        if let Some(count) = facts.keys_of(filter) {
-            return Ok(Some(Check { count, known, through: facts.last }));
+        let state = context.stream_state(deadline).await?;
+        if let Some(count) = state.keys_of(filter) {
+            return Ok(Some(Check { count, known, through: state.last }));
         }
     }
     // A consumer of the newest entry of each key counts them. Its window admits one message, which no code reads.
     let request = ConsumerRequest { start: Start::Newest, headers_only: true, window: Some(1), ..request.clone() };
-    let counter = Consumer::create(&place.api, &request, deadline).await?;
-    let facts = StreamState::fetch(place, deadline).await?;
-    let is_fresh = facts.replica_has_reached(counter.server.as_deref(), facts.last);
-    Ok(is_fresh.then_some(Check { count: counter.pending, known, through: facts.last }))
+    let counter = Consumer::create(&context.api, &request, deadline).await?;
+    let state = context.stream_state(deadline).await?;
+    let is_fresh = state.replica_has_reached(counter.server.as_deref(), state.last);
+    Ok(is_fresh.then_some(Check { count: counter.pending, known, through: state.last }))
 }
 
 /// Removes the delete markers that the server no longer has. Returns whether there were any.
-async fn remove_markers(place: &StreamContext, delivered: &Delivered) -> bool {
-    let deadline = Deadline::after(TIME);
-    let Ok(StreamState { now, .. }) = StreamState::fetch(place, deadline).await else { return false };
+async fn remove_markers(context: &StreamContext, delivered: &Delivered) -> bool {
+    let deadline = Deadline::after(REQUEST_TIMEOUT);
+    let Ok(StreamState { now, .. }) = context.stream_state(deadline).await else { return false };
     if delivered.remove_old_markers(now) > 0 {
         return true;
     }
     let markers = delivered.expired_markers(now);
-    if markers.is_empty() || markers.len() > MARKERS {
+    if markers.is_empty() || markers.len() > MAX_MARKERS {
         return false;
     }
-    let keys = markers.iter().map(|subject| Key::new(subject.strip_prefix(&*place.prefix).unwrap_or(subject)));
+    let keys = markers.iter().map(|subject| Key::new(subject.strip_prefix(&*context.prefix).unwrap_or(subject)));
     let Ok(keys) = keys.collect::<Result<Vec<_>, _>>() else { return false };
-    let Ok(entries) = get_many::read_many(place, &keys, Read::Leader, deadline).await else { return false };
-    let gone = markers.iter().zip(entries).filter(|(_, entry)| entry.is_none());
-    gone.map(|(subject, _)| delivered.remove_marker(subject)).count() > 0
+    let Ok(entries) = get_many(context, &keys, Read::Leader, deadline).await else { return false };
+    let removed = markers.iter().zip(entries).filter(|(_, entry)| entry.is_none());
+    removed.map(|(subject, _)| delivered.remove_marker(subject)).count() > 0
 }

@@ -1,6 +1,7 @@
 //! Requests with several reply messages. The requests share one subscription, and each request has a number.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
@@ -9,13 +10,12 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::backend::Deadline;
-use crate::backend::nats::connection::connection;
-use crate::backend::nats::connection::connection::PermissionViolation;
+use crate::backend::nats::connection::violations::{PermissionViolation, wait_denied};
 use crate::backend::nats::jetstream::api::Api;
 use crate::error::Result;
 
 /// How often a waiting caller checks the connection.
-const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The subscription for the replies.
 pub(crate) struct ReplyStream {
@@ -28,7 +28,7 @@ pub(crate) struct ReplyStream {
     denials: [Option<broadcast::Receiver<PermissionViolation>>; 2],
     /// The epoch of the connection that carries the requests.
     epoch: u64,
-    _under_way: Arc<()>,
+    _in_flight: Arc<()>,
 }
 
 /// The next event of the requests.
@@ -54,8 +54,8 @@ impl ReplyStream {
         let subscriber = deadline.timeout(connection.client().subscribe(format!("{inbox}.*"))).await?;
         let subscriber = subscriber.map_err(|_| connection.ended_error())?;
         let subject = format!("{}.{verb}", api.prefix());
-        let under_way = connection.in_flight_count();
-        Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _under_way: under_way })
+        let in_flight = connection.in_flight_count();
+        Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _in_flight: in_flight })
     }
 
     /// Sends a request. Returns whether the client accepted it.
@@ -81,12 +81,12 @@ impl ReplyStream {
                 }
                 None if Instant::now() >= until => return Ok(StreamedReply::Silent),
                 None => {
-                    let [of_subject, of_inbox] = &mut self.denials;
+                    let [by_subject, by_inbox] = &mut self.denials;
                     tokio::select! {
                         biased;
                         message = self.subscriber.next() => message,
-                        _ = connection::wait_denied(of_subject, &self.subject) => return Ok(StreamedReply::Denied),
-                        _ = connection::wait_denied(of_inbox, &inbox) => return Ok(StreamedReply::Denied),
+                        _ = wait_denied(by_subject, &self.subject) => return Ok(StreamedReply::Denied),
+                        _ = wait_denied(by_inbox, &inbox) => return Ok(StreamedReply::Denied),
                         () = tokio::time::sleep_until(until.min(Instant::now() + POLL_INTERVAL)) => continue,
                     }
                 }

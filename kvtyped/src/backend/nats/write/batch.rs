@@ -10,13 +10,13 @@ use bytes::Bytes;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::publish::{NO_LEADER, WriteRequest};
-use crate::backend::nats::bucket::StreamContext;
-use crate::backend::nats::connection::connection::{InFlight, Reply};
-use crate::backend::nats::jetstream::api;
-use crate::backend::nats::jetstream::api::Acknowledgement;
-use crate::backend::nats::jetstream::error;
+use super::ack::{AckReply, Acknowledgement};
+use super::request::WriteRequest;
+use crate::backend::nats::connection::connection::InFlight;
+use crate::backend::nats::connection::reply::{AwaitReply, Reply};
+use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::error::ApiError;
+use crate::backend::nats::jetstream::error_code;
 use crate::backend::nats::jetstream::message::header;
 use crate::backend::{Batch, Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,39 +24,39 @@ use crate::revision::Revision;
 
 /// The messages of a batch.
 pub(crate) struct BatchMessages<'a> {
-    pub(crate) place: &'a StreamContext,
-    pub(crate) publications: Vec<WriteRequest<'a>>,
+    pub(crate) context: &'a StreamContext,
+    pub(crate) requests: Vec<WriteRequest<'a>>,
     deadline: Deadline,
-    /// The number of copies that were sent. Each copy is a batch with another name.
-    pub(crate) copies: u32,
+    /// The number of attempts that were sent. Each attempt is a batch with another name.
+    pub(crate) attempts: u32,
 }
 
-/// The outcome that a reply reports for its copy.
+/// The outcome that a reply reports for its attempt.
 pub(crate) enum BatchReply {
     /// Applied. The first message has this revision.
     Applied(Revision),
-    /// Not applied, because another copy was applied.
-    Known,
+    /// Not applied, because another attempt was applied.
+    Duplicate,
     /// Not applied, because a precondition does not hold. Some key has this revision.
     Conflict(Revision),
-    /// Not applied, because a checked key is being written or checked, or another copy is in flight.
-    Busy,
+    /// Not applied, because a checked key is being written or checked, or another attempt is in flight.
+    InProgress,
     /// Not applied, because the server did not accept all messages.
     Incomplete,
     /// Not applied, for a temporary reason.
-    NotNow(Error),
+    Retry(Error),
     /// Not applied by the server that replied, which is not the leader now. In a cluster, another server may have
-    /// received the copy too, and may apply it.
-    NotHere(Error),
+    /// received the attempt too, and may apply it.
+    NotLeader(Error),
     /// Not applied. Another attempt would fail too.
-    Refused(Error),
+    Rejected(Error),
 }
 
-/// A copy in flight.
+/// An attempt in flight.
 pub(crate) struct InFlightBatch<'a> {
     last: InFlight,
-    half: StagedBatch,
-    _place: Option<SemaphorePermit<'a>>,
+    staged: StagedBatch,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// The messages that a server stages until the last one arrives, or until it has received none for ten seconds. A
@@ -71,79 +71,79 @@ struct StagedBatch {
 
 impl<'a> BatchMessages<'a> {
     /// Creates the messages of these writes. Returns an error if the server would refuse a message.
-    pub(crate) fn new(place: &'a StreamContext, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
-        let publications = writes.iter().map(|write| WriteRequest::new(place, write, deadline)).collect();
-        let mut parcel = Self { place, publications, deadline, copies: 0 };
-        parcel.rotate_batch_id();
-        let limit = place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
-        for publication in &parcel.publications {
-            let key = publication.write.key.as_str();
-            publication.check().map_err(|error| error.with_key(key))?;
+    pub(crate) fn new(context: &'a StreamContext, writes: &'a [Write], deadline: Deadline) -> Result<Self> {
+        let requests = writes.iter().map(|write| WriteRequest::new(context, write, deadline)).collect();
+        let mut messages = Self { context, requests, deadline, attempts: 0 };
+        messages.rotate_batch_id();
+        let limit = context.max_message_size();
+        for request in &messages.requests {
+            let key = request.write.key.as_str();
+            request.check().map_err(|error| error.with_key(key))?;
             // The server would report a message that is too large only as an incomplete batch.
-            if limit.is_some_and(|limit| publication.size > limit) {
-                let size = Some(publication.size);
+            if limit.is_some_and(|limit| request.size > limit) {
+                let size = Some(request.size);
                 return Err(Error::new(ErrorKind::TooLarge { size, limit }).with_key(key));
             }
         }
-        Ok(parcel)
+        Ok(messages)
     }
 
-    /// Assigns the messages to the batch of the current copy. Returns the name of that batch.
+    /// Assigns the messages to the batch of the current attempt. Returns the name of that batch.
     fn rotate_batch_id(&mut self) -> String {
-        let id = self.publications.first().map_or("", |first| first.write.id.as_str());
-        let batch = format!("{id}-{}", self.copies.max(1));
-        let count = self.publications.len();
-        for (number, publication) in (1..).zip(&mut self.publications) {
-            publication.in_batch(&batch, number, number == count);
+        let id = self.requests.first().map_or("", |first| first.write.id.as_str());
+        let batch = format!("{id}-{}", self.attempts.max(1));
+        let count = self.requests.len();
+        for (number, request) in (1..).zip(&mut self.requests) {
+            request.in_batch(&batch, number, number == count);
         }
         batch
     }
 
-    /// Sends a copy. With `to_all`, several servers may answer.
+    /// Sends an attempt. With `to_all`, several servers may answer.
     pub(crate) async fn send(&mut self, to_all: bool) -> Result<InFlightBatch<'a>> {
-        let wire = self.place.api.connection();
-        let place = self.deadline.timeout(wire.batch_permit()).await?;
-        let _turn = self.deadline.timeout(wire.lock_batch_send()).await?;
-        self.copies += 1;
+        let connection = self.context.api.connection();
+        let permit = self.deadline.timeout(connection.batch_permit()).await?;
+        let _turn = self.deadline.timeout(connection.lock_batch_send()).await?;
+        self.attempts += 1;
         let batch = self.rotate_batch_id();
-        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECK_KEY_PREFIX);
-        let client = wire.client();
-        let mut half = StagedBatch { client: client.clone(), subject, batch, messages: 0 };
+        let subject = format!("{}{}.0", self.context.write_prefix, Batch::CHECK_KEY_PREFIX);
+        let client = connection.client();
+        let mut staged = StagedBatch { client: client.clone(), subject, batch, messages: 0 };
         let mut last = None;
-        for publication in &self.publications {
-            half.messages += 1;
-            if half.messages == self.publications.len() {
-                let mut pending = if to_all { publication.send_to_all() } else { publication.send() };
+        for request in &self.requests {
+            staged.messages += 1;
+            if staged.messages == self.requests.len() {
+                let mut pending = if to_all { request.send_to_all() } else { request.send() };
                 pending.start().await;
                 last = Some(pending);
             } else {
-                let (subject, payload) = (publication.subject.clone(), publication.payload.clone());
-                let sent = client.publish_with_headers(subject, publication.headers(), payload).await;
-                sent.map_err(|error| wire.ended_error().caused_by(error))?;
+                let (subject, payload) = (request.subject.clone(), request.payload.clone());
+                let published = client.publish_with_headers(subject, request.headers(), payload).await;
+                published.map_err(|error| connection.ended_error().caused_by(error))?;
             }
         }
-        let last = last.ok_or_else(|| error::backend("the batch has no message"))?;
-        Ok(InFlightBatch { last, half, _place: place })
+        let last = last.ok_or_else(|| Error::backend("the batch has no message"))?;
+        Ok(InFlightBatch { last, staged, _permit: permit })
     }
 
-    /// Sends a copy with every message as a request, until one is refused. Returns the outcome of that message or of
+    /// Sends an attempt with every message as a request, until one is refused. Returns the outcome of that message or of
     /// the last one, or `None` if a reply is missing.
     pub(crate) async fn send_acked(&mut self, until: Instant) -> Option<BatchReply> {
-        self.copies += 1;
+        self.attempts += 1;
         let batch = self.rotate_batch_id();
-        let subject = format!("{}{}.0", self.place.write_prefix, Batch::CHECK_KEY_PREFIX);
-        let mut half = StagedBatch { client: self.place.api.connection().client(), subject, batch, messages: 0 };
-        for publication in &self.publications {
-            half.messages += 1;
-            let answer = publication.send().wait(until).await;
-            match answer {
+        let subject = format!("{}{}.0", self.context.write_prefix, Batch::CHECK_KEY_PREFIX);
+        let mut staged = StagedBatch { client: self.context.api.connection().client(), subject, batch, messages: 0 };
+        for request in &self.requests {
+            staged.messages += 1;
+            let reply = request.send().wait(until).await;
+            match reply {
                 Reply::Message(message) if message.payload.is_empty() => {}
-                answer => {
-                    let verdict = self.classify(answer, publication);
-                    if verdict.is_some() {
-                        half.messages = 0;
+                reply => {
+                    let outcome = self.classify(reply, request);
+                    if outcome.is_some() {
+                        staged.messages = 0;
                     }
-                    return verdict;
+                    return outcome;
                 }
             }
         }
@@ -151,64 +151,55 @@ impl<'a> BatchMessages<'a> {
     }
 
     /// Interprets the reply to the last message.
-    pub(crate) fn classify_last(&self, answer: Reply) -> Option<BatchReply> {
-        self.classify(answer, self.publications.last()?)
+    pub(crate) fn classify_last(&self, reply: Reply) -> Option<BatchReply> {
+        self.classify(reply, self.requests.last()?)
     }
 
-    fn classify(&self, answer: Reply, publication: &WriteRequest<'_>) -> Option<BatchReply> {
-        let unclear = || error::backend("the reply to a batch lacks the revisions").unknown_outcome();
-        let message = match answer {
-            Reply::Message(message) => message,
-            Reply::TimedOut | Reply::Disconnected => return None,
-            Reply::NoResponders => {
-                return Some(BatchReply::NotNow(Error::unavailable(NO_LEADER)));
-            }
-            // If the server denied only the reply subject, the batch may have been applied.
-            Reply::PermissionDenied(subject) if subject != publication.subject => {
-                let denied = error::reply_error(Reply::PermissionDenied(subject), self.deadline);
-                return Some(BatchReply::Refused(denied.unknown_outcome()));
-            }
-            answer => return Some(BatchReply::Refused(error::reply_error(answer, self.deadline))),
-        };
-        Some(match api::parse_ack(&message.payload) {
-            Ok(Ok(Acknowledgement { seq, count, .. })) if count == self.publications.len() && seq >= count as u64 => {
+    fn classify(&self, reply: Reply, request: &WriteRequest<'_>) -> Option<BatchReply> {
+        Some(match AckReply::new(reply, &request.subject, self.deadline) {
+            AckReply::Stored(Acknowledgement { seq, count, .. })
+                if count == self.requests.len() && seq >= count as u64 =>
+            {
                 BatchReply::Applied(Revision::new(seq - count as u64 + 1))
             }
-            Ok(Ok(_)) => BatchReply::Refused(unclear()),
-            Ok(Err(error)) => self.classify_error(error, publication),
-            Err(error) => BatchReply::Refused(error.unknown_outcome()),
+            AckReply::Stored(_) => {
+                let error = Error::backend("the reply to a batch lacks the revisions");
+                BatchReply::Rejected(error.unknown_outcome())
+            }
+            AckReply::Error(error) => self.classify_error(error, request),
+            AckReply::Rejected(error) => BatchReply::Rejected(error),
+            AckReply::Retry(error) => BatchReply::Retry(error),
+            AckReply::Missing => return None,
         })
     }
 
-    fn classify_error(&self, error: ApiError, publication: &WriteRequest<'_>) -> BatchReply {
+    fn classify_error(&self, error: ApiError, request: &WriteRequest<'_>) -> BatchReply {
         match error.actual_revision() {
             Some(Some(actual)) => return BatchReply::Conflict(actual),
-            Some(None) => return BatchReply::Busy,
+            Some(None) => return BatchReply::InProgress,
             None => {}
         }
         match error.err_code {
-            10158 => BatchReply::Busy,
-            10174 => BatchReply::Refused(Error::no_batches(&self.place.config.name)),
-            10176 => BatchReply::Incomplete,
-            10199 => BatchReply::Refused(Error::new(ErrorKind::InvalidBatch { reason: error.description })),
-            10201 => BatchReply::Known,
-            _ if error.is_transient() => BatchReply::NotHere(Error::unavailable(error.description)),
-            _ => {
-                let limit = self.place.config.max_value_size.and_then(|limit| usize::try_from(limit).ok());
-                BatchReply::Refused(error::from_write_error(error, limit, publication.size))
+            error_code::DUPLICATE_IN_FLIGHT => BatchReply::InProgress,
+            error_code::BATCH_DISABLED => BatchReply::Rejected(Error::no_batches(&self.context.config.name)),
+            error_code::BATCH_INCOMPLETE => BatchReply::Incomplete,
+            error_code::BATCH_TOO_LARGE => {
+                BatchReply::Rejected(Error::new(ErrorKind::InvalidBatch { reason: error.description }))
             }
+            error_code::BATCH_DUPLICATE => BatchReply::Duplicate,
+            _ if error.is_transient() => BatchReply::NotLeader(Error::unavailable(error.description)),
+            _ => BatchReply::Rejected(error.into_write_error(self.context.max_message_size(), request.size)),
         }
     }
 }
 
-impl InFlightBatch<'_> {
-    /// Waits for the next reply until the given time.
-    pub(crate) async fn wait(&mut self, until: Instant) -> Reply {
-        let answer = self.last.wait(until).await;
-        if !matches!(answer, Reply::TimedOut | Reply::Disconnected) {
-            self.half.messages = 0;
+impl AwaitReply for InFlightBatch<'_> {
+    async fn wait(&mut self, until: Instant) -> Reply {
+        let reply = self.last.wait(until).await;
+        if !matches!(reply, Reply::TimedOut | Reply::Disconnected) {
+            self.staged.messages = 0;
         }
-        answer
+        reply
     }
 }
 
@@ -221,10 +212,10 @@ impl Drop for StagedBatch {
         if self.messages == 0 {
             return;
         }
-        let out_of_turn = if self.messages == 1 { "3" } else { "2" };
+        let out_of_sequence = if self.messages == 1 { "3" } else { "2" };
         let mut headers = HeaderMap::new();
         headers.insert(header::BATCH, self.batch.as_str());
-        headers.insert(header::BATCH_SEQUENCE, out_of_turn);
+        headers.insert(header::BATCH_SEQUENCE, out_of_sequence);
         headers.insert(header::OPERATION, "DEL");
         headers.insert(header::EXPECTED_STREAM, "-");
         let (client, subject) = (self.client.clone(), std::mem::take(&mut self.subject));

@@ -1,271 +1,289 @@
-//! The recovery of a write whose acknowledgement was lost.
+//! The recovery of an operation whose acknowledgement was lost: a write, an atomic batch, or an increment.
 //!
-//! The server may have applied such a write, or may still apply it: the message may wait in a socket of a hung server,
-//! or on a connection that breaks. Or the write is never applied. These rules decide the outcome:
+//! The server may have applied the operation, or may still apply it: the message may wait in a socket of a hung server,
+//! or on a connection that breaks. Or the operation is never applied. [`recover`] waits for late replies and looks the
+//! operation up in the stored messages at the same time. It sends the operation again where that is harmless. These
+//! rules hold for every operation:
 //!
-//! * *Every write carries its operation id, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the leader
-//!   has an entry with our id, the write is applied, and the entry has its revision.
-//! * *A write with a precondition can be sent again under the same id.* A server stores an id once, and a precondition
-//!   on the written key holds once, so the server refuses a late copy. A replicated bucket replies to a copy with the
-//!   first revision (`duplicate`). A bucket without replicas checks the precondition first, and reports a conflict with
-//!   our own write. A conflict after a lost acknowledgement therefore proves nothing until the leader was asked. A
-//!   precondition on another key can hold any number of times. Such a write is protected only by its id, and only while
-//!   the server remembers the id.
-//! * *A write without a precondition is never sent again*, because a copy could overwrite a later write. The client
-//!   only waits for the reply, and queries the leader, until the deadline.
-//! * *A write is certainly refused* in two cases. In the first case, every copy got a reply that proves something (see
-//!   [`publish`](super::publish)), and no reply contained a revision. In the second case, the key of the precondition
-//!   has moved on, and the leader's entries show that no copy was applied. No copy can be applied later, because
-//!   revisions never return. No copy was applied if another operation wrote the entry that directly followed the
-//!   expected revision. An entry with a precondition on its own key names the revision that it followed. So the second
-//!   case also works for a key without history, if its writers use preconditions.
-//! * *Otherwise the outcome is unknown*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)). If a
-//!   write without a precondition overwrote a key without history, no entry shows the earlier state. Only a replicated
-//!   bucket still knows the id of a conditional write, and replies to another copy with its revision.
+//! * *Every operation carries an operation id, which is stored with it* (in `Nats-Msg-Id` or `Kvtyped-Oid`). If the
+//!   leader has a message with this id, the operation is applied.
+//! * *The operation is sent again under the same id*, if another attempt can neither apply it twice nor overwrite a later
+//!   write. [`Lookup`] says so.
+//! * *If the stored messages can no longer decide the outcome*, only a late reply can. It gets a final grace period.
+//! * *Otherwise the outcome is unknown*, and the error says so ([`Outcome::Unknown`](crate::Outcome::Unknown)).
 //!
 //! A definite error therefore always means: not applied, and never will be. The reply of an isolated leader can be
-//! stale, but not wrong. Two facts never change: that our entry exists, and which revision an entry directly followed.
+//! stale, but not wrong. Two facts never change: that a message with our id exists, and which revision an entry directly
+//! followed.
+//!
+//! ```text
+//! attempt without a reply ──> look up and listen ──> applied, rejected
+//!                                │  ▲        │
+//!               resend harmless  ▼  │        ▼  undecidable
+//!                             resend, pause  final grace period ──> unknown outcome
+//! ```
+//!
+//! [`Recoverable`] names the differences: how to send, how to interpret a reply, and how to look an operation up. Its
+//! three implementations are in [`publish`](super::publish), [`commit`](super::commit) and
+//! [`increment`](super::increment).
 
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{Either, select, select_all};
-use serde_json::json;
+use futures::future::{Either, select};
 use tokio::time::Instant;
 
-use super::publish::{WriteReply, WriteRequest};
-use crate::backend::nats::connection::connection::{InFlight, Reply};
-use crate::backend::nats::jetstream::error;
-use crate::backend::nats::jetstream::message::StoredMessage;
-use crate::backend::{Backoff, Deadline, Precondition, Write};
+use crate::backend::nats::connection::reply::{AwaitReply, Reply, first_reply};
+use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::revision::Revision;
 
-/// How long to wait for the reply to another copy before the leader is queried again.
-const RESEND_INTERVAL: Duration = Duration::from_millis(500);
+/// How long to wait for a late reply once a look-up cannot decide the outcome.
+pub(crate) const FINAL_GRACE: Duration = Duration::from_millis(500);
 
-/// How long to wait for a late reply once a query cannot decide the outcome.
-const FINAL_GRACE: Duration = Duration::from_millis(500);
+/// How long to wait for the reply of another leader after the reply of a replaced leader.
+pub(crate) const LEADER_STEPDOWN_GRACE: Duration = Duration::from_millis(50);
 
-/// A write with an unknown outcome.
-pub(crate) struct LostAck<'a> {
-    publication: &'a WriteRequest<'a>,
-    begun: Instant,
-    /// The copies that were sent and not answered.
-    unanswered: Vec<InFlight>,
-    /// Whether only one copy was sent, so that the server cannot know another one.
-    is_sole: bool,
-    /// Whether the server reported the sole copy as a duplicate. Then only the stored entry can prove that another
-    /// leader applied the copy.
-    is_duplicate: bool,
-    /// Whether a copy got a reply that proves nothing.
-    doubtful: bool,
-    /// The reason why a copy was not applied, if it was not the precondition.
-    refusal: Option<Error>,
-    /// Whether no copy can be applied in the future, and the entries do not show whether one was applied.
-    buried: bool,
+/// How many times a server must report that the expected revision does not exist yet, before the report is final. Also
+/// how many consecutive reports of another attempt in flight are accepted from a server that keeps the ids of rejected
+/// writes.
+pub(crate) const MAX_INCONCLUSIVE: u32 = 3;
+
+/// The shortest pause between two look-ups.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// An operation that is sent in attempts under one operation id.
+pub(crate) trait Recoverable: Sync {
+    /// An attempt in flight.
+    type Attempt: AwaitReply;
+    /// The outcome that ends the recovery.
+    type Output: Send;
+
+    /// The reason of the error if the stored messages cannot decide the outcome.
+    const UNDECIDABLE: &'static str;
+
+    /// Returns the stream, for log events.
+    fn stream(&self) -> &str;
+
+    /// Looks the operation up in the stored messages of the leader. `is_undecidable`: an earlier look-up returned
+    /// [`Lookup::Undecidable`].
+    fn look_up(&self, is_undecidable: bool) -> impl Future<Output = Result<Lookup<Self::Output>>> + Send;
+
+    /// Interprets the reply to an attempt.
+    fn on_reply(
+        &self,
+        answered: Answered<Self::Attempt>,
+        evidence: &mut Evidence,
+    ) -> impl Future<Output = Step<Self::Output>> + Send;
+
+    /// Sends the operation again.
+    fn resend(&mut self) -> impl Future<Output = Result<Self::Attempt>> + Send;
+
+    /// Returns how long to wait for the reply to another attempt before the next look-up. `resends` attempts were sent
+    /// before it. `None` for the usual pause between look-ups.
+    fn resend_pause(&self, resends: u32) -> Option<Duration>;
 }
 
-/// The state of a write according to the leader's entries.
-enum Lookup {
-    Applied(Revision),
-    /// The entries do not contain the write, and its precondition still holds: it may yet be applied.
-    Open,
-    /// The write was never applied and cannot be applied in the future. This revision came first.
-    Outrun(Revision),
-    /// The write cannot be applied in the future. The entries do not show whether it was applied.
-    Buried,
+/// The state of an operation according to the stored messages.
+pub(crate) enum Lookup<T> {
+    /// The operation was applied.
+    Applied(T),
+    /// The operation was not applied and cannot be applied in the future, or the look-up cannot succeed.
+    Rejected(Error),
+    /// The stored messages do not contain the operation. It may yet be applied.
+    NotStored {
+        /// Whether another attempt is harmless.
+        may_resend: bool,
+    },
+    /// No attempt can be applied in the future. The stored messages do not show whether one was applied.
+    Undecidable {
+        /// Whether another attempt is harmless. Its reply may decide the outcome.
+        may_resend: bool,
+    },
 }
 
-impl<'a> LostAck<'a> {
-    /// Starts the recovery of a write with one unanswered copy. The last parameter says whether other copies got
-    /// replies that prove nothing.
-    pub(crate) fn new(publication: &'a WriteRequest<'a>, pending: InFlight, is_sole: bool, doubtful: bool) -> Self {
-        let unanswered = vec![pending];
-        Self {
-            publication,
-            begun: Instant::now(),
-            unanswered,
-            is_sole,
-            is_duplicate: false,
-            doubtful,
-            refusal: None,
-            buried: false,
-        }
+/// The next step after a reply.
+pub(crate) enum Step<T> {
+    /// The reply decides the outcome.
+    Done(Result<T>),
+    /// The reply changes the evidence: look the operation up now.
+    LookUp,
+    /// The reply proves nothing: wait for other replies.
+    Wait,
+}
+
+/// An attempt with its reply.
+pub(crate) struct Answered<A> {
+    pub(crate) attempt: A,
+    pub(crate) reply: Reply,
+    /// Whether every other attempt got a reply before.
+    pub(crate) is_last: bool,
+    /// The time limit for further replies to the attempt.
+    pub(crate) until: Instant,
+}
+
+/// The facts that replies revealed.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence {
+    /// The number of attempts under the current message id. If only one attempt was sent, the server cannot know
+    /// another one.
+    pub(crate) sent: u32,
+    /// The number of attempts with a reply that proves nothing. For a batch, also of attempts without a reply in time.
+    pub(crate) inconclusive: u32,
+    /// The reason why an attempt was not applied, if it was not the precondition.
+    pub(crate) rejection: Option<Error>,
+    /// Whether the server reported the only attempt as a duplicate. Then only the stored message can prove that another
+    /// leader applied the attempt.
+    pub(crate) is_duplicate: bool,
+}
+
+impl Evidence {
+    /// Returns this error, with an unknown outcome if an earlier attempt may have been applied.
+    pub(crate) fn outcome_of(&self, error: Error) -> Error {
+        if self.inconclusive > 0 { error.unknown_outcome() } else { error }
+    }
+}
+
+/// The attempts of one operation.
+#[derive(Debug)]
+pub(crate) struct Attempts<A> {
+    /// The attempts without a reply.
+    in_flight: Vec<A>,
+    pub(crate) evidence: Evidence,
+}
+
+impl<A> Default for Attempts<A> {
+    fn default() -> Self {
+        Self { in_flight: Vec::new(), evidence: Evidence::default() }
+    }
+}
+
+impl<A: AwaitReply> Attempts<A> {
+    /// Adds an attempt that was sent.
+    pub(crate) fn push(&mut self, attempt: A) {
+        self.evidence.sent += 1;
+        self.in_flight.push(attempt);
     }
 
-    /// Determines the outcome. Queries the leader and waits for replies at the same time.
-    pub(crate) async fn recover(mut self, deadline: Deadline) -> Result<Revision> {
-        let WriteRequest { place, write, .. } = self.publication;
-        tracing::debug!(stream = place.stream, key = %write.key, "a write was not acknowledged");
-        let mut until = deadline.at();
-        let mut backoff = Backoff::outage();
-        while Instant::now() < until {
-            let sight = match select(pin!(self.publication.look_up(deadline)), pin!(self.listen(until))).await {
-                Either::Left((sight, _)) => sight,
-                Either::Right((Some(result), _)) => return result,
-                Either::Right((None, _)) => continue,
-            };
-            let mut pause = backoff.next();
-            match sight {
-                Ok(Lookup::Applied(revision)) => return Ok(revision),
-                Ok(Lookup::Outrun(actual)) => {
-                    let expected = write.precondition.as_ref().map_or(Revision::ZERO, |guard| guard.revision);
-                    return Err(Error::new(ErrorKind::Conflict { expected, actual: Some(actual) }));
-                }
-                Ok(_) if self.is_duplicate => return Err(error::foreign_duplicate()),
-                Ok(Lookup::Buried) if !self.buried => {
-                    self.buried = true;
-                    until = until.min(Instant::now() + FINAL_GRACE);
-                    // A copy is harmless here, and a replicated bucket may still know the id.
-                    if self.may_send_again() {
-                        self.send_again();
-                    }
-                }
-                Ok(Lookup::Open) if self.refusal.is_some() => break,
-                Ok(Lookup::Open) if self.may_send_again() => {
-                    self.send_again();
-                    pause = RESEND_INTERVAL;
-                }
-                Ok(Lookup::Open | Lookup::Buried) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
-                Err(error) => tracing::debug!(stream = place.stream, %error, "the leader does not answer"),
-            }
-            if let Some(result) = self.listen(until.min(Instant::now() + pause)).await {
-                return result;
-            }
-        }
-        Err(self.unknown_outcome(deadline))
+    /// Whether every attempt got a reply.
+    pub(crate) fn are_answered(&self) -> bool {
+        self.in_flight.is_empty()
     }
 
-    /// Waits for replies until the given time, or until a reply changes the state. Returns a result if a reply decides
-    /// the outcome.
-    async fn listen(&mut self, until: Instant) -> Option<Result<Revision>> {
+    /// Waits for replies until the given time, or until a reply requires a look-up. Returns a result if a reply decides
+    /// the outcome. `stops_at_disconnect`: the wait also ends when the connection of an attempt breaks.
+    pub(crate) async fn listen<R>(
+        &mut self,
+        operation: &R,
+        until: Instant,
+        stops_at_disconnect: bool,
+    ) -> Option<Result<R::Output>>
+    where
+        R: Recoverable<Attempt = A>,
+    {
         while Instant::now() < until {
-            if self.unanswered.is_empty() {
+            if self.in_flight.is_empty() {
                 tokio::time::sleep_until(until).await;
                 return None;
             }
-            let waiting = self.unanswered.iter_mut().map(|copy| copy.wait(until).boxed());
-            let (answer, at, _) = select_all(waiting).await;
-            if matches!(answer, Reply::TimedOut | Reply::Disconnected) {
-                continue;
+            let (reply, index) = first_reply(&mut self.in_flight, until).await;
+            match reply {
+                Reply::Disconnected if stops_at_disconnect => return None,
+                Reply::Disconnected | Reply::TimedOut => continue,
+                _ => {}
             }
-            drop(self.unanswered.swap_remove(at));
-            let was_last = self.unanswered.is_empty();
-            match self.publication.classify(answer) {
-                WriteReply::Applied { duplicate: true, .. } if self.is_sole => {
-                    self.is_duplicate = true;
-                    return None;
-                }
-                WriteReply::Applied { revision, .. } => return Some(Ok(revision)),
-                WriteReply::NoReply => {}
-                WriteReply::Rejected(error) if was_last && (!self.doubtful || error.is_conflict()) => {
-                    return Some(Err(error));
-                }
-                WriteReply::Retry(error) if was_last && !self.doubtful => return Some(Err(error)),
-                WriteReply::Rejected(error) if !error.is_conflict() => {
-                    self.refusal = Some(error);
-                    return None;
-                }
-                WriteReply::Rejected(_) | WriteReply::Retry(_) => return None,
-                WriteReply::Inconclusive(_) | WriteReply::InProgress => self.doubtful = true,
+            let attempt = self.in_flight.swap_remove(index);
+            let answered = Answered { attempt, reply, is_last: self.in_flight.is_empty(), until };
+            match operation.on_reply(answered, &mut self.evidence).await {
+                Step::Done(result) => return Some(result),
+                Step::LookUp => return None,
+                Step::Wait => {}
             }
         }
         None
     }
-
-    fn may_send_again(&self) -> bool {
-        let WriteRequest { place, write: Write { key, precondition: guard, .. }, .. } = self.publication;
-        let protected = match guard {
-            None => false,
-            Some(guard) if guard.key == *key => true,
-            Some(_) => self.begun.elapsed() * 2 < place.duplicate_window,
-        };
-        protected && place.api.connection().is_connected()
-    }
-
-    fn send_again(&mut self) {
-        let WriteRequest { place, write, .. } = self.publication;
-        tracing::debug!(stream = place.stream, key = %write.key, "retrying the write with the same id");
-        self.is_sole = false;
-        self.unanswered.push(self.publication.send());
-    }
-
-    /// Creates the error of an unknown outcome.
-    fn unknown_outcome(self, deadline: Deadline) -> Error {
-        let buried = self.buried;
-        let error = self.refusal.unwrap_or_else(|| match buried {
-            true => Error::unavailable("the acknowledgement was lost, and a later write replaced the key"),
-            false => deadline.error(),
-        });
-        error.unknown_outcome()
-    }
 }
 
-impl WriteRequest<'_> {
-    /// Looks for this write in the leader's entries.
-    async fn look_up(&self, deadline: Deadline) -> Result<Lookup> {
-        let Self { place, write: Write { key, precondition: guard, id, .. }, .. } = self;
-        // Read the other key first: once it has moved on, the state of our own key is final.
-        let other = match guard {
-            Some(guard) if guard.key != *key => Some(revision_of(&place.leader_newest(&guard.key, deadline).await?)),
-            _ => None,
-        };
-        let newest = place.leader_newest(key, deadline).await?;
-        let newest_revision = revision_of(&newest);
-        if let Some(newest) = &newest
-            && newest.was_written_by(id)
-        {
-            return Ok(Lookup::Applied(newest.revision));
-        }
-        let has_history = place.config.history.is_none_or(|history| history > 1);
-        let Some(Precondition { revision: guarded, .. }) = guard else {
-            let (ours, _) = if has_history { self.is_retained(Revision::ZERO, deadline).await? } else { (None, None) };
-            return Ok(ours.map_or(Lookup::Open, Lookup::Applied));
-        };
-        let now = other.unwrap_or(newest_revision);
-        if now <= *guarded {
-            return Ok(Lookup::Open);
-        }
-        let (ours, first) = if has_history { self.is_retained(*guarded, deadline).await? } else { (None, newest) };
-        if let Some(revision) = ours {
-            return Ok(Lookup::Applied(revision));
-        }
-        let outrun = match other {
-            None => first.is_some_and(|first| first.directly_follows(*guarded)),
-            // Our entry would have a revision above the expected one. Only a single server is certain to return the
-            // newest entry.
-            Some(_) => newest_revision < *guarded && place.config.replicas == Some(1) && place.config.mirror.is_none(),
-        };
-        Ok(if outrun { Lookup::Outrun(now) } else { Lookup::Buried })
-    }
-
-    /// Returns our entry among the stored entries of the key after this revision, and the first of those entries.
-    pub(crate) async fn is_retained(
-        &self,
-        after: Revision,
-        deadline: Deadline,
-    ) -> Result<(Option<Revision>, Option<StoredMessage>)> {
-        let Self { place, write: Write { key, id, .. }, .. } = self;
-        let subject = place.leader_subject(key);
-        let mut first = None;
-        let mut from = after.get() + 1;
-        loop {
-            let which = json!({ "seq": from, "next_by_subj": subject });
-            let Some(entry) = place.leader_api.leader(&place.leader_stream, &which, deadline).await? else {
-                return Ok((None, first));
-            };
-            if entry.was_written_by(id) {
-                return Ok((Some(entry.revision), first));
+/// Determines the outcome of an operation whose attempts got no conclusive reply.
+///
+/// # Errors
+///
+/// Returns a definite error if the operation was not applied, and an error with an unknown outcome otherwise.
+pub(crate) async fn recover<R: Recoverable>(
+    operation: &mut R,
+    attempts: &mut Attempts<R::Attempt>,
+    deadline: Deadline,
+) -> Result<R::Output> {
+    let mut until = deadline.at();
+    let mut backoff = Backoff::outage();
+    let (mut resends, mut is_undecidable) = (0, false);
+    while Instant::now() < until {
+        let found = {
+            let look_up = pin!(operation.look_up(is_undecidable));
+            match select(look_up, pin!(attempts.listen(&*operation, until, false))).await {
+                Either::Left((found, _)) => found,
+                Either::Right((Some(result), _)) => return result,
+                Either::Right((None, _)) => continue,
             }
-            from = entry.revision.get() + 1;
-            first.get_or_insert(entry);
+        };
+        let mut pause = backoff.next().max(MIN_PAUSE);
+        match found {
+            Ok(Lookup::Applied(output)) => return Ok(output),
+            Ok(Lookup::Rejected(error)) => return Err(error),
+            Ok(_) if attempts.evidence.is_duplicate => return Err(foreign_duplicate()),
+            Ok(Lookup::Undecidable { may_resend }) if !is_undecidable => {
+                is_undecidable = true;
+                until = until.min(Instant::now() + FINAL_GRACE);
+                if may_resend {
+                    attempts.push(operation.resend().await.map_err(Error::unknown_outcome)?);
+                }
+            }
+            // The attempt that was rejected was the only chance of the operation.
+            Ok(Lookup::NotStored { .. }) if attempts.evidence.rejection.is_some() => break,
+            Ok(Lookup::NotStored { may_resend: true }) => {
+                tracing::debug!(stream = operation.stream(), resends, "an operation is sent again with the same id");
+                attempts.push(operation.resend().await.map_err(Error::unknown_outcome)?);
+                pause = operation.resend_pause(resends).unwrap_or(pause);
+                resends += 1;
+            }
+            Ok(Lookup::NotStored { may_resend: false } | Lookup::Undecidable { .. }) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error.unknown_outcome()),
+            Err(error) => tracing::debug!(stream = operation.stream(), %error, "the leader does not answer"),
+        }
+        if let Some(result) = attempts.listen(operation, until.min(Instant::now() + pause), false).await {
+            return result;
+        }
+    }
+    let error = attempts.evidence.rejection.take().unwrap_or_else(|| match is_undecidable {
+        true => Error::unavailable(R::UNDECIDABLE),
+        false => deadline.error(),
+    });
+    Err(error.unknown_outcome())
+}
+
+/// Waits for the reply of another leader to an attempt whose rejection proves nothing. Returns this reply, or the last
+/// rejection.
+///
+/// `classify` returns `None` if there was no reply in time.
+pub(crate) async fn await_other_leader<A: AwaitReply, T>(
+    attempt: &mut A,
+    mut rejection: T,
+    until: Instant,
+    classify: impl Fn(Reply) -> Option<T>,
+    proves_nothing: impl Fn(&T) -> bool,
+) -> T {
+    let until = until.min(Instant::now() + LEADER_STEPDOWN_GRACE);
+    loop {
+        match classify(attempt.wait(until).await) {
+            None => return rejection,
+            Some(other) if proves_nothing(&other) => rejection = other,
+            Some(other) => return other,
         }
     }
 }
 
-fn revision_of(entry: &Option<StoredMessage>) -> Revision {
-    entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision)
+/// Creates the error of an only attempt that the server reported as a duplicate: another message has the id, or two
+/// servers took the attempt.
+pub(crate) fn foreign_duplicate() -> Error {
+    Error::backend("the server reports a new operation id as the id of another message").unknown_outcome()
 }
