@@ -284,8 +284,8 @@ impl Error {
 
     pub(crate) fn decode(error: &CodecError) -> Self {
         if let Some(Newer { found, known }) = error.newer_format() {
-            let needs = format!("a newer version of kvtyped for records of format {found}: update this program");
-            return Self::unsupported(needs, format!("a version for formats up to {known}"));
+            let found = format!("a record of format {found}, and this version knows {known}");
+            return Self::unsupported("a newer version of kvtyped: update this program", found);
         }
         Self::new(ErrorKind::Decode { codec: error.codec(), detail: error.detail().to_owned() })
     }

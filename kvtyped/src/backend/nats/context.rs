@@ -151,8 +151,8 @@ impl StreamContext {
     /// Requests the stream information from the leader. Returns `Some(None)` if the bucket does not exist, and `None`
     /// if the leader does not answer within 500 ms.
     pub(crate) async fn probe_stream(&self, deadline: Deadline) -> Option<Option<Value>> {
-        let soon = Deadline::after(deadline.remaining().min(PROBE_TIMEOUT));
-        self.leader_api.stream(self.origin_bucket(), soon).await.ok()
+        let probe_deadline = Deadline::after(deadline.remaining().min(PROBE_TIMEOUT));
+        self.leader_api.stream(self.origin_bucket(), probe_deadline).await.ok()
     }
 
     /// Requests the state of the stream that this bucket reads.

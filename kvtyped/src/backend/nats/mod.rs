@@ -67,7 +67,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// write permission as carefully as read permission.
 pub struct NatsBackend {
     api: Api,
-    boxed: bool,
+    owns_connection: bool,
     /// The capabilities of the servers, cached per connection.
     capabilities: PerConnection<Capabilities>,
 }
@@ -111,7 +111,7 @@ impl NatsBackend {
     }
 
     async fn connected(connector: Connector) -> Result<Self> {
-        let (prefix, restricted) = (connector.api_prefix()?, connector.is_confined());
+        let (prefix, restricted) = (connector.api_prefix()?, connector.is_restricted());
         Ok(Self::with_connection(Connection::connect(connector, restricted).await?, prefix, true))
     }
 
@@ -135,11 +135,15 @@ impl NatsBackend {
         Ok(Self::with_connection(Connection::over(client, options.restricted), prefix, false))
     }
 
-    fn with_connection(wire: Connection, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(Arc::new(wire), prefix), boxed: owned, capabilities: PerConnection::default() }
+    fn with_connection(connection: Connection, prefix: String, owned: bool) -> Self {
+        Self {
+            api: Api::new(Arc::new(connection), prefix),
+            owns_connection: owned,
+            capabilities: PerConnection::default(),
+        }
     }
 
-    async fn check_name(&self, deadline: Deadline) -> Result<Capabilities> {
+    async fn server_capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
         let epoch = self.api.connection().epoch();
         if let Some(known) = self.capabilities.get(epoch) {
             return Ok(known);
@@ -151,47 +155,52 @@ impl NatsBackend {
 
     async fn create_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.check_name(deadline).await?;
-        stream_config::check(&config, &able)?;
-        let config = config.with_defaults(able.key_ttl, able.atomic);
+        let capabilities = self.server_capabilities(deadline).await?;
+        stream_config::check(&config, &capabilities)?;
+        let config = config.with_defaults(capabilities.key_ttl, capabilities.atomic);
         // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
         }
         let wanted = Value::Object(stream_config::to_stream_config(&config));
         let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(ApiError::into_config_error)?;
-        self.verify_applied(info, &config, &able)
+        let reply = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
+        let info = reply.map_err(ApiError::into_config_error)?;
+        self.verify_applied(info, &config, &capabilities)
     }
 
     async fn update_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.check_name(deadline).await?;
-        stream_config::check(&config, &able)?;
+        let capabilities = self.server_capabilities(deadline).await?;
+        stream_config::check(&config, &capabilities)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (now, raw) = stream_info::parse_config(&info)?;
-        if stream_info::normalize(&config).differences(&now).is_empty() {
-            return self.bucket(now, &raw, &info);
+        let (current, raw) = stream_info::parse_config(&info)?;
+        if stream_info::normalize(&config).differences(&current).is_empty() {
+            return self.bucket(current, &raw, &info);
         }
         let mut wanted = raw.clone();
         regular::repair(&config.name, &mut wanted);
         stream_config::merge_update(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(ApiError::into_config_error)?;
-        self.verify_applied(info, &config, &able)
+        let reply = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
+        let info = reply.map_err(ApiError::into_config_error)?;
+        self.verify_applied(info, &config, &capabilities)
     }
 
     /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
     /// setting that it does not know.
-    fn verify_applied(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
+    fn verify_applied(
+        &self,
+        info: Value,
+        wanted: &BucketConfig,
+        capabilities: &Capabilities,
+    ) -> Result<Arc<dyn RawBucket>> {
         let (config, raw) = stream_info::parse_config(&info)?;
         if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
-                format!("{}, which made it {}", able.backend, difference.found),
+                format!("{}, which made it {}", capabilities.backend, difference.found),
             ));
         }
         self.bucket(config, &raw, &info)
@@ -243,7 +252,7 @@ impl NatsBackend {
                 Some(info) => info,
                 // Request the capabilities only if the stream must be created: a user who may only increment may not
                 // request them.
-                None if !self.check_name(deadline).await?.counters => return Ok(None),
+                None if !self.server_capabilities(deadline).await?.counters => return Ok(None),
                 None => {
                     let wanted = Value::Object(stream_config::to_counter_config(&config));
                     let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
@@ -254,7 +263,7 @@ impl NatsBackend {
                         .map_err(ApiError::into_config_error)
                     {
                         Ok(info) => info,
-                        // Another client created the stream since the lookup: look again.
+                        // Another client created the stream since the look-up: request it again.
                         Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {
                             continue;
                         }
@@ -276,47 +285,47 @@ impl NatsBackend {
         let mut offset = 0;
         loop {
             // Asking for `$KV.>` would leave out mirrors, which have no subjects.
-            let asked = json!({ "offset": offset });
-            let answer = self.api.call("STREAM.NAMES", Some(&asked), Idempotency::Idempotent, deadline).await?;
-            let answer = answer.map_err(ApiError::into_error)?;
-            let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let body = json!({ "offset": offset });
+            let reply = self.api.call("STREAM.NAMES", Some(&body), Idempotency::Idempotent, deadline).await?;
+            let reply = reply.map_err(ApiError::into_error)?;
+            let page = reply["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
             names.extend(
                 page.iter().filter_map(Value::as_str).filter_map(stream_config::bucket_name).map(str::to_owned),
             );
             offset += page.len();
-            if page.is_empty() || offset as u64 >= answer["total"].as_u64().unwrap_or_default() {
+            if page.is_empty() || offset as u64 >= reply["total"].as_u64().unwrap_or_default() {
                 names.sort_unstable();
                 names.dedup();
-                return Ok(self.only_buckets(names, deadline).await);
+                return Ok(self.retain_buckets(names, deadline).await);
             }
         }
     }
 }
 
 /// The number of streams that are checked concurrently.
-const LOOKS: usize = 16;
+const CONCURRENT_CHECKS: usize = 16;
 /// The time limit of the check of one stream.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl NatsBackend {
     /// Drops the names of streams that are not buckets. Keeps a stream that cannot be checked, because it has no leader
     /// or the user may not request its information.
-    async fn only_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
+    async fn retain_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
         let is_bucket = |name: String| async move {
-            let soon = Deadline::after(deadline.remaining().min(LOOK));
-            let is_bucket = match self.api.stream(&name, soon).await {
+            let check_deadline = Deadline::after(deadline.remaining().min(CHECK_TIMEOUT));
+            let is_bucket = match self.api.stream(&name, check_deadline).await {
                 Ok(info) => info.is_some_and(|info| stream_info::parse_config(&info).is_ok()),
                 Err(_) => true,
             };
             is_bucket.then_some(name)
         };
-        stream::iter(names).map(is_bucket).buffered(LOOKS).filter_map(std::future::ready).collect().await
+        stream::iter(names).map(is_bucket).buffered(CONCURRENT_CHECKS).filter_map(std::future::ready).collect().await
     }
 }
 
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.check_name(deadline).boxed()
+        self.server_capabilities(deadline).boxed()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
@@ -349,7 +358,7 @@ impl Backend for NatsBackend {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         async move {
-            match self.boxed {
+            match self.owns_connection {
                 true => self.api.connection().close().await,
                 false => Ok(()),
             }
@@ -361,6 +370,9 @@ impl Backend for NatsBackend {
 /// Shows no server and no user.
 impl fmt::Debug for NatsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.boxed).finish_non_exhaustive()
+        f.debug_struct("NatsBackend")
+            .field("api", &self.api)
+            .field("owned", &self.owns_connection)
+            .finish_non_exhaustive()
     }
 }

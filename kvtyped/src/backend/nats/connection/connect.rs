@@ -19,7 +19,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The time limit of the handshake with one server before the client tries the next one. A hung server accepts
 /// connections and stays silent.
-const SERVER_PATIENCE: Duration = Duration::from_secs(2);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects clients by a URL and options. It has no `Debug`, because it holds secrets.
 pub(crate) struct Connector {
@@ -34,9 +34,9 @@ impl Connector {
     ///
     /// Returns `InvalidConfig` if the URL or an option is invalid.
     pub(crate) fn new(url: &str, options: NatsOptions, client: Option<ConnectOptions>) -> Result<Self> {
-        let target = ServerUrl::parse(url)?;
-        let servers = target.servers.clone();
-        let options = target.merge_options(options);
+        let url = ServerUrl::parse(url)?;
+        let servers = url.servers.clone();
+        let options = url.merge_options(options);
         options.inbox()?;
         Ok(Self { servers, options, client, violations: Arc::default() })
     }
@@ -46,7 +46,7 @@ impl Connector {
         self.options.api_prefix()
     }
 
-    pub(crate) fn is_confined(&self) -> bool {
+    pub(crate) fn is_restricted(&self) -> bool {
         self.options.restricted
     }
 
@@ -84,14 +84,14 @@ impl Connector {
             Some(credentials) => credentials.apply(self.client.clone()).await?,
             None => self.client.clone().unwrap_or_default(),
         };
-        let reported = Arc::clone(&self.violations);
+        let violations = Arc::clone(&self.violations);
         let mut connect = tls.apply(connect).await?;
-        if tls.begins_in_the_clear() && !self.options.trust_discovered_servers {
+        if tls.starts_unencrypted() && !self.options.trust_discovered_servers {
             connect = connect.ignore_discovered_servers();
         }
         let connect = connect
             .name(name.as_deref().unwrap_or("kvtyped"))
-            .connection_timeout(self.timeout().min(SERVER_PATIENCE))
+            .connection_timeout(self.timeout().min(SERVER_TIMEOUT))
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempts| match attempts {
                 0 | 1 => Duration::ZERO,
@@ -101,10 +101,10 @@ impl Connector {
             })
             .event_callback(move |event| {
                 match event {
-                    Event::ServerError(ServerError::Other(text)) => reported.report(&text),
-                    Event::Disconnected => reported.remove(),
-                    Event::Connected => reported.refuse(false),
-                    Event::ClientError(ClientError::Other(text)) => reported.refuse(is_auth_error(&text)),
+                    Event::ServerError(ServerError::Other(text)) => violations.report(&text),
+                    Event::Disconnected => violations.forget_denied_inbox(),
+                    Event::Connected => violations.set_unauthorized(false),
+                    Event::ClientError(ClientError::Other(text)) => violations.set_unauthorized(is_auth_error(&text)),
                     _ => {}
                 }
                 std::future::ready(())
@@ -126,8 +126,8 @@ fn is_auth_error(text: &str) -> bool {
 
 /// Converts a connection error. The message names the servers without their users.
 fn from_connect_error(error: ConnectError, servers: &[ServerAddr], tls: &Tls) -> Error {
-    if let Some(why) = tls::explain(&error, tls) {
-        return why.caused_by(error);
+    if let Some(reason) = tls::explain(&error, tls) {
+        return reason.caused_by(error);
     }
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {

@@ -21,17 +21,17 @@ use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long closing waits for the replies to requests in flight.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+const LAST_REPLIES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long closing may take after that.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a reply may still arrive after the server denied a request on the same subject.
-const GRACE: Duration = Duration::from_millis(50);
+const DENIAL_GRACE: Duration = Duration::from_millis(50);
 
 /// The maximum number of unanswered batches of one connection. A server accepts up to 50 batches of all clients for a
 /// bucket, and processes one after the other.
-const BATCHES: usize = 32;
+const MAX_BATCHES: usize = 32;
 
 /// A connection, and the denials of its server.
 pub(crate) struct Connection {
@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     /// Shared with every request in flight.
     in_flight: Arc<()>,
     /// The permits for unanswered batches.
-    batches: Semaphore,
+    batch_permits: Semaphore,
     /// Held while the messages of a batch are sent, so that one connection has at most one incomplete batch.
     batch_send: Mutex<()>,
 }
@@ -71,7 +71,7 @@ impl Connection {
             ticker,
             closed: AtomicBool::new(false),
             in_flight: Arc::new(()),
-            batches: Semaphore::new(BATCHES),
+            batch_permits: Semaphore::new(MAX_BATCHES),
             batch_send: Mutex::new(()),
         }
     }
@@ -99,7 +99,7 @@ impl Connection {
 
     /// Waits for a permit to send a batch.
     pub(crate) async fn batch_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.batches.acquire().await.ok()
+        self.batch_permits.acquire().await.ok()
     }
 
     /// Waits until no other caller sends the messages of a batch.
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Reconnects if the subscription for replies has been denied for a while.
-    fn listen_again(self: &Arc<Self>) {
+    fn reconnect_if_denied(self: &Arc<Self>) {
         if !self.violations.as_ref().is_some_and(|violations| violations.should_reconnect()) {
             return;
         }
@@ -121,7 +121,7 @@ impl Connection {
         tokio::spawn(async move { client.force_reconnect().await });
     }
 
-    /// Returns a token for an operation in flight. Closing waits at most [`LAST_ANSWERS`] until all tokens are dropped.
+    /// Returns a token for an operation in flight. Closing waits at most [`LAST_REPLIES_TIMEOUT`] until all tokens are dropped.
     pub(crate) fn in_flight_count(&self) -> Arc<()> {
         Arc::clone(&self.in_flight)
     }
@@ -159,7 +159,7 @@ impl Connection {
             match (self.is_connected(), deadline.is_expired()) {
                 (true, false) => return Ok(()),
                 (true, true) => return Err(deadline.error()),
-                (false, true) if self.violations.as_ref().is_some_and(|violations| violations.unauthorized()) => {
+                (false, true) if self.violations.as_ref().is_some_and(|violations| violations.is_unauthorized()) => {
                     return Err(Error::new(ErrorKind::Unauthorized));
                 }
                 (false, true) => return Err(Error::unavailable("not connected to a server")),
@@ -178,7 +178,7 @@ impl Connection {
 
     /// Returns whether this connection is closed for good: the store was closed, or the task of the application's
     /// client has ended.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst) || (!self.links.are_replaced() && self.links.has_ended())
     }
 
@@ -227,16 +227,16 @@ impl Connection {
     }
 
     fn pending(self: &Arc<Self>, subject: String, replies: Replies) -> InFlight {
-        self.listen_again();
+        self.reconnect_if_denied();
         InFlight {
             epoch: Some(self.links.current().epoch()),
             replies,
             ready: None,
-            wire: Arc::clone(self),
-            looked: self.violations.as_ref().map_or(0, |violations| violations.count()),
+            connection: Arc::clone(self),
+            denials_seen: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
             subject,
-            _under_way: self.in_flight_count(),
+            _in_flight: self.in_flight_count(),
         }
     }
 
@@ -244,12 +244,12 @@ impl Connection {
     pub(crate) async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
         // Requests in flight may still get their replies.
-        let answered = Instant::now() + LAST_ANSWERS;
-        while self.is_connected() && Arc::strong_count(&self.in_flight) > 1 && Instant::now() < answered {
+        let replies_until = Instant::now() + LAST_REPLIES_TIMEOUT;
+        while self.is_connected() && Arc::strong_count(&self.in_flight) > 1 && Instant::now() < replies_until {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let client = self.client();
-        let closing = async {
+        let drain = async {
             // Draining begins after the last queued command. Afterwards the client accepts no command.
             if client.drain().await.is_ok() {
                 while client.flush().await.is_ok() {
@@ -258,8 +258,8 @@ impl Connection {
             }
         };
         // Without a connection there is nothing to send, and the client is busy reconnecting.
-        if self.is_connected() && tokio::time::timeout(CLOSING, closing).await.is_err() {
-            return Err(Error::timeout(CLOSING));
+        if self.is_connected() && tokio::time::timeout(CLOSE_TIMEOUT, drain).await.is_err() {
+            return Err(Error::timeout(CLOSE_TIMEOUT));
         }
         Ok(())
     }
@@ -273,15 +273,15 @@ pub(crate) struct InFlight {
     replies: Replies,
     /// A reply that arrived early.
     ready: Option<Result<Message, RequestError>>,
-    wire: Arc<Connection>,
+    connection: Arc<Connection>,
     /// The number of denials at the last check.
-    looked: u64,
+    denials_seen: u64,
     /// The denied subject, and the time limit for a late reply.
     denied: Option<(String, Instant)>,
     subject: String,
     /// The epoch of the connection that carries the request. `None` after that connection broke.
     epoch: Option<u64>,
-    _under_way: Arc<()>,
+    _in_flight: Arc<()>,
 }
 
 impl InFlight {
@@ -291,42 +291,42 @@ impl InFlight {
     }
 
     fn poll_violations(&mut self) {
-        let Some(violations) = &self.wire.violations else { return };
+        let Some(violations) = &self.connection.violations else { return };
         if self.denied.is_none() {
-            let denied = violations.inbox().or_else(|| violations.since(&mut self.looked, &self.subject));
-            self.denied = denied.map(|subject| (subject, Instant::now() + GRACE));
+            let denied = violations.inbox().or_else(|| violations.since(&mut self.denials_seen, &self.subject));
+            self.denied = denied.map(|subject| (subject, Instant::now() + DENIAL_GRACE));
         }
     }
 }
 
 impl AwaitReply for InFlight {
     async fn wait(&mut self, until: Instant) -> Reply {
-        let wire = Arc::clone(&self.wire);
+        let connection = Arc::clone(&self.connection);
         loop {
             // Registers before the check, so that a denial after the check wakes this wait.
-            let mut look = pin!(wire.ticker.next());
+            let mut tick = pin!(connection.ticker.next());
             self.poll_violations();
-            let enough = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
-            let soon = enough.saturating_duration_since(Instant::now()) <= 2 * TICK;
+            let end = self.denied.as_ref().map_or(until, |(_, at)| until.min(*at));
+            let is_near = end.saturating_duration_since(Instant::now()) <= 2 * TICK;
             tokio::select! {
                 biased;
                 reply = next(&mut self.ready, &mut self.replies) => {
-                    let answer = Reply::from_result(reply);
+                    let reply = Reply::from_result(reply);
                     // The message was never sent, so it can be sent on the next connection.
-                    if matches!(answer, Reply::Closed) && wire.ended().is_ok() {
+                    if matches!(reply, Reply::Closed) && connection.ended().is_ok() {
                         return Reply::NoResponders;
                     }
-                    if let Reply::Disconnected = answer {
-                        let _ = wire.ended();
+                    if let Reply::Disconnected = reply {
+                        let _ = connection.ended();
                         // The client dropped the request, so no reply can arrive.
                         self.replies = stream::empty().boxed();
                         self.epoch = None;
                     }
-                    return answer;
+                    return reply;
                 }
-                () = &mut look => {}
+                () = &mut tick => {}
                 // The shared timer is coarse, so only the last part of the wait uses an exact timer.
-                () = async { tokio::time::sleep_until(enough).await }, if soon => {}
+                () = async { tokio::time::sleep_until(end).await }, if is_near => {}
             }
             self.poll_violations();
             if let Some((subject, at)) = &self.denied
@@ -335,7 +335,7 @@ impl AwaitReply for InFlight {
                 return Reply::PermissionDenied(subject.clone());
             }
             if let Some(epoch) = self.epoch
-                && (!wire.is_connected() || wire.epoch() != epoch)
+                && (!connection.is_connected() || connection.epoch() != epoch)
             {
                 self.epoch = None;
                 return Reply::Disconnected;

@@ -146,7 +146,7 @@ impl NatsOptions {
     /// Trusts the CA certificates (PEM) in this file instead of the system's. Requires an encrypted connection.
     #[must_use]
     pub fn root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
-        self.tls.authorities = Some(SecretFile::new(path));
+        self.tls.root_certificates = Some(SecretFile::new(path));
         self
     }
 

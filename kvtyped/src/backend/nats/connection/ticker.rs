@@ -76,11 +76,11 @@ mod tests {
     async fn it_looks_while_anybody_waits_and_begins_again() {
         let ticker = Arc::new(SharedTicker::default());
         for _ in 0..3 {
-            let begun = tokio::time::Instant::now();
+            let started = tokio::time::Instant::now();
             for _ in 0..3 {
                 ticker.next().await;
             }
-            assert!(begun.elapsed() <= 4 * TICK, "{:?}", begun.elapsed());
+            assert!(started.elapsed() <= 4 * TICK, "{:?}", started.elapsed());
             while ticker.running.load(Ordering::SeqCst) {
                 tokio::time::sleep(TICK).await;
             }

@@ -20,7 +20,7 @@ pub(crate) struct Tls {
     /// Whether TLS starts before the server sends its first message.
     pub(crate) first: bool,
     /// The trusted CA certificates, instead of the system's.
-    pub(crate) authorities: Option<SecretFile>,
+    pub(crate) root_certificates: Option<SecretFile>,
     /// The client certificate and its key.
     pub(crate) client: Option<(SecretFile, SecretFile)>,
 }
@@ -28,12 +28,12 @@ pub(crate) struct Tls {
 impl Tls {
     /// Returns whether a connection that is not encrypted is refused.
     pub(crate) fn is_required(&self) -> bool {
-        self.required || self.first || self.authorities.is_some() || self.client.is_some()
+        self.required || self.first || self.root_certificates.is_some() || self.client.is_some()
     }
 
     /// Returns whether an attacker can change the list of other servers that a server sends, although the connection
     /// must be encrypted.
-    pub(crate) fn begins_in_the_clear(&self) -> bool {
+    pub(crate) fn starts_unencrypted(&self) -> bool {
         self.is_required() && !self.first
     }
 
@@ -46,12 +46,12 @@ impl Tls {
         let tls = self.clone();
         let checked = tokio::task::spawn_blocking(move || tls.check()).await;
         checked.unwrap_or_else(|error| Err(Error::unavailable("the certificates were not read").caused_by(error)))?;
-        let Self { required: _, first, authorities, client: identity } = self.clone();
+        let Self { required: _, first, root_certificates, client: identity } = self.clone();
         client = client.require_tls(true);
         if first {
             client = client.tls_first();
         }
-        if let Some(file) = authorities {
+        if let Some(file) = root_certificates {
             client = client.add_root_certificates(file.path());
         }
         if let Some((certificate, key)) = identity {
@@ -63,31 +63,31 @@ impl Tls {
     fn check(&self) -> Result<()> {
         let provider = rustls::crypto::CryptoProvider::get_default().cloned();
         let provider = provider.unwrap_or_else(|| {
-            let ours = rustls::crypto::ring::default_provider();
+            let provider = rustls::crypto::ring::default_provider();
             // Otherwise the client would choose a provider by the features of the whole program, and panic if it found
             // two.
-            let _ = ours.clone().install_default();
-            Arc::new(ours)
+            let _ = provider.clone().install_default();
+            Arc::new(provider)
         });
         let mut roots = RootCertStore::empty();
-        if let Some(file) = &self.authorities {
-            let wrong = |why: String| Error::invalid_config(format!("the certificates in {file}: {why}"));
+        if let Some(file) = &self.root_certificates {
+            let invalid = |why: String| Error::invalid_config(format!("the certificates in {file}: {why}"));
             for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+                roots.add(certificate).map_err(|error| invalid(error.to_string()))?;
             }
         }
         let Some((certificate, key)) = &self.client else { return Ok(()) };
         let chain = certificates(certificate)?;
         let pem = key.read_secret("the key of the client certificate")?;
-        let wrong = |why: String| {
+        let invalid = |why: String| {
             Error::invalid_config(format!("the client certificate {certificate} with the key {key}: {why}"))
         };
         // The text of the cause may contain a part of the key.
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| wrong("there is no private key (PEM)".into()))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| invalid("there is no private key (PEM)".into()))?;
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| wrong(error.to_string()))?.with_root_certificates(roots);
-        let matched = builder.with_client_auth_cert(chain, key);
-        matched.map(drop).map_err(|error| wrong(format!("they do not belong together: {error}")))
+        let builder = builder.map_err(|error| invalid(error.to_string()))?.with_root_certificates(roots);
+        let checked = builder.with_client_auth_cert(chain, key);
+        checked.map(drop).map_err(|error| invalid(format!("they do not belong together: {error}")))
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct ServerUrl {
     /// The addresses of the servers, without a user: the client shows addresses in its traces.
     pub(crate) servers: Vec<ServerAddr>,
     /// The other settings in the URL.
-    said: NatsOptions,
+    options: NatsOptions,
     /// The client certificate. It requires a key, and the key requires it.
     certificate: Option<SecretFile>,
     key: Option<SecretFile>,
@@ -32,7 +32,7 @@ impl ServerUrl {
             return Err(invalid_url("it has a `#`, which is written as `%23`"));
         }
         let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut target = Self { servers: Vec::new(), said: NatsOptions::new(), certificate: None, key: None };
+        let mut parsed = Self { servers: Vec::new(), options: NatsOptions::new(), certificate: None, key: None };
         let mut user = None;
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let has_scheme = address.contains("://");
@@ -42,30 +42,30 @@ impl ServerUrl {
                 return Err(invalid_url("a server's scheme is neither `nats` nor `tls`"));
             }
             // One server with `tls` is enough: the client discovers other servers later, without a scheme.
-            target.said.tls.required |= scheme == "tls";
-            let (this, host) = match rest.rsplit_once('@') {
+            parsed.options.tls.required |= scheme == "tls";
+            let (url_user, host) = match rest.rsplit_once('@') {
                 Some((user, host)) => (Some(user), host),
                 None => (None, rest),
             };
-            if let Some(this) = this {
+            if let Some(url_user) = url_user {
                 // A password with a comma ends the first address early; its rest must not choose the server.
-                let is_first = target.servers.is_empty();
-                if this.contains('@') || !is_first && (user.is_none() || !has_scheme) {
+                let is_first = parsed.servers.is_empty();
+                if url_user.contains('@') || !is_first && (user.is_none() || !has_scheme) {
                     return Err(invalid_url(
                         "it is ambiguous where the user ends: write `,` and `@` in a user, password or token as `%2C` \
                          and `%40`, and name a user before the first server, with a scheme before each",
                     ));
                 }
-                let this = match this.split_once(':') {
+                let url_user = match url_user.split_once(':') {
                     Some((user, password)) => {
                         Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?)
                     }
-                    None => Credentials::Token(percent_decode(this)?),
+                    None => Credentials::Token(percent_decode(url_user)?),
                 };
-                if user.as_ref().is_some_and(|other| *other != this) {
+                if user.as_ref().is_some_and(|other| *other != url_user) {
                     return Err(invalid_url("its servers have different users, and a connection has one"));
                 }
-                user = Some(this);
+                user = Some(url_user);
             }
             let host = host.trim_end_matches('/');
             if host.contains('/') {
@@ -75,24 +75,24 @@ impl ServerUrl {
                 return Err(invalid_url("a server has no address"));
             }
             let server = format!("{scheme}://{host}").parse();
-            target.servers.push(server.map_err(|_| invalid_url("a server's address is not `host:port`"))?);
+            parsed.servers.push(server.map_err(|_| invalid_url("a server's address is not `host:port`"))?);
         }
-        if target.servers.is_empty() {
+        if parsed.servers.is_empty() {
             return Err(invalid_url("it names no server"));
         }
         if let Some(user) = user {
-            target.authenticate(user)?;
+            parsed.authenticate(user)?;
         }
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            target.apply_parameter(name, percent_decode(value)?)?;
+            parsed.apply_parameter(name, percent_decode(value)?)?;
         }
-        target.said.tls.client = match (target.certificate.take(), target.key.take()) {
+        parsed.options.tls.client = match (parsed.certificate.take(), parsed.key.take()) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate, key)),
             _ => return Err(invalid_url("of `cert` and `key` it has one without the other")),
         };
-        Ok(target)
+        Ok(parsed)
     }
 
     fn apply_parameter(&mut self, name: &str, value: String) -> Result<()> {
@@ -100,17 +100,17 @@ impl ServerUrl {
             return Err(invalid_url(&format!("its parameter `{name}` has no value")));
         }
         match name {
-            "domain" => self.said.domain = Some(value),
-            "prefix" => self.said.prefix = Some(value),
-            "inbox" => self.said.inbox_prefix = Some(value),
-            "restricted" => self.said.restricted = parse_bool(name, &value)?,
-            "trust_discovered_servers" => self.said.trust_discovered_servers = parse_bool(name, &value)?,
+            "domain" => self.options.domain = Some(value),
+            "prefix" => self.options.prefix = Some(value),
+            "inbox" => self.options.inbox_prefix = Some(value),
+            "restricted" => self.options.restricted = parse_bool(name, &value)?,
+            "trust_discovered_servers" => self.options.trust_discovered_servers = parse_bool(name, &value)?,
             "creds" => self.authenticate(Credentials::JwtFile(SecretFile::new(value)))?,
             "nkey" => self.authenticate(Credentials::NkeyFile(SecretFile::new(value)))?,
-            "ca" => self.said.tls.authorities = Some(SecretFile::new(value)),
+            "ca" => self.options.tls.root_certificates = Some(SecretFile::new(value)),
             "cert" => self.certificate = Some(SecretFile::new(value)),
             "key" => self.key = Some(SecretFile::new(value)),
-            "tls_first" => self.said.tls.first = parse_bool(name, &value)?,
+            "tls_first" => self.options.tls.first = parse_bool(name, &value)?,
             _ => {
                 return Err(invalid_url(&format!(
                     "it has an unknown parameter; the parameters are {}",
@@ -122,7 +122,7 @@ impl ServerUrl {
     }
 
     fn authenticate(&mut self, credentials: Credentials) -> Result<()> {
-        match self.said.credentials.replace(credentials) {
+        match self.options.credentials.replace(credentials) {
             None => Ok(()),
             Some(_) => Err(invalid_url("it has two kinds of credentials, and a connection has one")),
         }
@@ -131,24 +131,24 @@ impl ServerUrl {
     /// Merges these settings with other options. These settings take precedence; a flag is set if either side sets it.
     /// A domain and a prefix belong together, and so do a certificate and a key.
     pub(crate) fn merge_options(self, options: NatsOptions) -> NatsOptions {
-        let mut said = self.said;
-        if said.domain.is_none() && said.prefix.is_none() {
-            (said.domain, said.prefix) = (options.domain, options.prefix);
+        let mut own = self.options;
+        if own.domain.is_none() && own.prefix.is_none() {
+            (own.domain, own.prefix) = (options.domain, options.prefix);
         }
-        said.tls = Tls {
-            required: said.tls.required || options.tls.required,
-            first: said.tls.first || options.tls.first,
-            authorities: said.tls.authorities.or(options.tls.authorities),
-            client: said.tls.client.or(options.tls.client),
+        own.tls = Tls {
+            required: own.tls.required || options.tls.required,
+            first: own.tls.first || options.tls.first,
+            root_certificates: own.tls.root_certificates.or(options.tls.root_certificates),
+            client: own.tls.client.or(options.tls.client),
         };
         NatsOptions {
             name: options.name,
-            inbox_prefix: said.inbox_prefix.or(options.inbox_prefix),
+            inbox_prefix: own.inbox_prefix.or(options.inbox_prefix),
             connect_timeout: options.connect_timeout,
-            restricted: said.restricted || options.restricted,
-            trust_discovered_servers: said.trust_discovered_servers || options.trust_discovered_servers,
-            credentials: said.credentials.or(options.credentials),
-            ..said
+            restricted: own.restricted || options.restricted,
+            trust_discovered_servers: own.trust_discovered_servers || options.trust_discovered_servers,
+            credentials: own.credentials.or(options.credentials),
+            ..own
         }
     }
 }
@@ -206,36 +206,36 @@ mod tests {
 
     #[test]
     fn a_url_names_servers_a_user_and_a_domain() {
-        let target = ServerUrl::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
-        let servers: Vec<_> = target.servers.iter().map(ServerAddr::as_url_str).collect();
+        let parsed = ServerUrl::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
+        let servers: Vec<_> = parsed.servers.iter().map(ServerAddr::as_url_str).collect();
         assert_eq!(servers, ["nats://a:4222", "tls://b"]);
-        let said = target.merge_options(NatsOptions::new().domain("elsewhere").name("me"));
-        assert_eq!(said.credentials, Some(Credentials::UserAndPassword("me".into(), "p@ss".into())));
-        assert_eq!((said.domain.as_deref(), said.name.as_deref()), (Some("hub"), Some("me")));
-        assert!(said.tls.is_required(), "TLS of one server applies to all");
+        let options = parsed.merge_options(NatsOptions::new().domain("elsewhere").name("me"));
+        assert_eq!(options.credentials, Some(Credentials::UserAndPassword("me".into(), "p@ss".into())));
+        assert_eq!((options.domain.as_deref(), options.name.as_deref()), (Some("hub"), Some("me")));
+        assert!(options.tls.is_required(), "TLS of one server applies to all");
         let token = ServerUrl::parse("nats://s3cr3t@[::1]:4222").unwrap().merge_options(NatsOptions::new());
         assert_eq!(token, NatsOptions::new().token("s3cr3t"));
     }
 
     #[test]
     fn a_url_says_what_the_builder_says() {
-        let said = |url: &str| ServerUrl::parse(url).unwrap().merge_options(NatsOptions::new());
-        let all = said("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&restricted=true");
+        let options = |url: &str| ServerUrl::parse(url).unwrap().merge_options(NatsOptions::new());
+        let all = options("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&restricted=true");
         let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
         assert_eq!(all, built.client_certificate("/c", "/k").inbox_prefix("_I").restricted(true));
-        let trusting = said("tls://a?trust_discovered_servers=true");
+        let trusting = options("tls://a?trust_discovered_servers=true");
         assert_eq!(trusting, NatsOptions::new().require_tls(true).trust_discovered_servers(true));
-        assert_eq!(said("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
-        assert_eq!(said("tls://a"), NatsOptions::new().require_tls(true));
+        assert_eq!(options("nats://a?nkey=/user.nk"), NatsOptions::new().nkey_file("/user.nk"));
+        assert_eq!(options("tls://a"), NatsOptions::new().require_tls(true));
     }
 
     #[test]
     fn url_with_an_encoded_comma_names_one_server() {
         for url in ["nats://u:a%2Cb@c:4222", "nats://u:a%2Cb@c:4222,nats://u:a%2Cb@d", "nats://u:a%2Cb@c:4222,d"] {
-            let target = ServerUrl::parse(url).unwrap();
-            assert!(target.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
-            let said = target.merge_options(NatsOptions::new());
-            assert_eq!(said.credentials, Some(Credentials::UserAndPassword("u".into(), "a,b".into())), "{url}");
+            let parsed = ServerUrl::parse(url).unwrap();
+            assert!(parsed.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
+            let options = parsed.merge_options(NatsOptions::new());
+            assert_eq!(options.credentials, Some(Credentials::UserAndPassword("u".into(), "a,b".into())), "{url}");
         }
     }
 

@@ -40,15 +40,15 @@ pub(crate) struct PermissionViolations {
     /// Notifies callers that wait on a subscription.
     sender: broadcast::Sender<PermissionViolation>,
     /// The most recent denials, for requests that check later.
-    last: Mutex<VecDeque<PermissionViolation>>,
+    recent: Mutex<VecDeque<PermissionViolation>>,
     /// The total number of denials.
     count: AtomicU64,
     /// The denied subscription for all replies, if any. The server reports this denial only once.
     inbox: ArcSwapOption<DeniedInbox>,
     /// Whether a reconnect was requested because of the denial.
-    reconnects: AtomicBool,
+    has_reconnected: AtomicBool,
     /// Whether the last attempt to reconnect was refused because of the credentials.
-    unauthorized: AtomicBool,
+    is_unauthorized: AtomicBool,
     ticker: Arc<SharedTicker>,
 }
 
@@ -62,11 +62,11 @@ impl Default for PermissionViolations {
     fn default() -> Self {
         Self {
             sender: broadcast::channel(DENIALS).0,
-            last: Mutex::default(),
+            recent: Mutex::default(),
             count: AtomicU64::new(0),
             inbox: ArcSwapOption::empty(),
-            reconnects: AtomicBool::new(false),
-            unauthorized: AtomicBool::new(false),
+            has_reconnected: AtomicBool::new(false),
+            is_unauthorized: AtomicBool::new(false),
             ticker: Arc::default(),
         }
     }
@@ -82,11 +82,11 @@ impl PermissionViolations {
             self.inbox.store(Some(Arc::new(DeniedInbox { subject: violation.subject.clone(), at: Instant::now() })));
         }
         {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.len() == DENIALS {
-                last.pop_front();
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.len() == DENIALS {
+                recent.pop_front();
             }
-            last.push_back(violation.clone());
+            recent.push_back(violation.clone());
             self.count.fetch_add(1, Ordering::Release);
         }
         self.ticker.tick_now();
@@ -108,23 +108,23 @@ impl PermissionViolations {
     /// `true` once for each connection.
     pub(crate) fn should_reconnect(&self) -> bool {
         let Some(since) = self.inbox.load_full().map(|denied| denied.at) else { return false };
-        since.elapsed() >= REPLIES_DENIED_LIMIT && !self.reconnects.swap(true, Ordering::Relaxed)
+        since.elapsed() >= REPLIES_DENIED_LIMIT && !self.has_reconnected.swap(true, Ordering::Relaxed)
     }
 
     /// Forgets the denied subscription for replies. Another connection may be allowed to subscribe. If not, the server
     /// reports the denial again.
-    pub(crate) fn remove(&self) {
+    pub(crate) fn forget_denied_inbox(&self) {
         self.inbox.store(None);
-        self.reconnects.store(false, Ordering::Relaxed);
+        self.has_reconnected.store(false, Ordering::Relaxed);
     }
 
     /// Records whether reconnecting was refused because of the credentials.
-    pub(crate) fn refuse(&self, unauthorized: bool) {
-        self.unauthorized.store(unauthorized, Ordering::Relaxed);
+    pub(crate) fn set_unauthorized(&self, is_unauthorized: bool) {
+        self.is_unauthorized.store(is_unauthorized, Ordering::Relaxed);
     }
 
-    pub(crate) fn unauthorized(&self) -> bool {
-        self.unauthorized.load(Ordering::Relaxed)
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        self.is_unauthorized.load(Ordering::Relaxed)
     }
 
     /// Returns the total number of denials.
@@ -132,16 +132,16 @@ impl PermissionViolations {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Returns this subject if it was denied since the count in `looked`, and updates that count.
-    pub(crate) fn since(&self, looked: &mut u64, subject: &str) -> Option<String> {
-        if self.count() == *looked {
+    /// Returns this subject if it was denied since the count in `seen`, and updates that count.
+    pub(crate) fn since(&self, seen: &mut u64, subject: &str) -> Option<String> {
+        if self.count() == *seen {
             return None;
         }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = self.count() - *looked;
-        *looked += news;
-        let news = usize::try_from(news).unwrap_or(usize::MAX);
-        last.iter().rev().take(news).any(|denied| denied.subject == subject).then(|| subject.to_owned())
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.count() - *seen;
+        *seen += new;
+        let new = usize::try_from(new).unwrap_or(usize::MAX);
+        recent.iter().rev().take(new).any(|denied| denied.subject == subject).then(|| subject.to_owned())
     }
 
     pub(crate) fn inbox(&self) -> Option<String> {
@@ -160,11 +160,11 @@ pub(crate) async fn wait_denied(
 /// Waits until the server denies one of these subjects.
 pub(crate) async fn wait_denied_any(
     denials: &mut Option<broadcast::Receiver<PermissionViolation>>,
-    of: impl Fn(&str) -> bool,
+    is_awaited: impl Fn(&str) -> bool,
 ) -> String {
     while let Some(receiver) = denials {
         match receiver.recv().await {
-            Ok(violation) if of(&violation.subject) => return violation.subject,
+            Ok(violation) if is_awaited(&violation.subject) => return violation.subject,
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => *denials = None,
         }

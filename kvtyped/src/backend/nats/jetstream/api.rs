@@ -25,10 +25,10 @@ use crate::error::{Error, ErrorKind, Result};
 const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The number of attempts that wait [`ATTEMPT`] each. Later attempts wait longer.
-const ELECTION: u32 = 10;
+const SHORT_ATTEMPTS: u32 = 10;
 
-/// The maximum number of unanswered copies of a request that are kept.
-const MOST_OPEN: usize = 4;
+/// The maximum number of unanswered attempts of a request that are kept.
+const MAX_OPEN: usize = 4;
 
 /// The pause before a stream is requested again after a server of a cluster reported that it does not exist.
 const LEADER_SETTLE_DELAY: Duration = Duration::from_millis(200);
@@ -54,8 +54,8 @@ pub(crate) enum Idempotency {
 }
 
 impl Api {
-    pub(crate) fn new(wire: Arc<Connection>, prefix: String) -> Self {
-        Self { connection: wire, prefix: prefix.into() }
+    pub(crate) fn new(connection: Arc<Connection>, prefix: String) -> Self {
+        Self { connection, prefix: prefix.into() }
     }
 
     /// Returns the API of another account or domain over the same connection.
@@ -80,18 +80,20 @@ impl Api {
         &self,
         verb: &str,
         body: Option<&Value>,
-        repeat: Idempotency,
+        idempotency: Idempotency,
         deadline: Deadline,
     ) -> Result<Result<Value, ApiError>> {
         let mut backoff = Backoff::outage();
-        let mut looked_again = false;
+        let mut was_repeated = false;
         loop {
-            let message = self.ask(verb, body, repeat, deadline).await?;
-            let answer = parse(&message.payload)?;
-            match answer {
+            let message = self.request(verb, body, idempotency, deadline).await?;
+            let reply = parse(&message.payload)?;
+            match reply {
                 // A server of a cluster that just became the leader may not know every stream yet.
-                Err(error) if error.is_stream_not_found() && repeat == Idempotency::Idempotent && !looked_again => {
-                    looked_again = true;
+                Err(error)
+                    if error.is_stream_not_found() && idempotency == Idempotency::Idempotent && !was_repeated =>
+                {
+                    was_repeated = true;
                     if !self.connection.is_clustered() || deadline.remaining() < LEADER_SETTLE_DELAY {
                         return Ok(Err(error));
                     }
@@ -103,7 +105,7 @@ impl Api {
                         return Ok(Err(error));
                     }
                 }
-                answer => return Ok(answer),
+                reply => return Ok(reply),
             }
         }
     }
@@ -111,29 +113,35 @@ impl Api {
     /// Sends a request to `<prefix>.<verb>` and returns the reply message.
     ///
     /// A repeated request does not discard the earlier ones: a slow server may still answer them.
-    async fn ask(&self, verb: &str, body: Option<&Value>, repeat: Idempotency, deadline: Deadline) -> Result<Message> {
-        let begun = Instant::now();
+    async fn request(
+        &self,
+        verb: &str,
+        body: Option<&Value>,
+        idempotency: Idempotency,
+        deadline: Deadline,
+    ) -> Result<Message> {
+        let started = Instant::now();
         let mut backoff = Backoff::outage();
         let mut requests = Requests::default();
         loop {
-            let length = match repeat {
-                Idempotency::Idempotent => requests.patience(),
+            let length = match idempotency {
+                Idempotency::Idempotent => requests.reply_timeout(),
                 Idempotency::AtMostOnce => Duration::MAX,
             };
             requests.add(self.send(verb, body, deadline).await?);
-            let error = match requests.answer(deadline.within(length)).await {
+            let error = match requests.next_reply(deadline.within(length)).await {
                 Reply::Message(message) => return Ok(message),
                 Reply::NoResponders => {
-                    self.jetstream_disabled(begun)?;
+                    self.check_jetstream(started)?;
                     Error::unavailable(format!("no server answers on `{}.{verb}`", self.prefix))
                 }
-                answer @ (Reply::TimedOut | Reply::Disconnected) => {
-                    let was_silent = matches!(answer, Reply::TimedOut);
-                    let error = match self.connection.is_over() {
+                reply @ (Reply::TimedOut | Reply::Disconnected) => {
+                    let was_silent = matches!(reply, Reply::TimedOut);
+                    let error = match self.connection.is_closed() {
                         true => Error::new(ErrorKind::Closed),
-                        false => answer.into_error(deadline),
+                        false => reply.into_error(deadline),
                     };
-                    if repeat == Idempotency::AtMostOnce {
+                    if idempotency == Idempotency::AtMostOnce {
                         return Err(error.unknown_outcome());
                     }
                     // The wait for the reply replaces the pause.
@@ -143,7 +151,7 @@ impl Api {
                     }
                     error
                 }
-                answer => return Err(answer.into_error(deadline)),
+                reply => return Err(reply.into_error(deadline)),
             };
             tracing::debug!(verb, %error, "retrying the request");
             if !backoff.pause(deadline).await {
@@ -167,9 +175,9 @@ impl Api {
     }
 
     /// Handles "no responders". Returns an error once it is clear that no server will respond.
-    fn jetstream_disabled(&self, begun: Instant) -> Result<()> {
+    fn check_jetstream(&self, started: Instant) -> Result<()> {
         let server = self.connection.client().server_info();
-        if server.jetstream || begun.elapsed() < NO_RESPONDERS_GRACE {
+        if server.jetstream || started.elapsed() < NO_RESPONDERS_GRACE {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unsupported {
@@ -204,7 +212,7 @@ impl Api {
     }
 
     /// Returns `PermissionDenied` if the connection is restricted: permissions cannot limit this request to some keys.
-    pub(crate) fn request_until_deadline(&self, verb: &str) -> Result<()> {
+    pub(crate) fn check_unrestricted(&self, verb: &str) -> Result<()> {
         match self.connection.is_restricted() {
             true => Err(Error::new(ErrorKind::PermissionDenied { subject: format!("{}.{verb}", self.prefix) })),
             false => Ok(()),
@@ -215,13 +223,13 @@ impl Api {
     pub(crate) async fn leader(
         &self,
         stream: &str,
-        which: &Value,
+        selector: &Value,
         deadline: Deadline,
     ) -> Result<Option<StoredMessage>> {
         let verb = format!("STREAM.MSG.GET.{stream}");
-        self.request_until_deadline(&verb)?;
-        match self.call(&verb, Some(which), Idempotency::Idempotent, deadline).await? {
-            Ok(mut answer) => StoredMessage::from_leader(answer["message"].take()).map(Some),
+        self.check_unrestricted(&verb)?;
+        match self.call(&verb, Some(selector), Idempotency::Idempotent, deadline).await? {
+            Ok(mut reply) => StoredMessage::from_leader(reply["message"].take()).map(Some),
             Err(error) if error.is_message_not_found() => Ok(None),
             Err(error) => Err(error.into_error()),
         }
@@ -238,42 +246,42 @@ impl Api {
     }
 }
 
-/// The copies of one request.
+/// The attempts of one request.
 #[derive(Default)]
 struct Requests {
-    /// The copies that may still be answered.
+    /// The attempts that may still get a reply.
     open: VecDeque<InFlight>,
     sent: u32,
 }
 
 impl Requests {
-    /// Adds a copy. It is sent when [`answer`](Self::answer) is polled.
+    /// Adds an attempt. It is sent when [`next_reply`](Self::next_reply) is polled.
     fn add(&mut self, request: InFlight) {
         self.sent += 1;
-        self.open.truncate(MOST_OPEN - 1);
+        self.open.truncate(MAX_OPEN - 1);
         self.open.push_front(request);
     }
 
     /// Returns how long to wait before the request is sent again. An election takes up to about 10 s, and the new
-    /// leader does not know of earlier copies.
-    fn patience(&self) -> Duration {
+    /// leader does not know earlier attempts.
+    fn reply_timeout(&self) -> Duration {
         match self.sent {
-            0..ELECTION => ATTEMPT,
+            0..SHORT_ATTEMPTS => ATTEMPT,
             _ => 3 * ATTEMPT,
         }
     }
 
-    /// Waits for the first reply to any copy.
-    async fn answer(&mut self, until: Instant) -> Reply {
-        let (answer, which) = first_reply(self.open.make_contiguous(), until).await;
-        match answer {
-            // All copies share one time limit.
+    /// Waits for the first reply to any attempt.
+    async fn next_reply(&mut self, until: Instant) -> Reply {
+        let (reply, index) = first_reply(self.open.make_contiguous(), until).await;
+        match reply {
+            // All attempts share one time limit.
             Reply::Message(_) | Reply::TimedOut => {}
-            // Copies that were sent on a broken connection stay unanswered.
+            // Attempts on a broken connection get no reply.
             Reply::Disconnected => self.open.clear(),
-            _ => drop(self.open.remove(which)),
+            _ => drop(self.open.remove(index)),
         }
-        answer
+        reply
     }
 }
 
@@ -284,9 +292,9 @@ pub(crate) fn malformed_reply(_: serde_json::Error) -> Error {
 
 /// Parses a reply. Returns its JSON, or the error that the server reports.
 pub(crate) fn parse(payload: &[u8]) -> Result<Result<Value, ApiError>> {
-    let mut answer: Value = serde_json::from_slice(payload).map_err(malformed_reply)?;
-    match answer.get_mut("error").map(Value::take) {
-        None | Some(Value::Null) => Ok(Ok(answer)),
+    let mut reply: Value = serde_json::from_slice(payload).map_err(malformed_reply)?;
+    match reply.get_mut("error").map(Value::take) {
+        None | Some(Value::Null) => Ok(Ok(reply)),
         Some(error) => Ok(Err(ApiError::deserialize(error).map_err(malformed_reply)?)),
     }
 }

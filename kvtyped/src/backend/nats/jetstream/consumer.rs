@@ -13,12 +13,12 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::api::{self, Api, Idempotency};
+use super::api::{Api, Idempotency};
+use super::consumer_delete::{CreatedConsumer, delete};
 use super::consumer_request::ConsumerRequest;
 use super::delivery::Delivery;
 use super::error::ApiError;
 use super::message::StoredMessage;
-use crate::backend::nats::connection::reply::Reply;
 use crate::backend::nats::connection::violations::{PermissionViolation, wait_denied_any};
 use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,9 +35,6 @@ const FIRST_ATTEMPTS: u32 = 8;
 
 /// How many attempts may run at the same time.
 const MAX_ATTEMPTS: usize = 3;
-
-/// How long to retry the deletion of a consumer.
-const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An idle consumer acknowledges its messages once this many are unacknowledged. The server compares every purge of the
 /// stream with each of them. A watch of few messages, such as that of a lock, sends no acknowledgements and needs no
@@ -76,15 +73,6 @@ pub(crate) struct Consumer {
     pub(crate) server: Option<String>,
     /// Whether the consumer may exist on the server.
     created: CreatedConsumer,
-}
-
-/// Whether a consumer exists on the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CreatedConsumer {
-    No,
-    /// It was requested and no reply arrived: it may exist, or may be created later.
-    Maybe,
-    Yes,
 }
 
 /// An event of a consumer.
@@ -178,14 +166,14 @@ impl Consumer {
             created: CreatedConsumer::Maybe,
         };
         let (verb, mut body) = request.creation(&consumer.name, &consumer.deliver);
-        let mut answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
+        let mut reply = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         // The stream or the account requires a shorter inactivity limit, so use the server's default.
-        if answer.as_ref().is_err_and(ApiError::is_inactive_too_long) {
+        if reply.as_ref().is_err_and(ApiError::is_inactive_too_long) {
             body["config"]["inactive_threshold"] = Value::Null;
-            answer = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
+            reply = api.call(&verb, Some(&body), Idempotency::Idempotent, deadline).await?;
         }
-        consumer.created = if answer.is_ok() { CreatedConsumer::Yes } else { CreatedConsumer::No };
-        let info = answer.map_err(ApiError::into_error)?;
+        consumer.created = if reply.is_ok() { CreatedConsumer::Yes } else { CreatedConsumer::No };
+        let info = reply.map_err(ApiError::into_error)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         // The reply to a repeated request reports the current state: some messages may be in flight already.
         consumer.pending = number(&info["num_pending"]) + number(&info["delivered"]["consumer_seq"]);
@@ -250,7 +238,7 @@ impl Consumer {
                 return Ok(self.on_message(message, &delivery).await);
             }
             match message.status.map(|status| status.as_u16()) {
-                None => return Ok(ConsumerEvent::Lost("a message came without its place")),
+                None => return Ok(ConsumerEvent::Lost("a message has no sequence")),
                 Some(100) => {
                     if let Some(event) = self.on_control_message(&message).await {
                         return Ok(event);
@@ -389,27 +377,6 @@ impl Drop for Consumer {
             }
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(remove(self.api.clone(), verb, self.created));
-    }
-}
-
-/// Deletes a consumer as soon as the client is connected. If the consumer does not exist, but may have been requested,
-/// the deletion is retried: a cluster creates a consumer some time after the request.
-async fn remove(api: Api, verb: String, created: CreatedConsumer) {
-    let deadline = Deadline::after(DELETE_TIMEOUT);
-    let mut backoff = Backoff::outage();
-    loop {
-        match api.attempt(&verb, None, deadline).await {
-            Ok(Reply::Message(message)) => match api::parse(&message.payload) {
-                Ok(Err(error)) if error.is_transient() => {}
-                Ok(Err(error)) if created == CreatedConsumer::Maybe && !error.is_stream_not_found() => {}
-                _ => return,
-            },
-            Ok(Reply::Disconnected | Reply::TimedOut | Reply::NoResponders) => {}
-            _ => return,
-        }
-        if !backoff.pause(deadline).await {
-            return;
-        }
+        runtime.spawn(delete(self.api.clone(), verb, self.created));
     }
 }

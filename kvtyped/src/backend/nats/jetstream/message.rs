@@ -63,7 +63,7 @@ impl StoredMessage {
     pub(crate) fn from_direct(message: Message) -> Result<Self> {
         let headers = message.headers.unwrap_or_default();
         let (mut subject, mut sequence, mut created) = (None, None, None);
-        for (name, value) in latest_per_subject(&headers) {
+        for (name, value) in last_values(&headers) {
             match name {
                 header::SUBJECT => subject = Some(Subject::from(value)),
                 header::SEQUENCE => sequence = value.parse().ok().map(Revision::new),
@@ -104,8 +104,8 @@ impl StoredMessage {
 
     /// Whether this operation wrote the message.
     pub(crate) fn was_written_by(&self, id: &OperationId) -> bool {
-        let is_in = |name| self.header(name).map(base_msg_id) == Some(id.as_str());
-        is_in(header::MESSAGE_ID) || is_in(header::OPERATION_ID)
+        let is_id_in = |name| self.header(name).map(base_msg_id) == Some(id.as_str());
+        is_id_in(header::MESSAGE_ID) || is_id_in(header::OPERATION_ID)
     }
 
     /// Whether the server checked that this was the newest revision of the subject when it stored the message.
@@ -127,14 +127,14 @@ impl StoredMessage {
         let subject = self.subject.as_str();
         let text = subject.strip_prefix(prefix).unwrap_or(subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
-        let (mut operation, mut reason, mut size, mut lives) = (None, None, 0_u64, None);
+        let (mut operation, mut reason, mut size, mut ttl_value) = (None, None, 0_u64, None);
         let (mut id, mut message_id) = (None, None);
-        for (name, value) in latest_per_subject(&self.headers) {
+        for (name, value) in last_values(&self.headers) {
             match name {
                 header::OPERATION => operation = Some(value),
                 header::MARKER_REASON => reason = Some(value),
                 header::MESSAGE_SIZE => size = value.parse().unwrap_or_default(),
-                header::TTL => lives = ttl(value),
+                header::TTL => ttl_value = ttl(value),
                 header::OPERATION_ID => id = Some(value),
                 header::MESSAGE_ID => message_id = Some(value),
                 _ => {}
@@ -148,7 +148,7 @@ impl StoredMessage {
             created: self.created,
             operation,
             value: std::mem::take(&mut self.payload),
-            ttl: lives,
+            ttl: ttl_value,
             id,
         })
     }
@@ -177,7 +177,7 @@ impl StoredMessage {
 
 /// Returns each header with its last value. A publisher can write the headers of the server too, and the server appends
 /// its own values.
-fn latest_per_subject(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+fn last_values(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.last()?.as_str())))
 }
 

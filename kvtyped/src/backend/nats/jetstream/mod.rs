@@ -15,10 +15,11 @@
 //! | `direct_get` | the reply to a direct get |
 //! | `delivery` | the reply subject of a delivered message |
 //! | `flow_window` | the number of unacknowledged messages of a consumer |
-//! | `consumer_request`, `consumer` | creation of an ordered consumer, and its messages |
+//! | `consumer_request`, `consumer_delete`, `consumer` | creation and deletion of an ordered consumer, and its messages |
 
 pub(super) mod api;
 pub(super) mod consumer;
+pub(super) mod consumer_delete;
 pub(super) mod consumer_request;
 pub(super) mod counter_value;
 pub(super) mod delivery;

@@ -169,8 +169,8 @@ mod tests {
         for (field, value, wanted) in cases {
             let mut raw = plain();
             raw.insert(field.to_owned(), value);
-            let told: Vec<_> = differences("b", &raw).iter().map(ToString::to_string).collect();
-            assert_eq!(told, [wanted]);
+            let texts: Vec<_> = differences("b", &raw).iter().map(ToString::to_string).collect();
+            assert_eq!(texts, [wanted]);
             repair("b", &mut raw);
             assert_eq!(differences("b", &raw), [], "{field}");
         }
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn source_without_a_mapping_is_irregular() {
         let mut raw = plain();
-        let whole = json!({ "name": "KV_one" });
-        let part = json!({ "name": "KV_one", "filter_subject": "$KV.one.eu.>" });
+        let unfiltered = json!({ "name": "KV_one" });
+        let filtered = json!({ "name": "KV_one", "filter_subject": "$KV.one.eu.>" });
         let foreign = json!({ "name": "ORDERS", "subject_transforms": [{ "src": "o.>", "dest": "$KV.b.>" }] });
-        raw.insert("sources".to_owned(), json!([whole, part, foreign.clone()]));
+        raw.insert("sources".to_owned(), json!([unfiltered, filtered, foreign.clone()]));
         assert_eq!(differences("b", &raw).len(), 1);
         repair("b", &mut raw);
         let mapped =

@@ -24,14 +24,14 @@ pub(crate) fn subject_prefix(bucket: &str) -> String {
 }
 
 /// Checks that the server supports the requested settings.
-pub(crate) fn check(wanted: &BucketConfig, able: &Capabilities) -> Result<()> {
-    if wanted.limit_markers.is_some_and(|stay| !stay.is_zero()) && !able.key_ttl {
+pub(crate) fn check(wanted: &BucketConfig, capabilities: &Capabilities) -> Result<()> {
+    if wanted.limit_markers.is_some_and(|ttl| !ttl.is_zero()) && !capabilities.key_ttl {
         let needs = "nats-server 2.11 (JetStream API level 1) for limit markers";
-        return Err(Error::unsupported(needs, able.backend.clone()));
+        return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
-    if wanted.atomic == Some(true) && !able.atomic {
+    if wanted.atomic == Some(true) && !capabilities.atomic {
         let needs = "nats-server 2.12.1 for atomic batches";
-        return Err(Error::unsupported(needs, able.backend.clone()));
+        return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
     Ok(())
 }
@@ -129,11 +129,11 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
     set("republish", republish.as_ref().map(write_republish));
     set("mirror", mirror.as_ref().map(|origin| write_source(origin, name, false)));
     set("mirror_direct", mirror.as_ref().map(|_| json!(true)));
-    let copied = || sources.iter().map(|source| write_source(source, name, true)).collect();
-    set("sources", (!sources.is_empty()).then(copied));
+    let raw_sources = || sources.iter().map(|source| write_source(source, name, true)).collect();
+    set("sources", (!sources.is_empty()).then(raw_sources));
     match limit_markers {
         // A server cannot disable message TTLs once they are enabled.
-        Some(stay) if stay.is_zero() => set("subject_delete_marker_ttl", had_markers.then_some(json!(0))),
+        Some(ttl) if ttl.is_zero() => set("subject_delete_marker_ttl", had_markers.then_some(json!(0))),
         markers => {
             set("allow_msg_ttl", markers.map(|_| json!(true)));
             set("subject_delete_marker_ttl", markers.and_then(nanos).map(|ttl| json!(ttl)));
@@ -142,9 +142,9 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
     set("allow_rollup_hdrs", rollups.map(|on| json!(on)));
     set("allow_atomic", atomic.map(|on| json!(on)));
     if !metadata.is_empty() {
-        let notes = raw.entry("metadata").or_insert_with(|| json!({}));
+        let raw_metadata = raw.entry("metadata").or_insert_with(|| json!({}));
         for (key, value) in metadata {
-            notes[key] = json!(value);
+            raw_metadata[key] = json!(value);
         }
     }
 }

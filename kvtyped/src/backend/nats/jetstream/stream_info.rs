@@ -133,9 +133,9 @@ fn read_source(raw: &Value, bucket: &str) -> Source {
 }
 
 fn read_metadata(raw: Option<&Value>) -> BTreeMap<String, String> {
-    let notes = raw.and_then(Value::as_object).into_iter().flatten();
-    let notes = notes.filter(|(key, _)| !key.starts_with("_nats."));
-    notes.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    let metadata = raw.and_then(Value::as_object).into_iter().flatten();
+    let metadata = metadata.filter(|(key, _)| !key.starts_with("_nats."));
+    metadata.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// Returns the current status of a bucket from the information of its stream.

@@ -98,9 +98,9 @@ impl StreamState {
 fn own_subjects(info: &Value) -> Option<(String, u64)> {
     let config = &info["config"];
     let [only] = config["subjects"].as_array()?.as_slice() else { return None };
-    let copies = ["mirror", "sources", "subject_transform"].iter().any(|field| !config[*field].is_null());
+    let is_copy = ["mirror", "sources", "subject_transform"].iter().any(|field| !config[*field].is_null());
     let count = info["state"]["num_subjects"].as_u64().unwrap_or_default();
-    (!copies).then_some((only.as_str()?.to_owned(), count))
+    (!is_copy).then_some((only.as_str()?.to_owned(), count))
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    fn facts(first: u64, last: u64, messages: u64) -> StreamState {
+    fn state(first: u64, last: u64, messages: u64) -> StreamState {
         StreamState::parse(&json!({
             "created": "2026-08-14T12:02:39.5Z",
             "config": { "num_replicas": 3 },
@@ -126,24 +126,24 @@ mod tests {
 
     #[test]
     fn facts_tell_whether_something_is_missing() {
-        let after = |facts: StreamState, revision| facts.has_no_gaps_after(Revision::new(revision));
-        assert_eq!(after(facts(0, 0, 0), 0), Some(true));
-        assert_eq!(after(facts(1, 5, 5), 0), Some(true));
-        assert_eq!(after(facts(4, 5, 2), 3), Some(true));
-        assert_eq!(after(facts(4, 5, 2), 2), Some(false));
-        assert_eq!(after(facts(1, 5, 3), 2), None);
-        assert_eq!(after(facts(1, 5, 3), 5), Some(true));
-        assert_eq!(after(facts(1, 5, 5), 6), Some(false));
-        assert_eq!(after(facts(1, 5, 5), u64::MAX), Some(false));
+        let after = |state: StreamState, revision| state.has_no_gaps_after(Revision::new(revision));
+        assert_eq!(after(state(0, 0, 0), 0), Some(true));
+        assert_eq!(after(state(1, 5, 5), 0), Some(true));
+        assert_eq!(after(state(4, 5, 2), 3), Some(true));
+        assert_eq!(after(state(4, 5, 2), 2), Some(false));
+        assert_eq!(after(state(1, 5, 3), 2), None);
+        assert_eq!(after(state(1, 5, 3), 5), Some(true));
+        assert_eq!(after(state(1, 5, 5), 6), Some(false));
+        assert_eq!(after(state(1, 5, 5), u64::MAX), Some(false));
         // All messages were purged.
-        assert_eq!(after(facts(6, 5, 0), 3), Some(false));
-        assert_eq!(after(facts(6, 5, 0), 5), Some(true));
+        assert_eq!(after(state(6, 5, 0), 3), Some(false));
+        assert_eq!(after(state(6, 5, 0), 5), Some(true));
     }
 
     #[test]
     fn facts_tell_whether_a_server_is_behind() {
-        let facts = facts(1, 9, 9);
-        let reached = |server, revision| facts.replica_has_reached(server, Revision::new(revision));
+        let state = state(1, 9, 9);
+        let reached = |server, revision| state.replica_has_reached(server, Revision::new(revision));
         assert!(reached(Some("a"), 9), "the leader");
         assert!(reached(Some("b"), 7) && !reached(Some("b"), 8), "two behind");
         assert!(

@@ -115,7 +115,7 @@ async fn at_revision(
     }
     let which = json!({ "seq": revision.get() });
     let verb = format!("DIRECT.GET.{}", context.stream);
-    context.api.request_until_deadline(&verb)?;
+    context.api.check_unrestricted(&verb)?;
     if let Some(stored) = direct_get(context, &verb, Some(&which), || which.clone(), deadline).await? {
         return if stored.subject.as_str() == context.subject(key) {
             stored.entry(&context.prefix).map(Some)

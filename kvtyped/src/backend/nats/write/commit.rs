@@ -52,7 +52,7 @@ pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Dead
     }
     context.check_batch_support(deadline).await?;
     let messages = BatchMessages::new(context, &writes, deadline)?;
-    let commit = Commit { messages, begun: Instant::now(), deadline, lost_ack: false };
+    let commit = Commit { messages, started: Instant::now(), deadline, lost_ack: false };
     let first = commit.run().await?;
     Ok((first.get()..).map(Revision::new).take(count).collect())
 }
@@ -60,7 +60,7 @@ pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Dead
 /// A batch that is being applied.
 struct Commit<'a> {
     messages: BatchMessages<'a>,
-    begun: Instant,
+    started: Instant,
     deadline: Deadline,
     /// Whether an attempt has an unknown outcome and its reply is no longer awaited. Such an attempt was sent message by
     /// message, or the server that replied is not the leader.
@@ -289,7 +289,7 @@ impl<'a> Recoverable for Commit<'a> {
             Some(first) => Lookup::Applied(BatchReply::Applied(first)),
             None => {
                 let writes = self.messages.requests.iter().map(|request| request.write);
-                Lookup::NotStored { may_resend: may_resend(self.messages.context, writes, self.begun) }
+                Lookup::NotStored { may_resend: may_resend(self.messages.context, writes, self.started) }
             }
         })
     }

@@ -92,7 +92,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
             attempts.push(attempt);
             (attempts.evidence.sent, attempts.evidence.inconclusive) = (sent, inconclusive);
             tracing::debug!(stream = context.stream, key = %write.key, "a write was not acknowledged");
-            let mut lost = LostWrite { request: &request, begun: Instant::now(), deadline };
+            let mut lost = LostWrite { request: &request, started: Instant::now(), deadline };
             // Rare paths are boxed, so that the future of a write stays small.
             return recover(&mut lost, &mut attempts, deadline).boxed().await;
         };
@@ -160,13 +160,13 @@ async fn resolve_conflict(request: &WriteRequest<'_>, conflict: Error, deadline:
 struct LostWrite<'a> {
     request: &'a WriteRequest<'a>,
     /// The begin of the recovery.
-    begun: Instant,
+    started: Instant,
     deadline: Deadline,
 }
 
 impl LostWrite<'_> {
     fn may_resend(&self) -> bool {
-        may_resend(self.request.context, [self.request.write], self.begun)
+        may_resend(self.request.context, [self.request.write], self.started)
     }
 }
 

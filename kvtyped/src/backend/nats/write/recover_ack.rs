@@ -287,3 +287,172 @@ pub(crate) async fn await_other_leader<A: AwaitReply, T>(
 pub(crate) fn foreign_duplicate() -> Error {
     Error::backend("the server reports a new operation id as the id of another message").unknown_outcome()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::error::Outcome;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// An attempt whose reply arrives at a time, if ever.
+    struct FakeAttempt(Option<Instant>);
+
+    impl AwaitReply for FakeAttempt {
+        async fn wait(&mut self, until: Instant) -> Reply {
+            match self.0.filter(|at| *at < until) {
+                Some(at) => {
+                    tokio::time::sleep_until(at).await;
+                    Reply::NoResponders
+                }
+                None => {
+                    tokio::time::sleep_until(until).await;
+                    Reply::TimedOut
+                }
+            }
+        }
+    }
+
+    /// An operation with prepared look-ups and steps. The last look-up is repeated.
+    struct FakeOperation {
+        look_ups: Mutex<VecDeque<fn() -> Result<Lookup<u32>>>>,
+        steps: Mutex<VecDeque<fn(&mut Evidence) -> Step<u32>>>,
+        /// When the reply to another attempt arrives.
+        reply_after: Option<Duration>,
+        resends: u32,
+    }
+
+    impl Recoverable for FakeOperation {
+        type Attempt = FakeAttempt;
+        type Output = u32;
+
+        const UNDECIDABLE: &'static str = "undecidable";
+
+        fn stream(&self) -> &str {
+            "KV_b"
+        }
+
+        async fn look_up(&self, _is_undecidable: bool) -> Result<Lookup<u32>> {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut look_ups = self.look_ups.lock().expect("no panic");
+            let next = if look_ups.len() > 1 { look_ups.pop_front() } else { look_ups.front().copied() };
+            next.expect("a look-up")()
+        }
+
+        async fn on_reply(&self, _answered: Answered<FakeAttempt>, evidence: &mut Evidence) -> Step<u32> {
+            self.steps.lock().expect("no panic").pop_front().expect("a step")(evidence)
+        }
+
+        async fn resend(&mut self) -> Result<FakeAttempt> {
+            self.resends += 1;
+            Ok(FakeAttempt(self.reply_after.map(|after| Instant::now() + after)))
+        }
+
+        fn resend_pause(&self, _resends: u32) -> Option<Duration> {
+            Some(SECOND / 2)
+        }
+    }
+
+    /// Recovers an operation whose first attempt gets its reply after this time. Returns the result, the number of
+    /// resends, and the elapsed time.
+    async fn run(
+        first_reply: Option<Duration>,
+        reply_after: Option<Duration>,
+        look_ups: &[fn() -> Result<Lookup<u32>>],
+        steps: &[fn(&mut Evidence) -> Step<u32>],
+    ) -> (Result<u32>, u32, Duration) {
+        let begin = Instant::now();
+        let mut operation = FakeOperation {
+            look_ups: Mutex::new(look_ups.iter().copied().collect()),
+            steps: Mutex::new(steps.iter().copied().collect()),
+            reply_after,
+            resends: 0,
+        };
+        let mut attempts = Attempts::default();
+        attempts.push(FakeAttempt(first_reply.map(|after| begin + after)));
+        let result = recover(&mut operation, &mut attempts, Deadline::after(5 * SECOND)).await;
+        (result, operation.resends, begin.elapsed())
+    }
+
+    const OPEN: fn() -> Result<Lookup<u32>> = || Ok(Lookup::NotStored { may_resend: false });
+    const RESEND: fn() -> Result<Lookup<u32>> = || Ok(Lookup::NotStored { may_resend: true });
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stored_operation_is_applied() {
+        let (result, resends, _) = run(None, None, &[OPEN, || Ok(Lookup::Applied(7))], &[]).await;
+        assert_eq!((result.ok(), resends), (Some(7), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_reply_decides() {
+        let (result, resends, elapsed) = run(Some(SECOND), None, &[OPEN], &[|_| Step::Done(Ok(7))]).await;
+        assert_eq!((result.ok(), resends, elapsed), (Some(7), 0, SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_harmless_attempt_is_sent_until_a_reply_arrives() {
+        let late = Some(SECOND * 3 / 4);
+        let (result, resends, _) = run(None, late, &[RESEND], &[|_| Step::Done(Ok(7))]).await;
+        assert_eq!((result.ok(), resends), (Some(7), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_reply_the_outcome_is_unknown_at_the_deadline() {
+        let (result, resends, elapsed) = run(None, None, &[OPEN], &[]).await;
+        let error = result.expect_err("no outcome");
+        assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
+        assert_eq!((error.outcome(), resends, elapsed), (Outcome::Unknown, 0, 5 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undecidable_operation_gets_a_final_grace_period() {
+        let undecidable: fn() -> _ = || Ok(Lookup::Undecidable { may_resend: true });
+        let (result, resends, elapsed) = run(None, None, &[undecidable], &[]).await;
+        let error = result.expect_err("no outcome");
+        assert_eq!((error.outcome(), resends), (Outcome::Unknown, 1));
+        assert!(error.to_string().contains("undecidable") && elapsed < SECOND, "{error} after {elapsed:?}");
+        let (result, _, _) = run(None, Some(SECOND / 4), &[undecidable], &[|_| Step::Done(Ok(7))]).await;
+        assert_eq!(result.ok(), Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rejection_is_returned_with_an_unknown_outcome_if_nothing_is_stored() {
+        let rejected: fn(&mut Evidence) -> Step<u32> = |evidence| {
+            evidence.rejection = Some(Error::new(ErrorKind::BucketFull));
+            Step::LookUp
+        };
+        let (result, resends, elapsed) = run(Some(SECOND), None, &[OPEN], &[rejected]).await;
+        let error = result.expect_err("a rejection");
+        assert!(matches!(error.kind(), ErrorKind::BucketFull) && elapsed < 2 * SECOND, "{error}");
+        assert_eq!((error.outcome(), resends), (Outcome::Unknown, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_stored_message_explains_the_duplicate_of_an_only_attempt() {
+        let duplicate: fn(&mut Evidence) -> Step<u32> = |evidence| {
+            evidence.is_duplicate = true;
+            Step::LookUp
+        };
+        let first = Some(Duration::from_millis(5));
+        let (result, ..) = run(first, None, &[|| Ok(Lookup::Applied(7))], &[duplicate]).await;
+        assert_eq!(result.ok(), Some(7));
+        let (result, ..) = run(first, None, &[OPEN], &[duplicate]).await;
+        let error = result.expect_err("another message has the id");
+        assert!(matches!(error.kind(), ErrorKind::Backend { .. }), "{error}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_does_not_answer_is_asked_again_and_a_closed_store_is_not() {
+        let silent: fn() -> Result<Lookup<u32>> = || Err(Error::unavailable("no leader"));
+        let (result, ..) = run(None, None, &[silent, || Ok(Lookup::Applied(7))], &[]).await;
+        assert_eq!(result.ok(), Some(7));
+        let (result, _, elapsed) = run(None, None, &[|| Err(Error::new(ErrorKind::Closed))], &[]).await;
+        let error = result.expect_err("closed");
+        assert!(matches!(error.kind(), ErrorKind::Closed) && elapsed < SECOND, "{error}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    }
+}

@@ -224,7 +224,7 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// Whether the messages of these writes may be sent again under the same ids, and the client is connected. `begun` is
+/// Whether the messages of these writes may be sent again under the same ids, and the client is connected. `started` is
 /// the time of the first attempt.
 ///
 /// A precondition on a written key holds once, so it protects the writes for any time. A precondition on another key can
@@ -233,12 +233,12 @@ impl<'a> WriteRequest<'a> {
 pub(crate) fn may_resend<'w>(
     context: &StreamContext,
     writes: impl IntoIterator<Item = &'w Write>,
-    begun: Instant,
+    started: Instant,
 ) -> bool {
     let preconditions = writes.into_iter().filter_map(|write| Some((write, write.precondition.as_ref()?)));
     let mut preconditions = preconditions.peekable();
     let has_any = preconditions.peek().is_some();
     let has_own = preconditions.any(|(write, precondition)| precondition.key == write.key);
-    let is_protected = has_own || has_any && begun.elapsed() * 2 < context.duplicate_window;
+    let is_protected = has_own || has_any && started.elapsed() * 2 < context.duplicate_window;
     is_protected && context.api.connection().is_connected()
 }
