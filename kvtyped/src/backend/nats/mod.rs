@@ -199,8 +199,8 @@ impl NatsBackend {
         let (config, raw) = stream_info::parse_config(&info)?;
         if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
-                format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
-                format!("{}, which made it {}", capabilities.backend, difference.found),
+                format!("a server that supports `{}` = {}", difference.setting, difference.wanted),
+                format!("{}, which stored {}", capabilities.backend, difference.found),
             ));
         }
         self.bucket(config, &raw, &info)
@@ -372,7 +372,7 @@ impl fmt::Debug for NatsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsBackend")
             .field("api", &self.api)
-            .field("owned", &self.owns_connection)
+            .field("owns_connection", &self.owns_connection)
             .finish_non_exhaustive()
     }
 }

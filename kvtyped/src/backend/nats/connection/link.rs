@@ -23,19 +23,19 @@ use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A client that lived longer than this probably did not end for a cause that ends its successor too.
-const STEADY: Duration = Duration::from_secs(5);
+const STABLE_TIME: Duration = Duration::from_secs(5);
 
 /// One client, and the number of connections before it.
 pub(crate) struct Link {
     client: Client,
     connects_before: u64,
-    made: Instant,
+    created: Instant,
     has_ended: AtomicBool,
 }
 
 impl Link {
     fn new(client: Client, connects_before: u64) -> Self {
-        Self { client, connects_before, made: Instant::now(), has_ended: AtomicBool::new(false) }
+        Self { client, connects_before, created: Instant::now(), has_ended: AtomicBool::new(false) }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -55,7 +55,7 @@ impl Link {
 
     /// Whether the client's task has ended. Performs no I/O.
     pub(crate) fn has_ended(&self) -> bool {
-        if !self.has_ended.load(Ordering::Relaxed) && is_orphan(&self.client) {
+        if !self.has_ended.load(Ordering::Relaxed) && has_task_ended(&self.client) {
             self.has_ended.store(true, Ordering::Relaxed);
         }
         self.has_ended.load(Ordering::Relaxed)
@@ -63,7 +63,7 @@ impl Link {
 }
 
 /// Whether the task of a client has ended: the client's queue of commands closes with it.
-fn is_orphan(client: &Client) -> bool {
+fn has_task_ended(client: &Client) -> bool {
     // A clone, because a sender that once reserved capacity does not notice that the queue has closed since.
     let mut client = client.clone();
     let mut context = Context::from_waker(Waker::noop());
@@ -76,7 +76,7 @@ pub(crate) struct Links {
     connector: Option<Connector>,
     /// Held while a client is replaced, so that there is one attempt at a time. A record that ends the client of each
     /// reader must not cause a loop of connections without a pause.
-    replacing: Mutex<Backoff>,
+    replacement: Mutex<Backoff>,
 }
 
 impl Links {
@@ -84,7 +84,7 @@ impl Links {
     /// client is not replaced.
     pub(crate) fn new(client: Client, connector: Option<Connector>) -> Self {
         let current = ArcSwap::from_pointee(Link::new(client, 0));
-        Self { current, connector, replacing: Mutex::new(Backoff::outage()) }
+        Self { current, connector, replacement: Mutex::new(Backoff::outage()) }
     }
 
     pub(crate) fn current(&self) -> Arc<Link> {
@@ -113,12 +113,12 @@ impl Links {
     /// If the future is dropped, the client is not replaced, and the next call tries again.
     pub(crate) async fn replace(&self, deadline: Deadline) -> Result<()> {
         let Some(connector) = &self.connector else { return Err(Error::new(ErrorKind::Closed)) };
-        let mut backoff = deadline.timeout(self.replacing.lock()).await?;
+        let mut backoff = deadline.timeout(self.replacement.lock()).await?;
         let old = self.current();
         if !old.has_ended() {
             return Ok(());
         }
-        if old.made.elapsed() > STEADY {
+        if old.created.elapsed() > STABLE_TIME {
             *backoff = Backoff::outage();
         } else if !backoff.pause(deadline).await {
             return Err(Error::unavailable("the task of the NATS client ended"));

@@ -117,21 +117,21 @@ pub(crate) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
             why => format!("the server's certificate is rejected: {why}"),
         },
         Some(rustls::Error::AlertReceived(alert)) => match (alert, &tls.client) {
-            (AlertDescription::ProtocolVersion, _) => "the server speaks no version of TLS from 1.2 on".into(),
+            (AlertDescription::ProtocolVersion, _) => "the server supports neither TLS 1.2 nor TLS 1.3".into(),
             (alert, Some(_)) => format!(
-                "the server does not accept the client certificate ({alert:?}); it has to come from an authority that \
+                "the server does not accept the client certificate ({alert:?}); use a certificate from an authority that \
                  the server trusts"
             ),
             (AlertDescription::CertificateRequired | AlertDescription::BadCertificate, None) => NO_CERTIFICATE.into(),
-            (alert, None) => format!("the server refuses it ({alert:?})"),
+            (alert, None) => format!("the server refuses the connection ({alert:?})"),
         },
         Some(rustls::Error::InvalidMessage(_)) => {
-            "the server does not speak TLS at once; use `nats://` if it has none, or leave out `tls_first`".into()
+            "the server does not start with TLS; use `nats://` if it has no TLS, or leave out `tls_first`".into()
         }
         Some(error) => error.to_string(),
         // The alert for a missing certificate may be lost when the server closes the connection.
         None if tls.is_required() && tls.client.is_none() && is_hung_up(error) => {
-            format!("the server hung up; perhaps {NO_CERTIFICATE}")
+            format!("the server closed the connection; perhaps {NO_CERTIFICATE}")
         }
         None => return None,
     };

@@ -25,11 +25,11 @@ impl ServerUrl {
         let url = url.trim();
         // The address parser would silently drop some control characters.
         if url.contains(char::is_control) {
-            return Err(invalid_url("it has a control character, a tab or the end of a line, say"));
+            return Err(invalid_url("it contains a control character, such as a tab or a line end"));
         }
         // A `#` would become a part of a value, such as a password.
         if url.contains('#') {
-            return Err(invalid_url("it has a `#`, which is written as `%23`"));
+            return Err(invalid_url("it contains a `#`: write `%23`"));
         }
         let (addresses, query) = url.split_once('?').unwrap_or((url, ""));
         let mut parsed = Self { servers: Vec::new(), options: NatsOptions::new(), certificate: None, key: None };
@@ -52,7 +52,7 @@ impl ServerUrl {
                 let is_first = parsed.servers.is_empty();
                 if url_user.contains('@') || !is_first && (user.is_none() || !has_scheme) {
                     return Err(invalid_url(
-                        "it is ambiguous where the user ends: write `,` and `@` in a user, password or token as `%2C` \
+                        "the end of the user is ambiguous: write `,` and `@` in a user, password or token as `%2C` \
                          and `%40`, and name a user before the first server, with a scheme before each",
                     ));
                 }
@@ -63,7 +63,7 @@ impl ServerUrl {
                     None => Credentials::Token(percent_decode(url_user)?),
                 };
                 if user.as_ref().is_some_and(|other| *other != url_user) {
-                    return Err(invalid_url("its servers have different users, and a connection has one"));
+                    return Err(invalid_url("its servers have different users: name one user"));
                 }
                 user = Some(url_user);
             }
@@ -90,7 +90,7 @@ impl ServerUrl {
         parsed.options.tls.client = match (parsed.certificate.take(), parsed.key.take()) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate, key)),
-            _ => return Err(invalid_url("of `cert` and `key` it has one without the other")),
+            _ => return Err(invalid_url("it has only one of `cert` and `key`: set both")),
         };
         Ok(parsed)
     }
@@ -124,7 +124,7 @@ impl ServerUrl {
     fn authenticate(&mut self, credentials: Credentials) -> Result<()> {
         match self.options.credentials.replace(credentials) {
             None => Ok(()),
-            Some(_) => Err(invalid_url("it has two kinds of credentials, and a connection has one")),
+            Some(_) => Err(invalid_url("it has two kinds of credentials: keep one")),
         }
     }
 

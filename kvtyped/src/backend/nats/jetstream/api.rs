@@ -133,7 +133,7 @@ impl Api {
                 Reply::Message(message) => return Ok(message),
                 Reply::NoResponders => {
                     self.check_jetstream(started)?;
-                    Error::unavailable(format!("no server answers on `{}.{verb}`", self.prefix))
+                    Error::unavailable(format!("no server responds to `{}.{verb}`", self.prefix))
                 }
                 reply @ (Reply::TimedOut | Reply::Disconnected) => {
                     let was_silent = matches!(reply, Reply::TimedOut);
@@ -182,7 +182,7 @@ impl Api {
         }
         Err(Error::new(ErrorKind::Unsupported {
             needs: format!("JetStream under `{}`", self.prefix),
-            found: format!("nats-server {} without (`-js` enables it)", server.version),
+            found: format!("nats-server {} without JetStream: start it with `-js`", server.version),
         }))
     }
 

@@ -64,7 +64,7 @@ impl ApiError {
             10002 | 10023 | 10026 | 10027 | 10028 | 10047 | 10053 | 10120 => ErrorKind::LimitReached { limit: text() },
             10039 | 10076 => ErrorKind::Unsupported { needs: "JetStream".into(), found: text() },
             // A field that the server does not know, and an API level that it does not have.
-            10025 | 10185 => ErrorKind::Unsupported { needs: "a newer server".into(), found: text() },
+            10025 | 10185 => ErrorKind::Unsupported { needs: "a newer nats-server".into(), found: text() },
             code::HEADERS_TOO_LARGE => ErrorKind::TooLarge { size: None, limit: None },
             10109 => unsupported("a bucket that accepts writes", "a sealed bucket, which is read-only forever"),
             code::ROLLUP_DISABLED => unsupported(
@@ -72,7 +72,7 @@ impl ApiError {
                 "a bucket with `allow_rollup_hdrs` = false",
             ),
             10057 | 10110 if self.description.contains("not permitted") => {
-                unsupported("a bucket whose records may be erased", "`deny_purge` or `deny_delete` = true")
+                unsupported("a bucket that allows purges", "a bucket with `deny_purge` or `deny_delete` = true")
             }
             // Offline, moving, or being reconfigured: a temporary state that the caller did not cause.
             10118 | 10119 | 10123 | 10124 | 10194 | 10195 | 10202 | 10226 => ErrorKind::Unavailable { reason: text() },

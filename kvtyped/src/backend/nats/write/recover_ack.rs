@@ -296,6 +296,9 @@ mod tests {
     use super::*;
     use crate::error::Outcome;
 
+    type LookUp = fn() -> Result<Lookup<u32>>;
+    type OnReply = fn(&mut Evidence) -> Step<u32>;
+
     const SECOND: Duration = Duration::from_secs(1);
 
     /// An attempt whose reply arrives at a time, if ever.
@@ -318,8 +321,8 @@ mod tests {
 
     /// An operation with prepared look-ups and steps. The last look-up is repeated.
     struct FakeOperation {
-        look_ups: Mutex<VecDeque<fn() -> Result<Lookup<u32>>>>,
-        steps: Mutex<VecDeque<fn(&mut Evidence) -> Step<u32>>>,
+        look_ups: Mutex<VecDeque<LookUp>>,
+        steps: Mutex<VecDeque<OnReply>>,
         /// When the reply to another attempt arrives.
         reply_after: Option<Duration>,
         resends: u32,
@@ -361,8 +364,8 @@ mod tests {
     async fn run(
         first_reply: Option<Duration>,
         reply_after: Option<Duration>,
-        look_ups: &[fn() -> Result<Lookup<u32>>],
-        steps: &[fn(&mut Evidence) -> Step<u32>],
+        look_ups: &[LookUp],
+        steps: &[OnReply],
     ) -> (Result<u32>, u32, Duration) {
         let begin = Instant::now();
         let mut operation = FakeOperation {
@@ -377,8 +380,8 @@ mod tests {
         (result, operation.resends, begin.elapsed())
     }
 
-    const OPEN: fn() -> Result<Lookup<u32>> = || Ok(Lookup::NotStored { may_resend: false });
-    const RESEND: fn() -> Result<Lookup<u32>> = || Ok(Lookup::NotStored { may_resend: true });
+    const OPEN: LookUp = || Ok(Lookup::NotStored { may_resend: false });
+    const RESEND: LookUp = || Ok(Lookup::NotStored { may_resend: true });
 
     #[tokio::test(start_paused = true)]
     async fn a_stored_operation_is_applied() {
@@ -409,7 +412,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_undecidable_operation_gets_a_final_grace_period() {
-        let undecidable: fn() -> _ = || Ok(Lookup::Undecidable { may_resend: true });
+        let undecidable: LookUp = || Ok(Lookup::Undecidable { may_resend: true });
         let (result, resends, elapsed) = run(None, None, &[undecidable], &[]).await;
         let error = result.expect_err("no outcome");
         assert_eq!((error.outcome(), resends), (Outcome::Unknown, 1));
@@ -420,7 +423,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rejection_is_returned_with_an_unknown_outcome_if_nothing_is_stored() {
-        let rejected: fn(&mut Evidence) -> Step<u32> = |evidence| {
+        let rejected: OnReply = |evidence| {
             evidence.rejection = Some(Error::new(ErrorKind::BucketFull));
             Step::LookUp
         };
@@ -432,7 +435,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_stored_message_explains_the_duplicate_of_an_only_attempt() {
-        let duplicate: fn(&mut Evidence) -> Step<u32> = |evidence| {
+        let duplicate: OnReply = |evidence| {
             evidence.is_duplicate = true;
             Step::LookUp
         };
@@ -447,7 +450,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_does_not_answer_is_asked_again_and_a_closed_store_is_not() {
-        let silent: fn() -> Result<Lookup<u32>> = || Err(Error::unavailable("no leader"));
+        let silent: LookUp = || Err(Error::unavailable("no leader"));
         let (result, ..) = run(None, None, &[silent, || Ok(Lookup::Applied(7))], &[]).await;
         assert_eq!(result.ok(), Some(7));
         let (result, _, elapsed) = run(None, None, &[|| Err(Error::new(ErrorKind::Closed))], &[]).await;
