@@ -242,18 +242,24 @@ impl Error {
         Self::new(ErrorKind::OutOfRange { detail: detail.into() })
     }
 
+    /// Returns the error of an unexpected reply of the backend.
+    #[cfg(feature = "nats")]
+    pub(crate) fn backend(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Backend { code: None, detail: detail.into() })
+    }
+
     /// Returns the error of a batch of several writes in a bucket without atomic batches.
     pub(crate) fn no_batches(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket that takes several writes at once: open it with `.atomic(true).on_drift(Drift::Update)`",
-            format!("bucket `{bucket}`, which does not"),
+            "a bucket with atomic batches: open it with `.atomic(true).on_drift(Drift::Update)`",
+            format!("bucket `{bucket}` without atomic batches"),
         )
     }
 
     /// Returns the error of a purge in a bucket without rollups.
     pub(crate) fn no_rollups(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket that allows rollups (`rollups`), as a purge does; use `delete`, or `compact` as an administrator",
+            "a bucket that allows rollups for a purge: set `rollups`, or use `delete`, or `compact` as an administrator",
             format!("bucket `{bucket}` with `rollups = false`"),
         )
     }
@@ -261,7 +267,7 @@ impl Error {
     /// The error of a TTL of a single key in a bucket without rollups.
     pub(crate) fn no_rollups_for_ttl(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket that allows rollups (`rollups`): the TTL of a single key ends in a marker, which is a rollup",
+            "a bucket that allows rollups for the TTL of a key, which ends in a delete marker: set `rollups`",
             format!("bucket `{bucket}` with `rollups = false`"),
         )
     }
@@ -290,8 +296,8 @@ impl Error {
 
     pub(crate) fn decode(error: &CodecError) -> Self {
         if let Some(Newer { found, known }) = error.newer_format() {
-            let needs = format!("a newer kvtyped: the record has the format {found}, and this version knows {known}");
-            return Self::unsupported(needs, format!("format {found}"));
+            let found = format!("a record of format {found}, and this version knows {known}");
+            return Self::unsupported("a newer version of kvtyped: update this program", found);
         }
         Self::new(ErrorKind::Decode { codec: error.codec(), detail: error.detail().to_owned() })
     }

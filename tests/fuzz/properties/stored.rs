@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use kvtyped::Revision;
 use kvtyped::async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use kvtyped::async_nats::{Message, StatusCode};
-use kvtyped::backend::nats::probe;
+use kvtyped::backend::nats::fuzzing;
 use kvtyped::backend::{Operation, RawEntry};
 use serde_json::json;
 
@@ -33,8 +33,8 @@ pub fn check(bytes: &[u8]) {
     let block: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let by_leader = leader(&subject, format!("NATS/1.0\r\n{block}\r\n").as_bytes(), value);
     let delivered =
-        probe::parse_delivered(delivered(&subject, &headers, value), PREFIX).map(|entry| entry.expect("a place"));
-    let directly = probe::direct(direct(&subject, &headers, value), PREFIX);
+        fuzzing::parse_delivered(delivered(&subject, &headers, value), PREFIX).map(|entry| entry.expect("a place"));
+    let directly = fuzzing::direct(direct(&subject, &headers, value), PREFIX);
     same(&by_leader, &delivered);
     same(&by_leader, &directly);
     if let Ok(entry) = &directly {
@@ -44,10 +44,10 @@ pub fn check(bytes: &[u8]) {
     // Headers that no client writes, and replies that no server sends.
     let _ = leader(&subject, lines.as_bytes(), value);
     let _ = leader(&subject, format!("NATS/1.0{lines}").as_bytes(), value);
-    let _ = probe::parse_total(value);
-    let _ = probe::is_information(value);
-    let _ = probe::leader(serde_json::from_slice(value).unwrap_or_default(), PREFIX);
-    let _ = probe::parse_delivered(Message { reply: Some(lines.into()), ..delivered_nowhere(&subject) }, PREFIX);
+    let _ = fuzzing::parse_total(value);
+    let _ = fuzzing::is_information(value);
+    let _ = fuzzing::leader(serde_json::from_slice(value).unwrap_or_default(), PREFIX);
+    let _ = fuzzing::parse_delivered(Message { reply: Some(lines.into()), ..delivered_nowhere(&subject) }, PREFIX);
 }
 
 /// Parses a header that clients can write.
@@ -104,7 +104,7 @@ fn direct(subject: &str, headers: &[(HeaderName, HeaderValue)], value: &[u8]) ->
 
 fn leader(subject: &str, headers: &[u8], value: &[u8]) -> Result<RawEntry, kvtyped::Error> {
     let message = json!({ "subject": subject, "seq": 7, "data": base64(value), "hdrs": base64(headers), "time": TIME });
-    probe::leader(message, PREFIX)
+    fuzzing::leader(message, PREFIX)
 }
 
 fn same(one: &Result<RawEntry, kvtyped::Error>, other: &Result<RawEntry, kvtyped::Error>) {

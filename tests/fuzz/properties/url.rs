@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 use kvtyped::ErrorKind;
-use kvtyped::backend::nats::probe;
+use kvtyped::backend::nats::fuzzing;
 use kvtyped::prelude::*;
 
 use super::texts;
@@ -29,7 +29,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn parsed(url: &str) {
-    match probe::servers(url) {
+    match fuzzing::servers(url) {
         Ok(servers) => {
             assert!(!servers.is_empty());
             for server in &servers {

@@ -7,69 +7,30 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `options`, `target` | connection options, from a builder and from a URL |
-//! | `credentials`, `tls`, `file` | authentication, TLS, and files with secrets |
-//! | `connect` | creation of clients from the options |
-//! | `link` | the client of a connection, and its replacement when its task ends |
-//! | `wire`, `lookout` | requests on a connection, and the shared timer that wakes them |
-//! | `api` | the JetStream API: JSON requests and replies |
-//! | `able`, `learned` | the features of the server that takes the writes of a bucket, cached per connection |
-//! | `config`, `echo` | conversion of a bucket's settings to a stream configuration, and back |
-//! | `regular` | the settings that every stream of a bucket has: comparison and repair |
-//! | `bucket` | the location of a bucket: its stream, subjects and leader |
-//! | `facts` | the state of a stream according to its leader |
-//! | `publish`, `doubt` | the write path, and the recovery of a write whose acknowledgement was lost |
-//! | `count` | counters that the server adds up (ADR-49) |
-//! | `commit`, `parcel` | atomic batches, and their messages |
-//! | `read` | reads of one entry |
-//! | `replies`, `many` | reads of many keys by name |
-//! | `consumer`, `delivery`, `listing` | ordered consumers, their messages, and the progress of a listing |
-//! | `scan` | listings of matching keys |
-//! | `watch`, `proof` | watch sessions, and the proof that a resumed session missed no removal |
-//! | `record` | decoding of stored messages |
-//! | `convert`, `codes` | conversion of errors of the server and of the client to errors of this crate |
-//! | `probe` | parsers of untrusted bytes, for tests without a server |
+//! | `connection` | from a URL to requests on a connection |
+//! | `jetstream` | the protocol: streams, stored messages, consumers and error codes |
+//! | `multi_get_support` | the support of a bucket for requests for many entries |
+//! | `context` | the location of a bucket: its stream, subjects, leader and features |
+//! | `read` | reads, scans and watch sessions |
+//! | `write` | writes, batches and increments, and the recovery of lost acknowledgements |
+//! | `bucket`, `counters` | the backend interface of one bucket, and of the counters of one stream |
+//! | `fuzzing` | parsers of untrusted bytes, for tests without a server |
+//!
+//! Each module imports only from modules above it. The files of a folder are listed in its `mod.rs` in the same order.
 
-mod able;
-mod api;
 mod bucket;
-mod codes;
-mod commit;
-mod config;
-mod connect;
-mod consumer;
-mod convert;
-mod count;
-mod credentials;
-mod delivery;
-mod doubt;
-mod echo;
-mod facts;
-mod few;
-mod file;
-mod learned;
-mod link;
-mod listing;
-mod lookout;
-mod many;
-mod options;
-mod parcel;
+mod connection;
+mod context;
+mod counters;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
-pub mod probe;
-mod proof;
-mod publish;
+pub mod fuzzing;
+mod jetstream;
+mod multi_get_support;
 mod read;
-mod record;
-mod regular;
-mod replies;
-mod scan;
-mod target;
-mod tls;
-mod watch;
-mod wire;
+mod write;
 
-pub use self::options::NatsOptions;
+pub use self::connection::options::NatsOptions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -77,14 +38,18 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use self::api::{Api, Idempotency};
 use self::bucket::NatsBucket;
-use self::connect::Connector;
-use self::count::NatsCounters;
-use self::learned::PerConnection;
-use self::wire::Connection;
+use self::connection::connect::Connector;
+use self::connection::connection::Connection;
+use self::connection::options::DEFAULT_PREFIX;
+use self::connection::per_connection::PerConnection;
+use self::context::StreamContext;
+use self::counters::NatsCounters;
+use self::jetstream::api::{Api, Idempotency};
+use self::jetstream::error::ApiError;
+use self::jetstream::{regular, stream_config, stream_info};
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -102,7 +67,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// write permission as carefully as read permission.
 pub struct NatsBackend {
     api: Api,
-    boxed: bool,
+    owns_connection: bool,
     /// The capabilities of the servers, cached per connection.
     capabilities: PerConnection<Capabilities>,
 }
@@ -146,7 +111,7 @@ impl NatsBackend {
     }
 
     async fn connected(connector: Connector) -> Result<Self> {
-        let (prefix, restricted) = (connector.api_prefix()?, connector.is_confined());
+        let (prefix, restricted) = (connector.api_prefix()?, connector.is_restricted());
         Ok(Self::with_connection(Connection::connect(connector, restricted).await?, prefix, true))
     }
 
@@ -156,7 +121,7 @@ impl NatsBackend {
     /// belongs to the application, so a subject that the server denies shows as a `Timeout` rather than as
     /// `PermissionDenied`. The `ping_interval` of the client decides how soon a hung server is detected.
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::with_connection(Connection::over(client, false), api::DEFAULT_PREFIX.into(), false)
+        Self::with_connection(Connection::over(client, false), DEFAULT_PREFIX.into(), false)
     }
 
     /// Creates a backend as [`from_client`](Self::from_client) does, in another JetStream domain or account.
@@ -170,11 +135,15 @@ impl NatsBackend {
         Ok(Self::with_connection(Connection::over(client, options.restricted), prefix, false))
     }
 
-    fn with_connection(wire: Connection, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(Arc::new(wire), prefix), boxed: owned, capabilities: PerConnection::default() }
+    fn with_connection(connection: Connection, prefix: String, owned: bool) -> Self {
+        Self {
+            api: Api::new(Arc::new(connection), prefix),
+            owns_connection: owned,
+            capabilities: PerConnection::default(),
+        }
     }
 
-    async fn check_name(&self, deadline: Deadline) -> Result<Capabilities> {
+    async fn server_capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
         let epoch = self.api.connection().epoch();
         if let Some(known) = self.capabilities.get(epoch) {
             return Ok(known);
@@ -186,57 +155,68 @@ impl NatsBackend {
 
     async fn create_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.check_name(deadline).await?;
-        config::check(&config, &able)?;
-        let config = config.with_defaults(able.key_ttl, able.atomic);
+        let capabilities = self.server_capabilities(deadline).await?;
+        stream_config::check(&config, &capabilities)?;
+        let config = config.with_defaults(capabilities.key_ttl, capabilities.atomic);
         // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
         }
-        let wanted = Value::Object(config::to_stream_config(&config));
-        let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(convert::from_config_error)?;
-        self.verify_applied(info, &config, &able)
+        let wanted = Value::Object(stream_config::to_stream_config(&config));
+        let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
+        let reply = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
+        let info = reply.map_err(ApiError::into_config_error)?;
+        self.verify_applied(info, &config, &capabilities)
     }
 
     async fn update_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
-        let able = self.check_name(deadline).await?;
-        config::check(&config, &able)?;
+        let capabilities = self.server_capabilities(deadline).await?;
+        stream_config::check(&config, &capabilities)?;
         let found = self.api.stream(&config.name, deadline).await?;
         let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (now, raw) = echo::parse_config(&info)?;
-        if echo::normalize(&config).differences(&now).is_empty() {
-            return Ok(Arc::new(NatsBucket::new(&self.api, now, raw, echo::created(&info)?)));
+        let (current, raw) = stream_info::parse_config(&info)?;
+        if stream_info::normalize(&config).differences(&current).is_empty() {
+            return self.bucket(current, &raw, &info);
         }
         let mut wanted = raw.clone();
         regular::repair(&config.name, &mut wanted);
-        config::merge_update(&config, &mut wanted);
-        let verb = format!("STREAM.UPDATE.{}", config::stream_name(&config.name));
-        let answer = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
-        let info = answer.map_err(convert::from_config_error)?;
-        self.verify_applied(info, &config, &able)
+        stream_config::merge_update(&config, &mut wanted);
+        let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
+        let reply = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
+        let info = reply.map_err(ApiError::into_config_error)?;
+        self.verify_applied(info, &config, &capabilities)
     }
 
     /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
     /// setting that it does not know.
-    fn verify_applied(&self, info: Value, wanted: &BucketConfig, able: &Capabilities) -> Result<Arc<dyn RawBucket>> {
-        let (config, raw) = echo::parse_config(&info)?;
-        if let Some(difference) = echo::normalize(wanted).differences(&config).first() {
+    fn verify_applied(
+        &self,
+        info: Value,
+        wanted: &BucketConfig,
+        capabilities: &Capabilities,
+    ) -> Result<Arc<dyn RawBucket>> {
+        let (config, raw) = stream_info::parse_config(&info)?;
+        if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
-                format!("a server that takes `{}` = {}", difference.setting, difference.wanted),
-                format!("{}, which made it {}", able.backend, difference.found),
+                format!("a server that supports `{}` = {}", difference.setting, difference.wanted),
+                format!("{}, which stored {}", capabilities.backend, difference.found),
             ));
         }
-        Ok(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?)))
+        self.bucket(config, &raw, &info)
+    }
+
+    /// Creates the handle to a bucket from its settings and the information of its stream.
+    fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
+        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?);
+        Ok(Arc::new(NatsBucket::new(context)))
     }
 
     async fn open_stream(&self, name: &str, deadline: Deadline) -> Result<Option<Arc<dyn RawBucket>>> {
         crate::config::check_bucket_name("name", name)?;
         let Some(info) = self.api.stream(name, deadline).await? else { return Ok(None) };
-        let (config, raw) = echo::parse_config(&info)?;
-        Ok(Some(Arc::new(NatsBucket::new(&self.api, config, raw, echo::created(&info)?))))
+        let (config, raw) = stream_info::parse_config(&info)?;
+        self.bucket(config, &raw, &info).map(Some)
     }
 
     async fn delete_stream(&self, name: &str, deadline: Deadline) -> Result<bool> {
@@ -244,15 +224,15 @@ impl NatsBackend {
         match self.api.stream(name, deadline).await {
             Ok(None) => return Ok(false),
             // A stream that is not a bucket was not created by this crate, so it is not deleted.
-            Ok(Some(info)) => drop(echo::parse_config(&info)?),
+            Ok(Some(info)) => drop(stream_info::parse_config(&info)?),
             Err(error) if error.is_denied() => {}
             Err(error) => return Err(error),
         }
-        let verb = format!("STREAM.DELETE.{}", config::stream_name(name));
+        let verb = format!("STREAM.DELETE.{}", stream_config::stream_name(name));
         match self.api.call(&verb, None, Idempotency::AtMostOnce, deadline).await? {
             Ok(_) => Ok(true),
             Err(error) if error.is_stream_not_found() => Ok(false),
-            Err(error) => Err(convert::from_api_error(error)),
+            Err(error) => Err(error.into_error()),
         }
     }
 
@@ -265,25 +245,25 @@ impl NatsBackend {
     ) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         let mut config = config;
-        config.history.get_or_insert(count::DEFAULT_HISTORY);
+        config.history.get_or_insert(counters::DEFAULT_HISTORY);
         let config = config.with_defaults(false, false);
         loop {
             let info = match self.api.stream(&config.name, deadline).await? {
                 Some(info) => info,
                 // Request the capabilities only if the stream must be created: a user who may only increment may not
                 // request them.
-                None if !self.check_name(deadline).await?.counters => return Ok(None),
+                None if !self.server_capabilities(deadline).await?.counters => return Ok(None),
                 None => {
-                    let wanted = Value::Object(config::to_counter_config(&config));
-                    let verb = format!("STREAM.CREATE.{}", config::stream_name(&config.name));
+                    let wanted = Value::Object(stream_config::to_counter_config(&config));
+                    let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
                     match self
                         .api
                         .call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline)
                         .await?
-                        .map_err(convert::from_config_error)
+                        .map_err(ApiError::into_config_error)
                     {
                         Ok(info) => info,
-                        // Another client created the stream since the lookup: look again.
+                        // Another client created the stream since the look-up: request it again.
                         Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {
                             continue;
                         }
@@ -291,12 +271,12 @@ impl NatsBackend {
                     }
                 }
             };
-            let (found, raw) = echo::parse_config(&info)?;
-            if !config::has_counters(&raw) {
+            let (found, raw) = stream_info::parse_config(&info)?;
+            if !stream_config::has_counters(&raw) {
                 return Ok(None);
             }
-            let bucket = NatsBucket::new(&self.api, found, raw, echo::created(&info)?);
-            return Ok(Some(Arc::new(NatsCounters::new(bucket.into_context()))));
+            let context = StreamContext::new(&self.api, found, &raw, stream_info::created(&info)?);
+            return Ok(Some(Arc::new(NatsCounters::new(Arc::new(context)))));
         }
     }
 
@@ -305,45 +285,47 @@ impl NatsBackend {
         let mut offset = 0;
         loop {
             // Asking for `$KV.>` would leave out mirrors, which have no subjects.
-            let asked = json!({ "offset": offset });
-            let answer = self.api.call("STREAM.NAMES", Some(&asked), Idempotency::Idempotent, deadline).await?;
-            let answer = answer.map_err(convert::from_api_error)?;
-            let page = answer["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
-            names.extend(page.iter().filter_map(Value::as_str).filter_map(config::bucket_name).map(str::to_owned));
+            let body = json!({ "offset": offset });
+            let reply = self.api.call("STREAM.NAMES", Some(&body), Idempotency::Idempotent, deadline).await?;
+            let reply = reply.map_err(ApiError::into_error)?;
+            let page = reply["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+            names.extend(
+                page.iter().filter_map(Value::as_str).filter_map(stream_config::bucket_name).map(str::to_owned),
+            );
             offset += page.len();
-            if page.is_empty() || offset as u64 >= answer["total"].as_u64().unwrap_or_default() {
+            if page.is_empty() || offset as u64 >= reply["total"].as_u64().unwrap_or_default() {
                 names.sort_unstable();
                 names.dedup();
-                return Ok(self.only_buckets(names, deadline).await);
+                return Ok(self.retain_buckets(names, deadline).await);
             }
         }
     }
 }
 
 /// The number of streams that are checked concurrently.
-const LOOKS: usize = 16;
+const CONCURRENT_CHECKS: usize = 16;
 /// The time limit of the check of one stream.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl NatsBackend {
     /// Drops the names of streams that are not buckets. Keeps a stream that cannot be checked, because it has no leader
     /// or the user may not request its information.
-    async fn only_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
+    async fn retain_buckets(&self, names: Vec<String>, deadline: Deadline) -> Vec<String> {
         let is_bucket = |name: String| async move {
-            let soon = Deadline::after(deadline.remaining().min(LOOK));
-            let is_bucket = match self.api.stream(&name, soon).await {
-                Ok(info) => info.is_some_and(|info| echo::parse_config(&info).is_ok()),
+            let check_deadline = Deadline::after(deadline.remaining().min(CHECK_TIMEOUT));
+            let is_bucket = match self.api.stream(&name, check_deadline).await {
+                Ok(info) => info.is_some_and(|info| stream_info::parse_config(&info).is_ok()),
                 Err(_) => true,
             };
             is_bucket.then_some(name)
         };
-        stream::iter(names).map(is_bucket).buffered(LOOKS).filter_map(std::future::ready).collect().await
+        stream::iter(names).map(is_bucket).buffered(CONCURRENT_CHECKS).filter_map(std::future::ready).collect().await
     }
 }
 
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.check_name(deadline).boxed()
+        self.server_capabilities(deadline).boxed()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
@@ -376,7 +358,7 @@ impl Backend for NatsBackend {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         async move {
-            match self.boxed {
+            match self.owns_connection {
                 true => self.api.connection().close().await,
                 false => Ok(()),
             }
@@ -388,6 +370,9 @@ impl Backend for NatsBackend {
 /// Shows no server and no user.
 impl fmt::Debug for NatsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBackend").field("api", &self.api).field("owned", &self.boxed).finish_non_exhaustive()
+        f.debug_struct("NatsBackend")
+            .field("api", &self.api)
+            .field("owns_connection", &self.owns_connection)
+            .finish_non_exhaustive()
     }
 }

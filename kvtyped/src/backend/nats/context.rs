@@ -1,0 +1,216 @@
+//! The state that every operation on a bucket needs: its stream, subjects and leader, and the features of the leader.
+//!
+//! A server can be upgraded or downgraded while handles exist, so its features are valid for one connection only. In a
+//! cluster of mixed versions, they describe the server that led the bucket when they were requested.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+
+use super::connection::per_connection::PerConnection;
+use super::jetstream::api::Api;
+use super::jetstream::features::ServerFeatures;
+use super::jetstream::flow_window::FlowWindow;
+use super::jetstream::message::StoredMessage;
+use super::jetstream::stream_config::{stream_name, subject_prefix};
+use super::jetstream::stream_info;
+use super::jetstream::stream_state::StreamState;
+use super::multi_get_support::{FilterGetSupport, MultiGetSupport};
+use crate::backend::{BucketStatus, Deadline, Write};
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// How long a probe of the stream waits for the leader.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The state that every operation on a bucket needs.
+pub(crate) struct StreamContext {
+    pub(crate) api: Api,
+    pub(crate) config: BucketConfig,
+    /// The creation time of the stream.
+    pub(crate) created: SystemTime,
+    pub(crate) stream: String,
+    /// The prefix of the subjects in the stream: `$KV.b.`. A mirror has the prefix of its origin, unless it maps
+    /// subjects.
+    pub(crate) prefix: String,
+    /// The prefix of the subjects that writes are published to. It begins with the API prefix of another account or
+    /// domain.
+    pub(crate) write_prefix: String,
+    /// Whether direct gets are allowed, so that any server that stores the bucket may answer.
+    pub(crate) allow_direct: bool,
+    /// The API of the leader that decides writes. For a mirror, this is the leader of its origin.
+    pub(crate) leader_api: Api,
+    pub(crate) leader_stream: String,
+    /// The features of the server that leads the stream of writes.
+    features: PerConnection<ServerFeatures>,
+    /// Whether the server counts the pending messages of several filters correctly.
+    pub(crate) reliable_multi_filter_pending: bool,
+    /// Whether the server includes the returned message of a direct get in the number of pending messages.
+    pub(crate) pending_includes_current: bool,
+    /// How long the server recognises the id of a stored message.
+    pub(crate) duplicate_window: Duration,
+    /// Whether the bucket answers requests for many keys.
+    pub(crate) multi_get: MultiGetSupport,
+    /// Whether the bucket answers requests for the keys of a filter.
+    pub(crate) filter_get: FilterGetSupport,
+    /// The window of consumers.
+    pub(crate) flow_window: FlowWindow,
+}
+
+impl StreamContext {
+    /// Creates the context of a bucket from its settings and the stream configuration that contained them.
+    pub(crate) fn new(api: &Api, config: BucketConfig, raw: &Map<String, Value>, created: SystemTime) -> Self {
+        let duplicate_window =
+            Duration::from_nanos(raw.get("duplicate_window").and_then(Value::as_u64).unwrap_or_default());
+        let origin = config.mirror.as_ref().map_or(&*config.name, |origin| &*origin.bucket);
+        let prefix = stream_info::mapped_prefix(raw, &config.name).unwrap_or_else(|| subject_prefix(origin));
+        let external = config.mirror.as_ref().and_then(|origin| origin.external_api());
+        let leader_api = external.map_or_else(|| api.clone(), |prefix| api.with_prefix(prefix));
+        let origin_prefix = subject_prefix(origin);
+        let write_prefix = match leader_api.is_default() {
+            true => origin_prefix,
+            false => format!("{}.{origin_prefix}", leader_api.prefix()),
+        };
+        let reported = ServerFeatures::from_config(raw);
+        let features = PerConnection::default();
+        // The configuration of a mirror does not describe the server of its origin.
+        if config.mirror.is_none() {
+            features.set(api.connection().epoch(), reported);
+        }
+        Self {
+            api: api.clone(),
+            stream: stream_name(&config.name),
+            leader_stream: stream_name(origin),
+            prefix,
+            write_prefix,
+            allow_direct: raw.get("allow_direct").and_then(Value::as_bool).unwrap_or_default(),
+            features,
+            reliable_multi_filter_pending: reported.counts_multi_filter_pending(),
+            pending_includes_current: reported.pending_includes_current(),
+            leader_api,
+            duplicate_window,
+            multi_get: MultiGetSupport::default(),
+            filter_get: FilterGetSupport::default(),
+            flow_window: FlowWindow::from_config(raw),
+            created,
+            config,
+        }
+    }
+
+    /// Returns the subject of a key in the stream.
+    pub(crate) fn subject(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Returns the subject of a key in the leader's stream.
+    pub(crate) fn leader_subject(&self, key: &Key) -> String {
+        match self.config.mirror {
+            Some(ref origin) => format!("{}{key}", subject_prefix(&origin.bucket)),
+            None => self.subject(key),
+        }
+    }
+
+    /// Returns the subject prefix of the entries in the leader's stream.
+    pub(crate) fn leader_prefix(&self) -> String {
+        match self.config.mirror {
+            Some(ref origin) => subject_prefix(&origin.bucket),
+            None => self.prefix.clone(),
+        }
+    }
+
+    /// Returns the name of the bucket whose leader decides writes: the origin if this bucket is a mirror.
+    fn origin_bucket(&self) -> &str {
+        self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
+    }
+
+    /// Returns the limit on the size of a message, in bytes.
+    pub(crate) fn max_message_size(&self) -> Option<usize> {
+        self.config.max_value_size.and_then(|limit| usize::try_from(limit).ok())
+    }
+
+    /// Requests the newest message of a key from the leader.
+    pub(crate) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<StoredMessage>> {
+        self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
+    }
+
+    /// Requests the last revision from the leader.
+    pub(crate) async fn leader_last(&self, deadline: Deadline) -> Result<Revision> {
+        let info = self.leader_info(deadline).await?;
+        let last = info["state"]["last_seq"].as_u64();
+        last.map(Revision::new).ok_or_else(|| Error::backend("the stream information lacks the state"))
+    }
+
+    /// Requests the stream information of the leader that decides writes.
+    async fn leader_info(&self, deadline: Deadline) -> Result<Value> {
+        let info = self.leader_api.stream(self.origin_bucket(), deadline).await?;
+        info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))
+    }
+
+    /// Requests the stream information from the leader. Returns `Some(None)` if the bucket does not exist, and `None`
+    /// if the leader does not answer within 500 ms.
+    pub(crate) async fn probe_stream(&self, deadline: Deadline) -> Option<Option<Value>> {
+        let probe_deadline = Deadline::after(deadline.remaining().min(PROBE_TIMEOUT));
+        self.leader_api.stream(self.origin_bucket(), probe_deadline).await.ok()
+    }
+
+    /// Requests the state of the stream that this bucket reads.
+    pub(crate) async fn stream_state(&self, deadline: Deadline) -> Result<StreamState> {
+        StreamState::fetch(&self.api, &self.config.name, deadline).await
+    }
+
+    /// Requests the status of the bucket.
+    pub(crate) async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let info = self.api.stream(&self.config.name, deadline).await?;
+        stream_info::status(info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?)
+    }
+}
+
+/// Checks of the features that an operation requires.
+impl StreamContext {
+    async fn features(&self, deadline: Deadline) -> Result<ServerFeatures> {
+        let epoch = self.api.connection().epoch();
+        if let Some(known) = self.features.get(epoch) {
+            return Ok(known);
+        }
+        let (_, raw) = stream_info::parse_config(&self.leader_info(deadline).await?)?;
+        let features = ServerFeatures::from_config(&raw);
+        self.features.set(epoch, features);
+        Ok(features)
+    }
+
+    /// Returns `Unsupported` if the server would ignore the headers of this write.
+    pub(crate) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
+        let is_foreign = write.precondition.as_ref().is_some_and(|precondition| precondition.key != write.key);
+        let needs = match (write.ttl, is_foreign) {
+            (None, false) => return Ok(()),
+            (Some(_), _) => "nats-server 2.11 for the TTL of a key",
+            (None, true) => "nats-server 2.11 for a precondition on another key",
+        };
+        let features = self.features(deadline).await?;
+        if features.supports_message_ttl() { Ok(()) } else { Err(self.unsupported(needs, features)) }
+    }
+
+    /// Returns whether the server treats the id of a refused write as the id of a write in flight.
+    pub(crate) async fn deduplicates_rejected_ids(&self, deadline: Deadline) -> bool {
+        self.features(deadline).await.is_ok_and(ServerFeatures::deduplicates_rejected_ids)
+    }
+
+    /// Returns `Unsupported` if the server rejects batches, or would store each message of a batch separately.
+    pub(crate) async fn check_batch_support(&self, deadline: Deadline) -> Result<()> {
+        let features = self.features(deadline).await?;
+        if !features.supports_atomic_batch() {
+            return Err(self.unsupported("nats-server 2.12.1 for atomic batches", features));
+        }
+        // The configuration of a mirror does not say whether its origin accepts batches.
+        if self.config.mirror.is_none() && self.config.atomic != Some(true) {
+            return Err(Error::no_batches(&self.config.name));
+        }
+        Ok(())
+    }
+
+    fn unsupported(&self, needs: &str, features: ServerFeatures) -> Error {
+        Error::unsupported(needs, features.describe(&self.api.connection().client().server_info().version))
+    }
+}

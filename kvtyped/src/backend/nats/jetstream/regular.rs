@@ -1,0 +1,215 @@
+//! The settings that every stream of a bucket has (ADR-8): their comparison and repair.
+//!
+//! Each difference breaks a promise. With `discard = old` a full stream drops acknowledged records. With `no_ack` no
+//! write is acknowledged. With a subject transform a record is stored under another key. Limits (`max_msgs`,
+//! `max_consumers`, `consumer_limits`) are not compared: a server that reaches a limit returns an error.
+
+use serde_json::{Map, Value, json};
+
+use super::stream_config::{bucket_name, has_counters, source_transform, subject_prefix};
+use crate::config::Difference;
+
+/// A setting that every bucket has.
+struct Setting {
+    field: &'static str,
+    /// The value in the stream of a bucket.
+    wanted: fn() -> Value,
+    /// The value that a missing field means.
+    absent: fn() -> Value,
+}
+
+const fn setting(field: &'static str, wanted: fn() -> Value, absent: fn() -> Value) -> Setting {
+    Setting { field, wanted, absent }
+}
+
+const REGULAR: &[Setting] = &[
+    setting("retention", || json!("limits"), || json!("limits")),
+    setting("discard", || json!("new"), || json!("old")),
+    setting("discard_new_per_subject", || json!(false), || json!(false)),
+    setting("allow_rollup_hdrs", || json!(true), || json!(false)),
+    setting("deny_delete", || json!(true), || json!(false)),
+    setting("deny_purge", || json!(false), || json!(false)),
+    setting("allow_direct", || json!(true), || json!(false)),
+    setting("no_ack", || json!(false), || json!(false)),
+    setting("sealed", || json!(false), || json!(false)),
+    setting("persist_mode", || json!("default"), || json!("default")),
+    setting("subject_transform", || Value::Null, || Value::Null),
+];
+
+/// A setting of a stream that differs from that of a bucket.
+struct Irregular {
+    field: &'static str,
+    wanted: Value,
+    found: Value,
+}
+
+fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
+    let mut irregular = Vec::new();
+    let mut compare = |field: &'static str, wanted: Value, found: Value| {
+        if wanted != found {
+            irregular.push(Irregular { field, wanted, found });
+        }
+    };
+    for Setting { field, wanted, absent } in REGULAR {
+        // A stream of counters has `discard = old`: the server allows no other value.
+        if *field == "discard" && has_counters(raw) {
+            continue;
+        }
+        let found = raw.get(*field).filter(|value| !value.is_null() && **value != json!(""));
+        compare(field, wanted(), found.cloned().unwrap_or_else(absent));
+    }
+    let is_mirror = raw.get("mirror").is_some_and(Value::is_object);
+    let subjects = if is_mirror { json!([]) } else { json!([format!("{}>", subject_prefix(bucket))]) };
+    compare("subjects", subjects, raw.get("subjects").filter(|found| found.is_array()).cloned().unwrap_or(json!([])));
+    if is_mirror {
+        compare("mirror_direct", json!(true), raw.get("mirror_direct").cloned().unwrap_or(json!(false)));
+    }
+    if let Some(sources) = raw.get("sources").and_then(Value::as_array) {
+        let mapped: Vec<_> = sources.iter().map(|source| mapped_source(bucket, source)).collect();
+        compare("sources", json!(mapped), json!(sources));
+    }
+    irregular
+}
+
+/// A source of a bucket maps the keys of another bucket to keys of this one. Without a mapping, no client of this
+/// bucket finds the copied records.
+fn mapped_source(bucket: &str, source: &Value) -> Value {
+    let own = subject_prefix(bucket);
+    let transforms = source["subject_transforms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let arrives = |transform: &Value| transform["dest"].as_str().is_some_and(|dest| dest.starts_with(&own));
+    let origin = source["name"].as_str().and_then(bucket_name);
+    // A stream that is not a bucket may have the subjects of this one.
+    let Some(origin) = origin.filter(|origin| *origin != bucket && !transforms.iter().any(arrives)) else {
+        return source.clone();
+    };
+    let below = subject_prefix(origin);
+    let keys = source["filter_subject"].as_str().and_then(|filter| filter.strip_prefix(&below)).unwrap_or(">");
+    let mut mapped = source.clone();
+    if let Some(mapped) = mapped.as_object_mut() {
+        mapped.remove("filter_subject");
+        mapped.insert("subject_transforms".to_owned(), source_transform(origin, bucket, keys));
+    }
+    mapped
+}
+
+/// Returns the settings of a stream that differ from the settings of a bucket.
+pub(crate) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Difference> {
+    let differences = irregular(bucket, raw).into_iter();
+    let show = |value: Value| if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };
+    differences
+        .map(|Irregular { field, wanted, found }| Difference {
+            setting: field,
+            wanted: show(wanted),
+            found: show(found),
+        })
+        .collect()
+}
+
+/// Gives a stream the settings of a bucket. The server decides whether each change is allowed.
+pub(crate) fn repair(bucket: &str, raw: &mut Map<String, Value>) {
+    for Irregular { field, wanted, .. } in irregular(bucket, raw) {
+        match wanted {
+            Value::Null => drop(raw.remove(field)),
+            // A server before 2.14 does not know `persist_mode`, and rejects the field.
+            _ if field == "persist_mode" => drop(raw.remove(field)),
+            wanted => drop(raw.insert(field.to_owned(), wanted)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::backend::nats::jetstream::stream_config::{to_counter_config, to_stream_config};
+    use crate::config::{BucketConfig, Source};
+
+    fn plain() -> Map<String, Value> {
+        to_stream_config(&BucketConfig::new("b"))
+    }
+
+    #[test]
+    fn streams_of_this_crate_are_regular() {
+        let mut mirror = BucketConfig::new("b");
+        mirror.mirror = Some(Source::new("origin"));
+        let mut collecting = BucketConfig::new("b");
+        collecting.sources = vec![Source::new("one").keys("eu.>"), Source::new("b").domain("hub")];
+        for raw in [
+            plain(),
+            to_stream_config(&mirror),
+            to_stream_config(&collecting),
+            to_counter_config(&BucketConfig::new("b")),
+        ] {
+            assert_eq!(differences("b", &raw), [], "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn each_irregular_setting_is_reported_and_repaired() {
+        let cases = [
+            ("retention", json!("interest"), "retention: wanted limits, found interest"),
+            ("discard", json!("old"), "discard: wanted new, found old"),
+            ("discard_new_per_subject", json!(true), "discard_new_per_subject: wanted false, found true"),
+            ("allow_rollup_hdrs", json!(false), "allow_rollup_hdrs: wanted true, found false"),
+            ("deny_delete", json!(false), "deny_delete: wanted true, found false"),
+            ("deny_purge", json!(true), "deny_purge: wanted false, found true"),
+            ("allow_direct", json!(false), "allow_direct: wanted true, found false"),
+            ("no_ack", json!(true), "no_ack: wanted false, found true"),
+            ("sealed", json!(true), "sealed: wanted false, found true"),
+            ("persist_mode", json!("async"), "persist_mode: wanted default, found async"),
+            (
+                "subject_transform",
+                json!({ "src": "$KV.b.>", "dest": "x.>" }),
+                "subject_transform: wanted none, found {dest:x.>,src:$KV.b.>}",
+            ),
+            ("subjects", json!(["$KV.b.>", "more"]), "subjects: wanted [$KV.b.>], found [$KV.b.>,more]"),
+            ("subjects", json!([]), "subjects: wanted [$KV.b.>], found []"),
+        ];
+        for (field, value, wanted) in cases {
+            let mut raw = plain();
+            raw.insert(field.to_owned(), value);
+            let texts: Vec<_> = differences("b", &raw).iter().map(ToString::to_string).collect();
+            assert_eq!(texts, [wanted]);
+            repair("b", &mut raw);
+            assert_eq!(differences("b", &raw), [], "{field}");
+        }
+        for field in ["discard", "allow_rollup_hdrs", "deny_delete", "allow_direct", "subjects"] {
+            let mut raw = plain();
+            raw.remove(field);
+            assert_eq!(differences("b", &raw).len(), 1, "a stream without `{field}`");
+        }
+        // The administrator sets the limits.
+        let mut limited = plain();
+        limited.insert("max_msgs".to_owned(), json!(7));
+        limited.insert("max_consumers".to_owned(), json!(7));
+        assert_eq!(differences("b", &limited), []);
+    }
+
+    #[test]
+    fn mirror_without_direct_reads_is_irregular() {
+        let mut wanted = BucketConfig::new("b");
+        wanted.mirror = Some(Source::new("origin"));
+        let mut raw = to_stream_config(&wanted);
+        raw.remove("mirror_direct");
+        assert_eq!(differences("b", &raw)[0].to_string(), "mirror_direct: wanted true, found false");
+        repair("b", &mut raw);
+        assert_eq!(raw["mirror_direct"], json!(true));
+        assert_eq!(raw.get("subjects"), None);
+    }
+
+    #[test]
+    fn source_without_a_mapping_is_irregular() {
+        let mut raw = plain();
+        let unfiltered = json!({ "name": "KV_one" });
+        let filtered = json!({ "name": "KV_one", "filter_subject": "$KV.one.eu.>" });
+        let foreign = json!({ "name": "ORDERS", "subject_transforms": [{ "src": "o.>", "dest": "$KV.b.>" }] });
+        raw.insert("sources".to_owned(), json!([unfiltered, filtered, foreign.clone()]));
+        assert_eq!(differences("b", &raw).len(), 1);
+        repair("b", &mut raw);
+        let mapped =
+            |src: &str, dest: &str| json!({ "name": "KV_one", "subject_transforms": [{ "src": src, "dest": dest }] });
+        let wanted = json!([mapped("$KV.one.>", "$KV.b.>"), mapped("$KV.one.eu.>", "$KV.b.eu.>"), foreign]);
+        assert_eq!(raw["sources"], wanted);
+    }
+}

@@ -1,0 +1,22 @@
+//! The writes of a bucket: single writes, atomic batches, increments of counters, and purges. Each write is a message with
+//! an operation id. If its acknowledgement is lost, [`recover_ack`] determines the outcome.
+//!
+//! | file | content |
+//! |---|---|
+//! | `ack` | the reply to a message |
+//! | `request` | one write as a message, and the outcome that a reply reports |
+//! | `recover_ack` | the engine that recovers a lost acknowledgement |
+//! | `publish` | the attempts of a single write |
+//! | `batch` | the messages of an atomic batch |
+//! | `commit` | the attempts of a batch |
+//! | `increment` | the attempts of an increment |
+//! | `purge` | removal of the stored entries of a key |
+
+pub(super) mod ack;
+pub(super) mod batch;
+pub(super) mod commit;
+pub(super) mod increment;
+pub(super) mod publish;
+pub(super) mod purge;
+pub(super) mod recover_ack;
+pub(super) mod request;
