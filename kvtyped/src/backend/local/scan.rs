@@ -129,7 +129,7 @@ impl Search {
     /// Examines some more entries. Returns the result if all were examined.
     fn step(&mut self, scan: &ScanRequest, bucket: &BucketState) -> Option<Vec<Revision>> {
         match &mut self.order {
-            SearchOrder::Keys(search) => match search.step(bucket, &scan.patterns) {
+            SearchOrder::Keys(search) => match search.step(bucket) {
                 SearchStep::Done(found) => return Some(found),
                 SearchStep::Continue => {}
                 SearchStep::TooMany => self.order = SearchOrder::by_revision(scan),

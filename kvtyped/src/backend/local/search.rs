@@ -18,24 +18,24 @@ const KEY_COST: usize = 8;
 /// search ends without a result if it becomes more expensive than a search by revision. Its result is therefore a
 /// bounded share of the entries.
 pub(super) struct KeySearch {
+    patterns: Patterns,
     after: Revision,
     until: Revision,
     /// Whether only the newest entry of each key is wanted.
     newest: bool,
-    ranges: Vec<KeyRange>,
+    /// The number of patterns whose keys were examined, or are in `range`.
+    next: usize,
+    /// The keys of the current pattern that are left to examine.
+    range: Option<KeyRange>,
     found: Vec<Revision>,
-    /// The number of entries that the search may still examine.
+    /// The number of keys and entries that the search may still examine.
     budget: usize,
 }
 
-/// The keys that one pattern can match.
-enum KeyRange {
-    Exact(Key),
-    /// The keys from `start` on that begin with `prefix`.
-    Prefix {
-        prefix: String,
-        start: Key,
-    },
+/// The keys from `start` on that begin with `prefix`.
+struct KeyRange {
+    prefix: String,
+    start: Key,
 }
 
 /// The outcome of one step.
@@ -62,59 +62,60 @@ impl KeySearch {
     ) -> Option<Self> {
         let later = until.get().saturating_sub(after.get());
         let budget = usize::try_from(later).unwrap_or(usize::MAX).min(bucket.entries.len()) / KEY_COST;
-        if patterns.len() > budget {
-            return None;
-        }
-        let mut ranges = Vec::new();
-        for pattern in patterns.iter() {
-            match pattern.as_exact() {
-                // No bucket has a key that is too long.
-                Some(key) => ranges.extend(Key::new(key).ok().map(KeyRange::Exact)),
-                None => ranges.extend(KeyRange::with_prefix(prefix(pattern)?)),
-            }
-        }
-        Some(Self { after, until, newest, ranges, found: Vec::new(), budget })
+        let is_cheaper = patterns.len() <= budget && patterns.iter().all(has_prefix);
+        let patterns = is_cheaper.then(|| patterns.clone())?;
+        Some(Self { patterns, after, until, newest, next: 0, range: None, found: Vec::new(), budget })
     }
 
     /// Examines some more keys.
-    pub(super) fn step(&mut self, bucket: &BucketState, patterns: &Patterns) -> SearchStep {
+    pub(super) fn step(&mut self, bucket: &BucketState) -> SearchStep {
+        let most = STEP_SIZE.min(self.budget);
         let mut examined = 0;
-        while let Some(range) = self.ranges.pop() {
-            match range {
-                KeyRange::Exact(key) => {
-                    examined += 1;
-                    if let Some(revisions) = bucket.keys.get(&key) {
-                        examined += self.add(revisions);
+        while examined < most || self.is_over() {
+            if let Some(range) = self.range.take() {
+                examined += self.examine(bucket, range, most - examined);
+            } else if let Some(pattern) = self.patterns.get(self.next) {
+                self.next += 1;
+                examined += 1;
+                match pattern.as_exact() {
+                    Some(key) => {
+                        // No bucket has a key that is too long.
+                        let revisions = Key::new(key).ok().and_then(|key| bucket.keys.get(&key));
+                        examined += revisions.map_or(0, |revisions| self.add(revisions));
                     }
+                    None => self.range = KeyRange::of_pattern(pattern),
                 }
-                KeyRange::Prefix { prefix, start } => {
-                    for (key, revisions) in bucket.keys.range((Bound::Included(&start), Bound::Unbounded)) {
-                        if !key.as_str().starts_with(&prefix) {
-                            break;
-                        }
-                        if examined >= STEP_SIZE.min(self.budget) {
-                            self.ranges.push(KeyRange::Prefix { prefix, start: key.clone() });
-                            break;
-                        }
-                        examined += 1;
-                        if patterns.matches(key.as_str()) {
-                            examined += self.add(revisions);
-                        }
-                    }
-                }
+            } else {
+                return SearchStep::Done(std::mem::take(&mut self.found));
             }
-            if examined >= STEP_SIZE.min(self.budget) {
-                break;
-            }
-        }
-        if self.ranges.is_empty() {
-            return SearchStep::Done(std::mem::take(&mut self.found));
         }
         self.budget = self.budget.saturating_sub(examined);
         if self.budget == 0 { SearchStep::TooMany } else { SearchStep::Continue }
     }
 
-    /// Adds the wanted revisions of a key. Returns the number of revisions that it examined.
+    /// Whether the keys of all patterns were examined.
+    fn is_over(&self) -> bool {
+        self.range.is_none() && self.next == self.patterns.len()
+    }
+
+    /// Examines some keys of a range, and keeps the rest of the range. Returns the number of examined keys and entries.
+    fn examine(&mut self, bucket: &BucketState, range: KeyRange, most: usize) -> usize {
+        let mut examined = 0;
+        let keys = bucket.keys.range((Bound::Included(&range.start), Bound::Unbounded));
+        for (key, revisions) in keys.take_while(|(key, _)| key.as_str().starts_with(&range.prefix)) {
+            if examined >= most {
+                self.range = Some(KeyRange { start: key.clone(), ..range });
+                break;
+            }
+            examined += 1;
+            if self.patterns.matches(key.as_str()) {
+                examined += self.add(revisions);
+            }
+        }
+        examined
+    }
+
+    /// Adds the wanted revisions of a key. Returns the number of examined revisions.
     fn add(&mut self, revisions: &VecDeque<Revision>) -> usize {
         let first = if self.newest { revisions.len() - 1 } else { 0 };
         let wanted = revisions.range(first..).filter(|revision| self.after < **revision && **revision <= self.until);
@@ -124,32 +125,36 @@ impl KeySearch {
 }
 
 impl KeyRange {
-    /// Returns the keys with a prefix, or `None` if no key can have it.
-    fn with_prefix(prefix: String) -> Option<Self> {
+    /// Returns the keys that a pattern with a prefix can match. `None` if no key can have the prefix.
+    fn of_pattern(pattern: &Pattern) -> Option<Self> {
+        let mut prefix = String::new();
+        for token in pattern.tokens() {
+            match token {
+                // A pattern that is not exact has another segment, or an open end.
+                Token::Literal(segment) => {
+                    prefix.push_str(segment);
+                    prefix.push('.');
+                }
+                Token::Any { prefix: begin, .. } => {
+                    prefix.push_str(begin);
+                    break;
+                }
+            }
+        }
         // `-` is the smallest character of a key.
         let start = if prefix.ends_with('.') { format!("{prefix}-") } else { prefix.clone() };
-        let start = Key::new(start).ok()?;
-        Some(Self::Prefix { prefix, start })
+        Some(Self { start: Key::new(start).ok()?, prefix })
     }
 }
 
-/// Returns the text that every matching key begins with, or `None` if there is none.
-fn prefix(pattern: &Pattern) -> Option<String> {
-    let mut text = String::new();
-    for token in pattern.tokens() {
-        match token {
-            // A pattern that is not exact has another segment, or an open end.
-            Token::Literal(segment) => {
-                text.push_str(segment);
-                text.push('.');
-            }
-            Token::Any { prefix, .. } => {
-                text.push_str(prefix);
-                break;
-            }
-        }
+/// Whether all keys that a pattern matches begin with one text.
+fn has_prefix(pattern: &Pattern) -> bool {
+    match pattern.tokens().first() {
+        Some(Token::Literal(_)) => true,
+        Some(Token::Any { prefix, .. }) => !prefix.is_empty(),
+        // Without segments, only an open pattern matches keys.
+        None => !pattern.is_open(),
     }
-    (!text.is_empty()).then_some(text)
 }
 
 #[cfg(test)]
@@ -177,7 +182,7 @@ mod tests {
         let (patterns, last) = (Patterns::new(patterns), bucket.last_revision);
         let mut search = KeySearch::new(bucket, &patterns, Revision::ZERO, last, true)?;
         for steps in 1.. {
-            match search.step(bucket, &patterns) {
+            match search.step(bucket) {
                 SearchStep::Done(found) => return Some((steps, found.len())),
                 SearchStep::Continue => {}
                 SearchStep::TooMany => return None,

@@ -221,7 +221,7 @@ impl InitialListing {
         };
         match source {
             ListingSource::Search(search) => {
-                match search.step(bucket, patterns) {
+                match search.step(bucket) {
                     SearchStep::Continue => {}
                     SearchStep::Done(found) => *source = ListingSource::Found(found),
                     SearchStep::TooMany => *source = ListingSource::Entries,
