@@ -49,18 +49,19 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
             Fields::Named(fields) => fields.named.iter().collect::<Vec<_>>(),
             Fields::Unit => Vec::new(),
             Fields::Unnamed(fields) => {
-                ctxt.error(fields, "a model has named fields: its key names them; write `struct Model { .. }`");
+                let message = format!("a model must have named fields; write `struct {} {{ .. }}`", input.ident);
+                ctxt.error(fields, message);
                 Vec::new()
             }
         },
         Data::Enum(data) => {
-            let message = "an enum is no model: it has no fields to make a key of; \
-                           write a struct with a field of this type, and mark that `#[kv(value)]`";
+            let message = "an enum cannot be a model, because it has no key fields; \
+                           use a struct with a field of this type that is marked `#[kv(value)]`";
             ctxt.error(data.enum_token, message);
             Vec::new()
         }
         Data::Union(data) => {
-            ctxt.error(data.union_token, "a union is no model: nobody can tell which field it holds; write a struct");
+            ctxt.error(data.union_token, "a union cannot be a model; use a struct");
             Vec::new()
         }
     };
@@ -108,7 +109,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         let field = segment.name().map(|name| (name, fields.iter().position(|field| field.name() == name.text)));
         if let Some((name, None)) = field {
             let names: Vec<String> = fields.iter().map(Field::name).collect();
-            let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name), "its fields are");
+            let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name));
             let message = format!("`{}` has no field `{}`; {suggestion}", input.ident, name.text);
             ctxt.push(syn::Error::new(name.span, message));
             continue;
@@ -153,8 +154,8 @@ fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
     match CODECS.iter().find(|(codec, _)| *codec == text) {
         Some((_, variant)) => Ok((quote::format_ident!("{variant}"), name.clone())),
         None => {
-            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec), "the key codecs are");
-            Err(syn::Error::new_spanned(name, format!("there is no key codec `{text}`; {suggestion}")))
+            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec));
+            Err(syn::Error::new_spanned(name, format!("unknown key codec `{text}`; {suggestion}")))
         }
     }
 }

@@ -49,20 +49,21 @@ pub(crate) fn container(input: &DeriveInput, ctxt: &mut Ctxt) -> Container {
     let is_enum = matches!(input.data, Data::Enum(_));
     attr::each(&input.attrs, ctxt, |name, input| match &*name.to_string() {
         "rename_all" if is_enum => attr::set(&mut found.rename_all, name, || {
-            let text: LitStr = attr::value(input, name, "a case: `rename_all = \"snake_case\"`")?;
+            let text: LitStr = attr::value(input, name, "a case; write `rename_all = \"snake_case\"`")?;
             let case = Case::ALL.into_iter().find(|(name, _)| *name == text.value());
             let cases = Case::ALL.map(|(name, _)| name);
             case.map(|(_, case)| case).ok_or_else(|| {
-                let suggestion = names::suggest(&text.value(), cases, "the cases are");
-                Error::new_spanned(&text, format!("there is no case `{}`; {suggestion}", text.value()))
+                let suggestion = names::suggest(&text.value(), cases);
+                Error::new_spanned(&text, format!("unknown case `{}`; {suggestion}", text.value()))
             })
         }),
-        "rename_all" => {
-            Err(Error::new_spanned(name, "`rename_all` is for enums: a newtype is written as what it holds"))
-        }
-        "rename" => Err(Error::new_spanned(name, "`rename` belongs on a variant; on the type write `rename_all`")),
+        "rename_all" => Err(Error::new_spanned(name, "`rename_all` is only valid on an enum; remove it")),
+        "rename" => Err(Error::new_spanned(
+            name,
+            "`rename` is only valid on a variant; move it to the variant, or use `rename_all`",
+        )),
         "crate" => attr::set(&mut found.krate, name, || attr::krate(input, name)),
-        other => Err(attr::unknown(name, names::suggest(other, ["rename_all", "crate"], "a key segment has"))),
+        other => Err(attr::unknown(name, names::suggest(other, ["rename_all", "crate"]))),
     });
     found
 }
@@ -71,22 +72,22 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
     match &input.data {
         Data::Enum(data) => {
             if data.variants.is_empty() {
-                ctxt.error(&input.ident, "an enum without variants has no value that a key could hold");
+                ctxt.error(&input.ident, "an enum without variants cannot be a key segment; add a variant");
             }
             Segment::Enum(data.variants.iter().filter_map(|variant| text(variant, attrs, ctxt)).collect())
         }
         Data::Struct(data) => {
             for field in &data.fields {
                 attr::each(&field.attrs, ctxt, |name, _| {
-                    Err(attr::unknown(name, "the field of a newtype has none".into()))
+                    Err(attr::unknown(name, "the field of a newtype has no attributes".into()))
                 });
             }
             match (data.fields.members().next(), data.fields.iter().next(), data.fields.len()) {
                 (Some(member), Some(field), 1) => return Segment::Newtype { member, field },
                 (_, _, count) => {
                     let message = format!(
-                        "one segment holds one value, and `{}` has {count} fields; give a newtype its one field, \
-                         or put each field into the key of the model",
+                        "a struct must have exactly one field to be a key segment, and `{}` has {count}; use a newtype, \
+                         or make each field a key field of the model",
                         input.ident
                     );
                     ctxt.error(&input.ident, message);
@@ -95,7 +96,7 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
             Segment::Enum(Vec::new())
         }
         Data::Union(data) => {
-            ctxt.error(data.union_token, "a union cannot be a segment of a key; write a newtype or an enum");
+            ctxt.error(data.union_token, "a union cannot be a key segment; use a newtype or an enum");
             Segment::Enum(Vec::new())
         }
     }
@@ -105,15 +106,15 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
 fn text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
     if !variant.fields.is_empty() {
         let name = &variant.ident;
-        let message = format!("a variant in a key is its name alone: drop the fields of `{name}`");
+        let message = format!("a key stores only the name of a variant; remove the fields of `{name}`");
         ctxt.error(fields(&variant.fields), message);
     }
     let mut rename = None;
     attr::each(&variant.attrs, ctxt, |name, input| match &*name.to_string() {
         "rename" => {
-            attr::set(&mut rename, name, || attr::value::<LitStr>(input, name, "the variant's text: `rename = \"eu\"`"))
+            attr::set(&mut rename, name, || attr::value::<LitStr>(input, name, "a string; write `rename = \"eu\"`"))
         }
-        other => Err(attr::unknown(name, names::suggest(other, ["rename"], "a variant has"))),
+        other => Err(attr::unknown(name, names::suggest(other, ["rename"]))),
     });
     let name = variant.ident.unraw().to_string();
     let text = match (rename, attrs.rename_all) {
@@ -135,10 +136,7 @@ fn fields(fields: &Fields) -> TokenStream {
 fn texts_are_distinct(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
     for (index, (variant, text)) in variants.iter().enumerate() {
         if let Some((other, _)) = variants.iter().take(index).find(|(_, other)| other == text) {
-            ctxt.error(
-                variant,
-                format!("`{variant}` and `{other}` would both be written as {text:?}; rename one of them"),
-            );
+            ctxt.error(variant, format!("`{variant}` and `{other}` have the same text {text:?}; rename one of them"));
         }
     }
 }

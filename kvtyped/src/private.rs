@@ -19,9 +19,9 @@ use crate::key::unescape;
 /// One trait without bounds has all operations. A field of an unsuitable type is then the same error for each
 /// operation, so rustc reports it once, at the type of the field.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a segment of a key",
+    message = "`{Self}` cannot be a key segment",
     label = "not a key segment",
-    note = "a key is made of strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
+    note = "key segments are strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
 )]
 pub trait DerivedField: Sized {
     /// `Clone`.
@@ -114,8 +114,8 @@ impl<S: KeySegment> DerivedField for S {
 /// [`Key`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the rest of a key",
-    label = "not a key segment, and not a `Key`",
-    note = "the rest of a key is a `String`, another key segment, or a `kvtyped::Key`, which is taken verbatim"
+    label = "not a key segment or a `Key`",
+    note = "the rest of a key must be a `String`, another key segment, or a `kvtyped::Key`, which is stored verbatim"
 )]
 pub trait RestField: Sized {
     /// `Clone`.
