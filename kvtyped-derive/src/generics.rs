@@ -35,7 +35,7 @@ pub(crate) fn of_types<'a>(generics: &Generics, types: impl Iterator<Item = &'a 
 }
 
 /// Whether the type names one of the parameters.
-pub(crate) fn speaks_of(ty: &Type, generics: &Generics) -> bool {
+pub(crate) fn names_parameter(ty: &Type, generics: &Generics) -> bool {
     generics.params.iter().any(|param| names(&ty.to_token_stream(), name(param)))
 }
 

@@ -151,9 +151,8 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
 pub fn derive_key_segment(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     let tokens = segment::derive(&input).unwrap_or_else(|error| {
-        let krate = segment::container(&input, &mut Ctxt::default()).krate();
         let mut tokens = error.into_compile_error();
-        tokens.extend(fallback::segment(&input, &krate));
+        tokens.extend(fallback::segment(&input));
         tokens
     });
     tokens.into()

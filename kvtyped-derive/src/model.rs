@@ -85,6 +85,8 @@ pub(crate) struct Model<'a> {
     /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
+    /// Whether the model has no errors. The code for an invalid model has fewer bounds.
+    pub(crate) is_valid: bool,
     /// Whether the key comes from a template.
     pub(crate) has_template: bool,
     /// The text of the template. Generated if the key comes from marked fields.
@@ -136,6 +138,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         codec: attrs.codec,
         settings,
         fields,
+        is_valid: true,
         has_template,
         template: template.text,
         segments,

@@ -12,7 +12,7 @@ use crate::generics;
 use crate::names::{self, Case};
 
 /// The source of a segment's text.
-enum Segment<'a> {
+pub(crate) enum Segment<'a> {
     /// The text of the one field.
     Newtype { member: Member, field: &'a Field },
     /// The name of the variant.
@@ -141,14 +141,14 @@ fn texts_are_distinct(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
     }
 }
 
-fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStream {
+pub(crate) fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStream {
     let private = quote!(#krate::__private);
     let ident = &input.ident;
     let mut bounds: Vec<WherePredicate> = Vec::new();
     let (write, parse) = match segment {
         Segment::Newtype { member, field } => {
             let ty = &field.ty;
-            if generics::speaks_of(ty, &input.generics) {
+            if generics::names_parameter(ty, &input.generics) {
                 bounds.push(parse_quote!(#ty: #private::KeySegment));
             }
             let inner = quote_spanned!(ty.span()=> <#ty as #private::DerivedField>);

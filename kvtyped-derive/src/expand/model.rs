@@ -67,7 +67,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
 
 /// Returns the generics with the bounds of a model. A type without parameters gets none, so that rustc reports a
 /// missing trait at its use.
-fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .. }: &Names<'_>) -> Generics {
+fn bounded(model: &Model<'_>, Names { private, generics: key_generics, .. }: &Names<'_>) -> Generics {
     let all = &model.input.generics;
     if all.params.is_empty() {
         return all.clone();
@@ -80,7 +80,7 @@ fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .
         parse_quote!(#ident #ty_generics: ::core::marker::Send + ::core::marker::Sync + 'static),
         parse_quote!(#codec: #private::Codec<#value>),
     ];
-    bounds.extend(super::bounds(fields, key_generics, private));
+    bounds.extend(super::bounds(model, key_generics));
     generics::with(all, bounds)
 }
 
