@@ -4,7 +4,7 @@
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
-use syn::{DeriveInput, LitStr, parse_quote};
+use syn::{Data, DeriveInput, LitStr, Type, parse_quote};
 
 use crate::ctxt::Ctxt;
 use crate::model::{self, Field, Parts};
@@ -13,12 +13,13 @@ use crate::{expand, segment};
 
 /// Generates the items of an invalid model. Ignores its errors, because the caller reports them.
 pub(crate) fn model(input: &DeriveInput) -> TokenStream {
+    let input = &with_static_references(input.clone());
     let ctxt = &mut Ctxt::default();
     let mut parts = model::read(input, ctxt);
     parts.template = Some(guess(&parts));
     let mut model = model::resolve(parts, ctxt);
-    let private = model.private();
-    model.codec = Some(parse_quote!(#private::UncompiledCodec));
+    let (private, codec) = (model.private(), model.codec());
+    model.codec = Some(parse_quote!(#private::UncompiledCodec<#codec>));
     model.is_valid = false;
     without_bodies(expand::expand(&model))
 }
@@ -27,6 +28,18 @@ pub(crate) fn model(input: &DeriveInput) -> TokenStream {
 pub(crate) fn segment(input: &DeriveInput) -> TokenStream {
     let krate = segment::container(input, &mut Ctxt::default()).krate();
     without_bodies(segment::expand(input, &krate, &segment::Segment::Enum(Vec::new())))
+}
+
+/// Sets the lifetimes of references without one, so that rustc reports only the missing lifetime of the field itself.
+fn with_static_references(mut input: DeriveInput) -> DeriveInput {
+    if let Data::Struct(data) = &mut input.data {
+        for field in &mut data.fields {
+            if let Type::Reference(reference) = &mut field.ty {
+                reference.lifetime.get_or_insert_with(|| parse_quote!('static));
+            }
+        }
+    }
+    input
 }
 
 /// Guesses the fields of the key: the marked ones, and every name after a brace in the template.

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 
 pub use crate::codec::{Codec, Json};
 pub use crate::config::{BucketConfig, Storage};
@@ -231,11 +232,11 @@ pub fn display<K: ModelKey>(key: &K, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     f.pad(out.as_str())
 }
 
-/// The codec of a model that does not compile.
+/// The codec of a model that does not compile. It names the codec `C` of the model, and supports every value.
 #[derive(Debug)]
-pub enum UncompiledCodec {}
+pub struct UncompiledCodec<C>(PhantomData<C>);
 
-impl<V> Codec<V> for UncompiledCodec {
+impl<C: 'static, V> Codec<V> for UncompiledCodec<C> {
     const NAME: &'static str = "any";
 
     fn encode(_: &V) -> Result<Vec<u8>, CodecError> {
