@@ -61,34 +61,38 @@ pub(crate) struct Field {
 
 pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
     let mut found = Container::default();
-    each(attrs, ctxt, |name, input| match &*name.to_string() {
-        "bucket" => set(&mut found.bucket, name, || value(input, name, "a name; write `bucket = \"sessions\"`")),
-        "key" => set(&mut found.key, name, || value(input, name, "a template; write `key = \"{tenant}.{id}\"`")),
-        "key_name" => set(&mut found.key_name, name, || type_name(input, name, "AccountId")),
-        "filter_name" => set(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
+    each_item(attrs, ctxt, |name, input| match &*name.to_string() {
+        "bucket" => set_once(&mut found.bucket, name, || value(input, name, "a name; write `bucket = \"sessions\"`")),
+        "key" => set_once(&mut found.key, name, || value(input, name, "a template; write `key = \"{tenant}.{id}\"`")),
+        "key_name" => set_once(&mut found.key_name, name, || type_name(input, name, "AccountId")),
+        "filter_name" => set_once(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
         "key_codec" => {
-            set(&mut found.key_codec, name, || value(input, name, "a key codec; write `key_codec = \"base64\"`"))
+            set_once(&mut found.key_codec, name, || value(input, name, "a key codec; write `key_codec = \"base64\"`"))
         }
-        "codec" => set(&mut found.codec, name, || value(input, name, "a type; write `codec = Json`")),
-        "history" => set(&mut found.history, name, || value(input, name, "a number from 1 to 64; write `history = 5`")),
-        "ttl" => set(&mut found.ttl, name, || value(input, name, "a duration with a unit; write `ttl = \"30m\"`")),
-        "max_value_size" => {
-            set(&mut found.max_value_size, name, || value(input, name, "a size; write `max_value_size = \"64KiB\"`"))
+        "codec" => set_once(&mut found.codec, name, || value(input, name, "a type; write `codec = Json`")),
+        "history" => {
+            set_once(&mut found.history, name, || value(input, name, "a number from 1 to 64; write `history = 5`"))
         }
-        "max_bytes" => set(&mut found.max_bytes, name, || value(input, name, "a size; write `max_bytes = \"1GiB\"`")),
-        "storage" => set(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
+        "ttl" => set_once(&mut found.ttl, name, || value(input, name, "a duration with a unit; write `ttl = \"30m\"`")),
+        "max_value_size" => set_once(&mut found.max_value_size, name, || {
+            value(input, name, "a size; write `max_value_size = \"64KiB\"`")
+        }),
+        "max_bytes" => {
+            set_once(&mut found.max_bytes, name, || value(input, name, "a size; write `max_bytes = \"1GiB\"`"))
+        }
+        "storage" => set_once(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
         "replicas" => {
-            set(&mut found.replicas, name, || value(input, name, "a number from 1 to 5; write `replicas = 3`"))
+            set_once(&mut found.replicas, name, || value(input, name, "a number from 1 to 5; write `replicas = 3`"))
         }
-        "compression" => set(&mut found.compression, name, || switch(input, name).map(|switch| switch.value)),
+        "compression" => set_once(&mut found.compression, name, || switch(input, name).map(|switch| switch.value)),
         "description" => {
-            set(&mut found.description, name, || value(input, name, "a string; write `description = \"..\"`"))
+            set_once(&mut found.description, name, || value(input, name, "a string; write `description = \"..\"`"))
         }
-        "limit_markers" => set(&mut found.limit_markers, name, || {
+        "limit_markers" => set_once(&mut found.limit_markers, name, || {
             value(input, name, "a duration with a unit, or `\"off\"`; write `limit_markers = \"5m\"`")
         }),
-        "rollups" => set(&mut found.rollups, name, || switch(input, name)),
-        "crate" => set(&mut found.krate, name, || krate(input, name)),
+        "rollups" => set_once(&mut found.rollups, name, || switch(input, name)),
+        "crate" => set_once(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(
             name,
             "`value` is a field attribute; write `#[kv(value)]` on the field that holds the value",
@@ -100,9 +104,9 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
 
 pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
     let mut found = Field::default();
-    each(attrs, ctxt, |name, input| match &*name.to_string() {
-        "key" => set(&mut found.key, name, || flag(input, name)),
-        "value" => set(&mut found.value, name, || flag(input, name)),
+    each_item(attrs, ctxt, |name, input| match &*name.to_string() {
+        "key" => set_once(&mut found.key, name, || flag(input, name)),
+        "value" => set_once(&mut found.value, name, || flag(input, name)),
         other if CONTAINER.contains(&other) => {
             Err(Error::new_spanned(name, format!("`{other}` is a struct attribute; move it to the struct")))
         }
@@ -112,7 +116,7 @@ pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
 }
 
 /// Calls `item` for each item of every `#[kv(..)]`. Reports and skips an invalid item.
-pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
+pub(crate) fn each_item(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("kv")) {
         let list = match attr.meta.require_list() {
             Ok(list) => list,
@@ -145,8 +149,8 @@ pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&I
     }
 }
 
-/// Stores the value of an item. Reports an item that is repeated.
-pub(crate) fn set<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
+/// Stores the value of an item. Returns an error if the item is repeated.
+pub(crate) fn set_once<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
     let parsed = parse()?;
     if slot.replace(parsed).is_some() {
         return Err(Error::new_spanned(name, format!("duplicate attribute `{name}`; remove one")));

@@ -1,4 +1,4 @@
-//! The rules about the meaning of items, and about several items together.
+//! The rules about the values of attributes, and about several attributes together.
 
 use quote::ToTokens;
 use syn::{GenericParam, Type};
@@ -9,36 +9,36 @@ use crate::serde_attr::struct_has_default;
 
 /// The third phase: checks every rule.
 pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
-    there_is_a_key(model, ctxt);
-    the_key_is_said_once(model, ctxt);
-    key_fields_can_be_segments(model, ctxt);
-    there_is_one_value_at_most(model, ctxt);
-    the_value_is_not_in_the_key(model, ctxt);
-    beside_a_value_all_is_key(model, ctxt);
-    a_model_owns_its_data(model, ctxt);
-    serde_reads_what_it_writes_of_the_key(model, ctxt);
-    the_key_codec_fits_the_template(model, ctxt);
+    check_has_key(model, ctxt);
+    check_key_declared_once(model, ctxt);
+    check_key_field_types(model, ctxt);
+    check_single_value_field(model, ctxt);
+    check_value_not_in_key(model, ctxt);
+    check_every_field_stored(model, ctxt);
+    check_no_lifetimes(model, ctxt);
+    check_serde_reads_key_fields(model, ctxt);
+    check_key_codec(model, ctxt);
 }
 
-fn the_key_codec_fits_the_template(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_codec(model: &Model<'_>, ctxt: &mut Ctxt) {
     let Some((variant, name)) = &model.key_codec else { return };
     if variant == "Path" && !matches!(model.segments.as_slice(), [Segment::Rest(_)]) {
         let message = "the key codec `path` requires a key of a single rest field; write `key = \"{path..}\"`";
         ctxt.error(name, message);
     }
-    let has_sign = |segment: &Segment| match segment {
+    let has_equals_sign = |segment: &Segment| match segment {
         Segment::Literal(text) => text.contains('='),
         Segment::Field { prefix, suffix, .. } => prefix.contains('=') || suffix.contains('='),
         Segment::Rest(_) => false,
     };
-    if variant != "Escaped" && model.segments.iter().any(has_sign) {
+    if variant != "Escaped" && model.segments.iter().any(has_equals_sign) {
         let codec = name.value();
         let message = format!("the key codec `{codec}` does not support `=` in the template; remove it");
         ctxt.error(name, message);
     }
 }
 
-fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_serde_reads_key_fields(model: &Model<'_>, ctxt: &mut Ctxt) {
     // Serde sees only the value of a model with a value field.
     if model.value_field().is_some() {
         return;
@@ -51,7 +51,7 @@ fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn there_is_a_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_has_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     if model.segments.is_empty() && !model.has_template {
         let message = format!(
             "`{}` has no key; set a template with `#[kv(key = \"{{field}}\")]`, or mark the key fields with `#[kv(key)]`",
@@ -61,7 +61,7 @@ fn there_is_a_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn the_key_is_said_once(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_declared_once(model: &Model<'_>, ctxt: &mut Ctxt) {
     if !model.has_template {
         return;
     }
@@ -72,7 +72,7 @@ fn the_key_is_said_once(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn key_fields_can_be_segments(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_field_types(model: &Model<'_>, ctxt: &mut Ctxt) {
     for field in model.key_fields() {
         let message = match ungrouped(field.ty) {
             Type::Reference(_) => {
@@ -93,14 +93,14 @@ fn key_fields_can_be_segments(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn there_is_one_value_at_most(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_single_value_field(model: &Model<'_>, ctxt: &mut Ctxt) {
     for mark in model.fields.iter().filter_map(|field| field.attrs.value.as_ref()).skip(1) {
         let message = "a model has at most one `#[kv(value)]` field; remove this attribute, or remove all to store the whole struct";
         ctxt.error(mark, message);
     }
 }
 
-fn the_value_is_not_in_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_value_not_in_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     for field in model.key_fields() {
         if let Some(mark) = &field.attrs.value {
             let message =
@@ -110,10 +110,10 @@ fn the_value_is_not_in_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn beside_a_value_all_is_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_every_field_stored(model: &Model<'_>, ctxt: &mut Ctxt) {
     let Some(value) = model.value_field() else { return };
-    let stray = |field: &&Field<'_>| field.attrs.value.is_none() && !model.is_key_field(field.ident);
-    for field in model.fields.iter().filter(stray) {
+    let is_lost = |field: &&Field<'_>| field.attrs.value.is_none() && !model.is_key_field(field.ident);
+    for field in model.fields.iter().filter(is_lost) {
         let (name, value) = (field.name(), value.name());
         let message = format!(
             "`{name}` would be lost, because only `{value}` and the key are stored; \
@@ -123,7 +123,7 @@ fn beside_a_value_all_is_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn a_model_owns_its_data(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_no_lifetimes(model: &Model<'_>, ctxt: &mut Ctxt) {
     for param in &model.input.generics.params {
         if let GenericParam::Lifetime(lifetime) = param {
             let message = format!(

@@ -101,7 +101,7 @@ use crate::ctxt::Ctxt;
 /// type `kvtyped::Key` takes the rest verbatim, so it can hold the keys of any client.
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
-    let input = self_type::named(parse_macro_input!(input as DeriveInput));
+    let input = self_type::replace_self(parse_macro_input!(input as DeriveInput));
     let tokens = model_of(&input).unwrap_or_else(|error| {
         let mut tokens = error.into_compile_error();
         tokens.extend(fallback::model(&input));

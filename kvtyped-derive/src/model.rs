@@ -105,7 +105,7 @@ pub(crate) enum Segment {
 pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     let Parts { input, attrs, settings, template, mut fields } = parts;
     let has_template = template.is_some();
-    let template = template.unwrap_or_else(|| of_marked(&fields));
+    let template = template.unwrap_or_else(|| template_of_marked_fields(&fields));
     let mut segments = Vec::new();
     for segment in template.segments {
         let field = segment.name().map(|name| (name, fields.iter().position(|field| field.name() == name.text)));
@@ -165,12 +165,13 @@ fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
 
 /// Returns the names of the generated key and filter types.
 pub(crate) fn key_and_filter(model: &Ident, attrs: &Container) -> (Ident, Ident) {
-    let name = |said: &Option<Ident>, usual| said.clone().unwrap_or_else(|| quote::format_ident!("{model}{usual}"));
+    let name =
+        |declared: &Option<Ident>, suffix| declared.clone().unwrap_or_else(|| quote::format_ident!("{model}{suffix}"));
     (name(&attrs.key_name, "Key"), name(&attrs.filter_name, "Filter"))
 }
 
 /// Builds a template of the fields that are marked `#[kv(key)]`, one segment each.
-fn of_marked(fields: &[Field<'_>]) -> Template {
+fn template_of_marked_fields(fields: &[Field<'_>]) -> Template {
     let marked =
         fields.iter().filter(|field| field.attrs.key.is_some()).map(|field| (field.name(), field.ident.span()));
     let (mut texts, mut segments) = (Vec::new(), Vec::new());

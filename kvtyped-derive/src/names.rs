@@ -124,7 +124,7 @@ mod tests {
     use super::{Case, distance, snake_case, suggest};
 
     #[test]
-    fn a_type_name_becomes_snake_case() {
+    fn type_name_to_snake_case() {
         let cases = [("Session", "session"), ("AppConfig", "app_config"), ("HTTPServer", "http_server")];
         for (name, expected) in cases {
             assert_eq!(snake_case(name), expected);
@@ -134,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn every_case_has_its_look() {
-        let looks: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
-        assert_eq!(looks, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
+    fn each_case_is_applied() {
+        let names: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
+        assert_eq!(names, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
     }
 
     #[test]
-    fn a_typo_gets_the_nearest_name_and_nonsense_the_list() {
+    fn suggestion_is_nearest_name_or_list() {
         assert_eq!(distance("hsitory", "history"), 1);
         assert_eq!(suggest("histroy", ["history", "ttl"]), "did you mean `history`?");
         assert_eq!(suggest("timeout", ["history", "ttl"]), "expected one of `history`, `ttl`");

@@ -38,7 +38,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
     let segment = read(input, &attrs, &mut ctxt);
     ctxt.end_of_phase()?;
     if let Segment::Enum(variants) = &segment {
-        texts_are_distinct(variants, &mut ctxt);
+        check_distinct_texts(variants, &mut ctxt);
     }
     ctxt.end_of_phase()?;
     Ok(expand(input, &attrs.krate(), &segment))
@@ -47,8 +47,8 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
 pub(crate) fn container(input: &DeriveInput, ctxt: &mut Ctxt) -> Container {
     let mut found = Container::default();
     let is_enum = matches!(input.data, Data::Enum(_));
-    attr::each(&input.attrs, ctxt, |name, input| match &*name.to_string() {
-        "rename_all" if is_enum => attr::set(&mut found.rename_all, name, || {
+    attr::each_item(&input.attrs, ctxt, |name, input| match &*name.to_string() {
+        "rename_all" if is_enum => attr::set_once(&mut found.rename_all, name, || {
             let text: LitStr = attr::value(input, name, "a case; write `rename_all = \"snake_case\"`")?;
             let case = Case::ALL.into_iter().find(|(name, _)| *name == text.value());
             let cases = Case::ALL.map(|(name, _)| name);
@@ -62,7 +62,7 @@ pub(crate) fn container(input: &DeriveInput, ctxt: &mut Ctxt) -> Container {
             name,
             "`rename` is only valid on a variant; move it to the variant, or use `rename_all`",
         )),
-        "crate" => attr::set(&mut found.krate, name, || attr::krate(input, name)),
+        "crate" => attr::set_once(&mut found.krate, name, || attr::krate(input, name)),
         other => Err(attr::unknown(name, names::suggest(other, ["rename_all", "crate"]))),
     });
     found
@@ -74,11 +74,11 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
             if data.variants.is_empty() {
                 ctxt.error(&input.ident, "an enum without variants cannot be a key segment; add a variant");
             }
-            Segment::Enum(data.variants.iter().filter_map(|variant| text(variant, attrs, ctxt)).collect())
+            Segment::Enum(data.variants.iter().filter_map(|variant| variant_text(variant, attrs, ctxt)).collect())
         }
         Data::Struct(data) => {
             for field in &data.fields {
-                attr::each(&field.attrs, ctxt, |name, _| {
+                attr::each_item(&field.attrs, ctxt, |name, _| {
                     Err(attr::unknown(name, "the field of a newtype has no attributes".into()))
                 });
             }
@@ -103,17 +103,17 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
 }
 
 /// Returns a variant with its text.
-fn text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
+fn variant_text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
     if !variant.fields.is_empty() {
         let name = &variant.ident;
         let message = format!("a key stores only the name of a variant; remove the fields of `{name}`");
         ctxt.error(fields(&variant.fields), message);
     }
     let mut rename = None;
-    attr::each(&variant.attrs, ctxt, |name, input| match &*name.to_string() {
-        "rename" => {
-            attr::set(&mut rename, name, || attr::value::<LitStr>(input, name, "a string; write `rename = \"eu\"`"))
-        }
+    attr::each_item(&variant.attrs, ctxt, |name, input| match &*name.to_string() {
+        "rename" => attr::set_once(&mut rename, name, || {
+            attr::value::<LitStr>(input, name, "a string; write `rename = \"eu\"`")
+        }),
         other => Err(attr::unknown(name, names::suggest(other, ["rename"]))),
     });
     let name = variant.ident.unraw().to_string();
@@ -133,7 +133,7 @@ fn fields(fields: &Fields) -> TokenStream {
     }
 }
 
-fn texts_are_distinct(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
+fn check_distinct_texts(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
     for (index, (variant, text)) in variants.iter().enumerate() {
         if let Some((other, _)) = variants.iter().take(index).find(|(_, other)| other == text) {
             ctxt.error(variant, format!("`{variant}` and `{other}` have the same text {text:?}; rename one of them"));
@@ -148,7 +148,7 @@ pub(crate) fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -
     let (write, parse) = match segment {
         Segment::Newtype { member, field } => {
             let ty = &field.ty;
-            if generics::names_parameter(ty, &input.generics) {
+            if generics::mentions_parameter(ty, &input.generics) {
                 bounds.push(parse_quote!(#ty: #private::KeySegment));
             }
             let inner = quote_spanned!(ty.span()=> <#ty as #private::DerivedField>);
@@ -173,7 +173,7 @@ pub(crate) fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -
             (write, parse)
         }
     };
-    let generics = generics::with(&input.generics, bounds);
+    let generics = generics::with_predicates(&input.generics, bounds);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     quote! {
         #[automatically_derived]

@@ -37,16 +37,16 @@ impl Settings {
         let bucket = bucket(attrs.bucket.as_ref(), model);
         Self {
             bucket: ctxt.ok(bucket).unwrap_or_default(),
-            history: one(ctxt, attrs.history.as_ref(), |history| number(history, "history", 64)),
-            ttl: one(ctxt, attrs.ttl.as_ref(), ttl),
-            max_value_size: one(ctxt, attrs.max_value_size.as_ref(), max_value_size),
-            max_bytes: one(ctxt, attrs.max_bytes.as_ref(), max_bytes),
-            storage: one(ctxt, attrs.storage.as_ref(), storage),
-            replicas: one(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
+            history: read_setting(ctxt, attrs.history.as_ref(), |history| number(history, "history", 64)),
+            ttl: read_setting(ctxt, attrs.ttl.as_ref(), ttl),
+            max_value_size: read_setting(ctxt, attrs.max_value_size.as_ref(), max_value_size),
+            max_bytes: read_setting(ctxt, attrs.max_bytes.as_ref(), max_bytes),
+            storage: read_setting(ctxt, attrs.storage.as_ref(), storage),
+            replicas: read_setting(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
             compression: attrs.compression,
             description: attrs.description.as_ref().map(LitStr::value),
-            limit_markers: one(ctxt, attrs.limit_markers.as_ref(), limit_markers),
-            rollups: one(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
+            limit_markers: read_setting(ctxt, attrs.limit_markers.as_ref(), limit_markers),
+            rollups: read_setting(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
         }
     }
 
@@ -56,19 +56,19 @@ impl Settings {
     }
 }
 
-fn one<L, T>(ctxt: &mut Ctxt, literal: Option<&L>, read: impl FnOnce(&L) -> Result<T>) -> Option<T> {
+fn read_setting<L, T>(ctxt: &mut Ctxt, literal: Option<&L>, read: impl FnOnce(&L) -> Result<T>) -> Option<T> {
     literal.and_then(|literal| ctxt.ok(read(literal)))
 }
 
-fn bucket(said: Option<&LitStr>, model: &Ident) -> Result<String> {
-    let name = said.map_or_else(|| names::snake_case(&syn::ext::IdentExt::unraw(model).to_string()), LitStr::value);
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if !name.is_empty() && name.len() <= 128 && name.chars().all(legal) {
+fn bucket(declared: Option<&LitStr>, model: &Ident) -> Result<String> {
+    let name = declared.map_or_else(|| names::snake_case(&syn::ext::IdentExt::unraw(model).to_string()), LitStr::value);
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.len() <= 128 && name.chars().all(valid) {
         return Ok(name);
     }
     let rule = "`[a-zA-Z0-9_-]+`, at most 128 characters";
-    match said {
-        Some(said) => Err(Error::new_spanned(said, format!("{name:?} is not a valid bucket name; use {rule}"))),
+    match declared {
+        Some(declared) => Err(Error::new_spanned(declared, format!("{name:?} is not a valid bucket name; use {rule}"))),
         None => Err(Error::new_spanned(
             model,
             format!("`{name}` is not a valid bucket name; set one with `bucket = \"..\"` ({rule})"),
@@ -76,12 +76,12 @@ fn bucket(said: Option<&LitStr>, model: &Ident) -> Result<String> {
     }
 }
 
-fn number(literal: &LitInt, setting: &str, most: u8) -> Result<u8> {
+fn number(literal: &LitInt, setting: &str, maximum: u8) -> Result<u8> {
     match literal.base10_parse::<u8>() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        Ok(number) if (1..=maximum).contains(&number) => Ok(number),
         _ => Err(Error::new_spanned(
             literal,
-            format!("`{setting} = {literal}` is out of range; use a number from 1 to {most}"),
+            format!("`{setting} = {literal}` is out of range; use a number from 1 to {maximum}"),
         )),
     }
 }
@@ -101,11 +101,11 @@ fn limit_markers(literal: &LitStr) -> Result<Duration> {
     if literal.value() == "off" {
         return Ok(Duration::ZERO);
     }
-    let stay = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
-    if stay < Duration::from_secs(1) || i64::try_from(stay.as_nanos()).is_err() {
+    let lifetime = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
+    if lifetime < Duration::from_secs(1) || i64::try_from(lifetime.as_nanos()).is_err() {
         return Err(Error::new_spanned(literal, "`limit_markers` is out of range; use 1s to 292 years, or `\"off\"`"));
     }
-    Ok(stay)
+    Ok(lifetime)
 }
 
 fn rollups(literal: &LitBool, attrs: &Container) -> Result<bool> {

@@ -38,12 +38,12 @@ pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
         return template;
     }
     for (start, end) in segments(&text) {
-        let place = Place { literal, start, end };
-        match segment(text.get(start..end).unwrap_or_default(), &place) {
+        let part = LiteralPart { literal, start, end };
+        match segment(text.get(start..end).unwrap_or_default(), &part) {
             Ok(Segment::Rest(name)) if end < text.len() => {
                 let message =
                     format!("`{{{}..}}` takes the rest of the key; move it to the end of the template", name.text);
-                ctxt.push(place.error(message));
+                ctxt.push(part.error(message));
             }
             Ok(segment) => template.segments.push(segment),
             Err(error) => ctxt.push(error),
@@ -78,7 +78,7 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
             '{' => open = true,
             '}' => open = false,
             // An unclosed brace ends with its segment, so that the other segments are still parsed.
-            '.' if !open || !text.get(at..).is_some_and(closes) => {
+            '.' if !open || !text.get(at..).is_some_and(next_brace_closes) => {
                 segments.push((start, at));
                 (start, open) = (at + 1, false);
             }
@@ -90,12 +90,12 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
 }
 
 /// Whether the next brace is a closing one.
-fn closes(rest: &str) -> bool {
+fn next_brace_closes(rest: &str) -> bool {
     rest.chars().find(|c| matches!(c, '{' | '}')) == Some('}')
 }
 
-fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
-    let error = |message: String| Err(place.error(message));
+fn segment(text: &str, part: &LiteralPart<'_>) -> Result<Segment, Error> {
+    let error = |message: String| Err(part.error(message));
     if text.is_empty() {
         return error("the template has an empty segment; remove the extra dot".into());
     }
@@ -106,7 +106,7 @@ fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
         if text.contains('}') {
             return error(format!("unmatched `}}` in `{text}`; write `{{field}}`"));
         }
-        check_literal(text, place)?;
+        check_literal(text, part)?;
         return Ok(Segment::Literal(text.into()));
     };
     let Some((name, suffix)) = rest.split_once('}') else {
@@ -129,14 +129,14 @@ fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
         if !prefix.is_empty() || !suffix.is_empty() {
             return error(format!("`{{{name}..}}` takes whole segments; remove the literals around it in `{text}`"));
         }
-        return Ok(Segment::Rest(Name { text: name.into(), span: place.span() }));
+        return Ok(Segment::Rest(Name { text: name.into(), span: part.span() }));
     }
     if !is_name(name) {
         return error(format!("`{{{name}}}` is not a field name; write only the name of a field between the braces"));
     }
-    check_literal(prefix, place)?;
-    check_literal(suffix, place)?;
-    let name = Name { text: name.into(), span: place.span() };
+    check_literal(prefix, part)?;
+    check_literal(suffix, part)?;
+    let name = Name { text: name.into(), span: part.span() };
     Ok(Segment::Field { prefix: prefix.into(), name, suffix: suffix.into() })
 }
 
@@ -145,11 +145,11 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c == '_' || c.is_alphabetic()) && text.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
-fn check_literal(text: &str, place: &Place<'_>) -> Result<(), Error> {
-    let legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '_' | '=');
-    match text.chars().find(|c| !legal(c)) {
+fn check_literal(text: &str, part: &LiteralPart<'_>) -> Result<(), Error> {
+    let valid = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '_' | '=');
+    match text.chars().find(|c| !valid(c)) {
         Some(character) => {
-            Err(place
+            Err(part
                 .error(format!("invalid character {character:?} in the template; use `[-/_=a-zA-Z0-9]` in literals")))
         }
         None => Ok(()),
@@ -157,20 +157,20 @@ fn check_literal(text: &str, place: &Place<'_>) -> Result<(), Error> {
 }
 
 /// A part of the literal.
-struct Place<'a> {
+struct LiteralPart<'a> {
     literal: &'a LitStr,
     start: usize,
     end: usize,
 }
 
-impl Place<'_> {
+impl LiteralPart<'_> {
     /// Returns the span of the part if the compiler supports it (only nightly does so far), or else of the whole
     /// literal.
     fn span(&self) -> Span {
         let token = self.literal.token();
         let plain = token.to_string() == format!("\"{}\"", self.literal.value());
-        let part = plain.then(|| token.subspan(self.start + 1..self.end + 1)).flatten();
-        part.unwrap_or_else(|| self.literal.span())
+        let span = plain.then(|| token.subspan(self.start + 1..self.end + 1)).flatten();
+        span.unwrap_or_else(|| self.literal.span())
     }
 
     fn error(&self, message: String) -> Error {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// The hint in errors about a duration.
+/// The remedy in errors about a duration.
 pub(crate) const DURATION: &str =
     "use numbers with units, such as \"30m\" or \"1h30m\" (`ms`, `s`, `m`, `h`, `d`, `w`)";
 
-/// The hint in errors about a size.
+/// The remedy in errors about a size.
 pub(crate) const SIZE: &str =
     "use a number of bytes, or a number with a unit such as \"64KiB\" (`B`, `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`)";
 
@@ -77,28 +77,28 @@ mod tests {
     use super::{duration, size};
 
     #[test]
-    fn durations_add_up() {
+    fn durations_are_sums_of_units() {
         assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1w1d1s250ms"), Ok(Duration::from_millis(691_201_250)));
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn invalid_durations_are_rejected() {
         for text in ["", "30", "m", "30 m", "1.5h", "30min", "-1s", "99999999999999999w"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn sizes_know_both_kinds_of_units() {
+    fn sizes_support_decimal_and_binary_units() {
         let sizes = ["7", "7B", "64KiB", "64 KB", "1MiB", "1MB", "2GiB", "2GB"].map(size);
         let expected = [7, 7, 65_536, 64_000, 1_048_576, 1_000_000, 2_147_483_648, 2_000_000_000];
         assert_eq!(sizes, expected.map(Ok));
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_rejected() {
         for text in ["", "KB", "1TB", "1KB2", "1.5MB", "-1", "1kb", "99999999999999GiB"] {
             assert!(size(text).is_err(), "{text}");
         }

@@ -28,8 +28,8 @@ struct Names<'a> {
 pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     let private = model.private();
     let fields = model.key_fields();
-    let generics = generics::of_types(&model.input.generics, fields.iter().map(|field| field.ty));
-    let segment_generics = generics::with(&generics, bounds(model, &generics));
+    let generics = generics::restricted_to(&model.input.generics, fields.iter().map(|field| field.ty));
+    let segment_generics = generics::with_predicates(&generics, bounds(model, &generics));
     let (key, filter) = (model.key.clone(), model.filter.clone());
     let names = Names { private, key, filter, fields, generics, segment_generics };
     let key = key::expand(model, &names);
@@ -42,7 +42,7 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
 fn bounds(model: &Model<'_>, generics: &Generics) -> Vec<WherePredicate> {
     let private = model.private();
     let fields = model.key_fields();
-    let generic = fields.iter().filter(|field| generics::names_parameter(field.ty, generics));
+    let generic = fields.iter().filter(|field| generics::mentions_parameter(field.ty, generics));
     let bound = generic.map(|field| -> WherePredicate {
         let ty = field.ty;
         match (model.is_valid, field.is_rest) {
