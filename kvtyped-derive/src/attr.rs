@@ -61,54 +61,67 @@ pub(crate) struct Field {
 
 pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
     let mut found = Container::default();
-    each(attrs, ctxt, |name, input| match &*name.to_string() {
-        "bucket" => set(&mut found.bucket, name, || value(input, name, "a name: `bucket = \"sessions\"`")),
-        "key" => set(&mut found.key, name, || value(input, name, "a template: `key = \"{tenant}.{id}\"`")),
-        "key_name" => set(&mut found.key_name, name, || type_name(input, name, "AccountId")),
-        "filter_name" => set(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
-        "key_codec" => set(&mut found.key_codec, name, || value(input, name, "a key codec: `key_codec = \"base64\"`")),
-        "codec" => set(&mut found.codec, name, || value(input, name, "a type: `codec = Json`")),
-        "history" => set(&mut found.history, name, || value(input, name, "a number from 1 to 64: `history = 5`")),
-        "ttl" => set(&mut found.ttl, name, || value(input, name, "a duration with its unit: `ttl = \"30m\"`")),
-        "max_value_size" => {
-            set(&mut found.max_value_size, name, || value(input, name, "a size: `max_value_size = \"64KiB\"`"))
+    each_item(attrs, ctxt, |name, input| match &*name.to_string() {
+        "bucket" => set_once(&mut found.bucket, name, || value(input, name, "a name; write `bucket = \"sessions\"`")),
+        "key" => set_once(&mut found.key, name, || value(input, name, "a template; write `key = \"{tenant}.{id}\"`")),
+        "key_name" => set_once(&mut found.key_name, name, || type_name(input, name, "AccountId")),
+        "filter_name" => set_once(&mut found.filter_name, name, || type_name(input, name, "AccountIds")),
+        "key_codec" => {
+            set_once(&mut found.key_codec, name, || value(input, name, "a key codec; write `key_codec = \"base64\"`"))
         }
-        "max_bytes" => set(&mut found.max_bytes, name, || value(input, name, "a size: `max_bytes = \"1GiB\"`")),
-        "storage" => set(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
-        "replicas" => set(&mut found.replicas, name, || value(input, name, "a number from 1 to 5: `replicas = 3`")),
-        "compression" => set(&mut found.compression, name, || switch(input, name).map(|switch| switch.value)),
-        "description" => set(&mut found.description, name, || value(input, name, "a text: `description = \"..\"`")),
-        "limit_markers" => set(&mut found.limit_markers, name, || {
-            value(input, name, "a duration with its unit, or `\"off\"`: `limit_markers = \"5m\"`")
+        "codec" => set_once(&mut found.codec, name, || value(input, name, "a type; write `codec = Json`")),
+        "history" => {
+            set_once(&mut found.history, name, || value(input, name, "a number from 1 to 64; write `history = 5`"))
+        }
+        "ttl" => set_once(&mut found.ttl, name, || value(input, name, "a duration with a unit; write `ttl = \"30m\"`")),
+        "max_value_size" => set_once(&mut found.max_value_size, name, || {
+            value(input, name, "a size; write `max_value_size = \"64KiB\"`")
         }),
-        "rollups" => set(&mut found.rollups, name, || switch(input, name)),
-        "crate" => set(&mut found.krate, name, || krate(input, name)),
-        "value" => Err(Error::new_spanned(name, "`value` belongs on the field that is the value: `#[kv(value)]`")),
-        other => Err(unknown(name, names::suggest(other, CONTAINER, "a model has"))),
+        "max_bytes" => {
+            set_once(&mut found.max_bytes, name, || value(input, name, "a size; write `max_bytes = \"1GiB\"`"))
+        }
+        "storage" => set_once(&mut found.storage, name, || value(input, name, "`\"file\"` or `\"memory\"`")),
+        "replicas" => {
+            set_once(&mut found.replicas, name, || value(input, name, "a number from 1 to 5; write `replicas = 3`"))
+        }
+        "compression" => set_once(&mut found.compression, name, || switch(input, name).map(|switch| switch.value)),
+        "description" => {
+            set_once(&mut found.description, name, || value(input, name, "a string; write `description = \"..\"`"))
+        }
+        "limit_markers" => set_once(&mut found.limit_markers, name, || {
+            value(input, name, "a duration with a unit, or `\"off\"`; write `limit_markers = \"5m\"`")
+        }),
+        "rollups" => set_once(&mut found.rollups, name, || switch(input, name)),
+        "crate" => set_once(&mut found.krate, name, || krate(input, name)),
+        "value" => Err(Error::new_spanned(
+            name,
+            "`value` is a field attribute; write `#[kv(value)]` on the field that holds the value",
+        )),
+        other => Err(unknown(name, names::suggest(other, CONTAINER))),
     });
     found
 }
 
 pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
     let mut found = Field::default();
-    each(attrs, ctxt, |name, input| match &*name.to_string() {
-        "key" => set(&mut found.key, name, || flag(input, name)),
-        "value" => set(&mut found.value, name, || flag(input, name)),
+    each_item(attrs, ctxt, |name, input| match &*name.to_string() {
+        "key" => set_once(&mut found.key, name, || flag(input, name)),
+        "value" => set_once(&mut found.value, name, || flag(input, name)),
         other if CONTAINER.contains(&other) => {
-            Err(Error::new_spanned(name, format!("`{other}` belongs on the struct, not on a field")))
+            Err(Error::new_spanned(name, format!("`{other}` is a struct attribute; move it to the struct")))
         }
-        other => Err(unknown(name, names::suggest(other, FIELD, "a field has"))),
+        other => Err(unknown(name, names::suggest(other, FIELD))),
     });
     found
 }
 
 /// Calls `item` for each item of every `#[kv(..)]`. Reports and skips an invalid item.
-pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
+pub(crate) fn each_item(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&Ident, ParseStream) -> Result<()>) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("kv")) {
         let list = match attr.meta.require_list() {
             Ok(list) => list,
             Err(_) => {
-                ctxt.error(attr, "`kv` takes its attributes in parentheses: `#[kv(..)]`");
+                ctxt.error(attr, "expected attributes in parentheses; write `#[kv(..)]`");
                 continue;
             }
         };
@@ -119,7 +132,7 @@ pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&I
                     if input.is_empty() || input.peek(Token![,]) {
                         return Ok(());
                     }
-                    Err(input.error("expected a comma between attributes"))
+                    Err(input.error("expected `,` between attributes"))
                 });
                 if let Err(error) = result {
                     ctxt.push(error);
@@ -136,11 +149,11 @@ pub(crate) fn each(attrs: &[Attribute], ctxt: &mut Ctxt, mut item: impl FnMut(&I
     }
 }
 
-/// Stores the value of an item. Reports an item that is repeated.
-pub(crate) fn set<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
+/// Stores the value of an item. Returns an error if the item is repeated.
+pub(crate) fn set_once<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
     let parsed = parse()?;
     if slot.replace(parsed).is_some() {
-        return Err(Error::new_spanned(name, format!("`{name}` is said twice; drop one of them")));
+        return Err(Error::new_spanned(name, format!("duplicate attribute `{name}`; remove one")));
     }
     Ok(())
 }
@@ -148,33 +161,33 @@ pub(crate) fn set<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() ->
 /// Reads `= value`.
 pub(crate) fn value<T: Parse>(input: ParseStream, name: &Ident, expected: &str) -> Result<T> {
     if !input.peek(Token![=]) {
-        return Err(Error::new_spanned(name, format!("`{name}` takes {expected}")));
+        return Err(Error::new_spanned(name, format!("`{name}` expects {expected}")));
     }
     input.parse::<Token![=]>()?;
     if input.is_empty() || input.peek(Token![,]) {
-        return Err(Error::new_spanned(name, format!("`{name}` takes {expected}")));
+        return Err(Error::new_spanned(name, format!("`{name}` expects {expected}")));
     }
     let begin = input.fork();
     input.parse().map_err(|_| {
         let found =
             begin.parse::<proc_macro2::TokenTree>().map_or_else(|_| TokenStream::new(), ToTokens::into_token_stream);
-        Error::new_spanned(found, format!("`{name}` takes {expected}"))
+        Error::new_spanned(found, format!("`{name}` expects {expected}"))
     })
 }
 
 /// Reads `= "path"`.
 pub(crate) fn krate(input: ParseStream, name: &Ident) -> Result<Path> {
-    let expected = "the path of `kvtyped` as a text: `crate = \"renamed\"`";
+    let expected = "the path of `kvtyped` as a string; write `crate = \"renamed\"`";
     let text: LitStr = value(input, name, expected)?;
     let path = text.parse_with(Path::parse_mod_style);
-    path.map_err(|_| Error::new_spanned(&text, format!("`crate` takes {expected}")))
+    path.map_err(|_| Error::new_spanned(&text, format!("`crate` expects {expected}")))
 }
 
 /// Reads `= "TypeName"`.
 fn type_name(input: ParseStream, name: &Ident, example: &str) -> Result<Ident> {
-    let expected = format!("the name of a type as a text: `{name} = \"{example}\"`");
+    let expected = format!("a type name as a string; write `{name} = \"{example}\"`");
     let text: LitStr = value(input, name, &expected)?;
-    text.parse().map_err(|_| Error::new_spanned(&text, format!("`{name}` takes {expected}")))
+    text.parse().map_err(|_| Error::new_spanned(&text, format!("`{name}` expects {expected}")))
 }
 
 /// `name`, `name = true` or `name = false`.
@@ -186,9 +199,9 @@ fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(name.clone());
     }
-    Err(Error::new_spanned(name, format!("`{name}` on a field takes no value: `#[kv({name})]`")))
+    Err(Error::new_spanned(name, format!("`{name}` on a field takes no value; write `#[kv({name})]`")))
 }
 
 pub(crate) fn unknown(name: &Ident, suggestion: String) -> Error {
-    Error::new_spanned(name, format!("there is no attribute `{name}`; {suggestion}"))
+    Error::new_spanned(name, format!("unknown attribute `{name}`; {suggestion}"))
 }

@@ -1,4 +1,4 @@
-//! The rules about the meaning of items, and about several items together.
+//! The rules about the values of attributes, and about several attributes together.
 
 use quote::ToTokens;
 use syn::{GenericParam, Type};
@@ -9,34 +9,36 @@ use crate::serde_attr::struct_has_default;
 
 /// The third phase: checks every rule.
 pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
-    there_is_a_key(model, ctxt);
-    the_key_is_said_once(model, ctxt);
-    key_fields_can_be_segments(model, ctxt);
-    there_is_one_value_at_most(model, ctxt);
-    the_value_is_not_in_the_key(model, ctxt);
-    beside_a_value_all_is_key(model, ctxt);
-    a_model_owns_its_data(model, ctxt);
-    serde_reads_what_it_writes_of_the_key(model, ctxt);
-    the_key_codec_fits_the_template(model, ctxt);
+    check_has_key(model, ctxt);
+    check_key_declared_once(model, ctxt);
+    check_key_field_types(model, ctxt);
+    check_single_value_field(model, ctxt);
+    check_value_not_in_key(model, ctxt);
+    check_every_field_stored(model, ctxt);
+    check_no_lifetimes(model, ctxt);
+    check_serde_reads_key_fields(model, ctxt);
+    check_key_codec(model, ctxt);
 }
 
-fn the_key_codec_fits_the_template(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_codec(model: &Model<'_>, ctxt: &mut Ctxt) {
     let Some((variant, name)) = &model.key_codec else { return };
     if variant == "Path" && !matches!(model.segments.as_slice(), [Segment::Rest(_)]) {
-        let message = "the key codec `path` is for models whose key is one field: `key = \"{path..}\"`";
+        let message = "the key codec `path` requires a key of a single rest field; write `key = \"{path..}\"`";
         ctxt.error(name, message);
     }
-    let has_sign = |segment: &Segment| match segment {
+    let has_equals_sign = |segment: &Segment| match segment {
         Segment::Literal(text) => text.contains('='),
         Segment::Field { prefix, suffix, .. } => prefix.contains('=') || suffix.contains('='),
         Segment::Rest(_) => false,
     };
-    if variant != "Escaped" && model.segments.iter().any(has_sign) {
-        ctxt.error(name, "a key codec takes no `=` in the literals of the template; drop it");
+    if variant != "Escaped" && model.segments.iter().any(has_equals_sign) {
+        let codec = name.value();
+        let message = format!("the key codec `{codec}` does not support `=` in the template; remove it");
+        ctxt.error(name, message);
     }
 }
 
-fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_serde_reads_key_fields(model: &Model<'_>, ctxt: &mut Ctxt) {
     // Serde sees only the value of a model with a value field.
     if model.value_field().is_some() {
         return;
@@ -49,36 +51,39 @@ fn serde_reads_what_it_writes_of_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn there_is_a_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_has_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     if model.segments.is_empty() && !model.has_template {
         let message = format!(
-            "`{}` has no key: write a template, `#[kv(key = \"{{field}}\")]`, or mark the fields of the key `#[kv(key)]`",
+            "`{}` has no key; set a template with `#[kv(key = \"{{field}}\")]`, or mark the key fields with `#[kv(key)]`",
             model.input.ident
         );
         ctxt.error(&model.input.ident, message);
     }
 }
 
-fn the_key_is_said_once(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_declared_once(model: &Model<'_>, ctxt: &mut Ctxt) {
     if !model.has_template {
         return;
     }
     for mark in model.fields.iter().filter_map(|field| field.attrs.key.as_ref()) {
-        let message = format!("the template `{}` says the key already; drop one of them", model.template);
+        let message =
+            format!("the template `{}` already defines the key; remove this attribute or the template", model.template);
         ctxt.error(mark, message);
     }
 }
 
-fn key_fields_can_be_segments(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_key_field_types(model: &Model<'_>, ctxt: &mut Ctxt) {
     for field in model.key_fields() {
         let message = match ungrouped(field.ty) {
-            Type::Reference(_) => "a key owns its fields; write `String` or another owned type",
+            Type::Reference(_) => {
+                "a reference cannot be a key field, because a key owns its data; use `String` or another owned type"
+            }
             Type::Path(path) => match path.path.segments.last() {
                 Some(last) if last.ident == "Option" => {
-                    "an `Option` has no place in a key; give absence a value of its own, in an enum or as an empty text"
+                    "an `Option` cannot be a key field; use an enum variant or an empty string for the absent value"
                 }
                 Some(last) if last.ident == "f64" || last.ident == "f32" => {
-                    "a float has no place in a key, for equal numbers have different texts; store an integer"
+                    "a float cannot be a key field, because equal numbers can have different texts; use an integer"
                 }
                 _ => continue,
             },
@@ -88,42 +93,41 @@ fn key_fields_can_be_segments(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn there_is_one_value_at_most(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_single_value_field(model: &Model<'_>, ctxt: &mut Ctxt) {
     for mark in model.fields.iter().filter_map(|field| field.attrs.value.as_ref()).skip(1) {
-        let message =
-            "a model has one `#[kv(value)]`; to store several fields mark none: then the whole struct is stored";
+        let message = "a model has at most one `#[kv(value)]` field; remove this attribute, or remove all to store the whole struct";
         ctxt.error(mark, message);
     }
 }
 
-fn the_value_is_not_in_the_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_value_not_in_key(model: &Model<'_>, ctxt: &mut Ctxt) {
     for field in model.key_fields() {
         if let Some(mark) = &field.attrs.value {
             let message =
-                format!("`{}` is in the key already, and what is in the key is not stored again", field.name());
+                format!("`{}` is a key field and cannot be the value; remove one of the two roles", field.name());
             ctxt.error(mark, message);
         }
     }
 }
 
-fn beside_a_value_all_is_key(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_every_field_stored(model: &Model<'_>, ctxt: &mut Ctxt) {
     let Some(value) = model.value_field() else { return };
-    let stray = |field: &&Field<'_>| field.attrs.value.is_none() && !model.is_key_field(field.ident);
-    for field in model.fields.iter().filter(stray) {
+    let is_lost = |field: &&Field<'_>| field.attrs.value.is_none() && !model.is_key_field(field.ident);
+    for field in model.fields.iter().filter(is_lost) {
         let (name, value) = (field.name(), value.name());
         let message = format!(
-            "`{name}` would be lost: only `{value}` is stored, and the key does not hold it; \
-             put `{{{name}}}` into the key, or drop `#[kv(value)]` to store the whole struct"
+            "`{name}` would be lost, because only `{value}` and the key are stored; \
+             add `{{{name}}}` to the key, or remove `#[kv(value)]` to store the whole struct"
         );
         ctxt.error(field.ident, message);
     }
 }
 
-fn a_model_owns_its_data(model: &Model<'_>, ctxt: &mut Ctxt) {
+fn check_no_lifetimes(model: &Model<'_>, ctxt: &mut Ctxt) {
     for param in &model.input.generics.params {
         if let GenericParam::Lifetime(lifetime) = param {
             let message = format!(
-                "a model owns its data, for it is read long after its bytes are gone; drop `{}` and write owned types",
+                "a model cannot have lifetime parameters, because it owns its data; remove `{}` and use owned types",
                 lifetime.lifetime.to_token_stream()
             );
             ctxt.error(param, message);

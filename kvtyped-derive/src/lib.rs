@@ -41,67 +41,90 @@ use crate::ctxt::Ctxt;
 ///
 /// # Generated items
 ///
-/// They have the visibility of the struct:
+/// The generated items have the visibility of the struct:
 ///
-/// * `SessionKey { tenant, id }`: the key's fields, each as visible as in the struct. `SessionKey::new("acme", 7)`
-///   takes `impl Into` of each field's type, and integers, `bool` and `char` unconverted. `Display` writes the encoded
-///   key, `acme.7`, and `FromStr` is its inverse. `Clone`, `Debug`, `Eq`, `Ord` and `Hash` work as if they were
-///   derived.
-/// * `SessionFilter`, from `SessionKey::filter()`: one setter per field. `SessionKey::filter().tenant("acme")` is
-///   `acme.*`. The filter and the key, owned or borrowed, convert into a `Filter<Session>`.
-/// * `KvModel` for `Session`, and `SingleRevision` if its history is 1 or unset.
+/// * `SessionKey { tenant, id }` is the key. Its fields have the visibility that they have in the struct.
+///   * `SessionKey::new("acme", 7)` creates a key. A parameter is `impl Into<FieldType>`, or the type of the field if
+///     that is an integer, `bool` or `char`.
+///   * `Display` writes the encoded key, `acme.7`. `FromStr` parses it.
+///   * `Clone`, `Debug`, `Eq`, `Ord` and `Hash` behave as if they were derived.
+/// * `SessionFilter` is a filter with one setter per key field. `SessionKey::filter()` matches every key, and
+///   `SessionKey::filter().tenant("acme")` matches `acme.*`. A filter, a key and a reference to a key convert into
+///   `Filter<Session>`.
+/// * `Session` implements `KvModel`. It also implements `SingleRevision` if its history is 1 or unset.
 ///
-/// The key of a generic model has only the parameters that the key's fields name. A model owns its data, so it has no
-/// lifetimes.
+/// The key of a generic model has only the type parameters that its fields mention. A model has no lifetime parameters,
+/// because it owns its data.
 ///
-/// # On the struct
+/// # Attributes of the struct
 ///
-/// In the column *default*, *unchanged* means that an existing bucket keeps its setting.
+/// The attributes are written in `#[kv(..)]`, separated by commas. Each attribute may occur once.
 ///
-/// | `#[kv(..)]` | meaning | default |
+/// | attribute | type | meaning | default | example |
+/// |---|---|---|---|---|
+/// | `bucket` | string | Name of the bucket: `[a-zA-Z0-9_-]+`, at most 128 characters. | name of the struct in `snake_case` | `bucket = "sessions"` |
+/// | `key` | string | Template of the key, see [below](#template-of-the-key). | the fields marked `#[kv(key)]` | `key = "{tenant}.{id}"` |
+/// | `key_name` | string | Name of the key type. | name of the struct followed by `Key` | `key_name = "SessionId"` |
+/// | `filter_name` | string | Name of the filter type. | name of the struct followed by `Filter` | `filter_name = "SessionIds"` |
+/// | `key_codec` | string | Encoding of the stored keys, see [below](#key-codecs). | `"escaped"` | `key_codec = "base64"` |
+/// | `codec` | type | `Codec` of the stored value. | `Json` | `codec = MsgPack` |
+/// | `history` | integer | Number of revisions to keep of each key, from 1 to 64. | unset; a new bucket keeps 1 | `history = 5` |
+/// | `ttl` | duration | Time after its write when a record expires, at least `100ms`. | unset; a new bucket has no TTL | `ttl = "1h30m"` |
+/// | `max_value_size` | size | Largest size of a value, at most 2 GiB - 1. | unset; a new bucket has no limit | `max_value_size = "64KiB"` |
+/// | `max_bytes` | size | Largest size of the bucket, at most 8 EiB - 1. | unset; a new bucket has no limit | `max_bytes = "1GiB"` |
+/// | `storage` | string | `"file"` or `"memory"`. | unset; a new bucket uses `"file"` | `storage = "memory"` |
+/// | `replicas` | integer | Number of servers that store the bucket, from 1 to 5. | unset; a new bucket has 1 | `replicas = 3` |
+/// | `compression` | flag | Whether the server compresses stored records. | unset; a new bucket does not compress | `compression` |
+/// | `description` | string | Description of the bucket. | unset | `description = "user sessions"` |
+/// | `limit_markers` | duration or `"off"` | Time that the delete marker of an expired record stays, at least `1s`. | unset; a new bucket has `5m` if the server supports markers and the limits of the bucket allow it | `limit_markers = "5m"` |
+/// | `rollups` | flag | Whether a message may replace stored records. Purges, the TTL of a single record and locks require it, see `BucketConfig::rollups`. `limit_markers` requires it too. | allowed | `rollups = false` |
+/// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
+///
+/// An unset attribute does not change the setting of an existing bucket. An exception is `rollups`: a bucket that denies
+/// rollups differs from a model without the attribute.
+///
+/// The macro parses and checks all values at compile time:
+///
+/// * A flag is written `compression`, `compression = true` or `compression = false`.
+/// * A duration is a string of numbers with the units `ms`, `s`, `m`, `h`, `d` and `w`: `"1h30m"`. Its maximum is 292
+///   years.
+/// * A size is an integer that counts bytes, or a string of a number and a unit. The units are `B`, `KB`, `MB` and `GB`
+///   (powers of 1,000), and `KiB`, `MiB` and `GiB` (powers of 1,024).
+///
+/// # Attributes of a field
+///
+/// | attribute | type | meaning | default | example |
+/// |---|---|---|---|---|
+/// | `key` | none | The field is one segment of the key. Marked fields keep their order. Excludes the attribute `key` of the struct. | not marked | `#[kv(key)]` |
+/// | `value` | none | Only this field is stored. At most one field has the mark, and all other fields are key fields. The struct itself requires neither `Serialize` nor `Deserialize`. | the whole struct is stored | `#[kv(value)]` |
+///
+/// # Template of the key
+///
+/// A template consists of segments, separated by dots. A segment is one of these:
+///
+/// * A literal of the characters `[-/_=a-zA-Z0-9]`: `users`.
+/// * One field, with or without literals around it: `{id}`, `user-{id}`. The type of the field is a `KeySegment`.
+/// * As the last segment, a field that takes the rest of the key: `{path..}`. It takes one or more segments. Each dot in
+///   its text is a dot of the key. Its filter has a second setter: `FileKey::filter().path_below("usr.lib")` matches
+///   every key below `usr.lib`. A field of type `kvtyped::Key` takes the rest verbatim, so it can hold keys of other
+///   clients.
+///
+/// Each field occurs at most once in a template. A template without fields, `key = "app"`, is the key of a single record.
+/// Its key type is a unit struct.
+///
+/// # Key codecs
+///
+/// The default, `"escaped"`, escapes characters that a NATS key cannot contain. The others are for buckets that other
+/// clients use:
+///
+/// | key codec | compatible with | restriction |
 /// |---|---|---|
-/// | `bucket = "sessions"` | the bucket's name: `[a-zA-Z0-9_-]+` | the struct's name in `snake_case` |
-/// | `key = "{tenant}.{id}"` | the template of the key, see below | the fields marked `#[kv(key)]` |
-/// | `key_name = "SessionId"` | the name of the key type | the struct's name followed by `Key` |
-/// | `filter_name = "SessionIds"` | the name of the filter type | the struct's name followed by `Filter` |
-/// | `key_codec = "base64"` | the encoding of stored keys, for buckets of other clients: `"base64"` and `"path"` as in orbit, `"base64-nats-js"` as in nats.js | `"escaped"` |
-/// | `codec = MsgPack` | the `Codec` of the stored value | `Json` |
-/// | `history = 5` | revisions to keep of each key, 1 to 64 | unchanged; 1 in a new bucket |
-/// | `ttl = "1h30m"` | the TTL of every value, counted from its write, at least 100ms | unchanged; none in a new bucket |
-/// | `max_value_size = "64KiB"` | the largest value | unchanged; no limit in a new bucket |
-/// | `max_bytes = "1GiB"` | the largest size of the bucket | unchanged; no limit in a new bucket |
-/// | `storage = "memory"` | `"file"` or `"memory"` | unchanged; `"file"` in a new bucket |
-/// | `replicas = 3` | the number of servers that store the bucket, 1 to 5 | unchanged; 1 in a new bucket |
-/// | `compression` | compressed storage; also `compression = false` | unchanged; off in a new bucket |
-/// | `description = ".."` | a description of the bucket | unchanged |
-/// | `limit_markers = "5m"` | the time that the marker of an expired value stays, at least 1s, or `"off"` | unchanged; 5m in a new bucket if the server supports it and the limits of the bucket allow it |
-/// | `rollups = false` | messages cannot replace stored records: no purge, no TTL of a single key and no locks, see `BucketConfig::rollups`; also `rollups` | allowed; a bucket without them differs |
-/// | `crate = "path"` | the path of `kvtyped`, if it is renamed | `::kvtyped` |
-///
-/// Durations are numbers with the units `ms`, `s`, `m`, `h`, `d` and `w`. Sizes are numbers of bytes, or numbers with
-/// one of the units `B`, `KB`, `MB`, `GB` (powers of 1,000), `KiB`, `MiB`, `GiB` (powers of 1,024). The macro parses
-/// both at compile time.
-///
-/// # On a field
-///
-/// | `#[kv(..)]` | meaning |
-/// |---|---|
-/// | `key` | The field is one segment of the key. The marked fields keep their order. Excludes a template. |
-/// | `value` | Only this field is stored. All other fields are in the key, and are filled from it on reading. The struct itself then needs neither `Serialize` nor `Deserialize`. |
-///
-/// # The template
-///
-/// Dots separate the segments. A segment is a literal, `[-/_=a-zA-Z0-9]+`, or one `{field}` with or without literals
-/// around it, such as `user-{id}`. Two fields in one segment would be ambiguous. A template names each field once. The
-/// type of a field is a `KeySegment`. A template without fields, `key = "app"`, is the key of a single record, and the
-/// key type is then a unit struct.
-///
-/// The last segment may be `{path..}`: a field that takes the rest of the key, one segment or more. Each dot of its
-/// text is a dot of the key. `FileKey::filter().path_below("usr.lib")` matches every key below `usr.lib`. A field of
-/// type `kvtyped::Key` takes the rest verbatim, so it can hold the keys of any client.
+/// | `"base64"` | orbit | no `=` in the template |
+/// | `"base64-nats-js"` | nats.js | no `=` in the template |
+/// | `"path"` | orbit | the template is one rest field: `key = "{path..}"` |
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
-    let input = self_type::named(parse_macro_input!(input as DeriveInput));
+    let input = self_type::replace_self(parse_macro_input!(input as DeriveInput));
     let tokens = model_of(&input).unwrap_or_else(|error| {
         let mut tokens = error.into_compile_error();
         tokens.extend(fallback::model(&input));
@@ -121,7 +144,7 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     Ok(expand::expand(&model))
 }
 
-/// Turns a newtype, or an enum without fields, into a type of key segments.
+/// Turns a newtype, or an enum without fields, into a key segment.
 ///
 /// ```text
 /// #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
@@ -136,24 +159,28 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
 /// }
 /// ```
 ///
-/// A newtype has the text of its field. A variant has the text of its name: `EuWest`, or here `eu-west`. Every segment
-/// type needs the derives above. The trait `kvtyped::KeySegment` has an example that runs.
+/// The text of a newtype is the text of its field. The text of a variant is its name: `EuWest`, or `eu-west` in this
+/// example. A segment type requires the other derives of this example. The trait `kvtyped::KeySegment` has an example
+/// that runs.
 ///
-/// | `#[kv(..)]` | on | meaning |
-/// |---|---|---|
-/// | `rename_all = "snake_case"` | an enum | the case of its variants, by serde's rules: also `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `SCREAMING_SNAKE_CASE`, `kebab-case`, `SCREAMING-KEBAB-CASE` |
-/// | `rename = "us"` | a variant | its text, regardless of `rename_all` |
-/// | `rollups = false` | messages cannot replace stored records: no purge, no TTL of a single key and no locks, see `BucketConfig::rollups`; also `rollups` | allowed; a bucket without them differs |
-/// | `crate = "path"` | the type | the path of `kvtyped`, if it is renamed |
+/// # Attributes
 ///
-/// Two variants with the same text are refused.
+/// | attribute | on | type | meaning | default | example |
+/// |---|---|---|---|---|---|
+/// | `rename_all` | enum | string | Case of the variant names, with the rules of serde. | names as written | `rename_all = "kebab-case"` |
+/// | `rename` | variant | string | Text of the variant. Takes precedence over `rename_all`. | name of the variant | `rename = "us"` |
+/// | `crate` | type | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
+///
+/// The cases are `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`, `kebab-case`
+/// and `SCREAMING-KEBAB-CASE`.
+///
+/// Two variants with the same text are a compile error.
 #[proc_macro_derive(KeySegment, attributes(kv))]
 pub fn derive_key_segment(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     let tokens = segment::derive(&input).unwrap_or_else(|error| {
-        let krate = segment::container(&input, &mut Ctxt::default()).krate();
         let mut tokens = error.into_compile_error();
-        tokens.extend(fallback::segment(&input, &krate));
+        tokens.extend(fallback::segment(&input));
         tokens
     });
     tokens.into()

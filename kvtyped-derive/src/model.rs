@@ -49,18 +49,19 @@ pub(crate) fn read<'a>(input: &'a DeriveInput, ctxt: &mut Ctxt) -> Parts<'a> {
             Fields::Named(fields) => fields.named.iter().collect::<Vec<_>>(),
             Fields::Unit => Vec::new(),
             Fields::Unnamed(fields) => {
-                ctxt.error(fields, "a model has named fields: its key names them; write `struct Model { .. }`");
+                let message = format!("a model must have named fields; write `struct {} {{ .. }}`", input.ident);
+                ctxt.error(fields, message);
                 Vec::new()
             }
         },
         Data::Enum(data) => {
-            let message = "an enum is no model: it has no fields to make a key of; \
-                           write a struct with a field of this type, and mark that `#[kv(value)]`";
+            let message = "an enum cannot be a model, because it has no key fields; \
+                           use a struct with a field of this type that is marked `#[kv(value)]`";
             ctxt.error(data.enum_token, message);
             Vec::new()
         }
         Data::Union(data) => {
-            ctxt.error(data.union_token, "a union is no model: nobody can tell which field it holds; write a struct");
+            ctxt.error(data.union_token, "a union cannot be a model; use a struct");
             Vec::new()
         }
     };
@@ -84,6 +85,8 @@ pub(crate) struct Model<'a> {
     /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
+    /// Whether the model has no errors. The code for an invalid model has fewer bounds.
+    pub(crate) is_valid: bool,
     /// Whether the key comes from a template.
     pub(crate) has_template: bool,
     /// The text of the template. Generated if the key comes from marked fields.
@@ -102,13 +105,13 @@ pub(crate) enum Segment {
 pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     let Parts { input, attrs, settings, template, mut fields } = parts;
     let has_template = template.is_some();
-    let template = template.unwrap_or_else(|| of_marked(&fields));
+    let template = template.unwrap_or_else(|| template_of_marked_fields(&fields));
     let mut segments = Vec::new();
     for segment in template.segments {
         let field = segment.name().map(|name| (name, fields.iter().position(|field| field.name() == name.text)));
         if let Some((name, None)) = field {
             let names: Vec<String> = fields.iter().map(Field::name).collect();
-            let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name), "its fields are");
+            let suggestion = names::suggest(&name.text, names.iter().map(|name| &**name));
             let message = format!("`{}` has no field `{}`; {suggestion}", input.ident, name.text);
             ctxt.push(syn::Error::new(name.span, message));
             continue;
@@ -135,6 +138,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         codec: attrs.codec,
         settings,
         fields,
+        is_valid: true,
         has_template,
         template: template.text,
         segments,
@@ -153,20 +157,21 @@ fn key_codec(name: &LitStr) -> syn::Result<(Ident, LitStr)> {
     match CODECS.iter().find(|(codec, _)| *codec == text) {
         Some((_, variant)) => Ok((quote::format_ident!("{variant}"), name.clone())),
         None => {
-            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec), "the key codecs are");
-            Err(syn::Error::new_spanned(name, format!("there is no key codec `{text}`; {suggestion}")))
+            let suggestion = names::suggest(&text, CODECS.map(|(codec, _)| codec));
+            Err(syn::Error::new_spanned(name, format!("unknown key codec `{text}`; {suggestion}")))
         }
     }
 }
 
 /// Returns the names of the generated key and filter types.
 pub(crate) fn key_and_filter(model: &Ident, attrs: &Container) -> (Ident, Ident) {
-    let name = |said: &Option<Ident>, usual| said.clone().unwrap_or_else(|| quote::format_ident!("{model}{usual}"));
+    let name =
+        |declared: &Option<Ident>, suffix| declared.clone().unwrap_or_else(|| quote::format_ident!("{model}{suffix}"));
     (name(&attrs.key_name, "Key"), name(&attrs.filter_name, "Filter"))
 }
 
 /// Builds a template of the fields that are marked `#[kv(key)]`, one segment each.
-fn of_marked(fields: &[Field<'_>]) -> Template {
+fn template_of_marked_fields(fields: &[Field<'_>]) -> Template {
     let marked =
         fields.iter().filter(|field| field.attrs.key.is_some()).map(|field| (field.name(), field.ident.span()));
     let (mut texts, mut segments) = (Vec::new(), Vec::new());

@@ -82,13 +82,14 @@ impl Case {
 }
 
 /// Returns the end of a message about an unknown name: the nearest valid name, or else all of them.
-pub(crate) fn suggest<'a>(name: &str, legal: impl IntoIterator<Item = &'a str>, kind: &str) -> String {
-    let legal: Vec<&str> = legal.into_iter().collect();
-    let nearest = legal.iter().map(|legal| (distance(name, legal), *legal)).min();
+pub(crate) fn suggest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
+    let valid: Vec<&str> = valid.into_iter().collect();
+    let nearest = valid.iter().map(|valid| (distance(name, valid), *valid)).min();
     match nearest {
         Some((distance, nearest)) if distance <= nearest.len().max(3) / 3 => format!("did you mean `{nearest}`?"),
-        Some(_) => format!("{kind}: {}", list(legal)),
-        None => format!("{kind}: none"),
+        Some(_) if valid.len() == 1 => format!("expected {}", list(valid)),
+        Some(_) => format!("expected one of {}", list(valid)),
+        None => "no name is valid here".into(),
     }
 }
 
@@ -123,7 +124,7 @@ mod tests {
     use super::{Case, distance, snake_case, suggest};
 
     #[test]
-    fn a_type_name_becomes_snake_case() {
+    fn type_name_to_snake_case() {
         let cases = [("Session", "session"), ("AppConfig", "app_config"), ("HTTPServer", "http_server")];
         for (name, expected) in cases {
             assert_eq!(snake_case(name), expected);
@@ -133,15 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn every_case_has_its_look() {
-        let looks: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
-        assert_eq!(looks, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
+    fn each_case_is_applied() {
+        let names: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
+        assert_eq!(names, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
     }
 
     #[test]
-    fn a_typo_gets_the_nearest_name_and_nonsense_the_list() {
+    fn suggestion_is_nearest_name_or_list() {
         assert_eq!(distance("hsitory", "history"), 1);
-        assert_eq!(suggest("histroy", ["history", "ttl"], "legal"), "did you mean `history`?");
-        assert_eq!(suggest("timeout", ["history", "ttl"], "legal"), "legal: `history`, `ttl`");
+        assert_eq!(suggest("histroy", ["history", "ttl"]), "did you mean `history`?");
+        assert_eq!(suggest("timeout", ["history", "ttl"]), "expected one of `history`, `ttl`");
     }
 }

@@ -12,7 +12,7 @@ use crate::generics;
 use crate::names::{self, Case};
 
 /// The source of a segment's text.
-enum Segment<'a> {
+pub(crate) enum Segment<'a> {
     /// The text of the one field.
     Newtype { member: Member, field: &'a Field },
     /// The name of the variant.
@@ -38,7 +38,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
     let segment = read(input, &attrs, &mut ctxt);
     ctxt.end_of_phase()?;
     if let Segment::Enum(variants) = &segment {
-        texts_are_distinct(variants, &mut ctxt);
+        check_distinct_texts(variants, &mut ctxt);
     }
     ctxt.end_of_phase()?;
     Ok(expand(input, &attrs.krate(), &segment))
@@ -47,22 +47,23 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
 pub(crate) fn container(input: &DeriveInput, ctxt: &mut Ctxt) -> Container {
     let mut found = Container::default();
     let is_enum = matches!(input.data, Data::Enum(_));
-    attr::each(&input.attrs, ctxt, |name, input| match &*name.to_string() {
-        "rename_all" if is_enum => attr::set(&mut found.rename_all, name, || {
-            let text: LitStr = attr::value(input, name, "a case: `rename_all = \"snake_case\"`")?;
+    attr::each_item(&input.attrs, ctxt, |name, input| match &*name.to_string() {
+        "rename_all" if is_enum => attr::set_once(&mut found.rename_all, name, || {
+            let text: LitStr = attr::value(input, name, "a case; write `rename_all = \"snake_case\"`")?;
             let case = Case::ALL.into_iter().find(|(name, _)| *name == text.value());
             let cases = Case::ALL.map(|(name, _)| name);
             case.map(|(_, case)| case).ok_or_else(|| {
-                let suggestion = names::suggest(&text.value(), cases, "the cases are");
-                Error::new_spanned(&text, format!("there is no case `{}`; {suggestion}", text.value()))
+                let suggestion = names::suggest(&text.value(), cases);
+                Error::new_spanned(&text, format!("unknown case `{}`; {suggestion}", text.value()))
             })
         }),
-        "rename_all" => {
-            Err(Error::new_spanned(name, "`rename_all` is for enums: a newtype is written as what it holds"))
-        }
-        "rename" => Err(Error::new_spanned(name, "`rename` belongs on a variant; on the type write `rename_all`")),
-        "crate" => attr::set(&mut found.krate, name, || attr::krate(input, name)),
-        other => Err(attr::unknown(name, names::suggest(other, ["rename_all", "crate"], "a key segment has"))),
+        "rename_all" => Err(Error::new_spanned(name, "`rename_all` is only valid on an enum; remove it")),
+        "rename" => Err(Error::new_spanned(
+            name,
+            "`rename` is only valid on a variant; move it to the variant, or use `rename_all`",
+        )),
+        "crate" => attr::set_once(&mut found.krate, name, || attr::krate(input, name)),
+        other => Err(attr::unknown(name, names::suggest(other, ["rename_all", "crate"]))),
     });
     found
 }
@@ -71,22 +72,22 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
     match &input.data {
         Data::Enum(data) => {
             if data.variants.is_empty() {
-                ctxt.error(&input.ident, "an enum without variants has no value that a key could hold");
+                ctxt.error(&input.ident, "an enum without variants cannot be a key segment; add a variant");
             }
-            Segment::Enum(data.variants.iter().filter_map(|variant| text(variant, attrs, ctxt)).collect())
+            Segment::Enum(data.variants.iter().filter_map(|variant| variant_text(variant, attrs, ctxt)).collect())
         }
         Data::Struct(data) => {
             for field in &data.fields {
-                attr::each(&field.attrs, ctxt, |name, _| {
-                    Err(attr::unknown(name, "the field of a newtype has none".into()))
+                attr::each_item(&field.attrs, ctxt, |name, _| {
+                    Err(attr::unknown(name, "the field of a newtype has no attributes".into()))
                 });
             }
             match (data.fields.members().next(), data.fields.iter().next(), data.fields.len()) {
                 (Some(member), Some(field), 1) => return Segment::Newtype { member, field },
                 (_, _, count) => {
                     let message = format!(
-                        "one segment holds one value, and `{}` has {count} fields; give a newtype its one field, \
-                         or put each field into the key of the model",
+                        "a struct must have exactly one field to be a key segment, and `{}` has {count}; use a newtype, \
+                         or make each field a key field of the model",
                         input.ident
                     );
                     ctxt.error(&input.ident, message);
@@ -95,25 +96,25 @@ fn read<'a>(input: &'a DeriveInput, attrs: &Container, ctxt: &mut Ctxt) -> Segme
             Segment::Enum(Vec::new())
         }
         Data::Union(data) => {
-            ctxt.error(data.union_token, "a union cannot be a segment of a key; write a newtype or an enum");
+            ctxt.error(data.union_token, "a union cannot be a key segment; use a newtype or an enum");
             Segment::Enum(Vec::new())
         }
     }
 }
 
 /// Returns a variant with its text.
-fn text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
+fn variant_text<'a>(variant: &'a Variant, attrs: &Container, ctxt: &mut Ctxt) -> Option<(&'a Ident, String)> {
     if !variant.fields.is_empty() {
         let name = &variant.ident;
-        let message = format!("a variant in a key is its name alone: drop the fields of `{name}`");
+        let message = format!("a key stores only the name of a variant; remove the fields of `{name}`");
         ctxt.error(fields(&variant.fields), message);
     }
     let mut rename = None;
-    attr::each(&variant.attrs, ctxt, |name, input| match &*name.to_string() {
-        "rename" => {
-            attr::set(&mut rename, name, || attr::value::<LitStr>(input, name, "the variant's text: `rename = \"eu\"`"))
-        }
-        other => Err(attr::unknown(name, names::suggest(other, ["rename"], "a variant has"))),
+    attr::each_item(&variant.attrs, ctxt, |name, input| match &*name.to_string() {
+        "rename" => attr::set_once(&mut rename, name, || {
+            attr::value::<LitStr>(input, name, "a string; write `rename = \"eu\"`")
+        }),
+        other => Err(attr::unknown(name, names::suggest(other, ["rename"]))),
     });
     let name = variant.ident.unraw().to_string();
     let text = match (rename, attrs.rename_all) {
@@ -132,25 +133,22 @@ fn fields(fields: &Fields) -> TokenStream {
     }
 }
 
-fn texts_are_distinct(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
+fn check_distinct_texts(variants: &[(&Ident, String)], ctxt: &mut Ctxt) {
     for (index, (variant, text)) in variants.iter().enumerate() {
         if let Some((other, _)) = variants.iter().take(index).find(|(_, other)| other == text) {
-            ctxt.error(
-                variant,
-                format!("`{variant}` and `{other}` would both be written as {text:?}; rename one of them"),
-            );
+            ctxt.error(variant, format!("`{variant}` and `{other}` have the same text {text:?}; rename one of them"));
         }
     }
 }
 
-fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStream {
+pub(crate) fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStream {
     let private = quote!(#krate::__private);
     let ident = &input.ident;
     let mut bounds: Vec<WherePredicate> = Vec::new();
     let (write, parse) = match segment {
         Segment::Newtype { member, field } => {
             let ty = &field.ty;
-            if generics::speaks_of(ty, &input.generics) {
+            if generics::mentions_parameter(ty, &input.generics) {
                 bounds.push(parse_quote!(#ty: #private::KeySegment));
             }
             let inner = quote_spanned!(ty.span()=> <#ty as #private::DerivedField>);
@@ -175,7 +173,7 @@ fn expand(input: &DeriveInput, krate: &Path, segment: &Segment<'_>) -> TokenStre
             (write, parse)
         }
     };
-    let generics = generics::with(&input.generics, bounds);
+    let generics = generics::with_predicates(&input.generics, bounds);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     quote! {
         #[automatically_derived]

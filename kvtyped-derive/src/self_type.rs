@@ -5,7 +5,7 @@ use quote::{ToTokens, quote};
 use syn::{Data, DeriveInput, GenericParam};
 
 /// Returns the input with its own name in place of `Self`.
-pub(crate) fn named(mut input: DeriveInput) -> DeriveInput {
+pub(crate) fn replace_self(mut input: DeriveInput) -> DeriveInput {
     let ident = &input.ident;
     let (_, generics, _) = input.generics.split_for_impl();
     let model = quote!(#ident #generics);

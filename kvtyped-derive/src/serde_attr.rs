@@ -63,7 +63,7 @@ impl SerdeField {
         if omits && !self.default && !default_of_struct {
             let attribute = if self.skip_serializing { "skip_serializing" } else { "skip_serializing_if" };
             return Some(format!(
-                "serde cannot read a record without `{name}`, which `{attribute}` leaves out; add `default` to it"
+                "serde cannot read a record without `{name}`, which `{attribute}` omits; add `#[serde(default)]`"
             ));
         }
         let written = self.written_as.as_deref().unwrap_or(name);
@@ -74,7 +74,7 @@ impl SerdeField {
             return None;
         }
         Some(format!(
-            "serde writes `{name}` as `{written}` and reads it as `{read}`; use one name, or add `alias = \"{written}\"`"
+            "serde writes `{name}` as `{written}` but reads it as `{read}`; use one name, or add `alias = \"{written}\"`"
         ))
     }
 }

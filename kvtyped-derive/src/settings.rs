@@ -37,16 +37,16 @@ impl Settings {
         let bucket = bucket(attrs.bucket.as_ref(), model);
         Self {
             bucket: ctxt.ok(bucket).unwrap_or_default(),
-            history: one(ctxt, attrs.history.as_ref(), |history| number(history, "history", 64)),
-            ttl: one(ctxt, attrs.ttl.as_ref(), ttl),
-            max_value_size: one(ctxt, attrs.max_value_size.as_ref(), max_value_size),
-            max_bytes: one(ctxt, attrs.max_bytes.as_ref(), max_bytes),
-            storage: one(ctxt, attrs.storage.as_ref(), storage),
-            replicas: one(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
+            history: read_setting(ctxt, attrs.history.as_ref(), |history| number(history, "history", 64)),
+            ttl: read_setting(ctxt, attrs.ttl.as_ref(), ttl),
+            max_value_size: read_setting(ctxt, attrs.max_value_size.as_ref(), max_value_size),
+            max_bytes: read_setting(ctxt, attrs.max_bytes.as_ref(), max_bytes),
+            storage: read_setting(ctxt, attrs.storage.as_ref(), storage),
+            replicas: read_setting(ctxt, attrs.replicas.as_ref(), |replicas| number(replicas, "replicas", 5)),
             compression: attrs.compression,
             description: attrs.description.as_ref().map(LitStr::value),
-            limit_markers: one(ctxt, attrs.limit_markers.as_ref(), limit_markers),
-            rollups: one(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
+            limit_markers: read_setting(ctxt, attrs.limit_markers.as_ref(), limit_markers),
+            rollups: read_setting(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
         }
     }
 
@@ -56,30 +56,33 @@ impl Settings {
     }
 }
 
-fn one<L, T>(ctxt: &mut Ctxt, literal: Option<&L>, read: impl FnOnce(&L) -> Result<T>) -> Option<T> {
+fn read_setting<L, T>(ctxt: &mut Ctxt, literal: Option<&L>, read: impl FnOnce(&L) -> Result<T>) -> Option<T> {
     literal.and_then(|literal| ctxt.ok(read(literal)))
 }
 
-fn bucket(said: Option<&LitStr>, model: &Ident) -> Result<String> {
-    let name = said.map_or_else(|| names::snake_case(&syn::ext::IdentExt::unraw(model).to_string()), LitStr::value);
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if !name.is_empty() && name.len() <= 128 && name.chars().all(legal) {
+fn bucket(declared: Option<&LitStr>, model: &Ident) -> Result<String> {
+    let name = declared.map_or_else(|| names::snake_case(&syn::ext::IdentExt::unraw(model).to_string()), LitStr::value);
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !name.is_empty() && name.len() <= 128 && name.chars().all(valid) {
         return Ok(name);
     }
-    let rule = "a bucket's name is `[a-zA-Z0-9_-]+`, 128 characters at most";
-    match said {
-        Some(said) => Err(Error::new_spanned(said, format!("{name:?} is no name for a bucket; {rule}"))),
+    let rule = "`[a-zA-Z0-9_-]+`, at most 128 characters";
+    match declared {
+        Some(declared) => Err(Error::new_spanned(declared, format!("{name:?} is not a valid bucket name; use {rule}"))),
         None => Err(Error::new_spanned(
             model,
-            format!("`{name}` is no name for a bucket: say one, `bucket = \"..\"`; {rule}"),
+            format!("`{name}` is not a valid bucket name; set one with `bucket = \"..\"` ({rule})"),
         )),
     }
 }
 
-fn number(literal: &LitInt, setting: &str, most: u8) -> Result<u8> {
+fn number(literal: &LitInt, setting: &str, maximum: u8) -> Result<u8> {
     match literal.base10_parse::<u8>() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err(Error::new_spanned(literal, format!("`{setting}` is a number from 1 to {most}, not {literal}"))),
+        Ok(number) if (1..=maximum).contains(&number) => Ok(number),
+        _ => Err(Error::new_spanned(
+            literal,
+            format!("`{setting} = {literal}` is out of range; use a number from 1 to {maximum}"),
+        )),
     }
 }
 
@@ -88,7 +91,7 @@ fn ttl(literal: &LitStr) -> Result<Duration> {
     if ttl < Duration::from_millis(100) || i64::try_from(ttl.as_nanos()).is_err() {
         return Err(Error::new_spanned(
             literal,
-            "a `ttl` is from 100ms to 292 years; for values that never expire say none",
+            "`ttl` is out of range; use 100ms to 292 years, or omit it for values that never expire",
         ));
     }
     Ok(ttl)
@@ -98,17 +101,20 @@ fn limit_markers(literal: &LitStr) -> Result<Duration> {
     if literal.value() == "off" {
         return Ok(Duration::ZERO);
     }
-    let stay = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
-    if stay < Duration::from_secs(1) || i64::try_from(stay.as_nanos()).is_err() {
-        return Err(Error::new_spanned(literal, "`limit_markers` is from 1s to 292 years, or `\"off\"`"));
+    let lifetime = units::duration(&literal.value()).map_err(|message| Error::new_spanned(literal, message))?;
+    if lifetime < Duration::from_secs(1) || i64::try_from(lifetime.as_nanos()).is_err() {
+        return Err(Error::new_spanned(literal, "`limit_markers` is out of range; use 1s to 292 years, or `\"off\"`"));
     }
-    Ok(stay)
+    Ok(lifetime)
 }
 
 fn rollups(literal: &LitBool, attrs: &Container) -> Result<bool> {
     let has_markers = attrs.limit_markers.as_ref().is_some_and(|markers| markers.value() != "off");
     if !literal.value && has_markers {
-        return Err(Error::new_spanned(literal, "`rollups` cannot be off with `limit_markers`: a marker is a rollup"));
+        return Err(Error::new_spanned(
+            literal,
+            "`limit_markers` requires rollups; remove `rollups = false`, or set `limit_markers = \"off\"`",
+        ));
     }
     Ok(literal.value)
 }
@@ -116,8 +122,10 @@ fn rollups(literal: &LitBool, attrs: &Container) -> Result<bool> {
 fn size(literal: &Lit) -> Result<u64> {
     match literal {
         Lit::Str(text) => units::size(&text.value()).map_err(|message| Error::new_spanned(literal, message)),
-        Lit::Int(number) => number.base10_parse().map_err(|_| Error::new_spanned(literal, units::SIZE)),
-        _ => Err(Error::new_spanned(literal, units::SIZE)),
+        Lit::Int(number) => {
+            number.base10_parse().map_err(|_| Error::new_spanned(literal, format!("invalid size; {}", units::SIZE)))
+        }
+        _ => Err(Error::new_spanned(literal, format!("invalid size; {}", units::SIZE))),
     }
 }
 
@@ -125,14 +133,14 @@ fn max_value_size(literal: &Lit) -> Result<u32> {
     let bytes = i32::try_from(size(literal)?).unwrap_or(0);
     match u32::try_from(bytes) {
         Ok(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(Error::new_spanned(literal, "`max_value_size` is from 1 byte to 2 GiB - 1")),
+        _ => Err(Error::new_spanned(literal, "`max_value_size` is out of range; use 1 byte to 2 GiB - 1")),
     }
 }
 
 fn max_bytes(literal: &Lit) -> Result<u64> {
     let bytes = size(literal)?;
     if bytes == 0 || i64::try_from(bytes).is_err() {
-        return Err(Error::new_spanned(literal, "`max_bytes` is from 1 byte to 8 EiB - 1"));
+        return Err(Error::new_spanned(literal, "`max_bytes` is out of range; use 1 byte to 8 EiB - 1"));
     }
     Ok(bytes)
 }
@@ -142,8 +150,8 @@ fn storage(literal: &LitStr) -> Result<Storage> {
         "file" => Ok(Storage::File),
         "memory" => Ok(Storage::Memory),
         other => {
-            let suggestion = names::suggest(other, ["file", "memory"], "write");
-            Err(Error::new_spanned(literal, format!("there is no storage `{other}`; {suggestion}")))
+            let suggestion = names::suggest(other, ["file", "memory"]);
+            Err(Error::new_spanned(literal, format!("unknown storage `{other}`; {suggestion}")))
         }
     }
 }

@@ -34,15 +34,16 @@ pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
     let text = literal.value();
     let mut template = Template { text: text.clone(), segments: Vec::new() };
     if text.is_empty() {
-        ctxt.error(literal, "an empty template; write `{field}` for a field, or a fixed text for a single record");
+        ctxt.error(literal, "the template is empty; write `{field}` for a field, or a literal for a single record");
         return template;
     }
     for (start, end) in segments(&text) {
-        let place = Place { literal, start, end };
-        match segment(text.get(start..end).unwrap_or_default(), &place) {
+        let part = LiteralPart { literal, start, end };
+        match segment(text.get(start..end).unwrap_or_default(), &part) {
             Ok(Segment::Rest(name)) if end < text.len() => {
-                let message = format!("`{{{}..}}` takes the rest of the key; make it the last segment", name.text);
-                ctxt.push(place.error(message));
+                let message =
+                    format!("`{{{}..}}` takes the rest of the key; move it to the end of the template", name.text);
+                ctxt.push(part.error(message));
             }
             Ok(segment) => template.segments.push(segment),
             Err(error) => ctxt.push(error),
@@ -53,10 +54,7 @@ pub(crate) fn parse(literal: &LitStr, ctxt: &mut Ctxt) -> Template {
         let before = template.segments.iter().take(index);
         let mut before = before.filter_map(Segment::name);
         if before.any(|other| other.text == name.text) {
-            ctxt.push(Error::new(
-                name.span,
-                format!("`{{{}}}` stands twice in the template; once is enough", name.text),
-            ));
+            ctxt.push(Error::new(name.span, format!("`{{{}}}` occurs twice in the template; remove one", name.text)));
         }
     }
     template
@@ -80,7 +78,7 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
             '{' => open = true,
             '}' => open = false,
             // An unclosed brace ends with its segment, so that the other segments are still parsed.
-            '.' if !open || !text.get(at..).is_some_and(closes) => {
+            '.' if !open || !text.get(at..).is_some_and(next_brace_closes) => {
                 segments.push((start, at));
                 (start, open) = (at + 1, false);
             }
@@ -92,55 +90,53 @@ fn segments(text: &str) -> Vec<(usize, usize)> {
 }
 
 /// Whether the next brace is a closing one.
-fn closes(rest: &str) -> bool {
+fn next_brace_closes(rest: &str) -> bool {
     rest.chars().find(|c| matches!(c, '{' | '}')) == Some('}')
 }
 
-fn segment(text: &str, place: &Place<'_>) -> Result<Segment, Error> {
-    let error = |message: String| Err(place.error(message));
+fn segment(text: &str, part: &LiteralPart<'_>) -> Result<Segment, Error> {
+    let error = |message: String| Err(part.error(message));
     if text.is_empty() {
-        return error("an empty segment: there is a dot too many in the template".into());
+        return error("the template has an empty segment; remove the extra dot".into());
     }
     if text.contains("{{") || text.contains("}}") {
-        return error(format!(
-            "a brace cannot be part of a key; write `{{field}}` with one brace on each side in `{text}`"
-        ));
+        return error(format!("a key cannot contain a brace, as in `{text}`; write `{{field}}` with single braces"));
     }
     let Some((prefix, rest)) = text.split_once('{') else {
         if text.contains('}') {
-            return error(format!("`}}` closes nothing in `{text}`; write `{{field}}`"));
+            return error(format!("unmatched `}}` in `{text}`; write `{{field}}`"));
         }
-        check_literal(text, place)?;
+        check_literal(text, part)?;
         return Ok(Segment::Literal(text.into()));
     };
     let Some((name, suffix)) = rest.split_once('}') else {
-        return error(format!("`{{` is not closed in `{text}`; write `{{field}}`"));
+        return error(format!("unclosed `{{` in `{text}`; write `{{field}}`"));
     };
     if prefix.contains('}') || name.contains('{') {
-        return error(format!("the braces of `{text}` do not match; write `{{field}}`"));
+        return error(format!("unmatched braces in `{text}`; write `{{field}}`"));
     }
     if suffix.contains('{') {
         return error(format!(
-            "two fields in one segment, `{text}`, could not be told apart; put a dot between them: `{}`",
+            "two fields in one segment are ambiguous in `{text}`; separate them with a dot: `{}`",
             text.replace('{', ".{").replace("..", ".").trim_start_matches('.')
         ));
     }
     if suffix.contains('}') {
-        return error(format!("`}}` closes nothing in `{text}`; write `{{field}}`"));
+        return error(format!("unmatched `}}` in `{text}`; write `{{field}}`"));
     }
     let name = name.strip_prefix("r#").unwrap_or(name);
     if let Some(name) = name.strip_suffix("..").filter(|name| is_name(name)) {
         if !prefix.is_empty() || !suffix.is_empty() {
-            return error(format!("`{{{name}..}}` takes whole segments; drop the literals around it in `{text}`"));
+            return error(format!("`{{{name}..}}` takes whole segments; remove the literals around it in `{text}`"));
         }
-        return Ok(Segment::Rest(Name { text: name.into(), span: place.span() }));
+        return Ok(Segment::Rest(Name { text: name.into(), span: part.span() }));
     }
     if !is_name(name) {
-        return error(format!("`{{{name}}}` names no field; write a field's name and nothing else between the braces"));
+        return error(format!("`{{{name}}}` is not a field name; write only the name of a field between the braces"));
     }
-    check_literal(prefix, place)?;
-    check_literal(suffix, place)?;
-    let name = Name { text: name.into(), span: place.span() };
+    check_literal(prefix, part)?;
+    check_literal(suffix, part)?;
+    let name = Name { text: name.into(), span: part.span() };
     Ok(Segment::Field { prefix: prefix.into(), name, suffix: suffix.into() })
 }
 
@@ -149,31 +145,32 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c == '_' || c.is_alphabetic()) && text.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
-fn check_literal(text: &str, place: &Place<'_>) -> Result<(), Error> {
-    let legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '_' | '=');
-    match text.chars().find(|c| !legal(c)) {
+fn check_literal(text: &str, part: &LiteralPart<'_>) -> Result<(), Error> {
+    let valid = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '_' | '=');
+    match text.chars().find(|c| !valid(c)) {
         Some(character) => {
-            Err(place.error(format!("{character:?} is not legal in a key; the fixed parts are of `[-/_=a-zA-Z0-9]`")))
+            Err(part
+                .error(format!("invalid character {character:?} in the template; use `[-/_=a-zA-Z0-9]` in literals")))
         }
         None => Ok(()),
     }
 }
 
 /// A part of the literal.
-struct Place<'a> {
+struct LiteralPart<'a> {
     literal: &'a LitStr,
     start: usize,
     end: usize,
 }
 
-impl Place<'_> {
+impl LiteralPart<'_> {
     /// Returns the span of the part if the compiler supports it (only nightly does so far), or else of the whole
     /// literal.
     fn span(&self) -> Span {
         let token = self.literal.token();
         let plain = token.to_string() == format!("\"{}\"", self.literal.value());
-        let part = plain.then(|| token.subspan(self.start + 1..self.end + 1)).flatten();
-        part.unwrap_or_else(|| self.literal.span())
+        let span = plain.then(|| token.subspan(self.start + 1..self.end + 1)).flatten();
+        span.unwrap_or_else(|| self.literal.span())
     }
 
     fn error(&self, message: String) -> Error {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 
 pub use crate::codec::{Codec, Json};
 pub use crate::config::{BucketConfig, Storage};
@@ -19,9 +20,9 @@ use crate::key::unescape;
 /// One trait without bounds has all operations. A field of an unsuitable type is then the same error for each
 /// operation, so rustc reports it once, at the type of the field.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a segment of a key",
+    message = "`{Self}` cannot be a key segment",
     label = "not a key segment",
-    note = "a key is made of strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
+    note = "key segments are strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
 )]
 pub trait DerivedField: Sized {
     /// `Clone`.
@@ -114,8 +115,8 @@ impl<S: KeySegment> DerivedField for S {
 /// [`Key`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the rest of a key",
-    label = "not a key segment, and not a `Key`",
-    note = "the rest of a key is a `String`, another key segment, or a `kvtyped::Key`, which is taken verbatim"
+    label = "not a key segment or a `Key`",
+    note = "the rest of a key must be a `String`, another key segment, or a `kvtyped::Key`, which is stored verbatim"
 )]
 pub trait RestField: Sized {
     /// `Clone`.
@@ -231,11 +232,11 @@ pub fn display<K: ModelKey>(key: &K, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     f.pad(out.as_str())
 }
 
-/// The codec of a model that does not compile.
+/// The codec of a model that does not compile. It names the codec `C` of the model, and supports every value.
 #[derive(Debug)]
-pub enum UncompiledCodec {}
+pub struct UncompiledCodec<C>(PhantomData<C>);
 
-impl<V> Codec<V> for UncompiledCodec {
+impl<C: 'static, V> Codec<V> for UncompiledCodec<C> {
     const NAME: &'static str = "any";
 
     fn encode(_: &V) -> Result<Vec<u8>, CodecError> {

@@ -148,9 +148,9 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let mut bounds: Vec<syn::WherePredicate> = Vec::new();
     if !model.input.generics.params.is_empty() {
         bounds.push(parse_quote!(#ident #model_generics: #private::KvModel<Key = #key>));
-        bounds.extend(super::bounds(&names.fields, key_generics, private));
+        bounds.extend(super::bounds(model, key_generics));
     }
-    let all = generics::with(&model.input.generics, bounds);
+    let all = generics::with_predicates(&model.input.generics, bounds);
     let (impl_generics, _, where_clause) = all.split_for_impl();
     let of_model = quote!(#private::Filter<#ident #model_generics>);
     let patterns = model.segments.iter().map(|segment| match segment {

@@ -28,8 +28,8 @@ struct Names<'a> {
 pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
     let private = model.private();
     let fields = model.key_fields();
-    let generics = generics::of_types(&model.input.generics, fields.iter().map(|field| field.ty));
-    let segment_generics = generics::with(&generics, bounds(&fields, &generics, &private));
+    let generics = generics::restricted_to(&model.input.generics, fields.iter().map(|field| field.ty));
+    let segment_generics = generics::with_predicates(&generics, bounds(model, &generics));
     let (key, filter) = (model.key.clone(), model.filter.clone());
     let names = Names { private, key, filter, fields, generics, segment_generics };
     let key = key::expand(model, &names);
@@ -39,13 +39,16 @@ pub(crate) fn expand(model: &Model<'_>) -> TokenStream {
 }
 
 /// Returns the bounds on the generic types of a key's fields.
-fn bounds(fields: &[&Field<'_>], generics: &Generics, private: &TokenStream) -> Vec<WherePredicate> {
-    let generic = fields.iter().filter(|field| generics::speaks_of(field.ty, generics));
+fn bounds(model: &Model<'_>, generics: &Generics) -> Vec<WherePredicate> {
+    let private = model.private();
+    let fields = model.key_fields();
+    let generic = fields.iter().filter(|field| generics::mentions_parameter(field.ty, generics));
     let bound = generic.map(|field| -> WherePredicate {
         let ty = field.ty;
-        match field.is_rest {
-            true => parse_quote!(#ty: #private::RestField),
-            false => parse_quote!(#ty: #private::KeySegment),
+        match (model.is_valid, field.is_rest) {
+            (false, _) => parse_quote!(#ty: ::core::marker::Send + ::core::marker::Sync + 'static),
+            (true, true) => parse_quote!(#ty: #private::RestField),
+            (true, false) => parse_quote!(#ty: #private::KeySegment),
         }
     });
     bound.collect()
@@ -74,7 +77,7 @@ impl Names<'_> {
 
 /// Returns the type of a parameter for this field, and the conversion of the parameter into the field. Primitive types
 /// are not converted, so that rustc can infer the type of a literal.
-pub(crate) fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
+fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
     const PRIMITIVE: [&str; 14] =
         ["bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize"];
     let (ident, ty) = (field.ident, field.ty);

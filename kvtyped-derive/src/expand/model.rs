@@ -19,7 +19,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let (_, key_generics, _) = key_generics.split_for_impl();
     let codec = codec(model);
     let settings = settings(&model.settings, private);
-    let (key_of, has_key) = (key_of(names), has_key(names));
+    let (key_expression, has_key) = (key_expression(names), has_key(names));
     let key_codec = model
         .key_codec
         .as_ref()
@@ -49,7 +49,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             }
 
             fn key(&self) -> Self::Key {
-                #key_of
+                #key_expression
             }
 
             fn stored(&self) -> &Self::Value {
@@ -67,7 +67,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
 
 /// Returns the generics with the bounds of a model. A type without parameters gets none, so that rustc reports a
 /// missing trait at its use.
-fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .. }: &Names<'_>) -> Generics {
+fn bounded(model: &Model<'_>, Names { private, generics: key_generics, .. }: &Names<'_>) -> Generics {
     let all = &model.input.generics;
     if all.params.is_empty() {
         return all.clone();
@@ -80,8 +80,8 @@ fn bounded(model: &Model<'_>, Names { private, fields, generics: key_generics, .
         parse_quote!(#ident #ty_generics: ::core::marker::Send + ::core::marker::Sync + 'static),
         parse_quote!(#codec: #private::Codec<#value>),
     ];
-    bounds.extend(super::bounds(fields, key_generics, private));
-    generics::with(all, bounds)
+    bounds.extend(super::bounds(model, key_generics));
+    generics::with_predicates(all, bounds)
 }
 
 /// Returns the codec. The default codec has the span of the type that it encodes, so that rustc points at that type.
@@ -122,32 +122,32 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
         let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
         quote!(::core::time::Duration::new(#seconds, #nanos))
     };
-    let mut said = Vec::new();
-    let mut say = |name: &str, value: Option<TokenStream>| {
+    let mut assignments = Vec::new();
+    let mut assign = |name: &str, value: Option<TokenStream>| {
         let name = quote::format_ident!("{name}");
-        said.extend(value.map(|value| quote!(settings.#name = ::core::option::Option::Some(#value);)));
+        assignments.extend(value.map(|value| quote!(settings.#name = ::core::option::Option::Some(#value);)));
     };
-    say("history", history.map(ToTokens::into_token_stream));
-    say("ttl", ttl.as_ref().map(duration));
-    say("max_value_size", max_value_size.map(ToTokens::into_token_stream));
-    say("max_bytes", max_bytes.map(ToTokens::into_token_stream));
-    say(
+    assign("history", history.map(ToTokens::into_token_stream));
+    assign("ttl", ttl.as_ref().map(duration));
+    assign("max_value_size", max_value_size.map(ToTokens::into_token_stream));
+    assign("max_bytes", max_bytes.map(ToTokens::into_token_stream));
+    assign(
         "storage",
         storage.map(|storage| match storage {
             Storage::File => quote!(#private::Storage::File),
             Storage::Memory => quote!(#private::Storage::Memory),
         }),
     );
-    say("replicas", replicas.map(ToTokens::into_token_stream));
-    say("compression", compression.map(ToTokens::into_token_stream));
-    say("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
-    say("limit_markers", limit_markers.as_ref().map(duration));
-    say("rollups", rollups.map(ToTokens::into_token_stream));
+    assign("replicas", replicas.map(ToTokens::into_token_stream));
+    assign("compression", compression.map(ToTokens::into_token_stream));
+    assign("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
+    assign("limit_markers", limit_markers.as_ref().map(duration));
+    assign("rollups", rollups.map(ToTokens::into_token_stream));
     let new = quote!(#private::BucketConfig::new(#bucket));
-    if said.is_empty() { new } else { quote!(let mut settings = #new; #(#said)* settings) }
+    if assignments.is_empty() { new } else { quote!(let mut settings = #new; #(#assignments)* settings) }
 }
 
-fn key_of(names: &Names<'_>) -> TokenStream {
+fn key_expression(names: &Names<'_>) -> TokenStream {
     let key = &names.key;
     let fields = names.each(|field| {
         let (ident, as_field) = (field.ident, names.field(field));

@@ -53,8 +53,8 @@ const MAX_DEPTH: usize = 127;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot encode and decode `{V}`",
-    label = "this codec does not fit the value",
-    note = "`Json` and `MsgPack` need `#[derive(Serialize, Deserialize)]` on it; `Text` needs `Display + FromStr`; `Bytes` needs a byte string"
+    label = "this codec does not support the value type",
+    note = "`Json` and `MsgPack` require `Serialize` and `Deserialize`, `Text` requires `Display` and `FromStr`, and `Bytes` requires a byte string"
 )]
 pub trait Codec<V>: 'static {
     /// The name of the format, for errors.

@@ -28,10 +28,10 @@ use super::{SegmentError, SegmentWriter};
 /// assert_eq!(NodeKey::new(Region::Eu, 7).to_string(), "Eu.7");
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a segment of a key",
+    message = "`{Self}` cannot be a key segment",
     label = "not a key segment",
-    note = "a key is made of strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`",
-    note = "an `Option` has no place in a key: give absence a value of its own; a float has no canonical text: store an integer"
+    note = "key segments are strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`",
+    note = "an `Option` and a float cannot be key segments; use an enum or an integer"
 )]
 pub trait KeySegment: Clone + fmt::Debug + Eq + Ord + std::hash::Hash + Send + Sync + 'static {
     /// Writes the text of the value. The writer escapes it.

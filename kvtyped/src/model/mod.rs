@@ -24,7 +24,7 @@ use crate::key::{KeyCodec, ModelKey};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a model",
     label = "not a `KvModel`",
-    note = "add `#[derive(KvModel)]` and say its key: `#[kv(key = \"{{id}}\")]`, or `#[kv(key)]` on a field"
+    note = "add `#[derive(KvModel)]` and define the key with `#[kv(key = \"{{id}}\")]`, or with `#[kv(key)]` on a field"
 )]
 pub trait KvModel: Sized + Send + Sync + 'static {
     /// The type of its keys.
@@ -70,9 +70,9 @@ pub trait KvModel: Sized + Send + Sync + 'static {
 /// With more history, a server would silently raise the TTL, and the previous value would become visible again when the
 /// newest one expires. `#[derive(KvModel)]` implements this trait for models that qualify.
 #[diagnostic::on_unimplemented(
-    message = "a single record of `{Self}` cannot have a TTL: that needs `history = 1`",
+    message = "a record of `{Self}` cannot have its own TTL, which requires `history = 1`",
     label = "this model keeps more than one revision of each key",
-    note = "with more history the previous value would come back to life when the newest one expires",
-    note = "write `history = 1` in the model's `#[kv(..)]`, or give the bucket a TTL with `#[kv(ttl = \"..\")]`"
+    note = "with a longer history, the previous value would reappear when the newest value expires",
+    note = "set `history = 1` in `#[kv(..)]` of the model, or set a TTL for the whole bucket with `#[kv(ttl = \"..\")]`"
 )]
 pub trait SingleRevision: KvModel {}

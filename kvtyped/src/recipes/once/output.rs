@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// The output of the work of [`Once::run`](crate::recipes::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "the work returns `{Self}`, but `{T}` or `Result<{T}, _>` is expected",
-    label = "this work",
-    note = "the value that is stored is the type in `store.once::<{T}>(..)`"
+    label = "unexpected output of this work",
+    note = "`store.once::<{T}>(..)` stores a value of this type"
 )]
 pub trait OnceOutput<T>: sealed::Sealed<T> + Send {
     /// The error of the work.

@@ -10,7 +10,7 @@ struct Versioned<K: KeySegment, T> {
 }
 
 fn uses<T: KvModel>(model: T) -> Filter<T> {
-    Filter::of_key(&model.key())
+    Filter::key(&model.key())
 }
 
 fn main() {
