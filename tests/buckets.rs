@@ -20,7 +20,7 @@ async fn fails<T: KvModel>(open: OpenBucket<T>) -> Error {
 }
 
 on_both_backends! {
-    async fn a_bucket_gets_what_its_model_says_and_defaults_for_the_rest(world: World) {
+    async fn bucket_uses_model_settings_and_defaults(world: World) {
         let documents = world.bucket::<Document>().await;
         let config = documents.status().await.unwrap().config;
         assert_eq!(config.name, documents.name());
@@ -41,7 +41,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
     }
 
-    async fn every_option_is_told_back(world: World) {
+    async fn status_reports_the_builder_options(world: World) {
         let name = unique("options");
         let open: OpenBucket<Document> = world.store.bucket().name(&name);
         let republish = Republish::new(format!("$KV.{name}.>"), format!("changes.{name}.>")).headers_only();
@@ -69,7 +69,7 @@ on_both_backends! {
         assert_eq!(config.limit_markers, has_markers.then_some(Duration::from_secs(90)));
     }
 
-    async fn markers_are_left_where_they_fit(world: World) {
+    async fn limit_markers_are_off_with_a_size_limit(world: World) {
         needs!(world, LimitMarkers);
         let plain = world.bucket::<Session>().await;
         assert!(plain.config().limit_markers.is_some());
@@ -81,14 +81,14 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     }
 
-    async fn a_bucket_is_found_again_with_its_records(world: World) {
+    async fn reopened_bucket_keeps_its_records(world: World) {
         let first = world.bucket::<Document>().await;
         first.put(&Document::new("a", "one")).await.unwrap();
         let again: Bucket<Document> = world.store.bucket().name(first.name()).await.unwrap();
         assert_eq!(again.get(&DocumentKey::new("a")).await.unwrap().expect("kept").text, "one");
     }
 
-    async fn what_differs_is_told_setting_by_setting(world: World) {
+    async fn drift_lists_each_differing_setting(world: World) {
         let name = unique("drift");
         let open = || world.store.bucket::<Document>().name(&name);
         open().history(3).description("old").metadata("team", "core").await.unwrap();
@@ -112,7 +112,7 @@ on_both_backends! {
         open().await.expect("the updated bucket has no drift");
     }
 
-    async fn bucket_without_rollups_differs_from_a_model_that_says_nothing(world: World) {
+    async fn disabled_rollups_are_drift_from_default_model(world: World) {
         let bucket: Bucket<Session> = world.fresh().rollups(false).await.unwrap();
         let again = || world.store.bucket::<Session>().name(bucket.name());
         let ErrorKind::Drift { differences } = fails(again()).await.kind().clone() else { panic!("it differs") };
@@ -124,7 +124,7 @@ on_both_backends! {
         again().await.unwrap();
     }
 
-    async fn a_model_disables_rollups(world: World) {
+    async fn model_can_disable_rollups(world: World) {
         let bucket: Bucket<Shared> = world.fresh().await.unwrap();
         let config = bucket.config();
         assert_eq!((config.rollups, config.limit_markers), (Some(false), None));
@@ -140,7 +140,7 @@ on_both_backends! {
         assert_eq!(told, ["rollups: wanted false, found true"]);
     }
 
-    async fn what_cannot_be_changed_is_an_error_and_changes_nothing(world: World) {
+    async fn immutable_setting_update_fails_without_change(world: World) {
         let name = unique("storage");
         let open = || world.store.bucket::<Document>().name(&name);
         open().storage(Storage::File).await.unwrap();
@@ -149,7 +149,7 @@ on_both_backends! {
         assert_eq!(open().await.unwrap().config().description, None);
     }
 
-    async fn a_bucket_may_have_to_exist_or_have_to_be_new(world: World) {
+    async fn must_exist_and_must_create_are_enforced(world: World) {
         let name = unique("presence");
         let open = || world.store.bucket::<Document>().name(&name);
         assert!(matches!(fails(open().must_exist()).await.kind(), ErrorKind::BucketNotFound));
@@ -161,14 +161,14 @@ on_both_backends! {
         open().must_exist().await.unwrap();
     }
 
-    async fn many_open_one_bucket_at_once(world: World) {
+    async fn concurrent_opens_of_a_bucket_succeed(world: World) {
         let name = unique("race");
         let opens = (0..16).map(|_| world.store.bucket::<Document>().name(&name).into_future());
         let opened: Vec<_> = futures::future::try_join_all(opens).await.unwrap();
         assert_eq!(opened.len(), 16);
     }
 
-    async fn a_setting_that_no_server_takes_is_refused_at_once(world: World) {
+    async fn invalid_setting_is_refused(world: World) {
         let open = || world.store.bucket::<Document>().name(unique("wrong"));
         let wrong = [
             open().history(0),
@@ -201,7 +201,7 @@ on_both_backends! {
         assert!(matches!(world.store.delete_bucket("a.b").await.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }));
     }
 
-    async fn a_bucket_that_is_gone_is_told_by_every_verb(world: World) {
+    async fn verbs_report_a_deleted_bucket(world: World) {
         let documents = world.bucket::<Document>().await;
         let document = Document::new("a", "one");
         documents.clone().destroy().await.unwrap();
@@ -230,7 +230,7 @@ on_both_backends! {
         gone(documents.destroy().await.unwrap_err());
     }
 
-    async fn a_bucket_made_anew_takes_no_revision_of_the_old(world: World) {
+    async fn recreated_bucket_refuses_old_revisions(world: World) {
         let documents = world.bucket::<Document>().await;
         let document = Document::new("a", "old");
         for _ in 0..5 {
@@ -255,7 +255,7 @@ on_both_backends! {
         assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "newer");
     }
 
-    async fn a_closed_handle_says_so_and_others_go_on(world: World) {
+    async fn closed_handle_fails_and_others_continue(world: World) {
         let documents = world.bucket::<Document>().await;
         let other: Bucket<Document> = world.store.bucket().name(documents.name()).await.unwrap();
         let clone = documents.clone();
@@ -273,7 +273,7 @@ on_both_backends! {
         other.put(&document).await.unwrap();
     }
 
-    async fn a_closed_store_opens_nothing(world: World) {
+    async fn closed_store_opens_no_bucket(world: World) {
         let World { store, .. } = world;
         store.close().await.unwrap();
         store.close().await.unwrap();
@@ -282,7 +282,7 @@ on_both_backends! {
         assert!(matches!(store.buckets().await.unwrap_err().kind(), ErrorKind::Closed));
     }
 
-    async fn a_read_only_handle_reads_and_makes_nothing(world: World) {
+    async fn read_only_handle_creates_and_changes_nothing(world: World) {
         let name = unique("readers");
         let open = || world.store.bucket::<Session>().name(&name);
         let error = open().read_only().await.unwrap_err();
@@ -296,7 +296,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Drift { .. }), "a reader changes no bucket: {error}");
     }
 
-    async fn the_status_is_asked_anew_each_time(world: World) {
+    async fn status_reflects_every_write(world: World) {
         let documents = world.bucket::<Document>().await;
         assert_eq!(documents.status().await.unwrap().values, 0);
         for number in 1..=3 {
@@ -309,7 +309,7 @@ on_both_backends! {
         assert_eq!(documents.status().await.unwrap().values, 4, "a marker is stored, too");
     }
 
-    async fn two_models_share_a_bucket_and_list_their_own(world: World) {
+    async fn record_of_another_model_is_listed_as_error(world: World) {
         let documents = world.bucket::<Document>().await;
         let sessions: Bucket<Session> = world.store.bucket().name(documents.name()).on_drift(Drift::Adopt).await.unwrap();
         documents.put(&Document::new("a", "one")).await.unwrap();
@@ -323,7 +323,7 @@ on_both_backends! {
 }
 
 #[tokio::test]
-async fn memory_urls_of_one_name_are_one_store() {
+async fn memory_urls_with_same_name_share_a_store() {
     let open = async |url: &str| -> Bucket<Session> { Store::connect(url).await.unwrap().bucket().await.unwrap() };
     let (one, two, other) = (open("memory:shared").await, open("memory:shared").await, open("memory:").await);
     one.put(&Session::new("acme", 7)).await.unwrap();
@@ -332,7 +332,7 @@ async fn memory_urls_of_one_name_are_one_store() {
 }
 
 #[tokio::test]
-async fn a_url_of_another_kind_is_refused_without_being_shown() {
+async fn invalid_url_is_refused_without_showing_secrets() {
     for url in [
         "redis://user:s3cret@host",
         "",
@@ -349,7 +349,7 @@ async fn a_url_of_another_kind_is_refused_without_being_shown() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unavailable_at_once() {
+async fn unreachable_server_fails_within_seconds() {
     let start = std::time::Instant::now();
     let error = Store::connect("nats://127.0.0.1:1").await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
@@ -358,7 +358,7 @@ async fn a_server_that_is_not_there_is_unavailable_at_once() {
 }
 
 #[tokio::test]
-async fn memory_tells_what_it_cannot_do() {
+async fn memory_store_refuses_mirror_but_takes_replicas() {
     let store = Store::memory();
     let mirror = store.bucket::<Session>().mirror(kvtyped::config::Source::new("origin"));
     assert!(matches!(fails(mirror).await.kind(), ErrorKind::Unsupported { .. }));

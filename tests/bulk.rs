@@ -10,7 +10,7 @@ fn rows(count: u64) -> Vec<Session> {
 }
 
 on_both_backends! {
-    async fn many_records_are_written_and_told_in_their_order(world: World) {
+    async fn put_many_returns_revisions_in_input_order(world: World) {
         let sessions = world.bucket::<Session>().await;
         let rows = rows(3_000);
         let mut told = Vec::new();
@@ -26,7 +26,7 @@ on_both_backends! {
         }
     }
 
-    async fn no_write_of_many_is_overtaken_by_more_than_the_window(world: World) {
+    async fn bulk_revisions_stay_close_to_input_order(world: World) {
         let sessions = world.bucket::<Session>().await;
         let count = if world.is_on_a_server() { 20_000 } else { 100_000 };
         let rows = rows(count);
@@ -41,14 +41,14 @@ on_both_backends! {
         assert!(sessions.get_many(&keys).await.unwrap().iter().all(Option::is_none));
     }
 
-    async fn nothing_is_written_of_nothing(world: World) {
+    async fn empty_bulk_write_writes_nothing(world: World) {
         let sessions = world.bucket::<Session>().await;
         assert_eq!(sessions.put_many(rows(0)).await.unwrap(), []);
         assert_eq!(sessions.delete_many(Vec::<crate::support::SessionKey>::new()).await.unwrap(), []);
         assert_eq!(sessions.status().await.unwrap().last_revision, Revision::ZERO);
     }
 
-    async fn of_records_of_one_key_the_last_stays(world: World) {
+    async fn put_many_keeps_last_record_of_a_key(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut rows = Vec::new();
         for visits in 0..5 {
@@ -62,7 +62,7 @@ on_both_backends! {
         }
     }
 
-    async fn each_has_a_result_of_its_own(world: World) {
+    async fn put_many_returns_a_result_per_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         let long = "x".repeat(2_000);
         let rows = [Session::new("acme", 1), Session::new(&long, 2), Session::new("acme", 3)];
@@ -75,7 +75,7 @@ on_both_backends! {
         assert_eq!(sessions.count(..).await.unwrap(), 2);
     }
 
-    async fn many_are_removed(world: World) {
+    async fn delete_many_removes_the_given_keys(world: World) {
         let sessions = world.bucket::<Session>().await;
         let rows = rows(500);
         sessions.put_many(&rows).await.unwrap();
@@ -84,7 +84,7 @@ on_both_backends! {
         assert_eq!(sessions.count(..).await.unwrap(), 250);
     }
 
-    async fn what_cannot_be_sent_any_more_is_not(world: World) {
+    async fn put_many_to_deleted_bucket_fails_every_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         world.store.delete_bucket(sessions.name()).await.unwrap();
         let results = sessions.put_many(rows(5_000)).window(4).timeout(Duration::from_secs(5)).results().await.unwrap();
@@ -92,7 +92,7 @@ on_both_backends! {
         assert!(results.iter().all(Result::is_err));
     }
 
-    async fn old_markers_are_removed_and_nothing_else(world: World) {
+    async fn compaction_removes_only_old_markers(world: World) {
         let sessions = world.bucket::<Session>().await;
         let rows = rows(300);
         sessions.put_many(&rows).await.unwrap();
@@ -112,7 +112,7 @@ on_both_backends! {
         sessions.create(&rows[0]).await.unwrap();
     }
 
-    async fn the_history_before_an_old_marker_goes_with_it(world: World) {
+    async fn compaction_removes_history_before_marker(world: World) {
         let documents = world.bucket::<crate::support::Document>().await;
         for text in ["one", "two"] {
             documents.put(&crate::support::Document::new("a", text)).await.unwrap();
@@ -152,7 +152,7 @@ on_both_backends! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backend_clock_measures_the_age_of_a_marker() {
+async fn backend_clock_measures_the_age_of_markers() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.delete(&Session::new("acme", 1).key()).await.unwrap();
     // Only the clock of the backend advances, by two hours.
@@ -164,7 +164,7 @@ async fn the_backend_clock_measures_the_age_of_a_marker() {
 }
 
 #[tokio::test]
-async fn more_markers_than_one_round_are_removed() {
+async fn compaction_spans_several_rounds() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     let keys: Vec<_> = rows(100_500).iter().map(KvModel::key).collect();
     for keys in keys.chunks(5_000) {

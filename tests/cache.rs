@@ -30,7 +30,7 @@ async fn tasks_fall_to(few: usize) {
 }
 
 on_both_backends! {
-    async fn a_cache_of_a_closed_store_says_so(world: World) {
+    async fn closed_store_ends_caches_and_live_values(world: World) {
         let sessions = world.bucket::<Session>().await;
         let cache = sessions.cache(..).await.unwrap();
         let mut changes = cache.changes();
@@ -52,7 +52,7 @@ on_both_backends! {
         assert_eq!(live.load().id, 1);
     }
 
-    async fn a_cache_whose_index_panics_ends_and_says_so(world: World) {
+    async fn panicking_index_ends_cache_with_error(world: World) {
         let sessions = world.bucket::<Session>().await;
         let cache = sessions.cache(..).await.unwrap();
         let mut changes = cache.changes();
@@ -72,7 +72,7 @@ on_both_backends! {
         told.await.expect("the changes end");
     }
 
-    async fn a_cache_is_ready_when_it_is_awaited(world: World) {
+    async fn awaited_cache_holds_every_matching_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         let empty = sessions.cache(..).await.unwrap();
         assert!(empty.is_empty() && empty.snapshot().is_empty());
@@ -93,7 +93,7 @@ on_both_backends! {
         assert!(cache.last_error().is_none());
     }
 
-    async fn a_cache_hears_of_puts_removals_and_expiries(world: World) {
+    async fn cache_reports_puts_removals_and_expiries(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let first = sessions.put(&Session::new("acme", 1)).await.unwrap();
@@ -127,7 +127,7 @@ on_both_backends! {
         assert!(cache.is_empty());
     }
 
-    async fn a_slow_reader_of_changes_is_told_what_it_missed(world: World) {
+    async fn slow_reader_gets_number_of_missed_changes(world: World) {
         let sessions = world.bucket::<Session>().await;
         let cache = sessions.cache(..).await.unwrap();
         let mut changes = cache.changes();
@@ -150,7 +150,7 @@ on_both_backends! {
         assert_eq!(missed + told, 3_000);
     }
 
-    async fn an_index_follows_what_is_cached(world: World) {
+    async fn index_follows_the_cached_records(world: World) {
         let sessions = world.bucket::<Session>().await;
         for (id, visits) in [(1, 10), (2, 10), (3, 20)] {
             sessions.put(&Session::new("acme", id).visited(visits)).await.unwrap();
@@ -177,7 +177,7 @@ on_both_backends! {
         assert_eq!(ids(parity.get(&false)), [3]);
     }
 
-    async fn a_writer_reads_its_own_write(world: World) {
+    async fn wait_for_revision_makes_writes_visible(world: World) {
         let sessions = world.bucket::<Session>().await;
         let cache = sessions.cache(SessionKey::filter().tenant("acme")).await.unwrap();
         let mut last = cache.revision();
@@ -196,7 +196,7 @@ on_both_backends! {
         tokio::time::timeout(SOON, later.wait_for_revision(other)).await.unwrap().unwrap();
     }
 
-    async fn an_idle_cache_is_not_stale(world: World) {
+    async fn idle_cache_is_not_stale(world: World) {
         let sessions = world.bucket::<Session>().await;
         let cache = sessions.cache(..).await.unwrap();
         let start = Instant::now();
@@ -208,7 +208,7 @@ on_both_backends! {
         assert!(worst < 2 * SECOND, "{worst:?}");
     }
 
-    async fn a_cache_ends_with_its_last_handle(world: World) {
+    async fn cache_ends_with_its_last_handle(world: World) {
         let sessions = world.bucket::<Session>().await;
         let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let cache = sessions.cache(..).await.unwrap();
@@ -223,7 +223,7 @@ on_both_backends! {
         tasks_fall_to(before).await;
     }
 
-    async fn a_bad_record_leaves_a_cache_and_says_why(world: World) {
+    async fn undecodable_record_leaves_cache_with_error(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         sessions.put(&Session::new("acme", 1)).await.unwrap();
@@ -244,7 +244,7 @@ on_both_backends! {
         assert!(later.last_error().is_some());
     }
 
-    async fn a_cache_of_a_bucket_that_goes_keeps_what_it_has_and_says_so(world: World) {
+    async fn cache_keeps_state_until_bucket_is_recreated(world: World) {
         let sessions = world.bucket::<Session>().await;
         let last = sessions.put(&Session::new("acme", 1)).await.unwrap();
         let cache = sessions.cache(..).await.unwrap();
@@ -265,7 +265,7 @@ on_both_backends! {
     }
 
     /// Readers on other threads run while the cache is written.
-    async fn readers_never_see_a_key_missing_that_is_there(world: World) {
+    async fn readers_never_miss_a_cached_key(world: World) {
         let sessions = world.bucket::<Session>().await;
         for id in 0..50 {
             sessions.put(&Session::new("acme", id)).await.unwrap();
@@ -304,7 +304,7 @@ on_both_backends! {
 
 /// P44.
 #[tokio::test]
-async fn what_watches_leaves_no_consumer_behind() {
+async fn dropped_watches_leave_no_consumer() {
     let world = World::nats().await;
     let sessions = world.bucket::<Session>().await;
     let stream = format!("$JS.API.STREAM.INFO.KV_{}", sessions.name());
@@ -359,7 +359,7 @@ mod live {
     }
 
     on_both_backends! {
-        async fn a_live_value_follows_its_record(world: World) {
+        async fn live_value_follows_its_record(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             let first = configs.put(&limit(1)).await.unwrap();
             let config = configs.live(&AppConfigKey).await.unwrap();
@@ -379,7 +379,7 @@ mod live {
             assert!(nothing.is_err(), "nothing changed since");
         }
 
-        async fn a_check_that_panics_takes_no_value_and_stops_nothing(world: World) {
+        async fn panicking_validation_rejects_the_value(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             configs.put(&limit(1)).await.unwrap();
             let check = |config: &AppConfig| {
@@ -397,7 +397,7 @@ mod live {
             assert!(config.last_error().is_none());
         }
 
-        async fn a_live_value_may_precede_its_record(world: World) {
+        async fn live_value_starts_with_default_or_waits(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             let config = configs.live(&AppConfigKey).or_default().await.unwrap();
             assert_eq!((config.load().limit, config.revision()), (0, Revision::ZERO));
@@ -414,7 +414,7 @@ mod live {
             changes_to(&early, 5).await;
         }
 
-        async fn a_record_that_does_not_come_is_not_found(world: World) {
+        async fn live_value_without_valid_record_fails(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             let error = configs.live(&AppConfigKey).timeout(SECOND / 2).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::NotFound), "{error}");
@@ -425,7 +425,7 @@ mod live {
             assert!(matches!(error.kind(), ErrorKind::Rejected { .. }), "{error}");
         }
 
-        async fn the_last_good_value_stays(world: World) {
+        async fn live_value_keeps_last_valid_value(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             let raw = seen_as::<RawConfig>(&world, configs.name()).await;
             configs.put(&limit(10)).await.unwrap();
@@ -456,7 +456,7 @@ mod live {
             assert_eq!(config.load().limit, 30, "a removal takes nothing away where there is no default");
         }
 
-        async fn a_removal_brings_the_default_back(world: World) {
+        async fn removal_restores_default_of_live_value(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             configs.put(&limit(10)).await.unwrap();
             let config = configs.live(&AppConfigKey).or_default().await.unwrap();
@@ -475,7 +475,7 @@ mod live {
             changes_to(&config, 0).await;
         }
 
-        async fn a_live_value_outlives_its_bucket(world: World) {
+        async fn live_value_survives_bucket_recreation(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             configs.put(&limit(10)).await.unwrap();
             let kept = configs.live(&AppConfigKey).await.unwrap();

@@ -64,7 +64,7 @@ fn round_trip<C: Codec<V>, V: PartialEq + Debug>(value: &V) {
 
 proptest! {
     #[test]
-    fn a_record_round_trips_in_json_and_msgpack(record in record()) {
+    fn record_round_trips_in_json_and_msgpack(record in record()) {
         round_trip::<Json, _>(&record);
         round_trip::<MsgPack, _>(&record);
     }
@@ -79,18 +79,18 @@ proptest! {
     }
 
     #[test]
-    fn bytes_are_written_as_they_are(bytes: Vec<u8>) {
+    fn bytes_are_written_unchanged(bytes: Vec<u8>) {
         prop_assert_eq!(&<Bytes as Codec<Vec<u8>>>::encode(&bytes).unwrap(), &bytes);
         round_trip::<Bytes, _>(&bytes);
     }
 
     #[test]
-    fn no_bytes_make_a_codec_panic(bytes: Vec<u8>) {
+    fn decoding_arbitrary_bytes_never_panics(bytes: Vec<u8>) {
         everything(&bytes);
     }
 
     #[test]
-    fn no_change_of_a_written_value_makes_a_codec_panic(record in record(), at: prop::sample::Index, byte: u8) {
+    fn decoding_corrupted_values_never_panics(record in record(), at: prop::sample::Index, byte: u8) {
         for mut bytes in [Json::encode(&record).unwrap(), MsgPack::encode(&record).unwrap()] {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -120,7 +120,7 @@ fn everything(bytes: &[u8]) {
 }
 
 #[test]
-fn a_float_comes_back_as_itself_and_not_as_its_neighbour() {
+fn floats_round_trip_exactly() {
     for float in [3.677027846956851e49, 0.1, 5e-324, f64::MAX, f64::MIN_POSITIVE, -0.0] {
         round_trip::<Json, _>(&float);
         round_trip::<MsgPack, _>(&float);
@@ -129,14 +129,14 @@ fn a_float_comes_back_as_itself_and_not_as_its_neighbour() {
 }
 
 #[test]
-fn an_error_names_its_codec() {
+fn error_names_its_codec() {
     assert_eq!(<Json as Codec<u8>>::decode(b"").unwrap_err().codec(), <Json as Codec<u8>>::NAME);
     assert_eq!(<MsgPack as Codec<u8>>::decode(b"").unwrap_err().codec(), <MsgPack as Codec<u8>>::NAME);
     assert_eq!(<Text as Codec<u8>>::decode(b"").unwrap_err().codec(), <Text as Codec<u8>>::NAME);
 }
 
 #[test]
-fn a_value_that_a_codec_cannot_express_is_an_error() {
+fn inexpressible_value_fails_to_encode() {
     /// A type whose `Display` implementation fails.
     struct Silent;
     impl fmt::Display for Silent {
@@ -173,13 +173,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn a_value_cut_short_anywhere_is_an_error(record in record()) {
+    fn truncated_value_is_an_error(record in record()) {
         every_truncation_is_refused::<Json>(&record);
         every_truncation_is_refused::<MsgPack>(&record);
     }
 
     #[test]
-    fn bytes_behind_a_value_are_an_error(record in record(), more in vec(any::<u8>(), 1..9)) {
+    fn trailing_bytes_are_an_error(record in record(), more in vec(any::<u8>(), 1..9)) {
         refused::<MsgPack, Record>(&[MsgPack::encode(&record).unwrap(), more.clone()].concat());
         // JSON ignores trailing white space.
         if !more.iter().all(|byte| b" \t\r\n".contains(byte)) {
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn a_value_behind_a_value_is_an_error(record in record(), number: u64) {
+    fn trailing_second_value_is_an_error(record in record(), number: u64) {
         refused::<MsgPack, Record>(&MsgPack::encode(&record).unwrap().repeat(2));
         refused::<Json, Record>(&Json::encode(&record).unwrap().repeat(2));
         refused::<MsgPack, u64>(&MsgPack::encode(&number).unwrap().repeat(2));
@@ -220,7 +220,7 @@ struct Small {
 }
 
 #[test]
-fn the_bytes_of_another_codec_are_an_error() {
+fn bytes_of_another_codec_are_an_error() {
     let text = Text::encode(&"hello".to_owned()).unwrap();
     refused::<MsgPack, u64>(&text);
     refused::<MsgPack, String>(&text);
@@ -266,13 +266,13 @@ fn the_bytes_of_another_codec_are_an_error() {
 }
 
 #[test]
-fn one_digit_of_text_is_a_small_number_to_msgpack() {
+fn msgpack_reads_a_text_digit_as_a_number() {
     // This cannot be detected: a number below 128 is one byte in MessagePack. A new codec needs a new bucket.
     assert_eq!(<MsgPack as Codec<u64>>::decode(b"7").unwrap(), 0x37);
 }
 
 #[test]
-fn the_wrong_type_is_an_error() {
+fn wrong_type_is_an_error() {
     let number = 5_u64;
     refused::<Json, String>(&Json::encode(&number).unwrap());
     refused::<MsgPack, String>(&MsgPack::encode(&number).unwrap());
@@ -293,7 +293,7 @@ fn the_wrong_type_is_an_error() {
 }
 
 #[test]
-fn a_type_that_is_written_otherwise_for_readers_is_written_for_machines_in_msgpack() {
+fn msgpack_uses_the_non_human_readable_form() {
     let address = std::net::Ipv4Addr::new(10, 0, 0, 7);
     assert_eq!(MsgPack::encode(&address).unwrap(), b"\x94\x0a\x00\x00\x07");
     round_trip::<MsgPack, _>(&address);
@@ -302,14 +302,14 @@ fn a_type_that_is_written_otherwise_for_readers_is_written_for_machines_in_msgpa
 }
 
 #[test]
-fn a_variant_is_read_as_other_writers_of_msgpack_write_it_too() {
+fn unit_variant_decodes_from_both_msgpack_forms() {
     assert_eq!(<MsgPack as Codec<Shape>>::decode(b"\xa5Point").unwrap(), Shape::Point);
     assert_eq!(<MsgPack as Codec<Shape>>::decode(b"\x81\xa5Point\xc0").unwrap(), Shape::Point);
     refused::<MsgPack, Shape>(b"\x81\xa5Point\x07");
 }
 
 #[test]
-fn an_error_says_what_the_type_expects_and_where() {
+fn error_names_expectation_and_position() {
     fn says<C: Codec<V>, V>(bytes: &[u8], text: &str) {
         let Err(error) = C::decode(bytes) else { panic!("{bytes:?} is read") };
         assert_eq!(error.to_string(), text);
@@ -331,7 +331,7 @@ fn an_error_says_what_the_type_expects_and_where() {
 }
 
 #[test]
-fn a_float_that_json_cannot_express_comes_back_as_an_error() {
+fn non_finite_float_in_json_fails_to_decode() {
     refused::<Json, f64>(&Json::encode(&f64::NAN).unwrap());
     refused::<Json, f64>(&Json::encode(&f64::INFINITY).unwrap());
     assert!(<MsgPack as Codec<f64>>::decode(&MsgPack::encode(&f64::NAN).unwrap()).unwrap().is_nan());
@@ -480,7 +480,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn an_error_shows_nothing_of_the_value(secret in secret(), length in 0..4_usize) {
+    fn decode_error_omits_the_value(secret in secret(), length in 0..4_usize) {
         let text = json_string(&secret);
         let mp = MsgPack::encode(&secret).unwrap();
         let pairs = |key: &[u8], value: &[u8]| [b"\x81", key, value].concat();
@@ -500,7 +500,7 @@ proptest! {
     }
 
     #[test]
-    fn an_error_shows_nothing_of_a_number(number in 1_000_000_007_u64..=u64::MAX) {
+    fn decode_error_omits_numbers(number in 1_000_000_007_u64..=u64::MAX) {
         fn both<V: Serialize + DeserializeOwned>(number: u64) {
             shows_nothing::<Json, V>(&Json::encode(&number).unwrap(), &number.to_string());
             shows_nothing::<MsgPack, V>(&MsgPack::encode(&number).unwrap(), &number.to_string());
@@ -519,7 +519,7 @@ proptest! {
 }
 
 #[test]
-fn an_error_of_writing_shows_nothing_of_the_value() {
+fn encode_error_omits_the_value() {
     let errors = [Json::encode(&Quoting::<0>).unwrap_err(), MsgPack::encode(&Quoting::<1>).unwrap_err()];
     for error in errors {
         assert!(!shown(&error).contains(WRITTEN));
@@ -550,27 +550,27 @@ fn stays<C: Codec<V>, V: PartialEq + Debug>(value: &V, golden: &[u8]) {
 }
 
 #[test]
-fn json_stays_what_it_was() {
+fn json_matches_the_golden_file() {
     stays::<Json, _>(&golden(), include_bytes!("golden/record.json"));
 }
 
 #[test]
-fn msgpack_stays_what_it_was() {
+fn msgpack_matches_the_golden_file() {
     stays::<MsgPack, _>(&golden(), include_bytes!("golden/record.msgpack"));
 }
 
 #[test]
-fn text_stays_what_it_was() {
+fn text_matches_the_golden_file() {
     stays::<Text, _>(&-70_000_i64, include_bytes!("golden/number.text"));
 }
 
 #[test]
-fn bytes_stay_what_they_were() {
+fn bytes_match_the_golden_file() {
     stays::<Bytes, _>(&vec![0_u8, 255, b'\n', b'k', 0xc3], include_bytes!("golden/some.bytes"));
 }
 
 #[test]
-fn a_record_of_tomorrow_is_read_by_the_type_of_today() {
+fn type_with_changed_fields_reads_golden_record() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Less {
         flag: bool,

@@ -23,7 +23,7 @@ impl World {
 }
 
 on_both_backends! {
-    async fn additions_tell_the_total_of_each_counter(world: World) {
+    async fn increment_returns_total_of_its_counter(world: World) {
         let name = unique("hits");
         let hits = world.store.counters(&name).await.unwrap();
         assert_eq!(hits.get("home").await.unwrap(), 0);
@@ -42,7 +42,7 @@ on_both_backends! {
         assert!(all.is_sorted() && all.contains(&("home".into(), 0)) && all.contains(&("a.b".into(), 1)), "{all:?}");
     }
 
-    async fn a_counter_that_was_removed_begins_at_zero(world: World) {
+    async fn removed_counter_starts_again_at_zero(world: World) {
         let hits = world.fresh_counters().await.unwrap();
         hits.remove("home").await.unwrap();
         hits.add("home", 7).await.unwrap();
@@ -53,7 +53,7 @@ on_both_backends! {
         assert_eq!(hits.add("home", 1).await.unwrap(), 1);
     }
 
-    async fn additions_of_many_tasks_are_all_counted(world: World) {
+    async fn increments_of_many_tasks_are_all_counted(world: World) {
         let hits = world.fresh_counters().await.unwrap();
         let tasks = (0..8).map(|task| {
             let hits = hits.clone();
@@ -68,7 +68,7 @@ on_both_backends! {
     }
 
     /// Acknowledged increments are counted, and refused increments are not.
-    async fn a_total_that_leaves_its_range_is_an_error_and_not_counted(world: World) {
+    async fn out_of_range_increment_is_not_counted(world: World) {
         let hits = world.fresh_counters().await.unwrap();
         for (end, step) in [(i64::MAX, 1), (i64::MIN, -1)] {
             let name = if step > 0 { "top" } else { "bottom" };
@@ -105,7 +105,7 @@ on_both_backends! {
         }
     }
 
-    async fn sets_of_counters_in_one_bucket_do_not_meet(world: World) {
+    async fn counter_sets_in_a_bucket_are_independent(world: World) {
         let bucket = unique("counts");
         let own = world.store.counters(&bucket).await.unwrap();
         let hits = world.store.counters("hits").bucket(&bucket).await.unwrap();
@@ -118,14 +118,14 @@ on_both_backends! {
         assert!(format!("{hits:?}").contains("server_side"));
     }
 
-    async fn a_name_that_no_bucket_has_is_refused(world: World) {
+    async fn counters_with_invalid_bucket_name_are_refused(world: World) {
         let refused = world.store.counters("page hits").await.unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused}");
         assert!(refused.to_string().contains("page hits"), "{refused}");
         world.store.counters("page hits").bucket(unique("hits")).await.unwrap().add("home", 1).await.unwrap();
     }
 
-    async fn a_bucket_of_records_keeps_its_records(world: World) {
+    async fn counters_in_record_bucket_keep_its_records(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         sessions.put(&Session::new("home", 1)).await.unwrap();
         let hits = world.store.counters(sessions.name()).await.unwrap();
@@ -140,7 +140,7 @@ on_both_backends! {
         assert!(matches!(refused.kind(), ErrorKind::Unsupported { .. }), "{refused}");
     }
 
-    async fn a_closed_store_counts_no_more(world: World) {
+    async fn closed_store_refuses_counter_calls(world: World) {
         let hits = world.fresh_counters().await.unwrap();
         world.store.close().await.unwrap();
         for error in [hits.add("home", 1).await.unwrap_err(), hits.get("home").await.unwrap_err()] {
@@ -150,7 +150,7 @@ on_both_backends! {
 }
 
 #[tokio::test]
-async fn a_server_that_can_adds_up_itself() {
+async fn server_side_counters_are_used_if_supported() {
     needs!(Counters);
     assert!(World::nats().await.fresh_counters().await.unwrap().is_server_side().await.unwrap());
     assert!(!World::memory().fresh_counters().await.unwrap().is_server_side().await.unwrap());
@@ -158,7 +158,7 @@ async fn a_server_that_can_adds_up_itself() {
 
 /// An older server has no server-side counters, so the library stores the totals as records.
 #[tokio::test]
-async fn an_older_server_counts_by_records() {
+async fn old_server_counters_are_not_server_side() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let hits = world.fresh_counters().await.unwrap();
@@ -170,7 +170,7 @@ async fn an_older_server_counts_by_records() {
 
 /// Increments of other ADR-49 clients are counted, and those clients read the totals of this library.
 #[tokio::test]
-async fn other_clients_count_along() {
+async fn increments_of_other_clients_are_counted() {
     needs!(Counters);
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
@@ -203,7 +203,7 @@ async fn other_clients_count_along() {
 
 /// An increment without an acknowledgement is found by its id, and its total is read.
 #[tokio::test]
-async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
+async fn lost_ack_of_increment_counts_once() {
     needs!(Counters);
     for (url, addr, replicas) in [
         (harness::shared().await.url(), harness::shared().await.addr(), 1),
@@ -235,7 +235,7 @@ async fn an_addition_whose_acknowledgement_is_lost_is_counted_once() {
 
 /// No reply arrives: the outcome must be reported as unknown.
 #[tokio::test]
-async fn an_addition_without_any_answer_is_unknown() {
+async fn increment_without_reply_has_unknown_outcome() {
     needs!(Counters);
     let past = World::nats().await;
     let name = unique("hits");
@@ -292,7 +292,7 @@ fn assert_exact(told: Told, counted: i64, faults: usize) {
 
 /// P24: the server is killed and restarted. It then remembers only the ids of the newest increments.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn additions_are_exact_or_unknown_while_the_server_is_killed() {
+async fn increments_are_exact_or_unknown_on_server_kill() {
     let server = Server::start().await;
     let mut handles = Vec::new();
     for _ in 0..2 {
@@ -314,7 +314,7 @@ async fn additions_are_exact_or_unknown_while_the_server_is_killed() {
 
 /// P24: leaders step down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn additions_are_exact_or_unknown_while_leaders_change() {
+async fn increments_are_exact_or_unknown_on_step_down() {
     let cluster = harness::cluster::shared().await;
     let name = unique("hits");
     let mut handles = Vec::new();
@@ -337,7 +337,7 @@ async fn additions_are_exact_or_unknown_while_leaders_change() {
 
 /// P24: the leader is killed and restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
+async fn increments_are_exact_or_unknown_on_leader_kill() {
     let cluster = Cluster::start(3).await;
     let mut handles = Vec::new();
     for _ in 0..2 {
@@ -362,7 +362,7 @@ async fn additions_are_exact_or_unknown_while_leaders_are_killed() {
 
 /// The control: a retry with the same id after a lost acknowledgement counts twice after a restart.
 #[tokio::test]
-async fn naive_repetition_under_the_same_id_counts_twice() {
+async fn naive_retry_with_same_id_counts_twice() {
     needs!(Counters);
     let server = Server::start().await;
     let hits = World::at(&server.url()).await.store.counters("hits").await.unwrap();

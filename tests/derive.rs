@@ -50,14 +50,14 @@ fn filters<T: KvModel>(filter: impl Into<Filter<T>>, expected: &str) {
 fn is_single_revision<T: SingleRevision>() {}
 
 #[test]
-fn a_plain_model_says_its_bucket_and_nothing_else() {
+fn plain_model_sets_only_the_bucket_name() {
     assert_eq!(Session::settings(), kvtyped::config::BucketConfig::new("session"));
     assert_eq!(AppConfig::settings().name, "app_config");
     is_single_revision::<Session>();
 }
 
 #[test]
-fn every_setting_reaches_the_bucket() {
+fn every_attribute_sets_its_bucket_setting() {
     #[derive(Serialize, Deserialize, KvModel)]
     #[kv(bucket = "all-of-it", key = "{id}", codec = MsgPack, history = 1, ttl = "1h30m", storage = "memory")]
     #[kv(max_value_size = "64KiB", max_bytes = "1GiB", replicas = 3, compression, description = "every setting")]
@@ -82,7 +82,7 @@ fn every_setting_reaches_the_bucket() {
 }
 
 #[test]
-fn a_key_is_read_as_it_was_written() {
+fn key_round_trips_through_text() {
     round_trips(&session().key(), "acme.7");
     round_trips(&SessionKey::new("a.b *", 0), "a=2Eb=20=2A.0");
     round_trips(&SessionKey::new("", u64::MAX), "=_.18446744073709551615");
@@ -91,7 +91,7 @@ fn a_key_is_read_as_it_was_written() {
 }
 
 #[test]
-fn a_text_that_is_no_key_is_refused() {
+fn invalid_key_text_is_refused() {
     for text in ["acme", "acme.7.8", ""] {
         assert!(text.parse::<SessionKey>().is_err(), "{text}");
     }
@@ -100,7 +100,7 @@ fn a_text_that_is_no_key_is_refused() {
 }
 
 #[test]
-fn keys_compare_hash_and_show_like_their_fields() {
+fn keys_order_hash_and_format_like_their_fields() {
     let keys = [SessionKey::new("a", 2), SessionKey::new("a", 10), SessionKey::new("b", 1)];
     assert!(keys.is_sorted());
     assert_eq!(keys.iter().cloned().collect::<HashSet<_>>().len(), 3);
@@ -109,7 +109,7 @@ fn keys_compare_hash_and_show_like_their_fields() {
 }
 
 #[test]
-fn a_filter_fixes_the_fields_that_are_set() {
+fn filter_fixes_the_set_fields() {
     filters::<Session>(SessionKey::filter(), "*.*");
     filters::<Session>(SessionKey::filter().tenant("acme"), "acme.*");
     filters::<Session>(SessionKey::filter().id(7), "*.7");
@@ -123,7 +123,7 @@ fn a_filter_fixes_the_fields_that_are_set() {
 }
 
 #[test]
-fn a_filter_matches_its_keys_and_no_others() {
+fn filter_matches_only_its_keys() {
     let acme: Filter<Session> = SessionKey::filter().tenant("acme").into();
     assert!(acme.matches(&SessionKey::new("acme", 7)));
     assert!(!acme.matches(&SessionKey::new("acme.7", 7)));
@@ -131,7 +131,7 @@ fn a_filter_matches_its_keys_and_no_others() {
 }
 
 #[test]
-fn a_template_without_fields_makes_a_singleton() {
+fn template_without_fields_makes_a_singleton() {
     let config = AppConfig { verbose: true };
     assert_eq!(config.key(), AppConfigKey);
     assert_eq!(AppConfigKey::new(), AppConfigKey);
@@ -142,7 +142,7 @@ fn a_template_without_fields_makes_a_singleton() {
 }
 
 #[test]
-fn marked_fields_make_the_key_in_their_order() {
+fn marked_fields_form_the_key_in_order() {
     #[derive(Serialize, Deserialize, KvModel)]
     struct Visit {
         #[kv(key)]
@@ -159,7 +159,7 @@ fn marked_fields_make_the_key_in_their_order() {
 }
 
 #[test]
-fn the_value_of_a_plain_model_is_the_model() {
+fn plain_model_is_stored_whole() {
     fn same<T: KvModel<Value = T> + Clone + PartialEq + Debug>(model: T) {
         assert_eq!(model.stored(), &model);
         assert_eq!(T::from_stored(model.key(), model.clone()), model);
@@ -169,7 +169,7 @@ fn the_value_of_a_plain_model_is_the_model() {
 }
 
 #[test]
-fn a_value_model_stores_one_field_and_keeps_the_rest_in_the_key() {
+fn value_model_stores_only_its_value_field() {
     #[derive(Clone, Debug, PartialEq, KvModel)]
     #[kv(bucket = "config", key = "app.{name}", codec = Text)]
     struct Setting {
@@ -259,7 +259,7 @@ mod generic {
 }
 
 #[test]
-fn a_key_takes_only_the_parameters_that_it_needs() {
+fn key_takes_only_needed_generic_parameters() {
     use generic::*;
 
     let versioned = Versioned { id: 7, value: vec![1, 2] };
@@ -295,7 +295,7 @@ mod renamed {
 }
 
 #[test]
-fn the_library_may_have_another_name() {
+fn derive_works_with_a_renamed_crate() {
     #[derive(Serialize, Deserialize, KvModel)]
     #[kv(crate = "crate::renamed::inner", key = "{id}.{size}")]
     struct Renamed {
@@ -313,7 +313,7 @@ fn the_library_may_have_another_name() {
 }
 
 #[test]
-fn raw_identifiers_lose_their_mark_in_the_template() {
+fn raw_identifiers_lose_prefix_in_template() {
     #[derive(Serialize, Deserialize, KvModel)]
     #[kv(key = "{type}.{r#fn}")]
     struct r#Match {
@@ -385,7 +385,7 @@ mod shadowed {
 }
 
 #[test]
-fn names_that_mean_something_else_do_not_break_the_generated_code() {
+fn shadowed_names_do_not_break_generated_code() {
     let model = shadowed::Model { name: "n".into(), clone: 1, value: 5 };
     round_trips(&model.key(), "x.n.1");
     filters::<shadowed::Model>(shadowed::ModelKey::filter().name("n").clone(1), "x.n.1");
@@ -394,7 +394,7 @@ fn names_that_mean_something_else_do_not_break_the_generated_code() {
 
 /// Input from a `macro_rules!` macro works like handwritten input.
 #[test]
-fn a_macro_may_write_a_model() {
+fn derive_works_inside_macro_rules() {
     macro_rules! model {
         ($name:ident, $key:ident, $type:ty) => {
             #[derive(Serialize, Deserialize, KvModel)]
@@ -410,7 +410,7 @@ fn a_macro_may_write_a_model() {
 }
 
 #[test]
-fn an_enum_is_written_as_the_names_of_its_variants() {
+fn enum_segment_is_its_variant_name() {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
     enum Region {
         Eu,
@@ -445,7 +445,7 @@ fn an_enum_is_written_as_the_names_of_its_variants() {
 }
 
 #[test]
-fn a_newtype_is_written_as_what_it_holds() {
+fn newtype_segment_is_its_inner_value() {
     #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, KeySegment)]
     struct Tenant(String);
 
@@ -493,14 +493,14 @@ pub mod public {
 }
 
 #[test]
-fn more_history_is_said() {
+fn history_attribute_is_applied() {
     assert_eq!(public::Account::settings().history, Some(5));
     assert_eq!(public::OneKey, public::OneKey::new());
 }
 
 /// The messages of rustc in these files depend on its version. Regenerate them with `TRYBUILD=overwrite`.
 #[test]
-fn every_mistake_has_its_message() {
+fn invalid_models_fail_with_expected_messages() {
     let cases = trybuild::TestCases::new();
     cases.compile_fail("ui/*.rs");
 }

@@ -81,7 +81,7 @@ impl Owner for Plain {
 }
 
 #[test]
-fn self_in_the_type_of_a_key_field_is_the_model() {
+fn self_in_key_field_type_is_the_model() {
     let row = Plain { id: Id(7, PhantomData), owner: "ada".into(), value: 1 };
     assert_eq!(row.stored(), &1);
     round_trips(&row.key(), "7.ada");
@@ -91,7 +91,7 @@ fn self_in_the_type_of_a_key_field_is_the_model() {
 }
 
 #[test]
-fn self_in_the_key_of_a_generic_model_is_the_model() {
+fn self_in_generic_key_field_is_the_model() {
     #[derive(KvModel)]
     #[kv(key = "{id}", codec = Text)]
     struct Generic<T: Send + Sync + 'static> {
@@ -161,7 +161,7 @@ pub mod hidden {
 }
 
 #[test]
-fn names_of_the_generated_types_can_be_chosen() {
+fn generated_type_names_are_configurable() {
     let key: hidden::HiddenId = hidden::hidden().key();
     round_trips(&key, "acme.3");
     assert_eq!(key.tenant, "acme");
@@ -215,7 +215,7 @@ fn setters_may_have_any_name() {
 // ---- The cases of variants ----
 
 #[test]
-fn rename_all_is_the_rule_of_serde() {
+fn rename_all_matches_serde() {
     macro_rules! same_as_serde {
         ($($case:tt)*) => {$({
             #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
@@ -290,7 +290,7 @@ struct File {
 }
 
 #[test]
-fn the_last_field_takes_the_rest_of_the_key() {
+fn last_field_takes_the_rest_of_the_key() {
     for (path, text) in [
         ("usr", "files.1.usr"),
         ("usr.lib.x", "files.1.usr.lib.x"),
@@ -307,7 +307,7 @@ fn the_last_field_takes_the_rest_of_the_key() {
 }
 
 #[test]
-fn a_filter_of_the_rest_is_exact_or_all_below() {
+fn filter_of_last_field_is_exact_or_prefix() {
     filters::<File>(.., "files.*.>");
     filters::<File>(FileKey::filter().owner(1), "files.1.>");
     filters::<File>(FileKey::filter().path("usr.lib"), "files.*.usr.lib");
@@ -335,7 +335,7 @@ struct Typed {
 }
 
 #[tokio::test]
-async fn a_key_of_another_client_is_read_and_written_verbatim() {
+async fn foreign_key_is_read_and_written_verbatim() {
     let store = Store::memory();
     let foreign = store.bucket::<Foreign>().await.unwrap();
     for text in ["a=b", "YQ==", "a.b=2e.c", "plain"] {

@@ -63,7 +63,7 @@ impl Log {
 on_both_backends! {
     needs Elections;
 
-    async fn one_leads_and_all_can_know_who(world: World) {
+    async fn leader_is_visible_to_other_processes(world: World) {
         let name = unique("election");
         let here = world.store.election::<NodeInfo>(&name).owner("process here");
         let there = world.another().await.election::<NodeInfo>(&name);
@@ -83,7 +83,7 @@ on_both_backends! {
         next.resign().await.unwrap();
     }
 
-    async fn a_candidate_is_elected_when_the_leader_resigns_or_is_dropped(world: World) {
+    async fn candidate_is_elected_after_resign_or_drop(world: World) {
         let name = unique("election");
         for drops in [false, true] {
             let leadership = world.store.election::<NodeInfo>(&name).campaign(&node("a")).await.unwrap();
@@ -100,7 +100,7 @@ on_both_backends! {
         }
     }
 
-    async fn who_observes_is_told_every_leader_and_what_it_proclaims(world: World) {
+    async fn observer_sees_each_leader_and_proclamation(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut early = world.another().await.election::<NodeInfo>(&name).observe().await.unwrap();
@@ -128,7 +128,7 @@ on_both_backends! {
         assert!(tokio::time::timeout(Duration::from_millis(200), early.next()).await.is_err(), "a vacancy is no item");
     }
 
-    async fn many_candidates_lead_one_after_the_other(world: World) {
+    async fn terms_of_many_candidates_do_not_overlap(world: World) {
         let name = unique("election");
         let log = Arc::new(Log::default());
         let mut candidates = Vec::new();
@@ -150,7 +150,7 @@ on_both_backends! {
         assert_eq!(log.terms().len(), 24);
     }
 
-    async fn a_candidate_that_is_dropped_is_not_elected(world: World) {
+    async fn dropped_campaign_does_not_block_election(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name);
         // The future is dropped after 0, 1, 2, … polls.
@@ -161,7 +161,7 @@ on_both_backends! {
         next.campaign(&node("b")).wait(SOON).await.unwrap().resign().await.unwrap();
     }
 
-    async fn a_leader_whose_task_is_aborted_resigns(world: World) {
+    async fn aborted_leader_task_resigns(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name);
         let campaign = election.campaign(&node("a"));
@@ -176,7 +176,7 @@ on_both_backends! {
         election.campaign(&node("b")).wait(SOON).await.unwrap().resign().await.unwrap();
     }
 
-    async fn a_leader_that_dies_is_followed_after_its_time_to_live(world: World) {
+    async fn dead_leader_is_replaced(world: World) {
         let name = unique("election");
         let doomed = world.another().await;
         let _leadership = doomed.election::<NodeInfo>(&name).ttl(SECOND).campaign(&node("a")).await.unwrap();
@@ -189,7 +189,7 @@ on_both_backends! {
         next.resign().await.unwrap();
     }
 
-    async fn what_is_no_leader_is_told_as_an_error_and_hurts_nobody(world: World) {
+    async fn undecodable_leader_is_reported_as_an_error(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name).ttl(SECOND);
         election.campaign(&node("a")).await.unwrap().resign().await.unwrap();
@@ -216,7 +216,7 @@ on_both_backends! {
         next.resign().await.unwrap();
     }
 
-    async fn a_proclamation_that_is_too_large_leaves_the_one_before(world: World) {
+    async fn oversized_proclamation_keeps_previous_value(world: World) {
         let name = unique("election");
         let small = world.store.bucket::<Junk>().name(&name).max_value_size(4_096).limit_markers(SECOND);
         small.await.unwrap();
@@ -231,7 +231,7 @@ on_both_backends! {
         leadership.resign().await.unwrap();
     }
 
-    async fn an_election_goes_on_in_a_bucket_that_is_made_anew(world: World) {
+    async fn election_continues_in_recreated_bucket(world: World) {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut leaders = election.observe().await.unwrap();
@@ -259,7 +259,7 @@ on_both_backends! {
         new.resign().await.unwrap();
     }
 
-    async fn contradicting_times_are_refused(world: World) {
+    async fn invalid_times_and_names_are_refused(world: World) {
         let election = world.store.election::<NodeInfo>(unique("election"));
         let error = election.campaign(&node("a")).ttl(SECOND).safety_margin(SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
@@ -269,7 +269,7 @@ on_both_backends! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_stands_down_before_another_is_elected() {
+async fn leader_stands_down_before_the_next_election() {
     let world = World::memory();
     let doomed = world.another().await;
     let leadership = doomed.election::<NodeInfo>("e").campaign(&node("a")).await.unwrap();
@@ -296,7 +296,7 @@ async fn a_leader_stands_down_before_another_is_elected() {
 
 /// P23, P13: an isolated leader knows that it lost the leadership before another candidate leads.
 #[tokio::test]
-async fn a_leader_that_is_cut_off_knows_before_another_leads() {
+async fn isolated_leader_stops_before_the_next_leads() {
     needs!(Elections);
     for mode in [Mode::Refuse, Mode::Stall] {
         let server = harness::shared().await;
@@ -333,7 +333,7 @@ async fn a_leader_that_is_cut_off_knows_before_another_leads() {
 
 /// P23: candidates run on all servers of a cluster, while the leader of the stream steps down repeatedly.
 #[tokio::test]
-async fn terms_follow_each_other_while_the_leader_of_the_bucket_steps_down() {
+async fn terms_do_not_overlap_during_stream_step_downs() {
     needs!(Elections);
     let cluster = Cluster::start(3).await;
     cluster.ready().await;

@@ -67,13 +67,13 @@ async fn expires_everywhere(sessions: &Bucket<Session>) {
 }
 
 on_both_backends! {
-    async fn a_bucket_with_a_size_limit_evicts_expired_records(world: World) {
+    async fn expired_records_under_size_limit_are_evicted(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
         assert!(sessions.config().limit_markers.is_none(), "the server writes no markers there");
         expires_everywhere(&sessions).await;
     }
 
-    async fn an_announced_expiry_is_delivered_once(world: World) {
+    async fn expiry_with_marker_is_delivered_once(world: World) {
         needs!(world, LimitMarkers);
         let sessions: Bucket<Session> = world.fresh().ttl(2 * SECOND).await.unwrap();
         assert!(sessions.config().limit_markers.is_some(), "the server writes markers there");
@@ -88,7 +88,7 @@ on_both_backends! {
     }
 
     /// The record is rewritten repeatedly before it expires, and the reader polls only occasionally.
-    async fn slow_reader_is_told_of_no_expiry_that_did_not_happen(world: World) {
+    async fn slow_reader_receives_no_false_expiry(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
         let mut events = sessions.watch(..).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Ready);
@@ -108,7 +108,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, Told::Removed("acme.1".into(), last, Removed::Expired));
     }
 
-    async fn a_waiter_does_not_see_an_expired_record(world: World) {
+    async fn waiter_does_not_see_expired_record(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(SECOND).await.unwrap();
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let mut seen = 0;
@@ -131,7 +131,7 @@ async fn adopted(store: &Store, name: &str) -> Bucket<Session> {
 }
 
 #[tokio::test]
-async fn a_bucket_of_another_client_evicts_expired_records() {
+async fn expired_records_of_foreign_bucket_are_evicted() {
     let world = World::nats().await;
     let name = unique("foreign");
     let config = kv::Config { bucket: name.clone(), max_age: 2 * SECOND, history: 1, ..Default::default() };
@@ -140,7 +140,7 @@ async fn a_bucket_of_another_client_evicts_expired_records() {
 }
 
 #[tokio::test]
-async fn a_watch_on_an_old_server_evicts_expired_records() {
+async fn expired_records_on_old_server_are_evicted() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let sessions: Bucket<Session> = world.fresh().ttl(2 * SECOND).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_watch_on_an_old_server_evicts_expired_records() {
 
 /// A stream that allows the TTL of single messages and has no limit markers.
 #[tokio::test]
-async fn times_to_live_of_single_foreign_records_take_effect() {
+async fn ttl_of_foreign_record_takes_effect() {
     needs!(RecordTtl);
     let world = World::nats().await;
     let name = unique("foreign");

@@ -141,7 +141,7 @@ on_both_backends! {
         keeps_to_many_keys(&world, 200_000).await;
     }
 
-    async fn every_verb_matches_a_union_of_wildcards(world: World) {
+    async fn watch_and_count_match_a_union_of_wildcards(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         let tenant = |number: u64| format!("tenant-{number}");
         let rows: Vec<_> = (0..2_000).map(|number| Session::new(&tenant(number), number)).collect();
@@ -152,7 +152,7 @@ on_both_backends! {
         assert_eq!(sessions.count(filters).await.unwrap(), 1_000);
     }
 
-    async fn an_empty_union_has_no_records_and_cannot_be_watched(world: World) {
+    async fn empty_union_lists_nothing_and_refuses_watches(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let too_long = SessionKey::new("x".repeat(2_000), 1);
@@ -169,7 +169,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error:?}");
     }
 
-    async fn a_pattern_of_every_key_leaves_out_reserved_keys(world: World) {
+    async fn pattern_of_all_keys_excludes_reserved_keys(world: World) {
         let notes: Bucket<Note> = world.bucket().await;
         let sessions: Bucket<Session> = seen_as(&world, notes.name()).await;
         let guard = sessions.lock(&SessionKey::new("acme", 1)).await.unwrap();

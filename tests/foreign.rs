@@ -71,7 +71,7 @@ async fn stored(junk: &Bucket<Junk>, recipe: &str, name: &str, part: &str) -> Va
 on_both_backends! {
     needs Locks;
 
-    async fn garbage_in_the_place_of_a_lock_is_an_error_at_once(world: World) {
+    async fn garbage_lock_record_is_an_immediate_error(world: World) {
         let (locks, junk) = opened(&world).await;
         let key = "=kvtyped.lock.a.lease";
         junk.put(&Junk::new("lock", "a", "lease", "junk")).await.unwrap();
@@ -86,7 +86,7 @@ on_both_backends! {
         soon(locks.lock("a")).await.unwrap().release().await.unwrap();
     }
 
-    async fn garbage_that_arrives_during_a_wait_is_an_error(world: World) {
+    async fn garbage_during_lock_wait_is_an_error(world: World) {
         let (locks, junk) = opened(&world).await;
         let _guard = locks.lock("a").await.unwrap();
         let waiter = tokio::spawn(locks.lock("a").into_future());
@@ -96,7 +96,7 @@ on_both_backends! {
         assert_names_the_remedy(&error, "a", "=kvtyped.lock.a.lease");
     }
 
-    async fn garbage_in_the_place_of_a_leader_or_member_is_an_error_at_once(world: World) {
+    async fn garbage_leader_or_member_is_an_immediate_error(world: World) {
         let name = unique("boss");
         let election = world.store.election::<String>(&name);
         assert!(election.leader().await.unwrap().is_none());
@@ -116,7 +116,7 @@ on_both_backends! {
     }
 
     /// A ticket that does not expire soon is ignored.
-    async fn a_foreign_ticket_does_not_keep_the_lock(world: World) {
+    async fn long_lived_foreign_ticket_is_ignored(world: World) {
         for (wants, ttl) in [
             (None, None),
             (Some(99 * YEAR), None),
@@ -141,7 +141,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_newer_format_is_unsupported(world: World) {
+    async fn newer_format_is_unsupported(world: World) {
         let name = unique("newer");
         let locks = world.store.locks(&name).await.unwrap();
         let junk = seen_as::<Junk>(&world, &name).await;
@@ -172,7 +172,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_rewrite_keeps_unknown_fields_of_recipes(world: World) {
+    async fn rewrite_keeps_unknown_fields_of_recipes(world: World) {
         let name = unique("later");
         let locks = world.store.locks(&name).await.unwrap();
         let junk = seen_as::<Junk>(&world, &name).await;
@@ -210,7 +210,7 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn a_fence_has_a_time_to_live(world: World) {
+    async fn fence_ttl_is_capped_by_bucket_ttl(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         let brief: Bucket<Session> = world.fresh().ttl(3_600 * SECOND).await.unwrap();
         for (bucket, life) in [(sessions, 30 * 86_400), (brief, 3_600)] {
@@ -227,7 +227,7 @@ on_both_backends! {
 
 /// A valid ticket holds the lock for as long as a usual lease, whatever TTL it asks for.
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_handed_over_for_a_bounded_time() {
+async fn foreign_ticket_holds_lock_for_bounded_time() {
     let world = World::memory();
     let (locks, junk) = opened(&world).await;
     let guard = locks.lock("a").await.unwrap();
@@ -242,7 +242,7 @@ async fn a_lock_is_handed_over_for_a_bounded_time() {
 
 /// The fence of a dead holder expires, and no guard outlives its fence.
 #[tokio::test(start_paused = true)]
-async fn a_fence_expires_and_outlives_its_guard() {
+async fn fence_outlives_its_guard_and_expires() {
     let world = World::memory();
     let sessions: Bucket<Session> = world.bucket().await;
     let junk = seen_as::<Junk>(&world, sessions.name()).await;

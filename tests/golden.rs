@@ -87,7 +87,7 @@ async fn everything_is_stored(world: &World) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn what_is_stored_stays_what_it_was() {
+async fn stored_record_shapes_match_the_golden_file() {
     let now = everything_is_stored(&World::memory()).await;
     let lines: String = now.iter().map(|(key, value)| format!("{key} {value}\n")).collect();
     let golden: BTreeMap<_, _> = golden().into_iter().map(|(key, value)| (key, value.to_string())).collect();
@@ -98,7 +98,7 @@ async fn what_is_stored_stays_what_it_was() {
 }
 
 #[tokio::test]
-async fn what_was_stored_is_understood() {
+async fn golden_records_are_understood() {
     let (first, last) = (golden().into_iter().rev().collect(), golden().into_iter().collect());
     assert_ne!(first, last, "the format was declared later");
     for records in [first, last] {
@@ -134,7 +134,7 @@ async fn is_understood(records: BTreeMap<String, Value>) {
 
 /// Each line has a text and its key segment.
 #[test]
-fn texts_stay_at_their_keys() {
+fn texts_keep_their_key_segments() {
     for line in include_str!("golden/segments.txt").lines() {
         let (text, segment) = line.rsplit_once(' ').expect("a text and a segment");
         let text: String = serde_json::from_str(text).expect("a text");
@@ -145,7 +145,7 @@ fn texts_stay_at_their_keys() {
 
 /// The message format of server-side counters (ADR-49).
 #[tokio::test]
-async fn an_addition_stays_a_message_without_a_body() {
+async fn increment_message_format_is_stable() {
     needs!(Counters);
     let world = World::nats().await;
     let name = unique("hits");

@@ -43,7 +43,7 @@ async fn ids(group: &Group<NodeInfo>) -> Vec<String> {
 on_both_backends! {
     needs Groups;
 
-    async fn members_are_there_while_they_are(world: World) {
+    async fn members_are_listed_until_they_leave(world: World) {
         let name = unique("group");
         let here = world.store.group::<NodeInfo>(&name).owner("process here");
         let there = world.another().await.group::<NodeInfo>(&name);
@@ -64,7 +64,7 @@ on_both_backends! {
         drop(one);
     }
 
-    async fn an_id_has_one_member(world: World) {
+    async fn member_id_is_unique_in_its_group(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name);
         let member = group.join("node-1", &node("a")).await.unwrap();
@@ -82,7 +82,7 @@ on_both_backends! {
         member.leave().await.unwrap();
     }
 
-    async fn of_many_who_join_under_one_id_one_does(world: World) {
+    async fn single_concurrent_join_per_id_succeeds(world: World) {
         let name = unique("group");
         let mut joins = Vec::new();
         for number in 0..8_u32 {
@@ -97,7 +97,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_watch_tells_who_comes_and_who_goes(world: World) {
+    async fn watch_reports_joins_updates_and_departures(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name).ttl(2 * SECOND);
         let one = group.join("node-1", &node("a")).await.unwrap();
@@ -122,7 +122,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, "node-2: Left");
     }
 
-    async fn a_view_shows_who_is_there(world: World) {
+    async fn view_shows_current_members(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name).ttl(2 * SECOND);
         let one = group.join("node-1", &node("a")).await.unwrap();
@@ -149,7 +149,7 @@ on_both_backends! {
         assert!(view.last_error().is_none());
     }
 
-    async fn many_join_and_leave(world: World) {
+    async fn view_converges_after_many_joins_and_leaves(world: World) {
         let name = unique("group");
         let mut view = world.store.group::<u32>(&name).view().await.unwrap();
         let mut nodes = Vec::new();
@@ -171,7 +171,7 @@ on_both_backends! {
         tokio::time::timeout(SOON, view.wait_for(|members| members.is_empty())).await.unwrap().unwrap();
     }
 
-    async fn who_is_dropped_while_he_joins_is_no_member(world: World) {
+    async fn dropped_join_does_not_block_the_id(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name);
         for steps in 0..60 {
@@ -180,7 +180,7 @@ on_both_backends! {
         group.join("node-1", &node("a")).wait(SOON).await.unwrap().leave().await.unwrap();
     }
 
-    async fn a_member_of_an_aborted_task_leaves(world: World) {
+    async fn member_of_aborted_task_leaves(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name);
         let mut events = group.watch().await.unwrap();
@@ -192,7 +192,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, "node-1: Left");
     }
 
-    async fn what_is_no_member_is_told_as_an_error_and_hides_nobody(world: World) {
+    async fn undecodable_member_is_reported_as_an_error(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name).ttl(SECOND);
         let one = group.join("node-1", &node("a")).await.unwrap();
@@ -220,7 +220,7 @@ on_both_backends! {
         drop((one, two));
     }
 
-    async fn a_group_goes_on_in_a_bucket_that_is_made_anew(world: World) {
+    async fn group_continues_in_recreated_bucket(world: World) {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut events = group.watch().await.unwrap();
@@ -247,7 +247,7 @@ on_both_backends! {
 
 /// An isolated member learns of its loss before the others report it as dead.
 #[tokio::test]
-async fn a_member_that_is_cut_off_knows_before_the_others() {
+async fn isolated_member_learns_of_its_loss_first() {
     needs!(Groups);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;

@@ -110,7 +110,7 @@ async fn a_holder() {
 
 /// P20: after `kill -9` of the holder, the lock is free within its TTL plus a tolerance.
 #[tokio::test]
-async fn a_holder_that_is_killed_frees_its_lock() {
+async fn lock_of_killed_holder_becomes_free() {
     needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();
@@ -133,7 +133,7 @@ async fn a_holder_that_is_killed_frees_its_lock() {
 /// P14, P11: a holder that was paused for longer than its lease detects the loss at its first check, and the server
 /// refuses the write that it had prepared.
 #[tokio::test]
-async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
+async fn fenced_write_of_paused_holder_is_refused() {
     needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();
@@ -156,7 +156,7 @@ async fn a_holder_that_is_paused_is_overtaken_and_its_fenced_write_refused() {
 
 /// The control: without the pause, the prepared write is applied.
 #[tokio::test]
-async fn the_write_of_a_holder_that_is_not_paused_lands() {
+async fn fenced_write_of_active_holder_is_applied() {
     needs!(Locks);
     let world = World::nats().await;
     let url = harness::shared().await.url();

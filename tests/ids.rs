@@ -9,7 +9,7 @@ use kvtyped::prelude::*;
 use crate::support::{SOON, Session, World, on_both_backends, unique};
 
 on_both_backends! {
-    async fn ids_are_unique_and_each_handles_ids_increase(world: World) {
+    async fn ids_are_unique_and_increase_per_task(world: World) {
         let name = unique("orders");
         let handles = [
             world.store.ids(&name).block(7).await.unwrap(),
@@ -34,7 +34,7 @@ on_both_backends! {
         assert!(highest <= 640 + 12, "blocks are used up: {highest}");
     }
 
-    async fn a_sequence_begins_where_it_is_told_to_and_goes_on_where_it_is(world: World) {
+    async fn start_at_moves_sequence_only_forward(world: World) {
         let name = unique("orders");
         let ids = world.store.ids(&name).block(10).await.unwrap();
         assert_eq!(ids.next().await.unwrap(), 1);
@@ -47,7 +47,7 @@ on_both_backends! {
         assert_eq!(zero.next().await.unwrap(), 0);
     }
 
-    async fn the_end_of_all_ids_is_an_error(world: World) {
+    async fn exhausted_ids_return_out_of_range(world: World) {
         let name = unique("orders");
         let ids = world.store.ids(&name).start_at(u64::MAX - 3).await.unwrap();
         for id in [u64::MAX - 3, u64::MAX - 2, u64::MAX - 1] {
@@ -60,7 +60,7 @@ on_both_backends! {
     }
 
     /// Wherever the future is dropped.
-    async fn a_dropped_wait_gives_no_id_out_twice(world: World) {
+    async fn dropped_next_causes_no_duplicate_ids(world: World) {
         let ids = world.store.ids(unique("orders")).block(2).await.unwrap();
         let mut taken = HashSet::new();
         for polls in 0..60 {
@@ -76,7 +76,7 @@ on_both_backends! {
         }
     }
 
-    async fn settings_that_make_no_sense_are_refused(world: World) {
+    async fn invalid_options_are_rejected(world: World) {
         let refused = world.store.ids(unique("orders")).block(0).await.unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::InvalidConfig { .. }), "{refused}");
         let refused = world.store.ids("my orders").await.unwrap_err();
@@ -89,7 +89,7 @@ on_both_backends! {
 
 /// Blocks with a lost acknowledgement are recovered or skipped.
 #[tokio::test]
-async fn lost_acknowledgements_give_no_id_out_twice() {
+async fn lost_acks_cause_no_duplicate_ids() {
     let name = unique("orders");
     let direct = World::nats().await.store.ids(&name).block(1).await.unwrap();
     let proxy = Proxy::start(harness::shared().await.addr()).await;

@@ -49,7 +49,7 @@ struct Lease {
 }
 
 #[tokio::test]
-async fn what_nats_py_writes_is_read() {
+async fn records_written_by_nats_py_are_read() {
     let documents = World::nats().await.bucket::<Document>().await;
     let text = |text: &str| json!({ "name": "a", "text": text }).to_string();
     let told = python(
@@ -86,7 +86,7 @@ async fn what_nats_py_writes_is_read() {
 }
 
 #[tokio::test]
-async fn nats_py_reads_what_is_written() {
+async fn nats_py_reads_kvtyped_records() {
     let documents = World::nats().await.bucket::<Document>().await;
     let key = DocumentKey::new("a");
     let first = documents.create(&Document::new("a", "one")).await.unwrap();
@@ -119,7 +119,7 @@ async fn nats_py_reads_what_is_written() {
 }
 
 #[tokio::test]
-async fn nats_py_lists_and_watches_what_is_written() {
+async fn nats_py_lists_and_watches_kvtyped_records() {
     let sessions = World::nats().await.bucket::<RawSession>().await;
     for (tenant, id) in [("acme", "1"), ("acme", "2"), ("a.*", ">"), ("beta", "1")] {
         sessions.put(&RawSession::new(tenant, id, b"v")).await.unwrap();
@@ -140,7 +140,7 @@ async fn nats_py_lists_and_watches_what_is_written() {
 }
 
 #[tokio::test]
-async fn either_is_told_that_the_other_came_between() {
+async fn concurrent_writes_with_nats_py_conflict() {
     let documents = World::nats().await.bucket::<Document>().await;
     let document = Document::new("a", "mine");
     let other = json!({ "name": "a", "text": "theirs" }).to_string();
@@ -175,7 +175,7 @@ async fn either_is_told_that_the_other_came_between() {
 }
 
 #[tokio::test]
-async fn a_text_is_stored_as_it_is() {
+async fn text_codec_interoperates_with_nats_py() {
     let settings = World::nats().await.bucket::<Setting>().await;
     settings.put(&Setting { name: "colour".into(), text: "grün".into() }).await.unwrap();
     let told = python(settings.name(), json!([["get", "setting.colour"], ["put", "setting.size", "größer"]])).await;
@@ -185,7 +185,7 @@ async fn a_text_is_stored_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_ttl_means_the_same_to_both() {
+async fn record_ttl_interoperates_with_nats_py() {
     needs!(RecordTtl);
     let leases = World::nats().await.bucket::<Lease>().await;
     let long = leases.create(&Lease { id: 4 }).ttl(900 * SECOND).await.unwrap();
@@ -218,7 +218,7 @@ async fn a_ttl_means_the_same_to_both() {
 }
 
 #[tokio::test]
-async fn a_bucket_of_nats_py_is_opened_as_it_is() {
+async fn nats_py_bucket_is_adopted_or_updated() {
     needs!(LimitMarkers);
     let world = World::nats().await;
     let name = unique("theirs");
@@ -258,7 +258,7 @@ async fn a_bucket_of_nats_py_is_opened_as_it_is() {
 }
 
 #[tokio::test]
-async fn nats_py_is_told_how_a_bucket_was_made_here() {
+async fn nats_py_reads_bucket_settings() {
     needs!(LimitMarkers);
     let world = World::nats().await;
     let made = world.fresh::<Document>().ttl(3600 * SECOND).description("made here").max_value_size(2048);
@@ -306,7 +306,7 @@ fn differing(one: &serde_json::Map<String, Value>, other: &serde_json::Map<Strin
 }
 
 #[tokio::test]
-async fn a_stream_is_made_as_nats_py_makes_it() {
+async fn stream_config_matches_nats_py() {
     needs!(LimitMarkers);
     let world = World::nats().await;
     type Open = fn(OpenBucket<Document>) -> OpenBucket<Document>;
@@ -362,7 +362,7 @@ async fn a_stream_is_made_as_nats_py_makes_it() {
 }
 
 #[tokio::test]
-async fn messages_are_stored_as_nats_py_stores_them() {
+async fn stored_headers_match_nats_py() {
     let documents = World::nats().await.bucket::<Document>().await;
     let document = Document::new("a", "one");
     let first = documents.put(&document).await.unwrap();
@@ -403,7 +403,7 @@ async fn messages_are_stored_as_nats_py_stores_them() {
 }
 
 #[tokio::test]
-async fn what_nats_py_writes_and_no_model_reads_hides_nothing() {
+async fn undecodable_record_of_nats_py_is_isolated() {
     let world = World::nats().await;
     let name = unique("mixed");
     let value = json!({ "name": "a", "text": "one" }).to_string();

@@ -54,7 +54,7 @@ fn texts<const N: usize>(keys: [&str; N]) -> BTreeSet<String> {
 }
 
 on_both_backends! {
-    async fn every_verb_uses_the_key_codec(world: World) {
+    async fn verbs_apply_key_codec(world: World) {
         let sessions = world.bucket::<Session>().await;
         let (ada, bob) = (session("acme", 7), session("a b", 8));
         let revision = sessions.put(&ada).await.unwrap();
@@ -74,7 +74,7 @@ on_both_backends! {
         assert_eq!(sessions.count(..).await.unwrap(), 11);
     }
 
-    async fn filters_match_as_in_a_plain_bucket(world: World) {
+    async fn filters_match_encoded_keys(world: World) {
         let sessions = world.bucket::<Session>().await;
         for (tenant, id) in [("acme", 7), ("acme", 8), ("beta", 7)] {
             sessions.put(&session(tenant, id)).await.unwrap();
@@ -98,7 +98,7 @@ on_both_backends! {
         assert_eq!(sessions.count(SessionKey::filter().tenant("acme")).await.unwrap(), 2);
     }
 
-    async fn a_cache_and_a_watch_use_the_key_codec(world: World) {
+    async fn cache_applies_key_codec(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session("acme", 7)).await.unwrap();
         let cache = sessions.cache(..).await.unwrap();
@@ -108,7 +108,7 @@ on_both_backends! {
         assert!(cache.get(&SessionKey::new("beta", 8)).is_some());
     }
 
-    async fn a_foreign_key_is_an_error_that_names_it(world: World) {
+    async fn undecodable_key_is_named_in_error(world: World) {
         let names = world.bucket::<Name>().await;
         names.put(&Name { name: "a".to_owned() }).await.unwrap();
         let foreign: Bucket<Stored> =
@@ -139,7 +139,7 @@ on_both_backends! {
         assert_eq!(error.outcome(), Outcome::NotApplied);
     }
 
-    async fn a_bucket_chooses_its_key_codec(world: World) {
+    async fn bucket_option_overrides_key_codec(world: World) {
         let plain = world.bucket::<Session>().await;
         let other: Bucket<Session> = world.store.bucket().name(plain.name()).key_codec(KeyCodec::Escaped).await.unwrap();
         other.put(&session("acme", 7)).await.unwrap();
@@ -148,7 +148,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
     }
 
-    async fn locks_beside_encoded_records_keep_their_keys(world: World) {
+    async fn locks_work_in_bucket_with_key_codec(world: World) {
         let sessions = world.bucket::<Session>().await;
         let lease = sessions.lock(&SessionKey::new("acme", 7)).await.unwrap();
         sessions.put(&session("acme", 7)).await.unwrap();
@@ -159,7 +159,7 @@ on_both_backends! {
 
 /// Keys that orbit.go and nats.js wrote: the key as JSON text, and the stored key.
 #[test]
-fn keys_of_other_clients_are_read_and_written() {
+fn codecs_match_golden_keys_of_other_clients() {
     for (codec, golden) in [
         (KeyCodec::Base64, include_str!("golden/keys.base64.txt")),
         (KeyCodec::Base64NatsJs, include_str!("golden/keys.base64-nats-js.txt")),
@@ -185,7 +185,7 @@ fn plain_key() -> impl Strategy<Value = Key> {
 
 proptest! {
     #[test]
-    fn what_a_key_codec_writes_it_reads(key in plain_key()) {
+    fn encoded_keys_round_trip(key in plain_key()) {
         for codec in [KeyCodec::Escaped, KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
             match codec.encode(&key) {
                 Ok(stored) => prop_assert_eq!(codec.decode(&stored), Ok(key.clone())),
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stored_key_has_one_reading(text in "[A-Za-z0-9/_=-]{1,6}(\\.[A-Za-z0-9/_=-]{1,6}){0,2}") {
+    fn decodable_stored_keys_are_canonical(text in "[A-Za-z0-9/_=-]{1,6}(\\.[A-Za-z0-9/_=-]{1,6}){0,2}") {
         let stored = Key::new(text).unwrap();
         for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
             if let Ok(key) = codec.decode(&stored) {

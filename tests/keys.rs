@@ -127,37 +127,37 @@ fn read_back<S: KeySegment>(value: &S) -> Result<S, SegmentError> {
 
 proptest! {
     #[test]
-    fn any_text_round_trips_through_its_segment(text in text()) {
+    fn text_round_trips_through_segment(text in text()) {
         let segment = escape(&text);
         prop_assert_eq!(unescape(&segment).unwrap(), &*text);
     }
 
     #[test]
-    fn any_string_of_proptest_round_trips_through_its_segment(text in any::<String>()) {
+    fn arbitrary_string_round_trips_through_segment(text in any::<String>()) {
         let segment = escape(&text);
         prop_assert_eq!(unescape(&segment).unwrap(), &*text);
     }
 
     #[test]
-    fn a_segment_holds_only_characters_that_are_legal_in_a_key_and_no_dot(text in text()) {
+    fn escaped_text_is_a_legal_segment(text in text()) {
         let segment = escape(&text);
         prop_assert!(is_segment(&segment), "{:?}", segment);
         prop_assert_eq!(Key::new(&*segment).unwrap().segments().count(), 1);
     }
 
     #[test]
-    fn plain_text_stays_as_it_is(text in "[-/_a-zA-Z0-9]{1,20}") {
+    fn plain_text_is_not_escaped(text in "[-/_a-zA-Z0-9]{1,20}") {
         prop_assert_eq!(escape(&text), &*text);
         prop_assert_eq!(unescape(&text).unwrap(), &*text);
     }
 
     #[test]
-    fn two_texts_never_share_a_segment(a in text(), b in text()) {
+    fn escape_is_injective(a in text(), b in text()) {
         prop_assert_eq!(a == b, escape(&a) == escape(&b));
     }
 
     #[test]
-    fn a_segment_is_read_only_if_it_is_what_escape_writes(
+    fn unescape_accepts_only_canonical_segments(
         segment in prop_oneof![8 => segment(), 1 => text(), 1 => any::<String>()],
     ) {
         if let Ok(text) = unescape(&segment) {
@@ -166,7 +166,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_unescape_panic(bytes in any::<Vec<u8>>()) {
+    fn unescape_never_panics(bytes in any::<Vec<u8>>()) {
         let segment = String::from_utf8_lossy(&bytes);
         if let Ok(text) = unescape(&segment) {
             prop_assert_eq!(escape(&text), &*segment);
@@ -174,13 +174,13 @@ proptest! {
     }
 
     #[test]
-    fn two_pairs_of_texts_never_share_a_key(a in (text(), text()), b in (text(), text())) {
+    fn distinct_pairs_have_distinct_keys(a in (text(), text()), b in (text(), text())) {
         let (a, b) = (PairKey { tenant: a.0, name: a.1 }, PairKey { tenant: b.0, name: b.1 });
         prop_assert_eq!(a == b, a.to_string() == b.to_string());
     }
 
     #[test]
-    fn moving_text_from_one_field_to_the_next_changes_the_key(text in text(), cut in any::<prop::sample::Index>()) {
+    fn moving_text_between_fields_changes_key(text in text(), cut in any::<prop::sample::Index>()) {
         let all = text.chars().collect::<Vec<_>>();
         let cut = cut.index(all.len() + 1);
         let pair = |at: usize| PairKey { tenant: all[..at].iter().collect(), name: all[at..].iter().collect() };
@@ -190,7 +190,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_has_as_many_segments_as_its_template(
+    fn key_segment_count_matches_template(
         tenant in text(),
         name in text(),
         id: i64,
@@ -214,7 +214,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_a_typed_key_only_if_the_key_displays_as_it(
+    fn decoded_key_displays_as_input(
         segments in proptest::collection::vec(segment(), 0..5),
         head in 0..3_u8,
     ) {
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn a_number_has_one_text_only(text in "[-+ ]?0{0,2}[0-9]{0,4}[ _.]?") {
+    fn parsed_integers_display_as_input(text in "[-+ ]?0{0,2}[0-9]{0,4}[ _.]?") {
         if let Ok(value) = i16::parse_segment(&text) {
             prop_assert_eq!(value.to_string(), &*text);
         }
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_a_key_exactly_if_the_grammar_says_so(text in prop_oneof![text(), "[-/_=.a-zA-Z0-9]{0,12}"]) {
+    fn key_parser_matches_grammar(text in prop_oneof![text(), "[-/_=.a-zA-Z0-9]{0,12}"]) {
         let legal = text.split('.').all(is_segment);
         prop_assert_eq!(Key::new(text.clone()).is_ok(), legal);
         if let Ok(key) = Key::new(text.clone()) {
@@ -285,14 +285,14 @@ proptest! {
 }
 
 #[test]
-fn the_empty_text_has_a_segment_of_its_own() {
+fn empty_text_round_trips_through_segment() {
     assert_eq!(escape(""), "=_");
     assert_eq!(unescape("=_").unwrap(), "");
     assert_eq!(unescape(""), Err(SegmentError::Escape));
 }
 
 #[test]
-fn a_segment_that_is_not_canonical_is_refused() {
+fn noncanonical_segments_are_rejected() {
     let refused = [
         "=", "=2", "=2e", "=ZZ", "=41", "=5F", "=2D", "=2F", "=30", "a=", "a=_", "=_=_", "=_a", ".", "a.b", "*", ">",
         " ", "ß",
@@ -306,7 +306,7 @@ fn a_segment_that_is_not_canonical_is_refused() {
 }
 
 #[test]
-fn a_value_has_no_second_text() {
+fn invalid_segment_values_are_rejected() {
     fn refused<S: KeySegment>(texts: &[&str]) {
         for text in texts {
             assert!(matches!(S::parse_segment(text), Err(SegmentError::Value { .. })), "{text:?}");
@@ -322,7 +322,7 @@ fn a_value_has_no_second_text() {
 }
 
 #[test]
-fn the_ends_of_every_integer_round_trip() {
+fn integer_bounds_round_trip() {
     macro_rules! ends {
         ($($type:ty),*) => {$(
             for value in [<$type>::MIN, <$type>::MAX, 0] {
@@ -334,7 +334,7 @@ fn the_ends_of_every_integer_round_trip() {
 }
 
 #[test]
-fn legal_keys_are_keys() {
+fn legal_keys_are_accepted() {
     for text in ["a", "a.b", "a.b.c", "-", "/", "_", "=", "=_", "_kv.x", "a/b-c_d=e.7", "0", "-.-"] {
         assert_eq!(Key::new(text).map(|key| key.to_string()), Ok(text.to_owned()));
         assert_eq!(text.parse::<Key>().unwrap().as_str(), text);
@@ -343,14 +343,14 @@ fn legal_keys_are_keys() {
 }
 
 #[test]
-fn a_key_shows_its_text() {
+fn key_displays_its_text() {
     let key = Key::new("acme.7").unwrap();
     assert_eq!((key.as_str(), key.as_ref(), &*key.to_string()), ("acme.7", "acme.7", "acme.7"));
     assert_eq!(format!("{key:?}"), "Key(\"acme.7\")");
 }
 
 #[test]
-fn illegal_texts_are_no_keys() {
+fn illegal_keys_are_rejected() {
     let empty_segment = |at| KeyError::EmptySegment { at };
     let illegal = |character, at| KeyError::IllegalCharacter { character, at };
     let cases = [
@@ -380,7 +380,7 @@ fn illegal_texts_are_no_keys() {
 }
 
 #[test]
-fn a_typed_key_that_is_too_long_is_neither_written_nor_read() {
+fn overlong_typed_key_neither_encodes_nor_decodes() {
     let key = |length: usize| PairKey { tenant: "a".repeat(length), name: "b".to_owned() };
     assert_eq!(key(1017).encode().unwrap().as_str().len(), 1024);
     assert_eq!(key(1018).encode(), Err(KeyError::TooLong { bytes: 1025 }));
@@ -390,7 +390,7 @@ fn a_typed_key_that_is_too_long_is_neither_written_nor_read() {
 }
 
 #[test]
-fn a_key_of_another_shape_is_refused() {
+fn key_not_matching_template_is_rejected() {
     for text in ["", "acct", "acct.a", "acct.a.b.c", "Acct.a.b", "acct.a.b.", ".acct.a.b", "acc.t.a.b"] {
         assert_eq!(PairKey::decode(text), Err(KeyError::Shape { template: PairKey::TEMPLATE }), "{text:?}");
     }
@@ -508,32 +508,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn a_pattern_matches_what_a_server_would(pattern in tailed_pattern()) {
+    fn pattern_matches_like_subject_filter(pattern in tailed_pattern()) {
         let keys = keys(&["a", "b", "c"]);
         prop_assert_eq!(matched(&pattern, &keys), filtered(&pattern, &keys));
     }
 
     #[test]
-    fn a_half_open_pattern_matches_a_part_of_what_its_filter_matches(pattern in half_open_pattern()) {
+    fn half_open_pattern_matches_subset_of_filter(pattern in half_open_pattern()) {
         let keys = keys(&["ax", "a", "b-y", "bx"]);
         prop_assert!(matched(&pattern, &keys).is_subset(&filtered(&pattern, &keys)));
     }
 
     #[test]
-    fn a_pattern_covers_another_exactly_if_no_key_is_outside(a in tailed_pattern(), b in tailed_pattern()) {
+    fn covers_agrees_with_matched_keys(a in tailed_pattern(), b in tailed_pattern()) {
         let keys = keys(&["a", "b", "c"]);
         prop_assert_eq!(a.covers(&b), filtered(&b, &keys).is_subset(&filtered(&a, &keys)), "{} {}", a, b);
     }
 
     #[test]
-    fn two_patterns_overlap_exactly_if_they_share_a_key(a in tailed_pattern(), b in tailed_pattern()) {
+    fn overlaps_agrees_with_shared_keys(a in tailed_pattern(), b in tailed_pattern()) {
         let keys = keys(&["a", "b", "c"]);
         prop_assert_eq!(a.overlaps(&b), !filtered(&a, &keys).is_disjoint(&filtered(&b, &keys)), "{} {}", a, b);
         prop_assert_eq!(a.overlaps(&b), b.overlaps(&a));
     }
 
     #[test]
-    fn disjoint_filters_share_no_key_and_lose_none(patterns in proptest::collection::vec(tailed_pattern(), 0..7)) {
+    fn disjoint_filters_cover_all_keys_once(patterns in proptest::collection::vec(tailed_pattern(), 0..7)) {
         let keys = keys(&["a", "b", "c"]);
         let disjoint = Pattern::disjoint(&patterns);
         prop_assert!(disjoint.len() <= patterns.len());
@@ -550,7 +550,7 @@ proptest! {
     }
 
     #[test]
-    fn disjoint_half_open_patterns_lose_no_key(patterns in proptest::collection::vec(half_open_pattern(), 0..6)) {
+    fn disjoint_half_open_patterns_cover_all_keys(patterns in proptest::collection::vec(half_open_pattern(), 0..6)) {
         let disjoint = Pattern::disjoint(&patterns);
         for key in keys(&["ax", "a", "b-y", "bx"]) {
             let wanted = patterns.iter().any(|pattern| pattern.matches(&key));
@@ -563,14 +563,14 @@ proptest! {
     }
 
     #[test]
-    fn disjoint_patterns_stay_as_they_are(a in pattern(), b in pattern()) {
+    fn disjoint_patterns_are_unchanged(a in pattern(), b in pattern()) {
         if !a.overlaps(&b) {
             prop_assert_eq!(Pattern::disjoint(&[a.clone(), b.clone()]), vec![a, b]);
         }
     }
 
     #[test]
-    fn no_value_escapes_its_place_in_a_pattern(value in text(), prefix in "[a-z-]{0,3}", suffix in "[a-z/]{0,3}") {
+    fn pattern_value_stays_within_its_segment(value in text(), prefix in "[a-z-]{0,3}", suffix in "[a-z/]{0,3}") {
         let pattern = Pattern::new().literal("acct").segment(Some(&value), &prefix, &suffix).literal("end");
         prop_assert_eq!(pattern.tokens().len(), 3);
         prop_assert!(pattern.tokens().iter().all(|token| matches!(token, Token::Literal(_))));
@@ -582,7 +582,7 @@ proptest! {
     }
 
     #[test]
-    fn the_pattern_of_a_value_matches_its_keys_and_no_others(tenant in text(), other in text(), name in text()) {
+    fn value_pattern_matches_only_keys_of_value(tenant in text(), other in text(), name in text()) {
         let of_tenant = Pattern::new().literal("acct").segment(Some(&tenant), "", "").segment::<String>(None, "", "");
         let key = |tenant: &String| PairKey { tenant: tenant.clone(), name: name.clone() }.to_string();
         prop_assert!(of_tenant.matches(&key(&tenant)));
@@ -591,7 +591,7 @@ proptest! {
     }
 
     #[test]
-    fn the_pattern_of_a_model_matches_each_of_its_keys(
+    fn model_pattern_matches_all_its_keys(
         tenant in text(),
         name in text(),
         id: i64,
@@ -608,7 +608,7 @@ proptest! {
 }
 
 #[test]
-fn a_pattern_displays_as_a_subject_filter() {
+fn pattern_displays_as_subject_filter() {
     let text = "a.*".to_owned();
     assert_eq!(Pattern::all().to_string(), ">");
     assert_eq!(PairKey::pattern().to_string(), "acct.*.*");
@@ -618,7 +618,7 @@ fn a_pattern_displays_as_a_subject_filter() {
 }
 
 #[test]
-fn an_exact_pattern_is_its_key() {
+fn exact_pattern_matches_only_its_key() {
     let key = Key::new("acct.a=2Eb.7").unwrap();
     let pattern = Pattern::exact(&key);
     assert_eq!(pattern.as_exact().as_deref(), Some(key.as_str()));
@@ -630,7 +630,7 @@ fn an_exact_pattern_is_its_key() {
 }
 
 #[test]
-fn half_open_filters_that_a_server_cannot_tell_apart_become_one() {
+fn half_open_patterns_with_same_filter_are_merged() {
     let a = Pattern::new().segment::<u8>(None, "a-", "");
     let b = Pattern::new().segment::<u8>(None, "b-", "");
     let disjoint = Pattern::disjoint(&[a, b]);
@@ -639,7 +639,7 @@ fn half_open_filters_that_a_server_cannot_tell_apart_become_one() {
 }
 
 #[test]
-fn a_half_open_segment_is_what_has_both_ends_and_something_between() {
+fn half_open_segment_requires_prefix_and_suffix() {
     let pattern = Pattern::new().segment::<String>(None, "ab", "yz");
     for segment in ["ab-yz", "ab=_yz", "abyzabyz"] {
         assert!(pattern.matches(segment), "{segment}");
@@ -655,7 +655,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn a_union_matches_what_one_of_its_patterns_matches(
+    fn union_matches_keys_of_any_pattern(
         patterns in proptest::collection::vec(prop_oneof![tailed_pattern(), half_open_pattern()], 0..9),
     ) {
         let union = Patterns::new(patterns.clone());
@@ -668,7 +668,7 @@ proptest! {
 }
 
 #[test]
-fn many_patterns_become_few_filters_that_lose_no_key() {
+fn many_patterns_merge_into_few_filters() {
     let exact = |tenant: usize, id: usize| Pattern::exact(&Key::new(format!("tenant-{tenant}.s.{id}")).unwrap());
     let of_one: Vec<_> = (0..200_000).map(|id| exact(7, id)).collect();
     let of_many: Vec<_> = (0..200_000).map(|number| exact(number % 400, number)).collect();
@@ -691,7 +691,7 @@ fn many_patterns_become_few_filters_that_lose_no_key() {
 }
 
 #[test]
-fn reserved_keys_are_matched_by_their_own_pattern_only() {
+fn only_reserved_pattern_matches_reserved_keys() {
     let reserved = format!("{}.lock.a", Key::RESERVED);
     assert!(!Pattern::all().matches(&reserved) && !Pattern::all().matches(Key::RESERVED));
     assert!(Pattern::reserved().matches(&reserved) && !Pattern::reserved().matches("a.lock.a"));
@@ -701,7 +701,7 @@ fn reserved_keys_are_matched_by_their_own_pattern_only() {
 }
 
 #[test]
-fn disjoint_patterns_are_no_wider_than_they_must_be() {
+fn disjoint_patterns_are_minimal() {
     let text = |patterns: &[&[Part]]| {
         let patterns: Vec<_> = patterns.iter().map(|parts| build(parts)).collect();
         Pattern::disjoint(&patterns).iter().map(Pattern::to_string).collect::<Vec<_>>()
@@ -713,7 +713,7 @@ fn disjoint_patterns_are_no_wider_than_they_must_be() {
 }
 
 #[test]
-fn disjoint_ends_where_every_pattern_overlaps_the_next() {
+fn disjoint_terminates_on_overlapping_patterns() {
     let literals = ["a", "b"];
     let mut patterns = Vec::new();
     for round in 0..2_000_usize {

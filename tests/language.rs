@@ -117,7 +117,7 @@ fn prose_is_plain_english() {
 }
 
 #[test]
-fn a_phrase_of_each_pattern_is_found() {
+fn sample_phrases_match_their_patterns() {
     let patterns = Patterns::new();
     let phrases = [
         ("riddle", "It belongs to whoever holds it."),

@@ -136,7 +136,7 @@ fn imports(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn a_room_imports_only_what_lies_below_it() {
+fn modules_import_only_lower_layers() {
     let mut wrong = Vec::new();
     for source in sources() {
         for import in imports(&source) {
@@ -152,7 +152,7 @@ fn a_room_imports_only_what_lies_below_it() {
 }
 
 #[test]
-fn a_leaf_backend_is_named_by_the_store_alone() {
+fn only_store_names_leaf_backends() {
     for source in sources() {
         for import in imports(&source) {
             let leaf = import.starts_with("backend/");
@@ -169,7 +169,7 @@ fn a_leaf_backend_is_named_by_the_store_alone() {
 }
 
 #[test]
-fn a_room_keeps_away_from_what_it_must_not_know() {
+fn modules_avoid_banned_identifiers() {
     let mut wrong = Vec::new();
     for source in sources() {
         for (rooms, bans) in BANS {
@@ -185,7 +185,7 @@ fn a_room_keeps_away_from_what_it_must_not_know() {
 }
 
 #[test]
-fn the_compare_and_set_loop_stands_once() {
+fn compare_and_set_loop_exists_once() {
     let mut conditional: Vec<_> = sources()
         .into_iter()
         .filter(|source| source.room == "bucket" && source.code.contains(".if_revision("))

@@ -38,7 +38,7 @@ async fn refuse(server: &Server, bucket: &str) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn a_refusal_by_a_leader_that_was_cut_off_proves_nothing() {
+async fn refusal_by_isolated_leader_is_not_trusted() {
     needs!(Locks);
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.node(0).url()).await;
@@ -64,7 +64,7 @@ async fn a_refusal_by_a_leader_that_was_cut_off_proves_nothing() {
 
 /// The only leader also reports a conflict with a lower revision if the record of the key is gone.
 #[tokio::test]
-async fn the_only_leader_refuses_what_expects_a_record_that_is_gone() {
+async fn update_of_purged_record_conflicts() {
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
     let bucket: Bucket<Item> = world.fresh().replicas(3).await.unwrap();

@@ -51,7 +51,7 @@ async fn every_verb_refuses(sessions: &Bucket<Session>, stored: Revision) {
 }
 
 on_both_backends! {
-    async fn a_ttl_longer_than_the_buckets_is_refused_by_every_verb(world: World) {
+    async fn every_verb_rejects_ttl_above_bucket_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = open(&world, world.fresh().ttl(MINUTE)).await;
         let stored = sessions.put(&session()).await.unwrap();
@@ -64,7 +64,7 @@ on_both_backends! {
         unbounded.put(&session()).ttl(HOUR).await.unwrap();
     }
 
-    async fn an_adopted_bucket_applies_its_own_ttl(world: World) {
+    async fn adopted_bucket_ttl_limits_record_ttl(world: World) {
         needs!(world, RecordTtl);
         let made = open(&world, world.fresh().ttl(MINUTE)).await;
         // The model, and this builder, ask for another TTL.
@@ -74,7 +74,7 @@ on_both_backends! {
         every_verb_refuses(&adopted, stored).await;
     }
 
-    async fn a_write_without_a_ttl_leaves_the_ttl_of_the_bucket(world: World) {
+    async fn write_without_ttl_expires_by_bucket_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = open(&world, world.fresh().ttl(Duration::from_secs(3))).await;
         sessions.put(&session()).ttl(Duration::from_secs(1)).await.unwrap();
@@ -90,7 +90,7 @@ on_both_backends! {
         assert!(matches!(event, Event::Removed { reason: Removed::Expired, .. }), "{event:?}");
     }
 
-    async fn too_long_keep_is_refused_before_the_work_runs(world: World) {
+    async fn once_rejects_retention_above_bucket_ttl(world: World) {
         needs!(world, RecordTtl);
         let bucket = open(&world, world.fresh().ttl(MINUTE)).await;
         let once = world.store.once::<u32>("charges").bucket(bucket.name()).ttl(Duration::from_secs(5)).retention(HOUR);

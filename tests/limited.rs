@@ -41,7 +41,7 @@ async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> L
 on_both_backends! {
     needs Locks;
 
-    async fn the_locks_of_a_full_bucket_expire(world: World) {
+    async fn locks_in_full_bucket_expire(world: World) {
         for storage in [Storage::File, Storage::Memory] {
             let name = unique("locks");
             locks_of_a_full_bucket_expire(&world, |store| store.locks(&name).max_bytes(16_384).storage(storage)).await;
@@ -50,7 +50,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_bucket_that_can_hold_no_lock_is_refused(world: World) {
+    async fn recipes_reject_bucket_with_tiny_max_bytes(world: World) {
         let mut names = Vec::new();
         for bytes in [1, 100, 2_047] {
             let (store, name) = (&world.store, unique("tiny"));
@@ -124,7 +124,7 @@ async fn each_recipe(store: &Store, name: &str, bytes: Option<u64>) -> Vec<(&'st
 
 /// On a cluster, each server must have room before it replaces a record.
 #[tokio::test]
-async fn the_locks_of_a_full_replicated_bucket_expire() {
+async fn locks_in_full_replicated_bucket_expire() {
     needs!(Locks);
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
@@ -132,7 +132,7 @@ async fn the_locks_of_a_full_replicated_bucket_expire() {
 }
 
 #[tokio::test]
-async fn an_account_that_requires_max_bytes_can_have_each_recipe() {
+async fn recipes_work_with_max_bytes_required() {
     needs!(Locks);
     let config = r#"
         accounts { A { jetstream { max_mem: 64MB, max_store: 64MB, max_bytes_required: true }, users [{ user: a, password: a }] } }

@@ -45,7 +45,7 @@ async fn ids(mut list: kvtyped::bucket::Entries<Session>) -> (Vec<u64>, Cursor) 
 }
 
 on_both_backends! {
-    async fn a_list_is_read_in_pages(world: World) {
+    async fn list_pages_resume_from_cursor(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, "acme", 0..25).await;
         fill(&sessions, "beta", 100..110).await;
@@ -70,7 +70,7 @@ on_both_backends! {
         assert_eq!(keys, [0, 1, 2].map(|id| SessionKey::new("acme", id)));
     }
 
-    async fn keys_gives_each_key_once_and_a_list_may_repeat(world: World) {
+    async fn keys_are_unique_but_list_may_repeat(world: World) {
         // More keys than a server sends ahead of the reader.
         const COUNT: u64 = 6_000;
         let sessions: Bucket<Session> = world.bucket().await;
@@ -97,7 +97,7 @@ on_both_backends! {
         assert_eq!(found.len() as u64, COUNT + 3, "three records that came were rewritten");
     }
 
-    async fn a_limit_counts_records_and_no_markers(world: World) {
+    async fn limit_does_not_count_delete_markers(world: World) {
         let documents: Bucket<Document> = world.bucket().await;
         for number in 0..20 {
             documents.put(&Document::new(&number.to_string(), "text")).await.unwrap();
@@ -113,7 +113,7 @@ on_both_backends! {
         assert_eq!(documents.count(..).await.unwrap(), 10);
     }
 
-    async fn a_record_that_is_rewritten_behind_a_cursor_is_seen_again_and_never_missed(world: World) {
+    async fn rewritten_record_appears_after_cursor(world: World) {
         for history in [1, 5] {
             let documents: Bucket<Document> = world.fresh().history(history).await.unwrap();
             let document = |number: u32, text: &str| Document::new(&number.to_string(), text);
@@ -147,7 +147,7 @@ on_both_backends! {
         }
     }
 
-    async fn an_undecodable_record_has_its_place_in_a_page(world: World) {
+    async fn undecodable_record_counts_toward_page(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         let raw: Bucket<RawSession> = seen_as(&world, sessions.name()).await;
         fill(&sessions, "acme", 0..3).await;
@@ -163,7 +163,7 @@ on_both_backends! {
         assert_eq!(raw.count(..).await.unwrap(), 6);
     }
 
-    async fn a_list_tells_how_far_it_is(world: World) {
+    async fn list_reports_progress(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, "acme", 0..300).await;
         let mut list = sessions.list(..).await.unwrap();
@@ -180,7 +180,7 @@ on_both_backends! {
         assert_eq!((keys.progress().seen, keys.progress().remaining), (10, Some(290)));
     }
 
-    async fn records_are_counted_without_markers(world: World) {
+    async fn count_ignores_delete_markers(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         assert_eq!(sessions.count(..).await.unwrap(), 0);
         fill(&sessions, "acme", 0..40).await;
@@ -198,7 +198,7 @@ on_both_backends! {
         assert_eq!(sessions.count(empty).await.unwrap(), 0);
     }
 
-    async fn a_cursor_of_another_bucket_is_refused(world: World) {
+    async fn cursor_of_deleted_bucket_is_rejected(world: World) {
         let name = unique("again");
         let open = || world.store.bucket::<Session>().name(&name);
         let sessions = open().await.unwrap();
@@ -214,7 +214,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_count_holds_while_records_are_written(world: World) {
+    async fn count_is_exact_during_rewrites(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, "acme", 0..500).await;
         let counting = async {
@@ -235,7 +235,7 @@ on_both_backends! {
 }
 
 #[test]
-fn a_text_that_is_no_cursor_is_refused() {
+fn invalid_cursor_text_is_rejected() {
     for text in
         ["", "-", "1", "1-", "-1", "x-1", "1-x", "1-1-1", "+1-1", "1-+1", "01-1", "1-99999999999999999999", "1- 1"]
     {
@@ -264,7 +264,7 @@ async fn no_consumers(server: &Server, bucket: &str) {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_list() {
+async fn list_leaves_no_consumer() {
     let server = harness::shared().await;
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
     fill(&sessions, "acme", 0..500).await;
@@ -291,7 +291,7 @@ async fn nothing_is_left_of_a_list() {
 
 /// A limited list requests and receives only a few messages.
 #[tokio::test]
-async fn a_limited_list_is_not_sent_whole() {
+async fn limited_list_receives_few_messages() {
     let server = harness::shared().await;
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
     fill_much(&sessions, 0..2_000).await;
@@ -305,7 +305,7 @@ async fn a_limited_list_is_not_sent_whole() {
 
 /// A slow reader receives at most one window in advance, and all records in the end.
 #[tokio::test]
-async fn a_list_that_is_not_read_is_not_sent() {
+async fn idle_list_reader_stops_delivery() {
     const RECORDS: u64 = 20_000;
     let server = harness::shared().await;
     for world in [World::nats().await, connection_of_an_application().await] {
@@ -341,7 +341,7 @@ async fn connection_of_an_application() -> World {
 
 /// A server that has sent everything continues to send heartbeats, which mix with the buffered messages.
 #[tokio::test]
-async fn a_reader_that_pauses_misses_nothing() {
+async fn paused_list_reader_misses_no_record() {
     let sessions: Bucket<Session> = World::nats().await.bucket().await;
     fill_much(&sessions, 0..7_000).await;
     let mut list = sessions.list(..).timeout(SECOND).await.unwrap();
@@ -358,7 +358,7 @@ async fn a_reader_that_pauses_misses_nothing() {
 
 /// The guest has the permissions that other clients need for a list, but may not acknowledge.
 #[tokio::test]
-async fn a_list_goes_on_without_the_right_to_acknowledge() {
+async fn list_works_without_ack_permission() {
     let config = r#"
         authorization { users: [
             { user: admin, password: admin }
@@ -388,7 +388,7 @@ async fn a_list_goes_on_without_the_right_to_acknowledge() {
 }
 
 #[tokio::test]
-async fn a_stream_that_limits_its_consumers_is_listed() {
+async fn list_works_with_consumer_limits() {
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
     let name = unique("limited");
@@ -406,7 +406,7 @@ async fn a_stream_that_limits_its_consumers_is_listed() {
 }
 
 #[tokio::test]
-async fn an_old_server_lists_in_pages() {
+async fn old_server_lists_in_pages() {
     let server = Server::builder().version(OLD).start().await;
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     fill_much(&sessions, 0..10_000).await;
@@ -426,7 +426,7 @@ async fn an_old_server_lists_in_pages() {
 
 /// A list of few keys makes no consumer. One of more than 1,024 keys does, and so does a list from a cursor.
 #[tokio::test]
-async fn a_list_of_few_keys_needs_no_consumer() {
+async fn short_list_creates_no_consumer() {
     // Older servers count what is behind a message in another way.
     crate::needs::needs!(Transactions);
     let server = Server::start().await;
@@ -459,7 +459,7 @@ async fn a_list_of_few_keys_needs_no_consumer() {
 
 /// A key that is written while a list of few keys is read moves to its end, as in a longer list.
 #[tokio::test]
-async fn a_list_of_few_keys_misses_nothing_that_is_written_meanwhile() {
+async fn short_list_misses_no_rewritten_record() {
     let world = World::nats().await;
     let sessions: Bucket<Session> = world.bucket().await;
     fill_much(&sessions, 0..500).await;

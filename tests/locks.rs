@@ -33,7 +33,7 @@ fn fresh(world: &World) -> Locks {
 on_both_backends! {
     needs Locks;
 
-    async fn a_lock_has_one_holder(world: World) {
+    async fn lock_has_a_single_holder(world: World) {
         let locks = fresh(&world).await.unwrap();
         let guard = locks.lock("invoice-42").await.unwrap();
         assert!(guard.is_held());
@@ -47,7 +47,7 @@ on_both_backends! {
         assert!(again.fence() > fence);
     }
 
-    async fn two_stores_share_the_locks_of_a_name(world: World) {
+    async fn lock_handles_share_locks_by_name(world: World) {
         let name = unique("locks");
         let here = world.store.locks(&name).await.unwrap();
         let there = world.store.locks(&name).await.unwrap();
@@ -61,7 +61,7 @@ on_both_backends! {
         assert!(here.try_lock("a").await.unwrap().is_some());
     }
 
-    async fn a_waiter_gets_the_lock_when_it_is_given_back(world: World) {
+    async fn waiter_acquires_released_lock(world: World) {
         let name = unique("locks");
         let here = world.store.locks(&name).await.unwrap();
         let there = world.store.locks(&name).await.unwrap();
@@ -75,7 +75,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_wait_that_passes_is_a_timeout(world: World) {
+    async fn expired_wait_is_a_timeout(world: World) {
         let locks = fresh(&world).await.unwrap();
         let guard = locks.lock("a").await.unwrap();
         let error = locks.lock("a").wait(Duration::from_millis(50)).await.unwrap_err();
@@ -85,7 +85,7 @@ on_both_backends! {
         locks.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
     }
 
-    async fn a_guard_that_is_dropped_gives_the_lock_back(world: World) {
+    async fn dropped_guard_releases_lock(world: World) {
         let name = unique("locks");
         let here = world.store.locks(&name).await.unwrap();
         drop(here.lock("a").await.unwrap());
@@ -93,7 +93,7 @@ on_both_backends! {
         there.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
     }
 
-    async fn others_can_read_who_holds_it(world: World) {
+    async fn lock_holder_is_readable(world: World) {
         let locks = fresh(&world).owner("worker-7").await.unwrap();
         assert_eq!(locks.holder("a.*").await.unwrap(), None);
         let guard = locks.lock("a.*").note("monthly run").await.unwrap();
@@ -105,7 +105,7 @@ on_both_backends! {
         assert_eq!(locks.holder("a.*").await.unwrap(), None);
     }
 
-    async fn a_renewal_keeps_the_fence_and_moves_the_end(world: World) {
+    async fn renewal_keeps_fence_and_extends_lease(world: World) {
         let locks = fresh(&world).ttl(2 * SECOND).await.unwrap();
         let guard = locks.lock("a").await.unwrap();
         tokio::time::sleep(3 * SECOND).await;
@@ -117,14 +117,14 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn work_runs_under_a_lock_to_its_end(world: World) {
+    async fn guard_run_completes_work(world: World) {
         let locks = fresh(&world).await.unwrap();
         let guard = locks.lock("a").await.unwrap();
         assert_eq!(guard.run(async { 7 }).await.unwrap(), 7);
         guard.release().await.unwrap();
     }
 
-    async fn many_workers_never_meet(world: World) {
+    async fn lock_excludes_concurrent_workers(world: World) {
         let name = unique("locks");
         let room = Arc::new(Room::default());
         let mut workers = Vec::new();
@@ -145,7 +145,7 @@ on_both_backends! {
         assert_eq!(room.visits.load(Ordering::SeqCst), 80);
     }
 
-    async fn the_fair_are_served_in_their_order(world: World) {
+    async fn fair_waiters_acquire_in_order(world: World) {
         let name = unique("locks");
         let first = world.store.locks(&name).fair().await.unwrap();
         let guard = first.lock("a").await.unwrap();
@@ -167,7 +167,7 @@ on_both_backends! {
         assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
     }
 
-    async fn a_fair_attempt_lets_those_who_wait_go_first(world: World) {
+    async fn fair_try_lock_yields_to_waiters(world: World) {
         let name = unique("locks");
         let fair = world.store.locks(&name).fair().await.unwrap();
         let guard = fair.try_lock("a").await.unwrap().expect("the lock is free and has no waiters");
@@ -182,7 +182,7 @@ on_both_backends! {
         assert!(fair.try_lock("b").await.unwrap().is_some(), "waiters for another lock do not count");
     }
 
-    async fn a_lock_is_handed_on_to_those_who_wait_with_fences_that_grow(world: World) {
+    async fn lock_is_handed_over_with_growing_fences(world: World) {
         let name = unique("locks");
         let locks = async |owner: &str| world.another().await.locks(&name).fair().owner(owner).await.unwrap();
         let guard = locks("one").await.lock("a").await.unwrap();
@@ -208,7 +208,7 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn one_who_gives_up_holds_nobody_up(world: World) {
+    async fn abandoned_waiter_does_not_block_queue(world: World) {
         let name = unique("locks");
         let locks = async || world.another().await.locks(&name).fair().await.unwrap();
         let guard = locks().await.lock("a").await.unwrap();
@@ -223,7 +223,7 @@ on_both_backends! {
         until_so_many_wait(&world, &name, 0).await;
     }
 
-    async fn one_who_dies_holds_nobody_up_for_longer_than_its_time(world: World) {
+    async fn dead_waiter_unblocks_queue_after_ttl(world: World) {
         let (name, ttl) = (unique("locks"), 2 * SECOND);
         let open = async |store: &Store| store.locks(&name).fair().ttl(ttl).await.unwrap();
         let guard = open(&world.another().await).await.lock("a").await.unwrap();
@@ -242,7 +242,7 @@ on_both_backends! {
         assert!(released.elapsed() < ttl + 4 * SECOND, "{:?}", released.elapsed());
     }
 
-    async fn those_who_wait_hear_that_their_bucket_is_gone(world: World) {
+    async fn waiters_report_deleted_bucket(world: World) {
         let name = unique("locks");
         let locks = world.store.locks(&name).await.unwrap();
         let _guard = locks.lock("a").await.unwrap();
@@ -258,7 +258,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_lock_beside_a_record_fences_its_writes(world: World) {
+    async fn record_lock_fences_writes(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let guard = sessions.lock(&session.key()).ttl(SECOND).await.unwrap();
@@ -352,7 +352,7 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn lists_and_watches_of_the_model_do_not_see_its_locks(world: World) {
+    async fn lists_and_caches_hide_locks(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         sessions.put(&session).await.unwrap();
@@ -369,7 +369,7 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn a_fence_of_another_bucket_is_refused(world: World) {
+    async fn fence_of_other_bucket_is_rejected(world: World) {
         let (here, there) = (world.bucket::<Session>().await, world.bucket::<Session>().await);
         let session = Session::new("acme", 7);
         let elsewhere = there.lock(&session.key()).await.unwrap();
@@ -381,7 +381,7 @@ on_both_backends! {
         assert_eq!(here.get(&session.key()).await.unwrap(), None);
     }
 
-    async fn an_unfit_bucket_is_refused_when_locks_are_opened(world: World) {
+    async fn locks_reject_unsuitable_bucket(world: World) {
         let history = world.fresh::<Document>().history(5).limit_markers(60 * SECOND).await.unwrap();
         let short = world.fresh::<Session>().ttl(10 * SECOND).await.unwrap();
         let small = world.fresh::<Session>().max_value_size(200).limit_markers(60 * SECOND).await.unwrap();
@@ -391,7 +391,7 @@ on_both_backends! {
         }
     }
 
-    async fn the_error_about_missing_markers_names_the_remedy(world: World) {
+    async fn missing_limit_markers_error_names_remedy(world: World) {
         let open = world.fresh::<Session>().limit_markers(LimitMarkers::Off).await.unwrap();
         let error = world.store.locks(open.name()).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
@@ -402,7 +402,7 @@ on_both_backends! {
         world.store.locks(open.name()).await.expect("the remedy helps").lock("a").await.unwrap().release().await.unwrap();
     }
 
-    async fn a_bucket_of_records_can_hold_locks_by_name_too(world: World) {
+    async fn record_bucket_can_hold_named_locks(world: World) {
         let sessions = world.bucket::<Session>().await;
         let locks = world.store.locks(sessions.name()).await.unwrap();
         let guard = locks.lock("acme.7").await.unwrap();
@@ -410,7 +410,7 @@ on_both_backends! {
         guard.release().await.unwrap();
     }
 
-    async fn times_that_contradict_each_other_are_refused(world: World) {
+    async fn invalid_lease_times_are_rejected(world: World) {
         for locks in [
             fresh(&world).ttl(Duration::from_millis(999)),
             fresh(&world).ttl(3 * SECOND).safety_margin(3 * SECOND),

@@ -31,7 +31,7 @@ fn visits(many: &[Option<Entry<Session>>]) -> Vec<Option<u32>> {
 }
 
 on_both_backends! {
-    async fn many_records_come_in_the_order_asked(world: World) {
+    async fn get_many_keeps_request_order(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, 0..8).await;
         sessions.delete(&key(1)).await.unwrap();
@@ -52,7 +52,7 @@ on_both_backends! {
         assert_eq!(visits(&sessions.get_many(&asked[..1]).await.unwrap()), [Some(7)]);
     }
 
-    async fn many_records_are_what_single_reads_find(world: World) {
+    async fn get_many_equals_single_gets(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, 0..20).await;
         let keys: Vec<_> = (0..20).map(key).collect();
@@ -65,7 +65,7 @@ on_both_backends! {
         sessions.update(&entry.value().clone().visited(1), entry.revision()).await.unwrap();
     }
 
-    async fn an_empty_value_is_no_missing_one(world: World) {
+    async fn empty_value_is_not_missing(world: World) {
         let raw: Bucket<RawSession> = world.bucket().await;
         for id in ["a", "b", "c", "d", "e"] {
             raw.put(&RawSession::new("acme", id, b"")).await.unwrap();
@@ -77,7 +77,7 @@ on_both_backends! {
         assert_eq!(found, [Some(0), None, Some(0), Some(0), Some(0), None]);
     }
 
-    async fn a_record_that_does_not_decode_is_told_with_its_key(world: World) {
+    async fn undecodable_record_error_names_key(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, 0..6).await;
         let raw: Bucket<RawSession> = seen_as(&world, sessions.name()).await;
@@ -98,7 +98,7 @@ on_both_backends! {
         }
     }
 
-    async fn there_is_no_largest_number_of_records(world: World) {
+    async fn get_many_accepts_10_000_keys(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         fill(&sessions, (0..5_000).filter(|id| id % 2 == 0)).await;
         let keys: Vec<_> = (0..10_000).map(|n| key(n * 7 % 10_000)).collect();
@@ -109,7 +109,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_handle_that_was_closed_reads_no_more(world: World) {
+    async fn closed_handle_rejects_get_many(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         sessions.close();
         let error = sessions.get_many([key(1)]).await.unwrap_err();
@@ -149,19 +149,19 @@ async fn never_misses_what_is_rewritten(server: &Server) {
 }
 
 #[tokio::test]
-async fn what_is_rewritten_is_never_missed() {
+async fn get_many_finds_rewritten_records() {
     never_misses_what_is_rewritten(harness::shared().await).await;
 }
 
 #[tokio::test]
-async fn what_is_rewritten_is_never_missed_in_a_cluster() {
+async fn get_many_finds_rewritten_records_in_cluster() {
     let cluster = harness::cluster::shared().await;
     never_misses_what_is_rewritten(cluster.node(0)).await;
 }
 
 /// P29.
 #[tokio::test]
-async fn many_reads_of_at_least_a_revision_are_never_older() {
+async fn get_many_at_least_revision_is_never_stale() {
     const KEYS: u64 = 12;
     let cluster = harness::cluster::shared().await;
     let writer = World::at(&cluster.node(0).url()).await;
@@ -193,7 +193,7 @@ async fn many_reads_of_at_least_a_revision_are_never_older() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_answers_for_its_origin_makes_no_read_stale() {
+async fn mirror_does_not_make_get_many_stale() {
     let server = Server::start().await;
     let World { store, .. } = World::at(&server.url()).await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
@@ -223,7 +223,7 @@ async fn finds_everything(sessions: &ReadBucket<Session>) {
 }
 
 #[tokio::test]
-async fn an_old_server_is_asked_for_each_record() {
+async fn get_many_works_on_old_server() {
     let server = Server::builder().version(OLD).start().await;
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     fill(&sessions, 0..100).await;
@@ -232,7 +232,7 @@ async fn an_old_server_is_asked_for_each_record() {
 
 /// The guest may read single records of one bucket, with per-key permissions, and nothing else.
 #[tokio::test]
-async fn a_user_who_may_read_single_records_reads_many() {
+async fn get_many_works_with_single_get_permission() {
     let config = r#"
         authorization { users: [
             { user: admin, password: admin }
@@ -272,7 +272,7 @@ async fn a_user_who_may_read_single_records_reads_many() {
 }
 
 #[tokio::test]
-async fn lost_replies_are_asked_for_again() {
+async fn get_many_retries_lost_replies() {
     let server = harness::shared().await;
     let direct: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     fill(&direct, 0..100).await;
@@ -303,7 +303,7 @@ async fn lost_replies_are_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_gone_is_told() {
+async fn get_many_reports_deleted_bucket() {
     let world = World::nats().await;
     let sessions: Bucket<Session> = world.bucket().await;
     fill(&sessions, 0..10).await;

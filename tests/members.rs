@@ -82,7 +82,7 @@ fn kv_of(result: Result<(), TransactError>) -> Error {
 }
 
 on_both_backends! {
-    async fn transaction_refuses_a_model_of_another_bucket(world: World) {
+    async fn transaction_rejects_model_of_other_bucket(world: World) {
         let accounts = world.bucket::<Account>().await;
         let account = accounts.put(&Account { id: 7, balance: 1 }).await.unwrap();
         for transaction in [
@@ -96,7 +96,7 @@ on_both_backends! {
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
     }
 
-    async fn transact_refuses_a_model_of_another_bucket(world: World) {
+    async fn transact_rejects_model_of_other_bucket(world: World) {
         let accounts = world.bucket::<Account>().await;
         let account = accounts.put(&Account { id: 7, balance: 1 }).await.unwrap();
         let minute = Duration::from_secs(60);
@@ -119,7 +119,7 @@ on_both_backends! {
         assert_eq!(accounts.status().await.unwrap().last_revision, account, "nothing was written");
     }
 
-    async fn a_key_of_another_bucket_removes_nothing(world: World) {
+    async fn transactions_reject_key_of_other_bucket(world: World) {
         let accounts = world.bucket::<Account>().await;
         let account = accounts.put(&Account { id: 7, balance: 1 }).await.unwrap();
         let key = &InvoiceKey::new(7_u64);
@@ -140,7 +140,7 @@ on_both_backends! {
         removal.await.unwrap();
     }
 
-    async fn models_that_declare_the_same_bucket_share_a_transaction(world: World) {
+    async fn models_of_same_bucket_share_transaction(world: World) {
         // The bucket has another name than the models declare.
         let accounts = world.bucket::<Account>().await;
         let note = Note { id: 2 };
@@ -154,7 +154,7 @@ on_both_backends! {
         assert_eq!(read.await.unwrap(), Some(note));
     }
 
-    async fn a_bucket_that_is_opened_under_the_name_of_another_holds_both_models(world: World) {
+    async fn renamed_bucket_accepts_models_of_that_name(world: World) {
         let accounts = world.fresh::<Account>().await.unwrap();
         is_refused(&accounts.transaction().put(&INVOICE).commit().await.unwrap_err());
         let shared = world.another().await.bucket::<Account>().name("invoices").await.unwrap();

@@ -38,7 +38,7 @@ struct Named {
 }
 
 on_both_backends! {
-    async fn key_that_is_too_long_names_the_limit_and_its_length(world: World) {
+    async fn overlong_key_error_names_limit_and_length(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         let key = SessionKey::new("x".repeat(1_500), 7);
         let error = sessions.get(&key).await.unwrap_err();
@@ -48,7 +48,7 @@ on_both_backends! {
         assert!(text.contains("1024") && text.contains("`Session`"), "{text}");
     }
 
-    async fn refusal_of_a_record_names_the_model(world: World) {
+    async fn record_errors_name_model(world: World) {
         let sessions: Bucket<Session> = world.bucket().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         raw.put(&RawSession::new("acme", "7", b"no record")).await.unwrap();
@@ -64,7 +64,7 @@ on_both_backends! {
         }
     }
 
-    async fn fixed_text_of_the_encoder_is_kept(world: World) {
+    async fn encode_error_keeps_serializer_message(world: World) {
         let grids: Bucket<Grid> = world.bucket().await;
         let grid = Grid { id: 7, cells: [((1, 2), 3)].into() };
         let error = grids.put(&grid).await.unwrap_err();
@@ -72,7 +72,7 @@ on_both_backends! {
         assert!(report(&error).contains("key must be a string") && report(&error).contains("`Grid`"), "{error:?}");
     }
 
-    async fn errors_of_recipes_show_the_name_that_the_user_gave(world: World) {
+    async fn recipe_errors_show_user_given_name(world: World) {
         if world.is_on_a_server() {
             needs!(Locks);
         }
@@ -117,7 +117,7 @@ on_both_backends! {
 }
 
 #[tokio::test]
-async fn names_forge_no_line_of_a_log() {
+async fn error_text_escapes_control_characters() {
     let forged = "a\r\n2026-11-30 ERROR forged\u{1b}[2K\u{2028}\u{202e}";
     let store = Store::memory();
     let locks = store.locks("jobs").await.unwrap();

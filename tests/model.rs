@@ -409,14 +409,14 @@ prop_state_machine! {
     #![proptest_config(Config { cases: cases(100), max_shrink_iters: 4_096, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn memory_answers_as_a_server_does(sequential 5..60 => MemoryIsAServer);
+    fn memory_backend_behaves_like_server(sequential 5..60 => MemoryIsAServer);
 }
 
 proptest! {
     #![proptest_config(Config { cases: cases(20), max_shrink_iters: 512, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_pattern_matches_what_a_server_matches(
+    fn patterns_match_like_server(
         keys in vec(vec(segment(), 1..5).prop_map(|segments| segments.join(".")), 1..40),
         filters in vec(vec(pattern(), 1..5), 1..6),
     ) {
@@ -426,7 +426,7 @@ proptest! {
 
     // This version miscounts the pending messages of several filters, and a scan must not rely on the count.
     #[test]
-    fn a_pattern_matches_what_an_old_server_matches(
+    fn patterns_match_like_old_server(
         keys in vec(vec(segment(), 1..5).prop_map(|segments| segments.join(".")), 1..40),
         filters in vec(vec(pattern(), 1..5), 1..6),
     ) {

@@ -18,7 +18,7 @@ fn session() -> Session {
 }
 
 on_both_backends! {
-    async fn modify_changes_the_record_and_returns_it(world: World) {
+    async fn modify_returns_changed_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let changed = sessions.modify(&key(), |session| session.visits += 1).await.unwrap();
@@ -27,7 +27,7 @@ on_both_backends! {
         assert_eq!(read, changed);
     }
 
-    async fn modify_of_nothing_is_not_found(world: World) {
+    async fn modify_of_missing_record_is_not_found(world: World) {
         let sessions = world.bucket::<Session>().await;
         let error = sessions.modify(&key(), |session| session.visits += 1).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::NotFound) && error.is_not_found());
@@ -37,7 +37,7 @@ on_both_backends! {
         assert!(error.is_not_found());
     }
 
-    async fn modify_inserts_where_it_is_told_to(world: World) {
+    async fn modify_or_insert_with_inserts_missing_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         let entry = sessions.modify(&key(), |session| session.visits += 1).or_insert_with(session).await.unwrap();
         assert_eq!(entry.visits, 0, "the record that is inserted is not changed");
@@ -47,7 +47,7 @@ on_both_backends! {
         assert_eq!(entry.visits, 1);
     }
 
-    async fn a_closure_that_changes_a_field_of_the_key_is_refused(world: World) {
+    async fn closure_that_changes_key_is_rejected(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let error = sessions.modify(&key(), |session| session.id = 8).await.unwrap_err();
@@ -60,7 +60,7 @@ on_both_backends! {
         assert_eq!(sessions.keys(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap(), [key()]);
     }
 
-    async fn a_closure_that_changes_nothing_writes_nothing(world: World) {
+    async fn unchanged_record_is_not_written(world: World) {
         let sessions = world.bucket::<Session>().await;
         let revision = sessions.put(&session()).await.unwrap();
         let entry = sessions.modify(&key(), |session| session.visits += 0).await.unwrap();
@@ -74,7 +74,7 @@ on_both_backends! {
         assert_eq!(sessions.status().await.unwrap().last_revision, revision);
     }
 
-    async fn the_closures_own_error_comes_back_and_nothing_is_written(world: World) {
+    async fn closure_error_is_returned_without_write(world: World) {
         #[derive(Debug, PartialEq)]
         struct Refused(u32);
 
@@ -96,7 +96,7 @@ on_both_backends! {
         assert_eq!(sessions.try_modify(&key(), charge).await.unwrap().visits, 1);
     }
 
-    async fn a_closure_that_panics_loses_nothing(world: World) {
+    async fn panicking_closure_leaves_record_unchanged(world: World) {
         let sessions = world.bucket::<Session>().await;
         let revision = sessions.put(&session()).await.unwrap();
         let mut panics = std::panic::AssertUnwindSafe(async {
@@ -129,7 +129,7 @@ on_both_backends! {
         assert_eq!(documents.status().await.unwrap().last_revision, before, "nothing was there to delete");
     }
 
-    async fn modify_keeps_the_ttl_that_a_record_has_unless_told_another(world: World) {
+    async fn modify_keeps_ttl_unless_overridden(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let minute = Duration::from_secs(60);
@@ -149,7 +149,7 @@ on_both_backends! {
         assert_eq!((entry.ttl(), entry.revision()), (Ttl::new(3 * minute), kept.revision()));
     }
 
-    async fn sixty_four_tasks_lose_no_increment(world: World) {
+    async fn concurrent_increments_are_not_lost(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let tasks = (0..64).map(|_| {
@@ -166,7 +166,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key()).read(Read::Leader).await.unwrap().expect("there").visits, 64 * 50);
     }
 
-    async fn every_caller_of_a_group_gets_the_stored_record(world: World) {
+    async fn group_commit_returns_stored_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let before = sessions.status().await.unwrap().last_revision;
@@ -198,7 +198,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_revision_of_a_group_means_the_same_after_a_round_trip_through_a_number(world: World) {
+    async fn group_commit_revision_round_trips_as_number(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -222,7 +222,7 @@ on_both_backends! {
         assert!(sessions.update(stored.value(), stored.revision()).await.unwrap_err().is_conflict());
     }
 
-    async fn a_removal_among_changes_is_a_separate_write(world: World) {
+    async fn concurrent_modifies_and_deletes_succeed(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -246,7 +246,7 @@ on_both_backends! {
         assert_eq!(next.visits, read.unwrap_or(0));
     }
 
-    async fn changes_polled_once_block_no_other_call(world: World) {
+    async fn modify_polled_once_does_not_block(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -279,7 +279,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, made);
     }
 
-    async fn a_busy_consumer_of_unordered_changes_gets_them_all(world: World) {
+    async fn buffer_unordered_modifies_complete(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -296,7 +296,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, done);
     }
 
-    async fn with_history_unpolled_changes_block_no_other_call(world: World) {
+    async fn unpolled_modify_with_history_does_not_block(world: World) {
         let documents = world.bucket::<Document>().await;
         documents.put(&Document::new("a", "")).await.unwrap();
         let key = DocumentKey::new("a");
@@ -313,7 +313,7 @@ on_both_backends! {
         assert_eq!(documents.get(&key).read(Read::Leader).await.unwrap().expect("there").text.len(), 16);
     }
 
-    async fn a_change_that_fails_or_panics_harms_nobody_beside_it(world: World) {
+    async fn failing_closure_does_not_affect_group_commit(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -343,7 +343,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").visits, 60);
     }
 
-    async fn changes_that_are_dropped_at_any_moment_hold_up_nobody(world: World) {
+    async fn dropped_modify_does_not_block_later_calls(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let key = key();
@@ -367,7 +367,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_value_that_is_too_large_is_the_error_of_its_own_change(world: World) {
+    async fn too_large_value_fails_only_its_change(world: World) {
         let open = world.fresh::<crate::support::RawSession>().max_value_size(1_000);
         let has_markers = world.has(Feature::LimitMarkers);
         let open = if has_markers { open.limit_markers(Duration::from_secs(60)) } else { open };
@@ -392,7 +392,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("there").bytes.len(), 37);
     }
 
-    async fn what_was_remembered_decides_nothing_that_is_not_written(world: World) {
+    async fn modify_does_not_trust_stale_cached_entry(world: World) {
         let here = world.bucket::<Session>().await;
         let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
         here.put(&session()).await.unwrap();
@@ -407,7 +407,7 @@ on_both_backends! {
         assert_eq!(here.modify(&key(), |session| session.visits += 1).await.unwrap().visits, 8);
     }
 
-    async fn writers_that_take_turns_do_not_conflict(world: World) {
+    async fn alternating_writers_do_not_conflict(world: World) {
         let here = world.bucket::<Session>().await;
         let there: Bucket<Session> = world.store.bucket().name(here.name()).await.unwrap();
         here.put(&session().visited(0)).await.unwrap();
@@ -429,7 +429,7 @@ on_both_backends! {
         assert_eq!(here.get(&key()).await.unwrap().expect("there").visits, 24);
     }
 
-    async fn writers_on_handles_of_their_own_lose_no_increment_and_all_finish(world: World) {
+    async fn increments_of_separate_handles_are_not_lost(world: World) {
         const WRITERS: u32 = 24;
         const EACH: u32 = 10;
         let sessions = world.bucket::<Session>().await;
@@ -456,7 +456,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key()).await.unwrap().expect("there").visits, WRITERS * EACH);
     }
 
-    async fn with_more_history_every_change_is_a_revision(world: World) {
+    async fn with_history_each_change_is_a_revision(world: World) {
         let documents = world.bucket::<crate::support::Document>().await;
         documents.put(&crate::support::Document::new("a", "")).await.unwrap();
         let key = crate::support::DocumentKey::new("a");
@@ -473,7 +473,7 @@ on_both_backends! {
 
 /// The memory backend answers at once, so another writer can write within the closure.
 #[tokio::test(start_paused = true)]
-async fn an_update_that_always_loses_gives_up_and_tells_how_often_it_tried() {
+async fn modify_gives_up_after_max_attempts() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let mut runs = 0;
@@ -515,12 +515,12 @@ async fn times_of_an_update_that_loses(times: u32) -> [Duration; 2] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_that_loses_some_times_does_not_wait() {
+async fn modify_retries_first_conflicts_without_delay() {
     assert_eq!(times_of_an_update_that_loses(16).await, [Duration::ZERO; 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_that_loses_often_waits_little_and_rests_when_it_has_won() {
+async fn modify_backs_off_and_pauses_after_conflicts() {
     let mut rested = false;
     for _ in 0..50 {
         let [lost, rest] = times_of_an_update_that_loses(40).await;
@@ -533,7 +533,7 @@ async fn an_update_that_loses_often_waits_little_and_rests_when_it_has_won() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unpolled_change_after_a_conflict_blocks_no_other_call() {
+async fn unpolled_modify_after_conflict_does_not_block() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let (sessions, key, mut left) = (&sessions, key(), Vec::new());
@@ -563,7 +563,7 @@ async fn an_unpolled_change_after_a_conflict_blocks_no_other_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_that_always_loses_ends_with_its_time() {
+async fn contended_modify_ends_at_timeout() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let start = tokio::time::Instant::now();
@@ -588,7 +588,7 @@ async fn an_update_that_always_loses_ends_with_its_time() {
 /// The memory backend distinguishes a recreated bucket. Over an uninterrupted connection to a server, a recreated
 /// bucket with the same revision cannot be detected.
 #[tokio::test]
-async fn what_was_remembered_of_a_bucket_is_nothing_once_that_is_made_anew() {
+async fn cached_entry_is_ignored_in_recreated_bucket() {
     let world = World::memory();
     let here = world.bucket::<Session>().await;
     here.put(&session()).await.unwrap();

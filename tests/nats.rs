@@ -90,7 +90,7 @@ async fn every_verb_works(store: &Store) {
 }
 
 #[tokio::test]
-async fn every_verb_works_in_a_domain() {
+async fn every_verb_works_in_jetstream_domain() {
     let server = Server::builder().jetstream("domain: hub").start().await;
     every_verb_works(&Store::connect(format!("{}?domain=hub", server.url())).await.unwrap()).await;
     every_verb_works(&Store::connect(format!("{}?prefix=$JS.hub.API", server.url())).await.unwrap()).await;
@@ -103,7 +103,7 @@ async fn every_verb_works_in_a_domain() {
 }
 
 #[tokio::test]
-async fn a_mirror_reads_what_its_origin_has_and_writes_go_there() {
+async fn mirror_reads_copies_and_writes_to_origin() {
     let World { store, .. } = World::nats().await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
     let session = Session::new("acme", 1);
@@ -146,7 +146,7 @@ async fn a_mirror_reads_what_its_origin_has_and_writes_go_there() {
 }
 
 #[tokio::test]
-async fn a_mirror_may_have_some_keys_only() {
+async fn mirror_copies_only_filtered_keys() {
     let World { store, .. } = World::nats().await;
     let origin: Bucket<Session> = store.bucket().name(unique("origin")).await.unwrap();
     origin.put(&Session::new("acme", 1)).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_mirror_may_have_some_keys_only() {
 }
 
 #[tokio::test]
-async fn a_bucket_collects_the_records_of_others_and_can_be_written() {
+async fn bucket_collects_sources_and_accepts_writes() {
     let World { store, .. } = World::nats().await;
     let one: Bucket<Session> = store.bucket().name(unique("one")).await.unwrap();
     let two: Bucket<Session> = store.bucket().name(unique("two")).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_bucket_collects_the_records_of_others_and_can_be_written() {
 }
 
 #[tokio::test]
-async fn an_update_keeps_settings_that_this_library_does_not_know() {
+async fn drift_update_keeps_unknown_settings() {
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
     let name = unique("rich");
@@ -231,7 +231,7 @@ async fn an_update_keeps_settings_that_this_library_does_not_know() {
 }
 
 #[tokio::test]
-async fn a_connection_of_the_application_stays_open() {
+async fn store_close_keeps_application_client_open() {
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let store = Store::from_client(client.clone());
     every_verb_works(&store).await;
@@ -245,7 +245,7 @@ async fn a_connection_of_the_application_stays_open() {
 }
 
 #[tokio::test]
-async fn what_is_written_is_published_again_if_asked() {
+async fn republish_forwards_written_records() {
     let World { store, .. } = World::nats().await;
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let name = unique("loud");
@@ -264,7 +264,7 @@ async fn what_is_written_is_published_again_if_asked() {
 }
 
 #[tokio::test]
-async fn a_place_that_no_server_has_is_told() {
+async fn unsatisfiable_placement_is_rejected() {
     // A standalone server accepts any placement.
     let World { store, .. } = World::nats().await;
     store.bucket::<Session>().name(unique("placed")).placement(Placement::tags(["ssd"])).await.unwrap();
@@ -280,7 +280,7 @@ async fn a_place_that_no_server_has_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_no_bucket_is_told() {
+async fn opening_non_bucket_stream_is_rejected() {
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
     let endless = unique("endless");
@@ -302,7 +302,7 @@ async fn a_stream_that_is_no_bucket_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_without_jetstream_is_told() {
+async fn server_without_jetstream_is_unsupported() {
     let server = Server::builder().no_jetstream().start().await;
     let store = Store::connect(server.url()).await.unwrap();
     let start = Instant::now();
@@ -314,7 +314,7 @@ async fn a_server_without_jetstream_is_told() {
 }
 
 #[tokio::test]
-async fn no_consumer_outlives_its_list() {
+async fn list_deletes_its_consumer() {
     let server = harness::shared().await;
     let sessions = World::nats().await.bucket::<Session>().await;
     // One request returns up to 1,024 keys, without a consumer.
@@ -345,7 +345,7 @@ async fn no_consumer_outlives_its_list() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_tried_if_the_first_is_down() {
+async fn connect_tries_next_server() {
     let server = harness::shared().await;
     let store = Store::connect(format!("nats://127.0.0.1:1,{}", server.url())).await.unwrap();
     every_verb_works(&store).await;
@@ -354,7 +354,7 @@ async fn the_next_server_is_tried_if_the_first_is_down() {
 }
 
 #[tokio::test]
-async fn a_bucket_without_direct_gets_is_read() {
+async fn bucket_without_direct_get_is_readable() {
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
     let name = unique("indirect");
@@ -378,7 +378,7 @@ async fn a_bucket_without_direct_gets_is_read() {
 }
 
 #[tokio::test]
-async fn a_ttl_needs_limit_markers_and_the_error_tells_how_to_get_them() {
+async fn ttl_without_limit_markers_names_remedy() {
     needs!(RecordTtl);
     let server = harness::shared().await;
     let World { store, .. } = World::nats().await;
@@ -398,7 +398,7 @@ async fn a_ttl_needs_limit_markers_and_the_error_tells_how_to_get_them() {
 }
 
 #[tokio::test]
-async fn an_old_server_does_what_it_can_and_the_rest_is_told() {
+async fn old_server_supports_all_verbs_without_ttl() {
     let server = Server::builder().version(OLD).start().await;
     let store = Store::connect(server.url()).await.unwrap();
     every_verb_works(&store).await;
@@ -419,7 +419,7 @@ async fn an_old_server_does_what_it_can_and_the_rest_is_told() {
 }
 
 #[tokio::test]
-async fn the_contract_holds_on_an_old_server() {
+async fn conformance_holds_on_old_server() {
     let server = Server::builder().version(OLD).start().await;
     let backend = NatsBackend::connect(&server.url(), NatsOptions::new()).await.unwrap();
     conformance::run_all(&BackendUnderTest::new(Arc::new(backend)).keep_alive(server)).await;

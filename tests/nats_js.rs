@@ -86,7 +86,7 @@ fn texts<const N: usize>(keys: [&str; N]) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn what_nats_js_writes_is_read() {
+async fn records_written_by_nats_js_are_read() {
     let modules = nats_js!();
     let world = World::nats().await;
     let users = world.bucket::<User>().await;
@@ -122,7 +122,7 @@ async fn what_nats_js_writes_is_read() {
 }
 
 #[tokio::test]
-async fn nats_js_reads_what_is_written() {
+async fn nats_js_reads_kvtyped_records() {
     let modules = nats_js!();
     let users = World::nats().await.bucket::<User>().await;
     let (ada, bob, zoe) = (User::new("acme", 7), User::new("a b", 8), User::new("é?", 7));
@@ -159,7 +159,7 @@ async fn nats_js_reads_what_is_written() {
 }
 
 #[tokio::test]
-async fn either_overwrites_and_removes_the_same_record() {
+async fn nats_js_and_kvtyped_modify_same_record() {
     let modules = nats_js!();
     let users = World::nats().await.bucket::<User>().await;
     let ada = User::new("acme", 7);
@@ -195,7 +195,7 @@ async fn either_overwrites_and_removes_the_same_record() {
 }
 
 #[tokio::test]
-async fn either_watches_what_the_other_writes() {
+async fn nats_js_and_kvtyped_watch_each_other() {
     let modules = nats_js!();
     let world = World::nats().await;
     let users = world.bucket::<User>().await;
@@ -230,7 +230,7 @@ async fn either_watches_what_the_other_writes() {
 }
 
 #[tokio::test]
-async fn nats_js_still_writes_the_golden_keys() {
+async fn nats_js_writes_golden_keys() {
     let modules = nats_js!();
     let any = World::nats().await.bucket::<Any>().await;
     let golden: Vec<(String, &str)> = include_str!("golden/keys.base64-nats-js.txt")
@@ -262,7 +262,7 @@ async fn nats_js_still_writes_the_golden_keys() {
 }
 
 #[tokio::test]
-async fn what_nats_js_cannot_write_is_refused() {
+async fn key_unsupported_by_nats_js_is_rejected() {
     let modules = nats_js!();
     let users = World::nats().await.bucket::<User>().await;
     // An encoding with `+`, and a character beyond Latin-1.

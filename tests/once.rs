@@ -48,7 +48,7 @@ impl Bank {
 on_both_backends! {
     needs Once;
 
-    async fn a_result_is_made_once_and_given_to_all_who_come_later(world: World) {
+    async fn later_callers_get_stored_result(world: World) {
         let (name, bank) = (unique("once"), Bank::default());
         let here = world.store.once::<Receipt>(&name);
         assert_eq!(here.get("charge.42").await.unwrap(), None);
@@ -60,7 +60,7 @@ on_both_backends! {
         assert_eq!(there.run("charge.43", || bank.charge()).await.unwrap(), Receipt { number: 2 });
     }
 
-    async fn those_who_come_meanwhile_wait_and_get_the_same(world: World) {
+    async fn concurrent_callers_share_result(world: World) {
         let (name, bank) = (unique("once"), Bank::default());
         let mut runs = Vec::new();
         for _ in 0..12 {
@@ -73,7 +73,7 @@ on_both_backends! {
         assert_eq!(bank.charged(), 1);
     }
 
-    async fn whatever_json_can_say_is_a_result(world: World) {
+    async fn any_json_value_can_be_a_result(world: World) {
         let name = unique("once");
         world.store.once::<()>(&name).run("unit", || async {}).await.unwrap();
         let nothing = world.store.once::<Option<u32>>(&name);
@@ -90,7 +90,7 @@ on_both_backends! {
         assert_eq!(results.get("failed").await.unwrap(), Some(failed));
     }
 
-    async fn work_that_fails_leaves_the_key_free(world: World) {
+    async fn failed_work_leaves_key_free(world: World) {
         let (name, bank) = (unique("once"), Bank::default());
         let once = world.store.once::<Receipt>(&name);
         let error = once.run("charge-42", || async { Err(Declined) }).await.unwrap_err();
@@ -106,7 +106,7 @@ on_both_backends! {
         assert!(run.await.unwrap_err().is_not_found());
     }
 
-    async fn those_who_wait_take_over_from_work_that_fails_panics_or_is_dropped(world: World) {
+    async fn waiter_takes_over_failed_or_dropped_work(world: World) {
         let name = unique("once");
         for (number, end) in ["fails", "panics", "is dropped"].into_iter().enumerate() {
             let (once, bank) = (world.store.once::<Receipt>(&name), Bank::default());
@@ -153,7 +153,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_run_that_is_dropped_anywhere_leaves_the_key_free_or_the_result(world: World) {
+    async fn dropped_run_leaves_result_or_free_key(world: World) {
         let name = unique("once");
         let once = world.store.once::<u32>(&name);
         for steps in 0..60_u32 {
@@ -165,7 +165,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_wait_that_passes_is_a_timeout(world: World) {
+    async fn expired_wait_is_a_timeout(world: World) {
         let name = unique("once");
         let once = world.store.once::<u32>(&name);
         let other = world.another().await.once::<u32>(&name);
@@ -180,7 +180,7 @@ on_both_backends! {
         assert_eq!(other.run("a", || async { 2 }).await.unwrap(), 1);
     }
 
-    async fn a_dead_run_is_taken_over_after_its_time_to_live(world: World) {
+    async fn dead_run_is_taken_over_after_ttl(world: World) {
         let name = unique("once");
         let doomed = world.another().await;
         let (begun, has_begun) = oneshot::channel();
@@ -205,7 +205,7 @@ on_both_backends! {
         assert_eq!(once.get("a").await.unwrap(), Some(2));
     }
 
-    async fn what_is_no_result_is_told_and_nothing_runs(world: World) {
+    async fn undecodable_result_prevents_run(world: World) {
         let name = unique("once");
         let once = world.store.once::<Receipt>(&name).ttl(SECOND);
         world.store.once::<String>(&name).run("other", || async { "a text".to_owned() }).await.unwrap();
@@ -219,7 +219,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_result_that_is_too_large_is_told_and_leaves_the_key_free(world: World) {
+    async fn too_large_result_leaves_key_free(world: World) {
         let name = unique("once");
         let small = world.store.bucket::<Junk>().name(&name).max_value_size(4_096).limit_markers(SECOND);
         small.await.unwrap();
@@ -230,7 +230,7 @@ on_both_backends! {
         assert_eq!(once.run("a", || async { "y".to_owned() }).wait(SOON).await.unwrap(), "y");
     }
 
-    async fn a_result_is_kept_for_as_long_as_it_is_told(world: World) {
+    async fn result_expires_after_retention(world: World) {
         let name = unique("once");
         let (once, bank) = (world.store.once::<Receipt>(&name).ttl(SECOND).retention(2 * SECOND), Bank::default());
         let first = once.run("a", || bank.charge()).await.unwrap();
@@ -245,7 +245,7 @@ on_both_backends! {
         assert!(matches!(error.kv().expect("ours").kind(), ErrorKind::InvalidConfig { .. }));
     }
 
-    async fn many_keys_at_once_run_once_each(world: World) {
+    async fn concurrent_keys_run_once_each(world: World) {
         let name = unique("once");
         let counts: Arc<Vec<AtomicU32>> = Arc::new((0..10).map(|_| AtomicU32::new(0)).collect());
         let mut workers = Vec::new();
@@ -273,7 +273,7 @@ fn unreachable_receipt() -> Receipt {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_is_kept_for_ever_unless_told_otherwise() {
+async fn result_is_kept_forever_by_default() {
     let world = World::memory();
     let once = world.store.once::<u32>("o");
     once.run("a", || async {
@@ -288,7 +288,7 @@ async fn a_result_is_kept_for_ever_unless_told_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_run_is_over_before_the_next_begins() {
+async fn dead_run_ends_before_next_starts() {
     let world = World::memory();
     let doomed = world.another().await;
     let start = Instant::now();
@@ -305,7 +305,7 @@ async fn a_dead_run_is_over_before_the_next_begins() {
 
 /// Behind a cut connection, the next run starts only after the lease of the first has ended.
 #[tokio::test]
-async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
+async fn disconnected_run_ends_before_next_starts() {
     needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
@@ -344,7 +344,7 @@ async fn a_run_behind_a_cut_connection_is_over_before_the_next_begins() {
 
 /// The acknowledgement of the result is lost. The library recovers it and returns the result.
 #[tokio::test]
-async fn a_result_whose_acknowledgement_is_lost_is_found() {
+async fn lost_ack_of_stored_result_is_recovered() {
     needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
@@ -372,7 +372,7 @@ async fn a_result_whose_acknowledgement_is_lost_is_found() {
 
 /// The result cannot be stored before the lease ends, and its outcome is reported as unknown.
 #[tokio::test]
-async fn a_result_that_cannot_be_stored_in_time_is_unknown() {
+async fn unstored_result_has_unknown_outcome() {
     needs!(Once);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;

@@ -12,7 +12,7 @@ use crate::support::{Junk, JunkKey, OLD, Session, World, on_both_backends, seen_
 on_both_backends! {
     needs RateLimiters;
 
-    async fn a_burst_is_allowed_and_no_more(world: World) {
+    async fn burst_is_allowed_but_not_exceeded(world: World) {
         let name = unique("api");
         let quota = Quota::per_hour(2).burst(3);
         let handles = [
@@ -35,7 +35,7 @@ on_both_backends! {
         assert!(!handles[1].check_n("alan", 1).await.unwrap().is_allowed());
     }
 
-    async fn zero_events_peek(world: World) {
+    async fn zero_event_check_consumes_no_quota(world: World) {
         let limiter = world.store.rate_limiter(unique("api"), Quota::per_hour(2).burst(3)).await.unwrap();
         let peek = async || {
             let decision = limiter.check_n("ada", 0).await.unwrap();
@@ -50,7 +50,7 @@ on_both_backends! {
         assert!(!limiter.check("ada").await.unwrap().is_allowed());
     }
 
-    async fn the_peek_of_an_unused_key_writes_nothing(world: World) {
+    async fn peek_of_unused_key_writes_nothing(world: World) {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_hour(2)).await.unwrap();
         let bucket = seen_as::<Junk>(&world, &name).await;
@@ -61,7 +61,7 @@ on_both_backends! {
         assert!(bucket.status().await.unwrap().last_revision > before, "the control: a check writes");
     }
 
-    async fn a_wait_of_retry_after_is_enough_after_the_quota_was_changed(world: World) {
+    async fn retry_after_suffices_after_quota_change(world: World) {
         let name = unique("api");
         let hourly = world.store.rate_limiter(&name, Quota::per_hour(1)).await.unwrap();
         assert!(hourly.check("ada").await.unwrap().is_allowed());
@@ -74,7 +74,7 @@ on_both_backends! {
     }
 
     /// Simulates a server clock that was set back: the stored state is one hour in the future.
-    async fn a_wait_of_retry_after_is_enough_after_the_clock_was_set_back(world: World) {
+    async fn retry_after_suffices_after_clock_rewind(world: World) {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
         assert!(limiter.check("ada").await.unwrap().is_allowed());
@@ -92,7 +92,7 @@ on_both_backends! {
         assert!(limiter.check("ada").await.unwrap().is_allowed(), "after a wait of `retry_after`");
     }
 
-    async fn what_can_never_be_allowed_is_an_error(world: World) {
+    async fn unsatisfiable_checks_and_quotas_are_rejected(world: World) {
         let limiter = world.store.rate_limiter(unique("api"), Quota::per_second(1).burst(2)).await.unwrap();
         let error = limiter.check_n("ada", 3).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
@@ -105,7 +105,7 @@ on_both_backends! {
         assert!(matches!(hourly.kind(), ErrorKind::Unsupported { .. }), "{hourly}");
     }
 
-    async fn one_who_waits_is_let_through_or_told_at_once(world: World) {
+    async fn until_ready_waits_or_fails_early(world: World) {
         let limiter = world.store.rate_limiter(unique("api"), Quota::per_second(20).burst(1)).await.unwrap();
         let started = Instant::now();
         for _ in 0..5 {
@@ -148,7 +148,7 @@ async fn ask(handles: &[RateLimiter], tasks: u64, end: Instant, pause: fn(u64) -
 
 /// Checks every window between two events. On the memory backend, only the pauses take time.
 #[tokio::test(start_paused = true)]
-async fn no_window_has_more_than_the_quota() {
+async fn no_window_exceeds_quota() {
     for (rate, burst) in [(10, 20), (10, 1), (3, 2), (100, 5)] {
         let world = World::memory();
         let quota = Quota::per_second(rate).burst(burst);
@@ -176,7 +176,7 @@ async fn no_window_has_more_than_the_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_idle_is_whole_again_and_its_record_is_gone() {
+async fn idle_key_regains_burst_and_record_expires() {
     let world = World::memory();
     let limiter = world.store.rate_limiter("api", Quota::per_second(1).burst(2)).await.unwrap();
     for _ in 0..3 {
@@ -196,7 +196,7 @@ async fn a_key_that_was_idle_is_whole_again_and_its_record_is_gone() {
 
 /// Concurrent callers in several processes never exceed the quota together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_processes_on_a_server_share_one_quota() {
+async fn concurrent_stores_share_quota() {
     needs!(RateLimiters);
     let url = harness::shared().await.url();
     let name = unique("api");
@@ -215,7 +215,7 @@ async fn several_processes_on_a_server_share_one_quota() {
 }
 
 #[tokio::test]
-async fn an_older_server_has_no_rate_limiter_and_says_so() {
+async fn rate_limiter_is_unsupported_on_old_server() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let error = world.store.rate_limiter("api", Quota::per_second(1)).await.unwrap_err();
@@ -225,7 +225,7 @@ async fn an_older_server_has_no_rate_limiter_and_says_so() {
 
 /// The caller decides how to handle an outage.
 #[tokio::test]
-async fn an_outage_is_an_error_in_time() {
+async fn check_fails_in_time_during_outage() {
     needs!(RateLimiters);
     let server = Server::start().await;
     let world = World::at(&server.url()).await;

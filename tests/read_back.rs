@@ -115,7 +115,7 @@ fn peel(depth: usize) -> Peel {
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 #[tokio::test]
-async fn values_that_no_read_accepts_are_refused() {
+async fn unreadable_values_are_rejected() {
     let unreadable = "the value cannot be read back";
     let in_json = [
         reason(put_in_json(f64::NAN).await),
@@ -148,7 +148,7 @@ async fn values_that_no_read_accepts_are_refused() {
 }
 
 #[tokio::test]
-async fn values_that_change_on_the_way_are_refused_with_the_field() {
+async fn lossy_values_are_rejected_with_field_name() {
     let changed = "`value` differs when it is read back";
     assert_eq!(reason(put_in_json(Some(None::<u8>)).await), changed);
     assert_eq!(reason(put_in_json(Some(())).await), changed);
@@ -165,14 +165,14 @@ async fn values_that_change_on_the_way_are_refused_with_the_field() {
 }
 
 #[tokio::test]
-async fn values_deeper_than_a_stack_are_refused() {
+async fn too_deep_values_are_rejected() {
     let depth = "it nests deeper than 127";
     assert_eq!(reason(put_in_json(tree(1_000)).await), depth);
     assert_eq!(reason(put_in_msgpack(peel(1_000)).await), depth);
 }
 
 #[tokio::test]
-async fn values_similar_to_refused_ones_are_read_back_equal() {
+async fn supported_values_round_trip() {
     comes_back(Some(Some(1_u8))).await;
     comes_back((None::<Option<u8>>, ())).await;
     comes_back((f64::MAX, -0.0_f64, f32::MIN_POSITIVE)).await;
@@ -192,7 +192,7 @@ async fn values_similar_to_refused_ones_are_read_back_equal() {
 }
 
 #[tokio::test]
-async fn the_order_of_hash_maps_and_sets_is_ignored() {
+async fn hash_map_and_set_order_is_ignored() {
     let numbers = 0..200_u32;
     comes_back(numbers.clone().collect::<HashSet<_>>()).await;
     comes_back(numbers.clone().map(|n| (n, n.to_string())).collect::<HashMap<_, _>>()).await;
@@ -283,7 +283,7 @@ struct Score {
 }
 
 #[tokio::test]
-async fn custom_codecs_are_verified_too() {
+async fn custom_codecs_are_verified() {
     let store = Store::memory();
     let words = store.bucket::<Word>().await.unwrap();
     words.put(&Word { id: 1, text: Trimmed("ada".to_owned()) }).await.unwrap();
@@ -313,7 +313,7 @@ fn is_encode(error: &Error) -> bool {
 }
 
 on_both_backends! {
-    async fn every_write_refuses_a_value_that_does_not_come_back(world: World) {
+    async fn every_write_rejects_lossy_values(world: World) {
         let records = world.bucket::<InJson<Option<Value>>>().await;
         let good = InJson { id: 1, value: Some(Value::Bool(true)) };
         let bad = InJson { id: 1, value: Some(Value::Null) };
@@ -334,7 +334,7 @@ on_both_backends! {
         assert_eq!(records.get(&other.key()).await.unwrap(), None);
     }
 
-    async fn a_change_to_another_value_with_the_same_bytes_is_refused(world: World) {
+    async fn lossy_change_with_same_bytes_is_rejected(world: World) {
         let records = world.bucket::<InJson<Option<Value>>>().await;
         let none = InJson { id: 1, value: None };
         let revision = records.put(&none).await.unwrap();
@@ -348,7 +348,7 @@ on_both_backends! {
         assert_eq!((entry.revision(), entry.value()), (revision, &none));
     }
 
-    async fn a_record_that_comes_back_under_another_key_is_refused(world: World) {
+    async fn record_read_back_with_other_key_is_rejected(world: World) {
         let records = world.bucket::<Renamed>().await;
         records.put(&Renamed { name: "ada".to_owned() }).await.unwrap();
         reason(records.put(&Renamed { name: "Ada".to_owned() }).await);
@@ -362,7 +362,7 @@ mod at_once {
     on_both_backends! {
         needs Transactions;
 
-        async fn transactions_refuse_a_value_that_does_not_come_back(world: World) {
+        async fn transactions_reject_lossy_values(world: World) {
             let records = world.bucket::<InJson<Option<Value>>>().await;
             let bad = InJson { id: 1, value: Some(Value::Null) };
             let error = records.transaction().put(&bad).commit().await.unwrap_err();
@@ -379,7 +379,7 @@ mod at_once {
 }
 
 #[tokio::test]
-async fn recipes_refuse_a_value_that_does_not_come_back() {
+async fn recipes_reject_lossy_values() {
     let store = Store::memory();
     let election = store.election::<Option<()>>("leaders");
     assert!(is_encode(&election.campaign(&Some(())).await.unwrap_err()));
@@ -391,7 +391,7 @@ async fn recipes_refuse_a_value_that_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn leaders_may_be_units() {
+async fn election_value_may_be_unit() {
     let election = Store::memory().election::<()>("leaders");
     let _leadership = election.campaign(&()).await.unwrap();
     assert!(election.leader().await.unwrap().is_some());
@@ -456,7 +456,7 @@ fn any_value() -> impl Strategy<Value = Any> {
 
 proptest! {
     #[test]
-    fn what_a_put_accepts_a_get_returns_equal(value in any_value()) {
+    fn accepted_values_round_trip(value in any_value()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = Store::memory();

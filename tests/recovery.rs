@@ -209,7 +209,7 @@ async fn no_consumers(server: &Server, bucket: &str) {
 }
 
 #[tokio::test]
-async fn a_server_is_killed_and_comes_back() {
+async fn watch_recovers_after_server_kill() {
     let server = Server::start().await;
     let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
     for visits in 1..3 {
@@ -224,7 +224,7 @@ async fn a_server_is_killed_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_consumer_is_deleted() {
+async fn watch_recovers_after_consumer_is_deleted() {
     let server = harness::shared().await;
     let (_world, bucket, watched) = two_sides(server, &server.url()).await;
     for visits in 1..3 {
@@ -241,7 +241,7 @@ async fn a_consumer_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_connection_is_cut() {
+async fn watch_recovers_after_connection_is_cut() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
@@ -262,7 +262,7 @@ async fn a_connection_is_cut() {
 
 /// The consumers no longer exist after the outage, as after thirty seconds of inactivity.
 #[tokio::test]
-async fn a_connection_is_lost_for_longer_than_a_consumer_lives() {
+async fn watch_recovers_after_long_disconnect() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
@@ -280,7 +280,7 @@ async fn a_connection_is_lost_for_longer_than_a_consumer_lives() {
 
 /// The connection stays open, but delivers nothing.
 #[tokio::test]
-async fn a_connection_stalls() {
+async fn watch_recovers_after_stalled_connection() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
@@ -294,7 +294,7 @@ async fn a_connection_stalls() {
 }
 
 #[tokio::test]
-async fn a_server_is_frozen_and_goes_on() {
+async fn watch_recovers_after_server_freeze() {
     let server = Server::start().await;
     let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
     let fault = Instant::now();
@@ -307,7 +307,7 @@ async fn a_server_is_frozen_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_leader_steps_down() {
+async fn watch_recovers_after_leader_step_down() {
     let cluster = harness::cluster::shared().await;
     let world = World::at(&cluster.urls()).await;
     let bucket: Bucket<Session> = world.fresh().replicas(3).await.unwrap();
@@ -331,7 +331,7 @@ async fn a_leader_steps_down() {
 
 /// P27: the bucket is recreated, first while the watch is connected and then during an outage.
 #[tokio::test]
-async fn a_bucket_is_made_anew() {
+async fn watch_recovers_after_bucket_is_recreated() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let (world, bucket, watched) = two_sides(server, &proxy.url()).await;
@@ -376,7 +376,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// P28: a revision from before a rewind is invalid, even if the bucket has reached that revision again.
 #[tokio::test]
-async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
+async fn rewound_bucket_rejects_lost_revision() {
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
     let mine = world.bucket::<Session>().await;
@@ -417,7 +417,7 @@ async fn a_bucket_that_was_set_back_takes_no_revision_from_before() {
 
 /// P27, and no reader of the cache sees a state between the new and the old one.
 #[tokio::test]
-async fn an_older_copy_of_the_store_is_restored() {
+async fn watch_recovers_after_older_store_is_restored() {
     let server = Server::start().await;
     let (_world, bucket, watched) = two_sides(&server, &server.url()).await;
     server.terminate().await;
@@ -465,7 +465,7 @@ async fn an_older_copy_of_the_store_is_restored() {
 
 /// P26.
 #[tokio::test]
-async fn what_is_old_is_never_told_as_news() {
+async fn recovery_never_reports_old_records_as_new() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let documents = world.bucket::<Document>().await;
@@ -501,7 +501,7 @@ async fn what_is_old_is_never_told_as_news() {
 
 /// P26 after a possible gap: existing records may be reported again, but only as a resync.
 #[tokio::test]
-async fn what_is_told_again_is_told_as_such() {
+async fn records_reported_again_follow_resync() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let sessions = world.bucket::<Session>().await;
@@ -533,7 +533,7 @@ async fn stock(server: &Server, bucket: &str) -> async_nats::jetstream::kv::Stor
 
 /// P26 and P27, the control. The plain client needs a long time to detect a missing consumer.
 #[tokio::test]
-async fn naive_watch_tells_what_is_old_as_news_and_misses_that_its_bucket_went() {
+async fn naive_watch_repeats_records_and_misses_deletion() {
     tokio::join!(naive_news(), naive_silence());
 }
 
@@ -577,7 +577,7 @@ async fn naive_silence() {
 
 /// A record that was removed during an outage without leaving a delete marker still leaves the cache.
 #[tokio::test]
-async fn a_record_whose_marker_is_gone_too_leaves_the_cache() {
+async fn cache_drops_record_with_expired_marker() {
     needs!(LimitMarkers);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
@@ -636,7 +636,7 @@ async fn write_on(bucket: Bucket<Session>, mut dice: u64, stop: &AtomicBool) -> 
 
 /// P25.
 #[tokio::test]
-async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
+async fn cache_equals_bucket_after_random_faults() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.addr()).await;
     let world = World::at(&server.url()).await;
@@ -685,7 +685,7 @@ async fn a_cache_equals_its_bucket_after_random_writes_and_faults() {
 
 /// P44 for a watch that is dropped during an outage.
 #[tokio::test]
-async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
+async fn watch_dropped_in_outage_leaves_no_consumer() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let (_world, bucket, watched) = two_sides(server, &proxy.url()).await;
@@ -700,7 +700,7 @@ async fn what_is_dropped_in_an_outage_leaves_no_consumer() {
 
 /// Measures the time from a write to its event.
 #[tokio::test]
-async fn an_event_follows_its_write_at_once() {
+async fn median_event_delay_is_below_a_second() {
     let world = World::nats().await;
     let sessions = world.bucket::<Session>().await;
     let mut events = sessions.watch(..).await.unwrap();
@@ -723,7 +723,7 @@ async fn an_event_follows_its_write_at_once() {
 mod stalled {
     use super::*;
 
-    const NAME: &str = "recovery::stalled::a_reader_that_does_not_read_costs_little";
+    const NAME: &str = "recovery::stalled::stalled_reader_uses_little_memory";
     const ALONE: &str = "KVTYPED_TESTS_ALONE";
     const DOCUMENTS: u64 = 5_000;
     const ROUNDS: u64 = 4;
@@ -796,7 +796,7 @@ mod stalled {
 
     /// Runs in a separate process, so that no other test affects its memory.
     #[tokio::test]
-    async fn a_reader_that_does_not_read_costs_little() {
+    async fn stalled_reader_uses_little_memory() {
         if std::env::var_os(ALONE).is_some() {
             return stall().await;
         }

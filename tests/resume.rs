@@ -144,7 +144,7 @@ async fn watch_of_4_gib_takes_one_pass() {
 
 /// The marker of an expired record may itself expire before a slow reader gets to it.
 #[tokio::test]
-async fn slow_reader_learns_of_a_record_whose_marker_expired() {
+async fn slow_reader_sees_removal_with_expired_marker() {
     needs!(Locks);
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
@@ -170,7 +170,7 @@ async fn slow_reader_learns_of_a_record_whose_marker_expired() {
 }
 
 #[tokio::test]
-async fn live_burst_reaches_a_slow_reader_without_resync() {
+async fn slow_reader_receives_live_burst_without_resync() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let bucket = world.bucket::<Item>().await;
@@ -266,7 +266,7 @@ fn item(id: u64, text: &str) -> Item {
 }
 
 #[tokio::test]
-async fn resume_costs_what_changed() {
+async fn resume_delivers_only_changed_records() {
     let server = harness::shared().await;
     let (_world, bucket, proxy, watching) = behind_proxy(server, 20_000).await;
     let mut events = watching.watch(..).await.unwrap();
@@ -298,7 +298,7 @@ async fn resume_costs_what_changed() {
 
 /// A purge without a marker, hidden among overwritten records, is found.
 #[tokio::test]
-async fn removal_without_a_trace_among_overwritten_records_is_found() {
+async fn markerless_removal_among_overwrites_is_found() {
     let server = harness::shared().await;
     let (_world, bucket, proxy, watching) = behind_proxy(server, 100).await;
     let cache = watching.cache(..).await.unwrap();
@@ -325,7 +325,7 @@ async fn removal_without_a_trace_among_overwritten_records_is_found() {
 
 /// Later revisions do not change, or do not exist. Only the number of keys reveals the removal.
 #[tokio::test]
-async fn removal_without_a_trace_and_without_a_gap_is_found() {
+async fn markerless_removal_without_gap_is_found() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     for (filter, purged, is_written) in [
@@ -359,7 +359,7 @@ async fn removal_without_a_trace_and_without_a_gap_is_found() {
 
 /// The cache grew during a session, and then lost its connection.
 #[tokio::test]
-async fn grown_cache_reports_its_staleness_and_catches_up() {
+async fn grown_cache_reports_staleness_and_recovers() {
     let server = harness::shared().await;
     let (_world, bucket, proxy, watching) = behind_proxy(server, 1_000).await;
     let cache = watching.cache(..).await.unwrap();
@@ -390,7 +390,7 @@ async fn grown_cache_reports_its_staleness_and_catches_up() {
 
 /// Removals of every kind, with and without delete markers, among overwritten and new records.
 #[tokio::test]
-async fn cache_equals_its_bucket_after_random_gaps() {
+async fn cache_equals_bucket_after_random_gaps() {
     needs!(LimitMarkers);
     const SECOND: Duration = Duration::from_secs(1);
     let server = harness::shared().await;
@@ -462,7 +462,7 @@ async fn api_that_forgets_a_consumer(server: &Server, prefix: &str) -> tokio::sy
 
 /// A request without a reply is not repeated until the deadline. Another name is tried, which another server may host.
 #[tokio::test]
-async fn consumer_without_an_answer_is_tried_under_another_name() {
+async fn unanswered_consumer_is_retried_with_new_name() {
     let server = harness::shared().await;
     let world = World::at(&server.url()).await;
     let bucket = world.bucket::<Item>().await;
@@ -495,7 +495,7 @@ async fn consumer_without_an_answer_is_tried_under_another_name() {
 /// killed. To run it manually: `cargo test -p kvtyped-tests --test suite -- --ignored --nocapture kills`.
 #[tokio::test]
 #[ignore = "it takes minutes, and measures times"]
-async fn figures_of_50_kills() {
+async fn measure_recovery_over_50_kills() {
     let cluster = harness::Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
     let bucket: Bucket<Item> = world.fresh().replicas(3).await.unwrap();
@@ -544,7 +544,7 @@ async fn figures_of_50_kills() {
 }
 
 on_both_backends! {
-    async fn entry_of_watch_and_list_has_its_pending_count(world: World) {
+    async fn entries_report_pending_count(world: World) {
         let bucket = world.bucket::<Item>().await;
         for id in 0..5 {
             bucket.put(&item(id, "x")).await.unwrap();

@@ -22,7 +22,7 @@ fn is_end_of_runtime(error: &Error) -> bool {
 }
 
 on_both_backends! {
-    async fn a_cache_reports_the_end_of_its_runtime(world: World) {
+    async fn cache_reports_end_of_runtime(world: World) {
         let sessions = world.bucket::<Session>().await;
         let revision = sessions.put(&Session::new("acme", 1)).await.unwrap();
         let opening = sessions.clone();
@@ -41,7 +41,7 @@ on_both_backends! {
         assert!(tokio::time::timeout(SOON, changes.next()).await.unwrap().is_none());
     }
 
-    async fn a_live_value_reports_the_end_of_its_runtime(world: World) {
+    async fn live_value_reports_end_of_runtime(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&Session::new("acme", 1).visited(3)).await.unwrap();
         let opening = sessions.clone();
@@ -54,7 +54,7 @@ on_both_backends! {
         assert_eq!(live.load().visits, 3, "the last known value");
     }
 
-    async fn a_coalesced_watch_ends_with_its_runtime(world: World) {
+    async fn coalesced_watch_ends_with_runtime(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let opening = sessions.clone();

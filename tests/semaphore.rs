@@ -40,7 +40,7 @@ impl Room {
 on_both_backends! {
     needs Semaphores;
 
-    async fn so_many_hold_permits_and_no_more(world: World) {
+    async fn semaphore_grants_at_most_its_permits(world: World) {
         let name = unique("semaphore");
         let here = world.store.semaphore(&name, 3);
         let there = world.another().await.semaphore(&name, 3);
@@ -67,7 +67,7 @@ on_both_backends! {
         assert_eq!(here.available().await.unwrap(), 3);
     }
 
-    async fn one_who_waits_gets_whichever_permit_is_given_back(world: World) {
+    async fn waiter_acquires_any_released_permit(world: World) {
         let name = unique("semaphore");
         let semaphore = world.store.semaphore(&name, 2);
         for slot in [0, 1] {
@@ -87,7 +87,7 @@ on_both_backends! {
         }
     }
 
-    async fn many_workers_are_never_more_than_the_permits(world: World) {
+    async fn concurrent_workers_never_exceed_permits(world: World) {
         let name = unique("semaphore");
         let room = Arc::new(Room::default());
         let mut workers = Vec::new();
@@ -108,7 +108,7 @@ on_both_backends! {
         assert!((2..=3).contains(&most), "{most} at once");
     }
 
-    async fn who_is_dropped_while_he_waits_leaves_nothing(world: World) {
+    async fn dropped_acquire_holds_no_permit(world: World) {
         let name = unique("semaphore");
         let semaphore = world.store.semaphore(&name, 2);
         for steps in 0..60 {
@@ -119,7 +119,7 @@ on_both_backends! {
         drop(both);
     }
 
-    async fn a_permit_of_an_aborted_task_returns(world: World) {
+    async fn aborted_task_releases_permit(world: World) {
         let name = unique("semaphore");
         let semaphore = world.store.semaphore(&name, 1);
         let (taken, is_taken) = tokio::sync::oneshot::channel();
@@ -135,7 +135,7 @@ on_both_backends! {
         semaphore.acquire().wait(SOON).await.unwrap().release().await.unwrap();
     }
 
-    async fn the_permit_of_a_dead_holder_returns_after_its_time_to_live(world: World) {
+    async fn permit_of_dead_holder_expires(world: World) {
         let name = unique("semaphore");
         let doomed = world.another().await;
         let semaphore = world.store.semaphore(&name, 2).ttl(SECOND);
@@ -147,7 +147,7 @@ on_both_backends! {
         kept.check().unwrap();
     }
 
-    async fn those_who_do_not_agree_are_as_many_as_the_largest_says(world: World) {
+    async fn largest_of_conflicting_permit_counts_applies(world: World) {
         let name = unique("semaphore");
         let (few, many) = (world.store.semaphore(&name, 1), world.store.semaphore(&name, 3));
         let mut permits = Vec::new();
@@ -163,7 +163,7 @@ on_both_backends! {
         permit.release().await.unwrap();
     }
 
-    async fn junk_in_a_slot_takes_it(world: World) {
+    async fn undecodable_slot_counts_as_taken(world: World) {
         let name = unique("semaphore");
         let semaphore = world.store.semaphore(&name, 2).ttl(SECOND);
         semaphore.acquire().await.unwrap().release().await.unwrap();
@@ -181,7 +181,7 @@ on_both_backends! {
         assert_eq!(waiter.await.unwrap().unwrap().slot(), 0);
     }
 
-    async fn no_permits_and_too_many_are_refused(world: World) {
+    async fn invalid_permit_counts_are_rejected(world: World) {
         for permits in [0, 4_097, u32::MAX] {
             let semaphore = world.store.semaphore(unique("semaphore"), permits);
             for error in [
@@ -196,7 +196,7 @@ on_both_backends! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_is_lost_before_another_has_it() {
+async fn permit_is_lost_before_it_is_granted_again() {
     let world = World::memory();
     let doomed = world.another().await;
     let permit = doomed.semaphore("s", 1).acquire().await.unwrap();
@@ -217,7 +217,7 @@ async fn a_permit_is_lost_before_another_has_it() {
 }
 
 #[tokio::test]
-async fn a_permit_behind_a_cut_connection_is_lost_before_another_has_it() {
+async fn disconnected_permit_is_lost_before_next_grant() {
     needs!(Semaphores);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;

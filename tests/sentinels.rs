@@ -101,7 +101,7 @@ impl Subscriber for Watching {
 
 /// The control: every planted secret is found.
 #[test]
-fn a_secret_that_is_traced_is_found() {
+fn planted_secrets_are_found() {
     for (line, secret) in [
         (format!("kvtyped::store event message=connecting to {PASSWORD}"), PASSWORD),
         (format!("async_nats::connection event message=read operation completed {TOKEN}"), TOKEN),

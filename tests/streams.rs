@@ -42,7 +42,7 @@ fn differences(error: &Error) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn stream_that_discards_the_old_is_drift_and_is_repaired() {
+async fn discard_old_is_drift_and_is_repaired() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let name = unique("discards");
     make(server, &name, &json!({ "discard": "old", "max_msgs": 3 })).await;
@@ -66,7 +66,7 @@ async fn stream_that_discards_the_old_is_drift_and_is_repaired() {
 }
 
 #[tokio::test]
-async fn each_irregular_setting_is_drift_and_update_repairs_it() {
+async fn drift_update_repairs_irregular_settings() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let cases = |name: &str| {
         [
@@ -111,7 +111,7 @@ async fn each_irregular_setting_is_drift_and_update_repairs_it() {
 }
 
 #[tokio::test]
-async fn change_that_the_server_refuses_changes_nothing() {
+async fn rejected_drift_update_changes_nothing() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let cases = [
         json!({ "deny_purge": true, "allow_rollup_hdrs": false }),
@@ -139,7 +139,7 @@ async fn change_that_the_server_refuses_changes_nothing() {
 
 /// A sealed bucket, or a bucket without purges, refuses with a definite outcome.
 #[tokio::test]
-async fn refusals_of_a_stream_are_definite() {
+async fn stream_refusals_have_definite_outcome() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let name = unique("no_rollup");
     make(server, &name, &json!({ "allow_rollup_hdrs": false })).await;
@@ -162,7 +162,7 @@ async fn refusals_of_a_stream_are_definite() {
 }
 
 #[tokio::test]
-async fn source_without_a_mapping_is_drift_and_is_repaired() {
+async fn source_without_mapping_is_drift_and_repaired() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let one: Bucket<Session> = store.bucket().name(unique("one")).await.unwrap();
     one.put(&Session::new("acme", 1)).await.unwrap();
@@ -180,7 +180,7 @@ async fn source_without_a_mapping_is_drift_and_is_repaired() {
 }
 
 #[tokio::test]
-async fn streams_that_are_no_buckets_are_neither_listed_nor_deleted() {
+async fn non_bucket_streams_are_not_listed_or_deleted() {
     let (server, World { store, .. }) = (harness::shared().await, World::nats().await);
     let [endless, foreign, regular] = [unique("endless"), unique("foreign"), unique("regular")];
     make(server, &endless, &json!({ "max_msgs_per_subject": -1, "discard_new_per_subject": false })).await;
@@ -199,7 +199,7 @@ async fn streams_that_are_no_buckets_are_neither_listed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn limits_of_an_account_are_reported_as_limit_reached() {
+async fn account_limits_are_reported_as_limit_reached() {
     let account = "accounts { A { users: [{ user: a, password: a }]
         jetstream { max_mem: 64KB, max_file: 64KB, max_streams: 1, max_consumers: 1 } } }";
     let server = Server::builder().config(account).auth().start().await;
@@ -242,7 +242,7 @@ struct Blob {
 }
 
 #[tokio::test]
-async fn listings_keep_to_the_limits_of_consumers() {
+async fn listings_respect_consumer_limits() {
     // The limits of a stream.
     let shared = harness::shared().await;
     let name = unique("narrow");
@@ -311,7 +311,7 @@ async fn model_and_builder_disable_limit_markers() {
 
 /// Another client creates the same bucket with its own defaults: the server compares whole configurations.
 #[tokio::test]
-async fn other_clients_create_the_same_plain_bucket() {
+async fn plain_bucket_matches_defaults_of_other_clients() {
     let World { store, .. } = World::nats().await;
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);

@@ -165,7 +165,7 @@ fn crate_root_and_prelude_have_exactly_the_listed_names() {
 }
 
 #[test]
-fn an_enum_is_open_or_on_the_list_of_those_that_are_closed() {
+fn public_enums_are_non_exhaustive_or_listed() {
     let mut closed = Vec::new();
     for item in items() {
         let Some(name) = name_behind(&item.line, "pub enum ") else { continue };
@@ -181,7 +181,7 @@ fn an_enum_is_open_or_on_the_list_of_those_that_are_closed() {
 }
 
 #[test]
-fn a_public_async_function_says_what_happens_when_it_is_dropped() {
+fn public_async_fns_document_cancel_safety() {
     let silent: Vec<_> = items()
         .into_iter()
         .filter(|item| item.line.starts_with("pub async fn ") && !item.docs.contains("# Cancel safety"))
@@ -191,7 +191,7 @@ fn a_public_async_function_says_what_happens_when_it_is_dropped() {
 }
 
 #[test]
-fn a_verb_says_what_happens_when_it_is_dropped() {
+fn verbs_document_errors_and_cancel_safety() {
     // A builder is documented at the function that creates it. Opening a bucket or a recipe holds nothing. The second
     // method of a verb (`(self)`) is documented with the first.
     let items = items();
@@ -221,7 +221,7 @@ struct Thing {
 
 /// Checked at compile time.
 #[test]
-fn handles_are_shared_between_threads_and_streams_sent_to_others() {
+fn handles_are_sync_and_streams_are_send() {
     fn shared<T: Send + Sync + Clone + 'static>() {}
     fn kept<T: Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}

@@ -18,7 +18,7 @@ async fn locks(world: &World) -> Locks {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
+async fn ensure_remaining_renews_only_if_needed() {
     let world = World::memory();
     let guard = locks(&world).await.lock("a").await.unwrap();
     guard.ensure_remaining(VALID).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_lock_is_renewed_by_ensure_if_it_would_not_last() {
 
 /// In real time, a renewal takes some of the requested time.
 #[tokio::test]
-async fn a_lock_that_cannot_be_ensured_for_so_long_is_not_lost() {
+async fn failed_ensure_remaining_keeps_lock() {
     let guard = locks(&World::memory()).await.lock("a").await.unwrap();
     let error = guard.ensure_remaining(VALID).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
@@ -48,7 +48,7 @@ async fn a_lock_that_cannot_be_ensured_for_so_long_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
+async fn removed_lock_is_lost_at_next_renewal() {
     let world = World::memory();
     let guard = locks(&world).await.lock("a").await.unwrap();
     seen_as::<Junk>(&world, "jobs").await.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_lock_that_was_removed_is_lost_at_its_next_renewal_and_not_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_whose_bucket_is_gone_is_lost_at_its_next_renewal() {
+async fn lock_is_lost_after_bucket_deletion() {
     let world = World::memory();
     let guard = locks(&world).await.lock("a").await.unwrap();
     assert!(world.store.delete_bucket("jobs").await.unwrap());
@@ -73,7 +73,7 @@ async fn a_lock_whose_bucket_is_gone_is_lost_at_its_next_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_shows_its_name_and_fence() {
+async fn lock_debug_shows_name_and_fence() {
     let world = World::memory();
     let guard = locks(&world).await.lock("invoice-42").await.unwrap();
     assert_eq!(guard.fence().to_string(), guard.fence().get().to_string());

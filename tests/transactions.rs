@@ -166,7 +166,7 @@ async fn transfer_at_once(
 on_both_backends! {
     needs Transactions;
 
-    async fn hundreds_of_transfers_at_once_make_and_lose_no_money(world: World) {
+    async fn concurrent_transfers_conserve_total(world: World) {
         let bank = open_bank(world.fresh().storage(Storage::Memory)).await;
         let reader = async {
             for _ in 0..20 {
@@ -182,7 +182,7 @@ on_both_backends! {
         balances(&world, &bank, &told).await;
     }
 
-    async fn a_transaction_writes_all_kinds_at_once(world: World) {
+    async fn transaction_combines_all_write_kinds(world: World) {
         let sessions = world.bucket::<Session>().await;
         let [a, b, c, d] = [1, 2, 3, 4].map(|id| Session::new("acme", id));
         let first = sessions.transaction().put(&a).put(&b).create(&c).commit().await.unwrap();
@@ -211,7 +211,7 @@ on_both_backends! {
         assert_eq!(sessions.transaction().commit().await.unwrap().revisions(), []);
     }
 
-    async fn a_failing_member_fails_the_whole_and_is_named(world: World) {
+    async fn failed_write_fails_transaction_and_is_named(world: World) {
         let sessions = world.bucket::<Session>().await;
         let [a, b, c] = [1, 2, 3].map(|id| Session::new("acme", id));
         let old = sessions.put(&a).await.unwrap();
@@ -237,7 +237,7 @@ on_both_backends! {
         assert_eq!(sessions.status().await.unwrap().last_revision, before, "nothing was written");
     }
 
-    async fn options_without_a_write_and_ttls_with_history_are_refused(world: World) {
+    async fn invalid_transaction_options_are_rejected(world: World) {
         let documents = world.bucket::<Document>().await;
         let error = documents.transaction().ttl(Duration::from_secs(5)).commit().await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
@@ -248,7 +248,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     }
 
-    async fn a_transaction_sees_its_own_writes_and_reads_each_key_once(world: World) {
+    async fn transact_sees_own_writes_and_reads_keys_once(world: World) {
         let documents = world.bucket::<Document>().await;
         documents.put(&Document::new("a", "1")).await.unwrap();
         let (bucket, runs) = (&documents, &AtomicU32::new(0));
@@ -276,7 +276,7 @@ on_both_backends! {
         assert_eq!(entry.text, "created");
     }
 
-    async fn what_is_read_and_not_written_is_held_too(world: World) {
+    async fn read_only_keys_are_checked_at_commit(world: World) {
         // Two transactions read each other's record and write their own. One must be applied first and seen by the
         // other.
         let documents = world.bucket::<Document>().await;
@@ -299,7 +299,7 @@ on_both_backends! {
         }
     }
 
-    async fn the_closures_own_error_comes_back_and_nothing_is_written(world: World) {
+    async fn closure_error_is_returned_without_write(world: World) {
         let bank = open_bank(world.fresh()).await;
         let before = bank.status().await.unwrap().last_revision;
         let refused = bank.transact(|tx| async move {
@@ -320,7 +320,7 @@ on_both_backends! {
         assert_eq!(bank.status().await.unwrap().last_revision, before, "nothing was written");
     }
 
-    async fn an_error_over_a_view_that_never_was_is_not_believed(world: World) {
+    async fn closure_error_on_inconsistent_read_is_retried(world: World) {
         let bank = open_bank(world.fresh()).await;
         let (outside, runs) = (&bank, &AtomicU32::new(0));
         // Both accounts change between the two reads. The closure saw an inconsistent state, so its error does not
@@ -338,7 +338,7 @@ on_both_backends! {
         assert_eq!(runs.load(Ordering::Relaxed), 2);
     }
 
-    async fn a_closure_that_panics_writes_nothing(world: World) {
+    async fn panicking_closure_writes_nothing(world: World) {
         let bank = open_bank(world.fresh()).await;
         let before = bank.status().await.unwrap().last_revision;
         let panicking = bank.transact(|tx| async move {
@@ -352,7 +352,7 @@ on_both_backends! {
         assert_eq!(sum(&bank).await.unwrap(), SUM);
     }
 
-    async fn who_comes_late_too_often_is_told(world: World) {
+    async fn transact_gives_up_after_max_attempts(world: World) {
         let documents = world.bucket::<Document>().await;
         let (bucket, key) = (&documents, &DocumentKey::new("a"));
         let never = documents.transact(|tx| async move {
@@ -369,7 +369,7 @@ on_both_backends! {
         assert_eq!(documents.get(&DocumentKey::new("b")).await.unwrap(), None);
     }
 
-    async fn what_outlives_its_run_does_nothing(world: World) {
+    async fn tx_handle_is_invalid_after_transaction(world: World) {
         let documents = world.bucket::<Document>().await;
         let kept = std::sync::Mutex::new(None);
         let keep = &kept;
@@ -379,7 +379,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
     }
 
-    async fn a_transaction_that_is_dropped_anywhere_is_whole_or_nothing(world: World) {
+    async fn dropped_transaction_is_atomic(world: World) {
         let bank = open_bank(world.fresh().storage(Storage::Memory)).await;
         let mut told = BTreeMap::new();
         for (polls, id) in transfers(0..150).enumerate() {
@@ -429,7 +429,7 @@ async fn over_faults(
 }
 
 #[tokio::test]
-async fn lost_acknowledgements_and_connections_make_and_lose_no_money() {
+async fn transfers_conserve_total_despite_lost_acks() {
     needs!(Transactions);
     for storage in [Storage::Memory, Storage::File] {
         let world = World::nats().await;
@@ -457,7 +457,7 @@ async fn lost_acknowledgements_and_connections_make_and_lose_no_money() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_makes_and_loses_no_money() {
+async fn transfers_conserve_total_during_server_kills() {
     needs!(Transactions);
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
@@ -476,7 +476,7 @@ async fn a_server_that_is_killed_makes_and_loses_no_money() {
 }
 
 #[tokio::test]
-async fn leaders_that_step_down_make_and_lose_no_money() {
+async fn transfers_conserve_total_during_step_downs() {
     needs!(Transactions);
     let cluster: &Cluster = harness::cluster::shared().await;
     let world = World::at(&cluster.urls()).await;
@@ -500,7 +500,7 @@ async fn leaders_that_step_down_make_and_lose_no_money() {
 }
 
 #[tokio::test]
-async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
+async fn lost_ack_of_transaction_is_recovered() {
     needs!(Transactions);
     let world = World::nats().await;
     let past: Bucket<Session> = world.bucket().await;
@@ -528,7 +528,7 @@ async fn a_lost_acknowledgement_of_a_transaction_is_found_by_its_ids() {
 }
 
 #[tokio::test]
-async fn a_half_batch_is_not_left_behind() {
+async fn dropped_commit_leaves_no_open_batch() {
     needs!(Transactions);
     // More batches are dropped than the server keeps as incomplete batches. The server itself would discard them only
     // after ten seconds.
@@ -551,7 +551,7 @@ async fn a_half_batch_is_not_left_behind() {
 }
 
 #[tokio::test]
-async fn a_server_or_a_bucket_that_cannot_says_what_it_needs() {
+async fn unsupported_transaction_names_requirement() {
     needs!(Transactions);
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
@@ -574,7 +574,7 @@ async fn a_server_or_a_bucket_that_cannot_says_what_it_needs() {
 }
 
 #[tokio::test]
-async fn a_transaction_of_a_spawned_task_outlives_its_maker() {
+async fn transaction_runs_in_spawned_task() {
     let bank = open_bank(World::memory().fresh()).await;
     let task = tokio::spawn(async move { transfer(&bank, 0, PATIENT).await });
     task.await.expect("no panic").unwrap();

@@ -22,7 +22,7 @@ fn is_decode(error: &Error) -> bool {
 }
 
 on_both_backends! {
-    async fn a_cache_tells_absent_from_undecodable(world: World) {
+    async fn cache_distinguishes_absent_from_undecodable(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         let first = raw.put(&RawSession::new("acme", "1", b"\xc1")).await.unwrap();
@@ -61,7 +61,7 @@ on_both_backends! {
         assert!(cache.try_get(&key(2)).unwrap().is_none());
     }
 
-    async fn a_wait_for_an_undecodable_record_names_the_cause(world: World) {
+    async fn wait_for_undecodable_record_names_cause(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         let bad = raw.put(&RawSession::new("acme", "1", b"\xc1")).await.unwrap();
@@ -83,7 +83,7 @@ on_both_backends! {
         assert!(late.source().is_none(), "{late:?}");
     }
 
-    async fn an_invalid_record_of_a_live_value_is_logged_once(world: World) {
+    async fn live_value_logs_invalid_record_once(world: World) {
         let everything = Everything::default();
         let _guard = tracing::subscriber::set_default(everything.clone());
         let sessions = world.bucket::<Session>().await;
@@ -138,7 +138,7 @@ mod defaults {
     }
 
     on_both_backends! {
-        async fn a_default_does_not_hide_an_invalid_first_record(world: World) {
+        async fn live_default_does_not_hide_invalid_record(world: World) {
             let settings = world.bucket::<Settings>().await;
             let raw = seen_as::<RawSettings>(&world, settings.name()).await;
             let bad = raw.put(&RawSettings { bytes: b"no json".into() }).await.unwrap();

@@ -34,7 +34,7 @@ fn visit(sessions: &Bucket<Session>, own: u64) -> Visit<'_> {
 }
 
 on_both_backends! {
-    async fn unpolled_transactions_block_no_other_call(world: World) {
+    async fn unpolled_transactions_do_not_block(world: World) {
         needs!(world, Transactions);
         let sessions = world.bucket::<Session>().await;
         sessions.put(&Session::new("acme", 7)).await.unwrap();
@@ -74,7 +74,7 @@ on_both_backends! {
         assert!((made..=made + unknown).contains(&visits), "{visits} visits, {made} applied, {unknown} unknown");
     }
 
-    async fn unpolled_writes_block_no_other_call(world: World) {
+    async fn unpolled_writes_do_not_block(world: World) {
         needs!(world, FencedUpdates);
         let open = if world.is_on_a_server() { world.fresh().limit_markers(Duration::from_secs(60)) } else { world.fresh() };
         let sessions: Bucket<Session> = open.await.unwrap();
@@ -109,7 +109,7 @@ on_both_backends! {
 
 /// The first run of a transaction conflicts, so the second run has a turn, and its future is left during that turn.
 #[tokio::test(start_paused = true)]
-async fn an_unpolled_transaction_with_a_turn_is_passed_over() {
+async fn unpolled_transaction_does_not_keep_its_turn() {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&Session::new("acme", 7)).await.unwrap();
     let loses_once = |runs: &Arc<AtomicU32>| {

@@ -20,7 +20,7 @@ async fn polled_once<F: IntoFuture>(future: F) -> Pin<Box<F::IntoFuture>> {
 on_both_backends! {
     needs Locks;
 
-    async fn an_unreceived_lock_lasts_for_one_ttl(world: World) {
+    async fn unreceived_lock_expires_after_ttl(world: World) {
         let name = unique("locks");
         let locks = world.store.locks(&name).ttl(TTL).await.unwrap();
         let elsewhere = world.another().await.locks(&name).ttl(TTL).await.unwrap();
@@ -38,7 +38,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_lock_handed_over_to_an_unpolled_waiter_lasts_for_one_ttl(world: World) {
+    async fn lock_of_unpolled_waiter_expires_after_ttl(world: World) {
         let name = unique("locks");
         for fair in [false, true] {
             let open = async |store: &Store| {
@@ -59,7 +59,7 @@ on_both_backends! {
         }
     }
 
-    async fn an_unreceived_try_lock_lasts_for_one_ttl(world: World) {
+    async fn unreceived_try_lock_expires_after_ttl(world: World) {
         let locks = world.store.locks(unique("locks")).ttl(TTL).await.unwrap();
         let left = polled_once(locks.try_lock("a")).await;
         harness::wait::until("it has the lock", SOON, async || locks.holder("a").await.unwrap()).await;
@@ -67,7 +67,7 @@ on_both_backends! {
         assert!(left.await.unwrap().expect("it is free").is_held());
     }
 
-    async fn unreceived_terms_permits_and_ids_last_for_one_ttl(world: World) {
+    async fn unreceived_recipe_leases_expire_after_ttl(world: World) {
         let election = world.store.election::<String>(unique("boss")).ttl(TTL);
         let _left = polled_once(election.campaign(&"left".to_owned())).await;
         harness::wait::until("it leads", SOON, async || election.leader().await.unwrap()).await;
@@ -90,7 +90,7 @@ on_both_backends! {
         }
     }
 
-    async fn an_unpolled_run_gives_way_after_one_ttl(world: World) {
+    async fn unpolled_once_run_expires_after_ttl(world: World) {
         let once = world.store.once::<u32>(unique("jobs")).ttl(TTL);
         let left = polled_once(once.run("a", || async { 1 })).await;
         // The run may have the lease already.
@@ -99,7 +99,7 @@ on_both_backends! {
         assert_eq!(left.await.unwrap(), 2, "the first result stays");
     }
 
-    async fn a_dropped_future_releases_its_lease_at_once(world: World) {
+    async fn dropped_future_releases_lease_at_once(world: World) {
         let locks = world.store.locks(unique("locks")).await.unwrap();
         for after in [Duration::ZERO, Duration::from_millis(100)] {
             let left = polled_once(locks.lock("a")).await;
@@ -109,7 +109,7 @@ on_both_backends! {
         }
     }
 
-    async fn handles_do_not_wait_for_an_unpolled_one(world: World) {
+    async fn unpolled_call_does_not_block_handle(world: World) {
         let election = world.store.election::<String>(unique("boss"));
         let _left = polled_once(election.leader()).await;
         assert!(election.leader().await.unwrap().is_none());

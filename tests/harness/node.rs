@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pinned_version_is_that_of_the_folder() {
+    fn package_files_pin_version_and_hashes() {
         let pinned = fs::read_to_string(paths::requirements("nats-js").join("package.json")).unwrap();
         assert!(pinned.contains(&format!("\"@nats-io/kv\": \"{VERSION}\"")), "{pinned}");
         let locked = fs::read_to_string(paths::requirements("nats-js").join("package-lock.json")).unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_script_tells_why() {
+    async fn failing_script_reports_its_error() {
         let Some(modules) = nats_js() else { return };
         let failed = tokio::spawn(run(modules, "missing()", &[])).await.unwrap_err().into_panic();
         let why = failed.downcast::<String>().expect("a message");

@@ -69,7 +69,7 @@ pub async fn run(script: &str, args: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     #[tokio::test]
-    async fn the_client_talks_to_a_server() {
+    async fn python_client_puts_and_gets_a_value() {
         let script = r#"
 import asyncio, sys, nats
 async def main():
@@ -86,7 +86,7 @@ asyncio.run(main())
 
     #[tokio::test]
     #[should_panic(expected = "ZeroDivisionError")]
-    async fn a_failing_script_tells_why() {
+    async fn failing_script_reports_its_error() {
         super::run("1/0", &[]).await;
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn refused<C: Codec<V>, V>(bytes: &[u8]) {
 const DEPTHS: [usize; 4] = [128, 1_025, 10_000, 100_000];
 
 #[test]
-fn json_that_nests_without_end_is_an_error() {
+fn deeply_nested_json_is_an_error() {
     on_two_mebibytes(|| {
         for depth in DEPTHS {
             // With and without closing delimiters.
@@ -53,7 +53,7 @@ fn json_that_nests_without_end_is_an_error() {
 }
 
 #[test]
-fn msgpack_that_nests_without_end_is_an_error() {
+fn deeply_nested_msgpack_is_an_error() {
     on_two_mebibytes(|| {
         for depth in DEPTHS {
             let bomb = |open: &[u8], core: &[u8]| nested(open, core, b"", depth);
@@ -75,7 +75,7 @@ fn msgpack_that_nests_without_end_is_an_error() {
 }
 
 #[test]
-fn variants_that_msgpack_finds_in_arrays_nest_no_deeper() {
+fn msgpack_variants_in_arrays_count_as_nesting() {
     // Like a map of one entry, an array of one item starts a variant, but its content is then read from behind the
     // array. According to its markers, this input is flat.
     on_two_mebibytes(|| {
@@ -90,7 +90,7 @@ fn variants_that_msgpack_finds_in_arrays_nest_no_deeper() {
 }
 
 #[test]
-fn what_a_type_ignores_nests_no_deeper() {
+fn ignored_msgpack_values_are_limited_in_depth() {
     #[derive(Serialize, Deserialize)]
     struct Empty {}
     on_two_mebibytes(|| {
@@ -104,7 +104,7 @@ fn what_a_type_ignores_nests_no_deeper() {
 }
 
 #[test]
-fn nesting_is_read_to_a_depth_of_127() {
+fn nesting_up_to_127_levels_is_read() {
     fn list(depth: usize) -> List {
         (1..depth).fold(List(Vec::new()), |below, _| List(vec![below]))
     }

@@ -62,7 +62,7 @@ async fn store_replaces_its_client_whose_task_ended() {
 }
 
 #[tokio::test]
-async fn application_client_whose_task_ended_fails_with_closed() {
+async fn ended_application_client_fails_with_closed() {
     let client = kvtyped::async_nats::connect(harness::shared().await.url()).await.unwrap();
     let store = Store::from_client(client).with_timeout(LONG);
     let sessions: Bucket<Session> = store.bucket().name(unique("sessions")).await.unwrap();
@@ -119,7 +119,7 @@ async fn first_error<T>(listed: Result<impl futures::Stream<Item = Result<T, Err
 
 /// A read that was in progress when the task ended also fails. No request stays without a result.
 #[tokio::test]
-async fn reads_under_way_when_the_task_ends_fail_with_closed() {
+async fn in_flight_reads_fail_with_closed() {
     let (sessions, mut stranger) = hundred().await;
     let client = kvtyped::async_nats::connect(harness::shared().await.url()).await.unwrap();
     let store = Store::from_client(client).with_timeout(LONG);

@@ -68,14 +68,14 @@ replayed! {
 }
 
 #[test]
-fn every_target_has_a_corpus_and_is_replayed() {
+fn every_fuzz_target_has_a_corpus() {
     let targets = TARGETS.map(|(name, _)| name);
     assert_eq!(names(&folder("corpus")), targets);
     assert_eq!(names(&folder("targets")), targets.map(|name| format!("{name}.rs")));
 }
 
 #[test]
-fn the_corpus_stays_small() {
+fn corpus_stays_small() {
     let files = TARGETS.iter().flat_map(|(target, _)| {
         let folder = folder("corpus").join(target);
         names(&folder).into_iter().map(move |name| fs::metadata(folder.join(name)).expect("a file").len())

@@ -231,7 +231,7 @@ planted! {
 }
 
 #[tokio::test]
-async fn an_unknown_operation_is_not_touched_and_its_name_is_shown_in_short() {
+async fn unknown_operation_is_a_short_error() {
     let (sessions, mut stranger) = hundred().await;
     let name = format!("KV-Operation: {}", "MERGE".repeat(2_000));
     let revision = stranger.plant("acme.50", headers(&[&name]), &value(&Session::new("acme", 50))).await;
@@ -243,7 +243,7 @@ async fn an_unknown_operation_is_not_touched_and_its_name_is_shown_in_short() {
 
 /// Keys that NATS accepts and the model does not: some are not valid keys, others are not keys of this model.
 #[tokio::test]
-async fn foreign_keys_are_told_or_left_out_and_stop_nothing() {
+async fn foreign_keys_are_reported_or_skipped() {
     let (sessions, mut stranger) = hundred().await;
     let value = value(&Session::new("acme", 50));
     let mut told_keys = Vec::new();
@@ -299,7 +299,7 @@ async fn foreign_keys_are_told_or_left_out_and_stop_nothing() {
 }
 
 #[tokio::test]
-async fn a_live_value_keeps_what_was_good() {
+async fn live_value_keeps_last_valid_record() {
     let (sessions, mut stranger) = hundred().await;
     let live = sessions.live(&SessionKey::new("acme", 50)).await.unwrap();
     for (headers, value) in
@@ -317,7 +317,7 @@ async fn a_live_value_keeps_what_was_good() {
 }
 
 #[tokio::test]
-async fn a_name_that_stands_twice_in_json_is_told() {
+async fn duplicate_json_field_is_a_decode_error() {
     let documents: Bucket<Document> = World::nats().await.bucket().await;
     documents.put(&Document::new("a", "one")).await.unwrap();
     let mut stranger = Stranger::at(&documents).await;
@@ -333,7 +333,7 @@ async fn a_name_that_stands_twice_in_json_is_told() {
 
 /// P32 for filters: a server closes the shared connection if a request contains a filter that is too long.
 #[tokio::test]
-async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobody() {
+async fn overlong_filter_matches_no_record() {
     let (sessions, _) = hundred().await;
     let mut events = sessions.watch(..).await.unwrap();
     listing(&mut events).await;
@@ -358,7 +358,7 @@ async fn a_filter_that_is_longer_than_any_key_matches_nothing_and_disturbs_nobod
 
 /// P32: a key that exceeds the limit fails only the operation that uses it, and does not affect others.
 #[tokio::test]
-async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
+async fn every_verb_rejects_overlong_key() {
     let (sessions, _) = hundred().await;
     let mut events = sessions.watch(..).await.unwrap();
     listing(&mut events).await;
@@ -399,7 +399,7 @@ async fn an_endless_key_is_an_error_of_its_own_for_every_verb() {
 /// Headers that the client cannot parse end the connection that receives them, and the client reconnects. The library
 /// cannot repair this: a read of the record gets no answer. Overwriting the record helps.
 #[tokio::test]
-async fn headers_that_no_client_reads_hide_their_own_record_until_it_is_written_over() {
+async fn record_with_malformed_headers_can_be_overwritten() {
     let (sessions, mut stranger) = hundred().await;
     let key = SessionKey::new("acme", 50);
     let planted = stranger.plant("acme.50", "NATS/1.0\r\nno colon\r\n\r\n", b"x").await;

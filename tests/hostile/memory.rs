@@ -35,7 +35,7 @@ fn claims_little<V: Serialize + de::DeserializeOwned>(levels: usize, claim: &[u8
 }
 
 #[test]
-fn a_length_that_is_claimed_and_not_sent_is_an_error_and_takes_no_memory() {
+fn false_length_claim_fails_with_little_memory() {
     let claims =
         [b"\xdd\xff\xff\xff\xff\x01", b"\xdb\xff\xff\xff\xffa", b"\xdf\xff\xff\xff\xff\x01", b"\xc6\xff\xff\xff\xff\0"];
     for claim in claims {
@@ -104,7 +104,7 @@ const fn small_list<V>() -> usize {
 const NODE: usize = 1_024;
 
 #[test]
-fn a_value_takes_what_its_items_need_and_no_more() {
+fn decoding_memory_is_bounded_by_item_size() {
     takes::<Json, u8>(json("[", "7", "]"), 0);
     takes::<Json, u64>(json("[", "7", "]"), 0);
     takes::<Json, ()>(json("[", "null", "]"), 0);
@@ -129,7 +129,7 @@ fn a_value_takes_what_its_items_need_and_no_more() {
 }
 
 #[test]
-fn a_text_and_bytes_take_themselves() {
+fn text_and_bytes_decoding_memory_is_bounded() {
     let bytes = vec![b'a'; MEBIBYTE];
     assert!(peak::<Text, String>(&bytes) <= MEBIBYTE);
     assert!(peak::<Bytes, Vec<u8>>(&bytes) <= MEBIBYTE);
@@ -141,7 +141,7 @@ fn a_text_and_bytes_take_themselves() {
 }
 
 #[test]
-fn what_a_type_ignores_takes_no_memory() {
+fn ignored_fields_take_little_memory() {
     #[derive(Serialize, Deserialize)]
     struct Empty {}
     for (_, list) in [json("[", "{\"\":0}", "]"), json("[", "\"\"", "]")] {
@@ -155,7 +155,7 @@ fn what_a_type_ignores_takes_no_memory() {
 }
 
 #[test]
-fn a_claimed_length_is_believed_up_to_a_few_items() {
+fn size_hint_is_capped_at_64_items() {
     /// The size hint that the decoder reported.
     #[derive(Debug)]
     struct Claim(usize);

@@ -69,7 +69,7 @@ on_both_sites! {
 
 /// P1, the control: the plain client cannot distinguish a conflict from a failure while another write is in flight.
 #[tokio::test]
-async fn naive_updates_at_one_revision_get_errors_that_are_no_conflicts() {
+async fn naive_updates_get_errors_besides_conflicts() {
     let cluster = harness::cluster::shared().await;
     let bucket = unique("naive");
     let mut stores = Vec::new();
@@ -108,7 +108,7 @@ struct Counter {
 
 /// P2: 16 tasks increment while the leader steps down repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn increments_are_not_lost_while_leaders_change() {
+async fn increments_survive_leader_step_downs() {
     const TASKS: u32 = 16;
     const EACH: u32 = 100;
     let writers = writers::<Counter>(Site::ThreeServers).await;

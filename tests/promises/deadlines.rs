@@ -76,7 +76,7 @@ async fn run_every_verb(world: &World, sessions: &Bucket<Session>, revision: Rev
 
 /// P8, P5.
 #[tokio::test]
-async fn every_verb_ends_in_its_time_where_bytes_are_held_back() {
+async fn every_verb_times_out_on_stalled_connection() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let store = Store::connect(proxy.url()).timeout(TIME).await.unwrap();
@@ -96,7 +96,7 @@ async fn every_verb_ends_in_its_time_where_bytes_are_held_back() {
 
 /// P8, P5.
 #[tokio::test]
-async fn every_verb_ends_in_its_time_where_the_server_is_frozen() {
+async fn every_verb_times_out_on_frozen_server() {
     let server = Server::start().await;
     let store = Store::connect(server.url()).timeout(TIME).await.unwrap();
     let world = World::of(store, &server.url());
@@ -115,7 +115,7 @@ async fn every_verb_ends_in_its_time_where_the_server_is_frozen() {
 /// P8: the client detects a hanging server and switches to the next one, even if the hanging server accepts
 /// connections.
 #[tokio::test]
-async fn an_operation_with_enough_time_outlives_a_server_that_hangs() {
+async fn long_timeout_survives_hanging_server() {
     let time = 15 * SECOND;
     let server = harness::shared().await;
     let direct = World::at(&server.url()).await;
@@ -144,7 +144,7 @@ async fn an_operation_with_enough_time_outlives_a_server_that_hangs() {
 
 /// P8, the control: the timeout of the plain client applies to each request, and `create` makes two requests.
 #[tokio::test]
-async fn naive_create_takes_a_multiple_of_its_time() {
+async fn naive_create_exceeds_its_timeout() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let client = async_nats::ConnectOptions::new().request_timeout(Some(SECOND)).connect(proxy.url()).await.unwrap();
@@ -176,7 +176,7 @@ async fn until_it_is(client: &async_nats::Client, state: State) {
 
 /// P9, P4: an operation that starts and ends without a connection is never sent.
 #[tokio::test]
-async fn what_is_written_without_a_connection_is_refused_and_never_stored() {
+async fn disconnected_write_fails_and_is_never_stored() {
     let behind = Behind::<Document>::new(Site::OneServer).await;
     let client = visible(&behind.proxy).await;
     let store = Store::from_client(client.clone());
@@ -225,7 +225,7 @@ async fn what_is_written_without_a_connection_is_refused_and_never_stored() {
 
 /// P9, the control: the plain client keeps an abandoned write and sends it later.
 #[tokio::test]
-async fn naive_put_that_failed_without_a_connection_is_stored_later() {
+async fn naive_failed_put_is_stored_later() {
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let client = visible(&proxy).await;
@@ -250,7 +250,7 @@ async fn naive_put_that_failed_without_a_connection_is_stored_later() {
 
 /// P9, P4: the connection closes during a write, and another writer writes before the client has reconnected.
 #[tokio::test]
-async fn a_guarded_write_that_was_given_up_is_not_applied_after_a_newer_one() {
+async fn abandoned_conditional_write_is_not_applied_late() {
     let behind = Behind::<Document>::new(Site::OneServer).await;
     let first = behind.past.put(&Document::new("there", "old")).await.unwrap();
     let key = DocumentKey::new("there");

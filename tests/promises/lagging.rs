@@ -205,7 +205,7 @@ async fn written_before(replicas: u8) -> (Lagging, Bucket<Session>, Session, Rev
 }
 
 #[tokio::test]
-async fn a_write_that_overtakes_the_question_whether_the_bucket_is_the_same_does_no_harm() {
+async fn write_during_identity_check_is_harmless() {
     for replicas in [1, 3] {
         let (lagging, sessions, session, revision) = written_before(replicas).await;
         lagging.reconnect(Lag::Held);
@@ -220,7 +220,7 @@ async fn a_write_that_overtakes_the_question_whether_the_bucket_is_the_same_does
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_has_yet_to_apply_what_was_acknowledged_is_asked_again() {
+async fn stale_leader_is_asked_again() {
     let (lagging, sessions, session, revision) = written_before(3).await;
     lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
     sessions.update(&session, revision).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_leader_that_has_yet_to_apply_what_was_acknowledged_is_asked_again() {
 /// The control: a bucket with a rewound history is reported. Without replicas it is reported at once, because no server
 /// can be stale.
 #[tokio::test(start_paused = true)]
-async fn a_bucket_that_stays_behind_was_set_back() {
+async fn rewound_bucket_is_reported_as_replaced() {
     for (replicas, soon) in [(1, Duration::ZERO), (3, 8 * SECOND)] {
         let (lagging, sessions, session, revision) = written_before(replicas).await;
         lagging.reconnect(Lag::Behind(VecDeque::new(), Some(Revision::ZERO)));
@@ -250,7 +250,7 @@ async fn a_bucket_that_stays_behind_was_set_back() {
 /// A decision to write nothing, or to fail, must be based on the leader's state, because a plain read may miss the
 /// newest write.
 #[tokio::test]
-async fn what_is_decided_on_an_old_read_is_decided_again_before_nothing_is_written() {
+async fn stale_read_does_not_decide_to_write_nothing() {
     let (lagging, sessions, session, revision) = written_before(3).await;
     let key = session.key();
     let raw = lagging.memory.open(sessions.name(), Deadline::after(SECOND)).await.unwrap().expect("it is there");

@@ -44,7 +44,7 @@ async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Pr
 }
 
 #[tokio::test]
-async fn a_lock_behind_a_refused_connection_is_lost_in_time() {
+async fn lock_on_refused_connection_is_lost_in_time() {
     needs!(Locks);
     lost_before_another_has_it(harness::shared().await, async |proxy| {
         proxy.set(Mode::Refuse);
@@ -54,13 +54,13 @@ async fn a_lock_behind_a_refused_connection_is_lost_in_time() {
 }
 
 #[tokio::test]
-async fn a_lock_behind_a_stalled_connection_is_lost_in_time() {
+async fn lock_on_stalled_connection_is_lost_in_time() {
     needs!(Locks);
     lost_before_another_has_it(harness::shared().await, async |proxy| proxy.set(Mode::Stall)).await;
 }
 
 #[tokio::test]
-async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
+async fn lock_without_renewal_acks_is_lost() {
     needs!(Locks);
     // The renewals arrive, so no other client can acquire the lock. The guard must still rely only on acknowledged
     // renewals.
@@ -78,7 +78,7 @@ async fn a_lock_whose_renewals_are_not_acknowledged_is_lost_in_time() {
 
 /// The acknowledgement of a renewal is recovered. The renewal counts if it was applied.
 #[tokio::test]
-async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
+async fn lock_survives_short_loss_of_acks() {
     needs!(Locks);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
@@ -98,7 +98,7 @@ async fn a_lock_outlives_a_short_loss_of_acknowledgements() {
 
 /// P13: the only server is frozen.
 #[tokio::test]
-async fn a_lock_of_a_frozen_server_is_lost_in_time() {
+async fn lock_on_frozen_server_is_lost_before_ttl() {
     needs!(Locks);
     let server = Server::start().await;
     let locks = World::at(&server.url()).await.store.locks("locks").ttl(3 * SECOND).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_lock_of_a_frozen_server_is_lost_in_time() {
 
 /// P15 on one server: the lock and its fencing token survive a restart that is shorter than the lease.
 #[tokio::test]
-async fn a_lock_outlives_the_restart_of_its_server() {
+async fn lock_survives_server_restart() {
     needs!(Locks);
     let server = Server::start().await;
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
@@ -131,7 +131,7 @@ async fn a_lock_outlives_the_restart_of_its_server() {
 /// P4, P8: an acquisition on a hanging server ends within its timeout with an unknown outcome. If the acquisition is
 /// applied later, the lease is released instead of remaining held until it expires.
 #[tokio::test]
-async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
+async fn abandoned_acquisition_is_released() {
     needs!(Locks);
     let server = Server::start().await;
     let store = World::at(&server.url()).await.store.with_timeout(2 * SECOND);
@@ -162,7 +162,7 @@ async fn a_lock_that_is_taken_when_nobody_waits_any_more_is_given_back() {
 
 /// P8: a release also ends within its timeout. It continues in the background.
 #[tokio::test]
-async fn what_is_given_back_to_a_server_that_hangs_ends_in_its_time() {
+async fn release_on_hanging_server_ends_in_time() {
     needs!(Locks);
     let server = Server::start().await;
     let store = World::at(&server.url()).await.store.with_timeout(2 * SECOND);
@@ -190,7 +190,7 @@ async fn what_is_given_back_to_a_server_that_hangs_ends_in_its_time() {
 
 /// An acquisition with a wait time also waits for a hanging server, beginning with the first attempt.
 #[tokio::test]
-async fn one_who_waits_for_a_lock_waits_for_its_server() {
+async fn acquisition_waits_for_hanging_server() {
     needs!(Locks);
     let server = Server::start().await;
     let store = World::at(&server.url()).await.store.with_timeout(SECOND);
@@ -220,7 +220,7 @@ async fn one_who_waits_for_a_lock_waits_for_its_server() {
 
 /// P15, P12: a lease with the default TTL survives the loss of the leader, and fencing tokens grow across it.
 #[tokio::test]
-async fn a_lock_outlives_the_death_of_the_leader() {
+async fn lock_survives_loss_of_leader() {
     needs!(Locks);
     let cluster = Cluster::start(3).await;
     cluster.ready().await;
@@ -257,7 +257,7 @@ async fn a_lock_outlives_the_death_of_the_leader() {
 
 /// P10 for guards that are checked immediately before the work: many workers, while their server is killed repeatedly.
 #[tokio::test]
-async fn many_workers_never_meet_while_their_server_dies() {
+async fn lock_excludes_workers_during_server_kills() {
     needs!(Locks);
     let server = Arc::new(Server::start().await);
     let room = Arc::new(Room::default());
@@ -297,7 +297,7 @@ async fn many_workers_never_meet_while_their_server_dies() {
 
 /// P16: after any operation, every record and every delete marker of a lock has a TTL.
 #[tokio::test]
-async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
+async fn every_lock_message_has_a_ttl() {
     needs!(Locks);
     let server = Server::start().await;
     let locks = World::at(&server.url()).await.store.locks("locks").ttl(2 * SECOND).await.unwrap();
@@ -341,7 +341,7 @@ async fn whatever_is_stored_of_a_lock_has_a_time_to_live() {
 
 /// P18: a server that does not support per-record TTLs.
 #[tokio::test]
-async fn an_old_server_is_told_when_locks_are_opened() {
+async fn locks_are_unsupported_on_old_server() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let error = world.store.locks("locks").await.unwrap_err();
@@ -354,7 +354,7 @@ async fn an_old_server_is_told_when_locks_are_opened() {
 /// P22: a waiter whose watch consumer is deleted still notices the release, through a new watch session or its
 /// fallback.
 #[tokio::test]
-async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
+async fn waiter_with_deleted_consumer_acquires_lock() {
     needs!(Locks);
     let server = Server::start().await;
     let store = World::at(&server.url()).await.store;
@@ -380,7 +380,7 @@ async fn a_waiter_whose_watch_is_deleted_gets_the_lock_all_the_same() {
 
 /// P12: fencing tokens grow over many acquisitions.
 #[tokio::test]
-async fn fences_grow_over_200_tenures() {
+async fn fences_grow_over_200_acquisitions() {
     needs!(Locks);
     let locks = World::nats().await.store.locks(unique("locks")).await.unwrap();
     let mut last = None;
@@ -398,7 +398,7 @@ fn sent(clients: &[async_nats::Client]) -> u64 {
 
 /// The cost is independent of the number of waiters: a ticket, a handover, and the removal of the ticket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_many_want_costs_few_requests_each_time() {
+async fn contended_lock_costs_few_requests() {
     needs!(Locks);
     const WORKERS: usize = 8;
     const TIMES: usize = 40;
@@ -444,7 +444,7 @@ async fn a_lock_that_many_want_costs_few_requests_each_time() {
 
 /// A waiter continues to wait, even if an outage is longer than the TTL of its ticket.
 #[tokio::test]
-async fn a_waiter_outlives_an_outage_that_his_place_does_not() {
+async fn waiter_survives_outage_longer_than_ticket_ttl() {
     needs!(Locks);
     for fair in [false, true] {
         let server = Server::start().await;

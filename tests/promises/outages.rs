@@ -77,7 +77,7 @@ async fn more_writes(documents: &Bucket<Document>, more: u64) {
 
 /// P4, P5: the server is killed twice during writes.
 #[tokio::test]
-async fn what_a_server_acknowledged_is_there_when_it_comes_back() {
+async fn acknowledged_writes_survive_server_kill() {
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
     let observer = world.bucket::<Document>().await;
@@ -100,7 +100,7 @@ async fn what_a_server_acknowledged_is_there_when_it_comes_back() {
 
 /// P4, P5: a write that starts while the server is down is applied as soon as the server is up.
 #[tokio::test]
-async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
+async fn write_started_in_outage_succeeds() {
     let server = Server::start().await;
     let world = World::at(&server.url()).await;
     let documents = world.bucket::<Document>().await;
@@ -125,7 +125,7 @@ async fn a_write_that_begins_in_an_outage_succeeds_after_it() {
 /// P4, P5: the leader is frozen during writes, and resumes with its buffered requests after another node has become the
 /// leader.
 #[tokio::test]
-async fn what_a_cluster_acknowledged_survives_its_leader() {
+async fn acknowledged_writes_survive_frozen_leader() {
     let cluster = Cluster::start(3).await;
     let world = World::at(&cluster.urls()).await;
     let observer: Bucket<Document> = world.fresh().replicas(3).await.unwrap();
@@ -150,7 +150,7 @@ async fn what_a_cluster_acknowledged_survives_its_leader() {
 /// P4: a former leader resumes and decides on its buffered requests before it learns of the new leader. The new leader
 /// is slower, and its decision counts.
 #[tokio::test]
-async fn what_a_leader_refuses_that_is_none_any_more_is_not_refused() {
+async fn refusal_by_former_leader_is_not_final() {
     let cluster = Cluster::start(3).await;
     let made: Bucket<Document> = World::at(&cluster.urls()).await.fresh().replicas(3).await.unwrap();
     let stream = format!("KV_{}", made.name());

@@ -48,19 +48,19 @@ async fn write_then_read(rounds: u32, read: impl Fn(Revision) -> Read + Copy) ->
 
 /// P29.
 #[tokio::test]
-async fn a_read_of_at_least_a_revision_is_never_older() {
+async fn read_at_least_revision_is_never_stale() {
     assert_eq!(write_then_read(200, Read::AtLeast).await, Staleness::default());
 }
 
 /// P29.
 #[tokio::test]
-async fn a_read_of_the_leader_sees_every_write_that_was_acknowledged() {
+async fn leader_read_sees_acknowledged_writes() {
     assert_eq!(write_then_read(200, |_| Read::Leader).await, Staleness::default());
 }
 
 /// P3: a stale server must not decide that the key has no record or that there is nothing to change.
 #[tokio::test]
-async fn a_change_that_writes_nothing_has_seen_the_newest() {
+async fn no_op_change_sees_newest_record() {
     let site = Site::ThreeServers;
     let writer: Bucket<Session> = site.fresh(&site.world().await).await.unwrap();
     let mut others = Vec::new();
@@ -86,7 +86,7 @@ async fn a_change_that_writes_nothing_has_seen_the_newest() {
 
 /// P29, the control: the nearest server answers a plain read.
 #[tokio::test]
-async fn naive_reads_right_after_a_write_miss_it() {
+async fn naive_read_after_write_is_stale() {
     let site = Site::ThreeServers;
     let writer: Bucket<Session> = site.fresh(&site.world().await).await.unwrap();
     let mut readers = Vec::new();

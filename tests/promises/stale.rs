@@ -253,7 +253,7 @@ where
 
 /// P3.
 #[tokio::test(start_paused = true)]
-async fn an_update_never_runs_on_what_is_older_than_the_conflict_that_it_met() {
+async fn retry_never_uses_entry_older_than_conflict() {
     let mut stale_reads = 0;
     for seed in 0..20 {
         let (stale, outdated) = increment_at_once(seed, |stale, _| async move {
@@ -284,7 +284,7 @@ async fn an_update_never_runs_on_what_is_older_than_the_conflict_that_it_met() {
 
 /// P3, the control: a loop with plain reads runs on old entries.
 #[tokio::test(start_paused = true)]
-async fn naive_loop_runs_on_what_is_older_than_the_conflict_that_it_met() {
+async fn naive_loop_uses_entry_older_than_conflict() {
     let (_, outdated) = increment_at_once(1, |stale, bucket| async move {
         let key = SessionKey::new("acme", 7);
         let mut outdated = 0;
@@ -310,7 +310,7 @@ async fn naive_loop_runs_on_what_is_older_than_the_conflict_that_it_met() {
 /// A create over a delete marker that the handle knows costs one request. Over an unknown delete marker it is refused,
 /// reads the key, and writes again. After such a marker the handle reads first, until a create finds no delete marker.
 #[tokio::test(start_paused = true)]
-async fn a_creation_asks_no_more_than_what_it_knows_demands() {
+async fn create_request_count_depends_on_known_markers() {
     let shared = Arc::new(Shared::default());
     let stale = Stale::new(&shared, 0);
     let mine: Bucket<Session> = Store::from_backend(Arc::new(stale.clone())).bucket().await.unwrap();

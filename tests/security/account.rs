@@ -54,7 +54,7 @@ async fn foreign(admin: &Store, name: &str) -> Bucket<Session> {
 
 /// The response to a direct get of a missing key has no body. It is a valid request to delete a bucket.
 #[tokio::test]
-async fn each_role_with_direct_gets_deletes_a_bucket_of_others() {
+async fn direct_get_permission_can_delete_other_bucket() {
     needs!(Locks);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -76,7 +76,7 @@ async fn each_role_with_direct_gets_deletes_a_bucket_of_others() {
 
 /// The response to a direct get is a record. A user who can write it chooses any request to the JetStream API.
 #[tokio::test]
-async fn a_tenant_reads_a_bucket_of_others() {
+async fn tenant_can_read_other_bucket() {
     needs!(Locks);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -95,7 +95,7 @@ async fn a_tenant_reads_a_bucket_of_others() {
 
 /// The response to a direct get has the stored headers. A read finds a copied record by its key fields.
 #[tokio::test]
-async fn a_reader_copies_a_record_and_a_delete_marker_over_those_of_others() {
+async fn reader_can_overwrite_records_with_copies() {
     needs!(Locks);
     let site = site().await;
     site.sessions.delete(&SessionKey::new("acme", 2)).await.expect("it is deleted");
@@ -119,7 +119,7 @@ async fn a_reader_copies_a_record_and_a_delete_marker_over_those_of_others() {
 
 /// Counters refuse rollups. Their users can still overwrite records of others.
 #[tokio::test]
-async fn a_counter_overwrites_a_record_of_others_and_cannot_roll_up() {
+async fn counter_user_can_overwrite_but_not_roll_up() {
     needs!(Counters);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -142,7 +142,7 @@ async fn a_counter_overwrites_a_record_of_others_and_cannot_roll_up() {
 
 /// The documented remedy. The control is the deletion of the bucket with the same name in the user's own account.
 #[tokio::test]
-async fn a_user_of_another_account_deletes_nothing() {
+async fn user_of_other_account_cannot_delete_bucket() {
     needs!(Locks);
     let config = r#"
         accounts {

@@ -22,7 +22,7 @@ fn with_query(server: &Server, name: &str, value: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_user_signs_in_with_a_password() {
+async fn connect_authenticates_by_password() {
     let config = r#"authorization { users: [ { user: "a:p p", password: "p@ss/w:rd?%" } ] }"#;
     let server = Server::builder().config(config).auth().start().await;
     let url = format!("nats://a%3Ap%20p:p%40ss%2Fw%3Ard%3F%25@{}", server.addr());
@@ -42,7 +42,7 @@ async fn a_user_signs_in_with_a_password() {
 }
 
 #[tokio::test]
-async fn a_token_lets_in() {
+async fn connect_authenticates_by_token() {
     let server = Server::builder().config(r#"authorization { token: "t0k@n" }"#).auth().start().await;
     is_let_in("the URL", Store::connect(format!("nats://t0k%40n@{}", server.addr()))).await;
     is_let_in("the builder", Store::connect(server.url()).options(NatsOptions::new().token("t0k@n"))).await;
@@ -57,7 +57,7 @@ async fn a_token_lets_in() {
 }
 
 #[tokio::test]
-async fn an_nkey_signs_in() {
+async fn connect_authenticates_by_nkey() {
     let folder = Folder::new();
     let [user, other] = [KeyPair::new_user(), KeyPair::new_user()];
     let config = format!("authorization {{ users: [ {{ nkey: {} }} ] }}", user.public_key());
@@ -82,7 +82,7 @@ async fn an_nkey_signs_in() {
 }
 
 #[tokio::test]
-async fn a_credentials_file_signs_in() {
+async fn connect_authenticates_by_credentials_file() {
     let folder = Folder::new();
     let operator = Operator::new();
     let server = Server::builder().config(&operator.config()).auth().start().await;
@@ -113,7 +113,7 @@ async fn a_credentials_file_signs_in() {
 
 /// An error about an unusable file names the path and the cause, but does not show the content of the file.
 #[tokio::test]
-async fn a_file_that_cannot_be_used_is_named() {
+async fn unusable_file_is_named_in_error() {
     let folder = Folder::new();
     let user = KeyPair::new_user().seed().unwrap();
     let account = KeyPair::new_account().seed().unwrap();
@@ -153,7 +153,7 @@ async fn a_file_that_cannot_be_used_is_named() {
 
 /// A store whose credentials file is replaced before the credentials expire keeps access.
 #[tokio::test]
-async fn replaced_credentials_count_from_the_next_connection_on() {
+async fn replaced_credentials_apply_on_reconnect() {
     let folder = Folder::new();
     let operator = Operator::new();
     let server = Server::builder().config(&operator.config()).auth().start().await;

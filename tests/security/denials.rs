@@ -59,7 +59,7 @@ fn assert_denied(what: &str, error: Option<Error>, subject: &str) {
 
 /// P38, P4.
 #[tokio::test]
-async fn a_denied_write_is_told_at_once_and_others_go_on() {
+async fn denied_write_fails_at_once() {
     let server = guarded().await;
     let store = connect(server, "guest").await;
     let (secret, open) = tokio::join!(adopt::<Session>(&store, "secret"), adopt::<Session>(&store, "open"));
@@ -92,7 +92,7 @@ async fn a_denied_write_is_told_at_once_and_others_go_on() {
 
 /// P38.
 #[tokio::test]
-async fn a_denied_read_is_told_at_once() {
+async fn denied_read_fails_at_once() {
     let server = guarded().await;
     let store = connect(server, "guest").await;
     let hidden = adopt::<Session>(&store, "hidden").await.expect("it may be looked at");
@@ -113,7 +113,7 @@ async fn a_denied_read_is_told_at_once() {
 
 /// P38.
 #[tokio::test]
-async fn wrong_credentials_are_told_at_once() {
+async fn wrong_credentials_fail_at_once() {
     let server = guarded().await;
     for url in [url(server, "guest", "wrong"), server.url(), format!("nats://token@{}", server.addr())] {
         let start = tokio::time::Instant::now();
@@ -138,7 +138,7 @@ async fn naive_put_without_permission_times_out() {
 
 /// A user without permission to watch gets an error instead of waiting for a lock, and does not block other waiters.
 #[tokio::test]
-async fn one_who_may_not_watch_does_not_wait_for_a_lock() {
+async fn waiter_without_watch_permission_fails() {
     needs!(Locks);
     let server = guarded().await;
     let (admin, guest) = tokio::join!(connect(server, "admin"), connect(server, "guest"));

@@ -57,7 +57,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn host_in_a_forged_info_gets_no_password() {
+async fn forged_host_receives_no_password() {
     let scene = Scene::new().await;
     let store = scene.connect("").await;
     Scene::works(&store).await;
@@ -75,7 +75,7 @@ async fn host_in_a_forged_info_gets_no_password() {
 
 /// The control: a client that trusts discovered servers connects to the host and sends its password.
 #[tokio::test]
-async fn host_in_a_forged_info_gets_the_password_of_a_client_that_trusts_it() {
+async fn trusting_client_authenticates_to_forged_host() {
     let scene = Scene::new().await;
     let store = scene.connect("&trust_discovered_servers=true").await;
     Scene::works(&store).await;

@@ -58,7 +58,7 @@ fn reason(error: &Error) -> &str {
 }
 
 #[tokio::test]
-async fn a_server_is_trusted_by_its_authority() {
+async fn tls_accepts_only_servers_of_trusted_ca() {
     let files = Files::new();
     let server = Server::builder().config(&files.config("")).auth().start().await;
     let (addr, ca) = (server.addr(), &files.ca);
@@ -85,7 +85,7 @@ async fn a_server_is_trusted_by_its_authority() {
 }
 
 #[tokio::test]
-async fn a_client_shows_its_certificate() {
+async fn tls_authenticates_by_client_certificate() {
     let files = Files::new();
     let more = format!("ca_file: {:?}, verify: true", files.ca);
     let server = Server::builder().config(&files.config(&more)).auth().start().await;
@@ -108,7 +108,7 @@ async fn a_client_shows_its_certificate() {
 }
 
 #[tokio::test]
-async fn a_server_is_spoken_to_in_tls_first() {
+async fn tls_first_handshake_connects() {
     let files = Files::new();
     let server = Server::builder().config(&files.config("handshake_first: true")).silent().start().await;
     let url = format!("tls://{}?ca={}", server.addr(), files.ca);
@@ -124,7 +124,7 @@ async fn a_server_is_spoken_to_in_tls_first() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_used_is_named() {
+async fn unusable_file_is_named_in_error() {
     let files = Files::new();
     let Files { ca, client: [certificate, key], stranger: [_, other_key], empty, .. } = &files;
     let missing = "/nowhere/a.pem".to_owned();
@@ -173,7 +173,7 @@ async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
 
 /// A client that requires encryption sends no secret to a server that announces none.
 #[tokio::test]
-async fn no_secret_is_sent_unless_encrypted_where_that_is_wanted() {
+async fn required_tls_prevents_plaintext_password() {
     let files = Files::new();
     let password = "pa55word-in-the-clear";
     let hears = async |url: &dyn Fn(u16) -> String| {

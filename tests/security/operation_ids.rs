@@ -62,7 +62,7 @@ async fn stored_id(client: &Client, stream: &str, subject: &str) -> String {
 
 /// A reader of one record cannot make the writes of others fail.
 #[tokio::test]
-async fn ids_of_later_operations_cannot_be_occupied() {
+async fn future_operation_ids_cannot_be_occupied() {
     needs!(Transactions);
     let site = Site::new(&[("acme".into(), block("Tenant"))]).await;
     let client = attacker(&site).await;
@@ -90,7 +90,7 @@ async fn ids_of_later_operations_cannot_be_occupied() {
 
 /// Two ids share no prefix, so one does not predict the other.
 #[test]
-fn ids_share_no_prefix() {
+fn operation_ids_share_no_long_prefix() {
     let ids: Vec<_> = (0..64).map(|_| kvtyped::backend::OperationId::generate().as_str().to_owned()).collect();
     let shared = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
     assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())), "{ids:?}");
@@ -121,7 +121,7 @@ fn is_unknown<T>(what: &str, result: Result<T, Error>) {
 }
 
 #[tokio::test]
-async fn an_addition_under_a_foreign_id_is_not_acknowledged() {
+async fn increment_under_foreign_id_has_unknown_outcome() {
     needs!(Counters);
     let (proxy, client, store, _) = between().await;
     let name = unique("hits");
@@ -138,7 +138,7 @@ async fn an_addition_under_a_foreign_id_is_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_write_under_a_foreign_id_is_not_acknowledged() {
+async fn write_under_foreign_id_has_unknown_outcome() {
     needs!(Transactions);
     let (proxy, client, _, backend) = between().await;
     let deadline = || Deadline::after(PATIENT);

@@ -10,7 +10,7 @@ const NODES: usize = 3;
 
 /// P38, P39.
 #[tokio::test]
-async fn every_role_does_its_work_by_any_server_of_a_cluster() {
+async fn roles_work_via_any_cluster_server() {
     needs!(Locks);
     let roles = [("reader", "Reader"), ("writer", "Writer"), ("locker", "Locker"), ("acme", "Tenant")];
     let users = roles.map(|(user, role)| (user.to_owned(), block(role)));

@@ -248,7 +248,7 @@ async fn each_is_needed(
 
 /// P38, P39.
 #[tokio::test]
-async fn a_reader_reads_and_does_nothing_else() {
+async fn reader_role_can_only_read() {
     needs!(Locks);
     let site = each_is_needed("Reader", &["CONSUMER.INFO"], |_, store, _| {
         Box::pin(async move {
@@ -284,7 +284,7 @@ async fn a_reader_reads_and_does_nothing_else() {
 
 /// P38, P39.
 #[tokio::test]
-async fn a_writer_writes_one_bucket_and_no_other() {
+async fn writer_role_can_only_write_its_bucket() {
     needs!(Locks);
     let transacts = !Feature::Transactions.is_missing_and_told().await;
     let site = each_is_needed("Writer", &["CONSUMER.INFO"], |_, store, number| {
@@ -318,7 +318,7 @@ async fn a_writer_writes_one_bucket_and_no_other() {
 
 /// P38, P39.
 #[tokio::test]
-async fn a_locker_locks_and_does_nothing_else() {
+async fn locker_role_can_only_lock() {
     needs!(Locks);
     let site = each_is_needed("Locker", &["$JS.FC"], |_, store, number| {
         Box::pin(async move { work::locking(store, &format!("job-{number}")).await })
@@ -334,7 +334,7 @@ async fn a_locker_locks_and_does_nothing_else() {
 
 /// P38, P39.
 #[tokio::test]
-async fn a_counter_counts_and_does_nothing_else() {
+async fn counter_role_can_only_count() {
     needs!(Counters);
     let site = each_is_needed("Counter", &["CONSUMER.INFO", "$JS.ACK", "$JS.FC"], |_, store, number| {
         Box::pin(async move { work::counting(store, &format!("page-{number}")).await })
@@ -351,7 +351,7 @@ async fn a_counter_counts_and_does_nothing_else() {
 
 /// C4: a user without permission to receive replies gets `PermissionDenied` instead of a timeout.
 #[tokio::test]
-async fn a_wrong_inbox_is_told_at_once() {
+async fn wrong_inbox_is_permission_denied() {
     needs!(Locks);
     // This user may receive replies to requests, but not the deliveries of a consumer.
     let half = block("Reader").replace("_INBOX_reader.>", "_INBOX_half.*.*");
@@ -378,7 +378,7 @@ async fn a_wrong_inbox_is_told_at_once() {
 
 /// A watch that may not reply to flow control stalls. It reports the denied subject.
 #[tokio::test]
-async fn a_watch_that_may_not_answer_the_server_is_told_so() {
+async fn watch_without_flow_control_permission_fails() {
     needs!(Locks);
     let lacking = block("Reader").replace(r#""$JS.FC.KV_sessions.>""#, "");
     let site = Site::new(&[("reader".into(), lacking)]).await;
@@ -397,7 +397,7 @@ async fn a_watch_that_may_not_answer_the_server_is_told_so() {
 
 /// A denial on an application's connection is reported as a timeout, and is not mistaken for another error.
 #[tokio::test]
-async fn on_a_connection_of_the_application_a_denial_is_a_timeout() {
+async fn application_client_denial_has_unknown_outcome() {
     needs!(Locks);
     let site = Site::new(&[("reader".into(), block("Reader"))]).await;
     let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), "secret".into());

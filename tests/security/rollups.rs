@@ -35,7 +35,7 @@ async fn roll_up(client: &Client, bucket: &str, what: &str) -> [String; 2] {
 
 /// The control: in a bucket with default settings, a tenant removes the records of all others.
 #[tokio::test]
-async fn rollup_of_one_tenant_empties_a_bucket_that_allows_it() {
+async fn tenant_rollup_empties_bucket_with_rollups() {
     needs!(Locks);
     let site = site().await;
     let client = attacker(&site, "acme").await;
@@ -47,7 +47,7 @@ async fn rollup_of_one_tenant_empties_a_bucket_that_allows_it() {
 }
 
 #[tokio::test]
-async fn rollup_is_refused_in_a_bucket_without_rollups() {
+async fn rollup_is_rejected_in_bucket_without_rollups() {
     needs!(Transactions);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -116,12 +116,12 @@ async fn costs(store: Store) {
 }
 
 #[tokio::test]
-async fn bucket_without_rollups_refuses_purges_and_leases_in_memory() {
+async fn rollups_off_rejects_purges_and_leases_in_memory() {
     costs(Store::memory()).await;
 }
 
 #[tokio::test]
-async fn bucket_without_rollups_refuses_purges_and_leases_on_a_server() {
+async fn rollups_off_rejects_purges_and_leases_on_server() {
     needs!(Transactions);
     let server = harness::Server::builder().start().await;
     costs(Store::connect(server.url()).await.expect("it connects")).await;

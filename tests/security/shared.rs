@@ -35,7 +35,7 @@ async fn send(client: &Client, subject: &str, headers: &[(&'static str, &str)], 
 }
 
 #[tokio::test]
-async fn open_batches_of_one_tenant_block_those_of_others() {
+async fn open_batches_block_batches_of_other_tenants() {
     needs!(Transactions);
     let site = site().await;
     let (acme, admin) = (client(&site, "acme").await, client(&site, "admin").await);
@@ -53,7 +53,7 @@ async fn open_batches_of_one_tenant_block_those_of_others() {
 }
 
 #[tokio::test]
-async fn tenants_create_any_number_of_consumers_and_replace_those_of_others() {
+async fn tenant_can_replace_consumers_of_other_tenants() {
     needs!(Locks);
     let site = site().await;
     let (acme, admin) = (client(&site, "acme").await, client(&site, "admin").await);
@@ -76,7 +76,7 @@ async fn tenants_create_any_number_of_consumers_and_replace_those_of_others() {
 }
 
 #[tokio::test]
-async fn one_tenant_fills_a_shared_bucket() {
+async fn tenant_can_fill_shared_bucket() {
     needs!(Locks);
     let site = site().await;
     let admin = site.connect("admin", "").await;
@@ -95,7 +95,7 @@ async fn one_tenant_fills_a_shared_bucket() {
 }
 
 #[tokio::test]
-async fn preconditions_reveal_the_revisions_of_others() {
+async fn preconditions_reveal_foreign_revisions() {
     needs!(Locks);
     let site = site().await;
     let theirs = Session::new("beta", 1);

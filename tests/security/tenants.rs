@@ -27,7 +27,7 @@ async fn connect(site: &Site, tenant: &str) -> (Store, Bucket<Session>) {
 
 /// P39.
 #[tokio::test]
-async fn a_tenant_does_all_of_its_work_below_its_prefix() {
+async fn tenant_works_within_its_prefix() {
     needs!(Locks);
     let site = site().await;
     let (_acme, sessions) = connect(&site, "acme").await;
@@ -46,7 +46,7 @@ async fn a_tenant_does_all_of_its_work_below_its_prefix() {
 
 /// P38, P39.
 #[tokio::test]
-async fn a_tenant_sees_and_touches_nothing_of_another() {
+async fn tenant_cannot_access_other_tenants() {
     needs!(Locks);
     let site = site().await;
     let (store, sessions) = connect(&site, "acme").await;
@@ -88,7 +88,7 @@ async fn a_tenant_sees_and_touches_nothing_of_another() {
 
 /// Without the restricted option, a restricted user gets the same results, after some denied requests.
 #[tokio::test]
-async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
+async fn tenant_works_without_restricted_option() {
     needs!(Locks);
     let site = site().await;
     let open = async || {
@@ -106,7 +106,7 @@ async fn a_tenant_whose_store_does_not_know_it_works_all_the_same() {
 
 /// Documented gaps of the permissions. If this test fails, servers have improved.
 #[tokio::test]
-async fn who_writes_requests_by_hand_is_not_held_by_permissions() {
+async fn raw_requests_bypass_tenant_permissions() {
     needs!(Locks);
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
@@ -135,7 +135,7 @@ async fn everything(sessions: &ReadBucket<Session>, tenant: &str) -> Vec<Revisio
 
 /// The restricted option is also available for an application's own connection.
 #[tokio::test]
-async fn a_connection_of_the_application_is_confined_by_its_options() {
+async fn application_client_supports_restricted_option() {
     needs!(Locks);
     let site = site().await;
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());

@@ -150,20 +150,20 @@ fn at_every_point(setup: Setup) {
 
 const CALM: Setup = Setup { waits: false, fair: false, faults: Faults::NONE };
 #[test]
-fn a_lock_that_is_dropped_at_any_point_is_free_within_its_time() {
+fn lock_dropped_at_any_point_is_released() {
     at_every_point(CALM);
     at_every_point(Setup { waits: true, ..CALM });
 }
 
 #[test]
-fn a_fair_lock_that_is_dropped_at_any_point_is_free_within_its_time() {
+fn fair_lock_dropped_at_any_point_is_released() {
     at_every_point(Setup { fair: true, ..CALM });
     at_every_point(Setup { fair: true, waits: true, ..CALM });
 }
 
 #[test]
-fn a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon() {
-    let test = "simulation::aborted::a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon";
+fn lock_dropped_under_faults_is_released() {
+    let test = "simulation::aborted::lock_dropped_under_faults_is_released";
     every_seed(test, 100, async |world| {
         let (at, waits, fair) = world.chance(|chance| {
             let at = if chance.happens(500) { chance.ms(1, 200) } else { chance.ms(1, 15_000) };

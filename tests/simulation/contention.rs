@@ -280,7 +280,7 @@ impl Worker {
 }
 
 #[test]
-fn a_seed_has_one_trace() {
+fn same_seed_yields_same_trace() {
     for seed in 0..10 {
         let once = run(seed, |world| contend(world, ALL)).trace;
         let again = run(seed, |world| contend(world, ALL)).trace;
@@ -292,8 +292,8 @@ fn a_seed_has_one_trace() {
 
 /// P10, P11, P12, P16, P19, and liveness: every waiter acquires the lock.
 #[test]
-fn a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence() {
-    let test = "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence";
+fn lock_has_single_holder_and_fences_stale_writes() {
+    let test = "simulation::contention::lock_has_single_holder_and_fences_stale_writes";
     every_seed(test, 100, |world| contend(world, ALL));
 }
 
@@ -304,27 +304,27 @@ const CONTROL: Setup =
     Setup { belief: None, thinks: false, pauses: false, fenced: true, wild: Duration::from_secs(300) };
 
 #[test]
-fn naive_lock_that_holds_until_a_renewal_fails_is_caught() {
+fn naive_lock_valid_until_failed_renewal_is_caught() {
     let setup = Setup { belief: Some(Belief::UntilAFailure), wild: LONG, ..CONTROL };
     let caught = caught("valid until a renewal fails", "P10", 6, |world| contend(world, setup));
     assert!(caught >= 5, "{caught}");
 }
 
 #[test]
-fn naive_lock_that_counts_from_the_answer_is_caught() {
+fn naive_lock_timed_from_reply_is_caught() {
     let setup = Setup { belief: Some(Belief::FromTheAnswer), wild: LONG, ..CONTROL };
     let caught = caught("counted from the answer", "P10", 12, |world| contend(world, setup));
     assert!(caught >= 1, "{caught}");
 }
 
 #[test]
-fn the_same_lock_that_counts_from_the_sending_is_not_caught() {
+fn lock_timed_from_request_is_not_caught() {
     let setup = Setup { belief: Some(Belief::FromTheSending), wild: LONG, ..CONTROL };
     assert_eq!(caught("counted from the sending", "P10", 12, |world| contend(world, setup)), 0);
 }
 
 #[test]
-fn naive_writes_that_no_fence_guards_are_caught() {
+fn naive_unfenced_writes_are_caught() {
     let setup = Setup { thinks: true, pauses: true, fenced: false, wild: LONG, ..CONTROL };
     let caught = caught("no fence", "P11", 6, |world| contend(world, setup));
     assert!(caught >= 5, "{caught}");

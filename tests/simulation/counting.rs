@@ -42,8 +42,8 @@ async fn increments(world: World, client: Client, bucket: Bucket<Ledger>) -> Sum
 }
 
 #[test]
-fn a_retried_change_is_exact_or_unknown_and_never_runs_on_what_lost() {
-    let test = "simulation::counting::a_retried_change_is_exact_or_unknown_and_never_runs_on_what_lost";
+fn retried_increment_is_exact_or_unknown() {
+    let test = "simulation::counting::retried_increment_is_exact_or_unknown";
     every_seed(test, 60, async |world| {
         let observer: Bucket<Ledger> = Client::new(&world, 9).store().bucket().await.expect("well yet");
         observer.put(&Ledger::new(0)).await.expect("well yet");
@@ -131,8 +131,8 @@ async fn stored(world: &World) -> u64 {
 }
 
 #[test]
-fn changes_that_one_write_stores_share_its_fate() {
-    let test = "simulation::counting::changes_that_one_write_stores_share_its_fate";
+fn group_commit_increments_are_exact_or_unknown() {
+    let test = "simulation::counting::group_commit_increments_are_exact_or_unknown";
     every_seed(test, 40, async |world| {
         let faults = Faults { lost: 50, lost_answer: 150, late: 50, slow_answer: 50, ..Faults::NONE };
         let Sum { acknowledged, unknown } = rows(&world, faults).await;
@@ -147,8 +147,8 @@ fn changes_that_one_write_stores_share_its_fate() {
 }
 
 #[test]
-fn changes_of_two_processes_that_come_between_each_other_all_count() {
-    let test = "simulation::counting::changes_of_two_processes_that_come_between_each_other_all_count";
+fn interleaved_group_commits_lose_no_increment() {
+    let test = "simulation::counting::interleaved_group_commits_lose_no_increment";
     every_seed(test, 20, async |world| {
         let Sum { acknowledged, unknown } = rows(&world, Faults::NONE).await;
         let number = stored(&world).await;
@@ -163,7 +163,7 @@ fn changes_of_two_processes_that_come_between_each_other_all_count() {
 }
 
 #[test]
-fn a_change_of_what_was_written_here_last_costs_no_read() {
+fn consecutive_modifies_read_once() {
     let seen = run(0, async |world| {
         let bucket: Bucket<Ledger> = Client::new(&world, 1).store().bucket().await.expect("it is well");
         bucket.put(&Ledger::new(0)).await.expect("it is well");

@@ -31,7 +31,7 @@ fn writes(world: &World) -> [usize; 4] {
 }
 
 #[test]
-fn a_lock_alone_writes_what_it_must_and_no_more() {
+fn uncontended_lock_sends_minimal_writes() {
     run(0, async |world| {
         let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
         let guard = bucket.lock(&key).await.expect("it is free");
@@ -42,7 +42,7 @@ fn a_lock_alone_writes_what_it_must_and_no_more() {
 }
 
 #[test]
-fn a_lock_whose_acknowledgements_are_lost_is_taken_and_given_back() {
+fn lost_acks_of_acquire_and_release_are_recovered() {
     run(0, async |world| {
         let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
         world.set_faults(DEAF);
@@ -61,7 +61,7 @@ fn a_lock_whose_acknowledgements_are_lost_is_taken_and_given_back() {
 }
 
 #[test]
-fn a_release_that_is_lost_on_its_way_is_sent_again() {
+fn lost_release_is_sent_again() {
     run(0, async |world| {
         let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
         let guard = bucket.lock(&key).await.expect("it is free");
@@ -76,7 +76,7 @@ fn a_release_that_is_lost_on_its_way_is_sent_again() {
 }
 
 #[test]
-fn a_lease_outlives_renewals_that_are_lost_on_both_ways() {
+fn lease_survives_lost_renewals_and_acks() {
     run(0, async |world| {
         let (bucket, key) = (ledger(&world, 1).await, LedgerKey::new("main"));
         let guard = bucket.lock(&key).ttl(30 * SECOND).await.expect("it is free");
@@ -93,8 +93,8 @@ fn a_lease_outlives_renewals_that_are_lost_on_both_ways() {
 }
 
 #[test]
-fn a_result_is_stored_or_not_or_known_to_be_in_doubt() {
-    let test = "simulation::doubt::a_result_is_stored_or_not_or_known_to_be_in_doubt";
+fn once_outcome_is_exact_or_unknown() {
+    let test = "simulation::doubt::once_outcome_is_exact_or_unknown";
     every_seed(test, 60, async |world| {
         let once = Client::new(&world, 1).store().once::<u64>("once");
         let observer = Client::new(&world, 2).store().once::<u64>("once");
@@ -151,7 +151,7 @@ async fn finished(world: &World, then: Faults) -> (Result<u64, Error>, Option<u6
 }
 
 #[test]
-fn a_result_whose_acknowledgement_is_lost_is_found_if_it_can_be_seen() {
+fn lost_ack_of_result_is_recovered() {
     run(0, async |world| {
         let (told, stored) = finished(&world, Faults::NONE).await;
         assert_eq!((told.expect("it is stored"), stored), (7, Some(7)));
@@ -159,7 +159,7 @@ fn a_result_whose_acknowledgement_is_lost_is_found_if_it_can_be_seen() {
 }
 
 #[test]
-fn a_result_that_was_sent_and_cannot_be_seen_is_unknown() {
+fn unverifiable_result_has_unknown_outcome() {
     run(0, async |world| {
         let (told, stored) = finished(&world, MUTE).await;
         assert_eq!((told.expect_err("the outcome is unknown").outcome(), stored), (Outcome::Unknown, Some(7)));

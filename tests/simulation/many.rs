@@ -18,7 +18,7 @@ async fn slow() -> Bucket<Ledger> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_of_one_call_may_take_longer_than_the_timeout_of_each() {
+async fn put_many_applies_timeout_to_each_write() {
     let ledgers = slow().await;
     let rows = (0..20_000).map(|number| Ledger { name: number.to_string(), fence: 0, number });
     let started = Instant::now();
@@ -27,7 +27,7 @@ async fn writes_of_one_call_may_take_longer_than_the_timeout_of_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_of_one_call_may_take_longer_than_the_timeout_of_each() {
+async fn get_many_applies_timeout_to_each_read() {
     let ledgers = slow().await;
     let keys = (0..110_000).map(|number| LedgerKey::new(number.to_string()));
     let started = Instant::now();

@@ -32,42 +32,42 @@ use self::world::{Seen, World};
 /// Seeds that once failed: the test, the seed, and the defect.
 const FOUND: &[(&str, u64, &str)] = &[
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         238,
         "the release of an attempt that had failed took the lease of the next attempt for its own, and removed it",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         24,
         "a lock that was lost before its fence was written was an error, not a reason to wait",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         187,
         "a paused client missed that its old ticket had expired, and waited behind that ticket forever",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         51,
         "the guard of a lock whose time had passed while its fence was written was given all the same",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         97,
         "two fair waiters heard of each other's tickets all the time, and so never looked for the lock that was free",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         60,
         "a waiter whose attempt had an unknown outcome was skipped forever",
     ),
     (
-        "simulation::contention::a_lock_has_one_holder_at_a_time_and_nothing_stale_gets_past_its_fence",
+        "simulation::contention::lock_has_single_holder_and_fences_stale_writes",
         93,
         "a lock that was handed on while its waiter looked was given when it was lost already",
     ),
     (
-        "simulation::aborted::a_lock_that_is_dropped_at_some_point_under_faults_is_free_soon",
+        "simulation::aborted::lock_dropped_under_faults_is_released",
         356,
         "after its guard was dropped, a renewal with an unknown outcome was sent again before the lease was removed",
     ),

@@ -47,8 +47,8 @@ async fn hand_over(world: &World, faults: Faults, ttl: Duration, waiters: u64) -
 }
 
 #[test]
-fn a_waiter_whose_watch_is_blind_looks_for_itself() {
-    let test = "simulation::waiting::a_waiter_whose_watch_is_blind_looks_for_itself";
+fn waiter_with_blind_watch_polls_lease() {
+    let test = "simulation::waiting::waiter_with_blind_watch_polls_lease";
     every_seed(test, 60, async |world| {
         let faults = Faults { blind: 1_000, blind_within: 2_000, ..Faults::NONE };
         let ttl = world.chance(|chance| chance.one_of(&[3, 6, 15, 30])) * SECOND;
@@ -67,8 +67,8 @@ fn a_waiter_whose_watch_is_blind_looks_for_itself() {
 }
 
 #[test]
-fn a_waiter_writes_once_for_what_it_hears() {
-    let test = "simulation::waiting::a_waiter_writes_once_for_what_it_hears";
+fn waiter_writes_once_per_release() {
+    let test = "simulation::waiting::waiter_writes_once_per_release";
     every_seed(test, 30, async |world| {
         let waits = hand_over(&world, Faults::NONE, 30 * SECOND, 8).await;
         if waits.len() != 8 || waits.iter().any(|wait| *wait > SECOND / 2) {
@@ -104,8 +104,8 @@ async fn clients(world: &World, many: u64) -> Vec<(Client, Bucket<Ledger>)> {
 }
 
 #[test]
-fn the_fair_have_it_in_their_order_by_one_write_each() {
-    let test = "simulation::waiting::the_fair_have_it_in_their_order_by_one_write_each";
+fn fair_handover_is_fifo_with_single_writes() {
+    let test = "simulation::waiting::fair_handover_is_fifo_with_single_writes";
     every_seed(test, 30, async |world| {
         let ttl = world.chance(|chance| chance.one_of(&[3, 6, 30])) * SECOND;
         let mut clients = clients(&world, 6).await.into_iter().zip(1..);
@@ -154,8 +154,8 @@ fn the_fair_have_it_in_their_order_by_one_write_each() {
 
 /// The first waiter stops waiting at about the time of the release. The next waiter still acquires the lock.
 #[test]
-fn one_who_gives_up_holds_nobody_up() {
-    let test = "simulation::waiting::one_who_gives_up_holds_nobody_up";
+fn abandoned_waiter_does_not_block_queue() {
+    let test = "simulation::waiting::abandoned_waiter_does_not_block_queue";
     every_seed(test, 200, async |world| {
         let ttl = 30 * SECOND;
         let clients = clients(&world, 3).await;
@@ -179,8 +179,8 @@ fn one_who_gives_up_holds_nobody_up() {
 /// The first waiter dies. The next waiter acquires the lock at most one TTL later, or at once if the death was long
 /// ago.
 #[test]
-fn one_who_dies_holds_nobody_up_for_longer_than_its_time() {
-    let test = "simulation::waiting::one_who_dies_holds_nobody_up_for_longer_than_its_time";
+fn dead_waiter_unblocks_queue_after_ttl() {
+    let test = "simulation::waiting::dead_waiter_unblocks_queue_after_ttl";
     every_seed(test, 60, async |world| {
         let ttl = world.chance(|chance| chance.one_of(&[2, 6, 15])) * SECOND;
         let clients = clients(&world, 3).await;

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_passes_the_ceiling() {
+    fn delay_never_exceeds_the_maximum() {
         for mut backoff in all() {
             let highest = backoff.highest;
             assert!((0..1_000).all(|_| backoff.next() <= highest));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_retries_of_competing_writers_do_not_wait() {
+    fn first_contention_retries_have_no_delay() {
         let waits = |mut backoff: Backoff| (0..1_000).map(move |_| backoff.next());
         let free = |backoff| waits(backoff).take_while(Duration::is_zero).count();
         assert_eq!(all().map(free), [16, 1, 1, 0]);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ceiling_doubles() {
+    fn outage_ceiling_doubles_up_to_the_maximum() {
         let mut backoff = Backoff::outage();
         let ceilings = [(); 8].map(|()| (backoff.ceiling, backoff.next()).0.as_millis());
         assert_eq!(ceilings, [8, 16, 32, 64, 128, 256, 500, 500]);

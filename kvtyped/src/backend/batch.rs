@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_finds_no_room_gets_a_marker() {
+    fn excess_check_adds_a_marker_message() {
         let preconditions = vec![precondition("x", 1), precondition("y", 2), precondition("z", 0)];
         let wanted = [on("a", Some("x")), on("=kvtyped.check.0", Some("y")), on("=kvtyped.check.1", Some("z"))];
         assert_eq!(brief(Batch { writes: vec![write("a")], preconditions }), wanted);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn markers_count() {
+    fn check_markers_count_toward_message_limit() {
         let batch = |checks: u64| Batch {
             writes: vec![write("a")],
             preconditions: (0..checks).map(|n| precondition(&format!("k{n}"), n)).collect(),

@@ -45,17 +45,17 @@ mod tests {
     type Outputs = stream::LocalBoxStream<'static, usize>;
 
     #[tokio::test]
-    async fn no_future_is_overtaken_by_more_than_the_others_under_way() {
+    async fn overtaking_of_futures_is_bounded() {
         assert!(largest_shift(async |outputs| next_output(outputs).await).await < 1_000);
     }
 
     #[tokio::test]
-    async fn a_future_starves_where_the_budget_is_shared() {
+    async fn shared_budget_starves_a_future() {
         assert!(largest_shift(async |outputs| outputs.next().await).await > 5_000, "the negative control");
     }
 
     #[tokio::test]
-    async fn other_tasks_run_between_the_outputs() {
+    async fn other_tasks_run_between_outputs() {
         let other = tokio::spawn(async {});
         let mut outputs = stream::iter(0..1_000).map(std::future::ready).buffer_unordered(500);
         for _ in 0..200 {

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_counted_once_when_they_are_added_to_the_set_at_different_times() {
+    fn keys_count_once_across_batched_insertions() {
         let delivered = Delivered::default();
         delivered.restart();
         let keys = 2 * NEWEST + 1;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_marker_is_removed() {
+    fn remove_marker_keeps_written_keys() {
         let delivered = Delivered::default();
         delivered.restart();
         for key in ["deleted", "deleted and written", "written"] {

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_caller_gets_the_result() {
+    async fn caller_receives_the_result() {
         let (work, go, _ends) = work();
         let caller = tokio::spawn(detached(work, Dropped::Ends));
         go.send(()).unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_proceeds_although_its_caller_is_not_polled() {
+    async fn work_proceeds_while_caller_is_not_polled() {
         let (work, go, ends) = work();
         let mut caller = Box::pin(detached(work, Dropped::Ends));
         assert!(futures::poll!(caller.as_mut()).is_pending());
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropped_work_ends_or_continues() {
+    async fn drop_policy_decides_whether_work_continues() {
         for dropped in [Dropped::Ends, Dropped::Continues] {
             let (work, go, ends) = work();
             let mut caller = Box::pin(detached(work, dropped));
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_runtime_ends_the_work() {
+    fn runtime_shutdown_ends_the_work() {
         let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let first = runtime();
         let (work, _go, ends) = work();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_of_the_work_reaches_the_caller() {
+    async fn panic_in_work_reaches_the_caller() {
         let (go, goes) = oneshot::channel::<()>();
         let panics = async move {
             goes.await.unwrap();

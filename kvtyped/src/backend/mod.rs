@@ -9,133 +9,133 @@
 //! Each rule names the test that checks it.
 //!
 //! Writing:
-//! * Revisions grow over the whole bucket (`revisions_grow_over_the_whole_bucket`).
-//! * A write without a precondition succeeds whatever its key holds (`a_write_without_a_guard_always_lands`).
+//! * Revisions grow over the whole bucket (`revisions_increase_across_the_bucket`).
+//! * A write without a precondition succeeds whatever its key holds (`unconditional_write_always_succeeds`).
 //! * A precondition holds exactly if its revision is the revision of the newest entry of its key. That entry may be a
-//!   delete marker (`a_guard_lets_exactly_its_revision_pass`).
+//!   delete marker (`precondition_accepts_only_newest_revision`).
 //! * The precondition [`Revision::ZERO`] holds only if the key has no entry. A delete marker is an entry
-//!   (`a_guard_of_zero_needs_a_key_without_any_entry`).
+//!   (`zero_precondition_needs_key_without_entry`).
 //! * A precondition may name another key than the written one if the server is new enough, as [`Capabilities::key_ttl`]
-//!   shows. Otherwise the write fails with `Unsupported` (`a_guard_may_stand_on_another_key`).
+//!   shows. Otherwise the write fails with `Unsupported` (`precondition_may_name_another_key`).
 //! * A refused write changes nothing. Its error is a conflict that states that the write was not applied
-//!   (`a_refused_write_changes_nothing`).
+//!   (`refused_write_changes_nothing`).
 //! * If many writers expect the same revision, exactly one wins, and the others get a conflict
-//!   (`one_of_many_writers_wins_each_revision`).
+//!   (`exactly_one_writer_wins_each_revision`).
 //! * A delete leaves a marker and keeps the history. A purge leaves a marker and removes everything before it
-//!   (`a_delete_leaves_a_marker_and_keeps_history`, `a_purge_leaves_a_marker_and_drops_history`).
+//!   (`delete_leaves_marker_and_keeps_history`, `purge_leaves_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
-//! * An entry carries the operation id of its write, which no other write has (`an_entry_carries_its_operation_id`).
-//! * An empty value is a value (`an_empty_value_is_a_value`).
+//! * An entry carries the operation id of its write, which no other write has (`entry_carries_its_operation_id`).
+//! * An empty value is a value (`empty_value_is_a_live_record`).
 //! * A value over the limit of the bucket or the server fails with `TooLarge`, and a write to a full bucket with
-//!   `BucketFull`. Neither changes anything (`a_value_over_the_limit_is_refused`, `a_full_bucket_refuses_writes`).
+//!   `BucketFull`. Neither changes anything (`oversized_value_is_refused`, `full_bucket_refuses_writes`).
 //! * An erase removes the entries of a key up to the given revision and no later entry. It leaves no marker, and
-//!   watches do not report it (`an_erasure_takes_nothing_that_is_later`).
+//!   watches do not report it (`erase_keeps_later_entries`).
 //!
 //! Batches, if [`Capabilities::atomic`] is set and the bucket's [`atomic`](crate::config::BucketConfig::atomic) is on:
 //! * Either all writes of a batch are applied, at consecutive revisions in the order of the writes, or none is
-//!   (`a_batch_is_applied_as_a_whole`). Delete markers may follow the writes to carry checks; see [`Batch::messages`].
+//!   (`batch_applies_every_write_in_order`). Delete markers may follow the writes to carry checks; see [`Batch::messages`].
 //! * All preconditions and checks of a batch are evaluated at one moment, when the batch is applied
-//!   (`a_batch_holds_every_guard_at_one_moment`).
+//!   (`batch_checks_preconditions_atomically`).
 //! * A refused batch changes nothing. A conflict names its key if the backend knows it
-//!   (`a_refused_batch_changes_nothing`).
+//!   (`refused_batch_changes_nothing`).
 //! * A watcher sees the entries of a batch consecutively, with no other entry between them
-//!   (`a_watcher_sees_a_batch_contiguous`).
+//!   (`watch_yields_batch_contiguously`).
 //! * An empty batch does nothing. A batch of one message is a plain write, and works in every bucket
-//!   (`a_batch_of_one_message_is_a_write`).
+//!   (`single_message_batch_is_a_plain_write`).
 //! * A batch fails with `InvalidBatch` if it writes a key twice, expects two revisions of one key, or has more than
-//!   [`Batch::MAX_MESSAGES`] messages (`a_batch_that_makes_no_sense_is_refused`).
+//!   [`Batch::MAX_MESSAGES`] messages (`invalid_batch_is_refused`).
 //! * Without the capability or the setting, a batch of several messages fails with `Unsupported`
-//!   (`a_batch_needs_a_bucket_that_takes_it`).
+//!   (`batch_needs_an_atomic_bucket`).
 //!
 //! Expiry, if [`Capabilities::key_ttl`] is set:
 //! * A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision
-//!   (`a_ttl_removes_the_value_and_leaves_a_marker`). An entry carries its TTL (`an_entry_carries_its_ttl`). The marker
+//!   (`ttl_expires_entry_and_leaves_marker`). An entry carries its TTL (`entry_carries_its_ttl`). The marker
 //!   is a write that must fit: a bucket that is full, or whose `max_value_size` is under 100 bytes, keeps entries that
 //!   should expire. A bucket that only expiry could make room in therefore stays full.
 //! * A purge with a TTL leaves a marker that expires without another marker
-//!   (`a_purge_marker_with_a_ttl_goes_in_silence`).
+//!   (`purge_marker_with_ttl_expires_silently`).
 //! * A write without a TTL does not inherit the TTL of the entry that it replaces
-//!   (`a_later_write_without_a_ttl_stays`).
-//! * The bucket's own TTL removes every value (`the_bucket_ttl_removes_values`).
-//! * A write with a TTL fails with `Unsupported` in a bucket without limit markers (`a_ttl_needs_limit_markers`).
+//!   (`later_write_without_ttl_does_not_expire`).
+//! * The bucket's own TTL removes every value (`bucket_ttl_removes_values`).
+//! * A write with a TTL fails with `Unsupported` in a bucket without limit markers (`ttl_needs_limit_markers`).
 //!
 //! Reading:
 //! * A read returns the newest entry of a key, which may be a delete marker, or `None` if the key has no entry
-//!   (`a_read_finds_the_newest_entry`).
+//!   (`read_returns_newest_entry`).
 //! * A read at a revision returns the entry with that revision, if it is kept and belongs to the key
-//!   (`a_read_at_a_revision_finds_only_the_keys_own`).
+//!   (`read_at_revision_ignores_other_keys`).
 //! * A leader read, and a read of at least the revision that a write returned, see that write
-//!   (`a_leader_read_sees_every_acknowledged_write`).
+//!   (`leader_read_sees_acknowledged_writes`).
 //! * A read of many keys returns for each key the result of a single read, in the order of the keys. A key that is
-//!   given twice is returned twice (`a_read_of_many_gives_what_single_reads_give`). The number of keys and bytes has no
-//!   limit (`a_read_of_many_has_no_largest_number`).
+//!   given twice is returned twice (`read_many_matches_single_reads`). The number of keys and bytes has no
+//!   limit (`read_many_has_no_size_limit`).
 //! * A leader read of many keys sees every acknowledged write, and a read of at least a revision sees every
-//!   acknowledged write up to that revision (`a_leader_read_of_many_sees_every_acknowledged_write`). The result is not
+//!   acknowledged write up to that revision (`leader_read_many_sees_acknowledged_writes`). The result is not
 //!   a snapshot: of two writes it may contain only the later one.
 //! * A scan of the newest entries returns each key, with its value or delete marker, in the order of revisions. It
-//!   ends, also if nothing matches (`a_scan_gives_each_key_once`, `a_scan_of_nothing_ends`). A key that is written
+//!   ends, also if nothing matches (`scan_yields_each_key_once`, `scan_without_matches_ends`). A key that is written
 //!   during the scan moves to its new revision. It is never missed and may be returned twice
-//!   (`a_scan_misses_nothing_that_is_written_meanwhile`), unless it is rewritten continuously, faster than the scan
+//!   (`scan_misses_no_key_during_writes`), unless it is rewritten continuously, faster than the scan
 //!   reads.
-//! * A scan after a revision returns the entries with later revisions (`a_scan_after_a_revision_gives_what_is_later`).
-//!   Each entry carries the number of entries that follow it (`a_scan_tells_how_many_are_behind`).
+//! * A scan after a revision returns the entries with later revisions (`scan_after_revision_yields_later_entries`).
+//!   Each entry carries the number of entries that follow it (`scan_reports_pending_count`).
 //! * A scan fetches a bounded number of entries ahead of its reader. A dropped scan leaves nothing on the server
-//!   (`a_dropped_scan_leaves_nothing`).
-//! * A scan of the history returns every kept entry (`a_scan_of_history_gives_every_entry`).
+//!   (`dropped_scan_leaves_no_consumer`).
+//! * A scan of the history returns every kept entry (`scan_of_history_yields_every_entry`).
 //! * A scan returns each entry that matches at least one pattern once, even if patterns overlap. Without patterns it
-//!   returns nothing (`a_scan_keeps_to_its_patterns`). The number of keys and patterns has no limit
-//!   (`a_scan_of_many_keys_gives_them_all`).
-//! * A scan of headers omits the values (`a_scan_of_headers_leaves_the_values_out`).
+//!   returns nothing (`scan_yields_only_matching_entries`). The number of keys and patterns has no limit
+//!   (`scan_of_many_keys_is_complete`).
+//! * A scan of headers omits the values (`scan_of_headers_omits_values`).
 //!
 //! Watching, for one watch session (the layer above the backend interface starts the next session):
 //! * A watch first returns a description of the bucket, then the existing entries, then `Ready`, then new entries.
-//!   Entries come in the order of revisions, each once (`a_watch_tells_what_is_there_then_ready_then_news`).
-//! * If nothing matches, the watch is ready at once (`a_watch_of_nothing_is_ready_at_once`).
+//!   Entries come in the order of revisions, each once (`watch_yields_entries_then_ready_then_changes`).
+//! * If nothing matches, the watch is ready at once (`watch_without_matches_is_ready_at_once`).
 //! * [`StartFrom::Newest`] starts with the newest entry of each key, which may be a delete marker. [`StartFrom::History`]
-//!   starts with every kept entry (`a_watch_of_history_tells_every_entry`), [`StartFrom::Now`] returns only later writes
-//!   (`a_watch_since_now_tells_nothing_old`), and [`StartFrom::After`] starts with the kept entries of later revisions
-//!   (`a_watch_after_a_revision_tells_what_came_later`). The last one also reports whether entries are missing
-//!   (`a_watch_after_a_revision_tells_whether_something_is_missing`). A session whose [`Delivered`] holds every key of
+//!   starts with every kept entry (`watch_of_history_yields_every_entry`), [`StartFrom::Now`] returns only later writes
+//!   (`watch_from_now_yields_only_later_writes`), and [`StartFrom::After`] starts with the kept entries of later revisions
+//!   (`watch_after_revision_yields_later_entries`). The last one also reports whether entries are missing
+//!   (`watch_after_revision_reports_gaps`). A session whose [`Delivered`] holds every key of
 //!   the earlier sessions may decide that after it has delivered the later entries. If a removal may have been missed,
 //!   it then returns [`WatchSignal::Incomplete`] in place of `Ready`.
-//! * A watch reports deletes, purges and expiries when they happen (`a_watch_tells_every_kind_of_removal`).
+//! * A watch reports deletes, purges and expiries when they happen (`watch_reports_every_kind_of_removal`).
 //! * An attached watch delivers every change in order, also one that the next write removes before the watch is read,
-//!   as long as its reader keeps up with the writers (`an_attached_watch_tells_every_change`).
+//!   as long as its reader keeps up with the writers (`attached_watch_yields_every_change`).
 //! * A watch returns only keys that match its patterns, each entry once even if patterns overlap
-//!   (`a_watch_keeps_to_its_patterns`), and omits the values on request (`a_watch_of_headers_leaves_the_values_out`).
-//! * A watch without new entries sends heartbeats with its position (`a_watch_tells_that_it_is_alive`).
+//!   (`watch_yields_only_matching_entries`), and omits the values on request (`watch_of_headers_omits_values`).
+//! * A watch without new entries sends heartbeats with its position (`idle_watch_sends_heartbeats`).
 //! * If its bucket is deleted, a watch ends within seconds with `BucketNotFound`, also if a new bucket has the same
-//!   name (`a_watch_ends_with_its_bucket`). If it cannot continue for another reason, it ends with `Unavailable`. An
+//!   name (`watch_of_deleted_bucket_ends`). If it cannot continue for another reason, it ends with `Unavailable`. An
 //!   error without a key is always the last item.
 //! * A reader that does not read costs a bounded amount of memory. Newer entries of the same keys replace the entries
-//!   that it misses, or the session ends (`a_watch_that_is_not_read_costs_little`).
-//! * A dropped watch leaves nothing on the server (`a_dropped_watch_leaves_nothing`).
+//!   that it misses, or the session ends (`unread_watch_catches_up_or_ends`).
+//! * A dropped watch leaves nothing on the server (`dropped_watch_leaves_no_consumer`).
 //!
 //! Buckets:
 //! * `create` refuses a name that is taken, `open` returns `None` if the bucket does not exist, and `delete` returns
-//!   whether it existed (`a_bucket_is_created_once`, `a_missing_bucket_is_none`, `a_deleted_bucket_is_gone`).
+//!   whether it existed (`create_of_existing_bucket_is_refused`, `missing_bucket_is_not_found`, `deleted_bucket_is_gone`).
 //! * A setting that no server accepts, and a change that no server makes, fail with `InvalidConfig` and change nothing
-//!   (`a_wrong_setting_is_refused`).
-//! * A deleted bucket refuses writes and has no status (`a_deleted_bucket_is_gone`).
+//!   (`invalid_setting_is_refused`).
+//! * A deleted bucket refuses writes and has no status (`deleted_bucket_is_gone`).
 //! * A handle returns the complete configuration of its bucket with the requested settings
-//!   (`a_bucket_tells_its_configuration`). An update changes the settings that are set and no others
-//!   (`an_update_keeps_what_it_does_not_say`).
+//!   (`handle_returns_complete_configuration`). An update changes the settings that are set and no others
+//!   (`update_keeps_unset_settings`).
 //! * A handle returns the creation time of its bucket. A changed epoch means that a new bucket may have that name
-//!   (`a_handle_tells_that_its_bucket_may_be_another`).
+//!   (`handle_keeps_identity_of_its_bucket`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
-//! * The status counts the current entries (`the_status_is_fresh`).
-//! * A purge fails with `Unsupported` in a bucket without rollups (`a_purge_needs_rollups`).
+//! * The status counts the current entries (`status_counts_current_entries`).
+//! * A purge fails with `Unsupported` in a bucket without rollups (`purge_needs_rollups`).
 //!
 //! Counters, if the backend supports them ([`Capabilities::counters`]):
 //! * Counters are created under an unused name. A bucket of records has no counters
-//!   (`counters_and_records_have_buckets_of_their_own`).
-//! * An increment returns the new total. Every concurrent increment is counted (`an_addition_tells_the_new_total`,
-//!   `every_addition_is_counted_once`).
-//! * A counter does not wrap at the limits of `i64` (`a_counter_goes_beyond_64_bits`).
+//!   (`counters_and_records_use_separate_buckets`).
+//! * An increment returns the new total. Every concurrent increment is counted (`increment_returns_the_new_total`,
+//!   `concurrent_increments_count_once`).
+//! * A counter does not wrap at the limits of `i64` (`counter_exceeds_64_bits`).
 //! * A read sees every acknowledged increment, and returns `None` for a counter without an increment
-//!   (`a_counter_tells_what_was_added`).
-//! * A scan returns each counter that matches its pattern once (`a_scan_gives_each_counter_once`).
-//! * A removed counter restarts at zero (`a_removed_counter_begins_anew`).
+//!   (`counter_read_sees_every_increment`).
+//! * A scan returns each counter that matches its pattern once (`scan_yields_each_counter_once`).
+//! * A removed counter restarts at zero (`removed_counter_restarts_at_zero`).
 //!
 //! A scan is as fresh as a read of [`Read::Any`]. Every method ends at its deadline, or at most a moment later. If the
 //! future of a write is dropped, the write may or may not be applied. A dropped read leaves nothing behind.

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_under_another_key_is_undecodable() {
+    fn record_under_another_key_is_undecodable() {
         let value = r#"{"tenant":"acme","id":7}"#;
         let read = version_of::<Session>("acme.7", value);
         assert_eq!(read.entry().unwrap().key(), &SessionKey::new("acme", 7));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_from_its_key_what_is_not_stored() {
+    fn unstored_fields_are_filled_from_the_key() {
         let read = version_of::<Slim>("acme.7", r#"{"id":7}"#);
         assert_eq!(**read.entry().unwrap(), Slim { tenant: "acme".into(), id: 7 });
         assert!(version_of::<Slim>("acme.8", r#"{"id":7}"#).entry().is_none());

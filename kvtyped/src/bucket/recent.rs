@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_entries_are_forgotten_one_by_one() {
+    fn each_added_entry_evicts_the_oldest() {
         let mut recent = Recent::new(100 * (OVERHEAD + 2 * "key.100".len() + 10));
         for n in 100..1_000 {
             recent.add(key(n), n, 10);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_added_again_is_new() {
+    fn readded_entry_becomes_the_newest() {
         let mut recent = Recent::new(3 * (OVERHEAD + 2 * "key.0".len()));
         (0..3).for_each(|n| recent.add(key(n), n, 0));
         let first = recent.take(&key(0)).expect("it is there");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_key_takes_the_room_of_one_entry() {
+    fn stale_slots_of_reused_key_are_bounded() {
         let mut recent = Recent::new(usize::MAX);
         for n in 0..100_000 {
             recent.add(key(0), n, 0);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_larger_than_the_room_is_not_kept() {
+    fn oversized_entry_evicts_every_entry() {
         let mut recent = Recent::new(1_000);
         recent.add(key(0), (), 0);
         recent.add(key(1), (), 1_000_000);

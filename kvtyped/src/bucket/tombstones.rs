@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_is_remembered_once() {
+    fn remembered_marker_is_returned_once() {
         let markers = Tombstones::default();
         markers.remember(key(), Revision::new(7), 1);
         assert_eq!(markers.forget(&key(), 1), Some(Revision::new(7)));
@@ -81,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_of_another_epoch_is_forgotten() {
+    fn marker_of_another_epoch_is_forgotten() {
         let markers = Tombstones::default();
         markers.remember(key(), Revision::new(7), 1);
         assert_eq!(markers.forget(&key(), 2), None);
     }
 
     #[test]
-    fn a_bounded_number_of_markers_is_remembered() {
+    fn number_of_remembered_markers_is_bounded() {
         let markers = Tombstones::default();
         let key = |id: u64| Key::new(id.to_string()).expect("a key");
         for id in 0..100_000 {

@@ -64,7 +64,7 @@ mod tests {
     use super::message;
 
     #[test]
-    fn a_message_keeps_the_type_and_drops_the_content() {
+    fn message_keeps_type_and_drops_content() {
         let nothing = "the value does not fit the type";
         let cases = [
             ("invalid type: string \"s3cret\", expected u32", "invalid type: string, expected u32"),

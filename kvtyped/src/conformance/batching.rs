@@ -34,7 +34,7 @@ fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revis
 }
 
 /// All writes of a batch are applied, at consecutive revisions in the order of the writes.
-pub async fn a_batch_is_applied_as_a_whole(subject: &BackendUnderTest) {
+pub async fn batch_applies_every_write_in_order(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |config| config.history = Some(3)).await else { return };
     let mut there = Vec::new();
     for k in ["a", "b", "c", "d", "x", "y", "z"] {
@@ -66,7 +66,7 @@ pub async fn a_batch_is_applied_as_a_whole(subject: &BackendUnderTest) {
 }
 
 /// All preconditions and checks of a batch are evaluated at one moment.
-pub async fn a_batch_holds_every_guard_at_one_moment(subject: &BackendUnderTest) {
+pub async fn batch_checks_preconditions_atomically(subject: &BackendUnderTest) {
     const WRITERS: usize = 6;
     const ROUNDS: usize = 15;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
@@ -129,7 +129,7 @@ fn number(entry: &RawEntry) -> u64 {
 }
 
 /// A refused batch changes nothing. A conflict names its key if the backend knows it.
-pub async fn a_refused_batch_changes_nothing(subject: &BackendUnderTest) {
+pub async fn refused_batch_changes_nothing(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |config| config.max_value_size = Some(2048)).await else { return };
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let old = bucket.write(put(&a, "first")).await;
@@ -154,7 +154,7 @@ pub async fn a_refused_batch_changes_nothing(subject: &BackendUnderTest) {
 }
 
 /// A watcher sees the entries of a batch consecutively, with no other entry between them.
-pub async fn a_watcher_sees_a_batch_contiguous(subject: &BackendUnderTest) {
+pub async fn watch_yields_batch_contiguously(subject: &BackendUnderTest) {
     const BATCHES: usize = 10;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
     let mut probe = bucket.watch(StartFrom::Newest).await;
@@ -187,7 +187,7 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &BackendUnderTest) {
 }
 
 /// An empty batch does nothing. A batch of one message is a plain write, and works in every bucket.
-pub async fn a_batch_of_one_message_is_a_write(subject: &BackendUnderTest) {
+pub async fn single_message_batch_is_a_plain_write(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;
     assert_eq!(bucket.commit(&[], &[]).await, []);
     assert_eq!(bucket.counts().await, (0, Revision::ZERO), "nothing is written");
@@ -207,7 +207,7 @@ pub async fn a_batch_of_one_message_is_a_write(subject: &BackendUnderTest) {
 }
 
 /// Two writes of one key, two expected revisions of one key, and too many messages are refused.
-pub async fn a_batch_that_makes_no_sense_is_refused(subject: &BackendUnderTest) {
+pub async fn invalid_batch_is_refused(subject: &BackendUnderTest) {
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
     let (a, b) = (put(&key("a"), "v"), put(&key("b"), "v"));
     let many: Vec<_> = (0..=Batch::MAX_MESSAGES).map(|n| put(&key(&format!("k{n}")), "v")).collect();
@@ -227,7 +227,7 @@ pub async fn a_batch_that_makes_no_sense_is_refused(subject: &BackendUnderTest) 
 }
 
 /// Without support for batches, a batch of several messages is unsupported.
-pub async fn a_batch_needs_a_bucket_that_takes_it(subject: &BackendUnderTest) {
+pub async fn batch_needs_an_atomic_bucket(subject: &BackendUnderTest) {
     let able = subject.has_batches().await;
     let bucket = subject.bucket(|config| config.atomic = Some(false)).await;
     let writes = [put(&key("a"), "v"), put(&key("b"), "v")];

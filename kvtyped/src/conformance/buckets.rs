@@ -29,7 +29,7 @@ async fn rich(subject: &BackendUnderTest) -> BucketConfig {
 }
 
 /// `create` refuses a name that is taken.
-pub async fn a_bucket_is_created_once(subject: &BackendUnderTest) {
+pub async fn create_of_existing_bucket_is_refused(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let revision = bucket.write(put(&key("k"), "v")).await;
     let same = bucket.raw.config().clone();
@@ -50,7 +50,7 @@ pub async fn a_bucket_is_created_once(subject: &BackendUnderTest) {
 }
 
 /// `open` returns `None` if the bucket does not exist.
-pub async fn a_missing_bucket_is_none(subject: &BackendUnderTest) {
+pub async fn missing_bucket_is_not_found(subject: &BackendUnderTest) {
     let config = subject.config(|_| {});
     let (backend, name) = (subject.backend(), config.name.clone());
     assert!(backend.open(&name, subject.deadline()).await.expect("open answers").is_none());
@@ -67,7 +67,7 @@ pub async fn a_missing_bucket_is_none(subject: &BackendUnderTest) {
 }
 
 /// `delete` returns whether the bucket existed. A deleted bucket refuses writes and has no status.
-pub async fn a_deleted_bucket_is_gone(subject: &BackendUnderTest) {
+pub async fn deleted_bucket_is_gone(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
     let config = bucket.raw.config().clone();
@@ -97,7 +97,7 @@ pub async fn a_deleted_bucket_is_gone(subject: &BackendUnderTest) {
 }
 
 /// A handle returns the creation time of its bucket, also after another bucket has taken the name.
-pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &BackendUnderTest) {
+pub async fn handle_keeps_identity_of_its_bucket(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let backend = subject.backend();
     let name = bucket.raw.config().name.clone();
@@ -116,7 +116,7 @@ pub async fn a_handle_tells_that_its_bucket_may_be_another(subject: &BackendUnde
 }
 
 /// A configuration that no server accepts fails with `InvalidConfig`, and creates or changes nothing.
-pub async fn a_wrong_setting_is_refused(subject: &BackendUnderTest) {
+pub async fn invalid_setting_is_refused(subject: &BackendUnderTest) {
     let wrongs: [fn(&mut BucketConfig); 4] = [
         |config| config.history = Some(65),
         |config| config.ttl = Some(Duration::from_millis(1)),
@@ -142,7 +142,7 @@ pub async fn a_wrong_setting_is_refused(subject: &BackendUnderTest) {
 }
 
 /// A handle returns the complete configuration of its bucket with the requested settings.
-pub async fn a_bucket_tells_its_configuration(subject: &BackendUnderTest) {
+pub async fn handle_returns_complete_configuration(subject: &BackendUnderTest) {
     let key_ttl = subject.has_key_ttl().await;
     for wanted in [rich(subject).await, subject.config(|_| {})] {
         let created =
@@ -167,7 +167,7 @@ pub async fn a_bucket_tells_its_configuration(subject: &BackendUnderTest) {
 }
 
 /// An update changes the settings that are set and no others.
-pub async fn an_update_keeps_what_it_does_not_say(subject: &BackendUnderTest) {
+pub async fn update_keeps_unset_settings(subject: &BackendUnderTest) {
     let wanted = rich(subject).await;
     let created =
         subject.backend().create(wanted.clone(), subject.deadline()).await.expect("the configuration is valid");
@@ -211,7 +211,7 @@ pub async fn names_list_every_bucket(subject: &BackendUnderTest) {
 }
 
 /// The status counts the current entries.
-pub async fn the_status_is_fresh(subject: &BackendUnderTest) {
+pub async fn status_counts_current_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     assert_eq!(bucket.counts().await, (0, Revision::ZERO), "an empty bucket");
     let (a, b) = (key("a"), key("b"));
@@ -235,7 +235,7 @@ pub async fn the_status_is_fresh(subject: &BackendUnderTest) {
 }
 
 /// A purge is `Unsupported` in a bucket without rollups. A delete works. An update of the bucket enables purges again.
-pub async fn a_purge_needs_rollups(subject: &BackendUnderTest) {
+pub async fn purge_needs_rollups(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.rollups = Some(false)).await;
     assert_eq!((bucket.raw.config().rollups, bucket.raw.config().limit_markers), (Some(false), None));
     let revision = bucket.write(put(&key("a"), "v")).await;

@@ -26,7 +26,7 @@ async fn add(counters: &dyn RawCounters, on: &Key, delta: i128, deadline: Deadli
 }
 
 /// Counters are created under an unused name. A bucket of records has no counters.
-pub async fn counters_and_records_have_buckets_of_their_own(subject: &BackendUnderTest) {
+pub async fn counters_and_records_use_separate_buckets(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let config = bucket.raw.config().clone();
     let found = subject.backend().counters(config, subject.deadline()).await.expect("the backend answers");
@@ -68,7 +68,7 @@ pub async fn counters_and_records_have_buckets_of_their_own(subject: &BackendUnd
 }
 
 /// An increment returns the new total.
-pub async fn an_addition_tells_the_new_total(subject: &BackendUnderTest) {
+pub async fn increment_returns_the_new_total(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     for (delta, total) in [(5, 5), (-7, -2), (0, -2), (2, 0)] {
         assert_eq!(add(&*counters, &key("a"), delta, subject.deadline()).await, total);
@@ -77,7 +77,7 @@ pub async fn an_addition_tells_the_new_total(subject: &BackendUnderTest) {
 }
 
 /// Every concurrent increment is counted once, and returns a unique total.
-pub async fn every_addition_is_counted_once(subject: &BackendUnderTest) {
+pub async fn concurrent_increments_count_once(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     let on = key("a");
     let additions = (0..200).map(|_| add(&*counters, &on, 1, subject.deadline()));
@@ -87,7 +87,7 @@ pub async fn every_addition_is_counted_once(subject: &BackendUnderTest) {
 }
 
 /// A counter does not wrap at the limits of `i64`.
-pub async fn a_counter_goes_beyond_64_bits(subject: &BackendUnderTest) {
+pub async fn counter_exceeds_64_bits(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     let large = i128::from(i64::MAX);
     add(&*counters, &key("a"), large, subject.deadline()).await;
@@ -97,7 +97,7 @@ pub async fn a_counter_goes_beyond_64_bits(subject: &BackendUnderTest) {
 }
 
 /// A read sees every acknowledged increment, and returns `None` for a counter without an increment.
-pub async fn a_counter_tells_what_was_added(subject: &BackendUnderTest) {
+pub async fn counter_read_sees_every_increment(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     assert_eq!(counters.read(&key("a"), subject.deadline()).await.unwrap(), None);
     for total in 1..=20 {
@@ -107,7 +107,7 @@ pub async fn a_counter_tells_what_was_added(subject: &BackendUnderTest) {
 }
 
 /// A scan returns each counter that matches its pattern once.
-pub async fn a_scan_gives_each_counter_once(subject: &BackendUnderTest) {
+pub async fn scan_yields_each_counter_once(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     for (on, times) in [("a", 1), ("b", 2), ("x.a", 3), ("x.b", 1)] {
         for _ in 0..times {
@@ -132,7 +132,7 @@ pub async fn a_scan_gives_each_counter_once(subject: &BackendUnderTest) {
 }
 
 /// A removed counter restarts at zero.
-pub async fn a_removed_counter_begins_anew(subject: &BackendUnderTest) {
+pub async fn removed_counter_restarts_at_zero(subject: &BackendUnderTest) {
     let Some(counters) = counters(subject).await else { return };
     counters.remove(&key("a"), subject.deadline()).await.expect("removal of a missing counter has no effect");
     add(&*counters, &key("a"), 5, subject.deadline()).await;

@@ -30,7 +30,7 @@ async fn gone(subject: &BackendUnderTest, bucket: &Bucket, on: &Key) {
 }
 
 /// A TTL removes the entry, never before its time, and leaves an `Expired` marker under a new revision.
-pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &BackendUnderTest) {
+pub async fn ttl_expires_entry_and_leaves_marker(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 4).await else { return };
     let k = key("k");
     let sent = Instant::now();
@@ -54,7 +54,7 @@ pub async fn a_ttl_removes_the_value_and_leaves_a_marker(subject: &BackendUnderT
 }
 
 /// An entry carries its TTL.
-pub async fn an_entry_carries_its_ttl(subject: &BackendUnderTest) {
+pub async fn entry_carries_its_ttl(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
     for ttl in [Some(seconds(60)), None, Some(seconds(90_000))] {
@@ -67,7 +67,7 @@ pub async fn an_entry_carries_its_ttl(subject: &BackendUnderTest) {
 }
 
 /// A purge with a TTL leaves a marker that expires without another marker.
-pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &BackendUnderTest) {
+pub async fn purge_marker_with_ttl_expires_silently(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let k = key("k");
     bucket.write(put(&k, "v")).await;
@@ -79,7 +79,7 @@ pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &BackendUnderTes
 }
 
 /// A write without a TTL does not inherit the TTL of the entry that it replaces.
-pub async fn a_later_write_without_a_ttl_stays(subject: &BackendUnderTest) {
+pub async fn later_write_without_ttl_does_not_expire(subject: &BackendUnderTest) {
     let Some(bucket) = with_ttls(subject, 60).await else { return };
     let writes = [put(&key("value"), "stays"), delete(&key("marker"))];
     let mut revisions = Vec::new();
@@ -98,7 +98,7 @@ pub async fn a_later_write_without_a_ttl_stays(subject: &BackendUnderTest) {
 }
 
 /// The bucket's own TTL removes every value.
-pub async fn the_bucket_ttl_removes_values(subject: &BackendUnderTest) {
+pub async fn bucket_ttl_removes_values(subject: &BackendUnderTest) {
     let ttl = Duration::from_secs(2);
     let bucket = subject.bucket(|config| config.ttl = Some(ttl)).await;
     let keys = [key("a"), key("b")];
@@ -113,7 +113,7 @@ pub async fn the_bucket_ttl_removes_values(subject: &BackendUnderTest) {
 }
 
 /// A TTL is `Unsupported` in a bucket without limit markers.
-pub async fn a_ttl_needs_limit_markers(subject: &BackendUnderTest) {
+pub async fn ttl_needs_limit_markers(subject: &BackendUnderTest) {
     // With a history, a bucket gets no limit markers by default.
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     for write in [put(&key("k"), "v"), purge(&key("k"))] {

@@ -10,7 +10,7 @@ use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// A read returns the newest entry of a key, which may be a delete marker, or `None` if the key has no entry.
-pub async fn a_read_finds_the_newest_entry(subject: &BackendUnderTest) {
+pub async fn read_returns_newest_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("a.b");
     // Neither a prefix of the key nor an extension of it is the key.
@@ -44,7 +44,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &BackendUnderTest) {
 }
 
 /// A read at a revision returns the entry with that revision, if it is kept and belongs to the key.
-pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &BackendUnderTest) {
+pub async fn read_at_revision_ignores_other_keys(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (k, other) = (key("k"), key("k.other"));
     let dropped = bucket.write(put(&k, "dropped")).await;
@@ -68,7 +68,7 @@ pub async fn a_read_at_a_revision_finds_only_the_keys_own(subject: &BackendUnder
 }
 
 /// A leader read, and a read of at least the revision that a write returned, see that write.
-pub async fn a_leader_read_sees_every_acknowledged_write(subject: &BackendUnderTest) {
+pub async fn leader_read_sees_acknowledged_writes(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     for number in 0..100 {
         let k = key(&format!("k{}", number % 3));
@@ -86,7 +86,7 @@ pub async fn a_leader_read_sees_every_acknowledged_write(subject: &BackendUnderT
 
 /// A read of many keys returns for each key the result of a single read, in the order of the keys, repeated keys
 /// included.
-pub async fn a_read_of_many_gives_what_single_reads_give(subject: &BackendUnderTest) {
+pub async fn read_many_matches_single_reads(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["full", "empty", "deleted", "purged", "missing", "a", "a.b", "again"].map(key);
     let [full, empty, deleted, purged, _, a, _, again] = &keys;
@@ -113,7 +113,7 @@ pub async fn a_read_of_many_gives_what_single_reads_give(subject: &BackendUnderT
 }
 
 /// A read of many keys has no limit on the number of keys or bytes.
-pub async fn a_read_of_many_has_no_largest_number(subject: &BackendUnderTest) {
+pub async fn read_many_has_no_size_limit(subject: &BackendUnderTest) {
     const KEYS: usize = 3_300;
     let bucket = subject.bucket(|_| {}).await;
     // The names are long, so that one request holds few of them. Every third key has no entry.
@@ -143,7 +143,7 @@ pub async fn a_read_of_many_has_no_largest_number(subject: &BackendUnderTest) {
 }
 
 /// A leader read of many keys, and a read of at least a revision, see every acknowledged write.
-pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &BackendUnderTest) {
+pub async fn leader_read_many_sees_acknowledged_writes(subject: &BackendUnderTest) {
     const KEYS: usize = 12;
     let bucket = subject.bucket(|_| {}).await;
     let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("k{number}"))).collect();
@@ -168,7 +168,7 @@ pub async fn a_leader_read_of_many_sees_every_acknowledged_write(subject: &Backe
 }
 
 /// Without concurrent writes, a scan returns each key once, with its value or marker, in the order of revisions.
-pub async fn a_scan_gives_each_key_once(subject: &BackendUnderTest) {
+pub async fn scan_yields_each_key_once(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let keys = ["d", "c", "b", "a", "e.f"].map(key);
     for k in &keys {
@@ -187,7 +187,7 @@ pub async fn a_scan_gives_each_key_once(subject: &BackendUnderTest) {
 }
 
 /// A key that is written during a scan moves to its new revision. It may be returned twice, and is never missed.
-pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &BackendUnderTest) {
+pub async fn scan_misses_no_key_during_writes(subject: &BackendUnderTest) {
     const KEYS: usize = 600;
     for history in [1, 3] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
@@ -221,7 +221,7 @@ pub async fn a_scan_misses_nothing_that_is_written_meanwhile(subject: &BackendUn
 }
 
 /// A scan after a revision returns the entries with later revisions.
-pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &BackendUnderTest) {
+pub async fn scan_after_revision_yields_later_entries(subject: &BackendUnderTest) {
     for history in [1, 3] {
         let bucket = subject.bucket(|config| config.history = Some(history)).await;
         let (a, b, c) = (key("a"), key("b"), key("x.c"));
@@ -248,7 +248,7 @@ pub async fn a_scan_after_a_revision_gives_what_is_later(subject: &BackendUnderT
 }
 
 /// Each entry of a scan carries the number of entries that follow it.
-pub async fn a_scan_tells_how_many_are_behind(subject: &BackendUnderTest) {
+pub async fn scan_reports_pending_count(subject: &BackendUnderTest) {
     const KEYS: u64 = 300;
     let bucket = subject.bucket(|_| {}).await;
     let mut revisions = Vec::new();
@@ -262,7 +262,7 @@ pub async fn a_scan_tells_how_many_are_behind(subject: &BackendUnderTest) {
 }
 
 /// A dropped scan leaves nothing on the server, if there is a server.
-pub async fn a_dropped_scan_leaves_nothing(subject: &BackendUnderTest) {
+pub async fn dropped_scan_leaves_no_consumer(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     for number in 0..50 {
         bucket.write(put(&key(&format!("k.{number}")), "v")).await;
@@ -278,7 +278,7 @@ pub async fn a_dropped_scan_leaves_nothing(subject: &BackendUnderTest) {
 }
 
 /// A scan ends, also if nothing matches.
-pub async fn a_scan_of_nothing_ends(subject: &BackendUnderTest) {
+pub async fn scan_without_matches_ends(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let nothing = Pattern::new().literal("nothing");
     for history in [false, true] {
@@ -298,7 +298,7 @@ pub async fn a_scan_of_nothing_ends(subject: &BackendUnderTest) {
 }
 
 /// A scan of the history returns every kept entry.
-pub async fn a_scan_of_history_gives_every_entry(subject: &BackendUnderTest) {
+pub async fn scan_of_history_yields_every_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     let mut kept = Vec::new();
@@ -314,7 +314,7 @@ pub async fn a_scan_of_history_gives_every_entry(subject: &BackendUnderTest) {
 }
 
 /// A scan returns each entry that matches at least one pattern once, even if patterns overlap.
-pub async fn a_scan_keeps_to_its_patterns(subject: &BackendUnderTest) {
+pub async fn scan_yields_only_matching_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
     let mut written = Vec::new();
@@ -329,7 +329,7 @@ pub async fn a_scan_keeps_to_its_patterns(subject: &BackendUnderTest) {
 }
 
 /// A scan of headers omits the values.
-pub async fn a_scan_of_headers_leaves_the_values_out(subject: &BackendUnderTest) {
+pub async fn scan_of_headers_omits_values(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let revisions = [
@@ -350,7 +350,7 @@ pub async fn a_scan_of_headers_leaves_the_values_out(subject: &BackendUnderTest)
 }
 
 /// A scan has no limit on the number of keys: it returns more than a server sends in one response (1,024).
-pub async fn a_scan_of_many_keys_gives_them_all(subject: &BackendUnderTest) {
+pub async fn scan_of_many_keys_is_complete(subject: &BackendUnderTest) {
     const KEYS: usize = 1_300;
     let bucket = subject.bucket(|_| {}).await;
     let write = |number: usize| bucket.write(put(&key(&format!("{}.{number}", number % 2)), "v"));

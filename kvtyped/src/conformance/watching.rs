@@ -14,7 +14,7 @@ use crate::revision::Revision;
 /// A watch first returns a description of the bucket, then the existing entries, then `Ready`, then new entries, in the
 /// order of revisions, each once. [`StartFrom::Newest`] starts with the newest entry of each key, which may be a delete
 /// marker.
-pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &BackendUnderTest) {
+pub async fn watch_yields_entries_then_ready_then_changes(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let mut revisions = Vec::new();
@@ -42,7 +42,7 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &BackendU
 }
 
 /// A watch is ready at once if nothing matches.
-pub async fn a_watch_of_nothing_is_ready_at_once(subject: &BackendUnderTest) {
+pub async fn watch_without_matches_is_ready_at_once(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let nothing = [Pattern::new().literal("nothing")];
     let sinces = [StartFrom::Newest, StartFrom::History, StartFrom::Now, StartFrom::After(Revision::ZERO)];
@@ -62,7 +62,7 @@ pub async fn a_watch_of_nothing_is_ready_at_once(subject: &BackendUnderTest) {
 }
 
 /// A watch of the history returns every kept entry.
-pub async fn a_watch_of_history_tells_every_entry(subject: &BackendUnderTest) {
+pub async fn watch_of_history_yields_every_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let mut kept = Vec::new();
@@ -81,7 +81,7 @@ pub async fn a_watch_of_history_tells_every_entry(subject: &BackendUnderTest) {
 }
 
 /// A watch [`StartFrom::Now`] returns only later writes.
-pub async fn a_watch_since_now_tells_nothing_old(subject: &BackendUnderTest) {
+pub async fn watch_from_now_yields_only_later_writes(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     for write in [put(&a, "1"), put(&b, "1"), put(&a, "2")] {
@@ -98,7 +98,7 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &BackendUnderTest) {
 }
 
 /// A watch after a revision returns the kept entries of later revisions.
-pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &BackendUnderTest) {
+pub async fn watch_after_revision_yields_later_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let mut revisions = Vec::new();
@@ -118,7 +118,7 @@ pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &BackendUnd
 
 /// A watch after a revision reports whether every later write is kept. It reports `false` for a revision that the
 /// bucket has not reached.
-pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject: &BackendUnderTest) {
+pub async fn watch_after_revision_reports_gaps(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let complete = async |patterns: &[Pattern], after| {
@@ -150,7 +150,7 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
 }
 
 /// A watch reports deletes and purges when they happen, and expiries if keys can have a TTL.
-pub async fn a_watch_tells_every_kind_of_removal(subject: &BackendUnderTest) {
+pub async fn watch_reports_every_kind_of_removal(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
     let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
@@ -176,7 +176,7 @@ pub async fn a_watch_tells_every_kind_of_removal(subject: &BackendUnderTest) {
 
 /// An attached watch delivers every change in order, also one that the next write removes before the watch is read. A
 /// server may be slower than its writers, so one successful round of several is enough.
-pub async fn an_attached_watch_tells_every_change(subject: &BackendUnderTest) {
+pub async fn attached_watch_yields_every_change(subject: &BackendUnderTest) {
     const ROUNDS: usize = 10;
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
@@ -199,7 +199,7 @@ pub async fn an_attached_watch_tells_every_change(subject: &BackendUnderTest) {
 }
 
 /// A watch returns each entry that matches at least one pattern once, even if patterns overlap.
-pub async fn a_watch_keeps_to_its_patterns(subject: &BackendUnderTest) {
+pub async fn watch_yields_only_matching_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (names, cases) = overlapping_patterns();
     let write_all = async || {
@@ -231,7 +231,7 @@ pub async fn a_watch_keeps_to_its_patterns(subject: &BackendUnderTest) {
 }
 
 /// A watch of headers omits the values.
-pub async fn a_watch_of_headers_leaves_the_values_out(subject: &BackendUnderTest) {
+pub async fn watch_of_headers_omits_values(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let (a, b) = (key("a"), key("b"));
     let there = [
@@ -252,7 +252,7 @@ pub async fn a_watch_of_headers_leaves_the_values_out(subject: &BackendUnderTest
 }
 
 /// A watch without new entries sends heartbeats with its position.
-pub async fn a_watch_tells_that_it_is_alive(subject: &BackendUnderTest) {
+pub async fn idle_watch_sends_heartbeats(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     let there = bucket.write(put(&k, "v")).await;
@@ -274,7 +274,7 @@ pub async fn a_watch_tells_that_it_is_alive(subject: &BackendUnderTest) {
 }
 
 /// If its bucket is deleted, a watch ends within seconds with `BucketNotFound`, also if a new bucket has the same name.
-pub async fn a_watch_ends_with_its_bucket(subject: &BackendUnderTest) {
+pub async fn watch_of_deleted_bucket_ends(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (backend, name) = (subject.backend(), bucket.raw.config().name.clone());
     let not_found = |error: Error| assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error:?}");
@@ -297,7 +297,7 @@ pub async fn a_watch_ends_with_its_bucket(subject: &BackendUnderTest) {
 
 /// A watch that is read late returns the newest entry of each key, in order, or its session has ended. (This test
 /// cannot observe the memory.)
-pub async fn a_watch_that_is_not_read_costs_little(subject: &BackendUnderTest) {
+pub async fn unread_watch_catches_up_or_ends(subject: &BackendUnderTest) {
     const WRITES: usize = 3_000;
     const KEYS: usize = 4;
     let bucket = subject.bucket(|_| {}).await;
@@ -316,7 +316,7 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &BackendUnderTest) {
 }
 
 /// A dropped watch leaves nothing on the server, if there is a server.
-pub async fn a_dropped_watch_leaves_nothing(subject: &BackendUnderTest) {
+pub async fn dropped_watch_leaves_no_consumer(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let there = bucket.write(put(&key("k"), "v")).await;
     let consumers = async || bucket.consumers().await;

@@ -21,7 +21,7 @@ fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
 }
 
 /// Revisions grow over the whole bucket.
-pub async fn revisions_grow_over_the_whole_bucket(subject: &BackendUnderTest) {
+pub async fn revisions_increase_across_the_bucket(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b) = (key("a"), key("b"));
     let mut last = Revision::ZERO;
@@ -34,7 +34,7 @@ pub async fn revisions_grow_over_the_whole_bucket(subject: &BackendUnderTest) {
 }
 
 /// A write without a precondition succeeds whatever its key holds.
-pub async fn a_write_without_a_guard_always_lands(subject: &BackendUnderTest) {
+pub async fn unconditional_write_always_succeeds(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     for (write, operation) in [
@@ -58,7 +58,7 @@ pub async fn a_write_without_a_guard_always_lands(subject: &BackendUnderTest) {
 }
 
 /// A precondition holds exactly if its revision is the revision of the newest entry of its key, which may be a marker.
-pub async fn a_guard_lets_exactly_its_revision_pass(subject: &BackendUnderTest) {
+pub async fn precondition_accepts_only_newest_revision(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(3)).await;
     let k = key("k");
     let mut older = Revision::ZERO;
@@ -75,7 +75,7 @@ pub async fn a_guard_lets_exactly_its_revision_pass(subject: &BackendUnderTest) 
 }
 
 /// The precondition [`Revision::ZERO`] holds only if the key has no entry. A delete marker is an entry.
-pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &BackendUnderTest) {
+pub async fn zero_precondition_needs_key_without_entry(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     // A longer key with this key as its prefix is another key.
@@ -91,7 +91,7 @@ pub async fn a_guard_of_zero_needs_a_key_without_any_entry(subject: &BackendUnde
 }
 
 /// A precondition may name another key than the written one if keys can have a TTL. Otherwise it is refused.
-pub async fn a_guard_may_stand_on_another_key(subject: &BackendUnderTest) {
+pub async fn precondition_may_name_another_key(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (lock, data) = (key("lock"), key("data"));
     let guarded = |value: &str, revision| Write {
@@ -118,7 +118,7 @@ pub async fn a_guard_may_stand_on_another_key(subject: &BackendUnderTest) {
 }
 
 /// A refused write changes nothing. Its error is a conflict that states that the write was not applied.
-pub async fn a_refused_write_changes_nothing(subject: &BackendUnderTest) {
+pub async fn refused_write_changes_nothing(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let first = bucket.write(put(&k, "first")).await;
@@ -132,7 +132,7 @@ pub async fn a_refused_write_changes_nothing(subject: &BackendUnderTest) {
 }
 
 /// If many writers expect the same revision, exactly one wins, and the others get a conflict.
-pub async fn one_of_many_writers_wins_each_revision(subject: &BackendUnderTest) {
+pub async fn exactly_one_writer_wins_each_revision(subject: &BackendUnderTest) {
     const WRITERS: usize = 8;
     const ROUNDS: usize = 50;
     let bucket = subject.bucket(|_| {}).await;
@@ -163,7 +163,7 @@ pub async fn one_of_many_writers_wins_each_revision(subject: &BackendUnderTest) 
 }
 
 /// A delete leaves a marker and keeps the history.
-pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &BackendUnderTest) {
+pub async fn delete_leaves_marker_and_keeps_history(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let revisions =
@@ -175,7 +175,7 @@ pub async fn a_delete_leaves_a_marker_and_keeps_history(subject: &BackendUnderTe
 }
 
 /// A purge leaves a marker and removes everything before it.
-pub async fn a_purge_leaves_a_marker_and_drops_history(subject: &BackendUnderTest) {
+pub async fn purge_leaves_marker_and_drops_history(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let other = bucket.write(put(&key("other"), "stays")).await;
@@ -205,7 +205,7 @@ pub async fn history_is_bounded(subject: &BackendUnderTest) {
 }
 
 /// An entry carries the operation id of its write.
-pub async fn an_entry_carries_its_operation_id(subject: &BackendUnderTest) {
+pub async fn entry_carries_its_operation_id(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let writes = [put(&k, "v"), delete(&k), purge(&k), put(&k, "w")];
@@ -229,7 +229,7 @@ pub async fn an_entry_carries_its_operation_id(subject: &BackendUnderTest) {
 }
 
 /// An empty value is a value.
-pub async fn an_empty_value_is_a_value(subject: &BackendUnderTest) {
+pub async fn empty_value_is_a_live_record(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     let revision = bucket.write(put(&k, "").if_revision(Revision::ZERO)).await;
@@ -249,7 +249,7 @@ async fn assert_too_large(bucket: &Bucket, write: Write) {
 }
 
 /// A value over the limit of the bucket or the server is `TooLarge`, and changes nothing.
-pub async fn a_value_over_the_limit_is_refused(subject: &BackendUnderTest) {
+pub async fn oversized_value_is_refused(subject: &BackendUnderTest) {
     let large = |bytes| Write::new(key("k"), WriteKind::Put(vec![b'x'; bytes].into()));
     let bucket = subject.bucket(|config| config.max_value_size = Some(2048)).await;
     bucket.write(large(1024)).await;
@@ -262,7 +262,7 @@ pub async fn a_value_over_the_limit_is_refused(subject: &BackendUnderTest) {
 }
 
 /// A write to a full bucket is `BucketFull`, and changes nothing.
-pub async fn a_full_bucket_refuses_writes(subject: &BackendUnderTest) {
+pub async fn full_bucket_refuses_writes(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.max_bytes = Some(8192)).await;
     let name = bucket.raw.config().name.clone();
     let value = "x".repeat(1024);
@@ -288,7 +288,7 @@ pub async fn a_full_bucket_refuses_writes(subject: &BackendUnderTest) {
 }
 
 /// An erase removes the entries of a key up to the given revision and no later entry. It leaves no marker.
-pub async fn an_erasure_takes_nothing_that_is_later(subject: &BackendUnderTest) {
+pub async fn erase_keeps_later_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|config| config.history = Some(5)).await;
     let k = key("k");
     let other = bucket.write(put(&key("other"), "stays")).await;

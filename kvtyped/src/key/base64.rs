@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn encoding_has_the_vectors_of_the_rfc() {
+    fn encoding_matches_rfc_test_vectors() {
         for (bytes, text) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
         {
@@ -137,7 +137,7 @@ mod tests {
 
     /// Every text of up to four of these characters: it is decoded exactly if encoding writes it.
     #[test]
-    fn decoding_accepts_what_encoding_writes_and_nothing_else() {
+    fn decoding_accepts_only_canonical_encodings() {
         const CHARACTERS: &[u8; 13] = b"AQgw09+/-_=.\xc3";
         for alphabet in [Alphabet::Url, Alphabet::Standard] {
             let mut accepted = 0;

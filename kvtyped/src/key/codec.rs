@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_has_the_vectors_of_orbit() {
+    fn base64_matches_orbit_test_vectors() {
         stores(KeyCodec::Base64, &["test", "key"], "dGVzdA.a2V5");
         stores(KeyCodec::Base64, &["chars!@#$%^&*()"], "Y2hhcnMhQCMkJV4mKigp");
         let filter = Pattern::new().literal("app").any().literal("config").open();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_refuses_what_would_not_come_back() {
+    fn base64_refuses_keys_that_do_not_round_trip() {
         refuses(KeyCodec::Base64, &["a.b"]);
         refuses(KeyCodec::Base64, &[""]);
         // Padding, the other alphabet, trailing bits, not base64, not UTF-8, an encoded dot.
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn nats_js_pads_and_writes_latin_1() {
+    fn nats_js_codec_pads_and_writes_latin_1() {
         stores(KeyCodec::Base64NatsJs, &["a"], "YQ==");
         stores(KeyCodec::Base64NatsJs, &["test", "key"], "dGVzdA==.a2V5");
         stores(KeyCodec::Base64NatsJs, &["é"], "6Q==");
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn path_has_the_rules_of_orbit() {
+    fn path_codec_follows_orbit_rules() {
         stores(KeyCodec::Path, &["/"], "_root_");
         stores(KeyCodec::Path, &["/usr/lib"], "_root_.usr.lib");
         stores(KeyCodec::Path, &["usr/lib"], "usr.lib");
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_key_is_limited_too() {
+    fn encoded_key_length_is_limited() {
         for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
             let text = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
             assert!(codec.encode(&key(&[&text(700)])).is_ok());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_keys_are_stored_as_they_are() {
+    fn reserved_keys_are_stored_unchanged() {
         let reserved = Key::new("=kvtyped.lock.a").unwrap();
         for codec in [KeyCodec::Escaped, KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
             assert_eq!(codec.encode(&reserved).unwrap(), reserved);

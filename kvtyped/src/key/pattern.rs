@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn literal_that_is_no_segment_matches_no_key() {
+    fn invalid_literal_matches_no_key() {
         for text in ["*", ">", "a.b", "a.>", "", "a b", "a\r\nPUB x 0", "é"] {
             let literal = Pattern::new().literal("acme").literal(text);
             let beside = Pattern::new().literal("acme").segment(Some(&"x".to_owned()), text, "");
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_with_open_ends_cover_overlap_and_join_as_their_keys_do() {
+    fn pattern_relations_agree_with_matched_keys() {
         let keys = keys();
         let matched = patterns().into_iter().map(|pattern| {
             let set = keys.iter().map(|key| pattern.matches(key)).collect::<Vec<_>>();
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_join_is_no_wider_than_it_must_be() {
+    fn join_is_as_narrow_as_possible() {
         let pattern = |text: &str| {
             let text = text.strip_suffix('>').map_or((text, false), |text| (text.trim_end_matches('.'), true));
             let token = |text: &str| if text == "*" { Token::any() } else { Token::Literal(text.to_owned()) };

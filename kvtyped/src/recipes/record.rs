@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_name_is_a_key_and_back() {
+    fn any_name_round_trips_as_key() {
         for name in ["invoice-42", "inv.42", "", "=kvtyped", "a*>", "\u{e9}"] {
             let key = RecipeKey::new("lock", name, "lease");
             assert_eq!(key.to_string().parse::<RecipeKey>().unwrap(), key);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn one_revision_is_kept_so_that_it_may_have_a_ttl() {
+    fn recipe_bucket_keeps_a_single_revision() {
         assert_eq!(RecipeRecord::<()>::settings().history, Some(1));
     }
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_declares_its_format() {
+    fn record_declares_its_format() {
         let number = Number { n: 7, unknown: Unknown::default() };
         assert_eq!(encoded(&number), r#"{"v":1,"n":7}"#);
         assert_eq!(encoded(&Nothing {}), r#"{"v":1}"#);
@@ -234,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rewrite_keeps_unknown_fields() {
+    fn rewrite_keeps_unknown_fields() {
         let stored = br#"{"v":1,"n":7,"later":{"big":18446744073709551615,"text":null},"\u00e9":[1.5]}"#;
         let number = Number { n: 8, ..Declared::decode(stored).unwrap() };
         assert_eq!(encoded(&number), r#"{"v":1,"n":8,"later":{"big":18446744073709551615,"text":null},"é":[1.5]}"#);
     }
 
     #[test]
-    fn a_newer_format_is_distinguished_from_garbage() {
+    fn newer_format_is_distinguished_from_garbage() {
         for newer in [r#"{"v":2,"n":7}"#, r#"{"v":2}"#, r#"{"v":18446744073709551615,"n":"other"}"#] {
             let error = <Declared as Codec<Number>>::decode(newer.as_bytes()).unwrap_err();
             assert_eq!(error.newer_format().map(|newer| newer.known), Some(1), "{newer}");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_first_segment_does_not_see_it() {
+    fn open_pattern_excludes_recipe_keys() {
         let open = || Pattern::new().segment::<String>(None, "", "");
         let pattern = (0..3).fold(open(), |pattern, _| pattern.segment::<String>(None, "", ""));
         let key = RecipeKey::new("lock", "a", "lease").to_string();

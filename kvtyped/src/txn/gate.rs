@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_woken_but_unpolled_holder_is_passed_over() {
+    async fn unpolled_holder_loses_its_turn() {
         let (gate, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
         let mut left = holds(&gate, &end);
         assert!(left.as_mut().now_or_never().is_none());

@@ -9,7 +9,7 @@ async fn make_stream(cluster: &Cluster, name: &str) {
 }
 
 #[tokio::test]
-async fn leadership_moves_on_request() {
+async fn step_down_moves_leadership() {
     let cluster = cluster::shared().await;
     assert_eq!(cluster.nodes().len(), 3);
     assert_eq!(cluster.urls().split(',').count(), 3);
@@ -21,7 +21,7 @@ async fn leadership_moves_on_request() {
 }
 
 #[tokio::test]
-async fn another_node_leads_when_the_leader_is_killed_or_frozen() {
+async fn killed_or_frozen_leader_is_replaced() {
     let cluster = Cluster::start(3).await;
     make_stream(&cluster, "fails").await;
     let next = async |lost: usize| {

@@ -25,7 +25,7 @@ async fn answers(net: &Net, side: usize, node: usize) -> bool {
 }
 
 #[tokio::test]
-async fn a_wire_that_is_cut_passes_nothing_and_the_others_all() {
+async fn cut_link_blocks_only_its_traffic() {
     let Some(net) = net(3, 2) else { return };
     let cluster = Cluster::start_on(&net).await;
     for (side, node) in [(0, 0), (1, 0), (1, 2)] {
@@ -53,7 +53,7 @@ async fn a_wire_that_is_cut_passes_nothing_and_the_others_all() {
 }
 
 #[test]
-fn nothing_of_a_net_is_left_when_it_is_dropped() {
+fn dropped_net_leaves_no_namespace() {
     let Some(net) = net(1, 1) else { return };
     let names = ["n0", "s0", "hub"].map(|of| format!("/run/netns/{}", net.namespace(of)));
     assert!(names.iter().all(|name| std::fs::exists(name).unwrap()), "{names:?}");

@@ -21,7 +21,7 @@ async fn stored(subject: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn dropped_replies_are_lost_and_the_rest_is_sound() {
+async fn drop_replies_mode_loses_only_replies() {
     let proxy = proxy("drop").await;
     let mut wire = Wire::connect(proxy.addr()).await.unwrap();
     wire.request("drop", b"1").await.unwrap();
@@ -44,7 +44,7 @@ async fn dropped_replies_are_lost_and_the_rest_is_sound() {
 }
 
 #[tokio::test]
-async fn a_stall_holds_and_delivers() {
+async fn stall_delays_requests_without_loss() {
     let proxy = proxy("stall").await;
     let mut wire = Wire::connect(proxy.addr()).await.unwrap();
     proxy.set(Mode::Stall);
@@ -58,7 +58,7 @@ async fn a_stall_holds_and_delivers() {
 }
 
 #[tokio::test]
-async fn a_stalled_request_arrives_after_its_client_is_gone() {
+async fn stalled_request_arrives_after_client_drop() {
     let proxy = proxy("zombie").await;
     let mut wire = Wire::connect(proxy.addr()).await.unwrap();
     proxy.set(Mode::Stall);

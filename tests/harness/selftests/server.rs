@@ -19,7 +19,7 @@ async fn messages(server: &Server) -> Value {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_port_and_store_but_not_the_process() {
+async fn restart_keeps_port_and_store_in_new_process() {
     let server = Server::start().await;
     make_stream(&server).await;
     let (url, pid) = (server.url(), server.pid());
@@ -43,7 +43,7 @@ async fn a_restart_keeps_port_and_store_but_not_the_process() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_answers_when_it_is_thawed() {
+async fn frozen_server_answers_after_thaw() {
     let server = Server::start().await;
     let mut wire = Wire::connect(server.addr()).await.unwrap();
     server.freeze();
@@ -59,7 +59,7 @@ async fn a_frozen_server_answers_when_it_is_thawed() {
 }
 
 #[tokio::test]
-async fn a_dropped_server_leaves_nothing() {
+async fn dropped_server_stops_listening() {
     let server = Server::start().await;
     let addr = server.addr();
     server.freeze();
@@ -83,13 +83,13 @@ async fn options_reach_the_server() {
 
 #[tokio::test]
 #[should_panic(expected = "no server: it ended; its log:")]
-async fn a_server_that_cannot_start_tells_why() {
+async fn server_start_failure_shows_the_log() {
     Server::builder().config("max_payload: nonsense").start().await;
 }
 
 // Two runtimes, one after the other, use the one shared server.
 #[test]
-fn the_shared_server_outlives_a_runtime() {
+fn shared_server_outlives_a_runtime() {
     let ask = || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {

@@ -78,7 +78,7 @@ fn entry(revision: u64, key: &str, operation: Operation) -> (u64, String, Operat
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_expires_on_time_and_never_before() {
+async fn entry_expires_exactly_at_its_ttl() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("k", "v").with_ttl(seconds(2))).await.unwrap();
     let written = newest(&bucket, "k").await.unwrap();
@@ -94,7 +94,7 @@ async fn an_entry_expires_on_time_and_never_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_marker_of_an_expiry_vanishes_without_a_trace() {
+async fn expiry_marker_expires_without_trace() {
     let bucket = bucket(|config| config.limit_markers = Some(3 * SECOND)).await;
     write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
     tokio::time::advance(4 * SECOND - TICK).await;
@@ -107,7 +107,7 @@ async fn a_marker_of_an_expiry_vanishes_without_a_trace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_expire_in_the_order_of_their_times() {
+async fn entries_expire_in_order_of_due_time() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("late", "v").with_ttl(seconds(3))).await.unwrap();
     write(&bucket, put("early", "v").with_ttl(seconds(1))).await.unwrap();
@@ -117,7 +117,7 @@ async fn entries_expire_in_the_order_of_their_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_marker_of_a_purge_expires_in_silence_and_that_of_a_delete_does_not() {
+async fn expired_delete_leaves_marker_but_purge_does_not() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, Write::new(key("purged"), WriteKind::Purge).with_ttl(seconds(1))).await.unwrap();
     write(&bucket, Write::new(key("deleted"), WriteKind::Delete).with_ttl(seconds(1))).await.unwrap();
@@ -126,7 +126,7 @@ async fn the_marker_of_a_purge_expires_in_silence_and_that_of_a_delete_does_not(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_stays_until_there_is_room_for_its_marker() {
+async fn value_expires_only_with_room_for_its_marker() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("b");
     config.max_bytes = Some(600);
@@ -143,7 +143,7 @@ async fn a_value_stays_until_there_is_room_for_its_marker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bucket_ttl_leaves_one_marker_for_a_key() {
+async fn bucket_ttl_leaves_one_marker_per_key() {
     let bucket = bucket(|config| {
         config.history = Some(3);
         config.ttl = Some(10 * SECOND);
@@ -162,7 +162,7 @@ async fn the_bucket_ttl_leaves_one_marker_for_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bucket_ttl_without_limit_markers_is_silent() {
+async fn bucket_ttl_without_limit_markers_leaves_nothing() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     {
@@ -178,7 +178,7 @@ async fn the_bucket_ttl_without_limit_markers_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_history_a_ttl_is_raised_and_the_value_before_comes_back() {
+async fn history_raises_ttl_and_expiry_restores_value() {
     let bucket = bucket(|config| {
         config.history = Some(5);
         config.limit_markers = Some(10 * SECOND);
@@ -192,7 +192,7 @@ async fn with_a_history_a_ttl_is_raised_and_the_value_before_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_stands_still_keeps_everything() {
+async fn stopped_clock_expires_nothing() {
     let bucket = bucket(|_| {}).await;
     for number in 1..=100 {
         assert_eq!(write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap(), number);
@@ -201,7 +201,7 @@ async fn a_clock_that_stands_still_keeps_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
+async fn lower_ttl_and_history_apply_immediately() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("b");
     config.history = Some(3);
@@ -265,7 +265,7 @@ async fn a_full_bucket_accepts_a_replacement_of_the_same_size() {
 }
 
 #[tokio::test]
-async fn a_full_bucket_with_replicas_takes_nothing() {
+async fn full_replicated_bucket_refuses_replacement() {
     let bucket = bucket(|config| {
         config.max_bytes = Some(500);
         config.replicas = Some(3);
@@ -301,7 +301,7 @@ async fn a_handle_works_on_the_bucket_with_its_name() {
 }
 
 #[test]
-fn a_backend_needs_no_runtime() {
+fn memory_backend_needs_no_runtime() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).now_or_never().unwrap().unwrap();
     assert_eq!(write(&bucket, put("k", "v")).now_or_never().unwrap().unwrap(), 1);

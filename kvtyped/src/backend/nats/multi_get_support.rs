@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_with_too_many_keys_is_seldom_asked_for() {
+    fn filter_with_too_many_keys_is_rarely_retried() {
         let support = FilterGetSupport::default();
         let attempts = |scans: u32| (0..scans).filter(|_| !support.should_skip("$KV.b.>", 1)).count();
         assert_eq!(attempts(3), 3);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_answer_is_asked_again_on_the_next_connection() {
+    fn unanswered_request_is_retried_on_new_connection() {
         let support = FilterGetSupport::default();
         support.mark_unsupported(1);
         assert!(support.should_skip("$KV.b.>", 1) && !support.should_skip("$KV.b.>", 2));

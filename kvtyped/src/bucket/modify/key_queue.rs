@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_of_small_records_is_remembered() {
+    fn number_of_remembered_records_is_bounded() {
         let queues = Arc::new(KeyQueues::new(false));
         (0..120_000).for_each(|n| remember(&queues, n, 100));
         assert!((0..120_000).all(|n| is_remembered(&queues, n)));

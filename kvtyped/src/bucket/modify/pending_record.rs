@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_record_that_others_write_too_is_read_before_the_next_change() {
+    async fn contended_record_is_read_before_next_change() {
         let mut record = PendingRecord::default();
         found(&mut record, 3);
         record.set_stored(stored(1));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_writer_that_won_rests_about_as_long_as_it_had_to_wait() {
+    async fn winner_pauses_about_as_long_as_it_waited() {
         let rest_after = async |milliseconds| {
             let mut record = PendingRecord::default();
             record.set_conflict(&conflict());
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_sure_for_the_calls_that_arrived_before_it() {
+    fn leader_read_is_authoritative_for_earlier_calls() {
         let mut record = PendingRecord {
             base: Some(BaseEntry { entry: None, freshness: Freshness::Leader(3) }),
             ..PendingRecord::default()
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_retry_alone_if_a_group_is_refused_and_not_stored() {
+    fn changes_of_refused_group_retry_alone() {
         let refused = || Error::invalid_config("it is too large");
         let alone = |error, members| matches!(GroupResult::failed(error, members), GroupResult::Refused);
         assert!(alone(refused(), 2));
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_has_the_latest_deadline_of_its_members() {
+    fn group_uses_latest_deadline_of_its_members() {
         let after = |seconds| Deadline::after(Duration::from_secs(seconds));
         let (soon, late, latest) = (after(1), after(2), after(3));
         let (mut group, first) = PendingRecord::default().start_group(&key(), WriteKind::Delete, None, late);

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_are_counted_until_there_were_enough_or_their_time_is_over() {
+    async fn retries_end_at_attempt_limit_or_deadline() {
         let deadline = Deadline::after(Duration::from_secs(60));
         let mut attempts = CasAttempts::new(Some(2));
         assert!(!attempts.any());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_no_time_left_behind_a_conflict_is_told_of_that() {
+    fn timeout_after_conflict_is_retries_exhausted() {
         let deadline = Deadline::after(Duration::from_secs(60));
         let late = || Error::timeout(Duration::from_secs(60));
         let lost = || {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_a_conflict_is_not_decided_upon() {
+    fn read_older_than_conflict_is_stale() {
         let entry = |revision| RawEntry {
             key: Key::new("a").unwrap(),
             revision: Revision::new(revision),

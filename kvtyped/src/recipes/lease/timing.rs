@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn short_leases_have_time_to_be_renewed() {
+    fn short_leases_leave_time_to_renew() {
         for ttl in [1_000, 1_001, 1_500, 2_000, 3_000, 6_000, 15_000] {
             let times = timing(ttl, None, None).unwrap();
             assert!(

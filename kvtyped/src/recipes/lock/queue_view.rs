@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_ticket_that_had_the_lease_does_not_get_it_again() {
+    async fn served_ticket_does_not_get_lease_again() {
         let mut queue = queue();
         assert!(queue.observe_lease(Revision::new(3), Some("a")));
         assert_eq!((first(&queue), queue.held), (Some("b"), true));

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_the_rate() {
+    fn burst_is_allowed_then_rate_applies() {
         let gcra = Quota::per_second(10).burst(3).gcra().unwrap();
         let mut used = GcraState::default();
         // A burst is allowed in full, however wide the time bounds are.
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_window_has_more_than_the_quota_whatever_the_clocks_say() {
+    fn no_window_exceeds_quota_despite_clock_error() {
         for seed in 0..1_000_u64 {
             let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
             let mut next = |below: u64| {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_deny_for_long() {
+    fn denial_after_clock_setback_is_bounded() {
         let gcra = Quota::per_second(1).burst(2).gcra().unwrap();
         for ahead in [1_000, 13, 12, 3, 2, 1] {
             let mut used = GcraState::default();
@@ -301,7 +301,7 @@ mod tests {
 
     /// Quotas that change and a clock that jumps forward and back: one wait of `retry_after` suffices.
     #[test]
-    fn waiting_retry_after_always_allows() {
+    fn wait_of_retry_after_always_suffices() {
         let (mut resets, mut denials) = (0, 0);
         for seed in 0..2_000_u64 {
             let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -351,7 +351,7 @@ mod tests {
 
     /// A state of an hourly quota does not block a quota of one second.
     #[test]
-    fn the_debt_of_another_quota_is_bounded_by_the_burst_of_this_one() {
+    fn debt_of_another_quota_is_bounded_by_burst() {
         let hourly = Quota::per_hour(1).gcra().unwrap();
         let used = hourly.decide(GcraState::default(), 1, at(10 * SECOND)).unwrap();
         let gcra = Quota::per_second(10).gcra().unwrap();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_quota_is_refused() {
         let year = Duration::from_secs(400 * 24 * 60 * 60);
         for quota in [
             Quota::per_second(0),

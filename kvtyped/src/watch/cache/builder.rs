@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_may_take_long_while_it_makes_progress() {
+    async fn slow_listing_with_progress_completes() {
         let updates = (1..=20).map(entry).chain([WatchUpdate::Ready]).collect();
         let cache: Cache<Session> = fill(slow(updates), "b", 3 * SECOND).await.unwrap();
         assert_eq!(cache.len(), 20);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_of_fewer_records_than_were_pending_is_complete() {
+    async fn listing_completes_despite_wrong_pending_count() {
         for pending in [0, 1_000, u64::MAX] {
             let updates = (1..=20).map(entry).map(move |update| match update {
                 WatchUpdate::Entry(entry, _) => WatchUpdate::Entry(entry, pending),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_without_progress_times_out() {
+    async fn listing_without_progress_times_out() {
         let start = tokio::time::Instant::now();
         let updates = (1..=5).map(entry).collect();
         let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_that_keeps_starting_over_times_out() {
+    async fn listing_with_endless_resyncs_times_out() {
         let updates = (0..20).flat_map(|_| [entry(1), entry(2), WatchUpdate::Resync]).collect();
         let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");

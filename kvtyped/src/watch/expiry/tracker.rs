@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_revision_or_a_removal_replaces_the_due_time() {
+    async fn later_revision_or_removal_replaces_due_time() {
         let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         expiry.written("b", 2, 95 * SECOND, None);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_of_the_server_is_read_again_before_an_eviction() {
+    async fn server_clock_is_reread_before_eviction() {
         let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         assert!(!expiry.tracker.needs_status(Instant::now()));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn own_times_to_live_count_where_they_take_effect() {
+    async fn bucket_ttl_limits_due_times_of_record_ttls() {
         let mut expiry = expiry(100 * SECOND);
         expiry.on_reply(100 * SECOND, |status| status.entry_ttl = true);
         expiry.written("short", 1, 100 * SECOND, Ttl::new(3 * SECOND));
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resync_clears_the_tracked_records() {
+    async fn resync_clears_the_tracked_records() {
         let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 80 * SECOND, None);
         expiry.tracker.track(&WatchUpdate::Resync);

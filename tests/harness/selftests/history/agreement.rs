@@ -78,7 +78,7 @@ fn histories(unknown: u64) -> impl Strategy<Value = Vec<Op>> {
 }
 
 #[test]
-fn the_version_order_and_the_search_agree() {
+fn version_order_and_search_agree() {
     let (sound, unsound, lenient) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5_000) };
     proptest!(config, |(ops in histories(100))| {

@@ -29,7 +29,7 @@ fn told(told: &[Told], last: &[Stored]) -> Vec<(Rule, Vec<usize>)> {
 }
 
 #[test]
-fn a_watch_that_tells_all_in_order_passes() {
+fn complete_ordered_watch_passes() {
     let events = [
         put("a", 1),
         removed("b", 2),
@@ -47,7 +47,7 @@ fn a_watch_that_tells_all_in_order_passes() {
 }
 
 #[test]
-fn an_event_that_is_told_twice_or_out_of_order_is_caught() {
+fn repeated_or_reordered_event_is_caught() {
     let all = [stored("a", 2), stored("b", 3)];
     let events = [put("a", 1), Told::Ready, put("a", 2), put("b", 3)];
     assert_eq!(told(&events, &all), []);
@@ -66,7 +66,7 @@ fn an_event_that_is_told_twice_or_out_of_order_is_caught() {
 }
 
 #[test]
-fn what_is_old_and_told_as_new_is_caught() {
+fn old_entry_delivered_as_new_is_caught() {
     let events = log(&[Told::Ready, put("a", 4), put("a", 6)]);
     assert_eq!(broken(&Watched::of(&events).since(4).check()), [(Rule::NothingOldIsNew, vec![1])]);
     let relisted = [put("a", 2), Told::Ready, Told::Resync, put("a", 1), Told::Ready];
@@ -76,7 +76,7 @@ fn what_is_old_and_told_as_new_is_caught() {
 }
 
 #[test]
-fn a_listing_has_one_end() {
+fn repeated_or_missing_ready_is_caught() {
     let twice = [Told::Ready, put("a", 1), Told::Ready];
     assert_eq!(told(&twice, &[stored("a", 1)]), [(Rule::Discipline, vec![2])]);
     let never = [Told::Ready, Told::Resync, put("a", 1)];
@@ -84,7 +84,7 @@ fn a_listing_has_one_end() {
 }
 
 #[test]
-fn a_watch_that_misses_something_does_not_converge() {
+fn watch_with_missed_entry_does_not_converge() {
     let events = [put("a", 1), put("b", 2), Told::Ready];
     assert_eq!(told(&events, &[stored("a", 1)]), [(Rule::Converges, vec![1])]);
     assert_eq!(told(&events, &[stored("a", 1), stored("b", 3)]), [(Rule::Converges, vec![1])]);
@@ -92,7 +92,7 @@ fn a_watch_that_misses_something_does_not_converge() {
 }
 
 #[test]
-fn a_cache_that_goes_back_is_caught() {
+fn cache_returning_to_old_revision_is_caught() {
     let look = |seen: Option<u64>| Look { key: "a".into(), seen: seen.map(|revision| Seen { revision, value: 0 }) };
     assert_eq!(broken(&cached(&[look(Some(1)), look(Some(1)), look(None), look(Some(3))])), []);
     let back = [look(Some(1)), look(Some(3)), look(None), look(Some(1))];
@@ -105,7 +105,7 @@ fn tenure(fence: u64, valid: std::ops::Range<u64>) -> Tenure {
 }
 
 #[test]
-fn guards_that_follow_each_other_pass() {
+fn non_overlapping_guards_pass() {
     let never_valid = Tenure { valid: None, ..tenure(2, 0..0) };
     assert_eq!(broken(&tenures(&[tenure(1, 0..10), never_valid, tenure(3, 10..20), tenure(7, 30..40)])), []);
     let other = Tenure { lock: "other".into(), ..tenure(1, 5..15) };
@@ -113,7 +113,7 @@ fn guards_that_follow_each_other_pass() {
 }
 
 #[test]
-fn guards_that_are_valid_at_once_are_caught() {
+fn overlapping_guards_are_caught() {
     assert_eq!(broken(&tenures(&[tenure(1, 0..10), tenure(2, 9..20)])), [(Rule::OneHolder, vec![0, 1])]);
     // The overlap is found even if another acquisition lies between.
     let long = [tenure(1, 0..100), tenure(2, 10..20), tenure(3, 30..40)];
@@ -121,13 +121,13 @@ fn guards_that_are_valid_at_once_are_caught() {
 }
 
 #[test]
-fn fences_that_fall_or_stand_still_are_caught() {
+fn non_increasing_fences_are_caught() {
     assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(4, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
     assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(5, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
 }
 
 #[test]
-fn a_stale_write_that_was_accepted_is_caught() {
+fn accepted_stale_write_is_caught() {
     let held = [tenure(1, 0..10), tenure(2, 20..40)];
     let under = |tenure, op| Fenced { tenure, op };
     let history = |stale: Outcome, at: std::ops::Range<u64>| {
@@ -149,7 +149,7 @@ fn a_stale_write_that_was_accepted_is_caught() {
 }
 
 #[test]
-fn terms_grow_and_stop_before_the_next_starts() {
+fn overlapping_or_decreasing_terms_are_caught() {
     let (start, stop) = (|of, term| (of, Turn::Started(term)), |of, term| (of, Turn::Stopped(term)));
     assert_eq!(broken(&turns(&[start(0, 3), stop(0, 3), start(1, 5), start(0, 8), stop(1, 5)])), []);
     assert_eq!(broken(&turns(&[start(0, 3), start(0, 4)])), [(Rule::StopsBeforeStart, vec![0, 1])]);
@@ -159,7 +159,7 @@ fn terms_grow_and_stop_before_the_next_starts() {
 }
 
 #[test]
-fn a_counter_is_what_was_added() {
+fn wrong_counter_total_is_caught() {
     let mut tally = Tally::default();
     tally.acknowledged(5);
     tally.unknown(2);
@@ -172,7 +172,7 @@ fn a_counter_is_what_was_added() {
 }
 
 #[test]
-fn a_sum_that_changes_is_caught() {
+fn changing_sum_is_caught() {
     assert_eq!(broken(&sums(100, &[100, 100])), []);
     assert_eq!(broken(&sums(100, &[100, 95, 100])), [(Rule::SumIsConstant, vec![1])]);
 }

@@ -20,14 +20,14 @@ fn after(revision: u64) -> Expected {
 }
 
 #[test]
-fn a_revision_acknowledged_twice_is_caught() {
+fn revision_acknowledged_twice_is_caught() {
     let history = History::default().written(0..10, ANYTHING, 1).written(5..15, ANYTHING, 1);
     assert_eq!(order(&history), [(Rule::OneWriteARevision, vec![0, 1])]);
     assert!(!linearizable(&history, false));
 }
 
 #[test]
-fn a_stale_acknowledgement_is_caught() {
+fn stale_acknowledgement_is_caught() {
     // The third write is acknowledged with a revision that is lower than that of the second.
     let history =
         History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 9).written(40..50, ANYTHING, 5);
@@ -36,21 +36,21 @@ fn a_stale_acknowledgement_is_caught() {
 }
 
 #[test]
-fn writes_at_once_may_have_either_order() {
+fn concurrent_writes_may_have_either_order() {
     let history = History::default().written(0..10, ANYTHING, 2).written(10..20, ANYTHING, 1);
     assert_eq!(order(&history), []);
     assert!(linearizable(&history, false));
 }
 
 #[test]
-fn the_order_holds_over_the_whole_bucket() {
+fn order_spans_all_keys_of_the_bucket() {
     let mut history = History::default().written(0..10, ANYTHING, 2).written(20..30, ANYTHING, 1);
     history.0[1].key = "other".into();
     assert_eq!(order(&history), [(Rule::RealTimeOrder, vec![0, 1])]);
 }
 
 #[test]
-fn a_compare_and_set_that_skipped_a_write_is_caught() {
+fn compare_and_set_skipping_a_write_is_caught() {
     let history =
         History::default().written(0..10, ANYTHING, 1).written(20..40, ANYTHING, 2).written(30..50, after(1), 3);
     assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1, 2])]);
@@ -58,7 +58,7 @@ fn a_compare_and_set_that_skipped_a_write_is_caught() {
 }
 
 #[test]
-fn a_compare_and_set_on_what_was_never_there_is_caught() {
+fn compare_and_set_on_unwritten_revision_is_caught() {
     let history = History::default().written(0..10, ANYTHING, 1).written(20..30, after(5), 6);
     assert_eq!(order(&history), [(Rule::CompareAndSet, vec![1])]);
     assert!(!linearizable(&history, false));
@@ -73,7 +73,7 @@ fn a_compare_and_set_on_what_was_never_there_is_caught() {
 }
 
 #[test]
-fn a_record_created_over_another_is_caught() {
+fn create_over_existing_record_is_caught() {
     let history = History::default().written(0..10, NOTHING, 1).written(20..30, NOTHING, 2);
     assert_eq!(order(&history), [(Rule::Creation, vec![0, 1])]);
     assert!(!linearizable(&history, false));
@@ -88,7 +88,7 @@ fn a_record_created_over_another_is_caught() {
 }
 
 #[test]
-fn a_refused_write_that_is_seen_is_caught() {
+fn visible_refused_write_is_caught() {
     for outcome in [Outcome::Refused, Outcome::Failed] {
         let history = History::default().written(0..10, ANYTHING, 1).write(20..30, after(1), outcome).read(
             40..50,
@@ -100,7 +100,7 @@ fn a_refused_write_that_is_seen_is_caught() {
 }
 
 #[test]
-fn an_unknown_write_is_applied_once_and_stays_applied() {
+fn unknown_write_is_applied_at_most_once() {
     let unknown = || History::default().written(0..10, ANYTHING, 1).write(20..30, ANYTHING, Outcome::Unknown);
     let seen = |revision| Some((1, revision));
     let history = unknown().read(40..50, Freshness::Any, seen(3)).read(60..70, Freshness::Any, seen(5));
@@ -116,7 +116,7 @@ fn an_unknown_write_is_applied_once_and_stays_applied() {
 }
 
 #[test]
-fn what_is_seen_was_written_and_by_its_writer() {
+fn read_of_unwritten_value_is_caught() {
     let seen = |seen| History::default().written(10..20, ANYTHING, 1).read(30..40, Freshness::Any, Some(seen));
     assert_eq!(order(&seen((7, 1))), [(Rule::SeenWasWritten, vec![1])]);
     assert_eq!(order(&seen((0, 2))), [(Rule::SeenWasWritten, vec![1, 0])]);
@@ -125,7 +125,7 @@ fn what_is_seen_was_written_and_by_its_writer() {
 }
 
 #[test]
-fn a_read_is_as_fresh_as_it_was_asked_to_be() {
+fn read_staler_than_requested_is_caught() {
     let two = || History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
     let history = two().read(40..50, Freshness::Any, Some((0, 1))).read(40..50, Freshness::Leader, Some((0, 1)));
     let checked = VersionOrder::of(&history.0).check();
@@ -148,7 +148,7 @@ fn a_read_is_as_fresh_as_it_was_asked_to_be() {
 }
 
 #[test]
-fn nothing_that_was_acknowledged_is_lost() {
+fn lost_acknowledged_write_is_caught() {
     let history = History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
     let stored = |revision, value| Stored { key: "k".into(), revision, value, at: ms(99) };
     let last = |last: &[Stored]| broken(&VersionOrder::of(&history.0).last(last).check().violations);
@@ -160,7 +160,7 @@ fn nothing_that_was_acknowledged_is_lost() {
 }
 
 #[test]
-fn a_removal_that_was_seen_is_one_that_was_asked_for() {
+fn observed_removal_resolves_unknown_outcome() {
     let history = History::default().written(0..10, ANYTHING, 1).remove(20..30, ANYTHING, Outcome::Unknown);
     let told = [Stored { key: "k".into(), revision: 2, value: None, at: ms(40) }];
     let checked = VersionOrder::of(&history.0).told(&told).check();
@@ -171,7 +171,7 @@ fn a_removal_that_was_seen_is_one_that_was_asked_for() {
 }
 
 #[test]
-fn a_refusal_needs_a_reason() {
+fn unfounded_refusal_is_reported() {
     let history = History::default().written(0..10, ANYTHING, 1).write(20..30, after(1), Outcome::Refused);
     assert_eq!(VersionOrder::of(&history.0).check().unfounded, [1]);
     let history = History(history.0).written(25..40, ANYTHING, 2);
@@ -179,7 +179,7 @@ fn a_refusal_needs_a_reason() {
 }
 
 #[test]
-fn a_search_that_is_given_up_is_no_pass() {
+fn abandoned_search_is_reported() {
     let history = History::default().written(0..10, ANYTHING, 1).written(20..30, ANYTHING, 2);
     let searched = Wgl::of(&history.0).steps(1).check();
     assert_eq!((searched.given_up, searched.violations.len()), (vec!["k".to_owned()], 0));
@@ -187,6 +187,6 @@ fn a_search_that_is_given_up_is_no_pass() {
 
 #[test]
 #[should_panic(expected = "given up")]
-fn a_search_that_is_given_up_fails() {
+fn abandoned_search_fails_the_assertion() {
     Wgl::of(&History::default().written(0..10, ANYTHING, 1).0).steps(0).check().assert_linearizable();
 }

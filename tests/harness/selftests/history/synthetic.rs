@@ -153,7 +153,7 @@ fn passes(plan: Plan) -> Checked {
 }
 
 #[test]
-fn a_history_of_two_thousand_operations_passes() {
+fn history_of_2_000_operations_passes() {
     let mut settled = 0;
     for seed in 1..=5 {
         let plan = Plan { ops: 2_000, clients: 8, keys: 5, unknown: 20, reads: true, seed };
@@ -163,7 +163,7 @@ fn a_history_of_two_thousand_operations_passes() {
 }
 
 #[test]
-fn a_history_of_a_hundred_thousand_operations_passes() {
+fn history_of_100_000_operations_passes() {
     let plan = Plan { ops: 100_000, clients: 9, keys: 5, unknown: 1, reads: true, seed: 7 };
     passes(plan);
     passes(Plan { keys: 500, unknown: 10, ..plan });
@@ -171,7 +171,7 @@ fn a_history_of_a_hundred_thousand_operations_passes() {
 
 /// The control: a violation planted in a long history is found and named.
 #[test]
-fn what_is_planted_in_a_long_history_is_found() {
+fn planted_violation_in_long_history_is_found() {
     let (mut ops, last) = history(Plan { ops: 100_000, clients: 9, keys: 5, unknown: 1, reads: true, seed: 9 });
     let written =
         |op: &Op| matches!((op.action, op.outcome), (Action::Write { value: Some(_), .. }, Outcome::Written(_)));

@@ -278,7 +278,7 @@ fn kept(backend: &MemoryBackend) -> (usize, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attached_watch_receives_every_change_when_read_late() {
+async fn attached_watch_read_late_receives_every_change() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig { limit_markers: Some(SECOND), ..BucketConfig::new("b") }, soon()).await;
     let bucket = bucket.unwrap();
@@ -322,7 +322,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
+async fn unread_watch_has_a_bounded_backlog() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
@@ -355,7 +355,7 @@ async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removal_that_is_dropped_from_the_backlog_unread_ends_the_watch() {
+async fn unread_removal_dropped_from_backlog_ends_watch() {
     let bucket = bucket(|config| config.limit_markers = Some(SECOND)).await;
     let mut watching = watch(&bucket, StartFrom::Now);
     let mut keeps_up = watch(&bucket, StartFrom::Now);

@@ -158,7 +158,7 @@ mod signed {
         use super::*;
 
         #[test]
-        fn credentials_are_read_as_they_are_written() {
+        fn credentials_file_yields_jwt_and_seed() {
             let seed = KeyPair::new_user().seed().unwrap();
             let text = format!(
                 "-----BEGIN NATS USER JWT-----\r\neyJ0.e.s\r\n------END NATS USER JWT------\r\n\n*** IMPORTANT ***\n\n\
@@ -169,7 +169,7 @@ mod signed {
         }
 
         #[test]
-        fn what_is_wrong_with_a_key_is_told_without_it() {
+        fn invalid_seed_error_omits_the_seed() {
             let account = KeyPair::new_account().seed().unwrap();
             let mut broken = KeyPair::new_user().seed().unwrap();
             broken.replace_range(20..22, "00");

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_inbox_is_a_subject_and_nothing_else() {
+    fn inbox_prefix_must_be_a_valid_subject() {
         for wrong in ["x 1\r\nPUB pwn 5\r\nhello", "a b", ">", "a.*", "a..b", "", "$KV.sessions"] {
             let error = NatsOptions::new().inbox_prefix(wrong).inbox().unwrap_err();
             assert!(matches!(error.kind(), crate::error::ErrorKind::InvalidConfig { .. }), "{wrong:?}: {error}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_made_of_the_domain() {
+    fn api_prefix_derives_from_domain() {
         assert_eq!(NatsOptions::new().api_prefix().unwrap(), "$JS.API");
         assert_eq!(NatsOptions::new().domain("hub").api_prefix().unwrap(), "$JS.hub.API");
         assert_eq!(NatsOptions::new().domain("hub").prefix("acc.JS.").api_prefix().unwrap(), "acc.JS");

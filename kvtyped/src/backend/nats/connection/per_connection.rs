@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learned_holds_for_one_connection() {
+    fn cached_value_is_valid_for_one_connection() {
         let learned = PerConnection::default();
         assert_eq!(learned.get(1), None);
         learned.set(1, "2.11.0");

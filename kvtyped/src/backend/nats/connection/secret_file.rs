@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_not_taken_for_a_path() {
+    fn inline_secret_is_not_read_as_a_path() {
         let seed = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM";
         for secret in [seed, "eyJ0eXAiOiJKV1QifQ.e30.c2ln", "-----BEGIN NATS USER JWT-----", "a\nb"] {
             let file = SecretFile::new(secret);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_named_with_its_cause() {
+    fn unreadable_file_error_names_path_and_cause() {
         let text =
             SecretFile::new("/nowhere/a.creds").read("the credentials file").err().map(|error| error.to_string());
         let text = text.unwrap_or_default();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_is_not_read() {
+    fn non_regular_file_is_refused() {
         for path in ["/dev/zero", "/"] {
             let text = SecretFile::new(path).read("the credentials file").err().map(|error| error.to_string());
             assert!(text.is_some_and(|text| text.contains("not a regular file")), "{path}");

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_looks_while_anybody_waits_and_begins_again() {
+    async fn ticker_runs_while_awaited_and_restarts() {
         let ticker = Arc::new(SharedTicker::default());
         for _ in 0..3 {
             let started = tokio::time::Instant::now();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_where_its_runtime_is_gone() {
+    fn ticker_continues_on_another_runtime() {
         let ticker = Arc::new(SharedTicker::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let [first, second] = [runtime(), runtime()];

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_names_servers_a_user_and_a_domain() {
+    fn url_sets_servers_credentials_and_domain() {
         let parsed = ServerUrl::parse("NATS://me:p%40ss@a:4222,tls://b?domain=hub").unwrap();
         let servers: Vec<_> = parsed.servers.iter().map(ServerAddr::as_url_str).collect();
         assert_eq!(servers, ["nats://a:4222", "tls://b"]);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_says_what_the_builder_says() {
+    fn url_options_equal_builder_options() {
         let options = |url: &str| ServerUrl::parse(url).unwrap().merge_options(NatsOptions::new());
         let all = options("nats://a?creds=/a%20b.creds&ca=/ca&cert=/c&key=/k&tls_first=true&inbox=_I&restricted=true");
         let built = NatsOptions::new().credentials_file("/a b.creds").root_certificates("/ca").tls_first();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn url_with_an_encoded_comma_names_one_server() {
+    fn encoded_comma_does_not_split_servers() {
         for url in ["nats://u:a%2Cb@c:4222", "nats://u:a%2Cb@c:4222,nats://u:a%2Cb@d", "nats://u:a%2Cb@c:4222,d"] {
             let parsed = ServerUrl::parse(url).unwrap();
             assert!(parsed.servers.iter().all(|server| ["c", "d"].contains(&server.host())), "{url}");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_refused_without_being_quoted() {
+    fn invalid_url_error_omits_secrets() {
         for url in [
             "",
             "http://u:s3cr3t@a",

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_is_read_from_what_the_server_says() {
+    fn permission_violation_parses_from_server_error() {
         let publish = PermissionViolation::parse(r#"Permissions Violation for Publish to "$KV.b.t2.k""#);
         assert_eq!(publish, Some(PermissionViolation { subject: "$KV.b.t2.k".into(), is_subscription: false }));
         let inbox = PermissionViolation::parse(r#"Permissions Violation for Subscription to "_INBOX.x.*""#);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_told_to_those_who_asked_before_it_and_once() {
+    fn violation_reaches_each_earlier_reader_once() {
         let violations = PermissionViolations::default();
         let denied = |subject: &str| violations.report(&format!("Permissions Violation for Publish to \"{subject}\""));
         denied("a");

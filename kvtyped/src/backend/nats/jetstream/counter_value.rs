@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_of_any_length_is_read() {
+    fn counter_value_parses_and_saturates() {
         for (text, read) in [
             ("0", Some(0)),
             ("+7", Some(7)),

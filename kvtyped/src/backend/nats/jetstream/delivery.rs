@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_a_reply_subject_are_parsed_alike() {
+    fn both_reply_subject_forms_parse_alike() {
         let wanted = Delivery {
             revision: Revision::new(20),
             number: 3,

@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn both_codes_of_a_conflict_are_conflicts() {
+    fn both_wrong_sequence_codes_are_conflicts() {
         assert_eq!(error(10071, "wrong last sequence: 7").actual_revision(), Some(Some(Revision::new(7))));
         assert_eq!(error(10164, "wrong last sequence").actual_revision(), Some(None));
         assert_eq!(error(10054, "message size exceeds maximum allowed").actual_revision(), None);
     }
 
     #[test]
-    fn a_full_bucket_is_no_failing_disk() {
+    fn full_disk_is_not_reported_as_bucket_full() {
         let full = error(10077, "maximum bytes exceeded").into_write_error(None, 1);
         assert!(matches!(full.kind(), ErrorKind::BucketFull), "{full}");
         let disk = error(10077, "no space left on device").into_write_error(None, 1);
@@ -217,7 +217,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_code_has_its_kind_and_outcome() {
+    fn each_error_code_maps_to_kind_and_outcome() {
         for (err_code, code, text, wanted) in CASES {
             let error = || ApiError { code: *code, err_code: *err_code, description: (*text).to_owned() };
             let found = [error().into_error(), error().into_config_error(), error().into_write_error(None, 1)]

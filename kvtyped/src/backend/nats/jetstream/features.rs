@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_known_by_its_level_and_its_version() {
+    fn server_features_follow_api_level_and_version() {
         let old = ServerFeatures::from_config(&Map::new());
         assert!(!old.supports_message_ttl() && !old.supports_atomic_batch());
         let supports = |level, version| {

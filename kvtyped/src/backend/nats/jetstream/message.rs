@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_tell_the_operation() {
+    fn headers_determine_the_operation() {
         assert_eq!(operation(&[], ""), Operation::Put);
         assert_eq!(operation(&[("KV-Operation", "DEL")], ""), Operation::Delete);
         assert_eq!(operation(&[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], ""), Operation::Purge);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_an_id_is_the_id() {
+    fn suffixed_message_id_maps_to_operation_id() {
         let id = OperationId::generate();
         for text in [id.as_str(), &suffixed_msg_id(&id, 1), &suffixed_msg_id(&id, 12)] {
             assert_eq!(base_msg_id(text), id.as_str());
@@ -285,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_marker_with_a_value_is_a_value() {
+    fn forged_marker_with_value_is_a_put() {
         assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge")], "x"), Operation::Put);
         assert_eq!(operation(&[("Nats-Marker-Reason", "MaxAge"), ("Nats-Msg-Size", "1")], ""), Operation::Put);
     }
 
     #[test]
-    fn a_ttl_is_read_as_every_client_writes_it() {
+    fn ttl_header_parses_every_client_format() {
         let seconds = |text| ttl(text).map(Ttl::as_secs);
         assert_eq!(seconds("5"), Some(5));
         assert_eq!(seconds("5s"), Some(5));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_illegal_key_is_an_error_with_the_key() {
+    fn invalid_key_error_names_key_and_revision() {
         let mut entry = stored(&[], "");
         entry.subject = "$KV.b.a b".into();
         let error = entry.entry("$KV.b.").unwrap_err();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_guard_on_its_own_key_tells_what_an_entry_follows() {
+    fn only_same_key_precondition_proves_predecessor() {
         assert!(stored(&[("Nats-Expected-Last-Subject-Sequence", "5")], "").directly_follows(Revision::new(5)));
         assert!(!stored(&[("Nats-Expected-Last-Subject-Sequence", "5")], "").directly_follows(Revision::new(4)));
         assert!(!stored(&[], "").directly_follows(Revision::ZERO));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_the_leader_is_read() {
+    fn leader_response_decodes_to_entry() {
         let message = serde_json::json!({
             "subject": "$KV.b.a", "seq": 3, "data": "aGVsbG8=", "time": "2026-08-14T12:02:39.5Z",
             "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiB4DQoNCg==",

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_this_crate_are_regular() {
+    fn created_streams_have_no_irregular_setting() {
         let mut mirror = BucketConfig::new("b");
         mirror.mirror = Some(Source::new("origin"));
         let mut collecting = BucketConfig::new("b");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn source_without_a_mapping_is_irregular() {
+    fn source_without_mapping_is_irregular() {
         let mut raw = plain();
         let unfiltered = json!({ "name": "KV_one" });
         let filtered = json!({ "name": "KV_one", "filter_subject": "$KV.one.eu.>" });

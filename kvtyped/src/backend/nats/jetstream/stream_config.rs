@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_comes_back_as_it_was_wanted() {
+    fn config_round_trips_through_stream_config() {
         assert_eq!(read("b", &to_stream_config(&full())).unwrap(), full());
         let mut mirror = BucketConfig::new("m").with_defaults(false, false);
         mirror.mirror = Some(Source::new("b").keys("eu.>"));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_mapped_to_the_buckets_own_subjects() {
+    fn source_subjects_map_to_bucket_subjects() {
         let raw = to_stream_config(&full());
         assert_eq!(raw["subjects"], json!(["$KV.b.>"]));
         assert_eq!(raw["sources"][0]["subject_transforms"], json!([{ "src": "$KV.one.>", "dest": "$KV.b.>" }]));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_keeps_what_is_not_said() {
+    fn merge_update_keeps_unset_settings() {
         let mut raw = to_stream_config(&full());
         raw.insert("allow_atomic".into(), json!(true));
         raw["metadata"]["_nats.level"] = json!("1");
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_ttl_takes_the_duplicate_window_along() {
+    fn shorter_ttl_lowers_duplicate_window() {
         let window = |now: Option<i64>, ttl| {
             let mut raw = to_stream_config(&BucketConfig::new("b"));
             now.map(|now| raw.insert("duplicate_window".into(), json!(now)));
@@ -320,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_and_its_prefix_are_the_same() {
+    fn api_prefix_of_domain_normalizes_to_domain() {
         let mut wanted = BucketConfig::new("m");
         wanted.mirror = Some(Source::new("b").api_prefix("$JS.hub.API"));
         assert_eq!(normalize(&wanted).mirror, Some(Source::new("b").domain("hub")));
     }
 
     #[test]
-    fn a_stream_without_history_is_no_bucket() {
+    fn stream_with_unlimited_history_is_not_a_bucket() {
         let raw = json!({ "config": { "name": "KV_x", "max_msgs_per_subject": -1 } });
         assert!(parse_config(&raw).unwrap_err().to_string().contains("not a bucket"));
     }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_tell_whether_something_is_missing() {
+    fn stream_state_detects_gaps_after_revision() {
         let after = |state: StreamState, revision| state.has_no_gaps_after(Revision::new(revision));
         assert_eq!(after(state(0, 0, 0), 0), Some(true));
         assert_eq!(after(state(1, 5, 5), 0), Some(true));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_tell_whether_a_server_is_behind() {
+    fn stream_state_detects_lagging_replica() {
         let state = state(1, 9, 9);
         let reached = |server, revision| state.replica_has_reached(server, Revision::new(revision));
         assert!(reached(Some("a"), 9), "the leader");

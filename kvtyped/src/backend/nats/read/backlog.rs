@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_listing_is_over_at_once() {
+    fn empty_listing_is_complete_at_once() {
         assert!(Backlog::reported(0, Revision::ZERO).is_complete());
     }
 
     #[test]
-    fn a_listing_is_over_when_nothing_is_pending() {
+    fn listing_completes_when_nothing_is_pending() {
         assert!(backlog(3, 0, &[(1, 2), (2, 1), (5, 0)]).is_complete());
         // The other two entries expired.
         assert!(backlog(3, 0, &[(1, 0)]).is_complete());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_under_writes_ends_after_another_round() {
+    fn listing_under_writes_ends_after_second_round() {
         let mut backlog = backlog(2, 0, &[(1, 3), (3, 2)]);
         assert!(!backlog.is_complete(), "two entries were written during the first round, one of them twice");
         backlog.on_delivery(Revision::new(4), 5);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_uncounted_listing_continues_to_the_last_revision() {
+    fn listing_without_counts_ends_at_last_revision() {
         let revision = Revision::new;
         let mut backlog = Backlog::up_to(revision(5), Revision::ZERO);
         backlog.on_delivery(revision(2), 0);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_waits_for_a_server_that_is_behind() {
+    fn listing_waits_for_lagging_replica() {
         let mut backlog = backlog(1, 9, &[(4, 0)]);
         assert!(!backlog.is_complete());
         backlog.on_delivery(Revision::new(8), 0);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_server_is_distinguished_from_one_that_catches_up() {
+    fn stuck_replica_is_distinguished_from_lagging() {
         let mut backlog = backlog(1, 9, &[(4, 0)]);
         let stuck: Vec<_> = [4, 4, 5, 5, 7, 9, 9].map(|through| backlog.on_idle(Revision::new(through))).into();
         assert_eq!(stuck, [1, 2, 0, 1, 0, 0, 0]);
