@@ -62,14 +62,14 @@ struct Plain {
 async fn node(modules: &Path, bucket: &str, steps: Value) -> Vec<Value> {
     let url = harness::shared().await.url();
     let script = include_str!("interop/client.js");
-    let printed = harness::node::run(modules.to_path_buf(), script, &[&url, bucket, &steps.to_string()]).await;
+    let printed = harness::javascript::run(modules.to_path_buf(), script, &[&url, bucket, &steps.to_string()]).await;
     serde_json::from_str(&printed).expect("the script prints a list")
 }
 
 /// The folder of nats.js. Without it, the test ends here.
 macro_rules! nats_js {
     () => {
-        match harness::node::nats_js() {
+        match harness::javascript::nats_js() {
             Some(modules) => modules,
             None => return,
         }

@@ -7,12 +7,12 @@
 mod acknowledgements;
 mod contention;
 mod deadlines;
-mod lagging;
+mod stale_servers;
 mod leases;
 mod outages;
-mod overtaken;
-mod reads;
-mod stale;
+mod superseded;
+mod read_after_write;
+mod stale_reads;
 mod stored;
 
 use std::collections::BTreeSet;

@@ -5,14 +5,14 @@
 //! docs. Each scenario prints one line. Safety is asserted; durations are only reported. `KVTYPED_FAULTS_NOTES=1` shows
 //! more figures.
 
-mod evidence;
+mod final_state;
 mod figures;
-mod gauge;
+mod op_stats;
 mod model;
 mod report;
 mod run;
 mod scenarios;
-mod seat;
+mod worker_context;
 mod workers;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::figures::Figures;
-use crate::gauge::Counts;
+use crate::op_stats::Counts;
 
 /// The maximum number of violations in the report of a scenario.
 const TOLD: usize = 20;

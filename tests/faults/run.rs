@@ -9,11 +9,11 @@ use harness::wait;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::evidence::Evidence;
-use crate::gauge::{Counts, Gauge, Work};
+use crate::final_state::Evidence;
 use crate::model::Transfer;
+use crate::op_stats::{Counts, Gauge, Work};
 use crate::report::{Row, Times};
-use crate::seat::{Common, Place, Seat};
+use crate::worker_context::{Common, Place, Seat};
 use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
 
 /// The time limit after the last fault until every worker has made progress.

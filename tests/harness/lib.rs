@@ -21,7 +21,7 @@ pub mod cluster;
 mod frames;
 pub mod history;
 pub mod netns;
-pub mod node;
+pub mod javascript;
 mod paths;
 mod ports;
 mod process;
@@ -33,7 +33,7 @@ pub mod server;
 mod tamper;
 pub mod wait;
 mod watchdog;
-pub mod wire;
+pub mod raw_client;
 
 pub use cluster::Cluster;
 pub use proxy::{Mode, Proxy};

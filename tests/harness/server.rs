@@ -3,7 +3,7 @@
 mod builder;
 
 use crate::process::{Process, lock};
-use crate::{wait, wire};
+use crate::{raw_client, wait};
 use serde_json::Value;
 use std::fs;
 use std::io;
@@ -179,7 +179,7 @@ impl Server {
     /// Sends a JetStream API request. The answer may be an API error.
     pub async fn api(&self, subject: &str, payload: &Value) -> io::Result<Value> {
         let (addr, subject, payload) = (self.addr, subject.to_owned(), payload.clone());
-        self.at_its_side(async move { wire::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
+        self.at_its_side(async move { raw_client::api(addr, &subject, &payload, LOOK_LIMIT).await }).await
     }
 
     /// Runs a future on the runtime that can reach the server.
@@ -227,8 +227,8 @@ impl Server {
         }
         let info = self.at_its_side(async move {
             let wire = match ready {
-                Ready::Listens | Ready::Info => wire::Wire::open(addr).await?,
-                Ready::Connect | Ready::JetStream => wire::Wire::connect(addr).await?,
+                Ready::Listens | Ready::Info => raw_client::Wire::open(addr).await?,
+                Ready::Connect | Ready::JetStream => raw_client::Wire::connect(addr).await?,
             };
             Ok(wire.info().clone())
         });

@@ -1,7 +1,7 @@
 //! Foreign or invalid messages in a bucket on a real server: every verb reports them in the same way, and they do not
 //! affect other records (P32, P35).
 
-use harness::wire::Wire;
+use harness::raw_client::Wire;
 use kvtyped::codec::Codec;
 use kvtyped::prelude::*;
 use kvtyped::txn::TransactError;

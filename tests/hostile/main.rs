@@ -3,7 +3,7 @@
 //!
 //! A separate binary, because it counts allocations. Run it in release mode as well.
 
-mod bombs;
+mod deep_nesting;
 mod client;
 mod corpus;
 mod foreign;

@@ -10,7 +10,7 @@ use kvtyped::codec::{Bytes, Codec, Json, MsgPack, Text};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
-use crate::bombs::refused;
+use crate::deep_nesting::refused;
 use crate::shapes::{Chain, List, Map, Record, Shape, Tree, Untagged};
 
 /// The number of items that a decoder reserves room for on the basis of a claimed length.

@@ -6,7 +6,7 @@ use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind};
 use nkeys::KeyPair;
 
-use super::authority::{self, Operator};
+use super::test_credentials::{self, Operator};
 use super::{Folder, PATIENT, is_let_in, is_refused};
 use crate::support::{Session, unique};
 
@@ -100,7 +100,7 @@ async fn connect_authenticates_by_credentials_file() {
     .await;
 
     // The account is unknown to the operator.
-    let stranger = authority::credentials_by(&KeyPair::new_account(), HOUR);
+    let stranger = test_credentials::credentials_by(&KeyPair::new_account(), HOUR);
     let wrong = folder.file("b.creds", &stranger);
     let refused = is_refused("it", Store::connect(with_query(&server, "creds", &wrong))).await;
     assert_unauthorized("credentials of an unknown account in the URL", &refused);

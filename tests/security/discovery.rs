@@ -3,7 +3,7 @@
 use harness::{Mode, Proxy, Server};
 use kvtyped::prelude::*;
 
-use super::authority::Authority;
+use super::test_credentials::Authority;
 use super::{Folder, PATIENT};
 use crate::support::{Session, unique};
 

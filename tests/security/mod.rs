@@ -17,17 +17,17 @@
 //! | `account` | harm that any user with a documented set can do to the whole account |
 
 mod account;
-mod authority;
+mod test_credentials;
 mod credentials;
 mod denials;
 mod discovery;
-mod encryption;
+mod tls;
 mod operation_ids;
 mod replicated;
 mod roles;
 mod rollups;
 mod secrets;
-mod shared;
+mod shared_bucket;
 mod tenants;
 mod work;
 

@@ -7,7 +7,7 @@ use kvtyped::{ErrorKind, Event};
 use nkeys::KeyPair;
 
 use super::Folder;
-use super::authority::{Authority, Operator};
+use super::test_credentials::{Authority, Operator};
 use crate::needs::needs;
 use crate::support::sentinels::{Everything, PASSWORD, TOKEN, VALUE, found, is_read};
 use crate::support::{Document, DocumentKey, RawSession, World, seen_as, soon, unique};

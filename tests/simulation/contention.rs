@@ -10,9 +10,9 @@ use kvtyped::prelude::*;
 use kvtyped::recipes::LockGuard;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::negative_controls::{self, Belief, Claimed, WrongGuard};
 use super::network::Client;
 use super::world::{Faults, Held, World};
-use super::wrong::{self, Belief, Claimed, WrongGuard};
 use super::{Ledger, LedgerKey, caught, every_seed, run};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ impl Worker {
         let guard = match self.setup.belief {
             Some(belief) => {
                 let bucket = client.store().bucket::<Claimed>().name("ledger").on_drift(Drift::Adopt).await.ok()?;
-                Guard::Wrong(wrong::lock(&bucket, client.number(), *ttl, belief).await)
+                Guard::Wrong(negative_controls::lock(&bucket, client.number(), *ttl, belief).await)
             }
             None => {
                 let key = LedgerKey::new("main");

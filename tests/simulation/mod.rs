@@ -12,15 +12,15 @@
 //! Incorrect implementations are tested, too ([`wrong`]): a simulation that never breaks them proves nothing.
 
 mod aborted;
-mod chance;
+mod seed;
 mod contention;
-mod counting;
-mod doubt;
-mod many;
+mod increments;
+mod lost_acks;
+mod bulk;
 mod network;
-mod waiting;
+mod wait_queue;
 mod world;
-mod wrong;
+mod negative_controls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;

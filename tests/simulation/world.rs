@@ -10,8 +10,8 @@ use kvtyped::backend::{Batch, RawBucket, RawEntry, ReadAt, Write, WriteKind};
 use kvtyped::{Error, ErrorKind, Key, Read, Revision, Ttl};
 use tokio::time::Instant;
 
-use super::chance::Chance;
 use super::network::{at_once, never};
+use super::seed::Chance;
 
 /// The probability of each fault, per thousand.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -11,7 +11,7 @@ use kvtyped::prelude::*;
 
 use super::{Effort, SECOND, leader};
 use crate::figures::Figure;
-use crate::gauge::Counts;
+use crate::op_stats::Counts;
 use crate::report::Row;
 
 /// The argument that makes this program a lock holder.

@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 
 use super::{Effort, SECOND, leader};
 use crate::figures::Figure;
-use crate::gauge::Counts;
+use crate::op_stats::Counts;
 use crate::report::Row;
 
 /// The number of leases that are held at the same time.

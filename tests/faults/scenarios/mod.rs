@@ -21,7 +21,7 @@ mod killed;
 mod leases;
 mod orderly;
 mod parted;
-mod wires;
+mod faulty_connections;
 
 pub(crate) use crashed::{HOLD, hold};
 
@@ -80,10 +80,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("single-restarted", "SIGTERM and restart of a server that is alone", false, orderly::single_restarted),
     scenario!("step-downs", "the leaders of all buckets step down", true, orderly::step_downs),
     scenario!("consumers-deleted", "the consumers under all watches are deleted", true, consumers::deleted),
-    scenario!("acknowledgements-lost", "answers are lost on their way", true, wires::acknowledgements_lost),
-    scenario!("connections-cut", "connections break, and are refused", false, wires::connections_cut),
-    scenario!("servers-hung", "connections to one server stall for 9 s", false, wires::hung),
-    scenario!("single-behind-a-bad-wire", "a server that is alone, behind all of that", false, wires::single),
+    scenario!(
+        "acknowledgements-lost",
+        "answers are lost on their way",
+        true,
+        faulty_connections::acknowledgements_lost
+    ),
+    scenario!("connections-cut", "connections break, and are refused", false, faulty_connections::connections_cut),
+    scenario!("servers-hung", "connections to one server stall for 9 s", false, faulty_connections::hung),
+    scenario!(
+        "single-behind-a-bad-wire",
+        "a server that is alone, behind all of that",
+        false,
+        faulty_connections::single
+    ),
     scenario!("parted", "the leader, and the clients who know it alone, cut off from the others", true, parted::leader),
     scenario!("clients-cut-off", "all clients of the leader cut off from it", false, parted::clients),
     scenario!("histories", "9 clients on 5 keys, under leaders that die, hang, step down", false, history::explained),

@@ -18,7 +18,7 @@ use super::{Effort, RECORDS, SECOND, leader as leader_of};
 use crate::model::{Record, RecordKey};
 use crate::report::Row;
 use crate::run::Run;
-use crate::seat::{Common, Place};
+use crate::worker_context::{Common, Place};
 
 /// The TTL of the isolated guard, and the safety margin before its end.
 const TTL: Duration = Duration::from_secs(6);

@@ -3,7 +3,7 @@
 use harness::history::election::Turns;
 use kvtyped::prelude::*;
 
-use crate::seat::Seat;
+use crate::worker_context::Seat;
 
 const WAIT: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(8);

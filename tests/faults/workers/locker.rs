@@ -6,7 +6,7 @@ use kvtyped::Error;
 use kvtyped::prelude::*;
 
 use crate::model::{Record, RecordKey};
-use crate::seat::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, Seat};
 
 /// The time limit for an acquisition.
 const WAIT: Duration = Duration::from_secs(10);

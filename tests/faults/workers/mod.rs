@@ -2,19 +2,19 @@
 
 mod writer;
 mod toucher;
-mod changer;
+mod modifier;
 mod reader;
 mod watcher;
 mod locker;
 mod candidate;
-mod bank;
-mod adder;
+mod accounts;
+mod counter;
 
-pub(crate) use adder::{Added, adder};
-pub(crate) use bank::{Moved, auditor, open_bank, teller};
+pub(crate) use accounts::{Moved, auditor, open_bank, teller};
 pub(crate) use candidate::candidate;
-pub(crate) use changer::{Changed, changer};
+pub(crate) use counter::{Added, adder};
 pub(crate) use locker::{locker, named_locker};
+pub(crate) use modifier::{Changed, changer};
 pub(crate) use reader::reader;
 pub(crate) use toucher::{Touched, toucher};
 pub(crate) use watcher::{Cached, cacher, liver, watcher};

@@ -6,7 +6,7 @@ use kvtyped::prelude::*;
 
 use super::writer::{HOT, HOT_KEYS};
 use crate::model::{Record, RecordKey};
-use crate::seat::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, Seat};
 
 pub(crate) async fn reader(seat: Seat) {
     let records: Bucket<Record> = seat.bucket().await;

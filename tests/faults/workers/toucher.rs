@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read};
 
 use crate::model::{Record, RecordKey};
-use crate::seat::{HASTY, PATIENT, Seat};
+use crate::worker_context::{HASTY, PATIENT, Seat};
 
 /// Longer than a run.
 const TTL: Duration = Duration::from_secs(3_600);

@@ -10,7 +10,7 @@ use kvtyped::prelude::*;
 
 use super::writer::HOT;
 use crate::model::{Record, RecordKey};
-use crate::seat::Seat;
+use crate::worker_context::Seat;
 
 /// The interval between two reads of a cache or a live value.
 const LOOK: Duration = Duration::from_millis(50);

@@ -8,7 +8,7 @@ use kvtyped::{Error, ErrorKind};
 
 use super::reader::read;
 use crate::model::{Record, RecordKey};
-use crate::seat::{HASTY, PATIENT, Seat};
+use crate::worker_context::{HASTY, PATIENT, Seat};
 
 /// The group of the shared keys.
 pub(crate) const HOT: &str = "hot";

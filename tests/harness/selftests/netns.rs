@@ -1,5 +1,5 @@
 use crate::netns::{Net, Place, Unavailable};
-use crate::{Cluster, wait, wire};
+use crate::{Cluster, raw_client, wait};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) fn net(nodes: usize, sides: usize) -> Option<Net> {
 /// Returns whether a node answers a client on a side.
 async fn answers(net: &Net, side: usize, node: usize) -> bool {
     let addr = net.clients_of(node, side);
-    let look = async move { wire::api(addr, "$JS.API.INFO", &Value::Null, LOOK).await.is_ok() };
+    let look = async move { raw_client::api(addr, "$JS.API.INFO", &Value::Null, LOOK).await.is_ok() };
     net.side(side).spawn(look).await.unwrap()
 }
 

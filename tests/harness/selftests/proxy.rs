@@ -1,4 +1,4 @@
-use crate::wire::Wire;
+use crate::raw_client::Wire;
 use crate::{Mode, Proxy, shared};
 use serde_json::json;
 use std::time::Duration;

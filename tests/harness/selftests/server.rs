@@ -1,4 +1,4 @@
-use crate::wire::Wire;
+use crate::raw_client::Wire;
 use crate::{Server, shared};
 use serde_json::{Value, json};
 use std::time::Duration;

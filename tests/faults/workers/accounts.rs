@@ -11,7 +11,7 @@ use kvtyped::txn::TransactError;
 use kvtyped::{Error, Read};
 
 use crate::model::{Account, AccountKey, Transfer, TransferKey};
-use crate::seat::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, Seat};
 
 const ACCOUNTS: u64 = 6;
 const BALANCE: i64 = 1_000;

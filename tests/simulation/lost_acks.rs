@@ -94,7 +94,7 @@ fn lease_survives_lost_renewals_and_acks() {
 
 #[test]
 fn once_outcome_is_exact_or_unknown() {
-    let test = "simulation::doubt::once_outcome_is_exact_or_unknown";
+    let test = "simulation::lost_acks::once_outcome_is_exact_or_unknown";
     every_seed(test, 60, async |world| {
         let once = Client::new(&world, 1).store().once::<u64>("once");
         let observer = Client::new(&world, 2).store().once::<u64>("once");

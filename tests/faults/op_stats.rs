@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use harness::history::Outcome as Recorded;
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Read};
+use kvtyped::{Error, ErrorKind};
 
 /// The numbers of operations by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -30,7 +30,7 @@ impl Holder {
     async fn start(url: &str, bucket: &str) -> Self {
         let program = std::env::current_exe().expect("this binary has a path");
         let mut process = Command::new(program)
-            .args(["--ignored", "--exact", "holders::a_holder", "--nocapture", "--test-threads=1"])
+            .args(["--ignored", "--exact", "lock_processes::a_holder", "--nocapture", "--test-threads=1"])
             .env(JOB, format!("{url} {bucket}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -13,7 +13,7 @@ use kvtyped::{Error, Read};
 
 use crate::figures::{Figure, Figures};
 use crate::model::{Account, Record, RecordKey, Tally, TallyKey, Transfer};
-use crate::seat::PATIENT;
+use crate::worker_context::PATIENT;
 use crate::workers::{Added, Cached, Changed, HOT, Moved, Touched};
 
 /// The time limit after the last write until watches, caches and live values agree with the bucket.

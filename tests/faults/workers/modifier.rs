@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvtyped::prelude::*;
 
 use crate::model::{Tally, TallyKey};
-use crate::seat::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, Seat};
 
 /// The number of tasks that share a connection and therefore one commit queue.
 const TASKS: usize = 4;

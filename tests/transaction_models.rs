@@ -63,7 +63,7 @@ fn is_refused(error: &Error) {
     assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
     let text = error.to_string();
-    for part in ["members::Invoice`", "members::Account`", "`invoices`", "`accounts`"] {
+    for part in ["transaction_models::Invoice`", "transaction_models::Account`", "`invoices`", "`accounts`"] {
         assert!(text.contains(part), "`{part}` is missing: {text}");
     }
 }
@@ -72,7 +72,7 @@ fn is_refused(error: &Error) {
 fn is_refused_key(error: &Error) {
     assert!(matches!(error.kind(), ErrorKind::InvalidBatch { .. }), "{error}");
     let text = error.to_string();
-    for part in ["members::InvoiceKey`", "members::Account`", "`invoices`", "`accounts`"] {
+    for part in ["transaction_models::InvoiceKey`", "transaction_models::Account`", "`invoices`", "`accounts`"] {
         assert!(text.contains(part), "`{part}` is missing: {text}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use harness::history::counter::Tally;
 use kvtyped::prelude::*;
 
-use crate::seat::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, Seat};
 
 /// The sums of the increments.
 #[derive(Debug, Clone, Default)]

@@ -48,7 +48,7 @@ async fn hand_over(world: &World, faults: Faults, ttl: Duration, waiters: u64) -
 
 #[test]
 fn waiter_with_blind_watch_polls_lease() {
-    let test = "simulation::waiting::waiter_with_blind_watch_polls_lease";
+    let test = "simulation::wait_queue::waiter_with_blind_watch_polls_lease";
     every_seed(test, 60, async |world| {
         let faults = Faults { blind: 1_000, blind_within: 2_000, ..Faults::NONE };
         let ttl = world.chance(|chance| chance.one_of(&[3, 6, 15, 30])) * SECOND;
@@ -68,7 +68,7 @@ fn waiter_with_blind_watch_polls_lease() {
 
 #[test]
 fn waiter_writes_once_per_release() {
-    let test = "simulation::waiting::waiter_writes_once_per_release";
+    let test = "simulation::wait_queue::waiter_writes_once_per_release";
     every_seed(test, 30, async |world| {
         let waits = hand_over(&world, Faults::NONE, 30 * SECOND, 8).await;
         if waits.len() != 8 || waits.iter().any(|wait| *wait > SECOND / 2) {
@@ -105,7 +105,7 @@ async fn clients(world: &World, many: u64) -> Vec<(Client, Bucket<Ledger>)> {
 
 #[test]
 fn fair_handover_is_fifo_with_single_writes() {
-    let test = "simulation::waiting::fair_handover_is_fifo_with_single_writes";
+    let test = "simulation::wait_queue::fair_handover_is_fifo_with_single_writes";
     every_seed(test, 30, async |world| {
         let ttl = world.chance(|chance| chance.one_of(&[3, 6, 30])) * SECOND;
         let mut clients = clients(&world, 6).await.into_iter().zip(1..);
@@ -155,7 +155,7 @@ fn fair_handover_is_fifo_with_single_writes() {
 /// The first waiter stops waiting at about the time of the release. The next waiter still acquires the lock.
 #[test]
 fn abandoned_waiter_does_not_block_queue() {
-    let test = "simulation::waiting::abandoned_waiter_does_not_block_queue";
+    let test = "simulation::wait_queue::abandoned_waiter_does_not_block_queue";
     every_seed(test, 200, async |world| {
         let ttl = 30 * SECOND;
         let clients = clients(&world, 3).await;
@@ -180,7 +180,7 @@ fn abandoned_waiter_does_not_block_queue() {
 /// ago.
 #[test]
 fn dead_waiter_unblocks_queue_after_ttl() {
-    let test = "simulation::waiting::dead_waiter_unblocks_queue_after_ttl";
+    let test = "simulation::wait_queue::dead_waiter_unblocks_queue_after_ttl";
     every_seed(test, 60, async |world| {
         let ttl = world.chance(|chance| chance.one_of(&[2, 6, 15])) * SECOND;
         let clients = clients(&world, 3).await;

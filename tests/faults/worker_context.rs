@@ -10,7 +10,7 @@ use kvtyped::KvModel;
 use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
 
-use crate::gauge::{Gauge, Work};
+use crate::op_stats::{Gauge, Work};
 
 /// The timeout of an operation: longer than a leader election on a loaded machine.
 pub(crate) const PATIENT: Duration = Duration::from_secs(15);

@@ -43,7 +43,7 @@ async fn increments(world: World, client: Client, bucket: Bucket<Ledger>) -> Sum
 
 #[test]
 fn retried_increment_is_exact_or_unknown() {
-    let test = "simulation::counting::retried_increment_is_exact_or_unknown";
+    let test = "simulation::increments::retried_increment_is_exact_or_unknown";
     every_seed(test, 60, async |world| {
         let observer: Bucket<Ledger> = Client::new(&world, 9).store().bucket().await.expect("well yet");
         observer.put(&Ledger::new(0)).await.expect("well yet");
@@ -132,7 +132,7 @@ async fn stored(world: &World) -> u64 {
 
 #[test]
 fn group_commit_increments_are_exact_or_unknown() {
-    let test = "simulation::counting::group_commit_increments_are_exact_or_unknown";
+    let test = "simulation::increments::group_commit_increments_are_exact_or_unknown";
     every_seed(test, 40, async |world| {
         let faults = Faults { lost: 50, lost_answer: 150, late: 50, slow_answer: 50, ..Faults::NONE };
         let Sum { acknowledged, unknown } = rows(&world, faults).await;
@@ -148,7 +148,7 @@ fn group_commit_increments_are_exact_or_unknown() {
 
 #[test]
 fn interleaved_group_commits_lose_no_increment() {
-    let test = "simulation::counting::interleaved_group_commits_lose_no_increment";
+    let test = "simulation::increments::interleaved_group_commits_lose_no_increment";
     every_seed(test, 20, async |world| {
         let Sum { acknowledged, unknown } = rows(&world, Faults::NONE).await;
         let number = stored(&world).await;

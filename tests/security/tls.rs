@@ -7,7 +7,7 @@ use kvtyped::{Error, ErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::authority::Authority;
+use super::test_credentials::Authority;
 use super::{Folder, is_let_in, is_refused};
 
 /// The name in all certificates of these tests.
