@@ -5,14 +5,14 @@ use std::fmt::Display;
 use quote::ToTokens;
 use syn::{Error, Result};
 
-/// Collects errors, so that one compilation shows every mistake of a phase.
+/// Collects errors, so that one compilation reports every error of a phase.
 #[derive(Default)]
 pub(crate) struct Ctxt {
     errors: Option<Error>,
 }
 
 impl Ctxt {
-    /// Reports a mistake at these tokens.
+    /// Reports an error at these tokens.
     pub(crate) fn error(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.push(Error::new_spanned(tokens, message));
     }

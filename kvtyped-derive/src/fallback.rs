@@ -11,7 +11,7 @@ use crate::model::{self, Field, Parts};
 use crate::template::{Name, Segment, Template};
 use crate::{expand, segment};
 
-/// Generates the items of an invalid model. Ignores its errors, because the caller reports them.
+/// Generates the items of an invalid model. The caller reports its errors.
 pub(crate) fn model(input: &DeriveInput) -> TokenStream {
     let input = &with_static_references(input.clone());
     let ctxt = &mut Ctxt::default();

@@ -1,4 +1,4 @@
-//! The generic parameters of a model that its key needs.
+//! The generic parameters that the key of a model requires.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;

@@ -1,4 +1,4 @@
-//! `Self` in the types and bounds of a model means the model, also if the derive copies them into the key type.
+//! Replaces `Self` in the types and bounds of a model by the model, because the derive copies them into the key type.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -48,7 +48,7 @@ fn replaced(tokens: TokenStream, model: &TokenStream) -> TokenStream {
     while let Some(token) = tokens.next() {
         match token {
             TokenTree::Ident(ident) if ident == "Self" => {
-                // `Self::Id` is a path; a type with parameters begins one in angle brackets only.
+                // A path that starts with a generic type, such as `Self::Id`, requires angle brackets.
                 let begins_path = matches!(tokens.peek(), Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
                 out.extend(if begins_path { quote!(<#model>) } else { model.clone() });
             }

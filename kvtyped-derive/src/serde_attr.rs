@@ -10,9 +10,9 @@ pub(crate) struct SerdeField {
     skip_serializing_if: bool,
     skip_deserializing: bool,
     default: bool,
-    /// The name that serde writes, if it differs from the field's.
+    /// The name that serde writes, if an attribute sets it.
     written_as: Option<String>,
-    /// The name that serde reads, if it differs from the field's.
+    /// The name that serde reads, if an attribute sets it.
     read_as: Option<String>,
     aliases: Vec<String>,
 }

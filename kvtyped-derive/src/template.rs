@@ -164,7 +164,7 @@ struct LiteralPart<'a> {
 }
 
 impl LiteralPart<'_> {
-    /// Returns the span of the part if the compiler supports it (only nightly does so far), or else of the whole
+    /// Returns the span of the part if the compiler supports it (only nightly does), or else of the whole
     /// literal.
     fn span(&self) -> Span {
         let token = self.literal.token();

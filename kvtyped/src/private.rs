@@ -1,4 +1,4 @@
-//! The items that generated code may use. Not part of the API: they change without notice.
+//! The items that the derives use in generated code. They are not part of the public API and change without notice.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,52 +15,52 @@ pub use crate::model::{Filter, KvModel, SingleRevision};
 use crate::codec::CodecError;
 use crate::key::unescape;
 
-/// A field of a generated key, or of a newtype that is a segment, with every operation that generated code needs.
+/// A field of a generated key or of a newtype with `#[derive(KeySegment)]`, with all operations of generated code.
 ///
-/// One trait without bounds has all operations. A field of an unsuitable type is then the same error for each
-/// operation, so rustc reports it once, at the type of the field.
+/// A field of an unsuitable type causes the same error for each operation of this trait, so rustc reports it once.
+/// Separate traits, or bounds on this one, would cause one error for each.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key segment",
     label = "not a key segment",
     note = "key segments are strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
 )]
 pub trait DerivedField: Sized {
-    /// `Clone`.
+    /// Copies the field with `Clone`.
     fn copy(&self) -> Self;
 
-    /// `Debug`.
+    /// Borrows the field for `Debug`.
     fn debug(&self) -> &dyn fmt::Debug;
 
-    /// `PartialEq`.
+    /// Compares the fields with `PartialEq`.
     fn same(&self, other: &Self) -> bool;
 
-    /// `Ord`.
+    /// Compares the fields with `Ord`.
     fn order(&self, other: &Self) -> Ordering;
 
-    /// `Hash`.
+    /// Feeds the field into the hasher with `Hash`.
     fn digest<H: Hasher>(&self, state: &mut H);
 
     /// Appends the field to a key.
     fn write(&self, out: &mut KeyBuilder);
 
-    /// Reads the field from a key.
+    /// Parses the field from a key.
     ///
     /// # Errors
     ///
     /// Returns the errors of [`KeyParser::segment`].
     fn parse(parser: &mut KeyParser<'_>, field: &'static str, prefix: &str, suffix: &str) -> Result<Self, KeyError>;
 
-    /// Appends the field to a pattern.
+    /// Appends the field to a pattern, or a wildcard for `None`.
     fn pattern(pattern: Pattern, value: Option<&Self>, prefix: &str, suffix: &str) -> Pattern;
 
-    /// Writes the text of a newtype around the field.
+    /// Writes the text of the newtype that contains the field.
     ///
     /// # Errors
     ///
     /// Returns the errors of [`KeySegment::write_segment`].
     fn write_text(&self, out: &mut SegmentWriter<'_>) -> fmt::Result;
 
-    /// Reads the field from the text of a newtype around it.
+    /// Parses the field from the text of the newtype that contains it.
     ///
     /// # Errors
     ///
@@ -111,40 +111,40 @@ impl<S: KeySegment> DerivedField for S {
     }
 }
 
-/// The last field of a generated key, which takes the rest of the key: a segment whose text may contain dots, or a
-/// [`Key`].
+/// The last field of a generated key, if it takes the rest of the key. Its type is a [`KeySegment`], whose text may
+/// contain dots, or a [`Key`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the rest of a key",
     label = "not a key segment or a `Key`",
     note = "the rest of a key must be a `String`, another key segment, or a `kvtyped::Key`, which is stored verbatim"
 )]
 pub trait RestField: Sized {
-    /// `Clone`.
+    /// Copies the field with `Clone`.
     fn copy(&self) -> Self;
 
-    /// `Debug`.
+    /// Borrows the field for `Debug`.
     fn debug(&self) -> &dyn fmt::Debug;
 
-    /// `PartialEq`.
+    /// Compares the fields with `PartialEq`.
     fn same(&self, other: &Self) -> bool;
 
-    /// `Ord`.
+    /// Compares the fields with `Ord`.
     fn order(&self, other: &Self) -> Ordering;
 
-    /// `Hash`.
+    /// Feeds the field into the hasher with `Hash`.
     fn digest<H: Hasher>(&self, state: &mut H);
 
     /// Appends the field to a key.
     fn write(&self, out: &mut KeyBuilder);
 
-    /// Reads the field from a key.
+    /// Parses the field from a key.
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::Shape`] if no segment is left, and [`KeyError::Segment`] if the type does not read the text.
+    /// Returns [`KeyError::Shape`] if no segment is left, and [`KeyError::Segment`] if the type cannot parse the text.
     fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError>;
 
-    /// Appends the field, or everything below it, to a pattern.
+    /// Appends the field to a pattern, or a wildcard for `None`. With `below`, the pattern matches only longer keys.
     fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern;
 }
 
@@ -181,20 +181,20 @@ impl<S: KeySegment> RestField for S {
     }
 
     fn parse(parser: &mut KeyParser<'_>, field: &'static str) -> Result<Self, KeyError> {
-        let refused = |error| KeyError::Segment { field, error };
+        let invalid = |error| KeyError::Segment { field, error };
         let mut text = String::new();
         for (index, segment) in parser.rest()?.split('.').enumerate() {
-            let part = unescape(segment).map_err(refused)?;
+            let part = unescape(segment).map_err(invalid)?;
             // A dot of the text is never escaped.
             if part.contains('.') {
-                return Err(refused(SegmentError::Escape));
+                return Err(invalid(SegmentError::Escape));
             }
             if index > 0 {
                 text.push('.');
             }
             text.push_str(&part);
         }
-        S::parse_segment(&text).map_err(refused)
+        S::parse_segment(&text).map_err(invalid)
     }
 
     fn pattern(pattern: Pattern, value: Option<&Self>, below: bool) -> Pattern {
@@ -221,7 +221,7 @@ impl RestField for Key {
     }
 }
 
-/// The `Display` of a generated key.
+/// Implements `Display` for a generated key.
 ///
 /// # Errors
 ///

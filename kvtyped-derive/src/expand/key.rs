@@ -75,8 +75,8 @@ fn inherent(model: &Model<'_>, Names { key, filter, fields, generics, .. }: &Nam
     }
 }
 
-/// Generates the traits that a derive could generate. With this code, a field that is not a segment is one error
-/// instead of seven, and a generic key only requires that its fields are segments.
+/// Generates the traits that could be derived. These implementations report an invalid field once instead of seven
+/// times. They also bound only the types of the fields of a generic key, not its parameters.
 fn comparisons(names: &Names<'_>) -> TokenStream {
     let Names { key, segment_generics, .. } = names;
     let (impl_generics, ty_generics, where_clause) = segment_generics.split_for_impl();

@@ -1,4 +1,4 @@
-//! The generated code. This phase makes no decisions: its input is valid.
+//! The generated code. This phase reports no errors.
 
 mod filter;
 mod key;
@@ -58,7 +58,7 @@ impl Names<'_> {
     /// Returns `<Type as DerivedField>` or `RestField`, with the span of the type: rustc points at the type if it is not a
     /// segment.
     ///
-    /// All generated code uses the fields of a key through this one trait, so every mistake causes the same error.
+    /// All generated code uses the fields of a key through one trait, so an invalid type always causes the same error.
     fn field(&self, field: &Field<'_>) -> TokenStream {
         let (private, ty) = (&self.private, field.ty);
         let role = if field.is_rest { quote!(RestField) } else { quote!(DerivedField) };
