@@ -4,6 +4,7 @@
 //! number of records: `cargo run --example bulk_import -- 100000`.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use kvtyped::Error;
 use kvtyped::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

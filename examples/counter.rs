@@ -4,7 +4,9 @@
 //! `cargo run --example counter` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, start it in two terminals
 //! at once: the totals include both processes.
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Quota;
 
 const TASKS: usize = 8;
 const VISITS: usize = 50;
@@ -16,7 +18,7 @@ async fn main() -> Result<(), Error> {
     let visits = store.counters("example_visits").await?;
     let orders = store.ids("example_orders").block(20).await?;
     let mails = store.rate_limiter("example_mails", Quota::per_second(10).burst(5)).await?;
-    println!("The server adds up itself: {}", visits.is_server_side());
+    println!("The server adds up itself: {}", visits.is_server_side().await?);
 
     let tasks = (0..TASKS).map(|task| {
         let (visits, orders, mails) = (visits.clone(), orders.clone(), mails.clone());

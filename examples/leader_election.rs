@@ -6,7 +6,9 @@
 //! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example leader_election -- bob  # in another; then kill the leader
 //! ```
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Election;
 
 /// The value that a node publishes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! `cargo run --example live_config`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server, where the program also
 //! sees the changes of other clients (`nats kv put live_config app '{"greeting":"hi","workers":8}'`).
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

@@ -7,6 +7,7 @@
 //! ```
 
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 
 /// The record that the job changes. Its lock is in the same bucket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

@@ -5,8 +5,9 @@
 //! KVTYPED_URL=nats://127.0.0.1:4222 cargo run --example once -- order-7  # in two terminals at once
 //! ```
 
-use kvtyped::OnceError;
+use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::recipes::OnceError;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Receipt {

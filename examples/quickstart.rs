@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use kvtyped::prelude::*;
+use kvtyped::{Error, Version};
 
 /// A session. The bucket keeps one revision of each, and a session expires half an hour after its last write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --example session_cache`; with `KVTYPED_URL=nats://127.0.0.1:4222` on a real server.
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

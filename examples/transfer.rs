@@ -5,7 +5,9 @@
 
 use std::fmt;
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
+use kvtyped::txn::TransactError;
 
 /// An account. Two models share one bucket, each with its own keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]

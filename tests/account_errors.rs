@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use harness::{Server, wait};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, GroupView, Member};
+use kvtyped::recipes::{GroupView, Member};
+use kvtyped::{Error, ErrorKind, Event};
 
 use crate::needs::needs;
 use crate::support::{SOON, Session, SessionKey};

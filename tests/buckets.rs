@@ -1,7 +1,9 @@
 //! Opening, comparing, listing, deleting and closing buckets, on the memory backend and on a server.
 
+use kvtyped::bucket::OpenBucket;
+use kvtyped::config::{Placement, Republish};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Placement, Republish};
+use kvtyped::{Error, ErrorKind, Read, Storage};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends, unique};
@@ -25,6 +27,18 @@ on_both_backends! {
         assert_eq!((config.history, config.ttl, config.replicas), (Some(10), None, Some(1)));
         assert_eq!((config.storage, config.compression), (Some(Storage::File), Some(false)));
         assert_eq!((config.max_bytes, config.max_value_size, config.mirror), (None, None, None));
+    }
+
+    async fn destroy_refuses_a_recreated_bucket(world: World) {
+        let old: Bucket<Document> = world.bucket().await;
+        assert!(world.store.delete_bucket(old.name()).await.unwrap());
+        let new: Bucket<Document> = world.store.bucket().name(old.name()).must_create().await.unwrap();
+        let error = old.clone().destroy().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
+        new.status().await.expect("the new bucket is not deleted");
+        new.clone().destroy().await.unwrap();
+        let error = new.destroy().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
     }
 
     async fn every_option_is_told_back(world: World) {
@@ -167,8 +181,8 @@ on_both_backends! {
             open().name("no.dots"),
             open().name(""),
             open().metadata("_nats.level", "9"),
-            open().mirror(kvtyped::Source::new("KV_other")),
-            open().sources([kvtyped::Source::new("other"), kvtyped::Source::new("KV_other")]),
+            open().mirror(kvtyped::config::Source::new("KV_other")),
+            open().sources([kvtyped::config::Source::new("other"), kvtyped::config::Source::new("KV_other")]),
         ];
         for open in wrong {
             let shown = format!("{open:?}");
@@ -346,7 +360,7 @@ async fn a_server_that_is_not_there_is_unavailable_at_once() {
 #[tokio::test]
 async fn memory_tells_what_it_cannot_do() {
     let store = Store::memory();
-    let mirror = store.bucket::<Session>().mirror(kvtyped::Source::new("origin"));
+    let mirror = store.bucket::<Session>().mirror(kvtyped::config::Source::new("origin"));
     assert!(matches!(fails(mirror).await.kind(), ErrorKind::Unsupported { .. }));
     let placed = store.bucket::<Session>().placement(Placement::tags(["ssd"])).replicas(3).await.unwrap();
     assert_eq!(placed.config().replicas, Some(3));

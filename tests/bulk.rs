@@ -1,7 +1,7 @@
 //! Bulk writes, and the removal of old delete markers.
 
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Read};
 
 use crate::support::{Session, on_both_backends};
 

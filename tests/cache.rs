@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use harness::wait;
 use kvtyped::ErrorKind;
+use kvtyped::codec::Bytes;
 use kvtyped::prelude::*;
 
 use crate::needs::{Feature, needs};

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::HeaderMap;
 use harness::{Cluster, Mode, Proxy, Server};
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenCounters};
+use kvtyped::recipes::Counters;
 
 use crate::needs::needs;
 use crate::support::{OLD, Session, SessionKey, World, on_both_backends, unique};
@@ -16,7 +17,7 @@ const WHILE: Duration = Duration::from_secs(8);
 
 impl World {
     /// Returns counters that no other test uses.
-    fn fresh_counters(&self) -> OpenCounters {
+    fn fresh_counters(&self) -> Counters {
         self.store.counters(unique("hits"))
     }
 }
@@ -113,7 +114,7 @@ on_both_backends! {
             assert_eq!(counters.add("home", delta).await.unwrap(), delta);
             assert_eq!(counters.all().await.unwrap(), [("home".to_owned(), delta)]);
         }
-        assert_eq!(own.is_server_side(), hits.is_server_side());
+        assert_eq!(own.is_server_side().await.unwrap(), hits.is_server_side().await.unwrap());
         assert!(format!("{hits:?}").contains("server_side"));
     }
 
@@ -128,7 +129,7 @@ on_both_backends! {
         let sessions: Bucket<Session> = world.bucket().await;
         sessions.put(&Session::new("home", 1)).await.unwrap();
         let hits = world.store.counters(sessions.name()).await.unwrap();
-        assert!(!hits.is_server_side());
+        assert!(!hits.is_server_side().await.unwrap());
         assert_eq!(hits.add("home", 2).await.unwrap(), 2);
         assert_eq!(hits.all().await.unwrap(), [("home".to_owned(), 2)]);
         let found: Vec<_> = sessions.list(..).await.unwrap().try_collect().await.unwrap();
@@ -151,8 +152,8 @@ on_both_backends! {
 #[tokio::test]
 async fn a_server_that_can_adds_up_itself() {
     needs!(Counters);
-    assert!(World::nats().await.fresh_counters().await.unwrap().is_server_side());
-    assert!(!World::memory().fresh_counters().await.unwrap().is_server_side());
+    assert!(World::nats().await.fresh_counters().await.unwrap().is_server_side().await.unwrap());
+    assert!(!World::memory().fresh_counters().await.unwrap().is_server_side().await.unwrap());
 }
 
 /// An older server has no server-side counters, so the library stores the totals as records.
@@ -161,7 +162,7 @@ async fn an_older_server_counts_by_records() {
     let server = Server::builder().version(OLD).start().await;
     let world = World::at(&server.url()).await;
     let hits = world.fresh_counters().await.unwrap();
-    assert!(!hits.is_server_side());
+    assert!(!hits.is_server_side().await.unwrap());
     let adding = (0..8).map(|_| hits.add("home", 1));
     futures::future::try_join_all(adding).await.unwrap();
     assert_eq!(hits.get("home").await.unwrap(), 8);

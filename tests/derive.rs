@@ -6,8 +6,10 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use kvtyped::Filter;
+use kvtyped::codec::Text;
 use kvtyped::config::Storage;
-use kvtyped::key::KeyError;
+use kvtyped::key::{KeyError, ModelKey};
 use kvtyped::model::SingleRevision;
 use kvtyped::prelude::*;
 
@@ -49,7 +51,7 @@ fn is_single_revision<T: SingleRevision>() {}
 
 #[test]
 fn a_plain_model_says_its_bucket_and_nothing_else() {
-    assert_eq!(Session::settings(), kvtyped::BucketConfig::new("session"));
+    assert_eq!(Session::settings(), kvtyped::config::BucketConfig::new("session"));
     assert_eq!(AppConfig::settings().name, "app_config");
     is_single_revision::<Session>();
 }
@@ -64,7 +66,7 @@ fn every_setting_reaches_the_bucket() {
         id: u8,
     }
 
-    let mut expected = kvtyped::BucketConfig::new("all-of-it");
+    let mut expected = kvtyped::config::BucketConfig::new("all-of-it");
     expected.history = Some(1);
     expected.ttl = Some(Duration::from_secs(5400));
     expected.storage = Some(Storage::Memory);

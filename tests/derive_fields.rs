@@ -3,9 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use kvtyped::Key;
+use kvtyped::codec::Text;
 use kvtyped::key::{KeyError, SegmentError, SegmentWriter};
 use kvtyped::prelude::*;
+use kvtyped::{Filter, Key};
 
 use super::{filters, round_trips};
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use futures::future::join_all;
 use harness::{Cluster, Mode, Proxy, wait};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Leaders};
+use kvtyped::recipes::Leaders;
+use kvtyped::{Error, ErrorKind};
 use tokio::time::Instant;
 
 use crate::needs::needs;

@@ -3,8 +3,8 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, kv, stream};
 use harness::{Server, wait};
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Read};
 
 use crate::needs::needs;
 use crate::support::{OLD, SOON, Session, SessionKey, Told, World, on_both_backends, soon, told, unique};

@@ -4,9 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use kvtyped::codec::Text;
+use kvtyped::config::BucketConfig;
 use kvtyped::key::{Key, KeyBuilder, KeyError, KeyParser, ModelKey, Pattern};
 use kvtyped::prelude::*;
-use kvtyped::{BucketConfig, Error, ErrorKind, Event, Filter};
+use kvtyped::{Error, ErrorKind, Event, Filter};
 
 use crate::support::{Session, SessionKey, on_both_backends, seen_as};
 
@@ -86,7 +87,7 @@ fn note(last: &str) -> Note {
 }
 
 /// Reads a watch until it is ready, and returns the ids of the records.
-async fn listed(events: &mut kvtyped::Events<Session>) -> Vec<u64> {
+async fn listed(events: &mut kvtyped::watch::Events<Session>) -> Vec<u64> {
     let mut ids = Vec::new();
     loop {
         match events.try_next().await.expect("no error").expect("the watch continues") {

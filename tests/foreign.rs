@@ -1,7 +1,8 @@
 //! Foreign records under the keys of recipes: garbage, tickets that never expire, newer formats, unknown fields.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Locks, OnceError, Quota};
+use kvtyped::recipes::{Locks, OnceError, Quota};
+use kvtyped::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::support::{Junk, JunkKey, SOON, Session, World, on_both_backends, seen_as, unique};
@@ -164,7 +165,7 @@ on_both_backends! {
         assert_newer(&limiter.check("ada").await.unwrap_err());
         assert_newer(&limiter.check_n("ada", 0).await.unwrap_err());
         let counters = world.store.counters(&name).await.unwrap();
-        assert!(!counters.is_server_side());
+        assert!(!counters.is_server_side().await.unwrap());
         assert_newer(&counters.add("home", 1).await.unwrap_err());
         for (recipe, of, part) in [("lock", "a", "lease"), ("ids", &*name, "next"), ("counters", &name, "home")] {
             assert_eq!(stored(&junk, recipe, of, part).await["v"], 2, "nothing is written over it");

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvtyped::Quota;
 use kvtyped::key::{escape, unescape};
 use kvtyped::prelude::*;
+use kvtyped::recipes::Quota;
 use serde_json::Value;
 
 use crate::needs::needs;

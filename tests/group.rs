@@ -3,7 +3,8 @@
 use futures::future::join_all;
 use harness::{Mode, Proxy};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, GroupEvent, GroupEvents};
+use kvtyped::recipes::{Group, GroupEvent, GroupEvents};
+use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
 use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
@@ -115,7 +116,7 @@ on_both_backends! {
         let dead = doomed.group::<NodeInfo>(&name).ttl(SECOND).join("node-1", &node("c")).await.unwrap();
         assert_eq!(told(&mut events).await, "node-1 joined at c");
         doomed.close().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1: Died");
+        assert_eq!(told(&mut events).await, "node-1: Expired");
         assert!(dead.check().is_err());
         drop(two);
         assert_eq!(told(&mut events).await, "node-2: Left");
@@ -164,7 +165,7 @@ on_both_backends! {
             }));
         }
         let members = join_all(nodes).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
-        let all = |members: &[kvtyped::MemberInfo<u32>]| members.len() == 12 && members.iter().all(|member| **member == 100);
+        let all = |members: &[kvtyped::recipes::MemberInfo<u32>]| members.len() == 12 && members.iter().all(|member| **member == 100);
         tokio::time::timeout(SOON, view.wait_for(all)).await.unwrap().unwrap();
         drop(members);
         tokio::time::timeout(SOON, view.wait_for(|members| members.is_empty())).await.unwrap().unwrap();
@@ -238,7 +239,7 @@ on_both_backends! {
             }
         }
         heard.sort();
-        assert_eq!(heard, ["node-1: Missed", "node-2 joined at b"]);
+        assert_eq!(heard, ["node-1: Unobserved", "node-2 joined at b"]);
         two.leave().await.unwrap();
         assert_eq!(told(&mut events).await, "node-2: Left");
     }
@@ -262,7 +263,7 @@ async fn a_member_that_is_cut_off_knows_before_the_others() {
         () = member.lost() => {}
         said = told(&mut events) => panic!("{said} before it knew"),
     }
-    assert_eq!(told(&mut events).await, "node-1: Died");
+    assert_eq!(told(&mut events).await, "node-1: Expired");
     proxy.set(Mode::Pass);
     assert!(matches!(member.update(&node("b")).await.unwrap_err().kind(), ErrorKind::Lost));
     through.join("node-1", &node("b")).await.unwrap().leave().await.unwrap();

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use kvtyped::bucket::OpenBucket;
+use kvtyped::codec::Text;
+use kvtyped::config::Republish;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Republish, Ttl};
+use kvtyped::{ErrorKind, Read, Storage, Ttl, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use kvtyped::ErrorKind;
+use kvtyped::codec::Bytes;
 use kvtyped::key::{KeyCodec, KeyError};
 use kvtyped::prelude::*;
-use kvtyped::{Drift, Key};
+use kvtyped::{Drift, ErrorKind, Key};
 use proptest::prelude::*;
 
 use crate::support::on_both_backends;

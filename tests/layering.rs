@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const FLOORS: &[&[&str]] = &[
-    &["key", "codec", "config", "revision", "ttl", "chance"],
+    &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
-    &["model", "backend", "closing"],
+    &["model", "backend", "shutdown"],
+    &["backend/state"],
+    &["backend/local"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],
-    &["watch"],
-    &["txn"],
+    &["watch", "txn"],
     &["store"],
-    &["recipes"],
+    &["connect", "recipes"],
     &["prelude", "private", "lib"],
 ];
 
@@ -24,10 +25,13 @@ const BANS: &[(&[&str], &[&str])] = &[
         &["key", "codec", "config", "model", "revision", "ttl"],
         &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
     ),
+    (&["backend/state"], &["tokio::time", "tokio::task", "Instant::", "SystemTime::now", "spawn("]),
     (
         &[
             "error",
             "backend",
+            "backend/state",
+            "backend/local",
             "backend/memory",
             "bucket",
             "watch",
@@ -40,6 +44,9 @@ const BANS: &[(&[&str], &[&str])] = &[
         &["async_nats::", "std::fs", "std::net"],
     ),
 ];
+
+/// The folders of `backend/` that are modules of their own.
+const BACKENDS: &[&str] = &["state", "local", "memory", "nats"];
 
 struct Source {
     path: PathBuf,
@@ -77,7 +84,7 @@ fn sources() -> Vec<Source> {
             let relative = path.strip_prefix(&root).expect("it is below the root").with_extension("");
             let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
             let room = match parts.as_slice() {
-                [backend, room, ..] if backend == "backend" && (room == "memory" || room == "nats") => {
+                [backend, room, ..] if backend == "backend" && BACKENDS.contains(&room.as_str()) => {
                     format!("backend/{room}")
                 }
                 [room, ..] => room.clone(),
@@ -119,7 +126,7 @@ fn imports(source: &Source) -> Vec<String> {
         );
         if room == "backend" {
             let leaf = name(path.trim_start_matches("backend::"));
-            if leaf == "memory" || leaf == "nats" {
+            if BACKENDS.contains(&leaf.as_str()) {
                 room = format!("backend/{leaf}");
             }
         }
@@ -149,7 +156,13 @@ fn a_leaf_backend_is_named_by_the_store_alone() {
     for source in sources() {
         for import in imports(&source) {
             let leaf = import.starts_with("backend/");
-            let allowed = import == source.room || ["store", "lib"].contains(&&*source.room);
+            // The embedded backends share the state machine and the traits over it.
+            let shared = ["backend/state", "backend/local"].contains(&&*import);
+            let embedded = ["backend/local", "backend/memory"].contains(&&*source.room);
+            let allowed = match shared {
+                true => import == source.room || embedded,
+                false => import == source.room || ["store", "connect", "lib"].contains(&&*source.room),
+            };
             assert!(!leaf || allowed, "{} names `{import}`", source.path.display());
         }
     }

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use harness::{Cluster, Server};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Outcome};
+use kvtyped::{ErrorKind, Outcome, Read};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 

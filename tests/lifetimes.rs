@@ -1,7 +1,8 @@
 //! The TTL of a record and the TTL of its bucket.
 
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, OpenBucket, Ttl};
+use kvtyped::{Error, ErrorKind, Event, Read, Ttl};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Session, SessionKey, World, on_both_backends};
@@ -95,7 +96,7 @@ on_both_backends! {
         let once = world.store.once::<u32>("charges").bucket(bucket.name()).ttl(Duration::from_secs(5)).retention(HOUR);
         let mut ran = false;
         let refused = once.run("charge", || async { ran = true; 7 }).await.unwrap_err();
-        let kvtyped::OnceError::Kv(error) = refused;
+        let kvtyped::recipes::OnceError::Kv(error) = refused;
         is_refused("once", &error);
         assert!(!ran, "the work ran");
     }

@@ -3,7 +3,8 @@
 use harness::{Cluster, Server};
 use kvtyped::config::Storage;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OnceError, OpenLocks, Quota};
+use kvtyped::recipes::{Locks, OnceError, Quota};
+use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
 use crate::support::{SOON, Session, SessionKey, World, on_both_backends, unique};
@@ -12,7 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Acquires locks until the bucket is full, and lets their holder die. The leases must expire, so that locks can be
 /// acquired again.
-async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> OpenLocks) {
+async fn locks_of_a_full_bucket_expire(world: &World, open: impl Fn(&Store) -> Locks) {
     let doomed = world.another().await;
     let theirs = open(&doomed).ttl(2 * SECOND).await.unwrap();
     let mut guards = Vec::new();
@@ -145,5 +146,5 @@ async fn an_account_that_requires_max_bytes_can_have_each_recipe() {
         let error = run(recipe, &store, &name, Some(1 << 20)).await.err();
         assert!(error.is_none(), "{recipe}: {error:?}");
     }
-    assert!(!store.counters("counters").max_bytes(1 << 20).await.unwrap().is_server_side());
+    assert!(!store.counters("counters").max_bytes(1 << 20).await.unwrap().is_server_side().await.unwrap());
 }

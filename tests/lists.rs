@@ -1,11 +1,13 @@
 //! Lists of any length: pages, cursors, progress, counts, their cost, and the removal of their consumers.
 
+use kvtyped::Filter;
 use std::collections::BTreeSet;
 
 use futures::{FutureExt, stream};
 use harness::{Server, wait};
+use kvtyped::ErrorKind;
+use kvtyped::bucket::Cursor;
 use kvtyped::prelude::*;
-use kvtyped::{Cursor, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::support::{Document, OLD, RawSession, SOON, Session, SessionKey, World, on_both_backends, seen_as, unique};
@@ -34,7 +36,7 @@ fn assert_all(mut ids: Vec<u64>, end: u64) {
     assert!(ids.iter().copied().eq(0..end), "{} are found of {end}", ids.len());
 }
 
-async fn ids(mut list: kvtyped::Entries<Session>) -> (Vec<u64>, Cursor) {
+async fn ids(mut list: kvtyped::bucket::Entries<Session>) -> (Vec<u64>, Cursor) {
     let mut ids = Vec::new();
     while let Some(session) = list.try_next().await.expect("it is read") {
         ids.push(session.id);

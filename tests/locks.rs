@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
+use kvtyped::config::LimitMarkers;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, LimitMarkers, OpenLocks};
+use kvtyped::recipes::Locks;
+use kvtyped::{ErrorKind, Read};
 
 use crate::needs::needs;
 use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};
@@ -23,8 +25,8 @@ async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
     .await;
 }
 
-/// Returns a builder for locks in a bucket that no other test uses.
-fn fresh(world: &World) -> OpenLocks {
+/// Returns a handle to locks in a bucket that no other test uses.
+fn fresh(world: &World) -> Locks {
     world.store.locks(unique("locks"))
 }
 

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream;
 use harness::{Mode, Proxy, Server};
+use kvtyped::config::Source;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Source};
+use kvtyped::{ErrorKind, Read};
 
 use crate::support::{OLD, RawSession, SOON, Session, SessionKey, World, on_both_backends, seen_as, unique};
 

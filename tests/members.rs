@@ -3,6 +3,7 @@
 use kvtyped::codec::Json;
 use kvtyped::config::BucketConfig;
 use kvtyped::prelude::*;
+use kvtyped::txn::TransactError;
 use kvtyped::{Error, ErrorKind};
 
 use crate::support::{on_both_backends, unique};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
-use kvtyped::ErrorKind;
 use kvtyped::codec::Text;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
 use crate::support::{Junk, RawSession, Session, SessionKey, on_both_backends, seen_as, unique};
@@ -93,7 +93,7 @@ on_both_backends! {
             junk.put(&Junk::new(recipe, of, part, "{]")).await.unwrap();
         }
         let store = &world.store;
-        let limiter = store.rate_limiter(&name, kvtyped::Quota::per_minute(60)).await.unwrap();
+        let limiter = store.rate_limiter(&name, kvtyped::recipes::Quota::per_minute(60)).await.unwrap();
         let once = store.once::<String>(&name);
         let group = store.group::<String>(&name);
         let election = store.election::<String>(&name);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Ttl};
+use kvtyped::{ErrorKind, Read, Ttl};
 
 use crate::needs::{Feature, needs};
 use crate::support::{Document, DocumentKey, Session, SessionKey, World, on_both_backends};

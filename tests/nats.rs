@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use harness::{Server, wait};
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
+use kvtyped::bucket::OpenBucket;
+use kvtyped::config::{Placement, Republish, Source};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Placement, Republish, Source};
+use kvtyped::{Error, ErrorKind, Read, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

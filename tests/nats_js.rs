@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use kvtyped::codec::Text;
 use kvtyped::key::KeyCodec;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Key, Outcome};
+use kvtyped::{ErrorKind, Filter, Key, Outcome, Version};
 use serde_json::{Value, json};
 
 use crate::support::{Told, World, listing, seen_as, told};

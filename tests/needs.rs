@@ -2,7 +2,9 @@
 //! `Unsupported` and leaves no partial state.
 
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, OnceError, Outcome, TransactError};
+use kvtyped::recipes::{OnceError, Quota};
+use kvtyped::txn::TransactError;
+use kvtyped::{Error, ErrorKind, Outcome};
 
 use crate::support::{Session, World, unique};
 
@@ -187,7 +189,7 @@ impl Feature {
             }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");
-                assert!(!counters.is_server_side());
+                assert!(!counters.is_server_side().await.unwrap());
                 assert_eq!(counters.add("home", 2).await.unwrap() + counters.add("home", -5).await.unwrap(), -1);
                 assert!(store.delete_bucket(&name).await.unwrap());
                 Vec::new()

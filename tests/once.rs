@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::future::join_all;
 use harness::{Mode, Proxy};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OnceError};
+use kvtyped::recipes::OnceError;
+use kvtyped::{Error, ErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

@@ -18,8 +18,9 @@ mod stored;
 use std::collections::BTreeSet;
 
 use harness::{Mode, Proxy, Server, wait};
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, KvModel, OpenBucket};
+use kvtyped::{Error, ErrorKind, KvModel, Version};
 
 use crate::support::{Document, DocumentKey, World, seen_as};
 

@@ -3,6 +3,7 @@
 use harness::Server;
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::recipes::{Quota, RateLimiter};
 use tokio::time::Instant;
 
 use crate::needs::needs;

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 
-use kvtyped::ErrorKind;
 use kvtyped::codec::{Codec, CodecError, Text};
-
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -372,7 +371,7 @@ mod at_once {
                 let bad = &bad;
                 async move { Ok(tx.put(bad)?) }
             }).await;
-            let Err(kvtyped::TransactError::Kv(error)) = result else { panic!("{result:?}") };
+            let Err(kvtyped::txn::TransactError::Kv(error)) = result else { panic!("{result:?}") };
             assert!(is_encode(&error), "{error}");
             assert_eq!(records.get(&bad.key()).await.unwrap(), None);
         }
@@ -387,7 +386,7 @@ async fn recipes_refuse_a_value_that_does_not_come_back() {
     let leadership = election.campaign(&None).await.unwrap();
     assert!(is_encode(&leadership.proclaim(&Some(())).await.unwrap_err()));
     let result = store.once::<f64>("once").run("key", async || f64::NAN).await;
-    let Err(kvtyped::OnceError::Kv(error)) = result else { panic!("{result:?}") };
+    let Err(kvtyped::recipes::OnceError::Kv(error)) = result else { panic!("{result:?}") };
     assert!(is_encode(&error), "{error}");
 }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use harness::{Mode, Proxy, Server, wait};
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Event, Read};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

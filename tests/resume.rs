@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 
 use harness::{Mode, Proxy, Server, wait};
+use kvtyped::codec::Text;
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, NatsOptions};
+use kvtyped::{ErrorKind, Event};
 
 use crate::needs::needs;
 use crate::recovery::roll;
@@ -42,7 +44,7 @@ async fn load(server: &Server, bucket: &str, ids: impl IntoIterator<Item = u64>)
 }
 
 /// Reads events up to the next `Ready`. Returns the number of records and the number of resyncs.
-async fn until_ready(events: &mut kvtyped::Events<Item>) -> (usize, usize) {
+async fn until_ready(events: &mut kvtyped::watch::Events<Item>) -> (usize, usize) {
     let (mut puts, mut resyncs) = (0, 0);
     loop {
         match soon(events).await.expect("an event") {
@@ -229,7 +231,7 @@ async fn interrupted_listing_makes_progress() {
 
 /// Cuts the connection during these writes. Returns the puts, removals and resyncs up to the event of the last write.
 async fn after_cut(
-    events: &mut kvtyped::Events<Item>,
+    events: &mut kvtyped::watch::Events<Item>,
     proxy: &Proxy,
     writes: impl Future<Output = Revision>,
 ) -> (usize, usize, usize) {

@@ -2,8 +2,8 @@
 
 use std::error::Error as _;
 
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 
 use crate::support::{SOON, Session, SessionKey, on_both_backends};
 

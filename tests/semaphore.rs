@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::join_all;
 use harness::{Mode, Proxy};
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Lease};
+use kvtyped::recipes::Lease;
 use tokio::time::Instant;
 
 use crate::needs::needs;
@@ -49,7 +50,7 @@ on_both_backends! {
             permits.push(if free % 2 == 0 { here.acquire().await } else { there.acquire().await }.unwrap());
             assert_eq!(here.available().await.unwrap(), free);
         }
-        let slots: BTreeSet<_> = permits.iter().map(kvtyped::Permit::slot).collect();
+        let slots: BTreeSet<_> = permits.iter().map(kvtyped::recipes::Permit::slot).collect();
         assert_eq!(slots, BTreeSet::from([0, 1, 2]));
         assert!(here.try_acquire().await.unwrap().is_none());
         let error = there.acquire().wait(Duration::from_millis(100)).await.unwrap_err();
@@ -71,7 +72,7 @@ on_both_backends! {
         let semaphore = world.store.semaphore(&name, 2);
         for slot in [0, 1] {
             let mut permits = [semaphore.acquire().await.unwrap(), semaphore.acquire().await.unwrap()];
-            permits.sort_by_key(kvtyped::Permit::slot);
+            permits.sort_by_key(kvtyped::recipes::Permit::slot);
             let waiter = tokio::spawn(world.another().await.semaphore(&name, 2).acquire().into_future());
             tokio::time::sleep(Duration::from_millis(50)).await;
             assert!(!waiter.is_finished());

@@ -2,9 +2,11 @@
 //! repaired. A stream that is not a bucket is left alone. Limits of the server have their own error kinds.
 
 use harness::Server;
-use kvtyped::config::LimitMarkers;
+use kvtyped::bucket::OpenBucket;
+use kvtyped::codec::Bytes;
+use kvtyped::config::{LimitMarkers, Source};
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, OpenBucket, Source};
+use kvtyped::{Error, ErrorKind, Storage};
 use serde_json::{Value, json};
 
 use crate::needs::needs;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use kvtyped::Event;
 use kvtyped::backend::memory::MemoryBackend;
+use kvtyped::bucket::OpenBucket;
+use kvtyped::codec::{Bytes, Text};
 use kvtyped::prelude::*;
-use kvtyped::{Events, Lease, OpenBucket};
+use kvtyped::recipes::Lease;
+use kvtyped::watch::Events;
 
 #[path = "sentinels.rs"]
 pub(crate) mod sentinels;

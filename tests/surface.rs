@@ -1,13 +1,18 @@
 //! Stability guarantees of the public API, item by item. The sources are read as text.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use kvtyped::bucket::{Entries, KeyStream};
 use kvtyped::prelude::*;
-use kvtyped::{
-    CacheChanges, CacheIndex, Counters, Election, Entries, Events, Group, GroupEvents, GroupView, Ids, KeyStream,
-    Leaders, Leadership, Lease, Locks, Member, Once, Permit, RateLimiter, ReadBucket, Semaphore, Transaction, Tx,
+use kvtyped::recipes::{
+    Counters, Election, Group, GroupEvents, GroupView, Ids, Leaders, Leadership, Lease, Locks, Member, Once, Permit,
+    RateLimiter, Semaphore,
 };
+use kvtyped::txn::{Transaction, Tx};
+use kvtyped::watch::{CacheChanges, CacheIndex, Events};
+use kvtyped::{Error, ReadBucket};
 
 use crate::layering::{files, root};
 
@@ -35,6 +40,59 @@ const CLOSED: &[(&str, &str)] = &[
     ("StartFrom", "the backend interface"),
     ("WriteKind", "the backend interface"),
     ("Token", "an element of a pattern, as in a subject filter"),
+];
+
+/// The names of the crate root, apart from modules and the crate `async_nats`.
+const ROOT: &[&str] = &[
+    "Bucket",
+    "Cache",
+    "Change",
+    "Drift",
+    "Entry",
+    "Error",
+    "ErrorKind",
+    "Event",
+    "Filter",
+    "Key",
+    "KeySegment",
+    "KvModel",
+    "Live",
+    "ModifyError",
+    "Outcome",
+    "Read",
+    "ReadBucket",
+    "Removed",
+    "Result",
+    "Revision",
+    "SingleRevision",
+    "Storage",
+    "Store",
+    "Ttl",
+    "Version",
+];
+
+/// The names of the prelude, apart from anonymous traits. No name is common in other crates.
+const PRELUDE: &[&str] = &[
+    "Bucket",
+    "Cache",
+    "Change",
+    "Deserialize",
+    "Drift",
+    "Duration",
+    "Entry",
+    "Fence",
+    "KeySegment",
+    "KvModel",
+    "Live",
+    "LockGuard",
+    "ModifyError",
+    "MsgPack",
+    "Outcome",
+    "ReadBucket",
+    "Removed",
+    "Revision",
+    "Serialize",
+    "Store",
 ];
 
 /// A public item with its documentation and attributes.
@@ -82,6 +140,28 @@ fn items() -> Vec<Item> {
 fn name_behind<'a>(line: &'a str, keyword: &str) -> Option<&'a str> {
     let rest = line.strip_prefix(keyword)?;
     rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// Returns the names that the `pub use` items of a file export.
+fn exports(file: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(file)).expect("it is text");
+    let items = text.split("\npub use ").skip(1).filter_map(|rest| rest.split_once(';')).map(|(item, _)| item);
+    let leaves = items.flat_map(|item| match item.split_once('{') {
+        Some((_, names)) => names.trim_end_matches('}').split(',').map(str::trim).collect::<Vec<_>>(),
+        None => vec![item],
+    });
+    let names =
+        leaves.filter_map(|leaf| leaf.rsplit([':', ' ']).next()).filter(|name| !name.is_empty() && *name != "_");
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn crate_root_and_prelude_have_exactly_the_listed_names() {
+    let listed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let mut root = exports("lib.rs");
+    assert!(root.remove("async_nats"), "the crate is exported with the feature `nats`");
+    assert_eq!((root, ROOT.len()), (listed(ROOT), 25));
+    assert_eq!((exports("prelude.rs"), PRELUDE.len()), (listed(PRELUDE), 20));
 }
 
 #[test]

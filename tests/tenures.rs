@@ -1,7 +1,8 @@
 //! The life of a lease on the memory backend in paused time: exact times of renewals and of the loss.
 
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Locks};
+use kvtyped::recipes::Locks;
 use tokio::time::sleep;
 
 use crate::support::{Junk, JunkKey, World, seen_as};

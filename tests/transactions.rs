@@ -9,8 +9,10 @@ use futures::FutureExt;
 use futures::future::join_all;
 use harness::cluster::Cluster;
 use harness::{Mode, Proxy, Server};
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, OpenBucket, Storage};
+use kvtyped::txn::{Abort, TransactError};
+use kvtyped::{Error, ErrorKind, Read, Storage};
 
 use crate::needs::needs;
 use crate::support::{Document, DocumentKey, OLD, Session, SessionKey, World, on_both_backends, seen_as, unique};

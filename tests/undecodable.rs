@@ -4,8 +4,9 @@
 use std::error::Error as _;
 
 use harness::wait;
-use kvtyped::ErrorKind;
+use kvtyped::codec::Bytes;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 
 use crate::support::sentinels::Everything;
 use crate::support::{RawSession, SOON, Session, SessionKey, on_both_backends, seen_as, soon};

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
+use kvtyped::Read;
 use kvtyped::prelude::*;
+use kvtyped::txn::TransactError;
 
 use crate::needs::needs;
 use crate::support::{Session, SessionKey, on_both_backends};

@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
-use kvtyped::Quota;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Quota;
 
 use crate::support::{SOON, on_both_backends, unique};
 

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use kvtyped::codec::{Codec, Text};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Ttl};
+use kvtyped::{Error, ErrorKind, Read, Ttl, Version};
 
 use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, on_both_backends, seen_as};

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use kvtyped::codec::Codec;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Watch};
+use kvtyped::watch::Watch;
+use kvtyped::{ErrorKind, Event, Filter};
 
 use crate::needs::needs;
 use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told};

@@ -22,7 +22,7 @@ pub(crate) async fn measure(world: &mut World) {
         let measured = in_one_process(world, tasks).await;
         world
             .report
-            .row(format!("modify, {tasks} tasks of one process"), "kv.entry + kv.update, again at once")
+            .row(format!("modify, {tasks} tasks of one process"), "kv.entry + kv.update, retried")
             .goal(goal)
             .measured(&measured);
     }
@@ -47,7 +47,7 @@ pub(crate) async fn measure(world: &mut World) {
         let measured = in_processes(world, processes).await;
         world
             .report
-            .row(format!("modify, {processes} processes"), "kv.entry + kv.update, again at once")
+            .row(format!("modify, {processes} processes"), "kv.entry + kv.update, retried")
             .goal(goal)
             .measured(&measured);
     }
@@ -55,7 +55,7 @@ pub(crate) async fn measure(world: &mut World) {
 }
 
 async fn rivals(world: &mut World) {
-    let beside = "kv.entry + kv.update, again at once";
+    let beside = "kv.entry + kv.update, retried";
     for (many, goal) in [(8, 1.2), (32, 1.5)] {
         let rivals = Rivals::connect(world, many).await;
         let measured = rivals.bursts(world.effort).await;
@@ -68,7 +68,7 @@ async fn rivals(world: &mut World) {
     }
     let many = 8;
     let [all, longest] = Rivals::connect(world, many).await.transact(world.effort).await;
-    let beside = "get_many + a guarded commit, again at once";
+    let beside = "get_many + conditional commit, retried";
     world.report.row(format!("transact, {many} connections"), beside).goal(1.0).measured(&all);
     let row = format!("transact, {many} connections, the longest of a round");
     world.report.row(row, beside).goal(2.0).measured(&longest);

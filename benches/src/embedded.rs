@@ -3,7 +3,7 @@
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
-use crate::world::{Session, World, decode, encode};
+use crate::world::{Session, SessionKey, World, decode, encode};
 
 /// The number of keys that the writes cycle through, and of operations in one measurement.
 const KEYS: u64 = 1_000;
@@ -50,4 +50,37 @@ pub(crate) async fn measure(world: &mut World) {
     };
     let measured = pairs(blocks, each, ours, theirs).await;
     world.report.row("get, in memory", "kv.get + serde_json").at_most(3e-6).measured(&measured);
+    lists(world).await;
+}
+
+/// Measures a list of a few records of a larger bucket. The cost must not grow with the size of the bucket.
+async fn lists(world: &mut World) {
+    const MATCHES: u64 = 10;
+    const SMALL: u64 = 1_000;
+    let (blocks, each) = (world.effort.blocks(7), world.effort.of(500));
+    let list = async |bucket: &Bucket<Session>| {
+        let records = async {
+            let list = bucket.list(SessionKey::filter().tenant("acme")).await.expect("it lists");
+            list.try_fold(0, async |seen, _| Ok(seen + 1)).await.expect("the list continues")
+        };
+        let (took, seen) = timed(records).await;
+        assert_eq!(seen, MATCHES);
+        took
+    };
+    let small = filled(SMALL, MATCHES).await;
+    let size = world.effort.of(100_000) as u64;
+    let large = filled(size, MATCHES).await;
+    let measured = pairs(blocks, each, || list(&large), || list(&small)).await;
+    let row = world.report.row(format!("list of {MATCHES} of {size}, in memory"), format!("the same of {SMALL}"));
+    row.goal(1.5).measured(&measured);
+}
+
+/// Returns a bucket in memory with this many records and this many matches.
+async fn filled(records: u64, matches: u64) -> Bucket<Session> {
+    let bucket: Bucket<Session> = Store::memory().bucket().await.expect("the bucket is made");
+    for id in 0..records {
+        let tenant = if id < matches { "acme" } else { "other" };
+        bucket.put(&Session::new(tenant, id)).await.expect("it is put");
+    }
+    bucket
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::kv;
 use futures::future::join_all;
 use kvtyped::prelude::*;
+use kvtyped::recipes::Locks;
 
 use crate::measure::{Measured, median, pairs, quantile, time};
 use crate::world::{Session, World, encode};
@@ -127,8 +128,8 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
         measured.ours.push(gaps);
         measured.theirs.push(puts);
     }
-    let how = if fair { "in turn" } else { "first come" };
-    let whose = if shared { "of one process" } else { "with separate connections" };
+    let how = if fair { "fair" } else { "not fair" };
+    let whose = if shared { "tasks of one process" } else { "connections" };
     let row = format!("hand-over to one of {waiters} {whose}, {how}");
     world.report.row(format!("{row}: median"), "kv.put of the holder").goal(goals[0]).measured(&measured);
     // A block has too few samples for the 99th percentile, so all blocks share one ratio.
@@ -136,7 +137,7 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
     let theirs = median(measured.theirs.into_iter().flatten());
     let measured = Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
     let goal = Some(goals[1]).filter(|goal| goal.is_finite());
-    world.report.row(format!("{row}: 99th percentile"), "kv.put of the holder, median").goal(goal).measured(&measured);
+    world.report.row(format!("{row}: p99"), "kv.put of the holder").goal(goal).measured(&measured);
 }
 
 /// The measured times in seconds.

@@ -137,7 +137,7 @@ async fn compaction(world: &mut World) {
         let beside = compaction_of(world, &format!("compact-beside-{size}"), many, true).await;
         let alone = compaction_of(world, &format!("compact-alone-{size}"), many, false).await;
         let measured = Measured { ours: vec![vec![beside]], theirs: vec![vec![alone]] };
-        world.report.row(format!("compact {many} markers beside a cache"), "without a cache").measured(&measured);
+        world.report.row(format!("compact {many} delete markers, with a cache"), "without a cache").measured(&measured);
     }
 }
 

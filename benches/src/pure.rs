@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kvtyped::Key;
-use kvtyped::key::KeyCodec;
+use kvtyped::codec::{Bytes, Codec, Json, Text};
+use kvtyped::key::{KeyCodec, ModelKey};
 use kvtyped::prelude::*;
 
 use crate::measure::{Measured, pairs};

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use async_nats::HeaderMap;
+use kvtyped::Storage;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
@@ -200,7 +201,7 @@ async fn transactions(world: &mut World, storage: Storage, goal: Option<f64>) {
 async fn counters(world: &mut World) {
     let (_, plain) = world.bucket("beside-counters").await;
     let counters = world.store.counters("counters").await.expect("the bucket is made");
-    assert!(counters.is_server_side(), "this server supports counters");
+    assert!(counters.is_server_side().await.unwrap(), "this server supports counters");
     let next = rounds();
     let ours = async || time(async { counters.add("requests", 1).await.expect("it is added") }).await;
     let theirs = async || {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv;
 use futures::StreamExt;
+use kvtyped::Event;
 use kvtyped::prelude::*;
 
 use crate::measure::{Measured, pairs, time, timed};

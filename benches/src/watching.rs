@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
+use kvtyped::Event;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time};
@@ -206,7 +207,7 @@ async fn subscribers(world: &mut World) {
         last.get()
     };
     let measured = pairs_of(world.effort.blocks(5), world.effort.of(200), ours, async || first.get()).await;
-    let name = format!("from a put to the last of {SUBSCRIBERS} who hear of it from a cache");
+    let name = format!("from a put to the last of {SUBSCRIBERS} cache subscribers");
     world.report.row(name, "to the first").goal(2.0).measured(&measured);
 
     let records: Vec<_> = (0..2_000).map(|id| Session::new("beside", id)).collect();
@@ -216,8 +217,8 @@ async fn subscribers(world: &mut World) {
         time(puts.buffer_unordered(64).for_each(async |put| assert!(put.expect("it is put") > 0))).await
     };
     let measured = pairs(world.effort.blocks(5), 1, async || write(&plain).await, async || write(&unheard).await);
-    let name = format!("2000 kv.put, 64 at once, while {SUBSCRIBERS} hear of them from a cache");
-    world.report.row(name, "without caches").goal(1.33).measured(&measured.await);
+    let name = format!("2000 kv.put, 64 at once, with {SUBSCRIBERS} cache subscribers");
+    world.report.row(name, "without subscribers").goal(1.33).measured(&measured.await);
     tasks.shutdown().await;
 }
 

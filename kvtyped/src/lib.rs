@@ -98,7 +98,7 @@
 //! not show the outcome. Read the record, or repeat the write if it is idempotent.
 //!
 //! **Reading** more than one record: lists and keys by a typed filter, of any length and optionally in pages
-//! ([`List::limit`], [`List::after`]); many records by their keys in few round trips
+//! ([`List::limit`](bucket::List::limit), [`List::after`](bucket::List::after)); many records by their keys in few round trips
 //! ([`get_many`](ReadBucket::get_many)); the history of a key; the status of the bucket.
 //!
 //! ```
@@ -202,7 +202,7 @@
 //!   of a lease; the server compares it, so that a former holder cannot write.
 //! * A **recipe** is a coordination primitive over a bucket: lock, election, semaphore, group and others.
 //!
-//! Opening a bucket creates it, unless [`must_exist`](OpenBucket::must_exist) is set. A new bucket has one revision of each
+//! Opening a bucket creates it, unless [`must_exist`](bucket::OpenBucket::must_exist) is set. A new bucket has one revision of each
 //! key, file storage and **one replica**, also on a cluster, if the model sets nothing else. Its name is the name of the
 //! struct in `snake_case`. Operations time out after 10 s. A TTL of a single record needs a bucket with one revision of
 //! each key.
@@ -254,28 +254,30 @@
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
 extern crate self as kvtyped;
 
-pub mod prelude;
-mod store;
 // In reading order, from the top layer to the bottom layer.
+pub mod prelude;
 pub mod recipes;
-mod txn;
-mod watch;
-mod bucket;
-pub mod model;
-pub mod backend;
+pub mod connect;
+mod store;
+pub mod txn;
+pub mod watch;
+pub mod bucket;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod backend;
+pub mod model;
 mod error;
 pub mod codec;
 pub mod config;
 pub mod key;
 mod revision;
 mod ttl;
-mod chance;
-mod closing;
+mod jitter;
+mod shutdown;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]
+#[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
 
@@ -296,32 +298,16 @@ pub mod __private;
 #[cfg(feature = "nats")]
 pub use async_nats;
 
-#[cfg(feature = "nats")]
-pub use crate::backend::nats::NatsOptions;
-pub use crate::backend::{BucketStatus, Read};
-pub use crate::bucket::{
-    Bucket, Change, Compact, Compacted, Count, Create, Cursor, Delete, DeleteMany, Entries, Entry, Get, GetMany,
-    GetManyResults, History, KeyStream, Keys, List, ListProgress, Modify, ModifyError, OpenBucket, OpenReadBucket,
-    Purge, Put, PutMany, ReadBucket, Removed, Touch, Transform, TryModify, Update, Version, WriteManyResults,
-    WriteProgress,
-};
-pub use crate::config::{BucketConfig, Difference, Drift, LimitMarkers, Placement, Republish, Source, Storage};
+pub use crate::backend::Read;
+pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed, Version};
+pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
 pub use crate::model::{Filter, KvModel, SingleRevision};
-pub use crate::recipes::{
-    Acquire, Campaign, Counters, Election, Fence, Group, GroupEvent, GroupEvents, GroupView, Ids, Join, Leader,
-    Leaders, Leadership, Lease, LeaveReason, Lock, LockGuard, LockHolder, Locks, Member, MemberInfo, Once, OnceError,
-    OnceOutput, OnceRun, OpenCounters, OpenIds, OpenLocks, OpenRateLimiter, Permit, Quota, RateLimitDecision,
-    RateLimiter, Semaphore, TryAcquire, TryLock, UntilReady,
-};
 pub use crate::revision::Revision;
-pub use crate::store::{Connect, Store};
+pub use crate::store::Store;
 pub use crate::ttl::Ttl;
-pub use crate::txn::{Abort, Committed, Transact, TransactError, Transaction, Tx};
-pub use crate::watch::{
-    Cache, CacheChange, CacheChanges, CacheIndex, Event, Events, Live, OpenCache, OpenLive, WaitFor, Watch,
-};
+pub use crate::watch::{Cache, Event, Live};
 pub use kvtyped_derive::{KeySegment, KvModel};
 
 #[cfg(doctest)]

@@ -8,6 +8,8 @@ use harness::history::lock::{self, Tenures};
 use harness::history::watch::{self, Log, Watched};
 use harness::history::{Action, Op, Outcome as Recorded, Recorder, Seen, Stored, VersionOrder, Violation, Wgl};
 use kvtyped::prelude::*;
+use kvtyped::recipes::Counters;
+use kvtyped::{Error, Read};
 
 use crate::figures::{Figure, Figures};
 use crate::model::{Account, Record, RecordKey, Tally, TallyKey, Transfer};

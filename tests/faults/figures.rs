@@ -69,7 +69,7 @@ impl Figures {
         self.0.get(&figure).copied().unwrap_or_default()
     }
 
-    /// Returns a Markdown table of the promises that have figures.
+    /// Returns a Markdown list of the promises that have figures.
     pub(crate) fn promises(&self) -> String {
         use Figure::*;
         let count = |figure| self.get(figure);
@@ -77,19 +77,19 @@ impl Figures {
         let lines = [
             (
                 Increments,
-                "P2: `modify` loses no increment, and applies none twice",
+                "`modify` loses no increment, and applies none twice (P2)",
                 format!("{} acknowledged, {} unknown", count(Increments), count(IncrementsUnknown)),
             ),
             (
                 NotApplied,
-                "P4: a write that is reported as not applied is not stored",
+                "A write that is reported as not applied is not stored (P4)",
                 format!("{} writes refused or failed, none of them stored", count(NotApplied)),
             ),
             (
                 Tenures,
-                "P10 to P12: guards that are valid are alone, fences grow, and a stale fence is refused",
+                "At most one guard is valid at a time, fences grow, and a stale fence is refused (P10 to P12)",
                 format!(
-                    "{} tenures; {} fenced writes, {} of them not applied",
+                    "{} terms of locks; {} fenced writes, {} of them not applied",
                     count(Tenures),
                     count(FencedWrites),
                     count(FencedNotApplied)
@@ -97,14 +97,14 @@ impl Figures {
             ),
             (
                 LeaseRounds,
-                "P15: a lease of 30 s outlives the loss of the leader",
+                "A lease of 30 s outlives the loss of the leader (P15)",
                 format!("held in {} of {} trials", count(LeasesHeld), count(LeaseRounds)),
             ),
             (
                 Takeovers,
-                "P20: the lock of a process that dies is free after its time to live, not before",
+                "The lock of a process that dies is free after its TTL, not before (P20)",
                 format!(
-                    "time to live 6 s: {} taken over within {}; with the leader killed, too: {} within {}",
+                    "TTL 6 s: {} taken over within {}; {} within {} with the leader killed, too",
                     count(Takeovers),
                     seconds(LongestTakeover),
                     count(TakeoversWithLeader),
@@ -113,19 +113,19 @@ impl Figures {
             ),
             (
                 Terms,
-                "P23: terms of leaders grow, and each stops before the next starts",
+                "Terms of leaders grow, and each stops before the next starts (P23)",
                 format!("{} terms", count(Terms)),
             ),
             (
                 Additions,
-                "P24: a counter is the sum of its increments, or reports an unknown outcome",
-                format!("{} additions acknowledged, {} unknown", count(Additions), count(AdditionsUnknown)),
+                "A counter is the sum of its increments, or reports an unknown outcome (P24)",
+                format!("{} increments acknowledged, {} unknown", count(Additions), count(AdditionsUnknown)),
             ),
             (
                 Transfers,
                 "A transaction is applied as a whole or not at all, and sees one state",
                 format!(
-                    "{} transfers made, {} unknown; {} sums over all accounts, all right",
+                    "{} transfers applied, {} unknown; {} sums over all accounts, all correct",
                     count(Transfers),
                     count(TransfersUnknown),
                     count(Audits)
@@ -133,9 +133,9 @@ impl Figures {
             ),
             (
                 Watches,
-                "P25: watches, caches and live values reach the state of the leader, in order",
+                "Watches, caches and live values reach the state of the leader, in order (P25)",
                 format!(
-                    "{} of them, {} events; within {} of the last write",
+                    "{} handles, {} events; within {} of the last write",
                     count(Watches),
                     count(Events),
                     seconds(LongestConvergence)
@@ -143,14 +143,14 @@ impl Figures {
             ),
             (
                 AtLeastReads,
-                "P29: a read of at least a revision is not older",
+                "A read of at least a revision is not older (P29)",
                 format!("{} reads, none older", count(AtLeastReads)),
             ),
             (
                 LeaderReads,
-                "(not promised: a leader that was frozen or cut off may answer)",
+                "Not guaranteed: reads of a leader that was frozen or cut off are current (P30)",
                 format!(
-                    "of {} reads of the leader {} were out of date, by {} at most",
+                    "of {} reads of the leader, {} were stale, by {} at most",
                     count(LeaderReads),
                     count(LeaderReadsStale),
                     seconds(LeaderReadsLongest)
@@ -158,9 +158,9 @@ impl Figures {
             ),
             (
                 PlainReads,
-                "(not promised: any replica answers)",
+                "Not guaranteed: plain reads are current (P30)",
                 format!(
-                    "of {} plain reads {} were out of date, by {} at most",
+                    "of {} plain reads, {} were stale, by {} at most",
                     count(PlainReads),
                     count(PlainReadsStale),
                     seconds(PlainReadsLongest)
@@ -168,10 +168,10 @@ impl Figures {
             ),
             (
                 WritesApplied,
-                "P43: the results of all writes form one history",
+                "The results of all writes form one history (P43)",
                 format!(
-                    "{} writes explained by their revisions ({} unknown ones settled by reads, {} not seen); {} of \
-                     them by search, {} keys given up",
+                    "{} writes explained by their revisions (of the unknown ones, reads resolved {} and did not \
+                     show {}); {} of them by search, {} keys given up",
                     count(WritesApplied),
                     count(WritesSettled),
                     count(WritesUnknown),
@@ -180,13 +180,13 @@ impl Figures {
                 ),
             ),
         ];
-        let mut table = String::from("| promise | figures |\n|---|---|\n");
+        let mut list = String::new();
         for (figure, promise, figures) in lines {
             if count(figure) > 0 {
-                let _ = writeln!(table, "| {promise} | {figures} |");
+                let _ = writeln!(list, "* **{promise}:** {figures}.");
             }
         }
-        table
+        list
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use harness::history::Outcome as Recorded;
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Read};
 
 /// The numbers of operations by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

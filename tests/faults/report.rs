@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// Returns a Markdown table of all scenarios, and a table of the promises.
+/// Returns a Markdown table of all scenarios, and a list of the promises.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| scenario | operations | done | refused | failed | unknown | faults | violations | outage: all addresses | one \

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use harness::history::Recorder;
 use harness::netns::Net;
+use kvtyped::KvModel;
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
-use kvtyped::{KvModel, OpenBucket};
 
 use crate::gauge::{Gauge, Work};
 

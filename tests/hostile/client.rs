@@ -5,7 +5,8 @@
 use std::future::IntoFuture;
 
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Events};
+use kvtyped::watch::Events;
+use kvtyped::{Error, ErrorKind, Read};
 
 use crate::foreign::{Stranger, hundred};
 use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};

@@ -2,8 +2,10 @@
 //! affect other records (P32, P35).
 
 use harness::wire::Wire;
+use kvtyped::codec::Codec;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, TransactError};
+use kvtyped::txn::TransactError;
+use kvtyped::{Error, ErrorKind, Event, Filter, Read, Version};
 use serde_json::Value;
 
 use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, World, listing, soon, told};

@@ -1,8 +1,8 @@
 //! Lost acknowledgements.
 
 use harness::Mode;
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Read, Version};
 
 use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};
 use crate::support::{Document, DocumentKey, in_time};

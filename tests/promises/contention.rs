@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::jetstream::kv;
 use kvtyped::prelude::*;
+use kvtyped::{Error, Read};
 
 use super::{SECOND, Site, is_refused, on_both_sites};
 use crate::support::{Session, World, seen_as, unique};

@@ -3,8 +3,8 @@
 use async_nats::connection::State;
 use async_nats::jetstream::{self, kv};
 use harness::{Mode, Proxy, Server, wait};
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Read};
 use tokio::time::Instant;
 
 use super::{Behind, Ledger, SECOND, Site, is_unknown};

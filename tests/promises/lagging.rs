@@ -14,15 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
     Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
     ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::BucketConfig;
-use kvtyped::key::Key;
+use kvtyped::key::{Key, ModelKey};
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Read};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

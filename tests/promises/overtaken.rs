@@ -1,6 +1,7 @@
 //! Lost acknowledgements of writes while another client writes the same key.
 
 use harness::Mode;
+use kvtyped::Read;
 use kvtyped::prelude::*;
 
 use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};

@@ -1,5 +1,6 @@
 //! Reads immediately after writes, in a bucket with three replicas.
 
+use kvtyped::Read;
 use kvtyped::prelude::*;
 
 use super::Site;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kvtyped::ErrorKind;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
     Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
@@ -15,6 +14,7 @@ use kvtyped::backend::{
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Read};
 
 use crate::support::{Session, SessionKey};
 

@@ -5,6 +5,7 @@
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use harness::{Server, wait};
+use kvtyped::Read;
 use kvtyped::prelude::*;
 use serde_json::{Value, json};
 

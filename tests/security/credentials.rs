@@ -1,8 +1,9 @@
 //! Authentication methods, configured by URL and by builder.
 
 use harness::{Server, wait};
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, NatsOptions};
+use kvtyped::{Error, ErrorKind};
 use nkeys::KeyPair;
 
 use super::authority::{self, Operator};
@@ -27,13 +28,16 @@ async fn a_user_signs_in_with_a_password() {
     let url = format!("nats://a%3Ap%20p:p%40ss%2Fw%3Ard%3F%25@{}", server.addr());
     is_let_in("the URL", Store::connect(url)).await;
     let connect = || Store::connect(server.url());
-    is_let_in("the builder", connect().user_and_password("a:p p", "p@ss/w:rd?%")).await;
+    is_let_in("the builder", connect().options(NatsOptions::new().user_and_password("a:p p", "p@ss/w:rd?%"))).await;
     let options = NatsOptions::new().user_and_password("a:p p", "p@ss/w:rd?%");
     is_let_in("the options", connect().options(options)).await;
 
     let wrong = Store::connect(format!("nats://a%3Ap%20p:wrong@{}", server.addr()));
     assert_unauthorized("a wrong one in the URL", &is_refused("it", wrong).await);
-    assert_unauthorized("a wrong one", &is_refused("it", connect().user_and_password("a:p p", "wrong")).await);
+    assert_unauthorized(
+        "a wrong one",
+        &is_refused("it", connect().options(NatsOptions::new().user_and_password("a:p p", "wrong"))).await,
+    );
     assert_unauthorized("nobody", &is_refused("it", connect()).await);
 }
 
@@ -41,12 +45,15 @@ async fn a_user_signs_in_with_a_password() {
 async fn a_token_lets_in() {
     let server = Server::builder().config(r#"authorization { token: "t0k@n" }"#).auth().start().await;
     is_let_in("the URL", Store::connect(format!("nats://t0k%40n@{}", server.addr()))).await;
-    is_let_in("the builder", Store::connect(server.url()).token("t0k@n")).await;
-    let over = Store::connect(format!("nats://t0k%40n@{}", server.addr())).token("another");
+    is_let_in("the builder", Store::connect(server.url()).options(NatsOptions::new().token("t0k@n"))).await;
+    let over = Store::connect(format!("nats://t0k%40n@{}", server.addr())).options(NatsOptions::new().token("another"));
     is_let_in("the URL, which takes precedence,", over).await;
     let wrong = Store::connect(format!("nats://wrong@{}", server.addr()));
     assert_unauthorized("a wrong one in the URL", &is_refused("it", wrong).await);
-    assert_unauthorized("a wrong one", &is_refused("it", Store::connect(server.url()).token("wrong")).await);
+    assert_unauthorized(
+        "a wrong one",
+        &is_refused("it", Store::connect(server.url()).options(NatsOptions::new().token("wrong"))).await,
+    );
 }
 
 #[tokio::test]
@@ -59,14 +66,18 @@ async fn an_nkey_signs_in() {
     let [file, wrong] = [folder.file("a.nk", &format!("{seed}\n")), folder.file("b.nk", &other)];
     is_let_in("the URL", Store::connect(with_query(&server, "nkey", &file))).await;
     let connect = || Store::connect(server.url());
-    is_let_in("the builder", connect().nkey(&*seed)).await;
-    is_let_in("the builder, by a file", connect().nkey_file(&file)).await;
+    is_let_in("the builder", connect().options(NatsOptions::new().nkey(&*seed))).await;
+    is_let_in("the builder, by a file", connect().options(NatsOptions::new().nkey_file(&file))).await;
     let client = kvtyped::async_nats::ConnectOptions::new().no_echo();
-    is_let_in("the builder, with the client's options", connect().client(client).nkey(&*seed)).await;
+    is_let_in(
+        "the builder, with the client's options",
+        connect().client(client).options(NatsOptions::new().nkey(&*seed)),
+    )
+    .await;
 
     let refused = is_refused("it", Store::connect(with_query(&server, "nkey", &wrong))).await;
     assert_unauthorized("another's in the URL", &refused);
-    assert_unauthorized("another's", &is_refused("it", connect().nkey(&*other)).await);
+    assert_unauthorized("another's", &is_refused("it", connect().options(NatsOptions::new().nkey(&*other))).await);
     assert_unauthorized("nobody", &is_refused("it", connect()).await);
 }
 
@@ -79,17 +90,24 @@ async fn a_credentials_file_signs_in() {
     let file = folder.file("a.creds", &credentials);
     is_let_in("the URL", Store::connect(with_query(&server, "creds", &file))).await;
     let connect = || Store::connect(server.url());
-    is_let_in("the builder", connect().credentials(&*credentials)).await;
-    is_let_in("the builder, by a file", connect().credentials_file(&file)).await;
+    is_let_in("the builder", connect().options(NatsOptions::new().credentials(&*credentials))).await;
+    is_let_in("the builder, by a file", connect().options(NatsOptions::new().credentials_file(&file))).await;
     let client = kvtyped::async_nats::ConnectOptions::new().no_echo();
-    is_let_in("the builder, with the client's options", connect().client(client).credentials_file(&file)).await;
+    is_let_in(
+        "the builder, with the client's options",
+        connect().client(client).options(NatsOptions::new().credentials_file(&file)),
+    )
+    .await;
 
     // The account is unknown to the operator.
     let stranger = authority::credentials_by(&KeyPair::new_account(), HOUR);
     let wrong = folder.file("b.creds", &stranger);
     let refused = is_refused("it", Store::connect(with_query(&server, "creds", &wrong))).await;
     assert_unauthorized("credentials of an unknown account in the URL", &refused);
-    assert_unauthorized("credentials of an unknown account", &is_refused("it", connect().credentials(stranger)).await);
+    assert_unauthorized(
+        "credentials of an unknown account",
+        &is_refused("it", connect().options(NatsOptions::new().credentials(stranger))).await,
+    );
     assert_unauthorized("nobody", &is_refused("it", connect()).await);
 }
 
@@ -113,7 +131,11 @@ async fn a_file_that_cannot_be_used_is_named() {
         let url = format!("nats://127.0.0.1:1?{parameter}={}", path.replace(' ', "%20"));
         let by_url = is_refused(path, Store::connect(url)).await;
         let builder = Store::connect("nats://127.0.0.1:1");
-        let builder = if *parameter == "nkey" { builder.nkey_file(path) } else { builder.credentials_file(path) };
+        let builder = if *parameter == "nkey" {
+            builder.options(NatsOptions::new().nkey_file(path))
+        } else {
+            builder.options(NatsOptions::new().credentials_file(path))
+        };
         for error in [by_url, is_refused(path, builder).await] {
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
             let told = format!("{error} {error:?}");

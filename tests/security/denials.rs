@@ -2,7 +2,7 @@
 
 use harness::Server;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, KvModel};
+use kvtyped::{Error, ErrorKind, KvModel, Read};
 use tokio::sync::OnceCell;
 
 use super::{PATIENT, SOON};

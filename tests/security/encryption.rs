@@ -1,8 +1,9 @@
 //! TLS: trusted CA certificates and client certificates.
 
 use harness::Server;
-use kvtyped::ErrorKind;
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -63,11 +64,17 @@ async fn a_server_is_trusted_by_its_authority() {
     let (addr, ca) = (server.addr(), &files.ca);
     for scheme in ["nats", "tls"] {
         is_let_in("the URL", Store::connect(format!("{scheme}://{addr}?ca={ca}"))).await;
-        is_let_in("the builder", Store::connect(format!("{scheme}://{addr}")).root_certificates(ca)).await;
+        is_let_in(
+            "the builder",
+            Store::connect(format!("{scheme}://{addr}")).options(NatsOptions::new().root_certificates(ca)),
+        )
+        .await;
         let [url, other] = [format!("{scheme}://{addr}"), format!("{scheme}://{addr}?ca={}", files.stranger_ca)];
-        for connect in
-            [Store::connect(&url), Store::connect(other), Store::connect(url).root_certificates(&files.stranger_ca)]
-        {
+        for connect in [
+            Store::connect(&url),
+            Store::connect(other),
+            Store::connect(url).options(NatsOptions::new().root_certificates(&files.stranger_ca)),
+        ] {
             let error = is_refused("an unknown authority", connect).await;
             assert!(reason(&error).contains("`?ca=") && reason(&error).contains("`root_certificates`"), "{error}");
         }
@@ -86,10 +93,13 @@ async fn a_client_shows_its_certificate() {
     let with = |[certificate, key]: &[String; 2]| format!("{url}&cert={certificate}&key={key}");
     is_let_in("the URL", Store::connect(with(&files.client))).await;
     let [certificate, key] = &files.client;
-    let built = Store::connect(server.url()).root_certificates(&files.ca).client_certificate(certificate, key);
+    let built = Store::connect(server.url())
+        .options(NatsOptions::new().root_certificates(&files.ca).client_certificate(certificate, key));
     is_let_in("the builder", built).await;
 
-    for connect in [Store::connect(&url), Store::connect(server.url()).root_certificates(&files.ca)] {
+    for connect in
+        [Store::connect(&url), Store::connect(server.url()).options(NatsOptions::new().root_certificates(&files.ca))]
+    {
         let error = is_refused("nobody", connect).await;
         assert!(reason(&error).contains("?cert=") && reason(&error).contains("`client_certificate`"), "{error}");
     }
@@ -103,7 +113,11 @@ async fn a_server_is_spoken_to_in_tls_first() {
     let server = Server::builder().config(&files.config("handshake_first: true")).silent().start().await;
     let url = format!("tls://{}?ca={}", server.addr(), files.ca);
     is_let_in("the URL", Store::connect(format!("{url}&tls_first=true"))).await;
-    is_let_in("the builder", Store::connect(server.url()).root_certificates(&files.ca).tls_first()).await;
+    is_let_in(
+        "the builder",
+        Store::connect(server.url()).options(NatsOptions::new().root_certificates(&files.ca).tls_first()),
+    )
+    .await;
     // Both sides wait for the other side to send first.
     let error = Store::connect(url).timeout(Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error:?}");

@@ -34,7 +34,8 @@ mod work;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kvtyped::Connect;
+use kvtyped::Error;
+use kvtyped::connect::Connect;
 use kvtyped::prelude::*;
 
 use crate::support::{Session, in_time, unique};

@@ -2,11 +2,12 @@
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use harness::Proxy;
-use kvtyped::ErrorKind;
 use kvtyped::backend::nats::NatsBackend;
 use kvtyped::backend::{Backend, Batch, Deadline, Write, WriteKind};
+use kvtyped::config::BucketConfig;
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
-use kvtyped::{BucketConfig, Key, NatsOptions};
+use kvtyped::{Error, ErrorKind, Key};
 
 use super::PATIENT;
 use super::roles::{Site, block};

@@ -1,9 +1,11 @@
 //! The documented permissions: they suffice, each is required, and everything else is denied.
 
+use kvtyped::Error;
 use std::sync::Mutex;
 
 use futures::future::join_all;
 use harness::{Cluster, Server, wait};
+use kvtyped::Event;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;

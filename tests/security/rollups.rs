@@ -1,8 +1,8 @@
 //! A message that replaces all records of a bucket, and the setting against it.
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind, Read};
 
 use super::roles::{Site, block};
 use super::work::{Session, SessionKey};

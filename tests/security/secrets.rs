@@ -1,8 +1,9 @@
 //! Secrets must not appear in logs, errors and `Debug` output.
 
 use harness::{Mode, Proxy, Server};
-use kvtyped::ErrorKind;
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Event};
 use nkeys::KeyPair;
 
 use super::Folder;
@@ -178,9 +179,10 @@ async fn keys_and_certificates(everything: &Everything) -> Vec<String> {
     let encrypted = format!("tls://{}?ca={ca}", tls.addr());
     let stores = [
         Store::connect(format!("{}?creds={creds}", jwt.url())),
-        Store::connect(jwt.url()).credentials(&*credentials),
+        Store::connect(jwt.url()).options(NatsOptions::new().credentials(&*credentials)),
         Store::connect(format!("{encrypted}&cert={own}&key={own_key}&nkey={nkey}")),
-        Store::connect(tls.url()).root_certificates(&ca).client_certificate(&own, &own_key).nkey(&*seed),
+        Store::connect(tls.url())
+            .options(NatsOptions::new().root_certificates(&ca).client_certificate(&own, &own_key).nkey(&*seed)),
     ];
     for connect in stores {
         everything.shown(&connect);
@@ -202,8 +204,8 @@ async fn keys_and_certificates(everything: &Everything) -> Vec<String> {
     ] {
         refused(everything, &url).await;
     }
-    let options = kvtyped::NatsOptions::new().credentials(&*credentials);
-    everything.shown(&(options.nkey(&*seed), kvtyped::NatsOptions::new().user_and_password("app", PASSWORD)));
+    let options = kvtyped::connect::NatsOptions::new().credentials(&*credentials);
+    everything.shown(&(options.nkey(&*seed), kvtyped::connect::NatsOptions::new().user_and_password("app", PASSWORD)));
     let in_a_file = credentials.lines().filter(|line| line.len() > 50 && !line.starts_with('-'));
     let in_a_key = [&issued.key, &client.key].map(|key| key.lines().nth(1).unwrap_or_default().to_owned());
     let secrets: Vec<_> = in_a_file.map(str::to_owned).chain(in_a_key).chain([seed]).collect();
@@ -245,7 +247,7 @@ async fn no_secret_is_shown_in_logs_errors_and_debug() {
         refused(&everything, &format!("http://{credentials}@{}", proxy.addr())).await;
         refused(&everything, &format!("nats://{credentials}@not a host")).await;
     }
-    let app = Store::connect(users.url()).user_and_password("app", PASSWORD).await.unwrap();
+    let app = Store::connect(users.url()).options(NatsOptions::new().user_and_password("app", PASSWORD)).await.unwrap();
     families(&everything, &app).await;
     let secrets = keys_and_certificates(&everything).await;
 

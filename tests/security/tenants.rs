@@ -1,8 +1,9 @@
 //! Users who are restricted to a key prefix.
 
 use async_nats::ConnectOptions;
+use kvtyped::connect::NatsOptions;
 use kvtyped::prelude::*;
-use kvtyped::{NatsOptions, ReadBucket};
+use kvtyped::{Filter, Read, ReadBucket};
 
 use super::PATIENT;
 use super::roles::{Denied, Site, block};

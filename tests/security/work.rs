@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, ReadBucket};
+use kvtyped::{Error, ErrorKind, Event, Read, ReadBucket};
 
 use crate::support::soon;
 
@@ -184,7 +184,7 @@ pub(super) async fn locking(store: &Store, name: &str) -> Result<(), Error> {
 /// Increments and reads counters.
 pub(super) async fn counting(store: &Store, name: &str) -> Result<(), Error> {
     let hits = store.counters("hits").await?;
-    assert!(hits.is_server_side());
+    assert!(hits.is_server_side().await.unwrap());
     assert_eq!(hits.add(name, 2).await?, 2);
     assert_eq!(hits.add(name, 3).await?, 5);
     assert_eq!(hits.get(name).await?, 5);

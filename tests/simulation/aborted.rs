@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures::{FutureExt, TryFutureExt};
+use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, LockGuard};
+use kvtyped::recipes::LockGuard;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::network::Client;

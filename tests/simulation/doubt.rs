@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use kvtyped::Error;
 use kvtyped::prelude::*;
 use tokio::time::sleep;
 

@@ -12,7 +12,8 @@ use kvtyped::backend::{
     Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
     ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
-use kvtyped::{BucketConfig, Error, ErrorKind, Key, Read, Revision, Store};
+use kvtyped::config::BucketConfig;
+use kvtyped::{Error, ErrorKind, Key, Read, Revision, Store};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::world::{Applied, World};

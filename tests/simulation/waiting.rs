@@ -88,7 +88,7 @@ fn a_waiter_writes_once_for_what_it_hears() {
 }
 
 /// Returns a fair lock on the record.
-fn fair(bucket: &Bucket<Ledger>, number: u64, ttl: Duration) -> kvtyped::Lock {
+fn fair(bucket: &Bucket<Ledger>, number: u64, ttl: Duration) -> kvtyped::recipes::Lock {
     bucket.lock(&LedgerKey::new("main")).ttl(ttl).owner(format!("c{number}")).fair()
 }
 

@@ -1,3 +1,4 @@
+use kvtyped::Filter;
 use kvtyped::prelude::*;
 
 #[derive(Serialize, Deserialize, KvModel)]

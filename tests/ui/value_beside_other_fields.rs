@@ -1,3 +1,4 @@
+use kvtyped::codec::Text;
 use kvtyped::prelude::*;
 
 #[derive(KvModel)]

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
+use kvtyped::{Event, Storage};
 use kvtyped::prelude::*;
+use kvtyped::recipes::Locks;
 
 use crate::record::{Session, SessionKey};
 use crate::side::{BULK, LISTED, Side};
@@ -13,7 +15,7 @@ use crate::side::{BULK, LISTED, Side};
 pub(crate) struct Nats {
     bucket: Bucket<Session>,
     locks: Locks,
-    events: kvtyped::Events<Session>,
+    events: kvtyped::watch::Events<Session>,
     revisions: HashMap<SessionKey, Revision>,
 }
 

@@ -7,7 +7,7 @@ use super::{Goal, Report, Row, Verdict};
 
 const LINE: usize = 16;
 /// The column at the end of the names and the start of the plot, and the width of the plot.
-const LEFT: f64 = 430.0;
+const LEFT: f64 = 540.0;
 const WIDTH: f64 = 420.0;
 /// The range of the plot, in powers of ten.
 const FROM: f64 = -3.0;

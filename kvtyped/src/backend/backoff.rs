@@ -56,7 +56,7 @@ impl Backoff {
         }
         let next = (2 * self.ceiling).min(self.highest);
         let ceiling = std::mem::replace(&mut self.ceiling, next);
-        crate::chance::uniform_duration(ceiling)
+        crate::jitter::uniform_duration(ceiling)
     }
 
     /// Waits. Returns whether any time is left before the deadline.

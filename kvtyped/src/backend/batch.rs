@@ -42,8 +42,8 @@ impl Batch {
             }
         }
         let mut expected = BTreeMap::new();
-        for guard in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
-            let Precondition { key, revision } = guard;
+        for precondition in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
+            let Precondition { key, revision } = precondition;
             if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
                 return Err(invalid(format!("it expects two revisions of `{key}`")).with_key(key.as_str()));
             }
@@ -56,12 +56,13 @@ impl Batch {
             }
         }
         let mut elsewhere = elsewhere.into_iter();
-        for (write, guard) in writes.iter_mut().filter(|write| write.precondition.is_none()).zip(&mut elsewhere) {
-            write.precondition = Some(guard);
+        for (write, precondition) in writes.iter_mut().filter(|write| write.precondition.is_none()).zip(&mut elsewhere)
+        {
+            write.precondition = Some(precondition);
         }
-        for (index, guard) in elsewhere.enumerate() {
+        for (index, precondition) in elsewhere.enumerate() {
             let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECK_KEY_PREFIX))?, WriteKind::Delete);
-            writes.push(Write { precondition: Some(guard), ..marker });
+            writes.push(Write { precondition: Some(precondition), ..marker });
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
@@ -90,50 +91,55 @@ mod tests {
         Write::new(key(on), WriteKind::Delete)
     }
 
-    fn guard(on: &str, revision: u64) -> Precondition {
+    fn precondition(on: &str, revision: u64) -> Precondition {
         Precondition { key: key(on), revision: Revision::new(revision) }
     }
 
     /// Returns each written key with the key of its precondition.
     fn brief(batch: Batch) -> Vec<(String, Option<String>)> {
         let messages = batch.messages().unwrap().into_iter();
-        messages.map(|write| (write.key.to_string(), write.precondition.map(|guard| guard.key.to_string()))).collect()
+        messages
+            .map(|write| (write.key.to_string(), write.precondition.map(|precondition| precondition.key.to_string())))
+            .collect()
     }
 
-    fn on(key: &str, guard: Option<&str>) -> (String, Option<String>) {
-        (key.to_owned(), guard.map(str::to_owned))
+    fn on(key: &str, precondition: Option<&str>) -> (String, Option<String>) {
+        (key.to_owned(), precondition.map(str::to_owned))
     }
 
     #[test]
-    fn a_check_rides_on_a_write_without_a_guard() {
+    fn a_check_rides_on_a_write_without_a_precondition() {
         let batch = Batch {
             writes: vec![write("a").if_revision(Revision::new(1)), write("b")],
-            preconditions: vec![guard("c", 3)],
+            preconditions: vec![precondition("c", 3)],
         };
         assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("c"))]);
     }
 
     #[test]
     fn a_check_that_finds_no_room_gets_a_marker() {
-        let preconditions = vec![guard("x", 1), guard("y", 2), guard("z", 0)];
+        let preconditions = vec![precondition("x", 1), precondition("y", 2), precondition("z", 0)];
         let wanted = [on("a", Some("x")), on("=kvtyped.check.0", Some("y")), on("=kvtyped.check.1", Some("z"))];
         assert_eq!(brief(Batch { writes: vec![write("a")], preconditions }), wanted);
     }
 
     #[test]
-    fn a_check_of_a_written_key_is_its_own_guard() {
-        let elsewhere = Write { precondition: Some(guard("b", 7)), ..write("a") };
-        let batch = Batch { writes: vec![elsewhere, write("b")], preconditions: vec![guard("a", 4), guard("b", 7)] };
+    fn a_check_of_a_written_key_is_its_own_precondition() {
+        let elsewhere = Write { precondition: Some(precondition("b", 7)), ..write("a") };
+        let batch = Batch {
+            writes: vec![elsewhere, write("b")],
+            preconditions: vec![precondition("a", 4), precondition("b", 7)],
+        };
         assert_eq!(brief(batch), [on("a", Some("a")), on("b", Some("b"))]);
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn a_batch_that_contradicts_itself_is_refused() {
         let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
         let twice = Batch { writes: vec![write("a"), write("a")], preconditions: Vec::new() };
         assert_eq!(refusal(twice).as_deref(), Some("a"));
         let contradiction =
-            Batch { writes: vec![write("a").if_revision(Revision::new(1))], preconditions: vec![guard("a", 2)] };
+            Batch { writes: vec![write("a").if_revision(Revision::new(1))], preconditions: vec![precondition("a", 2)] };
         assert_eq!(refusal(contradiction).as_deref(), Some("a"));
     }
 
@@ -141,7 +147,7 @@ mod tests {
     fn markers_count() {
         let batch = |checks: u64| Batch {
             writes: vec![write("a")],
-            preconditions: (0..checks).map(|n| guard(&format!("k{n}"), n)).collect(),
+            preconditions: (0..checks).map(|n| precondition(&format!("k{n}"), n)).collect(),
         };
         assert_eq!(batch(1_000).messages().unwrap().len(), 1_000);
         assert!(matches!(batch(1_001).messages().unwrap_err().kind(), ErrorKind::InvalidBatch { .. }));

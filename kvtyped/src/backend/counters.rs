@@ -25,7 +25,7 @@ pub trait RawCounters: fmt::Debug + Send + Sync + 'static {
     /// Returns the totals of many counters, about as fresh as [`Read::Any`](super::Read::Any).
     ///
     /// Errors follow the rules of [`RawBucket::scan`](super::RawBucket::scan).
-    fn scan(&self, pattern: Pattern, patience: Duration) -> BoxStream<'static, Result<(Key, i128)>>;
+    fn scan(&self, pattern: Pattern, idle_timeout: Duration) -> BoxStream<'static, Result<(Key, i128)>>;
 
     /// Removes a counter: the next increment starts at zero. Does nothing if the counter does not exist.
     fn remove<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<()>>;

@@ -31,7 +31,7 @@
 //! * An erase removes the entries of a key up to the given revision and no later entry. It leaves no marker, and
 //!   watches do not report it (`an_erasure_takes_nothing_that_is_later`).
 //!
-//! Batches, if [`Capabilities::atomic`] is set and the bucket's [`atomic`](crate::BucketConfig::atomic) is on:
+//! Batches, if [`Capabilities::atomic`] is set and the bucket's [`atomic`](crate::config::BucketConfig::atomic) is on:
 //! * Either all writes of a batch are applied, at consecutive revisions in the order of the writes, or none is
 //!   (`a_batch_is_applied_as_a_whole`). Delete markers may follow the writes to carry checks; see [`Batch::messages`].
 //! * All preconditions and checks of a batch are evaluated at one moment, when the batch is applied
@@ -148,7 +148,9 @@ mod deadline;
 mod delivered;
 mod detached;
 mod entry;
+mod local;
 mod scan;
+mod state;
 mod status;
 mod watch;
 mod write;

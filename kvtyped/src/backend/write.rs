@@ -74,11 +74,11 @@ impl Write {
 
 impl fmt::Debug for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, kind, precondition: guard, ttl, id } = self;
+        let Self { key, kind, precondition, ttl, id } = self;
         f.debug_struct("Write")
             .field("key", key)
             .field("kind", kind)
-            .field("guard", guard)
+            .field("precondition", precondition)
             .field("ttl", ttl)
             .field("id", id)
             .finish()

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 
-use super::{Bucket, verb};
+use super::handle::Bucket;
+use super::verb::verb;
 use crate::backend::{RawEntry, ScanItem, ScanRequest, next_output};
 use crate::error::Result;
 use crate::key::{Key, Pattern};

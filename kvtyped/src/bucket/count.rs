@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures::stream::StreamExt;
 
-use super::{ReadBucket, decode, verb};
+use super::decode;
+use super::handle::ReadBucket;
+use super::verb::verb;
 use crate::backend::ScanRequest;
 use crate::error::Result;
 use crate::model::{Filter, KvModel};

@@ -8,9 +8,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
-use crate::closing::ShutdownSignal;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
+use crate::shutdown::ShutdownSignal;
 
 /// The number of attempts while a concurrent increment keeps the total out of range.
 const ATTEMPTS: u32 = 8;
@@ -35,11 +35,6 @@ impl CounterBucket {
         closed: Arc<ShutdownSignal>,
     ) -> Self {
         Self { raw, bucket, below, timeout, closed }
-    }
-
-    /// Returns the name of the bucket.
-    pub(crate) fn bucket(&self) -> &str {
-        &self.bucket
     }
 
     /// Increments the counter and returns the new total. If the total leaves the range of `i64`, the opposite increment

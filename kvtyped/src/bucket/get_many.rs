@@ -3,9 +3,11 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
-use super::{ReadBucket, decode, verb};
+use super::decode;
+use super::entry::Entry;
+use super::handle::ReadBucket;
+use super::verb::verb;
 use crate::backend::{RawEntry, Read};
-use crate::bucket::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyError, ModelKey};
 use crate::model::KvModel;
@@ -27,6 +29,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::Read;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     /// # #[kv(key = "{tenant}.{id}")]
     /// # struct Session { tenant: String, id: u64 }

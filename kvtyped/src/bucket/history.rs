@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use futures::stream::StreamExt;
 
-use super::{ReadBucket, Version, decode, verb};
+use super::decode;
+use super::entry::Version;
+use super::handle::ReadBucket;
+use super::verb::verb;
 use crate::backend::ScanRequest;
 use crate::error::Result;
 use crate::key::{ModelKey, Pattern};
@@ -17,6 +20,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// ```
     /// # use kvtyped::prelude::*;
+    /// # use kvtyped::Version;
     /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
     /// # #[kv(key = "app", history = 8)]
     /// # struct AppConfig { limit: u32 }

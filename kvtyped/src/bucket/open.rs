@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::encoded::encoded;
-use super::{Bucket, ReadBucket};
+use super::handle::{Bucket, ReadBucket};
 use crate::backend::{Backend, Deadline, RawBucket};
-use crate::closing::ShutdownSignal;
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
 use crate::model::KvModel;
+use crate::shutdown::ShutdownSignal;
 
 /// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
 const MADE_BY: &str = "kvtyped.made-by";
@@ -39,7 +39,7 @@ impl Presence {
 /// [`Store::bucket`](crate::Store::bucket).
 ///
 /// Compares the settings that the model or this builder sets, and reports settings of the stream that break a guarantee
-/// of this crate ([`BucketConfig::irregular`](crate::BucketConfig)). In a new bucket, unset settings get their defaults.
+/// of this crate ([`BucketConfig::irregular`](crate::config::BucketConfig)). In a new bucket, unset settings get their defaults.
 ///
 /// ```
 /// # use kvtyped::prelude::*;

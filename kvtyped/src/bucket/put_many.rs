@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 
+use super::decode;
+use super::handle::Bucket;
+use super::verb::verb;
 use super::write::{WriteConditions, check_ttl};
-use super::{Bucket, decode, verb};
 use crate::backend::{WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};

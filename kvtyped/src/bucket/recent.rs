@@ -11,7 +11,7 @@ const OVERHEAD: usize = 320;
 ///
 /// `add` and `take` run in amortized constant time. An entry that is taken and added again counts as new.
 #[derive(Debug)]
-pub(super) struct Recent<V> {
+pub(crate) struct Recent<V> {
     entries: HashMap<Key, Entry<V>>,
     /// The entries in insertion order, including stale slots of removed entries.
     order: VecDeque<(u64, Key)>,
@@ -29,12 +29,12 @@ struct Entry<V> {
 
 impl<V> Recent<V> {
     /// Creates a map for entries of this many bytes in total.
-    pub(super) fn new(room: usize) -> Self {
+    pub(crate) fn new(room: usize) -> Self {
         Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity: room }
     }
 
     /// Adds an entry whose value takes this many bytes on the heap, and forgets the oldest entries beyond the bound.
-    pub(super) fn add(&mut self, key: Key, value: V, heap: usize) {
+    pub(crate) fn add(&mut self, key: Key, value: V, heap: usize) {
         drop(self.take(&key));
         let number = self.next;
         self.next += 1;
@@ -56,7 +56,7 @@ impl<V> Recent<V> {
     }
 
     /// Removes an entry and returns its value.
-    pub(super) fn take(&mut self, key: &Key) -> Option<V> {
+    pub(crate) fn take(&mut self, key: &Key) -> Option<V> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.bytes;
         Some(entry.value)
@@ -67,7 +67,7 @@ impl<V> Recent<V> {
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::cas::{CasDecision, CasLimits, CasStart};
-use super::standing::FenceResult;
+use super::decode;
+use super::handle::Bucket;
+use super::modify::decision::{CasDecision, CasLimits, CasStart};
+use super::precondition::FenceResult;
+use super::verb::{options, verb};
 use super::write::check_ttl;
-use super::{Bucket, decode, options, verb};
 use crate::backend::{RawEntry, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;

@@ -5,9 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::cas::{CasDecision, CasLimits, CasStart};
-use super::standing::{self, FenceResult};
-use super::{Bucket, BucketInner, decode, options, verb};
+use super::decode;
+use super::handle::{Bucket, BucketInner};
+use super::modify::decision::{CasDecision, CasLimits, CasStart};
+use super::precondition;
+use super::precondition::FenceResult;
+use super::verb::{options, verb};
 use crate::backend::{Deadline, RawEntry, Read, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -205,12 +208,12 @@ impl<T: KvModel> Bucket<T> {
         fence: FenceResult,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let on = standing::guard(fence, self)?;
+        let on = self.resolve_fence(fence)?;
         let Some(expected) = expected else {
-            return standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
+            return precondition::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
         };
         self.check_identity(&write.key, expected, deadline).await?;
-        match standing::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
+        match precondition::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
             Err(error) => Err(self.explain_conflict(error, deadline).await),
             written => written,
         }

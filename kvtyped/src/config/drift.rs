@@ -49,7 +49,7 @@ impl BucketConfig {
     /// [`irregular`](BucketConfig::irregular) settings of `found`.
     ///
     /// ```
-    /// use kvtyped::BucketConfig;
+    /// use kvtyped::config::BucketConfig;
     ///
     /// let mut wanted = BucketConfig::new("sessions");
     /// wanted.history = Some(5);

@@ -11,11 +11,11 @@ use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 
 /// Creates a bucket with atomic batches. Returns `None` if the backend does not support them.
-async fn with_batches(subject: &BackendUnderTest, say: impl FnOnce(&mut BucketConfig)) -> Option<Bucket> {
+async fn with_batches(subject: &BackendUnderTest, change: impl FnOnce(&mut BucketConfig)) -> Option<Bucket> {
     if !subject.has_batches().await {
         return None;
     }
-    let bucket = subject.bucket(say).await;
+    let bucket = subject.bucket(change).await;
     assert_eq!(bucket.raw.config().atomic, Some(true), "a new bucket supports batches");
     Some(bucket)
 }
@@ -26,10 +26,10 @@ fn check(on: &str, revision: Revision) -> Precondition {
 
 /// Asserts that a conflict, if it names a key, names this key, and that its revisions are correct.
 fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revision) {
-    let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
+    let ErrorKind::Conflict { expected: reported, actual: found } = error.kind() else {
         panic!("the error is a revision conflict: {error:?}");
     };
-    assert!(error.key().is_none_or(|named| named == on && *told == expected), "the error names `{on}`: {error:?}");
+    assert!(error.key().is_none_or(|named| named == on && *reported == expected), "the error names `{on}`: {error:?}");
     assert!(found.is_none_or(|found| found == actual), "the actual revision is {actual}: {error:?}");
 }
 
@@ -157,8 +157,8 @@ pub async fn a_refused_batch_changes_nothing(subject: &BackendUnderTest) {
 pub async fn a_watcher_sees_a_batch_contiguous(subject: &BackendUnderTest) {
     const BATCHES: usize = 10;
     let Some(bucket) = with_batches(subject, |_| {}).await else { return };
-    let mut sitting = bucket.watch(StartFrom::Newest).await;
-    assert!(sitting.until_ready().await.is_empty(), "the bucket is empty");
+    let mut probe = bucket.watch(StartFrom::Newest).await;
+    assert!(probe.until_ready().await.is_empty(), "the bucket is empty");
     let (raw, deadline) = (bucket.raw.clone(), subject.deadline());
     let between = tokio::spawn(async move {
         for round in 0..3 * BATCHES {
@@ -174,7 +174,7 @@ pub async fn a_watcher_sees_a_batch_contiguous(subject: &BackendUnderTest) {
     let mut seen = Vec::new();
     let mut last = Revision::ZERO;
     while seen.len() < committed.len() {
-        let entry = sitting.entry().await;
+        let entry = probe.entry().await;
         if entry.key.as_str() != "between" {
             let place = seen.len() % 3;
             assert!(entry.key.as_str().starts_with(["a.", "b.", "c."][place]), "in the order of the writes: {entry:?}");

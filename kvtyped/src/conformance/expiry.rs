@@ -72,7 +72,7 @@ pub async fn a_purge_marker_with_a_ttl_goes_in_silence(subject: &BackendUnderTes
     let k = key("k");
     bucket.write(put(&k, "v")).await;
     let purged = bucket.write(purge(&k).with_ttl(Some(seconds(1)))).await;
-    assert_eq!(bucket.says(&k).await, Some(Operation::Purge));
+    assert_eq!(bucket.operation(&k).await, Some(Operation::Purge));
     let vanished = async || bucket.newest(&k).await.is_none().then_some(());
     subject.eventually("the marker vanishes", vanished).await;
     assert_eq!(bucket.counts().await, (0, purged), "nothing is left, and nothing was written");

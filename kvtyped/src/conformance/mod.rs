@@ -24,7 +24,7 @@ pub mod buckets;
 pub mod counters;
 pub mod expiry;
 pub mod reading;
-mod sitting;
+mod watch_probe;
 mod subject;
 pub mod watching;
 pub mod writing;
@@ -35,14 +35,14 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use self::subject::BackendUnderTest;
-pub use crate::chance::seed;
+pub use crate::jitter::seed;
 
 type ContractTest = (&'static str, for<'a> fn(&'a BackendUnderTest) -> LocalBoxFuture<'a, ()>);
 
 /// Passes every rule to the macro `$then` after `$first`. The only list of the rules.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __conformance_sentences {
+macro_rules! __conformance_rules {
     ([$($then:tt)+] $($first:tt)*) => {
         $($then)+! {
             $($first)*
@@ -125,17 +125,17 @@ macro_rules! __conformance_sentences {
     };
 }
 
-macro_rules! sentences {
-    ($($room:ident::$sentence:ident)*) => {
-        &[$((stringify!($sentence), |subject| Box::pin($room::$sentence(subject)))),*]
+macro_rules! rules {
+    ($($module:ident::$rule:ident)*) => {
+        &[$((stringify!($rule), |subject| Box::pin($module::$rule(subject)))),*]
     };
 }
 
-static SENTENCES: &[ContractTest] = __conformance_sentences!([sentences]);
+static RULES: &[ContractTest] = __conformance_rules!([rules]);
 
 /// Returns the names of all rules, in the order of the contract.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    SENTENCES.iter().map(|(name, _)| *name)
+    RULES.iter().map(|(name, _)| *name)
 }
 
 /// Tests one rule, and removes the buckets that the rule created, even if it fails.
@@ -144,15 +144,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 ///
 /// Panics if the backend violates the rule, or if no rule has this name.
 pub async fn run(subject: &BackendUnderTest, name: &str) {
-    let (name, sentence) =
-        SENTENCES.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no sentence is named `{name}`"));
+    let (name, rule) =
+        RULES.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("no rule has the name `{name}`"));
     let subject = subject.fresh();
-    let result = AssertUnwindSafe(sentence(&subject)).catch_unwind().await;
+    let result = AssertUnwindSafe(rule(&subject)).catch_unwind().await;
     subject.clean().await;
     if let Err(payload) = result {
         let message = payload.downcast_ref::<String>().cloned();
         match message.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())) {
-            Some(message) => panic!("`{name}` is not true of {subject:?}: {message}"),
+            Some(message) => panic!("{subject:?} violates the rule `{name}`: {message}"),
             None => resume_unwind(payload),
         }
     }
@@ -171,7 +171,7 @@ pub async fn run_all(subject: &BackendUnderTest) {
 
 /// Creates a `#[tokio::test]` with the name of the rule for every rule of the [contract](crate::backend#contract).
 ///
-/// Takes an expression of the type [`Subject`](crate::conformance::BackendUnderTest) or `Arc<dyn Backend>`. The expression may
+/// Takes an expression of the type [`BackendUnderTest`](crate::conformance::BackendUnderTest) or `Arc<dyn Backend>`. The expression may
 /// use `.await`, and each test evaluates it. The calling crate needs tokio with `macros` and `rt-multi-thread`.
 ///
 /// ```
@@ -186,19 +186,19 @@ pub async fn run_all(subject: &BackendUnderTest) {
 #[macro_export]
 macro_rules! conformance_tests {
     ($subject:expr $(,)?) => {
-        $crate::__conformance_sentences!([$crate::__conformance_tests][$subject]);
+        $crate::__conformance_rules!([$crate::__conformance_tests][$subject]);
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_tests {
-    ([$subject:expr] $($room:ident::$sentence:ident)*) => {
+    ([$subject:expr] $($module:ident::$rule:ident)*) => {
         $(
             #[::tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $sentence() {
+            async fn $rule() {
                 let subject = ::core::convert::Into::<$crate::conformance::BackendUnderTest>::into($subject);
-                $crate::conformance::run(&subject, ::core::stringify!($sentence)).await;
+                $crate::conformance::run(&subject, ::core::stringify!($rule)).await;
             }
         )*
     };

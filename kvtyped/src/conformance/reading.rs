@@ -21,7 +21,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &BackendUnderTest) {
         assert_eq!(bucket.read(&k, ReadAt::Newest(read)).await, None, "{read:?}");
     }
     let mut created = None;
-    for (write, says) in [
+    for (write, operation) in [
         (put(&k, "first"), Operation::Put),
         (put(&k, "second"), Operation::Put),
         (delete(&k), Operation::Delete),
@@ -31,7 +31,7 @@ pub async fn a_read_finds_the_newest_entry(subject: &BackendUnderTest) {
         let revision = bucket.write(write.clone()).await;
         let entry = bucket.newest(&k).await.expect("the record exists");
         let found = (&entry.key, entry.revision, &entry.operation, &*entry.value);
-        assert_eq!(found, (&k, revision, &says, write.value()), "{write:?}");
+        assert_eq!(found, (&k, revision, &operation, write.value()), "{write:?}");
         assert!(created <= Some(entry.created), "{entry:?} was created after {created:?}");
         created = Some(entry.created);
         let nearest = async || bucket.read(&k, ReadAt::Newest(Read::Any)).await.filter(|any| any.revision == revision);
@@ -257,8 +257,8 @@ pub async fn a_scan_tells_how_many_are_behind(subject: &BackendUnderTest) {
     }
     bucket.scan_finds(&[Pattern::all()], false, &revisions).await;
     let found: Vec<_> = bucket.raw.scan(bucket.scan_of(&[Pattern::all()])).collect().await;
-    let behind = found.into_iter().map(|scanned| scanned.expect("the scan has no error").pending);
-    assert!(behind.eq((0..KEYS).rev()), "the pending count reaches zero");
+    let pending = found.into_iter().map(|scanned| scanned.expect("the scan has no error").pending);
+    assert!(pending.eq((0..KEYS).rev()), "the pending count reaches zero");
 }
 
 /// A dropped scan leaves nothing on the server, if there is a server.

@@ -68,8 +68,8 @@ impl BackendUnderTest {
 
     /// Sets the timeout of operations, and of expected events. Default: 15 s.
     #[must_use]
-    pub fn idle_timeout(mut self, patience: Duration) -> Self {
-        self.idle_timeout = patience;
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
         self
     }
 
@@ -106,20 +106,20 @@ impl BackendUnderTest {
     }
 
     /// Returns the configuration of a bucket with a unique name. [`clean`](Self::clean) removes the bucket.
-    pub(super) fn config(&self, say: impl FnOnce(&mut BucketConfig)) -> BucketConfig {
+    pub(super) fn config(&self, change: impl FnOnce(&mut BucketConfig)) -> BucketConfig {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut config = BucketConfig::new(format!("conformance-{:08x}-{number}", rand::random::<u32>()));
         config.replicas = Some(self.replicas);
         config.storage = Some(self.storage);
-        say(&mut config);
+        change(&mut config);
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(config.name.clone());
         config
     }
 
     /// Creates a bucket.
-    pub(super) async fn bucket(&self, say: impl FnOnce(&mut BucketConfig)) -> Bucket {
-        let config = self.config(say);
+    pub(super) async fn bucket(&self, change: impl FnOnce(&mut BucketConfig)) -> Bucket {
+        let config = self.config(change);
         match self.backend.create(config.clone(), self.deadline()).await {
             Ok(raw) => Bucket { raw, subject: self.clone() },
             Err(error) => panic!("cannot create {config:?}: {error:?}"),
@@ -172,7 +172,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn idle_timeout(&self) -> Duration {
         self.subject.idle_timeout
     }
 
@@ -240,8 +240,8 @@ impl Bucket {
     }
 
     /// Erases the entries of a key up to a revision. Returns their number.
-    pub(super) async fn erase(&self, on: &Key, upto: Revision) -> u64 {
-        self.raw.purge_through(on, upto, self.subject.deadline()).await.expect("the entries are erased")
+    pub(super) async fn erase(&self, on: &Key, through: Revision) -> u64 {
+        self.raw.purge_through(on, through, self.subject.deadline()).await.expect("the entries are erased")
     }
 
     /// Returns the newest entry of a key on the leader.
@@ -250,7 +250,7 @@ impl Bucket {
     }
 
     /// Returns the operation of the newest entry of a key.
-    pub(super) async fn says(&self, on: &Key) -> Option<Operation> {
+    pub(super) async fn operation(&self, on: &Key) -> Option<Operation> {
         self.newest(on).await.map(|entry| entry.operation)
     }
 
@@ -285,9 +285,9 @@ impl Bucket {
 
     /// Runs a scan with the checks of [`scan`](Self::scan).
     pub(super) async fn scan_as(&self, scan: ScanRequest) -> Vec<RawEntry> {
-        let (patience, history) = (scan.idle_timeout, scan.history);
+        let (idle_timeout, history) = (scan.idle_timeout, scan.history);
         let entries = self.raw.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry);
-        let entries: Vec<_> = tokio::time::timeout(2 * patience, entries.collect()).await.expect("the scan ends");
+        let entries: Vec<_> = tokio::time::timeout(2 * idle_timeout, entries.collect()).await.expect("the scan ends");
         let brief: Vec<_> = entries.iter().map(|entry| (entry.revision.get(), entry.key.as_str())).collect();
         assert!(brief.is_sorted_by(|a, b| a.0 < b.0), "the scan is in the order of revisions: {brief:?}");
         let mut keys: Vec<_> = brief.iter().map(|(_, key)| key).collect();

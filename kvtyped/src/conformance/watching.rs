@@ -22,23 +22,23 @@ pub async fn a_watch_tells_what_is_there_then_ready_then_news(subject: &BackendU
         revisions.push(bucket.write(write).await);
     }
     let all = [Pattern::all()];
-    let (mut sitting, listed) = bucket.watch_finds(&all, StartFrom::Newest, false, &revisions[3..]).await;
+    let (mut probe, listed) = bucket.watch_finds(&all, StartFrom::Newest, false, &revisions[3..]).await;
     let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
-    let begun = sitting.begun;
+    let started = probe.started;
     assert_eq!(
-        (begun.created, begun.last_revision, begun.contiguous),
+        (started.created, started.last_revision, started.contiguous),
         (status.created, status.last_revision, true),
         "the start of the session shows the state of the bucket"
     );
-    let mut news = Vec::new();
+    let mut written = Vec::new();
     for write in [put(&b, "new"), put(&b, "newer"), delete(&a), put(&key("d"), "new")] {
-        news.push(bucket.write(write).await);
+        written.push(bucket.write(write).await);
     }
-    for entry in listed.into_iter().chain(sitting.expect_signal(&news).await) {
+    for entry in listed.into_iter().chain(probe.expect_entries(&written).await) {
         let read = bucket.read(&entry.key, ReadAt::Revision(entry.revision)).await;
         assert_eq!(Some(entry), read, "the watch delivers the entry that a read returns");
     }
-    sitting.expect_idle().await;
+    probe.expect_idle().await;
 }
 
 /// A watch is ready at once if nothing matches.
@@ -57,7 +57,7 @@ pub async fn a_watch_of_nothing_is_ready_at_once(subject: &BackendUnderTest) {
     let (mut none, _) = bucket.watch_finds(&[], StartFrom::Newest, false, &[]).await;
     bucket.write(put(&key("something"), "v")).await;
     let revision = bucket.write(put(&key("nothing"), "v")).await;
-    something.expect_signal(&[revision]).await;
+    something.expect_entries(&[revision]).await;
     none.expect_idle().await;
 }
 
@@ -72,10 +72,10 @@ pub async fn a_watch_of_history_tells_every_entry(subject: &BackendUnderTest) {
         kept.push(bucket.write(write).await);
     }
     kept.drain(..2);
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, false, &kept).await;
-    assert!(sitting.begun.contiguous, "a session without a start revision is complete");
-    let news = [bucket.write(put(&a, "3")).await, bucket.write(put(&a, "4")).await];
-    sitting.expect_signal(&news).await;
+    let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, false, &kept).await;
+    assert!(probe.started.contiguous, "a session without a start revision is complete");
+    let written = [bucket.write(put(&a, "3")).await, bucket.write(put(&a, "4")).await];
+    probe.expect_entries(&written).await;
     let of_b = kept[1];
     bucket.watch_finds(&[Pattern::exact(&b)], StartFrom::History, false, &[of_b]).await;
 }
@@ -89,12 +89,12 @@ pub async fn a_watch_since_now_tells_nothing_old(subject: &BackendUnderTest) {
     }
     let last = bucket.counts().await.1;
     // Starts only once: no server may be stale enough to return an old entry.
-    let mut sitting = bucket.watch(StartFrom::Now).await;
-    assert_eq!((sitting.begun.last_revision, sitting.begun.contiguous), (last, true));
-    assert_eq!(sitting.until_ready().await, [], "the session is ready at once");
-    let news = [bucket.write(put(&b, "2")).await, bucket.write(delete(&a)).await];
-    sitting.expect_signal(&news).await;
-    sitting.expect_idle().await;
+    let mut probe = bucket.watch(StartFrom::Now).await;
+    assert_eq!((probe.started.last_revision, probe.started.contiguous), (last, true));
+    assert_eq!(probe.until_ready().await, [], "the session is ready at once");
+    let written = [bucket.write(put(&b, "2")).await, bucket.write(delete(&a)).await];
+    probe.expect_entries(&written).await;
+    probe.expect_idle().await;
 }
 
 /// A watch after a revision returns the kept entries of later revisions.
@@ -111,9 +111,9 @@ pub async fn a_watch_after_a_revision_tells_what_came_later(subject: &BackendUnd
         bucket.watch_finds(&all, StartFrom::After(revisions[after - 1]), false, &revisions[after..]).await;
     }
     bucket.watch_finds(&[Pattern::exact(&b)], StartFrom::After(revisions[1]), false, &revisions[3..4]).await;
-    let (mut sitting, _) = bucket.watch_finds(&all, StartFrom::After(revisions[4]), false, &[]).await;
-    let news = [bucket.write(put(&b, "2")).await, bucket.write(put(&a, "4")).await];
-    sitting.expect_signal(&news).await;
+    let (mut probe, _) = bucket.watch_finds(&all, StartFrom::After(revisions[4]), false, &[]).await;
+    let written = [bucket.write(put(&b, "2")).await, bucket.write(put(&a, "4")).await];
+    probe.expect_entries(&written).await;
 }
 
 /// A watch after a revision reports whether every later write is kept. It reports `false` for a revision that the
@@ -122,7 +122,7 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
     let bucket = subject.bucket(|config| config.history = Some(2)).await;
     let (a, b) = (key("a"), key("b"));
     let complete = async |patterns: &[Pattern], after| {
-        bucket.watch_some(patterns, StartFrom::After(after), false).await.begun.contiguous
+        bucket.watch_some(patterns, StartFrom::After(after), false).await.started.contiguous
     };
     let all = [Pattern::all()];
     assert!(complete(&all, Revision::ZERO).await, "nothing is missing in an empty bucket");
@@ -153,22 +153,22 @@ pub async fn a_watch_after_a_revision_tells_whether_something_is_missing(subject
 pub async fn a_watch_tells_every_kind_of_removal(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (a, b, c) = (key("a"), key("b"), key("c"));
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
-    for (write, says) in [
+    let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
+    for (write, operation) in [
         (put(&a, "v"), Operation::Put),
         (put(&b, "v"), Operation::Put),
         (delete(&a), Operation::Delete),
         (purge(&b), Operation::Purge),
     ] {
         let revision = bucket.write(write.clone()).await;
-        let entry = sitting.entry().await;
-        assert_eq!((&entry.key, entry.revision, &entry.operation), (&write.key, revision, &says), "{entry:?}");
+        let entry = probe.entry().await;
+        assert_eq!((&entry.key, entry.revision, &entry.operation), (&write.key, revision, &operation), "{entry:?}");
     }
     if subject.has_key_ttl().await {
         let revision = bucket.write(put(&c, "v").with_ttl(Some(seconds(1)))).await;
-        let written = sitting.entry().await;
+        let written = probe.entry().await;
         assert_eq!((written.revision, written.ttl), (revision, Some(seconds(1))), "{written:?}");
-        let expired = sitting.entry().await;
+        let expired = probe.entry().await;
         assert_eq!((&expired.key, &expired.operation), (&c, &Operation::Expired), "{expired:?}");
         assert_eq!(Some(expired), bucket.newest(&c).await, "the watch delivers the entry that a read returns");
     }
@@ -180,21 +180,21 @@ pub async fn an_attached_watch_tells_every_change(subject: &BackendUnderTest) {
     const ROUNDS: usize = 10;
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
+    let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     for round in 1..=ROUNDS {
         let mut written = Vec::new();
         for write in [put(&k, "1"), delete(&k), put(&k, "2"), purge(&k), put(&k, "3"), put(&k, "4")] {
             written.push(bucket.write(write).await);
         }
-        let mut told = Vec::new();
-        while told.last() != written.last() {
-            told.push(sitting.entry().await.revision);
+        let mut delivered = Vec::new();
+        while delivered.last() != written.last() {
+            delivered.push(probe.entry().await.revision);
         }
-        assert!(told.is_sorted_by(|a, b| a < b), "the revisions are in order: {told:?}");
-        if told == written {
+        assert!(delivered.is_sorted_by(|a, b| a < b), "the revisions are in order: {delivered:?}");
+        if delivered == written {
             return;
         }
-        assert!(round < ROUNDS, "{written:?} was written, {told:?} was delivered");
+        assert!(round < ROUNDS, "{written:?} was written, {delivered:?} was delivered");
     }
 }
 
@@ -213,18 +213,18 @@ pub async fn a_watch_keeps_to_its_patterns(subject: &BackendUnderTest) {
         written.iter().filter(|(name, _)| wanted.contains(name)).map(|(_, revision)| *revision).collect()
     };
     let there = write_all().await;
-    let mut sittings = Vec::new();
+    let mut probes = Vec::new();
     for (patterns, wanted) in cases {
-        let (sitting, _) = bucket.watch_finds(&patterns, StartFrom::Newest, false, &of(&there, wanted)).await;
-        sittings.push((sitting, wanted));
+        let (probe, _) = bucket.watch_finds(&patterns, StartFrom::Newest, false, &of(&there, wanted)).await;
+        probes.push((probe, wanted));
     }
-    let news = write_all().await;
-    let reads = sittings.into_iter().map(|(mut sitting, wanted)| {
-        let news = of(&news, wanted);
+    let written = write_all().await;
+    let reads = probes.into_iter().map(|(mut probe, wanted)| {
+        let written = of(&written, wanted);
         async move {
-            sitting.expect_signal(&news).await;
+            probe.expect_entries(&written).await;
             // Next is a heartbeat, unless the watch returns an unwanted entry.
-            sitting.expect_idle().await;
+            probe.expect_idle().await;
         }
     });
     join_all(reads).await;
@@ -239,10 +239,10 @@ pub async fn a_watch_of_headers_leaves_the_values_out(subject: &BackendUnderTest
         bucket.write(put(&b, "a value")).await,
         bucket.write(delete(&a)).await,
     ];
-    let (mut sitting, mut told) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, true, &there).await;
-    let news = [bucket.write(put(&b, "another value")).await, bucket.write(purge(&a)).await];
-    told.extend(sitting.expect_signal(&news).await);
-    for entry in told {
+    let (mut probe, mut delivered) = bucket.watch_finds(&[Pattern::all()], StartFrom::History, true, &there).await;
+    let written = [bucket.write(put(&b, "another value")).await, bucket.write(purge(&a)).await];
+    delivered.extend(probe.expect_entries(&written).await);
+    for entry in delivered {
         assert_eq!(entry.value, Bytes::new(), "{entry:?}");
         // A purged entry cannot be read.
         if let Some(read) = bucket.read(&entry.key, ReadAt::Revision(entry.revision)).await {
@@ -256,19 +256,19 @@ pub async fn a_watch_tells_that_it_is_alive(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
     let there = bucket.write(put(&k, "v")).await;
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[there]).await;
+    let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[there]).await;
     for _ in 0..2 {
         assert_eq!(
-            sitting.expect_idle().await,
+            probe.expect_idle().await,
             there,
             "the watch delivered all entries, and its position is the last revision"
         );
     }
-    let news = bucket.write(put(&k, "w")).await;
-    sitting.expect_signal(&[news]).await;
+    let written = bucket.write(put(&k, "w")).await;
+    probe.expect_entries(&[written]).await;
     assert_eq!(
-        sitting.expect_idle().await,
-        news,
+        probe.expect_idle().await,
+        written,
         "the watch delivered all entries, and its position is the last revision"
     );
 }
@@ -282,8 +282,8 @@ pub async fn a_watch_ends_with_its_bucket(subject: &BackendUnderTest) {
     let (waiting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[revision]).await;
     let (of_nothing, _) = bucket.watch_finds(&[], StartFrom::Newest, false, &[]).await;
     assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
-    not_found(waiting.ends().await);
-    not_found(of_nothing.ends().await);
+    not_found(waiting.expect_end().await);
+    not_found(of_nothing.expect_end().await);
     not_found(bucket.watch_error(StartFrom::Newest).await);
 
     let mut again = BucketConfig::new(&name);
@@ -292,7 +292,7 @@ pub async fn a_watch_ends_with_its_bucket(subject: &BackendUnderTest) {
     let (replaced, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     assert!(backend.delete(&name, subject.deadline()).await.expect("delete answers"), "the bucket existed");
     backend.create(again, subject.deadline()).await.expect("the name is free");
-    not_found(replaced.ends().await);
+    not_found(replaced.expect_end().await);
 }
 
 /// A watch that is read late returns the newest entry of each key, in order, or its session has ended. (This test
@@ -302,7 +302,7 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &BackendUnderTest) {
     const KEYS: usize = 4;
     let bucket = subject.bucket(|_| {}).await;
     let keys: Vec<_> = (0..KEYS).map(|number| key(&format!("{number}"))).collect();
-    let (mut sitting, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
+    let (mut probe, _) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, false, &[]).await;
     let value = "v".repeat(1024);
     let writes = stream::iter((0..WRITES).map(|number| put(&keys[number % KEYS], &value)));
     writes.map(|write| bucket.write(write)).buffer_unordered(64).for_each(|_| async {}).await;
@@ -310,7 +310,7 @@ pub async fn a_watch_that_is_not_read_costs_little(subject: &BackendUnderTest) {
     for k in &keys {
         newest.push(bucket.newest(k).await.expect("it was written").revision);
     }
-    if let Err(error) = sitting.catches_up(&newest).await {
+    if let Err(error) = probe.read_until_delivered(&newest).await {
         assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error:?}");
     }
 }

@@ -13,10 +13,10 @@ use crate::revision::Revision;
 /// Asserts that a conflict has this expected revision, and that its actual revision, if it has one, is correct.
 fn assert_conflict(error: &Error, expected: Revision, actual: Revision) {
     assert!(error.is_conflict(), "the error is a conflict: {error:?}");
-    let ErrorKind::Conflict { expected: told, actual: found } = error.kind() else {
+    let ErrorKind::Conflict { expected: reported, actual: found } = error.kind() else {
         panic!("the error is a revision conflict: {error:?}");
     };
-    assert_eq!(*told, expected, "the error has the expected revision: {error:?}");
+    assert_eq!(*reported, expected, "the error has the expected revision: {error:?}");
     assert!(found.is_none_or(|found| found == actual), "the actual revision is {actual}: {error:?}");
 }
 
@@ -37,7 +37,7 @@ pub async fn revisions_grow_over_the_whole_bucket(subject: &BackendUnderTest) {
 pub async fn a_write_without_a_guard_always_lands(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let k = key("k");
-    for (write, says) in [
+    for (write, operation) in [
         (put(&k, "on nothing"), Operation::Put),
         (put(&k, "on a value"), Operation::Put),
         (delete(&k), Operation::Delete),
@@ -49,7 +49,11 @@ pub async fn a_write_without_a_guard_always_lands(subject: &BackendUnderTest) {
     ] {
         let revision = bucket.write(write.clone()).await;
         let entry = bucket.newest(&k).await.expect("the record exists");
-        assert_eq!((entry.revision, &entry.operation, &*entry.value), (revision, &says, write.value()), "{write:?}");
+        assert_eq!(
+            (entry.revision, &entry.operation, &*entry.value),
+            (revision, &operation, write.value()),
+            "{write:?}"
+        );
     }
 }
 

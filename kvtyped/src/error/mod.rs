@@ -124,6 +124,18 @@ impl Error {
         )
     }
 
+    /// Returns whether a retry loop continues after this error, because the cause is temporary. After an unknown
+    /// outcome, a lease that may have been taken expires. Refused credentials count as an unreachable server: the
+    /// client keeps reconnecting.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.is_retryable() || self.outcome() == Outcome::Unknown || matches!(self.kind(), ErrorKind::Unauthorized)
+    }
+
+    /// Returns whether an error of a watch is permanent.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self.kind(), ErrorKind::BucketNotFound | ErrorKind::Closed | ErrorKind::InvalidConfig { .. })
+    }
+
     /// Whether the record or the bucket does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self.0.kind, ErrorKind::NotFound | ErrorKind::BucketNotFound)

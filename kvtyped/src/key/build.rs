@@ -5,7 +5,8 @@ use std::hash::Hash;
 use std::str::FromStr;
 
 use super::escape::{SegmentWriter, unescape};
-use super::{Key, KeyError, KeySegment, Pattern};
+use super::pattern::{Pattern, between};
+use super::{Key, KeyError, KeySegment};
 
 /// The key type of a model. `#[derive(KvModel)]` implements it.
 ///
@@ -151,7 +152,7 @@ impl<'a> KeyParser<'a> {
     /// not an `S`.
     pub fn segment<S: KeySegment>(&mut self, field: &'static str, prefix: &str, suffix: &str) -> Result<S, KeyError> {
         let segment = self.next()?;
-        let Some(inner) = inner(segment, prefix, suffix) else { return self.shape() };
+        let Some(inner) = between(segment, prefix, suffix) else { return self.shape() };
         let text = unescape(inner).map_err(|error| KeyError::Segment { field, error })?;
         S::parse_segment(&text).map_err(|error| KeyError::Segment { field, error })
     }
@@ -168,15 +169,6 @@ impl<'a> KeyParser<'a> {
     fn finish(self) -> Result<(), KeyError> {
         if self.rest.is_none() { Ok(()) } else { self.shape() }
     }
-}
-
-/// Returns the text between a prefix and a suffix.
-///
-/// Most fields have neither, so an empty literal is not compared. Its pointer dangles, and a `memcmp` with masked loads
-/// takes some 80 ns for an unmapped address, even for zero bytes.
-pub(super) fn inner<'a>(segment: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
-    let rest = if prefix.is_empty() { segment } else { segment.strip_prefix(prefix)? };
-    if suffix.is_empty() { Some(rest) } else { rest.strip_suffix(suffix) }
 }
 
 /// Any key, verbatim. Nothing is escaped, so the keys of other writers are read and written back unchanged.

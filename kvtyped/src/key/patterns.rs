@@ -5,8 +5,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use super::pattern::Token;
-use super::{Key, Pattern};
+use super::Key;
+use super::pattern::Pattern;
+use super::pattern::{Token, retain_distinct};
 
 /// The union of some patterns. Clones share it.
 ///
@@ -67,14 +68,6 @@ impl Patterns {
     pub(crate) fn into_vec(self) -> Vec<Pattern> {
         Arc::try_unwrap(self.0).map_or_else(|shared| shared.list.clone(), |inner| inner.list)
     }
-}
-
-/// Removes every pattern that equals an earlier one.
-pub(super) fn retain_distinct(list: &mut Vec<Pattern>) {
-    let mut seen = HashSet::with_capacity(list.len());
-    let is_first: Vec<_> = list.iter().map(|pattern| seen.insert(pattern)).collect();
-    let mut is_first = is_first.into_iter();
-    list.retain(|_| is_first.next().unwrap_or(true));
 }
 
 impl Index {

@@ -14,6 +14,7 @@ use crate::key::{Key, ModelKey, Pattern, Patterns};
 ///
 /// ```
 /// use kvtyped::prelude::*;
+/// use kvtyped::Filter;
 ///
 /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 /// # #[kv(key = "{tenant}.{id}")]

@@ -1,15 +1,14 @@
 //! Counters that several processes add to.
 
 use std::fmt;
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use futures::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::place::{BucketLocation, place_options};
-use super::slot::{RecipeKey, RecipeRecord, Unknown};
+use super::location::BucketLocation;
+use super::open::{LazyBucket, awaitable_handle, location_options};
+use super::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::backend::Read;
 use crate::bucket::{Bucket, Change, CounterBucket};
 use crate::error::{Error, Result};
@@ -19,7 +18,10 @@ use crate::store::Store;
 const RECIPE: &str = "counters";
 
 impl Store {
-    /// Opens a set of counters that many processes can increment at once.
+    /// Returns a set of counters that many processes can increment at once, in the bucket of this name. The bucket is
+    /// created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -36,67 +38,24 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if the name is not a valid bucket name and [`bucket`](OpenCounters::bucket) sets no
-    /// other. Returns `Unsupported` if a bucket of records has that name and its settings do not fit, for example
-    /// because of a `ttl`.
-    pub fn counters(&self, name: impl Into<String>) -> OpenCounters {
+    /// The first use, or awaiting the handle, returns `InvalidConfig` if the name is not a valid bucket name and
+    /// [`bucket`](Counters::bucket) sets no other. It returns `Unsupported` if a bucket of records has that name and
+    /// its settings do not fit, for example because of a `ttl`.
+    pub fn counters(&self, name: impl Into<String>) -> Counters {
         let name = name.into();
-        OpenCounters { place: BucketLocation::new(self, &name), name, timeout: None }
+        Counters { bucket: LazyBucket::new(BucketLocation::new(self, &name)), name, timeout: None }
     }
 }
 
-/// A builder that opens a set of counters; see [`Store::counters`].
-#[must_use = "nothing is opened until it is awaited"]
-#[derive(Debug)]
-pub struct OpenCounters {
-    place: BucketLocation,
-    name: String,
-    timeout: Option<Duration>,
-}
-
-place_options!(OpenCounters);
-
-impl OpenCounters {
-    /// Sets the total time limit of each operation; the store's timeout by default.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    async fn run(self) -> Result<Counters> {
-        let Self { place, name, timeout } = self;
-        let config = place.config();
-        // A bucket with another name may also contain other sets of counters.
-        let below = (config.name != name).then(|| name.clone());
-        // A full stream of server-side counters drops its oldest totals, so counters with a limit are stored as
-        // records.
-        let counters = match config.max_bytes {
-            Some(_) => None,
-            None => place.store().server_counters(config, below, timeout).await?,
-        };
-        let way = match counters {
-            Some(counters) => CounterKind::Server(counters),
-            None => CounterKind::Records(place.open_without_ttl().await?),
-        };
-        Ok(Counters { name, way, timeout })
-    }
-}
-
-impl IntoFuture for OpenCounters {
-    type Output = Result<Counters>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
-    }
-}
-
-/// A set of named counters, opened by [`Store::counters`].
+/// A handle to a set of named counters; see [`Store::counters`]. Cheap to clone.
+///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
 /// If the server supports counters (nats-server 2.12 or newer), it adds up the increments, in a bucket that contains
 /// only counters (ADR-49). An increment then costs one message, however many clients increment at once. Every NATS
 /// client that supports counters can read and increment them, under `$KV.hits.home`. In memory, on an older server,
-/// with [`max_bytes`](OpenCounters::max_bytes), or in an existing bucket of records, each counter is a record that is
+/// with [`max_bytes`](Counters::max_bytes), or in an existing bucket of records, each counter is a record that is
 /// changed by compare-and-set. [`is_server_side`](Self::is_server_side) returns which kind is in use. Both kinds give
 /// the same guarantees. An existing bucket keeps its kind: the upgrade of a server does not change it.
 ///
@@ -106,7 +65,7 @@ impl IntoFuture for OpenCounters {
 /// # What this does not guarantee
 ///
 /// * Unique totals. Two increments may return the same total: an increment whose acknowledgement was recovered returns
-///   the total at the time of the lookup. For unique numbers use [`Ids`](crate::Ids).
+///   the total at the time of the lookup. For unique numbers use [`Ids`](crate::recipes::Ids).
 /// * A limit that holds at each moment. If an increment moves the total on a server out of the range of `i64`, the
 ///   opposite increment reverts it. Until then, reads return `OutOfRange`. Another increment that fits may be refused,
 ///   or may return a total that includes the increment to be reverted. No acknowledged increment is lost.
@@ -118,9 +77,12 @@ impl IntoFuture for OpenCounters {
 #[derive(Clone)]
 pub struct Counters {
     name: String,
-    way: CounterKind,
+    bucket: LazyBucket<CounterKind>,
     timeout: Option<Duration>,
 }
+
+location_options!(Counters: bucket);
+awaitable_handle!(Counters);
 
 /// The kind of the counters.
 #[derive(Clone)]
@@ -130,6 +92,38 @@ enum CounterKind {
 }
 
 impl Counters {
+    /// Sets the total time limit of each operation; the store's timeout by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.kind("open").await.map(drop)
+    }
+
+    /// Returns the opened counters, and the rest of the time limit. Opens the bucket if necessary.
+    async fn kind(&self, operation: &'static str) -> Result<(CounterKind, Option<Duration>)> {
+        let name = self.name.clone();
+        let open = async move |location: BucketLocation| {
+            let config = location.config();
+            // A bucket with another name may also contain other sets of counters.
+            let below = (config.name != name).then_some(name);
+            // A full stream of server-side counters drops its oldest totals, so counters with a limit are stored as
+            // records.
+            let counters = match config.max_bytes {
+                Some(_) => None,
+                None => location.store().server_counters(config, below, None).await?,
+            };
+            match counters {
+                Some(counters) => Ok(CounterKind::Server(counters)),
+                None => Ok(CounterKind::Records(location.open_without_ttl().await?)),
+            }
+        };
+        let opened = self.bucket.get_within(self.timeout, open).await;
+        opened.map_err(|error| error.with_context(operation, self.bucket.name(), None))
+    }
+
     /// Adds `delta`, which may be negative, to a counter and returns the new total. A new counter starts at zero.
     ///
     /// # Errors
@@ -142,23 +136,23 @@ impl Counters {
     /// If the future is dropped, the increment may or may not be counted. It is counted at most once. An increment that
     /// left the range and was about to be reverted may remain.
     pub async fn add(&self, name: &str, delta: i64) -> Result<i64> {
-        let bucket = match &self.way {
-            CounterKind::Server(counters) => return counters.add(name, delta, self.timeout).await,
-            CounterKind::Records(bucket) => bucket,
+        let (bucket, timeout) = match self.kind("add").await? {
+            (CounterKind::Server(counters), timeout) => return counters.add(name, delta, timeout).await,
+            (CounterKind::Records(bucket), timeout) => (bucket, timeout),
         };
         let key = self.key(name);
         // The total right after this increment. The stored total may include later increments.
         let mut own = Ok(delta);
-        let added = bucket.transform(&key, |slot: Option<RecipeRecord<Total>>| {
-            let none = || RecipeRecord { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };
-            let mut slot = slot.unwrap_or_else(none);
-            own = slot.value.total.checked_add(delta).ok_or(slot.value.total);
+        let added = bucket.transform(&key, |record: Option<RecipeRecord<Total>>| {
+            let new = || RecipeRecord { key: key.clone(), value: Total { total: 0, unknown: Unknown::default() } };
+            let mut record = record.unwrap_or_else(new);
+            own = record.value.total.checked_add(delta).ok_or(record.value.total);
             own.map_or(Change::Keep, |total| {
-                slot.value.total = total;
-                Change::Put(slot)
+                record.value.total = total;
+                Change::Put(record)
             })
         });
-        added.max_attempts(u32::MAX).timeout(self.timeout.unwrap_or(bucket.timeout())).await?;
+        added.max_attempts(u32::MAX).timeout(timeout.unwrap_or(bucket.timeout())).await?;
         own.map_err(|total| {
             let total = i128::from(total) + i128::from(delta);
             let error = Error::out_of_range(format!("the increment {delta} gives {total}, which exceeds an `i64`"));
@@ -178,12 +172,12 @@ impl Counters {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, name: &str) -> Result<i64> {
-        match &self.way {
-            CounterKind::Server(counters) => counters.get(name, self.timeout).await,
-            CounterKind::Records(bucket) => {
+        match self.kind("get").await? {
+            (CounterKind::Server(counters), timeout) => counters.get(name, timeout).await,
+            (CounterKind::Records(bucket), timeout) => {
                 let key = self.key(name);
-                let get = bucket.get(&key).read(Read::Leader).timeout(self.timeout.unwrap_or(bucket.timeout()));
-                Ok(get.await?.map_or(0, |slot| slot.value.total))
+                let get = bucket.get(&key).read(Read::Leader).timeout(timeout.unwrap_or(bucket.timeout()));
+                Ok(get.await?.map_or(0, |record| record.value.total))
             }
         }
     }
@@ -212,11 +206,11 @@ impl Counters {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn all(&self) -> Result<Vec<(String, i64)>> {
-        let mut totals: Vec<(String, i64)> = match &self.way {
-            CounterKind::Server(counters) => counters.all(self.timeout)?.try_collect().await?,
-            CounterKind::Records(bucket) => {
+        let mut totals: Vec<(String, i64)> = match self.kind("all").await? {
+            (CounterKind::Server(counters), timeout) => counters.all(timeout)?.try_collect().await?,
+            (CounterKind::Records(bucket), _) => {
                 let records = bucket.list(RecipeKey::parts(RECIPE, &self.name)).await?;
-                records.map_ok(|slot| (slot.key.part().to_owned(), slot.value.total)).try_collect().await?
+                records.map_ok(|record| (record.key.part().to_owned(), record.value.total)).try_collect().await?
             }
         };
         totals.sort_unstable();
@@ -237,19 +231,28 @@ impl Counters {
     ///
     /// If the future is dropped, the counter may or may not be removed.
     pub async fn remove(&self, name: &str) -> Result<()> {
-        match &self.way {
-            CounterKind::Server(counters) => counters.remove(name, self.timeout).await,
-            CounterKind::Records(bucket) => {
+        match self.kind("remove").await? {
+            (CounterKind::Server(counters), timeout) => counters.remove(name, timeout).await,
+            (CounterKind::Records(bucket), timeout) => {
                 let key = self.key(name);
-                let purge = bucket.purge(&key).timeout(self.timeout.unwrap_or(bucket.timeout()));
+                let purge = bucket.purge(&key).timeout(timeout.unwrap_or(bucket.timeout()));
                 purge.await.map(drop)
             }
         }
     }
 
-    /// Returns whether the server adds up the increments (ADR-49). Otherwise the counters are records.
-    pub fn is_server_side(&self) -> bool {
-        matches!(self.way, CounterKind::Server(_))
+    /// Returns whether the server adds up the increments (ADR-49). Otherwise the counters are records. Opens the bucket
+    /// if necessary.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`Store::counters`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the bucket may or may not be created.
+    pub async fn is_server_side(&self) -> Result<bool> {
+        Ok(matches!(self.kind("is_server_side").await?, (CounterKind::Server(_), _)))
     }
 
     fn key(&self, name: &str) -> RecipeKey {
@@ -259,14 +262,10 @@ impl Counters {
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bucket = match &self.way {
-            CounterKind::Server(counters) => counters.bucket(),
-            CounterKind::Records(bucket) => bucket.name(),
-        };
         f.debug_struct("Counters")
             .field("name", &self.name)
-            .field("bucket", &bucket)
-            .field("server_side", &self.is_server_side())
+            .field("bucket", &self.bucket.name())
+            .field("server_side", &self.bucket.opened().map(|kind| matches!(kind, CounterKind::Server(_))))
             .finish_non_exhaustive()
     }
 }

@@ -13,13 +13,15 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::home::LeaseContext;
-use super::lease::Lease;
-use super::place::place_options;
-use super::slot::RecipeRecord;
-use super::terms::lease_options;
-use super::told::{Announced, Announcement, AnnouncementVersion, RawAnnouncement, decode, encode_value, speaks};
-use super::wait;
+use super::announcement::{
+    Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
+};
+use super::context::LeaseContext;
+use super::lease::handle::Lease;
+use super::lease::options::lease_options;
+use super::lease::wait;
+use super::open::{awaitable_handle, location_options};
+use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::error::Result;
 use crate::model::Filter;
@@ -31,8 +33,9 @@ const RECIPE: &str = "election";
 const LEASE: &str = "lease";
 
 impl Store {
-    /// Returns an election with this name, in the bucket of this name. The bucket is created on first use if it is
-    /// missing.
+    /// Returns an election with this name, in the bucket of this name. The bucket is created if it is missing.
+    ///
+    /// The call performs no I/O. The first use opens the bucket, and so does awaiting the handle.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -55,11 +58,14 @@ impl Store {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Election { place: LeaseContext::new(self, RECIPE, name), value: PhantomData }
+        Election { context: LeaseContext::new(self, RECIPE, name), value: PhantomData }
     }
 }
 
 /// A handle to an election; see [`Store::election`]. Cheap to clone.
+///
+/// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
+/// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
 /// The leader is the holder of the only [`Lease`] of the election. The lease contains a value of the type `T` that
 /// describes the leader.
@@ -67,8 +73,8 @@ impl Store {
 /// A new leader is elected, and announced to observers, only after the previous leader must have stepped down. The
 /// record of a leader ends in one of two ways. Either the leader resigns: it stops leading and then removes the record.
 /// Or the server expires the record. The server counts from the arrival of the last renewal, the leader from the moment
-/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without a network. By
-/// then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
+/// before the renewal was sent. The leader also stops a [`safety_margin`](Self::safety_margin) earlier, with or without
+/// a network. By then [`lost`](Lease::lost) has resolved, and [`run`](Lease::run) has dropped its work.
 ///
 /// # What this does not guarantee
 ///
@@ -80,12 +86,19 @@ impl Store {
 /// * Fresh observations. An observed leader may already have been replaced.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Election<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
-place_options!(Election<T>);
-lease_options!(Election<T>: place.options, Campaign<T>: place.options);
+location_options!(Election<T>: context.bucket);
+awaitable_handle!(Election<T>);
+lease_options!(Election<T>: context.options, Campaign<T>: context.options);
+
+impl<T> Election<T> {
+    async fn open(&self) -> Result<()> {
+        self.context.open().await
+    }
+}
 
 impl<T> Election<T>
 where
@@ -110,7 +123,7 @@ where
     /// If the future is dropped, the candidate withdraws. A candidate that is elected at that moment resigns. If the
     /// resignation cannot be sent, the leadership is free after its TTL.
     pub fn campaign(&self, me: &T) -> Campaign<T> {
-        Campaign { place: self.place.clone(), me: encode_value(me), wait: None, value: PhantomData }
+        Campaign { context: self.context.clone(), me: encode_value(me), wait: None, value: PhantomData }
     }
 
     /// Returns the current leader, or `None` if there is no leader. The answer may be outdated when it arrives.
@@ -125,11 +138,11 @@ where
     /// If the future is dropped, the read is cancelled.
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
-            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
-            let entry = bucket.get(&self.place.key(LEASE)).read(Read::Leader).await?;
-            Ok(entry.map(|entry| Leader { speaker: Announced::of(entry) }))
+            let bucket = self.context.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
+            let entry = bucket.get(&self.context.key(LEASE)).read(Read::Leader).await?;
+            Ok(entry.map(|entry| Leader { announced: Announced::from_entry(entry) }))
         };
-        self.place.in_operation("leader", None, read).await
+        self.context.in_operation("leader", None, read).await
     }
 
     /// Watches the leader. The stream yields the current leader, each new leader, and each new value of a leader.
@@ -161,27 +174,29 @@ where
     /// If a read of the stream is dropped, no item is lost. If the stream is dropped, the watch on the server ends.
     pub async fn observe(&self) -> Result<Leaders<T>> {
         let watch = async {
-            let bucket = self.place.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
-            bucket.watch(Filter::key(&self.place.key(LEASE))).await
+            let bucket = self.context.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
+            bucket.watch(Filter::key(&self.context.key(LEASE))).await
         };
-        let events = self.place.in_operation("observe", None, watch).await?;
+        let events = self.context.in_operation("observe", None, watch).await?;
         Ok(Leaders { events, last: None, value: PhantomData })
     }
 }
 
 /// A campaign for leadership; see [`Election::campaign`].
+///
+/// It waits without a limit unless [`wait`](Self::wait) is given.
 #[must_use = "a campaign does not start until it is awaited"]
 pub struct Campaign<T> {
-    place: LeaseContext,
+    context: LeaseContext,
     me: Result<serde_json::Value>,
     wait: Option<Duration>,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Campaign<T> {
-    /// Sets how long to wait; without a limit by default.
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = Some(longest);
+    /// Sets how long to wait for the leadership. Without it, the campaign waits without a limit while others lead.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
         self
     }
 }
@@ -191,16 +206,16 @@ impl<T: 'static> IntoFuture for Campaign<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { place, me, wait, value: _ } = self;
+        let Self { context, me, wait, value: _ } = self;
         Box::pin(async move {
-            let elected = async { wait::acquire(&place, LEASE, Some(me?), wait).await };
-            let lease = place.in_operation("campaign", None, elected).await?;
+            let elected = async { wait::acquire(&context, LEASE, Some(me?), wait).await };
+            let lease = context.in_operation("campaign", None, elected).await?;
             Ok(Leadership { lease, value: PhantomData })
         })
     }
 }
 
-/// A leadership that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure`, `remaining`, `fence`.
+/// A leadership that is held. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
 ///
 /// Dropping it resigns in the background. [`resign`](Self::resign) waits for the result.
 ///
@@ -260,10 +275,10 @@ impl<T> Deref for Leadership<T> {
 /// A leader, which may have been replaced since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader<T> {
-    speaker: Announced<T>,
+    announced: Announced<T>,
 }
 
-speaks!(Leader, "When it was elected, by its own clock.");
+announced_accessors!(Leader, "When it was elected, by its own clock.");
 
 /// A stream of leaders; see [`Election::observe`].
 #[must_use = "a stream does nothing until it is polled"]
@@ -287,12 +302,12 @@ where
         loop {
             let item = match ready!(self.events.poll_next_unpin(context)) {
                 Some(Ok(Event::Put(entry))) => {
-                    let saying = entry.value.saying();
-                    if self.last.as_ref() == Some(&saying) {
+                    let version = entry.value.version();
+                    if self.last.as_ref() == Some(&version) {
                         continue;
                     }
-                    self.last = Some(saying);
-                    Some(decode(entry).map(|(_, speaker)| Leader { speaker }))
+                    self.last = Some(version);
+                    Some(decode(entry).map(|(_, announced)| Leader { announced }))
                 }
                 Some(Ok(Event::Undecodable { error, .. })) => Some(Err(error)),
                 Some(Ok(_)) => continue,
@@ -306,20 +321,20 @@ where
 
 impl<T> Clone for Election<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), value: PhantomData }
+        Self { context: self.context.clone(), value: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Election<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Election").field(&self.place.name()).finish()
+        f.debug_tuple("Election").field(&self.context.name()).finish()
     }
 }
 
 impl<T> fmt::Debug for Campaign<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Campaign")
-            .field("election", &self.place.name())
+            .field("election", &self.context.name())
             .field("wait", &self.wait)
             .finish_non_exhaustive()
     }

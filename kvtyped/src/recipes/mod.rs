@@ -7,7 +7,7 @@
 //! | to change a record that others change too, without lost updates | no recipe: [`modify`](crate::Bucket::modify) | a compare-and-set loop |
 //! | to change several records, all or nothing | no recipe: [`transact`](crate::Bucket::transact) | an atomic batch |
 //! | one process at a time to work on something | [`Store::locks`](crate::Store::locks) | a lease that is renewed and handed over |
-//! | the same, and the server to refuse writes of a former holder | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::Put::fenced_by) | a lock and its fence next to the record |
+//! | the same, and the server to refuse writes of a former holder | [`Bucket::lock`](crate::Bucket::lock), [`fenced_by`](crate::bucket::Put::fenced_by) | a lock and its fence next to the record |
 //! | one leader, visible to all processes | [`Store::election`](crate::Store::election) | a lease that contains the leader's value |
 //! | a limited number of holders at a time | [`Store::semaphore`](crate::Store::semaphore) | a numbered lease for each permit |
 //! | a list of live members | [`Store::group`](crate::Store::group) | a lease for each member |
@@ -18,6 +18,32 @@
 //!
 //! Two records of a bucket that change together need no lock either. A lock protects something outside of the bucket: a
 //! file, a device, or a service that accepts one caller at a time.
+//!
+//! # Handles
+//!
+//! Every method of a recipe on [`Store`](crate::Store) returns a handle, and performs no I/O. The first use of the handle
+//! opens the bucket, once for all clones. Awaiting the handle opens the bucket at once, so that a program finds a wrong
+//! configuration when it starts. An option changes a handle and keeps its clones unchanged. Invalid options are reported
+//! by the first use or by the await.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let store = Store::memory();
+//! let locks = store.locks("jobs").ttl(Duration::from_secs(15)).await?; // opens the bucket
+//! let guard = locks.lock("invoice-42").await?;
+//! let hits = store.counters("hits"); // no I/O
+//! hits.add("home", 1).await?; // opens the bucket
+//! # drop(guard);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Keep a handle or its clones: each handle opens the bucket again, and shares no state with other handles of the
+//! same name. If the bucket is deleted, the next use fails with `BucketNotFound`. After that, locks, elections,
+//! semaphores, groups and `once` open (and create) the bucket again. Counters, ids and rate limiters do not, because
+//! their records are lost: create a new handle.
 //!
 //! # Leases
 //!
@@ -30,8 +56,8 @@
 //! | | default | relation |
 //! |---|---|---|
 //! | `ttl` | 30 s | at least 1 s (ADR-43); below 15 s it may not survive the election of a new leader |
-//! | `renew_every` | a third of `ttl`, or half of `ttl - margin` if that is shorter | `renew_every < ttl - margin` |
-//! | `margin` | a tenth of `ttl`, but at least 1 s and at most a third of `ttl` | `margin < ttl` |
+//! | `renew_every` | a third of `ttl`, or half of `ttl - safety_margin` if that is shorter | `renew_every < ttl - safety_margin` |
+//! | `safety_margin` | a tenth of `ttl`, but at least 1 s and at most a third of `ttl` | `safety_margin < ttl` |
 //!
 //! The renewal starts when the caller has the guard. A future that is polled once and never again holds a lease for at
 //! most one TTL. The work of [`Once::run`] keeps its lease while it is not polled, like an unused guard.
@@ -60,44 +86,23 @@ mod lock;
 mod election;
 mod semaphore;
 mod group;
-mod group_watch;
-mod group_view;
 mod once;
-mod once_run;
 mod counters;
 mod ids;
-mod rate;
+mod rate_limit;
 mod lease;
-mod fence;
-mod holding;
-mod tenure;
-mod times;
-mod wait;
-mod progress;
-mod ticket;
-mod line;
-mod queue;
-mod home;
-mod terms;
-mod told;
-mod clock;
-mod quota;
-mod place;
-mod slot;
-mod task;
+mod context;
+mod announcement;
+mod open;
+mod location;
+mod record;
 
-pub use self::counters::{Counters, OpenCounters};
+pub use self::counters::Counters;
 pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};
-pub use self::fence::Fence;
-pub use self::group::{Group, Join, Member, MemberInfo};
-pub use self::group_view::GroupView;
-pub use self::group_watch::{GroupEvent, GroupEvents, LeaveReason};
-pub use self::holding::LockHolder;
-pub use self::ids::{Ids, OpenIds};
-pub use self::lease::Lease;
-pub use self::lock::{Lock, LockGuard, Locks, OpenLocks, TryLock};
-pub use self::once::{Once, OnceRun};
-pub use self::once_run::{OnceError, OnceOutput};
-pub use self::quota::Quota;
-pub use self::rate::{OpenRateLimiter, RateLimitDecision, RateLimiter, UntilReady};
+pub use self::group::{Group, GroupEvent, GroupEvents, GroupView, Join, LeaveReason, Member, MemberInfo};
+pub use self::ids::Ids;
+pub use self::lease::{Fence, Lease};
+pub use self::lock::{Lock, LockGuard, LockHolder, Locks, TryLock};
+pub use self::once::{Once, OnceError, OnceOutput, OnceRun};
+pub use self::rate_limit::{Quota, RateLimitDecision, RateLimiter, UntilReady};
 pub use self::semaphore::{Acquire, Permit, Semaphore, TryAcquire};

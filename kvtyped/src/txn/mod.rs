@@ -5,14 +5,14 @@
 //! [`Bucket::transact`](crate::Bucket::transact) runs a closure that reads and writes. It runs the closure again if a
 //! record that the closure read has changed.
 
-mod abort;
-mod crowd;
-mod members;
+mod error;
+mod gate;
+mod declared_model;
 mod transact;
 mod transaction;
 mod tx;
 
-pub use self::abort::{Abort, TransactError};
+pub use self::error::{Abort, TransactError};
 pub use self::transact::Transact;
 pub use self::transaction::{Committed, Transaction};
 pub use self::tx::Tx;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::abort::{Abort, TransactError};
-use super::crowd::{Activity, ContentionGate, Tracked};
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
+use super::error::{Abort, TransactError};
+use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
 use crate::backend::{Backoff, Deadline, Dropped, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};
@@ -112,7 +112,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         self
     }
 
-    async fn run<Fut, R>(self, pulse: Arc<Activity>) -> Result<R, TransactError>
+    async fn run<Fut, R>(self, activity: Arc<Activity>) -> Result<R, TransactError>
     where
         F: FnMut(Tx<T>) -> Fut,
         Fut: Future<Output = Result<R, Abort>>,
@@ -124,18 +124,18 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         // A stale read costs a run. With a single server no read is stale.
         let read = if bucket.config().replicas == Some(1) { Read::Any } else { Read::Leader };
         let mut backoff = Backoff::contention_of_batches();
-        let crowd = bucket.shared::<ContentionGate>();
-        let mut turn = None;
+        let gate = bucket.shared::<ContentionGate>();
+        let mut pass = None;
         loop {
-            if attempts.any() && turn.is_none() {
-                turn = Arc::clone(&crowd).acquire(Arc::clone(&pulse), deadline).await;
+            if attempts.any() && pass.is_none() {
+                pass = Arc::clone(&gate).acquire(Arc::clone(&activity), deadline).await;
             }
             let run = TxAttempt::new(raw.clone(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.read_write_set();
             view.read.values().flatten().for_each(|entry| bucket.record_read(entry));
             let conflict = match result {
-                Ok(value) => match bucket.commit_gated(&crowd, turn.is_some(), view, deadline).await {
+                Ok(value) => match bucket.commit_gated(&gate, pass.is_some(), view, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
                     Err(error) => return Err(error.into()),
@@ -145,7 +145,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
                     Ok(()) | Err(_) => return Err(abort.into()),
                 },
             };
-            attempts.unknown_outcome(conflict, deadline)?;
+            attempts.record_conflict(conflict, deadline)?;
             if !backoff.pause(deadline).await {
                 return Err(attempts.conflict_error(deadline.error()).into());
             }
@@ -157,19 +157,19 @@ impl<T: KvModel> Bucket<T> {
     /// Applies the writes if the reads are current, with regard to other transactions of this process.
     async fn commit_gated(
         &self,
-        crowd: &Arc<ContentionGate>,
-        has_turn: bool,
+        gate: &Arc<ContentionGate>,
+        has_pass: bool,
         view: ReadWriteSet,
         deadline: Deadline,
     ) -> Result<()> {
-        if has_turn || view.is_read_only() {
+        if has_pass || view.is_read_only() {
             return self.commit_attempt(&view, deadline).await;
         }
-        let (bucket, crowd) = (self.clone(), Arc::clone(crowd));
+        let (bucket, gate) = (self.clone(), Arc::clone(gate));
         let work = async move {
             // The semaphore is never closed.
-            let _sending = deadline.timeout(crowd.sending.acquire()).await?;
-            if crowd.is_busy() {
+            let _sending = deadline.timeout(gate.sending.acquire()).await?;
+            if gate.is_busy() {
                 bucket.validate_reads(&view, deadline).await?;
             }
             bucket.commit_attempt(&view, deadline).await
@@ -184,8 +184,8 @@ impl<T: KvModel> Bucket<T> {
             return if view.read.len() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
         }
         let batch = view.batch();
-        for guard in batch.preconditions.iter().filter(|guard| guard.revision > Revision::ZERO) {
-            self.check_identity(&guard.key, guard.revision, deadline).await?;
+        for precondition in batch.preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
+            self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
         match self.raw(OPERATION)?.commit(batch, deadline).await {
@@ -201,14 +201,14 @@ impl<T: KvModel> Bucket<T> {
 
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
-        let guards = view.read_preconditions();
-        let keys: Vec<_> = guards.iter().map(|guard| guard.key.clone()).collect();
+        let preconditions = view.read_preconditions();
+        let keys: Vec<_> = preconditions.iter().map(|precondition| precondition.key.clone()).collect();
         let found = self.raw(OPERATION)?.read_many(&keys, Read::Leader, deadline).await?;
-        for (guard, entry) in guards.into_iter().zip(found) {
-            let (expected, actual) = (guard.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
+        for (precondition, entry) in preconditions.into_iter().zip(found) {
+            let (expected, actual) = (precondition.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
             if expected != actual {
                 let kind = ErrorKind::Conflict { expected, actual: Some(actual) };
-                return Err(Error::new(kind).with_key(guard.key.as_str()));
+                return Err(Error::new(kind).with_key(precondition.key.as_str()));
             }
         }
         Ok(())
@@ -226,8 +226,8 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let pulse = Arc::<Activity>::default();
-        let own = Arc::clone(&pulse);
+        let activity = Arc::<Activity>::default();
+        let own = Arc::clone(&activity);
         let run = async move {
             let bucket = self.bucket;
             self.run(own).await.map_err(|error| match error {
@@ -235,7 +235,7 @@ where
                 closure => closure,
             })
         };
-        Box::pin(Tracked::new(pulse, Box::pin(run)))
+        Box::pin(Tracked::new(activity, Box::pin(run)))
     }
 }
 

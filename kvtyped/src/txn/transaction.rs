@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
 use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
-use crate::bucket::{Bucket, FenceResult, check_ttl, decode, standing};
+use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
@@ -171,7 +171,7 @@ impl<T: KvModel> Transaction<'_, T> {
 
     /// Applies the transaction only while another record is unchanged.
     pub(crate) fn with_fence(mut self, fence: FenceResult) -> Self {
-        match standing::guard(fence, self.bucket) {
+        match self.bucket.resolve_fence(fence) {
             Ok(fence) => {
                 self.checks.extend(fence.clone());
                 self.fence = fence;
@@ -195,7 +195,7 @@ impl<T: KvModel> Transaction<'_, T> {
     /// exists. Both errors name the key if the client can determine it. Returns `InvalidBatch` if a key is written
     /// twice, if there are too many writes, or if a record's model declares another bucket. Returns `Unsupported` if
     /// several writes need a newer server (nats-server 2.12.1), or a bucket with
-    /// [`atomic`](crate::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
+    /// [`atomic`](crate::config::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
     /// recovered. In that case either all writes were applied, or none.
     ///
     /// # Cancel safety
@@ -213,8 +213,8 @@ impl<T: KvModel> Transaction<'_, T> {
         }
         let raw = bucket.raw(OPERATION)?;
         let deadline = bucket.deadline(timeout);
-        let expected = steps.iter().filter_map(StagedWrite::guard).chain(checks.clone());
-        let seen: Vec<_> = expected.filter(|guard| guard.revision > Revision::ZERO).collect();
+        let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
+        let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
         for Precondition { key, revision } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
@@ -230,7 +230,7 @@ impl<T: KvModel> Transaction<'_, T> {
                     return Ok(Committed { revisions: revisions.collect() });
                 }
                 Err(error) if error.is_conflict() => match &fence {
-                    Some(fence) if standing::is_superseded(&**raw, fence, &error, deadline).await? => {
+                    Some(fence) if precondition::is_superseded(&**raw, fence, &error, deadline).await? => {
                         return Err(Error::new(ErrorKind::Fenced));
                     }
                     _ => bucket.explain_conflict(error, deadline).await,
@@ -240,17 +240,17 @@ impl<T: KvModel> Transaction<'_, T> {
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
-            let mut learned = false;
+            let mut is_updated = false;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
                 if entry.is_some_and(|entry| !entry.is_removed()) {
                     let error = Error::new(ErrorKind::AlreadyExists).at_revision(revision);
                     return Err(error.with_key(step.key.as_str()));
                 }
-                learned |= step.expected != ExpectedRevision::NoRecord(revision);
+                is_updated |= step.expected != ExpectedRevision::NoRecord(revision);
                 step.expected = ExpectedRevision::NoRecord(revision);
             }
-            if !learned || !backoff.pause(deadline).await {
+            if !is_updated || !backoff.pause(deadline).await {
                 return Err(conflict);
             }
         }
@@ -291,7 +291,9 @@ impl<T: KvModel> Transaction<'_, T> {
 }
 
 fn option_without_write(option: &str) -> Error {
-    Error::new(ErrorKind::InvalidBatch { reason: format!("`.{option}` stands behind the write that it is about") })
+    Error::new(ErrorKind::InvalidBatch {
+        reason: format!("`.{option}` applies to the write before it, and there is none; call it after a write"),
+    })
 }
 
 impl StagedWrite {
@@ -299,7 +301,7 @@ impl StagedWrite {
         matches!(self.expected, ExpectedRevision::NoRecord(_))
     }
 
-    fn guard(&self) -> Option<Precondition> {
+    fn precondition(&self) -> Option<Precondition> {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
@@ -311,7 +313,7 @@ impl StagedWrite {
     /// The write, under a fresh operation id.
     fn write(&self) -> Write {
         let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
-        Write { precondition: self.guard(), ..write }
+        Write { precondition: self.precondition(), ..write }
     }
 }
 

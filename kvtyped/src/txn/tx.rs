@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::members::DeclaredModel;
+use super::declared_model::DeclaredModel;
 use crate::backend::{Batch, Deadline, Operation, Precondition, RawBucket, RawEntry, Read, ReadAt, Write, WriteKind};
 use crate::bucket::{check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};

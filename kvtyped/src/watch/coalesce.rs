@@ -7,15 +7,14 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::UpdateStream;
-use super::recover::WatchUpdate;
+use super::update::{UpdateStream, WatchUpdate};
 use crate::error::Result;
 
 /// The pending events, in the order of their delivery.
 #[derive(Default)]
 struct CoalescingQueue {
     next: u64,
-    news: BTreeMap<u64, Result<WatchUpdate>>,
+    updates: BTreeMap<u64, Result<WatchUpdate>>,
     /// The position of the pending event of each key.
     keys: HashMap<String, u64>,
     /// The position of the pending or last `Ready`.
@@ -24,50 +23,50 @@ struct CoalescingQueue {
 }
 
 impl CoalescingQueue {
-    fn push(&mut self, news: Result<WatchUpdate>) {
-        let older = key(&news).and_then(|key| self.keys.insert(key.to_owned(), self.next));
+    fn push(&mut self, update: Result<WatchUpdate>) {
+        let older = key(&update).and_then(|key| self.keys.insert(key.to_owned(), self.next));
         if let Some(older) = older {
-            self.news.remove(&older);
+            self.updates.remove(&older);
         }
-        match &news {
+        match &update {
             // The reader discards its state on a resync, so older events are obsolete.
             Ok(WatchUpdate::Resync) => {
-                self.news.clear();
+                self.updates.clear();
                 self.keys.clear();
             }
             // The buffer itself serves a slow reader, so a lag is not reported. `Events` would skip the other two.
             Ok(WatchUpdate::Lagging(_) | WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return,
             Ok(WatchUpdate::Entry(..) | WatchUpdate::Ready) | Err(_) => {}
         }
-        self.put(news);
+        self.put(update);
         // If the replaced event was pending before `Ready`, the new one must also precede `Ready`.
         if older.is_some_and(|older| older < self.ready)
-            && let Some(ready) = self.news.remove(&self.ready)
+            && let Some(ready) = self.updates.remove(&self.ready)
         {
             self.put(ready);
         }
     }
 
-    fn put(&mut self, news: Result<WatchUpdate>) {
-        if matches!(news, Ok(WatchUpdate::Ready)) {
+    fn put(&mut self, update: Result<WatchUpdate>) {
+        if matches!(update, Ok(WatchUpdate::Ready)) {
             self.ready = self.next;
         }
-        self.news.insert(self.next, news);
+        self.updates.insert(self.next, update);
         self.next += 1;
     }
 
     fn pop(&mut self) -> Option<Result<WatchUpdate>> {
-        let (_, news) = self.news.pop_first()?;
-        if let Some(key) = key(&news) {
+        let (_, update) = self.updates.pop_first()?;
+        if let Some(key) = key(&update) {
             self.keys.remove(key);
         }
-        Some(news)
+        Some(update)
     }
 }
 
 /// Returns the key of an event, if it has one.
-fn key(news: &Result<WatchUpdate>) -> Option<&str> {
-    match news {
+fn key(update: &Result<WatchUpdate>) -> Option<&str> {
+    match update {
         Ok(WatchUpdate::Entry(entry, _)) => Some(entry.key.as_str()),
         Ok(_) => None,
         Err(error) => error.key(),
@@ -95,15 +94,15 @@ impl Drop for Feed {
 }
 
 /// Reads the stream in a task, and keeps the newest event of each key for the reader.
-pub(super) fn coalesce(mut news: UpdateStream) -> UpdateStream {
+pub(super) fn coalesce(mut updates: UpdateStream) -> UpdateStream {
     let shared = Arc::new((Mutex::new(CoalescingQueue::default()), Notify::new()));
     let feed = Arc::clone(&shared);
     // Created before the task starts: a runtime that ends may never poll the task.
     let feed = Feed(feed);
     let listener = AbortOnDrop(tokio::spawn(async move {
-        while let Some(news) = news.next().await {
+        while let Some(update) = updates.next().await {
             let (waiting, arrived) = &*feed.0;
-            waiting.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+            waiting.lock().unwrap_or_else(PoisonError::into_inner).push(update);
             arrived.notify_one();
         }
         drop(feed);
@@ -113,9 +112,9 @@ pub(super) fn coalesce(mut news: UpdateStream) -> UpdateStream {
             let (waiting, arrived) = &*shared;
             {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(news) = waiting.pop() {
+                if let Some(update) = waiting.pop() {
                     drop(waiting);
-                    return Some((news, (shared, listener)));
+                    return Some((update, (shared, listener)));
                 }
                 if waiting.over {
                     return None;

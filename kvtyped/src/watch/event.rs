@@ -9,8 +9,7 @@ use std::time::SystemTime;
 use futures::ready;
 use futures::stream::{Stream, StreamExt};
 
-use super::UpdateStream;
-use super::recover::WatchUpdate;
+use super::update::{UpdateStream, WatchUpdate};
 use crate::backend::RawEntry;
 use crate::bucket::{Entry, Removed, Version, decode};
 use crate::error::{Error, Result};
@@ -69,7 +68,7 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
             Self::Ready => f.write_str("Ready"),
             Self::Undecodable { key, error, .. } => write!(f, "Undecodable({key}, {error})"),
             Self::Resync => f.write_str("Resync"),
-            Self::Lagging { pending: behind } => write!(f, "Lagging({behind})"),
+            Self::Lagging { pending } => write!(f, "Lagging({pending})"),
         }
     }
 }
@@ -85,8 +84,8 @@ pub struct Events<T: KvModel> {
 }
 
 impl<T: KvModel> Events<T> {
-    pub(super) fn new(news: UpdateStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
-        Self { updates: news, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
+    pub(super) fn new(updates: UpdateStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
+        Self { updates, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -96,13 +95,13 @@ impl<T: KvModel> Events<T> {
     /// Waits for the next item. `None`: the watch ended. `Some(None)`: an item without an event, such as a heartbeat, an
     /// interruption or an ignored removal.
     pub(super) async fn next_or_idle(&mut self) -> Option<Option<Result<Event<T>>>> {
-        let news = self.updates.next().await?;
-        Some(self.event(news))
+        let update = self.updates.next().await?;
+        Some(self.event(update))
     }
 
     /// Returns the event for an item of the watch. `None` if the item is internal or filtered out.
-    fn event(&self, news: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
-        let event = match news {
+    fn event(&self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
+        let event = match update {
             Ok(WatchUpdate::Entry(raw, pending)) => {
                 let event: Event<T> = if self.headers_only { headers_only_event(&raw) } else { decode_event(&raw) };
                 let event = match event {
@@ -116,7 +115,7 @@ impl<T: KvModel> Events<T> {
             }
             Ok(WatchUpdate::Ready) => Event::Ready,
             Ok(WatchUpdate::Resync) => Event::Resync,
-            Ok(WatchUpdate::Lagging(behind)) => Event::Lagging { pending: behind },
+            Ok(WatchUpdate::Lagging(pending)) => Event::Lagging { pending },
             Ok(WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
                 Some(key) => Event::Undecodable { key, revision: error.revision().unwrap_or_default(), error },
@@ -153,8 +152,8 @@ impl<T: KvModel> Stream for Events<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let Some(news) = ready!(self.updates.poll_next_unpin(context)) else { return Poll::Ready(None) };
-            if let Some(event) = self.event(news) {
+            let Some(update) = ready!(self.updates.poll_next_unpin(context)) else { return Poll::Ready(None) };
+            if let Some(event) = self.event(update) {
                 return Poll::Ready(Some(event));
             }
         }

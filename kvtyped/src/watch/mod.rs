@@ -1,251 +1,31 @@
 //! Watches: streams of the current records and of all later changes.
 //!
-//! [`ReadBucket::watch`] is a stream of typed events that continues over restarts, lost connections and recreated
-//! buckets. The other features use it: [`ReadBucket::cache`] keeps a local copy, [`ReadBucket::live`] keeps a single
-//! value, and [`ReadBucket::wait_for`] waits for a record.
+//! [`ReadBucket::watch`](crate::ReadBucket::watch) is a stream of typed events that continues over restarts, lost connections and recreated
+//! buckets. The other features use it: [`ReadBucket::cache`](crate::ReadBucket::cache) keeps a local copy, [`ReadBucket::live`](crate::ReadBucket::live) keeps a single
+//! value, and [`ReadBucket::wait_for`](crate::ReadBucket::wait_for) waits for a record.
 
-mod cache;
+mod update;
+
+mod resume;
+
 mod coalesce;
 mod event;
 mod expiry;
-mod index;
-mod keeper;
-mod live;
-mod live_keeper;
-mod recover;
+
+mod start;
+
+mod builder;
 mod wait;
 
-pub use self::cache::{Cache, CacheChange, CacheChanges, OpenCache};
+mod cache;
+mod live;
+
+pub use self::builder::Watch;
+pub use self::cache::builder::OpenCache;
+pub use self::cache::change::CacheChange;
+pub use self::cache::handle::{Cache, CacheChanges};
+pub use self::cache::index::CacheIndex;
 pub use self::event::{Event, Events};
-pub use self::index::CacheIndex;
-pub use self::live::{Live, OpenLive};
+pub use self::live::builder::OpenLive;
+pub use self::live::handle::Live;
 pub use self::wait::WaitFor;
-
-use std::future::IntoFuture;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-
-use futures::future::BoxFuture;
-use futures::stream::{BoxStream, Stream};
-use futures::{FutureExt, StreamExt, ready};
-
-use self::recover::{ResumingWatch, WatchSpec, WatchUpdate};
-use crate::backend::StartFrom;
-use crate::bucket::ReadBucket;
-use crate::closing::ShutdownSignal;
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Filter, KvModel};
-use crate::revision::Revision;
-
-impl<T: KvModel> ReadBucket<T> {
-    /// Watches the records that match a filter. The stream yields the current records, then [`Event::Ready`], then the
-    /// changes.
-    ///
-    /// The stream continues over every temporary failure: a restarted server, a new leader, a lost connection. If
-    /// changes may have been missed, it yields [`Event::Resync`] and then all current records again. You see the newest
-    /// state of every record, but not necessarily every state in between.
-    ///
-    /// A record that expires is an [`Event::Removed`], also if the server writes no marker: in buckets with
-    /// `max_bytes`, on servers before 2.11, and in buckets of other clients. The watch then evicts the record by its
-    /// TTL and the server's clock, never early. The server itself may serve the record for a moment longer. For this
-    /// purpose the watch keeps the keys of the records that can expire: about 200 bytes each, plus two copies of the
-    /// key. With [`updates_only`](Watch::updates_only) it does not know older records, and reports no expiry of them.
-    ///
-    /// ```
-    /// # use kvtyped::prelude::*;
-    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-    /// # #[kv(key = "{tenant}.{id}")]
-    /// # struct Session { tenant: String, id: u64 }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), kvtyped::Error> {
-    /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
-    /// sessions.put(&Session { tenant: "acme".into(), id: 1 }).await?;
-    /// let mut events = sessions.watch(SessionKey::filter().tenant("acme")).await?;
-    /// assert!(matches!(events.try_next().await?, Some(Event::Put(session)) if session.id == 1));
-    /// assert!(matches!(events.try_next().await?, Some(Event::Ready)));
-    ///
-    /// sessions.delete(&SessionKey::new("acme", 1)).await?;
-    /// let event = events.try_next().await?;
-    /// assert!(matches!(event, Some(Event::Removed { reason: Removed::Deleted, .. })));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns `InvalidConfig` if the filter matches no key, for example an empty union or only keys that are too long,
-    /// and if the options exclude each other.
-    ///
-    /// The stream yields an error that the reader must know. It yields `BucketNotFound` once if the bucket is deleted,
-    /// and continues with a `Resync` if the bucket is created again. Errors that an administrator may undo are also
-    /// reported once: `PermissionDenied`, `Unauthorized`, or `Unsupported` if JetStream was disabled. The stream then
-    /// retries until it works again. Only `Closed` is the last item. A record that does not decode is an
-    /// [`Event::Undecodable`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost if a read of the stream is dropped. Dropping the stream ends the work on the server.
-    pub fn watch(&self, filter: impl Into<Filter<T>>) -> Watch<'_, T> {
-        Watch {
-            bucket: self,
-            filter: filter.into(),
-            updates_only: false,
-            history: false,
-            from: None,
-            headers_only: false,
-            ignore_deletes: false,
-            coalesce: false,
-            timeout: None,
-        }
-    }
-}
-
-/// A builder of a watch; see [`ReadBucket::watch`].
-#[must_use = "nothing is watched until it is awaited"]
-#[derive(Debug)]
-pub struct Watch<'a, T: KvModel> {
-    bucket: &'a ReadBucket<T>,
-    filter: Filter<T>,
-    updates_only: bool,
-    history: bool,
-    from: Option<Revision>,
-    headers_only: bool,
-    ignore_deletes: bool,
-    coalesce: bool,
-    timeout: Option<Duration>,
-}
-
-impl<T: KvModel> Watch<'_, T> {
-    /// Yields only changes from now on. `Ready` is the first event.
-    pub fn updates_only(mut self) -> Self {
-        self.updates_only = true;
-        self
-    }
-
-    /// Yields every kept revision, rather than only the newest of each record.
-    pub fn history(mut self) -> Self {
-        self.history = true;
-        self
-    }
-
-    /// Yields every kept revision from this one on, inclusive. Removals whose delete markers are gone are not reported.
-    pub fn from_revision(mut self, revision: Revision) -> Self {
-        self.from = Some(revision);
-        self
-    }
-
-    /// Omits the values: a live record is an [`Event::HeadersOnly`].
-    pub fn headers_only(mut self) -> Self {
-        self.headers_only = true;
-        self
-    }
-
-    /// Omits all removals.
-    pub fn ignore_deletes(mut self) -> Self {
-        self.ignore_deletes = true;
-        self
-    }
-
-    /// Keeps only the newest pending event of each key, for a reader that may be slow. A separate task receives the
-    /// events. It ends with the stream.
-    pub fn coalesce(mut self) -> Self {
-        self.coalesce = true;
-        self
-    }
-
-    /// Bounds the time that the start may take. The default is the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    fn start_from(&self) -> Result<StartFrom> {
-        let illegal = |what: &str| Err(Error::invalid_config(what));
-        match (self.updates_only, self.history, self.from) {
-            (true, true, _) => {
-                illegal("`updates_only` and `history` exclude each other: one wants nothing old, one all")
-            }
-            (true, _, Some(_)) => {
-                illegal("`updates_only` and `from_revision` exclude each other: each says where to begin")
-            }
-            (_, true, Some(_)) => illegal("`history` and `from_revision` exclude each other: each says where to begin"),
-            (true, ..) => Ok(StartFrom::Now),
-            (_, true, _) if self.coalesce => {
-                illegal("`history` and `coalesce` exclude each other: one wants every revision")
-            }
-            (_, true, _) => Ok(StartFrom::History),
-            (.., Some(revision)) => Ok(StartFrom::After(Revision::new(revision.get().saturating_sub(1)))),
-            _ => Ok(StartFrom::Newest),
-        }
-    }
-
-    async fn run(self) -> Result<Events<T>> {
-        let located = |error: Error| error.with_context("watch", self.bucket.name(), None);
-        let since = self.start_from().map_err(located)?;
-        let news =
-            start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
-        let news = if self.coalesce { coalesce::coalesce(news) } else { news };
-        Ok(Events::new(news, self.bucket.name(), self.headers_only, self.ignore_deletes))
-    }
-}
-
-impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
-    type Output = Result<Events<T>>;
-    type IntoFuture = BoxFuture<'a, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
-    }
-}
-
-type UpdateStream = BoxStream<'static, Result<WatchUpdate>>;
-
-/// Starts a watch. Every feature of this module uses it.
-async fn start_watch<T: KvModel>(
-    bucket: &ReadBucket<T>,
-    filter: &Filter<T>,
-    start_from: StartFrom,
-    headers_only: bool,
-    timeout: Option<Duration>,
-) -> Result<UpdateStream> {
-    let raw = Arc::clone(bucket.raw("watch")?);
-    let patience = timeout.unwrap_or_else(|| bucket.timeout());
-    if filter.patterns().is_empty() {
-        return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
-    }
-    let plan = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, patience };
-    let news = ResumingWatch::begin(Arc::clone(&raw), plan).await?.into_stream().boxed();
-    Ok(until_shutdown(expiry::expire(news, raw), bucket.shutdown()))
-}
-
-/// See [`until_shutdown`].
-struct UntilClosed {
-    /// The items, and the future that completes when the store is closed. `None` after the last item.
-    open: Option<(UpdateStream, BoxFuture<'static, ()>)>,
-}
-
-impl Stream for UntilClosed {
-    type Item = Result<WatchUpdate>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((news, closed)) = &mut self.open else { return Poll::Ready(None) };
-        let item = match news.poll_next_unpin(context) {
-            Poll::Ready(Some(item)) => return Poll::Ready(Some(item)),
-            Poll::Ready(None) => None,
-            Poll::Pending => {
-                ready!(closed.poll_unpin(context));
-                Some(Err(Error::new(ErrorKind::Closed)))
-            }
-        };
-        self.open = None;
-        Poll::Ready(item)
-    }
-}
-
-/// Ends the stream when the store is closed. The last item is then `Closed`.
-fn until_shutdown(news: UpdateStream, closing: Arc<ShutdownSignal>) -> UpdateStream {
-    let closed = Box::pin(closing.triggered());
-    UntilClosed { open: Some((news, closed)) }.boxed()
-}

@@ -5,6 +5,7 @@ use std::time::Instant;
 use harness::Server;
 use harness::history::{Action, Expected, Outcome as Recorded, Recorder, Rule, VersionOrder};
 use kvtyped::prelude::*;
+use kvtyped::{Read, Storage};
 
 use super::Effort;
 use crate::model::Record;

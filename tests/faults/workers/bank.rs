@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::history::transfers;
-use kvtyped::OpenBucket;
+use kvtyped::bucket::OpenBucket;
 use kvtyped::prelude::*;
+use kvtyped::txn::TransactError;
+use kvtyped::{Error, Read};
 
 use crate::model::{Account, AccountKey, Transfer, TransferKey};
 use crate::seat::{PATIENT, Seat};

@@ -2,6 +2,7 @@
 
 use harness::history::lock::Tenures;
 use harness::history::{Action, Expected};
+use kvtyped::Error;
 use kvtyped::prelude::*;
 
 use crate::model::{Record, RecordKey};

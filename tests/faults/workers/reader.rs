@@ -1,6 +1,7 @@
 //! A reader of the shared keys, at each freshness level. Its reads are recorded.
 
 use harness::history::{Action, Freshness, Outcome as Recorded, Seen};
+use kvtyped::Read;
 use kvtyped::prelude::*;
 
 use super::writer::{HOT, HOT_KEYS};

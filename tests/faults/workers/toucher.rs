@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{ErrorKind, Read};
 
 use crate::model::{Record, RecordKey};
 use crate::seat::{HASTY, PATIENT, Seat};

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::history::Seen;
 use harness::history::watch::{Log, Look, Told};
+use kvtyped::Event;
 use kvtyped::prelude::*;
 
 use super::writer::HOT;

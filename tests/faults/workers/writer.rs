@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use harness::history::{Action, Expected};
-use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
 
 use super::reader::read;
 use crate::model::{Record, RecordKey};

@@ -1,5 +1,6 @@
 //! Filters: they match like a reference implementation, request everything that they match, and no value widens them.
 
+use kvtyped::Filter;
 use kvtyped::key::{Key, Pattern};
 use kvtyped::prelude::*;
 

@@ -1,5 +1,6 @@
 //! Keys: encoding is injective, keeps each text within its segment, and is the inverse of decoding.
 
+use kvtyped::codec::Bytes;
 use kvtyped::key::{Key, KeyBuilder, ModelKey, escape, unescape};
 use kvtyped::prelude::*;
 

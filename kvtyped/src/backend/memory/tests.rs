@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod search;
 mod watch;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 
 use super::MemoryBackend;
-use super::limits::Size;
+use crate::backend::state::limits::Size;
 use crate::backend::{
     Backend, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
     Write, WriteKind,
@@ -41,9 +42,9 @@ fn seconds(seconds: u64) -> Option<Ttl> {
     Ttl::new(Duration::from_secs(seconds))
 }
 
-async fn bucket(say: impl FnOnce(&mut BucketConfig)) -> Arc<dyn RawBucket> {
+async fn bucket(change: impl FnOnce(&mut BucketConfig)) -> Arc<dyn RawBucket> {
     let mut config = BucketConfig::new("b");
-    say(&mut config);
+    change(&mut config);
     MemoryBackend::new().create(config, soon()).await.unwrap()
 }
 
@@ -65,11 +66,11 @@ async fn history(bucket: &Arc<dyn RawBucket>) -> Vec<(u64, String, Operation)> {
         limit: None,
         idle_timeout: SECOND,
     };
-    let tell = |entry: Result<ScanItem, Error>| {
+    let brief = |entry: Result<ScanItem, Error>| {
         let entry = entry.unwrap().entry;
         (entry.revision.get(), entry.key.to_string(), entry.operation)
     };
-    bucket.scan(scan).map(tell).collect().await
+    bucket.scan(scan).map(brief).collect().await
 }
 
 fn entry(revision: u64, key: &str, operation: Operation) -> (u64, String, Operation) {
@@ -166,8 +167,8 @@ async fn the_bucket_ttl_without_limit_markers_is_silent() {
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     {
         // A bucket of an old server. No setting creates one here.
-        let mut state = backend.0.lock();
-        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+        let mut state = backend.0.shared().lock();
+        let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
         state.config.limit_markers = None;
         state.config.ttl = Some(SECOND);
     }
@@ -223,10 +224,10 @@ async fn a_lower_ttl_and_a_lower_history_are_taken_at_once() {
 }
 
 #[test]
-fn a_size_is_that_of_the_message_on_the_wire() {
+fn a_size_is_that_of_the_message() {
     let mut write = put("k", "value");
     write.id = OperationId::from_stored("id");
-    let size = |write: &Write| Size::of(write, "b").message();
+    let size = |write: &Write| Size::of_write(write, "b").message();
     assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
     write.kind = WriteKind::Purge;
     write.ttl = seconds(60);
@@ -235,7 +236,7 @@ fn a_size_is_that_of_the_message_on_the_wire() {
         Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
         Nats-TTL: 60\r\n\r\n";
     assert_eq!(size(&write), wire.len());
-    let record = |storage| Size::of(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
+    let record = |storage| Size::of_write(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
     assert_eq!((record(Storage::Memory), record(Storage::File)), ("$KV.b.k".len() + 16, "$KV.b.k".len() + 34));
     let marker = |seconds| Size::expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
     let wire = "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5m0s\r\nNats-Rollup: sub\r\n\r\n";
@@ -243,7 +244,7 @@ fn a_size_is_that_of_the_message_on_the_wire() {
 }
 
 #[tokio::test]
-async fn a_full_bucket_takes_what_replaces_as_much() {
+async fn a_full_bucket_accepts_a_replacement_of_the_same_size() {
     let bucket = bucket(|config| config.max_bytes = Some(500)).await;
     let small = || put("k", "v");
     write(&bucket, small()).await.unwrap();
@@ -277,7 +278,7 @@ async fn a_full_bucket_with_replicas_takes_nothing() {
 }
 
 #[tokio::test]
-async fn what_needs_a_server_is_refused() {
+async fn settings_that_need_a_server_are_refused() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("copy");
     config.mirror = Some(Source::new("origin"));
@@ -287,7 +288,7 @@ async fn what_needs_a_server_is_refused() {
 }
 
 #[tokio::test]
-async fn a_handle_works_on_whatever_bucket_has_its_name() {
+async fn a_handle_works_on_the_bucket_with_its_name() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
@@ -307,7 +308,7 @@ fn a_backend_needs_no_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_done_after_its_deadline() {
+async fn an_operation_after_its_deadline_changes_nothing() {
     let bucket = bucket(|_| {}).await;
     let deadline = Deadline::after(SECOND);
     tokio::time::advance(SECOND).await;

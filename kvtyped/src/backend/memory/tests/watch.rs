@@ -8,8 +8,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::super::MemoryBackend;
-use super::super::backlog::{MAX_BYTES, MAX_ENTRIES};
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
+use crate::backend::state::backlog::{MAX_BYTES, MAX_ENTRIES};
 use crate::backend::{
     Backend, Delivered, Operation, RawBucket, StartFrom, WatchRequest, WatchSignal, WatchStarted, Write, WriteKind,
 };
@@ -39,39 +39,39 @@ async fn next(watching: &mut Watching) -> WatchSignal {
     watching.next().await.unwrap().unwrap()
 }
 
-async fn begun(watching: &mut Watching) -> WatchStarted {
-    let WatchSignal::Started(begun) = next(watching).await else { unreachable!("it begins with that") };
-    begun
+async fn started(watching: &mut Watching) -> WatchStarted {
+    let WatchSignal::Started(started) = next(watching).await else { unreachable!("a watch starts with `Started`") };
+    started
 }
 
 /// Returns the revision, the key and the operation of the next entry.
-async fn told(watching: &mut Watching) -> (u64, String, Operation) {
+async fn next_entry(watching: &mut Watching) -> (u64, String, Operation) {
     for _ in 0..100 {
         if let WatchSignal::Entry { entry: found, .. } = next(watching).await {
             return entry(found.revision.get(), found.key.as_str(), found.operation);
         }
     }
-    unreachable!("it tells no entry")
+    unreachable!("the watch delivers no entry")
 }
 
 /// Reads a watch without initial entries until it is ready.
 async fn ready(watching: &mut Watching) {
-    begun(watching).await;
+    started(watching).await;
     assert_eq!(next(watching).await, WatchSignal::Ready);
 }
 
-async fn gone(watching: &mut Watching) {
+async fn expect_not_found(watching: &mut Watching) {
     let error = watching.next().await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
     assert!(watching.next().await.is_none());
 }
 
-fn alive(upto: u64) -> WatchSignal {
-    WatchSignal::Heartbeat { through: Revision::new(upto) }
+fn heartbeat(through: u64) -> WatchSignal {
+    WatchSignal::Heartbeat { through: Revision::new(through) }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
+async fn an_expiry_is_delivered_on_time_without_other_operations() {
     let bucket = bucket(|_| {}).await;
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
@@ -80,23 +80,23 @@ async fn an_expiry_is_told_on_time_though_nobody_else_looks() {
     write(&bucket, put("early", "v").with_ttl(seconds(2))).await.unwrap();
     // The next heartbeat is not due together with an entry.
     tokio::time::advance(SECOND / 4).await;
-    assert_eq!(told(&mut watching).await, entry(1, "late", Operation::Put));
-    assert_eq!(told(&mut watching).await, entry(2, "early", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(1, "late", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "early", Operation::Put));
     for (revision, key, after) in [(3, "early", 2 * SECOND), (4, "late", 4 * SECOND)] {
-        assert_eq!(told(&mut watching).await, entry(revision, key, Operation::Expired));
+        assert_eq!(next_entry(&mut watching).await, entry(revision, key, Operation::Expired));
         assert_eq!(written.elapsed(), after);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
+async fn an_expiry_that_an_update_advances_is_delivered_on_time() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
     let written = Instant::now();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
-    let mut expired = Box::pin(told(&mut watching));
+    let mut expired = Box::pin(next_entry(&mut watching));
     assert!((&mut expired).now_or_never().is_none());
     let mut change = BucketConfig::new("b");
     change.ttl = Some(SECOND / 2);
@@ -106,84 +106,84 @@ async fn an_expiry_that_comes_sooner_while_it_waits_is_told_on_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_told_each_second_and_nothing_else_is() {
+async fn an_idle_watch_sends_one_heartbeat_each_second() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("k", "v")).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
     for round in 1..=3 {
-        assert_eq!(next(&mut watching).await, alive(1));
+        assert_eq!(next(&mut watching).await, heartbeat(1));
         assert_eq!(start.elapsed(), round * SECOND);
     }
     tokio::time::advance(SECOND / 2).await;
     write(&bucket, put("k", "w")).await.unwrap();
-    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "k", Operation::Put));
     let start = Instant::now();
-    assert_eq!(next(&mut watching).await, alive(2));
+    assert_eq!(next(&mut watching).await, heartbeat(2));
     assert_eq!(start.elapsed(), SECOND);
     // A late reader gets one heartbeat.
     tokio::time::advance(10 * SECOND).await;
-    assert_eq!(next(&mut watching).await, alive(2));
+    assert_eq!(next(&mut watching).await, heartbeat(2));
     assert!(next(&mut watching).now_or_never().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_match_is_no_news_but_is_behind_it() {
+async fn a_heartbeat_passes_entries_that_do_not_match() {
     let bucket = bucket(|_| {}).await;
     for patterns in [vec![], vec![Pattern::exact(&key("other"))]] {
         let before = bucket.status(soon()).await.unwrap().last_revision.get();
         let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
         ready(&mut watching).await;
         let start = Instant::now();
-        // A bell that rings continuously does not delay the heartbeat.
+        // Continuous changes do not delay the heartbeat.
         let writes = async {
             for _ in 0..20 {
                 tokio::time::sleep(SECOND / 10).await;
                 write(&bucket, put("k", "v")).await.unwrap();
             }
         };
-        let (alive_at, ()) = tokio::join!(
+        let (heartbeat_at, ()) = tokio::join!(
             async {
                 let signal = next(&mut watching).await;
-                assert!(signal == alive(before + 9) || signal == alive(before + 10), "{signal:?}");
+                assert!(signal == heartbeat(before + 9) || signal == heartbeat(before + 10), "{signal:?}");
                 start.elapsed()
             },
             writes
         );
-        assert_eq!(alive_at, SECOND);
+        assert_eq!(heartbeat_at, SECOND);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bucket_that_goes_ends_it_at_once() {
+async fn a_deleted_bucket_ends_its_watches_at_once() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut waiting = watch(&bucket, StartFrom::Now);
     ready(&mut waiting).await;
     write(&bucket, put("k", "v")).await.unwrap();
     let mut unread = watch(&bucket, StartFrom::Newest);
-    begun(&mut unread).await;
-    assert_eq!(told(&mut waiting).await, entry(1, "k", Operation::Put));
+    started(&mut unread).await;
+    assert_eq!(next_entry(&mut waiting).await, entry(1, "k", Operation::Put));
 
     let start = Instant::now();
-    let mut end = Box::pin(gone(&mut waiting));
+    let mut end = Box::pin(expect_not_found(&mut waiting));
     assert!((&mut end).now_or_never().is_none());
     assert!(backend.delete("b", soon()).await.unwrap());
     end.await;
-    gone(&mut unread).await;
-    gone(&mut watch(&bucket, StartFrom::Newest)).await;
+    expect_not_found(&mut unread).await;
+    expect_not_found(&mut watch(&bucket, StartFrom::Newest)).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
+async fn a_new_bucket_of_the_name_ends_the_watch() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
     let start = Instant::now();
-    let mut end = Box::pin(gone(&mut watching));
+    let mut end = Box::pin(expect_not_found(&mut watching));
     assert!((&mut end).now_or_never().is_none());
     backend.delete("b", soon()).await.unwrap();
     // The new bucket has the same creation time on the clock, so that nothing else distinguishes them.
@@ -193,22 +193,22 @@ async fn another_bucket_of_the_name_is_not_the_one_that_was_watched() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 
     let mut watching = watch(&bucket, StartFrom::After(Revision::new(7)));
-    let WatchStarted { contiguous, last_revision, created: _ } = begun(&mut watching).await;
+    let WatchStarted { contiguous, last_revision, created: _ } = started(&mut watching).await;
     assert_eq!((contiguous, last_revision.get()), (false, 1));
     assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     write(&bucket, put("k", "w")).await.unwrap();
-    assert_eq!(told(&mut watching).await, entry(2, "k", Operation::Put));
+    assert_eq!(next_entry(&mut watching).await, entry(2, "k", Operation::Put));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_overwritten_while_it_is_listed_is_news() {
+async fn an_entry_overwritten_during_the_listing_is_a_change() {
     let bucket = bucket(|config| config.history = Some(2)).await;
     for number in 0..4 {
         write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
     }
     let mut watching = watch(&bucket, StartFrom::Newest);
-    assert_eq!(begun(&mut watching).await.last_revision.get(), 4);
-    assert_eq!(told(&mut watching).await, entry(1, "k0", Operation::Put));
+    assert_eq!(started(&mut watching).await.last_revision.get(), 4);
+    assert_eq!(next_entry(&mut watching).await, entry(1, "k0", Operation::Put));
     write(&bucket, put("k0", "new")).await.unwrap();
     write(&bucket, put("k1", "new")).await.unwrap();
     write(&bucket, Write::new(key("k2"), WriteKind::Purge)).await.unwrap();
@@ -224,7 +224,7 @@ async fn what_is_overwritten_while_it_is_listed_is_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
+async fn only_the_history_delivers_an_older_entry_of_a_key() {
     let bucket = bucket(|config| config.history = Some(3)).await;
     for on in ["a", "b", "a", "a", "a"] {
         write(&bucket, put(on, "v")).await.unwrap();
@@ -237,7 +237,7 @@ async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
         (StartFrom::After(Revision::ZERO), &[2, 3, 4, 5]),
     ] {
         let mut watching = watch(&bucket, since);
-        let complete = begun(&mut watching).await.contiguous;
+        let complete = started(&mut watching).await.contiguous;
         assert_eq!(complete, since != StartFrom::After(Revision::ZERO), "{since:?}");
         let mut revisions = Vec::new();
         while let WatchSignal::Entry { entry, .. } = next(&mut watching).await {
@@ -248,7 +248,7 @@ async fn an_older_entry_of_a_key_is_told_only_of_the_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_entries_are_passed_over_in_steps() {
+async fn many_entries_are_examined_in_steps() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     for number in 0..1000 {
@@ -256,24 +256,24 @@ async fn many_entries_are_passed_over_in_steps() {
     }
     write(&bucket, put("last", "v")).await.unwrap();
     {
-        let mut state = backend.0.lock();
-        let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
-        let look = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
-        assert_eq!([look(0), look(256), look(512), look(768)], [256, 512, 768, 1001]);
+        let mut state = backend.0.shared().lock();
+        let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
+        let reached = |after| state.next(Revision::new(after), state.last_revision, &|_, _| false).0.get();
+        assert_eq!([reached(0), reached(256), reached(512), reached(768)], [256, 512, 768, 1001]);
     }
     let any = Pattern::new().segment::<String>(None, "la", "");
     for patterns in [vec![Pattern::exact(&key("last"))], vec![any, Pattern::exact(&key("last"))]] {
         let mut watching = watch_some(&bucket, StartFrom::Newest, patterns);
-        begun(&mut watching).await;
-        assert_eq!(told(&mut watching).await, entry(1001, "last", Operation::Put));
+        started(&mut watching).await;
+        assert_eq!(next_entry(&mut watching).await, entry(1001, "last", Operation::Put));
         assert_eq!(next(&mut watching).await, WatchSignal::Ready);
     }
 }
 
 /// The number of entries in the backlog of bucket `b`, and the number of its attached watches.
 fn kept(backend: &MemoryBackend) -> (usize, usize) {
-    let mut state = backend.0.lock();
-    let (state, _) = state.bucket("b", Duration::ZERO).unwrap();
+    let mut state = backend.0.shared().lock();
+    let (state, ..) = state.bucket("b", Duration::ZERO).unwrap();
     (state.backlog.len(), state.notifier.listeners())
 }
 
@@ -286,7 +286,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
     let mut early = watch(&bucket, StartFrom::Newest);
     let mut late = watch(&bucket, StartFrom::Now);
     let mut other = watch_some(&bucket, StartFrom::Now, vec![Pattern::exact(&key("other"))]);
-    begun(&mut early).await;
+    started(&mut early).await;
     ready(&mut late).await;
     ready(&mut other).await;
     write(&bucket, put("k", "1")).await.unwrap();
@@ -297,12 +297,12 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
     write(&bucket, put("other", "1")).await.unwrap();
     // The record expires, and later its limit marker.
     tokio::time::advance(3 * SECOND).await;
-    assert_eq!(told(&mut other).await, entry(7, "other", Operation::Put));
+    assert_eq!(next_entry(&mut other).await, entry(7, "other", Operation::Put));
     // The old record expired before it was listed. The late watch starts after it.
     for (watching, number) in [(&mut late, 1), (&mut early, 2)] {
         let mut changes = Vec::new();
         for _ in 2..=8 {
-            changes.push(told(watching).await);
+            changes.push(next_entry(watching).await);
         }
         let put = |revision| entry(revision, "k", Operation::Put);
         let wanted = [
@@ -317,7 +317,7 @@ async fn an_attached_watch_receives_every_change_when_read_late() {
         assert_eq!(changes, wanted, "watch {number}");
     }
     assert_eq!(kept(&backend), (1, 3), "only the watch of another key has not passed the marker");
-    assert_eq!(next(&mut other).await, alive(8));
+    assert_eq!(next(&mut other).await, heartbeat(8));
     assert_eq!(kept(&backend), (0, 3), "an entry that every watch has read is released");
 }
 
@@ -334,7 +334,10 @@ async fn an_unread_watch_has_a_bounded_backlog_and_reads_the_stored_entries() {
     assert_eq!(kept(&backend).0, MAX_ENTRIES);
     let first = writes - 3 - MAX_ENTRIES as u64 + 1;
     for revision in first..=writes {
-        assert_eq!(told(&mut watching).await, entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put));
+        assert_eq!(
+            next_entry(&mut watching).await,
+            entry(revision, &format!("k{}", (revision - 1) % 3), Operation::Put)
+        );
     }
     assert_eq!(kept(&backend), (0, 1));
     tokio::time::advance(SECOND - TICK).await;
@@ -360,13 +363,13 @@ async fn a_removal_that_is_dropped_from_the_backlog_unread_ends_the_watch() {
     ready(&mut keeps_up).await;
     write(&bucket, put("k", "v").with_ttl(seconds(1))).await.unwrap();
     tokio::time::advance(5 * SECOND).await;
-    assert_eq!(told(&mut keeps_up).await, entry(1, "k", Operation::Put));
-    assert_eq!(told(&mut keeps_up).await, entry(2, "k", Operation::Expired));
+    assert_eq!(next_entry(&mut keeps_up).await, entry(1, "k", Operation::Put));
+    assert_eq!(next_entry(&mut keeps_up).await, entry(2, "k", Operation::Expired));
     for _ in 0..MAX_ENTRIES + 2 {
         write(&bucket, put("other", "v")).await.unwrap();
     }
     let error = watching.next().await.unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
     assert!(watching.next().await.is_none());
-    assert_eq!(told(&mut keeps_up).await.1, "other");
+    assert_eq!(next_entry(&mut keeps_up).await.1, "other");
 }

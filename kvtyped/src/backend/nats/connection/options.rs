@@ -96,7 +96,7 @@ impl NatsOptions {
     /// must be encrypted uses only the servers in the URL: name each of them there, or use [`tls_first`](Self::tls_first).
     /// With `tls_first`, and without encryption, discovered servers are always used. Off by default.
     ///
-    /// A client with its own TLS configuration ([`Connect::client`](crate::Connect::client)) decides this itself, unless
+    /// A client with its own TLS configuration ([`Connect::client`](crate::connect::Connect::client)) decides this itself, unless
     /// these options or the URL require encryption.
     #[must_use]
     pub fn trust_discovered_servers(mut self, on: bool) -> Self {

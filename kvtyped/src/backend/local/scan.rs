@@ -1,0 +1,160 @@
+//! A scan. It collects revisions first, and reads each entry when its reader asks for it.
+//!
+//! An entry may be overwritten between the two steps. Its replacement has a later revision, so a second round reads the
+//! entries that were written during the first.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::vec;
+
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::search::{KeySearch, SearchStep};
+use super::shared::LocalShared;
+use crate::backend::state::bucket::BucketState;
+use crate::backend::state::entry::STEP_SIZE;
+use crate::backend::{ScanItem, ScanRequest};
+use crate::error::Result;
+use crate::revision::Revision;
+
+/// The number of entries that one page looks up.
+const PAGE_SIZE: usize = 64;
+
+pub(crate) fn scan(
+    shared: Arc<LocalShared>,
+    bucket: String,
+    scan: ScanRequest,
+) -> BoxStream<'static, Result<ScanItem>> {
+    let scanner =
+        Scanner { shared, bucket, scan, rounds: 2, search: None, found: Vec::new(), revisions: Vec::new().into_iter() };
+    let pages = stream::unfold(Some(scanner), |scanner| async move {
+        let mut scanner = scanner?;
+        tokio::task::coop::consume_budget().await;
+        match scanner.page() {
+            Ok(Some(page)) => Some((page, Some(scanner))),
+            Ok(None) => None,
+            Err(error) => Some((vec![Err(error)], None)),
+        }
+    });
+    pages.flat_map(stream::iter).boxed()
+}
+
+struct Scanner {
+    shared: Arc<LocalShared>,
+    bucket: String,
+    scan: ScanRequest,
+    /// The number of rounds that are left.
+    rounds: u32,
+    /// The search of the current round, until it is finished.
+    search: Option<Search>,
+    /// The result of a finished search, not yet sorted.
+    found: Vec<Revision>,
+    revisions: vec::IntoIter<Revision>,
+}
+
+/// Finds the revisions of one round in steps, so that no step holds the lock for long.
+struct Search {
+    /// The last revision when the round began. Later entries belong to the next round.
+    until: Revision,
+    order: SearchOrder,
+}
+
+/// The order of a search.
+enum SearchOrder {
+    /// Examines the keys that the patterns can match.
+    Keys(KeySearch),
+    /// Examines all entries, in the order of their revisions.
+    Revisions { position: Revision, found: Vec<Revision> },
+}
+
+impl Scanner {
+    /// Returns the next entries, or an empty page while a search continues. Returns `None` after the last entry.
+    fn page(&mut self) -> Result<Option<Vec<Result<ScanItem>>>> {
+        if !self.found.is_empty() {
+            // Sorted without the lock.
+            self.found.sort_unstable();
+            self.found.dedup();
+            self.revisions = std::mem::take(&mut self.found).into_iter();
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let (bucket, _) = shared.bucket(&mut state, &self.bucket)?;
+        loop {
+            let page: Vec<_> = self.revisions.by_ref().take(PAGE_SIZE).collect();
+            let later = self.revisions.len() as u64;
+            if page.is_empty() {
+                return Ok(self.search(bucket).then(Vec::new));
+            }
+            let last = page.len() as u64 - 1;
+            let entries = page.into_iter().enumerate().filter_map(|(at, revision)| {
+                let stored = bucket.entries.get(&revision)?;
+                let entry = shared.entry(revision, stored, !self.scan.headers_only);
+                Some(Ok(ScanItem { entry, pending: later + last - at as u64 }))
+            });
+            let entries: Vec<_> = entries.collect();
+            if !entries.is_empty() {
+                return Ok(Some(entries));
+            }
+        }
+    }
+
+    /// Continues the search. Returns `false` if nothing is left to search.
+    fn search(&mut self, bucket: &BucketState) -> bool {
+        let mut search = match self.search.take() {
+            Some(search) => search,
+            None if self.rounds == 0 => return false,
+            None => {
+                self.rounds -= 1;
+                Search::new(&self.scan, bucket)
+            }
+        };
+        match search.step(&self.scan, bucket) {
+            Some(found) => {
+                self.scan.after = search.until;
+                self.found = found;
+            }
+            None => self.search = Some(search),
+        }
+        true
+    }
+}
+
+impl Search {
+    fn new(scan: &ScanRequest, bucket: &BucketState) -> Self {
+        let until = bucket.last_revision;
+        let keys = KeySearch::new(bucket, &scan.patterns, scan.after, until, !scan.history);
+        Self { until, order: keys.map_or_else(|| SearchOrder::by_revision(scan), SearchOrder::Keys) }
+    }
+
+    /// Examines some more entries. Returns the result if all were examined.
+    fn step(&mut self, scan: &ScanRequest, bucket: &BucketState) -> Option<Vec<Revision>> {
+        match &mut self.order {
+            SearchOrder::Keys(search) => match search.step(bucket, &scan.patterns) {
+                SearchStep::Done(found) => return Some(found),
+                SearchStep::Continue => {}
+                SearchStep::TooMany => self.order = SearchOrder::by_revision(scan),
+            },
+            SearchOrder::Revisions { position, found } => {
+                let range = bucket.entries.range((Bound::Excluded(*position), Bound::Included(self.until)));
+                for (examined, (revision, stored)) in (1..).zip(range) {
+                    let is_wanted = scan.history || bucket.is_newest(&stored.key, *revision);
+                    if is_wanted && scan.patterns.matches(stored.key.as_str()) {
+                        found.push(*revision);
+                    }
+                    if examined == STEP_SIZE {
+                        *position = *revision;
+                        return None;
+                    }
+                }
+                return Some(std::mem::take(found));
+            }
+        }
+        None
+    }
+}
+
+impl SearchOrder {
+    fn by_revision(scan: &ScanRequest) -> Self {
+        Self::Revisions { position: scan.after, found: Vec::new() }
+    }
+}

@@ -1,0 +1,149 @@
+//! The size of a write and the space for it, as a server counts them.
+//!
+//! From nats-server: `memStoreMsgSizeRaw` and `storeRawMsg` in `server/memstore.go`, `fileStoreMsgSizeRaw` and
+//! `storeRawMsg` in `server/filestore.go`, and the checks before them in `server/stream.go` (`processJetStreamMsg`).
+//! The headers are the headers that the NATS backend writes: one line per property of a write.
+
+use std::time::Duration;
+
+use crate::backend::{OperationId, Precondition, Write, WriteKind};
+use crate::config::Storage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// The largest message that a server accepts by default, including headers.
+pub(crate) const MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// The size of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    headers: usize,
+    body: usize,
+}
+
+impl Size {
+    /// Returns the size of the message of a write.
+    pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
+        let Write { key, kind, precondition, ttl, id } = write;
+        let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
+        headers = match kind {
+            WriteKind::Put(_) => headers,
+            WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
+            WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
+        };
+        if let Some(Precondition { key: expected_key, revision }) = precondition {
+            headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
+            if expected_key != key {
+                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
+            }
+        }
+        if let Some(ttl) = ttl {
+            headers = headers.line("Nats-TTL", digits(ttl.as_secs()));
+        }
+        Self { headers: headers.end(), body: write.value().len() }
+    }
+
+    /// Adds the headers of a batch: the number of the message, and whether it is the last one.
+    pub(crate) fn as_batch_message(self, id: &OperationId, number: usize, last: bool) -> Self {
+        // The id of the batch is an operation id followed by the number of the attempt.
+        let frame = Headers(0)
+            .line("Nats-Batch-Id", id.as_str().len() + "-1".len())
+            .line("Nats-Batch-Sequence", digits(number as u64));
+        let frame = if last { frame.line("Nats-Batch-Commit", "1".len()) } else { frame };
+        Self { headers: self.headers + frame.0, ..self }
+    }
+
+    /// Returns the size of the marker that a server leaves when the last entry of a key expires.
+    pub(crate) fn expired_marker(lives: Ttl) -> Self {
+        let headers = Headers::new()
+            .line("Nats-Marker-Reason", "MaxAge".len())
+            .line("Nats-TTL", go_duration(lives.as_duration()).len())
+            .line("Nats-Rollup", "sub".len());
+        Self { headers: headers.end(), body: 0 }
+    }
+
+    /// Returns the size that `max_value_size` limits.
+    pub(crate) fn message(self) -> usize {
+        self.headers + self.body
+    }
+
+    /// Returns the size that `max_bytes` limits: the record of the message in a store.
+    pub(crate) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
+        let fixed = match storage {
+            // Sequence and time.
+            Storage::Memory => 16,
+            // Length, sequence, time, length of the subject, length of the headers, checksum.
+            Storage::File => 22 + 4 + 8,
+        };
+        (fixed + subject(bucket, key) + self.message()) as u64
+    }
+
+    /// Refuses a message that is larger than `limit`.
+    pub(crate) fn check(self, limit: usize) -> Result<()> {
+        if self.message() > limit {
+            return Err(Error::new(ErrorKind::TooLarge { size: Some(self.message()), limit: Some(limit) }));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a record that does not fit, as the discard policy `new` of a KV bucket does.
+///
+/// `replaced` is the size of the record that the history limit of the key removes. That record makes room only if it is
+/// at least as large as the new one. (A delete or a purge has more bytes in its headers than most values have, so a
+/// full bucket refuses both. In a replicated bucket the servers agree on a write before they remove any record,
+/// `server/jetstream_batching.go`, so no record makes room.)
+pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, replaced: Option<u64>) -> Result<()> {
+    match max_bytes {
+        Some(limit) if stored + record > limit && replaced.is_none_or(|replaced| replaced < record) => {
+            Err(Error::new(ErrorKind::BucketFull))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns a conflict if a precondition does not hold.
+pub(crate) fn check_precondition(precondition: &Precondition, actual: Revision) -> Result<()> {
+    if precondition.revision == actual {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict { expected: precondition.revision, actual: Some(actual) }))
+}
+
+/// The length of the headers of a message.
+struct Headers(usize);
+
+impl Headers {
+    fn new() -> Self {
+        Self("NATS/1.0\r\n".len())
+    }
+
+    fn line(self, name: &str, value: usize) -> Self {
+        Self(self.0 + name.len() + ": ".len() + value + "\r\n".len())
+    }
+
+    fn end(self) -> usize {
+        self.0 + "\r\n".len()
+    }
+}
+
+fn subject(bucket: &str, key: &Key) -> usize {
+    "$KV.".len() + bucket.len() + ".".len() + key.as_str().len()
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Formats whole seconds as Go formats a duration: `1h0m5s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}

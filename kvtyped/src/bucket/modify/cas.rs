@@ -1,0 +1,114 @@
+//! The compare-and-set loop that all updates of one record share.
+
+use super::decision::{CasDecision, CasLimits, CasOutcome, CasStart};
+use super::retry::{CasAttempts, CasRetry, is_unchanged};
+use crate::backend::{Deadline, OperationId, Precondition, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::bucket::handle::{Bucket, ReadBucket};
+use crate::bucket::precondition;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::model::KvModel;
+use crate::revision::Revision;
+use crate::ttl::Ttl;
+
+/// One write of the loop. It replaces the entry that was read, unless another write came between.
+pub(crate) struct ConditionalWrite<'a> {
+    pub(crate) key: &'a Key,
+    /// The revision of the entry that was read. Zero if the key had no entry.
+    pub(crate) expected: Revision,
+    pub(crate) kind: WriteKind,
+    pub(crate) ttl: Option<Ttl>,
+    /// The precondition on another record.
+    pub(crate) on: Option<&'a Precondition>,
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Reads the newest entry for a decision that no write confirms. Reads from the leader if another server may be
+    /// stale. Reads from the nearest server if the user may not read from the leader.
+    pub(crate) async fn read_leader(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
+        let raw = &self.inner.raw;
+        if self.config().may_be_behind() {
+            match raw.read(key, ReadAt::Newest(Read::Leader), deadline).await {
+                Err(error) if error.is_denied() => {}
+                read => return read,
+            }
+        }
+        raw.read(key, ReadAt::Newest(Read::Any), deadline).await
+    }
+
+    pub(crate) async fn step(&self, step: ConditionalWrite<'_>, deadline: Deadline) -> Result<(Revision, OperationId)> {
+        let ConditionalWrite { key, expected: over, kind, ttl, on } = step;
+        let write = Write::new(key.clone(), kind).if_revision(over).with_ttl(ttl);
+        let id = write.id.clone();
+        let revision = precondition::write(&*self.inner.raw, write, on, deadline).await?;
+        Ok((self.record_write(revision, &id), id))
+    }
+}
+
+impl<T: KvModel> Bucket<T> {
+    /// The compare-and-set loop: reads, decides, and writes unless another write came between. After a conflict, it
+    /// reads from the leader and starts over.
+    ///
+    /// A stale read is harmless. The server refuses its write, and a decision to write nothing is checked with a read
+    /// from the leader. The read after a conflict comes from the leader. After the conflict of a guess, it comes from
+    /// any server that has reached the revision of the conflict. No decision is based on an entry that is older than
+    /// the conflict. An unknown outcome ends the loop, because another attempt could apply the change twice.
+    pub(crate) async fn compare_and_set<R, E: From<Error>>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        first: CasStart,
+        limits: CasLimits,
+        mut decide: impl FnMut(Option<&RawEntry>) -> Result<CasDecision<R>, E>,
+    ) -> Result<CasOutcome<R>, E> {
+        let CasLimits { attempts, deadline, fence } = limits;
+        let mut attempts = CasAttempts::new(attempts);
+        let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
+        let on = self.resolve_fence(fence).map_err(located)?;
+        let raw = self.raw(operation)?;
+        let mut retry = CasRetry::new();
+        let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        let mut guessed = matches!(first, CasStart::NoRecord(_));
+        let first_is_sure = matches!(first, CasStart::LeaderRead);
+        let (mut newest, mut over) = match first {
+            CasStart::NoRecord(marker) => (None, marker),
+            CasStart::Read | CasStart::LeaderRead => {
+                let read = if matches!(first, CasStart::Read) { Read::Any } else { Read::Leader };
+                let newest = raw.read(key, ReadAt::Newest(read), deadline).await.map_err(located)?;
+                let over = of(&newest);
+                (newest, over)
+            }
+        };
+        let mut sure = first_is_sure || !self.config().may_be_behind();
+        loop {
+            let decision = decide(newest.as_ref());
+            if !sure && !matches!(decision, Ok(CasDecision::Write { .. })) {
+                sure = true;
+                let leader = self.read_leader(key, deadline).await.map_err(located)?;
+                if !is_unchanged(leader.as_ref(), newest.as_ref()) {
+                    (over, newest) = (of(&leader), leader);
+                    continue;
+                }
+            }
+            let (kind, ttl, result) = match decision? {
+                CasDecision::Stop { result } => return Ok(CasOutcome { revision: over, result }),
+                CasDecision::Write { kind, ttl, result } => (kind, ttl, result),
+            };
+            match self.step(ConditionalWrite { key, expected: over, kind, ttl, on: on.as_ref() }, deadline).await {
+                Ok((revision, _)) => return Ok(CasOutcome { revision, result }),
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                    retry.observe_conflict(&error);
+                    attempts.record_conflict(error, deadline).map_err(located)?;
+                }
+                Err(error) => return Err(located(error).into()),
+            }
+            let read = match std::mem::take(&mut guessed) {
+                true => retry.read_any_replica(&**raw, key, deadline).await,
+                false => retry.read(&**raw, key, deadline).await,
+            };
+            newest = read.map_err(|error| located(attempts.conflict_error(error)))?;
+            over = of(&newest);
+            sure = true;
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The macros that build awaitable operations and their shared options.
+
+/// Makes the builder of an operation awaitable: awaiting it calls `run`.
+macro_rules! verb {
+    ($verb:ident => $output:ty) => {
+        impl<'a, T: $crate::model::KvModel> IntoFuture for $verb<'a, T> {
+            type Output = $crate::error::Result<$output>;
+            type IntoFuture = futures::future::BoxFuture<'a, Self::Output>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.run())
+            }
+        }
+    };
+}
+pub(crate) use verb;
+
+/// The options that many operations share.
+macro_rules! options {
+    (ttl: $($verb:ident)*) => {$(
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
+            /// Sets the TTL of the record: at least one second, rounded up to whole seconds (ADR-43).
+            ///
+            /// The next `put` or `update` of the record without a TTL removes this TTL. The record then expires by the
+            /// bucket's `ttl`, or never if the bucket has none. A TTL that is longer than the bucket's is refused as
+            /// `InvalidConfig`, because the server would remove the record by the bucket's TTL.
+            pub fn ttl(mut self, ttl: std::time::Duration) -> Self
+            where
+                T: $crate::model::SingleRevision,
+            {
+                self.ttl = Some(ttl);
+                self
+            }
+        }
+    )*};
+    (fence: $($verb:ident)*) => {$(
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
+            /// Writes only if another record is unchanged.
+            pub(crate) fn with_fence(mut self, fence: $crate::bucket::FenceResult) -> Self {
+                self.fence = fence;
+                self
+            }
+        }
+    )*};
+    (timeout: $($verb:ident)*) => {$(
+        impl<T: $crate::model::KvModel> $verb<'_, T> {
+            /// Sets the total timeout. Default: the bucket's timeout.
+            pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+                self.timeout = Some(timeout);
+                self
+            }
+        }
+    )*};
+}
+pub(crate) use options;

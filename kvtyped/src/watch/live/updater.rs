@@ -1,0 +1,255 @@
+//! The task that updates a live value, and the state that it writes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::KvModel;
+use crate::revision::Revision;
+use crate::watch::event::{Event, Events};
+use crate::watch::update::runtime_ended;
+
+pub(crate) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
+pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
+/// The state that the updater writes and the handles read.
+pub(crate) struct LiveState<T: KvModel> {
+    pub(crate) value: ArcSwap<T>,
+    /// Increases with each value.
+    pub(crate) version: AtomicU64,
+    pub(crate) revision: AtomicU64,
+    /// Receives every value. The updater owns the sender, so the channel closes when the updater ends.
+    pub(crate) values: watch::Receiver<Arc<T>>,
+    /// The error of an invalid newest record, or the reason for the end of the live value.
+    pub(crate) error: watch::Sender<Option<Arc<Error>>>,
+}
+
+impl<T: KvModel> LiveState<T> {
+    /// Creates the shared state with a first value. Also returns the sender of later values.
+    pub(crate) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
+        let (sender, values) = watch::channel(Arc::clone(&value));
+        let shared = Self {
+            version: AtomicU64::new(0),
+            revision: AtomicU64::new(revision.get()),
+            values,
+            value: ArcSwap::new(value),
+            error: watch::Sender::new(error),
+        };
+        (shared, sender)
+    }
+}
+
+/// Turns events into values.
+pub(crate) struct LiveUpdater<T: KvModel> {
+    events: Events<T>,
+    key: String,
+    rules: Rules<T>,
+    /// The error of the last record, if it is invalid.
+    refusal: Option<Arc<Error>>,
+    /// The error of the watch, until the watch works again.
+    failure: Option<Arc<Error>>,
+    /// Whether the current or last listing contained a record.
+    listed: bool,
+    /// Whether the first listing is complete.
+    pub(crate) is_ready: bool,
+    /// Whether a value or the default was ever set.
+    has_value: bool,
+    /// The last revision that was logged as invalid.
+    logged: Revision,
+}
+
+/// The check of a live value, and its default.
+pub(crate) struct Rules<T> {
+    pub(crate) default: Option<DefaultFn<T>>,
+    /// Whether the default also replaces an invalid first record.
+    pub(crate) default_if_invalid: bool,
+    pub(crate) check: Option<ValidateFn<T>>,
+}
+
+/// The effect of an event on the value.
+pub(crate) enum LiveUpdate<T> {
+    Value(Arc<T>, Revision),
+    /// The error of the updater changed: a record is invalid, or the watch failed or recovered.
+    Error,
+    /// The first record is invalid, and the default must not hide it.
+    Invalid,
+    /// Nothing changed.
+    Nothing,
+}
+
+impl<T: KvModel> LiveUpdater<T> {
+    pub(crate) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
+        Self {
+            events,
+            key,
+            rules,
+            refusal: None,
+            failure: None,
+            listed: false,
+            is_ready: false,
+            has_value: false,
+            logged: Revision::ZERO,
+        }
+    }
+
+    /// Returns the error of the watch, or else of the newest value.
+    pub(crate) fn error(&self) -> Option<Arc<Error>> {
+        self.failure.as_ref().or(self.refusal.as_ref()).cloned()
+    }
+
+    /// Returns whether the watch failed before the first listing was complete.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some() && !self.is_ready
+    }
+
+    /// Returns the effect of the next event. `None` means that the watch has ended.
+    pub(crate) async fn next(&mut self) -> Option<LiveUpdate<T>> {
+        let Some(event) = self.events.next_or_idle().await? else {
+            return Some(self.failure.take().map_or(LiveUpdate::Nothing, |_| LiveUpdate::Error));
+        };
+        let error = match event {
+            Ok(Event::Put(entry)) => {
+                self.listed = true;
+                match self.check_value(&entry) {
+                    Ok(()) => {
+                        let revision = entry.revision();
+                        return Some(self.apply(entry.into_value(), revision));
+                    }
+                    Err(reason) => Error::new(ErrorKind::Rejected { reason }).at_revision(entry.revision()),
+                }
+            }
+            Ok(Event::Removed { revision, .. }) => {
+                self.listed = true;
+                match self.default_value() {
+                    Ok(Some(value)) => return Some(self.apply(value, revision)),
+                    Ok(None) => return Some(LiveUpdate::Nothing),
+                    Err(error) => error,
+                }
+            }
+            Ok(Event::Ready) => {
+                self.is_ready = true;
+                let was_listed = std::mem::replace(&mut self.listed, true);
+                if was_listed && self.has_value {
+                    return Some(LiveUpdate::Nothing);
+                }
+                if was_listed && self.rules.default.is_some() && !self.rules.default_if_invalid {
+                    return Some(LiveUpdate::Invalid);
+                }
+                match self.default_value() {
+                    // If the last record is invalid, keep the reason.
+                    Ok(Some(value)) => {
+                        self.has_value = true;
+                        return Some(LiveUpdate::Value(Arc::new(value), Revision::ZERO));
+                    }
+                    Ok(None) => return Some(LiveUpdate::Nothing),
+                    Err(error) => error,
+                }
+            }
+            Ok(Event::Resync) => {
+                self.listed = false;
+                return Some(LiveUpdate::Nothing);
+            }
+            Ok(Event::Undecodable { error, .. }) => {
+                self.listed = true;
+                error
+            }
+            Ok(_) => return Some(LiveUpdate::Nothing),
+            Err(error) => {
+                self.failure = Some(self.located(error));
+                return Some(LiveUpdate::Error);
+            }
+        };
+        let error = self.located(error);
+        self.log(&error);
+        (self.refusal, self.failure) = (Some(error), None);
+        Some(LiveUpdate::Error)
+    }
+
+    fn located(&self, error: Error) -> Arc<Error> {
+        Arc::new(error.with_context("live", self.events.bucket(), Some(&self.key)))
+    }
+
+    /// Logs each invalid revision once.
+    fn log(&mut self, error: &Error) {
+        let Some(revision) = error.revision().filter(|revision| *revision != self.logged) else { return };
+        self.logged = revision;
+        let (bucket, key) = (self.events.bucket(), &self.key);
+        tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
+    }
+
+    fn apply(&mut self, value: T, revision: Revision) -> LiveUpdate<T> {
+        (self.refusal, self.failure) = (None, None);
+        self.has_value = true;
+        LiveUpdate::Value(Arc::new(value), revision)
+    }
+
+    /// Checks a value. A panic of the check rejects the value.
+    fn check_value(&self, value: &T) -> Result<(), String> {
+        let Some(check) = &self.rules.check else { return Ok(()) };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
+            Ok(checked) => checked.map_err(|reason| reason.to_string()),
+            Err(_) => Err("the check panicked".to_owned()),
+        }
+    }
+
+    fn default_value(&self) -> Result<Option<T>> {
+        let Some(default) = &self.rules.default else { return Ok(None) };
+        let value = std::panic::catch_unwind(AssertUnwindSafe(default));
+        value.map(Some).map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default panicked".to_owned() }))
+    }
+}
+
+/// Records the reason for the end, and then closes the channel of values.
+struct CloseOnDrop<T: KvModel> {
+    shared: Arc<LiveState<T>>,
+    sender: watch::Sender<Arc<T>>,
+    is_known: bool,
+}
+
+impl<T: KvModel> CloseOnDrop<T> {
+    /// Marks the reason for the end as recorded.
+    fn finish(mut self) {
+        self.is_known = true;
+    }
+}
+
+impl<T: KvModel> Drop for CloseOnDrop<T> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.shared.error.send_replace(Some(Arc::new(runtime_ended())));
+        }
+    }
+}
+
+/// Updates the value until the last handle is dropped or the watch ends.
+pub(crate) fn run_updater<T: KvModel>(
+    mut updater: LiveUpdater<T>,
+    shared: Arc<LiveState<T>>,
+    sender: watch::Sender<Arc<T>>,
+) -> impl Future<Output = ()> + Send {
+    // Created before the task starts: a runtime that ends may never poll the task.
+    let end = CloseOnDrop { shared, sender, is_known: false };
+    async move {
+        let shared = &end.shared;
+        while let Some(step) = updater.next().await {
+            match step {
+                LiveUpdate::Value(value, revision) => {
+                    shared.error.send_if_modified(|error| error.take().is_some());
+                    shared.revision.store(revision.get(), Ordering::Release);
+                    shared.value.store(Arc::clone(&value));
+                    shared.version.fetch_add(1, Ordering::AcqRel);
+                    end.sender.send_replace(value);
+                }
+                LiveUpdate::Error => {
+                    shared.error.send_replace(updater.error());
+                }
+                LiveUpdate::Nothing | LiveUpdate::Invalid => {}
+            }
+        }
+        end.finish();
+    }
+}
