@@ -20,7 +20,7 @@ pub(crate) enum NextStep<R> {
     /// Return the result. Nothing is written.
     Finish { revision: Revision, result: R },
     /// Wait for the result of the group that the call is a member of.
-    Wait(Joined<R>),
+    Wait(Box<Joined<R>>),
 }
 
 /// A call that has joined a group.
@@ -108,7 +108,7 @@ impl<R, E> GroupCall<R, E> {
         };
         let is_full = record.group.as_ref().is_some_and(CommitGroup::is_full);
         let is_open = own.is_none() && !is_full && has_waiters();
-        NextStep::Wait(Joined { member, own, is_open, deadline: limit, result })
+        NextStep::Wait(Box::new(Joined { member, own, is_open, deadline: limit, result }))
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
 
     fn joined(step: NextStep<Result<&'static str, &'static str>>) -> Joined<Result<&'static str, &'static str>> {
         let NextStep::Wait(joined) = step else { panic!("{step:?}") };
-        joined
+        *joined
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl<T: KvModel> Bucket<T> {
                 NextStep::Finish { revision, result } => return result.map(|result| CasOutcome { revision, result }),
                 NextStep::Wait(joined) => joined,
             };
-            let Joined { mut member, own, is_open, deadline: limit, result } = joined;
+            let Joined { mut member, own, is_open, deadline: limit, result } = *joined;
             if is_open {
                 drop(record);
             } else {

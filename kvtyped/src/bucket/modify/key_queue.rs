@@ -67,7 +67,7 @@ struct KeyQueue {
 impl KeyQueues {
     pub(crate) fn new(serial: bool) -> Self {
         let all = Queues { used: HashMap::new(), remembered: Recent::new(MAX_REMEMBERED_BYTES) };
-        Self { all: Mutex::new(all), serial: serial }
+        Self { all: Mutex::new(all), serial }
     }
 
     /// Whether each change is a separate write.
