@@ -10,19 +10,19 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 #[cfg(feature = "conformance")]
 thread_local! {
-    static DETERMINED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    static SEEDED_RNG: RefCell<Option<StdRng>> = const { RefCell::new(None) };
 }
 
 /// Seeds the jitter of this thread, for simulations.
 #[cfg(feature = "conformance")]
 pub fn seed(seed: u64) {
-    DETERMINED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
+    SEEDED_RNG.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
 }
 
 /// Returns a random number from 0 to 1.
 fn fraction() -> f64 {
     #[cfg(feature = "conformance")]
-    if let Some(fraction) = DETERMINED.with_borrow_mut(|rng| rng.as_mut().map(|rng| rng.random::<f64>())) {
+    if let Some(fraction) = SEEDED_RNG.with_borrow_mut(|rng| rng.as_mut().map(|rng| rng.random::<f64>())) {
         return fraction;
     }
     rand::random()

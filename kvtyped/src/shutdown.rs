@@ -35,11 +35,11 @@ impl ShutdownSignal {
 
     /// Waits until the store is closed.
     pub(crate) async fn triggered(self: Arc<Self>) {
-        let mut rung = pin!(self.notify.notified());
+        let mut triggered_event = pin!(self.notify.notified());
         // Register before the check, so that a close between the check and the wait is not missed.
-        rung.as_mut().enable();
+        triggered_event.as_mut().enable();
         if !self.is_triggered() {
-            rung.await;
+            triggered_event.await;
         }
     }
 }

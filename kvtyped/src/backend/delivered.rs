@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// The number of keys beyond which the set remembers nothing: 9 to 18 bytes a key, 300 MB at most.
-const MOST: usize = 1 << 24;
+const MAX_KEYS: usize = 1 << 24;
 
 /// The maximum number of keys to reserve memory for: 18 MB.
-const MOST_RESERVED: usize = 1 << 20;
+const MAX_RESERVED: usize = 1 << 20;
 
 /// The number of hashes that are added to the set at once.
-const NEWEST: usize = 256;
+const INSERT_BATCH: usize = 256;
 
 /// The number of expiring delete markers beyond which the set forgets markers that must have expired long ago.
-const MARKERS: usize = 1_024;
+const MARKER_SWEEP_AT: usize = 1_024;
 
 /// How late a server may remove a message whose TTL has passed. An older marker is considered removed.
-const LATE: Duration = Duration::from_secs(60);
+const MAX_REMOVAL_DELAY: Duration = Duration::from_secs(60);
 
 /// The keys that the sessions of one watch delivered, starting with the first entry of its listing. Each session passes
 /// the set to the next one, so that a session that resumes can prove that it missed no removal: if the server has as
@@ -58,7 +58,7 @@ impl Delivered {
     /// than a million: the set then grows with the keys.
     pub fn reserve(&self, keys: u64) {
         if let Ok(keys) = usize::try_from(keys)
-            && keys <= MOST_RESERVED
+            && keys <= MAX_RESERVED
         {
             self.lock().hashes.reserve(keys);
         }
@@ -71,7 +71,7 @@ impl Delivered {
 
     /// Whether the set contains every key that a listing found.
     pub fn is_complete(&self) -> bool {
-        self.lock().gathered().is_complete
+        self.lock().flush_newest().is_complete
     }
 
     /// Whether the listing has ended.
@@ -95,15 +95,15 @@ impl Delivered {
         match marker {
             Some(expires) => {
                 keys.markers.insert(key.into(), expires);
-                if keys.markers.len().is_power_of_two() && keys.markers.len() >= MARKERS {
+                if keys.markers.len().is_power_of_two() && keys.markers.len() >= MARKER_SWEEP_AT {
                     keys.remove_old_markers(now);
                 }
             }
             None if keys.markers.is_empty() => {}
             None => drop(keys.markers.remove(key)),
         }
-        if keys.newest.len() >= NEWEST {
-            keys.gathered();
+        if keys.newest.len() >= INSERT_BATCH {
+            keys.flush_newest();
         }
     }
 
@@ -112,7 +112,7 @@ impl Delivered {
         let mut keys = self.lock();
         if keys.markers.remove(key).is_some() {
             let hash = keys.seed.hash_one(key);
-            keys.gathered().hashes.remove(&hash);
+            keys.flush_newest().hashes.remove(&hash);
         }
     }
 
@@ -129,7 +129,7 @@ impl Delivered {
 
     /// Returns the number of keys.
     pub fn count(&self) -> u64 {
-        self.lock().gathered().hashes.len() as u64
+        self.lock().flush_newest().hashes.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {
@@ -139,19 +139,19 @@ impl Delivered {
 
 impl Keys {
     /// The same with every hash in the set, which forgets everything if it became too large.
-    fn gathered(&mut self) -> &mut Self {
+    fn flush_newest(&mut self) -> &mut Self {
         self.hashes.extend(self.newest.drain(..));
-        if self.hashes.len() > MOST {
+        if self.hashes.len() > MAX_KEYS {
             *self = Self::default();
         }
         self
     }
 
     fn remove_old_markers(&mut self, now: SystemTime) -> usize {
-        let Self { seed, hashes, markers, .. } = self.gathered();
+        let Self { seed, hashes, markers, .. } = self.flush_newest();
         let before = markers.len();
         markers.retain(|key, expires| {
-            let is_gone = *expires + LATE < now;
+            let is_gone = *expires + MAX_REMOVAL_DELAY < now;
             if is_gone {
                 hashes.remove(&seed.hash_one(&**key));
             }
@@ -211,7 +211,7 @@ mod tests {
     fn keys_count_once_across_batched_insertions() {
         let delivered = Delivered::default();
         delivered.restart();
-        let keys = 2 * NEWEST + 1;
+        let keys = 2 * INSERT_BATCH + 1;
         for key in (0..keys).chain(0..keys) {
             delivered.insert(&key.to_string(), (key == 0).then_some(NOW), NOW);
         }
@@ -229,7 +229,7 @@ mod tests {
         }
         delivered.insert("deleted and written", None, NOW);
         assert_eq!(delivered.expired_markers(NOW), ["deleted".into()]);
-        assert!(delivered.expired_markers(NOW - LATE).is_empty());
+        assert!(delivered.expired_markers(NOW - MAX_REMOVAL_DELAY).is_empty());
         for key in ["deleted", "deleted and written", "written"] {
             delivered.remove_marker(key);
         }
@@ -244,6 +244,6 @@ mod tests {
         for second in 0..10_000 {
             delivered.insert(&second.to_string(), Some(at(second)), at(second));
         }
-        assert!(delivered.count() < 2 * MARKERS as u64, "{delivered:?}");
+        assert!(delivered.count() < 2 * MARKER_SWEEP_AT as u64, "{delivered:?}");
     }
 }

@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_millis(5);
 /// # Cancel safety
 ///
 /// The future starts at the first poll and then runs to its end.
-pub(crate) async fn start<R: Send + 'static>(future: impl Future<Output = R> + Send + 'static) {
+pub(crate) async fn run_in_background<R: Send + 'static>(future: impl Future<Output = R> + Send + 'static) {
     let mut future = Box::pin(future);
     if futures::poll!(future.as_mut()).is_pending() {
         tokio::spawn(future);
@@ -38,7 +38,7 @@ pub(crate) async fn start<R: Send + 'static>(future: impl Future<Output = R> + S
 /// The work starts at the first poll. `dropped` decides whether a drop then ends the work.
 pub(crate) async fn detached<R: Send + 'static>(
     work: impl Future<Output = R> + Send + 'static,
-    dropped: Dropped,
+    dropped: OnDrop,
 ) -> Option<R> {
     let shared = Arc::new(Shared {
         work: Mutex::new(Work::Running(Box::pin(work))),
@@ -53,18 +53,18 @@ pub(crate) async fn detached<R: Send + 'static>(
 
 /// The effect of a dropped caller on its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dropped {
+pub(crate) enum OnDrop {
     /// It ends.
-    Ends,
+    End,
     /// It runs to its end.
-    Continues,
+    Continue,
 }
 
 /// The caller of the work, as a future.
 struct Caller<R: Send + 'static> {
     shared: Arc<Shared<R>>,
     waker: Waker,
-    dropped: Dropped,
+    dropped: OnDrop,
     /// The task that polls the work if the caller does not.
     task: Option<AbortHandle>,
 }
@@ -104,7 +104,7 @@ impl<R: Send + 'static> Future for Caller<R> {
 impl<R: Send + 'static> Drop for Caller<R> {
     fn drop(&mut self) {
         let Some(task) = &self.task else { return };
-        let continues = self.dropped == Dropped::Continues && matches!(*self.shared.work(), Work::Running(_));
+        let continues = self.dropped == OnDrop::Continue && matches!(*self.shared.work(), Work::Running(_));
         if continues {
             self.shared.is_orphan.store(true, Ordering::SeqCst);
             self.shared.woken.notify_one();
@@ -215,16 +215,16 @@ mod tests {
     #[tokio::test]
     async fn caller_receives_the_result() {
         let (work, go, _ends) = work();
-        let caller = tokio::spawn(detached(work, Dropped::Ends));
+        let caller = tokio::spawn(detached(work, OnDrop::End));
         go.send(()).unwrap();
         assert_eq!(caller.await.unwrap(), Some(7));
-        assert_eq!(detached(async { 8 }, Dropped::Ends).await, Some(8));
+        assert_eq!(detached(async { 8 }, OnDrop::End).await, Some(8));
     }
 
     #[tokio::test]
     async fn work_proceeds_while_caller_is_not_polled() {
         let (work, go, ends) = work();
-        let mut caller = Box::pin(detached(work, Dropped::Ends));
+        let mut caller = Box::pin(detached(work, OnDrop::End));
         assert!(futures::poll!(caller.as_mut()).is_pending());
         go.send(()).unwrap();
         ends.await.unwrap();
@@ -233,13 +233,13 @@ mod tests {
 
     #[tokio::test]
     async fn drop_policy_decides_whether_work_continues() {
-        for dropped in [Dropped::Ends, Dropped::Continues] {
+        for dropped in [OnDrop::End, OnDrop::Continue] {
             let (work, go, ends) = work();
             let mut caller = Box::pin(detached(work, dropped));
             assert!(futures::poll!(caller.as_mut()).is_pending());
             drop(caller);
-            assert_eq!(go.send(()).is_ok(), dropped == Dropped::Continues);
-            assert_eq!(ends.await.is_ok(), dropped == Dropped::Continues);
+            assert_eq!(go.send(()).is_ok(), dropped == OnDrop::Continue);
+            assert_eq!(ends.await.is_ok(), dropped == OnDrop::Continue);
         }
     }
 
@@ -248,7 +248,7 @@ mod tests {
         let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let first = runtime();
         let (work, _go, ends) = work();
-        let mut caller = Box::pin(detached(work, Dropped::Continues));
+        let mut caller = Box::pin(detached(work, OnDrop::Continue));
         first.block_on(async { assert!(futures::poll!(caller.as_mut()).is_pending()) });
         drop(first);
         let second = runtime();
@@ -263,7 +263,7 @@ mod tests {
             goes.await.unwrap();
             panic!("as wanted");
         };
-        let caller = tokio::spawn(detached(panics, Dropped::Continues));
+        let caller = tokio::spawn(detached(panics, OnDrop::Continue));
         go.send(()).unwrap();
         assert!(caller.await.unwrap_err().is_panic());
     }

@@ -165,7 +165,7 @@ pub(crate) use self::concurrent::next_output;
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;
-pub(crate) use self::detached::{Dropped, detached, start};
+pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
 pub use self::scan::{ScanItem, ScanRequest};
 pub use self::status::{BucketIdentity, BucketStatus, Capabilities};

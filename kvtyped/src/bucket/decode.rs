@@ -17,7 +17,7 @@ fn located(error: Error, raw: &RawEntry) -> Error {
     error.at_revision(raw.revision).with_key(raw.key.as_str())
 }
 
-fn refused<T>(error: Error, raw: &RawEntry) -> Error {
+fn with_model<T>(error: Error, raw: &RawEntry) -> Error {
     located(error, raw).of_model::<T>()
 }
 
@@ -53,11 +53,11 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
 
 /// Decodes the record of an entry that is not a delete marker. `key` is the decoded key of the entry.
 fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
-    let stored = T::Codec::decode(&raw.value).map_err(|error| refused::<T>(Error::decode(&error), raw))?;
+    let stored = T::Codec::decode(&raw.value).map_err(|error| with_model::<T>(Error::decode(&error), raw))?;
     let value = T::__from_stored(&key, stored);
     if !value.__has_key(&key) {
         let detail = "the record names another key than its stored key".to_owned();
-        return Err(refused::<T>(undecodable("key", detail), raw));
+        return Err(with_model::<T>(undecodable("key", detail), raw));
     }
     Ok(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN })
 }

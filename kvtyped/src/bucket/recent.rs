@@ -29,8 +29,8 @@ struct Entry<V> {
 
 impl<V> Recent<V> {
     /// Creates a map for entries of this many bytes in total.
-    pub(crate) fn new(room: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity: room }
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity: capacity }
     }
 
     /// Adds an entry whose value takes this many bytes on the heap, and forgets the oldest entries beyond the bound.

@@ -9,14 +9,14 @@ use crate::key::Key;
 use crate::revision::Revision;
 
 /// The bound on remembered markers, in bytes. It fits more than ten thousand.
-const ROOM: usize = 4 * 1_024 * 1_024;
+const MAX_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// Remembered delete markers. An outdated or missing entry costs one refused write.
 #[derive(Debug)]
 pub(crate) struct Tombstones {
     known: Mutex<Recent<Tombstone>>,
     /// Whether the last `create` without a remembered marker found a marker on the server.
-    others: AtomicBool,
+    found_foreign: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct Tombstone {
 
 impl Default for Tombstones {
     fn default() -> Self {
-        Self { known: Mutex::new(Recent::new(ROOM)), others: AtomicBool::new(false) }
+        Self { known: Mutex::new(Recent::new(MAX_BYTES)), found_foreign: AtomicBool::new(false) }
     }
 }
 
@@ -50,17 +50,17 @@ impl Tombstones {
 
     /// Records that a `create` found an unknown marker.
     pub(crate) fn saw_foreign(&self) {
-        self.others.store(true, Ordering::Relaxed);
+        self.found_foreign.store(true, Ordering::Relaxed);
     }
 
     /// Records that a lookup found no marker.
     pub(crate) fn saw_none(&self) {
-        self.others.store(false, Ordering::Relaxed);
+        self.found_foreign.store(false, Ordering::Relaxed);
     }
 
     /// Returns whether an unknown marker is likely, based on the last `create`.
     pub(crate) fn expect_foreign(&self) -> bool {
-        self.others.load(Ordering::Relaxed)
+        self.found_foreign.load(Ordering::Relaxed)
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::location::BucketLocation;
 use crate::backend;
-use crate::backend::Dropped;
+use crate::backend::OnDrop;
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// The work may hold a mutex that other callers wait for, or a ticket in a wait queue.
 pub(crate) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
     let closed = || Err(Error::new(ErrorKind::Closed));
-    backend::detached(work, Dropped::Ends).await.unwrap_or_else(closed)
+    backend::detached(work, OnDrop::End).await.unwrap_or_else(closed)
 }
 
 /// The bucket of a recipe's handle, opened on first use. Clones share it. `B` is the bucket, or the bucket with the

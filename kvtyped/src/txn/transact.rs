@@ -11,7 +11,7 @@ use super::declared_model::DeclaredModel;
 use super::error::{Abort, TransactError};
 use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
-use crate::backend::{Backoff, Deadline, Dropped, Read, detached};
+use crate::backend::{Backoff, Deadline, OnDrop, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -127,7 +127,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
         let gate = bucket.shared::<ContentionGate>();
         let mut pass = None;
         loop {
-            if attempts.any() && pass.is_none() {
+            if attempts.has_lost() && pass.is_none() {
                 pass = Arc::clone(&gate).acquire(Arc::clone(&activity), deadline).await;
             }
             let run = TxAttempt::new(raw.clone(), DeclaredModel::new::<T>(), read, deadline);
@@ -147,7 +147,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
             };
             attempts.record_conflict(conflict, deadline)?;
             if !backoff.pause(deadline).await {
-                return Err(attempts.conflict_error(deadline.error()).into());
+                return Err(attempts.explain_timeout(deadline.error()).into());
             }
         }
     }
@@ -175,7 +175,7 @@ impl<T: KvModel> Bucket<T> {
             bucket.commit_attempt(&view, deadline).await
         };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        detached(work, Dropped::Continues).await.unwrap_or_else(closed)
+        detached(work, OnDrop::Continue).await.unwrap_or_else(closed)
     }
 
     /// Applies the writes if the reads are current.

@@ -30,11 +30,11 @@ pub struct Tx<T> {
 /// One run of a closure.
 pub(super) struct TxAttempt {
     raw: Arc<dyn RawBucket>,
-    members: DeclaredModel,
+    declared: DeclaredModel,
     read: Read,
     deadline: Deadline,
     /// Never held across an await.
-    view: Mutex<ReadWriteSet>,
+    set: Mutex<ReadWriteSet>,
 }
 
 /// The reads and writes of one run.
@@ -67,26 +67,26 @@ impl ReadWriteSet {
 }
 
 impl TxAttempt {
-    pub(super) fn new(raw: Arc<dyn RawBucket>, members: DeclaredModel, read: Read, deadline: Deadline) -> Arc<Self> {
-        Arc::new(Self { raw, members, read, deadline, view: Mutex::default() })
+    pub(super) fn new(raw: Arc<dyn RawBucket>, declared: DeclaredModel, read: Read, deadline: Deadline) -> Arc<Self> {
+        Arc::new(Self { raw, declared, read, deadline, set: Mutex::default() })
     }
 
-    fn view(&self) -> MutexGuard<'_, ReadWriteSet> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    fn set(&self) -> MutexGuard<'_, ReadWriteSet> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the run and returns its reads and writes. Later calls fail.
     pub(super) fn read_write_set(&self) -> ReadWriteSet {
-        std::mem::replace(&mut *self.view(), ReadWriteSet { is_over: true, ..ReadWriteSet::default() })
+        std::mem::replace(&mut *self.set(), ReadWriteSet { is_over: true, ..ReadWriteSet::default() })
     }
 
     async fn read(&self, key: &Key) -> Result<Option<RawEntry>> {
-        if let Some(entry) = self.view().read.get(key) {
+        if let Some(entry) = self.set().read.get(key) {
             return Ok(entry.clone());
         }
         let entry = self.raw.read(key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
-        Ok(self.view().read.entry(key.clone()).or_insert(entry).clone())
+        Ok(self.set().read.entry(key.clone()).or_insert(entry).clone())
     }
 }
 
@@ -102,29 +102,29 @@ impl<T: KvModel> Tx<T> {
     /// Encodes a key, if records of this handle's model live in the bucket.
     fn encode<K: ModelKey>(&self, key: &K) -> Result<Key> {
         self.check::<T>()?;
-        let member = self.run.members.check_key::<K>(&self.run.raw.config().name);
-        member.map_err(|error| self.located(error, None))?;
+        let checked = self.run.declared.check_key::<K>(&self.run.raw.config().name);
+        checked.map_err(|error| self.located(error, None))?;
         key.encode().map_err(|error| self.located(error.into(), None))
     }
 
     fn check<M: KvModel>(&self) -> Result<()> {
-        let member = self.run.members.check::<M>(&self.run.raw.config().name);
-        member.map_err(|error| self.located(error, None))
+        let checked = self.run.declared.check::<M>(&self.run.raw.config().name);
+        checked.map_err(|error| self.located(error, None))
     }
 
-    fn view(&self) -> Result<MutexGuard<'_, ReadWriteSet>> {
-        let view = self.run.view();
-        if view.is_over {
+    fn set(&self) -> Result<MutexGuard<'_, ReadWriteSet>> {
+        let set = self.run.set();
+        if set.is_over {
             let reason = "the run of the closure that it belongs to is over".to_owned();
             return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
         }
-        Ok(view)
+        Ok(set)
     }
 
     fn stage(&self, key: Key, kind: WriteKind, ttl: Option<Ttl>) -> Result<()> {
-        let mut view = self.view()?;
-        view.written.insert(key, (kind, ttl));
-        if view.written.len() > Batch::MAX_MESSAGES {
+        let mut set = self.set()?;
+        set.written.insert(key, (kind, ttl));
+        if set.written.len() > Batch::MAX_MESSAGES {
             let reason = format!("a transaction takes {} writes and checks at most", Batch::MAX_MESSAGES);
             return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
         }
@@ -142,7 +142,7 @@ impl<T: KvModel> Tx<T> {
 
     /// Returns the newest entry of a key, as this transaction sees it.
     async fn newest(&self, key: &Key) -> Result<Option<RawEntry>> {
-        if let Some((kind, ttl)) = self.view()?.written.get(key) {
+        if let Some((kind, ttl)) = self.set()?.written.get(key) {
             let (operation, value) = match kind {
                 WriteKind::Put(value) => (Operation::Put, value.clone()),
                 WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
@@ -245,12 +245,12 @@ impl<T: KvModel> Tx<T> {
 /// Shows keys, and no values.
 impl<T> fmt::Debug for Tx<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let view = self.run.view();
+        let set = self.run.set();
         let keys = |keys: Vec<&Key>| keys.into_iter().map(ToString::to_string).collect::<Vec<_>>();
         f.debug_struct("Tx")
             .field("bucket", &self.run.raw.config().name)
-            .field("read", &keys(view.read.keys().collect()))
-            .field("written", &keys(view.written.keys().collect()))
+            .field("read", &keys(set.read.keys().collect()))
+            .field("written", &keys(set.written.keys().collect()))
             .finish()
     }
 }

@@ -19,7 +19,7 @@ struct CoalescingQueue {
     keys: HashMap<String, u64>,
     /// The position of the pending or last `Ready`.
     ready: u64,
-    over: bool,
+    is_ended: bool,
 }
 
 impl CoalescingQueue {
@@ -83,12 +83,12 @@ impl Drop for AbortOnDrop {
 }
 
 /// Ends the stream of the reader when the task ends, also when the runtime of the task shuts down.
-struct Feed(Arc<(Mutex<CoalescingQueue>, Notify)>);
+struct QueueFeed(Arc<(Mutex<CoalescingQueue>, Notify)>);
 
-impl Drop for Feed {
+impl Drop for QueueFeed {
     fn drop(&mut self) {
-        let (waiting, arrived) = &*self.0;
-        waiting.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        let (queue, arrived) = &*self.0;
+        queue.lock().unwrap_or_else(PoisonError::into_inner).is_ended = true;
         arrived.notify_one();
     }
 }
@@ -98,25 +98,25 @@ pub(super) fn coalesce(mut updates: UpdateStream) -> UpdateStream {
     let shared = Arc::new((Mutex::new(CoalescingQueue::default()), Notify::new()));
     let feed = Arc::clone(&shared);
     // Created before the task starts: a runtime that ends may never poll the task.
-    let feed = Feed(feed);
+    let feed = QueueFeed(feed);
     let listener = AbortOnDrop(tokio::spawn(async move {
         while let Some(update) = updates.next().await {
-            let (waiting, arrived) = &*feed.0;
-            waiting.lock().unwrap_or_else(PoisonError::into_inner).push(update);
+            let (queue, arrived) = &*feed.0;
+            queue.lock().unwrap_or_else(PoisonError::into_inner).push(update);
             arrived.notify_one();
         }
         drop(feed);
     }));
     stream::unfold((shared, listener), |(shared, listener)| async move {
         loop {
-            let (waiting, arrived) = &*shared;
+            let (queue, arrived) = &*shared;
             {
-                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(update) = waiting.pop() {
-                    drop(waiting);
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(update) = queue.pop() {
+                    drop(queue);
                     return Some((update, (shared, listener)));
                 }
-                if waiting.over {
+                if queue.is_ended {
                     return None;
                 }
             }

@@ -16,30 +16,30 @@ use crate::revision::Revision;
 /// The state of a backend. All its handles, scans and watches share it.
 pub(crate) struct LocalShared {
     state: Mutex<StateMachine>,
-    epoch: Instant,
-    epoch_as_date: SystemTime,
+    started_at: Instant,
+    started_date: SystemTime,
 }
 
 impl LocalShared {
     /// Creates a state without buckets, for a backend of this name.
     pub(super) fn new(name: &'static str) -> Self {
         let state = Mutex::new(StateMachine::new(name));
-        Self { state, epoch: Instant::now(), epoch_as_date: SystemTime::now() }
+        Self { state, started_at: Instant::now(), started_date: SystemTime::now() }
     }
 
     /// Returns the time since the epoch of the backend.
     pub(super) fn now(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.epoch)
+        Instant::now().saturating_duration_since(self.started_at)
     }
 
     /// Returns a time of the state as a time of the clock, unless the clock cannot represent it.
     pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
-        self.epoch.checked_add(at)
+        self.started_at.checked_add(at)
     }
 
     /// Returns a time of the state as a date.
     pub(super) fn date(&self, at: Duration) -> SystemTime {
-        self.epoch_as_date + at
+        self.started_date + at
     }
 
     /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a

@@ -1,7 +1,7 @@
 //! One watch session: a position in a bucket.
 //!
 //! A poll returns the first entry after the position of the reader. The entry is a stored one or, once the listing is
-//! over, one of the [`Backlog`](crate::backend::state::backlog::Backlog) of entries that were overwritten or removed since.
+//! over, one of the [`UnreadRemovals`](crate::backend::state::unread_removals::UnreadRemovals) of entries that were overwritten or removed since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::search::{KeySearch, SearchStep};
 use super::shared::LocalShared;
-use crate::backend::state::backlog::Reader;
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::{STEP_SIZE, StoredEntry};
 use crate::backend::state::notify::ChangeSubscription;
+use crate::backend::state::unread_removals::Reader;
 use crate::backend::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Patterns;

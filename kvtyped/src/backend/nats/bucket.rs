@@ -16,7 +16,7 @@ use super::write::commit::commit;
 use super::write::publish::publish;
 use super::write::purge::purge;
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, Deadline, Dropped, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
+    Batch, BucketIdentity, BucketStatus, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
     WatchRequest, WatchSignal, Write, detached,
 };
 use crate::config::BucketConfig;
@@ -57,7 +57,7 @@ impl RawBucket for NatsBucket {
         // A batch holds one of the connection's permits for batches, so it continues although its caller is not polled.
         let work = async move { commit(&context, batch, deadline).await };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        async move { detached(work, Dropped::Continues).await.unwrap_or_else(closed) }.boxed()
+        async move { detached(work, OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
     }
 
     fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {

@@ -49,7 +49,7 @@ use self::context::StreamContext;
 use self::counters::NatsCounters;
 use self::jetstream::api::{Api, Idempotency};
 use self::jetstream::error::ApiError;
-use self::jetstream::{regular, stream_config, stream_info};
+use self::jetstream::{fixed_settings, stream_config, stream_info};
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -180,7 +180,7 @@ impl NatsBackend {
             return self.bucket(current, &raw, &info);
         }
         let mut wanted = raw.clone();
-        regular::repair(&config.name, &mut wanted);
+        fixed_settings::repair(&config.name, &mut wanted);
         stream_config::merge_update(&config, &mut wanted);
         let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
         let reply = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::backlog::Backlog;
 use super::changes::Changes;
 use super::entry::{StoredEntry, first_wanted};
 use super::limits::{self, Size};
 use super::notify::ChangeNotifier;
+use super::unread_removals::UnreadRemovals;
 use crate::backend::{Batch, Operation, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub(crate) struct BucketState {
     /// The highest revision that was ever removed.
     last_removed: Revision,
     /// The entries that were removed before every attached watch read them.
-    pub(crate) backlog: Backlog,
+    pub(crate) backlog: UnreadRemovals,
     /// The expiry times, with the revisions that expire then.
     pub(crate) expirations: BTreeSet<(Duration, Revision)>,
     /// Notifies watches of changes. Dropped with the bucket.
@@ -52,7 +52,7 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: BTreeMap::new(),
             last_removed: Revision::ZERO,
-            backlog: Backlog::default(),
+            backlog: UnreadRemovals::default(),
             expirations: BTreeSet::new(),
             notifier: ChangeNotifier::default(),
         }

@@ -8,7 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod limits;
 pub(crate) mod notify;
 
-pub(crate) mod backlog;
+pub(crate) mod unread_removals;
 pub(crate) mod bucket;
 pub(crate) mod expiry;
 pub(crate) mod machine;

@@ -53,7 +53,7 @@ impl<'a, T: KvModel> ListRequest<'a, T> {
         Self { bucket, filter, after: None, limit: None, timeout: None }
     }
 
-    pub(crate) async fn rows(self, operation: &'static str, headers_only: bool) -> Result<ListStream> {
+    pub(crate) async fn entries(self, operation: &'static str, headers_only: bool) -> Result<ListStream> {
         let Self { bucket, filter, after, limit, timeout } = self;
         let raw = bucket.raw(operation)?;
         let mut scan = ScanRequest { headers_only, limit, ..bucket.scan_request(filter.patterns().clone(), timeout) };

@@ -56,12 +56,12 @@ macro_rules! lists {
         impl<T: KvModel> $stream<T> {
             /// Returns the position after the last item that the stream yielded. An error counts as an item.
             pub fn cursor(&self) -> Cursor {
-                self.rows.cursor()
+                self.entries.cursor()
             }
 
             /// Returns the progress of the list.
             pub fn progress(&self) -> ListProgress {
-                self.rows.progress()
+                self.entries.progress()
             }
         }
 
@@ -165,7 +165,7 @@ pub struct List<'a, T: KvModel> {
 
 impl<T: KvModel> List<'_, T> {
     async fn run(self) -> Result<Entries<T>> {
-        Ok(Entries { rows: self.request.rows("list", false).await?, model: PhantomData })
+        Ok(Entries { entries: self.request.entries("list", false).await?, model: PhantomData })
     }
 }
 
@@ -174,7 +174,7 @@ verb!(List => Entries<T>);
 /// A stream of records; see [`ReadBucket::list`].
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Entries<T: KvModel> {
-    rows: ListStream,
+    entries: ListStream,
     model: PhantomData<fn() -> T>,
 }
 
@@ -182,8 +182,8 @@ impl<T: KvModel> Stream for Entries<T> {
     type Item = Result<Entry<T>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let entry = ready!(self.rows.poll(context, decode::entry));
-        let pending = self.rows.progress().remaining;
+        let entry = ready!(self.entries.poll(context, decode::entry));
+        let pending = self.entries.progress().remaining;
         Poll::Ready(entry.map(|entry| entry.map(|entry: Entry<T>| entry.with_pending(pending.unwrap_or_default()))))
     }
 }
@@ -197,8 +197,8 @@ pub struct Keys<'a, T: KvModel> {
 
 impl<T: KvModel> Keys<'_, T> {
     async fn run(self) -> Result<KeyStream<T>> {
-        let rows = self.request.rows("keys", true).await?;
-        Ok(KeyStream { rows, given: Given::default(), model: PhantomData })
+        let entries = self.request.entries("keys", true).await?;
+        Ok(KeyStream { entries, yielded: YieldedKeys::default(), model: PhantomData })
     }
 }
 
@@ -207,8 +207,8 @@ verb!(Keys => KeyStream<T>);
 /// A stream of keys; see [`ReadBucket::keys`].
 #[must_use = "a stream does nothing until it is polled"]
 pub struct KeyStream<T: KvModel> {
-    rows: ListStream,
-    given: Given,
+    entries: ListStream,
+    yielded: YieldedKeys,
     model: PhantomData<fn() -> T>,
 }
 
@@ -216,9 +216,9 @@ impl<T: KvModel> Stream for KeyStream<T> {
     type Item = Result<T::Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { rows, given, .. } = &mut *self;
-        rows.poll(context, |entry| match decode::removal(entry)? {
-            None if given.is_new(&entry.key) => {
+        let Self { entries, yielded, .. } = &mut *self;
+        entries.poll(context, |entry| match decode::removal(entry)? {
+            None if yielded.is_new(&entry.key) => {
                 decode::key::<T>(&entry.key).map(Some).map_err(|error| error.at_revision(entry.revision))
             }
             _ => Ok(None),
@@ -230,12 +230,12 @@ impl<T: KvModel> Stream for KeyStream<T> {
 ///
 /// Each keyed hash has 128 bits, so the probability that two of a billion keys collide is below 10⁻²⁰.
 #[derive(Debug, Default)]
-struct Given {
+struct YieldedKeys {
     hashers: [RandomState; 2],
     hashes: HashSet<u128>,
 }
 
-impl Given {
+impl YieldedKeys {
     /// Remembers a key. Returns whether the stream did not yield it before.
     fn is_new(&mut self, key: &Key) -> bool {
         let [low, high] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(key)));

@@ -36,9 +36,13 @@ impl<T: KvModel> ReadBucket<T> {
         raw.read(key, ReadAt::Newest(Read::Any), deadline).await
     }
 
-    pub(crate) async fn step(&self, step: ConditionalWrite<'_>, deadline: Deadline) -> Result<(Revision, OperationId)> {
-        let ConditionalWrite { key, expected: over, kind, ttl, on } = step;
-        let write = Write::new(key.clone(), kind).if_revision(over).with_ttl(ttl);
+    pub(crate) async fn write_conditionally(
+        &self,
+        write: ConditionalWrite<'_>,
+        deadline: Deadline,
+    ) -> Result<(Revision, OperationId)> {
+        let ConditionalWrite { key, expected, kind, ttl, on } = write;
+        let write = Write::new(key.clone(), kind).if_revision(expected).with_ttl(ttl);
         let id = write.id.clone();
         let revision = precondition::write(&*self.inner.raw, write, on, deadline).await?;
         Ok((self.record_write(revision, &id), id))
@@ -57,7 +61,7 @@ impl<T: KvModel> Bucket<T> {
         &self,
         operation: &'static str,
         key: &Key,
-        first: CasStart,
+        start: CasStart,
         limits: CasLimits,
         mut decide: impl FnMut(Option<&RawEntry>) -> Result<CasDecision<R>, E>,
     ) -> Result<CasOutcome<R>, E> {
@@ -67,34 +71,37 @@ impl<T: KvModel> Bucket<T> {
         let on = self.resolve_fence(fence).map_err(located)?;
         let raw = self.raw(operation)?;
         let mut retry = CasRetry::new();
-        let of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        let mut guessed = matches!(first, CasStart::NoRecord(_));
-        let first_is_sure = matches!(first, CasStart::LeaderRead);
-        let (mut newest, mut over) = match first {
+        let revision_of = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+        let mut starts_without_read = matches!(start, CasStart::NoRecord(_));
+        let first_is_confirmed = matches!(start, CasStart::LeaderRead);
+        let (mut newest, mut expected) = match start {
             CasStart::NoRecord(marker) => (None, marker),
             CasStart::Read | CasStart::LeaderRead => {
-                let read = if matches!(first, CasStart::Read) { Read::Any } else { Read::Leader };
+                let read = if matches!(start, CasStart::Read) { Read::Any } else { Read::Leader };
                 let newest = raw.read(key, ReadAt::Newest(read), deadline).await.map_err(located)?;
-                let over = of(&newest);
-                (newest, over)
+                let expected = revision_of(&newest);
+                (newest, expected)
             }
         };
-        let mut sure = first_is_sure || !self.config().may_be_behind();
+        let mut is_confirmed = first_is_confirmed || !self.config().may_be_behind();
         loop {
             let decision = decide(newest.as_ref());
-            if !sure && !matches!(decision, Ok(CasDecision::Write { .. })) {
-                sure = true;
+            if !is_confirmed && !matches!(decision, Ok(CasDecision::Write { .. })) {
+                is_confirmed = true;
                 let leader = self.read_leader(key, deadline).await.map_err(located)?;
                 if !is_unchanged(leader.as_ref(), newest.as_ref()) {
-                    (over, newest) = (of(&leader), leader);
+                    (expected, newest) = (revision_of(&leader), leader);
                     continue;
                 }
             }
             let (kind, ttl, result) = match decision? {
-                CasDecision::Stop { result } => return Ok(CasOutcome { revision: over, result }),
+                CasDecision::Stop { result } => return Ok(CasOutcome { revision: expected, result }),
                 CasDecision::Write { kind, ttl, result } => (kind, ttl, result),
             };
-            match self.step(ConditionalWrite { key, expected: over, kind, ttl, on: on.as_ref() }, deadline).await {
+            match self
+                .write_conditionally(ConditionalWrite { key, expected, kind, ttl, on: on.as_ref() }, deadline)
+                .await
+            {
                 Ok((revision, _)) => return Ok(CasOutcome { revision, result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
                     retry.observe_conflict(&error);
@@ -102,13 +109,13 @@ impl<T: KvModel> Bucket<T> {
                 }
                 Err(error) => return Err(located(error).into()),
             }
-            let read = match std::mem::take(&mut guessed) {
+            let read = match std::mem::take(&mut starts_without_read) {
                 true => retry.read_any_replica(&**raw, key, deadline).await,
                 false => retry.read(&**raw, key, deadline).await,
             };
-            newest = read.map_err(|error| located(attempts.conflict_error(error)))?;
-            over = of(&newest);
-            sure = true;
+            newest = read.map_err(|error| located(attempts.explain_timeout(error)))?;
+            expected = revision_of(&newest);
+            is_confirmed = true;
         }
     }
 }

@@ -25,7 +25,7 @@ use super::group_call::{GroupCall, Joined, NextStep};
 use super::key_queue::{QueueGuard, QueueHandle};
 use super::pending_record::{BaseEntry, CommitGroup, Freshness, GroupMember, GroupResult, entry};
 use super::retry::CasAttempts;
-use crate::backend::{Deadline, Dropped, RawEntry, Read, ReadAt, WriteKind, detached, start};
+use crate::backend::{Deadline, OnDrop, RawEntry, Read, ReadAt, WriteKind, detached, run_in_background};
 use crate::bucket::decode;
 use crate::bucket::entry::Entry;
 use crate::bucket::handle::{Bucket, ReadBucket};
@@ -58,11 +58,11 @@ impl<T: KvModel> Bucket<T> {
         let mut call = GroupCall::new(key.clone(), deadline, queue.reads(), self.inner.key_queues.is_serial());
         loop {
             let locked = queue.lock_before(deadline).await;
-            let mut record = locked.map_err(|error| located(attempts.conflict_error(error)))?;
+            let mut record = locked.map_err(|error| located(attempts.explain_timeout(error)))?;
             let joined = match call.next(&mut record, || queue.has_waiters(), &mut decide) {
                 NextStep::Load { from_leader } => {
                     let loaded = self.load_base(record, from_leader, deadline).await;
-                    loaded.map_err(|error| located(attempts.conflict_error(error)))?;
+                    loaded.map_err(|error| located(attempts.explain_timeout(error)))?;
                     continue;
                 }
                 NextStep::Finish { revision, result } => return result.map(|result| CasOutcome { revision, result }),
@@ -72,12 +72,12 @@ impl<T: KvModel> Bucket<T> {
             if is_open {
                 drop(record);
             } else {
-                start(self.finish_group(record, own)).await;
+                run_in_background(self.finish_group(record, own)).await;
             }
             match self.group_result(&queue, &mut member, is_open, limit).await.map_err(located)? {
                 Some(GroupResult::Stored { entry, steps }) => {
                     let (revision, result) = (entry.revision, result?);
-                    if member.step == steps {
+                    if member.change_number == steps {
                         return Ok(CasOutcome { revision, result });
                     }
                     let stored = decode::entry::<T>(&entry).map_err(|error| located(error.unknown_outcome()))?;
@@ -140,7 +140,7 @@ impl<T: KvModel> Bucket<T> {
                 }
             };
             if !is_open {
-                start(self.finish_group(record, None)).await;
+                run_in_background(self.finish_group(record, None)).await;
             }
         }
     }
@@ -178,7 +178,7 @@ impl<T: KvModel> Bucket<T> {
                 result.send_replace(Some(outcome.clone()));
                 before = Some(outcome);
             }
-            record.pause_for_others();
+            record.forget_if_shared_or_large();
         }
     }
 }
@@ -200,13 +200,13 @@ impl<T: KvModel> ReadBucket<T> {
                 _ if from_leader => (bucket.read_leader(&key, deadline).await?, Freshness::Leader(number)),
                 Some(retry) => (retry.read(&**raw, &key, deadline).await?, Freshness::Leader(number)),
                 None => {
-                    let near = raw.read(&key, ReadAt::Newest(Read::Any), deadline).await?;
+                    let unconfirmed = raw.read(&key, ReadAt::Newest(Read::Any), deadline).await?;
                     match bucket.config().may_be_behind() {
-                        true if record.is_stale(near.as_ref()) => {
+                        true if record.is_stale(unconfirmed.as_ref()) => {
                             (bucket.read_leader(&key, deadline).await?, Freshness::Leader(number))
                         }
-                        true => (near, Freshness::AnyReplica(number)),
-                        false => (near, Freshness::Leader(number)),
+                        true => (unconfirmed, Freshness::AnyReplica(number)),
+                        false => (unconfirmed, Freshness::Leader(number)),
                     }
                 }
             };
@@ -214,7 +214,7 @@ impl<T: KvModel> ReadBucket<T> {
             Ok(())
         };
         let closed = || Err(Error::new(ErrorKind::Closed));
-        detached(read, Dropped::Continues).await.unwrap_or_else(closed)
+        detached(read, OnDrop::Continue).await.unwrap_or_else(closed)
     }
 
     /// Replaces the entry that a group is based on.
@@ -243,8 +243,9 @@ impl<T: KvModel> ReadBucket<T> {
             }
         }
         let stored = entry(key, revision, &kind, ttl);
-        let (revision, id) =
-            self.step(ConditionalWrite { key, expected: revision, kind, ttl, on: None }, deadline).await?;
+        let (revision, id) = self
+            .write_conditionally(ConditionalWrite { key, expected: revision, kind, ttl, on: None }, deadline)
+            .await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })
     }
 }

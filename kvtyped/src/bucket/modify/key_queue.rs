@@ -116,7 +116,7 @@ impl Drop for QueueHandle {
             return;
         }
         all.used.remove(&self.key);
-        if let Some(memory) = self.queue.record.try_lock().ok().and_then(|mut record| record.memory()) {
+        if let Some(memory) = self.queue.record.try_lock().ok().and_then(|mut record| record.take_memory()) {
             let heap = memory.heap();
             all.remembered.add(self.key.clone(), memory, heap);
         }
@@ -167,20 +167,20 @@ impl QueueHandle {
 
     /// Waits for the lock.
     pub(crate) async fn lock(self: &Arc<Self>) -> QueueGuard {
-        let (mut patience, mut missed) = (FIRST_CHECK, false);
+        let (mut check_interval, mut timed_out) = (FIRST_CHECK, false);
         loop {
             let mut free = pin!(self.queue.free.notified());
             free.as_mut().enable();
             if let Some(guard) = self.try_lock() {
-                if missed {
+                if timed_out {
                     // The lock was offered to a caller that is not polled. The next offers may be lost in the same way.
                     self.queue.free.notify_waiters();
                 }
                 return guard;
             }
             if self.queues.serial {
-                missed = timeout(patience, free).await.is_err();
-                patience = (2 * patience).min(LAST_CHECK);
+                timed_out = timeout(check_interval, free).await.is_err();
+                check_interval = (2 * check_interval).min(LAST_CHECK);
             } else {
                 free.await;
             }

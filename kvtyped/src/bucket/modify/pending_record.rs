@@ -93,7 +93,7 @@ impl PendingRecord {
     }
 
     /// Takes the state to remember.
-    pub(crate) fn memory(&mut self) -> Option<RememberedRecord> {
+    pub(crate) fn take_memory(&mut self) -> Option<RememberedRecord> {
         if self.is_shared {
             return (self.last_own > Revision::ZERO).then_some(RememberedRecord::Shared(self.last_own, self.pause));
         }
@@ -167,7 +167,7 @@ impl PendingRecord {
 
     /// Forgets the stored entry if it is large, or if other writers change the record too. The next change then begins
     /// with a read. Without that read, this writer would win again, and the others would starve.
-    pub(crate) fn pause_for_others(&mut self) {
+    pub(crate) fn forget_if_shared_or_large(&mut self) {
         let is_large =
             |base: &mut BaseEntry| base.entry.as_ref().is_some_and(|entry| entry.value.len() > MAX_CACHED_VALUE);
         let is_shared = self.is_shared;
@@ -214,7 +214,7 @@ pub(crate) struct CommitGroup {
 #[derive(Debug)]
 pub(crate) struct GroupMember {
     /// The number of changes in the group, its own included, when the call joined.
-    pub(crate) step: u32,
+    pub(crate) change_number: u32,
     /// The number of members when the call joined.
     pub(crate) members: u32,
     pub(crate) result: watch::Receiver<Option<GroupResult>>,
@@ -236,7 +236,7 @@ impl CommitGroup {
         if deadline.at() > self.deadline.at() {
             self.deadline = deadline;
         }
-        GroupMember { step: self.steps, members: self.members, result: self.result.subscribe() }
+        GroupMember { change_number: self.steps, members: self.members, result: self.result.subscribe() }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -307,11 +307,11 @@ mod tests {
         assert!(record.conflict.is_some() && record.current().is_none());
         record.set_stored(stored(16_384));
         record.set_base(BaseEntry { entry: Some(stored(16_384)), freshness: Freshness::Cached });
-        record.pause_for_others();
+        record.forget_if_shared_or_large();
         assert!(record.conflict.is_none() && record.current().is_some_and(|entry| entry.value.len() == 16_384));
         assert!(!record.is_authoritative(), "it may be stale");
         record.set_stored(stored(16_385));
-        record.pause_for_others();
+        record.forget_if_shared_or_large();
         assert!(record.current().is_none());
         record.set_stored(stored(1));
         record.set_conflict(&Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None }));
@@ -333,16 +333,16 @@ mod tests {
         let mut record = PendingRecord::default();
         found(&mut record, 3);
         record.set_stored(stored(1));
-        record.pause_for_others();
+        record.forget_if_shared_or_large();
         assert!(record.current().is_some(), "an older entry is no sign of another writer");
         record.set_conflict(&conflict());
         for (read, is_remembered) in [(9, false), (8, false), (7, true), (7, true), (8, false)] {
             found(&mut record, read);
             record.set_stored(stored(1));
-            record.pause_for_others();
+            record.forget_if_shared_or_large();
             assert_eq!(record.current().is_some(), is_remembered, "after a read of revision {read}");
             // The memory gives the same result.
-            let memory = record.memory();
+            let memory = record.take_memory();
             assert_eq!(matches!(memory, Some(RememberedRecord::Entry(_))), is_remembered);
             record = match memory {
                 Some(RememberedRecord::Entry(entry)) => {
@@ -365,8 +365,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
             record.set_conflict(&conflict());
             record.set_stored(stored(1));
-            record.pause_for_others();
-            let rest = PendingRecord::new(record.memory()).take_pause();
+            record.forget_if_shared_or_large();
+            let rest = PendingRecord::new(record.take_memory()).take_pause();
             assert_eq!(record.take_pause(), rest);
             assert_eq!(record.take_pause(), None, "it rests once");
             rest.map_or(Duration::ZERO, |rest| rest - Instant::now())
@@ -410,10 +410,10 @@ mod tests {
         let after = |seconds| Deadline::after(Duration::from_secs(seconds));
         let (soon, late, latest) = (after(1), after(2), after(3));
         let (mut group, first) = PendingRecord::default().start_group(&key(), WriteKind::Delete, None, late);
-        assert_eq!((first.step, group.members, group.deadline.at()), (1, 1, late.at()));
+        assert_eq!((first.change_number, group.members, group.deadline.at()), (1, 1, late.at()));
         let mut join = |deadline: Deadline| {
             let member = group.add_change(WriteKind::Delete, None, deadline);
-            (member.step, group.members, group.deadline.at())
+            (member.change_number, group.members, group.deadline.at())
         };
         assert_eq!(join(soon), (2, 2, late.at()));
         assert_eq!(join(latest), (3, 3, latest.at()));

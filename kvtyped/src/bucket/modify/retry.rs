@@ -38,7 +38,7 @@ impl CasAttempts {
     }
 
     /// Whether an attempt lost against another writer.
-    pub(crate) fn any(&self) -> bool {
+    pub(crate) fn has_lost(&self) -> bool {
         self.failed > 0
     }
 
@@ -57,7 +57,7 @@ impl CasAttempts {
     }
 
     /// Converts a timeout after a conflict to `RetriesExhausted`, because the conflicts used up the time.
-    pub(crate) fn conflict_error(&mut self, error: Error) -> Error {
+    pub(crate) fn explain_timeout(&mut self, error: Error) -> Error {
         match self.last_conflict.take() {
             Some(conflict) if matches!(error.kind(), ErrorKind::Timeout { .. }) => self.exhausted(conflict),
             _ => error,
@@ -182,9 +182,9 @@ mod tests {
     async fn retries_end_at_attempt_limit_or_deadline() {
         let deadline = Deadline::after(Duration::from_secs(60));
         let mut attempts = CasAttempts::new(Some(2));
-        assert!(!attempts.any());
+        assert!(!attempts.has_lost());
         attempts.record_conflict(conflict(1, None), deadline).unwrap();
-        assert!(attempts.any());
+        assert!(attempts.has_lost());
         tokio::time::advance(Duration::from_secs(3)).await;
         let error = attempts.record_conflict(conflict(1, None), deadline).unwrap_err();
         let ErrorKind::RetriesExhausted { attempts, elapsed } = error.kind() else { panic!("{error}") };
@@ -207,10 +207,13 @@ mod tests {
             attempts.record_conflict(conflict(1, None), deadline).unwrap();
             attempts
         };
-        assert!(matches!(CasAttempts::new(None).conflict_error(late()).kind(), ErrorKind::Timeout { .. }));
-        let error = lost().conflict_error(late());
+        assert!(matches!(CasAttempts::new(None).explain_timeout(late()).kind(), ErrorKind::Timeout { .. }));
+        let error = lost().explain_timeout(late());
         assert!(matches!(error.kind(), ErrorKind::RetriesExhausted { attempts: 1, .. }) && error.is_conflict());
-        assert!(matches!(lost().conflict_error(Error::unavailable("no leader")).kind(), ErrorKind::Unavailable { .. }));
+        assert!(matches!(
+            lost().explain_timeout(Error::unavailable("no leader")).kind(),
+            ErrorKind::Unavailable { .. }
+        ));
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub(crate) enum AcquireMode {
 }
 
 async fn try_now(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Result<Option<Lease>> {
-    let Ok(_slot) = queue.try_lock_slot() else { return Ok(None) };
+    let Ok(_slot) = queue.try_lock_server_wait() else { return Ok(None) };
     if queue.is_held_here() || (fair && ticket::has_waiters(&request).await?) {
         return Ok(None);
     }
@@ -161,7 +161,7 @@ async fn wait(request: AcquireRequest, queue: Arc<WaitQueue>, fair: bool) -> Res
         return ticket::wait(request, queue, fair).await;
     }
     // The other waiters of this process wait here.
-    let _slot = queue.lock_slot().await;
+    let _slot = queue.lock_server_wait().await;
     if queue.is_contended() {
         request.status.contended();
     } else {

@@ -51,7 +51,7 @@ pub(crate) struct WaitQueue {
     /// The prefix of the ids of the local tickets, and of no other tickets.
     id: String,
     /// Held by the waiter that may wait on the server, among the local waiters that are not fair.
-    slot: Arc<tokio::sync::Mutex<()>>,
+    server_wait: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<WaitQueueState>,
 }
 
@@ -144,7 +144,7 @@ impl WaitQueue {
             return Arc::clone(queue);
         }
         map.sweep();
-        let queue = Arc::new(Self { id: fresh_id(), slot: Arc::default(), state: Mutex::default() });
+        let queue = Arc::new(Self { id: fresh_id(), server_wait: Arc::default(), state: Mutex::default() });
         map.queues.insert(key.clone(), Arc::clone(&queue));
         queue
     }
@@ -154,13 +154,13 @@ impl WaitQueue {
     }
 
     /// Waits for the right to wait on the server.
-    pub(crate) async fn lock_slot(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.slot).lock_owned().await
+    pub(crate) async fn lock_server_wait(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.server_wait).lock_owned().await
     }
 
     /// Returns the right to wait on the server, unless another waiter has it.
-    pub(crate) fn try_lock_slot(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
-        Arc::clone(&self.slot).try_lock_owned()
+    pub(crate) fn try_lock_server_wait(&self) -> Result<OwnedMutexGuard<()>, TryLockError> {
+        Arc::clone(&self.server_wait).try_lock_owned()
     }
 
     /// Returns whether this process holds the lease, according to its local state.

@@ -20,7 +20,7 @@ use crate::revision::Revision;
 const CHANGE_BUFFER: usize = 1_024;
 
 /// The maximum number of records to reserve memory for.
-const MOST_RESERVED: usize = 1 << 20;
+const MAX_RESERVED: usize = 1 << 20;
 
 /// The state of the cached keys.
 pub(crate) struct Contents<T: KvModel> {
@@ -89,9 +89,9 @@ impl<T: KvModel> Listing<T> {
     /// its keys again several times.
     pub(super) fn reserve(&mut self, pending: u64) {
         if self.reserved.is_none() {
-            let room = usize::try_from(pending).map_or(MOST_RESERVED, |pending| pending.min(MOST_RESERVED));
-            self.contents.records = HashMap::with_capacity(room);
-            self.reserved = Some(room);
+            let capacity = usize::try_from(pending).map_or(MAX_RESERVED, |pending| pending.min(MAX_RESERVED));
+            self.contents.records = HashMap::with_capacity(capacity);
+            self.reserved = Some(capacity);
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::MemoryBackend;
 use super::{SECOND, TICK, bucket, entry, key, put, seconds, soon, write};
-use crate::backend::state::backlog::{MAX_BYTES, MAX_ENTRIES};
+use crate::backend::state::unread_removals::{MAX_BYTES, MAX_ENTRIES};
 use crate::backend::{
     Backend, Delivered, Operation, RawBucket, StartFrom, WatchRequest, WatchSignal, WatchStarted, Write, WriteKind,
 };

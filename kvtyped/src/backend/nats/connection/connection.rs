@@ -122,7 +122,7 @@ impl Connection {
     }
 
     /// Returns a token for an operation in flight. Closing waits at most [`LAST_REPLIES_TIMEOUT`] until all tokens are dropped.
-    pub(crate) fn in_flight_count(&self) -> Arc<()> {
+    pub(crate) fn in_flight_token(&self) -> Arc<()> {
         Arc::clone(&self.in_flight)
     }
 
@@ -236,7 +236,7 @@ impl Connection {
             denials_seen: self.violations.as_ref().map_or(0, |violations| violations.count()),
             denied: None,
             subject,
-            _in_flight: self.in_flight_count(),
+            _in_flight: self.in_flight_token(),
         }
     }
 

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
-/// The first and the smallest window of a watch. The first is a quarter of the default capacity of a subscription of
-/// the client.
-const WINDOW: (u32, u32) = (16_384, 32);
+/// The first window of a watch: a quarter of the default capacity of a subscription of the client.
+const INITIAL_WINDOW: u32 = 16_384;
+
+/// The smallest window of a watch.
+const MIN_WINDOW: u32 = 32;
 
 /// The window of the consumers of one bucket (`max_ack_pending`).
 #[derive(Debug)]
@@ -27,7 +29,7 @@ impl FlowWindow {
         Self {
             limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             disabled: AtomicBool::new(false),
-            size: AtomicU32::new(WINDOW.0),
+            size: AtomicU32::new(INITIAL_WINDOW),
         }
     }
 
@@ -40,8 +42,8 @@ impl FlowWindow {
         }
     }
 
-    /// The window of a consumer that needs none. A stream that limits `max_ack_pending` refuses a consumer without
-    /// acknowledgements (10082).
+    /// The window of a consumer without flow control. A stream that limits `max_ack_pending` refuses a consumer without
+    /// acknowledgements (10082), so its limit is the window.
     fn required(&self) -> Option<u32> {
         u32::try_from(self.limit.load(Ordering::Relaxed)).ok()
     }
@@ -54,7 +56,7 @@ impl FlowWindow {
 
     /// Halves the window after a subscription dropped a message.
     pub(crate) fn halve(&self) {
-        let halved = |size: u32| Some((size / 2).max(WINDOW.1));
+        let halved = |size: u32| Some((size / 2).max(MIN_WINDOW));
         let _ = self.size.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
     }
 

@@ -29,7 +29,7 @@ pub(super) mod error_code;
 pub(super) mod features;
 pub(super) mod flow_window;
 pub(super) mod message;
-pub(super) mod regular;
+pub(super) mod fixed_settings;
 pub(super) mod stream_config;
 pub(super) mod stream_info;
 pub(super) mod stream_state;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use super::fixed_settings;
 use super::message::time;
-use super::regular;
 use super::stream_config::{bucket_name, destination, subject_prefix};
 use crate::backend::BucketStatus;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage};
@@ -82,7 +82,7 @@ pub(crate) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     config.metadata = read_metadata(raw.get("metadata"));
     config.rollups = Some(flag("allow_rollup_hdrs"));
     config.atomic = Some(flag("allow_atomic"));
-    config.irregular = regular::differences(name, raw);
+    config.irregular = fixed_settings::differences(name, raw);
     config.limit_markers = duration("subject_delete_marker_ttl").filter(|_| flag("allow_msg_ttl"));
     Ok(config)
 }

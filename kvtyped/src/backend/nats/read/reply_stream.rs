@@ -54,7 +54,7 @@ impl ReplyStream {
         let subscriber = deadline.timeout(connection.client().subscribe(format!("{inbox}.*"))).await?;
         let subscriber = subscriber.map_err(|_| connection.ended_error())?;
         let subject = format!("{}.{verb}", api.prefix());
-        let in_flight = connection.in_flight_count();
+        let in_flight = connection.in_flight_token();
         Ok(Self { api: api.clone(), subject, inbox, subscriber, denials, epoch, _in_flight: in_flight })
     }
 

@@ -17,7 +17,7 @@ pub(crate) const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The removed entries of a bucket that some attached watch has not read.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog {
+pub(crate) struct UnreadRemovals {
     entries: BTreeMap<Revision, StoredEntry>,
     /// The size of all entries, counted as a server counts stored messages.
     bytes: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Reader {
     position: Revision,
 }
 
-impl Backlog {
+impl UnreadRemovals {
     /// Attaches a watch that wants every change after this revision.
     pub(crate) fn attach(&mut self, position: Revision) -> Reader {
         self.attached += 1;
