@@ -161,12 +161,12 @@ impl Guest {
             end_sessions(&self.server, self.sessions.name()).await;
             end_sessions(&self.server, "nodes").await;
         }
-        let told = wait::within(SOON, async || {
-            let told = !self.watched.lock().expect("no panic").errors.is_empty();
-            (told && self.cache.last_error().is_some() && self.live.last_error().is_some()).then_some(())
+        let reported = wait::within(SOON, async || {
+            let reported = !self.watched.lock().expect("no panic").errors.is_empty();
+            (reported && self.cache.last_error().is_some() && self.live.last_error().is_some()).then_some(())
         });
         assert!(
-            told.await.is_some(),
+            reported.await.is_some(),
             "the fault was not reported: {:?}, {:?}, {:?}",
             self.watched.lock().expect("no panic").errors,
             self.cache.last_error(),
@@ -258,8 +258,8 @@ async fn waiters_survive(fault: &Fault) {
     for bucket in [guest.sessions.name(), "jobs", "leaders"] {
         end_sessions(&guest.server, bucket).await;
     }
-    let told = async || (!guest.watched.lock().expect("no panic").errors.is_empty()).then_some(());
-    wait::until("the fault is reported", SOON, told).await;
+    let reported = async || (!guest.watched.lock().expect("no panic").errors.is_empty()).then_some(());
+    wait::until("the fault is reported", SOON, reported).await;
     // A waiter that starts during the fault.
     let late = tokio::spawn(others.lock("late").wait(2 * SOON).into_future());
     tokio::time::sleep(2 * SECOND).await;

@@ -94,13 +94,13 @@ on_both_backends! {
         open().history(3).description("old").metadata("team", "core").await.unwrap();
         let error = fails(open().description("new").max_value_size(2_048)).await;
         let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
-        let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        let reported: Vec<_> = differences.iter().map(ToString::to_string).collect();
         let expected = [
             "history: wanted 10, found 3",
             "max_value_size: wanted 2048, found none",
             "description: wanted \"new\", found \"old\"",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
 
         let adopted = open().on_drift(Drift::Adopt).await.unwrap();
         assert_eq!(adopted.config().history, Some(3));
@@ -116,8 +116,8 @@ on_both_backends! {
         let bucket: Bucket<Session> = world.fresh().rollups(false).await.unwrap();
         let again = || world.store.bucket::<Session>().name(bucket.name());
         let ErrorKind::Drift { differences } = fails(again()).await.kind().clone() else { panic!("it differs") };
-        let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["allow_rollup_hdrs: wanted true, found false"]);
+        let reported: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert_eq!(reported, ["allow_rollup_hdrs: wanted true, found false"]);
         assert_eq!(again().rollups(false).await.unwrap().config().rollups, Some(false));
         let repaired = again().on_drift(Drift::Update).await.unwrap();
         assert_eq!((repaired.config().rollups, repaired.config().irregular.len()), (Some(true), 0));
@@ -136,8 +136,8 @@ on_both_backends! {
         let allowed = again().rollups(true).on_drift(Drift::Update).await.unwrap();
         assert_eq!(allowed.config().rollups, Some(true));
         let ErrorKind::Drift { differences } = fails(again()).await.kind().clone() else { panic!("it differs") };
-        let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["rollups: wanted false, found true"]);
+        let reported: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert_eq!(reported, ["rollups: wanted false, found true"]);
     }
 
     async fn immutable_setting_update_fails_without_change(world: World) {
@@ -238,8 +238,8 @@ on_both_backends! {
         }
         let old = documents.put(&document).await.unwrap();
         assert!(world.store.delete_bucket(documents.name()).await.unwrap());
-        let anew: Bucket<Document> = world.store.bucket().name(documents.name()).must_create().await.unwrap();
-        anew.put(&Document::new("a", "new")).await.unwrap();
+        let reopened: Bucket<Document> = world.store.bucket().name(documents.name()).must_create().await.unwrap();
+        reopened.put(&Document::new("a", "new")).await.unwrap();
 
         for error in [
             documents.update(&document, old).await.unwrap_err(),
@@ -249,10 +249,10 @@ on_both_backends! {
             assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");
             assert_eq!(error.outcome(), Outcome::NotApplied);
         }
-        assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "new");
+        assert_eq!(reopened.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "new");
         // A verb that reads before it writes works correctly.
         documents.modify(&document.key(), |document| document.text += "er").await.unwrap();
-        assert_eq!(anew.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "newer");
+        assert_eq!(reopened.get(&document.key()).read(Read::Leader).await.unwrap().expect("kept").text, "newer");
     }
 
     async fn closed_handle_fails_and_others_continue(world: World) {

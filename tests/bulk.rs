@@ -13,11 +13,11 @@ on_both_backends! {
     async fn put_many_returns_revisions_in_input_order(world: World) {
         let sessions = world.bucket::<Session>().await;
         let rows = rows(3_000);
-        let mut told = Vec::new();
-        let revisions = sessions.put_many(&rows).on_progress(|written| told.push((written.done, written.total))).await;
+        let mut reported = Vec::new();
+        let revisions = sessions.put_many(&rows).on_progress(|written| reported.push((written.done, written.total))).await;
         let revisions = revisions.unwrap();
-        assert_eq!(told.first(), Some(&(1, 3_000)));
-        assert_eq!(told.last(), Some(&(3_000, 3_000)));
+        assert_eq!(reported.first(), Some(&(1, 3_000)));
+        assert_eq!(reported.last(), Some(&(3_000, 3_000)));
         let keys: Vec<_> = rows.iter().map(KvModel::key).collect();
         let read = sessions.get_many(&keys).read(Read::Leader).await.unwrap();
         for ((row, revision), entry) in rows.iter().zip(revisions).zip(read) {

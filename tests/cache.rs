@@ -68,8 +68,8 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
         let why = cache.last_error().expect("it says why");
         assert!(why.to_string().contains("panicked"), "{why}");
-        let told = tokio::time::timeout(SOON, async { while changes.next().await.is_some() {} });
-        told.await.expect("the changes end");
+        let reported = tokio::time::timeout(SOON, async { while changes.next().await.is_some() {} });
+        reported.await.expect("the changes end");
     }
 
     async fn awaited_cache_holds_every_matching_record(world: World) {
@@ -99,31 +99,31 @@ on_both_backends! {
         let first = sessions.put(&Session::new("acme", 1)).await.unwrap();
         let cache = sessions.cache(..).await.unwrap();
         let mut changes = cache.changes();
-        let facts = |entry: &Option<std::sync::Arc<Entry<Session>>>| entry.as_ref().map(|entry| entry.revision());
+        let stream_state = |entry: &Option<std::sync::Arc<Entry<Session>>>| entry.as_ref().map(|entry| entry.revision());
 
         let second = sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
-        assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(1), Some(first), Some(second)));
+        assert_eq!((change.key.clone(), stream_state(&change.old), stream_state(&change.new)), (key(1), Some(first), Some(second)));
         assert_eq!(cache.get(&key(1)).expect("cached").visits, 1, "the cache is ahead of its stream");
 
         let third = sessions.put(&Session::new("acme", 2)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
-        assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(2), None, Some(third)));
+        assert_eq!((change.key.clone(), stream_state(&change.old), stream_state(&change.new)), (key(2), None, Some(third)));
 
         sessions.delete(&key(9)).await.unwrap(); // was not there: no change
         sessions.delete(&key(1)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
-        assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(1), Some(second), None));
+        assert_eq!((change.key.clone(), stream_state(&change.old), stream_state(&change.new)), (key(1), Some(second), None));
         assert!(!cache.contains(&key(1)));
 
         sessions.purge(&key(2)).await.unwrap();
         let change = soon(&mut changes).await.unwrap();
-        assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(2), Some(third), None));
+        assert_eq!((change.key.clone(), stream_state(&change.old), stream_state(&change.new)), (key(2), Some(third), None));
 
         let fourth = sessions.put(&Session::new("acme", 3)).ttl(SECOND).await.unwrap();
-        assert_eq!(facts(&soon(&mut changes).await.unwrap().new), Some(fourth));
+        assert_eq!(stream_state(&soon(&mut changes).await.unwrap().new), Some(fourth));
         let change = soon(&mut changes).await.unwrap();
-        assert_eq!((change.key.clone(), facts(&change.old), facts(&change.new)), (key(3), Some(fourth), None));
+        assert_eq!((change.key.clone(), stream_state(&change.old), stream_state(&change.new)), (key(3), Some(fourth), None));
         assert!(cache.is_empty());
     }
 
@@ -140,14 +140,14 @@ on_both_backends! {
         cache.wait_for_revision(last).await.unwrap();
         assert_eq!(cache.len(), 3_000);
         let missed = soon(&mut changes).await.unwrap_err();
-        let mut told = 0;
+        let mut reported = 0;
         loop {
-            told += 1;
+            reported += 1;
             if soon(&mut changes).await.unwrap().new.expect("a put").revision() == last {
                 break;
             }
         }
-        assert_eq!(missed + told, 3_000);
+        assert_eq!(missed + reported, 3_000);
     }
 
     async fn index_follows_the_cached_records(world: World) {
@@ -255,10 +255,10 @@ on_both_backends! {
         assert!(matches!(sessions.cache(..).await.unwrap_err().kind(), ErrorKind::BucketNotFound));
 
         let mut changes = cache.changes();
-        let anew: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
+        let reopened: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
         wait::until("the old state is forgotten", SOON, async || (!cache.contains(&key(1))).then_some(())).await;
         assert_eq!(soon(&mut changes).await.unwrap().key, key(1), "which is a change");
-        let first = anew.put(&Session::new("acme", 2)).await.unwrap();
+        let first = reopened.put(&Session::new("acme", 2)).await.unwrap();
         assert!(first <= last, "revisions restart in the new bucket");
         wait::until("the new state is there", SOON, async || cache.get(&key(2))).await;
         assert_eq!(cache.len(), 1);
@@ -484,9 +484,9 @@ mod live {
             let error = wait::until("it knows", SOON, async || config.last_error()).await;
             assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}");
             assert_eq!((config.load().limit, kept.load().limit), (10, 10));
-            let anew: Bucket<AppConfig> = world.store.bucket().name(configs.name()).must_create().await.unwrap();
+            let reopened: Bucket<AppConfig> = world.store.bucket().name(configs.name()).must_create().await.unwrap();
             changes_to(&config, 0).await; // there is no such record any more
-            anew.put(&limit(11)).await.unwrap();
+            reopened.put(&limit(11)).await.unwrap();
             changes_to(&config, 11).await;
             changes_to(&kept, 11).await;
             assert!(config.last_error().is_none() && kept.last_error().is_none());

@@ -445,7 +445,7 @@ fn json_string(text: &str) -> String {
 fn secret() -> impl Strategy<Value = String> {
     let around =
         "[`'\", :a-z0-9]{0,6}|[`\"]?, expected |`, there are no (fields|variants)| at line 1 column 2|\\PC{0,4}";
-    (around, around).prop_map(|(before, behind)| format!("QXZ{before}QXZ{behind}QXZ"))
+    (around, around).prop_map(|(before, proxied)| format!("QXZ{before}QXZ{proxied}QXZ"))
 }
 
 fn read_as_everything(json: &str, msgpack: &[u8], secret: &str) {

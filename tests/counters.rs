@@ -253,41 +253,41 @@ async fn increment_without_reply_has_unknown_outcome() {
 
 /// The outcomes of the increments of many tasks during a fault.
 #[derive(Debug, Default, Clone, Copy)]
-struct Told {
+struct Observed {
     acknowledged: i64,
     unknown: i64,
     refused: i64,
 }
 
 /// Eight tasks increment over the given handles until `over` is set.
-async fn add_until(over: Arc<AtomicBool>, handles: &[Counters]) -> Told {
+async fn add_until(over: Arc<AtomicBool>, handles: &[Counters]) -> Observed {
     let tasks = (0..8).map(|task| {
         let (hits, over) = (handles[task % handles.len()].clone(), Arc::clone(&over));
         tokio::spawn(async move {
-            let mut told = Told::default();
+            let mut reported = Observed::default();
             while !over.load(Ordering::Relaxed) {
                 match hits.add("home", 1).await {
-                    Ok(_) => told.acknowledged += 1,
-                    Err(error) if error.outcome() == Outcome::Unknown => told.unknown += 1,
-                    Err(_) => told.refused += 1,
+                    Ok(_) => reported.acknowledged += 1,
+                    Err(error) if error.outcome() == Outcome::Unknown => reported.unknown += 1,
+                    Err(_) => reported.refused += 1,
                 }
             }
-            told
+            reported
         })
     });
-    let told = futures::future::try_join_all(tasks).await.unwrap();
-    told.into_iter().fold(Told::default(), |a, b| Told {
+    let reported = futures::future::try_join_all(tasks).await.unwrap();
+    reported.into_iter().fold(Observed::default(), |a, b| Observed {
         acknowledged: a.acknowledged + b.acknowledged,
         unknown: a.unknown + b.unknown,
         refused: a.refused + b.refused,
     })
 }
 
-fn assert_exact(told: Told, counted: i64, faults: usize) {
-    println!("{told:?} over {faults} faults; the counter: {counted}");
-    assert!(faults > 0 && told.acknowledged > 100, "{told:?}");
-    assert!(told.acknowledged <= counted, "{} additions are lost: {told:?}", told.acknowledged - counted);
-    assert!(counted <= told.acknowledged + told.unknown, "{counted} were counted of {told:?}");
+fn assert_exact(reported: Observed, counted: i64, faults: usize) {
+    println!("{reported:?} over {faults} faults; the counter: {counted}");
+    assert!(faults > 0 && reported.acknowledged > 100, "{reported:?}");
+    assert!(reported.acknowledged <= counted, "{} additions are lost: {reported:?}", reported.acknowledged - counted);
+    assert!(counted <= reported.acknowledged + reported.unknown, "{counted} were counted of {reported:?}");
 }
 
 /// P24: the server is killed and restarted. It then remembers only the ids of the newest increments.
@@ -300,7 +300,7 @@ async fn increments_are_exact_or_unknown_on_server_kill() {
     }
     let over = Arc::new(AtomicBool::new(false));
     let mut kills = 0;
-    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+    let (reported, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
         let end = tokio::time::Instant::now() + WHILE;
         while tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(700)).await;
@@ -309,7 +309,7 @@ async fn increments_are_exact_or_unknown_on_server_kill() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert_exact(told, handles[0].get("home").await.unwrap(), kills);
+    assert_exact(reported, handles[0].get("home").await.unwrap(), kills);
 }
 
 /// P24: leaders step down.
@@ -323,7 +323,7 @@ async fn increments_are_exact_or_unknown_on_step_down() {
     }
     let over = Arc::new(AtomicBool::new(false));
     let mut step_downs = 0;
-    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+    let (reported, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
         let end = tokio::time::Instant::now() + WHILE;
         while tokio::time::Instant::now() < end {
             cluster.step_down(&format!("KV_{name}")).await;
@@ -332,7 +332,7 @@ async fn increments_are_exact_or_unknown_on_step_down() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert_exact(told, handles[0].get("home").await.unwrap(), step_downs);
+    assert_exact(reported, handles[0].get("home").await.unwrap(), step_downs);
 }
 
 /// P24: the leader is killed and restarted.
@@ -345,7 +345,7 @@ async fn increments_are_exact_or_unknown_on_leader_kill() {
     }
     let over = Arc::new(AtomicBool::new(false));
     let mut kills = 0;
-    let (told, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
+    let (reported, ()) = tokio::join!(add_until(Arc::clone(&over), &handles), async {
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let leader = harness::wait::until("there is a leader", Duration::from_secs(30), async || {
@@ -357,7 +357,7 @@ async fn increments_are_exact_or_unknown_on_leader_kill() {
         cluster.ready().await;
         over.store(true, Ordering::Relaxed);
     });
-    assert_exact(told, handles[0].get("home").await.unwrap(), kills);
+    assert_exact(reported, handles[0].get("home").await.unwrap(), kills);
 }
 
 /// The control: a retry with the same id after a lost acknowledgement counts twice after a restart.

@@ -11,7 +11,7 @@ use kvtyped::{Error, ErrorKind};
 use tokio::time::Instant;
 
 use crate::needs::needs;
-use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
+use crate::support::{ForeignRecord, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ fn node(address: &str) -> NodeInfo {
 }
 
 /// Returns the address of the next leader.
-async fn told(leaders: &mut Leaders<NodeInfo>) -> String {
+async fn reported(leaders: &mut Leaders<NodeInfo>) -> String {
     soon(leaders).await.expect("a leader").into_value().address
 }
 
@@ -105,9 +105,9 @@ on_both_backends! {
         let election = world.store.election::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut early = world.another().await.election::<NodeInfo>(&name).observe().await.unwrap();
         let first = election.campaign(&node("a")).await.unwrap();
-        assert_eq!(told(&mut early).await, "a");
+        assert_eq!(reported(&mut early).await, "a");
         let mut late = election.observe().await.unwrap();
-        assert_eq!(told(&mut late).await, "a");
+        assert_eq!(reported(&mut late).await, "a");
         let term = first.fence();
         // Renewals cause no events.
         tokio::time::sleep(2 * SECOND).await;
@@ -118,7 +118,7 @@ on_both_backends! {
         }
         // The same value is proclaimed again.
         first.proclaim(&node("a, ready")).await.unwrap();
-        assert_eq!(told(&mut early).await, "a, ready");
+        assert_eq!(reported(&mut early).await, "a, ready");
         first.resign().await.unwrap();
         let second = election.campaign(&node("b")).await.unwrap();
         let leader = soon(&mut early).await.unwrap();
@@ -182,10 +182,10 @@ on_both_backends! {
         let _leadership = doomed.election::<NodeInfo>(&name).ttl(SECOND).campaign(&node("a")).await.unwrap();
         let election = world.store.election::<NodeInfo>(&name).ttl(SECOND);
         let mut leaders = election.observe().await.unwrap();
-        assert_eq!(told(&mut leaders).await, "a");
+        assert_eq!(reported(&mut leaders).await, "a");
         doomed.close().await.unwrap();
         let next = election.campaign(&node("b")).wait(SOON).await.unwrap();
-        assert_eq!(told(&mut leaders).await, "b");
+        assert_eq!(reported(&mut leaders).await, "b");
         next.resign().await.unwrap();
     }
 
@@ -193,8 +193,8 @@ on_both_backends! {
         let name = unique("election");
         let election = world.store.election::<NodeInfo>(&name).ttl(SECOND);
         election.campaign(&node("a")).await.unwrap().resign().await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
-        let record = Junk::new("election", &name, "lease", "[1, 2");
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
+        let record = ForeignRecord::new("election", &name, "lease", "[1, 2");
         let mut leaders = election.observe().await.unwrap();
         junk.put(&record).await.unwrap();
         let is_decode = |error: &Error| matches!(error.kind(), ErrorKind::Decode { .. });
@@ -212,13 +212,13 @@ on_both_backends! {
         tokio::time::sleep(SECOND).await;
         leadership.resign().await.unwrap();
         let next = election.campaign(&node("b")).await.unwrap();
-        assert_eq!(told(&mut leaders).await, "b");
+        assert_eq!(reported(&mut leaders).await, "b");
         next.resign().await.unwrap();
     }
 
     async fn oversized_proclamation_keeps_previous_value(world: World) {
         let name = unique("election");
-        let small = world.store.bucket::<Junk>().name(&name).max_value_size(4_096).limit_markers(SECOND);
+        let small = world.store.bucket::<ForeignRecord>().name(&name).max_value_size(4_096).limit_markers(SECOND);
         small.await.unwrap();
         let election = world.store.election::<NodeInfo>(&name).ttl(2 * SECOND);
         let leadership = election.campaign(&node("a")).await.unwrap();
@@ -236,7 +236,7 @@ on_both_backends! {
         let election = world.store.election::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut leaders = election.observe().await.unwrap();
         let old = election.campaign(&node("a")).await.unwrap();
-        assert_eq!(told(&mut leaders).await, "a");
+        assert_eq!(reported(&mut leaders).await, "a");
         assert!(world.store.delete_bucket(&name).await.unwrap());
         tokio::time::timeout(SOON, old.lost()).await.unwrap();
         // The first failing call reports the missing bucket. The next call recreates the bucket.
@@ -277,7 +277,7 @@ async fn leader_stands_down_before_the_next_election() {
     doomed.close().await.unwrap();
     let election = world.store.election::<NodeInfo>("e");
     let mut leaders = election.observe().await.unwrap();
-    assert_eq!(told(&mut leaders).await, "a");
+    assert_eq!(reported(&mut leaders).await, "a");
     let (lost, next) = tokio::join!(
         async {
             leadership.lost().await;
@@ -290,7 +290,7 @@ async fn leader_stands_down_before_the_next_election() {
     );
     let (taken, next) = next;
     assert!(lost <= 27 * SECOND && taken >= 30 * SECOND && taken < 32 * SECOND, "{lost:?}, {taken:?}");
-    assert_eq!(told(&mut leaders).await, "b");
+    assert_eq!(reported(&mut leaders).await, "b");
     next.resign().await.unwrap();
 }
 
@@ -308,7 +308,7 @@ async fn isolated_leader_stops_before_the_next_leads() {
         let mut leaders = past.observe().await.unwrap();
         let first = through.campaign(&node("a")).await.unwrap();
         log.note(Step::Started(first.fence().get()));
-        assert_eq!(told(&mut leaders).await, "a");
+        assert_eq!(reported(&mut leaders).await, "a");
         proxy.set(mode);
         if mode == Mode::Refuse {
             proxy.cut();
@@ -323,7 +323,7 @@ async fn isolated_leader_stops_before_the_next_leads() {
             second
         };
         let ((), second) = tokio::join!(stops, follows);
-        assert_eq!(told(&mut leaders).await, "b");
+        assert_eq!(reported(&mut leaders).await, "b");
         log.note(Step::Stopped(second.fence().get()));
         assert_eq!(log.terms().len(), 2);
         assert!(matches!(first.resign().await.unwrap_err().kind(), ErrorKind::Lost));

@@ -8,7 +8,7 @@ use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
-use crate::support::{Junk, RawSession, Session, SessionKey, on_both_backends, seen_as, unique};
+use crate::support::{ForeignRecord, RawSession, Session, SessionKey, on_both_backends, seen_as, unique};
 
 /// The displayed line, with all causes.
 fn report(error: &Error) -> String {
@@ -78,7 +78,7 @@ on_both_backends! {
         }
         let name = unique("recipes");
         let locks = world.store.locks(&name).await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
         let own = ["invoice 42", "charge.42", "node-1", "home", "client 1"];
         let [lock, charge, node, counter, client] = own;
         for (recipe, of, part) in [
@@ -90,7 +90,7 @@ on_both_backends! {
             ("election", &name, "lease"),
             ("ids", &name, "next"),
         ] {
-            junk.put(&Junk::new(recipe, of, part, "{]")).await.unwrap();
+            junk.put(&ForeignRecord::new(recipe, of, part, "{]")).await.unwrap();
         }
         let store = &world.store;
         let limiter = store.rate_limiter(&name, kvtyped::recipes::Quota::per_minute(60)).await.unwrap();
@@ -121,9 +121,9 @@ async fn error_text_escapes_control_characters() {
     let forged = "a\r\n2026-11-30 ERROR forged\u{1b}[2K\u{2028}\u{202e}";
     let store = Store::memory();
     let locks = store.locks("jobs").await.unwrap();
-    let junk: Bucket<Junk> = store.bucket().name("jobs").on_drift(Drift::Adopt).await.unwrap();
+    let junk: Bucket<ForeignRecord> = store.bucket().name("jobs").on_drift(Drift::Adopt).await.unwrap();
     for (recipe, name, part) in [("lock", forged, "lease"), ("once", "jobs", forged)] {
-        junk.put(&Junk::new(recipe, name, part, "{]")).await.unwrap();
+        junk.put(&ForeignRecord::new(recipe, name, part, "{]")).await.unwrap();
     }
     let named: Bucket<Named> = store.bucket().await.unwrap();
     let key = Named { name: forged.into(), text: String::new() }.key();

@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read};
 
 use crate::needs::needs;
-use crate::support::{OLD, SOON, Session, SessionKey, Told, World, on_both_backends, soon, told, unique};
+use crate::support::{OLD, Observed, SOON, Session, SessionKey, World, on_both_backends, reported, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -34,13 +34,13 @@ async fn is_evicted(cache: &Cache<Session>, sessions: &Bucket<Session>, entry: &
 /// Checks a record in every handle until it expires after about two seconds.
 async fn expires_everywhere(sessions: &Bucket<Session>) {
     let mut events = sessions.watch(..).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Ready);
+    assert_eq!(reported(&mut events).await, Observed::Ready);
     let cache = sessions.cache(..).await.unwrap();
     let live = sessions.live(&key(1)).or_else(|| Session::new("none", 0)).await.unwrap();
     let mut changes = cache.changes();
 
     let first = sessions.put(&Session::new("acme", 1)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), first));
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.1".into(), first));
     assert!(soon(&mut changes).await.unwrap().new.is_some());
     // A cache that is opened later also knows when the record expires.
     tokio::time::sleep(SECOND).await;
@@ -48,20 +48,20 @@ async fn expires_everywhere(sessions: &Bucket<Session>) {
     assert!(later.contains(&key(1)));
     // A second write extends the life of the record.
     let second = sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), second));
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.1".into(), second));
     assert!(soon(&mut changes).await.unwrap().new.is_some());
 
     let entry = cache.get(&key(1)).expect("the event of a cached record");
     is_evicted(&cache, sessions, &entry, 2 * SECOND).await;
     is_evicted(&later, sessions, &entry, 2 * SECOND).await;
-    assert_eq!(told(&mut events).await, Told::Removed("acme.1".into(), second, Removed::Expired));
+    assert_eq!(reported(&mut events).await, Observed::Removed("acme.1".into(), second, Removed::Expired));
     let change = soon(&mut changes).await.unwrap();
     assert_eq!((change.old.map(|old| old.revision()), change.new), (Some(second), None));
     wait::until("the default comes back", LATE, async || (live.load().tenant == "none").then_some(())).await;
 
     // The handles continue, and no event was delivered twice.
     let third = sessions.put(&Session::new("acme", 2)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), third));
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.2".into(), third));
     cache.wait_for_revision(third).await.unwrap();
     assert!(cache.contains(&key(2)) && cache.revision() >= third);
 }
@@ -78,34 +78,34 @@ on_both_backends! {
         let sessions: Bucket<Session> = world.fresh().ttl(2 * SECOND).await.unwrap();
         assert!(sessions.config().limit_markers.is_some(), "the server writes markers there");
         let mut events = sessions.watch(..).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         let put = sessions.put(&Session::new("acme", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), put));
-        let Told::Removed(_, marker, Removed::Expired) = told(&mut events).await else { panic!("it expires") };
+        assert_eq!(reported(&mut events).await, Observed::Put("acme.1".into(), put));
+        let Observed::Removed(_, marker, Removed::Expired) = reported(&mut events).await else { panic!("it expires") };
         assert!(marker > put, "the marker is a separate write");
         let next = sessions.put(&Session::new("acme", 2)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Put("acme.2".into(), next));
+        assert_eq!(reported(&mut events).await, Observed::Put("acme.2".into(), next));
     }
 
     /// The record is rewritten repeatedly before it expires, and the reader polls only occasionally.
     async fn slow_reader_receives_no_false_expiry(world: World) {
         let sessions: Bucket<Session> = world.fresh().max_bytes(1 << 20).ttl(2 * SECOND).await.unwrap();
         let mut events = sessions.watch(..).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         let mut last = sessions.put(&Session::new("acme", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), last));
+        assert_eq!(reported(&mut events).await, Observed::Put("acme.1".into(), last));
         for visits in 1..=6 {
             tokio::time::sleep(SECOND / 2).await;
             last = sessions.put(&Session::new("acme", 1).visited(visits)).await.unwrap();
         }
         let mut seen = Revision::ZERO;
         while seen < last {
-            match told(&mut events).await {
-                Told::Put(_, revision) => seen = revision,
+            match reported(&mut events).await {
+                Observed::Put(_, revision) => seen = revision,
                 other => panic!("{other:?} after {seen:?} of {last:?}"),
             }
         }
-        assert_eq!(told(&mut events).await, Told::Removed("acme.1".into(), last, Removed::Expired));
+        assert_eq!(reported(&mut events).await, Observed::Removed("acme.1".into(), last, Removed::Expired));
     }
 
     async fn waiter_does_not_see_expired_record(world: World) {
@@ -200,6 +200,6 @@ async fn naive_watch_receives_no_expiry_without_markers() {
     bucket.put("a", "x".into()).await.unwrap();
     assert_eq!(events.next().await.unwrap().unwrap().operation, kv::Operation::Put);
     wait::until("the record expires", SOON, async || bucket.get("a").await.unwrap().is_none().then_some(())).await;
-    let told = tokio::time::timeout(SECOND, events.next()).await;
-    assert!(told.is_err(), "{told:?}");
+    let reported = tokio::time::timeout(SECOND, events.next()).await;
+    assert!(reported.is_err(), "{reported:?}");
 }

@@ -5,7 +5,7 @@ use kvtyped::recipes::{Locks, OnceError, Quota};
 use kvtyped::{Error, ErrorKind};
 use serde_json::{Value, json};
 
-use crate::support::{Junk, JunkKey, SOON, Session, World, on_both_backends, seen_as, unique};
+use crate::support::{ForeignRecord, ForeignRecordKey, SOON, Session, World, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -41,12 +41,12 @@ fn kv<E: std::fmt::Debug>(error: OnceError<E>) -> Error {
 }
 
 /// Writes a ticket for the lock `a`, first in the queue.
-async fn ticket(junk: &Bucket<Junk>, wants: Option<Duration>, ttl: Option<Duration>) {
+async fn ticket(junk: &Bucket<ForeignRecord>, wants: Option<Duration>, ttl: Option<Duration>) {
     let mut ticket = json!({ "id": "00000000", "owner": "stranger", "since": 0 });
     if let Some(wants) = wants {
         ticket["wants"] = json!(wants.as_millis());
     }
-    let ticket = Junk::new("lock", "a", "ticket-00000000", &ticket.to_string());
+    let ticket = ForeignRecord::new("lock", "a", "ticket-00000000", &ticket.to_string());
     let put = junk.put(&ticket);
     match ttl {
         Some(ttl) => put.ttl(ttl).await.unwrap(),
@@ -54,7 +54,7 @@ async fn ticket(junk: &Bucket<Junk>, wants: Option<Duration>, ttl: Option<Durati
     };
 }
 
-async fn opened(world: &World) -> (Locks, Bucket<Junk>) {
+async fn opened(world: &World) -> (Locks, Bucket<ForeignRecord>) {
     let name = unique("locks");
     let locks = world.store.locks(&name).await.unwrap();
     let junk = seen_as(world, &name).await;
@@ -62,8 +62,8 @@ async fn opened(world: &World) -> (Locks, Bucket<Junk>) {
 }
 
 /// A stored record as JSON.
-async fn stored(junk: &Bucket<Junk>, recipe: &str, name: &str, part: &str) -> Value {
-    let key = JunkKey::new(recipe, name, part);
+async fn stored(junk: &Bucket<ForeignRecord>, recipe: &str, name: &str, part: &str) -> Value {
+    let key = ForeignRecordKey::new(recipe, name, part);
     let record = junk.get(&key).await.unwrap().expect("it is stored");
     serde_json::from_str(&record.text).expect("JSON")
 }
@@ -74,7 +74,7 @@ on_both_backends! {
     async fn garbage_lock_record_is_an_immediate_error(world: World) {
         let (locks, junk) = opened(&world).await;
         let key = "=kvtyped.lock.a.lease";
-        junk.put(&Junk::new("lock", "a", "lease", "junk")).await.unwrap();
+        junk.put(&ForeignRecord::new("lock", "a", "lease", "junk")).await.unwrap();
         for _ in 0..2 {
             assert_names_the_remedy(&soon(locks.lock("a")).await.unwrap_err(), "a", key);
             assert_names_the_remedy(&soon(locks.lock("a").fair()).await.unwrap_err(), "a", key);
@@ -82,7 +82,7 @@ on_both_backends! {
         }
         assert!(matches!(locks.holder("a").await.unwrap_err().kind(), ErrorKind::Decode { .. }));
         // The remedy works.
-        junk.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
+        junk.purge(&ForeignRecordKey::new("lock", "a", "lease")).await.unwrap();
         soon(locks.lock("a")).await.unwrap().release().await.unwrap();
     }
 
@@ -91,7 +91,7 @@ on_both_backends! {
         let _guard = locks.lock("a").await.unwrap();
         let waiter = tokio::spawn(locks.lock("a").into_future());
         tokio::time::sleep(Duration::from_millis(200)).await;
-        junk.put(&Junk::new("lock", "a", "lease", "junk")).await.unwrap();
+        junk.put(&ForeignRecord::new("lock", "a", "lease", "junk")).await.unwrap();
         let error = soon(waiter).await.unwrap().unwrap_err();
         assert_names_the_remedy(&error, "a", "=kvtyped.lock.a.lease");
     }
@@ -100,18 +100,18 @@ on_both_backends! {
         let name = unique("boss");
         let election = world.store.election::<String>(&name);
         assert!(election.leader().await.unwrap().is_none());
-        let junk = seen_as::<Junk>(&world, &name).await;
-        junk.put(&Junk::new("election", &name, "lease", "junk")).await.unwrap();
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
+        junk.put(&ForeignRecord::new("election", &name, "lease", "junk")).await.unwrap();
         let me = "me".to_owned();
         for campaign in [election.campaign(&me), election.campaign(&me).wait(2 * SOON)] {
             assert_names_the_remedy(&soon(campaign).await.unwrap_err(), &name, &format!("=kvtyped.election.{name}.lease"));
         }
         let group = world.store.group::<String>(&name);
-        junk.put(&Junk::new("group", &name, "me", "junk")).await.unwrap();
+        junk.put(&ForeignRecord::new("group", &name, "me", "junk")).await.unwrap();
         for join in [group.join("me", &me), group.join("me", &me).wait(2 * SOON)] {
             assert_names_the_remedy(&soon(join).await.unwrap_err(), "me", &format!("=kvtyped.group.{name}.me"));
         }
-        junk.purge(&JunkKey::new("group", &name, "me")).await.unwrap();
+        junk.purge(&ForeignRecordKey::new("group", &name, "me")).await.unwrap();
         group.join("me", &me).await.unwrap().leave().await.unwrap();
     }
 
@@ -144,13 +144,13 @@ on_both_backends! {
     async fn newer_format_is_unsupported(world: World) {
         let name = unique("newer");
         let locks = world.store.locks(&name).await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
         let me = "me".to_owned();
         for (recipe, of, part) in [
             ("lock", "a", "lease"), ("election", &*name, "lease"), ("group", &name, "me"), ("once", &name, "job"),
             ("ids", &name, "next"), ("rate", &name, "ada"), ("counters", &name, "home"),
         ] {
-            junk.put(&Junk::new(recipe, of, part, NEWER)).await.unwrap();
+            junk.put(&ForeignRecord::new(recipe, of, part, NEWER)).await.unwrap();
         }
         assert_newer(&soon(locks.lock("a")).await.unwrap_err());
         assert_newer(&locks.holder("a").await.unwrap_err());
@@ -175,12 +175,12 @@ on_both_backends! {
     async fn rewrite_keeps_unknown_fields_of_recipes(world: World) {
         let name = unique("later");
         let locks = world.store.locks(&name).await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
         let annotate = async |recipe: &str, of: &str, part: &str| {
             let mut record = stored(&junk, recipe, of, part).await;
             assert_eq!(record["v"], 1);
             record["later"] = json!({ "n": 5 });
-            junk.put(&Junk::new(recipe, of, part, &record.to_string())).ttl(60 * SECOND).await.unwrap();
+            junk.put(&ForeignRecord::new(recipe, of, part, &record.to_string())).ttl(60 * SECOND).await.unwrap();
         };
         let guard = locks.lock("a").await.unwrap();
         annotate("lock", "a", "lease").await;
@@ -216,8 +216,8 @@ on_both_backends! {
         for (bucket, life) in [(sessions, 30 * 86_400), (brief, 3_600)] {
             let session = Session::new("acme", 7);
             let guard = bucket.lock(&session.key()).await.unwrap();
-            let junk = seen_as::<Junk>(&world, bucket.name()).await;
-            let fence = junk.get(&JunkKey::new("lock", "acme.7", "fence")).await.unwrap().expect("it is stored");
+            let junk = seen_as::<ForeignRecord>(&world, bucket.name()).await;
+            let fence = junk.get(&ForeignRecordKey::new("lock", "acme.7", "fence")).await.unwrap().expect("it is stored");
             assert_eq!(fence.ttl().map(|ttl| ttl.as_secs()), Some(life));
             bucket.put(&session).fenced_by(&guard).await.unwrap();
             guard.release().await.unwrap();
@@ -245,18 +245,18 @@ async fn foreign_ticket_holds_lock_for_bounded_time() {
 async fn fence_outlives_its_guard_and_expires() {
     let world = World::memory();
     let sessions: Bucket<Session> = world.bucket().await;
-    let junk = seen_as::<Junk>(&world, sessions.name()).await;
+    let junk = seen_as::<ForeignRecord>(&world, sessions.name()).await;
     let session = Session::new("acme", 7);
     let day = 86_400 * SECOND;
     let guard = sessions.lock(&session.key()).ttl(10 * day).await.unwrap();
     tokio::time::sleep(29 * day).await;
     sessions.put(&session).fenced_by(&guard).await.unwrap();
     tokio::time::timeout(day, guard.lost()).await.expect("before its fence is gone");
-    assert!(junk.get(&JunkKey::new("lock", "acme.7", "fence")).await.unwrap().is_some());
+    assert!(junk.get(&ForeignRecordKey::new("lock", "acme.7", "fence")).await.unwrap().is_some());
     let error = sessions.put(&session).fenced_by(&guard).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Lost), "{error}");
     tokio::time::sleep(11 * day).await;
-    let left: Vec<JunkKey> = junk.keys(..).await.unwrap().try_collect().await.unwrap();
+    let left: Vec<ForeignRecordKey> = junk.keys(..).await.unwrap().try_collect().await.unwrap();
     assert_eq!(left, []);
     sessions.lock(&session.key()).await.unwrap().release().await.unwrap();
 }

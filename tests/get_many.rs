@@ -85,8 +85,8 @@ on_both_backends! {
         let keys: Vec<_> = (0..6).map(key).collect();
         let error = sessions.get_many(&keys).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
-        let told = (error.operation(), error.bucket(), error.key(), error.revision());
-        assert_eq!(told, (Some("get_many"), Some(sessions.name()), Some("acme.3"), Some(revision)));
+        let reported = (error.operation(), error.bucket(), error.key(), error.revision());
+        assert_eq!(reported, (Some("get_many"), Some(sessions.name()), Some("acme.3"), Some(revision)));
 
         let each = sessions.get_many(&keys).results().await.unwrap();
         let each: Vec<_> = each.into_iter().map(|one| one.map(|entry| entry.expect("there").visits)).collect();

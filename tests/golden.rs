@@ -13,7 +13,7 @@ use kvtyped::recipes::Quota;
 use serde_json::Value;
 
 use crate::needs::needs;
-use crate::support::{Junk, JunkKey, Session, SessionKey, World, seen_as, unique};
+use crate::support::{ForeignRecord, ForeignRecordKey, Session, SessionKey, World, seen_as, unique};
 
 const GOLDEN: &str = include_str!("golden/records.txt");
 
@@ -50,13 +50,13 @@ fn named(key: &str) -> String {
     stem.filter(|_| numbered).unwrap_or(key).to_owned()
 }
 
-async fn junk(world: &World) -> Bucket<Junk> {
+async fn junk(world: &World) -> Bucket<ForeignRecord> {
     world.store.bucket().name(BUCKET).limit_markers(Duration::from_secs(1)).await.expect("it opens")
 }
 
 /// Returns all records under reserved keys, by key.
 async fn stored(world: &World) -> BTreeMap<String, String> {
-    let junk = seen_as::<Junk>(world, BUCKET).await;
+    let junk = seen_as::<ForeignRecord>(world, BUCKET).await;
     let all: Vec<_> = junk.list(..).await.unwrap().try_collect().await.unwrap();
     all.into_iter().map(|record| (record.key().to_string(), record.text.clone())).collect()
 }
@@ -110,8 +110,8 @@ async fn is_understood(records: BTreeMap<String, Value>) {
     let world = World::memory();
     let junk = junk(&world).await;
     for (key, value) in records {
-        let key: JunkKey = key.parse().expect("a reserved key");
-        junk.put(&Junk::new(&key.recipe, &key.name, &key.part, &value.to_string())).await.unwrap();
+        let key: ForeignRecordKey = key.parse().expect("a reserved key");
+        junk.put(&ForeignRecord::new(&key.recipe, &key.name, &key.part, &value.to_string())).await.unwrap();
     }
     let store = &world.store;
     let locks = store.locks("golden").bucket(BUCKET).await.unwrap();

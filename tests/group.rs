@@ -7,7 +7,7 @@ use kvtyped::recipes::{Group, GroupEvent, GroupEvents};
 use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
-use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
+use crate::support::{ForeignRecord, SOON, World, dropped_after, on_both_backends, seen_as, soon, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,7 +32,7 @@ fn said(event: GroupEvent<NodeInfo>) -> String {
     }
 }
 
-async fn told(events: &mut GroupEvents<NodeInfo>) -> String {
+async fn reported(events: &mut GroupEvents<NodeInfo>) -> String {
     said(soon(events).await.expect("an event"))
 }
 
@@ -102,24 +102,24 @@ on_both_backends! {
         let group = world.store.group::<NodeInfo>(&name).ttl(2 * SECOND);
         let one = group.join("node-1", &node("a")).await.unwrap();
         let mut events = world.another().await.group::<NodeInfo>(&name).watch().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1 joined at a");
-        assert_eq!(told(&mut events).await, "ready");
+        assert_eq!(reported(&mut events).await, "node-1 joined at a");
+        assert_eq!(reported(&mut events).await, "ready");
         let two = group.join("node-2", &node("b")).await.unwrap();
-        assert_eq!(told(&mut events).await, "node-2 joined at b");
+        assert_eq!(reported(&mut events).await, "node-2 joined at b");
         // Renewals cause no events.
         tokio::time::sleep(2 * SECOND).await;
         two.update(&NodeInfo { load: 7, ..node("b") }).await.unwrap();
-        assert_eq!(told(&mut events).await, "node-2 has load 7");
+        assert_eq!(reported(&mut events).await, "node-2 has load 7");
         one.leave().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1: Left");
+        assert_eq!(reported(&mut events).await, "node-1: Left");
         let doomed = world.another().await;
         let dead = doomed.group::<NodeInfo>(&name).ttl(SECOND).join("node-1", &node("c")).await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1 joined at c");
+        assert_eq!(reported(&mut events).await, "node-1 joined at c");
         doomed.close().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1: Expired");
+        assert_eq!(reported(&mut events).await, "node-1: Expired");
         assert!(dead.check().is_err());
         drop(two);
-        assert_eq!(told(&mut events).await, "node-2: Left");
+        assert_eq!(reported(&mut events).await, "node-2: Left");
     }
 
     async fn view_shows_current_members(world: World) {
@@ -184,12 +184,12 @@ on_both_backends! {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name);
         let mut events = group.watch().await.unwrap();
-        assert_eq!(told(&mut events).await, "ready");
+        assert_eq!(reported(&mut events).await, "ready");
         let join = group.join("node-1", &node("a"));
         let task = tokio::spawn(async move { join.await.unwrap().run(std::future::pending::<()>()).await });
-        assert_eq!(told(&mut events).await, "node-1 joined at a");
+        assert_eq!(reported(&mut events).await, "node-1 joined at a");
         task.abort();
-        assert_eq!(told(&mut events).await, "node-1: Left");
+        assert_eq!(reported(&mut events).await, "node-1: Left");
     }
 
     async fn undecodable_member_is_reported_as_an_error(world: World) {
@@ -198,14 +198,14 @@ on_both_backends! {
         let one = group.join("node-1", &node("a")).await.unwrap();
         let mut view = group.view().await.unwrap();
         let mut events = group.watch().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1 joined at a");
-        assert_eq!(told(&mut events).await, "ready");
+        assert_eq!(reported(&mut events).await, "node-1 joined at a");
+        assert_eq!(reported(&mut events).await, "ready");
         let is_decode = |error: &Error| matches!(error.kind(), ErrorKind::Decode { .. });
         // A member of another type, and a record that is not a member.
         let other = world.store.group::<u32>(&name).ttl(SECOND).join("node-2", &7).await.unwrap();
         assert!(soon(&mut events).await.is_err_and(|error| is_decode(&error)));
-        let junk = seen_as::<Junk>(&world, &name).await;
-        junk.put(&Junk::new("group", &name, "node-3", "junk")).await.unwrap();
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
+        junk.put(&ForeignRecord::new("group", &name, "node-3", "junk")).await.unwrap();
         assert!(soon(&mut events).await.is_err_and(|error| is_decode(&error)));
         assert!(group.members().await.is_err_and(|error| is_decode(&error)));
         assert!(group.get("node-2").await.is_err_and(|error| is_decode(&error)));
@@ -214,7 +214,7 @@ on_both_backends! {
         tokio::time::sleep(SECOND).await;
         other.leave().await.unwrap();
         let two = group.join("node-2", &node("b")).await.unwrap();
-        assert_eq!(told(&mut events).await, "node-2 joined at b");
+        assert_eq!(reported(&mut events).await, "node-2 joined at b");
         tokio::time::timeout(SOON, view.wait_for(|members| members.len() == 2)).await.unwrap().unwrap();
         assert!(view.last_error().is_some_and(|error| is_decode(&error)));
         drop((one, two));
@@ -224,24 +224,24 @@ on_both_backends! {
         let name = unique("group");
         let group = world.store.group::<NodeInfo>(&name).ttl(2 * SECOND);
         let mut events = group.watch().await.unwrap();
-        assert_eq!(told(&mut events).await, "ready");
+        assert_eq!(reported(&mut events).await, "ready");
         let gone = group.join("node-1", &node("a")).await.unwrap();
-        assert_eq!(told(&mut events).await, "node-1 joined at a");
+        assert_eq!(reported(&mut events).await, "node-1 joined at a");
         world.store.delete_bucket(&name).await.unwrap();
         tokio::time::timeout(SOON, gone.lost()).await.unwrap();
         // A process that starts now.
         let two = world.another().await.group::<NodeInfo>(&name).join("node-2", &node("b")).await.unwrap();
-        let mut heard = Vec::new();
-        while heard.len() < 2 {
+        let mut received = Vec::new();
+        while received.len() < 2 {
             match soon(&mut events).await {
-                Ok(event) => heard.push(said(event)),
+                Ok(event) => received.push(said(event)),
                 Err(error) => assert!(matches!(error.kind(), ErrorKind::BucketNotFound), "{error}"),
             }
         }
-        heard.sort();
-        assert_eq!(heard, ["node-1: Unobserved", "node-2 joined at b"]);
+        received.sort();
+        assert_eq!(received, ["node-1: Unobserved", "node-2 joined at b"]);
         two.leave().await.unwrap();
-        assert_eq!(told(&mut events).await, "node-2: Left");
+        assert_eq!(reported(&mut events).await, "node-2: Left");
     }
 }
 
@@ -254,16 +254,16 @@ async fn isolated_member_learns_of_its_loss_first() {
     let name = unique("group");
     let through = World::at(&proxy.url()).await.store.group::<NodeInfo>(&name).ttl(3 * SECOND);
     let mut events = World::at(&server.url()).await.store.group::<NodeInfo>(&name).watch().await.unwrap();
-    assert_eq!(told(&mut events).await, "ready");
+    assert_eq!(reported(&mut events).await, "ready");
     let member = through.join("node-1", &node("a")).await.unwrap();
-    assert_eq!(told(&mut events).await, "node-1 joined at a");
+    assert_eq!(reported(&mut events).await, "node-1 joined at a");
     proxy.set(Mode::Stall);
     tokio::select! {
         biased;
         () = member.lost() => {}
-        said = told(&mut events) => panic!("{said} before it knew"),
+        said = reported(&mut events) => panic!("{said} before it knew"),
     }
-    assert_eq!(told(&mut events).await, "node-1: Expired");
+    assert_eq!(reported(&mut events).await, "node-1: Expired");
     proxy.set(Mode::Pass);
     assert!(matches!(member.update(&node("b")).await.unwrap_err().kind(), ErrorKind::Lost));
     through.join("node-1", &node("b")).await.unwrap().leave().await.unwrap();

@@ -10,7 +10,7 @@ use kvtyped::recipes::Quota;
 use kvtyped::{Error, ErrorKind};
 
 use crate::needs::needs;
-use crate::support::{Junk, LATE, SOON, World, in_time, on_both_backends, unique};
+use crate::support::{ForeignRecord, LATE, SOON, World, in_time, on_both_backends, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -122,7 +122,7 @@ on_both_backends! {
         for recipe in RECIPES {
             let name = unique(recipe);
             // The values of this bucket are too small for any recipe.
-            let unfit = world.store.bucket::<Junk>().name(&name).history(1).max_value_size(100).await.unwrap();
+            let unfit = world.store.bucket::<ForeignRecord>().name(&name).history(1).max_value_size(100).await.unwrap();
             let handle = Handle::new(recipe, &world.store, &name);
             for _ in 0..2 {
                 let error = handle.touch().await.expect_err("the bucket does not fit");
@@ -204,8 +204,8 @@ on_both_backends! {
         assert_eq!(hits.add("a", 1).await.unwrap(), 1);
         // An option that does not concern the bucket keeps it.
         assert_eq!(hits.clone().timeout(SOON).add("a", 1).await.unwrap(), 2);
-        let elsewhere = hits.clone().bucket(&other_name);
-        assert_eq!(elsewhere.add("a", 1).await.unwrap(), 1);
+        let other_store = hits.clone().bucket(&other_name);
+        assert_eq!(other_store.add("a", 1).await.unwrap(), 1);
         assert_eq!(hits.get("a").await.unwrap(), 2);
 
         let ids = world.store.ids(unique("ids"));

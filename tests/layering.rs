@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
-const FLOORS: &[&[&str]] = &[
+const RANKS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],
@@ -50,7 +50,7 @@ const BACKENDS: &[&str] = &["state", "local", "memory", "nats"];
 
 struct Source {
     path: PathBuf,
-    room: String,
+    module: String,
     code: String,
 }
 
@@ -83,14 +83,14 @@ fn sources() -> Vec<Source> {
         .map(|path| {
             let relative = path.strip_prefix(&root).expect("it is below the root").with_extension("");
             let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-            let room = match parts.as_slice() {
-                [backend, room, ..] if backend == "backend" && BACKENDS.contains(&room.as_str()) => {
-                    format!("backend/{room}")
+            let module = match parts.as_slice() {
+                [backend, module, ..] if backend == "backend" && BACKENDS.contains(&module.as_str()) => {
+                    format!("backend/{module}")
                 }
-                [room, ..] => room.clone(),
+                [module, ..] => module.clone(),
                 [] => unreachable!("a file has a name"),
             };
-            Source { code: code(&fs::read_to_string(&path).expect("it is text")), path, room }
+            Source { code: code(&fs::read_to_string(&path).expect("it is text")), path, module }
         })
         .collect()
 }
@@ -102,14 +102,14 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn floor(room: &str) -> usize {
-    let floor = FLOORS.iter().position(|floor| floor.contains(&room));
-    floor.unwrap_or_else(|| panic!("module `{room}` is not in `FLOORS`: add it in {}", file!()))
+fn rank(module: &str) -> usize {
+    let rank = RANKS.iter().position(|rank| rank.contains(&module));
+    rank.unwrap_or_else(|| panic!("module `{module}` is not in `FLOORS`: add it in {}", file!()))
 }
 
 /// Returns the modules that a source imports.
 fn imports(source: &Source) -> Vec<String> {
-    let mut rooms = Vec::new();
+    let mut modules = Vec::new();
     for (at, _) in source.code.match_indices("crate::") {
         if source.code[..at].ends_with(['$', '_']) {
             continue;
@@ -117,22 +117,22 @@ fn imports(source: &Source) -> Vec<String> {
         let path = &source.code[at + "crate::".len()..];
         let name =
             |path: &str| path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
-        let mut room = name(path);
+        let mut module = name(path);
         assert!(
-            room.starts_with(|c: char| c.is_ascii_lowercase()),
+            module.starts_with(|c: char| c.is_ascii_lowercase()),
             "{}: import from the module, not from the crate root: `crate::{}`",
             source.path.display(),
             path.lines().next().unwrap_or_default()
         );
-        if room == "backend" {
+        if module == "backend" {
             let leaf = name(path.trim_start_matches("backend::"));
             if BACKENDS.contains(&leaf.as_str()) {
-                room = format!("backend/{leaf}");
+                module = format!("backend/{leaf}");
             }
         }
-        rooms.push(room);
+        modules.push(module);
     }
-    rooms
+    modules
 }
 
 #[test]
@@ -140,11 +140,11 @@ fn modules_import_only_lower_layers() {
     let mut wrong = Vec::new();
     for source in sources() {
         for import in imports(&source) {
-            let below = floor(&import) < floor(&source.room);
-            let same = import == source.room;
+            let below = rank(&import) < rank(&source.module);
+            let same = import == source.module;
             // A backend implements the backend traits. The module of the traits only declares the backends.
             if !below && !same {
-                wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.room));
+                wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.module));
             }
         }
     }
@@ -158,10 +158,10 @@ fn only_store_names_leaf_backends() {
             let leaf = import.starts_with("backend/");
             // The embedded backends share the state machine and the traits over it.
             let shared = ["backend/state", "backend/local"].contains(&&*import);
-            let embedded = ["backend/local", "backend/memory"].contains(&&*source.room);
+            let embedded = ["backend/local", "backend/memory"].contains(&&*source.module);
             let allowed = match shared {
-                true => import == source.room || embedded,
-                false => import == source.room || ["store", "connect", "lib"].contains(&&*source.room),
+                true => import == source.module || embedded,
+                false => import == source.module || ["store", "connect", "lib"].contains(&&*source.module),
             };
             assert!(!leaf || allowed, "{} names `{import}`", source.path.display());
         }
@@ -172,8 +172,8 @@ fn only_store_names_leaf_backends() {
 fn modules_avoid_banned_identifiers() {
     let mut wrong = Vec::new();
     for source in sources() {
-        for (rooms, bans) in BANS {
-            if !rooms.contains(&&*source.room) {
+        for (modules, bans) in BANS {
+            if !modules.contains(&&*source.module) {
                 continue;
             }
             for ban in bans.iter().filter(|ban| source.code.contains(**ban)) {
@@ -188,7 +188,7 @@ fn modules_avoid_banned_identifiers() {
 fn compare_and_set_loop_exists_once() {
     let mut conditional: Vec<_> = sources()
         .into_iter()
-        .filter(|source| source.room == "bucket" && source.code.contains(".if_revision("))
+        .filter(|source| source.module == "bucket" && source.code.contains(".if_revision("))
         .map(|source| source.path.file_name().expect("a file has a name").to_string_lossy().into_owned())
         .collect();
     conditional.sort();
@@ -196,6 +196,6 @@ fn compare_and_set_loop_exists_once() {
     assert_eq!(conditional, ["cas.rs", "write.rs"]);
     // Waiting for a stale server is not contention.
     let contends = |code: &str| code.contains("Backoff::contention");
-    let loops = sources().into_iter().filter(|source| source.room == "bucket" && contends(&source.code));
+    let loops = sources().into_iter().filter(|source| source.module == "bucket" && contends(&source.code));
     assert_eq!(loops.count(), 1, "one file of `bucket/` backs off from other writers");
 }

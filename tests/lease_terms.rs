@@ -5,7 +5,7 @@ use kvtyped::prelude::*;
 use kvtyped::recipes::Locks;
 use tokio::time::sleep;
 
-use crate::support::{Junk, JunkKey, World, seen_as};
+use crate::support::{ForeignRecord, ForeignRecordKey, World, seen_as};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -51,7 +51,7 @@ async fn failed_ensure_remaining_keeps_lock() {
 async fn removed_lock_is_lost_at_next_renewal() {
     let world = World::memory();
     let guard = locks(&world).await.lock("a").await.unwrap();
-    seen_as::<Junk>(&world, "jobs").await.purge(&JunkKey::new("lock", "a", "lease")).await.unwrap();
+    seen_as::<ForeignRecord>(&world, "jobs").await.purge(&ForeignRecordKey::new("lock", "a", "lease")).await.unwrap();
     sleep(5 * SECOND).await;
     assert!(guard.is_held(), "no renewal has detected the loss yet");
     let error = guard.ensure_remaining(VALID).await.unwrap_err();

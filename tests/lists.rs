@@ -250,13 +250,13 @@ async fn consumers(server: &Server, bucket: &str) -> Vec<(String, u64)> {
     let asked = format!("$JS.API.CONSUMER.LIST.KV_{bucket}");
     let answer = server.api(&asked, &json!({})).await.expect("the server answers");
     let consumers = answer["consumers"].as_array().into_iter().flatten();
-    let facts = |info: &Value| {
+    let stream_state = |info: &Value| {
         (
             info["name"].as_str().expect("a name").to_owned(),
             info["delivered"]["consumer_seq"].as_u64().expect("a count"),
         )
     };
-    consumers.map(facts).collect()
+    consumers.map(stream_state).collect()
 }
 
 async fn no_consumers(server: &Server, bucket: &str) {

@@ -10,15 +10,18 @@ use kvtyped::recipes::Locks;
 use kvtyped::{ErrorKind, Read};
 
 use crate::needs::needs;
-use crate::support::{Document, Junk, JunkKey, Room, Session, SessionKey, World, on_both_backends, unique};
+use crate::support::{
+    Document, ExclusionCheck, ForeignRecord, ForeignRecordKey, Session, SessionKey, World, on_both_backends, unique,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Waits until `many` waiters are queued for the lock `a` of a bucket.
 async fn until_so_many_wait(world: &World, bucket: &str, many: usize) {
-    let records: Bucket<Junk> = world.store.bucket().name(bucket).must_exist().on_drift(Drift::Adopt).await.unwrap();
+    let records: Bucket<ForeignRecord> =
+        world.store.bucket().name(bucket).must_exist().on_drift(Drift::Adopt).await.unwrap();
     harness::wait::until("the waiters are queued", 20 * SECOND, async || {
-        let keys = records.keys(JunkKey::filter().recipe("lock").name("a")).await.unwrap();
+        let keys = records.keys(ForeignRecordKey::filter().recipe("lock").name("a")).await.unwrap();
         let tickets = keys.try_fold(0, async |count, key| Ok(count + usize::from(key.part.starts_with("ticket-"))));
         (tickets.await.unwrap() == many).then_some(())
     })
@@ -126,15 +129,15 @@ on_both_backends! {
 
     async fn lock_excludes_concurrent_workers(world: World) {
         let name = unique("locks");
-        let room = Arc::new(Room::default());
+        let check = Arc::new(ExclusionCheck::default());
         let mut workers = Vec::new();
         for worker in 0..8 {
             let locks = world.store.locks(&name).owner(format!("worker-{worker}")).await.unwrap();
-            let room = Arc::clone(&room);
+            let check = Arc::clone(&check);
             workers.push(tokio::spawn(async move {
                 for _ in 0..10 {
                     let guard = locks.lock("room").await.unwrap();
-                    room.visit(&guard).await;
+                    check.visit(&guard).await;
                     guard.release().await.unwrap();
                 }
             }));
@@ -142,7 +145,7 @@ on_both_backends! {
         for worker in workers {
             worker.await.unwrap();
         }
-        assert_eq!(room.visits.load(Ordering::SeqCst), 80);
+        assert_eq!(check.visits.load(Ordering::SeqCst), 80);
     }
 
     async fn fair_waiters_acquire_in_order(world: World) {
@@ -172,9 +175,9 @@ on_both_backends! {
         let fair = world.store.locks(&name).fair().await.unwrap();
         let guard = fair.try_lock("a").await.unwrap().expect("the lock is free and has no waiters");
         guard.release().await.unwrap();
-        let records: Bucket<Junk> = world.store.bucket().name(&name).must_exist().on_drift(Drift::Adopt).await.unwrap();
+        let records: Bucket<ForeignRecord> = world.store.bucket().name(&name).must_exist().on_drift(Drift::Adopt).await.unwrap();
         let ticket = r#"{"v":1,"id":"of-another","owner":"another","since":0}"#;
-        records.put(&Junk::new("lock", "a", "ticket-of-another", ticket)).ttl(30 * SECOND).await.unwrap();
+        records.put(&ForeignRecord::new("lock", "a", "ticket-of-another", ticket)).ttl(30 * SECOND).await.unwrap();
         assert!(fair.try_lock("a").await.unwrap().is_none(), "a fair attempt yields to a waiter");
         let others = world.another().await.locks(&name).await.unwrap();
         let guard = others.try_lock("a").await.unwrap().expect("an attempt that is not fair ignores waiters");
@@ -372,9 +375,9 @@ on_both_backends! {
     async fn fence_of_other_bucket_is_rejected(world: World) {
         let (here, there) = (world.bucket::<Session>().await, world.bucket::<Session>().await);
         let session = Session::new("acme", 7);
-        let elsewhere = there.lock(&session.key()).await.unwrap();
+        let other_store = there.lock(&session.key()).await.unwrap();
         let by_name = fresh(&world).await.unwrap().lock("acme.7").await.unwrap();
-        for guard in [&elsewhere, &by_name] {
+        for guard in [&other_store, &by_name] {
             let error = here.put(&session).fenced_by(guard).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
         }

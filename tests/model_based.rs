@@ -290,7 +290,7 @@ impl Twins {
                 });
                 let in_memory = self.of_memory.write(write.clone(), deadline()).await;
                 let on_server = self.of_server.write(write.clone(), deadline()).await;
-                assert_eq!(told(&in_memory), told(&on_server), "{write:?}: memory, server");
+                assert_eq!(reported(&in_memory), reported(&on_server), "{write:?}: memory, server");
                 if let Ok(revision) = in_memory {
                     self.last = revision;
                     self.newest.insert(key.clone(), revision);
@@ -303,7 +303,7 @@ impl Twins {
                 };
                 let in_memory = self.of_memory.read(key, at, deadline()).await.map(|found| found.map(timeless));
                 let on_server = self.of_server.read(key, at, deadline()).await.map(|found| found.map(timeless));
-                assert_eq!(told(&in_memory), told(&on_server), "a read of {key} at {at:?}: memory, server");
+                assert_eq!(reported(&in_memory), reported(&on_server), "a read of {key} at {at:?}: memory, server");
             }
             Step::Scan { patterns, history, headers_only } => {
                 self.compare_scan(patterns, *history, *headers_only).await;
@@ -317,7 +317,7 @@ impl Twins {
                 let in_memory = self.memory.update(config.clone(), deadline()).await;
                 let on_server = self.server.update(config.clone(), deadline()).await;
                 let configs = [&in_memory, &on_server]
-                    .map(|bucket| told(&bucket.as_ref().map(|bucket| comparable(bucket.config()))));
+                    .map(|bucket| reported(&bucket.as_ref().map(|bucket| comparable(bucket.config()))));
                 assert_eq!(configs[0], configs[1], "an update with {config:?}: memory, server");
                 if let (Ok(of_memory), Ok(of_server)) = (in_memory, on_server) {
                     (self.of_memory, self.of_server) = (of_memory, of_server);
@@ -327,18 +327,18 @@ impl Twins {
     }
 
     async fn compare_scan(&self, patterns: &[Pattern], history: bool, headers_only: bool) {
-        let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
+        let (after, wanted, idle_limit) = (Revision::ZERO, None, Duration::from_secs(10));
         let scan = || ScanRequest {
             patterns: patterns.to_vec().into(),
             history,
             headers_only,
             after,
             limit: wanted,
-            idle_timeout: patience,
+            idle_timeout: idle_limit,
         };
         let in_memory = entries(&self.of_memory, scan()).await;
         let on_server = entries(&self.of_server, scan()).await;
-        assert_eq!(told(&in_memory), told(&on_server), "{:?}: memory, server", scan());
+        assert_eq!(reported(&in_memory), reported(&on_server), "{:?}: memory, server", scan());
     }
 
     async fn compare_status(&self) {
@@ -372,7 +372,7 @@ fn timeless(entry: RawEntry) -> RawEntry {
 }
 
 /// Formats a result: for an error, its kind, its outcome, and the data that a program can use.
-fn told<T: std::fmt::Debug, E: std::borrow::Borrow<Error>>(result: &Result<T, E>) -> String {
+fn reported<T: std::fmt::Debug, E: std::borrow::Borrow<Error>>(result: &Result<T, E>) -> String {
     let error = match result {
         Ok(value) => return format!("{value:?}"),
         Err(error) => error.borrow(),
@@ -463,7 +463,7 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
         keys
     };
     for patterns in filters {
-        let (after, wanted, patience) = (Revision::ZERO, None, Duration::from_secs(10));
+        let (after, wanted, idle_limit) = (Revision::ZERO, None, Duration::from_secs(10));
         let patterns = patterns.clone();
         let scan = ScanRequest {
             patterns: patterns.clone().into(),
@@ -471,7 +471,7 @@ async fn compare_with_subjects((api, server): (&Server, &NatsBackend), keys: &[K
             headers_only: true,
             after,
             limit: wanted,
-            idle_timeout: patience,
+            idle_timeout: idle_limit,
         };
         let found = bucket.scan(scan).map(|scanned| scanned.expect("the scan has no error").entry.key.to_string());
         let mut found: Vec<_> = found.collect().await;

@@ -97,8 +97,8 @@ async fn every_verb_works_in_jetstream_domain() {
     let client = async_nats::connect(server.url()).await.unwrap();
     every_verb_works(&Store::from_client_with(client, NatsOptions::new().domain("hub")).unwrap()).await;
 
-    let elsewhere = Store::connect(format!("{}?domain=nowhere", server.url())).timeout(2 * SECOND).await.unwrap();
-    let error = fails(elsewhere.bucket::<Session>()).await;
+    let other_store = Store::connect(format!("{}?domain=nowhere", server.url())).timeout(2 * SECOND).await.unwrap();
+    let error = fails(other_store.bucket::<Session>()).await;
     assert!(error.to_string().contains("$JS.nowhere.API"), "{error}");
 }
 
@@ -249,13 +249,13 @@ async fn republish_forwards_written_records() {
     let World { store, .. } = World::nats().await;
     let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
     let name = unique("loud");
-    let mut heard = client.subscribe(format!("heard.{name}.>")).await.unwrap();
+    let mut received = client.subscribe(format!("heard.{name}.>")).await.unwrap();
     client.flush().await.unwrap();
     let republish = Republish::new(format!("$KV.{name}.>"), format!("heard.{name}.>"));
     let documents = store.bucket::<Document>().name(&name).republish(republish.clone()).await.unwrap();
     assert_eq!(documents.config().republish, Some(republish));
     let revision = documents.put(&Document::new("a", "one")).await.unwrap();
-    let message = tokio::time::timeout(SOON, heard.next()).await.unwrap().expect("the subscription lives");
+    let message = tokio::time::timeout(SOON, received.next()).await.unwrap().expect("the subscription lives");
     assert_eq!(message.subject.as_str(), format!("heard.{name}.doc.a"));
     let value: Value = serde_json::from_slice(&message.payload).unwrap();
     assert_eq!(value, json!({ "name": "a", "text": "one" }));

@@ -12,7 +12,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Filter, Key, Outcome, Version};
 use serde_json::{Value, json};
 
-use crate::support::{Told, World, listing, seen_as, told};
+use crate::support::{Observed, World, listing, reported, seen_as};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "app.{tenant}.user-{id}", key_codec = "base64-nats-js", history = 5)]
@@ -91,7 +91,7 @@ async fn records_written_by_nats_js_are_read() {
     let world = World::nats().await;
     let users = world.bucket::<User>().await;
     let (ada, bob, zoe) = (User::new("acme", 7), User::new("a b", 8), User::new("é?", 7));
-    let told = node(
+    let reported = node(
         &modules,
         users.name(),
         json!([
@@ -103,7 +103,7 @@ async fn records_written_by_nats_js_are_read() {
         ]),
     )
     .await;
-    assert_eq!(told, [json!(1), json!(2), json!(3), json!(4), json!(true)]);
+    assert_eq!(reported, [json!(1), json!(2), json!(3), json!(4), json!(true)]);
 
     let entry = users.get(&ada.key()).await.unwrap().expect("nats.js created it");
     assert_eq!((entry.visits, entry.revision().get(), entry.key()), (1, 4, &ada.key()));
@@ -132,7 +132,7 @@ async fn nats_js_reads_kvtyped_records() {
     users.update(&User { visits: 1, ..ada.clone() }, first).await.unwrap();
     users.delete(&zoe.key()).await.unwrap();
 
-    let told = node(
+    let reported = node(
         &modules,
         users.name(),
         json!([
@@ -146,16 +146,16 @@ async fn nats_js_reads_kvtyped_records() {
         ]),
     )
     .await;
-    let value: Value = serde_json::from_str(told[0]["value"].as_str().expect("a text")).expect("JSON");
+    let value: Value = serde_json::from_str(reported[0]["value"].as_str().expect("a text")).expect("JSON");
     assert_eq!(value, json!({ "tenant": "acme", "id": 7, "visits": 1 }));
-    assert_eq!((&told[0]["key"], &told[0]["revision"]), (&json!("app.acme.user-7"), &json!(4)));
-    assert_eq!((&told[1]["key"], &told[1]["operation"]), (&json!("app.é?.user-7"), &json!("DEL")));
-    let past: Vec<_> = told[2].as_array().expect("a list").iter().map(|e| e["revision"].clone()).collect();
+    assert_eq!((&reported[0]["key"], &reported[0]["revision"]), (&json!("app.acme.user-7"), &json!(4)));
+    assert_eq!((&reported[1]["key"], &reported[1]["operation"]), (&json!("app.é?.user-7"), &json!("DEL")));
+    let past: Vec<_> = reported[2].as_array().expect("a list").iter().map(|e| e["revision"].clone()).collect();
     assert_eq!(past, [1, 4]);
-    assert_eq!(told[3], json!(["app.a b.user-8", "app.acme.user-7"]));
-    assert_eq!(told[4], json!(["app.acme.user-7"]));
-    assert_eq!(told[5], json!(["app.a b.user-8"]));
-    assert_eq!(told[6], json!(["YXBw.YSBi.dXNlci04", "YXBw.YWNtZQ==.dXNlci03"]));
+    assert_eq!(reported[3], json!(["app.a b.user-8", "app.acme.user-7"]));
+    assert_eq!(reported[4], json!(["app.acme.user-7"]));
+    assert_eq!(reported[5], json!(["app.a b.user-8"]));
+    assert_eq!(reported[6], json!(["YXBw.YSBi.dXNlci04", "YXBw.YWNtZQ==.dXNlci03"]));
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn nats_js_and_kvtyped_modify_same_record() {
     assert_eq!(node(&modules, users.name(), steps).await, [json!(1)]);
     assert!(users.create(&ada).await.unwrap_err().is_conflict(), "nats.js created it");
     let second = users.update(&User { visits: 1, ..ada.clone() }, Revision::new(1)).await.unwrap();
-    let told = node(
+    let reported = node(
         &modules,
         users.name(),
         json!([
@@ -178,20 +178,21 @@ async fn nats_js_and_kvtyped_modify_same_record() {
         ]),
     )
     .await;
-    assert!(told[0].get("error").is_some(), "it updates another revision: {told:?}");
-    assert_eq!((&told[1], &told[2]), (&json!(3), &json!(["YXBw.YWNtZQ==.dXNlci03"])));
+    assert!(reported[0].get("error").is_some(), "it updates another revision: {reported:?}");
+    assert_eq!((&reported[1], &reported[2]), (&json!(3), &json!(["YXBw.YWNtZQ==.dXNlci03"])));
     assert!(users.update(&ada, second).await.unwrap_err().is_conflict(), "nats.js updated it");
     assert_eq!(users.modify(&ada.key(), |user| user.visits += 1).await.unwrap().visits, 3);
 
     users.delete(&ada.key()).await.unwrap();
-    let told = node(&modules, users.name(), json!([["keys", ">"], ["create", key, ada.json()], ["purge", key]])).await;
-    assert_eq!(told, [json!([]), json!(6), json!(true)]);
+    let reported =
+        node(&modules, users.name(), json!([["keys", ">"], ["create", key, ada.json()], ["purge", key]])).await;
+    assert_eq!(reported, [json!([]), json!(6), json!(true)]);
     assert!(users.get(&ada.key()).await.unwrap().is_none());
     users.create(&ada).await.expect("nats.js purged it");
     users.purge(&ada.key()).await.unwrap();
-    let told = node(&modules, users.name(), json!([["history", key], ["create", key, ada.json()]])).await;
-    assert_eq!(told[0][0]["operation"], "PURGE");
-    assert_eq!(told[1], json!(10), "a purge leaves a key that can be created");
+    let reported = node(&modules, users.name(), json!([["history", key], ["create", key, ada.json()]])).await;
+    assert_eq!(reported[0][0]["operation"], "PURGE");
+    assert_eq!(reported[1], json!(10), "a purge leaves a key that can be created");
 }
 
 #[tokio::test]
@@ -209,15 +210,15 @@ async fn nats_js_and_kvtyped_watch_each_other() {
     ]);
     node(&modules, users.name(), steps).await;
     let key = ada.key().to_string();
-    assert_eq!(told(&mut events).await, Told::Put(key.clone(), Revision::new(2)));
-    assert_eq!(told(&mut events).await, Told::Removed(key, Revision::new(3), Removed::Deleted));
+    assert_eq!(reported(&mut events).await, Observed::Put(key.clone(), Revision::new(2)));
+    assert_eq!(reported(&mut events).await, Observed::Removed(key, Revision::new(3), Removed::Deleted));
 
     let ready: Bucket<Ready> = seen_as(&world, users.name()).await;
     let mut signals = ready.watch(..).await.unwrap();
     assert_eq!(listing(&mut signals).await, []);
     let write = async {
         // The watcher of nats.js has started.
-        told(&mut signals).await;
+        reported(&mut signals).await;
         users.put(&bob).await.unwrap();
         users.put(&ada).await.unwrap();
         users.purge(&ada.key()).await.unwrap();
@@ -242,9 +243,9 @@ async fn nats_js_writes_golden_keys() {
         .collect();
     let mut steps: Vec<_> = golden.iter().map(|(key, _)| json!(["put", key, key])).collect();
     steps.push(json!(["stored"]));
-    let told = node(&modules, any.name(), json!(steps)).await;
+    let reported = node(&modules, any.name(), json!(steps)).await;
     let stored: BTreeSet<_> = golden.iter().map(|(_, stored)| *stored).collect();
-    assert_eq!(told.last(), Some(&json!(stored)));
+    assert_eq!(reported.last(), Some(&json!(stored)));
 
     let mut written = 0;
     for (text, stored) in &golden {
@@ -268,9 +269,9 @@ async fn key_unsupported_by_nats_js_is_rejected() {
     // An encoding with `+`, and a character beyond Latin-1.
     for tenant in ["\u{fb}\u{ef}", "€"] {
         let steps = json!([["put", format!("app.{tenant}.user-1"), "{}"], ["stored"]]);
-        let told = node(&modules, users.name(), steps).await;
-        assert!(told[0].get("error").is_some(), "{tenant}: {told:?}");
-        assert_eq!(told[1], json!([]));
+        let reported = node(&modules, users.name(), steps).await;
+        assert!(reported[0].get("error").is_some(), "{tenant}: {reported:?}");
+        assert_eq!(reported[1], json!([]));
         let error = users.put(&User::new(tenant, 1)).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error}");
         assert_eq!(error.outcome(), Outcome::NotApplied);

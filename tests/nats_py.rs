@@ -52,7 +52,7 @@ struct Lease {
 async fn records_written_by_nats_py_are_read() {
     let documents = World::nats().await.bucket::<Document>().await;
     let text = |text: &str| json!({ "name": "a", "text": text }).to_string();
-    let told = python(
+    let reported = python(
         documents.name(),
         json!([
             ["put", "doc.a", text("one")],
@@ -62,7 +62,7 @@ async fn records_written_by_nats_py_are_read() {
         ]),
     )
     .await;
-    assert_eq!(told, [json!(1), json!(2), json!(true), json!(4)]);
+    assert_eq!(reported, [json!(1), json!(2), json!(true), json!(4)]);
 
     let key = DocumentKey::new("a");
     for read in [Read::Any, Read::Leader] {
@@ -76,8 +76,8 @@ async fn records_written_by_nats_py_are_read() {
     assert!(matches!(past[2], Version::Removed { reason: Removed::Deleted, .. }), "{past:?}");
     assert_eq!(documents.get(&key).at(Revision::new(2)).await.unwrap().expect("kept").text, "two");
 
-    let told = python(documents.name(), json!([["purge", "doc.a"], ["put", "doc.b", text("four")]])).await;
-    assert_eq!(told, [json!(true), json!(6)]);
+    let reported = python(documents.name(), json!([["purge", "doc.a"], ["put", "doc.b", text("four")]])).await;
+    assert_eq!(reported, [json!(true), json!(6)]);
     assert_eq!(documents.get(&key).await.unwrap(), None);
     let past = documents.history(&key).await.unwrap();
     assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Purged, .. }]), "{past:?}");
@@ -95,27 +95,28 @@ async fn nats_py_reads_kvtyped_records() {
     documents.put(&Document::new("a", "three")).await.unwrap();
     documents.put(&Document::new("b", "four")).await.unwrap();
 
-    let told = python(
+    let reported = python(
         documents.name(),
         json!([["get_json", "doc.a"], ["get", "doc.a", 2], ["history", "doc.a"], ["get_json", "doc.b"]]),
     )
     .await;
-    assert_eq!(told[0], json!({ "name": "a", "text": "three" }));
-    let second: Value = serde_json::from_str(told[1]["value"].as_str().expect("a text")).expect("JSON");
+    assert_eq!(reported[0], json!({ "name": "a", "text": "three" }));
+    let second: Value = serde_json::from_str(reported[1]["value"].as_str().expect("a text")).expect("JSON");
     assert_eq!(second, json!({ "name": "a", "text": "zwei \u{1f98a}" }));
-    let past: Vec<_> = told[2].as_array().expect("a list").iter().map(|e| (&e["revision"], &e["operation"])).collect();
+    let past: Vec<_> =
+        reported[2].as_array().expect("a list").iter().map(|e| (&e["revision"], &e["operation"])).collect();
     assert_eq!(
         past,
         [(&json!(1), &Value::Null), (&json!(2), &Value::Null), (&json!(3), &json!("DEL")), (&json!(4), &Value::Null)]
     );
-    assert_eq!(told[3]["text"], "four");
+    assert_eq!(reported[3]["text"], "four");
 
     documents.purge(&key).await.unwrap();
-    let told =
+    let reported =
         python(documents.name(), json!([["get", "doc.a"], ["history", "doc.a"], ["create", "doc.a", "{}"]])).await;
-    assert_eq!(told[0], json!({ "error": "KeyNotFoundError" }));
-    assert_eq!(told[1], json!([{ "key": "doc.a", "value": "", "revision": 6, "operation": "PURGE" }]));
-    assert_eq!(told[2], json!(7), "a purge leaves a key that can be created");
+    assert_eq!(reported[0], json!({ "error": "KeyNotFoundError" }));
+    assert_eq!(reported[1], json!([{ "key": "doc.a", "value": "", "revision": 6, "operation": "PURGE" }]));
+    assert_eq!(reported[2], json!(7), "a purge leaves a key that can be created");
 }
 
 #[tokio::test]
@@ -127,16 +128,16 @@ async fn nats_py_lists_and_watches_kvtyped_records() {
     sessions.delete(&RawSession::new("beta", "1", b"").key()).await.unwrap();
     sessions.put(&RawSession::new("acme", "1", b"w")).await.unwrap();
 
-    let told = python(sessions.name(), json!([["keys"], ["watch", "acme.*"], ["watch", ">"]])).await;
-    assert_eq!(told[0], json!(["a=2E=2A.=3E", "acme.1", "acme.2"]));
-    let brief = |told: &Value| -> Vec<_> {
-        let entries = told.as_array().expect("a list").iter();
+    let reported = python(sessions.name(), json!([["keys"], ["watch", "acme.*"], ["watch", ">"]])).await;
+    assert_eq!(reported[0], json!(["a=2E=2A.=3E", "acme.1", "acme.2"]));
+    let brief = |reported: &Value| -> Vec<_> {
+        let entries = reported.as_array().expect("a list").iter();
         entries.map(|e| format!("{} {} {} {}", e["revision"], e["key"], e["value"], e["operation"])).collect()
     };
-    assert_eq!(brief(&told[1]), [r#"2 "acme.2" "v" null"#, r#"6 "acme.1" "w" null"#]);
+    assert_eq!(brief(&reported[1]), [r#"2 "acme.2" "v" null"#, r#"6 "acme.1" "w" null"#]);
     let all =
         [r#"2 "acme.2" "v" null"#, r#"3 "a=2E=2A.=3E" "v" null"#, r#"5 "beta.1" "" "DEL""#, r#"6 "acme.1" "w" null"#];
-    assert_eq!(brief(&told[2]), all);
+    assert_eq!(brief(&reported[2]), all);
 }
 
 #[tokio::test]
@@ -146,8 +147,8 @@ async fn concurrent_writes_with_nats_py_conflict() {
     let other = json!({ "name": "a", "text": "theirs" }).to_string();
 
     let read = documents.put(&document).await.unwrap();
-    let told = python(documents.name(), json!([["update", "doc.a", other, read.get()]])).await;
-    assert_eq!(told, [json!(2)]);
+    let reported = python(documents.name(), json!([["update", "doc.a", other, read.get()]])).await;
+    assert_eq!(reported, [json!(2)]);
     let error = documents.update(&document, read).await.unwrap_err();
     let ErrorKind::Conflict { expected, actual } = error.kind() else { panic!("{error}") };
     assert_eq!((*expected, *actual), (read, Some(Revision::new(2))));
@@ -156,7 +157,7 @@ async fn concurrent_writes_with_nats_py_conflict() {
     assert!(matches!(error.kind(), ErrorKind::AlreadyExists), "{error}");
 
     let now = documents.update(&document, Revision::new(2)).await.unwrap();
-    let told = python(
+    let reported = python(
         documents.name(),
         json!([
             ["update", "doc.a", other, 2],
@@ -166,10 +167,10 @@ async fn concurrent_writes_with_nats_py_conflict() {
         ]),
     )
     .await;
-    assert_eq!(told[0], json!({ "error": "KeyWrongLastSequenceError" }));
-    assert!(told[1].get("error").is_some(), "{told:?}");
-    assert_eq!(told[2], json!({ "error": "KeyWrongLastSequenceError" }));
-    assert_eq!(told[3], json!(now.get() + 1));
+    assert_eq!(reported[0], json!({ "error": "KeyWrongLastSequenceError" }));
+    assert!(reported[1].get("error").is_some(), "{reported:?}");
+    assert_eq!(reported[2], json!({ "error": "KeyWrongLastSequenceError" }));
+    assert_eq!(reported[3], json!(now.get() + 1));
     let entry = documents.modify(&document.key(), |document| document.text.push('!')).await.unwrap();
     assert_eq!(entry.text, "theirs!");
 }
@@ -178,8 +179,8 @@ async fn concurrent_writes_with_nats_py_conflict() {
 async fn text_codec_interoperates_with_nats_py() {
     let settings = World::nats().await.bucket::<Setting>().await;
     settings.put(&Setting { name: "colour".into(), text: "grün".into() }).await.unwrap();
-    let told = python(settings.name(), json!([["get", "setting.colour"], ["put", "setting.size", "größer"]])).await;
-    assert_eq!(told[0]["value"], "grün");
+    let reported = python(settings.name(), json!([["get", "setting.colour"], ["put", "setting.size", "größer"]])).await;
+    assert_eq!(reported[0]["value"], "grün");
     let size = settings.get(&SettingKey::new("size")).await.unwrap().expect("nats.py put it");
     assert_eq!(size.text, "größer");
 }
@@ -190,7 +191,7 @@ async fn record_ttl_interoperates_with_nats_py() {
     let leases = World::nats().await.bucket::<Lease>().await;
     let long = leases.create(&Lease { id: 4 }).ttl(900 * SECOND).await.unwrap();
     leases.create(&Lease { id: 1 }).ttl(SECOND).await.unwrap();
-    let told = python(
+    let reported = python(
         leases.name(),
         json!([
             ["headers", long.get()],
@@ -199,8 +200,8 @@ async fn record_ttl_interoperates_with_nats_py() {
         ]),
     )
     .await;
-    assert_eq!(told[0]["Nats-TTL"], "900");
-    assert!(told[1..].iter().all(Value::is_u64), "{told:?}");
+    assert_eq!(reported[0]["Nats-TTL"], "900");
+    assert!(reported[1..].iter().all(Value::is_u64), "{reported:?}");
     let theirs = leases.get(&LeaseKey::new(3)).await.unwrap().expect("nats.py created it");
     assert_eq!(theirs.ttl(), Ttl::new(900 * SECOND));
 
@@ -210,10 +211,10 @@ async fn record_ttl_interoperates_with_nats_py() {
         let past = leases.history(&LeaseKey::new(id)).await.unwrap();
         assert!(matches!(past.as_slice(), [Version::Removed { reason: Removed::Expired, .. }]), "{past:?}");
     }
-    let told = python(leases.name(), json!([["keys"], ["watch", "lease.1"], ["get", "lease.1"]])).await;
-    assert_eq!(told[0], json!(["lease.3", "lease.4"]));
-    assert_eq!(told[2]["value"], "", "nats.py does not know the marker of an expiry: the README says so");
-    assert_eq!(told[1][0]["operation"], "PURGE", "as nats.py calls an expiry");
+    let reported = python(leases.name(), json!([["keys"], ["watch", "lease.1"], ["get", "lease.1"]])).await;
+    assert_eq!(reported[0], json!(["lease.3", "lease.4"]));
+    assert_eq!(reported[2]["value"], "", "nats.py does not know the marker of an expiry: the README says so");
+    assert_eq!(reported[1][0]["operation"], "PURGE", "as nats.py calls an expiry");
     leases.create(&Lease { id: 2 }).await.expect("what expired can be created");
 }
 
@@ -233,8 +234,8 @@ async fn nats_py_bucket_is_adopted_or_updated() {
     let open = || world.store.bucket::<Document>().name(&name);
     let error = open().await.expect_err("its stream is not that of a bucket");
     let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
-    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["allow_direct: wanted true, found false"], "what the model says is so");
+    let reported: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(reported, ["allow_direct: wanted true, found false"], "what the model says is so");
     let documents = open().on_drift(Drift::Adopt).await.expect("it is adopted");
     let config = documents.config();
     assert_eq!((config.history, config.ttl), (Some(10), Some(3600 * SECOND)));
@@ -248,12 +249,12 @@ async fn nats_py_bucket_is_adopted_or_updated() {
 
     let error = open().history(3).await.unwrap_err();
     let ErrorKind::Drift { differences } = error.kind() else { panic!("{error}") };
-    let told: Vec<_> = differences.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["history: wanted 3, found 10", "allow_direct: wanted true, found false"]);
+    let reported: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(reported, ["history: wanted 3, found 10", "allow_direct: wanted true, found false"]);
     let before = stream(&name).await;
     open().description("changed here").on_drift(Drift::Update).await.unwrap();
-    let told = python(&name, json!([["status"]])).await;
-    assert_eq!((&told[0]["description"], &told[0]["history"]), (&json!("changed here"), &json!(10)));
+    let reported = python(&name, json!([["status"]])).await;
+    assert_eq!((&reported[0]["description"], &reported[0]["history"]), (&json!("changed here"), &json!(10)));
     assert_eq!(differing(&before, &stream(&name).await), ["allow_direct", "description"]);
 }
 
@@ -266,7 +267,7 @@ async fn nats_py_reads_bucket_settings() {
     let marked = world.fresh::<Session>().limit_markers(90 * SECOND).await.unwrap();
     marked.put(&Session::new("acme", 1)).await.unwrap();
 
-    let told = python(made.name(), json!([["status"]])).await;
+    let reported = python(made.name(), json!([["status"]])).await;
     let wanted = [
         ("history", json!(10)),
         ("ttl", json!(3600.0)),
@@ -278,11 +279,11 @@ async fn nats_py_reads_bucket_settings() {
         ("direct", json!(true)),
     ];
     for (field, value) in wanted {
-        assert_eq!(told[0][field], value, "{field} of {told:?}");
+        assert_eq!(reported[0][field], value, "{field} of {reported:?}");
     }
-    assert_eq!(told[0]["metadata"]["team"], "core");
-    let told = python(marked.name(), json!([["status"]])).await;
-    let fields = ["values", "history", "ttl", "marker_ttl"].map(|field| told[0][field].clone());
+    assert_eq!(reported[0]["metadata"]["team"], "core");
+    let reported = python(marked.name(), json!([["status"]])).await;
+    let fields = ["values", "history", "ttl", "marker_ttl"].map(|field| reported[0][field].clone());
     assert_eq!(fields, [json!(1), json!(1), json!(0.0), json!(90.0)]);
 }
 
@@ -345,8 +346,8 @@ async fn stream_config_matches_nats_py() {
     for (what, open, mut settings, allowed) in cases {
         settings["direct"] = json!(true);
         let theirs = unique("made_by_nats_py");
-        let told = python(&theirs, json!([["make", settings]])).await;
-        assert_eq!(told, [Value::Null], "{what}");
+        let reported = python(&theirs, json!([["make", settings]])).await;
+        assert_eq!(reported, [Value::Null], "{what}");
         let mine = open(world.fresh::<Document>()).await.unwrap();
         let (mine, theirs) = (stream(mine.name()).await, stream(&theirs).await);
         let mut differing = differing(&mine, &theirs);

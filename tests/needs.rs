@@ -84,20 +84,20 @@ impl Feature {
         if !self.is_missing(version) {
             return false;
         }
-        let told = self.is_told(&World::nats().await, version).await;
-        println!("unsupported: {self:?}: {told}");
+        let reported = self.is_reported(&World::nats().await, version).await;
+        println!("unsupported: {self:?}: {reported}");
         true
     }
 
     /// Checks on a server without the feature that every use of it fails at once and before any effect, with an error
     /// that names the required and the actual version.
-    pub(crate) async fn is_told(self, world: &World, version: [u64; 3]) -> String {
-        let told = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("unsupported uses fail at once");
-        if told.is_empty() {
+    pub(crate) async fn is_reported(self, world: &World, version: [u64; 3]) -> String {
+        let reported = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("unsupported uses fail at once");
+        if reported.is_empty() {
             return "done in another way".to_owned();
         }
         let mut said = Vec::new();
-        for (what, error) in told {
+        for (what, error) in reported {
             let ErrorKind::Unsupported { needs, found } = error.kind() else { panic!("{self:?}, {what}: {error:?}") };
             assert_eq!(error.outcome(), Outcome::NotApplied, "{self:?}, {what}: {error:?}");
             assert!(needs.contains(self.since().1), "{self:?}, {what}: it needs {needs:?}");
@@ -119,7 +119,7 @@ impl Feature {
         let sessions: Bucket<Session> = world.bucket().await;
         let [a, b] = [1, 2].map(|id| Session::new("acme", id));
         let there = sessions.put(&a).await.expect("a put needs nothing");
-        let told = match self {
+        let reported = match self {
             Self::RecordTtl => vec![
                 ("create", fails(sessions.create(&b).ttl(5 * SECOND)).await),
                 ("put", fails(sessions.put(&a).ttl(5 * SECOND)).await),
@@ -176,7 +176,7 @@ impl Feature {
                 let invoices: Bucket<Session> = world.bucket().await;
                 let guard = invoices.lock(&a.key()).await.expect("locks are there");
                 let there = invoices.put(&a).fenced_by(&guard).await.expect("one guard is enough for that");
-                let told = vec![
+                let reported = vec![
                     ("update", fails(invoices.update(&a, there).fenced_by(&guard)).await),
                     ("create", fails(invoices.create(&b).fenced_by(&guard)).await),
                     ("modify", fails(invoices.modify(&a.key(), |it| it.visits += 1).fenced_by(&guard)).await),
@@ -185,7 +185,7 @@ impl Feature {
                 let stored: Vec<_> = invoices.list(..).await.unwrap().try_collect().await.unwrap();
                 assert!(matches!(&stored[..], [one] if one.revision() == there), "{self:?}: {stored:?}");
                 guard.release().await.expect("it is given back");
-                told
+                reported
             }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");
@@ -199,7 +199,7 @@ impl Feature {
         let stored: Vec<_> = sessions.list(..).await.unwrap().try_collect().await.unwrap();
         assert!(matches!(&stored[..], [one] if one.revision() == there && **one == a), "{self:?}: {stored:?}");
         assert_eq!(sessions.status().await.unwrap().last_revision, there, "{self:?}: something was written");
-        told
+        reported
     }
 }
 

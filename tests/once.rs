@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::needs::needs;
-use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, unique};
+use crate::support::{ForeignRecord, SOON, World, dropped_after, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -111,13 +111,13 @@ on_both_backends! {
         for (number, end) in ["fails", "panics", "is dropped"].into_iter().enumerate() {
             let (once, bank) = (world.store.once::<Receipt>(&name), Bank::default());
             let key = format!("charge-{number}");
-            let (begun, has_begun) = oneshot::channel();
+            let (started, has_started) = oneshot::channel();
             let (go_on, may_go_on) = oneshot::channel::<()>();
             let first = tokio::spawn({
                 let (once, key) = (once.clone(), key.clone());
                 async move {
                     let work = || async move {
-                        begun.send(()).unwrap();
+                        started.send(()).unwrap();
                         let _ = may_go_on.await;
                         if end == "panics" {
                             panic!("the work panics");
@@ -127,7 +127,7 @@ on_both_backends! {
                     once.run(key, work).await.map(drop)
                 }
             });
-            has_begun.await.unwrap();
+            has_started.await.unwrap();
             let mut waiters = Vec::new();
             for _ in 0..3 {
                 let (once, bank, key) = (world.another().await.once::<Receipt>(&name), bank.clone(), key.clone());
@@ -183,18 +183,18 @@ on_both_backends! {
     async fn dead_run_is_taken_over_after_ttl(world: World) {
         let name = unique("once");
         let doomed = world.another().await;
-        let (begun, has_begun) = oneshot::channel();
+        let (started, has_started) = oneshot::channel();
         let dead = tokio::spawn({
             let once = doomed.once::<u32>(&name).ttl(SECOND);
             async move {
                 let work = || async move {
-                    begun.send(()).unwrap();
+                    started.send(()).unwrap();
                     std::future::pending::<u32>().await
                 };
                 once.run("a", work).await
             }
         });
-        has_begun.await.unwrap();
+        has_started.await.unwrap();
         doomed.close().await.unwrap();
         let once = world.store.once::<u32>(&name).ttl(SECOND);
         assert_eq!(once.run("a", || async { 2 }).wait(SOON).await.unwrap(), 2);
@@ -209,8 +209,8 @@ on_both_backends! {
         let name = unique("once");
         let once = world.store.once::<Receipt>(&name).ttl(SECOND);
         world.store.once::<String>(&name).run("other", || async { "a text".to_owned() }).await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
-        junk.put(&Junk::new("once", &name, "junk", "{]")).await.unwrap();
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
+        junk.put(&ForeignRecord::new("once", &name, "junk", "{]")).await.unwrap();
         for key in ["other", "junk"] {
             let error = once.run(key, || async { unreachable_receipt() }).await.unwrap_err();
             let error = error.kv().expect("it is the library's");
@@ -221,7 +221,7 @@ on_both_backends! {
 
     async fn too_large_result_leaves_key_free(world: World) {
         let name = unique("once");
-        let small = world.store.bucket::<Junk>().name(&name).max_value_size(4_096).limit_markers(SECOND);
+        let small = world.store.bucket::<ForeignRecord>().name(&name).max_value_size(4_096).limit_markers(SECOND);
         small.await.unwrap();
         let once = world.store.once::<String>(&name);
         let error = once.run("a", || async { "x".repeat(5_000) }).await.unwrap_err();

@@ -28,15 +28,15 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Turns each function into a test on one server and a test on a cluster of three.
 macro_rules! on_both_sites {
-    ($($(#[$attribute:meta])* async fn $name:ident($site:ident: Site) $body:block)*) => {
-        $($(#[$attribute])* async fn $name($site: $crate::promises::Site) $body)*
+    ($($(#[$attribute:meta])* async fn $name:ident($site:ident: TestCluster) $body:block)*) => {
+        $($(#[$attribute])* async fn $name($site: $crate::promises::TestCluster) $body)*
 
         mod on_one_server {
-            $(#[tokio::test] async fn $name() { super::$name($crate::promises::Site::OneServer).await; })*
+            $(#[tokio::test] async fn $name() { super::$name($crate::promises::TestCluster::OneServer).await; })*
         }
 
         mod on_three_servers {
-            $(#[tokio::test] async fn $name() { super::$name($crate::promises::Site::ThreeServers).await; })*
+            $(#[tokio::test] async fn $name() { super::$name($crate::promises::TestCluster::ThreeServers).await; })*
         }
     };
 }
@@ -44,12 +44,12 @@ use on_both_sites;
 
 /// The servers of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Site {
+enum TestCluster {
     OneServer,
     ThreeServers,
 }
 
-impl Site {
+impl TestCluster {
     async fn server(self) -> &'static Server {
         match self {
             Self::OneServer => harness::shared().await,
@@ -77,15 +77,15 @@ impl Site {
 }
 
 /// A bucket that is opened twice: through a proxy and directly.
-struct Behind<T> {
+struct ThroughProxy<T> {
     proxy: Proxy,
     through: Bucket<T>,
     /// A direct connection, like that of another writer.
     past: Bucket<T>,
 }
 
-impl<T: KvModel> Behind<T> {
-    async fn new(site: Site) -> Self {
+impl<T: KvModel> ThroughProxy<T> {
+    async fn new(site: TestCluster) -> Self {
         let direct = site.world().await;
         let past: Bucket<T> = site.fresh(&direct).await.expect("the bucket opens");
         let proxy = Proxy::start(site.server().await.addr()).await;

@@ -7,7 +7,7 @@ use kvtyped::recipes::{Quota, RateLimiter};
 use tokio::time::Instant;
 
 use crate::needs::needs;
-use crate::support::{Junk, JunkKey, OLD, Session, World, on_both_backends, seen_as, unique};
+use crate::support::{ForeignRecord, ForeignRecordKey, OLD, Session, World, on_both_backends, seen_as, unique};
 
 on_both_backends! {
     needs RateLimiters;
@@ -53,7 +53,7 @@ on_both_backends! {
     async fn peek_of_unused_key_writes_nothing(world: World) {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_hour(2)).await.unwrap();
-        let bucket = seen_as::<Junk>(&world, &name).await;
+        let bucket = seen_as::<ForeignRecord>(&world, &name).await;
         let before = bucket.status().await.unwrap().last_revision;
         assert_eq!(limiter.check_n("ada", 0).await.unwrap().remaining(), 2);
         assert_eq!(bucket.status().await.unwrap().last_revision, before);
@@ -78,14 +78,14 @@ on_both_backends! {
         let name = unique("api");
         let limiter = world.store.rate_limiter(&name, Quota::per_second(10)).await.unwrap();
         assert!(limiter.check("ada").await.unwrap().is_allowed());
-        let bucket = seen_as::<Junk>(&world, &name).await;
-        let key = JunkKey::new("rate", &name, "ada");
+        let bucket = seen_as::<ForeignRecord>(&world, &name).await;
+        let key = ForeignRecordKey::new("rate", &name, "ada");
         let stored = bucket.get(&key).await.unwrap().expect("it was used");
         let mut state: serde_json::Value = serde_json::from_str(&stored.text).unwrap();
         for field in ["whole_at", "since"] {
             state[field] = (state[field].as_u64().unwrap() + 3_600_000_000_000).into();
         }
-        bucket.put(&Junk { text: state.to_string(), ..stored.into_value() }).await.unwrap();
+        bucket.put(&ForeignRecord { text: state.to_string(), ..stored.into_value() }).await.unwrap();
         let wait = limiter.check("ada").await.unwrap().retry_after().expect("a burst counts as used");
         assert!(wait < Duration::from_secs(2), "{wait:?}");
         tokio::time::sleep(wait).await;

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::needs::{Feature, needs};
-use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, World, seen_as, soon, told};
+use crate::support::{Document, DocumentKey, Observed, SOON, Session, SessionKey, World, reported, seen_as, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -120,7 +120,7 @@ impl Watched {
     }
 
     /// Returns how often the bucket was reported as missing, and the number of resyncs.
-    fn told(&self) -> (usize, usize) {
+    fn reported(&self) -> (usize, usize) {
         let fold = self.fold();
         (fold.gone, fold.resyncs)
     }
@@ -340,25 +340,25 @@ async fn watch_recovers_after_bucket_is_recreated() {
     wait::until("the watch reports the deletion", 6 * SECOND, async || (watched.fold().gone == 1).then_some(())).await;
     println!("bucket deleted: reported after {:?}", fault.elapsed());
     assert!(matches!(watched.cache.last_error().expect("told").kind(), ErrorKind::BucketNotFound));
-    let anew: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
+    let reopened: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
     let over = Instant::now();
-    write(&anew, 1).await;
-    watched.recovers("bucket recreated", fault, over, &anew).await;
-    assert_eq!(watched.told(), (1, 1));
+    write(&reopened, 1).await;
+    watched.recovers("bucket recreated", fault, over, &reopened).await;
+    assert_eq!(watched.reported(), (1, 1));
 
     // Recreated during an outage, with more revisions than the old bucket had.
     let fault = Instant::now();
     proxy.set(Mode::Refuse);
     assert!(world.store.delete_bucket(bucket.name()).await.unwrap());
-    let anew: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
+    let reopened: Bucket<Session> = world.store.bucket().name(bucket.name()).must_create().await.unwrap();
     for visits in 2..6 {
-        write(&anew, visits).await;
+        write(&reopened, visits).await;
     }
     let over = Instant::now();
     proxy.set(Mode::Pass);
-    watched.recovers("bucket recreated during an outage", fault, over, &anew).await;
+    watched.recovers("bucket recreated during an outage", fault, over, &reopened).await;
     // The removal itself may or may not be reported.
-    assert_eq!(watched.told().1, 2);
+    assert_eq!(watched.reported().1, 2);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -481,17 +481,17 @@ async fn recovery_never_reports_old_records_as_new() {
         documents.watch(..).updates_only().coalesce().await.unwrap(),
     ];
     // A watch that is not polled makes no progress.
-    let told_first = futures::future::join_all(watches.iter_mut().map(told)).await;
-    assert!(told_first.iter().all(|told| *told == Told::Ready), "{told_first:?}");
+    let reported_first = futures::future::join_all(watches.iter_mut().map(reported)).await;
+    assert!(reported_first.iter().all(|reported| *reported == Observed::Ready), "{reported_first:?}");
     assert_eq!(delete_consumers(server, documents.name()).await, watches.len());
     let news = documents.put(&Document::new("b", "7")).await.unwrap();
     let more = documents.put(&Document::new("a", "8")).await.unwrap();
     for events in &mut watches {
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            match told(events).await {
-                Told::Put(_, revision) | Told::Touched(_, revision) => seen.push(revision),
-                Told::Ready => {}
+            match reported(events).await {
+                Observed::Put(_, revision) | Observed::Touched(_, revision) => seen.push(revision),
+                Observed::Ready => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -509,18 +509,18 @@ async fn records_reported_again_follow_resync() {
         sessions.put(&Session::new("acme", id)).await.unwrap();
     }
     let mut events = sessions.watch(..).updates_only().await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Ready);
+    assert_eq!(reported(&mut events).await, Observed::Ready);
     let start = sessions.status().await.unwrap().last_revision;
     assert_eq!(delete_consumers(server, sessions.name()).await, 1);
     sessions.put(&Session::new("acme", 1).visited(1)).await.unwrap();
     let last = sessions.put(&Session::new("acme", 1).visited(2)).await.unwrap();
     let mut resynced = false;
     loop {
-        match told(&mut events).await {
-            Told::Resync => resynced = true,
-            Told::Put(_, revision) if revision == last => break,
-            Told::Put(_, revision) => assert!(resynced || revision > start, "{revision} is no news after {start}"),
-            Told::Ready => {}
+        match reported(&mut events).await {
+            Observed::Resync => resynced = true,
+            Observed::Put(_, revision) if revision == last => break,
+            Observed::Put(_, revision) => assert!(resynced || revision > start, "{revision} is no news after {start}"),
+            Observed::Ready => {}
             other => panic!("{other:?}"),
         }
     }
@@ -704,13 +704,13 @@ async fn median_event_delay_is_below_a_second() {
     let world = World::nats().await;
     let sessions = world.bucket::<Session>().await;
     let mut events = sessions.watch(..).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Ready);
+    assert_eq!(reported(&mut events).await, Observed::Ready);
     let mut times = Vec::new();
     for visits in 0..300 {
         let session = Session::new("acme", 1).visited(visits);
         let start = Instant::now();
         let (_, time) = tokio::join!(sessions.put(&session).into_future(), async {
-            told(&mut events).await;
+            reported(&mut events).await;
             start.elapsed()
         });
         times.push(time);
@@ -751,7 +751,7 @@ mod stalled {
         let world = World::at(&server.url()).await;
         let documents: Bucket<Document> = seen_as(&world, writing.name()).await;
         let mut stalled = documents.watch(..).updates_only().await.unwrap();
-        assert_eq!(told(&mut stalled).await, Told::Ready);
+        assert_eq!(reported(&mut stalled).await, Observed::Ready);
         let bystander = documents.cache(DocumentKey::new("0")).await.unwrap();
         let before = resident();
         let mut last = Revision::ZERO;
@@ -780,8 +780,8 @@ mod stalled {
                     let (name, revision) = (document.name.clone(), document.revision());
                     assert!(finals.insert(name, revision).is_none_or(|older| older < revision));
                 }
-                Event::Lagging { pending: behind } => {
-                    assert!(behind >= 1_000, "{behind}");
+                Event::Lagging { pending: proxied } => {
+                    assert!(proxied >= 1_000, "{proxied}");
                     lagging += 1;
                 }
                 Event::Resync => finals.clear(),

@@ -59,7 +59,7 @@ on_both_backends! {
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let opening = sessions.clone();
         let events = opened_elsewhere(async move { opening.watch(..).coalesce().await.unwrap() }).await;
-        let told = tokio::time::timeout(SOON, events.collect::<Vec<_>>()).await;
-        told.expect("the handle has ended");
+        let reported = tokio::time::timeout(SOON, events.collect::<Vec<_>>()).await;
+        reported.expect("the handle has ended");
     }
 }

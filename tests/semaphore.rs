@@ -12,19 +12,19 @@ use kvtyped::recipes::Lease;
 use tokio::time::Instant;
 
 use crate::needs::needs;
-use crate::support::{Junk, SOON, World, dropped_after, on_both_backends, seen_as, unique};
+use crate::support::{ForeignRecord, SOON, World, dropped_after, on_both_backends, seen_as, unique};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Tracks the number of permit holders and its maximum.
 #[derive(Default)]
-struct Room {
+struct ExclusionCheck {
     inside: AtomicU32,
     most: AtomicU32,
     visits: AtomicU32,
 }
 
-impl Room {
+impl ExclusionCheck {
     async fn visit(&self, lease: &Lease) {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(inside, Ordering::SeqCst);
@@ -89,22 +89,22 @@ on_both_backends! {
 
     async fn concurrent_workers_never_exceed_permits(world: World) {
         let name = unique("semaphore");
-        let room = Arc::new(Room::default());
+        let check = Arc::new(ExclusionCheck::default());
         let mut workers = Vec::new();
         for _ in 0..8 {
             let semaphore = world.another().await.semaphore(&name, 3);
-            let room = Arc::clone(&room);
+            let check = Arc::clone(&check);
             workers.push(tokio::spawn(async move {
                 for _ in 0..6 {
                     let permit = semaphore.acquire().await.unwrap();
-                    room.visit(&permit).await;
+                    check.visit(&permit).await;
                     permit.release().await.unwrap();
                 }
             }));
         }
         join_all(workers).await.into_iter().for_each(|worker| worker.unwrap());
-        assert_eq!(room.visits.load(Ordering::SeqCst), 48);
-        let most = room.most.load(Ordering::SeqCst);
+        assert_eq!(check.visits.load(Ordering::SeqCst), 48);
+        let most = check.most.load(Ordering::SeqCst);
         assert!((2..=3).contains(&most), "{most} at once");
     }
 
@@ -167,10 +167,10 @@ on_both_backends! {
         let name = unique("semaphore");
         let semaphore = world.store.semaphore(&name, 2).ttl(SECOND);
         semaphore.acquire().await.unwrap().release().await.unwrap();
-        let junk = seen_as::<Junk>(&world, &name).await;
-        junk.put(&Junk::new("semaphore", &name, "1", "junk")).await.unwrap();
+        let junk = seen_as::<ForeignRecord>(&world, &name).await;
+        junk.put(&ForeignRecord::new("semaphore", &name, "1", "junk")).await.unwrap();
         for part in ["7", "x", "-1", "99999999999999999999"] {
-            junk.put(&Junk::new("semaphore", &name, part, "junk")).await.unwrap();
+            junk.put(&ForeignRecord::new("semaphore", &name, part, "junk")).await.unwrap();
         }
         assert_eq!(semaphore.available().await.unwrap(), 1);
         let permit = semaphore.acquire().wait(SOON).await.unwrap();

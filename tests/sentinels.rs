@@ -20,7 +20,7 @@ pub(crate) const TOKEN: &str = "t0ken-sentinel";
 pub(crate) const VALUE: &str = "va1ue-sentinel";
 
 /// The number of lines between two reports of the figures.
-const TOLD: u64 = 100_000;
+const OBSERVED: u64 = 100_000;
 
 /// Adds a password to the URL if the whole suite is monitored. A server without users ignores the password.
 pub(crate) fn planted(url: &str) -> String {
@@ -69,7 +69,7 @@ impl Watching {
             self.ours.fetch_add(1, Ordering::Relaxed);
         }
         let lines = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
-        if lines.is_multiple_of(TOLD) {
+        if lines.is_multiple_of(OBSERVED) {
             let ours = self.ours.load(Ordering::Relaxed);
             let _ = writeln!(stderr, "no secret in {lines} lines of traces, {ours} of them of kvtyped");
         }

@@ -16,7 +16,7 @@ async fn lacks_what_it_lacks(version: &str, numbers: [u64; 3]) {
     let server = Server::builder().version(version).start().await;
     let world = World::at(&server.url()).await;
     for feature in Feature::ALL.into_iter().filter(|feature| feature.is_missing(numbers)) {
-        println!("{feature:?}: {}", feature.is_told(&world, numbers).await);
+        println!("{feature:?}: {}", feature.is_reported(&world, numbers).await);
     }
 }
 

@@ -45,7 +45,7 @@ on_both_backends! {
         for storage in [Storage::File, Storage::Memory] {
             let name = unique("locks");
             locks_of_a_full_bucket_expire(&world, |store| store.locks(&name).max_bytes(16_384).storage(storage)).await;
-            let bucket: Bucket<crate::support::Junk> = crate::support::seen_as(&world, &name).await;
+            let bucket: Bucket<crate::support::ForeignRecord> = crate::support::seen_as(&world, &name).await;
             assert_eq!((bucket.config().max_bytes, bucket.config().storage), (Some(16_384), Some(storage)));
         }
     }

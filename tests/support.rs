@@ -164,7 +164,7 @@ impl RawSession {
 /// Raw records under the reserved keys of the recipes.
 #[derive(Clone, Debug, PartialEq, KvModel)]
 #[kv(key = "=kvtyped.{recipe}.{name}.{part}", codec = Text, history = 1)]
-pub(crate) struct Junk {
+pub(crate) struct ForeignRecord {
     pub(crate) recipe: String,
     pub(crate) name: String,
     pub(crate) part: String,
@@ -172,7 +172,7 @@ pub(crate) struct Junk {
     pub(crate) text: String,
 }
 
-impl Junk {
+impl ForeignRecord {
     pub(crate) fn new(recipe: &str, name: &str, part: &str, text: &str) -> Self {
         Self { recipe: recipe.into(), name: name.into(), part: part.into(), text: text.into() }
     }
@@ -185,13 +185,13 @@ pub(crate) async fn seen_as<T: KvModel>(world: &World, name: &str) -> Bucket<T> 
 
 /// Checks that a lock excludes other holders while its guard is valid, and that fencing tokens grow.
 #[derive(Default)]
-pub(crate) struct Room {
+pub(crate) struct ExclusionCheck {
     inside: AtomicU32,
     pub(crate) visits: AtomicU32,
     last_fence: AtomicU64,
 }
 
-impl Room {
+impl ExclusionCheck {
     pub(crate) async fn visit(&self, lease: &Lease) {
         if !lease.is_held() {
             return;
@@ -235,7 +235,7 @@ pub(crate) async fn dropped_after<F: IntoFuture>(future: F, polls: u32) {
 
 /// An event in a comparable form.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum Observed {
     Put(String, Revision),
     Touched(String, Revision),
     Removed(String, Revision, Removed),
@@ -245,7 +245,7 @@ pub(crate) enum Told {
     Lagging,
 }
 
-impl Told {
+impl Observed {
     pub(crate) fn of<T: KvModel>(event: &Event<T>) -> Self {
         match event {
             Event::Put(entry) => Self::Put(entry.key().to_string(), entry.revision()),
@@ -267,16 +267,16 @@ pub(crate) async fn soon<S: futures::Stream + Unpin>(stream: &mut S) -> S::Item 
 }
 
 /// Returns the next event in a comparable form.
-pub(crate) async fn told<T: KvModel>(events: &mut Events<T>) -> Told {
-    Told::of(&soon(events).await.expect("an event"))
+pub(crate) async fn reported<T: KvModel>(events: &mut Events<T>) -> Observed {
+    Observed::of(&soon(events).await.expect("an event"))
 }
 
 /// Returns the events before `Ready`.
-pub(crate) async fn listing<T: KvModel>(events: &mut Events<T>) -> Vec<Told> {
+pub(crate) async fn listing<T: KvModel>(events: &mut Events<T>) -> Vec<Observed> {
     let mut before = Vec::new();
     loop {
-        match told(events).await {
-            Told::Ready => return before,
+        match reported(events).await {
+            Observed::Ready => return before,
             other => before.push(other),
         }
     }

@@ -162,8 +162,8 @@ on_both_backends! {
         shared.destroy().await.unwrap();
         // The error also names a bucket name that no model declares.
         let name = unique("elsewhere");
-        let elsewhere = world.store.bucket::<Account>().name(name.as_str()).await.unwrap();
-        let error = elsewhere.transaction().put(&INVOICE).commit().await.unwrap_err();
+        let other_store = world.store.bucket::<Account>().name(name.as_str()).await.unwrap();
+        let error = other_store.transaction().put(&INVOICE).commit().await.unwrap_err();
         is_refused(&error);
         assert!(error.to_string().contains(&format!("opened as `{name}`")), "{error}");
     }

@@ -118,15 +118,16 @@ async fn stored<T: KvModel>(bucket: &Bucket<T>, keys: impl IntoIterator<Item = T
 }
 
 /// Checks that the balances match the recorded transfers, and that the recorded transfers match the results.
-async fn balances(world: &World, bank: &Bucket<Account>, told: &BTreeMap<u64, Result<(), TransactError>>) {
+async fn balances(world: &World, bank: &Bucket<Account>, reported: &BTreeMap<u64, Result<(), TransactError>>) {
     let transfers: Bucket<Transfer> = seen_as(world, bank.name()).await;
     let mut expected: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|id| (id, BALANCE)).collect();
-    for (id, transfer) in told.keys().zip(stored(&transfers, told.keys().map(|id| TransferKey::new(*id))).await) {
+    for (id, transfer) in reported.keys().zip(stored(&transfers, reported.keys().map(|id| TransferKey::new(*id))).await)
+    {
         if let Some(Transfer { from, to, amount, .. }) = &transfer {
             *expected.get_mut(from).unwrap() -= amount;
             *expected.get_mut(to).unwrap() += amount;
         }
-        match &told[id] {
+        match &reported[id] {
             Ok(()) => assert!(transfer.is_some(), "transfer {id} was acknowledged, and is lost"),
             Err(error) if error.kv().is_some_and(|error| error.outcome() == Outcome::Unknown) => {}
             Err(error) => assert_eq!(transfer, None, "transfer {id} was applied, but returned: {error:?}"),
@@ -153,14 +154,14 @@ async fn transfer_at_once(
     let tasks = (0..tasks).map(|task| {
         let bank = bank.clone();
         tokio::spawn(async move {
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             for id in transfers(task * each..(task + 1) * each) {
-                told.push((id, transfer(&bank, id, time).await));
+                reported.push((id, transfer(&bank, id, time).await));
             }
-            told
+            reported
         })
     });
-    join_all(tasks).await.into_iter().flat_map(|told| told.expect("no task panics")).collect()
+    join_all(tasks).await.into_iter().flat_map(|reported| reported.expect("no task panics")).collect()
 }
 
 on_both_backends! {
@@ -173,13 +174,13 @@ on_both_backends! {
                 assert_eq!(sum(&bank).await.unwrap(), SUM, "a transaction that only reads saw what never was");
             }
         };
-        let (told, ()) = tokio::join!(transfer_at_once(&bank, 8, 40, PATIENT), reader);
-        assert!(told.len() > 200, "{} transfers", told.len());
-        for (id, result) in &told {
+        let (reported, ()) = tokio::join!(transfer_at_once(&bank, 8, 40, PATIENT), reader);
+        assert!(reported.len() > 200, "{} transfers", reported.len());
+        for (id, result) in &reported {
             let refused = result.as_ref().err().and_then(|error| error.closure::<Refused>());
             assert!(result.is_ok() || refused == Some(&Refused::Overdrawn), "transfer {id}: {result:?}");
         }
-        balances(&world, &bank, &told).await;
+        balances(&world, &bank, &reported).await;
     }
 
     async fn transaction_combines_all_write_kinds(world: World) {
@@ -381,7 +382,7 @@ on_both_backends! {
 
     async fn dropped_transaction_is_atomic(world: World) {
         let bank = open_bank(world.fresh().storage(Storage::Memory)).await;
-        let mut told = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         for (polls, id) in transfers(0..150).enumerate() {
             let mut future = Box::pin(transfer(&bank, id, PATIENT));
             let mut left = polls / 2;
@@ -396,12 +397,12 @@ on_both_backends! {
             drop(future);
             // The outcome of a dropped transaction is unknown.
             let unknown = || Err(Error::new(ErrorKind::Closed).unknown_outcome().into());
-            told.insert(id, done.unwrap_or_else(unknown));
+            reported.insert(id, done.unwrap_or_else(unknown));
         }
         // A later transfer: a server processes the requests of one connection in order.
         transfer(&bank, 1_001, PATIENT).await.unwrap();
-        told.insert(1_001, Ok(()));
-        balances(&world, &bank, &told).await;
+        reported.insert(1_001, Ok(()));
+        balances(&world, &bank, &reported).await;
     }
 }
 
@@ -413,19 +414,19 @@ async fn over_faults(
     faults: &AtomicU32,
     failing: impl Future<Output = ()>,
 ) -> BTreeMap<u64, Result<(), TransactError>> {
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     tokio::select! {
         () = failing => unreachable!("faults go on"),
-        all = transfer_at_once(through, 6, 24, Duration::from_secs(10)) => told.extend(all),
+        all = transfer_at_once(through, 6, 24, Duration::from_secs(10)) => reported.extend(all),
     }
     assert!(faults.load(Ordering::Relaxed) > 0, "no fault was injected");
-    let applied = told.values().filter(|result| result.is_ok()).count();
-    assert!(applied > 20, "{applied} of {} were applied: {told:?}", told.len());
+    let applied = reported.values().filter(|result| result.is_ok()).count();
+    assert!(applied > 20, "{applied} of {} were applied: {reported:?}", reported.len());
     let after = join_all((0..4).map(|n| transfer(bank, 900 + n, PATIENT))).await;
     assert!(after.iter().all(Result::is_ok), "afterwards all is well: {after:?}");
-    told.extend((900..).zip(after));
-    balances(world, bank, &told).await;
-    told
+    reported.extend((900..).zip(after));
+    balances(world, bank, &reported).await;
+    reported
 }
 
 #[tokio::test]

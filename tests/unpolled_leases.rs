@@ -23,8 +23,8 @@ on_both_backends! {
     async fn unreceived_lock_expires_after_ttl(world: World) {
         let name = unique("locks");
         let locks = world.store.locks(&name).ttl(TTL).await.unwrap();
-        let elsewhere = world.another().await.locks(&name).ttl(TTL).await.unwrap();
-        for others in [&locks, &elsewhere] {
+        let other_store = world.another().await.locks(&name).ttl(TTL).await.unwrap();
+        for others in [&locks, &other_store] {
             let left = polled_once(locks.lock("a")).await;
             harness::wait::until("it has the lock", SOON, async || locks.holder("a").await.unwrap()).await;
             others.lock("a").wait(SOON).await.expect("the lease expired").release().await.unwrap();
@@ -45,14 +45,14 @@ on_both_backends! {
                 let open = store.locks(&name).ttl(TTL);
                 if fair { open.fair().await } else { open.await }.unwrap()
             };
-            let (locks, elsewhere) = (open(&world.store).await, open(&world.another().await).await);
+            let (locks, other_store) = (open(&world.store).await, open(&world.another().await).await);
             let guard = locks.lock("a").await.unwrap();
             let left = polled_once(locks.lock("a").owner("left")).await;
             tokio::time::sleep(TTL / 5).await;
             guard.release().await.unwrap();
             let is_left = async || locks.holder("a").await.unwrap().filter(|holder| holder.owner == "left");
             harness::wait::until("it has the lock", SOON, is_left).await;
-            for others in [&locks, &elsewhere] {
+            for others in [&locks, &other_store] {
                 others.lock("a").wait(SOON).await.expect("the lease expired").release().await.unwrap();
             }
             assert!(left.await.unwrap().is_held());

@@ -9,17 +9,17 @@ use kvtyped::watch::Watch;
 use kvtyped::{ErrorKind, Event, Filter};
 
 use crate::needs::needs;
-use crate::support::{Document, DocumentKey, RawSession, Session, SessionKey, Told};
-use crate::support::{SOON, listing, on_both_backends, seen_as, soon, told};
+use crate::support::{Document, DocumentKey, Observed, RawSession, Session, SessionKey};
+use crate::support::{SOON, listing, on_both_backends, reported, seen_as, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn put(key: &str, revision: Revision) -> Told {
-    Told::Put(key.into(), revision)
+fn put(key: &str, revision: Revision) -> Observed {
+    Observed::Put(key.into(), revision)
 }
 
-fn removed(key: &str, revision: Revision, reason: Removed) -> Told {
-    Told::Removed(key.into(), revision, reason)
+fn removed(key: &str, revision: Revision, reason: Removed) -> Observed {
+    Observed::Removed(key.into(), revision, reason)
 }
 
 /// The start of a watch.
@@ -69,41 +69,45 @@ impl Options {
     }
 
     /// Returns the event that a watch with these options delivers for an event of a plain watch.
-    fn tells(self, told: Told) -> Option<Told> {
-        match told {
-            Told::Removed(..) if self.ignore_deletes => None,
-            Told::Put(key, revision) if self.headers_only => Some(Told::Touched(key, revision)),
+    fn tells(self, reported: Observed) -> Option<Observed> {
+        match reported {
+            Observed::Removed(..) if self.ignore_deletes => None,
+            Observed::Put(key, revision) if self.headers_only => Some(Observed::Touched(key, revision)),
             other => Some(other),
         }
     }
 
     /// Returns the expected initial events.
-    fn listing(self, kept: &[Told]) -> Vec<Told> {
-        let newest = |told: &Told| {
-            let newer = |other: &Told| key_of(other) == key_of(told) && revision_of(other) > revision_of(told);
+    fn listing(self, kept: &[Observed]) -> Vec<Observed> {
+        let newest = |reported: &Observed| {
+            let newer =
+                |other: &Observed| key_of(other) == key_of(reported) && revision_of(other) > revision_of(reported);
             !kept.iter().any(newer)
         };
-        let in_time = |told: &&Told| match self.start {
-            Start::Newest => newest(told),
+        let in_time = |reported: &&Observed| match self.start {
+            Start::Newest => newest(reported),
             Start::Now => false,
             Start::History => true,
-            Start::From(revision) => revision_of(told) >= revision,
+            Start::From(revision) => revision_of(reported) >= revision,
         };
-        kept.iter().filter(in_time).cloned().filter_map(|told| self.tells(told)).collect()
+        kept.iter().filter(in_time).cloned().filter_map(|reported| self.tells(reported)).collect()
     }
 }
 
-fn revision_of(told: &Told) -> Revision {
-    match told {
-        Told::Put(_, revision) | Told::Touched(_, revision) => *revision,
-        Told::Removed(_, revision, _) | Told::Undecodable(_, revision) => *revision,
+fn revision_of(reported: &Observed) -> Revision {
+    match reported {
+        Observed::Put(_, revision) | Observed::Touched(_, revision) => *revision,
+        Observed::Removed(_, revision, _) | Observed::Undecodable(_, revision) => *revision,
         other => panic!("{other:?} has no revision"),
     }
 }
 
-fn key_of(told: &Told) -> &str {
-    match told {
-        Told::Put(key, _) | Told::Touched(key, _) | Told::Removed(key, ..) | Told::Undecodable(key, _) => key,
+fn key_of(reported: &Observed) -> &str {
+    match reported {
+        Observed::Put(key, _)
+        | Observed::Touched(key, _)
+        | Observed::Removed(key, ..)
+        | Observed::Undecodable(key, _) => key,
         other => panic!("{other:?} has no key"),
     }
 }
@@ -122,51 +126,51 @@ on_both_backends! {
         let Event::Put(entry) = soon(&mut events).await.unwrap() else { panic!("a put") };
         assert_eq!((entry.visits, entry.revision()), (3, changed));
         assert!(entry.created().elapsed().unwrap_or_default() < SOON);
-        assert_eq!(told(&mut events).await, removed("acme.1", gone, Removed::Deleted));
+        assert_eq!(reported(&mut events).await, removed("acme.1", gone, Removed::Deleted));
     }
 
     async fn watch_without_matches_is_ready_at_once(world: World) {
         let sessions = world.bucket::<Session>().await;
         let start = Instant::now();
-        assert_eq!(told(&mut sessions.watch(..).await.unwrap()).await, Told::Ready, "an empty bucket");
+        assert_eq!(reported(&mut sessions.watch(..).await.unwrap()).await, Observed::Ready, "an empty bucket");
         sessions.put(&Session::new("acme", 1)).await.unwrap();
         let mut events = sessions.watch(SessionKey::filter().tenant("beta")).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready, "a filter that matches nothing");
+        assert_eq!(reported(&mut events).await, Observed::Ready, "a filter that matches nothing");
         let mut updates = sessions.watch(..).updates_only().await.unwrap();
-        assert_eq!(told(&mut updates).await, Told::Ready, "nothing old is wanted");
+        assert_eq!(reported(&mut updates).await, Observed::Ready, "nothing old is wanted");
         let none: Vec<SessionKey> = Vec::new();
         let error = sessions.watch(none).await.expect_err("it would wait forever");
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
         assert!(start.elapsed() < 5 * SECOND, "it took {:?}", start.elapsed());
         let first = sessions.put(&Session::new("beta", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, put("beta.1", first));
-        assert_eq!(told(&mut updates).await, put("beta.1", first));
+        assert_eq!(reported(&mut events).await, put("beta.1", first));
+        assert_eq!(reported(&mut updates).await, put("beta.1", first));
     }
 
     async fn removal_event_reports_reason(world: World) {
         needs!(world, RecordTtl);
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         let mut puts = Vec::new();
         for id in [1, 2] {
             puts.push(put(&format!("acme.{id}"), sessions.put(&Session::new("acme", id)).await.unwrap()));
         }
         puts.push(put("acme.3", sessions.put(&Session::new("acme", 3)).ttl(SECOND).await.unwrap()));
         for expected in puts {
-            assert_eq!(told(&mut events).await, expected);
+            assert_eq!(reported(&mut events).await, expected);
         }
         let deleted = sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
         let purged = sessions.purge(&SessionKey::new("acme", 2)).await.unwrap();
-        assert_eq!(told(&mut events).await, removed("acme.1", deleted, Removed::Deleted));
-        assert_eq!(told(&mut events).await, removed("acme.2", purged, Removed::Purged));
-        let Told::Removed(key, revision, Removed::Expired) = told(&mut events).await else { panic!("an expiry") };
+        assert_eq!(reported(&mut events).await, removed("acme.1", deleted, Removed::Deleted));
+        assert_eq!(reported(&mut events).await, removed("acme.2", purged, Removed::Purged));
+        let Observed::Removed(key, revision, Removed::Expired) = reported(&mut events).await else { panic!("an expiry") };
         assert_eq!(key, "acme.3");
         assert!(revision > purged);
         // A later watch reports the same reasons.
         let mut later = sessions.watch(..).await.unwrap();
-        let reasons = listing(&mut later).await.into_iter().map(|told| match told {
-            Told::Removed(_, _, reason) => reason,
+        let reasons = listing(&mut later).await.into_iter().map(|reported| match reported {
+            Observed::Removed(_, _, reason) => reason,
             other => panic!("{other:?}"),
         });
         assert!(reasons.eq([Removed::Deleted, Removed::Purged, Removed::Expired]));
@@ -184,9 +188,9 @@ on_both_backends! {
 
         let mut events = sessions.watch(..).await.unwrap();
         let (good, bad): (Vec<_>, Vec<_>) =
-            listing(&mut events).await.into_iter().partition(|told| matches!(told, Told::Put(..)));
+            listing(&mut events).await.into_iter().partition(|reported| matches!(reported, Observed::Put(..)));
         assert_eq!(good.len(), 99);
-        let undecodable = |key: &str, revision| Told::Undecodable(key.into(), revision);
+        let undecodable = |key: &str, revision| Observed::Undecodable(key.into(), revision);
         assert_eq!(bad, [undecodable("acme.50", planted), undecodable("acme.fifty", foreign)]);
 
         raw.put(&RawSession::new("acme", "51", b"\xc1 s3cret")).await.unwrap();
@@ -199,15 +203,15 @@ on_both_backends! {
         let Event::Undecodable { error, .. } = soon(&mut events).await.unwrap() else { panic!("another's record") };
         assert!(matches!(error.kind(), ErrorKind::Decode { codec: "key", .. }), "{error}");
         let gone = raw.delete(&RawSession::new("acme", "fifty", b"").key()).await.unwrap();
-        assert_eq!(told(&mut events).await, undecodable("acme.fifty", gone), "no key of the model, however it went");
+        assert_eq!(reported(&mut events).await, undecodable("acme.fifty", gone), "no key of the model, however it went");
         let mended = sessions.put(&Session::new("acme", 50)).await.unwrap();
-        assert_eq!(told(&mut events).await, put("acme.50", mended));
+        assert_eq!(reported(&mut events).await, put("acme.50", mended));
 
         // A watch of headers does not decode values, but it still reports an invalid key.
         let mut headers = sessions.watch(..).headers_only().from_revision(planted).await.unwrap();
         let seen = listing(&mut headers).await;
         assert!(seen.contains(&undecodable("acme.fifty", gone)), "{seen:?}");
-        assert_eq!(seen.iter().filter(|told| matches!(told, Told::Touched(..))).count(), 3, "{seen:?}");
+        assert_eq!(seen.iter().filter(|reported| matches!(reported, Observed::Touched(..))).count(), 3, "{seen:?}");
     }
 
     async fn watch_merges_overlapping_filters(world: World) {
@@ -230,7 +234,7 @@ on_both_backends! {
         let again = sessions.put(&Session::new("acme", 2)).await.unwrap();
         sessions.put(&Session::new("beta", 3)).await.unwrap();
         let new = sessions.put(&Session::new("delta", 2)).await.unwrap();
-        assert_eq!([told(&mut events).await, told(&mut events).await], [put("acme.2", again), put("delta.2", new)]);
+        assert_eq!([reported(&mut events).await, reported(&mut events).await], [put("acme.2", again), put("delta.2", new)]);
     }
 
     async fn watch_options_combine(world: World) {
@@ -250,12 +254,12 @@ on_both_backends! {
 
         let mut watches = Vec::new();
         for options in Options::all(from) {
-            let begun = options.on(documents.watch(..)).await;
+            let started = options.on(documents.watch(..)).await;
             if !options.is_legal() {
-                assert!(matches!(begun.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }), "{options:?}");
+                assert!(matches!(started.unwrap_err().kind(), ErrorKind::InvalidConfig { .. }), "{options:?}");
                 continue;
             }
-            let mut events = begun.unwrap();
+            let mut events = started.unwrap();
             assert_eq!(listing(&mut events).await, options.listing(&kept), "{options:?}");
             watches.push((options, events));
         }
@@ -270,7 +274,7 @@ on_both_backends! {
             };
             for (options, events) in &mut watches {
                 if let Some(expected) = options.tells(change.clone()) {
-                    assert_eq!(told(events).await, expected, "{options:?}");
+                    assert_eq!(reported(events).await, expected, "{options:?}");
                 }
             }
         }
@@ -288,16 +292,16 @@ on_both_backends! {
         sessions.put(&Session::new("acme", 3)).ttl(SECOND).await.unwrap();
         sessions.delete(&SessionKey::new("acme", 1)).await.unwrap();
         sessions.purge(&SessionKey::new("acme", 2)).await.unwrap();
-        while !matches!(told(&mut plain).await, Told::Removed(_, _, Removed::Expired)) {}
+        while !matches!(reported(&mut plain).await, Observed::Removed(_, _, Removed::Expired)) {}
         let last = sessions.put(&Session::new("acme", 4)).await.unwrap();
         for (what, events) in [("values", &mut events), ("headers", &mut headers)] {
-            assert_eq!(told(events).await, Told::Ready);
+            assert_eq!(reported(events).await, Observed::Ready);
             let mut keys = BTreeSet::new();
             loop {
-                let told = told(events).await;
-                assert!(!matches!(told, Told::Removed(..)), "{what}: {told:?}");
-                keys.insert(key_of(&told).to_owned());
-                if revision_of(&told) == last {
+                let reported = reported(events).await;
+                assert!(!matches!(reported, Observed::Removed(..)), "{what}: {reported:?}");
+                keys.insert(key_of(&reported).to_owned());
+                if revision_of(&reported) == last {
                     break;
                 }
             }
@@ -338,19 +342,19 @@ on_both_backends! {
         let mut events = documents.watch(..).from_revision(last).await.unwrap();
         assert_eq!(listing(&mut events).await, kept[2..]);
         let mut events = documents.watch(..).from_revision(Revision::new(last.get() + 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready, "the next one is still to come");
+        assert_eq!(reported(&mut events).await, Observed::Ready, "the next one is still to come");
         let next = documents.put(&Document::new("a", "four")).await.unwrap();
-        assert_eq!(told(&mut events).await, put("doc.a", next));
+        assert_eq!(reported(&mut events).await, put("doc.a", next));
         // The revision belongs to another bucket: the watch reports a resync and lists the existing records.
         let mut events = documents.watch(..).from_revision(Revision::new(1_000)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Resync);
+        assert_eq!(reported(&mut events).await, Observed::Resync);
         assert_eq!(listing(&mut events).await, [put("doc.a", next)]);
     }
 
     async fn coalescing_reader_gets_newest_of_each_key(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).coalesce().await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         let mut cache = Vec::new();
         for visits in 0..200 {
             for id in 0..5 {
@@ -392,7 +396,7 @@ on_both_backends! {
     async fn closing_store_ends_watches(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         world.store.close().await.unwrap();
         let error = soon(&mut events).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Closed), "{error}");
@@ -402,7 +406,7 @@ on_both_backends! {
     async fn closed_handle_rejects_watch(world: World) {
         let sessions = world.bucket::<Session>().await;
         let mut events = sessions.watch(..).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Ready);
+        assert_eq!(reported(&mut events).await, Observed::Ready);
         let other = seen_as::<Session>(&world, sessions.name()).await;
         sessions.close();
         let key = SessionKey::new("acme", 1);
@@ -411,7 +415,7 @@ on_both_backends! {
         assert!(matches!(sessions.live(&key).await.unwrap_err().kind(), ErrorKind::Closed));
         assert!(matches!(sessions.wait_for(&key, |_| true).await.unwrap_err().kind(), ErrorKind::Closed));
         let revision = other.put(&Session::new("acme", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, put("acme.1", revision), "an open watch continues");
+        assert_eq!(reported(&mut events).await, put("acme.1", revision), "an open watch continues");
     }
 
     /// P27.
@@ -429,16 +433,16 @@ on_both_backends! {
         assert_eq!((error.operation(), error.bucket()), (Some("watch"), Some(sessions.name())));
         assert!(start.elapsed() < 6 * SECOND, "the error took {:?}", start.elapsed());
 
-        let anew: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
-        let first = anew.put(&Session::new("beta", 1)).await.unwrap();
-        assert_eq!(told(&mut events).await, Told::Resync);
+        let reopened: Bucket<Session> = world.store.bucket().name(sessions.name()).must_create().await.unwrap();
+        let first = reopened.put(&Session::new("beta", 1)).await.unwrap();
+        assert_eq!(reported(&mut events).await, Observed::Resync);
         let mut seen = listing(&mut events).await;
         if seen.is_empty() {
-            seen.push(told(&mut events).await); // it was made, found and then written
+            seen.push(reported(&mut events).await); // it was made, found and then written
         }
         assert_eq!(seen, [put("beta.1", first)], "revisions below the old ones are not skipped");
-        let second = anew.put(&Session::new("beta", 2)).await.unwrap();
-        assert_eq!(told(&mut events).await, put("beta.2", second));
+        let second = reopened.put(&Session::new("beta", 2)).await.unwrap();
+        assert_eq!(reported(&mut events).await, put("beta.2", second));
     }
 
     async fn wait_for_sees_current_and_future_records(world: World) {

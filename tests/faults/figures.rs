@@ -10,7 +10,7 @@ pub(crate) enum Figure {
     Increments,
     IncrementsUnknown,
     NotApplied,
-    Tenures,
+    TermLog,
     FencedWrites,
     FencedNotApplied,
     Terms,
@@ -86,11 +86,11 @@ impl Figures {
                 format!("{} writes refused or failed, none of them stored", count(NotApplied)),
             ),
             (
-                Tenures,
+                TermLog,
                 "At most one guard is valid at a time, fences grow, and a stale fence is refused (P10 to P12)",
                 format!(
                     "{} terms of locks; {} fenced writes, {} of them not applied",
-                    count(Tenures),
+                    count(TermLog),
                     count(FencedWrites),
                     count(FencedNotApplied)
                 ),

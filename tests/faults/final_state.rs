@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use harness::history::election::{self, Turn, Turns};
-use harness::history::lock::{self, Tenures};
+use harness::history::lock::{self, TermLog};
 use harness::history::watch::{self, Log, Watched};
 use harness::history::{Action, Op, Outcome as Recorded, Recorder, Seen, Stored, VersionOrder, Violation, Wgl};
 use kvtyped::prelude::*;
@@ -32,7 +32,7 @@ pub(crate) struct Evidence {
     pub(crate) logs: Vec<Log>,
     pub(crate) caches: Vec<Cached>,
     pub(crate) lives: Vec<Cached>,
-    pub(crate) tenures: Tenures,
+    pub(crate) term_log: TermLog,
     pub(crate) turns: Turns,
     pub(crate) changed: Changed,
     pub(crate) touched: Vec<Touched>,
@@ -117,8 +117,8 @@ impl Evidence {
     fn differing(&self, last: &[Stored]) -> Vec<String> {
         let mut differing = Vec::new();
         for (number, log) in self.logs.iter().enumerate() {
-            let found = Watched::of(&log.told()).in_order().last(last).check();
-            differing.extend(told(&format!("watch {number}"), &found));
+            let found = Watched::of(&log.reported()).in_order().last(last).check();
+            differing.extend(reported(&format!("watch {number}"), &found));
         }
         let there = |stored: &Stored| {
             let value = stored.value?;
@@ -148,8 +148,8 @@ impl Evidence {
         let evidence = self.logs.iter().flat_map(Log::stored).filter(|stored| keys.contains(stored.key.as_str()));
         let evidence: Vec<Stored> = evidence.collect();
         let last: Vec<Stored> = last.iter().filter(|stored| keys.contains(stored.key.as_str())).cloned().collect();
-        let order = VersionOrder::of(&ops).told(&evidence).last(&last).check();
-        checked.violations.extend(told("history", &order.violations));
+        let order = VersionOrder::of(&ops).reported(&evidence).last(&last).check();
+        checked.violations.extend(reported("history", &order.violations));
         let searched = Wgl::of(&ops).check();
         let figures = &mut checked.figures;
         let is_a_write = |op: &&Op| matches!(op.action, Action::Write { .. });
@@ -168,9 +168,9 @@ impl Evidence {
         figures.longest(Figure::LeaderReadsLongest, order.leader.longest);
         figures.add(Figure::AtLeastReads, order.at_least.reads);
         figures.add(Figure::Watches, self.logs.len() + self.caches.len() + self.lives.len());
-        figures.add(Figure::Events, self.logs.iter().map(|log| log.told().len()).sum());
+        figures.add(Figure::Events, self.logs.iter().map(|log| log.reported().len()).sum());
         figures.longest(Figure::LongestConvergence, checked.converged);
-        checked.violations.extend(told("linearizability", &searched.violations));
+        checked.violations.extend(reported("linearizability", &searched.violations));
         checked.notes.push(format!("{order}"));
         checked.notes.push(format!(
             "WGL: {} operations on {} keys in {:.1?}, {} keys given up",
@@ -179,29 +179,29 @@ impl Evidence {
             searched.took,
             searched.given_up.len()
         ));
-        let looks = self.caches.iter().chain(&self.lives).enumerate();
-        for (number, cached) in looks {
-            checked.violations.extend(told(&format!("looks {number}"), &watch::cached(&cached.looks())));
+        let lookups = self.caches.iter().chain(&self.lives).enumerate();
+        for (number, cached) in lookups {
+            checked.violations.extend(reported(&format!("looks {number}"), &watch::cached(&cached.lookups())));
         }
     }
 
     /// P10, P11, P12, P23.
     fn leases(&self, recorder: &Recorder, checked: &mut Checked) {
-        let (tenures, fenced) = self.tenures.noted();
-        checked.violations.extend(told("locks", &lock::tenures(&tenures)));
+        let (term_log, fenced) = self.term_log.noted();
+        checked.violations.extend(reported("locks", &lock::term_log(&term_log)));
         let ops = recorder.history();
-        checked.violations.extend(told("fences", &lock::fenced(&ops, &tenures, &fenced)));
+        checked.violations.extend(reported("fences", &lock::fenced(&ops, &term_log, &fenced)));
         let turns = self.turns.noted();
-        checked.violations.extend(told("election", &election::turns(&turns)));
+        checked.violations.extend(reported("election", &election::turns(&turns)));
         let refused = fenced.iter().filter(|write| ops[write.op].outcome == Recorded::Failed).count();
         let terms = turns.iter().filter(|(_, turn)| matches!(turn, Turn::Started(_))).count();
-        checked.figures.add(Figure::Tenures, tenures.len());
+        checked.figures.add(Figure::TermLog, term_log.len());
         checked.figures.add(Figure::FencedWrites, fenced.len());
         checked.figures.add(Figure::FencedNotApplied, refused);
         checked.figures.add(Figure::Terms, terms);
         checked.notes.push(format!(
             "{} tenures, {} fenced writes, {refused} of them not applied, {terms} terms",
-            tenures.len(),
+            term_log.len(),
             fenced.len()
         ));
     }
@@ -223,13 +223,13 @@ impl Evidence {
         checked.figures.add(Figure::AdditionsUnknown, unknown);
         checked.violations.extend(self.moved.check(&self.bank, &self.transfers).await?);
         let hits = patiently(|| self.hits.get("home")).await?;
-        checked.violations.extend(told("counter", &self.added.tally().check(hits)));
+        checked.violations.extend(reported("counter", &self.added.tally().check(hits)));
         checked.notes.push(format!("tally {}, counter {hits} of {:?}", tally.value, self.added.tally()));
         Ok(())
     }
 }
 
-fn told(what: &str, violations: &[Violation]) -> Vec<String> {
+fn reported(what: &str, violations: &[Violation]) -> Vec<String> {
     violations.iter().map(|violation| format!("{what}: {violation}")).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::figures::Figures;
 use crate::op_stats::Counts;
 
 /// The maximum number of violations in the report of a scenario.
-const TOLD: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// The result of a scenario.
 #[derive(Debug, Default)]
@@ -62,7 +62,7 @@ impl Row {
             );
         }
         let _ = write!(line, "; took {}", seconds(*took));
-        for violation in violations.iter().take(TOLD) {
+        for violation in violations.iter().take(MAX_SHOWN) {
             let _ = write!(line, "\n    VIOLATION {violation}");
         }
         if std::env::var_os("KVTYPED_FAULTS_NOTES").is_some() || !violations.is_empty() {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use harness::history::election::Turns;
-use harness::history::lock::Tenures;
+use harness::history::lock::TermLog;
 use harness::history::watch::Log;
 use harness::wait;
 use tokio::task::JoinSet;
@@ -13,7 +13,7 @@ use crate::final_state::Evidence;
 use crate::model::Transfer;
 use crate::op_stats::{Counts, Gauge, Work};
 use crate::report::{Row, Times};
-use crate::worker_context::{Common, Place, Seat};
+use crate::worker_context::{Common, Place, WorkerContext};
 use crate::workers::{self, Added, Cached, Changed, Moved, Touched};
 
 /// The time limit after the last fault until every worker has made progress.
@@ -58,8 +58,8 @@ impl Run {
     pub(crate) async fn start_clients(urls: Vec<String>, replicas: u8) -> Self {
         let mut run = Self::open(Place { urls, replicas, net: None }).await;
         for _ in 0..9 {
-            let seat = run.seat(Work::Write).await;
-            run.workers.spawn(workers::client(seat));
+            let context = run.context(Work::Write).await;
+            run.workers.spawn(workers::client(context));
         }
         run.hire_onlookers(1).await;
         run.begin().await;
@@ -78,23 +78,23 @@ impl Run {
         let common = Common::default();
         let began = Instant::now();
         // The buckets are created first, so that all workers find them.
-        let seat = Seat::new(1, Work::Read, &place, &common).await;
+        let context = WorkerContext::new(1, Work::Read, &place, &common).await;
         let evidence = Evidence {
-            records: seat.bucket().await,
-            tallies: seat.bucket().await,
-            bank: workers::open_bank(seat.open()).await,
-            transfers: seat.open::<Transfer>().await.expect("nothing fails yet"),
-            hits: seat.store.counters("hits").replicas(replicas).await.expect("nothing fails yet"),
+            records: context.bucket().await,
+            tallies: context.bucket().await,
+            bank: workers::open_bank(context.open()).await,
+            transfers: context.open::<Transfer>().await.expect("nothing fails yet"),
+            hits: context.store.counters("hits").replicas(replicas).await.expect("nothing fails yet"),
             logs: Vec::new(),
             caches: Vec::new(),
             lives: Vec::new(),
-            tenures: Tenures::of(&common.recorder),
+            term_log: TermLog::of(&common.recorder),
             turns: Turns::default(),
             changed: Changed::default(),
             touched: Vec::new(),
             moved: Moved::default(),
             added: Added::default(),
-            _store: seat.store,
+            _store: context.store,
         };
         Self {
             place,
@@ -217,63 +217,63 @@ impl Run {
         self.violations.extend(violations);
     }
 
-    async fn seat(&mut self, work: Work) -> Seat {
-        let seat = Seat::new(self.gauges.len(), work, &self.place, &self.common).await;
-        self.gauges.push(seat.gauge.clone());
-        seat
+    async fn context(&mut self, work: Work) -> WorkerContext {
+        let context = WorkerContext::new(self.gauges.len(), work, &self.place, &self.common).await;
+        self.gauges.push(context.gauge.clone());
+        context
     }
 
     async fn hire(&mut self) {
         for _ in 0..4 {
-            let seat = self.seat(Work::Write).await;
-            self.workers.spawn(workers::writer(seat));
+            let context = self.context(Work::Write).await;
+            self.workers.spawn(workers::writer(context));
         }
         for _ in 0..2 {
-            let seat = self.seat(Work::Modify).await;
-            self.workers.spawn(workers::changer(seat, self.evidence.changed.clone()));
-            let seat = self.seat(Work::Touch).await;
+            let context = self.context(Work::Modify).await;
+            self.workers.spawn(workers::changer(context, self.evidence.changed.clone()));
+            let context = self.context(Work::Touch).await;
             let touched = Touched::default();
             self.evidence.touched.push(touched.clone());
-            self.workers.spawn(workers::toucher(seat, touched));
+            self.workers.spawn(workers::toucher(context, touched));
         }
         for _ in 0..3 {
-            let seat = self.seat(Work::Read).await;
-            self.workers.spawn(workers::reader(seat));
+            let context = self.context(Work::Read).await;
+            self.workers.spawn(workers::reader(context));
         }
         for _ in 0..3 {
-            let seat = self.seat(Work::Lock).await;
-            self.workers.spawn(workers::locker(seat, self.evidence.tenures.clone()));
-            let seat = self.seat(Work::Lock).await;
-            self.workers.spawn(workers::named_locker(seat, self.evidence.tenures.clone()));
-            let seat = self.seat(Work::Elect).await;
-            self.workers.spawn(workers::candidate(seat, self.evidence.turns.clone()));
-            let seat = self.seat(Work::Count).await;
-            self.workers.spawn(workers::adder(seat, self.evidence.added.clone()));
+            let context = self.context(Work::Lock).await;
+            self.workers.spawn(workers::locker(context, self.evidence.term_log.clone()));
+            let context = self.context(Work::Lock).await;
+            self.workers.spawn(workers::named_locker(context, self.evidence.term_log.clone()));
+            let context = self.context(Work::Elect).await;
+            self.workers.spawn(workers::candidate(context, self.evidence.turns.clone()));
+            let context = self.context(Work::Count).await;
+            self.workers.spawn(workers::adder(context, self.evidence.added.clone()));
         }
         for _ in 0..2 {
-            let seat = self.seat(Work::Transact).await;
-            self.workers.spawn(workers::teller(seat, self.evidence.moved.clone()));
+            let context = self.context(Work::Transact).await;
+            self.workers.spawn(workers::teller(context, self.evidence.moved.clone()));
         }
-        let seat = self.seat(Work::Transact).await;
-        self.workers.spawn(workers::auditor(seat, self.evidence.moved.clone()));
+        let context = self.context(Work::Transact).await;
+        self.workers.spawn(workers::auditor(context, self.evidence.moved.clone()));
         self.hire_onlookers(3).await;
-        let seat = self.seat(Work::Watch).await;
+        let context = self.context(Work::Watch).await;
         let cached = Cached::default();
         self.evidence.lives.push(cached.clone());
-        self.onlookers.spawn(workers::liver(seat, cached));
+        self.onlookers.spawn(workers::liver(context, cached));
     }
 
     /// Starts `each` watches and `each` caches.
     async fn hire_onlookers(&mut self, each: usize) {
         for _ in 0..each {
-            let seat = self.seat(Work::Watch).await;
+            let context = self.context(Work::Watch).await;
             let log = Log::of(&self.common.recorder);
             self.evidence.logs.push(log.clone());
-            self.onlookers.spawn(workers::watcher(seat, log));
-            let seat = self.seat(Work::Watch).await;
+            self.onlookers.spawn(workers::watcher(context, log));
+            let context = self.context(Work::Watch).await;
             let cached = Cached::default();
             self.evidence.caches.push(cached.clone());
-            self.onlookers.spawn(workers::cacher(seat, cached));
+            self.onlookers.spawn(workers::cacher(context, cached));
         }
     }
 }

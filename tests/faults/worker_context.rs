@@ -38,7 +38,7 @@ impl Common {
         self.newest.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn heard(&self, revision: Revision) {
+    pub(crate) fn received(&self, revision: Revision) {
         self.newest.fetch_max(revision.get(), Ordering::SeqCst);
     }
 
@@ -53,7 +53,7 @@ impl Common {
 
 /// The environment of one worker: a number, a connection, and its figures.
 #[derive(Debug, Clone)]
-pub(crate) struct Seat {
+pub(crate) struct WorkerContext {
     pub(crate) number: usize,
     pub(crate) store: Store,
     pub(crate) gauge: Gauge,
@@ -61,7 +61,7 @@ pub(crate) struct Seat {
     replicas: u8,
 }
 
-impl Seat {
+impl WorkerContext {
     /// Whether the worker uses short leases.
     pub(crate) fn is_hasty(&self) -> bool {
         (self.number / 4).is_multiple_of(2)

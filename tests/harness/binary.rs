@@ -54,8 +54,8 @@ pub fn nats_server_of(version: &str) -> PathBuf {
 ///
 /// Panics if there is no server program, or if its version cannot be parsed.
 pub fn version() -> [u64; 3] {
-    static TOLD: OnceLock<[u64; 3]> = OnceLock::new();
-    *TOLD.get_or_init(|| {
+    static OBSERVED: OnceLock<[u64; 3]> = OnceLock::new();
+    *OBSERVED.get_or_init(|| {
         let said = run(Command::new(nats_server()).arg("--version")).unwrap_or_else(|why| panic!("{why}"));
         read_version(&said).unwrap_or_else(|| panic!("no version: {said}"))
     })

@@ -1,7 +1,7 @@
 //! Clusters of three or more servers that replicate streams.
 
 use crate::netns::{Net, ROUTES};
-use crate::server::{Site, is_port_race};
+use crate::server::{TestCluster, is_port_race};
 use crate::{Server, ports, wait};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -67,7 +67,8 @@ impl Cluster {
             // Without a short ping interval, only TCP would detect a cut link. TCP notices the repair only after a
             // delay as long as the cut.
             let config = routing(&format!("0.0.0.0:{ROUTES}"), &routes) + "\nping_interval: \"2s\"";
-            let site = Site { netns: net.namespace_of(i), addr: net.clients_of(i, 0), from: net.side(0).clone() };
+            let site =
+                TestCluster { netns: net.namespace_of(i), addr: net.clients_of(i, 0), from: net.side(0).clone() };
             nodes.push(Server::builder().name(&format!("n{i}")).config(&config).clustered().site(site).start().await);
         }
         let cluster = Self { nodes };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LAUNCH: &str = r#"echo $$ >"$0/pid" || exit 1; exec "$@""#;
 
 /// The time limit for a server to exit after SIGTERM, or to stop after SIGSTOP.
-const PATIENCE: Duration = Duration::from_secs(15);
+const IDLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A server's directory and, while it runs, its process. It is bound to no runtime, so it can be stored in a static.
 #[derive(Debug)]
@@ -97,11 +97,11 @@ impl Process {
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
         self.signal(Signal::CONT);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + IDLE_LIMIT;
         while !self.has_ended() {
             if Instant::now() > end {
                 self.kill();
-                panic!("the server did not heed SIGTERM within {PATIENCE:?}");
+                panic!("the server did not heed SIGTERM within {IDLE_LIMIT:?}");
             }
             sleep(Duration::from_millis(5));
         }
@@ -111,9 +111,9 @@ impl Process {
     pub(crate) fn freeze(&mut self) {
         let tasks = format!("/proc/{}/task", self.pid());
         self.signal(Signal::STOP);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + IDLE_LIMIT;
         while any_moves(Path::new(&tasks)) {
-            assert!(Instant::now() < end, "the server did not stop within {PATIENCE:?}");
+            assert!(Instant::now() < end, "the server did not stop within {IDLE_LIMIT:?}");
             sleep(Duration::from_millis(1));
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 pub use builder::Builder;
-pub(crate) use builder::{Site, is_port_race};
+pub(crate) use builder::{TestCluster, is_port_race};
 
 /// The time limit until a server is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -185,11 +185,11 @@ impl Server {
     /// Runs a future on the runtime that can reach the server.
     async fn at_its_side<T: Send + 'static>(
         &self,
-        look: impl Future<Output = io::Result<T>> + Send + 'static,
+        look_up: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> io::Result<T> {
         match &self.from {
-            Some(side) => side.spawn(look).await.map_err(io::Error::other)?,
-            None => look.await,
+            Some(side) => side.spawn(look_up).await.map_err(io::Error::other)?,
+            None => look_up.await,
         }
     }
 
@@ -208,7 +208,7 @@ impl Server {
             if lock(&self.process).has_ended() {
                 return Some(Err("it ended".to_owned()));
             }
-            match timeout(LOOK_LIMIT, self.look()).await {
+            match timeout(LOOK_LIMIT, self.look_up()).await {
                 Ok(Ok(())) => return Some(Ok(())),
                 Ok(Err(why)) => last = why.to_string(),
                 Err(_) => last = "no answer".to_owned(),
@@ -220,7 +220,7 @@ impl Server {
     }
 
     /// Probes once whether the server is ready.
-    async fn look(&self) -> io::Result<()> {
+    async fn look_up(&self) -> io::Result<()> {
         let (addr, ready) = (self.addr, self.ready);
         if ready == Ready::Listens {
             return self.at_its_side(async move { tokio::net::TcpStream::connect(addr).await.map(drop) }).await;

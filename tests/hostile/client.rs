@@ -9,7 +9,7 @@ use kvtyped::watch::Events;
 use kvtyped::{Error, ErrorKind, Read};
 
 use crate::foreign::{Stranger, hundred};
-use crate::support::{SOON, Session, SessionKey, Told, World, listing, seen_as, soon, told, unique};
+use crate::support::{Observed, SOON, Session, SessionKey, World, listing, reported, seen_as, soon, unique};
 
 /// A header block that makes async-nats 0.51 panic. If a newer client parses it, these tests fail at the first read of
 /// the record.
@@ -50,7 +50,7 @@ async fn store_replaces_its_client_whose_task_ended() {
     assert_eq!(read.expect("it is there").revision(), written);
 
     let mended = sessions.put(&Session::new("acme", 50)).timeout(SOON).await.expect("it is written over");
-    while told(&mut events).await != Told::Put("acme.50".into(), mended) {}
+    while reported(&mut events).await != Observed::Put("acme.50".into(), mended) {}
     let seen = tokio::time::timeout(SOON, async {
         while cache.get(&key).is_none_or(|entry| entry.revision() != mended) {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -8,7 +8,7 @@ use kvtyped::txn::TransactError;
 use kvtyped::{Error, ErrorKind, Event, Filter, Read, Version};
 use serde_json::Value;
 
-use crate::support::{Document, DocumentKey, SOON, Session, SessionKey, Told, World, listing, soon, told};
+use crate::support::{Document, DocumentKey, Observed, SOON, Session, SessionKey, World, listing, reported, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -116,17 +116,17 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
     let mut events = sessions.watch(..).await.expect("it begins");
     let seen = tokio::time::timeout(SOON, listing(&mut events)).await.expect("the listing ends");
     assert_eq!(seen.len(), 100, "each record is listed once");
-    let told_of = |told: &Told| match told {
-        Told::Put(..) => There::Value,
-        Told::Removed(..) => There::Nothing,
-        Told::Undecodable(..) => There::Bad,
+    let reported_of = |reported: &Observed| match reported {
+        Observed::Put(..) => There::Value,
+        Observed::Removed(..) => There::Nothing,
+        Observed::Undecodable(..) => There::Bad,
         other => panic!("{other:?}"),
     };
     assert_eq!(
-        seen.iter().filter(|told| told_of(told) == There::Value).count(),
+        seen.iter().filter(|reported| reported_of(reported) == There::Value).count(),
         99 + usize::from(there == There::Value)
     );
-    assert_eq!(told_of(seen.last().expect("a hundred")), there, "{:?}", seen.last());
+    assert_eq!(reported_of(seen.last().expect("a hundred")), there, "{:?}", seen.last());
 
     let cache = sessions.cache(..).await.expect("it is ready");
     assert_eq!(cache.len(), 99 + usize::from(there == There::Value));
@@ -136,7 +136,7 @@ async fn is_seen_alike(sessions: &Bucket<Session>, there: There, revision: Revis
     // The watch and the cache continue.
     let last = sessions.modify(&SessionKey::new("acme", 7_u64), |session| session.visits += 1).await.expect("another");
     cache.wait_for_revision(last.revision()).await.expect("the cache continues");
-    assert_eq!(told(&mut events).await, Told::Put("acme.7".into(), last.revision()), "the watch continues");
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.7".into(), last.revision()), "the watch continues");
     transacted(sessions, there, revision).await;
     changed(sessions, there, revision).await;
 }
@@ -246,7 +246,7 @@ async fn unknown_operation_is_a_short_error() {
 async fn foreign_keys_are_reported_or_skipped() {
     let (sessions, mut stranger) = hundred().await;
     let value = value(&Session::new("acme", 50));
-    let mut told_keys = Vec::new();
+    let mut reported_keys = Vec::new();
     for key in [
         "acme.fifty",
         "acme.+50",
@@ -256,7 +256,7 @@ async fn foreign_keys_are_reported_or_skipped() {
         "$x.50",
         "ac me.50".replace(' ', "#").as_str(),
     ] {
-        told_keys.push((key.to_owned(), stranger.plant(key, "", &value).await));
+        reported_keys.push((key.to_owned(), stranger.plant(key, "", &value).await));
     }
     // Keys of another shape: under another prefix, and internal records of the recipes.
     for key in ["acme", "acme.50.more", "other.bucket.in.this", "=kvtyped.lock", "=kvtyped.lock.x.lease"] {
@@ -271,11 +271,11 @@ async fn foreign_keys_are_reported_or_skipped() {
     let listed: Vec<_> = sessions.list(..).await.unwrap().collect().await;
     let (good, bad): (Vec<_>, Vec<_>) = listed.into_iter().partition(Result::is_ok);
     assert_eq!(good.len(), 100);
-    assert_eq!(errors_of(bad.into_iter().filter_map(Result::err).collect()), told_keys);
+    assert_eq!(errors_of(bad.into_iter().filter_map(Result::err).collect()), reported_keys);
     let keys: Vec<_> = sessions.keys(..).await.unwrap().collect().await;
     let (good, bad): (Vec<_>, Vec<_>) = keys.into_iter().partition(Result::is_ok);
     assert_eq!(good.len(), 100);
-    assert_eq!(errors_of(bad.into_iter().filter_map(Result::err).collect()), told_keys);
+    assert_eq!(errors_of(bad.into_iter().filter_map(Result::err).collect()), reported_keys);
     assert_eq!(sessions.count(..).await.unwrap(), 100);
 
     let mut events = sessions.watch(..).await.unwrap();
@@ -289,11 +289,11 @@ async fn foreign_keys_are_reported_or_skipped() {
             Ok(other) => panic!("{other:?}"),
         }
     }
-    assert_eq!((good, bad), (100, told_keys));
+    assert_eq!((good, bad), (100, reported_keys));
     let cache = sessions.cache(..).await.unwrap();
     assert_eq!(cache.len(), 100);
     let last = sessions.put(&Session::new("acme", 50).visited(3)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.50".into(), last));
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.50".into(), last));
     cache.wait_for_revision(last).await.expect("the cache continues");
     assert_eq!(sessions.list(SessionKey::filter().tenant("other")).await.unwrap().count().await, 0);
 }
@@ -306,8 +306,8 @@ async fn live_value_keeps_last_valid_record() {
         [(String::new(), &b"\xc1"[..]), (String::new(), b""), (headers(&["KV-Operation: MERGE"]), b"x")]
     {
         let revision = stranger.plant("acme.50", headers, value).await;
-        let told = async || live.last_error().filter(|error| error.revision() == Some(revision));
-        let error = harness::wait::until("the error is reported", SOON, told).await;
+        let reported = async || live.last_error().filter(|error| error.revision() == Some(revision));
+        let error = harness::wait::until("the error is reported", SOON, reported).await;
         assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
         assert_eq!(live.load().visits, 0);
     }
@@ -352,7 +352,7 @@ async fn overlong_filter_matches_no_record() {
         assert_eq!(sessions.list(both).await.unwrap().count().await, 100);
     }
     let last = sessions.put(&Session::new("acme", 1)).await.unwrap();
-    assert_eq!(told(&mut events).await, Told::Put("acme.1".into(), last), "the watch continues");
+    assert_eq!(reported(&mut events).await, Observed::Put("acme.1".into(), last), "the watch continues");
     cache.wait_for_revision(last).await.expect("the cache continues");
 }
 
@@ -390,10 +390,10 @@ async fn every_verb_rejects_overlong_key() {
     assert!(matches!(results.as_ref().map_err(Error::kind), Err(ErrorKind::InvalidKey)), "{results:?}");
     let last = sessions.put(&Session::new("acme", 3)).await.unwrap();
     let mut seen = Vec::new();
-    while seen.last() != Some(&Told::Put("acme.3".into(), last)) {
-        seen.push(told(&mut events).await);
+    while seen.last() != Some(&Observed::Put("acme.3".into(), last)) {
+        seen.push(reported(&mut events).await);
     }
-    assert!(!seen.contains(&Told::Resync), "the watch resynced: {seen:?}");
+    assert!(!seen.contains(&Observed::Resync), "the watch resynced: {seen:?}");
 }
 
 /// Headers that the client cannot parse end the connection that receives them, and the client reconnects. The library
@@ -416,5 +416,5 @@ async fn record_with_malformed_headers_can_be_overwritten() {
     let mended = sessions.put(&Session::new("acme", 50)).await.expect("it can be written over");
     assert!(mended > planted);
     assert_eq!(sessions.list(..).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), 100);
-    while told(&mut events).await != Told::Put("acme.50".into(), mended) {}
+    while reported(&mut events).await != Observed::Put("acme.50".into(), mended) {}
 }

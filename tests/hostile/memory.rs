@@ -72,14 +72,14 @@ fn msgpack(item: &[u8]) -> (usize, Vec<u8>) {
     (items, [head, item.repeat(items)].concat())
 }
 
-/// Decodes a list of `items` items that each own `elsewhere` bytes on the heap, and checks the peak memory.
+/// Decodes a list of `items` items that each own `other_store` bytes on the heap, and checks the peak memory.
 ///
 /// A growing list keeps its old buffer while it moves to one of twice the size, so it needs three times the size of its
 /// items.
-fn takes<C: Codec<Vec<V>>, V>((items, bytes): (usize, Vec<u8>), elsewhere: usize) {
-    let begun = Instant::now();
+fn takes<C: Codec<Vec<V>>, V>((items, bytes): (usize, Vec<u8>), other_store: usize) {
+    let started = Instant::now();
     let read = C::decode(&bytes);
-    let time = begun.elapsed();
+    let time = started.elapsed();
     assert_eq!(read.expect("it is a list").len(), items);
     let peak = peak::<C, Vec<V>>(&bytes);
     println!(
@@ -91,7 +91,7 @@ fn takes<C: Codec<Vec<V>>, V>((items, bytes): (usize, Vec<u8>), elsewhere: usize
         peak as f64 / bytes.len() as f64,
         time.as_millis(),
     );
-    let most = items * (3 * size_of::<V>() + elsewhere) + 4_096;
+    let most = items * (3 * size_of::<V>() + other_store) + 4_096;
     assert!(peak <= most, "{peak} bytes for {items} items of {}, {most} are enough", std::any::type_name::<V>());
 }
 

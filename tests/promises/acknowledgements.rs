@@ -4,7 +4,7 @@ use harness::Mode;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read, Version};
 
-use super::{Behind, Ledger, SECOND, Site, is_unknown, on_both_sites};
+use super::{Ledger, SECOND, TestCluster, ThroughProxy, is_unknown, on_both_sites};
 use crate::support::{Document, DocumentKey, in_time};
 
 /// The operation timeout in these tests, long enough to recover an acknowledgement.
@@ -13,88 +13,88 @@ const PATIENT: Duration = Duration::from_secs(8);
 async fn nothing() {}
 
 /// P5, P4: the write is found by its id, with its revision.
-async fn a_lost_acknowledgement_of_put(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_put(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
     let mut ledger = Ledger::default();
-    ledger.note(old.clone(), behind.past.put(&old).await);
-    let result = behind.losing_the_answer(behind.through.put(&new).timeout(PATIENT), nothing()).await;
-    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
+    ledger.note(old.clone(), proxied.past.put(&old).await);
+    let result = proxied.losing_the_answer(proxied.through.put(&new).timeout(PATIENT), nothing()).await;
+    let stored = proxied.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
     assert_eq!((stored.text.as_str(), result.as_ref().ok()), ("new", Some(&stored.revision())));
     ledger.note(new, result);
-    ledger.agrees_with(&behind.past).await;
+    ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_create(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_create(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let new = Document::new("a", "new");
     let mut ledger = Ledger::default();
-    let result = behind.losing_the_answer(behind.through.create(&new).timeout(PATIENT), nothing()).await;
-    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
+    let result = proxied.losing_the_answer(proxied.through.create(&new).timeout(PATIENT), nothing()).await;
+    let stored = proxied.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("the write went through");
     assert_eq!(result.as_ref().ok(), Some(&stored.revision()), "not `AlreadyExists` by ourselves: {result:?}");
     ledger.note(new, result);
-    ledger.agrees_with(&behind.past).await;
+    ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_update(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_update(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
     let mut ledger = Ledger::default();
-    let first = behind.past.put(&old).await;
+    let first = proxied.past.put(&old).await;
     let revision = *first.as_ref().unwrap();
     ledger.note(old, first);
-    let update = behind.through.update(&new, revision).timeout(PATIENT);
-    let result = behind.losing_the_answer(update, nothing()).await;
-    let stored = behind.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("there");
+    let update = proxied.through.update(&new, revision).timeout(PATIENT);
+    let result = proxied.losing_the_answer(update, nothing()).await;
+    let stored = proxied.past.get(&new.key()).read(Read::Leader).await.unwrap().expect("there");
     assert_eq!(result.as_ref().ok(), Some(&stored.revision()), "not a conflict with ourselves: {result:?}");
     ledger.note(new, result);
-    ledger.agrees_with(&behind.past).await;
+    ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_delete(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_delete(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
     for guarded in [false, true] {
-        let revision = behind.past.put(&Document::new("a", "there")).await.unwrap();
-        let delete = behind.through.delete(&key).timeout(PATIENT);
+        let revision = proxied.past.put(&Document::new("a", "there")).await.unwrap();
+        let delete = proxied.through.delete(&key).timeout(PATIENT);
         let delete = if guarded { delete.if_revision(revision) } else { delete };
-        let marker = behind.losing_the_answer(delete, nothing()).await.expect("it is found by its id");
-        let past = behind.past.history(&key).await.unwrap();
+        let marker = proxied.losing_the_answer(delete, nothing()).await.expect("it is found by its id");
+        let past = proxied.past.history(&key).await.unwrap();
         assert!(matches!(past.last(), Some(Version::Removed { revision, .. }) if *revision == marker), "{past:?}");
     }
-    assert_eq!(behind.past.history(&key).await.unwrap().len(), 4, "each was applied once");
+    assert_eq!(proxied.past.history(&key).await.unwrap().len(), 4, "each was applied once");
 }
 
-async fn a_lost_acknowledgement_of_purge(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_purge(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
-    behind.past.put(&Document::new("a", "there")).await.unwrap();
-    let purge = behind.through.purge(&key).timeout(PATIENT);
-    let marker = behind.losing_the_answer(purge, nothing()).await.expect("it is found by its id");
-    assert_eq!(behind.past.status().await.unwrap().last_revision, marker, "it was applied once");
+    proxied.past.put(&Document::new("a", "there")).await.unwrap();
+    let purge = proxied.through.purge(&key).timeout(PATIENT);
+    let marker = proxied.losing_the_answer(purge, nothing()).await.expect("it is found by its id");
+    assert_eq!(proxied.past.status().await.unwrap().last_revision, marker, "it was applied once");
 }
 
-async fn a_lost_acknowledgement_of_modify(site: Site) {
-    let behind = Behind::<Document>::new(site).await;
+async fn a_lost_acknowledgement_of_modify(site: TestCluster) {
+    let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
-    behind.past.put(&Document::new("a", "-")).await.unwrap();
-    let lost = behind.proxy.dropped_replies();
+    proxied.past.put(&Document::new("a", "-")).await.unwrap();
+    let lost = proxied.proxy.dropped_replies();
     let mut runs = 0;
-    let modify = behind.through.modify(&key, |document| {
+    let modify = proxied.through.modify(&key, |document| {
         // The read has completed. The acknowledgement of the next write is lost.
-        behind.proxy.set(Mode::DropReplies);
+        proxied.proxy.set(Mode::DropReplies);
         runs += 1;
         document.text += "x";
     });
-    let entry = behind.until_an_answer_is_lost(lost, modify.timeout(PATIENT), nothing()).await.unwrap();
+    let entry = proxied.until_an_answer_is_lost(lost, modify.timeout(PATIENT), nothing()).await.unwrap();
     assert_eq!((runs, entry.text.as_str()), (1, "-x"));
-    let stored = behind.past.get(&key).read(Read::Leader).await.unwrap().expect("there");
+    let stored = proxied.past.get(&key).read(Read::Leader).await.unwrap().expect("there");
     assert_eq!((stored.text.as_str(), stored.revision()), ("-x", entry.revision()));
 }
 
 on_both_sites! {
     /// P5, P4.
-    async fn a_write_whose_acknowledgement_is_lost_is_found_by_its_id(site: Site) {
+    async fn a_write_whose_acknowledgement_is_lost_is_found_by_its_id(site: TestCluster) {
         tokio::join!(
             a_lost_acknowledgement_of_put(site),
             a_lost_acknowledgement_of_create(site),
@@ -106,25 +106,25 @@ on_both_sites! {
     }
 
     /// P5, P4, P8: no further reply arrives. The outcome must be reported as unknown, without guessing.
-    async fn a_write_without_any_answer_is_unknown_when_its_time_is_over(site: Site) {
+    async fn a_write_without_any_answer_is_unknown_when_its_time_is_over(site: TestCluster) {
         let time = 2 * SECOND;
-        let behind = Behind::<Document>::new(site).await;
-        let there = behind.past.put(&Document::new("there", "old")).await.unwrap();
+        let proxied = ThroughProxy::<Document>::new(site).await;
+        let there = proxied.past.put(&Document::new("there", "old")).await.unwrap();
         let gone = DocumentKey::new("gone");
-        behind.past.put(&Document::new("gone", "old")).await.unwrap();
+        proxied.past.put(&Document::new("gone", "old")).await.unwrap();
         let put = Document::new("put", "p");
         let create = Document::new("create", "c");
         let update = Document::new("there", "u");
         let again = Document::new("there", "create over what is there");
-        behind.proxy.set(Mode::DropReplies);
+        proxied.proxy.set(Mode::DropReplies);
         let (put_result, create_result, update_result, again_result, deleted) = tokio::join!(
-            in_time("put", time, behind.through.put(&put).timeout(time)),
-            in_time("create", time, behind.through.create(&create).timeout(time)),
-            in_time("update", time, behind.through.update(&update, there).timeout(time)),
-            in_time("create", time, behind.through.create(&again).timeout(time)),
-            in_time("delete", time, behind.through.delete(&gone).timeout(time)),
+            in_time("put", time, proxied.through.put(&put).timeout(time)),
+            in_time("create", time, proxied.through.create(&create).timeout(time)),
+            in_time("update", time, proxied.through.update(&update, there).timeout(time)),
+            in_time("create", time, proxied.through.create(&again).timeout(time)),
+            in_time("delete", time, proxied.through.delete(&gone).timeout(time)),
         );
-        behind.proxy.set(Mode::Pass);
+        proxied.proxy.set(Mode::Pass);
         let mut ledger = Ledger::default();
         for (document, result) in
             [(put, put_result), (create, create_result), (update, update_result), (again, again_result)]
@@ -133,38 +133,38 @@ on_both_sites! {
             ledger.note(document, result);
         }
         assert!(is_unknown(&deleted), "{deleted:?}");
-        ledger.agrees_with(&behind.past).await;
+        ledger.agrees_with(&proxied.past).await;
         // A write that arrived was applied once. A write whose precondition failed was not applied.
         for (key, texts) in [("put", &["p"][..]), ("create", &["c"]), ("there", &["old", "u"])] {
-            let past = behind.past.history(&DocumentKey::new(key)).await.unwrap();
+            let past = proxied.past.history(&DocumentKey::new(key)).await.unwrap();
             let found: Vec<_> = past.iter().map(|version| version.entry().expect("a put").text.as_str()).collect();
             assert_eq!(found, texts);
         }
-        assert_eq!(behind.past.history(&gone).await.unwrap().len(), 2, "a put and one marker");
+        assert_eq!(proxied.past.history(&gone).await.unwrap().len(), 2, "a put and one marker");
         // The handle remains usable.
-        behind.through.put(&Document::new("there", "later")).await.unwrap();
+        proxied.through.put(&Document::new("there", "later")).await.unwrap();
     }
 
     /// P5, P4: the lost reply is a refusal.
-    async fn a_refusal_that_is_lost_is_never_taken_for_a_success(site: Site) {
-        let behind = Behind::<Document>::new(site).await;
-        let first = behind.past.put(&Document::new("a", "old")).await.unwrap();
+    async fn a_refusal_that_is_lost_is_never_taken_for_a_success(site: TestCluster) {
+        let proxied = ThroughProxy::<Document>::new(site).await;
+        let first = proxied.past.put(&Document::new("a", "old")).await.unwrap();
         let newer = Document::new("a", "newer");
-        behind.past.update(&newer, first).await.unwrap();
+        proxied.past.update(&newer, first).await.unwrap();
         let late = Document::new("a", "late");
-        let result = behind.losing_the_answer(behind.through.update(&late, first).timeout(PATIENT), nothing()).await;
+        let result = proxied.losing_the_answer(proxied.through.update(&late, first).timeout(PATIENT), nothing()).await;
         let error = result.as_ref().expect_err("another came first");
         // The next entry of the key names its own expected revision, which proves that the late write was not applied.
         assert!(matches!(error.kind(), ErrorKind::Conflict { .. }), "{error}");
         assert_eq!(error.outcome(), Outcome::NotApplied);
 
         let again = Document::new("a", "again");
-        let created = behind.losing_the_answer(behind.through.create(&again).timeout(PATIENT), nothing()).await;
+        let created = proxied.losing_the_answer(proxied.through.create(&again).timeout(PATIENT), nothing()).await;
         created.as_ref().expect_err("there is a record");
 
         let mut ledger = Ledger::default();
         ledger.note(late, result);
         ledger.note(again, created);
-        ledger.agrees_with(&behind.past).await;
+        ledger.agrees_with(&proxied.past).await;
     }
 }

@@ -7,13 +7,13 @@ use async_nats::jetstream::kv;
 use kvtyped::prelude::*;
 use kvtyped::{Error, Read};
 
-use super::{SECOND, Site, is_refused, on_both_sites};
+use super::{SECOND, TestCluster, is_refused, on_both_sites};
 use crate::support::{Session, World, seen_as, unique};
 
 const WRITERS: usize = 8;
 
 /// Opens the same bucket on one connection per writer, distributed over the servers.
-async fn writers<T: kvtyped::KvModel>(site: Site) -> Vec<Bucket<T>> {
+async fn writers<T: kvtyped::KvModel>(site: TestCluster) -> Vec<Bucket<T>> {
     let made: Bucket<T> = site.fresh(&site.world().await).await.expect("the bucket opens");
     let mut buckets = Vec::new();
     for n in 0..WRITERS {
@@ -37,7 +37,7 @@ fn winner(results: Vec<Result<Revision, Error>>) -> Revision {
 
 on_both_sites! {
     /// P1: 200 rounds of 8 writers.
-    async fn of_many_updates_at_one_revision_exactly_one_wins(site: Site) {
+    async fn of_many_updates_at_one_revision_exactly_one_wins(site: TestCluster) {
         let writers = writers::<Session>(site).await;
         let session = Session::new("acme", 7);
         let mut revision = writers[0].put(&session).await.unwrap();
@@ -51,7 +51,7 @@ on_both_sites! {
     }
 
     /// P1: 100 rounds of 8 writers; half of the keys had a record before.
-    async fn of_many_creates_of_one_key_exactly_one_wins(site: Site) {
+    async fn of_many_creates_of_one_key_exactly_one_wins(site: TestCluster) {
         let writers = writers::<Session>(site).await;
         let mut before = Revision::ZERO;
         for round in 0..100 {
@@ -111,7 +111,7 @@ struct Counter {
 async fn increments_survive_leader_step_downs() {
     const TASKS: u32 = 16;
     const EACH: u32 = 100;
-    let writers = writers::<Counter>(Site::ThreeServers).await;
+    let writers = writers::<Counter>(TestCluster::ThreeServers).await;
     writers[0].put(&Counter { value: 0, increments: Vec::new() }).await.unwrap();
     let end = tokio::time::Instant::now() + 8 * SECOND;
     let tasks = (0..TASKS).map(|task| {

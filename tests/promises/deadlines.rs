@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Read};
 use tokio::time::Instant;
 
-use super::{Behind, Ledger, SECOND, Site, is_unknown};
+use super::{Ledger, SECOND, TestCluster, ThroughProxy, is_unknown};
 use crate::support::{Document, DocumentKey, Session, World, in_time, seen_as, unique};
 
 /// The timeout of each operation.
@@ -177,13 +177,13 @@ async fn until_it_is(client: &async_nats::Client, state: State) {
 /// P9, P4: an operation that starts and ends without a connection is never sent.
 #[tokio::test]
 async fn disconnected_write_fails_and_is_never_stored() {
-    let behind = Behind::<Document>::new(Site::OneServer).await;
-    let client = visible(&behind.proxy).await;
+    let proxied = ThroughProxy::<Document>::new(TestCluster::OneServer).await;
+    let client = visible(&proxied.proxy).await;
     let store = Store::from_client(client.clone());
     let documents: Bucket<Document> =
-        store.bucket().name(behind.past.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
+        store.bucket().name(proxied.past.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
     let first = documents.put(&Document::new("there", "old")).await.unwrap();
-    behind.proxy.set(Mode::Refuse);
+    proxied.proxy.set(Mode::Refuse);
     until_it_is(&client, State::Disconnected).await;
 
     let time = SECOND / 2;
@@ -215,12 +215,12 @@ async fn disconnected_write_fails_and_is_never_stored() {
     }
     assert_eq!(runs, 0);
 
-    behind.proxy.set(Mode::Pass);
+    proxied.proxy.set(Mode::Pass);
     until_it_is(&client, State::Connected).await;
     // This write is queued after everything that the client still holds.
     let last = documents.put(&Document::new("last", "l")).await.unwrap();
     assert_eq!(last.get(), first.get() + 1, "nothing else was written");
-    ledger.agrees_with(&behind.past).await;
+    ledger.agrees_with(&proxied.past).await;
 }
 
 /// P9, the control: the plain client keeps an abandoned write and sends it later.
@@ -251,15 +251,15 @@ async fn naive_failed_put_is_stored_later() {
 /// P9, P4: the connection closes during a write, and another writer writes before the client has reconnected.
 #[tokio::test]
 async fn abandoned_conditional_write_is_not_applied_late() {
-    let behind = Behind::<Document>::new(Site::OneServer).await;
-    let first = behind.past.put(&Document::new("there", "old")).await.unwrap();
+    let proxied = ThroughProxy::<Document>::new(TestCluster::OneServer).await;
+    let first = proxied.past.put(&Document::new("there", "old")).await.unwrap();
     let key = DocumentKey::new("there");
-    behind.proxy.set(Mode::Refuse);
+    proxied.proxy.set(Mode::Refuse);
     let (update, create) = (Document::new("there", "zombie"), Document::new("new", "zombie"));
-    let modify = behind.through.modify(&key, |document| document.text = "modified zombie".into());
+    let modify = proxied.through.modify(&key, |document| document.text = "modified zombie".into());
     let (updated, created, modified) = tokio::join!(
-        in_time("update", TIME, behind.through.update(&update, first).timeout(TIME)),
-        in_time("create", TIME, behind.through.create(&create).timeout(TIME)),
+        in_time("update", TIME, proxied.through.update(&update, first).timeout(TIME)),
+        in_time("create", TIME, proxied.through.create(&create).timeout(TIME)),
         in_time("modify", TIME, modify.timeout(TIME)),
     );
     let mut ledger = Ledger::default();
@@ -267,11 +267,11 @@ async fn abandoned_conditional_write_is_not_applied_late() {
     ledger.note(update, updated);
     ledger.note(create, created);
     assert!(ledger.0.iter().all(|(_, result)| result.is_err()), "{ledger:?}");
-    behind.past.put(&Document::new("there", "newer")).await.unwrap();
-    behind.past.put(&Document::new("new", "newer")).await.unwrap();
+    proxied.past.put(&Document::new("there", "newer")).await.unwrap();
+    proxied.past.put(&Document::new("new", "newer")).await.unwrap();
 
-    behind.proxy.set(Mode::Pass);
-    let last = behind.through.put(&Document::new("last", "l")).timeout(8 * SECOND).await.unwrap();
+    proxied.proxy.set(Mode::Pass);
+    let last = proxied.through.put(&Document::new("last", "l")).timeout(8 * SECOND).await.unwrap();
     assert_eq!(last.get(), 4, "nothing else was written");
-    ledger.agrees_with(&behind.past).await;
+    ledger.agrees_with(&proxied.past).await;
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::SECOND;
 use crate::needs::needs;
-use crate::support::{Junk, JunkKey, OLD, Room, Session, World, in_time, seen_as, unique};
+use crate::support::{ExclusionCheck, ForeignRecord, ForeignRecordKey, OLD, Session, World, in_time, seen_as, unique};
 
 /// P13: without a network, the guard reports the loss before the server can grant the lock to another client.
 async fn lost_before_another_has_it(server: &Server, fault: impl AsyncFnOnce(&Proxy)) {
@@ -152,12 +152,12 @@ async fn abandoned_acquisition_is_released() {
     for error in &errors[1..3] {
         assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     for name in ["a", "b"] {
         locks.lock(name).wait(20 * SECOND).await.unwrap().release().await.unwrap();
     }
     pool.acquire().wait(20 * SECOND).await.unwrap().release().await.unwrap();
-    assert!(begun.elapsed() < 10 * SECOND, "acquiring the abandoned leases took {:?}", begun.elapsed());
+    assert!(started.elapsed() < 10 * SECOND, "acquiring the abandoned leases took {:?}", started.elapsed());
 }
 
 /// P8: a release also ends within its timeout. It continues in the background.
@@ -182,10 +182,10 @@ async fn release_on_hanging_server_ends_in_time() {
         assert_eq!(error.unwrap_err().outcome(), Outcome::Unknown);
     }
     server.thaw();
-    let begun = Instant::now();
+    let started = Instant::now();
     locks.lock("a").wait(20 * SECOND).await.unwrap().release().await.unwrap();
     store.semaphore("pool", 1).acquire().wait(20 * SECOND).await.unwrap().release().await.unwrap();
-    assert!(begun.elapsed() < 10 * SECOND, "they were kept for {:?}", begun.elapsed());
+    assert!(started.elapsed() < 10 * SECOND, "they were kept for {:?}", started.elapsed());
 }
 
 /// An acquisition with a wait time also waits for a hanging server, beginning with the first attempt.
@@ -260,7 +260,7 @@ async fn lock_survives_loss_of_leader() {
 async fn lock_excludes_workers_during_server_kills() {
     needs!(Locks);
     let server = Arc::new(Server::start().await);
-    let room = Arc::new(Room::default());
+    let check = Arc::new(ExclusionCheck::default());
     let over = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();
     for worker in 0..8 {
@@ -268,21 +268,21 @@ async fn lock_excludes_workers_during_server_kills() {
         let open = World::at(&server.url()).await.store.locks("locks").ttl(6 * SECOND);
         let locks = if worker % 2 == 0 { open.await } else { open.fair().await };
         let locks = locks.unwrap();
-        let (room, over) = (Arc::clone(&room), Arc::clone(&over));
+        let (check, over) = (Arc::clone(&check), Arc::clone(&over));
         workers.push(tokio::spawn(async move {
             while !over.load(Ordering::SeqCst) {
                 // An unreachable server causes an error, and the worker retries.
                 if let Ok(guard) = locks.lock("room").wait(5 * SECOND).await {
-                    room.visit(&guard).await;
+                    check.visit(&guard).await;
                     let _ = guard.release().await;
                 }
             }
         }));
     }
     for _ in 0..3 {
-        let before = room.visits.load(Ordering::SeqCst);
+        let before = check.visits.load(Ordering::SeqCst);
         harness::wait::until("the workers go on", 60 * SECOND, async || {
-            (room.visits.load(Ordering::SeqCst) > before + 20).then_some(())
+            (check.visits.load(Ordering::SeqCst) > before + 20).then_some(())
         })
         .await;
         server.kill().await;
@@ -292,7 +292,7 @@ async fn lock_excludes_workers_during_server_kills() {
     for worker in workers {
         worker.await.unwrap();
     }
-    eprintln!("{} visits, one at a time", room.visits.load(Ordering::SeqCst));
+    eprintln!("{} visits, one at a time", check.visits.load(Ordering::SeqCst));
 }
 
 /// P16: after any operation, every record and every delete marker of a lock has a TTL.
@@ -411,16 +411,16 @@ async fn contended_lock_costs_few_requests() {
             workers.push(if fair { open.fair().await } else { open.await }.unwrap());
             clients.push(client);
         }
-        let begun = Arc::new(tokio::sync::Barrier::new(WORKERS + 1));
+        let started = Arc::new(tokio::sync::Barrier::new(WORKERS + 1));
         let ended = Arc::new(tokio::sync::Barrier::new(WORKERS + 1));
         let workers: Vec<_> = workers
             .into_iter()
             .map(|locks| {
-                let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+                let (started, ended) = (Arc::clone(&started), Arc::clone(&ended));
                 tokio::spawn(async move {
                     // After this first acquisition, the lock always has waiters.
                     locks.lock("a").await.unwrap().release().await.unwrap();
-                    begun.wait().await;
+                    started.wait().await;
                     for _ in 0..TIMES {
                         let guard = locks.lock("a").await.unwrap();
                         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -430,7 +430,7 @@ async fn contended_lock_costs_few_requests() {
                 })
             })
             .collect();
-        begun.wait().await;
+        started.wait().await;
         let before = sent(&clients);
         ended.wait().await;
         let each = (sent(&clients) - before) as f64 / (WORKERS * TIMES) as f64;
@@ -455,10 +455,10 @@ async fn waiter_survives_outage_longer_than_ticket_ttl() {
         let (holder, waiter) = (open().await, open().await);
         let guard = holder.lock("a").await.unwrap();
         let waiting = tokio::spawn(async move { waiter.lock("a").await });
-        let junk: Bucket<Junk> = seen_as(&World::at(&server.url()).await, "locks").await;
+        let junk: Bucket<ForeignRecord> = seen_as(&World::at(&server.url()).await, "locks").await;
         harness::wait::until("it has drawn a ticket", 20 * SECOND, async || {
             let keys: Vec<_> = junk.keys(..).await.unwrap().try_collect().await.unwrap();
-            keys.iter().any(|key: &JunkKey| key.part.starts_with("ticket-")).then_some(())
+            keys.iter().any(|key: &ForeignRecordKey| key.part.starts_with("ticket-")).then_some(())
         })
         .await;
         server.kill().await;

@@ -3,7 +3,7 @@
 use kvtyped::Read;
 use kvtyped::prelude::*;
 
-use super::Site;
+use super::TestCluster;
 use crate::support::{Session, World, seen_as};
 
 const PAIRS: u64 = 9;
@@ -18,13 +18,14 @@ struct Staleness {
 
 /// Runs pairs of a writer and a reader concurrently. Each pair has its own key and its own connections.
 async fn write_then_read(rounds: u32, read: impl Fn(Revision) -> Read + Copy) -> Staleness {
-    let made: Bucket<Session> = Site::ThreeServers.fresh(&Site::ThreeServers.world().await).await.unwrap();
+    let made: Bucket<Session> =
+        TestCluster::ThreeServers.fresh(&TestCluster::ThreeServers.world().await).await.unwrap();
     let pairs = (0..PAIRS).map(|pair| {
         let name = made.name().to_owned();
         async move {
             let at = usize::try_from(pair).expect("small");
-            let writer = World::at(&Site::ThreeServers.nth_server(at).await.url()).await;
-            let reader = World::at(&Site::ThreeServers.nth_server(at / 3).await.url()).await;
+            let writer = World::at(&TestCluster::ThreeServers.nth_server(at).await.url()).await;
+            let reader = World::at(&TestCluster::ThreeServers.nth_server(at / 3).await.url()).await;
             let (writer, reader) = (seen_as::<Session>(&writer, &name).await, seen_as::<Session>(&reader, &name).await);
             let session = Session::new("acme", pair);
             let mut staleness = Staleness::default();
@@ -61,7 +62,7 @@ async fn leader_read_sees_acknowledged_writes() {
 /// P3: a stale server must not decide that the key has no record or that there is nothing to change.
 #[tokio::test]
 async fn no_op_change_sees_newest_record() {
-    let site = Site::ThreeServers;
+    let site = TestCluster::ThreeServers;
     let writer: Bucket<Session> = site.fresh(&site.world().await).await.unwrap();
     let mut others = Vec::new();
     for n in 0..3 {
@@ -87,7 +88,7 @@ async fn no_op_change_sees_newest_record() {
 /// P29, the control: the nearest server answers a plain read.
 #[tokio::test]
 async fn naive_read_after_write_is_stale() {
-    let site = Site::ThreeServers;
+    let site = TestCluster::ThreeServers;
     let writer: Bucket<Session> = site.fresh(&site.world().await).await.unwrap();
     let mut readers = Vec::new();
     for n in 0..3 {

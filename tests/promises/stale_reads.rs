@@ -170,10 +170,10 @@ impl RawBucket for StaleBucket {
     fn purge_through<'a>(
         &'a self,
         key: &'a Key,
-        upto: Revision,
+        through: Revision,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.purge_through(key, upto, deadline)
+        self.raw.purge_through(key, through, deadline)
     }
 
     fn read<'a>(

@@ -54,7 +54,7 @@ enum Lag {
     /// The status is computed when it is requested, and returned when the test permits it.
     Held,
     /// The status reports these last revisions, one per request, and afterwards always the last one.
-    Behind(VecDeque<Revision>, Option<Revision>),
+    ThroughProxy(VecDeque<Revision>, Option<Revision>),
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl RawBucket for LaggingBucket {
             let is_held = match &mut *self.state.lag.lock().unwrap_or_else(PoisonError::into_inner) {
                 Lag::None => false,
                 Lag::Held => true,
-                Lag::Behind(next, always) => {
+                Lag::ThroughProxy(next, always) => {
                     status.last_revision = next.pop_front().or(*always).unwrap_or(status.last_revision);
                     false
                 }
@@ -157,10 +157,10 @@ impl RawBucket for LaggingBucket {
     fn purge_through<'a>(
         &'a self,
         key: &'a Key,
-        upto: Revision,
+        through: Revision,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.purge_through(key, upto, deadline)
+        self.raw.purge_through(key, through, deadline)
     }
 
     fn read<'a>(
@@ -222,13 +222,13 @@ async fn write_during_identity_check_is_harmless() {
 #[tokio::test(start_paused = true)]
 async fn stale_leader_is_asked_again() {
     let (lagging, sessions, session, revision) = written_before(3).await;
-    lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
+    lagging.reconnect(Lag::ThroughProxy(VecDeque::from([Revision::ZERO; 3]), None));
     sessions.update(&session, revision).await.unwrap();
     // A continued list behaves the same way.
     let mut list = sessions.list(..).limit(1).await.unwrap();
     list.try_next().await.unwrap().expect("there is one");
     let cursor = list.cursor();
-    lagging.reconnect(Lag::Behind(VecDeque::from([Revision::ZERO; 3]), None));
+    lagging.reconnect(Lag::ThroughProxy(VecDeque::from([Revision::ZERO; 3]), None));
     let mut rest = sessions.list(..).after(cursor).await.unwrap();
     assert!(rest.try_next().await.unwrap().is_none());
 }
@@ -239,7 +239,7 @@ async fn stale_leader_is_asked_again() {
 async fn rewound_bucket_is_reported_as_replaced() {
     for (replicas, soon) in [(1, Duration::ZERO), (3, 8 * SECOND)] {
         let (lagging, sessions, session, revision) = written_before(replicas).await;
-        lagging.reconnect(Lag::Behind(VecDeque::new(), Some(Revision::ZERO)));
+        lagging.reconnect(Lag::ThroughProxy(VecDeque::new(), Some(Revision::ZERO)));
         let start = Instant::now();
         let error = sessions.update(&session, revision).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::BucketReplaced), "{error}");

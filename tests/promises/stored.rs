@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use async_nats::jetstream::stream::Stream;
 use kvtyped::prelude::*;
 
-use super::{Behind, Site, on_both_sites};
+use super::{TestCluster, ThroughProxy, on_both_sites};
 use crate::needs::needs;
 use crate::support::{Document, Session};
 
-async fn stream(site: Site, bucket: &str) -> Stream {
+async fn stream(site: TestCluster, bucket: &str) -> Stream {
     let client = async_nats::connect(site.server().await.url()).await.unwrap();
     async_nats::jetstream::new(client).get_stream(format!("KV_{bucket}")).await.unwrap()
 }
@@ -22,25 +22,25 @@ async fn header(stream: &Stream, revision: Revision, name: &str) -> Option<Strin
 
 on_both_sites! {
     /// P7: each operation id is unique, so no write is mistaken for another, even if it is sent again.
-    async fn every_write_has_an_id_and_a_revision_of_its_own(site: Site) {
-        let behind = Behind::<Document>::new(site).await;
+    async fn every_write_has_an_id_and_a_revision_of_its_own(site: TestCluster) {
+        let proxied = ThroughProxy::<Document>::new(site).await;
         let mut revisions = Vec::new();
         for key in ["a", "b"] {
             let mine = Document::new(key, "same");
-            revisions.push(behind.through.put(&mine).await.unwrap());
+            revisions.push(proxied.through.put(&mine).await.unwrap());
             let last = *revisions.last().expect("pushed");
-            revisions.push(behind.losing_the_answer(behind.through.update(&mine, last), async {}).await.unwrap());
+            revisions.push(proxied.losing_the_answer(proxied.through.update(&mine, last), async {}).await.unwrap());
         }
         let both = [Document::new("c", "same"), Document::new("d", "same")];
-        let creates = both.iter().map(|document| behind.through.create(document).into_future());
+        let creates = both.iter().map(|document| proxied.through.create(document).into_future());
         let creates = futures::future::try_join_all(creates);
-        revisions.extend(behind.losing_the_answer(creates, async {}).await.unwrap());
-        revisions.push(behind.through.delete(&both[0].key()).await.unwrap());
+        revisions.extend(proxied.losing_the_answer(creates, async {}).await.unwrap());
+        revisions.push(proxied.through.delete(&both[0].key()).await.unwrap());
 
         let distinct: HashSet<_> = revisions.iter().collect();
         assert_eq!(distinct.len(), revisions.len());
-        assert_eq!(behind.past.status().await.unwrap().last_revision.get(), revisions.len() as u64);
-        let stream = stream(site, behind.past.name()).await;
+        assert_eq!(proxied.past.status().await.unwrap().last_revision.get(), revisions.len() as u64);
+        let stream = stream(site, proxied.past.name()).await;
         let mut ids = HashSet::new();
         for revision in revisions {
             let mut id = header(&stream, revision, "Nats-Msg-Id").await;
@@ -53,7 +53,7 @@ on_both_sites! {
     }
 
     /// P17, and P16 for writes over delete markers: the message contains the TTL, rounded up.
-    async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: Site) {
+    async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: TestCluster) {
         needs!(RecordTtl);
         let world = site.world().await;
         let sessions: Bucket<Session> = site.fresh(&world).await.unwrap();

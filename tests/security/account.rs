@@ -10,7 +10,7 @@ use kvtyped::prelude::*;
 use serde_json::{Value, json};
 
 use super::PATIENT;
-use super::roles::{Site, block};
+use super::roles::{TestAccounts, block};
 use super::work::{Session, SessionKey};
 use crate::needs::needs;
 
@@ -22,10 +22,10 @@ const ROLES: [(&str, &str, &str); 4] = [
     ("acme", "Tenant", "KV_sessions.$KV.sessions.acme.0"),
 ];
 
-async fn site() -> Site {
+async fn site() -> TestAccounts {
     let mut users: Vec<_> = ROLES.iter().map(|(user, role, _)| ((*user).to_owned(), block(role))).collect();
     users.push(("counter".into(), block("Counter")));
-    Site::new(&users).await
+    TestAccounts::new(&users).await
 }
 
 async fn client(url: String, user: &str) -> Client {

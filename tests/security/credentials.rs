@@ -138,9 +138,12 @@ async fn unusable_file_is_named_in_error() {
         };
         for error in [by_url, is_refused(path, builder).await] {
             assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error:?}");
-            let told = format!("{error} {error:?}");
-            assert!(told.contains(path.as_str()), "{told}");
-            assert!(!told.contains("secret") && !told.contains(&user) && !told.contains(&account), "{told}");
+            let reported = format!("{error} {error:?}");
+            assert!(reported.contains(path.as_str()), "{reported}");
+            assert!(
+                !reported.contains("secret") && !reported.contains(&user) && !reported.contains(&account),
+                "{reported}"
+            );
         }
     }
     // A secret in place of a path.

@@ -17,7 +17,7 @@ struct Scene {
     /// The attacker, between the client and its server.
     between: Proxy,
     /// In front of the attacker's host.
-    elsewhere: Proxy,
+    second_proxy: Proxy,
 }
 
 impl Scene {
@@ -36,12 +36,12 @@ impl Scene {
             Server::builder().config(&config).auth()
         };
         let (own, theirs) = tokio::join!(server("127.0.0.1").start(), server("localhost").start());
-        let (between, elsewhere) = tokio::join!(Proxy::start(own.addr()), Proxy::start(theirs.addr()));
-        let forged = format!("localhost:{}", elsewhere.addr().port());
+        let (between, second_proxy) = tokio::join!(Proxy::start(own.addr()), Proxy::start(theirs.addr()));
+        let forged = format!("localhost:{}", second_proxy.addr().port());
         between.advertise([forged.as_str()]);
-        elsewhere.advertise([forged.as_str()]);
+        second_proxy.advertise([forged.as_str()]);
         let ca = folder.file("ca.pem", &authority.pem);
-        Self { ca, _folder: folder, _servers: [own, theirs], between, elsewhere }
+        Self { ca, _folder: folder, _servers: [own, theirs], between, second_proxy }
     }
 
     async fn connect(&self, more: &str) -> Store {
@@ -66,11 +66,11 @@ async fn forged_host_receives_no_password() {
         scene.between.cut();
         tokio::select! {
             () = scene.between.await_connections(connection) => {}
-            () = scene.elsewhere.await_connections(1) => panic!("the attacker's host was asked"),
+            () = scene.second_proxy.await_connections(1) => panic!("the attacker's host was asked"),
         }
         Scene::works(&store).await;
     }
-    assert_eq!(scene.elsewhere.connections(), 0, "the attacker's host was asked");
+    assert_eq!(scene.second_proxy.connections(), 0, "the attacker's host was asked");
 }
 
 /// The control: a client that trusts discovered servers connects to the host and sends its password.
@@ -80,6 +80,6 @@ async fn trusting_client_authenticates_to_forged_host() {
     let store = scene.connect("&trust_discovered_servers=true").await;
     Scene::works(&store).await;
     scene.between.set(Mode::Refuse);
-    scene.elsewhere.await_connections(1).await;
+    scene.second_proxy.await_connections(1).await;
     Scene::works(&store).await;
 }

@@ -10,7 +10,7 @@ use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Key};
 
 use super::PATIENT;
-use super::roles::{Site, block};
+use super::roles::{TestAccounts, block};
 use super::work::Session;
 use crate::needs::needs;
 use crate::support::unique;
@@ -22,7 +22,7 @@ const MESSAGE_ID: &str = "Nats-Msg-Id";
 const GUESSES: u128 = 500;
 
 /// A client with the permissions of the tenant `acme`.
-async fn attacker(site: &Site) -> Client {
+async fn attacker(site: &TestAccounts) -> Client {
     let options = ConnectOptions::with_user_and_password("acme".into(), "secret".into());
     options.custom_inbox_prefix("_INBOX_acme").connect(site.server().url()).await.expect("it is let in")
 }
@@ -64,7 +64,7 @@ async fn stored_id(client: &Client, stream: &str, subject: &str) -> String {
 #[tokio::test]
 async fn future_operation_ids_cannot_be_occupied() {
     needs!(Transactions);
-    let site = Site::new(&[("acme".into(), block("Tenant"))]).await;
+    let site = TestAccounts::new(&[("acme".into(), block("Tenant"))]).await;
     let client = attacker(&site).await;
     let mine = site.sessions.create(&Session::new("acme", 1_000)).await.expect("it is written");
     site.sessions.update(&Session::new("acme", 1_000), mine).await.expect("it is written");

@@ -2,7 +2,7 @@
 
 use kvtyped::prelude::*;
 
-use super::roles::{Denied, Site, block, cannot_write};
+use super::roles::{Denied, TestAccounts, block, cannot_write};
 use super::work::{self, RECORDS, Session, SessionKey};
 use crate::needs::{Feature, needs};
 
@@ -15,7 +15,7 @@ async fn roles_work_via_any_cluster_server() {
     let roles = [("reader", "Reader"), ("writer", "Writer"), ("locker", "Locker"), ("acme", "Tenant")];
     let users = roles.map(|(user, role)| (user.to_owned(), block(role)));
     let transacts = !Feature::Transactions.is_missing_and_told().await;
-    let site = Site::replicated(&users).await;
+    let site = TestAccounts::replicated(&users).await;
     for node in 0..NODES {
         let first = 1_000 + 100 * node as u64;
         let connect = async |user: &str| site.connect_to(node, user, &format!("_INBOX_{user}")).await;

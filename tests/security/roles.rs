@@ -33,7 +33,7 @@ pub(super) fn subjects(block: &str) -> Vec<String> {
 }
 
 /// A server or a cluster with an administrator, the given users, and the buckets that they use.
-pub(super) struct Site {
+pub(super) struct TestAccounts {
     servers: Servers,
     _admin: Store,
     pub(super) sessions: Bucket<Session>,
@@ -54,7 +54,7 @@ impl Servers {
     }
 }
 
-impl Site {
+impl TestAccounts {
     pub(super) async fn new(users: &[(String, String)]) -> Self {
         let server = Server::builder().config(&authorization(users)).auth().start().await;
         Self::on(Servers::One(Box::new(server)), 1).await
@@ -203,8 +203,8 @@ async fn cannot_administrate(denied: &Denied, store: &Store) {
 async fn each_is_needed(
     role: &str,
     rarely: &[&str],
-    work: impl for<'a> Fn(&'a Site, &'a Store, usize) -> Work<'a>,
-) -> Site {
+    work: impl for<'a> Fn(&'a TestAccounts, &'a Store, usize) -> Work<'a>,
+) -> TestAccounts {
     let name = role.to_lowercase();
     let whole = block(role);
     let inbox = format!("_INBOX_{name}");
@@ -216,7 +216,7 @@ async fn each_is_needed(
         assert_ne!(lacking, whole);
         (format!("{name}-{at}"), lacking)
     }));
-    let site = Site::new(&users).await;
+    let site = TestAccounts::new(&users).await;
 
     let store = site.connect(&name, &inbox).await;
     work(&site, &store, 0).await.unwrap_or_else(|error| panic!("the set of the {role} suffices: {error:?}"));
@@ -355,7 +355,7 @@ async fn wrong_inbox_is_permission_denied() {
     needs!(Locks);
     // This user may receive replies to requests, but not the deliveries of a consumer.
     let half = block("Reader").replace("_INBOX_reader.>", "_INBOX_half.*.*");
-    let site = Site::new(&[("reader".into(), block("Reader")), ("half".into(), half)]).await;
+    let site = TestAccounts::new(&[("reader".into(), block("Reader")), ("half".into(), half)]).await;
     let denied = Denied::default();
     let wrong = site.connect("reader", "").await;
     for _ in 0..3 {
@@ -381,7 +381,7 @@ async fn wrong_inbox_is_permission_denied() {
 async fn watch_without_flow_control_permission_fails() {
     needs!(Locks);
     let lacking = block("Reader").replace(r#""$JS.FC.KV_sessions.>""#, "");
-    let site = Site::new(&[("reader".into(), lacking)]).await;
+    let site = TestAccounts::new(&[("reader".into(), lacking)]).await;
     let store = site.connect("reader", "_INBOX_reader").await;
     let sessions: Bucket<Session> = store.bucket().await.expect("it may be opened");
     let mut events = sessions.watch(..).await.expect("it begins");
@@ -399,7 +399,7 @@ async fn watch_without_flow_control_permission_fails() {
 #[tokio::test]
 async fn application_client_denial_has_unknown_outcome() {
     needs!(Locks);
-    let site = Site::new(&[("reader".into(), block("Reader"))]).await;
+    let site = TestAccounts::new(&[("reader".into(), block("Reader"))]).await;
     let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), "secret".into());
     let client = options.custom_inbox_prefix("_INBOX_reader").connect(site.server().url()).await.unwrap();
     let store = Store::from_client(client).with_timeout(SOON);

@@ -4,18 +4,18 @@ use async_nats::{Client, ConnectOptions, HeaderMap};
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Read};
 
-use super::roles::{Site, block};
+use super::roles::{TestAccounts, block};
 use super::work::{Session, SessionKey};
 use crate::needs::needs;
 
 /// A site with a tenant of the bucket `sessions`, and one of the bucket `shared`.
-async fn site() -> Site {
+async fn site() -> TestAccounts {
     let tenant = block("Tenant");
     let of_shared = tenant.replace("sessions", "shared").replace("_INBOX_acme", "_INBOX_shared");
-    Site::new(&[("acme".into(), tenant), ("shared".into(), of_shared)]).await
+    TestAccounts::new(&[("acme".into(), tenant), ("shared".into(), of_shared)]).await
 }
 
-async fn attacker(site: &Site, user: &str) -> Client {
+async fn attacker(site: &TestAccounts, user: &str) -> Client {
     let options = ConnectOptions::with_user_and_password(user.into(), "secret".into());
     options.custom_inbox_prefix(format!("_INBOX_{user}")).connect(site.server().url()).await.expect("it is let in")
 }

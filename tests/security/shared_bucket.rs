@@ -5,20 +5,20 @@ use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
 use serde_json::{Value, json};
 
-use super::roles::{Site, block};
+use super::roles::{TestAccounts, block};
 use super::work::Session;
 use crate::needs::needs;
 
 /// The number of batches of one bucket that a server keeps open.
 const BATCHES: usize = 50;
 
-async fn site() -> Site {
+async fn site() -> TestAccounts {
     let tenant = block("Tenant");
     let of_full = tenant.replace("sessions", "full").replace("_INBOX_acme", "_INBOX_full");
-    Site::new(&[("acme".into(), tenant), ("full".into(), of_full)]).await
+    TestAccounts::new(&[("acme".into(), tenant), ("full".into(), of_full)]).await
 }
 
-async fn client(site: &Site, user: &str) -> Client {
+async fn client(site: &TestAccounts, user: &str) -> Client {
     let options = ConnectOptions::with_user_and_password(user.into(), "secret".into());
     let inbox = if user == "admin" { "_INBOX".to_owned() } else { format!("_INBOX_{user}") };
     options.custom_inbox_prefix(inbox).connect(site.server().url()).await.expect("it is let in")
@@ -105,6 +105,6 @@ async fn preconditions_reveal_foreign_revisions() {
         ("Nats-Expected-Last-Subject-Sequence-Subject", "$KV.sessions.beta.1"),
     ];
     let refused = send(&client(&site, "acme").await, "$KV.sessions.acme.x", &guard, &Value::Null).await;
-    let told = refused["error"]["description"].as_str().unwrap_or_default().to_owned();
-    assert!(told.ends_with(&format!(": {revision}")), "{refused}");
+    let reported = refused["error"]["description"].as_str().unwrap_or_default().to_owned();
+    assert!(reported.ends_with(&format!(": {revision}")), "{refused}");
 }

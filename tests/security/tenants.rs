@@ -6,19 +6,19 @@ use kvtyped::prelude::*;
 use kvtyped::{Filter, Read, ReadBucket};
 
 use super::PATIENT;
-use super::roles::{Denied, Site, block};
+use super::roles::{Denied, TestAccounts, block};
 use super::work::{self, Session, SessionKey};
 use crate::needs::needs;
 use crate::support::soon;
 
 /// Returns a site with two tenants of one bucket. The second tenant has the permissions of the first with its own name.
-async fn site() -> Site {
+async fn site() -> TestAccounts {
     let acme = block("Tenant");
     let beta = acme.replace("acme", "beta");
-    Site::new(&[("acme".into(), acme), ("beta".into(), beta)]).await
+    TestAccounts::new(&[("acme".into(), acme), ("beta".into(), beta)]).await
 }
 
-async fn connect(site: &Site, tenant: &str) -> (Store, Bucket<Session>) {
+async fn connect(site: &TestAccounts, tenant: &str) -> (Store, Bucket<Session>) {
     let url = format!("nats://{tenant}:secret@{}?inbox=_INBOX_{tenant}&restricted=true", site.server().addr());
     let store = Store::connect(url).timeout(PATIENT).await.expect("it is let in");
     let sessions = store.bucket().await.expect("it may be opened");

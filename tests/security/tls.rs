@@ -143,8 +143,11 @@ async fn unusable_file_is_named_in_error() {
     for (query, path) in wrong {
         let error = is_refused(&query, Store::connect(format!("tls://127.0.0.1:1?{query}"))).await;
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{query}: {error:?}");
-        let told = format!("{error} {error:?}");
-        assert!(told.contains(path.as_str()) && !told.contains(secret) && !told.contains("nobody's"), "{told}");
+        let reported = format!("{error} {error:?}");
+        assert!(
+            reported.contains(path.as_str()) && !reported.contains(secret) && !reported.contains("nobody's"),
+            "{reported}"
+        );
     }
 }
 
@@ -152,23 +155,23 @@ async fn unusable_file_is_named_in_error() {
 async fn eavesdropper() -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
     let port = listener.local_addr().expect("it listens").port();
-    let heard = tokio::spawn(async move {
+    let received = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("a client connects");
         let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.11.0","proto":1,"go":"go","host":"0.0.0.0","port":1,"headers":true,"max_payload":1048576,"client_id":1}"#;
         stream.write_all(format!("{info}\r\n").as_bytes()).await.expect("the client is connected");
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut buffer = [0; 1024];
         while let Ok(Ok(read @ 1..)) = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut buffer)).await {
-            heard.extend_from_slice(&buffer[..read]);
-            if heard.ends_with(b"PING\r\n") {
+            received.extend_from_slice(&buffer[..read]);
+            if received.ends_with(b"PING\r\n") {
                 break;
             }
             // A reply that is not valid in the TLS protocol.
             let _ = stream.write_all(b"PONG\r\n").await;
         }
-        heard
+        received
     });
-    (port, heard)
+    (port, received)
 }
 
 /// A client that requires encryption sends no secret to a server that announces none.
@@ -177,10 +180,10 @@ async fn required_tls_prevents_plaintext_password() {
     let files = Files::new();
     let password = "pa55word-in-the-clear";
     let hears = async |url: &dyn Fn(u16) -> String| {
-        let (port, heard) = eavesdropper().await;
+        let (port, received) = eavesdropper().await;
         let connected = Store::connect(url(port)).timeout(Duration::from_secs(2)).await;
-        let heard = String::from_utf8_lossy(&heard.await.unwrap()).into_owned();
-        (connected.err(), heard)
+        let received = String::from_utf8_lossy(&received.await.unwrap()).into_owned();
+        (connected.err(), received)
     };
     for url in [
         &|port| format!("tls://u:{password}@127.0.0.1:{port}") as String,
@@ -188,12 +191,12 @@ async fn required_tls_prevents_plaintext_password() {
         &|port| format!("nats://u:{password}@127.0.0.1:{port},tls://127.0.0.1:1?ca={}", files.ca),
     ] as [&dyn Fn(u16) -> String; 3]
     {
-        let (error, heard) = hears(url).await;
+        let (error, received) = hears(url).await;
         let error = error.expect("it is refused");
-        assert!(!heard.is_empty() && !heard.contains(password), "{heard}");
+        assert!(!received.is_empty() && !received.contains(password), "{received}");
         assert!(matches!(error.kind(), ErrorKind::Tls { .. } | ErrorKind::Unavailable { .. }), "{error:?}");
     }
     // The control: without this requirement, the server receives the password.
-    let (_, heard) = hears(&|port| format!("nats://u:{password}@127.0.0.1:{port}")).await;
-    assert!(heard.contains(password), "{heard}");
+    let (_, received) = hears(&|port| format!("nats://u:{password}@127.0.0.1:{port}")).await;
+    assert!(received.contains(password), "{received}");
 }

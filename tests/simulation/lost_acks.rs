@@ -107,17 +107,18 @@ fn once_outcome_is_exact_or_unknown() {
                 world.set_faults(faults);
                 number
             };
-            let told = once.run(&key, work).await;
+            let reported = once.run(&key, work).await;
             sleep(world.chance(|chance| chance.ms(0, 2_000))).await;
             world.set_faults(Faults::NONE);
             // Delayed writes arrive.
             sleep(60 * SECOND).await;
             let stored = observer.get(&key).await.expect("well again");
-            let error = match told {
-                Ok(told) => {
+            let error = match reported {
+                Ok(reported) => {
                     world.count("stored");
-                    if (told, stored) != (number, Some(number)) {
-                        world.broken("P19", format!("`run` returned {told} for {number}, but {stored:?} is stored"));
+                    if (reported, stored) != (number, Some(number)) {
+                        world
+                            .broken("P19", format!("`run` returned {reported} for {number}, but {stored:?} is stored"));
                     }
                     continue;
                 }
@@ -144,24 +145,24 @@ async fn finished(world: &World, then: Faults) -> (Result<u64, Error>, Option<u6
         });
         7
     };
-    let told = once.run("a", work).await.map_err(Error::from);
+    let reported = once.run("a", work).await.map_err(Error::from);
     world.set_faults(Faults::NONE);
     sleep(60 * SECOND).await;
-    (told, Client::new(world, 2).store().once::<u64>("once").get("a").await.expect("well again"))
+    (reported, Client::new(world, 2).store().once::<u64>("once").get("a").await.expect("well again"))
 }
 
 #[test]
 fn lost_ack_of_result_is_recovered() {
     run(0, async |world| {
-        let (told, stored) = finished(&world, Faults::NONE).await;
-        assert_eq!((told.expect("it is stored"), stored), (7, Some(7)));
+        let (reported, stored) = finished(&world, Faults::NONE).await;
+        assert_eq!((reported.expect("it is stored"), stored), (7, Some(7)));
     });
 }
 
 #[test]
 fn unverifiable_result_has_unknown_outcome() {
     run(0, async |world| {
-        let (told, stored) = finished(&world, MUTE).await;
-        assert_eq!((told.expect_err("the outcome is unknown").outcome(), stored), (Outcome::Unknown, Some(7)));
+        let (reported, stored) = finished(&world, MUTE).await;
+        assert_eq!((reported.expect_err("the outcome is unknown").outcome(), stored), (Outcome::Unknown, Some(7)));
     });
 }

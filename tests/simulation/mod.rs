@@ -119,7 +119,7 @@ fn seeds(test: &str, usual: u64) -> Vec<u64> {
 
 /// Runs every seed and panics if a promise is broken.
 fn every_seed(test: &str, usual: u64, scenario: impl AsyncFn(World)) {
-    let (begun, seeds) = (std::time::Instant::now(), seeds(test, usual));
+    let (started, seeds) = (std::time::Instant::now(), seeds(test, usual));
     let mut counts = std::collections::BTreeMap::<_, u64>::new();
     for seed in &seeds {
         let seen = catch_unwind(AssertUnwindSafe(|| run(*seed, &scenario))).unwrap_or_else(|panic| {
@@ -143,7 +143,7 @@ fn every_seed(test: &str, usual: u64, scenario: impl AsyncFn(World)) {
             *counts.entry(what).or_default() += count;
         }
     }
-    println!("{test}: {} seeds in {:?}: {counts:?}", seeds.len(), begun.elapsed());
+    println!("{test}: {} seeds in {:?}: {counts:?}", seeds.len(), started.elapsed());
 }
 
 /// Runs seeds of an incorrect implementation. Returns the number of seeds that break the promise.

@@ -181,7 +181,7 @@ struct Line {
 
 /// The fate of a write in transit.
 #[derive(Debug, Clone, Copy)]
-struct Fate {
+struct WriteFate {
     /// The delay until the write is applied; `None` if it is lost.
     there: Option<Duration>,
     /// The further delay until the sender receives the acknowledgement; `None` if it is lost.
@@ -191,17 +191,17 @@ struct Fate {
 }
 
 impl Line {
-    fn fate(&self, deadline: Deadline) -> Fate {
+    fn write_fate(&self, deadline: Deadline) -> WriteFate {
         let world = &self.client.0.world;
         let (faults, election) = (world.faults(), world.election_ends());
         world.chance(|chance| {
             let (there, back) = (chance.ms(1, 15), chance.ms(1, 15));
-            let well = Fate { there: Some(there), back: Some(back), refused: false };
+            let well = WriteFate { there: Some(there), back: Some(back), refused: false };
             if let Some(ends) = election {
                 return match chance.between(0, 4) {
-                    0 | 1 => Fate { refused: true, ..well },
-                    2 | 3 => Fate { there: None, ..well },
-                    _ => Fate { there: Some(there + ends), ..well },
+                    0 | 1 => WriteFate { refused: true, ..well },
+                    2 | 3 => WriteFate { there: None, ..well },
+                    _ => WriteFate { there: Some(there + ends), ..well },
                 };
             }
             let mut draw = chance.between(0, 999);
@@ -211,15 +211,15 @@ impl Line {
                 fell
             };
             if fell(faults.lost) {
-                Fate { there: None, ..well }
+                WriteFate { there: None, ..well }
             } else if fell(faults.lost_answer) {
-                Fate { back: None, ..well }
+                WriteFate { back: None, ..well }
             } else if fell(faults.late) {
-                Fate { there: Some(deadline.remaining() + chance.ms(5_000, 20_000)), ..well }
+                WriteFate { there: Some(deadline.remaining() + chance.ms(5_000, 20_000)), ..well }
             } else if fell(faults.slow) {
-                Fate { there: Some(chance.ms(1_000, 4_900)), ..well }
+                WriteFate { there: Some(chance.ms(1_000, 4_900)), ..well }
             } else if fell(faults.slow_answer) {
-                Fate { back: Some(chance.ms(1_000, 4_900)), ..well }
+                WriteFate { back: Some(chance.ms(1_000, 4_900)), ..well }
             } else {
                 well
             }
@@ -235,7 +235,7 @@ impl Line {
         let (world, client) = (self.client.0.world.clone(), self.client.number());
         let keys: Vec<_> = batch.writes.iter().map(|write| write.key.clone()).collect();
         batch.writes.iter().for_each(|write| world.sent(client, write));
-        let Fate { there, back, refused } = self.fate(deadline);
+        let WriteFate { there, back, refused } = self.write_fate(deadline);
         if refused {
             sleep(back.unwrap_or_default()).await;
             self.client.awake().await;
@@ -264,7 +264,7 @@ impl Line {
         };
         self.client.awake().await;
         if let Err(error) = &answer {
-            keys.iter().for_each(|key| world.heard(client, key, error));
+            keys.iter().for_each(|key| world.received(client, key, error));
         }
         let revision = answer.as_ref().map_or(0, |revisions| revisions[0].get());
         world.note(client, "answer", revision, u64::from(answer.is_ok()));
@@ -296,9 +296,9 @@ impl RawBucket for Line {
         Box::pin(self.send(batch, false, deadline))
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let erased = self.client.ask(deadline, || at_once(self.raw.purge_through(key, upto, never()))).await;
+            let erased = self.client.ask(deadline, || at_once(self.raw.purge_through(key, through, never()))).await;
             erased.map_err(Error::unknown_outcome)
         })
     }
@@ -341,26 +341,27 @@ impl RawBucket for Line {
     }
 
     fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
-        let patience = watch.idle_timeout;
-        let sitting = Sitting { client: self.client.clone(), patience, inner: Some(self.raw.watch(watch)), ends: None };
-        stream::unfold(sitting, |mut sitting| async move {
-            let signal = sitting.next().await?;
-            Some((signal, sitting))
+        let idle_limit = watch.idle_timeout;
+        let watching =
+            Watching { client: self.client.clone(), idle_limit, inner: Some(self.raw.watch(watch)), ends: None };
+        stream::unfold(watching, |mut watching| async move {
+            let signal = watching.next().await?;
+            Some((signal, watching))
         })
         .boxed()
     }
 }
 
 /// A watch session. It delivers events with delay, and may go blind or end.
-struct Sitting {
+struct Watching {
     client: Client,
-    patience: Duration,
+    idle_limit: Duration,
     inner: Option<BoxStream<'static, Result<WatchSignal>>>,
     /// The time when the session goes blind, and the delay until this is detected.
     ends: Option<(Instant, Duration)>,
 }
 
-impl Sitting {
+impl Watching {
     async fn next(&mut self) -> Option<Result<WatchSignal>> {
         let world = self.client.0.world.clone();
         self.client.awake().await;
@@ -377,7 +378,7 @@ impl Sitting {
                 sleep(late).await;
                 if world.is_electing() {
                     self.inner = None;
-                    sleep(self.patience.min(Duration::from_secs(2))).await;
+                    sleep(self.idle_limit.min(Duration::from_secs(2))).await;
                     return Some(Err(unavailable("no leader")));
                 }
                 *self.ends.insert((Instant::now() + well, if abrupt { Duration::ZERO } else { blind }))

@@ -121,7 +121,7 @@ pub(super) struct World(Arc<Shared>);
 
 struct Shared {
     memory: MemoryBackend,
-    begun: Instant,
+    started: Instant,
     state: Mutex<State>,
 }
 
@@ -167,7 +167,7 @@ impl World {
             attempts: BTreeMap::new(),
             seen: Seen::default(),
         };
-        Self(Arc::new(Shared { memory: MemoryBackend::new(), begun: Instant::now(), state: Mutex::new(state) }))
+        Self(Arc::new(Shared { memory: MemoryBackend::new(), started: Instant::now(), state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,13 +200,13 @@ impl World {
 
     pub(super) fn broken(&self, promise: &'static str, what: impl Into<String>) {
         let what = what.into();
-        let at = self.0.begun.elapsed();
+        let at = self.0.started.elapsed();
         self.state().seen.broken.push((promise, format!("{:.3}: {what}", at.as_secs_f64())));
     }
 
     /// Records an event and checks mutual exclusion.
     pub(super) fn note(&self, client: u64, what: &'static str, a: u64, b: u64) {
-        let event = Event { at: self.0.begun.elapsed(), client, what, numbers: (a, b) };
+        let event = Event { at: self.0.started.elapsed(), client, what, numbers: (a, b) };
         let mut state = self.state();
         state.seen.trace.push(event);
         assert!(state.seen.trace.len() < TOO_MUCH, "it goes round in circles");
@@ -251,14 +251,14 @@ impl World {
     pub(super) fn deposed(&self, key: &Key) -> Option<Option<RawEntry>> {
         let now = Instant::now();
         let mut state = self.state();
-        let (begun, ends) = state.election?;
+        let (started, ends) = state.election?;
         let electing = now < ends;
         let asked = electing || (now < ends + Duration::from_millis(1_500) && state.chance.happens(200));
         if !asked {
             return None;
         }
         let Some(versions) = state.versions.get(key) else { return Some(None) };
-        let version = versions.iter().rev().find(|(at, _)| *at <= begun);
+        let version = versions.iter().rev().find(|(at, _)| *at <= started);
         // If the version is no longer remembered, the read returns the current entry.
         let Some((at, entry)) = version else { return (versions.len() < REMEMBERED).then_some(None) };
         let expired = entry.as_ref().and_then(|entry| entry.ttl).is_some_and(|ttl| *at + ttl.as_duration() <= now);
@@ -310,7 +310,7 @@ impl World {
     }
 
     /// Records that a client received a conflict for its write of the record.
-    pub(super) fn heard(&self, client: u64, key: &Key, error: &Error) {
+    pub(super) fn received(&self, client: u64, key: &Key, error: &Error) {
         if let ErrorKind::Conflict { actual: Some(actual), .. } = error.kind()
             && key.as_str() == RECORD
             && let Some((least, _)) = self.state().attempts.get_mut(&client)
@@ -369,7 +369,7 @@ impl World {
         state.seen.landed.push(Landed { client, key: key.clone(), put, revision });
         let versions = state.versions.entry(key).or_default();
         if versions.is_empty() {
-            versions.push_back((self.0.begun, before));
+            versions.push_back((self.0.started, before));
         }
         if well {
             versions.push_back((Instant::now(), after));

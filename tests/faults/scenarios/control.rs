@@ -30,11 +30,11 @@ pub(crate) async fn losses(name: &'static str, _: Effort) -> Row {
     row.faults += 1;
     server.restart().await;
     let found = VersionOrder::of(&recorder.history()).last(&[]).check();
-    let told = records.get(&Record::new("lost", 0, 0).key()).read(Read::Leader).await;
+    let reported = records.get(&Record::new("lost", 0, 0).key()).read(Read::Leader).await;
     if !found.violations.iter().any(|violation| violation.rule == Rule::NothingIsLost) {
         row.violations.push(format!("the check did not miss what is lost: {found}"));
     }
-    if let Ok(Some(entry)) = told {
+    if let Ok(Some(entry)) = reported {
         row.violations.push(format!("nothing was lost: {entry:?}"));
     }
     row.notes.push(format!("missed, as it has to be: {} writes", found.violations.len()));

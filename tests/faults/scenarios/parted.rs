@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use harness::history::lock::{self, Tenures};
+use harness::history::lock::{self, TermLog};
 use harness::history::{Action, Expected, Freshness, Outcome as Recorded, Seen};
 use harness::netns::{Net, Place as Spot};
 use harness::{Cluster, Mode, Proxy, wait};
@@ -49,7 +49,7 @@ pub(crate) async fn leader(name: &'static str, effort: Effort) -> Row {
         let mut parted = Parted::new(&run, old, round).await;
         run.fault();
         net.part(&[Spot::Node(old), Spot::Side(old + 1)]);
-        parted.look(effort.of(12, 20) * SECOND, true).await;
+        parted.look_up(effort.of(12, 20) * SECOND, true).await;
         net.heal_all();
         let newest = parted.newest.load(Ordering::SeqCst);
         let caught_up = wait::until("the server that was cut off is up to date", CATCHING_UP, async || {
@@ -75,7 +75,7 @@ pub(crate) async fn clients(name: &'static str, effort: Effort) -> Row {
         let mut parted = Parted::new(&run, old, round).await;
         run.fault();
         proxies[old].set(Mode::Stall);
-        parted.look(effort.of(8, 12) * SECOND, false).await;
+        parted.look_up(effort.of(8, 12) * SECOND, false).await;
         proxies[old].set(Mode::Pass);
         parted.converges(std::future::ready(())).await;
         run.recover().await;
@@ -94,7 +94,7 @@ struct Parted {
     /// A cache of the record on the isolated side.
     cache: Cache<Record>,
     guard: Arc<LockGuard>,
-    tenures: Tenures,
+    term_log: TermLog,
     /// The acquisition id of the guard.
     cut_off: usize,
     common: Common,
@@ -129,20 +129,20 @@ impl Parted {
         let key = RecordKey::new("parted", round);
         let cache = inside.cache(Filter::key(&key)).await.expect("nothing fails now");
         let guard = Arc::new(inside.lock(&key).ttl(TTL).await.expect("nothing fails now"));
-        let tenures = Tenures::of(&run.common().recorder);
+        let term_log = TermLog::of(&run.common().recorder);
         let client = 1_000 + 10 * round;
-        let cut_off = tenures.taken(client, "parted", guard.fence().get());
+        let cut_off = term_log.taken(client, "parted", guard.fence().get());
         let common = run.common().clone();
         let (send_late, sent) = oneshot::channel();
         let late = {
-            let (common, inside, guard, tenures) =
-                (common.clone(), inside.clone(), Arc::clone(&guard), tenures.clone());
+            let (common, inside, guard, term_log) =
+                (common.clone(), inside.clone(), Arc::clone(&guard), term_log.clone());
             let record = Record::new("parted", round, common.fresh());
             tokio::spawn(async move {
                 // The write is prepared now: a guard that is already lost would reject it.
                 let write = inside.put(&record).fenced_by(&guard);
                 if let Ok(time) = sent.await {
-                    Self::fenced(&common, (&tenures, cut_off), (client + 3, &record), write.timeout(time)).await;
+                    Self::fenced(&common, (&term_log, cut_off), (client + 3, &record), write.timeout(time)).await;
                 }
             })
         };
@@ -152,7 +152,7 @@ impl Parted {
             key,
             cache,
             guard,
-            tenures,
+            term_log,
             cut_off,
             common,
             client,
@@ -168,7 +168,7 @@ impl Parted {
 
     /// Runs both clients for the duration of the partition. `answered` says whether the inside client can still reach
     /// its server.
-    async fn look(&mut self, time: Duration, answered: bool) {
+    async fn look_up(&mut self, time: Duration, answered: bool) {
         let cut = Instant::now();
         let end = cut + time;
         let send_late = self.send_late.take();
@@ -200,16 +200,16 @@ impl Parted {
         if answered && any.stale == 0 {
             self.violations.push(format!("P30: none of {} plain reads that were cut off was stale", any.answered));
         }
-        let told = |what: &str, Answers { answered, stale, last }| {
+        let reported = |what: &str, Answers { answered, stale, last }| {
             let last = if stale > 0 { format!(", the last of them {last:.1?} after the cut") } else { String::new() };
             format!("{what}: {stale} of {answered} stale{last}")
         };
         let after = |time: Option<Duration>| time.map_or("never".to_owned(), |time| format!("after {time:.1?}"));
         self.notes.push(format!(
             "cut off for {time:?}: {}; {}; {}; first write of the others {}, the guard lost {}, its lock taken over {}",
-            told("plain reads", any),
-            told("of at least a revision", at_least),
-            told("of the leader", leader),
+            reported("plain reads", any),
+            reported("of at least a revision", at_least),
+            reported("of the leader", leader),
             after(written),
             after(lost),
             after(taken),
@@ -285,7 +285,7 @@ impl Parted {
     /// Polls the inside guard until it is lost. Returns the time of the loss.
     async fn loses(&self, cut: Instant, end: Instant) -> Option<Duration> {
         while Instant::now() < end {
-            if !self.tenures.look(self.cut_off, || self.guard.is_held()) {
+            if !self.term_log.look_up(self.cut_off, || self.guard.is_held()) {
                 return Some(cut.elapsed());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -310,16 +310,16 @@ impl Parted {
             }
         };
         let (taken, client) = (cut.elapsed(), self.client + 2);
-        let tenure = self.tenures.taken(client, "parted", guard.fence().get());
-        self.tenures.look(tenure, || guard.is_held());
+        let term_record = self.term_log.taken(client, "parted", guard.fence().get());
+        self.term_log.look_up(term_record, || guard.is_held());
         let record = Record::new("parted", self.key.id, self.common.fresh());
         let write = self.outside.put(&record).fenced_by(&guard).timeout(HASTY);
-        Self::fenced(&self.common, (&self.tenures, tenure), (client, &record), write).await;
+        Self::fenced(&self.common, (&self.term_log, term_record), (client, &record), write).await;
         if let Some(send_late) = send_late {
             // Long enough for the write to reach the healed network.
             let _ = send_late.send(end.saturating_duration_since(Instant::now()) + 5 * SECOND);
         }
-        self.tenures.look(tenure, || guard.is_held());
+        self.term_log.look_up(term_record, || guard.is_held());
         // The check decides about the consequences of a failed release.
         let _ = guard.release().await;
         Ok(taken)
@@ -328,15 +328,15 @@ impl Parted {
     /// Returns a recorded write with the fencing token of a guard. It is prepared now and sent when it is polled.
     fn fenced<'a>(
         common: &Common,
-        (tenures, tenure): (&Tenures, usize),
+        (term_log, term_record): (&TermLog, usize),
         (client, record): (usize, &Record),
         write: Put<'a, Record>,
     ) -> impl Future<Output = ()> + Send + use<'a> {
-        let (common, tenures, key, value) = (common.clone(), tenures.clone(), record.key().to_string(), record.value);
+        let (common, term_log, key, value) = (common.clone(), term_log.clone(), record.key().to_string(), record.value);
         async move {
             let action = Action::Write { value: Some(value), expected: Expected::Anything };
             let pending = common.recorder.begin(client, key, action);
-            tenures.fenced(tenure, pending.id());
+            term_log.fenced(term_record, pending.id());
             pending.done(recorded(&write.await));
         }
     }
@@ -373,9 +373,12 @@ impl Parted {
         // Without a takeover, the late write is not sent.
         drop(self.send_late.take());
         self.late.await.expect("it does not panic");
-        let (tenures, fenced) = self.tenures.noted();
-        let found =
-            lock::tenures(&tenures).into_iter().chain(lock::fenced(&self.common.recorder.history(), &tenures, &fenced));
+        let (term_log, fenced) = self.term_log.noted();
+        let found = lock::term_log(&term_log).into_iter().chain(lock::fenced(
+            &self.common.recorder.history(),
+            &term_log,
+            &fenced,
+        ));
         self.violations.extend(found.map(|violation| format!("parted: {violation}")));
         self.violations.into_iter().for_each(|violation| run.violation(violation));
         self.notes.into_iter().for_each(|note| run.note(note));

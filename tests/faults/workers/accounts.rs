@@ -11,7 +11,7 @@ use kvtyped::txn::TransactError;
 use kvtyped::{Error, Read};
 
 use crate::model::{Account, AccountKey, Transfer, TransferKey};
-use crate::worker_context::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, WorkerContext};
 
 const ACCOUNTS: u64 = 6;
 const BALANCE: i64 = 1_000;
@@ -46,10 +46,10 @@ impl Moved {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn failed(&self, seat: &Seat, error: &TransactError) -> Option<bool> {
+    fn failed(&self, context: &WorkerContext, error: &TransactError) -> Option<bool> {
         match error {
             TransactError::Kv(error) => {
-                seat.gauge.failed(error);
+                context.gauge.failed(error);
                 (error.outcome() == Outcome::NotApplied).then_some(false)
             }
             TransactError::Closure(error) => {
@@ -62,20 +62,20 @@ impl Moved {
     /// Returns the numbers of completed transfers, of transfers of unknown outcome, and of audits.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         self.with(|books| {
-            let count = |fate| books.transfers.values().filter(|made| **made == fate).count();
+            let count = |write_fate| books.transfers.values().filter(|made| **made == write_fate).count();
             (count(Some(true)), count(None), books.sums.len())
         })
     }
 
     /// Compares the results with the final state of the bank.
     pub(crate) async fn check(&self, bank: &Bucket<Account>, records: &Bucket<Transfer>) -> Result<Vec<String>, Error> {
-        let (told, sums, mut violations) =
+        let (reported, sums, mut violations) =
             self.with(|books| (books.transfers.clone(), books.sums.clone(), std::mem::take(&mut books.violations)));
         violations.extend(transfers::sums(SUM, &sums).iter().map(ToString::to_string));
-        let keys: Vec<TransferKey> = told.keys().copied().map(TransferKey::new).collect();
+        let keys: Vec<TransferKey> = reported.keys().copied().map(TransferKey::new).collect();
         let found = records.get_many(&keys).read(Read::Leader).timeout(PATIENT).await?;
         let mut expected: BTreeMap<u64, i64> = (0..ACCOUNTS).map(|id| (id, BALANCE)).collect();
-        for ((id, made), found) in told.iter().zip(found) {
+        for ((id, made), found) in reported.iter().zip(found) {
             if let Some(entry) = &found {
                 *expected.entry(entry.from).or_default() -= entry.amount;
                 *expected.entry(entry.to).or_default() += entry.amount;
@@ -110,25 +110,25 @@ pub(crate) async fn open_bank(open: OpenBucket<Account>) -> Bucket<Account> {
 }
 
 /// Moves money between accounts, repeatedly, and stores a record of each transfer.
-pub(crate) async fn teller(seat: Seat, moved: Moved) {
-    let bank: Bucket<Account> = seat.bucket().await;
+pub(crate) async fn teller(context: WorkerContext, moved: Moved) {
+    let bank: Bucket<Account> = context.bucket().await;
     for round in 0.. {
-        if seat.is_over() {
+        if context.is_over() {
             return;
         }
-        let dice = seat.dice(round) as u64;
-        let id = (seat.number * 1_000_000 + round) as u64;
+        let dice = context.dice(round) as u64;
+        let id = (context.number * 1_000_000 + round) as u64;
         let (from, to) = (dice % ACCOUNTS, (dice + 1 + dice / ACCOUNTS % (ACCOUNTS - 1)) % ACCOUNTS);
         let made = transfer(&bank, id, from, to).await;
         let made = match &made {
             Ok(()) => {
-                seat.gauge.done();
+                context.gauge.done();
                 Some(true)
             }
-            Err(error) => moved.failed(&seat, error),
+            Err(error) => moved.failed(&context, error),
         };
         moved.with(|books| books.transfers.insert(id, made));
-        seat.pause().await;
+        context.pause().await;
     }
 }
 
@@ -149,9 +149,9 @@ async fn transfer(bank: &Bucket<Account>, id: u64, from: u64, to: u64) -> Result
 }
 
 /// Sums up all accounts in a read-only transaction, repeatedly.
-pub(crate) async fn auditor(seat: Seat, moved: Moved) {
-    let bank: Bucket<Account> = seat.bucket().await;
-    while !seat.is_over() {
+pub(crate) async fn auditor(context: WorkerContext, moved: Moved) {
+    let bank: Bucket<Account> = context.bucket().await;
+    while !context.is_over() {
         let audit = bank.transact(|tx| async move {
             let mut sum = 0;
             for id in 0..ACCOUNTS {
@@ -161,10 +161,10 @@ pub(crate) async fn auditor(seat: Seat, moved: Moved) {
         });
         match audit.timeout(PATIENT).max_attempts(10_000).await {
             Ok(sum) => {
-                seat.gauge.done();
+                context.gauge.done();
                 moved.with(|books| books.sums.push(sum));
             }
-            Err(error) => drop(moved.failed(&seat, &error)),
+            Err(error) => drop(moved.failed(&context, &error)),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -3,29 +3,29 @@
 use harness::history::election::Turns;
 use kvtyped::prelude::*;
 
-use crate::worker_context::Seat;
+use crate::worker_context::WorkerContext;
 
 const WAIT: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(8);
 
-pub(crate) async fn candidate(seat: Seat, turns: Turns) {
-    let election = seat.store.election::<usize>("election").replicas(seat.replicas()).ttl(TTL);
-    while !seat.is_over() {
-        match election.campaign(&seat.number).wait(WAIT).await {
+pub(crate) async fn candidate(context: WorkerContext, turns: Turns) {
+    let election = context.store.election::<usize>("election").replicas(context.replicas()).ttl(TTL);
+    while !context.is_over() {
+        match election.campaign(&context.number).wait(WAIT).await {
             Ok(leadership) => {
                 let term = leadership.fence().get();
-                if turns.started(seat.number, term, || leadership.is_held()) {
-                    seat.gauge.done();
+                if turns.started(context.number, term, || leadership.is_held()) {
+                    context.gauge.done();
                     // Returns early if the leadership is lost.
                     let _ = leadership.run(tokio::time::sleep(Duration::from_millis(50))).await;
-                    turns.stopped(seat.number, term);
+                    turns.stopped(context.number, term);
                 }
                 if let Err(error) = leadership.resign().await {
-                    seat.gauge.failed(&error);
+                    context.gauge.failed(&error);
                 }
             }
-            Err(error) => drop(seat.gauge.failed(&error)),
+            Err(error) => drop(context.gauge.failed(&error)),
         }
-        seat.rest().await;
+        context.rest().await;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use harness::history::counter::Tally;
 use kvtyped::prelude::*;
 
-use crate::worker_context::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, WorkerContext};
 
 /// The sums of the increments.
 #[derive(Debug, Clone, Default)]
@@ -34,24 +34,24 @@ impl Added {
     }
 }
 
-pub(crate) async fn adder(seat: Seat, added: Added) {
-    let open = seat.store.counters("hits").replicas(seat.replicas()).timeout(PATIENT);
+pub(crate) async fn adder(context: WorkerContext, added: Added) {
+    let open = context.store.counters("hits").replicas(context.replicas()).timeout(PATIENT);
     let hits = open.await.expect("nothing fails yet");
     for round in 0.. {
-        if seat.is_over() {
+        if context.is_over() {
             return;
         }
-        let delta = i64::try_from(seat.dice(round) % 9).unwrap_or_default() - 3;
+        let delta = i64::try_from(context.dice(round) % 9).unwrap_or_default() - 3;
         match hits.add("home", delta).await {
             Ok(_) => {
-                seat.gauge.done();
+                context.gauge.done();
                 added.with(|sums| {
                     sums.tally.acknowledged(delta);
                     sums.acknowledged += 1;
                 });
             }
             Err(error) => {
-                seat.gauge.failed(&error);
+                context.gauge.failed(&error);
                 if error.outcome() == Outcome::Unknown {
                     added.with(|sums| {
                         sums.tally.unknown(delta);
@@ -60,6 +60,6 @@ pub(crate) async fn adder(seat: Seat, added: Added) {
                 }
             }
         }
-        seat.pause().await;
+        context.pause().await;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvtyped::prelude::*;
 
 use crate::model::{Tally, TallyKey};
-use crate::worker_context::{PATIENT, Seat};
+use crate::worker_context::{PATIENT, WorkerContext};
 
 /// The number of tasks that share a connection and therefore one commit queue.
 const TASKS: usize = 4;
@@ -18,11 +18,11 @@ pub(crate) struct Changed(Arc<Mutex<Vec<Increment>>>);
 struct Increment {
     worker: usize,
     id: u64,
-    fate: Fate,
+    write_fate: WriteFate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum WriteFate {
     Applied,
     NotApplied,
     Unknown,
@@ -36,8 +36,8 @@ impl Changed {
     /// Returns the numbers of acknowledged increments and of increments of unknown outcome.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let increments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |fate| increments.iter().filter(|increment| increment.fate == fate).count();
-        (count(Fate::Applied), count(Fate::Unknown))
+        let count = |write_fate| increments.iter().filter(|increment| increment.write_fate == write_fate).count();
+        (count(WriteFate::Applied), count(WriteFate::Unknown))
     }
 
     /// Compares the outcomes with the final record.
@@ -48,12 +48,12 @@ impl Changed {
             violations.push(format!("{} increments were applied twice", tally.twice));
         }
         let mut held = 0;
-        for Increment { worker, id, fate } in increments.iter().copied() {
+        for Increment { worker, id, write_fate } in increments.iter().copied() {
             let is_held = tally.holds(worker, id);
             held += u64::from(is_held);
-            match fate {
-                Fate::Applied if !is_held => violations.push(format!("increment {id} of {worker} is lost")),
-                Fate::NotApplied if is_held => {
+            match write_fate {
+                WriteFate::Applied if !is_held => violations.push(format!("increment {id} of {worker} is lost")),
+                WriteFate::NotApplied if is_held => {
                     violations.push(format!("increment {id} of {worker} is applied, but was reported as not applied"));
                 }
                 _ => {}
@@ -66,15 +66,16 @@ impl Changed {
     }
 }
 
-pub(crate) async fn changer(seat: Seat, changed: Changed) {
-    let tallies = seat.bucket().await;
-    let tasks = (0..TASKS).map(|task| add(seat.number * TASKS + task, seat.clone(), tallies.clone(), changed.clone()));
+pub(crate) async fn changer(context: WorkerContext, changed: Changed) {
+    let tallies = context.bucket().await;
+    let tasks =
+        (0..TASKS).map(|task| add(context.number * TASKS + task, context.clone(), tallies.clone(), changed.clone()));
     futures::future::join_all(tasks).await;
 }
 
-async fn add(worker: usize, seat: Seat, tallies: Bucket<Tally>, changed: Changed) {
+async fn add(worker: usize, context: WorkerContext, tallies: Bucket<Tally>, changed: Changed) {
     for id in 0.. {
-        if seat.is_over() {
+        if context.is_over() {
             return;
         }
         // The closure of `modify` does not run on an inserted value.
@@ -85,17 +86,17 @@ async fn add(worker: usize, seat: Seat, tallies: Bucket<Tally>, changed: Changed
         };
         let change = tallies.modify(&TallyKey, |tally| tally.add(worker, id)).or_insert_with(first);
         let result = change.max_attempts(u32::MAX).timeout(PATIENT).await;
-        let fate = match &result {
+        let write_fate = match &result {
             Ok(_) => {
-                seat.gauge.done();
-                Fate::Applied
+                context.gauge.done();
+                WriteFate::Applied
             }
             Err(error) => {
-                seat.gauge.failed(error);
-                if error.outcome() == Outcome::Unknown { Fate::Unknown } else { Fate::NotApplied }
+                context.gauge.failed(error);
+                if error.outcome() == Outcome::Unknown { WriteFate::Unknown } else { WriteFate::NotApplied }
             }
         };
-        changed.note(Increment { worker, id, fate });
-        seat.pause().await;
+        changed.note(Increment { worker, id, write_fate });
+        context.pause().await;
     }
 }

@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read};
 
 use crate::model::{Record, RecordKey};
-use crate::worker_context::{HASTY, PATIENT, Seat};
+use crate::worker_context::{HASTY, PATIENT, WorkerContext};
 
 /// Longer than a run.
 const TTL: Duration = Duration::from_secs(3_600);
@@ -57,9 +57,9 @@ impl Touched {
     }
 }
 
-pub(crate) async fn toucher(seat: Seat, touched: Touched) {
-    let records: Bucket<Record> = seat.bucket().await;
-    let mut record = Record::new("touched", seat.number, seat.common.fresh());
+pub(crate) async fn toucher(context: WorkerContext, touched: Touched) {
+    let records: Bucket<Record> = context.bucket().await;
+    let mut record = Record::new("touched", context.number, context.common.fresh());
     let key = record.key();
     let first = records.put(&record).ttl(TTL).await.expect("nothing fails yet");
     touched.with(|state| {
@@ -68,11 +68,11 @@ pub(crate) async fn toucher(seat: Seat, touched: Touched) {
         state.revision = first;
     });
     for round in 0.. {
-        if seat.is_over() {
+        if context.is_over() {
             return;
         }
-        let result = if seat.dice(round).is_multiple_of(4) {
-            record.value = seat.common.fresh();
+        let result = if context.dice(round).is_multiple_of(4) {
+            record.value = context.common.fresh();
             touched.with(|state| state.values.push(record.value));
             let result = records.put(&record).ttl(TTL).timeout(HASTY).await;
             touched.with(|state| match &result {
@@ -91,7 +91,7 @@ pub(crate) async fn toucher(seat: Seat, touched: Touched) {
             }
             result
         };
-        seat.gauge.wrote(&result);
+        context.gauge.wrote(&result);
         if let Ok(revision) = result {
             touched.with(|state| {
                 if revision <= state.revision {
@@ -100,6 +100,6 @@ pub(crate) async fn toucher(seat: Seat, touched: Touched) {
                 state.revision = revision;
             });
         }
-        seat.pause().await;
+        context.pause().await;
     }
 }

@@ -4,49 +4,49 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::history::Seen;
-use harness::history::watch::{Log, Look, Told};
+use harness::history::watch::{Log, Lookup, Observed};
 use kvtyped::Event;
 use kvtyped::prelude::*;
 
 use super::writer::HOT;
 use crate::model::{Record, RecordKey};
-use crate::worker_context::Seat;
+use crate::worker_context::WorkerContext;
 
 /// The interval between two reads of a cache or a live value.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Records every event until the task is aborted.
-pub(crate) async fn watcher(seat: Seat, log: Log) {
-    let records: Bucket<Record> = seat.bucket().await;
+pub(crate) async fn watcher(context: WorkerContext, log: Log) {
+    let records: Bucket<Record> = context.bucket().await;
     let mut events = records.watch(..).await.expect("nothing fails yet");
     while let Some(event) = events.next().await {
-        let told = match event {
+        let reported = match event {
             Ok(Event::Put(entry)) => {
-                Told::Put { key: entry.key().to_string(), revision: entry.revision().get(), value: entry.value }
+                Observed::Put { key: entry.key().to_string(), revision: entry.revision().get(), value: entry.value }
             }
             Ok(Event::Removed { key, revision, .. }) => {
-                Told::Removed { key: key.to_string(), revision: revision.get() }
+                Observed::Removed { key: key.to_string(), revision: revision.get() }
             }
-            Ok(Event::Ready) => Told::Ready,
-            Ok(Event::Resync) => Told::Resync,
+            Ok(Event::Ready) => Observed::Ready,
+            Ok(Event::Resync) => Observed::Resync,
             Ok(_) => continue,
             Err(error) => {
-                seat.gauge.failed(&error);
+                context.gauge.failed(&error);
                 continue;
             }
         };
-        seat.gauge.done();
-        log.note(told);
+        context.gauge.done();
+        log.note(reported);
     }
 }
 
 /// The successive contents of a cache or a live value.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cached(Arc<Mutex<Looks>>);
+pub(crate) struct Cached(Arc<Mutex<Lookups>>);
 
 #[derive(Debug, Default)]
-struct Looks {
-    looks: Vec<Look>,
+struct Lookups {
+    lookups: Vec<Lookup>,
     newest: BTreeMap<String, Seen>,
 }
 
@@ -55,14 +55,14 @@ impl Cached {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut noted.newest, now.clone());
         let changed = now.into_iter().filter(|(key, seen)| before.get(key) != Some(seen));
-        let new: Vec<_> = changed.map(|(key, seen)| Look { key, seen: Some(seen) }).collect();
+        let new: Vec<_> = changed.map(|(key, seen)| Lookup { key, seen: Some(seen) }).collect();
         let count = new.len();
-        noted.looks.extend(new);
+        noted.lookups.extend(new);
         count
     }
 
-    pub(crate) fn looks(&self) -> Vec<Look> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).looks.clone()
+    pub(crate) fn lookups(&self) -> Vec<Lookup> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lookups.clone()
     }
 
     /// Returns the content at the last read.
@@ -72,8 +72,8 @@ impl Cached {
 }
 
 /// Reads a cache repeatedly until the task is aborted.
-pub(crate) async fn cacher(seat: Seat, cached: Cached) {
-    let records: Bucket<Record> = seat.bucket().await;
+pub(crate) async fn cacher(context: WorkerContext, cached: Cached) {
+    let records: Bucket<Record> = context.bucket().await;
     let cache = records.cache(..).await.expect("nothing fails yet");
     loop {
         let all = cache.snapshot();
@@ -82,15 +82,15 @@ pub(crate) async fn cacher(seat: Seat, cached: Cached) {
             (entry.key().to_string(), seen)
         });
         for _ in 0..cached.note(all.collect()) {
-            seat.gauge.done();
+            context.gauge.done();
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOKUP_INTERVAL).await;
     }
 }
 
 /// Reads a live value repeatedly until the task is aborted. A missing record shows as the default value.
-pub(crate) async fn liver(seat: Seat, cached: Cached) {
-    let records: Bucket<Record> = seat.bucket().await;
+pub(crate) async fn liver(context: WorkerContext, cached: Cached) {
+    let records: Bucket<Record> = context.bucket().await;
     let key = RecordKey::new(HOT, 0_usize);
     let live = records.live(&key).or_else(|| Record::new(HOT, 0, u64::MAX)).await.expect("nothing fails yet");
     loop {
@@ -101,9 +101,9 @@ pub(crate) async fn liver(seat: Seat, cached: Cached) {
             let seen = Seen { revision: before.get(), value };
             let now = if value == u64::MAX { BTreeMap::new() } else { BTreeMap::from([(key.to_string(), seen)]) };
             for _ in 0..cached.note(now) {
-                seat.gauge.done();
+                context.gauge.done();
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOKUP_INTERVAL).await;
     }
 }

@@ -8,7 +8,7 @@ use kvtyped::{Error, ErrorKind};
 
 use super::reader::read;
 use crate::model::{Record, RecordKey};
-use crate::worker_context::{HASTY, PATIENT, Seat};
+use crate::worker_context::{HASTY, PATIENT, WorkerContext};
 
 /// The group of the shared keys.
 pub(crate) const HOT: &str = "hot";
@@ -16,35 +16,35 @@ pub(crate) const HOT: &str = "hot";
 pub(crate) const HOT_KEYS: usize = 5;
 
 struct Writer {
-    seat: Seat,
+    context: WorkerContext,
     records: Bucket<Record>,
     /// The newest revision of each key that this writer knows.
     known: HashMap<RecordKey, Revision>,
 }
 
-pub(crate) async fn writer(seat: Seat) {
-    let records = seat.bucket().await;
-    let mut writer = Writer { seat, records, known: HashMap::new() };
+pub(crate) async fn writer(context: WorkerContext) {
+    let records = context.bucket().await;
+    let mut writer = Writer { context, records, known: HashMap::new() };
     for round in 0.. {
-        if writer.seat.is_over() {
+        if writer.context.is_over() {
             return;
         }
         writer.round(round).await;
-        writer.seat.pause().await;
+        writer.context.pause().await;
     }
 }
 
 /// Like [`writer`], with a shorter pause, on the shared keys only, with the verbs that write one record, and with
 /// reads.
-pub(crate) async fn client(seat: Seat) {
-    let records = seat.bucket().await;
-    let mut client = Writer { seat, records, known: HashMap::new() };
+pub(crate) async fn client(context: WorkerContext) {
+    let records = context.bucket().await;
+    let mut client = Writer { context, records, known: HashMap::new() };
     for round in 0.. {
-        if client.seat.is_over() {
+        if client.context.is_over() {
             return;
         }
-        let dice = client.seat.dice(round);
-        let record = Record::new(HOT, dice / 3 % HOT_KEYS, client.seat.common.fresh());
+        let dice = client.context.dice(round);
+        let record = Record::new(HOT, dice / 3 % HOT_KEYS, client.context.common.fresh());
         let key = record.key();
         match dice / 64 % 16 {
             0..3 => client.put(&record).await,
@@ -52,7 +52,7 @@ pub(crate) async fn client(seat: Seat) {
             5..9 => client.update(&record).await,
             9 => client.delete(&key, dice.is_multiple_of(2)).await,
             _ => {
-                let found = read(&client.seat, &client.records, &key, dice).await;
+                let found = read(&client.context, &client.records, &key, dice).await;
                 client.known.extend(found.map(|revision| (key, revision)));
             }
         }
@@ -63,11 +63,11 @@ pub(crate) async fn client(seat: Seat) {
 
 impl Writer {
     async fn round(&mut self, round: usize) {
-        let dice = self.seat.dice(round);
-        let own = format!("own{}", self.seat.number);
+        let dice = self.context.dice(round);
+        let own = format!("own{}", self.context.number);
         let (group, id) =
             if dice.is_multiple_of(3) { (own.as_str(), dice / 3 % 3) } else { (HOT, dice / 3 % HOT_KEYS) };
-        let record = Record::new(group, id, self.seat.common.fresh());
+        let record = Record::new(group, id, self.context.common.fresh());
         match dice / 64 % 16 {
             0..3 => self.put(&record).await,
             3..6 => self.create(&record).await,
@@ -89,17 +89,17 @@ impl Writer {
         expected: Expected,
         write: impl Future<Output = Result<Revision, Error>>,
     ) {
-        let recorder = &self.seat.common.recorder;
-        let pending = recorder.begin(self.seat.number, key.to_string(), Action::Write { value, expected });
+        let recorder = &self.context.common.recorder;
+        let pending = recorder.begin(self.context.number, key.to_string(), Action::Write { value, expected });
         let result = write.await;
-        pending.done(self.seat.gauge.wrote(&result));
+        pending.done(self.context.gauge.wrote(&result));
         self.learn(key, &result);
     }
 
     fn learn(&mut self, key: &RecordKey, result: &Result<Revision, Error>) {
         let newest = match result {
             Ok(revision) => {
-                self.seat.common.heard(*revision);
+                self.context.common.received(*revision);
                 Some(*revision)
             }
             Err(error) => match error.kind() {
@@ -162,16 +162,16 @@ impl Writer {
 
     /// Returns records of this writer's own group, for bulk operations.
     fn many(&self) -> Vec<Record> {
-        let group = format!("many{}", self.seat.number);
-        (0..3).map(|id| Record::new(&group, id, self.seat.common.fresh())).collect()
+        let group = format!("many{}", self.context.number);
+        (0..3).map(|id| Record::new(&group, id, self.context.common.fresh())).collect()
     }
 
     async fn put_many(&mut self) {
         let many = self.many();
-        let recorder = &self.seat.common.recorder;
+        let recorder = &self.context.common.recorder;
         let begin = |record: &Record| {
             let action = Action::Write { value: Some(record.value), expected: Expected::Anything };
-            recorder.begin(self.seat.number, record.key().to_string(), action)
+            recorder.begin(self.context.number, record.key().to_string(), action)
         };
         let pending: Vec<_> = many.iter().map(begin).collect();
         let results = self.records.put_many(&many).timeout(HASTY).results().await;
@@ -180,10 +180,10 @@ impl Writer {
 
     async fn delete_many(&mut self) {
         let keys: Vec<_> = self.many().iter().map(Record::key).collect();
-        let recorder = &self.seat.common.recorder;
+        let recorder = &self.context.common.recorder;
         let begin = |key: &RecordKey| {
             let action = Action::Write { value: None, expected: Expected::Anything };
-            recorder.begin(self.seat.number, key.to_string(), action)
+            recorder.begin(self.context.number, key.to_string(), action)
         };
         let pending: Vec<_> = keys.iter().map(begin).collect();
         let results = self.records.delete_many(&keys).timeout(HASTY).results().await;
@@ -195,9 +195,9 @@ impl Writer {
         assert_eq!(results.len(), pending.len());
         for (pending, result) in pending.into_iter().zip(results) {
             if let Ok(revision) = result {
-                self.seat.common.heard(revision);
+                self.context.common.received(revision);
             }
-            pending.done(self.seat.gauge.wrote(&result));
+            pending.done(self.context.gauge.wrote(&result));
         }
     }
 }

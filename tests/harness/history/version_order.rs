@@ -17,7 +17,7 @@ use super::{Action, Expected, Freshness, Op, Outcome, Stored};
 #[derive(Debug, Clone, Copy)]
 pub struct VersionOrder<'a> {
     ops: &'a [Op],
-    told: &'a [Stored],
+    reported: &'a [Stored],
     last: Option<&'a [Stored]>,
     leader_is_fresh: bool,
 }
@@ -63,13 +63,13 @@ impl<'a> VersionOrder<'a> {
     /// Creates a checker of a history. The history must include the writes of all records that existed before; no
     /// record may expire.
     pub fn of(ops: &'a [Op]) -> Self {
-        Self { ops, told: &[], last: None, leader_is_fresh: false }
+        Self { ops, reported: &[], last: None, leader_is_fresh: false }
     }
 
     /// Adds the events of a watch as evidence.
     #[must_use]
-    pub fn told(mut self, told: &'a [Stored]) -> Self {
-        self.told = told;
+    pub fn reported(mut self, reported: &'a [Stored]) -> Self {
+        self.reported = reported;
         self
     }
 
@@ -94,7 +94,7 @@ impl<'a> VersionOrder<'a> {
     /// Panics if two writes of a key have the same value: an observation of that value would be ambiguous.
     pub fn check(self) -> Checked {
         let start = Instant::now();
-        let stored = self.told.iter().chain(self.last.unwrap_or_default());
+        let stored = self.reported.iter().chain(self.last.unwrap_or_default());
         let mut writes = Writes::of(self.ops, stored);
         let mut checked = Checked {
             operations: self.ops.len(),
@@ -155,7 +155,7 @@ impl<'a> VersionOrder<'a> {
         let missed = match freshness {
             Freshness::Any => None,
             Freshness::Leader => acknowledged.filter(|_| self.leader_is_fresh),
-            Freshness::AtLeast(floor) => key.newest_up_to(floor).filter(|newest| key.is_behind(seen, newest, end)),
+            Freshness::AtLeast(rank) => key.newest_up_to(rank).filter(|newest| key.is_behind(seen, newest, end)),
         };
         if let Some(newest) = missed {
             checked.violations.push(by_ops(Rule::Freshness, "a read is older than it may be", [op, newest.op]));
@@ -215,8 +215,8 @@ impl<'a> Key<'a> {
     }
 
     fn newest_up_to(&self, revision: u64) -> Option<&Write<'a>> {
-        let behind = self.writes.applied.partition_point(|write| write.revision <= revision);
-        behind.checked_sub(1).map(|at| &self.writes.applied[at])
+        let proxied = self.writes.applied.partition_point(|write| write.revision <= revision);
+        proxied.checked_sub(1).map(|at| &self.writes.applied[at])
     }
 
     fn acknowledged_before(&self, time: Duration) -> Option<&Write<'a>> {
@@ -246,22 +246,22 @@ impl<'a> Key<'a> {
         self.ends.get(self.place(after)).copied().unwrap_or(newest.done)
     }
 
-    /// Returns whether a removal of unknown outcome may have happened after the write `behind` and before the time
+    /// Returns whether a removal of unknown outcome may have happened after the write `proxied` and before the time
     /// `before`.
-    fn unknown_removals(&self, behind: &Write<'_>, before: Duration) -> bool {
+    fn unknown_removals(&self, proxied: &Write<'_>, before: Duration) -> bool {
         let removal = |op: &&&Op| matches!(op.action, Action::Write { value: None, .. });
-        self.writes.unknown.iter().filter(removal).any(|op| self.may_follow(op, behind, before))
+        self.writes.unknown.iter().filter(removal).any(|op| self.may_follow(op, proxied, before))
     }
 
-    /// Returns whether a write of unknown outcome may have happened after the write `behind` and before the time
+    /// Returns whether a write of unknown outcome may have happened after the write `proxied` and before the time
     /// `before`.
-    fn may_follow(&self, op: &Op, behind: &Write<'_>, before: Duration) -> bool {
+    fn may_follow(&self, op: &Op, proxied: &Write<'_>, before: Duration) -> bool {
         let Action::Write { expected, .. } = op.action else { return false };
         let fits = match expected {
             Expected::Anything => true,
             // After a removal; or another write of unknown outcome removed the record before.
             Expected::Nothing => true,
-            Expected::Revision(revision) => revision == behind.revision || !self.owners.contains_key(&revision),
+            Expected::Revision(revision) => revision == proxied.revision || !self.owners.contains_key(&revision),
         };
         fits && op.call <= before
     }

@@ -68,7 +68,7 @@ impl fmt::Display for Violation {
 }
 
 /// The maximum number of violations in a panic message.
-const TOLD: usize = 20;
+const OBSERVED: usize = 20;
 
 /// Asserts that there are no violations.
 ///
@@ -76,15 +76,15 @@ const TOLD: usize = 20;
 ///
 /// Panics with a description of the first violations if there are any.
 pub fn assert_none(what: &str, violations: &[Violation]) {
-    let told: Vec<_> = violations.iter().take(TOLD).map(ToString::to_string).collect();
-    assert!(violations.is_empty(), "{what}: {} violations, among them\n{}", violations.len(), told.join("\n"));
+    let reported: Vec<_> = violations.iter().take(OBSERVED).map(ToString::to_string).collect();
+    assert!(violations.is_empty(), "{what}: {} violations, among them\n{}", violations.len(), reported.join("\n"));
 }
 
 /// Builds a violation whose evidence is a set of operations.
 pub(super) fn by_ops<'a>(rule: Rule, why: &str, ops: impl IntoIterator<Item = &'a Op>) -> Violation {
     let ops: Vec<_> = ops.into_iter().collect();
-    let told: Vec<_> = ops.iter().map(|op| op.to_string()).collect();
-    Violation { rule, ops: ops.iter().map(|op| op.id).collect(), text: format!("{why}: {}", told.join("; ")) }
+    let reported: Vec<_> = ops.iter().map(|op| op.to_string()).collect();
+    Violation { rule, ops: ops.iter().map(|op| op.id).collect(), text: format!("{why}: {}", reported.join("; ")) }
 }
 
 impl fmt::Display for Op {

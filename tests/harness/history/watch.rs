@@ -9,7 +9,7 @@ use super::{Recorder, Seen, Stored};
 
 /// An event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum Observed {
     /// A live record.
     Put {
         /// Its key, encoded.
@@ -36,44 +36,44 @@ pub enum Told {
 #[derive(Debug, Clone)]
 pub struct Log {
     recorder: Recorder,
-    told: Arc<Mutex<Vec<(Duration, Told)>>>,
+    reported: Arc<Mutex<Vec<(Duration, Observed)>>>,
 }
 
 impl Log {
     /// Creates a log that takes its timestamps from `recorder`.
     pub fn of(recorder: &Recorder) -> Self {
-        Self { recorder: recorder.clone(), told: Arc::default() }
+        Self { recorder: recorder.clone(), reported: Arc::default() }
     }
 
     /// Records an event at the current time.
-    pub fn note(&self, told: Told) {
-        let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push((self.recorder.now(), told));
+    pub fn note(&self, reported: Observed) {
+        let mut all = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((self.recorder.now(), reported));
     }
 
     /// Returns a copy of all events.
-    pub fn told(&self) -> Vec<(Duration, Told)> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn reported(&self) -> Vec<(Duration, Observed)> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the events as evidence for the check of the history.
     pub fn stored(&self) -> Vec<Stored> {
-        let stored = |(at, told)| {
-            let (key, revision, value) = match told {
-                Told::Put { key, revision, value } => (key, revision, Some(value)),
-                Told::Removed { key, revision } => (key, revision, None),
-                Told::Ready | Told::Resync => return None,
+        let stored = |(at, reported)| {
+            let (key, revision, value) = match reported {
+                Observed::Put { key, revision, value } => (key, revision, Some(value)),
+                Observed::Removed { key, revision } => (key, revision, None),
+                Observed::Ready | Observed::Resync => return None,
             };
             Some(Stored { key, revision, value, at })
         };
-        self.told().into_iter().filter_map(stored).collect()
+        self.reported().into_iter().filter_map(stored).collect()
     }
 }
 
 /// The checker of the events of a watch.
 #[derive(Debug, Clone, Copy)]
 pub struct Watched<'a> {
-    told: &'a [(Duration, Told)],
+    reported: &'a [(Duration, Observed)],
     since: u64,
     in_order: bool,
     last: Option<&'a [Stored]>,
@@ -82,8 +82,8 @@ pub struct Watched<'a> {
 impl<'a> Watched<'a> {
     /// Creates a checker of a watch that lists existing records and then reports changes. The bucket must not be
     /// recreated during the watch.
-    pub fn of(told: &'a [(Duration, Told)]) -> Self {
-        Self { told, since: 0, in_order: false, last: None }
+    pub fn of(reported: &'a [(Duration, Observed)]) -> Self {
+        Self { reported, since: 0, in_order: false, last: None }
     }
 
     /// Forbids events at or below this revision. For example, the revision of the bucket when a watch without an
@@ -111,12 +111,12 @@ impl<'a> Watched<'a> {
     /// Runs the check. A violation lists indices into the log.
     pub fn check(self) -> Vec<Violation> {
         let mut reading = Reading { since: self.since, in_order: self.in_order, ..Reading::default() };
-        for (at, (_, told)) in self.told.iter().enumerate() {
-            reading.take(at, told);
+        for (at, (_, reported)) in self.reported.iter().enumerate() {
+            reading.take(at, reported);
         }
         if let Some(last) = self.last {
             if !reading.ready {
-                reading.broken(Rule::Discipline, "the listing never ended", [self.told.len()]);
+                reading.broken(Rule::Discipline, "the listing never ended", [self.reported.len()]);
             }
             reading.converges(last);
         }
@@ -147,22 +147,22 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn take(&mut self, at: usize, told: &'a Told) {
-        match told {
-            Told::Ready => {
+    fn take(&mut self, at: usize, reported: &'a Observed) {
+        match reported {
+            Observed::Ready => {
                 if std::mem::replace(&mut self.ready, true) {
                     self.broken(Rule::Discipline, "a second Ready, with no Resync before it", [at]);
                 }
             }
-            Told::Resync => {
+            Observed::Resync => {
                 self.ready = false;
                 self.newest = None;
                 self.before.append(&mut self.keys);
             }
-            Told::Put { key, revision, value } => {
+            Observed::Put { key, revision, value } => {
                 self.event(key, Newest { at, revision: *revision, value: Some(*value) });
             }
-            Told::Removed { key, revision } => self.event(key, Newest { at, revision: *revision, value: None }),
+            Observed::Removed { key, revision } => self.event(key, Newest { at, revision: *revision, value: None }),
         }
     }
 
@@ -193,16 +193,16 @@ impl<'a> Reading<'a> {
 
     fn converges(&mut self, last: &[Stored]) {
         let live = |value: Option<u64>, revision| value.map(|value| (revision, value));
-        let told: BTreeMap<&str, Newest> = self.keys.clone();
+        let reported: BTreeMap<&str, Newest> = self.keys.clone();
         let there: BTreeMap<&str, &Stored> = last.iter().map(|stored| (stored.key.as_str(), stored)).collect();
-        let keys: BTreeSet<&str> = told.keys().chain(there.keys()).copied().collect();
+        let keys: BTreeSet<&str> = reported.keys().chain(there.keys()).copied().collect();
         for key in keys {
-            let told = told.get(key);
-            let by_watch = told.and_then(|newest| live(newest.value, newest.revision));
+            let reported = reported.get(key);
+            let by_watch = reported.and_then(|newest| live(newest.value, newest.revision));
             let by_bucket = there.get(key).and_then(|stored| live(stored.value, stored.revision));
             if by_watch != by_bucket {
                 let why = format!("{key}: the watch has {by_watch:?}, the bucket {by_bucket:?} (revision and value)");
-                self.broken(Rule::Converges, &why, told.map(|newest| newest.at));
+                self.broken(Rule::Converges, &why, reported.map(|newest| newest.at));
             }
         }
     }
@@ -214,7 +214,7 @@ impl<'a> Reading<'a> {
 
 /// The content of a cache for a key at one point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct Lookup {
     /// The key, encoded.
     pub key: String,
     /// The cached record, if there was one.
@@ -222,11 +222,11 @@ pub struct Look {
 }
 
 /// Checks consecutive reads of a cache: no record is older than in an earlier read. A violation lists indices into
-/// `looks`.
-pub fn cached(looks: &[Look]) -> Vec<Violation> {
+/// `lookups`.
+pub fn cached(lookups: &[Lookup]) -> Vec<Violation> {
     let mut newest: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     let mut violations = Vec::new();
-    for (at, Look { key, seen }) in looks.iter().enumerate() {
+    for (at, Lookup { key, seen }) in lookups.iter().enumerate() {
         let Some(seen) = seen else { continue };
         let (before, highest) = *newest.entry(key).or_insert((at, seen.revision));
         if seen.revision < highest {

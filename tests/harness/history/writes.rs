@@ -67,11 +67,11 @@ impl<'a> Writes<'a> {
             }
             _ => None,
         });
-        let told = stored.clone().filter_map(|stored| {
+        let reported = stored.clone().filter_map(|stored| {
             let Stored { key, revision, value, at } = stored;
             value.map(|value| Sight { key, revision: *revision, value, at: *at, by: None })
         });
-        for sight in read.chain(told) {
+        for sight in read.chain(reported) {
             settling.see(&sight);
         }
         settling.see_removals(stored);
@@ -155,12 +155,12 @@ impl<'a> Settling<'a> {
     /// Matches observed removals with writes. Removals carry no value that identifies their writer. Each observed
     /// removal must therefore be an acknowledged removal or a removal of unknown outcome.
     fn see_removals(&mut self, stored: impl Iterator<Item = &'a Stored>) {
-        let mut told: BTreeMap<&str, BTreeSet<(u64, Duration)>> = BTreeMap::new();
+        let mut reported: BTreeMap<&str, BTreeSet<(u64, Duration)>> = BTreeMap::new();
         for Stored { key, revision, value, at } in stored {
             match self.owners.get(revision) {
                 _ if value.is_some() => {}
                 None => {
-                    let of_key = told.entry(key).or_default();
+                    let of_key = reported.entry(key).or_default();
                     if !of_key.iter().any(|(other, _)| other == revision) {
                         of_key.insert((*revision, *at));
                     }
@@ -173,16 +173,16 @@ impl<'a> Settling<'a> {
                 }
             }
         }
-        for (key, told) in told {
+        for (key, reported) in reported {
             let removals = |op: &&Op| op.key == key && matches!(op.action, Action::Write { value: None, .. });
             let candidates: Vec<&'a Op> = self.unknown.values().copied().filter(removals).collect();
-            if told.len() > candidates.len() {
+            if reported.len() > candidates.len() {
                 let why = format!(
-                    "{} removals of {key} were seen but never written, among {told:?}",
-                    told.len() - candidates.len()
+                    "{} removals of {key} were seen but never written, among {reported:?}",
+                    reported.len() - candidates.len()
                 );
                 self.broken(Rule::SeenWasWritten, &why, candidates);
-            } else if let ([one], Some((revision, at))) = (&candidates[..], told.first()) {
+            } else if let ([one], Some((revision, at))) = (&candidates[..], reported.first()) {
                 self.unknown.remove(&one.id);
                 self.settled += 1;
                 self.apply(one, *revision, *at);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_secs(1);
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns a net, or prints the reason and returns `None` if this machine does not support namespaces.
 pub(super) fn net(nodes: usize, sides: usize) -> Option<Net> {
@@ -20,8 +20,8 @@ pub(super) fn net(nodes: usize, sides: usize) -> Option<Net> {
 /// Returns whether a node answers a client on a side.
 async fn answers(net: &Net, side: usize, node: usize) -> bool {
     let addr = net.clients_of(node, side);
-    let look = async move { raw_client::api(addr, "$JS.API.INFO", &Value::Null, LOOK).await.is_ok() };
-    net.side(side).spawn(look).await.unwrap()
+    let look_up = async move { raw_client::api(addr, "$JS.API.INFO", &Value::Null, LOOKUP_INTERVAL).await.is_ok() };
+    net.side(side).spawn(look_up).await.unwrap()
 }
 
 #[tokio::test]

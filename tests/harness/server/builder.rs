@@ -16,12 +16,12 @@ pub struct Builder {
     jetstream: Option<String>,
     ready: Option<Ready>,
     version: Option<String>,
-    site: Option<Site>,
+    site: Option<TestCluster>,
 }
 
 /// The location of a server in a network namespace.
 #[derive(Clone, Debug)]
-pub(crate) struct Site {
+pub(crate) struct TestCluster {
     /// The network namespace of the server.
     pub(crate) netns: String,
     /// The address of the server as seen from the harness.
@@ -107,7 +107,7 @@ impl Builder {
 
     /// Runs the server in a network namespace.
     #[must_use]
-    pub(crate) fn site(mut self, site: Site) -> Self {
+    pub(crate) fn site(mut self, site: TestCluster) -> Self {
         self.site = Some(site);
         self
     }

@@ -3,29 +3,29 @@
 use super::{History, broken, ms};
 use crate::history::counter::Tally;
 use crate::history::election::{Turn, turns};
-use crate::history::lock::{Fenced, Tenure, fenced, tenures};
+use crate::history::lock::{Fenced, TermRecord, fenced, term_log};
 use crate::history::transfers::sums;
-use crate::history::watch::{Look, Told, Watched, cached};
+use crate::history::watch::{Lookup, Observed, Watched, cached};
 use crate::history::{Expected, Outcome, Rule, Seen, Stored};
 
-fn put(key: &str, revision: u64) -> Told {
-    Told::Put { key: key.into(), revision, value: revision * 10 }
+fn put(key: &str, revision: u64) -> Observed {
+    Observed::Put { key: key.into(), revision, value: revision * 10 }
 }
 
-fn removed(key: &str, revision: u64) -> Told {
-    Told::Removed { key: key.into(), revision }
+fn removed(key: &str, revision: u64) -> Observed {
+    Observed::Removed { key: key.into(), revision }
 }
 
 fn stored(key: &str, revision: u64) -> Stored {
     Stored { key: key.into(), revision, value: Some(revision * 10), at: ms(0) }
 }
 
-fn log(told: &[Told]) -> Vec<(std::time::Duration, Told)> {
-    told.iter().cloned().map(|told| (ms(0), told)).collect()
+fn log(reported: &[Observed]) -> Vec<(std::time::Duration, Observed)> {
+    reported.iter().cloned().map(|reported| (ms(0), reported)).collect()
 }
 
-fn told(told: &[Told], last: &[Stored]) -> Vec<(Rule, Vec<usize>)> {
-    broken(&Watched::of(&log(told)).in_order().last(last).check())
+fn reported(reported: &[Observed], last: &[Stored]) -> Vec<(Rule, Vec<usize>)> {
+    broken(&Watched::of(&log(reported)).in_order().last(last).check())
 }
 
 #[test]
@@ -33,32 +33,32 @@ fn complete_ordered_watch_passes() {
     let events = [
         put("a", 1),
         removed("b", 2),
-        Told::Ready,
+        Observed::Ready,
         put("b", 3),
         removed("a", 4),
-        Told::Resync,
+        Observed::Resync,
         put("b", 3),
-        Told::Resync,
+        Observed::Resync,
         put("b", 3),
-        Told::Ready,
+        Observed::Ready,
         put("a", 5),
     ];
-    assert_eq!(told(&events, &[stored("a", 5), stored("b", 3)]), []);
+    assert_eq!(reported(&events, &[stored("a", 5), stored("b", 3)]), []);
 }
 
 #[test]
 fn repeated_or_reordered_event_is_caught() {
     let all = [stored("a", 2), stored("b", 3)];
-    let events = [put("a", 1), Told::Ready, put("a", 2), put("b", 3)];
-    assert_eq!(told(&events, &all), []);
-    let twice = [put("a", 1), Told::Ready, put("a", 2), put("b", 3), put("b", 3)];
-    assert_eq!(told(&twice, &all), [(Rule::EventsGrow, vec![3, 4]), (Rule::EventsGrow, vec![3, 4])]);
-    let swapped = [put("a", 1), Told::Ready, put("b", 3), put("a", 2)];
-    assert_eq!(told(&swapped, &all), [(Rule::EventsGrow, vec![2, 3])]);
+    let events = [put("a", 1), Observed::Ready, put("a", 2), put("b", 3)];
+    assert_eq!(reported(&events, &all), []);
+    let twice = [put("a", 1), Observed::Ready, put("a", 2), put("b", 3), put("b", 3)];
+    assert_eq!(reported(&twice, &all), [(Rule::EventsGrow, vec![3, 4]), (Rule::EventsGrow, vec![3, 4])]);
+    let swapped = [put("a", 1), Observed::Ready, put("b", 3), put("a", 2)];
+    assert_eq!(reported(&swapped, &all), [(Rule::EventsGrow, vec![2, 3])]);
     let coalesced = broken(&Watched::of(&log(&swapped)).last(&all).check());
     assert_eq!(coalesced, []);
-    let old = [put("a", 2), Told::Ready, put("b", 3), put("a", 1)];
-    let found = told(&old, &all);
+    let old = [put("a", 2), Observed::Ready, put("b", 3), put("a", 1)];
+    let found = reported(&old, &all);
     assert!(
         found.contains(&(Rule::EventsGrow, vec![0, 3])) && found.contains(&(Rule::Converges, vec![3])),
         "{found:?}"
@@ -67,69 +67,73 @@ fn repeated_or_reordered_event_is_caught() {
 
 #[test]
 fn old_entry_delivered_as_new_is_caught() {
-    let events = log(&[Told::Ready, put("a", 4), put("a", 6)]);
+    let events = log(&[Observed::Ready, put("a", 4), put("a", 6)]);
     assert_eq!(broken(&Watched::of(&events).since(4).check()), [(Rule::NothingOldIsNew, vec![1])]);
-    let relisted = [put("a", 2), Told::Ready, Told::Resync, put("a", 1), Told::Ready];
-    assert_eq!(told(&relisted, &[stored("a", 1)]), [(Rule::NothingOldIsNew, vec![0, 3])]);
-    let otherwise = [put("a", 2), Told::Ready, Told::Resync, removed("a", 2), Told::Ready];
-    assert_eq!(told(&otherwise, &[]), [(Rule::NothingOldIsNew, vec![0, 3])]);
+    let relisted = [put("a", 2), Observed::Ready, Observed::Resync, put("a", 1), Observed::Ready];
+    assert_eq!(reported(&relisted, &[stored("a", 1)]), [(Rule::NothingOldIsNew, vec![0, 3])]);
+    let otherwise = [put("a", 2), Observed::Ready, Observed::Resync, removed("a", 2), Observed::Ready];
+    assert_eq!(reported(&otherwise, &[]), [(Rule::NothingOldIsNew, vec![0, 3])]);
 }
 
 #[test]
 fn repeated_or_missing_ready_is_caught() {
-    let twice = [Told::Ready, put("a", 1), Told::Ready];
-    assert_eq!(told(&twice, &[stored("a", 1)]), [(Rule::Discipline, vec![2])]);
-    let never = [Told::Ready, Told::Resync, put("a", 1)];
-    assert_eq!(told(&never, &[stored("a", 1)]), [(Rule::Discipline, vec![3])]);
+    let twice = [Observed::Ready, put("a", 1), Observed::Ready];
+    assert_eq!(reported(&twice, &[stored("a", 1)]), [(Rule::Discipline, vec![2])]);
+    let never = [Observed::Ready, Observed::Resync, put("a", 1)];
+    assert_eq!(reported(&never, &[stored("a", 1)]), [(Rule::Discipline, vec![3])]);
 }
 
 #[test]
 fn watch_with_missed_entry_does_not_converge() {
-    let events = [put("a", 1), put("b", 2), Told::Ready];
-    assert_eq!(told(&events, &[stored("a", 1)]), [(Rule::Converges, vec![1])]);
-    assert_eq!(told(&events, &[stored("a", 1), stored("b", 3)]), [(Rule::Converges, vec![1])]);
-    assert_eq!(told(&events, &[stored("a", 1), stored("b", 2), stored("c", 3)]), [(Rule::Converges, vec![])]);
+    let events = [put("a", 1), put("b", 2), Observed::Ready];
+    assert_eq!(reported(&events, &[stored("a", 1)]), [(Rule::Converges, vec![1])]);
+    assert_eq!(reported(&events, &[stored("a", 1), stored("b", 3)]), [(Rule::Converges, vec![1])]);
+    assert_eq!(reported(&events, &[stored("a", 1), stored("b", 2), stored("c", 3)]), [(Rule::Converges, vec![])]);
 }
 
 #[test]
 fn cache_returning_to_old_revision_is_caught() {
-    let look = |seen: Option<u64>| Look { key: "a".into(), seen: seen.map(|revision| Seen { revision, value: 0 }) };
-    assert_eq!(broken(&cached(&[look(Some(1)), look(Some(1)), look(None), look(Some(3))])), []);
-    let back = [look(Some(1)), look(Some(3)), look(None), look(Some(1))];
+    let look_up =
+        |seen: Option<u64>| Lookup { key: "a".into(), seen: seen.map(|revision| Seen { revision, value: 0 }) };
+    assert_eq!(broken(&cached(&[look_up(Some(1)), look_up(Some(1)), look_up(None), look_up(Some(3))])), []);
+    let back = [look_up(Some(1)), look_up(Some(3)), look_up(None), look_up(Some(1))];
     assert_eq!(broken(&cached(&back)), [(Rule::NothingOldIsNew, vec![1, 3])]);
 }
 
-fn tenure(fence: u64, valid: std::ops::Range<u64>) -> Tenure {
+fn term_record(fence: u64, valid: std::ops::Range<u64>) -> TermRecord {
     let taken = ms(valid.start);
-    Tenure { client: 0, lock: "l".into(), fence, taken, valid: Some((ms(valid.start), ms(valid.end))) }
+    TermRecord { client: 0, lock: "l".into(), fence, taken, valid: Some((ms(valid.start), ms(valid.end))) }
 }
 
 #[test]
 fn non_overlapping_guards_pass() {
-    let never_valid = Tenure { valid: None, ..tenure(2, 0..0) };
-    assert_eq!(broken(&tenures(&[tenure(1, 0..10), never_valid, tenure(3, 10..20), tenure(7, 30..40)])), []);
-    let other = Tenure { lock: "other".into(), ..tenure(1, 5..15) };
-    assert_eq!(broken(&tenures(&[tenure(1, 0..10), other])), []);
+    let never_valid = TermRecord { valid: None, ..term_record(2, 0..0) };
+    assert_eq!(
+        broken(&term_log(&[term_record(1, 0..10), never_valid, term_record(3, 10..20), term_record(7, 30..40)])),
+        []
+    );
+    let other = TermRecord { lock: "other".into(), ..term_record(1, 5..15) };
+    assert_eq!(broken(&term_log(&[term_record(1, 0..10), other])), []);
 }
 
 #[test]
 fn overlapping_guards_are_caught() {
-    assert_eq!(broken(&tenures(&[tenure(1, 0..10), tenure(2, 9..20)])), [(Rule::OneHolder, vec![0, 1])]);
+    assert_eq!(broken(&term_log(&[term_record(1, 0..10), term_record(2, 9..20)])), [(Rule::OneHolder, vec![0, 1])]);
     // The overlap is found even if another acquisition lies between.
-    let long = [tenure(1, 0..100), tenure(2, 10..20), tenure(3, 30..40)];
-    assert_eq!(broken(&tenures(&long)), [(Rule::OneHolder, vec![0, 1]), (Rule::OneHolder, vec![0, 2])]);
+    let long = [term_record(1, 0..100), term_record(2, 10..20), term_record(3, 30..40)];
+    assert_eq!(broken(&term_log(&long)), [(Rule::OneHolder, vec![0, 1]), (Rule::OneHolder, vec![0, 2])]);
 }
 
 #[test]
 fn non_increasing_fences_are_caught() {
-    assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(4, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
-    assert_eq!(broken(&tenures(&[tenure(5, 0..10), tenure(5, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
+    assert_eq!(broken(&term_log(&[term_record(5, 0..10), term_record(4, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
+    assert_eq!(broken(&term_log(&[term_record(5, 0..10), term_record(5, 20..30)])), [(Rule::FencesGrow, vec![0, 1])]);
 }
 
 #[test]
 fn accepted_stale_write_is_caught() {
-    let held = [tenure(1, 0..10), tenure(2, 20..40)];
-    let under = |tenure, op| Fenced { tenure, op };
+    let held = [term_record(1, 0..10), term_record(2, 20..40)];
+    let under = |term_record, op| Fenced { term_record, op };
     let history = |stale: Outcome, at: std::ops::Range<u64>| {
         History::default().written(5..10, Expected::Anything, 5).written(25..30, Expected::Anything, 6).write(
             at,

@@ -136,12 +136,12 @@ fn read_staler_than_requested_is_caught() {
     assert_eq!(broken(&checked.violations), [(Rule::Freshness, vec![3, 1])]);
     assert!(!linearizable(&history, true));
     // The requested revision may belong to another key.
-    for floor in [2, 3] {
+    for rank in [2, 3] {
         for seen in [Some((0, 1)), None] {
-            let history = two().read(25..50, Freshness::AtLeast(floor), seen);
+            let history = two().read(25..50, Freshness::AtLeast(rank), seen);
             assert_eq!(order(&history), [(Rule::Freshness, vec![2, 1])]);
         }
-        let history = two().read(25..50, Freshness::AtLeast(floor), None).remove(45..60, ANYTHING, Outcome::Unknown);
+        let history = two().read(25..50, Freshness::AtLeast(rank), None).remove(45..60, ANYTHING, Outcome::Unknown);
         assert_eq!(order(&history), []);
     }
     assert_eq!(order(&two().read(25..50, Freshness::AtLeast(1), Some((0, 1)))), []);
@@ -162,11 +162,11 @@ fn lost_acknowledged_write_is_caught() {
 #[test]
 fn observed_removal_resolves_unknown_outcome() {
     let history = History::default().written(0..10, ANYTHING, 1).remove(20..30, ANYTHING, Outcome::Unknown);
-    let told = [Stored { key: "k".into(), revision: 2, value: None, at: ms(40) }];
-    let checked = VersionOrder::of(&history.0).told(&told).check();
+    let reported = [Stored { key: "k".into(), revision: 2, value: None, at: ms(40) }];
+    let checked = VersionOrder::of(&history.0).reported(&reported).check();
     assert_eq!((broken(&checked.violations), checked.settled), (vec![], 1));
     let history = History(history.0).written(50..60, after(1), 3);
-    let checked = VersionOrder::of(&history.0).told(&told).check();
+    let checked = VersionOrder::of(&history.0).reported(&reported).check();
     assert_eq!(broken(&checked.violations), [(Rule::CompareAndSet, vec![1, 2])]);
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Plan {
 }
 
 /// The client of a delayed write whose reply is lost.
-const NOBODY: usize = usize::MAX;
+const NO_RESPONDERS: usize = usize::MAX;
 
 /// Generates a history, and returns it with the final content of the bucket.
 pub(super) fn history(plan: Plan) -> (Vec<Op>, Vec<Stored>) {
@@ -39,13 +39,13 @@ pub(super) fn history(plan: Plan) -> (Vec<Op>, Vec<Stored>) {
             }
             None => {}
             // A delayed write takes effect without a reply.
-            Some(op) if client == NOBODY => drop(bucket.apply(op)),
+            Some(op) if client == NO_RESPONDERS => drop(bucket.apply(op)),
             Some(op) => {
                 let lost = bucket.chance.below(1000) < plan.unknown && bucket.is_write(op);
                 let answered = now + 1 + bucket.chance.below(1000);
                 if lost && bucket.chance.below(2) == 0 {
                     // The write takes effect later, without a reply.
-                    due.push(Reverse((now + bucket.chance.below(5_000), Some(op), NOBODY)));
+                    due.push(Reverse((now + bucket.chance.below(5_000), Some(op), NO_RESPONDERS)));
                 } else if !lost {
                     let outcome = bucket.apply(op);
                     bucket.ops[op].done = Some(Duration::from_micros(answered));
@@ -117,8 +117,8 @@ impl Bucket {
             }
             Action::Read(freshness) => {
                 // A plain read may return an older version.
-                let behind = if freshness == Freshness::Any { self.chance.below(3) as usize } else { 0 };
-                let seen = versions.len().checked_sub(1 + behind).map(|at| versions[at]);
+                let proxied = if freshness == Freshness::Any { self.chance.below(3) as usize } else { 0 };
+                let seen = versions.len().checked_sub(1 + proxied).map(|at| versions[at]);
                 Outcome::Seen(seen.and_then(|(revision, value)| Some(Seen { revision, value: value? })))
             }
         }
