@@ -55,23 +55,23 @@ pub(crate) async fn measure(world: &mut World) {
 }
 
 async fn rivals(world: &mut World) {
-    let beside = "kv.entry + kv.update, retried";
+    let baseline = "kv.entry + kv.update, retried";
     for (many, goal) in [(8, 1.2), (32, 1.5)] {
         let rivals = Rivals::connect(world, many).await;
         let measured = rivals.bursts(world.effort).await;
         let row = format!("modify, {many} connections once each, until all are done");
-        world.report.row(row, beside).goal(goal).measured(&measured);
+        world.report.row(row, baseline).goal(goal).measured(&measured);
         let [all, longest] = rivals.modify(world.effort).await;
-        world.report.row(format!("modify, {many} connections"), beside).goal(1.0).measured(&all);
+        world.report.row(format!("modify, {many} connections"), baseline).goal(1.0).measured(&all);
         let row = format!("modify, {many} connections, the longest update of a round");
-        world.report.row(row, beside).goal(2.0).measured(&longest);
+        world.report.row(row, baseline).goal(2.0).measured(&longest);
     }
     let many = 8;
     let [all, longest] = Rivals::connect(world, many).await.transact(world.effort).await;
-    let beside = "get_many + conditional commit, retried";
-    world.report.row(format!("transact, {many} connections"), beside).goal(1.0).measured(&all);
+    let baseline = "get_many + conditional commit, retried";
+    world.report.row(format!("transact, {many} connections"), baseline).goal(1.0).measured(&all);
     let row = format!("transact, {many} connections, the longest of a round");
-    world.report.row(row, beside).goal(2.0).measured(&longest);
+    world.report.row(row, baseline).goal(2.0).measured(&longest);
 }
 
 /// Writers of the same records. Each has its own connection.
@@ -180,7 +180,7 @@ impl Rounds {
     ) -> Duration {
         // Late messages of the last round arrive.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         let tasks = (0..self.many).map(|n| {
             let (update, times) = (update.clone(), self.times);
             tokio::spawn(async move {
@@ -192,7 +192,7 @@ impl Rounds {
             })
         });
         let tasks = join_all(tasks.collect::<Vec<_>>()).await;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         let all = tasks.into_iter().map(|longest| longest.expect("no task panics").as_secs_f64());
         longest.borrow_mut().push(all.fold(0.0, f64::max));
         took
@@ -274,11 +274,11 @@ async fn spread_over<F>(tasks: usize, work: impl Fn() -> F) -> Duration
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let begun = Instant::now();
+    let started = Instant::now();
     for task in join_all((0..tasks).map(|_| tokio::spawn(work()))).await {
         task.expect("no task panics");
     }
-    begun.elapsed()
+    started.elapsed()
 }
 
 pub(crate) async fn our_increments(bucket: Bucket<Session>, key: SessionKey, increments: usize) {
@@ -310,11 +310,11 @@ async fn in_processes(world: &World, processes: usize) -> Measured {
     let workers = (0..processes).map(|_| Worker::start(&["increments", &world.server.url(), &name]));
     let workers = RefCell::new(workers.collect::<Vec<_>>());
     let round = async |who: &str| {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut workers = workers.borrow_mut();
-        workers.iter_mut().for_each(|worker| worker.tell(&format!("{who} {increments}")));
-        workers.iter_mut().for_each(|worker| assert_eq!(worker.hear(), "done"));
-        begun.elapsed()
+        workers.iter_mut().for_each(|worker| worker.send(&format!("{who} {increments}")));
+        workers.iter_mut().for_each(|worker| assert_eq!(worker.receive(), "done"));
+        started.elapsed()
     };
     let measured = pairs(world.effort.blocks(5), 2, async || round("ours").await, async || round("theirs").await);
     measured.await.each(increments * processes)

@@ -76,7 +76,7 @@ fn check(folder: &Path) -> f64 {
     command.args(["check", "--quiet", "--lib"]).current_dir(folder).env("CARGO_INCREMENTAL", "0");
     // Both packages share a target folder, so that their dependencies are built once.
     command.env("CARGO_TARGET_DIR", home().join("derive/target"));
-    let begun = Instant::now();
+    let started = Instant::now();
     assert!(command.status().expect("cargo runs").success(), "the generated package compiles");
-    begun.elapsed().as_secs_f64()
+    started.elapsed().as_secs_f64()
 }

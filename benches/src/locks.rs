@@ -43,7 +43,7 @@ async fn alone(world: &mut World) {
         })
         .await
     };
-    let beside = async || {
+    let baseline = async || {
         time(async {
             let guard = bucket.lock(&key).await.expect("it is free");
             guard.release().await.expect("it is held");
@@ -52,7 +52,7 @@ async fn alone(world: &mut World) {
     };
     let measured = pairs(blocks, each, by_name, put).await;
     world.report.row("lock by name and release, alone", "kv.put").goal(2.5).measured(&measured);
-    let measured = pairs(blocks, each, beside, put).await;
+    let measured = pairs(blocks, each, baseline, put).await;
     world.report.row("lock of a record, fenced, and release", "kv.put").measured(&measured);
 }
 
@@ -119,7 +119,7 @@ async fn hand_over(world: &mut World, contest: Contest, goals: [f64; 2]) {
         };
         locks.push(another);
     }
-    let (_, plain) = world.bucket("beside").await;
+    let (_, plain) = world.bucket("baseline").await;
     let name = format!("{waiters}-{fair}-{shared}");
     let mut measured = Measured::default();
     contend(&locks, &plain, &name, waiters).await;

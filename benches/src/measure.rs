@@ -95,9 +95,9 @@ pub(crate) async fn pairs(
 
 /// Returns the time that the work took, and its result.
 pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let result = work.await;
-    (begun.elapsed(), result)
+    (started.elapsed(), result)
 }
 
 /// Returns the time that the work took.

@@ -24,8 +24,8 @@ pub(crate) async fn measure(world: &mut World) {
 
     let url = world.server.url();
     let ask = |worker: &mut Worker, what: &str| -> f64 {
-        worker.tell(what);
-        worker.hear().parse().expect("a number of bytes")
+        worker.send(what);
+        worker.receive().parse().expect("a number of bytes")
     };
     let mut worker = Worker::start(&["memory", &url, NAME]);
     let map = ask(&mut worker, "map") / entries as f64;
@@ -37,23 +37,23 @@ pub(crate) async fn measure(world: &mut World) {
     let last = bucket.status().await.expect("it has a status").last_revision;
     let later = ask(&mut worker, &format!("until {last}")) / entries as f64;
 
-    let beside = |ours, theirs| Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
+    let compare = |ours, theirs| Measured { ours: vec![vec![ours]], theirs: vec![vec![theirs]] };
     let report = &mut world.report;
     report
         .row("a cached record", "HashMap of decoded records")
         .unit(Unit::Bytes)
         .at_most(900.0)
-        .measured(&beside(cache, map));
+        .measured(&compare(cache, map));
     let name = format!("a cached record after {updates} sparse updates");
-    report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&beside(later, cache));
+    report.row(name, "before them").unit(Unit::Bytes).goal(1.05).measured(&compare(later, cache));
 }
 
 /// Returns the bytes of a record in a plain map and in a cache, in a bucket with this many records.
 pub(crate) fn bytes_of(url: &str, bucket: &str, records: usize) -> (f64, f64) {
     let mut worker = Worker::start(&["memory", url, bucket]);
     let [map, cache] = ["map", "cache"].map(|what| {
-        worker.tell(what);
-        worker.hear().parse::<f64>().expect("a number of bytes") / records as f64
+        worker.send(what);
+        worker.receive().parse::<f64>().expect("a number of bytes") / records as f64
     });
     (map, cache)
 }

@@ -27,24 +27,24 @@ pub(crate) async fn measure(world: &mut World) {
 
     let ours = || black_box(key.encode()).is_ok();
     let theirs = || !black_box(format!("{}.{}", key.tenant, key.id)).is_empty();
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row("a key as text", "format!").at_most(100e-9).measured(&measured);
 
     key_codecs(world, &key).await;
 
     let filter: kvtyped::Filter<Session> = SessionKey::filter().tenant("acme").into();
     let (ours, theirs) = (|| filter.matches(black_box(&key)), || black_box(&key).tenant == "acme");
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row("whether a filter matches a key", "a comparison of the field").measured(&measured);
 
     let json = serde_json::to_vec(&session).expect("it encodes");
     let ours = || Json::encode(black_box(&session)).is_ok();
     let theirs = || serde_json::to_vec(black_box(&session)).is_ok();
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row(format!("Json, encode {} B", json.len()), "serde_json::to_vec").measured(&measured);
     let ours = || <Json as Codec<Session>>::decode(black_box(&json)).is_ok();
     let theirs = || serde_json::from_slice::<Session>(black_box(&json)).is_ok();
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row("Json, decode", "serde_json::from_slice").measured(&measured);
 
     // The check of each write before it sends its record.
@@ -52,36 +52,36 @@ pub(crate) async fn measure(world: &mut World) {
         let json = serde_json::to_vec(&session).expect("it encodes");
         let check = |json: &[u8]| Json::decode(json).and_then(|read| Json::verify(black_box(&session), &read)).is_ok();
         let (ours, theirs) = (|| check(black_box(&json)), || serde_json::to_vec(black_box(&session)).is_ok());
-        let measured = beside(world, ours, theirs).await;
+        let measured = compare(world, ours, theirs).await;
         world.report.row(format!("Json, read back and verify {size}"), "serde_json::to_vec").measured(&measured);
     }
 
     let packed = rmp_serde::to_vec_named(&session).expect("it encodes");
     let ours = || MsgPack::encode(black_box(&session)).is_ok();
     let theirs = || rmp_serde::to_vec_named(black_box(&session)).is_ok();
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row(format!("MsgPack, encode {} B", packed.len()), "rmp_serde::to_vec_named").measured(&measured);
     let ours = || <MsgPack as Codec<Session>>::decode(black_box(&packed)).is_ok();
     let theirs = || rmp_serde::from_slice::<Session>(black_box(&packed)).is_ok();
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row("MsgPack, decode", "rmp_serde::from_slice").measured(&measured);
 
     let number = 1_234_567_u64;
     let text = number.to_string();
     let ours = || Text::encode(black_box(&number)).is_ok();
-    let measured = beside(world, ours, || !black_box(&number).to_string().is_empty()).await;
+    let measured = compare(world, ours, || !black_box(&number).to_string().is_empty()).await;
     world.report.row("Text of a number, encode", "to_string").measured(&measured);
     let ours = || <Text as Codec<u64>>::decode(black_box(text.as_bytes())).is_ok();
     let theirs = || std::str::from_utf8(black_box(text.as_bytes())).is_ok_and(|text| text.parse::<u64>().is_ok());
-    let measured = beside(world, ours, theirs).await;
+    let measured = compare(world, ours, theirs).await;
     world.report.row("Text of a number, decode", "str::parse").measured(&measured);
 
     let bytes = json.clone();
     let ours = || <Bytes as Codec<Vec<u8>>>::encode(black_box(&bytes)).is_ok();
-    let measured = beside(world, ours, || !black_box(&bytes).clone().is_empty()).await;
+    let measured = compare(world, ours, || !black_box(&bytes).clone().is_empty()).await;
     world.report.row("Bytes, encode", "a copy").measured(&measured);
     let ours = || <Bytes as Codec<Vec<u8>>>::decode(black_box(&bytes)).is_ok();
-    let measured = beside(world, ours, || !black_box(&bytes).clone().is_empty()).await;
+    let measured = compare(world, ours, || !black_box(&bytes).clone().is_empty()).await;
     world.report.row("Bytes, decode", "a copy").measured(&measured);
 }
 
@@ -91,7 +91,7 @@ async fn key_codecs(world: &mut World, key: &SessionKey) {
     for codec in [KeyCodec::Base64, KeyCodec::Base64NatsJs, KeyCodec::Path] {
         let plain = || if codec == KeyCodec::Path { black_box(&file).encode() } else { black_box(key).encode() };
         let ours = || plain().and_then(|plain| codec.encode(&plain)).is_ok();
-        let measured = beside(world, ours, || plain().is_ok()).await;
+        let measured = compare(world, ours, || plain().is_ok()).await;
         world.report.row(format!("a key for {}", codec.name()), "a plain key").goal(1.3).measured(&measured);
 
         let plain = plain().expect("a key");
@@ -102,21 +102,21 @@ async fn key_codecs(world: &mut World, key: &SessionKey) {
         };
         let ours = || codec.decode(black_box(&stored)).is_ok_and(|key| read(&key));
         let theirs = || read(black_box(&plain));
-        let measured = beside(world, ours, theirs).await;
+        let measured = compare(world, ours, theirs).await;
         world.report.row(format!("a key of {}, read", codec.name()), "a plain key").measured(&measured);
     }
 }
 
 /// Compares two operations that take nanoseconds, in rounds of [`ROUND`].
-async fn beside(world: &World, ours: impl Fn() -> bool, theirs: impl Fn() -> bool) -> Measured {
+async fn compare(world: &World, ours: impl Fn() -> bool, theirs: impl Fn() -> bool) -> Measured {
     let measured = pairs(world.effort.blocks(7), 25, async || round(&ours), async || round(&theirs));
     measured.await.each(ROUND)
 }
 
 fn round(work: impl Fn() -> bool) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..ROUND {
         assert!(black_box(work()));
     }
-    begun.elapsed()
+    started.elapsed()
 }

@@ -33,14 +33,14 @@ pub(crate) struct Row {
     group: &'static str,
     name: String,
     /// The operation to compare with.
-    beside: String,
+    baseline: String,
     unit: Unit,
     ours: f64,
     theirs: f64,
     /// The ratio of ours to theirs: the lower quartile, the median and the upper quartile over the blocks.
     ratio: [f64; 3],
     goal: Option<Goal>,
-    verdict: Option<Verdict>,
+    goal_result: Option<GoalResult>,
 }
 
 /// The unit of the figures.
@@ -66,7 +66,7 @@ enum Goal {
 /// Whether a row reaches its goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+enum GoalResult {
     Met,
     /// At least a quarter of the blocks reach the goal.
     Near,
@@ -79,7 +79,7 @@ enum Verdict {
 pub(crate) struct Blank<'a> {
     report: &'a mut Report,
     name: String,
-    beside: String,
+    baseline: String,
     unit: Unit,
     goal: Option<Goal>,
 }
@@ -99,9 +99,9 @@ impl Report {
     }
 
     /// Starts a row that compares two operations.
-    pub(crate) fn row(&mut self, name: impl Into<String>, beside: impl Into<String>) -> Blank<'_> {
-        let (name, beside) = (name.into(), beside.into());
-        Blank { report: self, name, beside, unit: Unit::Seconds, goal: None }
+    pub(crate) fn row(&mut self, name: impl Into<String>, baseline: impl Into<String>) -> Blank<'_> {
+        let (name, baseline) = (name.into(), baseline.into());
+        Blank { report: self, name, baseline, unit: Unit::Seconds, goal: None }
     }
 
     /// Writes all results below the target folder. If `save` is set, also writes them to the folder of the docs.
@@ -142,17 +142,17 @@ impl Blank<'_> {
     }
 
     pub(crate) fn measured(self, measured: &Measured) {
-        let Self { report, name, beside, unit, goal } = self;
+        let Self { report, name, baseline, unit, goal } = self;
         let (ours, theirs) = measured.medians();
         let ratio = measured.ratio();
-        let verdict = goal.map(|goal| match goal {
-            Goal::Ratio(most) if ratio.median <= most => Verdict::Met,
-            Goal::Ratio(most) if ratio.low <= most => Verdict::Near,
-            Goal::Ours(most) if ours <= most => Verdict::Met,
-            _ => Verdict::Missed,
+        let goal_result = goal.map(|goal| match goal {
+            Goal::Ratio(most) if ratio.median <= most => GoalResult::Met,
+            Goal::Ratio(most) if ratio.low <= most => GoalResult::Near,
+            Goal::Ours(most) if ours <= most => GoalResult::Met,
+            _ => GoalResult::Missed,
         });
         let ratio = [ratio.low, ratio.median, ratio.high];
-        let row = Row { group: report.group, name, beside, unit, ours, theirs, ratio, goal, verdict };
+        let row = Row { group: report.group, name, baseline, unit, ours, theirs, ratio, goal, goal_result };
         println!("{}", table::line(&row));
         report.rows.push(row);
     }

@@ -126,8 +126,8 @@ async fn watched(plain: &kv::Store) -> usize {
 /// Fills a cache or a map in a new process, because freed memory of an earlier one would slow it down.
 fn filled(url: &str, bucket: &str, what: &str, size: usize) -> Duration {
     let mut worker = Worker::start(&["fill", url, bucket]);
-    worker.tell(what);
-    let answer = worker.hear();
+    worker.send(what);
+    let answer = worker.receive();
     let (seconds, records) = answer.split_once(' ').expect("two numbers");
     assert_eq!(records.parse(), Ok(size));
     Duration::from_secs_f64(seconds.parse().expect("a number of seconds"))
@@ -187,9 +187,9 @@ async fn resumed(world: &World, plain: &kv::Store, changed: usize, blocks: usize
             }
         }
         proxy.set(harness::Mode::Pass);
-        let begun = Instant::now();
+        let started = Instant::now();
         cache.wait_for_revision(Revision::from(last)).await.expect("it comes");
-        let time = begun.elapsed();
+        let time = started.elapsed();
         while cache.last_error().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -39,25 +39,25 @@ async fn delivery(world: &mut World) {
 
     let acknowledged = Cell::new(Duration::ZERO);
     let put = async |session: &Session| {
-        let begun = Instant::now();
+        let started = Instant::now();
         plain.put(session.by_hand(), encode(session)).await.expect("it is put");
-        acknowledged.set(begun.elapsed());
+        acknowledged.set(started.elapsed());
     };
     let our_event = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         let event = async {
             let event = our_events.next().await.expect("the watch continues").expect("no error");
             assert!(matches!(event, Event::Put(_)));
-            begun.elapsed()
+            started.elapsed()
         };
         tokio::join!(put(&ours), event).1
     };
     let their_event = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         let event = async {
             let entry = their_events.next().await.expect("the watch continues").expect("no error");
             black_box(decode(&entry.value));
-            begun.elapsed()
+            started.elapsed()
         };
         tokio::join!(put(&theirs), event).1
     };
@@ -65,10 +65,10 @@ async fn delivery(world: &mut World) {
     world.report.row("from a put to its event", "kv.watch + serde_json").goal(1.10).measured(&measured);
 
     let our_event = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         let event = async {
             our_events.next().await.expect("the watch continues").expect("no error");
-            begun.elapsed()
+            started.elapsed()
         };
         tokio::join!(put(&ours), event).1
     };
@@ -83,14 +83,14 @@ async fn pairs_of(
     blocks: usize,
     each: usize,
     mut ours: impl AsyncFnMut() -> Duration,
-    mut beside: impl AsyncFnMut() -> Duration,
+    mut baseline: impl AsyncFnMut() -> Duration,
 ) -> crate::measure::Measured {
     let mut measured = crate::measure::Measured::default();
     for _ in 0..blocks {
         let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
         for _ in 0..each {
             of_ours.push(ours().await.as_secs_f64());
-            of_theirs.push(beside().await.as_secs_f64());
+            of_theirs.push(baseline().await.as_secs_f64());
         }
         measured.ours.push(of_ours);
         measured.theirs.push(of_theirs);
@@ -133,12 +133,12 @@ async fn cache(world: &mut World) {
 
 fn reads(keys: &[SessionKey], read: impl Fn(&SessionKey) -> bool) -> Duration {
     let mut at = 0;
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..READS {
         at = (at + 7_919) % keys.len();
         assert!(read(&keys[at]));
     }
-    begun.elapsed()
+    started.elapsed()
 }
 
 /// Runs the work on two threads concurrently, and returns the longer time.
@@ -157,14 +157,14 @@ async fn live(world: &mut World) {
     let live = bucket.live(&key).await.expect("it is there");
     let swap = ArcSwap::from_pointee(session.clone());
     let ours = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         (0..READS).for_each(|_| drop(black_box(live.load())));
-        begun.elapsed()
+        started.elapsed()
     };
     let theirs = async || {
-        let begun = Instant::now();
+        let started = Instant::now();
         (0..READS).for_each(|_| drop(black_box(swap.load_full())));
-        begun.elapsed()
+        started.elapsed()
     };
     let measured = pairs(world.effort.blocks(7), 20, ours, theirs).await.each(READS);
     world.report.row("a load of a live value", "ArcSwap::load_full").goal(2.0).measured(&measured);
@@ -178,7 +178,7 @@ async fn subscribers(world: &mut World) {
     let (bucket, plain) = world.bucket("subscribers").await;
     let key = Session::new("heard", 0).key();
     let cache = bucket.cache(..).await.expect("it is filled");
-    let begun = Cell::new(Instant::now());
+    let started = Cell::new(Instant::now());
     let (first, last) = (Cell::new(Duration::ZERO), Cell::new(Duration::ZERO));
     let mut tasks = tokio::task::JoinSet::new();
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -193,11 +193,11 @@ async fn subscribers(world: &mut World) {
         });
     }
     let mut put = async || {
-        begun.set(Instant::now());
+        started.set(Instant::now());
         plain.put("heard.0", encode(&Session::new("heard", 0))).await.expect("it is put");
         let mut times = Vec::with_capacity(SUBSCRIBERS);
         while times.len() < SUBSCRIBERS {
-            times.push(told.recv().await.expect("they are there").duration_since(begun.get()));
+            times.push(told.recv().await.expect("they are there").duration_since(started.get()));
         }
         first.set(times.iter().min().copied().unwrap_or_default());
         last.set(times.iter().max().copied().unwrap_or_default());
@@ -237,11 +237,11 @@ async fn reconnection(world: &mut World) {
     let ours = async || {
         let revision = plain.put("acme.0", encode(&records[0])).await.expect("it is put");
         cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");
-        let begun = Instant::now();
+        let started = Instant::now();
         proxy.cut();
         let revision = plain.put("acme.1", encode(&records[1])).await.expect("it is put");
         cache.wait_for_revision(Revision::from(revision)).await.expect("it comes");
-        begun.elapsed()
+        started.elapsed()
     };
     let theirs = async || time(async { assert_eq!(fill().await.expect("it is filled").len(), all) }).await;
     let measured = pairs(world.effort.blocks(5), 1, ours, theirs).await;

@@ -23,16 +23,16 @@ impl Worker {
         let input = child.stdin.take().expect("it has an input");
         let output = BufReader::new(child.stdout.take().expect("it has an output"));
         let mut worker = Self { child, input, output };
-        assert_eq!(worker.hear(), "ready");
+        assert_eq!(worker.receive(), "ready");
         worker
     }
 
-    pub(crate) fn tell(&mut self, line: &str) {
+    pub(crate) fn send(&mut self, line: &str) {
         writeln!(self.input, "{line}").expect("it listens");
     }
 
     /// Reads the next line of the worker. Blocks this thread.
-    pub(crate) fn hear(&mut self) -> String {
+    pub(crate) fn receive(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("it talks");
         line.trim_end().to_owned()

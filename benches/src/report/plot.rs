@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::table::ratio;
-use super::{Goal, Report, Row, Verdict};
+use super::{Goal, GoalResult, Report, Row};
 
 const LINE: usize = 16;
 /// The column at the end of the names and the start of the plot, and the width of the plot.
@@ -54,13 +54,13 @@ pub(super) fn svg(report: &Report) -> String {
 
 fn draw(text: &mut String, row: &Row, y: usize) {
     let [low, median, high] = row.ratio;
-    let colour = match row.verdict {
-        Some(Verdict::Missed) => "#d33",
-        Some(Verdict::Near) => "#d90",
-        Some(Verdict::Met) => "#2a2",
+    let colour = match row.goal_result {
+        Some(GoalResult::Missed) => "#d33",
+        Some(GoalResult::Near) => "#d90",
+        Some(GoalResult::Met) => "#2a2",
         None => "#48c",
     };
-    let name = escaped(&format!("{} / {}", row.name, row.beside));
+    let name = escaped(&format!("{} / {}", row.name, row.baseline));
     put(text, format_args!(r#"<text x="{}" y="{}" text-anchor="end">{name}</text>"#, LEFT - 8.0, y + 4));
     let (x1, x2) = (at(low), at(high));
     put(

@@ -2,25 +2,25 @@
 
 use std::fmt::Write;
 
-use super::{Goal, Report, Row, Unit, Verdict};
+use super::{Goal, GoalResult, Report, Row, Unit};
 
 /// Formats a row for the terminal.
 pub(super) fn line(row: &Row) -> String {
     let [low, median, high] = row.ratio.map(ratio);
     let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
-    let goal = verdict(row);
-    let Row { name, beside: other, .. } = row;
+    let goal = goal_result(row);
+    let Row { name, baseline: other, .. } = row;
     format!("  {name:<62} {ours:>9}  {median:>7} ({low}..{high}) of {theirs} {other}{}{goal}", gap(&goal))
 }
 
-fn gap(verdict: &str) -> &'static str {
-    if verdict.is_empty() { "" } else { "; " }
+fn gap(goal_result: &str) -> &'static str {
+    if goal_result.is_empty() { "" } else { "; " }
 }
 
 /// Formats the number of goals that are reached.
 pub(super) fn summary(rows: &[Row]) -> String {
-    let count = |wanted| rows.iter().filter(|row| row.verdict == Some(wanted)).count();
-    let [met, near, missed] = [Verdict::Met, Verdict::Near, Verdict::Missed].map(count);
+    let count = |wanted| rows.iter().filter(|row| row.goal_result == Some(wanted)).count();
+    let [met, near, missed] = [GoalResult::Met, GoalResult::Near, GoalResult::Missed].map(count);
     let goals = met + near + missed;
     format!("{} rows; of {goals} goals {met} met, {near} within the spread, {missed} missed", rows.len())
 }
@@ -40,24 +40,28 @@ pub(super) fn markdown(report: &Report) -> String {
         }
         let [low, median, high] = row.ratio.map(ratio);
         let (ours, theirs) = (figure(row.unit, row.ours), figure(row.unit, row.theirs));
-        let Row { name, beside: other, .. } = row;
-        writeln!(text, "| {name} | {ours} | {other} | {theirs} | **{median}** ({low} to {high}) | {} |", verdict(row))
-            .expect("a write to a string succeeds");
+        let Row { name, baseline: other, .. } = row;
+        writeln!(
+            text,
+            "| {name} | {ours} | {other} | {theirs} | **{median}** ({low} to {high}) | {} |",
+            goal_result(row)
+        )
+        .expect("a write to a string succeeds");
     }
     text
 }
 
 /// Formats the goal and whether it is reached, if there is one.
-fn verdict(row: &Row) -> String {
+fn goal_result(row: &Row) -> String {
     let wanted = match row.goal {
         None => return String::new(),
         Some(Goal::Ratio(most)) => format!("≤ {}", ratio(most)),
         Some(Goal::Ours(most)) => format!("≤ {}", figure(row.unit, most)),
     };
-    let reached = match row.verdict {
-        Some(Verdict::Met) => "met",
-        Some(Verdict::Near) => "within the spread",
-        Some(Verdict::Missed) | None => "missed",
+    let reached = match row.goal_result {
+        Some(GoalResult::Met) => "met",
+        Some(GoalResult::Near) => "within the spread",
+        Some(GoalResult::Missed) | None => "missed",
     };
     format!("{wanted}: {reached}")
 }
