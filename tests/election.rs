@@ -76,7 +76,7 @@ on_both_backends! {
         let error = there.campaign(&node("b")).wait(Duration::from_millis(100)).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
         assert_eq!((error.operation(), error.bucket(), error.key()), (Some("campaign"), Some(&*name), Some(&*name)));
-        leadership.resign().await.unwrap();
+        leadership.release().await.unwrap();
         assert_eq!(there.leader().await.unwrap(), None);
         let next = there.campaign(&node("b")).await.unwrap();
         assert!(next.fence() > leader.fence());

@@ -76,7 +76,7 @@ use crate::ctxt::Ctxt;
 /// | `replicas` | integer | Number of servers that store the bucket, from 1 to 5. | unset; a new bucket has 1 | `replicas = 3` |
 /// | `compression` | flag | Whether the server compresses stored records. | unset; a new bucket does not compress | `compression` |
 /// | `description` | string | Description of the bucket. | unset | `description = "user sessions"` |
-/// | `limit_markers` | duration or `"off"` | Time that the delete marker of an expired record stays, at least `1s`. | unset; a new bucket has `5m` if the server supports markers and the limits of the bucket allow it | `limit_markers = "5m"` |
+/// | `limit_markers` | duration or `"off"` | Time that the delete marker of an expired record stays, at least `1s`. A shorter `ttl` of the bucket removes it earlier. | unset; a new bucket has `5m` if the server supports markers and the limits of the bucket allow it | `limit_markers = "5m"` |
 /// | `rollups` | flag | Whether a message may replace stored records. Purges, the TTL of a single record and locks require it, see `BucketConfig::rollups`. `limit_markers` requires it too. | allowed | `rollups = false` |
 /// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///

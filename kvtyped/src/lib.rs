@@ -35,8 +35,8 @@
 //! ```
 //!
 //! A **store** holds buckets, and a **bucket** holds the records of one model. Most operations are builders that you
-//! await, with or without options. `into_future()` turns a builder into a plain future, for example for `join_all` or
-//! `tokio::spawn`.
+//! await, with or without options. `into_future()` turns a builder into a plain future, for example for `join_all`. In a
+//! spawned task, await the builder inside of an `async move` block that owns the handle and the arguments.
 //!
 //! ```
 //! # use kvtyped::prelude::*;

@@ -209,7 +209,8 @@ impl<T: KvModel> Bucket<T> {
     /// Deletes the bucket with all its records, for all clients.
     ///
     /// Only the bucket that this handle was opened on is deleted, and not another one that has its name now. To delete
-    /// a bucket by its name, use [`Store::delete_bucket`](crate::Store::delete_bucket).
+    /// a bucket by its name, use [`Store::delete_bucket`](crate::Store::delete_bucket). All handles to this bucket are
+    /// closed, and later calls return `Closed`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

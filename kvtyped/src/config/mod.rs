@@ -45,7 +45,8 @@ pub struct BucketConfig {
     pub sources: Vec<Source>,
     /// User-defined metadata. Keys that begin with `_nats.` are reserved for the server.
     pub metadata: BTreeMap<String, String>,
-    /// The time that the marker of an expired value stays, so that watchers see the expiry. At least 1 s.
+    /// The time that the marker of an expired value stays, so that watchers see the expiry. At least 1 s. A shorter
+    /// [`ttl`](Self::ttl) of the bucket removes the marker earlier.
     ///
     /// A bucket without markers refuses the TTL of a single key. By default, a new bucket gets
     /// [`BucketConfig::LIMIT_MARKERS`] if the server supports markers (2.11) and the bucket keeps one revision of each

@@ -250,7 +250,20 @@ where
 }
 
 impl<T> Leadership<T> {
-    /// Gives up the leadership and waits until that is confirmed; see [`Lease::release`].
+    /// Releases the leadership and waits until that is confirmed, as every guard does; see [`Lease::release`].
+    ///
+    /// # Errors
+    ///
+    /// Returns `Lost` if the leadership was lost before. Its actions may have overlapped with another leader.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the release continues in the background and its result is lost.
+    pub async fn release(self) -> Result<()> {
+        self.lease.release_as("release").await
+    }
+
+    /// Resigns: [`release`](Self::release) in the word of elections.
     ///
     /// # Errors
     ///

@@ -44,7 +44,9 @@ impl<T: KvModel> Bucket<T> {
     /// others for up to 32 ms before its next change.
     ///
     /// A closure that changes nothing writes nothing. A record with a TTL keeps this TTL, restarted by the write,
-    /// unless [`ttl`](Modify::ttl) sets another one. The closure must not change a field of the key.
+    /// unless [`ttl`](Modify::ttl) sets another one. The closure must not change a field of the key. A missing record is
+    /// an error, unless [`or_insert_with`](Modify::or_insert_with) gives the record to write: it is written as it is,
+    /// without the change.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

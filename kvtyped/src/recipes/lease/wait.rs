@@ -140,7 +140,10 @@ pub(crate) async fn acquire_now(context: &LeaseContext, part: &str, value: Optio
                 AcquireOutcome::Failed(error) => Err(error),
                 AcquireOutcome::Contended => match request.bucket.get(&request.key).read(Read::Leader).await {
                     Err(error) if is_unreadable(&error) => Err(unreadable(error, &request)),
-                    _ => Err(Error::new(ErrorKind::AlreadyExists)),
+                    _ => {
+                        let taken = "the name is taken; wait until it is free with `.wait(..)`, or use another name";
+                        Err(Error::new(ErrorKind::AlreadyExists).caused_by(taken))
+                    }
                 },
             }
         }
