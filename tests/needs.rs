@@ -104,7 +104,7 @@ impl Feature {
             let [major, minor, patch] = version;
             let says_which = found.contains(&format!("nats-server {major}.{minor}.{patch}"));
             // A bucket that was created on such a server lacks the feature, too.
-            let is_a_bucket = found == "a bucket without" && self != Self::Transactions;
+            let is_a_bucket = found == "a bucket without `limit_markers`" && self != Self::Transactions;
             assert!(says_which || is_a_bucket, "{self:?}, {what}: found {found:?}");
             said.push(format!("needs {needs}, found {found}"));
         }

@@ -38,14 +38,16 @@ impl Batch {
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
             if written.insert(write.key.clone(), index).is_some() {
-                return Err(invalid(format!("it writes `{}` twice", write.key)).with_key(write.key.as_str()));
+                return Err(invalid(format!("it writes `{}` twice; write each key once", write.key))
+                    .with_key(write.key.as_str()));
             }
         }
         let mut expected = BTreeMap::new();
         for precondition in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
             let Precondition { key, revision } = precondition;
             if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
-                return Err(invalid(format!("it expects two revisions of `{key}`")).with_key(key.as_str()));
+                return Err(invalid(format!("it expects two different revisions of `{key}`; expect one"))
+                    .with_key(key.as_str()));
             }
         }
         let mut elsewhere = Vec::new();
@@ -66,7 +68,9 @@ impl Batch {
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
-            return Err(invalid(format!("its writes and checks need {count} messages, but {most} are allowed")));
+            return Err(invalid(format!(
+                "its writes and checks need {count} messages, but {most} are allowed; split it"
+            )));
         }
         Ok(writes)
     }

@@ -37,7 +37,7 @@ impl LeaseTimingOptions {
         let invalid = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
-            return invalid(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
+            return invalid(format!("the ttl of a lease is {ttl:?}; it must be from 1 s to a century (ADR-43)"));
         }
         let margin = self.margin.unwrap_or(LeaseTiming::defaults(ttl).margin);
         let Some(validity) = ttl.checked_sub(margin).filter(|validity| !validity.is_zero()) else {

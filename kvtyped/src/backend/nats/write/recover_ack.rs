@@ -285,7 +285,7 @@ pub(crate) async fn await_other_leader<A: AwaitReply, T>(
 /// Creates the error of an only attempt that the server reported as a duplicate: another message has the id, or two
 /// servers took the attempt.
 pub(crate) fn foreign_duplicate() -> Error {
-    Error::backend("the server reports a new operation id as the id of another message").unknown_outcome()
+    Error::backend("the server already has a message with the new id of this operation").unknown_outcome()
 }
 
 #[cfg(test)]
