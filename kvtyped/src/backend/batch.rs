@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_rides_on_a_write_without_a_precondition() {
+    fn check_joins_write_without_precondition() {
         let batch = Batch {
             writes: vec![write("a").if_revision(Revision::new(1)), write("b")],
             preconditions: vec![precondition("c", 3)],
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_of_a_written_key_is_its_own_precondition() {
+    fn check_of_written_key_joins_its_write() {
         let elsewhere = Write { precondition: Some(precondition("b", 7)), ..write("a") };
         let batch = Batch {
             writes: vec![elsewhere, write("b")],
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_contradicts_itself_is_refused() {
+    fn contradictory_batch_is_refused() {
         let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
         let twice = Batch { writes: vec![write("a"), write("a")], preconditions: Vec::new() };
         assert_eq!(refusal(twice).as_deref(), Some("a"));

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_refuses_keys_that_do_not_round_trip() {
+    fn base64_refuses_non_round_trip_keys() {
         refuses(KeyCodec::Base64, &["a.b"]);
         refuses(KeyCodec::Base64, &[""]);
         // Padding, the other alphabet, trailing bits, not base64, not UTF-8, an encoded dot.
