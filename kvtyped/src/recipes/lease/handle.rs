@@ -72,7 +72,7 @@ impl Lease {
         &self.info.name
     }
 
-    /// Returns the fence_record token of this term. It grows with every holder.
+    /// Returns the fencing token of this term. It grows with every holder.
     pub fn fence(&self) -> Fence {
         self.info.fence
     }
