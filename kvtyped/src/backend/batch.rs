@@ -25,9 +25,9 @@ impl Batch {
     /// Returns the messages of the batch: the writes in their order, then as many markers on keys below
     /// [`CHECK_KEY_PREFIX`](Self::CHECK_KEY_PREFIX) as the checks need. For backends.
     ///
-    /// A message has one precondition. The precondition of a written key is on the message of that key. Every other one
-    /// is on a message without a precondition, or, if no such message is left, on a marker: a delete of a key that
-    /// never has a record.
+    /// A message has one precondition. The precondition of a written key is on the message of that key. Every other
+    /// precondition is on a message without a precondition, or, if no such message is left, on a marker: a delete of a
+    /// key that never has a record.
     ///
     /// # Errors
     ///
