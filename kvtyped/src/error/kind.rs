@@ -211,7 +211,7 @@ impl ErrorKind {
                 write!(f, "the account or the server has reached a limit: {limit}; raise it, or delete unused data or buckets")
             }
             Self::Unsupported { needs, found } => write!(f, "found {found}, but the operation needs {needs}"),
-            Self::PermissionDenied { subject } => write!(f, "the server denies `{subject}` to this user; grant it, see the module `permissions`"),
+            Self::PermissionDenied { subject } => write!(f, "the server denies `{subject}` to this user; see the module `kvtyped::permissions`"),
             Self::Unauthorized => f.write_str("the server refuses the credentials; check the user, password, token, key or credentials file"),
             Self::Tls { reason } => write!(f, "the connection cannot be encrypted: {reason}"),
             Self::Timeout { after } => write!(f, "did not complete within {:?}; allow more time, or check the connection", rounded(*after)),

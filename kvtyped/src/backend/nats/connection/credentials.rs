@@ -120,9 +120,9 @@ mod signed {
                 let text = file.read_secret("the credentials file")?;
                 from_credentials_file(&String::from_utf8_lossy(&text), &file.to_string())
             }
-            Credentials::UserAndPassword(..) | Credentials::Token(_) => Err(Error::invalid_config(
-                "a user with a password and a token have no key; use an nkey or a credentials file",
-            )),
+            Credentials::UserAndPassword(..) | Credentials::Token(_) => {
+                Err(Error::invalid_config("a password or a token has no key; use an nkey or a credentials file"))
+            }
         }
     }
 
