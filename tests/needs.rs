@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// all features).
 macro_rules! needs {
     ($feature:ident) => {
-        if $crate::needs::Feature::$feature.is_missing_and_told().await {
+        if $crate::needs::Feature::$feature.is_missing_and_reported().await {
             return;
         }
     };
@@ -79,7 +79,7 @@ impl Feature {
 
     /// Returns whether the shared server lacks the feature. If so, checks the library's errors and prints them for a
     /// comparison of versions.
-    pub(crate) async fn is_missing_and_told(self) -> bool {
+    pub(crate) async fn is_missing_and_reported(self) -> bool {
         let version = harness::binary::version();
         if !self.is_missing(version) {
             return false;
