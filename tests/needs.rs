@@ -84,14 +84,14 @@ impl Feature {
         if !self.is_missing(version) {
             return false;
         }
-        let told = self.is_told(&World::nats().await, version).await;
+        let told = self.check_missing(&World::nats().await, version).await;
         println!("unsupported: {self:?}: {told}");
         true
     }
 
     /// Checks on a server without the feature that every use of it fails at once and before any effect, with an error
     /// that names the required and the actual version.
-    pub(crate) async fn is_told(self, world: &World, version: [u64; 3]) -> String {
+    pub(crate) async fn check_missing(self, world: &World, version: [u64; 3]) -> String {
         let told = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("unsupported uses fail at once");
         if told.is_empty() {
             return "done in another way".to_owned();
