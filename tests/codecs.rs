@@ -448,7 +448,7 @@ fn secret() -> impl Strategy<Value = String> {
     (around, around).prop_map(|(before, proxied)| format!("QXZ{before}QXZ{proxied}QXZ"))
 }
 
-fn read_as_everything(json: &str, msgpack: &[u8], secret: &str) {
+fn decode_as_every_type(json: &str, msgpack: &[u8], secret: &str) {
     fn both<V: Serialize + DeserializeOwned>(json: &str, msgpack: &[u8], secret: &str) {
         shows_nothing::<Json, V>(json.as_bytes(), secret);
         shows_nothing::<MsgPack, V>(msgpack, secret);
@@ -486,17 +486,17 @@ proptest! {
         let pairs = |key: &[u8], value: &[u8]| [b"\x81", key, value].concat();
         let word = |word: &str| MsgPack::encode(&word.to_owned()).unwrap();
         // As the value itself, an item, a key, a field, a variant, the content of a variant, and a tag.
-        read_as_everything(&text, &mp, &secret);
-        read_as_everything(&format!("[{text}]"), &[b"\x91", &*mp].concat(), &secret);
-        read_as_everything(&format!("{{{text}:{text}}}"), &pairs(&mp, &mp), &secret);
+        decode_as_every_type(&text, &mp, &secret);
+        decode_as_every_type(&format!("[{text}]"), &[b"\x91", &*mp].concat(), &secret);
+        decode_as_every_type(&format!("{{{text}:{text}}}"), &pairs(&mp, &mp), &secret);
         for name in ["n", "user", "id", "t", "c", "below", "Circle", "Named", "One", "start", "secs", "V4", "Unix"] {
-            read_as_everything(&format!("{{\"{name}\":{text}}}"), &pairs(&word(name), &mp), &secret);
-            read_as_everything(&format!("{{{text}:\"{name}\"}}"), &pairs(&mp, &word(name)), &secret);
+            decode_as_every_type(&format!("{{\"{name}\":{text}}}"), &pairs(&word(name), &mp), &secret);
+            decode_as_every_type(&format!("{{{text}:\"{name}\"}}"), &pairs(&mp, &word(name)), &secret);
         }
         // As bytes, and truncated.
         let bytes = [&[0xc4, u8::try_from(secret.len()).unwrap()], secret.as_bytes()].concat();
-        read_as_everything(&text[..text.len() - 1], &bytes, &secret);
-        read_as_everything(&format!("[{text}"), &mp[..mp.len().saturating_sub(length)], &secret);
+        decode_as_every_type(&text[..text.len() - 1], &bytes, &secret);
+        decode_as_every_type(&format!("[{text}"), &mp[..mp.len().saturating_sub(length)], &secret);
     }
 
     #[test]

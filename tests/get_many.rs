@@ -119,7 +119,7 @@ on_both_backends! {
 
 /// An existing record is always found, no matter how often it is rewritten. With one revision kept, the message that a
 /// server starts to look for may be gone when the server reaches it.
-async fn never_misses_what_is_rewritten(server: &Server) {
+async fn assert_finds_rewritten_records(server: &Server) {
     let sessions: Bucket<Session> = World::at(&server.url()).await.bucket().await;
     fill(&sessions, 0..40).await;
     let keys: Vec<_> = (0..40).map(key).collect();
@@ -150,13 +150,13 @@ async fn never_misses_what_is_rewritten(server: &Server) {
 
 #[tokio::test]
 async fn get_many_finds_rewritten_records() {
-    never_misses_what_is_rewritten(harness::shared().await).await;
+    assert_finds_rewritten_records(harness::shared().await).await;
 }
 
 #[tokio::test]
 async fn get_many_finds_rewritten_records_in_cluster() {
     let cluster = harness::cluster::shared().await;
-    never_misses_what_is_rewritten(cluster.node(0)).await;
+    assert_finds_rewritten_records(cluster.node(0)).await;
 }
 
 /// P29.

@@ -91,21 +91,21 @@ impl Handle {
 on_both_backends! {
     needs Locks;
 
-    async fn a_handle_works_without_being_awaited(world: World) {
+    async fn handle_works_without_await(world: World) {
         for recipe in RECIPES {
             let used = use_unopened(recipe, &world.store, &unique(recipe)).await;
             assert!(used.is_ok(), "{recipe}: {used:?}");
         }
     }
 
-    async fn a_handle_works_after_being_awaited(world: World) {
+    async fn handle_works_after_await(world: World) {
         for recipe in RECIPES {
             let used = use_opened(recipe, &world.store, &unique(recipe)).await;
             assert!(used.is_ok(), "{recipe}: {used:?}");
         }
     }
 
-    async fn a_handle_performs_no_io_until_it_is_used(world: World) {
+    async fn unused_handle_performs_no_io(world: World) {
         let name = unique("untouched");
         let locks = world.store.locks(&name).ttl(5 * SECOND);
         let _ = (locks.lock("a"), world.store.counters(&name), world.store.ids(&name));
@@ -118,7 +118,7 @@ on_both_backends! {
         assert!(!world.store.buckets().await.unwrap().contains(&name));
     }
 
-    async fn a_failed_first_use_is_repeated_by_the_next(world: World) {
+    async fn next_use_repeats_failed_open(world: World) {
         for recipe in RECIPES {
             let name = unique(recipe);
             // The values of this bucket are too small for any recipe.
@@ -146,7 +146,7 @@ on_both_backends! {
         locks.try_lock("a").await.unwrap().expect("it is free").release().await.unwrap();
     }
 
-    async fn a_first_use_that_is_dropped_blocks_no_other(world: World) {
+    async fn dropped_first_use_does_not_block(world: World) {
         for recipe in RECIPES {
             for polls in [1, 2, 3, 8] {
                 let handle = Handle::new(recipe, &world.store, &unique(recipe));
@@ -173,7 +173,7 @@ on_both_backends! {
         }
     }
 
-    async fn a_first_use_that_is_never_polled_again_blocks_no_other(world: World) {
+    async fn unpolled_first_use_does_not_block(world: World) {
         for recipe in RECIPES {
             let handle = Handle::new(recipe, &world.store, &unique(recipe));
             let mut first = Box::pin(handle.touch());
@@ -183,7 +183,7 @@ on_both_backends! {
         }
     }
 
-    async fn clones_open_one_bucket_together(world: World) {
+    async fn clones_share_one_open(world: World) {
         let ids = world.store.ids(unique("ids"));
         let clones: Vec<_> = (0..8).map(|_| ids.clone()).collect();
         let mut given: Vec<_> = join_all(clones.iter().map(|ids| ids.next())).await.into_iter().map(Result::unwrap).collect();
@@ -198,7 +198,7 @@ on_both_backends! {
         assert_eq!(guards.len(), 1);
     }
 
-    async fn options_after_the_first_use_change_a_copy(world: World) {
+    async fn options_after_first_use_change_a_copy(world: World) {
         let (name, other_name) = (unique("hits"), unique("other"));
         let hits = world.store.counters(&name);
         assert_eq!(hits.add("a", 1).await.unwrap(), 1);
@@ -225,7 +225,7 @@ on_both_backends! {
         there.release().await.unwrap();
     }
 
-    async fn invalid_options_are_reported_by_the_first_use_and_by_the_await(world: World) {
+    async fn invalid_options_fail_first_use_and_await(world: World) {
         let store = &world.store;
         let errors = [
             store.locks("a").ttl(Duration::ZERO).await.err(),
@@ -254,7 +254,7 @@ on_both_backends! {
         assert!(store.buckets().await.unwrap().iter().all(|name| name != "a"));
     }
 
-    async fn an_attempt_without_a_wait_may_have_a_time_limit(world: World) {
+    async fn single_attempt_accepts_timeout(world: World) {
         let locks = world.store.locks(unique("locks"));
         let guard = locks.try_lock("a").timeout(SOON).await.unwrap().expect("it is free");
         assert!(locks.try_lock("a").timeout(SOON).await.unwrap().is_none());
@@ -274,7 +274,7 @@ async fn through_proxy() -> (Proxy, Store) {
 }
 
 #[tokio::test]
-async fn a_first_use_without_a_server_fails_and_the_next_succeeds() {
+async fn next_use_succeeds_after_outage() {
     needs!(Locks);
     let (proxy, store) = through_proxy().await;
     let handles: Vec<_> = RECIPES.map(|recipe| (recipe, Handle::new(recipe, &store, &unique(recipe)))).into();
@@ -293,7 +293,7 @@ async fn a_first_use_without_a_server_fails_and_the_next_succeeds() {
 }
 
 #[tokio::test]
-async fn concurrent_first_uses_share_a_failed_attempt() {
+async fn concurrent_first_uses_share_failed_open() {
     needs!(Locks);
     let (proxy, store) = through_proxy().await;
     let handle = Handle::new("election", &store, &unique("election"));
@@ -304,7 +304,7 @@ async fn concurrent_first_uses_share_a_failed_attempt() {
 }
 
 #[tokio::test]
-async fn a_first_use_that_is_dropped_during_an_outage_hands_over_to_the_next() {
+async fn dropped_first_use_in_outage_hands_over() {
     needs!(Locks);
     for recipe in RECIPES {
         let (proxy, store) = through_proxy().await;
@@ -326,7 +326,7 @@ async fn a_first_use_that_is_dropped_during_an_outage_hands_over_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_time_limit_includes_the_opening_of_the_bucket() {
+async fn timeout_includes_opening_the_bucket() {
     needs!(Locks);
     let (proxy, store) = through_proxy().await;
     let store = store.with_timeout(SOON);
@@ -354,7 +354,7 @@ async fn a_time_limit_includes_the_opening_of_the_bucket() {
 }
 
 #[tokio::test]
-async fn a_wait_survives_a_server_that_is_away_at_its_start() {
+async fn wait_survives_outage_at_its_start() {
     needs!(Locks);
     let (proxy, store) = through_proxy().await;
     proxy.set(Mode::Stall);

@@ -219,7 +219,7 @@ fn circle_is_found() {
 }
 
 #[test]
-fn import_counts_for_the_file_that_defines_the_item() {
+fn import_counts_for_defining_file() {
     let imports = imports();
     let module = |path: &str| path.split('/').map(str::to_owned).collect::<ModulePath>();
     // `crate::bucket::Bucket` is a re-export of `bucket/mod.rs`.

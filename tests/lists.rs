@@ -308,7 +308,7 @@ async fn limited_list_receives_few_messages() {
 async fn idle_list_reader_stops_delivery() {
     const RECORDS: u64 = 20_000;
     let server = harness::shared().await;
-    for world in [World::nats().await, connection_of_an_application().await] {
+    for world in [World::nats().await, world_over_application_client().await] {
         let sessions: Bucket<Session> = world.bucket().await;
         fill_much(&sessions, 0..RECORDS).await;
         let mut keys = sessions.keys(..).await.unwrap();
@@ -334,7 +334,7 @@ async fn idle_list_reader_stops_delivery() {
     }
 }
 
-async fn connection_of_an_application() -> World {
+async fn world_over_application_client() -> World {
     let url = harness::shared().await.url();
     World::of(Store::from_client(async_nats::connect(&url).await.unwrap()), &url)
 }

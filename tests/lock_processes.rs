@@ -1,6 +1,6 @@
 //! Lock holders that run as separate processes, and are killed or paused for longer than their lease.
 //!
-//! The process is this test binary itself, running the test [`a_holder`], which executes commands from stdin.
+//! The process is this test binary itself, running the test [`lock_holder_process`], which executes commands from stdin.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -30,7 +30,7 @@ impl Holder {
     async fn start(url: &str, bucket: &str) -> Self {
         let program = std::env::current_exe().expect("this binary has a path");
         let mut process = Command::new(program)
-            .args(["--ignored", "--exact", "lock_processes::a_holder", "--nocapture", "--test-threads=1"])
+            .args(["--ignored", "--exact", "lock_processes::lock_holder_process", "--nocapture", "--test-threads=1"])
             .env(JOB, format!("{url} {bucket}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -80,7 +80,7 @@ impl Drop for Holder {
 /// Runs in the child process: holds the lock of a session and executes commands, one per line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the process that the other tests of this file start"]
-async fn a_holder() {
+async fn lock_holder_process() {
     let job = std::env::var(JOB).expect("started by another test");
     let (url, bucket) = job.split_once(' ').expect("a URL and a bucket");
     let world = World::at(url).await;

@@ -47,7 +47,7 @@ on_both_backends! {
         assert_eq!(entry.visits, 1);
     }
 
-    async fn closure_that_changes_key_is_rejected(world: World) {
+    async fn closure_changing_key_is_rejected(world: World) {
         let sessions = world.bucket::<Session>().await;
         sessions.put(&session()).await.unwrap();
         let error = sessions.modify(&key(), |session| session.id = 8).await.unwrap_err();
@@ -496,7 +496,7 @@ async fn modify_gives_up_after_max_attempts() {
 }
 
 /// Returns the time of an update that loses this many times, and the time of the next update on the same handle.
-async fn times_of_an_update_that_loses(times: u32) -> [Duration; 2] {
+async fn times_of_losing_update(times: u32) -> [Duration; 2] {
     let sessions: Bucket<Session> = Store::memory().bucket().await.unwrap();
     sessions.put(&session()).await.unwrap();
     let (key, start, mut runs) = (key(), tokio::time::Instant::now(), 0);
@@ -516,14 +516,14 @@ async fn times_of_an_update_that_loses(times: u32) -> [Duration; 2] {
 
 #[tokio::test(start_paused = true)]
 async fn modify_retries_first_conflicts_without_delay() {
-    assert_eq!(times_of_an_update_that_loses(16).await, [Duration::ZERO; 2]);
+    assert_eq!(times_of_losing_update(16).await, [Duration::ZERO; 2]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn modify_backs_off_and_pauses_after_conflicts() {
     let mut rested = false;
     for _ in 0..50 {
-        let [lost, rest] = times_of_an_update_that_loses(40).await;
+        let [lost, rest] = times_of_losing_update(40).await;
         assert!(lost <= Duration::from_millis(24 * 17), "{lost:?}");
         // One millisecond more, because the timer rounds up.
         assert!(rest <= Duration::from_millis(33), "{rest:?}");

@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// all features).
 macro_rules! needs {
     ($feature:ident) => {
-        if $crate::needs::Feature::$feature.is_missing_and_told().await {
+        if $crate::needs::Feature::$feature.is_missing_and_reported().await {
             return;
         }
     };
@@ -79,19 +79,19 @@ impl Feature {
 
     /// Returns whether the shared server lacks the feature. If so, checks the library's errors and prints them for a
     /// comparison of versions.
-    pub(crate) async fn is_missing_and_told(self) -> bool {
+    pub(crate) async fn is_missing_and_reported(self) -> bool {
         let version = harness::binary::version();
         if !self.is_missing(version) {
             return false;
         }
-        let reported = self.is_reported(&World::nats().await, version).await;
+        let reported = self.check_missing(&World::nats().await, version).await;
         println!("unsupported: {self:?}: {reported}");
         true
     }
 
     /// Checks on a server without the feature that every use of it fails at once and before any effect, with an error
     /// that names the required and the actual version.
-    pub(crate) async fn is_reported(self, world: &World, version: [u64; 3]) -> String {
+    pub(crate) async fn check_missing(self, world: &World, version: [u64; 3]) -> String {
         let reported = tokio::time::timeout(5 * SECOND, self.uses(world)).await.expect("unsupported uses fail at once");
         if reported.is_empty() {
             return "done in another way".to_owned();
@@ -104,7 +104,7 @@ impl Feature {
             let [major, minor, patch] = version;
             let says_which = found.contains(&format!("nats-server {major}.{minor}.{patch}"));
             // A bucket that was created on such a server lacks the feature, too.
-            let is_a_bucket = found == "a bucket without" && self != Self::Transactions;
+            let is_a_bucket = found == "a bucket without `limit_markers`" && self != Self::Transactions;
             assert!(says_which || is_a_bucket, "{self:?}, {what}: found {found:?}");
             said.push(format!("needs {needs}, found {found}"));
         }

@@ -156,7 +156,7 @@ fn exports(file: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn crate_root_and_prelude_have_exactly_the_listed_names() {
+fn crate_root_and_prelude_names_are_exact() {
     let listed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     let mut root = exports("lib.rs");
     assert!(root.remove("async_nats"), "the crate is exported with the feature `nats`");

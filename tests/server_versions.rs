@@ -12,22 +12,22 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A server version with per-record TTLs and without batches.
 const ELEVEN: &str = "2.11.11";
 
-async fn lacks_what_it_lacks(version: &str, numbers: [u64; 3]) {
+async fn check_missing_features(version: &str, numbers: [u64; 3]) {
     let server = Server::builder().version(version).start().await;
     let world = World::at(&server.url()).await;
     for feature in Feature::ALL.into_iter().filter(|feature| feature.is_missing(numbers)) {
-        println!("{feature:?}: {}", feature.is_reported(&world, numbers).await);
+        println!("{feature:?}: {}", feature.check_missing(&world, numbers).await);
     }
 }
 
 #[tokio::test]
 async fn oldest_server_reports_missing_features() {
-    lacks_what_it_lacks(OLD, [2, 10, 26]).await;
+    check_missing_features(OLD, [2, 10, 26]).await;
 }
 
 #[tokio::test]
 async fn server_without_batches_reports_missing_features() {
-    lacks_what_it_lacks(ELEVEN, [2, 11, 11]).await;
+    check_missing_features(ELEVEN, [2, 11, 11]).await;
 }
 
 /// A store and a bucket that were opened on an old server use the features of the new server after an upgrade.

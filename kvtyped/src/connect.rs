@@ -138,11 +138,14 @@ impl Connect {
             }
             #[cfg(not(feature = "nats"))]
             (Some("nats" | "tls"), _) => {
-                return Err(Error::unsupported("the feature `nats` of kvtyped", "kvtyped without it"));
+                return Err(Error::unsupported(
+                    "the feature `nats` of kvtyped; enable it",
+                    "kvtyped without this feature",
+                ));
             }
-            (None, "") => return Err(Error::invalid_config("the URL is empty")),
+            (None, "") => return Err(Error::invalid_config("the URL is empty; pass `memory:` or `nats://host:port`")),
             // Do not show the URL: it may contain a secret.
-            _ => return Err(Error::invalid_config("the URL begins with none of `memory:`, `nats://`, `tls://`")),
+            _ => return Err(Error::invalid_config("the URL must begin with `memory:`, `nats://` or `tls://`")),
         };
         Ok(Store::from_backend(backend).with_timeout(*timeout))
     }

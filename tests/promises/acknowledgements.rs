@@ -13,7 +13,7 @@ const PATIENT: Duration = Duration::from_secs(8);
 async fn nothing() {}
 
 /// P5, P4: the write is found by its id, with its revision.
-async fn a_lost_acknowledgement_of_put(site: TestCluster) {
+async fn lose_ack_of_put(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
     let mut ledger = Ledger::default();
@@ -25,7 +25,7 @@ async fn a_lost_acknowledgement_of_put(site: TestCluster) {
     ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_create(site: TestCluster) {
+async fn lose_ack_of_create(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let new = Document::new("a", "new");
     let mut ledger = Ledger::default();
@@ -36,7 +36,7 @@ async fn a_lost_acknowledgement_of_create(site: TestCluster) {
     ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_update(site: TestCluster) {
+async fn lose_ack_of_update(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let (old, new) = (Document::new("a", "old"), Document::new("a", "new"));
     let mut ledger = Ledger::default();
@@ -51,7 +51,7 @@ async fn a_lost_acknowledgement_of_update(site: TestCluster) {
     ledger.agrees_with(&proxied.past).await;
 }
 
-async fn a_lost_acknowledgement_of_delete(site: TestCluster) {
+async fn lose_ack_of_delete(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
     for guarded in [false, true] {
@@ -65,7 +65,7 @@ async fn a_lost_acknowledgement_of_delete(site: TestCluster) {
     assert_eq!(proxied.past.history(&key).await.unwrap().len(), 4, "each was applied once");
 }
 
-async fn a_lost_acknowledgement_of_purge(site: TestCluster) {
+async fn lose_ack_of_purge(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
     proxied.past.put(&Document::new("a", "there")).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_lost_acknowledgement_of_purge(site: TestCluster) {
     assert_eq!(proxied.past.status().await.unwrap().last_revision, marker, "it was applied once");
 }
 
-async fn a_lost_acknowledgement_of_modify(site: TestCluster) {
+async fn lose_ack_of_modify(site: TestCluster) {
     let proxied = ThroughProxy::<Document>::new(site).await;
     let key = DocumentKey::new("a");
     proxied.past.put(&Document::new("a", "-")).await.unwrap();
@@ -94,19 +94,19 @@ async fn a_lost_acknowledgement_of_modify(site: TestCluster) {
 
 on_both_sites! {
     /// P5, P4.
-    async fn a_write_whose_acknowledgement_is_lost_is_found_by_its_id(site: TestCluster) {
+    async fn lost_ack_of_write_is_recovered(site: TestCluster) {
         tokio::join!(
-            a_lost_acknowledgement_of_put(site),
-            a_lost_acknowledgement_of_create(site),
-            a_lost_acknowledgement_of_update(site),
-            a_lost_acknowledgement_of_delete(site),
-            a_lost_acknowledgement_of_purge(site),
-            a_lost_acknowledgement_of_modify(site),
+            lose_ack_of_put(site),
+            lose_ack_of_create(site),
+            lose_ack_of_update(site),
+            lose_ack_of_delete(site),
+            lose_ack_of_purge(site),
+            lose_ack_of_modify(site),
         );
     }
 
     /// P5, P4, P8: no further reply arrives. The outcome must be reported as unknown, without guessing.
-    async fn a_write_without_any_answer_is_unknown_when_its_time_is_over(site: TestCluster) {
+    async fn write_without_reply_has_unknown_outcome(site: TestCluster) {
         let time = 2 * SECOND;
         let proxied = ThroughProxy::<Document>::new(site).await;
         let there = proxied.past.put(&Document::new("there", "old")).await.unwrap();
@@ -146,7 +146,7 @@ on_both_sites! {
     }
 
     /// P5, P4: the lost reply is a refusal.
-    async fn a_refusal_that_is_lost_is_never_taken_for_a_success(site: TestCluster) {
+    async fn lost_refusal_is_never_a_success(site: TestCluster) {
         let proxied = ThroughProxy::<Document>::new(site).await;
         let first = proxied.past.put(&Document::new("a", "old")).await.unwrap();
         let newer = Document::new("a", "newer");

@@ -37,7 +37,7 @@ fn winner(results: Vec<Result<Revision, Error>>) -> Revision {
 
 on_both_sites! {
     /// P1: 200 rounds of 8 writers.
-    async fn of_many_updates_at_one_revision_exactly_one_wins(site: TestCluster) {
+    async fn one_of_many_concurrent_updates_wins(site: TestCluster) {
         let writers = writers::<Session>(site).await;
         let session = Session::new("acme", 7);
         let mut revision = writers[0].put(&session).await.unwrap();
@@ -51,7 +51,7 @@ on_both_sites! {
     }
 
     /// P1: 100 rounds of 8 writers; half of the keys had a record before.
-    async fn of_many_creates_of_one_key_exactly_one_wins(site: TestCluster) {
+    async fn one_of_many_concurrent_creates_wins(site: TestCluster) {
         let writers = writers::<Session>(site).await;
         let mut before = Revision::ZERO;
         for round in 0..100 {

@@ -22,7 +22,7 @@ async fn header(stream: &Stream, revision: Revision, name: &str) -> Option<Strin
 
 on_both_sites! {
     /// P7: each operation id is unique, so no write is mistaken for another, even if it is sent again.
-    async fn every_write_has_an_id_and_a_revision_of_its_own(site: TestCluster) {
+    async fn every_write_has_unique_id_and_revision(site: TestCluster) {
         let proxied = ThroughProxy::<Document>::new(site).await;
         let mut revisions = Vec::new();
         for key in ["a", "b"] {
@@ -53,7 +53,7 @@ on_both_sites! {
     }
 
     /// P17, and P16 for writes over delete markers: the message contains the TTL, rounded up.
-    async fn the_ttl_that_is_stored_is_never_shorter_than_asked(site: TestCluster) {
+    async fn stored_ttl_is_never_shorter_than_requested(site: TestCluster) {
         needs!(RecordTtl);
         let world = site.world().await;
         let sessions: Bucket<Session> = site.fresh(&world).await.unwrap();

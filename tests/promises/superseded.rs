@@ -11,7 +11,7 @@ const PATIENT: Duration = Duration::from_secs(8);
 
 on_both_sites! {
     /// P6, P4.
-    async fn a_write_is_found_in_the_history_although_another_came_after_it(site: TestCluster) {
+    async fn overwritten_write_is_found_in_history(site: TestCluster) {
         let proxied = ThroughProxy::<Document>::new(site).await;
         let theirs = |name: &str| Document::new(name, "theirs");
         let (put, update) = (Document::new("put", "mine"), Document::new("update", "mine"));
@@ -41,7 +41,7 @@ on_both_sites! {
     }
 
     /// P6: our entry is no longer stored. The server itself may still remember the id of a write with a precondition.
-    async fn without_history_a_write_that_was_overwritten_is_told_right_or_unknown(site: TestCluster) {
+    async fn overwritten_write_without_history_is_exact_or_unknown(site: TestCluster) {
         let proxied = ThroughProxy::<Session>::new(site).await;
         let session = Session::new("acme", 7);
         let written = async || proxied.past.status().await.unwrap().last_revision.get();
@@ -72,7 +72,7 @@ on_both_sites! {
     }
 
     /// P6: the other entry names its expected revision, and that is not ours.
-    async fn without_history_a_write_that_came_too_late_is_a_conflict(site: TestCluster) {
+    async fn late_write_without_history_conflicts(site: TestCluster) {
         let proxied = ThroughProxy::<Session>::new(site).await;
         let session = Session::new("acme", 7);
         let revision = proxied.past.put(&session).await.unwrap();
@@ -85,7 +85,7 @@ on_both_sites! {
     }
 
     /// P6, P9: copies of a write with a precondition wait in a socket until another client has written.
-    async fn a_guarded_write_that_arrives_late_is_refused(site: TestCluster) {
+    async fn late_conditional_write_is_refused(site: TestCluster) {
         let proxied = ThroughProxy::<Document>::new(site).await;
         let key = DocumentKey::new("a");
         let first = proxied.past.put(&Document::new("a", "old")).await.unwrap();
@@ -109,7 +109,7 @@ on_both_sites! {
     }
 
     /// P5, P6: a request on a broken connection is sent again if it has a precondition.
-    async fn a_guarded_write_survives_a_connection_that_breaks(site: TestCluster) {
+    async fn conditional_write_survives_lost_connection(site: TestCluster) {
         let proxied = ThroughProxy::<Document>::new(site).await;
         let mut ledger = Ledger::default();
         let mut revision = proxied.past.put(&Document::new("a", "first")).await.unwrap();
@@ -132,7 +132,7 @@ on_both_sites! {
     }
 
     /// P6: increments by `modify` are counted exactly, regardless of lost acknowledgements.
-    async fn increments_whose_acknowledgements_are_lost_count_once(site: TestCluster) {
+    async fn lost_acks_of_modify_count_once(site: TestCluster) {
         let proxied = ThroughProxy::<Session>::new(site).await;
         let key = SessionKey::new("acme", 7);
         proxied.past.put(&Session::new("acme", 7)).await.unwrap();

@@ -14,7 +14,7 @@ async fn roles_work_via_any_cluster_server() {
     needs!(Locks);
     let roles = [("reader", "Reader"), ("writer", "Writer"), ("locker", "Locker"), ("acme", "Tenant")];
     let users = roles.map(|(user, role)| (user.to_owned(), block(role)));
-    let transacts = !Feature::Transactions.is_missing_and_told().await;
+    let transacts = !Feature::Transactions.is_missing_and_reported().await;
     let site = TestAccounts::replicated(&users).await;
     for node in 0..NODES {
         let first = 1_000 + 100 * node as u64;

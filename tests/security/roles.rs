@@ -269,7 +269,7 @@ async fn reader_role_can_only_read() {
     let modified = async { sessions.modify(&key, |session| session.visits += 1).await.map(drop) };
     denied.is("modify", modified).await;
     denied.is("touch", sessions.touch(&key)).await;
-    if !Feature::Transactions.is_missing_and_told().await {
+    if !Feature::Transactions.is_missing_and_reported().await {
         let both = sessions.transaction().delete(&key).delete(&SessionKey::new("acme", 2));
         denied.is("transaction", both.commit()).await;
     }
@@ -286,7 +286,7 @@ async fn reader_role_can_only_read() {
 #[tokio::test]
 async fn writer_role_can_only_write_its_bucket() {
     needs!(Locks);
-    let transacts = !Feature::Transactions.is_missing_and_told().await;
+    let transacts = !Feature::Transactions.is_missing_and_reported().await;
     let site = each_is_needed("Writer", &["CONSUMER.INFO"], |_, store, number| {
         Box::pin(async move {
             let sessions: Bucket<Session> = store.bucket().must_exist().await?;

@@ -9,7 +9,7 @@
 //! suite simulation::`, followed by the name of the test. `KVTYPED_SIM_SEEDS=10000` runs more seeds. Seeds that once
 //! failed are kept in a table ([`FOUND`]) and run every time.
 //!
-//! Incorrect implementations are tested, too ([`wrong`]): a simulation that never breaks them proves nothing.
+//! Incorrect implementations are tested, too ([`negative_controls`]): a simulation that never breaks them proves nothing.
 
 mod aborted;
 mod seed;

@@ -25,9 +25,9 @@ impl Batch {
     /// Returns the messages of the batch: the writes in their order, then as many markers on keys below
     /// [`CHECK_KEY_PREFIX`](Self::CHECK_KEY_PREFIX) as the checks need. For backends.
     ///
-    /// A message has one precondition. The precondition of a written key is on the message of that key. Every other one
-    /// is on a message without a precondition, or, if no such message is left, on a marker: a delete of a key that
-    /// never has a record.
+    /// A message has one precondition. The precondition of a written key is on the message of that key. Every other
+    /// precondition is on a message without a precondition, or, if no such message is left, on a marker: a delete of a
+    /// key that never has a record.
     ///
     /// # Errors
     ///
@@ -38,14 +38,16 @@ impl Batch {
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
             if written.insert(write.key.clone(), index).is_some() {
-                return Err(invalid(format!("it writes `{}` twice", write.key)).with_key(write.key.as_str()));
+                return Err(invalid(format!("it writes `{}` twice; write each key once", write.key))
+                    .with_key(write.key.as_str()));
             }
         }
         let mut expected = BTreeMap::new();
         for precondition in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
             let Precondition { key, revision } = precondition;
             if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
-                return Err(invalid(format!("it expects two revisions of `{key}`")).with_key(key.as_str()));
+                return Err(invalid(format!("it expects two different revisions of `{key}`; expect one"))
+                    .with_key(key.as_str()));
             }
         }
         let mut elsewhere = Vec::new();
@@ -66,7 +68,9 @@ impl Batch {
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
-            return Err(invalid(format!("its writes and checks need {count} messages, but {most} are allowed")));
+            return Err(invalid(format!(
+                "its writes and checks need {count} messages, but {most} are allowed; split it"
+            )));
         }
         Ok(writes)
     }
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_rides_on_a_write_without_a_precondition() {
+    fn check_joins_write_without_precondition() {
         let batch = Batch {
             writes: vec![write("a").if_revision(Revision::new(1)), write("b")],
             preconditions: vec![precondition("c", 3)],
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_of_a_written_key_is_its_own_precondition() {
+    fn check_of_written_key_joins_its_write() {
         let elsewhere = Write { precondition: Some(precondition("b", 7)), ..write("a") };
         let batch = Batch {
             writes: vec![elsewhere, write("b")],
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_contradicts_itself_is_refused() {
+    fn contradictory_batch_is_refused() {
         let refusal = |batch: Batch| batch.messages().unwrap_err().key().map(str::to_owned);
         let twice = Batch { writes: vec![write("a"), write("a")], preconditions: Vec::new() };
         assert_eq!(refusal(twice).as_deref(), Some("a"));

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drop_policy_decides_whether_work_continues() {
+    async fn drop_policy_controls_continuation() {
         for dropped in [OnDrop::End, OnDrop::Continue] {
             let (work, go, ends) = work();
             let mut caller = Box::pin(detached(work, dropped));

@@ -37,7 +37,7 @@ pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
         Operation::Unknown(name) => {
             // Any client can write a name of any length.
             let name: String = name.chars().take(32).collect();
-            Err(located(undecodable("record", format!("its operation {name:?} is unknown to this version")), raw))
+            Err(located(undecodable("record", format!("this version does not know the operation {name:?}")), raw))
         }
     }
 }

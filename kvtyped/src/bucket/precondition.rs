@@ -37,7 +37,7 @@ impl FencePrecondition {
             return Ok(self.precondition);
         }
         Err(Error::invalid_config(format!(
-            "the fence of the guard is in another bucket, `{}`; take the lock with `lock` of the written bucket",
+            "the guard fences the bucket `{}`; lock with `lock` of the bucket that you write",
             self.bucket
         )))
     }

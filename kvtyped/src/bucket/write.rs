@@ -118,7 +118,7 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
         None | Some(1) => {}
         Some(history) => {
             return Err(Error::unsupported(
-                "a bucket with `history = 1` for the TTL of a single key: with more, the previous value would reappear",
+                "`history = 1` for the TTL of a single key, because the previous value would reappear otherwise",
                 format!("history = {history}"),
             ));
         }
@@ -137,8 +137,9 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
 }
 
 pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
-    Ttl::new(asked)
-        .ok_or_else(|| Error::invalid_config(format!("a TTL of {asked:?}; it must be from 1 s to a century (ADR-43)")))
+    Ttl::new(asked).ok_or_else(|| {
+        Error::invalid_config(format!("the TTL is {asked:?}; it must be from 1 s to a century (ADR-43)"))
+    })
 }
 
 /// The conditions of a write.

@@ -220,13 +220,13 @@ impl BucketConfig {
             return wrong("max_bytes", "must be from 1 byte to 8 EiB - 1".into());
         }
         if self.description.as_ref().is_some_and(|text| text.len() > 4_096) {
-            return wrong("description", "is longer than 4,096 bytes".into());
+            return wrong("description", "must have at most 4,096 bytes".into());
         }
         if self.mirror.is_some() && !self.sources.is_empty() {
             return wrong("mirror", "and `sources` exclude each other".into());
         }
         if self.mirror.is_some() && self.atomic == Some(true) {
-            return wrong("atomic", "is for the bucket that a mirror copies, not for the mirror".into());
+            return wrong("atomic", "is not for a mirror; set it on the original bucket".into());
         }
         for source in self.mirror.iter().chain(&self.sources) {
             let setting = if self.mirror.is_some() { "mirror" } else { "sources" };
@@ -240,7 +240,7 @@ impl BucketConfig {
             }
         }
         if self.metadata.keys().any(|key| key.starts_with("_nats.")) {
-            return wrong("metadata", "has a key that begins with `_nats.`, which is the server's".into());
+            return wrong("metadata", "has a key that begins with `_nats.`, which only the server may set".into());
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub struct BackendUnderTest {
 }
 
 impl BackendUnderTest {
-    /// Creates a subject with one replica of each bucket and file storage.
+    /// Creates a backend under test with one replica of each bucket and file storage.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self {
             backend,
@@ -73,7 +73,7 @@ impl BackendUnderTest {
         self
     }
 
-    /// Keeps a value until the subject is dropped, for example the server under test.
+    /// Keeps a value until `self` is dropped, for example the server under test.
     #[must_use]
     pub fn keep_alive(mut self, kept: impl Any + Send + Sync) -> Self {
         self.keeps.push(Arc::new(kept));
@@ -151,7 +151,7 @@ impl BackendUnderTest {
 
 impl fmt::Debug for BackendUnderTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject")
+        f.debug_struct("BackendUnderTest")
             .field("backend", &self.backend)
             .field("replicas", &self.replicas)
             .field("storage", &self.storage)

@@ -164,29 +164,29 @@ impl ErrorKind {
                 f.write_str("; read again, or use `modify`")
             }
             Self::AlreadyExists => {
-                f.write_str("a record is there already; use `update`, `put` or `modify` to change it")
+                f.write_str("a record exists already; use `update`, `put` or `modify` to change it")
             }
-            Self::NotFound => f.write_str("there is no record"),
+            Self::NotFound => f.write_str("the key has no record; write one with `create` or `put`"),
             Self::KeyChanged => f.write_str("the closure changed a field of the key; write a new record instead"),
             Self::RetriesExhausted { attempts, elapsed } => write!(
                 f,
-                "other writers came first {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or spread the key"
+                "lost to other writers {attempts} times in {elapsed:?}; raise `.max_attempts` or `.timeout`, or use more keys"
             ),
             Self::OutOfRange { detail } => write!(f, "out of range: {detail}"),
-            Self::Aborted => f.write_str("the closure of the transaction gave up, and nothing was written"),
+            Self::Aborted => f.write_str("the closure of the transaction returned an error, and nothing was written"),
             Self::Decode { codec, detail } => {
-                write!(f, "the stored value is not a record of this model: {codec}: {detail}")
+                write!(f, "the stored entry is not a record of this model: {codec}: {detail}")
             }
-            Self::Rejected { reason } => write!(f, "the stored value was rejected: {reason}"),
+            Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),
             Self::BucketReplaced => {
-                f.write_str("the bucket was recreated, or restored to an earlier state, since it was opened; open it again, and read again")
+                f.write_str("the bucket was recreated, or restored to an earlier state; open it again, and read again")
             }
-            Self::Encode { codec, detail } => write!(f, "the value cannot be written as {codec}: {detail}"),
-            Self::InvalidKey => f.write_str("the key is not legal"),
-            Self::InvalidConfig { reason } => write!(f, "a setting is wrong: {reason}"),
+            Self::Encode { codec, detail } => write!(f, "the value cannot be encoded: {codec}: {detail}"),
+            Self::InvalidKey => f.write_str("the key is invalid"),
+            Self::InvalidConfig { reason } => write!(f, "invalid configuration: {reason}"),
             Self::InvalidBatch { reason } => write!(f, "the batch is invalid: {reason}"),
-            Self::BucketNotFound => f.write_str("there is no such bucket"),
-            Self::BucketExists => f.write_str("there is such a bucket already"),
+            Self::BucketNotFound => f.write_str("the bucket does not exist; open it without `must_exist` or `read_only` to create it"),
+            Self::BucketExists => f.write_str("the bucket exists already; open it without `must_create`"),
             Self::Drift { differences } => {
                 f.write_str("the bucket differs from the model (")?;
                 for (index, difference) in differences.iter().enumerate() {
@@ -200,26 +200,28 @@ impl ErrorKind {
                     write!(f, ": {size} bytes with its headers")?;
                 }
                 match limit {
-                    Some(limit) => write!(f, ", {limit} are allowed"),
+                    Some(limit) => {
+                        write!(f, ", {limit} are allowed; raise `max_value_size`, or `max_payload` of the server")
+                    }
                     None => Ok(()),
                 }
             }
-            Self::BucketFull => f.write_str("the bucket is full, and a delete needs room too; raise its `max_bytes` (or the `max_msgs` of its stream)"),
+            Self::BucketFull => f.write_str("the bucket is full, also for deletes; raise its `max_bytes` (or the `max_msgs` of its stream)"),
             Self::LimitReached { limit } => {
-                write!(f, "the account or the server has reached a limit: {limit}; raise it, or free what counts against it")
+                write!(f, "the account or the server has reached a limit: {limit}; raise it, or delete unused data or buckets")
             }
-            Self::Unsupported { needs, found } => write!(f, "needs {needs}, found {found}"),
-            Self::PermissionDenied { subject } => write!(f, "the server denies this user `{subject}`"),
-            Self::Unauthorized => f.write_str("the server does not accept these credentials"),
-            Self::Tls { reason } => write!(f, "no encrypted connection: {reason}"),
-            Self::Timeout { after } => write!(f, "not done within {:?}", rounded(*after)),
-            Self::Unavailable { reason } => write!(f, "not available now: {reason}"),
-            Self::Lost => f.write_str("the lease is lost, or may be lost; stop the work that it protected, and take it again"),
+            Self::Unsupported { needs, found } => write!(f, "found {found}, but the operation needs {needs}"),
+            Self::PermissionDenied { subject } => write!(f, "the server denies `{subject}` to this user; see the module `kvtyped::permissions`"),
+            Self::Unauthorized => f.write_str("the server refuses the credentials; check the user, password, token, key or credentials file"),
+            Self::Tls { reason } => write!(f, "the connection cannot be encrypted: {reason}"),
+            Self::Timeout { after } => write!(f, "did not complete within {:?}; allow more time, or check the connection", rounded(*after)),
+            Self::Unavailable { reason } => write!(f, "unavailable: {reason}"),
+            Self::Lost => f.write_str("the lease is lost, or may be lost; stop the protected work, and take it again"),
             Self::Fenced => f.write_str(
-                "another holder has taken the lock, so the write was refused; stop the work that the lock protected, and take it again",
+                "another holder has taken the lock, so the write was refused; stop the protected work, and take the lock again",
             ),
-            Self::Closed => f.write_str("the handle was closed"),
-            Self::Backend { code: Some(code), detail } => write!(f, "the server answered {code}: {detail}"),
+            Self::Closed => f.write_str("the store or the handle is closed; open it again"),
+            Self::Backend { code: Some(code), detail } => write!(f, "the server returned error {code}: {detail}"),
             Self::Backend { code: None, detail } => f.write_str(detail),
         }
     }

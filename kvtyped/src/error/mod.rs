@@ -251,7 +251,7 @@ impl Error {
     /// Returns the error of a batch of several writes in a bucket without atomic batches.
     pub(crate) fn no_batches(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket with atomic batches: open it with `.atomic(true).on_drift(Drift::Update)`",
+            "a bucket with atomic batches; open it with `.atomic(true).on_drift(Drift::Update)`",
             format!("bucket `{bucket}` without atomic batches"),
         )
     }
@@ -259,7 +259,7 @@ impl Error {
     /// Returns the error of a purge in a bucket without rollups.
     pub(crate) fn no_rollups(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket that allows rollups for a purge: set `rollups`, or use `delete`, or `compact` as an administrator",
+            "a bucket that allows rollups, for the purge; set `rollups`, or use `delete`, or `compact` as an administrator",
             format!("bucket `{bucket}` with `rollups = false`"),
         )
     }
@@ -267,7 +267,7 @@ impl Error {
     /// The error of a TTL of a single key in a bucket without rollups.
     pub(crate) fn no_rollups_for_ttl(bucket: &str) -> Self {
         Self::unsupported(
-            "a bucket that allows rollups for the TTL of a key, which ends in a delete marker: set `rollups`",
+            "a bucket that allows rollups, for the delete marker of an expired key; set `rollups`",
             format!("bucket `{bucket}` with `rollups = false`"),
         )
     }
@@ -297,7 +297,7 @@ impl Error {
     pub(crate) fn decode(error: &CodecError) -> Self {
         if let Some(Newer { found, known }) = error.newer_format() {
             let found = format!("a record of format {found}, and this version knows {known}");
-            return Self::unsupported("a newer version of kvtyped: update this program", found);
+            return Self::unsupported("a newer version of kvtyped; update this program", found);
         }
         Self::new(ErrorKind::Decode { codec: error.codec(), detail: error.detail().to_owned() })
     }
@@ -361,7 +361,9 @@ impl fmt::Display for ErrorInner {
             write!(f, ": {error}")?;
         }
         if *outcome == Outcome::Unknown {
-            f.write_str("; it may have been applied, or may yet be: read the key before you decide")?;
+            f.write_str(
+                "; the operation may have been applied, or may be applied later: read the key before you repeat it",
+            )?;
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ impl KeyCodec {
         for (index, segment) in text.as_bytes().split(|byte| *byte == b'.').enumerate() {
             match (index, self) {
                 (0, _) => {}
-                (_, Self::Path) => return self.refuse("it holds a dot"),
+                (_, Self::Path) => return self.refuse("a key has one segment, which contains no dot"),
                 _ => stored.push(b'.'),
             }
             if is_plain { self.encode_text(segment, &mut stored)? } else { self.encode_segment(segment, &mut stored)? }
@@ -115,7 +115,7 @@ impl KeyCodec {
         if self.encode(&key).is_ok_and(|canonical| canonical == *stored) {
             Ok(key)
         } else {
-            self.refuse("it is not what the codec writes")
+            self.refuse("the stored key is not in the canonical encoding")
         }
     }
 
@@ -135,7 +135,9 @@ impl KeyCodec {
             (Self::Path, [Token::Literal(path)]) => {
                 self.encode_literal(path)?.split('.').fold(Pattern::new(), Pattern::literal)
             }
-            (Self::Path, _) => return self.refuse("it holds a dot"),
+            (Self::Path, _) => {
+                return self.refuse("the codec supports only exact keys; filter by `..` or by a full path");
+            }
             (_, tokens) => tokens.iter().try_fold(Pattern::new(), |stored, token| match token {
                 Token::Literal(text) => Ok(stored.literal(&self.encode_literal(text)?)),
                 Token::Any { .. } => Ok(stored.any()),
@@ -161,22 +163,22 @@ impl KeyCodec {
         let segment = str::from_utf8(segment).unwrap_or_default();
         let text = unescape(segment).map_err(|error| KeyError::Segment { field: "key", error })?;
         if text.is_empty() {
-            return self.refuse("it is empty");
+            return self.refuse("the text is empty");
         }
         if text.contains('.') {
-            return self.refuse("it holds a dot");
+            return self.refuse("the text contains a dot");
         }
         if self != Self::Base64NatsJs {
             return self.encode_text(text.as_bytes(), out);
         }
         let Some(latin) = text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>() else {
-            return self.refuse("it holds a character that is not in Latin-1");
+            return self.refuse("the text contains a character outside Latin-1");
         };
         let start = out.len();
         self.encode_text(&latin, out)?;
         // The encoding of a plain segment never holds it.
         match out.get(start..) {
-            Some(token) if token.contains(&b'+') => self.refuse("its encoding holds a `+`"),
+            Some(token) if token.contains(&b'+') => self.refuse("the encoding of the text contains a `+`"),
             _ => Ok(()),
         }
     }
@@ -203,10 +205,10 @@ impl KeyCodec {
             out.extend_from_slice(ROOT.as_bytes());
             out.push(b'.');
         } else if parts.clone().next().is_some_and(|part| part == ROOT.as_bytes() || part == Key::RESERVED.as_bytes()) {
-            return self.refuse("its first part is reserved");
+            return self.refuse("the first part of the path is reserved");
         }
         if parts.any(<[u8]>::is_empty) {
-            return self.refuse("it has an empty part");
+            return self.refuse("the path has an empty part");
         }
         out.extend(relative.iter().map(|byte| if *byte == b'/' { b'.' } else { *byte }));
         Ok(())
@@ -219,7 +221,7 @@ impl KeyCodec {
         let text = match (decoded, std::str::from_utf8(bytes)) {
             (Some(()), Ok(text)) if text.is_ascii() || self == Self::Base64 => Cow::Borrowed(text),
             (Some(()), _) if self == Self::Base64NatsJs => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
-            _ => return self.refuse("it is not what the codec writes"),
+            _ => return self.refuse("the stored key is not in the canonical encoding"),
         };
         key.push_str(&escape(&text));
         Ok(())
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_refuses_keys_that_do_not_round_trip() {
+    fn base64_refuses_non_round_trip_keys() {
         refuses(KeyCodec::Base64, &["a.b"]);
         refuses(KeyCodec::Base64, &[""]);
         // Padding, the other alphabet, trailing bits, not base64, not UTF-8, an encoded dot.

@@ -7,16 +7,16 @@ use super::Key;
 #[non_exhaustive]
 pub enum KeyError {
     /// The text is empty.
-    #[error("a key has at least one segment")]
+    #[error("the key is empty, and needs at least one segment")]
     Empty,
     /// The encoded key is longer than [`Key::MAX_BYTES`].
-    #[error("the encoded key has {bytes} bytes, {} are allowed", Key::MAX_BYTES)]
+    #[error("the encoded key has {bytes} bytes, but {} are allowed", Key::MAX_BYTES)]
     TooLong {
         /// Its length.
         bytes: usize,
     },
     /// A character that is not allowed in a key.
-    #[error("{character:?} at byte {at} is not legal in a key; a typed key escapes it")]
+    #[error("{character:?} at byte {at} is not legal in a key; use a typed key, which escapes it")]
     IllegalCharacter {
         /// The character.
         character: char,
@@ -36,7 +36,7 @@ pub enum KeyError {
         template: &'static str,
     },
     /// A segment does not hold a value of its field.
-    #[error("the segment of the field `{field}`: {error}")]
+    #[error("the segment of the field `{field}` is invalid: {error}")]
     Segment {
         /// The field of the key.
         field: &'static str,
@@ -50,13 +50,13 @@ pub enum KeyError {
 #[non_exhaustive]
 pub enum SegmentError {
     /// An `=` without an escape that [`escape`](super::escape) would have written.
-    #[error("it holds an escape that is not canonical")]
+    #[error("an escape is not canonical")]
     Escape,
     /// The escapes do not form valid UTF-8.
     #[error("its bytes are not UTF-8")]
     Utf8,
     /// The key codec cannot store the segment, or would not write the stored one.
-    #[error("the key codec `{codec}` refuses it: {reason}")]
+    #[error("the key codec `{codec}` does not support it: {reason}")]
     KeyCodec {
         /// The name of the codec.
         codec: &'static str,

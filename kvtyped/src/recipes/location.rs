@@ -69,8 +69,8 @@ impl BucketLocation {
         match bucket.config().ttl {
             None => Ok(bucket),
             Some(ttl) => Err(Error::unsupported(
-                "a bucket without a `ttl`, because totals must not expire",
-                format!("ttl = {ttl:?}"),
+                "a bucket without a `ttl`, because totals must not expire; use another bucket",
+                format!("a bucket with `ttl = {ttl:?}`"),
             )),
         }
     }
@@ -112,51 +112,57 @@ pub(crate) fn check_bucket(config: &BucketConfig, longest: Option<Duration>) -> 
         config;
     let unfit = |needs: &str, found: String| Err(Error::unsupported(needs, found));
     if mirror.is_some() {
-        return unfit("a bucket that is not a mirror, because a mirror lags behind its source", "mirror".to_owned());
+        return unfit("a bucket that is not a mirror, because a mirror lags behind its source", "a mirror".to_owned());
     }
     // Recipes work without direct reads and with deletable messages. Rollups are checked below.
     let harmless =
         |difference: &&Difference| matches!(difference.setting, "allow_direct" | "deny_delete" | "allow_rollup_hdrs");
     if let Some(difference) = irregular.iter().find(|difference| !harmless(difference)) {
         return unfit(
-            "a stream with the settings of a bucket: open it once with `.on_drift(Drift::Update)`",
-            difference.to_string(),
+            "a stream with the settings of a bucket; open it once with `.on_drift(Drift::Update)`",
+            format!("a stream with another setting ({difference})"),
         );
     }
     if let Some(size) = max_value_size
         && *size < MIN_VALUE_SIZE
     {
-        return unfit("a bucket whose values may have 1,024 bytes", format!("max_value_size = {size}"));
+        return unfit("a `max_value_size` of at least 1,024 bytes", format!("a bucket with max_value_size = {size}"));
     }
     if let Some(bytes) = max_bytes
         && *bytes < MIN_BYTES
     {
-        return unfit("a bucket that may have 2,048 bytes, to hold and renew a record", format!("max_bytes = {bytes}"));
+        return unfit(
+            "a `max_bytes` of at least 2,048, to hold and renew a record",
+            format!("a bucket with max_bytes = {bytes}"),
+        );
     }
     let Some(longest) = longest else { return Ok(()) };
     match history {
         None | Some(1) => {}
         Some(history) => {
             return unfit(
-                "a bucket with `history = 1`: with more, an expired record would reappear",
-                format!("history = {history}"),
+                "`history = 1`, because an expired record would reappear otherwise",
+                format!("a bucket with history = {history}"),
             );
         }
     }
     if *rollups == Some(false) {
-        return unfit("a bucket that allows rollups: a lease ends in a marker", "rollups = false".to_owned());
+        return unfit(
+            "a bucket that allows rollups, for the markers of expired leases",
+            "a bucket with rollups = false".to_owned(),
+        );
     }
     if limit_markers.is_none() {
         return unfit(
-            "a bucket with `limit_markers`, which announce that a lease expired: open it once with `.limit_markers(..)` \
-             and `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
-            "a bucket without".to_owned(),
+            "`limit_markers`, to announce expired leases; open it once with `.limit_markers(..)` and \
+             `.on_drift(Drift::Update)` on nats-server 2.11 or newer",
+            "a bucket without `limit_markers`".to_owned(),
         );
     }
     match ttl {
         Some(ttl) if *ttl < 2 * longest => unfit(
-            "a bucket whose `ttl` is at least twice the `ttl` of the recipe",
-            format!("ttl = {ttl:?}, and {longest:?} of the recipe"),
+            "a bucket whose `ttl` is at least twice the `ttl` of the recipe; shorten the latter",
+            format!("a bucket with `ttl = {ttl:?}` for a recipe with `ttl = {longest:?}`"),
         ),
         _ => Ok(()),
     }

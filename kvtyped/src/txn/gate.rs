@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_waits_keeps_its_pass() {
+    async fn waiting_holder_keeps_its_pass() {
         let (gate, end) = (Arc::<ContentionGate>::default(), Arc::new(Notify::new()));
         let first = tokio::spawn(holds(&gate, &end));
         tokio::task::yield_now().await;

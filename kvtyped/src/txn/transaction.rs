@@ -292,7 +292,7 @@ impl<T: KvModel> Transaction<'_, T> {
 
 fn option_without_write(option: &str) -> Error {
     Error::new(ErrorKind::InvalidBatch {
-        reason: format!("`.{option}` applies to the write before it, and there is none; call it after a write"),
+        reason: format!("`.{option}` has no write to apply to; call it after a write"),
     })
 }
 

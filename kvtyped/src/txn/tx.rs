@@ -115,7 +115,7 @@ impl<T: KvModel> Tx<T> {
     fn set(&self) -> Result<MutexGuard<'_, ReadWriteSet>> {
         let set = self.run.set();
         if set.is_over {
-            let reason = "the run of the closure that it belongs to is over".to_owned();
+            let reason = "this `Tx` was used after its closure returned; use it only inside the closure".to_owned();
             return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
         }
         Ok(set)
@@ -125,7 +125,7 @@ impl<T: KvModel> Tx<T> {
         let mut set = self.set()?;
         set.written.insert(key, (kind, ttl));
         if set.written.len() > Batch::MAX_MESSAGES {
-            let reason = format!("a transaction takes {} writes and checks at most", Batch::MAX_MESSAGES);
+            let reason = format!("a transaction has at most {} writes and checks; split it", Batch::MAX_MESSAGES);
             return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
         }
         Ok(())

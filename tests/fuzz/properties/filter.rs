@@ -91,7 +91,7 @@ fn matching(pattern: &Pattern, parts: &[Part], key: &str) {
     let reserved = matches!(parts.first(), Some(Part::Between(..))) && segments[0] == Key::RESERVED;
     let plainly = parts.len() == segments.len() && parts.iter().zip(&segments).all(fits) && !reserved;
     assert_eq!(pattern.matches(key), plainly, "{pattern:?} and {key:?}");
-    assert!(!plainly || a_server_sends(&pattern.to_string(), key), "{pattern} leaves out {key:?}");
+    assert!(!plainly || server_delivers(&pattern.to_string(), key), "{pattern} leaves out {key:?}");
     if let Some(exact) = pattern.as_exact() {
         assert_eq!(pattern.matches(key), exact == key);
     }
@@ -101,7 +101,7 @@ fn matching(pattern: &Pattern, parts: &[Part], key: &str) {
 }
 
 /// Returns whether NATS matches a subject with a filter.
-fn a_server_sends(filter: &str, subject: &str) -> bool {
+fn server_delivers(filter: &str, subject: &str) -> bool {
     let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
     loop {
         match (filter.next(), subject.next()) {
@@ -115,12 +115,12 @@ fn a_server_sends(filter: &str, subject: &str) -> bool {
 }
 
 fn both(a: &Pattern, b: &Pattern, key: &str) {
-    let (by_a, by_b) = (a_server_sends(&a.to_string(), key), a_server_sends(&b.to_string(), key));
+    let (by_a, by_b) = (server_delivers(&a.to_string(), key), server_delivers(&b.to_string(), key));
     assert!(!(by_a && by_b) || a.overlaps(b), "{a} and {b} share {key:?}");
     assert!(!a.covers(b) || !by_b || by_a, "{a} covers {b}, and leaves out {key:?}");
     assert_eq!(a.overlaps(b), b.overlaps(a));
     let disjoint = Pattern::disjoint(&[a.clone(), b.clone(), a.clone()]);
-    let sent = disjoint.iter().filter(|filter| a_server_sends(&filter.to_string(), key)).count();
+    let sent = disjoint.iter().filter(|filter| server_delivers(&filter.to_string(), key)).count();
     assert!(sent <= 1, "{disjoint:?} ask twice for {key:?}");
     assert!(sent == 1 || !(by_a || by_b), "{disjoint:?} leave out {key:?}");
 }
@@ -133,7 +133,7 @@ fn typed(value: &str, other: &str) {
         for tenant in [value, other] {
             let key = MemberKey::new(tenant, 7_u32).to_string();
             assert_eq!(pattern.matches(&key), tenant == value, "{value:?} and {tenant:?}");
-            assert_eq!(a_server_sends(&pattern.to_string(), &key), tenant == value);
+            assert_eq!(server_delivers(&pattern.to_string(), &key), tenant == value);
         }
     }
 }

@@ -27,7 +27,7 @@ async fn victim() {
 }
 
 #[tokio::test]
-async fn nothing_outlives_a_killed_test_process() {
+async fn killed_test_process_leaves_no_server() {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", "selftests::watchdog::victim"])
         .stdout(Stdio::piped())

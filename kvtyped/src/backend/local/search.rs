@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_is_that_of_the_matches() {
+    fn search_cost_follows_the_matches() {
         let keys = (0..20_000).map(|number| format!("{}.{number}", if number % 2_000 == 7 { "acme" } else { "other" }));
         let bucket = bucket(keys);
         let acme = Pattern::new().literal("acme");

@@ -156,7 +156,9 @@ impl WatchSession {
             return Err(Error::new(ErrorKind::BucketNotFound));
         }
         if listing.is_none() && bucket.backlog.is_lost_after(*position) {
-            return Err(Error::unavailable("the watch was not read until a removal was dropped from its backlog"));
+            return Err(Error::unavailable(
+                "the reader of the watch is too slow, and a removal was lost; read faster, or use a cache",
+            ));
         }
         let until = listing.as_ref().map_or(bucket.last_revision, |listing| listing.until);
         let (reached, found) = match listing {

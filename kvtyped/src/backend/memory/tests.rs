@@ -224,7 +224,7 @@ async fn lower_ttl_and_history_apply_immediately() {
 }
 
 #[test]
-fn a_size_is_that_of_the_message() {
+fn size_equals_message_size() {
     let mut write = put("k", "value");
     write.id = OperationId::from_stored("id");
     let size = |write: &Write| Size::of_write(write, "b").message();
@@ -244,7 +244,7 @@ fn a_size_is_that_of_the_message() {
 }
 
 #[tokio::test]
-async fn a_full_bucket_accepts_a_replacement_of_the_same_size() {
+async fn full_bucket_accepts_replacement_of_same_size() {
     let bucket = bucket(|config| config.max_bytes = Some(500)).await;
     let small = || put("k", "v");
     write(&bucket, small()).await.unwrap();
@@ -278,7 +278,7 @@ async fn full_replicated_bucket_refuses_replacement() {
 }
 
 #[tokio::test]
-async fn settings_that_need_a_server_are_refused() {
+async fn server_only_settings_are_refused() {
     let backend = MemoryBackend::new();
     let mut config = BucketConfig::new("copy");
     config.mirror = Some(Source::new("origin"));
@@ -288,7 +288,7 @@ async fn settings_that_need_a_server_are_refused() {
 }
 
 #[tokio::test]
-async fn a_handle_works_on_the_bucket_with_its_name() {
+async fn handle_uses_bucket_of_its_name() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
@@ -308,7 +308,7 @@ fn memory_backend_needs_no_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operation_after_its_deadline_changes_nothing() {
+async fn operation_after_deadline_changes_nothing() {
     let bucket = bucket(|_| {}).await;
     let deadline = Deadline::after(SECOND);
     tokio::time::advance(SECOND).await;

@@ -200,7 +200,7 @@ impl NatsBackend {
         if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that supports `{}` = {}", difference.setting, difference.wanted),
-                format!("{}, which stored {}", capabilities.backend, difference.found),
+                format!("{}, which stored `{}` as {}", capabilities.backend, difference.setting, difference.found),
             ));
         }
         self.bucket(config, &raw, &info)

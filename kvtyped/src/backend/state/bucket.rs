@@ -117,8 +117,11 @@ impl BucketState {
             return Err(Error::no_rollups_for_ttl(&self.config.name));
         }
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
-            let found = format!("bucket `{}` without", self.config.name);
-            return Err(Error::unsupported("a bucket with `limit_markers`", found));
+            let found = format!("bucket `{}` without `limit_markers`", self.config.name);
+            return Err(Error::unsupported(
+                "`limit_markers` for the TTL of a key; open the bucket with `.limit_markers(..)`",
+                found,
+            ));
         }
         if let Some(precondition) = &write.precondition {
             limits::check_precondition(precondition, self.newest(&precondition.key))?;

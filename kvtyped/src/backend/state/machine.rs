@@ -126,7 +126,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         irregular: _,
     } = new;
     if storage.is_some() && storage != old.storage {
-        return Err(Error::invalid_config("`storage` cannot change"));
+        return Err(Error::invalid_config("`storage` cannot change; create another bucket"));
     }
     let mut notes = old.metadata;
     notes.extend(metadata);

@@ -80,7 +80,9 @@ impl FromStr for Cursor {
         };
         // Reject other spellings of a number, for example with a sign.
         let same = read(text).filter(|cursor| cursor.to_string() == text);
-        same.ok_or_else(|| Error::invalid_config("the text is not a cursor of a list"))
+        same.ok_or_else(|| {
+            Error::invalid_config("the text is not a cursor of a list; pass the output of `Cursor::to_string`")
+        })
     }
 }
 

@@ -154,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_record_is_loaded_before_the_closure_runs() {
+    fn unknown_record_is_loaded_before_closure() {
         let step = call(0).next(&mut PendingRecord::new(None), || true, |_| panic!("there is nothing to decide on"));
         assert!(matches!(step, NextStep::Load { from_leader: false }), "{step:?}");
     }
 
     #[test]
-    fn decision_to_write_nothing_is_confirmed_by_the_leader_without_a_second_decision() {
+    fn leader_confirms_decision_to_write_nothing() {
         let (mut call, mut near) = (call(0), record(Freshness::AnyReplica(1)));
         assert!(matches!(call.next(&mut near, || false, keep), NextStep::Load { from_leader: true }));
         let mut same = record(Freshness::Leader(2));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_closure_joins_no_group_and_leaves_the_record_unchanged() {
+    fn failed_closure_leaves_group_and_record_unchanged() {
         let mut record = record(Freshness::Leader(1));
         let step = call(0).next(&mut record, || true, |_| Err("overdrawn"));
         assert!(matches!(step, NextStep::Finish { result: Err("overdrawn"), .. }), "{step:?}");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn caller_without_company_writes_at_once_by_its_own_deadline() {
+    fn single_caller_writes_by_its_own_deadline() {
         let mut record = record(Freshness::Cached);
         let joined = joined(call(0).next(&mut record, || false, put));
         assert!(joined.own.is_some() && !joined.is_open && joined.deadline.is_none());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn caller_that_changes_nothing_waits_for_the_group_it_read_from() {
+    fn unchanging_caller_waits_for_its_group() {
         let mut record = record(Freshness::Cached);
         let _first = joined(call(0).next(&mut record, || true, put));
         let reader = joined(call(0).next(&mut record, || true, keep));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_and_refused_change_follow_the_group_in_separate_writes() {
+    fn removal_and_refused_change_are_written_separately() {
         let mut record = record(Freshness::Cached);
         let _first = joined(call(0).next(&mut record, || true, put));
         let removal = joined(call(0).next(&mut record, || true, delete));

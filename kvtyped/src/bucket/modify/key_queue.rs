@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_exists_while_used_and_its_record_is_remembered() {
+    fn queue_exists_while_used_and_keeps_record() {
         let queues = Arc::new(KeyQueues::new(false));
         remember(&queues, 0, 100);
         assert!(queues.all().used.is_empty());
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lock_offered_to_an_unpolled_caller_goes_to_another() {
+    async fn unpolled_caller_passes_lock_to_next() {
         for serial in [false, true] {
             let queues = Arc::new(KeyQueues::new(serial));
             let queue = queues.handle(&key(0));

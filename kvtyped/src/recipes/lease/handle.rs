@@ -72,7 +72,7 @@ impl Lease {
         &self.info.name
     }
 
-    /// Returns the fence_record token of this term. It grows with every holder.
+    /// Returns the fencing token of this term. It grows with every holder.
     pub fn fence(&self) -> Fence {
         self.info.fence
     }
@@ -126,7 +126,8 @@ impl Lease {
         self.check()?;
         let LeaseTiming { ttl, margin, .. } = self.info.timing;
         if long > self.info.timing.validity() {
-            let reason = format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?})");
+            let reason =
+                format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?}); ask for less, or raise the ttl");
             return Err(self.located("ensure", Error::invalid_config(reason)));
         }
         if self.remaining() >= long {

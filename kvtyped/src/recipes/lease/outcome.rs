@@ -71,9 +71,7 @@ impl AcquireStatus {
                 .unknown_outcome()
                 .caused_by("an attempt was in progress; if it took the lease, the lease is released"),
             // `holder`, `leader` or `members` returns the holder.
-            LastAttempt::Contended => {
-                error.caused_by("it is still held, by another holder or by this task; it is not reentrant")
-            }
+            LastAttempt::Contended => error.caused_by("another holder or this task still has it; it is not reentrant"),
             LastAttempt::Failed { why, outcome: Outcome::Unknown } => error.unknown_outcome().caused_by(why.clone()),
             LastAttempt::Failed { why, .. } => error.caused_by(why.clone()),
         }

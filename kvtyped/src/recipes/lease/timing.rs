@@ -37,7 +37,7 @@ impl LeaseTimingOptions {
         let invalid = |reason: String| Err(Error::invalid_config(reason));
         let ttl = self.ttl.unwrap_or(TTL);
         if Ttl::new(ttl).is_none() {
-            return invalid(format!("a lease of {ttl:?}; it must be from 1 s to a century (ADR-43)"));
+            return invalid(format!("the ttl of a lease is {ttl:?}; it must be from 1 s to a century (ADR-43)"));
         }
         let margin = self.margin.unwrap_or(LeaseTiming::defaults(ttl).margin);
         let Some(validity) = ttl.checked_sub(margin).filter(|validity| !validity.is_zero()) else {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_times_are_those_of_the_docs() {
+    fn default_times_match_docs() {
         let times = LeaseTimingOptions::default().resolve().unwrap();
         assert_eq!((times.ttl.as_secs(), times.renew_every.as_secs(), times.margin.as_secs()), (30, 10, 3));
         assert_eq!((times.attempt_timeout().as_secs(), times.retry_delay().as_millis()), (2, 500));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_times_are_refused_with_the_relation() {
+    fn contradicting_times_are_refused_with_relation() {
         for (timing, relation) in [
             (timing(999, None, None), "from 1 s"),
             (timing(2_000, None, Some(2_000)), "margin (2s) < ttl (2s)"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_has_at_most_the_default_ttl() {
+    fn ticket_ttl_is_at_most_the_default() {
         for ttl in [1_000, 1_500, 6_000, 30_000] {
             assert_eq!(timing(ttl, None, None).unwrap().for_ticket(), timing(ttl, None, None).unwrap());
         }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_margin_shortens_the_other_times() {
+    fn wide_margin_shortens_other_times() {
         let times = timing(3_000, None, Some(2_000)).unwrap();
         assert_eq!(times.validity(), Duration::from_secs(1));
         assert_eq!(times.renew_every, Duration::from_millis(500));

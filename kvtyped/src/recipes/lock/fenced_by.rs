@@ -40,9 +40,7 @@ impl<T: KvModel> Transaction<'_, T> {
 fn precondition(guard: &LockGuard) -> Result<FencePrecondition> {
     guard.check()?;
     let Some(fence) = guard.fence_record() else {
-        return Err(Error::invalid_config(
-            "this lock has no fence in a bucket of records; take the lock with `lock` of the written bucket",
-        ));
+        return Err(Error::invalid_config("this lock fences no bucket; lock with `lock` of the bucket that you write"));
     };
     Ok(fence.precondition.clone())
 }

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiters_are_served_in_the_order_of_their_tickets() {
+    async fn waiters_are_served_in_ticket_order() {
         let mut queue = queue();
         assert_eq!(first(&queue), Some("a"));
         // A renewal keeps its number.
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_ticket_without_renewals_is_passed_over() {
+    async fn ticket_without_renewals_is_skipped() {
         let mut queue = queue();
         tokio::time::advance(REQUESTED_TTL / 2).await;
         queue.upsert(2, ticket("b", 7));

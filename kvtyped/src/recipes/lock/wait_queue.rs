@@ -583,7 +583,7 @@ mod tests {
     use crate::store::Store;
 
     #[tokio::test]
-    async fn queues_in_use_are_swept_a_logarithmic_number_of_times() {
+    async fn queues_in_use_are_rarely_swept() {
         let bucket: Bucket<RecipeRecord<LeaseRecord>> = Store::memory().bucket().name("locks").await.unwrap();
         let queue = |number: usize| WaitQueue::for_lock(&bucket, &RecipeKey::new("lock", number.to_string(), "lease"));
         let queues = bucket.shared::<WaitQueues>();

@@ -107,7 +107,7 @@ impl<T> Once<T> {
     fn check_retention(&self) -> Result<()> {
         match self.retention {
             Some(retention) if Ttl::new(retention).is_none() => Err(Error::invalid_config(format!(
-                "a result is kept for {retention:?}; it must be from 1 s to a century"
+                "the `retention` of results is {retention:?}; it must be from 1 s to a century"
             ))),
             _ => Ok(()),
         }

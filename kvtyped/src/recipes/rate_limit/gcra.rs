@@ -76,7 +76,7 @@ impl Quota {
         // Rounded up, so the rate is never higher than requested.
         let interval = period.as_nanos().div_ceil(u128::from(events));
         if period.as_nanos() < u128::from(events) {
-            return invalid(format!("{events} events in {period:?} exceed one per nanosecond"));
+            return invalid(format!("{events} events in {period:?} exceed one per nanosecond; lower the quota"));
         }
         let burst_duration = interval.saturating_mul(u128::from(burst));
         match u64::try_from(burst_duration) {

@@ -270,7 +270,10 @@ impl LimiterInner {
     ) -> Result<RateLimitDecision> {
         let Self { bucket, gcra, clock, .. } = self;
         if events > gcra.burst {
-            return Err(Error::invalid_config(format!("{events} events at once exceed the burst of {}", gcra.burst)));
+            return Err(Error::invalid_config(format!(
+                "{events} events at once exceed the burst of {}; ask for fewer, or raise it",
+                gcra.burst
+            )));
         }
         if events == 0 {
             return self.peek(key, timeout).await;
@@ -377,7 +380,7 @@ impl UntilReady<'_> {
             let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
             if wait >= left {
                 return Err(located(Error::unavailable(format!(
-                    "the quota allows it in {wait:?} at the earliest, but only {left:?} are left"
+                    "the quota allows the event in {wait:?}, but the timeout ends in {left:?}; allow more time"
                 ))));
             }
             tokio::time::sleep(wait).await;

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_reading_is_refreshed() {
+    async fn old_clock_reading_is_refreshed() {
         let bucket: Bucket<RecipeRecord<TimestampProbe>> = Store::memory().bucket().name("clock").await.unwrap();
         let clock = ServerClock::new("a");
         let refresh = || clock.refresh(&bucket, Duration::from_secs(1));

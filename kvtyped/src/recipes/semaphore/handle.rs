@@ -89,12 +89,12 @@ impl Semaphore {
     /// # Errors
     ///
     /// Returns `Timeout` if [`wait`](Acquire::wait) is given and passes. Without it, the call waits for as long as all
-    /// permits are taken. The outcome is `Unknown` if an attempt was in status: a permit that arrives later is
+    /// permits are taken. The outcome is `Unknown` if an attempt was in progress: a permit that arrives later is
     /// released. With a `wait`, the call also waits for an unreachable server. Without it, the first attempt fails. A
     /// denial of the first attempt is returned at once. With a `wait`, the attempt continues after a later denial,
     /// which becomes the cause of the `Timeout`. Returns `InvalidConfig` if there are no permits or more than 4,096, if
-    /// the timing contradict each other, or if the bucket name is invalid. Returns `Unsupported` if the bucket or the
-    /// server does not support the TTL of single records. Returns `BucketNotFound` if the bucket is deleted.
+    /// the timing options contradict each other, or if the bucket name is invalid. Returns `Unsupported` if the bucket
+    /// or the server does not support the TTL of single records. Returns `BucketNotFound` if the bucket is deleted.
     ///
     /// # Cancel safety
     ///

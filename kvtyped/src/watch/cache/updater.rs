@@ -47,7 +47,7 @@ pub(crate) fn run_updater<T: KvModel>(
     async move {
         let shared = &end.shared;
         if AssertUnwindSafe(apply_stream(updates, shared)).catch_unwind().await.is_err() {
-            let why = "the cache has ended, because the function of an index, or a codec, panicked";
+            let why = "the function of an index or a codec panicked; fix the panic, and open the cache again";
             drop(shared.fail(Error::unavailable(why)));
         }
         end.finish();

@@ -329,7 +329,7 @@ mod tests {
 
     /// In a watch that always has pending items, an eviction does not wait for a pause.
     #[tokio::test(start_paused = true)]
-    async fn a_record_is_evicted_between_items_once_all_before_its_due_time_were_delivered() {
+    async fn eviction_waits_for_items_before_due_time() {
         let mut expiry = expiry(100 * SECOND);
         expiry.written("a", 1, 95 * SECOND, None);
         expiry.written("b", 2, 96 * SECOND, None);

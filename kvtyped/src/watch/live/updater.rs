@@ -192,14 +192,16 @@ impl<T: KvModel> LiveUpdater<T> {
         let Some(check) = &self.rules.check else { return Ok(()) };
         match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
             Ok(checked) => checked.map_err(|reason| reason.to_string()),
-            Err(_) => Err("the check panicked".to_owned()),
+            Err(_) => Err("the check function panicked".to_owned()),
         }
     }
 
     fn default_value(&self) -> Result<Option<T>> {
         let Some(default) = &self.rules.default else { return Ok(None) };
         let value = std::panic::catch_unwind(AssertUnwindSafe(default));
-        value.map(Some).map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default panicked".to_owned() }))
+        value
+            .map(Some)
+            .map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default function panicked".to_owned() }))
     }
 }
 

@@ -79,7 +79,7 @@ async fn listed(bucket: &dyn RawBucket, patterns: &[Pattern], since: StartFrom) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn search_by_any_pattern_equals_a_filter_over_all_entries() {
+async fn search_equals_filter_over_all_entries() {
     for seed in 0..16 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut config = BucketConfig::new("b");

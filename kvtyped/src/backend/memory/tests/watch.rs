@@ -71,7 +71,7 @@ fn heartbeat(through: u64) -> WatchSignal {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_is_delivered_on_time_without_other_operations() {
+async fn expiry_is_delivered_to_idle_watch() {
     let bucket = bucket(|_| {}).await;
     let mut watching = watch(&bucket, StartFrom::Now);
     ready(&mut watching).await;
@@ -89,7 +89,7 @@ async fn an_expiry_is_delivered_on_time_without_other_operations() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_that_an_update_advances_is_delivered_on_time() {
+async fn shortened_ttl_advances_expiry_delivery() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     write(&bucket, put("k", "v")).await.unwrap();
@@ -106,7 +106,7 @@ async fn an_expiry_that_an_update_advances_is_delivered_on_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_watch_sends_one_heartbeat_each_second() {
+async fn idle_watch_sends_heartbeat_each_second() {
     let bucket = bucket(|_| {}).await;
     write(&bucket, put("k", "v")).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
@@ -129,7 +129,7 @@ async fn an_idle_watch_sends_one_heartbeat_each_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_passes_entries_that_do_not_match() {
+async fn heartbeat_skips_unmatched_entries() {
     let bucket = bucket(|_| {}).await;
     for patterns in [vec![], vec![Pattern::exact(&key("other"))]] {
         let before = bucket.status(soon()).await.unwrap().last_revision.get();
@@ -156,7 +156,7 @@ async fn a_heartbeat_passes_entries_that_do_not_match() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_bucket_ends_its_watches_at_once() {
+async fn deleted_bucket_ends_watches_at_once() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut waiting = watch(&bucket, StartFrom::Now);
@@ -177,7 +177,7 @@ async fn a_deleted_bucket_ends_its_watches_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_bucket_of_the_name_ends_the_watch() {
+async fn recreated_bucket_ends_watch() {
     let backend = MemoryBackend::new();
     let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
     let mut watching = watch(&bucket, StartFrom::Now);
@@ -201,7 +201,7 @@ async fn a_new_bucket_of_the_name_ends_the_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_overwritten_during_the_listing_is_a_change() {
+async fn entry_overwritten_during_listing_is_a_change() {
     let bucket = bucket(|config| config.history = Some(2)).await;
     for number in 0..4 {
         write(&bucket, put(&format!("k{number}"), "old")).await.unwrap();
@@ -224,7 +224,7 @@ async fn an_entry_overwritten_during_the_listing_is_a_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_history_delivers_an_older_entry_of_a_key() {
+async fn only_history_watch_delivers_older_entries() {
     let bucket = bucket(|config| config.history = Some(3)).await;
     for on in ["a", "b", "a", "a", "a"] {
         write(&bucket, put(on, "v")).await.unwrap();

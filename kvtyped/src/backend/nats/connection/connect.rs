@@ -133,10 +133,11 @@ fn from_connect_error(error: ConnectError, servers: &[ServerAddr], tls: &Tls) ->
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Error::new(ErrorKind::Unauthorized)
         }
-        ConnectErrorKind::ServerParse => Error::invalid_config("the server URL is invalid"),
+        ConnectErrorKind::ServerParse => Error::invalid_config("the server URL is invalid; write `nats://host:port`"),
         _ => {
             let servers: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
-            Error::unavailable(format!("no connection to {}", servers.join(", "))).caused_by(error)
+            Error::unavailable(format!("cannot connect to {}; check the address and the server", servers.join(", ")))
+                .caused_by(error)
         }
     }
 }

@@ -36,7 +36,7 @@ impl Credentials {
             signed => signed::apply(signed, client).await,
             #[cfg(not(feature = "nkeys"))]
             Self::Nkey(_) | Self::NkeyFile(_) | Self::Jwt(_) | Self::JwtFile(_) => {
-                Err(Error::unsupported("the feature `nkeys` of kvtyped", "kvtyped without it"))
+                Err(Error::unsupported("the feature `nkeys` of kvtyped; enable it", "kvtyped without this feature"))
             }
         }
     }
@@ -121,7 +121,7 @@ mod signed {
                 from_credentials_file(&String::from_utf8_lossy(&text), &file.to_string())
             }
             Credentials::UserAndPassword(..) | Credentials::Token(_) => {
-                Err(Error::invalid_config("these credentials have no key"))
+                Err(Error::invalid_config("a password or a token has no key; use an nkey or a credentials file"))
             }
         }
     }
@@ -129,7 +129,7 @@ mod signed {
     fn from_credentials_file(text: &str, what: &str) -> Result<Identity> {
         let (Some(jwt), Some(seed)) = (section(text, "USER JWT"), section(text, "NKEY SEED")) else {
             let needs = "`BEGIN NATS USER JWT` and `BEGIN USER NKEY SEED`, as `nsc generate creds` writes them";
-            return Err(Error::invalid_config(format!("{what}: it lacks the parts {needs}")));
+            return Err(Error::invalid_config(format!("{what} lacks the sections {needs}")));
         };
         from_seed(Some(jwt.to_owned()), seed, what)
     }
@@ -139,8 +139,12 @@ mod signed {
         let seed = seed.trim();
         match KeyPair::from_seed(seed) {
             Ok(key) if key.key_pair_type() == KeyPairType::User => Ok(Identity { jwt, seed: seed.to_owned(), key }),
-            Ok(_) => Err(Error::invalid_config(format!("{what}: its key is not a user key (`SU..`)"))),
-            Err(_) => Err(Error::invalid_config(format!("{what}: it contains no nkey seed (`SU..`)"))),
+            Ok(_) => Err(Error::invalid_config(format!(
+                "{what} contains another kind of key; use the seed of a user (`SU..`)"
+            ))),
+            Err(_) => {
+                Err(Error::invalid_config(format!("{what} contains no nkey seed; use the seed of a user (`SU..`)")))
+            }
         }
     }
 

@@ -59,7 +59,7 @@ impl Reply {
                 Error::new(ErrorKind::TooLarge { size: None, limit: None })
             }
             Self::NotSent(error) => Error::backend("the request cannot be sent").caused_by(error),
-            Self::NoResponders => Error::unavailable("no server answers"),
+            Self::NoResponders => Error::unavailable("no server responds"),
             Self::Disconnected | Self::TimedOut | Self::Message(_) => deadline.error(),
         }
     }

@@ -45,7 +45,9 @@ impl Tls {
         }
         let tls = self.clone();
         let checked = tokio::task::spawn_blocking(move || tls.check()).await;
-        checked.unwrap_or_else(|error| Err(Error::unavailable("the certificates were not read").caused_by(error)))?;
+        checked.unwrap_or_else(|error| {
+            Err(Error::unavailable("the task that reads the certificates ended").caused_by(error))
+        })?;
         let Self { required: _, first, root_certificates, client: identity } = self.clone();
         client = client.require_tls(true);
         if first {
@@ -83,11 +85,12 @@ impl Tls {
             Error::invalid_config(format!("the client certificate {certificate} with the key {key}: {why}"))
         };
         // The text of the cause may contain a part of the key.
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| invalid("there is no private key (PEM)".into()))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_| invalid("the file contains no private key in the PEM format".into()))?;
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| invalid(error.to_string()))?.with_root_certificates(roots);
         let checked = builder.with_client_auth_cert(chain, key);
-        checked.map(drop).map_err(|error| invalid(format!("they do not belong together: {error}")))
+        checked.map(drop).map_err(|error| invalid(format!("they are not a pair: {error}")))
     }
 }
 
@@ -96,7 +99,7 @@ fn certificates(file: &SecretFile) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(Error::invalid_config(format!("there is no certificate (PEM) in {file}"))),
+        _ => Err(Error::invalid_config(format!("{file} contains no certificate in the PEM format"))),
     }
 }
 
@@ -117,7 +120,9 @@ pub(crate) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
             why => format!("the server's certificate is rejected: {why}"),
         },
         Some(rustls::Error::AlertReceived(alert)) => match (alert, &tls.client) {
-            (AlertDescription::ProtocolVersion, _) => "the server supports neither TLS 1.2 nor TLS 1.3".into(),
+            (AlertDescription::ProtocolVersion, _) => {
+                "the server supports neither TLS 1.2 nor TLS 1.3; update it".into()
+            }
             (alert, Some(_)) => format!(
                 "the server does not accept the client certificate ({alert:?}); use a certificate from an authority that \
                  the server trusts"
@@ -131,7 +136,7 @@ pub(crate) fn explain(error: &ConnectError, tls: &Tls) -> Option<Error> {
         Some(error) => error.to_string(),
         // The alert for a missing certificate may be lost when the server closes the connection.
         None if tls.is_required() && tls.client.is_none() && is_hung_up(error) => {
-            format!("the server closed the connection; perhaps {NO_CERTIFICATE}")
+            format!("the server closed the connection, perhaps because {NO_CERTIFICATE}")
         }
         None => return None,
     };

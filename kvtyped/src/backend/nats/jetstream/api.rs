@@ -133,7 +133,10 @@ impl Api {
                 Reply::Message(message) => return Ok(message),
                 Reply::NoResponders => {
                     self.check_jetstream(started)?;
-                    Error::unavailable(format!("no server responds to `{}.{verb}`", self.prefix))
+                    Error::unavailable(format!(
+                        "no server responds to `{}.{verb}`; check the JetStream domain or API prefix",
+                        self.prefix
+                    ))
                 }
                 reply @ (Reply::TimedOut | Reply::Disconnected) => {
                     let was_silent = matches!(reply, Reply::TimedOut);
@@ -181,8 +184,8 @@ impl Api {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unsupported {
-            needs: format!("JetStream under `{}`", self.prefix),
-            found: format!("nats-server {} without JetStream: start it with `-js`", server.version),
+            needs: format!("JetStream under `{}`; start the server with `-js`", self.prefix),
+            found: format!("nats-server {} without JetStream", server.version),
         }))
     }
 

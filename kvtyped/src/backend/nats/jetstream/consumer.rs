@@ -211,14 +211,14 @@ impl Consumer {
         loop {
             // After a reconnection, records may have been removed before the next message of this consumer.
             if !self.is_current() {
-                return Ok(ConsumerEvent::Lost("the connection broke"));
+                return Ok(ConsumerEvent::Lost("the connection was lost"));
             }
             let message = match self.parked.take().map(Some).or_else(|| self.subscriber.next().now_or_never()) {
                 Some(message) => message,
                 None if !self.api.connection().is_connected() => {
-                    return Ok(ConsumerEvent::Lost("the connection broke"));
+                    return Ok(ConsumerEvent::Lost("the connection was lost"));
                 }
-                None if Instant::now() >= until => return Ok(ConsumerEvent::Lost("no heartbeat came")),
+                None if Instant::now() >= until => return Ok(ConsumerEvent::Lost("no heartbeat arrived")),
                 None => tokio::select! {
                     biased;
                     message = self.subscriber.next() => message,
@@ -245,7 +245,7 @@ impl Consumer {
                     }
                     until = until.max(Instant::now() + self.idle_timeout);
                 }
-                Some(_) => return Ok(ConsumerEvent::Lost("the consumer is gone")),
+                Some(_) => return Ok(ConsumerEvent::Lost("the server removed the consumer")),
             }
         }
     }

@@ -64,11 +64,11 @@ impl ApiError {
             10002 | 10023 | 10026 | 10027 | 10028 | 10047 | 10053 | 10120 => ErrorKind::LimitReached { limit: text() },
             10039 | 10076 => ErrorKind::Unsupported { needs: "JetStream".into(), found: text() },
             // A field that the server does not know, and an API level that it does not have.
-            10025 | 10185 => ErrorKind::Unsupported { needs: "a newer nats-server".into(), found: text() },
+            10025 | 10185 => ErrorKind::Unsupported { needs: "a newer nats-server; update it".into(), found: text() },
             code::HEADERS_TOO_LARGE => ErrorKind::TooLarge { size: None, limit: None },
-            10109 => unsupported("a bucket that accepts writes", "a sealed bucket, which is read-only forever"),
+            10109 => unsupported("a bucket that accepts writes", "a sealed bucket, which can never be written again"),
             code::ROLLUP_DISABLED => unsupported(
-                "a bucket that allows purges: open it once with `.on_drift(Drift::Update)`",
+                "a bucket that allows purges; open it once with `.on_drift(Drift::Update)`",
                 "a bucket with `allow_rollup_hdrs` = false",
             ),
             10057 | 10110 if self.description.contains("not permitted") => {
@@ -109,7 +109,7 @@ impl ApiError {
             code::STORE_FAILED => return Error::unavailable(self.description).unknown_outcome(),
             code::INVALID_MESSAGE_TTL => ErrorKind::InvalidConfig { reason: self.description },
             code::MESSAGE_TTL_DISABLED => unsupported(
-                "limit markers for the TTL of a key: open the bucket with `limit_markers` and `Drift::Update`",
+                "limit markers for the TTL of a key; open the bucket with `limit_markers` and `Drift::Update`",
                 "a bucket without limit markers",
             ),
             // An internal server error can occur before or after the server stores the message.

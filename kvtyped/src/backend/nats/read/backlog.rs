@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn listing_completes_when_nothing_is_pending() {
+    fn listing_completes_without_pending_messages() {
         assert!(backlog(3, 0, &[(1, 2), (2, 1), (5, 0)]).is_complete());
         // The other two entries expired.
         assert!(backlog(3, 0, &[(1, 0)]).is_complete());
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verified_backlog_trusts_a_number_that_decreases_by_one() {
+    fn verified_backlog_trusts_steady_countdown() {
         assert!(Backlog::verified(0, false).is_complete());
         assert!(verified(3, false, &[2, 1, 0]).is_complete());
         // A pending key was written, and the server does not count its new entry yet.
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verified_backlog_under_writes_ends_after_another_round() {
+    fn verified_backlog_under_writes_takes_second_round() {
         let mut backlog = verified(2, false, &[2, 2]);
         assert!(backlog.needs_check());
         backlog.on_pending(2);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_check_decides_by_the_last_message() {
+    fn denied_check_falls_back_to_last_message() {
         let mut backlog = verified(2, false, &[2, 2]);
         backlog.on_check_denied();
         assert!(!backlog.is_complete(), "two messages are pending");

@@ -215,7 +215,7 @@ impl WatchSession {
                 ConsumerEvent::Idle(through) => {
                     if self.backlog.on_idle(through) >= STALL_TIMEOUT {
                         return Err(self
-                            .close_session("the replica that serves the watch does not catch up with the bucket")
+                            .close_session("the replica of this watch does not catch up with the bucket")
                             .await);
                     }
                     self.on_caught_up();

@@ -102,7 +102,9 @@ impl Increment<'_> {
                 }
                 IncrementReply::Retry(error) => error,
                 IncrementReply::UnknownId => {
-                    return Err(Error::backend("the server found no increment in the message").unknown_outcome());
+                    return Err(
+                        Error::backend("the server found no `Nats-Incr` header in the increment").unknown_outcome()
+                    );
                 }
             };
             tracing::debug!(stream = self.context.stream, %error, "retrying the increment");

@@ -285,7 +285,7 @@ pub(crate) async fn await_other_leader<A: AwaitReply, T>(
 /// Creates the error of an only attempt that the server reported as a duplicate: another message has the id, or two
 /// servers took the attempt.
 pub(crate) fn foreign_duplicate() -> Error {
-    Error::backend("the server reports a new operation id as the id of another message").unknown_outcome()
+    Error::backend("the server already has a message with the new id of this operation").unknown_outcome()
 }
 
 #[cfg(test)]
@@ -384,26 +384,26 @@ mod tests {
     const RESEND: LookUp = || Ok(Lookup::NotStored { may_resend: true });
 
     #[tokio::test(start_paused = true)]
-    async fn a_stored_operation_is_applied() {
+    async fn stored_operation_is_applied() {
         let (result, resends, _) = run(None, None, &[OPEN, || Ok(Lookup::Applied(7))], &[]).await;
         assert_eq!((result.ok(), resends), (Some(7), 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_reply_decides() {
+    async fn late_reply_decides_the_outcome() {
         let (result, resends, elapsed) = run(Some(SECOND), None, &[OPEN], &[|_| Step::Done(Ok(7))]).await;
         assert_eq!((result.ok(), resends, elapsed), (Some(7), 0, SECOND));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_harmless_attempt_is_sent_until_a_reply_arrives() {
+    async fn repeatable_attempt_is_resent_until_reply() {
         let late = Some(SECOND * 3 / 4);
         let (result, resends, _) = run(None, late, &[RESEND], &[|_| Step::Done(Ok(7))]).await;
         assert_eq!((result.ok(), resends), (Some(7), 2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_reply_the_outcome_is_unknown_at_the_deadline() {
+    async fn missing_reply_is_unknown_at_deadline() {
         let (result, resends, elapsed) = run(None, None, &[OPEN], &[]).await;
         let error = result.expect_err("no outcome");
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_undecidable_operation_gets_a_final_grace_period() {
+    async fn undecidable_operation_gets_grace_period() {
         let undecidable: LookUp = || Ok(Lookup::Undecidable { may_resend: true });
         let (result, resends, elapsed) = run(None, None, &[undecidable], &[]).await;
         let error = result.expect_err("no outcome");
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rejection_is_returned_with_an_unknown_outcome_if_nothing_is_stored() {
+    async fn unverified_rejection_has_unknown_outcome() {
         let rejected: OnReply = |evidence| {
             evidence.rejection = Some(Error::new(ErrorKind::BucketFull));
             Step::LookUp
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_stored_message_explains_the_duplicate_of_an_only_attempt() {
+    async fn duplicate_of_single_attempt_needs_stored_message() {
         let duplicate: OnReply = |evidence| {
             evidence.is_duplicate = true;
             Step::LookUp
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_does_not_answer_is_asked_again_and_a_closed_store_is_not() {
+    async fn silent_leader_is_asked_again_unless_closed() {
         let silent: LookUp = || Err(Error::unavailable("no leader"));
         let (result, ..) = run(None, None, &[silent, || Ok(Lookup::Applied(7))], &[]).await;
         assert_eq!(result.ok(), Some(7));
