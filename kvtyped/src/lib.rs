@@ -254,7 +254,7 @@
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
 extern crate self as kvtyped;
 
-// In reading order, from the top layer to the bottom layer.
+// From the top layer to the bottom layer. The lists of modules inside folders are in the opposite order.
 pub mod prelude;
 pub mod recipes;
 pub mod connect;
@@ -266,6 +266,7 @@ pub mod bucket;
 pub mod conformance;
 pub mod backend;
 pub mod model;
+mod shutdown;
 mod error;
 pub mod codec;
 pub mod config;
@@ -273,7 +274,6 @@ pub mod key;
 mod revision;
 mod ttl;
 mod jitter;
-mod shutdown;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]

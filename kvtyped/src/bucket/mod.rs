@@ -3,6 +3,21 @@
 //! Most operations return a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
 //! and [`Bucket`] adds the writing ones.
 
+// Each module imports only from modules above it. One import is an exception: `handle` stores `modify/key_queue.rs`.
+//
+// | file | content |
+// |---|---|
+// | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
+// | `encoded`, `entry`, `decode` | stored entries as typed records |
+// | `verb` | the macros that build awaitable operations |
+// | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
+// | `identity` | detection of a replaced bucket |
+// | `precondition` | preconditions on another record |
+// | `open` | creation of a bucket, or comparison with the model |
+// | `get`, `get_many`, `history`, `count`, `list` | reads |
+// | `write`, `modify`, `delete`, `touch`, `put_many` | writes |
+// | `compact` | removal of old delete markers |
+// | `counters` | counters of the backend |
 mod recent;
 mod encoded;
 mod entry;

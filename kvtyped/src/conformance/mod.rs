@@ -19,15 +19,15 @@
 //! because it waits for entries to expire.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
 
+mod subject;
+pub mod writing;
 pub mod batching;
-pub mod buckets;
-pub mod counters;
 pub mod expiry;
 pub mod reading;
 mod watch_probe;
-mod subject;
 pub mod watching;
-pub mod writing;
+pub mod buckets;
+pub mod counters;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 

@@ -17,19 +17,19 @@
 //! | `flow_window` | the number of unacknowledged messages of a consumer |
 //! | `consumer_request`, `consumer_delete`, `consumer` | creation and deletion of an ordered consumer, and its messages |
 
-pub(super) mod api;
-pub(super) mod consumer;
-pub(super) mod consumer_delete;
-pub(super) mod consumer_request;
-pub(super) mod counter_value;
-pub(super) mod delivery;
-pub(super) mod direct_get;
-pub(super) mod error;
 pub(super) mod error_code;
+pub(super) mod error;
 pub(super) mod features;
-pub(super) mod flow_window;
 pub(super) mod message;
-pub(super) mod regular;
+pub(super) mod counter_value;
 pub(super) mod stream_config;
+pub(super) mod regular;
 pub(super) mod stream_info;
+pub(super) mod api;
 pub(super) mod stream_state;
+pub(super) mod direct_get;
+pub(super) mod delivery;
+pub(super) mod flow_window;
+pub(super) mod consumer_request;
+pub(super) mod consumer_delete;
+pub(super) mod consumer;
