@@ -142,7 +142,6 @@ fn modules_import_only_lower_layers() {
         for import in imports(&source) {
             let below = floor(&import) < floor(&source.room);
             let same = import == source.room;
-            // A backend implements the backend traits. The module of the traits only declares the backends.
             if !below && !same {
                 wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.room));
             }
