@@ -1,8 +1,8 @@
 //! The promises under failures of servers, connections and acknowledgements.
 //!
-//! Each test names the promise that it verifies: the ids of `kvtyped/docs/guarantees.md`. A test with the prefix `naive_`
-//! is a negative control: it does the same with the plain client or with a plain loop and expects a failure. A fault
-//! without any effect would prove nothing.
+//! Each test names the promise that it verifies by the ids of `kvtyped/docs/guarantees.md`, such as P10. A test with the
+//! prefix `naive_` is a negative control: it does the same with the plain client or with a plain loop and expects a
+//! failure. A fault without any effect would prove nothing.
 
 mod acknowledgements;
 mod contention;
