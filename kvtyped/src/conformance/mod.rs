@@ -1,7 +1,7 @@
 //! The [contract of backends](crate::backend#contract) as a test suite.
 //!
-//! Every rule of the contract is a function of the same name here, in the module of its section. For your own backend,
-//! [`conformance_tests!`](crate::conformance_tests) creates a test per rule. To run all rules in one test:
+//! Each rule of the contract names its function here, in the module of its section. For your own backend,
+//! [`conformance_tests!`](crate::conformance_tests) creates a test per function. To run all of them in one test:
 //!
 //! ```
 //! use std::sync::Arc;
