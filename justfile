@@ -1,13 +1,13 @@
-# The commands that people type. `just` lists them; CONTRIBUTING.md says more.
+# Short names of common commands. `just` lists them, and CONTRIBUTING.md describes them.
 
 _default:
     @just --list --unsorted
 
-# The main job without a server
+# The first example, without a server
 quickstart:
     cargo run --example quickstart
 
-# All tests, or those of the suite whose names contain NAME
+# All tests, or the tests of the suite whose names contain NAME
 test NAME="":
     {{ if NAME == "" { "cargo test --workspace" } else { "cargo test -p kvtyped-tests --test suite -- " + NAME } }}
 
@@ -24,11 +24,11 @@ docs:
 ci:
     .ci/run
 
-# Faults of servers and networks, all or some: `just faults parted`
+# Faults of servers and networks, quick or selected ones: `just faults parted`
 faults *NAMES="--quick":
     cargo test -p kvtyped-tests --test faults -- {{ NAMES }}
 
-# Costs beside the plain client, all or some groups: `just bench locks many`
+# Costs compared with the plain client, all or some groups: `just bench locks many`
 bench *GROUPS:
     cargo run --release -p kvtyped-benches -- {{ GROUPS }}
 
@@ -40,11 +40,11 @@ peers *NAMES:
 versions *VERSIONS:
     .ci/versions {{ VERSIONS }}
 
-# Licences, features, oldest Rust, oldest dependencies, public API, packages
+# Licenses, features, oldest Rust, oldest dependencies, public API, packages
 hygiene *STEPS:
     .ci/hygiene {{ STEPS }}
 
-# Changes of the code that no test notices
+# Mutations of the code that no test detects
 mutants:
     .ci/mutants
 

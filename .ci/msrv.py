@@ -1,4 +1,4 @@
-"""Fails if a dependency of what is published says that it needs a newer Rust than the one that is given."""
+"""Fails if a dependency of a published crate declares a newer Rust version than the argument."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def version(text):
     return tuple(int(part) for part in text.split("."))[:2]
 
 
-# What a user of the crates builds: no dev-dependencies.
+# The packages that users of the crates build, without dev-dependencies.
 todo = [id for id in packages if packages[id]["name"] in ("kvtyped", "kvtyped-derive")]
 seen = set()
 while todo:
@@ -37,6 +37,6 @@ newer = sorted(
     for id in seen
     if packages[id]["rust_version"] and version(packages[id]["rust_version"]) > version(wanted)
 )
-print(f"{len(seen)} packages, {len(newer)} of them need more than Rust {wanted}; {len(silent)} do not say: {', '.join(silent)}")
+print(f"{len(seen)} packages, {len(newer)} of them need a newer Rust than {wanted}; {len(silent)} declare none: {', '.join(silent)}")
 if newer:
     sys.exit("\n".join(newer))

@@ -57,8 +57,13 @@ impl Patterns {
     }
 }
 
-/// Returns all Markdown and Rust files below the root of the repository.
-fn files(root: &Path) -> Vec<PathBuf> {
+/// Returns the root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the root exists")
+}
+
+/// Returns all Markdown and Rust files below a folder.
+pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
     let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("the folder is readable") {
@@ -84,7 +89,7 @@ fn share((lines, hits): (usize, usize)) -> f64 {
 
 #[test]
 fn prose_is_plain_english() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the root exists");
+    let root = root();
     let patterns = Patterns::new();
     let (mut folders, mut found) = (BTreeMap::<PathBuf, (usize, usize)>::new(), Vec::new());
     for path in files(&root) {

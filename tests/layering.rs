@@ -142,7 +142,6 @@ fn modules_import_only_lower_layers() {
         for import in imports(&source) {
             let below = rank(&import) < rank(&source.module);
             let same = import == source.module;
-            // A backend implements the backend traits. The module of the traits only declares the backends.
             if !below && !same {
                 wrong.push(format!("{}: `{}` imports `{import}`", source.path.display(), source.module));
             }

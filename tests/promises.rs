@@ -1,19 +1,19 @@
 //! The promises under failures of servers, connections and acknowledgements.
 //!
-//! Each test names the promise that it verifies: P1 to P40, in the numbering of this project. A test with the prefix
-//! `naive_` is a negative control: it does the same with the plain client or with a plain loop and expects a failure. A
-//! fault without any effect would prove nothing.
+//! Each test names the promise that it verifies by the ids of `kvtyped/docs/guarantees.md`, such as P10. A test with the
+//! prefix `naive_` is a negative control: it does the same with the plain client or with a plain loop and expects a
+//! failure. A fault without any effect would prove nothing.
 
 mod acknowledgements;
 mod contention;
 mod deadlines;
-mod stale_servers;
 mod leases;
 mod outages;
-mod superseded;
 mod read_after_write;
 mod stale_reads;
+mod stale_servers;
 mod stored;
+mod superseded;
 
 use std::collections::BTreeSet;
 

@@ -254,11 +254,12 @@
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
 extern crate self as kvtyped;
 
-// In reading order, from the top layer to the bottom layer.
+// From the top layer to the bottom layer. The lists of modules inside folders are in the opposite order. The store comes
+// first, because rustdoc lists its methods in the order of the modules.
 pub mod prelude;
-pub mod recipes;
-pub mod connect;
 mod store;
+pub mod connect;
+pub mod recipes;
 pub mod txn;
 pub mod watch;
 pub mod bucket;
@@ -266,6 +267,7 @@ pub mod bucket;
 pub mod conformance;
 pub mod backend;
 pub mod model;
+mod shutdown;
 mod error;
 pub mod codec;
 pub mod config;
@@ -273,7 +275,6 @@ pub mod key;
 mod revision;
 mod ttl;
 mod jitter;
-mod shutdown;
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/performance-plot.svg")]

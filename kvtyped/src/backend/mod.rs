@@ -140,21 +140,34 @@
 //! A scan is as fresh as a read of [`Read::Any`]. Every method ends at its deadline, or at most a moment later. If the
 //! future of a write is dropped, the write may or may not be applied. A dropped read leaves nothing behind.
 
-mod backoff;
-mod batch;
-mod concurrent;
-mod counters;
+// The interface, and the modules that implement it. Each module imports only from modules above it.
+//
+// | file | content |
+// |---|---|
+// | `deadline`, `backoff` | time limits and pauses |
+// | `concurrent`, `detached` | many futures in one task; work that outlives its caller |
+// | `delivered` | the keys that the sessions of one watch delivered |
+// | `write`, `batch` | writes, as data |
+// | `entry`, `scan`, `watch` | entries, scans and watch sessions, as data |
+// | `status` | the capabilities of a backend, and the status of a bucket |
+// | `counters` | the interface of counters |
+// | `state` | the state machine of the embedded backend |
+// | `local` | the interface over the state machine |
+// | `memory`, `nats` | the backends, which do not import each other |
 mod deadline;
-mod delivered;
+mod backoff;
+mod concurrent;
 mod detached;
-mod entry;
-mod local;
-mod scan;
-mod state;
-mod status;
-mod watch;
+mod delivered;
 mod write;
-
+mod batch;
+mod entry;
+mod scan;
+mod watch;
+mod status;
+mod counters;
+mod state;
+mod local;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -3,6 +3,22 @@
 //! Most operations return a small builder, and awaiting the builder runs it. [`ReadBucket`] has the reading operations,
 //! and [`Bucket`] adds the writing ones.
 
+// Each module imports only from modules above it. Exceptions: `handle` imports `modify/key_queue.rs`, and `write` imports
+// `modify/decision.rs`.
+//
+// | file | content |
+// |---|---|
+// | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
+// | `encoded`, `entry`, `decode` | stored entries as typed records |
+// | `verb` | the macros that build awaitable operations |
+// | `precondition` | preconditions on another record |
+// | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
+// | `identity` | detection of a replaced bucket |
+// | `open` | creation of a bucket, or comparison with the model |
+// | `get`, `get_many`, `history`, `count`, `list` | reads |
+// | `write`, `modify`, `delete`, `touch`, `put_many` | writes |
+// | `compact` | removal of old delete markers |
+// | `counters` | counters of the backend |
 mod recent;
 mod encoded;
 mod entry;
@@ -10,9 +26,9 @@ pub(crate) mod decode;
 mod tombstones;
 mod seen;
 mod verb;
+pub(crate) mod precondition;
 mod handle;
 mod identity;
-pub(crate) mod precondition;
 mod open;
 mod get;
 mod get_many;

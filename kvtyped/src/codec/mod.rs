@@ -4,13 +4,13 @@
 //! the bytes are the complete encoding of one value. It limits its recursion, allocates in proportion to its input, and
 //! never puts content into an error.
 
+mod redact;
+mod fingerprint;
 mod bounded;
 mod bytes;
-mod fingerprint;
+mod text;
 mod json;
 mod msgpack;
-mod redact;
-mod text;
 
 pub use self::bytes::Bytes;
 pub use self::json::Json;

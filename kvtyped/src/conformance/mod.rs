@@ -1,7 +1,7 @@
 //! The [contract of backends](crate::backend#contract) as a test suite.
 //!
-//! Every rule of the contract is a function of the same name here, in the module of its section. For your own backend,
-//! [`conformance_tests!`](crate::conformance_tests) creates a test per rule. To run all rules in one test:
+//! Each rule of the contract names its function here, in the module of its section. For your own backend,
+//! [`conformance_tests!`](crate::conformance_tests) creates a test per function. To run all of them in one test:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -19,15 +19,15 @@
 //! because it waits for entries to expire.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test suite asserts")]
 
+mod subject;
+pub mod writing;
 pub mod batching;
-pub mod buckets;
-pub mod counters;
 pub mod expiry;
 pub mod reading;
 mod watch_probe;
-mod subject;
 pub mod watching;
-pub mod writing;
+pub mod buckets;
+pub mod counters;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 

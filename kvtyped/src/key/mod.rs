@@ -3,14 +3,14 @@
 //! A key is a list of segments separated by dots: `acme.7`. [`Key::new`] is the only check of a key. [`escape`] turns
 //! any text into one segment of a key, and [`unescape`] is its inverse. A [`Key`] is always valid in a request.
 
-mod base64;
-mod build;
-mod codec;
 mod error;
 mod escape;
+mod segment;
+mod base64;
 mod pattern;
 mod patterns;
-mod segment;
+mod build;
+mod codec;
 
 pub use self::build::{KeyBuilder, KeyParser, ModelKey};
 pub use self::codec::KeyCodec;

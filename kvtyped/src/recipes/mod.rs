@@ -82,20 +82,31 @@
 //! is `Unsupported`. Lists, watches and caches of models do not see these records, so recipes and models can share a
 //! bucket without collisions.
 
-mod lock;
-mod election;
-mod semaphore;
-mod group;
-mod once;
+// Each module imports only from modules above it. One import is an exception: `lease/wait.rs` uses `context`.
+//
+// | file | content |
+// |---|---|
+// | `record`, `location`, `open` | the records of recipes, their bucket, and its lazy opening |
+// | `counters`, `ids`, `rate_limit` | recipes without leases |
+// | `lease` | acquisition, renewal and release of a lease |
+// | `context` | the state of a handle whose recipe consists of leases |
+// | `announcement` | the value that a holder shows to other processes |
+// | `lock`, `semaphore` | locks, their wait queue, and permits |
+// | `election`, `group`, `once` | recipes whose leases contain a value |
+mod record;
+mod location;
+mod open;
 mod counters;
 mod ids;
 mod rate_limit;
 mod lease;
 mod context;
 mod announcement;
-mod open;
-mod location;
-mod record;
+mod lock;
+mod semaphore;
+mod election;
+mod group;
+mod once;
 
 pub use self::counters::Counters;
 pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};

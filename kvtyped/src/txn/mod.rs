@@ -5,12 +5,12 @@
 //! [`Bucket::transact`](crate::Bucket::transact) runs a closure that reads and writes. It runs the closure again if a
 //! record that the closure read has changed.
 
+mod declared_model;
 mod error;
 mod gate;
-mod declared_model;
-mod transact;
 mod transaction;
 mod tx;
+mod transact;
 
 pub use self::error::{Abort, TransactError};
 pub use self::transact::Transact;

@@ -4,19 +4,26 @@
 //! buckets. The other features use it: [`ReadBucket::cache`](crate::ReadBucket::cache) keeps a local copy, [`ReadBucket::live`](crate::ReadBucket::live) keeps a single
 //! value, and [`ReadBucket::wait_for`](crate::ReadBucket::wait_for) waits for a record.
 
+// Each module imports only from modules above it.
+//
+// | file | content |
+// |---|---|
+// | `update` | the items of a watch below its typed events |
+// | `resume` | the state machine that continues a watch over many sessions |
+// | `coalesce` | the buffer of a slow reader |
+// | `event` | typed events |
+// | `expiry` | expiry of records whose removal the server does not report |
+// | `start` | the start and the end of a watch |
+// | `builder`, `wait` | the operations `watch` and `wait_for` |
+// | `cache`, `live` | local copies of many records, and of one record |
 mod update;
-
 mod resume;
-
 mod coalesce;
 mod event;
 mod expiry;
-
 mod start;
-
 mod builder;
 mod wait;
-
 mod cache;
 mod live;
 

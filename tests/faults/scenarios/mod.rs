@@ -15,13 +15,13 @@
 mod consumers;
 mod control;
 mod crashed;
+mod faulty_connections;
 mod frozen;
 mod history;
 mod killed;
 mod leases;
 mod orderly;
 mod parted;
-mod faulty_connections;
 
 pub(crate) use crashed::{HOLD, hold};
 

@@ -18,17 +18,17 @@
 //!
 //! Each module imports only from modules above it. The files of a folder are listed in its `mod.rs` in the same order.
 
-mod bucket;
 mod connection;
+mod jetstream;
+mod multi_get_support;
 mod context;
+mod read;
+mod write;
+mod bucket;
 mod counters;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod jetstream;
-mod multi_get_support;
-mod read;
-mod write;
 
 pub use self::connection::options::NatsOptions;
 

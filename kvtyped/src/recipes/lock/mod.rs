@@ -3,13 +3,13 @@
 //! A lock is a lease with a wait queue. Waiters create tickets next to the lease. On release, the holder passes the
 //! lease to the first ticket with one write.
 
-pub(crate) mod locks;
-pub(crate) mod request;
 pub(crate) mod guard;
 pub(crate) mod fenced_by;
-pub(crate) mod ticket;
-pub(crate) mod wait_queue;
 pub(crate) mod queue_view;
+pub(crate) mod wait_queue;
+pub(crate) mod ticket;
+pub(crate) mod request;
+pub(crate) mod locks;
 
 pub use self::guard::{LockGuard, LockHolder};
 pub use self::locks::{Lock, Locks, TryLock};

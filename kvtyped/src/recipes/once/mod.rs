@@ -3,8 +3,8 @@
 //! The caller that runs the work holds a lease under the key. The result replaces the lease, and all later callers
 //! receive it.
 
-pub(crate) mod handle;
 pub(crate) mod output;
+pub(crate) mod handle;
 
 pub use self::handle::{Once, OnceRun};
 pub use self::output::{OnceError, OnceOutput};

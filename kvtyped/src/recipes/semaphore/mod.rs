@@ -2,7 +2,7 @@
 //!
 //! Each permit is a lease in a numbered slot. A waiter follows all slots with one watch, and tries a random free slot.
 
-pub(crate) mod handle;
 pub(crate) mod slots;
+pub(crate) mod handle;
 
 pub use self::handle::{Acquire, Permit, Semaphore, TryAcquire};

@@ -15,16 +15,16 @@
 //! | `reply` | the result of one request |
 //! | `connection` | requests on a connection, and the reasons for a missing reply |
 
+pub(super) mod secret_file;
+pub(super) mod credentials;
+pub(super) mod tls;
+pub(super) mod options;
+pub(super) mod url;
+pub(super) mod per_connection;
+pub(super) mod ticker;
+pub(super) mod violations;
 pub(super) mod connect;
+pub(super) mod link;
+pub(super) mod reply;
 #[expect(clippy::module_inception, reason = "the folder holds the way to a connection, and the file the connection")]
 pub(super) mod connection;
-pub(super) mod credentials;
-pub(super) mod link;
-pub(super) mod options;
-pub(super) mod per_connection;
-pub(super) mod reply;
-pub(super) mod secret_file;
-pub(super) mod ticker;
-pub(super) mod tls;
-pub(super) mod url;
-pub(super) mod violations;

@@ -8,7 +8,7 @@
 //! | `message` | a stored message and its headers |
 //! | `counter_value` | the stored value of a counter |
 //! | `stream_config` | the settings of a bucket as a stream configuration |
-//! | `regular` | the settings that every stream of a bucket has: comparison and repair |
+//! | `fixed_settings` | the settings that every stream of a bucket has: comparison and repair |
 //! | `stream_info` | a stream configuration as the settings of a bucket, and its status |
 //! | `api` | JSON requests and replies, and the repetition of requests that are safe to repeat |
 //! | `stream_state` | the state of a stream according to its leader |
@@ -17,19 +17,19 @@
 //! | `flow_window` | the number of unacknowledged messages of a consumer |
 //! | `consumer_request`, `consumer_delete`, `consumer` | creation and deletion of an ordered consumer, and its messages |
 
-pub(super) mod api;
-pub(super) mod consumer;
-pub(super) mod consumer_delete;
-pub(super) mod consumer_request;
-pub(super) mod counter_value;
-pub(super) mod delivery;
-pub(super) mod direct_get;
-pub(super) mod error;
 pub(super) mod error_code;
+pub(super) mod error;
 pub(super) mod features;
-pub(super) mod flow_window;
 pub(super) mod message;
-pub(super) mod fixed_settings;
+pub(super) mod counter_value;
 pub(super) mod stream_config;
+pub(super) mod fixed_settings;
 pub(super) mod stream_info;
+pub(super) mod api;
 pub(super) mod stream_state;
+pub(super) mod direct_get;
+pub(super) mod delivery;
+pub(super) mod flow_window;
+pub(super) mod consumer_request;
+pub(super) mod consumer_delete;
+pub(super) mod consumer;

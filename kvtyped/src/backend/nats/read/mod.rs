@@ -14,13 +14,13 @@
 //! | `gap_proof` | the proof that a resumed watch session missed no removal |
 //! | `watch` | one watch session |
 
-pub(super) mod backlog;
-pub(super) mod filters;
-pub(super) mod gap_check;
-pub(super) mod gap_proof;
 pub(super) mod get;
+pub(super) mod reply_stream;
 pub(super) mod get_many;
 pub(super) mod get_matching;
-pub(super) mod reply_stream;
+pub(super) mod filters;
+pub(super) mod backlog;
 pub(super) mod scan;
+pub(super) mod gap_check;
+pub(super) mod gap_proof;
 pub(super) mod watch;

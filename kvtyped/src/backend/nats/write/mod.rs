@@ -13,10 +13,10 @@
 //! | `purge` | removal of the stored entries of a key |
 
 pub(super) mod ack;
+pub(super) mod request;
+pub(super) mod recover_ack;
+pub(super) mod publish;
 pub(super) mod batch;
 pub(super) mod commit;
 pub(super) mod increment;
-pub(super) mod publish;
 pub(super) mod purge;
-pub(super) mod recover_ack;
-pub(super) mod request;
