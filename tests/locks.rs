@@ -11,7 +11,8 @@ use kvtyped::{ErrorKind, Read};
 
 use crate::needs::needs;
 use crate::support::{
-    Document, ExclusionCheck, ForeignRecord, ForeignRecordKey, Session, SessionKey, World, on_both_backends, unique,
+    Document, ExclusionCheck, ForeignRecord, ForeignRecordKey, Session, SessionKey, World, on_both_backends, seen_as,
+    unique,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +49,31 @@ on_both_backends! {
         guard.release().await.unwrap();
         let again = locks.try_lock("invoice-42").await.unwrap().expect("it was given back");
         assert!(again.fence() > fence);
+    }
+
+    async fn lease_handed_to_a_served_ticket_goes_on_at_once(world: World) {
+        // A watch may skip states. So a holder can miss the term of a ticket, and hand the lease over to it again.
+        let name = unique("locks");
+        let [first, second, third] = [(); 3].map(|()| world.store.locks(&name).ttl(30 * SECOND));
+        let wait = async |locks: Locks, guard: LockGuard| {
+            let waiting = tokio::spawn(async move { locks.lock("a").await.map(|guard| (guard, locks)) });
+            until_so_many_wait(&world, &name, 1).await;
+            guard.release().await.unwrap();
+            waiting.await.unwrap().unwrap()
+        };
+        // Only a holder that has waited knows the waiters, and hands the lease over.
+        let guard = third.lock("a").await.unwrap();
+        let (guard, _first) = wait(first, guard).await;
+        until_so_many_wait(&world, &name, 0).await;
+        let (guard, _second) = wait(second, guard).await;
+        let records: Bucket<ForeignRecord> = seen_as(&world, &name).await;
+        let lease = ForeignRecordKey::new("lock", "a", "lease");
+        let served = records.get(&lease).read(Read::Leader).await.unwrap().expect("it is held").into_value();
+        assert!(served.text.contains("\"ticket\":"), "it was handed over: {}", served.text);
+        guard.release().await.unwrap();
+        records.put(&served).ttl(30 * SECOND).await.unwrap();
+        let guard = third.lock("a").wait(10 * SECOND).await.expect("the served ticket passes the lease on");
+        guard.release().await.unwrap();
     }
 
     async fn lock_handles_share_locks_by_name(world: World) {

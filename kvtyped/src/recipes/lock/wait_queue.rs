@@ -72,8 +72,8 @@ struct WaitQueueState {
     next_ticket: u64,
     /// The error of the record of the lease, if it is not readable as a lease.
     unreadable: Option<Arc<Error>>,
-    /// The id of the local ticket that last received the lease.
-    accepted: Option<String>,
+    /// The local ticket that last received the lease, and the write that handed it over.
+    accepted: Option<(String, Revision)>,
 }
 
 /// The last action of this process on the lease.
@@ -269,25 +269,35 @@ impl WaitQueue {
         }
         state.last_lease_event = Some(Instant::now());
         state.unreadable = None;
-        let grant = self.accept_grant(&mut state, &entry.value);
+        let grant = self.accept_grant(&mut state, &entry.value, entry.revision());
         drop(state);
         if let Some(grant) = grant {
             grant.start_term(request, &entry.value, entry.revision(), None);
         }
     }
 
-    /// Returns the new holder if the lease was handed over to a local ticket.
-    fn accept_grant(self: &Arc<Self>, state: &mut WaitQueueState, record: &LeaseRecord) -> Option<Grant> {
+    /// Returns the new holder if the write with this revision handed the lease over to a local ticket.
+    ///
+    /// A holder whose watch skipped a term can hand the lease over to a ticket that was served in that term. Nobody
+    /// waits with the ticket, so the lease must go on to the next waiter, or the lock would be held until its TTL.
+    fn accept_grant(
+        self: &Arc<Self>,
+        state: &mut WaitQueueState,
+        record: &LeaseRecord,
+        revision: Revision,
+    ) -> Option<Grant> {
         let ticket = Revision::new(record.ticket?);
         if !record.id.starts_with(&self.id) {
             return None;
         }
+        let is_accepted = |(id, at): &(String, Revision)| (id, *at) == (&record.id, revision);
         match state.waiters.remove(&record.id) {
             Some(waiter) => {
-                state.accepted = Some(record.id.clone());
+                state.accepted = Some((record.id.clone(), revision));
                 Some(Grant::To(Box::new(waiter), ticket))
             }
-            None if state.accepted.as_ref() == Some(&record.id) => None,
+            // The same write, read again after a resync.
+            None if state.accepted.as_ref().is_some_and(is_accepted) => None,
             None => Some(Grant::TooLate(Arc::clone(self))),
         }
     }
@@ -382,7 +392,7 @@ impl Handover for WaitQueue {
         // Only tickets were written in between.
         state.view.observed_through = write.revision.max(state.view.observed_through);
         let is_new = state.view.observe_lease(write.revision, Some(&next.record.id));
-        let grant = is_new.then(|| self.accept_grant(&mut state, &next.record)).flatten();
+        let grant = is_new.then(|| self.accept_grant(&mut state, &next.record, write.revision)).flatten();
         drop(state);
         if let Some(grant) = grant {
             grant.start_term(request, &next.record, write.revision, Some(write.sent_at));
