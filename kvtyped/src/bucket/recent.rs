@@ -30,7 +30,7 @@ struct Entry<V> {
 impl<V> Recent<V> {
     /// Creates a map for entries of this many bytes in total.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity: capacity }
+        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, bytes: 0, capacity }
     }
 
     /// Adds an entry whose value takes this many bytes on the heap, and forgets the oldest entries beyond the bound.
