@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 
 #[cfg(feature = "nats")]
+#[doc(inline)]
 pub use crate::backend::nats::NatsOptions;
 
 impl Store {

@@ -34,7 +34,8 @@ impl Ttl {
     /// use std::time::Duration;
     /// use kvtyped::Ttl;
     ///
-    /// assert_eq!(Ttl::new(Duration::from_millis(1_900)).unwrap().as_duration(), Duration::from_secs(2));
+    /// let ttl = Ttl::new(Duration::from_millis(1_900)).unwrap();
+    /// assert_eq!(ttl.as_duration(), Duration::from_secs(2));
     /// assert_eq!(Ttl::new(Duration::from_millis(500)), None);
     /// ```
     pub const fn new(duration: Duration) -> Option<Self> {

@@ -45,7 +45,8 @@ use crate::error::Result;
 /// let bucket = backend.create(BucketConfig::new("sessions"), deadline).await?;
 ///
 /// let key = Key::new("acme.7").unwrap();
-/// let revision = bucket.write(Write::new(key.clone(), WriteKind::Put("hello".into())), deadline).await?;
+/// let write = Write::new(key.clone(), WriteKind::Put("hello".into()));
+/// let revision = bucket.write(write, deadline).await?;
 /// let entry = bucket.read(&key, ReadAt::Newest(Read::Leader), deadline).await?.unwrap();
 /// assert_eq!((entry.revision, &*entry.value), (revision, b"hello".as_slice()));
 /// # Ok(())

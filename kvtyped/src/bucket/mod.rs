@@ -43,6 +43,7 @@ mod put_many;
 mod compact;
 mod counters;
 
+#[doc(inline)]
 pub use crate::backend::BucketStatus;
 
 pub use self::compact::{Compact, Compacted};

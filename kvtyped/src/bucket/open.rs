@@ -50,14 +50,16 @@ impl Presence {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), kvtyped::Error> {
 /// let store = Store::memory();
-/// let eu: Bucket<Session> = store.bucket().name("sessions-eu").replicas(3).must_create().await?;
+/// let eu = store.bucket::<Session>().name("sessions-eu");
+/// let eu: Bucket<Session> = eu.replicas(3).must_create().await?;
 /// assert_eq!(eu.name(), "sessions-eu");
 ///
 /// let differs = store.bucket::<Session>().name("sessions-eu").replicas(5).await.unwrap_err();
 /// let ErrorKind::Drift { differences } = differs.kind() else { panic!("{differs}") };
 /// assert_eq!(differences[0].to_string(), "replicas: wanted 5, found 3");
 ///
-/// let eu: Bucket<Session> = store.bucket().name("sessions-eu").replicas(5).on_drift(Drift::Update).await?;
+/// let eu = store.bucket::<Session>().name("sessions-eu");
+/// let eu = eu.replicas(5).on_drift(Drift::Update).await?;
 /// assert_eq!(eu.config().replicas, Some(5));
 /// # Ok(())
 /// # }

@@ -38,9 +38,12 @@ impl<T: KvModel> Bucket<T> {
     /// # struct Session { id: u64 }
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// use kvtyped::bucket::WriteProgress;
+    ///
     /// # let sessions: Bucket<Session> = Store::memory().bucket().await?;
     /// let rows: Vec<Session> = (0..10_000).map(|id| Session { id }).collect();
-    /// let revisions = sessions.put_many(&rows).on_progress(|done| eprint!("\r{} of {}", done.done, done.total)).await?;
+    /// let progress = |done: WriteProgress| eprint!("\r{} of {}", done.done, done.total);
+    /// let revisions = sessions.put_many(&rows).on_progress(progress).await?;
     /// assert_eq!(revisions.len(), 10_000);
     /// # Ok(())
     /// # }

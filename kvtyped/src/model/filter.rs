@@ -23,7 +23,8 @@ use crate::key::{Key, ModelKey, Pattern, Patterns};
 /// let acme: Filter<Session> = SessionKey::filter().tenant("acme").into();
 /// let one: Filter<Session> = SessionKey::new("acme", 7).into();
 /// let two: Filter<Session> = vec![SessionKey::new("acme", 7), SessionKey::new("beta", 1)].into();
-/// assert_eq!([all, acme, one, two].map(|filter| filter.to_string()), ["*.*", "acme.*", "acme.7", "acme.7 | beta.1"]);
+/// let filters = [all, acme, one, two].map(|filter| filter.to_string());
+/// assert_eq!(filters, ["*.*", "acme.*", "acme.7", "acme.7 | beta.1"]);
 /// ```
 ///
 /// A union of thousands of keys matches as fast as one key. A request to a server names at most 512 keys or wildcards.

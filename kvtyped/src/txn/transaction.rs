@@ -38,7 +38,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// (ada.balance, bob.balance) = (4, 5);
     /// let transfer = Transfer { id: 1, amount: 5 };
-    /// let both = accounts.transaction().update(&ada, read_ada).update(&bob, read_bob).create(&transfer);
+    /// let both = accounts.transaction().update(&ada, read_ada).update(&bob, read_bob);
+    /// let both = both.create(&transfer);
     /// let committed = both.commit().await?;
     /// assert_eq!(committed.revisions().len(), 3);
     ///

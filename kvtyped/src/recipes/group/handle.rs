@@ -162,7 +162,8 @@ where
     /// let mut events = workers.watch().await?;
     /// assert!(matches!(events.try_next().await?, Some(GroupEvent::Ready)));
     /// let member = workers.join("node-1", &"10.0.0.7".to_owned()).await?;
-    /// assert!(matches!(events.try_next().await?, Some(GroupEvent::Joined(worker)) if worker.id() == "node-1"));
+    /// let event = events.try_next().await?;
+    /// assert!(matches!(event, Some(GroupEvent::Joined(worker)) if worker.id() == "node-1"));
     /// member.leave().await?;
     /// let event = events.try_next().await?;
     /// assert!(matches!(event, Some(GroupEvent::Left { reason: LeaveReason::Left, .. })));
