@@ -48,6 +48,7 @@ impl Store {
     ///
     /// ```no_run
     /// # use kvtyped::prelude::*;
+    /// # #[cfg(feature = "nats")]
     /// # async fn doc() -> Result<(), kvtyped::Error> {
     /// use kvtyped::connect::NatsOptions;
     ///

@@ -311,6 +311,6 @@ pub use crate::ttl::Ttl;
 pub use crate::watch::{Cache, Event, Live};
 pub use kvtyped_derive::{KeySegment, KvModel};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "nats"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
