@@ -441,7 +441,10 @@ fn enum_segment_is_its_variant_name() {
     round_trips(&QuotaKey::new(Region::UsEast, Tier::Paid), "us=2Eeast=201.PAID");
     filters::<Quota>(QuotaKey::filter().tier(Tier::Paid), "*.PAID");
     let error = "eu.PAID".parse::<QuotaKey>().unwrap_err().to_string();
-    assert_eq!(error, "the segment of the field `region`: it is not the canonical text of one of `Eu`, `us.east 1`");
+    assert_eq!(
+        error,
+        "the segment of the field `region` is invalid: it is not the canonical text of one of `Eu`, `us.east 1`"
+    );
 }
 
 #[test]
