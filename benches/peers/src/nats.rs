@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use kvtyped::{Event, Storage};
 use kvtyped::prelude::*;
 use kvtyped::recipes::Locks;
+use kvtyped::{Event, Storage};
 
 use crate::record::{Session, SessionKey};
 use crate::side::{BULK, LISTED, Side};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::Server;
-use kvtyped::prelude::Storage;
+use kvtyped::Storage;
 
 use crate::etcd::{self, Etcd};
 use crate::measure::{Effort, Measured, time};
