@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::language;
+
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "jitter"],
@@ -61,19 +63,8 @@ pub(crate) fn root() -> PathBuf {
 
 /// Returns all source files of the library.
 pub(crate) fn files() -> Vec<PathBuf> {
-    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("the folder of the sources is there") {
-            let path = entry.expect("it can be read").path();
-            if path.is_dir() {
-                collect(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    let mut files = Vec::new();
-    collect(&root(), &mut files);
-    files
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    language::files(&root()).into_iter().filter(is_rust).collect()
 }
 
 fn sources() -> Vec<Source> {

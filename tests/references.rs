@@ -92,7 +92,7 @@ fn selects(names: &[String], filter: &str) -> bool {
     names.iter().any(|name| name.contains(&filter))
 }
 
-/// Whether a path exists. The extension `.rs` may be missing, and `*` stands for any files of a folder.
+/// Whether a path exists. The extension `.rs` may be missing, and `*` matches any files of a folder.
 fn exists(base: &str, path: &str) -> bool {
     let path = path.split('*').next().unwrap_or_default();
     let path = language::root().join(base).join(path);

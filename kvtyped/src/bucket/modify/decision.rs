@@ -1,4 +1,4 @@
-//! The data of the compare-and-set loop: where it starts, its limits, and what a caller decides.
+//! The data of the compare-and-set loop: its start, its limits, and the decision of a caller.
 
 use crate::backend::{Deadline, WriteKind};
 use crate::bucket::precondition::FenceResult;

@@ -31,7 +31,7 @@ pub(crate) struct Joined<R> {
     pub(crate) own: Option<CommitGroup>,
     /// Whether other callers may still join, so that the write can wait.
     pub(crate) is_open: bool,
-    /// The deadline of the wait. A call with a group of its own has the deadline of the write.
+    /// The deadline of the wait. Without it, the deadline of the write bounds the wait.
     pub(crate) deadline: Option<Deadline>,
     /// The result of the closure.
     pub(crate) result: R,
@@ -46,7 +46,7 @@ pub(crate) struct GroupCall<R, E> {
     deadline: Deadline,
     /// The number of reads of the record that had begun when the call arrived.
     arrived: u64,
-    /// Whether the change is stored by a write of its own.
+    /// Whether a separate write stores the change.
     is_alone: bool,
     unconfirmed: Option<Unconfirmed<R, E>>,
 }
@@ -56,7 +56,7 @@ impl<R, E> GroupCall<R, E> {
         Self { key, deadline, arrived, is_alone, unconfirmed: None }
     }
 
-    /// Stores the change by a write of its own from now on, because the write of its group was refused.
+    /// Makes a separate write store the change, because the write of its group was refused.
     pub(crate) fn leave_groups(&mut self) {
         self.is_alone = true;
     }

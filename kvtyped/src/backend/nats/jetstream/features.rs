@@ -2,7 +2,7 @@
 //!
 //! A server ignores a header that it does not know. It would store a record with a TTL forever, check the expected
 //! revision of another key against the written key, and store each message of a batch as a separate write. So the
-//! features must be known before such a write.
+//! client checks the features before such a write.
 
 use serde_json::{Map, Value};
 
