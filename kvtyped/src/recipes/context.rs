@@ -79,10 +79,9 @@ impl LeaseContext {
         RecipeKey::parts(self.recipe, &self.name)
     }
 
-    /// Opens the bucket, as an operation.
+    /// Opens the bucket.
     pub(crate) async fn open(&self) -> Result<()> {
-        let opened = self.bucket().await.map(drop);
-        opened.map_err(|error| error.with_context("open", self.bucket.name(), None))
+        self.bucket().await.map(drop)
     }
 
     /// Returns the bucket. Creates it if it is missing.

@@ -82,7 +82,7 @@ pub struct Counters {
 }
 
 location_options!(Counters: bucket);
-awaitable_handle!(Counters);
+awaitable_handle!(Counters: bucket);
 
 /// The kind of the counters.
 #[derive(Clone)]

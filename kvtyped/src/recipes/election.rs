@@ -91,7 +91,7 @@ pub struct Election<T> {
 }
 
 location_options!(Election<T>: context.bucket);
-awaitable_handle!(Election<T>);
+awaitable_handle!(Election<T>: context.bucket);
 lease_options!(Election<T>: context.options, Campaign<T>: context.options);
 
 impl<T> Election<T> {

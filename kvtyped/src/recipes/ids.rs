@@ -76,7 +76,7 @@ pub struct Ids {
 }
 
 location_options!(Ids: bucket);
-awaitable_handle!(Ids);
+awaitable_handle!(Ids: bucket);
 
 /// The opened bucket, and the state that the clones of a handle share.
 struct IdsInner {

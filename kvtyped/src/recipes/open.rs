@@ -235,9 +235,9 @@ macro_rules! location_options {
 }
 pub(crate) use location_options;
 
-/// Lets a handle be awaited. Requires an async method `open`.
+/// Lets a handle be awaited, which has its [`LazyBucket`] at a path. Requires an async method `open`.
 macro_rules! awaitable_handle {
-    ($handle:ident $(<$generic:ident>)?) => {
+    ($handle:ident $(<$generic:ident>)?: $($path:ident).+) => {
         /// Opens the bucket at once and returns the handle. Performs no I/O if the bucket is open.
         impl $(<$generic: 'static>)? std::future::IntoFuture for $handle $(<$generic>)? {
             type Output = $crate::error::Result<Self>;
@@ -245,8 +245,10 @@ macro_rules! awaitable_handle {
 
             fn into_future(self) -> Self::IntoFuture {
                 Box::pin(async move {
-                    self.open().await?;
-                    Ok(self)
+                    match self.open().await {
+                        Ok(()) => Ok(self),
+                        Err(error) => Err(error.with_context("open", self.$($path).+.name(), None)),
+                    }
                 })
             }
         }

@@ -78,7 +78,7 @@ pub struct Group<T> {
 }
 
 location_options!(Group<T>: context.bucket);
-awaitable_handle!(Group<T>);
+awaitable_handle!(Group<T>: context.bucket);
 lease_options!(Group<T>: context.options, Join<T>: context.options);
 
 impl<T> Group<T> {

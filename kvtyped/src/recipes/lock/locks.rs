@@ -164,7 +164,7 @@ pub struct Locks {
 }
 
 location_options!(Locks: bucket);
-awaitable_handle!(Locks);
+awaitable_handle!(Locks: bucket);
 
 impl Locks {
     /// Takes a lock. Waits while another holder has it.
@@ -235,8 +235,7 @@ impl Locks {
     }
 
     async fn open(&self) -> Result<()> {
-        let opened = async { self.bucket.for_leases(self.options.timing.resolve()?.ttl).await.map(drop) };
-        opened.await.map_err(|error| error.with_context("open", self.bucket.name(), None))
+        self.bucket.for_leases(self.options.timing.resolve()?.ttl).await.map(drop)
     }
 
     fn request(&self, name: impl Into<String>) -> LockRequest {

@@ -95,12 +95,12 @@ pub struct Once<T> {
 }
 
 location_options!(Once<T>: context.bucket);
-awaitable_handle!(Once<T>);
+awaitable_handle!(Once<T>: context.bucket);
 lease_options!(Once<T>: context.options);
 
 impl<T> Once<T> {
     async fn open(&self) -> Result<()> {
-        self.check_retention().map_err(|error| error.with_context("open", self.context.bucket.name(), None))?;
+        self.check_retention()?;
         self.context.open().await
     }
 

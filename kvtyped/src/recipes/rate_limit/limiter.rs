@@ -107,7 +107,7 @@ pub struct RateLimiter {
 }
 
 location_options!(RateLimiter: bucket);
-awaitable_handle!(RateLimiter);
+awaitable_handle!(RateLimiter: bucket);
 
 /// The opened bucket, and the state that the clones of a handle share.
 struct LimiterInner {
@@ -172,11 +172,8 @@ impl RateLimiter {
     }
 
     async fn open(&self) -> Result<()> {
-        let open = async {
-            let (limiter, timeout) = self.inner(self.timeout).await?;
-            limiter.clock.ensure_read(&limiter.bucket, timeout).await
-        };
-        open.await.map_err(|error| error.with_context("open", self.bucket.name(), None))
+        let (limiter, timeout) = self.inner(self.timeout).await?;
+        limiter.clock.ensure_read(&limiter.bucket, timeout).await
     }
 
     /// Returns the opened limiter, and the rest of the time limit. Opens the bucket if necessary.

@@ -80,7 +80,7 @@ pub struct Semaphore {
 }
 
 location_options!(Semaphore: context.bucket);
-awaitable_handle!(Semaphore);
+awaitable_handle!(Semaphore: context.bucket);
 lease_options!(Semaphore: context.options, Acquire: semaphore.context.options, TryAcquire: semaphore.context.options);
 
 impl Semaphore {
@@ -140,8 +140,7 @@ impl Semaphore {
     }
 
     async fn open(&self) -> Result<()> {
-        let checked = self.checked().map_err(|error| error.with_context("open", self.context.bucket.name(), None));
-        checked?.context.open().await
+        self.checked()?.context.open().await
     }
 
     fn checked(&self) -> Result<&Self> {
