@@ -1,9 +1,12 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
+mod card;
 mod filter;
 mod version_field;
 mod version;
 
+pub use self::card::ModelCard;
+pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
 pub use self::version::{DecodeError, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
 #[doc(hidden)]
