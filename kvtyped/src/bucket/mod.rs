@@ -15,6 +15,7 @@
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
 // | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open` | creation of a bucket, or comparison with the model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
@@ -32,6 +33,7 @@ mod verb;
 pub(crate) mod precondition;
 mod handle;
 mod schema_state;
+mod model_card;
 mod identity;
 mod open;
 mod get;

@@ -55,7 +55,10 @@ impl BucketSchema {
         if model.is_empty() {
             return Ok(None);
         }
-        let writes = self.writes::<T>();
+        let mut writes = self.writes::<T>();
+        if T::SCHEMA.keeps_newer && self.epoch.is_none() {
+            writes = writes.min(knows);
+        }
         if (T::SCHEMA.writes..=knows).contains(&writes) {
             return Ok(Some(Target { model, writes, knows }));
         }
