@@ -123,8 +123,9 @@ fn is_same_key(here: &str, there: &str) -> bool {
 /// Returns a template without the names of its fields, and the names.
 fn shape(template: &str) -> (String, Vec<&str>) {
     let (mut shape, mut names, mut rest) = (String::new(), Vec::new(), template);
-    while let Some((literal, field)) = rest.split_once('{') {
-        let (field, after) = field.split_once('}').unwrap_or((field, ""));
+    while let Some((literal, (field, after))) =
+        rest.split_once('{').and_then(|(literal, field)| Some((literal, field.split_once('}')?)))
+    {
         let name = field.strip_suffix("..").unwrap_or(field);
         shape.push_str(literal);
         shape.push_str(if name.len() < field.len() { "{..}" } else { "{}" });
