@@ -309,7 +309,7 @@ pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;
 pub use crate::watch::{Cache, Event, Live};
-pub use kvtyped_derive::{KeySegment, KvModel};
+pub use kvtyped_derive::{KeySegment, KvModel, KvVersion};
 
 #[cfg(all(doctest, feature = "nats"))]
 #[doc = include_str!("../README.md")]

@@ -3,11 +3,10 @@
 mod filter;
 mod version_field;
 mod version;
+pub(crate) mod upgraded;
 
 pub use self::filter::Filter;
-pub use self::version::{DecodeError, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
-#[doc(hidden)]
-pub use self::version::{encode_next, first, next};
+pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
 pub use self::version_field::{VersionField, VersionOf};
 
 use crate::codec::Codec;
