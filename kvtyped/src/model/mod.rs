@@ -1,11 +1,13 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
 mod filter;
+mod unknown_fields;
 mod version_field;
 mod version;
 pub(crate) mod upgraded;
 
 pub use self::filter::Filter;
+pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
 pub use self::version_field::{VersionField, VersionOf};
 
