@@ -42,6 +42,7 @@ mod recovery;
 mod references;
 mod resume;
 mod runtimes;
+mod schemas;
 mod security;
 mod semaphore;
 mod server_versions;

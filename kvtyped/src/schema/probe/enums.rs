@@ -98,8 +98,8 @@ impl<'de, 'p> EnumAccess<'de> for Choice<'p> {
         if is_new {
             slot.probe.with(|state| {
                 if let Some(it) = state.as_enum(slot.node) {
-                    record(it, at, result.is_ok(), tag);
-                    state.progress += 1;
+                    let is_new = record(it, at, result.is_ok(), tag);
+                    state.progress += u64::from(is_new);
                 }
             });
         }
@@ -110,20 +110,18 @@ impl<'de, 'p> EnumAccess<'de> for Choice<'p> {
     }
 }
 
-/// Records how the type reads the name of a variant.
-fn record(it: &mut EnumNode, at: Option<usize>, is_read: bool, tag: Option<u64>) {
-    let Some(at) = at else {
-        it.other = Some(is_read);
-        return;
-    };
+/// Records how the type reads the name of a variant. Returns whether that is new.
+fn record(it: &mut EnumNode, at: Option<usize>, is_read: bool, tag: Option<u64>) -> bool {
+    let Some(at) = at else { return it.other.replace(is_read).is_none() };
     let first = it.variants.iter().take(at).position(|variant| tag.is_some() && variant.tag == tag);
-    if let Some(variant) = it.variants.get_mut(at) {
-        variant.tag = tag;
-        variant.alias_of = first;
-        if first.is_some() || !is_read {
-            variant.content = Content::Refused;
-        }
+    let Some(variant) = it.variants.get_mut(at) else { return false };
+    let was_new = variant.tag.is_none() && tag.is_some();
+    (variant.tag, variant.alias_of) = (tag, first);
+    let is_refused = (first.is_some() || !is_read) && variant.content != Content::Refused;
+    if is_refused {
+        variant.content = Content::Refused;
     }
+    was_new || is_refused
 }
 
 /// Returns a hash of the discriminant of a value.

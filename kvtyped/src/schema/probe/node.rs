@@ -51,6 +51,8 @@ pub(super) struct StructNode {
     pub(super) listed: &'static [&'static str],
     pub(super) fields: Vec<FieldNode>,
     pub(super) denies_unknown: Option<bool>,
+    /// Whether no more aliases are to be found.
+    pub(super) are_aliases_known: bool,
     /// Whether all fields that are not known as required are optional.
     pub(super) is_presence_known: bool,
     /// Whether the type refused a value of the required fields alone.

@@ -39,7 +39,7 @@ impl<'p> Slot<'p> {
         let result = read(self);
         self.probe.with(|state| match &result {
             Ok(_) => state.accept(self.node),
-            Err(error) if self.is_exploring && !error.is_settled => state.refuse(self.node, error.cause),
+            Err(error) if !error.is_settled => state.refuse(self.node, error.cause, self.is_exploring),
             Err(_) => {}
         });
         result.map_err(|error| Error { is_settled: true, ..error })
@@ -140,7 +140,7 @@ impl<'p> Slot<'p> {
     /// Gives an item to a type that refuses an empty sequence or map, from the next run on.
     pub(super) fn after_items(self, was_empty: bool, error: Error) -> Error {
         if was_empty && !error.is_settled {
-            self.probe.with(|state| state.refuse(self.node, error.cause));
+            self.probe.with(|state| state.refuse(self.node, error.cause, true));
             return Error { is_settled: true, ..error };
         }
         error

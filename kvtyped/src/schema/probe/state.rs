@@ -129,9 +129,10 @@ impl State {
     }
 
     /// Selects another answer after a refusal for which no inner value is responsible.
-    pub(super) fn refuse(&mut self, node: NodeId, cause: Cause) {
+    pub(super) fn refuse(&mut self, node: NodeId, cause: Cause, is_exploring: bool) {
         let it = &mut self.nodes[node];
-        if it.is_exhausted {
+        let is_container = matches!(it.kind, Kind::Struct(_) | Kind::Seq { .. } | Kind::Map { .. });
+        if it.is_exhausted || !is_exploring && !is_container {
             return;
         }
         it.attempt += 1;

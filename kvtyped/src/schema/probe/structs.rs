@@ -1,7 +1,8 @@
 //! Structs: fields, aliases, required fields, unknown fields.
 //!
-//! The first runs offer all fields whose values are not explored yet. Afterwards a run offers the required fields only.
-//! Each "missing field" error adds a field to them, until the type accepts the value. All other fields are optional.
+//! The first runs offer all fields whose values are not explored yet. The next ones offer all fields, until no "duplicate
+//! field" error reports another alias. Afterwards a run offers the required fields only. Each "missing field" error adds
+//! a field to them, until the type accepts the value. All other fields are optional.
 
 use std::any::type_name;
 
@@ -22,42 +23,42 @@ pub(super) fn create(state: &mut State, listed: &'static [&'static str]) -> Opti
         Some(FieldNode { name, node: state.create()?, is_required: false, alias_of: None, is_first: false })
     };
     let fields = listed.iter().map(field).collect::<Option<_>>()?;
-    Some(StructNode { listed, fields, denies_unknown: None, is_presence_known: false, needs_all: false })
+    Some(StructNode { listed, fields, denies_unknown: None, are_aliases_known: false, is_presence_known: false, needs_all: false })
 }
 
 pub(super) fn visit<'de, V: Visitor<'de>>(slot: Slot<'_>, visitor: V) -> Result<V::Value, Error> {
     let offer = slot.probe.with(|state| select(state, slot));
-    let (names, explores, unknown) = (offer.names(), offer.explores, offer.unknown);
+    let (names, purpose) = (offer.names(), offer.purpose);
     let mut last = None;
     let result = visitor.visit_map(Fields { parent: slot, offer, last: &mut last });
-    let error = match result {
-        Ok(value) => {
-            slot.probe.with(|state| accept(state, slot.node, explores, unknown));
-            return Ok(value);
-        }
-        Err(error) => error,
-    };
     slot.probe.with(|state| {
         let Some(it) = state.as_struct(slot.node) else { return };
-        if unknown && last == Some(UNKNOWN) && !error.is_settled && !matches!(error.cause, Cause::MissingField(_)) {
-            it.denies_unknown = Some(true);
-            state.progress += 1;
-            return;
-        }
-        let had_unknown = unknown && it.denies_unknown.replace(false).is_none();
-        if learn(it, &names, last, explores, &error) || had_unknown {
-            state.progress += 1;
-        }
+        let is_new = match &result {
+            Ok(_) => accept(it, names.len(), purpose),
+            Err(error) => learn(it, &names, last, purpose, error),
+        };
+        state.progress += u64::from(is_new);
     });
-    Err(Error { is_settled: true, ..error })
+    result.map_err(|error| Error { is_settled: true, ..error })
 }
 
 /// The fields of one run.
 struct Offer {
     fields: std::vec::IntoIter<(&'static str, NodeId)>,
-    explores: bool,
-    /// Whether an unknown field precedes them.
-    unknown: bool,
+    purpose: Purpose,
+}
+
+/// The aim of a run, as far as a struct is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To explore the values of fields.
+    Values,
+    /// To find aliases.
+    Aliases,
+    /// To find whether unknown fields are denied, and which fields are required. An unknown field precedes the others.
+    Unknown,
+    /// To find required fields, or only to create a value.
+    Presence,
 }
 
 impl Offer {
@@ -67,41 +68,63 @@ impl Offer {
 }
 
 fn select(state: &mut State, slot: Slot<'_>) -> Offer {
-    let Some(it) = state.as_struct(slot.node) else {
-        return Offer { fields: Vec::new().into_iter(), explores: false, unknown: false };
-    };
-    let needs_all = it.needs_all;
-    let unknown = slot.is_exploring && it.denies_unknown.is_none();
+    let offer = |fields: Vec<_>, purpose| Offer { fields: fields.into_iter(), purpose };
+    let Some(it) = state.as_struct(slot.node) else { return offer(Vec::new(), Purpose::Presence) };
+    let (needs_all, known_aliases, known_unknown) =
+        (it.needs_all, it.are_aliases_known, it.denies_unknown.is_some());
     let mut own: Vec<_> =
         it.own_fields().map(|field| (!field.is_first, field.name, field.node, field.is_required)).collect();
     own.sort_by_key(|(is_later, ..)| *is_later);
-    let wanted: Vec<_> = own
-        .iter()
-        .filter(|(_, _, node, _)| slot.is_exploring && state.wants(*node))
-        .map(|(_, name, node, _)| (*name, *node))
-        .collect();
-    if !wanted.is_empty() {
-        return Offer { fields: wanted.into_iter(), explores: true, unknown: false };
+    if slot.is_exploring {
+        let wanted = own.iter().filter(|(_, _, node, _)| state.wants(*node));
+        let wanted: Vec<_> = wanted.map(|(_, name, node, _)| (*name, *node)).collect();
+        if !wanted.is_empty() {
+            return offer(wanted, Purpose::Values);
+        }
+        if !known_aliases {
+            // A value that the type never accepts would hide the aliases after it.
+            own.sort_by_key(|(is_later, _, node, _)| (!state.nodes[*node].is_accepted, *is_later));
+            return offer(own.into_iter().map(|(_, name, node, _)| (name, node)).collect(), Purpose::Aliases);
+        }
     }
     let required = own.into_iter().filter(|(.., is_required)| *is_required || needs_all);
-    let fields: Vec<_> = required.map(|(_, name, node, _)| (name, node)).collect();
-    Offer { fields: fields.into_iter(), explores: false, unknown }
+    let is_unknown = slot.is_exploring && !known_unknown;
+    offer(
+        required.map(|(_, name, node, _)| (name, node)).collect(),
+        if is_unknown { Purpose::Unknown } else { Purpose::Presence },
+    )
 }
 
-fn accept(state: &mut State, node: NodeId, explores: bool, unknown: bool) {
-    let Some(it) = state.as_struct(node) else { return };
-    let mut is_new = unknown && it.denies_unknown.replace(false).is_none();
-    if !explores && !it.needs_all {
-        is_new |= !std::mem::replace(&mut it.is_presence_known, true);
-    }
-    if is_new {
-        state.progress += 1;
+/// Learns from an accepted value. Returns whether something is new.
+fn accept(it: &mut StructNode, offered: usize, purpose: Purpose) -> bool {
+    let is_whole = offered == it.own_fields().count();
+    match purpose {
+        Purpose::Values | Purpose::Aliases => is_whole && !std::mem::replace(&mut it.are_aliases_known, true),
+        Purpose::Unknown | Purpose::Presence => {
+            let had_unknown = purpose == Purpose::Unknown && it.denies_unknown.replace(false).is_none();
+            let had_presence = !it.needs_all && !std::mem::replace(&mut it.is_presence_known, true);
+            had_unknown | had_presence
+        }
     }
 }
 
-/// Learns from an error after the offered fields. Returns whether it is new.
-fn learn(it: &mut StructNode, offered: &[&str], last: Option<&str>, explores: bool, error: &Error) -> bool {
-    match error.cause {
+/// Learns from an error. Returns whether something is new.
+fn learn(
+    it: &mut StructNode,
+    offered: &[&'static str],
+    last: Option<&'static str>,
+    purpose: Purpose,
+    error: &Error,
+) -> bool {
+    if purpose == Purpose::Unknown {
+        let is_denied = last == Some(UNKNOWN) && !error.is_settled;
+        it.denies_unknown = Some(is_denied);
+        if is_denied {
+            return true;
+        }
+    }
+    let was_new = purpose == Purpose::Unknown;
+    was_new | match error.cause {
         Cause::MissingField(name) if !offered.contains(&name) => {
             let field = it.fields.iter_mut().find(|field| field.name == name);
             field.is_some_and(|field| !std::mem::replace(&mut field.is_required, true))
@@ -114,8 +137,9 @@ fn learn(it: &mut StructNode, offered: &[&str], last: Option<&str>, explores: bo
                 None => false,
             }
         }
+        _ if purpose == Purpose::Aliases => !std::mem::replace(&mut it.are_aliases_known, true),
         // The type names no missing field: it may require any of them.
-        _ if !explores && !error.is_settled => !std::mem::replace(&mut it.needs_all, true),
+        _ if purpose == Purpose::Presence && !error.is_settled => !std::mem::replace(&mut it.needs_all, true),
         _ => false,
     }
 }
@@ -136,7 +160,7 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
             self.parent.probe.with(|state| state.make_open(self.parent.node));
             return Err(Error::stop());
         }
-        let name = match self.offer.unknown && self.last.is_none() {
+        let name = match self.offer.purpose == Purpose::Unknown && self.last.is_none() {
             true => Some(UNKNOWN),
             false => self.offer.fields.as_slice().first().map(|(name, _)| *name),
         };
@@ -154,7 +178,7 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
             return seed.deserialize(Answer::Unit);
         }
         let (_, node) = self.offer.fields.next().ok_or_else(Error::stop)?;
-        let is_exploring = self.offer.explores && self.parent.explores(node);
+        let is_exploring = self.offer.purpose == Purpose::Values && self.parent.explores(node);
         self.parent.child(node, is_exploring).read(|slot| seed.deserialize(slot))
     }
 }
