@@ -9,6 +9,7 @@ use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
+    &["schema"],
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],

@@ -43,6 +43,7 @@ mod references;
 mod resume;
 mod runtimes;
 mod schema_versions;
+mod schemas;
 mod security;
 mod semaphore;
 mod server_versions;

@@ -270,6 +270,7 @@ pub mod model;
 mod shutdown;
 mod error;
 pub mod codec;
+pub mod schema;
 pub mod config;
 pub mod key;
 mod revision;
