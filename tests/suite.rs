@@ -57,6 +57,7 @@ mod support;
 mod transaction_models;
 mod transactions;
 mod undecodable;
+mod unknown_fields;
 mod unpolled;
 mod unpolled_leases;
 mod verbs;

@@ -56,8 +56,14 @@ struct UnversionedWithoutVersion {
 }
 
 #[derive(Serialize, Deserialize, KvModel)]
-#[kv(key = "{id}", name = "User", newer = "kep", write_epochs = "shut")]
+#[kv(key = "{id}", name = "User", newer = "kep")]
 struct Names {
+    id: u64,
+}
+
+#[derive(Serialize, Deserialize, KvModel)]
+#[kv(key = "{id}", write_epochs = "shut")]
+struct Epochs {
     id: u64,
 }
 

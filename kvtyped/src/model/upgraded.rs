@@ -73,6 +73,9 @@ pub fn decode_next<T>(version: u32, bytes: &[u8]) -> Result<T, DecodeError>
 where
     T: KvVersion + Upgraded<Value = T>,
 {
+    const {
+        assert!(version_names_codec::<T>(), "`upgrade_from` must name its codec, because this version has another");
+    }
     next::<T::Codec, T::Previous, T>(T::VERSION, version, bytes, <T as Upgraded>::upgrade)
 }
 
@@ -85,6 +88,10 @@ pub fn encode_version<T>(value: &T, version: u32) -> Result<Vec<u8>, CodecError>
 where
     T: KvVersion + Downgraded<Written = T>,
 {
+    const {
+        assert!(is_version::<T>(T::WRITES), "`writes` must not be above the version of `upgrade_from`");
+        assert!(can_write::<T>(T::WRITES), "`writes` must not be below `writes` of `upgrade_from`");
+    }
     encode_next::<T::Codec, T::Previous, T>(T::VERSION, value, version, <T as Downgraded>::downgrade)
 }
 
@@ -105,6 +112,7 @@ pub const fn schema_next<M, const VERSION: u32>(name: &'static str) -> ModelSche
 where
     M: KvModel + Upgraded<Value = <M as KvModel>::Value>,
 {
+    assert!(model_names_codec::<M>(), "`upgrade_from` must name its codec, because the model has another");
     let mut schema = schema_first::<M, VERSION>(name);
     schema.oldest = oldest::<M>(VERSION);
     schema.decode =
@@ -120,6 +128,7 @@ pub const fn schema_writes<M, const VERSION: u32>(
 where
     M: KvModel + Downgraded<Written = <M as KvModel>::Value>,
 {
+    assert!(is_version::<M>(oldest), "`writes` must not be above the version of `upgrade_from`");
     assert!(can_write::<M>(oldest), "`writes` must not be below `writes` of `upgrade_from`");
     schema.writes = oldest;
     schema.encode =
@@ -130,6 +139,11 @@ where
 /// Whether the previous version is older than `version`.
 pub const fn is_older<T: Upgraded>(version: u32) -> bool {
     T::Previous::VERSION < version
+}
+
+/// Whether `oldest` is at most the previous version.
+pub const fn is_version<T: Upgraded>(oldest: u32) -> bool {
+    oldest <= T::Previous::VERSION
 }
 
 /// Whether the previous version can write the version `oldest`.
