@@ -18,6 +18,7 @@ const RANKS: &[&[&str]] = &[
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["maintenance"],
     &["prelude", "private", "lib"],
 ];
 
@@ -38,6 +39,7 @@ const BANS: &[(&[&str], &[&str])] = &[
             "bucket",
             "watch",
             "recipes",
+            "maintenance",
             "conformance",
             "prelude",
             "private",
