@@ -19,6 +19,7 @@ const RANKS: &[&[&str]] = &[
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["maintenance"],
     &["prelude", "private", "lib"],
 ];
 
@@ -39,6 +40,7 @@ const BANS: &[(&[&str], &[&str])] = &[
             "bucket",
             "watch",
             "recipes",
+            "maintenance",
             "conformance",
             "prelude",
             "private",

@@ -259,6 +259,7 @@ extern crate self as kvtyped;
 pub mod prelude;
 mod store;
 pub mod connect;
+pub mod maintenance;
 pub mod recipes;
 pub mod txn;
 pub mod watch;

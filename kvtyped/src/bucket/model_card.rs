@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::handle::ReadBucket;
-use super::schema_state::SchemaState;
-use crate::backend::{Backend, Deadline, RawBucket};
+use crate::backend::{Backend, Backoff, BucketStatus, Deadline, RawBucket};
 use crate::config::{BucketConfig, Drift};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
@@ -203,33 +202,54 @@ impl<T: KvModel> ReadBucket<T> {
         find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
     }
 
+    /// Returns the card with the schema of this program, and with the written version of `found`. `None` if the model
+    /// has no name.
+    pub(crate) fn program_card(&self, found: Option<ModelCard>) -> Option<ModelCard> {
+        updated::<T>(found, self.inner.key_codec)
+    }
+
+    /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
+    pub(crate) async fn refresh_status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let status = self.inner.raw.status(deadline).await?;
+        self.inner.schema.set(&status.config);
+        Ok(status)
+    }
+
     /// Changes the card of the model, and the write epoch if `change` returns one, in one update. `change` gets the
     /// current card and configuration, and returns `None` to leave them. Reads the result back, and starts over if
     /// another process has changed the card meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The outcome of another error is unknown if the update may have been applied.
     pub(crate) async fn update_card(
         &self,
         deadline: Deadline,
         mut change: impl FnMut(Option<ModelCard>, &BucketConfig) -> Result<Option<(ModelCard, Option<u64>)>>,
     ) -> Result<BucketConfig> {
-        let model = T::SCHEMA.name;
+        let mut backoff = Backoff::outage();
         loop {
-            let found = self.inner.raw.status(deadline).await?.config;
+            let found = self.refresh_status(deadline).await?.config;
             let Some((card, epoch)) = change(find::<T>(&found)?, &found)? else { return Ok(found) };
             let mut update = BucketConfig::new(self.name());
-            insert(&mut update, model, &card);
+            insert(&mut update, T::SCHEMA.name, &card);
             let note = format!("{:032x}", rand::random::<u128>());
             update.metadata.insert(UPDATED_BY.to_owned(), note.clone());
             update.write_epoch = epoch;
-            self.inner.backend.update(update, deadline).await?;
-            let now = self.inner.raw.status(deadline).await?.config;
-            SchemaState::set(&self.inner.schema, &now);
+            // Half of the time is left to read the result of an update without a reply.
+            let sent = self.inner.backend.update(update, Deadline::after(deadline.remaining() / 2)).await;
+            let lost = match sent {
+                Err(error) if !error.is_transient() => return Err(error),
+                sent => sent.err(),
+            };
+            let now = self.refresh_status(deadline).await.map_err(Error::unknown_outcome)?.config;
             let is_ours =
                 now.metadata.get(UPDATED_BY) == Some(&note) && epoch.is_none_or(|epoch| now.write_epoch == Some(epoch));
             if is_ours && find::<T>(&now)?.as_ref() == Some(&card) {
                 return Ok(now);
             }
-            if deadline.is_expired() {
-                return Err(deadline.error().unknown_outcome());
+            if !backoff.pause(deadline).await {
+                return Err(lost.unwrap_or_else(|| deadline.error()).unknown_outcome());
             }
         }
     }

@@ -322,7 +322,7 @@ impl<T: KvModel> OpenBucket<T> {
         let raw = self.open(Deadline::after(self.timeout)).await;
         let raw = raw.map_err(|error| error.of_model::<T>().with_context("open", &self.config.name, None))?;
         let raw = encoded(raw, self.key_codec);
-        Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
+        Ok(ReadBucket::new(self.backend, raw, self.key_codec, self.timeout, self.closed))
     }
 }
 

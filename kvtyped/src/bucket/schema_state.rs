@@ -41,7 +41,7 @@ impl BucketSchema {
     }
 
     /// Returns the version that the bucket takes of a model.
-    fn writes<T: KvModel>(&self) -> u32 {
+    pub(crate) fn writes<T: KvModel>(&self) -> u32 {
         self.writes.get(T::SCHEMA.name).copied().unwrap_or(T::SCHEMA.writes)
     }
 
