@@ -1,5 +1,7 @@
 //! Schemas: the probe, the canonical JSON, comparisons, golden files.
 
+mod compare;
+mod json;
 mod probe;
 
 use kvtyped::schema::Schema;

@@ -93,7 +93,7 @@ fn struct_has_names_aliases_and_required_fields() {
         concat!(
             r#"{"struct":{"lastSeen":{"presence":"optional","type":{"option":"u64"}},"#,
             r#""tags":{"presence":"optional","type":{"seq":"text"}},"#,
-            r#""userName":{"aliases":["handle","nick"],"type":"text"},"with":{"type":"text"},"x":{"type":"i8"}}}"#
+            r#""userName":{"aliases":["handle","nick"],"type":"text"},"with":{"type":"parsed_text"},"x":{"type":"i8"}}}"#
         )
     );
 }
@@ -277,9 +277,9 @@ fn generic_types_are_no_recursion() {
 }
 
 #[test]
-fn parsed_text_is_text() {
-    assert_eq!(shape::<IpAddr>(), r#""text""#);
-    assert_eq!(shape::<SocketAddr>(), r#""text""#);
+fn parsed_text_is_found() {
+    assert_eq!(shape::<IpAddr>(), r#""parsed_text""#);
+    assert_eq!(shape::<SocketAddr>(), r#""parsed_text""#);
     #[derive(Deserialize)]
     #[allow(dead_code)]
     struct Event {
@@ -306,8 +306,8 @@ fn parsed_text_is_text() {
     }
     // `code` is declared last, so every other field is known.
     let json = shape::<Event>();
-    assert!(json.contains(r#""from":{"type":"text"},"id":{"type":"text"},"level":{"type":"u8"}"#), "{json}");
-    assert!(json.contains(r#""code":{"presence":"#) || json.contains(r#""code":{"type":"text"}"#), "{json}");
+    assert!(json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#), "{json}");
+    assert!(json.contains(r#""code":{"type":"parsed_text"}"#), "{json}");
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn codecs_have_schemas() {
     assert_eq!(of::<Bytes, Vec<u8>>(), r#""bytes""#);
     assert_eq!(of::<Json, Vec<u8>>(), r#"{"seq":"u8"}"#);
     assert_eq!(of::<MsgPack, Vec<u8>>(), r#"{"seq":"u8"}"#);
-    assert_eq!(of::<Json, IpAddr>(), r#""text""#);
+    assert_eq!(of::<Json, IpAddr>(), r#""parsed_text""#);
     assert!(of::<MsgPack, IpAddr>().starts_with(r#"{"enum":{"V4":{"content":{"tuple":["u8","u8","u8","u8"]}}"#));
     enum Own {}
     impl Codec<u8> for Own {

@@ -3,7 +3,7 @@
 //! ```text
 //! {"kvtyped_schema":1,"shape":SHAPE}
 //!
-//! SHAPE = "open" "bool" "u8" .. "i128" "f32" "f64" "char" "text" "bytes" "unit"
+//! SHAPE = "open" "bool" "u8" .. "i128" "f32" "f64" "char" "text" "parsed_text" "bytes" "unit"
 //!       | {"option":SHAPE} | {"seq":SHAPE} | {"tuple":[SHAPE,..]} | {"map":[KEY,VALUE]}
 //!       | {"struct":{NAME:{"aliases":[NAME,..],"presence":"optional","type":SHAPE},..},"deny_unknown_fields":true}
 //!       | {"enum":{NAME:{"aliases":[NAME,..],"content":SHAPE},..},"other":true}
@@ -74,6 +74,7 @@ fn write_shape(out: &mut String, shape: &Shape) {
             out.push_str(if *other { "},\"other\":true}" } else { "}}" });
         }
         Shape::Again(distance) => _ = write!(out, "{{\"again\":{distance}}}"),
+        Shape::ParsedText => out.push_str("\"parsed_text\""),
         leaf => _ = write!(out, "\"{leaf}\""),
     }
 }
@@ -173,6 +174,7 @@ fn read_leaf(kind: &str) -> Option<Shape> {
         "f64" => Shape::Float(64),
         "char" => Shape::Char,
         "text" => Shape::Text,
+        "parsed_text" => Shape::ParsedText,
         "bytes" => Shape::Bytes,
         "unit" => Shape::Unit,
         _ => {

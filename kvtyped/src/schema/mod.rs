@@ -23,8 +23,12 @@ mod error;
 mod shape;
 mod json;
 mod probe;
+mod report;
+mod compare;
 
+pub use self::compare::compare;
 pub use self::error::SchemaError;
+pub use self::report::{Compatibility, Finding, Verdict};
 
 use std::fmt;
 

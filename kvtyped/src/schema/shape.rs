@@ -18,6 +18,8 @@ pub(super) enum Shape {
     Float(u8),
     Char,
     Text,
+    /// A text that the type parses: it refuses some texts.
+    ParsedText,
     Bytes,
     Unit,
     Option(Box<Self>),
@@ -124,6 +126,7 @@ impl fmt::Display for Shape {
             Self::Float(bits) => write!(f, "f{bits}"),
             Self::Char => f.write_str("char"),
             Self::Text => f.write_str("text"),
+            Self::ParsedText => f.write_str("parsed text"),
             Self::Bytes => f.write_str("bytes"),
             Self::Unit => f.write_str("unit"),
             Self::Option(inner) => write!(f, "option of {inner}"),

@@ -50,6 +50,7 @@ fn shape(nodes: &[Node], id: NodeId, enclosing: &mut Vec<NodeId>) -> Shape {
     let Some(node) = nodes.get(id) else { return Shape::Open };
     match &node.kind {
         Kind::New | Kind::Open(_) => return Shape::Open,
+        Kind::Leaf(Shape::Text) if node.attempt > 0 => return Shape::ParsedText,
         Kind::Leaf(shape) => return shape.clone(),
         // The type never accepted a sequence or map: it has requirements that the probe does not know.
         Kind::Seq { .. } | Kind::Map { .. } if !node.is_accepted => return Shape::Open,
