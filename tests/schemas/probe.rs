@@ -306,7 +306,10 @@ fn parsed_text_is_found() {
     }
     // `code` is declared last, so every other field is known.
     let json = shape::<Event>();
-    assert!(json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#), "{json}");
+    assert!(
+        json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#),
+        "{json}"
+    );
     assert!(json.contains(r#""code":{"type":"parsed_text"}"#), "{json}");
 }
 

@@ -15,12 +15,14 @@
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
 // | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `stored_schema` | the schemas of the program and of the bucket |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open` | creation of a bucket, or comparison with the model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
 // | `write`, `modify`, `delete`, `touch`, `put_many` | writes |
 // | `compact` | removal of old delete markers |
+// | `check_schema` | the report on a program and the records of its bucket |
 // | `counters` | counters of the backend |
 mod recent;
 pub(crate) mod content;
@@ -33,6 +35,7 @@ mod verb;
 pub(crate) mod precondition;
 mod handle;
 mod schema_state;
+pub(crate) mod stored_schema;
 mod model_card;
 mod identity;
 mod open;
@@ -47,11 +50,13 @@ mod delete;
 mod touch;
 mod put_many;
 mod compact;
+mod check_schema;
 mod counters;
 
 #[doc(inline)]
 pub use crate::backend::BucketStatus;
 
+pub use self::check_schema::{CheckSchema, SchemaReport, VersionReport};
 pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;
 pub use self::delete::{Delete, Purge};

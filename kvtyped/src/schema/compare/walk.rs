@@ -56,7 +56,13 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Compares two shapes.
-    pub(super) fn compare<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+    pub(super) fn compare<'a>(
+        &mut self,
+        stored: &'a Shape,
+        stored_env: &Env<'a, '_>,
+        program: &'a Shape,
+        program_env: &Env<'a, '_>,
+    ) {
         let (stored, stored_env) = stored_env.resolve(stored);
         let (program, program_env) = program_env.resolve(program);
         let address = |shape: &Shape| std::ptr::from_ref(shape).addr();
@@ -72,7 +78,13 @@ impl Walk {
         self.levels -= 1;
     }
 
-    fn compare_kinds<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+    fn compare_kinds<'a>(
+        &mut self,
+        stored: &'a Shape,
+        stored_env: &Env<'a, '_>,
+        program: &'a Shape,
+        program_env: &Env<'a, '_>,
+    ) {
         let (in_stored, in_program) = (&stored_env.inside(stored), &program_env.inside(program));
         let were_optional = std::mem::take(&mut self.are_optional);
         match (stored, program) {
