@@ -25,6 +25,7 @@ mod json;
 mod probe;
 mod report;
 mod compare;
+pub mod golden;
 
 pub use self::compare::compare;
 pub use self::error::SchemaError;
