@@ -42,6 +42,8 @@ mod recovery;
 mod references;
 mod resume;
 mod runtimes;
+mod schema_versions;
+mod schemas;
 mod security;
 mod semaphore;
 mod server_versions;

@@ -127,9 +127,9 @@ fn expand(input: &DeriveInput, Shape { version, codec, private, is_valid }: &Sha
     };
     let (impl_generics, _, where_clause) = generics.split_for_impl();
     let number = version.number;
-    let (oldest, decode) = match version.upgrade_from {
-        Some(_) => (quote!(#private::oldest::<Self>(#number)), quote!(decode_next)),
-        None => (quote!(#number), quote!(decode_first)),
+    let (oldest, decode, schemas) = match version.upgrade_from {
+        Some(_) => (quote!(#private::oldest::<Self>(#number)), quote!(decode_next), quote!(schemas_next)),
+        None => (quote!(#number), quote!(decode_first), quote!(schemas_first)),
     };
     let writes = version.writes.as_ref().map(|(oldest, _)| {
         quote! {
@@ -176,6 +176,10 @@ fn expand(input: &DeriveInput, Shape { version, codec, private, is_valid }: &Sha
                 bytes: &[::core::primitive::u8],
             ) -> ::core::result::Result<Self, #private::DecodeError> {
                 #private::#decode(version, bytes)
+            }
+
+            fn __schemas() -> ::std::vec::Vec<#private::VersionSchema> {
+                #private::#schemas::<Self>()
             }
 
             #writes

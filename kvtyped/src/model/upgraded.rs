@@ -5,7 +5,8 @@
 
 use super::KvModel;
 use super::version::{
-    DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, encode_next, first, next,
+    DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema, encode_next, first,
+    next,
 };
 use crate::codec::{Codec, CodecError};
 
@@ -23,6 +24,10 @@ impl<M: KvModel<Value = M>> KvVersion for M {
 
     fn encode(&self, version: u32) -> Result<Vec<u8>, CodecError> {
         (M::SCHEMA.encode)(self, version)
+    }
+
+    fn __schemas() -> Vec<VersionSchema> {
+        (M::SCHEMA.schemas)()
     }
 }
 
@@ -79,6 +84,18 @@ where
     next::<T::Codec, T::Previous, T>(T::VERSION, version, bytes, <T as Upgraded>::upgrade)
 }
 
+/// Returns the schema of a version without `upgrade_from`.
+pub fn schemas_first<T: KvVersion>() -> Vec<VersionSchema> {
+    vec![VersionSchema::new::<T::Codec, T>(T::VERSION)]
+}
+
+/// Returns the schemas of a version with `upgrade_from`, and of the versions before.
+pub fn schemas_next<T: KvVersion + Upgraded>() -> Vec<VersionSchema> {
+    let mut schemas = T::Previous::__schemas();
+    schemas.extend(schemas_first::<T>());
+    schemas
+}
+
 /// Encodes a version with `writes`.
 ///
 /// # Errors
@@ -117,6 +134,11 @@ where
     schema.oldest = oldest::<M>(VERSION);
     schema.decode =
         |version, bytes| next::<M::Codec, M::Previous, _>(VERSION, version, bytes, <M as Upgraded>::upgrade);
+    schema.schemas = || {
+        let mut schemas = M::Previous::__schemas();
+        schemas.push(VersionSchema::new::<M::Codec, <M as KvModel>::Value>(VERSION));
+        schemas
+    };
     schema
 }
 

@@ -1,0 +1,162 @@
+//! The walk over two shapes.
+
+use std::collections::BTreeSet;
+
+use super::kinds::reads;
+use super::structs::{compare_enums, compare_structs};
+use crate::schema::report::{Effect, Finding, Verdict};
+use crate::schema::shape::Shape;
+
+/// The nesting limit of a comparison. Two recursive shapes can nest deeper together than each alone.
+const MAX_LEVELS: usize = 150;
+
+/// The largest number of compared pairs.
+const MAX_PAIRS: usize = 100_000;
+
+/// The enclosing shapes of a shape, for recursion.
+#[derive(Clone, Copy)]
+pub(super) struct Env<'a, 'e> {
+    /// `None` outside of the whole shape.
+    shape: Option<&'a Shape>,
+    outer: Option<&'e Env<'a, 'e>>,
+}
+
+impl<'a, 'e> Env<'a, 'e> {
+    pub(super) const EMPTY: Self = Self { shape: None, outer: None };
+
+    /// Returns the environment of the children of a shape.
+    pub(super) fn inside(&'e self, shape: &'a Shape) -> Self {
+        Self { shape: Some(shape), outer: Some(self) }
+    }
+
+    /// Returns the shape that a recursion stands for, with its own environment.
+    fn resolve(&'e self, shape: &'a Shape) -> (&'a Shape, &'e Self) {
+        let Shape::Again(distance) = shape else { return (shape, self) };
+        let mut env = self;
+        for _ in 1..*distance {
+            env = env.outer.unwrap_or(env);
+        }
+        (env.shape.unwrap_or(&Shape::Open), env.outer.unwrap_or(env))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Walk {
+    path: Vec<String>,
+    levels: usize,
+    is_key: bool,
+    /// Whether both shapes are directly inside of an option. An option of an option is encoded like one option.
+    pub(super) are_optional: bool,
+    /// The directions in which the value is not read: backward, forward.
+    pub(super) ignored: (bool, bool),
+    /// The compared pairs, by address: a recursion leads back to a pair.
+    pairs: BTreeSet<(usize, usize, (bool, bool))>,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Walk {
+    /// Compares two shapes.
+    pub(super) fn compare<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+        let (stored, stored_env) = stored_env.resolve(stored);
+        let (program, program_env) = program_env.resolve(program);
+        let address = |shape: &Shape| std::ptr::from_ref(shape).addr();
+        if !self.pairs.insert((address(stored), address(program), self.ignored)) {
+            return;
+        }
+        if self.levels >= MAX_LEVELS || self.pairs.len() > MAX_PAIRS {
+            let effect = Effect::new(Verdict::DataDecides, "the shapes are too complex for a comparison");
+            return self.add_pair(stored, program, effect.clone(), effect);
+        }
+        self.levels += 1;
+        self.compare_kinds(stored, stored_env, program, program_env);
+        self.levels -= 1;
+    }
+
+    fn compare_kinds<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+        let (in_stored, in_program) = (&stored_env.inside(stored), &program_env.inside(program));
+        let were_optional = std::mem::take(&mut self.are_optional);
+        match (stored, program) {
+            (Shape::Option(one), Shape::Option(two)) => {
+                self.are_optional = true;
+                self.compare(one, in_stored, two, in_program);
+            }
+            (Shape::Seq(one), Shape::Seq(two)) => {
+                self.enter("[]", |walk| walk.compare(one, in_stored, two, in_program));
+            }
+            (Shape::Map(old_key, old_value), Shape::Map(new_key, new_value)) => {
+                let was_key = std::mem::replace(&mut self.is_key, true);
+                self.enter("{key}", |walk| walk.compare(old_key, in_stored, new_key, in_program));
+                self.is_key = was_key;
+                self.enter("{}", |walk| walk.compare(old_value, in_stored, new_value, in_program));
+            }
+            (Shape::Tuple(old), Shape::Tuple(new)) if old.len() == new.len() => {
+                for (at, (one, two)) in old.iter().zip(new).enumerate() {
+                    self.enter(&at.to_string(), |walk| walk.compare(one, in_stored, two, in_program));
+                }
+            }
+            (Shape::Tuple(_), Shape::Tuple(_)) => {
+                let effect = Effect::new(Verdict::No, "tuples of other lengths cannot be read");
+                self.add_pair(stored, program, effect.clone(), effect);
+            }
+            (Shape::Struct(one), Shape::Struct(two)) => compare_structs(self, (one, in_stored), (two, in_program)),
+            (Shape::Enum(one), Shape::Enum(two)) => compare_enums(self, (one, in_stored), (two, in_program)),
+            (Shape::Option(inner), other) if !matches!(other, Shape::Open | Shape::Unit) => {
+                if !were_optional {
+                    let backward = Effect::new(Verdict::No, "absent values cannot be read");
+                    self.add_pair(stored, program, backward, Effect::yes());
+                }
+                self.are_optional = true;
+                self.compare(inner, in_stored, program, program_env);
+            }
+            (other, Shape::Option(inner)) if !matches!(other, Shape::Open | Shape::Unit) => {
+                if !were_optional {
+                    let forward = Effect::new(Verdict::No, "absent values cannot be read");
+                    self.add_pair(stored, program, Effect::yes(), forward);
+                }
+                self.are_optional = true;
+                self.compare(stored, stored_env, inner, in_program);
+            }
+            _ if stored == program => {}
+            _ => {
+                let (backward, forward) = (reads(stored, program, self.is_key), reads(program, stored, self.is_key));
+                self.add_pair(stored, program, backward, forward);
+            }
+        }
+    }
+
+    /// Runs a comparison below a path element.
+    pub(super) fn enter(&mut self, element: &str, compare: impl FnOnce(&mut Self)) {
+        self.path.push(element.to_owned());
+        compare(self);
+        self.path.pop();
+    }
+
+    fn add_pair(&mut self, stored: &Shape, program: &Shape, backward: Effect, forward: Effect) {
+        let (stored, program) = (stored.to_string(), program.to_string());
+        self.add(Finding { path: String::new(), stored, program, backward, forward, lacks_default: false });
+    }
+
+    /// Adds a finding at the current path. A second finding at the same path joins the first one.
+    pub(super) fn add(&mut self, mut finding: Finding) {
+        if self.ignored.0 {
+            finding.backward = Effect::yes();
+        }
+        if self.ignored.1 {
+            finding.forward = Effect::yes();
+        }
+        let mut path = String::new();
+        for element in &self.path {
+            let is_joined = path.is_empty() || element.starts_with('[') || element.starts_with('{');
+            path += if is_joined { "" } else { "." };
+            path += element;
+        }
+        match self.findings.iter_mut().find(|known| known.path == path) {
+            Some(known) => {
+                known.backward = known.backward.clone().and(finding.backward);
+                known.forward = known.forward.clone().and(finding.forward);
+                known.lacks_default |= finding.lacks_default;
+            }
+            None => self.findings.push(Finding { path, ..finding }),
+        }
+    }
+}
