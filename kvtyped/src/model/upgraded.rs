@@ -201,3 +201,57 @@ const fn same(a: &str, b: &str) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+    use crate::prelude::*;
+    use crate::{KvVersion, UnknownFields};
+
+    #[derive(Serialize, Deserialize, KvModel)]
+    #[kv(key = "{id}", name = "note", version = 2, unversioned = 2, newer = "keep", codec = MsgPack)]
+    #[serde(rename_all(serialize = "camelCase", deserialize = "camelCase"))]
+    struct Note {
+        id: u64,
+        #[kv(version)]
+        schema_version: u32,
+        #[serde(flatten)]
+        rest: UnknownFields,
+    }
+
+    #[derive(Serialize, Deserialize, KvModel)]
+    #[kv(key = "{id}")]
+    struct Plain {
+        id: u64,
+        #[kv(version)]
+        #[serde(rename = "v")]
+        version: u32,
+    }
+
+    #[test]
+    fn attributes_set_the_schema() {
+        let schema = Note::SCHEMA;
+        assert_eq!((schema.name, schema.version, schema.oldest, schema.writes), ("note", 2, 2, 2));
+        assert_eq!((schema.unversioned, schema.keeps_newer, schema.codec), (2, true, "msgpack"));
+        let schema = Plain::SCHEMA;
+        assert_eq!((schema.name, schema.version, schema.unversioned), ("plain", 1, 1));
+        assert_eq!((schema.keeps_newer, schema.codec), (false, "json"));
+    }
+
+    #[test]
+    fn version_field_has_its_stored_name() {
+        let note = Note { id: 1, schema_version: 7, rest: UnknownFields::default() };
+        let read = Note::SCHEMA.version_field.unwrap();
+        assert_eq!(read(&note.encode(2).unwrap()), Ok(Some(7)));
+        let read = Plain::SCHEMA.version_field.unwrap();
+        assert_eq!(read(br#"{"id":1,"v":7}"#), Ok(Some(7)));
+        assert_eq!(read(br#"{"id":1}"#), Ok(None));
+        assert!(read(br#"{"id":1,"v":-7}"#).is_err());
+    }
+
+    #[test]
+    fn codec_names_are_compared_by_their_text() {
+        assert!(same("json", "json") && !same("json", "jso") && !same("json", "jsom"));
+        assert!(!<Note as KvVersion>::__DEFAULT_CODEC);
+    }
+}

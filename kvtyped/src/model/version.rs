@@ -291,7 +291,7 @@ pub(super) fn first<C: Codec<V>, V>(own: u32, version: u32, bytes: &[u8]) -> Res
     }
 }
 
-/// Decodes a record of the version `own` or of an earlier one, which `upgrade` converts.
+/// Decodes a record of the version `own` or of an earlier one, and upgrades it.
 ///
 /// # Errors
 ///
@@ -327,8 +327,8 @@ pub(super) fn encode_first<C: Codec<V>, V>(own: u32, value: &V, version: u32) ->
     Err(CodecError::new(C::NAME, detail))
 }
 
-/// Encodes a record as the version `own` or an earlier one, to which `downgrade` converts. The encoding of an earlier
-/// version is read back and compared, because the caller cannot compare it with the record.
+/// Encodes a record as the version `own`, or as an earlier one after `downgrade`. The encoding of an earlier version is
+/// read back and compared, because the caller cannot compare it with the record.
 ///
 /// # Errors
 ///
