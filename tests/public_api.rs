@@ -70,6 +70,7 @@ const ROOT: &[&str] = &[
     "Store",
     "Ttl",
     "UnknownFields",
+    "golden",
     "Version",
 ];
 
