@@ -70,8 +70,8 @@ const ROOT: &[&str] = &[
     "Store",
     "Ttl",
     "UnknownFields",
-    "golden",
     "Version",
+    "golden",
 ];
 
 /// The names of the prelude, apart from anonymous traits. No name is common in other crates.

@@ -284,6 +284,10 @@ mod jitter;
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
 
+#[doc = include_str!("../docs/changing-a-model.md")]
+#[cfg(feature = "nats")]
+pub mod changing_a_model {}
+
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]
 pub mod permissions {}
