@@ -7,7 +7,21 @@ use proptest::prelude::*;
 /// The JSON of an arbitrary shape, in the canonical order.
 fn shape() -> impl Strategy<Value = String> {
     let kinds = [
-        "open", "bool", "u8", "i16", "u32", "i64", "u128", "i128", "f32", "f64", "char", "text", "parsed_text", "bytes", "unit",
+        "open",
+        "bool",
+        "u8",
+        "i16",
+        "u32",
+        "i64",
+        "u128",
+        "i128",
+        "f32",
+        "f64",
+        "char",
+        "text",
+        "parsed_text",
+        "bytes",
+        "unit",
     ];
     let leaf = prop::sample::select(kinds.to_vec()).prop_map(|kind| format!("\"{kind}\""));
     leaf.prop_recursive(4, 40, 4, |inner| {
@@ -36,8 +50,8 @@ fn shape() -> impl Strategy<Value = String> {
             (inner.clone(), inner).prop_map(|(key, value)| format!(r#"{{"map":[{key},{value}]}}"#)),
             (btree_map(name, field, 0..5), flag("deny_unknown_fields"))
                 .prop_map(move |(fields, deny)| format!(r#"{{"struct":{{{}}}{deny}}}"#, named(fields))),
-            (btree_map(name, variant, 0..4), flag("other"))
-                .prop_map(move |(variants, other)| format!(r#"{{"enum":{{{}}}{other}}}"#, named(variants))),
+            (btree_map(name, variant, 0..4), flag("other"), prop::sample::select(vec!["", r#","tag":"t""#]))
+                .prop_map(move |(variants, other, tag)| format!(r#"{{"enum":{{{}}}{other}{tag}}}"#, named(variants))),
         ]
     })
 }
@@ -108,9 +122,8 @@ fn foreign_text_is_refused() {
     ] {
         assert!(foreign(text), "{text}");
     }
-    let nested = |levels| {
-        format!(r#"{{"kvtyped_schema":1,"shape":{}"u8"{}}}"#, r#"{"seq":"#.repeat(levels), "}".repeat(levels))
-    };
+    let nested =
+        |levels| format!(r#"{{"kvtyped_schema":1,"shape":{}"u8"{}}}"#, r#"{"seq":"#.repeat(levels), "}".repeat(levels));
     assert!(Schema::from_json(&nested(40)).is_ok());
     assert!(foreign(&nested(41)) && foreign(&nested(100_000)));
 }

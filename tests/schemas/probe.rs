@@ -268,7 +268,11 @@ struct Page<T> {
 
 #[test]
 fn generic_types_are_no_recursion() {
-    let page = |item| format!(r#"{{"struct":{{"item":{{"type":{item}}},"more":{{"presence":"optional","type":{{"option":{{"again":2}}}}}}}}}}"#);
+    let page = |item| {
+        format!(
+            r#"{{"struct":{{"item":{{"type":{item}}},"more":{{"presence":"optional","type":{{"option":{{"again":2}}}}}}}}}}"#
+        )
+    };
     assert_eq!(shape::<Page<Page<u8>>>(), page(page(r#""u8""#.to_owned())));
 }
 
@@ -302,7 +306,10 @@ fn parsed_text_is_found() {
     }
     // `code` is declared last, so every other field is known.
     let json = shape::<Event>();
-    assert!(json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#), "{json}");
+    assert!(
+        json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#),
+        "{json}"
+    );
     assert!(json.contains(r#""code":{"type":"parsed_text"}"#), "{json}");
 }
 
@@ -312,7 +319,10 @@ fn standard_types_have_their_fields() {
     assert_eq!(shape::<Duration>(), duration);
     let time = shape::<SystemTime>();
     assert!(time.contains(r#""secs_since_epoch":{"type":"u64"}"#), "{time}");
-    assert_eq!(shape::<std::ops::Range<u8>>(), r#"{"struct":{"end":{"type":"u8"},"start":{"type":"u8"}},"deny_unknown_fields":true}"#);
+    assert_eq!(
+        shape::<std::ops::Range<u8>>(),
+        r#"{"struct":{"end":{"type":"u8"},"start":{"type":"u8"}},"deny_unknown_fields":true}"#
+    );
 }
 
 #[test]
@@ -465,7 +475,9 @@ fn large_types_stay_within_limits() {
     type Deep4<T> = Option<Vec<Option<Vec<T>>>>;
     type Deep16<T> = Deep4<Deep4<Deep4<Deep4<T>>>>;
     let json = shape::<Deep16<Deep16<Deep16<Deep16<u8>>>>>();
-    assert!(json.contains("open") && Schema::from_json(&Schema::probe::<Deep16<Deep16<Deep16<u8>>>>().to_json()).is_ok());
+    assert!(
+        json.contains("open") && Schema::from_json(&Schema::probe::<Deep16<Deep16<Deep16<u8>>>>().to_json()).is_ok()
+    );
 
     type Wide<T> = [Box<T>; 8];
     let start = std::time::Instant::now();

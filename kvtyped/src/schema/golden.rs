@@ -164,7 +164,9 @@ impl Check<'_> {
         let problem = match fs::read(&path) {
             Ok(content) => return Some(content),
             Err(error) if error.kind() == ErrorKind::NotFound => match self.missing {
-                Missing::Refuse => format!("`{name}` is missing; run the test with {VARIABLE}=write and commit the file"),
+                Missing::Refuse => {
+                    format!("`{name}` is missing; run the test with {VARIABLE}=write and commit the file")
+                }
                 Missing::Write => match self.write(&path, wanted) {
                     Ok(()) => return fs::read(&path).ok(),
                     Err(error) => format!("`{name}` cannot be written: {error}"),
@@ -192,7 +194,8 @@ impl Check<'_> {
         for (path, version, is_schema) in self.files() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if version > newest {
-                self.problems.push(format!("`{name}` belongs to a newer version than {newest}, the newest of the source"));
+                self.problems
+                    .push(format!("`{name}` belongs to a newer version than {newest}, the newest of the source"));
                 continue;
             }
             if is_schema {

@@ -61,12 +61,14 @@ pub(super) enum Presence {
     Unknown,
 }
 
-/// Variants that are named from outside: `"Unit"`, `{"Newtype": ..}`.
+/// Variants: `"Unit"`, `{"Newtype": ..}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Enum {
     pub(super) variants: BTreeMap<String, Variant>,
     /// Whether unknown unit variants are read, with `#[serde(other)]`.
     pub(super) other: bool,
+    /// The field that contains the name of the variant. The content of each variant then is a struct of the other fields.
+    pub(super) tag: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,9 @@ pub(super) fn reads(writer: &Shape, reader: &Shape, is_key: bool) -> Effect {
         (Shape::Float(_), Shape::Float(_)) => by_data("large numbers cannot be read, others lose precision".to_owned()),
         (Shape::Char | Shape::ParsedText, Shape::Text) | (Shape::Unit, Shape::Option(_)) => Effect::yes(),
         (Shape::Text | Shape::ParsedText, Shape::Char) => by_data("texts of other lengths cannot be read".to_owned()),
-        (Shape::Text | Shape::Char, Shape::ParsedText) => by_data("texts that the type refuses cannot be read".to_owned()),
+        (Shape::Text | Shape::Char, Shape::ParsedText) => {
+            by_data("texts that the type refuses cannot be read".to_owned())
+        }
         (Shape::Option(_), Shape::Unit) => by_data("only absent values can be read".to_owned()),
         (Shape::Seq(_) | Shape::Tuple(_), Shape::Seq(_) | Shape::Tuple(_)) => {
             by_data("the number of items decides".to_owned())
@@ -38,7 +40,9 @@ fn is_similar(one: &Shape, two: &Shape) -> bool {
     let is_text = matches!(two, Shape::Text | Shape::ParsedText | Shape::Char);
     match one {
         Shape::Bytes => is_sequence || is_text,
-        Shape::Int(Int { bits: 128, .. }) => is_sequence || matches!(two, Shape::Bytes | Shape::Struct(_) | Shape::Enum(_)),
+        Shape::Int(Int { bits: 128, .. }) => {
+            is_sequence || matches!(two, Shape::Bytes | Shape::Struct(_) | Shape::Enum(_))
+        }
         Shape::Int(_) => matches!(two, Shape::Enum(_)),
         Shape::Struct(_) => is_sequence || matches!(two, Shape::Map(..) | Shape::Enum(_)),
         Shape::Enum(_) => is_text || matches!(two, Shape::Map(..)),

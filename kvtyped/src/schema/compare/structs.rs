@@ -19,9 +19,8 @@ pub(super) fn compare_structs<'a>(
     (program, program_env): (&'a Struct, &Env<'a, '_>),
 ) {
     let mut added: Vec<Named<'a>> = program.fields.iter().map(|(name, field)| (name.as_str(), field)).collect();
-    let mut take = |found: &dyn Fn(Named<'a>) -> bool| {
-        added.iter().position(|field| found(*field)).map(|at| added.remove(at))
-    };
+    let mut take =
+        |found: &dyn Fn(Named<'a>) -> bool| added.iter().position(|field| found(*field)).map(|at| added.remove(at));
     let stored_fields = stored.fields.iter().map(|(name, field)| (name.as_str(), field));
     // A field of the same name goes before a field with an alias.
     let (same, renamed): (Vec<_>, Vec<_>) = stored_fields.partition(|(name, _)| program.fields.contains_key(*name));
@@ -36,7 +35,8 @@ pub(super) fn compare_structs<'a>(
         let backward = read_field(old, new, program.deny_unknown, Side::Backward);
         let forward = read_field(new, old, stored.deny_unknown, Side::Forward);
         let Some((name, _)) = new.or(old) else { continue };
-        let lacks_default = backward.verdict == Verdict::No && new.is_some_and(|new| new.1.presence != Presence::Optional);
+        let lacks_default =
+            backward.verdict == Verdict::No && new.is_some_and(|new| new.1.presence != Presence::Optional);
         walk.enter(name, |walk| {
             let (mut there, here) = (describe(old), describe(new));
             if let (Some(old), Some(new)) = (old, new)
@@ -48,7 +48,14 @@ pub(super) fn compare_structs<'a>(
                 old.0 != new.0 || old.1.presence != new.1.presence || is_option(&old.1.shape) != is_option(&new.1.shape)
             });
             if differs {
-                walk.add(Finding { path: String::new(), stored: there, program: here, backward, forward, lacks_default });
+                walk.add(Finding {
+                    path: String::new(),
+                    stored: there,
+                    program: here,
+                    backward,
+                    forward,
+                    lacks_default,
+                });
             }
             if let (Some(old), Some(new)) = (old, new) {
                 let ignored = walk.ignored;
@@ -112,7 +119,9 @@ fn read_field(writer: Option<Named<'_>>, reader: Option<Named<'_>>, denies_unkno
     let mut effect = Effect::yes();
     if let Some((name, _)) = writer.filter(|_| !accepted) {
         effect = effect.and(match (denies_unknown, side) {
-            (true, Side::Backward) => Effect::new(Verdict::No, format!("this program denies the unknown field `{name}`")),
+            (true, Side::Backward) => {
+                Effect::new(Verdict::No, format!("this program denies the unknown field `{name}`"))
+            }
             (true, Side::Forward) => Effect::new(Verdict::No, format!("programs without `{name}` deny unknown fields")),
             (false, Side::Backward) => Effect::new(Verdict::Yes, format!("this program drops `{name}` when it writes")),
             (false, Side::Forward) => {
@@ -128,7 +137,9 @@ fn read_field(writer: Option<Named<'_>>, reader: Option<Named<'_>>, denies_unkno
         (_, Presence::Unknown) | (Some(Presence::Unknown), _) => Verdict::DataDecides,
         (_, Presence::Required) => Verdict::No,
     };
-    let is_null = written.is_some_and(|field| is_option(&field.shape)) && !is_option(&read.shape) && !matches!(read.shape, Shape::Open | Shape::Unit);
+    let is_null = written.is_some_and(|field| is_option(&field.shape))
+        && !is_option(&read.shape)
+        && !matches!(read.shape, Shape::Open | Shape::Unit);
     let missing = if is_null { Verdict::No } else { missing };
     match missing {
         Verdict::Yes => effect,

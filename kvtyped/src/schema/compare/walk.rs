@@ -56,7 +56,13 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Compares two shapes.
-    pub(super) fn compare<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+    pub(super) fn compare<'a>(
+        &mut self,
+        stored: &'a Shape,
+        stored_env: &Env<'a, '_>,
+        program: &'a Shape,
+        program_env: &Env<'a, '_>,
+    ) {
         let (stored, stored_env) = stored_env.resolve(stored);
         let (program, program_env) = program_env.resolve(program);
         let address = |shape: &Shape| std::ptr::from_ref(shape).addr();
@@ -72,7 +78,13 @@ impl Walk {
         self.levels -= 1;
     }
 
-    fn compare_kinds<'a>(&mut self, stored: &'a Shape, stored_env: &Env<'a, '_>, program: &'a Shape, program_env: &Env<'a, '_>) {
+    fn compare_kinds<'a>(
+        &mut self,
+        stored: &'a Shape,
+        stored_env: &Env<'a, '_>,
+        program: &'a Shape,
+        program_env: &Env<'a, '_>,
+    ) {
         let (in_stored, in_program) = (&stored_env.inside(stored), &program_env.inside(program));
         let were_optional = std::mem::take(&mut self.are_optional);
         match (stored, program) {
@@ -99,6 +111,10 @@ impl Walk {
                 self.add_pair(stored, program, effect.clone(), effect);
             }
             (Shape::Struct(one), Shape::Struct(two)) => compare_structs(self, (one, in_stored), (two, in_program)),
+            (Shape::Enum(one), Shape::Enum(two)) if one.tag != two.tag => {
+                let effect = Effect::new(Verdict::No, "the name of the variant is in another place");
+                self.add_pair(stored, program, effect.clone(), effect);
+            }
             (Shape::Enum(one), Shape::Enum(two)) => compare_enums(self, (one, in_stored), (two, in_program)),
             (Shape::Option(inner), other) if !matches!(other, Shape::Open | Shape::Unit) => {
                 if !were_optional {

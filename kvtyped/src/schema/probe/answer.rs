@@ -168,7 +168,8 @@ impl<'de> Deserializer<'de> for Slot<'_> {
                 self.check(|_| inner.is_some())?;
                 match inner.filter(|inner| self.explores(*inner)) {
                     Some(inner) => {
- self.enclosed::<V, _>(|| self.child(inner, true).read(|inner| visitor.visit_some(inner)))}
+                        self.enclosed::<V, _>(|| self.child(inner, true).read(|inner| visitor.visit_some(inner)))
+                    }
                     None => visitor.visit_none(),
                 }
             }
@@ -202,9 +203,8 @@ impl<'de> Deserializer<'de> for Slot<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let create = |state: &mut State| {
-            Some(Kind::Map { key: state.create()?, value: state.create()?, needs_item: false })
-        };
+        let create =
+            |state: &mut State| Some(Kind::Map { key: state.create()?, value: state.create()?, needs_item: false });
         match self.record(Some(type_name::<V>()), create)? {
             Recorded::Again(target) => target.deserialize_map(visitor),
             Recorded::Open => self.open(visitor),

@@ -15,7 +15,8 @@ use super::structs::UNKNOWN;
 use crate::schema::json::fnv1a;
 
 pub(super) fn create(listed: &'static [&'static str]) -> EnumNode {
-    let variant = |name: &&'static str| VariantNode { name, content: Content::New, alias_of: None, tag: None, tried_at: None };
+    let variant =
+        |name: &&'static str| VariantNode { name, content: Content::New, alias_of: None, tag: None, tried_at: None };
     EnumNode { listed, variants: listed.iter().map(variant).collect(), other: None, accepted: None }
 }
 
@@ -202,11 +203,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
         self.content()?.read(|slot| slot.tuple(len, visitor))
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         self.content()?.read(|slot| slot.fields(fields, visitor))
     }
 }

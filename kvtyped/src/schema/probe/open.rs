@@ -10,8 +10,7 @@ use super::error::{Cause, Error};
 const MAX_KEYS: usize = 16;
 
 /// Answers for a value, until the type accepts one.
-const ANSWERS: [Answer; 6] =
-    [Answer::Text("a"), Answer::Int, Answer::Unit, Answer::Bool, Answer::Seq, Answer::Map];
+const ANSWERS: [Answer; 6] = [Answer::Text("a"), Answer::Int, Answer::Unit, Answer::Bool, Answer::Seq, Answer::Map];
 
 /// The next answer for an open value: first a map that grows with each complaint, then other kinds.
 #[derive(Clone, Debug, Default)]

@@ -60,8 +60,13 @@ impl Probe {
     pub(super) const ROOT: NodeId = 0;
 
     pub(super) fn new(is_human_readable: bool) -> Self {
-        let state =
-            State { nodes: vec![Node::default()], enclosing: Vec::new(), progress: 0, tries: 0, requests: MAX_REQUESTS };
+        let state = State {
+            nodes: vec![Node::default()],
+            enclosing: Vec::new(),
+            progress: 0,
+            tries: 0,
+            requests: MAX_REQUESTS,
+        };
         Self { is_human_readable, state: RefCell::new(state) }
     }
 

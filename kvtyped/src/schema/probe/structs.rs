@@ -23,7 +23,14 @@ pub(super) fn create(state: &mut State, listed: &'static [&'static str]) -> Opti
         Some(FieldNode { name, node: state.create()?, is_required: false, alias_of: None, is_first: false })
     };
     let fields = listed.iter().map(field).collect::<Option<_>>()?;
-    Some(StructNode { listed, fields, denies_unknown: None, are_aliases_known: false, is_presence_known: false, needs_all: false })
+    Some(StructNode {
+        listed,
+        fields,
+        denies_unknown: None,
+        are_aliases_known: false,
+        is_presence_known: false,
+        needs_all: false,
+    })
 }
 
 pub(super) fn visit<'de, V: Visitor<'de>>(slot: Slot<'_>, visitor: V) -> Result<V::Value, Error> {
@@ -70,8 +77,7 @@ impl Offer {
 fn select(state: &mut State, slot: Slot<'_>) -> Offer {
     let offer = |fields: Vec<_>, purpose| Offer { fields: fields.into_iter(), purpose };
     let Some(it) = state.as_struct(slot.node) else { return offer(Vec::new(), Purpose::Presence) };
-    let (needs_all, known_aliases, known_unknown) =
-        (it.needs_all, it.are_aliases_known, it.denies_unknown.is_some());
+    let (needs_all, known_aliases, known_unknown) = (it.needs_all, it.are_aliases_known, it.denies_unknown.is_some());
     let mut own: Vec<_> =
         it.own_fields().map(|field| (!field.is_first, field.name, field.node, field.is_required)).collect();
     own.sort_by_key(|(is_later, ..)| *is_later);
@@ -124,24 +130,25 @@ fn learn(
         }
     }
     let was_new = purpose == Purpose::Unknown;
-    was_new | match error.cause {
-        Cause::MissingField(name) if !offered.contains(&name) => {
-            let field = it.fields.iter_mut().find(|field| field.name == name);
-            field.is_some_and(|field| !std::mem::replace(&mut field.is_required, true))
-        }
-        Cause::DuplicateField(name) => {
-            let second = it.fields.iter_mut().find(|field| Some(field.name) == last);
-            match second {
-                Some(field) if field.name != name => field.alias_of.replace(name).is_none(),
-                Some(field) => !std::mem::replace(&mut field.is_first, true),
-                None => false,
+    was_new
+        | match error.cause {
+            Cause::MissingField(name) if !offered.contains(&name) => {
+                let field = it.fields.iter_mut().find(|field| field.name == name);
+                field.is_some_and(|field| !std::mem::replace(&mut field.is_required, true))
             }
+            Cause::DuplicateField(name) => {
+                let second = it.fields.iter_mut().find(|field| Some(field.name) == last);
+                match second {
+                    Some(field) if field.name != name => field.alias_of.replace(name).is_none(),
+                    Some(field) => !std::mem::replace(&mut field.is_first, true),
+                    None => false,
+                }
+            }
+            _ if purpose == Purpose::Aliases => !std::mem::replace(&mut it.are_aliases_known, true),
+            // The type names no missing field: it may require any of them.
+            _ if purpose == Purpose::Presence && !error.is_settled => !std::mem::replace(&mut it.needs_all, true),
+            _ => false,
         }
-        _ if purpose == Purpose::Aliases => !std::mem::replace(&mut it.are_aliases_known, true),
-        // The type names no missing field: it may require any of them.
-        _ if purpose == Purpose::Presence && !error.is_settled => !std::mem::replace(&mut it.needs_all, true),
-        _ => false,
-    }
 }
 
 struct Fields<'p, 'l> {
