@@ -60,7 +60,7 @@ impl<'a> Converter<'a> {
     fn described(&mut self, object: &'a Object) -> Shape {
         let choices = ["oneOf", "anyOf"].into_iter().find_map(|key| object.get(key)?.as_array());
         if let Some(choices) = choices {
-            // Fields beside the choices are those of a flattened enum.
+            // A flattened enum adds fields to the choices.
             let is_mixed = ["properties", "allOf", "additionalProperties"].iter().any(|key| object.contains_key(*key));
             return if is_mixed { Shape::Open } else { self.choice(choices) };
         }
@@ -109,11 +109,15 @@ impl<'a> Converter<'a> {
             return Shape::Tuple(items.iter().map(|item| self.shape(item, None)).collect());
         }
         let Some(item) = object.get("items") else { return Shape::Open };
+        let before = self.shapes;
         let item = self.shape(item, None);
         let length = |key| object.get(key).and_then(Value::as_u64).and_then(|length| usize::try_from(length).ok());
         match (length("minItems"), length("maxItems")) {
             (Some(len), Some(max)) if len == max => match len {
-                0..=MAX_TUPLE => Shape::Tuple(vec![item; len]),
+                0..=MAX_TUPLE => {
+                    self.shapes += (self.shapes - before) * len;
+                    if self.shapes > MAX_SHAPES { Shape::Open } else { Shape::Tuple(vec![item; len]) }
+                }
                 _ => Shape::Open,
             },
             _ => Shape::Seq(Box::new(item)),
@@ -139,7 +143,7 @@ impl<'a> Converter<'a> {
             };
         };
         if rest.is_some_and(|rest| *rest != Value::Bool(false)) {
-            // A flattened map beside fields.
+            // Fields and a flattened map.
             return Shape::Open;
         }
         let required = required(object);

@@ -1,6 +1,6 @@
-//! The shape of stored records, and what a change of the shape means for them.
+//! The shape of stored records, and the effects of a change of the shape.
 //!
-//! A [`Schema`] describes the shape of the values of a type. [`compare`] tells whether a program reads the records of
+//! A [`Schema`] describes the shape of the values of a type. [`compare`] reports whether a program reads the records of
 //! another schema, and whether the programs of that schema read its records. The functions of [`golden`] keep schemas and
 //! examples in files, so that a test finds an incompatible change before a deploy.
 //!
@@ -43,6 +43,8 @@ use self::shape::Shape;
 ///
 /// Two types have the same schema if records of one are records of the other. Names of types, the order of named fields
 /// and the order of variants are no part of a schema, because records do not contain them.
+///
+/// A schema describes the records that a type reads. A name that only `#[serde(rename(serialize = ".."))]` sets is no part.
 ///
 /// Parts without a fixed shape are *open*: tagged and untagged enums, flattened structs, values of any kind. An open part
 /// makes no promise.
@@ -134,7 +136,7 @@ impl Schema {
         Self::from_json_schema(schemars::SchemaGenerator::default().into_root_schema_for::<V>().as_value())
     }
 
-    /// Converts a JSON Schema, in the form in which `schemars` writes it. Parts with another structure are open.
+    /// Converts a JSON Schema that `schemars` has written. Parts with another structure are open.
     ///
     /// ```
     /// use kvtyped::schema::Schema;

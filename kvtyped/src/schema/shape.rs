@@ -49,7 +49,7 @@ pub(super) struct Struct {
 pub(super) struct Field {
     pub(super) shape: Shape,
     pub(super) presence: Presence,
-    /// Other names under which the field is read.
+    /// Other names that the reader accepts.
     pub(super) aliases: BTreeSet<String>,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Enum {
 pub(super) struct Variant {
     /// `None` for a unit variant.
     pub(super) content: Option<Shape>,
-    /// Other names of the variant. Serde does not tell which of the names it writes.
+    /// Other names of the variant. Serde does not report the name that it writes.
     pub(super) aliases: BTreeSet<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a difference between two schemas means for readers and writers.
+//! The effects of a difference between two schemas on readers and writers.
 
 mod kinds;
 mod structs;
@@ -36,7 +36,7 @@ pub fn compare(stored: &Schema, program: &Schema) -> Compatibility {
     }
     let mut walk = Walk::default();
     walk.compare(&stored.shape, &Env::EMPTY, &program.shape, &Env::EMPTY);
-    let mut findings = walk.findings;
+    let mut findings: Vec<_> = walk.findings.into_values().collect();
     if findings.is_empty() {
         findings.push(Finding {
             path: String::new(),
@@ -47,6 +47,5 @@ pub fn compare(stored: &Schema, program: &Schema) -> Compatibility {
             lacks_default: false,
         });
     }
-    findings.sort_by(|one, two| one.path.cmp(&two.path));
     Compatibility { findings }
 }

@@ -1,6 +1,6 @@
 //! The walk over two shapes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::kinds::reads;
 use super::structs::{compare_enums, compare_structs};
@@ -29,7 +29,7 @@ impl<'a, 'e> Env<'a, 'e> {
         Self { shape: Some(shape), outer: Some(self) }
     }
 
-    /// Returns the shape that a recursion stands for, with its own environment.
+    /// Returns the target of a recursion, with its own environment.
     fn resolve(&'e self, shape: &'a Shape) -> (&'a Shape, &'e Self) {
         let Shape::Again(distance) = shape else { return (shape, self) };
         let mut env = self;
@@ -47,11 +47,12 @@ pub(super) struct Walk {
     is_key: bool,
     /// Whether both shapes are directly inside of an option. An option of an option is encoded like one option.
     pub(super) are_optional: bool,
-    /// The directions in which the value is not read: backward, forward.
+    /// Whether readers ignore the value: backward, forward.
     pub(super) ignored: (bool, bool),
     /// The compared pairs, by address: a recursion leads back to a pair.
     pairs: BTreeSet<(usize, usize, (bool, bool))>,
-    pub(super) findings: Vec<Finding>,
+    /// The findings by path.
+    pub(super) findings: BTreeMap<String, Finding>,
 }
 
 impl Walk {
@@ -166,13 +167,13 @@ impl Walk {
             path += if is_joined { "" } else { "." };
             path += element;
         }
-        match self.findings.iter_mut().find(|known| known.path == path) {
+        match self.findings.get_mut(&path) {
             Some(known) => {
                 known.backward = known.backward.clone().and(finding.backward);
                 known.forward = known.forward.clone().and(finding.forward);
                 known.lacks_default |= finding.lacks_default;
             }
-            None => self.findings.push(Finding { path, ..finding }),
+            None => _ = self.findings.insert(path.clone(), Finding { path, ..finding }),
         }
     }
 }
