@@ -1,8 +1,9 @@
 //! The effects of a difference between two schemas on readers and writers.
 
+mod walk;
 mod kinds;
 mod structs;
-mod walk;
+mod pair;
 
 use self::walk::{Env, Walk};
 use super::Schema;
