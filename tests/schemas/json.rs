@@ -50,8 +50,8 @@ fn shape() -> impl Strategy<Value = String> {
             (inner.clone(), inner).prop_map(|(key, value)| format!(r#"{{"map":[{key},{value}]}}"#)),
             (btree_map(name, field, 0..5), flag("deny_unknown_fields"))
                 .prop_map(move |(fields, deny)| format!(r#"{{"struct":{{{}}}{deny}}}"#, named(fields))),
-            (btree_map(name, variant, 0..4), flag("other"))
-                .prop_map(move |(variants, other)| format!(r#"{{"enum":{{{}}}{other}}}"#, named(variants))),
+            (btree_map(name, variant, 0..4), flag("other"), prop::sample::select(vec!["", r#","tag":"t""#]))
+                .prop_map(move |(variants, other, tag)| format!(r#"{{"enum":{{{}}}{other}{tag}}}"#, named(variants))),
         ]
     })
 }
@@ -158,4 +158,19 @@ fn fingerprint_is_stable() {
     assert_eq!(Schema::open().to_json(), r#"{"kvtyped_schema":1,"shape":"open"}"#);
     assert_eq!(Schema::text().fingerprint().len(), 16);
     assert_ne!(Schema::text().fingerprint(), Schema::bytes().fingerprint());
+}
+
+#[test]
+fn large_schemas_compare_in_bounded_time() {
+    let names = |kind: &str, name: &str, of: &str| {
+        let entries: Vec<_> = (0..20_000).map(|at| format!(r#""{name}{at}":{of}"#)).collect();
+        Schema::from_json(&format!(r#"{{"kvtyped_schema":1,"shape":{{"{kind}":{{{}}}}}}}"#, entries.join(","))).unwrap()
+    };
+    let start = std::time::Instant::now();
+    let report = compare(&names("struct", "a", r#"{"type":"u8"}"#), &names("struct", "b", r#"{"type":"u8"}"#));
+    assert_eq!((report.findings().len(), report.backward()), (40_000, Verdict::No));
+    assert!(report.to_string().len() < 10_000_000);
+    let report = compare(&names("enum", "a", "{}"), &names("enum", "b", "{}"));
+    assert_eq!((report.findings().len(), report.backward()), (1, Verdict::No));
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }

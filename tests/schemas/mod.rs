@@ -1,7 +1,9 @@
 //! Schemas: the probe, the canonical JSON, comparisons, golden files.
 
 mod compare;
+mod golden;
 mod json;
+mod json_schema;
 mod probe;
 
 use kvtyped::schema::Schema;

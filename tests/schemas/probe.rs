@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroI64, NonZeroU8};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use kvtyped::codec::{Bytes, Codec, Json, MsgPack, Text};
 use kvtyped::schema::Schema;
-use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{inner, shape};
@@ -304,7 +306,7 @@ fn parsed_text_is_found() {
             if text == "kvtyped!" { Ok(Self) } else { Err("no") }
         }
     }
-    // `code` is declared last, so every other field is known.
+    // `code` is the last field, so the requirements of the others are known.
     let json = shape::<Event>();
     assert!(
         json.contains(r#""from":{"type":"parsed_text"},"id":{"type":"parsed_text"},"level":{"type":"u8"}"#),
@@ -485,6 +487,37 @@ fn large_types_stay_within_limits() {
     assert!(wide.to_json().len() < 1 << 20);
     assert_eq!(Schema::from_json(&wide.to_json()).unwrap(), wide);
     assert!(start.elapsed().as_secs() < 20, "the work is bounded: {:?}", start.elapsed());
+}
+
+#[test]
+fn enum_with_many_variants_is_found() {
+    struct Many;
+    impl<'de> Deserialize<'de> for Many {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visit;
+            impl<'de> Visitor<'de> for Visit {
+                type Value = Many;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a variant")
+                }
+                fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<Many, A::Error> {
+                    let (name, content) = variant.variant::<String>()?;
+                    match name.as_str() {
+                        "v0" => content.unit_variant(),
+                        name if NAMES.contains(&name) => content.newtype_variant::<Ping>().map(drop),
+                        _ => Err(A::Error::custom("unknown")),
+                    }?;
+                    Ok(Many)
+                }
+            }
+            deserializer.deserialize_enum("Many", &NAMES, Visit)
+        }
+    }
+    static NAMES: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| (0..300).map(|at| &*Box::leak(format!("v{at}").into_boxed_str())).collect());
+    let json = shape::<Many>();
+    assert!(json.contains(r#""v0":{},"#) && json.contains(r#""v299":{"content":{"struct":{"pong""#), "{json}");
+    assert!(!json.contains("open") && !json.contains("unknown"), "{json}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub enum SchemaError {
     #[error("the schema cannot be read: {detail}; restore the record or the file that contains it")]
     #[non_exhaustive]
     Foreign {
-        /// What is wrong with it.
+        /// The reason.
         detail: &'static str,
     },
     /// A newer version of this crate wrote the schema.

@@ -39,7 +39,7 @@ const VARIABLE: &str = "KVTYPED_GOLDEN";
 /// ```
 #[derive(Clone, Debug)]
 pub struct Golden<'a> {
-    /// The name of the model, with which the names of the files begin.
+    /// The name of the model. The names of its files begin with it.
     pub model: &'a str,
     /// The versions, with the newest one last.
     pub versions: Vec<GoldenVersion<'a>>,
@@ -93,7 +93,7 @@ impl Golden<'_> {
     /// # Errors
     ///
     /// Returns all problems in one text: a file is missing or unreadable; the schema of a version with a file changed;
-    /// an example of any version cannot be read; an example is encoded to other bytes than those of its file.
+    /// an example of any version cannot be read; the encoding of an example differs from its file.
     pub fn verify(&self, directory: &Path, examples: &[Vec<u8>], missing: Missing) -> Result<(), String> {
         let mut check = Check { golden: self, directory, missing, problems: Vec::new() };
         for version in &self.versions {
@@ -152,8 +152,8 @@ impl Check<'_> {
         };
         if self.content(&name, example).is_some_and(|content| without_line_end(&content) != without_line_end(example)) {
             self.problems.push(format!(
-                "the example is encoded to other bytes than those of `{name}`; either its values or its encoding changed \
-                 (a `HashMap` or `HashSet` has no stable order: use a `BTreeMap` or one entry in examples)"
+                "`{name}` has other bytes than the encoded example; either its values or its encoding changed (a `HashMap` \
+                 or `HashSet` has no stable order: use a `BTreeMap`, or one entry in examples)"
             ));
         }
     }

@@ -6,7 +6,7 @@
 //! SHAPE = "open" "bool" "u8" .. "i128" "f32" "f64" "char" "text" "parsed_text" "bytes" "unit"
 //!       | {"option":SHAPE} | {"seq":SHAPE} | {"tuple":[SHAPE,..]} | {"map":[KEY,VALUE]}
 //!       | {"struct":{NAME:{"aliases":[NAME,..],"presence":"optional","type":SHAPE},..},"deny_unknown_fields":true}
-//!       | {"enum":{NAME:{"aliases":[NAME,..],"content":SHAPE},..},"other":true}
+//!       | {"enum":{NAME:{"aliases":[NAME,..],"content":SHAPE},..},"other":true,"tag":NAME}
 //!       | {"again":DISTANCE}
 //! ```
 //!
@@ -56,7 +56,7 @@ fn write_shape(out: &mut String, shape: &Shape) {
             }
             out.push_str(if *deny_unknown { "},\"deny_unknown_fields\":true}" } else { "}}" });
         }
-        Shape::Enum(Enum { variants, other }) => {
+        Shape::Enum(Enum { variants, other, tag }) => {
             out.push_str("{\"enum\":{");
             for (at, (name, variant)) in variants.iter().enumerate() {
                 write_name(out, at, name);
@@ -71,7 +71,12 @@ fn write_shape(out: &mut String, shape: &Shape) {
                 }
                 out.push('}');
             }
-            out.push_str(if *other { "},\"other\":true}" } else { "}}" });
+            out.push_str(if *other { "},\"other\":true" } else { "}" });
+            if let Some(tag) = tag {
+                out.push_str(",\"tag\":");
+                write_text(out, tag);
+            }
+            out.push('}');
         }
         Shape::Again(distance) => _ = write!(out, "{{\"again\":{distance}}}"),
         Shape::ParsedText => out.push_str("\"parsed_text\""),
@@ -134,16 +139,21 @@ fn read_shape(value: &Value) -> Option<Shape> {
     }
     let object = value.as_object()?;
     let boxed = |value: &Value| read_shape(value).map(Box::new);
-    let (kind, content) = object.iter().find(|(key, _)| !["deny_unknown_fields", "other"].contains(&key.as_str()))?;
-    let flag = match kind.as_str() {
-        "struct" => "deny_unknown_fields",
-        "enum" => "other",
-        _ => kind.as_str(),
+    let is_setting = |key: &str| ["deny_unknown_fields", "other", "tag"].contains(&key);
+    let (kind, content) = object.iter().find(|(key, _)| !is_setting(key))?;
+    let settings: &[&str] = match kind.as_str() {
+        "struct" => &["deny_unknown_fields"],
+        "enum" => &["other", "tag"],
+        _ => &[],
     };
-    if object.keys().any(|key| key != kind && key != flag) {
+    if object.keys().any(|key| key != kind && !settings.contains(&key.as_str())) {
         return None;
     }
-    let flag = || object.get(flag).map_or(Some(false), Value::as_bool);
+    let flag = |name| object.get(name).map_or(Some(false), Value::as_bool);
+    let tag = match object.get("tag") {
+        Some(tag) => Some(tag.as_str()?.to_owned()),
+        None => None,
+    };
     Some(match kind.as_str() {
         "option" => Shape::Option(boxed(content)?),
         "seq" => Shape::Seq(boxed(content)?),
@@ -154,12 +164,12 @@ fn read_shape(value: &Value) -> Option<Shape> {
         },
         "struct" => {
             let fields = content.as_object()?.iter().map(|(name, field)| Some((name.clone(), read_field(field)?)));
-            Shape::Struct(Struct { fields: fields.collect::<Option<_>>()?, deny_unknown: flag()? })
+            Shape::Struct(Struct { fields: fields.collect::<Option<_>>()?, deny_unknown: flag("deny_unknown_fields")? })
         }
         "enum" => {
             let variants =
                 content.as_object()?.iter().map(|(name, variant)| Some((name.clone(), read_variant(variant)?)));
-            Shape::Enum(Enum { variants: variants.collect::<Option<_>>()?, other: flag()? })
+            Shape::Enum(Enum { variants: variants.collect::<Option<_>>()?, other: flag("other")?, tag })
         }
         "again" => Shape::Again(content.as_u64()?.try_into().ok()?),
         _ => return None,

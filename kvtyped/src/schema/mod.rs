@@ -1,6 +1,6 @@
-//! The shape of stored records, and what a change of the shape means for them.
+//! The shape of stored records, and the effects of a change of the shape.
 //!
-//! A [`Schema`] describes the shape of the values of a type. [`compare`] tells whether a program reads the records of
+//! A [`Schema`] describes the shape of the values of a type. [`compare`] reports whether a program reads the records of
 //! another schema, and whether the programs of that schema read its records. The functions of [`golden`] keep schemas and
 //! examples in files, so that a test finds an incompatible change before a deploy.
 //!
@@ -23,6 +23,8 @@ mod error;
 mod shape;
 mod json;
 mod probe;
+#[cfg(feature = "schemars")]
+mod json_schema;
 mod report;
 mod compare;
 pub mod golden;
@@ -41,6 +43,8 @@ use self::shape::Shape;
 ///
 /// Two types have the same schema if records of one are records of the other. Names of types, the order of named fields
 /// and the order of variants are no part of a schema, because records do not contain them.
+///
+/// A schema describes the records that a type reads. A name that only `#[serde(rename(serialize = ".."))]` sets is no part.
 ///
 /// Parts without a fixed shape are *open*: tagged and untagged enums, flattened structs, values of any kind. An open part
 /// makes no promise.
@@ -104,6 +108,45 @@ impl Schema {
     /// [`probe`](Self::probe).
     pub fn probe_binary<V: DeserializeOwned>() -> Self {
         Self { shape: probe::probe::<V>(false) }
+    }
+
+    /// Returns the schema of a type with `JsonSchema`.
+    ///
+    /// Unlike [`probe`](Self::probe), it describes internally and adjacently tagged enums and flattened structs. It does
+    /// not describe aliases and `#[serde(other)]`, which JSON Schema lacks. Untagged enums are open.
+    ///
+    /// ```
+    /// use kvtyped::schema::Schema;
+    ///
+    /// #[derive(schemars::JsonSchema)]
+    /// #[serde(tag = "kind")]
+    /// # #[allow(dead_code)]
+    /// enum Shape { Circle { radius: u32 }, Point }
+    ///
+    /// assert_eq!(
+    ///     Schema::of_json_schema::<Shape>().to_json(),
+    ///     concat!(
+    ///         r#"{"kvtyped_schema":1,"shape":{"enum":{"Circle":{"content":{"struct":{"radius":{"type":"u32"}}}},"#,
+    ///         r#""Point":{"content":{"struct":{}}}},"tag":"kind"}}"#,
+    ///     )
+    /// );
+    /// ```
+    #[cfg(feature = "schemars")]
+    pub fn of_json_schema<V: schemars::JsonSchema>() -> Self {
+        Self::from_json_schema(schemars::SchemaGenerator::default().into_root_schema_for::<V>().as_value())
+    }
+
+    /// Converts a JSON Schema that `schemars` has written. Parts with another structure are open.
+    ///
+    /// ```
+    /// use kvtyped::schema::Schema;
+    ///
+    /// let schema = serde_json::json!({ "type": "array", "items": { "type": "string" } });
+    /// assert!(Schema::from_json_schema(&schema).to_json().contains(r#"{"seq":"text"}"#));
+    /// ```
+    #[cfg(feature = "schemars")]
+    pub fn from_json_schema(schema: &serde_json::Value) -> Self {
+        Self { shape: json_schema::convert(schema) }
     }
 
     /// Returns whether the schema makes no promise at all.

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The largest width of a column. Longer texts shift the rest of their line.
+const MAX_WIDTH: usize = 48;
+
 /// Whether the reader of one schema reads the records of another schema.
 ///
 /// The order is from good to bad.
@@ -28,7 +31,7 @@ pub struct Finding {
     pub(super) lacks_default: bool,
 }
 
-/// A verdict with its reasons.
+/// An answer to the question whether a reader reads records, with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Effect {
     pub(super) verdict: Verdict,
@@ -173,7 +176,7 @@ impl fmt::Display for Compatibility {
                 [path.to_owned(), side(&finding.stored, "there"), side(&finding.program, "here"), finding.effects()]
             })
             .collect();
-        let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let width = |at: usize| rows.iter().map(|row| row[at].chars().count().min(MAX_WIDTH)).max().unwrap_or(0);
         let (path, stored, program) = (width(0), width(1), width(2));
         for row in &rows {
             writeln!(f, "  {:path$}  {:stored$}  {:program$}  {}", row[0], row[1], row[2], row[3])?;

@@ -49,7 +49,7 @@ pub(super) struct Struct {
 pub(super) struct Field {
     pub(super) shape: Shape,
     pub(super) presence: Presence,
-    /// Other names under which the field is read.
+    /// Other names that the reader accepts.
     pub(super) aliases: BTreeSet<String>,
 }
 
@@ -61,19 +61,21 @@ pub(super) enum Presence {
     Unknown,
 }
 
-/// Variants that are named from outside: `"Unit"`, `{"Newtype": ..}`.
+/// Variants: `"Unit"`, `{"Newtype": ..}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Enum {
     pub(super) variants: BTreeMap<String, Variant>,
     /// Whether unknown unit variants are read, with `#[serde(other)]`.
     pub(super) other: bool,
+    /// The field that contains the name of the variant. The content of each variant then is a struct of the other fields.
+    pub(super) tag: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Variant {
     /// `None` for a unit variant.
     pub(super) content: Option<Shape>,
-    /// Other names of the variant. Serde does not tell which of the names it writes.
+    /// Other names of the variant. Serde does not report the name that it writes.
     pub(super) aliases: BTreeSet<String>,
 }
 

@@ -1,8 +1,9 @@
-//! What a difference between two schemas means for readers and writers.
+//! The effects of a difference between two schemas on readers and writers.
 
+mod walk;
 mod kinds;
 mod structs;
-mod walk;
+mod pair;
 
 use self::walk::{Env, Walk};
 use super::Schema;
@@ -36,7 +37,7 @@ pub fn compare(stored: &Schema, program: &Schema) -> Compatibility {
     }
     let mut walk = Walk::default();
     walk.compare(&stored.shape, &Env::EMPTY, &program.shape, &Env::EMPTY);
-    let mut findings = walk.findings;
+    let mut findings: Vec<_> = walk.findings.into_values().collect();
     if findings.is_empty() {
         findings.push(Finding {
             path: String::new(),
@@ -47,6 +48,5 @@ pub fn compare(stored: &Schema, program: &Schema) -> Compatibility {
             lacks_default: false,
         });
     }
-    findings.sort_by(|one, two| one.path.cmp(&two.path));
     Compatibility { findings }
 }

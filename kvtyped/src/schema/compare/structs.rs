@@ -1,6 +1,6 @@
 //! Pairs of structs and of enums.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::walk::{Env, Walk};
 use crate::schema::report::{Effect, Finding, Verdict};
@@ -18,20 +18,7 @@ pub(super) fn compare_structs<'a>(
     (stored, stored_env): (&'a Struct, &Env<'a, '_>),
     (program, program_env): (&'a Struct, &Env<'a, '_>),
 ) {
-    let mut added: Vec<Named<'a>> = program.fields.iter().map(|(name, field)| (name.as_str(), field)).collect();
-    let mut take =
-        |found: &dyn Fn(Named<'a>) -> bool| added.iter().position(|field| found(*field)).map(|at| added.remove(at));
-    let stored_fields = stored.fields.iter().map(|(name, field)| (name.as_str(), field));
-    // A field of the same name goes before a field with an alias.
-    let (same, renamed): (Vec<_>, Vec<_>) = stored_fields.partition(|(name, _)| program.fields.contains_key(*name));
-    let mut pairs = Vec::new();
-    for old in same.into_iter().chain(renamed) {
-        let new = take(&|new| new.0 == old.0);
-        let new = new.or_else(|| take(&|new| accepts(new, old.0) || accepts(old, new.0)));
-        pairs.push((Some(old), new));
-    }
-    pairs.extend(added.into_iter().map(|new| (None, Some(new))));
-    for (old, new) in pairs {
+    for (old, new) in pair_fields(stored, program) {
         let backward = read_field(old, new, program.deny_unknown, Side::Backward);
         let forward = read_field(new, old, stored.deny_unknown, Side::Forward);
         let Some((name, _)) = new.or(old) else { continue };
@@ -65,6 +52,25 @@ pub(super) fn compare_structs<'a>(
             }
         });
     }
+}
+
+/// Returns all fields of both structs, in pairs with a common name.
+fn pair_fields<'a>(stored: &'a Struct, program: &'a Struct) -> Vec<(Option<Named<'a>>, Option<Named<'a>>)> {
+    let mut added: BTreeMap<_, _> = program.fields.iter().map(|(name, field)| (name.as_str(), field)).collect();
+    let aliases = program.fields.iter().flat_map(|(name, field)| field.aliases.iter().map(move |alias| (alias, name)));
+    let aliases: BTreeMap<&str, &str> = aliases.map(|(alias, name)| (alias.as_str(), name.as_str())).collect();
+    let stored_fields = stored.fields.iter().map(|(name, field)| (name.as_str(), field));
+    // A field of the same name goes before a field with an alias.
+    let (same, renamed): (Vec<Named<'a>>, Vec<_>) =
+        stored_fields.partition(|(name, _)| program.fields.contains_key(*name));
+    let mut pairs = Vec::new();
+    for old in same.into_iter().chain(renamed) {
+        let names = [old.0].into_iter().chain(aliases.get(old.0).copied());
+        let mut names = names.chain(old.1.aliases.iter().map(String::as_str));
+        pairs.push((Some(old), names.find_map(|name| added.remove_entry(name))));
+    }
+    pairs.extend(added.into_iter().map(|new| (None, Some(new))));
+    pairs
 }
 
 /// Compares the values of a field. The finding of the field covers absent values.
@@ -166,8 +172,10 @@ pub(super) fn compare_enums<'a>(
             lacks_default: false,
         });
     }
+    let program = by_name(program);
     for (name, old) in &stored.variants {
-        let Some((new_name, new)) = find(program, name, old) else { continue };
+        let mut names = [name].into_iter().chain(&old.aliases);
+        let Some((new_name, new)) = names.find_map(|name| program.get(name.as_str())) else { continue };
         walk.enter(new_name, |walk| match (&old.content, &new.content) {
             (None, None) => {}
             (Some(old), Some(new)) => walk.compare(old, stored_env, new, program_env),
@@ -187,14 +195,12 @@ fn names<'a>(name: &'a str, variant: &'a Variant) -> BTreeSet<&'a str> {
     variant.aliases.iter().map(String::as_str).chain([name]).collect()
 }
 
-/// Returns the variant that shares a name with the given one.
-fn find<'a>(it: &'a Enum, name: &str, variant: &Variant) -> Option<(&'a str, &'a Variant)> {
-    let wanted = names(name, variant);
-    if let Some((name, variant)) = it.variants.get_key_value(name) {
-        return Some((name, variant));
-    }
-    let mut variants = it.variants.iter().map(|(name, variant)| (name.as_str(), variant));
-    variants.find(|(name, variant)| !names(name, variant).is_disjoint(&wanted))
+/// Returns the variants by all their names.
+fn by_name(it: &Enum) -> BTreeMap<&str, (&str, &Variant)> {
+    let variants = || it.variants.iter().map(|(name, variant)| (name.as_str(), variant));
+    let aliases = variants().flat_map(|(name, variant)| variant.aliases.iter().map(move |it| (it, (name, variant))));
+    let aliases = aliases.map(|(alias, variant)| (alias.as_str(), variant));
+    aliases.chain(variants().map(|(name, variant)| (name, (name, variant)))).collect()
 }
 
 /// Returns the variants that a reader does not know, and the effect.

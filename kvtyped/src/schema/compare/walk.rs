@@ -1,17 +1,9 @@
-//! The walk over two shapes.
+//! The state of a comparison: the place in both shapes, and the findings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::kinds::reads;
-use super::structs::{compare_enums, compare_structs};
-use crate::schema::report::{Effect, Finding, Verdict};
+use crate::schema::report::{Effect, Finding};
 use crate::schema::shape::Shape;
-
-/// The nesting limit of a comparison. Two recursive shapes can nest deeper together than each alone.
-const MAX_LEVELS: usize = 150;
-
-/// The largest number of compared pairs.
-const MAX_PAIRS: usize = 100_000;
 
 /// The enclosing shapes of a shape, for recursion.
 #[derive(Clone, Copy)]
@@ -29,8 +21,8 @@ impl<'a, 'e> Env<'a, 'e> {
         Self { shape: Some(shape), outer: Some(self) }
     }
 
-    /// Returns the shape that a recursion stands for, with its own environment.
-    fn resolve(&'e self, shape: &'a Shape) -> (&'a Shape, &'e Self) {
+    /// Returns the target of a recursion, with its own environment.
+    pub(super) fn resolve(&'e self, shape: &'a Shape) -> (&'a Shape, &'e Self) {
         let Shape::Again(distance) = shape else { return (shape, self) };
         let mut env = self;
         for _ in 1..*distance {
@@ -43,99 +35,19 @@ impl<'a, 'e> Env<'a, 'e> {
 #[derive(Default)]
 pub(super) struct Walk {
     path: Vec<String>,
-    levels: usize,
-    is_key: bool,
+    pub(super) levels: usize,
+    pub(super) is_key: bool,
     /// Whether both shapes are directly inside of an option. An option of an option is encoded like one option.
     pub(super) are_optional: bool,
-    /// The directions in which the value is not read: backward, forward.
+    /// Whether readers ignore the value: backward, forward.
     pub(super) ignored: (bool, bool),
     /// The compared pairs, by address: a recursion leads back to a pair.
-    pairs: BTreeSet<(usize, usize, (bool, bool))>,
-    pub(super) findings: Vec<Finding>,
+    pub(super) pairs: BTreeSet<(usize, usize, (bool, bool))>,
+    /// The findings by path.
+    pub(super) findings: BTreeMap<String, Finding>,
 }
 
 impl Walk {
-    /// Compares two shapes.
-    pub(super) fn compare<'a>(
-        &mut self,
-        stored: &'a Shape,
-        stored_env: &Env<'a, '_>,
-        program: &'a Shape,
-        program_env: &Env<'a, '_>,
-    ) {
-        let (stored, stored_env) = stored_env.resolve(stored);
-        let (program, program_env) = program_env.resolve(program);
-        let address = |shape: &Shape| std::ptr::from_ref(shape).addr();
-        if !self.pairs.insert((address(stored), address(program), self.ignored)) {
-            return;
-        }
-        if self.levels >= MAX_LEVELS || self.pairs.len() > MAX_PAIRS {
-            let effect = Effect::new(Verdict::DataDecides, "the shapes are too complex for a comparison");
-            return self.add_pair(stored, program, effect.clone(), effect);
-        }
-        self.levels += 1;
-        self.compare_kinds(stored, stored_env, program, program_env);
-        self.levels -= 1;
-    }
-
-    fn compare_kinds<'a>(
-        &mut self,
-        stored: &'a Shape,
-        stored_env: &Env<'a, '_>,
-        program: &'a Shape,
-        program_env: &Env<'a, '_>,
-    ) {
-        let (in_stored, in_program) = (&stored_env.inside(stored), &program_env.inside(program));
-        let were_optional = std::mem::take(&mut self.are_optional);
-        match (stored, program) {
-            (Shape::Option(one), Shape::Option(two)) => {
-                self.are_optional = true;
-                self.compare(one, in_stored, two, in_program);
-            }
-            (Shape::Seq(one), Shape::Seq(two)) => {
-                self.enter("[]", |walk| walk.compare(one, in_stored, two, in_program));
-            }
-            (Shape::Map(old_key, old_value), Shape::Map(new_key, new_value)) => {
-                let was_key = std::mem::replace(&mut self.is_key, true);
-                self.enter("{key}", |walk| walk.compare(old_key, in_stored, new_key, in_program));
-                self.is_key = was_key;
-                self.enter("{}", |walk| walk.compare(old_value, in_stored, new_value, in_program));
-            }
-            (Shape::Tuple(old), Shape::Tuple(new)) if old.len() == new.len() => {
-                for (at, (one, two)) in old.iter().zip(new).enumerate() {
-                    self.enter(&at.to_string(), |walk| walk.compare(one, in_stored, two, in_program));
-                }
-            }
-            (Shape::Tuple(_), Shape::Tuple(_)) => {
-                let effect = Effect::new(Verdict::No, "tuples of other lengths cannot be read");
-                self.add_pair(stored, program, effect.clone(), effect);
-            }
-            (Shape::Struct(one), Shape::Struct(two)) => compare_structs(self, (one, in_stored), (two, in_program)),
-            (Shape::Enum(one), Shape::Enum(two)) => compare_enums(self, (one, in_stored), (two, in_program)),
-            (Shape::Option(inner), other) if !matches!(other, Shape::Open | Shape::Unit) => {
-                if !were_optional {
-                    let backward = Effect::new(Verdict::No, "absent values cannot be read");
-                    self.add_pair(stored, program, backward, Effect::yes());
-                }
-                self.are_optional = true;
-                self.compare(inner, in_stored, program, program_env);
-            }
-            (other, Shape::Option(inner)) if !matches!(other, Shape::Open | Shape::Unit) => {
-                if !were_optional {
-                    let forward = Effect::new(Verdict::No, "absent values cannot be read");
-                    self.add_pair(stored, program, Effect::yes(), forward);
-                }
-                self.are_optional = true;
-                self.compare(stored, stored_env, inner, in_program);
-            }
-            _ if stored == program => {}
-            _ => {
-                let (backward, forward) = (reads(stored, program, self.is_key), reads(program, stored, self.is_key));
-                self.add_pair(stored, program, backward, forward);
-            }
-        }
-    }
-
     /// Runs a comparison below a path element.
     pub(super) fn enter(&mut self, element: &str, compare: impl FnOnce(&mut Self)) {
         self.path.push(element.to_owned());
@@ -143,7 +55,7 @@ impl Walk {
         self.path.pop();
     }
 
-    fn add_pair(&mut self, stored: &Shape, program: &Shape, backward: Effect, forward: Effect) {
+    pub(super) fn add_pair(&mut self, stored: &Shape, program: &Shape, backward: Effect, forward: Effect) {
         let (stored, program) = (stored.to_string(), program.to_string());
         self.add(Finding { path: String::new(), stored, program, backward, forward, lacks_default: false });
     }
@@ -162,13 +74,13 @@ impl Walk {
             path += if is_joined { "" } else { "." };
             path += element;
         }
-        match self.findings.iter_mut().find(|known| known.path == path) {
+        match self.findings.get_mut(&path) {
             Some(known) => {
                 known.backward = known.backward.clone().and(finding.backward);
                 known.forward = known.forward.clone().and(finding.forward);
                 known.lacks_default |= finding.lacks_default;
             }
-            None => self.findings.push(Finding { path, ..finding }),
+            None => _ = self.findings.insert(path.clone(), Finding { path, ..finding }),
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn visit<'de, V: Visitor<'de>>(slot: Slot<'_>, visitor: V) -> Result<
 
 #[derive(Clone, Copy)]
 enum Selected {
-    /// A variant that is known, as a small value.
+    /// A known variant, as a small value.
     Known(usize),
     /// A variant to explore.
     New(usize),

@@ -1,4 +1,4 @@
-//! The errors of a run. They tell the probe what a type requires.
+//! The errors of a run, with the requirements of the type.
 
 use std::fmt;
 

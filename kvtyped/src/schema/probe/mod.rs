@@ -102,5 +102,5 @@ fn variants(it: &EnumNode, mut child: impl FnMut(&NodeId) -> Shape) -> Enum {
         let aliases: BTreeSet<_> = aliases.map(|alias| alias.name.to_owned()).collect();
         Some((variant.name.to_owned(), Variant { content, aliases }))
     });
-    Enum { variants: variants.collect(), other: it.other == Some(true) }
+    Enum { variants: variants.collect(), other: it.other == Some(true), tag: None }
 }

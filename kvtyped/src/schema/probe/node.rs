@@ -53,7 +53,7 @@ pub(super) struct StructNode {
     pub(super) denies_unknown: Option<bool>,
     /// Whether no more aliases are to be found.
     pub(super) are_aliases_known: bool,
-    /// Whether all fields that are not known as required are optional.
+    /// Whether all fields without `is_required` are optional.
     pub(super) is_presence_known: bool,
     /// Whether the type refused a value of the required fields alone.
     pub(super) needs_all: bool,

@@ -1,4 +1,4 @@
-//! What the runs know, and the bounds of their work.
+//! The findings of the runs, and the bounds of their work.
 
 use std::cell::RefCell;
 
@@ -133,7 +133,7 @@ impl State {
         }
     }
 
-    /// Selects another answer after a refusal for which no inner value is responsible.
+    /// Selects another answer after a refusal that no inner value has caused.
     pub(super) fn refuse(&mut self, node: NodeId, cause: Cause, is_exploring: bool) {
         let it = &mut self.nodes[node];
         let is_container = matches!(it.kind, Kind::Struct(_) | Kind::Seq { .. } | Kind::Map { .. });
