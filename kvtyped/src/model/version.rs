@@ -1,4 +1,4 @@
-//! Schema versions: the shapes in which the records of a model were stored, and the upgrades between them.
+//! Schema versions: the stored shapes of the records of a model, and the upgrades between them.
 
 use std::error::Error as StdError;
 use std::fmt;
