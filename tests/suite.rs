@@ -9,6 +9,7 @@ mod codecs;
 mod conformance;
 mod counters;
 mod election;
+mod epoch_conformance;
 mod error_messages;
 mod expiry;
 mod filters;
