@@ -123,7 +123,7 @@ impl RawBucket for InEpoch {
 }
 
 /// The rules that choose the epochs themselves.
-const OWN_EPOCHS: [&str; 8] = [
+pub(crate) const OWN_EPOCHS: [&str; 8] = [
     "new_bucket_has_first_epoch",
     "write_of_other_epoch_is_refused",
     "write_without_epoch_needs_open_bucket",

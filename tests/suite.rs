@@ -61,3 +61,4 @@ mod unpolled;
 mod unpolled_leases;
 mod verbs;
 mod watch;
+mod write_epochs;
