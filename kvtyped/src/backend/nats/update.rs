@@ -77,7 +77,7 @@ impl NatsBackend {
         }
     }
 
-    /// Waits until every replica of a bucket is current, and was heard of since the begin of the wait.
+    /// Waits until every replica of a bucket is current, and has answered its leader since the begin of the wait.
     async fn await_current_replicas(&self, bucket: &str, deadline: Deadline) -> Result<()> {
         let started = Instant::now();
         loop {
@@ -94,7 +94,7 @@ impl NatsBackend {
     }
 }
 
-/// Returns the name of a replica that is not current, or that its leader has not heard of for this time.
+/// Returns the name of a replica that is not current, or that has not answered its leader for this time.
 fn late_replica(info: &Value, heard_within: Duration) -> Option<String> {
     let replicas = info["cluster"]["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
     let late = |replica: &&Value| {

@@ -237,7 +237,7 @@ impl<'a> Commit<'a> {
         Err(error.caused_by(conflict).unknown_outcome())
     }
 
-    /// Decides the outcome of a batch after the bucket moved to another epoch. No attempt can be applied any more.
+    /// Decides the outcome of a batch after the bucket moved to another epoch. No attempt can be applied after that.
     async fn resolve_after_switch(&self, refusal: EpochRefusal) -> Result<Revision> {
         match self.look_up_after_switch(refusal).await {
             Ok(Lookup::Applied(first)) => Ok(first),

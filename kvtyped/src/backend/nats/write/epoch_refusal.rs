@@ -57,7 +57,7 @@ impl EpochCheck {
         if settings.epoch() < self.epoch && may_lag {
             return None;
         }
-        // A new bucket, or an older copy, numbers its entries anew.
+        // A new bucket, or an older copy, numbers its entries from the begin.
         let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
         let is_same = context.config.mirror.is_none()
             && stream_info::created(&info).is_ok_and(|created| created == context.created)

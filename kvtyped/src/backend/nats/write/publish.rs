@@ -178,7 +178,7 @@ impl LostWrite<'_> {
         may_resend(self.request.context, [self.request.write], self.started)
     }
 
-    /// Looks for this write after the bucket moved to another epoch. No attempt can be stored any more.
+    /// Looks for this write after the bucket moved to another epoch. No attempt can be stored after that.
     async fn look_up_after_switch(&self, refusal: EpochRefusal) -> Result<Lookup<Revision>> {
         let WriteRequest { context, write, .. } = self.request;
         if context.is_replicated() {
