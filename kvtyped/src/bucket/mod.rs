@@ -10,11 +10,12 @@
 // |---|---|
 // | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
 // | `content` | the content of a write |
+// | `schema_state` | the write epoch and the schema versions that the bucket takes |
 // | `encoded`, `entry`, `decode` | stored entries as typed records |
 // | `verb` | the macros that build awaitable operations |
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
-// | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `epochs` | writes in the current write epoch |
 // | `stored_schema` | the schemas of the program and of the bucket |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
@@ -26,6 +27,7 @@
 // | `counters` | counters of the backend |
 mod recent;
 pub(crate) mod content;
+mod schema_state;
 mod encoded;
 mod entry;
 pub(crate) mod decode;
@@ -34,7 +36,7 @@ mod seen;
 mod verb;
 pub(crate) mod precondition;
 mod handle;
-mod schema_state;
+mod epochs;
 pub(crate) mod stored_schema;
 mod model_card;
 mod identity;
