@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use harness::{Cluster, Mode, Proxy, Server, wait};
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::backend::{Backend, Batch, Deadline, RawBucket, Read, ReadAt, Write, WriteKind};
-use kvtyped::config::{BucketConfig, Source, WriteEpochs};
+use kvtyped::config::{BucketConfig, Republish, Source, WriteEpochs};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::{Error, ErrorKind, Key, Outcome, Revision};
 use serde_json::{Value, json};
@@ -200,6 +201,29 @@ async fn mirror_writes_in_the_epoch_of_its_origin() {
         switch(&backend, &origin, 2).await.expect("the epoch is switched");
         assert_eq!(moved(mirror.write(put("k", Some(1)), soon()).await), (Some(1), Some(2)));
     }
+}
+
+/// Sources and `republish` copy stored messages, so they need no epoch.
+#[tokio::test]
+async fn copies_have_no_epoch() {
+    let server = harness::shared().await;
+    let backend = connect(&server.url()).await;
+    let client = async_nats::connect(server.url()).await.expect("the server is there");
+    let [origin, copy] = ["origin", "copy"].map(unique);
+    let mut republished = config(&origin, WriteEpochs::Closed);
+    republished.republish = Some(Republish::new(format!("$KV.{origin}.>"), format!("{origin}.changed.>")));
+    let mut changes = client.subscribe(format!("{origin}.changed.>")).await.expect("it is subscribed");
+    client.flush().await.expect("the server answers");
+    let origin_bucket = create(&backend, republished).await;
+    let mut sourced = config(&copy, WriteEpochs::Closed);
+    sourced.sources = vec![Source::new(&origin)];
+    let copy = create(&backend, sourced).await;
+    assert_eq!(copy.config().irregular, []);
+    origin_bucket.write(put("a.b", Some(1)), soon()).await.expect("the epoch is current");
+    let change = tokio::time::timeout(SOON, changes.next()).await.expect("in time").expect("a message");
+    assert_eq!(change.subject.as_str(), format!("{origin}.changed.a.b"));
+    wait::until("the copy has the record", SOON, async || newest(&copy, "a.b").await).await;
+    copy.write(put("a.c", Some(1)), soon()).await.expect("the epoch is current");
 }
 
 /// Through a domain, no server answers an old writer. The configuration decides instead.
