@@ -63,7 +63,7 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
         return Err(with_model::<T>(undecodable("key", detail), raw));
     }
     let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
-    let is_rewrite = raw.headers.cause.as_deref() == Some(RecordHeaders::REWRITE);
+    let is_rewrite = raw.headers.rewrite_of().is_some();
     Ok(Entry { value, key, revision, created, ttl, version, is_rewrite, pending })
 }
 

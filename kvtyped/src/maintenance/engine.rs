@@ -219,6 +219,7 @@ impl<'a, T: KvModel, C: Changes<T>> Engine<'a, T, C> {
                         let continues = error.is_transient() && self.pacer.failed(now, now);
                         open.to_read.extend(keys);
                         failure = failure.or((!continues).then_some(error));
+                        sleep_until(self.pacer.next()).await;
                     }
                 },
                 () = sleep_until(self.pacer.next()),
@@ -304,7 +305,8 @@ impl<'a, T: KvModel, C: Changes<T>> Engine<'a, T, C> {
         if !content.is_put() {
             return Ok(Prepared::Write(content));
         }
-        content.headers.cause = Some(RecordHeaders::REWRITE.into());
+        let source = entry.headers.rewrite_of().unwrap_or(entry.revision);
+        content.headers.cause = Some(RecordHeaders::rewrite_cause(source));
         if self.restarts_ttl {
             return Ok(Prepared::Write(content.with_ttl(entry.ttl)));
         }

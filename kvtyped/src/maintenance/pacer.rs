@@ -16,7 +16,7 @@ const SLOW: Duration = Duration::from_millis(500);
 const BURST: Duration = Duration::from_millis(10);
 
 /// The number of temporary failures in a row after which a job ends.
-const MAX_FAILURES: u32 = 12;
+const MAX_FAILURES: u32 = 30;
 
 /// Decides when the next write starts.
 #[derive(Debug)]
@@ -81,9 +81,12 @@ impl Pacer {
 
     /// Records a temporary failure, and pauses. Returns whether the job may continue.
     pub(super) fn failed(&mut self, sent: Instant, now: Instant) -> bool {
+        // The writes in flight fail together, and count once.
+        if sent >= self.last_cut {
+            self.failures += 1;
+            self.next = self.next.max(now + self.backoff.next());
+        }
         self.cut(sent, now);
-        self.failures += 1;
-        self.next = self.next.max(now + self.backoff.next());
         self.failures < MAX_FAILURES
     }
 
@@ -133,12 +136,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_in_a_row_end_the_job() {
-        let now = Instant::now();
-        let mut pacer = Pacer::new(None, now);
-        assert!((1..MAX_FAILURES).all(|_| pacer.failed(now, now)));
-        pacer.acknowledged(now, now + MS);
-        assert!((1..MAX_FAILURES).all(|_| pacer.failed(now, now)));
-        assert!(!pacer.failed(now, now));
-        assert!(pacer.window() >= 1);
+        let start = Instant::now();
+        let mut pacer = Pacer::new(None, start);
+        // Writes that are in flight together fail together.
+        assert!((0..1_000).all(|_| pacer.failed(start, start + MS)));
+        assert_eq!(pacer.window(), WINDOW.0 / 2);
+        pacer.acknowledged(start, start + 2 * MS);
+        assert!((3..MAX_FAILURES + 2).all(|at| pacer.failed(start + at * MS, start + at * MS)));
+        let last = start + MAX_FAILURES * 2 * MS;
+        assert!(!pacer.failed(last, last));
+        assert!(pacer.window() >= 1 && pacer.next() > start);
     }
 }
