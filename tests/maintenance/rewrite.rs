@@ -1,7 +1,7 @@
 //! Changes of many records by a function.
 
-use kvtyped::prelude::*;
 use kvtyped::ErrorKind;
+use kvtyped::prelude::*;
 
 use super::faulty::{Fate, Faulty};
 use super::versions::RawUser;
@@ -57,7 +57,8 @@ async fn lost_race_runs_the_function_again() {
         runs += 1;
         if runs == 1 {
             // Memory answers at once.
-            let raced = other.put(&Session::new("acme", 1).visited(10)).into_future();
+            let newer = Session::new("acme", 1).visited(10);
+            let raced = other.put(&newer).into_future();
             futures::FutureExt::now_or_never(raced).expect("memory answers").expect("it is written");
         }
         Change::Put(Session { visits: session.visits + 1, ..session })

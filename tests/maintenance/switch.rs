@@ -1,7 +1,7 @@
 //! Switches of the version that all programs write.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvtyped::ErrorKind;
 use kvtyped::config::WriteEpochs;
@@ -141,7 +141,8 @@ async fn lost_reply_of_a_switch_is_recovered() {
         let before = users.status().await.unwrap().config.write_epoch.unwrap_or_default();
         let updates = Arc::new(AtomicU32::new(0));
         let (count, fate) = (Arc::clone(&updates), lost.clone());
-        faulty.on_update(move |_| if count.fetch_add(1, Ordering::Relaxed) == 0 { fate.clone() } else { Fate::Applied });
+        faulty
+            .on_update(move |_| if count.fetch_add(1, Ordering::Relaxed) == 0 { fate.clone() } else { Fate::Applied });
         let switch = users.switch_version(3).await;
         let switch = switch.unwrap_or_else(|error| panic!("{lost:?}: {error}"));
         assert_eq!((switch.from, switch.to, switch.changed), (1, 3, true), "{lost:?}");

@@ -137,7 +137,8 @@ async fn acquire_within(request: &AcquireRequest, wait: Duration) -> Result<Leas
             let status = Arc::<AcquireStatus>::default();
             (request.status, request.retry_transient) = (Arc::clone(&status), true);
             let blocked = request.clone();
-            let resolve = |found: Result<LeaseRecord>| found.err().map(|error| Err::<(), _>(unreadable(error, &blocked)));
+            let resolve =
+                |found: Result<LeaseRecord>| found.err().map(|error| Err::<(), _>(unreadable(error, &blocked)));
             match with_timeout(limit, &status, LeaseWaiter::new(request).acquire_unless(resolve)).await? {
                 WaitOutcome::Acquired(lease) => Ok(lease),
                 WaitOutcome::Resolved(()) => Err(Error::new(ErrorKind::Closed)),

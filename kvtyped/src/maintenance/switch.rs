@@ -141,7 +141,8 @@ pub(super) fn check_written_by<T: KvModel>(version: u32) -> Result<()> {
     if (oldest..=newest).contains(&version) {
         return Ok(());
     }
-    let remedy = if version > newest { "deploy a program that has this version" } else { "set `writes` in `#[kv(..)]`" };
+    let remedy =
+        if version > newest { "deploy a program that has this version" } else { "set `writes` in `#[kv(..)]`" };
     Err(Error::invalid_config(format!(
         "this program writes the versions {oldest} to {newest} of model `{}`, and not version {version}; {remedy}",
         schema.name
@@ -210,7 +211,9 @@ impl fmt::Display for VersionSwitch {
         }
         match epoch {
             Some(epoch) => write!(f, " in write epoch {epoch}"),
-            None => f.write_str(", without write epochs: writes of programs that run the earlier version are not refused"),
+            None => {
+                f.write_str(", without write epochs: writes of programs that run the earlier version are not refused")
+            }
         }
     }
 }
