@@ -28,6 +28,7 @@ mod lease_terms;
 mod lists;
 mod lock_processes;
 mod locks;
+mod maintenance;
 mod model_based;
 mod modify;
 mod nats;

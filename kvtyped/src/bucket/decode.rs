@@ -63,7 +63,8 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
         return Err(with_model::<T>(undecodable("key", detail), raw));
     }
     let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
-    Ok(Entry { value, key, revision, created, ttl, version, pending })
+    let is_rewrite = raw.headers.rewrite_of().is_some();
+    Ok(Entry { value, key, revision, created, ttl, version, is_rewrite, pending })
 }
 
 /// Returns the schema version of a stored record.
@@ -186,6 +187,18 @@ pub(crate) fn encode<T: KvModel>(
     found: Option<u32>,
 ) -> Result<Content> {
     Unverified::new(record, bucket, found)?.verify(record, key)
+}
+
+/// Encodes a record as this version, whatever version the bucket takes. The program must be able to write it.
+pub(crate) fn encode_version<T: KvModel>(
+    record: &T,
+    key: T::Key,
+    bucket: &BucketSchema,
+    version: u32,
+) -> Result<Content> {
+    let target = bucket.target::<T>()?;
+    let bytes = (T::SCHEMA.encode)(record.stored(), version).map(Bytes::from).map_err(unwritable::<T>)?;
+    Unverified { bytes, shape: version, version, target }.verify(record, key)
 }
 
 /// Checks that the bytes of a record decode to this record.

@@ -17,6 +17,7 @@ pub struct Entry<T: KvModel> {
     pub(super) created: SystemTime,
     pub(super) ttl: Option<Ttl>,
     pub(super) version: u32,
+    pub(super) is_rewrite: bool,
     pub(super) pending: Pending,
 }
 
@@ -65,6 +66,12 @@ impl<T: KvModel> Entry<T> {
         self.version
     }
 
+    /// Whether a [migration](crate::Bucket::migrate) or a [rewrite](crate::Bucket::rewrite) wrote this revision. A later
+    /// write of the record is not a rewrite.
+    pub fn is_rewrite(&self) -> bool {
+        self.is_rewrite
+    }
+
     /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
     /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a
     /// server cannot evaluate makes it too high.
@@ -109,7 +116,7 @@ impl<T: KvModel> Deref for Entry<T> {
 
 impl<T: KvModel + Clone> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, key, revision, created, ttl, version, pending } = self;
+        let Self { value, key, revision, created, ttl, version, is_rewrite, pending } = self;
         Self {
             value: value.clone(),
             key: key.clone(),
@@ -117,6 +124,7 @@ impl<T: KvModel + Clone> Clone for Entry<T> {
             created: *created,
             ttl: *ttl,
             version: *version,
+            is_rewrite: *is_rewrite,
             pending: *pending,
         }
     }
@@ -131,7 +139,7 @@ impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
 
 impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { value, key, revision, created, ttl, version: _, pending: _ } = self;
+        let Self { value, key, revision, created, ttl, version: _, is_rewrite: _, pending: _ } = self;
         f.debug_struct("Entry")
             .field("key", key)
             .field("revision", revision)

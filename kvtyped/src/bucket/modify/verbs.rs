@@ -203,7 +203,7 @@ impl<T: KvModel> Bucket<T> {
             // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
             // formatting of another client is then not a change.
             let before = Unverified::new(&entry.value, &schema, Some(entry.version)).map_err(located)?;
-            let Entry { value, key: _, revision: _, created, ttl: kept, version, pending: _ } = entry;
+            let Entry { value, key: _, revision: _, created, ttl: kept, version, is_rewrite, pending: _ } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
@@ -212,7 +212,8 @@ impl<T: KvModel> Bucket<T> {
                         (Some(_), Some(entry)) => {
                             let version = before.version();
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
-                            let result = Some(Entry { created: SystemTime::now(), ttl, version, ..entry });
+                            let (created, is_rewrite) = (SystemTime::now(), false);
+                            let result = Some(Entry { created, ttl, version, is_rewrite, ..entry });
                             Ok(CasDecision::Write { content, result })
                         }
                         (_, result) => Ok(CasDecision::Stop { result }),
@@ -227,7 +228,7 @@ impl<T: KvModel> Bucket<T> {
                             if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
-                            Ok(CasDecision::Stop { result: Some(Entry { created, version, ..entry }) })
+                            Ok(CasDecision::Stop { result: Some(Entry { created, version, is_rewrite, ..entry }) })
                         }
                         CasDecision::Stop { result: Some(entry) } => {
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
@@ -268,7 +269,7 @@ fn put<T: KvModel>(
         _ => Some(after.verify(&value, key.clone())?.with_ttl(ttl)),
     };
     let (revision, created, pending) = (Revision::ZERO, SystemTime::now(), Pending::UNKNOWN);
-    let result = Some(Entry { value, key: key.clone(), revision, created, ttl, version, pending });
+    let result = Some(Entry { value, key: key.clone(), revision, created, ttl, version, is_rewrite: false, pending });
     Ok(match content {
         Some(content) => CasDecision::Write { content, result },
         None => CasDecision::Stop { result },
