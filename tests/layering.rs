@@ -9,6 +9,7 @@ use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
+    &["schema"],
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],
@@ -18,6 +19,7 @@ const RANKS: &[&[&str]] = &[
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["maintenance"],
     &["prelude", "private", "lib"],
 ];
 
@@ -38,6 +40,7 @@ const BANS: &[(&[&str], &[&str])] = &[
             "bucket",
             "watch",
             "recipes",
+            "maintenance",
             "conformance",
             "prelude",
             "private",
