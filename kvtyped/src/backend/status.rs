@@ -17,7 +17,7 @@ pub struct Capabilities {
     pub mirrors: bool,
     /// Whether the backend supports counters (nats-server 2.12).
     pub counters: bool,
-    /// Whether buckets support write epochs (nats-server 2.10).
+    /// Whether buckets support write epochs (nats-server 2.11).
     pub write_epochs: bool,
     /// The name of the backend in messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,

@@ -223,7 +223,10 @@ impl StreamContext {
     /// Returns `Unsupported` if the server would ignore the headers of this write.
     pub(crate) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
         let is_foreign = write.precondition.as_ref().is_some_and(|precondition| precondition.key != write.key);
+        // Before 2.11, a replicated bucket checks a precondition against the subject of the epoch, which stores nothing.
+        let is_in_epoch = write.precondition.is_some() && write.epoch.is_some();
         let needs = match (write.ttl, is_foreign) {
+            (None, false) if is_in_epoch => "nats-server 2.11 for a precondition in a write epoch",
             (None, false) => return Ok(()),
             (Some(_), _) => "nats-server 2.11 for the TTL of a key",
             (None, true) => "nats-server 2.11 for a precondition on another key",
