@@ -39,6 +39,9 @@ impl RecordHeaders {
     /// The [`cause`](Self::cause) of a record that a migration wrote.
     pub const REWRITE: &str = "rewrite";
 
+    /// No headers.
+    pub const NONE: Self = Self { version: None, encoding: None, key_id: None, signature: None, cause: None };
+
     /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
     /// so `None` writes no header.
     pub fn of_version(version: Option<u32>) -> Self {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -11,7 +12,8 @@ use futures::stream::{Stream, StreamExt};
 
 use super::update::{UpdateStream, WatchUpdate};
 use crate::backend::RawEntry;
-use crate::bucket::{Entry, Removed, Version, decode};
+use crate::bucket::clock::BucketClock;
+use crate::bucket::{Entry, ReadBucket, Removed, Version, decode};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -78,14 +80,21 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
 pub struct Events<T: KvModel> {
     updates: UpdateStream,
     bucket: String,
+    clock: Arc<BucketClock>,
     headers_only: bool,
     ignore_deletes: bool,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> Events<T> {
-    pub(super) fn new(updates: UpdateStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
-        Self { updates, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
+    pub(super) fn new(
+        updates: UpdateStream,
+        bucket: &ReadBucket<T>,
+        headers_only: bool,
+        ignore_deletes: bool,
+    ) -> Self {
+        let (bucket, clock) = (bucket.name().to_owned(), Arc::clone(bucket.clock()));
+        Self { updates, bucket, clock, headers_only, ignore_deletes, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -103,7 +112,9 @@ impl<T: KvModel> Events<T> {
     fn event(&self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
         let event = match update {
             Ok(WatchUpdate::Entry(raw, pending)) => {
-                let event: Event<T> = if self.headers_only { headers_only_event(&raw) } else { decode_event(&raw) };
+                let clock = &self.clock;
+                let event: Event<T> =
+                    if self.headers_only { headers_only_event(&raw, clock) } else { decode_event(&raw, clock) };
                 let event = match event {
                     Event::Put(entry) => Event::Put(entry.with_pending(pending)),
                     event => event,
@@ -127,18 +138,18 @@ impl<T: KvModel> Events<T> {
 }
 
 /// Returns the event for an entry.
-pub(super) fn decode_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
-    match decode::version(raw) {
+pub(super) fn decode_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
+    match decode::version(raw, clock) {
         Ok(Version::Put(entry)) => Event::Put(entry),
         Ok(Version::Removed { key, revision, reason, .. }) => Event::Removed { key, revision, reason },
         Ok(Version::Undecodable { error, .. }) | Err(error) => undecodable(raw, error),
     }
 }
 
-fn headers_only_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
+fn headers_only_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
     match decode::key::<T>(&raw.key) {
         Ok(key) if raw.is_live() => Event::HeadersOnly { key, revision: raw.revision, created: raw.created },
-        Ok(_) => decode_event(raw),
+        Ok(_) => decode_event(raw, clock),
         Err(error) => undecodable(raw, error),
     }
 }

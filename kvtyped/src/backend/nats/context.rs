@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::connection::per_connection::PerConnection;
 use super::jetstream::api::Api;
@@ -16,7 +17,7 @@ use super::jetstream::stream_config::{stream_name, subject_prefix};
 use super::jetstream::stream_info;
 use super::jetstream::stream_state::StreamState;
 use super::multi_get_support::{FilterGetSupport, MultiGetSupport};
-use crate::backend::{BucketStatus, Deadline, Write};
+use crate::backend::{BucketStatus, ClockReading, Deadline, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -31,6 +32,8 @@ pub(crate) struct StreamContext {
     pub(crate) config: BucketConfig,
     /// The creation time of the stream.
     pub(crate) created: SystemTime,
+    /// The time of the server when it returned the stream information.
+    pub(crate) clock: Option<ClockReading>,
     pub(crate) stream: String,
     /// The prefix of the subjects in the stream: `$KV.b.`. A mirror has the prefix of its origin, unless it maps
     /// subjects.
@@ -95,8 +98,15 @@ impl StreamContext {
             filter_get: FilterGetSupport::default(),
             flow_window: FlowWindow::from_config(raw),
             created,
+            clock: None,
             config,
         }
+    }
+
+    /// Sets the reading of the server's clock in this stream information, which has just arrived.
+    pub(crate) fn with_clock(self, info: &Value) -> Self {
+        let reading = |server| ClockReading { server, at: Instant::now() };
+        Self { clock: stream_info::server_time(info).map(reading), ..self }
     }
 
     /// Returns the subject of a key in the stream.

@@ -208,7 +208,7 @@ impl NatsBackend {
 
     /// Creates the handle to a bucket from its settings and the information of its stream.
     fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
-        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?);
+        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?).with_clock(info);
         Ok(Arc::new(NatsBucket::new(context)))
     }
 

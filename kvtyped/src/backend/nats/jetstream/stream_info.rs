@@ -147,11 +147,15 @@ pub(crate) fn status(info: Value) -> Result<BucketStatus> {
     status.values = count("messages");
     status.bytes = count("bytes");
     status.last_revision = Revision::new(count("last_seq"));
-    // The field `ts` exists since nats-server 2.10.
-    status.now = text(&info, "ts").and_then(time).unwrap_or(status.now);
+    status.now = server_time(&info).unwrap_or(status.now);
     status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
     status.raw = Some(info);
     Ok(status)
+}
+
+/// Returns the time of the server in the information of a stream. The field exists since nats-server 2.10.
+pub(crate) fn server_time(info: &Value) -> Option<SystemTime> {
+    text(info, "ts").and_then(time)
 }
 
 /// Returns the creation time of a bucket from the information of its stream.
