@@ -311,7 +311,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
+pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

@@ -43,6 +43,9 @@ impl RecordHeaders {
     /// of the last write that was not a rewrite: `rewrite 17`.
     pub const REWRITE: &str = "rewrite";
 
+    /// No headers.
+    pub const NONE: Self = Self { version: None, rare: None };
+
     /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
     /// so `None` writes no header.
     pub fn of_version(version: Option<u32>) -> Self {

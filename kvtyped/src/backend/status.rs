@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::config::BucketConfig;
 use crate::revision::Revision;
 
@@ -39,6 +41,15 @@ pub struct BucketIdentity {
     /// Grows whenever the bucket may have been replaced, by a new bucket or by an older copy, for example after a lost
     /// connection.
     pub connection_epoch: u64,
+}
+
+/// A reading of the clock that dates and expires the entries of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The time of the backend's clock.
+    pub server: SystemTime,
+    /// When the reading arrived in this process.
+    pub at: Instant,
 }
 
 /// The current status of a bucket.

@@ -304,7 +304,7 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 /// A metadata key with a random value, which identifies the last update of a card.
-const UPDATED_BY: &str = "kvtyped.updated-by";
+pub(super) const UPDATED_BY: &str = "kvtyped.updated-by";
 
 /// Writes the card of an existing bucket.
 pub(super) async fn write<T: KvModel>(

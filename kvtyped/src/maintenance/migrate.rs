@@ -328,7 +328,7 @@ impl<T: KvModel> Changes<T> for ToVersion {
         if found > knows {
             return Err(Error::new(ErrorKind::Newer { found, knows }).at_revision(entry.revision));
         }
-        let Some(record) = decode::entry::<T>(entry)? else { return Ok(None) };
+        let Some(record) = decode::entry::<T>(entry, bucket.clock())? else { return Ok(None) };
         let key = record.key().clone();
         decode::encode_version(record.value(), key, &bucket.schema(), self.to).map(Some)
     }

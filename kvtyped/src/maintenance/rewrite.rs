@@ -180,7 +180,7 @@ impl<T: KvModel> Changes<T> for ByFunction<'_, T> {
     }
 
     fn change(&mut self, bucket: &Bucket<T>, entry: &RawEntry) -> Result<Option<Content>> {
-        let Some(record) = decode::entry::<T>(entry)? else { return Ok(None) };
+        let Some(record) = decode::entry::<T>(entry, bucket.clock())? else { return Ok(None) };
         let (key, found) = (record.key().clone(), record.schema_version());
         let schema = bucket.schema();
         let removal = |kind| Ok(Some(Content::removal(kind, schema.target::<T>()?)));

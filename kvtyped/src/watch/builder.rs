@@ -11,7 +11,7 @@ use super::start::start_watch;
 use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, Result};
-use crate::model::{Filter, KvModel};
+use crate::model::{Filter, KvModel, RawRecord};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
@@ -100,6 +100,15 @@ pub struct Watch<'a, T: KvModel> {
     timeout: Option<Duration>,
 }
 
+impl Watch<'_, RawRecord> {
+    /// Also watches the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
+    /// keys.
+    pub fn include_reserved(mut self) -> Self {
+        self.filter = self.filter.with_reserved();
+        self
+    }
+}
+
 impl<T: KvModel> Watch<'_, T> {
     /// Yields only changes from now on. `Ready` is the first event.
     pub fn updates_only(mut self) -> Self {
@@ -178,7 +187,7 @@ impl<T: KvModel> Watch<'_, T> {
         let updates =
             start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
         let updates = if self.coalesce { coalesce(updates) } else { updates };
-        Ok(Events::new(updates, self.bucket.name(), self.headers_only, self.ignore_deletes, self.ignore_rewrites))
+        Ok(Events::new(updates, self.bucket, self.headers_only, self.ignore_deletes, self.ignore_rewrites))
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -14,7 +15,8 @@ use futures::stream::{Stream, StreamExt};
 
 use super::update::{UpdateStream, WatchUpdate};
 use crate::backend::RawEntry;
-use crate::bucket::{Entry, Removed, Version, decode};
+use crate::bucket::clock::BucketClock;
+use crate::bucket::{Entry, ReadBucket, Removed, Version, decode};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -81,6 +83,7 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
 pub struct Events<T: KvModel> {
     updates: UpdateStream,
     bucket: String,
+    clock: Arc<BucketClock>,
     headers_only: bool,
     ignore_deletes: bool,
     /// `None` if rewrites are events.
@@ -91,13 +94,14 @@ pub struct Events<T: KvModel> {
 impl<T: KvModel> Events<T> {
     pub(super) fn new(
         updates: UpdateStream,
-        bucket: &str,
+        bucket: &ReadBucket<T>,
         headers_only: bool,
         ignore_deletes: bool,
         ignore_rewrites: bool,
     ) -> Self {
+        let (bucket, clock) = (bucket.name().to_owned(), Arc::clone(bucket.clock()));
         let rewrites = ignore_rewrites.then(YieldedWrites::default);
-        Self { updates, bucket: bucket.to_owned(), headers_only, ignore_deletes, rewrites, model: PhantomData }
+        Self { updates, bucket, clock, headers_only, ignore_deletes, rewrites, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -118,7 +122,9 @@ impl<T: KvModel> Events<T> {
                 if self.rewrites.as_mut().is_some_and(|yielded| yielded.covers(&raw)) {
                     return None;
                 }
-                let event: Event<T> = if self.headers_only { headers_only_event(&raw) } else { decode_event(&raw) };
+                let clock = &self.clock;
+                let event: Event<T> =
+                    if self.headers_only { headers_only_event(&raw, clock) } else { decode_event(&raw, clock) };
                 let event = match event {
                     Event::Put(entry) => Event::Put(entry.with_pending(pending)),
                     event => event,
@@ -166,18 +172,18 @@ impl YieldedWrites {
 }
 
 /// Returns the event for an entry.
-pub(super) fn decode_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
-    match decode::version(raw) {
+pub(super) fn decode_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
+    match decode::version(raw, clock) {
         Ok(Version::Put(entry)) => Event::Put(entry),
         Ok(Version::Removed { key, revision, reason, .. }) => Event::Removed { key, revision, reason },
         Ok(Version::Undecodable { error, .. }) | Err(error) => undecodable(raw, error),
     }
 }
 
-fn headers_only_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
+fn headers_only_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
     match decode::key::<T>(&raw.key) {
         Ok(key) if raw.is_live() => Event::HeadersOnly { key, revision: raw.revision, created: raw.created },
-        Ok(_) => decode_event(raw),
+        Ok(_) => decode_event(raw, clock),
         Err(error) => undecodable(raw, error),
     }
 }

@@ -11,8 +11,8 @@ use super::shared::LocalShared;
 use super::{scan, watch};
 use crate::backend::state::bucket::BucketState;
 use crate::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::Result;
@@ -161,6 +161,10 @@ impl RawBucket for LocalBucket {
     fn identity(&self) -> BucketIdentity {
         // No connection can be lost here: the bucket can be another one only if a bucket was created since.
         BucketIdentity { created: self.created, connection_epoch: self.shared.lock().buckets_created() }
+    }
+
+    fn clock(&self) -> Option<ClockReading> {
+        Some(self.shared.clock())
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::backend::RawEntry;
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::StoredEntry;
 use crate::backend::state::machine::StateMachine;
+use crate::backend::{ClockReading, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -40,6 +40,12 @@ impl LocalShared {
     /// Returns a time of the state as a date.
     pub(super) fn date(&self, at: Duration) -> SystemTime {
         self.started_date + at
+    }
+
+    /// Returns the current reading of the clock that dates entries.
+    pub(super) fn clock(&self) -> ClockReading {
+        let at = Instant::now();
+        ClockReading { server: self.date(at.saturating_duration_since(self.started_at)), at }
     }
 
     /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a
