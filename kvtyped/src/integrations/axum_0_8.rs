@@ -172,7 +172,7 @@ impl ETag {
 
 impl IntoResponse for ETag {
     fn into_response(self) -> Response {
-        (StatusCode::NO_CONTENT, self).into_response()
+        (StatusCode::NO_CONTENT, self, Body::empty()).into_response()
     }
 }
 

@@ -62,6 +62,9 @@ pub const LOADED: &str = "=kvtyped";
 /// The life of the delete marker of a session.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 
+/// The longest TTL of a session, whatever its time of expiry.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The number of ids that `create` tries. A collision of two random ids of 128 bits practically does not occur.
 const IDS: usize = 8;
 
@@ -84,7 +87,7 @@ impl SessionRecord {
     /// use kvtyped::integrations::tower_sessions_0_15::SessionRecord;
     /// use tower_sessions_core::session::Id;
     ///
-    /// assert_eq!(SessionRecord::key_of(&Id(7)).to_string(), "ae6d5b2a94f08d51d5f1ea5a45d6b352");
+    /// assert_eq!(SessionRecord::key_of(&Id(7)).to_string(), "76108f84396dc2d72ce275fdb0e0ef37");
     /// ```
     pub fn key_of(id: &Id) -> SessionRecordKey {
         SessionRecordKey::new(digest(&id.0.to_le_bytes()))
@@ -310,8 +313,8 @@ fn loaded(record: &SessionRecord, revision: Revision) -> Value {
 /// Returns the time until a session expires, or `None` if it has expired.
 fn remaining(expiry: OffsetDateTime) -> Option<Duration> {
     let left = Duration::try_from(expiry - OffsetDateTime::now_utc()).ok()?;
-    // A TTL has at least one second. `load` ends a shorter session in time.
-    (!left.is_zero()).then(|| left.max(Duration::from_secs(1)))
+    // A TTL has at least one second and at most a century. `load` ends a shorter session in time.
+    (!left.is_zero()).then(|| left.clamp(Duration::from_secs(1), CENTURY))
 }
 
 /// Returns the error for `tower-sessions`, which takes a text.
