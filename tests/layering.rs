@@ -12,6 +12,7 @@ use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
+    &["schema"],
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],
@@ -22,6 +23,7 @@ const RANKS: &[&[&str]] = &[
     &["store"],
     &["connect", "recipes"],
     &["integrations"],
+    &["maintenance"],
     &["prelude", "private", "lib"],
 ];
 
@@ -56,6 +58,7 @@ const BANS: &[(&[&str], &[&str])] = &[
             "bucket",
             "watch",
             "recipes",
+            "maintenance",
             "conformance",
             "prelude",
             "private",

@@ -248,6 +248,7 @@
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
 //! | `uuid` | no | `Uuid` as a segment of a key |
+//! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 //! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
 //! | `tower` | no | a rate limit layer for tower services |
@@ -265,6 +266,7 @@ mod store;
 #[cfg(any(feature = "tower-sessions-0_15", feature = "tower", feature = "axum-0_8", feature = "secrecy-0_10"))]
 pub mod integrations;
 pub mod connect;
+pub mod maintenance;
 pub mod recipes;
 pub mod txn;
 pub mod watch;
@@ -276,6 +278,7 @@ pub mod model;
 mod shutdown;
 mod error;
 pub mod codec;
+pub mod schema;
 pub mod config;
 pub mod key;
 mod revision;
@@ -287,6 +290,10 @@ mod jitter;
 #[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
+
+#[doc = include_str!("../docs/changing-a-model.md")]
+#[cfg(feature = "nats")]
+pub mod changing_a_model {}
 
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]
@@ -310,7 +317,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields};
+pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;
