@@ -304,7 +304,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, SingleRevision};
+pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

@@ -5,14 +5,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-pub use crate::codec::{Codec, Json};
+pub use crate::codec::{Codec, CodecError, Json};
 pub use crate::config::{BucketConfig, Storage};
 pub use crate::key::{
     Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
 };
-pub use crate::model::{Filter, KvModel, SingleRevision};
+pub use crate::model::{DecodeError, UpgradeFrom, encode_next, first, next};
+pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};
 
-use crate::codec::CodecError;
 use crate::key::unescape;
 
 /// A field of a generated key or of a newtype with `#[derive(KeySegment)]`, with all operations of generated code.

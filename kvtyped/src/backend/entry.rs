@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::OperationId;
+use super::{OperationId, RecordHeaders};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
@@ -24,6 +24,8 @@ pub struct RawEntry {
     pub value: Bytes,
     /// The TTL of the write.
     pub ttl: Option<Ttl>,
+    /// The headers of the record.
+    pub headers: RecordHeaders,
     /// The id of the operation that wrote the entry, if this crate wrote it.
     pub id: Option<OperationId>,
 }

@@ -25,6 +25,9 @@
 //!   (`delete_leaves_marker_and_keeps_history`, `purge_leaves_marker_and_drops_history`).
 //! * No key keeps more entries than the bucket's history (`history_is_bounded`).
 //! * An entry carries the operation id of its write, which no other write has (`entry_carries_its_operation_id`).
+//! * An entry carries the record headers of its write (`entry_keeps_record_headers`), also if a batch wrote it
+//!   (`batch_keeps_record_headers`), and also in a scan or watch of headers (`header_scan_returns_record_headers`). A
+//!   delete marker has none.
 //! * An empty value is a value (`empty_value_is_a_live_record`).
 //! * A value over the limit of the bucket or the server fails with `TooLarge`, and a write to a full bucket with
 //!   `BucketFull`. Neither changes anything (`oversized_value_is_refused`, `full_bucket_refuses_writes`).
@@ -147,6 +150,7 @@
 // | `deadline`, `backoff` | time limits and pauses |
 // | `concurrent`, `detached` | many futures in one task; work that outlives its caller |
 // | `delivered` | the keys that the sessions of one watch delivered |
+// | `headers` | the headers of a record |
 // | `write`, `batch` | writes, as data |
 // | `entry`, `scan`, `watch` | entries, scans and watch sessions, as data |
 // | `status` | the capabilities of a backend, and the status of a bucket |
@@ -159,6 +163,7 @@ mod backoff;
 mod concurrent;
 mod detached;
 mod delivered;
+mod headers;
 mod write;
 mod batch;
 mod entry;
@@ -180,6 +185,7 @@ pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;
 pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
+pub use self::headers::RecordHeaders;
 pub use self::scan::{ScanItem, ScanRequest};
 pub use self::status::{BucketIdentity, BucketStatus, Capabilities};
 pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::headers::RecordHeaders;
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
@@ -19,6 +20,10 @@ pub struct Write {
     pub precondition: Option<Precondition>,
     /// The TTL. By default, the TTL of the bucket.
     pub ttl: Option<Ttl>,
+    /// The headers of the record.
+    pub headers: RecordHeaders,
+    /// The write epoch that the bucket must have. `None` for a bucket without write epochs.
+    pub epoch: Option<u64>,
     /// Identifies the write if its acknowledgement is lost.
     pub id: OperationId,
 }
@@ -46,7 +51,8 @@ pub struct Precondition {
 impl Write {
     /// Creates a write without a precondition and a TTL, with a new operation id.
     pub fn new(key: Key, kind: WriteKind) -> Self {
-        Self { key, kind, precondition: None, ttl: None, id: OperationId::generate() }
+        let (headers, id) = (RecordHeaders::default(), OperationId::generate());
+        Self { key, kind, precondition: None, ttl: None, headers, epoch: None, id }
     }
 
     /// Applies the write only if the newest entry of the key has this revision.
@@ -63,6 +69,13 @@ impl Write {
         self
     }
 
+    /// Sets the headers of the record.
+    #[must_use]
+    pub fn with_headers(mut self, headers: RecordHeaders) -> Self {
+        self.headers = headers;
+        self
+    }
+
     /// Returns the stored bytes, without headers.
     pub fn value(&self) -> &[u8] {
         match &self.kind {
@@ -74,12 +87,14 @@ impl Write {
 
 impl fmt::Debug for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, kind, precondition, ttl, id } = self;
+        let Self { key, kind, precondition, ttl, headers, epoch, id } = self;
         f.debug_struct("Write")
             .field("key", key)
             .field("kind", kind)
             .field("precondition", precondition)
             .field("ttl", ttl)
+            .field("headers", headers)
+            .field("epoch", epoch)
             .field("id", id)
             .finish()
     }

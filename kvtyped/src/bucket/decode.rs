@@ -120,6 +120,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
+    use crate::backend::RecordHeaders;
     use crate::revision::Revision;
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]
@@ -146,6 +147,7 @@ mod tests {
             operation: Operation::Put,
             value: Bytes::from_static(value.as_bytes()),
             ttl: None,
+            headers: RecordHeaders::default(),
             id: None,
         };
         version(&raw).unwrap()

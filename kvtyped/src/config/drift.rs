@@ -79,6 +79,8 @@ impl BucketConfig {
             limit_markers,
             rollups,
             atomic,
+            write_epochs,
+            write_epoch: _,
             irregular: _,
         } = self;
         let mut differences = Vec::new();
@@ -109,6 +111,7 @@ impl BucketConfig {
         compare("limit_markers", markers(&wanted_markers), markers(&found.limit_markers));
         compare("rollups", show(rollups), show(&found.rollups));
         compare("atomic", show(atomic), show(&found.atomic));
+        compare("write_epochs", show(write_epochs), show(&found.write_epochs));
         if !sources.is_empty() {
             compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));
         }

@@ -71,6 +71,16 @@ pub struct BucketConfig {
     /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
     /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
+    /// Whether writes name a write epoch, and which other writes the bucket takes. Unset by default: the bucket has no
+    /// write epochs. Set it in every program that opens the bucket, or on the model
+    /// (`#[kv(write_epochs = "open")]`).
+    ///
+    /// A server refuses each write of an earlier epoch, so
+    /// [`switch_version`](crate::Bucket::switch_version) stops the writers of an old schema version at one moment.
+    pub write_epochs: Option<WriteEpochs>,
+    /// The current write epoch. Set in the configuration of an existing bucket with [`write_epochs`](Self::write_epochs).
+    /// In a requested update, the epoch to switch to. A new bucket starts with 1.
+    pub write_epoch: Option<u64>,
     /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each
     /// one breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows
     /// the change. Ignored in a requested configuration.
@@ -108,6 +118,17 @@ impl From<Duration> for LimitMarkers {
     fn from(stay: Duration) -> Self {
         Self::For(stay)
     }
+}
+
+/// The writers that a bucket with write epochs accepts; see [`BucketConfig::write_epochs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WriteEpochs {
+    /// Writers of the current epoch, and every writer that names no epoch: other clients, and programs with a version of
+    /// this crate from before write epochs.
+    Open,
+    /// Only writers of the current epoch. Other clients cannot write.
+    Closed,
 }
 
 /// The storage of a bucket.

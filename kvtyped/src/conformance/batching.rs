@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 
-use super::subject::{BackendUnderTest, Bucket, delete, id_of, key, purge, put};
+use super::subject::{BackendUnderTest, Bucket, delete, full_headers, id_of, key, purge, put};
 use crate::backend::{Batch, Precondition, RawEntry, StartFrom, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
@@ -31,6 +31,17 @@ fn assert_conflict_of(error: &Error, on: &str, expected: Revision, actual: Revis
     };
     assert!(error.key().is_none_or(|named| named == on && *reported == expected), "the error names `{on}`: {error:?}");
     assert!(found.is_none_or(|found| found == actual), "the actual revision is {actual}: {error:?}");
+}
+
+/// The entries of a batch carry the record headers of their writes.
+pub async fn batch_keeps_record_headers(subject: &BackendUnderTest) {
+    let Some(bucket) = with_batches(subject, |_| {}).await else { return };
+    let writes = [put(&key("a"), "v").with_headers(full_headers()), put(&key("b"), "w")];
+    bucket.commit(&writes, &[]).await;
+    for write in &writes {
+        let entry = bucket.newest(&write.key).await.expect("the record exists");
+        assert_eq!(entry.headers, write.headers, "{write:?}");
+    }
 }
 
 /// All writes of a batch are applied, at consecutive revisions in the order of the writes.

@@ -57,11 +57,13 @@ macro_rules! __conformance_rules {
             writing::purge_leaves_marker_and_drops_history
             writing::history_is_bounded
             writing::entry_carries_its_operation_id
+            writing::entry_keeps_record_headers
             writing::empty_value_is_a_live_record
             writing::oversized_value_is_refused
             writing::full_bucket_refuses_writes
             writing::erase_keeps_later_entries
             batching::batch_applies_every_write_in_order
+            batching::batch_keeps_record_headers
             batching::batch_checks_preconditions_atomically
             batching::refused_batch_changes_nothing
             batching::watch_yields_batch_contiguously
@@ -89,6 +91,7 @@ macro_rules! __conformance_rules {
             reading::scan_of_history_yields_every_entry
             reading::scan_yields_only_matching_entries
             reading::scan_of_headers_omits_values
+            reading::header_scan_returns_record_headers
             reading::scan_of_many_keys_is_complete
             watching::watch_yields_entries_then_ready_then_changes
             watching::watch_without_matches_is_ready_at_once

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt};
 
-use super::subject::{BackendUnderTest, delete, key, overlapping_patterns, purge, put};
-use crate::backend::{Operation, Read, ReadAt, ScanRequest};
+use super::subject::{BackendUnderTest, delete, full_headers, key, overlapping_patterns, purge, put};
+use crate::backend::{Operation, Read, ReadAt, RecordHeaders, ScanRequest, StartFrom};
 use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
@@ -347,6 +347,23 @@ pub async fn scan_of_headers_omits_values(subject: &BackendUnderTest) {
             })
             .await;
     }
+}
+
+/// A scan of headers returns the record headers, and so does a watch of headers.
+pub async fn header_scan_returns_record_headers(subject: &BackendUnderTest) {
+    let bucket = subject.bucket(|_| {}).await;
+    let (versioned, plain) = (key("versioned"), key("plain"));
+    let there =
+        [bucket.write(put(&versioned, "v").with_headers(full_headers())).await, bucket.write(put(&plain, "v")).await];
+    let wanted = [full_headers(), RecordHeaders::default()];
+    subject
+        .eventually("a scan of headers returns the record headers", async || {
+            let scanned = bucket.scan(&[Pattern::all()], false, true).await;
+            (scanned.iter().map(|entry| &entry.headers).eq(&wanted)).then_some(())
+        })
+        .await;
+    let (_, watched) = bucket.watch_finds(&[Pattern::all()], StartFrom::Newest, true, &there).await;
+    assert!(watched.iter().map(|entry| &entry.headers).eq(&wanted), "{watched:?}");
 }
 
 /// A scan has no limit on the number of keys: it returns more than a server sends in one response (1,024).

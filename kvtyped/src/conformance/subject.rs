@@ -10,8 +10,8 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::backend::{
-    Backend, Batch, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanRequest,
-    Write, WriteKind,
+    Backend, Batch, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, RecordHeaders,
+    ScanRequest, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Storage};
 use crate::error::{Error, Outcome};
@@ -321,6 +321,16 @@ pub(super) fn delete(on: &Key) -> Write {
 
 pub(super) fn purge(on: &Key) -> Write {
     Write::new(on.clone(), WriteKind::Purge)
+}
+
+/// Headers with every field set.
+pub(super) fn full_headers() -> RecordHeaders {
+    let mut headers = RecordHeaders::of_version(Some(4_000_000_007));
+    headers.encoding = Some("zstd, aead".into());
+    headers.key_id = Some("2026-11".into());
+    headers.signature = Some(vec![0, 9, 10, 13, 255].into());
+    headers.cause = Some(RecordHeaders::REWRITE.into());
+    headers
 }
 
 pub(super) fn seconds(seconds: u64) -> Ttl {

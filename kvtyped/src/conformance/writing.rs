@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::subject::{BackendUnderTest, Bucket, delete, id_of, key, purge, put};
-use crate::backend::{Operation, Precondition, Read, ReadAt, Write, WriteKind};
+use super::subject::{BackendUnderTest, Bucket, delete, full_headers, id_of, key, purge, put};
+use crate::backend::{Operation, Precondition, Read, ReadAt, RecordHeaders, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::key::Pattern;
@@ -226,6 +226,26 @@ pub async fn entry_carries_its_operation_id(subject: &BackendUnderTest) {
             scanned.first().is_some_and(|entry| id_of(entry) == Some(writes[3].id.as_str())).then_some(())
         })
         .await;
+}
+
+/// An entry carries the record headers of its write. A write without headers does not inherit them.
+pub async fn entry_keeps_record_headers(subject: &BackendUnderTest) {
+    let bucket = subject.bucket(|config| config.history = Some(5)).await;
+    let k = key("k");
+    let sets = [full_headers(), RecordHeaders::of_version(Some(1)), RecordHeaders::default()];
+    for headers in &sets {
+        let revision = bucket.write(put(&k, "v").with_headers(headers.clone())).await;
+        let entry = bucket.newest(&k).await.expect("the record exists");
+        assert_eq!((entry.revision, &entry.headers), (revision, headers));
+        let read = bucket.read(&k, ReadAt::Newest(Read::Leader)).await.expect("the leader has the record");
+        assert_eq!(&read.headers, headers, "read from the leader");
+    }
+    let history = bucket.scan(&[Pattern::all()], true, false).await;
+    let kept: Vec<_> = history.iter().map(|entry| &entry.headers).collect();
+    assert!(kept.len() <= sets.len() && kept.iter().all(|headers| sets.contains(headers)), "{kept:?}");
+    bucket.write(delete(&k)).await;
+    let marker = bucket.newest(&k).await.expect("the marker exists");
+    assert_eq!(marker.headers, RecordHeaders::default());
 }
 
 /// An empty value is a value.

@@ -45,6 +45,36 @@ pub enum ErrorKind {
         /// The reason, without any content of the value.
         detail: String,
     },
+    /// The record, or the card of the model in the bucket, has a newer schema version than this program. Nothing is
+    /// written over a newer record.
+    Newer {
+        /// The version of the record or of the card.
+        found: u32,
+        /// The newest version of this program.
+        knows: u32,
+    },
+    /// The record, or the card of the model in the bucket, has an older schema version than this program reads.
+    TooOld {
+        /// The version of the record or of the card.
+        found: u32,
+        /// The oldest version that this program reads.
+        oldest: u32,
+    },
+    /// The bucket was switched to a schema version that this program does not write. The server refuses its writes.
+    SchemaMoved {
+        /// The version that the bucket takes now.
+        writes: u32,
+        /// The newest version of this program.
+        knows: u32,
+    },
+    /// The write names another write epoch than the bucket has, so the bucket refused it. A backend returns it; a
+    /// bucket handle reads the epoch again.
+    EpochMoved {
+        /// The epoch of the write.
+        sent: Option<u64>,
+        /// The epoch of the bucket, if the backend reported it.
+        current: Option<u64>,
+    },
     /// A stored value failed the check of a live value.
     Rejected {
         /// The reason from the check.
@@ -176,6 +206,22 @@ impl ErrorKind {
             Self::Aborted => f.write_str("the closure of the transaction returned an error, and nothing was written"),
             Self::Decode { codec, detail } => {
                 write!(f, "the stored entry is not a record of this model: {codec}: {detail}")
+            }
+            Self::Newer { found, knows } => write!(
+                f,
+                "schema version {found} is newer than this program, which knows version {knows}; deploy programs that read version {found} first"
+            ),
+            Self::TooOld { found, oldest } => write!(
+                f,
+                "schema version {found} is older than this program reads ({oldest} and later); put that version back into the program, and migrate the bucket"
+            ),
+            Self::SchemaMoved { writes, knows } => write!(
+                f,
+                "the bucket was switched to schema version {writes}, and this program knows version {knows}; restart with a program that writes version {writes}"
+            ),
+            Self::EpochMoved { sent, current } => {
+                let shown = |epoch: &Option<u64>| epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
+                write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
             }
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),
             Self::BucketReplaced => {

@@ -1,8 +1,14 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
 mod filter;
+mod version_field;
+mod version;
 
 pub use self::filter::Filter;
+pub use self::version::{DecodeError, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
+#[doc(hidden)]
+pub use self::version::{encode_next, first, next};
+pub use self::version_field::{VersionField, VersionOf};
 
 use crate::codec::Codec;
 use crate::config::BucketConfig;
@@ -38,6 +44,9 @@ pub trait KvModel: Sized + Send + Sync + 'static {
 
     /// The key codec of the model, unless the bucket is opened with another one.
     const KEY_CODEC: KeyCodec = KeyCodec::Escaped;
+
+    /// The name of the model and its schema versions. Default: version 1 of a model without a name.
+    const SCHEMA: ModelSchema<Self::Value> = ModelSchema::first::<Self::Codec, 1>("");
 
     /// Returns the name and the settings of the bucket. Unset settings of an existing bucket stay as they are.
     fn settings() -> BucketConfig;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Batch, Deadline, Operation, Precondition, RawBucket, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::backend::{
+    Batch, Deadline, Operation, Precondition, RawBucket, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind,
+};
 use crate::bucket::{check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -149,7 +151,16 @@ impl<T: KvModel> Tx<T> {
                 WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
             };
             let (revision, created) = (Revision::ZERO, SystemTime::UNIX_EPOCH);
-            return Ok(Some(RawEntry { key: key.clone(), revision, created, operation, value, ttl: *ttl, id: None }));
+            return Ok(Some(RawEntry {
+                key: key.clone(),
+                revision,
+                created,
+                operation,
+                value,
+                ttl: *ttl,
+                headers: RecordHeaders::default(),
+                id: None,
+            }));
         }
         self.run.read(key).await.map_err(|error| self.located(error, Some(key)))
     }

@@ -61,7 +61,7 @@ impl LocalShared {
 
     /// Returns a stored entry as the backend interface defines it.
     pub(super) fn entry(&self, revision: Revision, stored: &StoredEntry, with_value: bool) -> RawEntry {
-        let StoredEntry { key, at, operation, value, ttl, id, size: _ } = stored;
+        let StoredEntry { key, at, operation, value, ttl, headers, id, size: _ } = stored;
         RawEntry {
             key: key.clone(),
             revision,
@@ -69,6 +69,7 @@ impl LocalShared {
             operation: operation.clone(),
             value: if with_value { value.clone() } else { Bytes::new() },
             ttl: *ttl,
+            headers: headers.clone(),
             id: id.clone(),
         }
     }

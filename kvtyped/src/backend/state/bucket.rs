@@ -132,13 +132,14 @@ impl BucketState {
 
     /// Applies a write that passed all checks.
     fn apply(&mut self, write: Write, record: u64, now: Duration, changes: &mut Changes) {
-        let Write { key, kind, precondition: _, ttl, id } = write;
+        let Write { key, kind, precondition: _, ttl, headers, epoch: _, id } = write;
         let (operation, value) = match kind {
             WriteKind::Put(value) => (Operation::Put, value),
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        self.store(StoredEntry { key, at: now, operation, value, ttl, id: Some(id), size: record }, changes);
+        let stored = StoredEntry { key, at: now, operation, value, ttl, headers, id: Some(id), size: record };
+        self.store(stored, changes);
     }
 
     /// Removes the entries of a key up to a revision, inclusive.

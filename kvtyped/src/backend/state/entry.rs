@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::{Operation, OperationId};
+use crate::backend::{Operation, OperationId, RecordHeaders};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
@@ -20,6 +20,7 @@ pub(crate) struct StoredEntry {
     pub(crate) operation: Operation,
     pub(crate) value: Bytes,
     pub(crate) ttl: Option<Ttl>,
+    pub(crate) headers: RecordHeaders,
     pub(crate) id: Option<OperationId>,
     /// The size of the entry, as the store of a server counts it.
     pub(crate) size: u64,

@@ -11,7 +11,7 @@ use super::bucket::BucketState;
 use super::changes::Changes;
 use super::entry::StoredEntry;
 use super::limits::Size;
-use crate::backend::Operation;
+use crate::backend::{Operation, RecordHeaders};
 use crate::error::Result;
 use crate::key::Key;
 use crate::ttl::Ttl;
@@ -56,7 +56,16 @@ impl BucketState {
         let size = Size::expired_marker(lives);
         let record = self.check_limits(size, &key)?;
         let operation = Operation::Expired;
-        Ok(StoredEntry { key, at, operation, value: Bytes::new(), ttl: Some(lives), id: None, size: record })
+        Ok(StoredEntry {
+            key,
+            at,
+            operation,
+            value: Bytes::new(),
+            ttl: Some(lives),
+            headers: RecordHeaders::default(),
+            id: None,
+            size: record,
+        })
     }
 
     /// Returns the expiry time of an entry.

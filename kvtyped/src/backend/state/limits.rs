@@ -26,7 +26,7 @@ pub(crate) struct Size {
 impl Size {
     /// Returns the size of the message of a write.
     pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition, ttl, id } = write;
+        let Write { key, kind, precondition, ttl, headers: record, epoch: _, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
@@ -42,6 +42,7 @@ impl Size {
         if let Some(ttl) = ttl {
             headers = headers.line("Nats-TTL", digits(ttl.as_secs()));
         }
+        record.for_each(|name, text| headers.0 = headers.line_len(name, text.len()));
         Self { headers: headers.end(), body: write.value().len() }
     }
 
@@ -121,7 +122,11 @@ impl Headers {
     }
 
     fn line(self, name: &str, value: usize) -> Self {
-        Self(self.0 + name.len() + ": ".len() + value + "\r\n".len())
+        Self(self.line_len(name, value))
+    }
+
+    fn line_len(&self, name: &str, value: usize) -> usize {
+        self.0 + name.len() + ": ".len() + value + "\r\n".len()
     }
 
     fn end(self) -> usize {

@@ -123,6 +123,8 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         limit_markers,
         rollups,
         atomic,
+        write_epochs,
+        write_epoch,
         irregular: _,
     } = new;
     if storage.is_some() && storage != old.storage {
@@ -149,6 +151,8 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         // As on a server, markers imply rollups, and an update repairs irregular settings.
         rollups: Some(rollups != Some(false) || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
+        write_epochs: write_epochs.or(old.write_epochs),
+        write_epoch: write_epoch.or(old.write_epoch),
         irregular: Vec::new(),
     }))
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::retry::{CasRetry, is_unchanged};
-use crate::backend::{Deadline, Operation, RawEntry, WriteKind};
+use crate::backend::{Deadline, Operation, RawEntry, RecordHeaders, WriteKind};
 use crate::error::{Error, Outcome};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -282,7 +282,16 @@ pub(crate) fn entry(key: &Key, revision: Revision, kind: &WriteKind, ttl: Option
         WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
         WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
     };
-    RawEntry { key: key.clone(), revision, created: SystemTime::now(), operation, value, ttl, id: None }
+    RawEntry {
+        key: key.clone(),
+        revision,
+        created: SystemTime::now(),
+        operation,
+        value,
+        ttl,
+        headers: RecordHeaders::default(),
+        id: None,
+    }
 }
 
 #[cfg(test)]

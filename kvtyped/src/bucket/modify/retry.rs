@@ -171,7 +171,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::backend::Operation;
+    use crate::backend::{Operation, RecordHeaders};
 
     fn conflict(expected: u64, actual: Option<u64>) -> Error {
         let actual = actual.map(Revision::new);
@@ -225,6 +225,7 @@ mod tests {
             operation: Operation::Put,
             value: bytes::Bytes::new(),
             ttl: None,
+            headers: RecordHeaders::default(),
             id: None,
         };
         let behind = |retry: &CasRetry| [6, 7, 8].map(|revision| retry.is_stale_read(Some(&entry(revision))));

@@ -126,7 +126,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::backend::{Operation, RawEntry};
+    use crate::backend::{Operation, RawEntry, RecordHeaders};
     use crate::key::Key;
     use crate::revision::Revision;
     use crate::watch::update::WatchUpdate;
@@ -147,6 +147,7 @@ mod tests {
             operation: Operation::Put,
             value: Bytes::from(format!("{{\"id\":{revision}}}")),
             ttl: None,
+            headers: RecordHeaders::default(),
             id: None,
         };
         WatchUpdate::Entry(entry, 0)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::backend::{BucketStatus, Operation, RawEntry};
+use crate::backend::{BucketStatus, Operation, RawEntry, RecordHeaders};
 use crate::config::BucketConfig;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -162,7 +162,16 @@ impl ExpiryTracker {
         let ((due, revision), key) = self.due.pop_first()?;
         self.tracked.remove(&key);
         let operation = Operation::Expired;
-        Some(RawEntry { key, revision, created: due, operation, value: Bytes::new(), ttl: None, id: None })
+        Some(RawEntry {
+            key,
+            revision,
+            created: due,
+            operation,
+            value: Bytes::new(),
+            ttl: None,
+            headers: RecordHeaders::default(),
+            id: None,
+        })
     }
 
     /// Whether the server's clock must be read now.
@@ -298,6 +307,7 @@ mod tests {
             created: EPOCH,
             value: Bytes::new(),
             ttl: None,
+            headers: RecordHeaders::default(),
             id: None,
         };
         expiry.tracker.track(&WatchUpdate::Entry(removed, 0));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::backend::{Operation, OperationId, RawEntry};
+use crate::backend::{Operation, OperationId, RawEntry, RecordHeaders};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -128,7 +128,7 @@ impl StoredMessage {
         let text = subject.strip_prefix(prefix).unwrap_or(subject);
         let key = Key::new(text).map_err(|error| Error::from(error).with_key(text).at_revision(self.revision))?;
         let (mut operation, mut reason, mut size, mut ttl_value) = (None, None, 0_u64, None);
-        let (mut id, mut message_id) = (None, None);
+        let (mut id, mut message_id, mut headers) = (None, None, RecordHeaders::default());
         for (name, value) in last_values(&self.headers) {
             match name {
                 header::OPERATION => operation = Some(value),
@@ -137,7 +137,7 @@ impl StoredMessage {
                 header::TTL => ttl_value = ttl(value),
                 header::OPERATION_ID => id = Some(value),
                 header::MESSAGE_ID => message_id = Some(value),
-                _ => {}
+                name => drop(headers.set(name, value)),
             }
         }
         let id = id.or(message_id).map(base_msg_id).map(OperationId::from_stored);
@@ -149,6 +149,7 @@ impl StoredMessage {
             operation,
             value: std::mem::take(&mut self.payload),
             ttl: ttl_value,
+            headers,
             id,
         })
     }

@@ -98,6 +98,8 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
         limit_markers,
         rollups,
         atomic,
+        write_epochs,
+        write_epoch,
         irregular: _,
     } = wanted;
     let had_markers = raw.contains_key("subject_delete_marker_ttl");

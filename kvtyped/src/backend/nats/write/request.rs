@@ -104,7 +104,7 @@ impl<'a> WriteRequest<'a> {
     }
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
-        let Write { key, kind, precondition, ttl, id } = self.write;
+        let Write { key, kind, precondition, ttl, headers, epoch: _, id } = self.write;
         // The server needs to remember the id only if it could store two attempts.
         let needs_no_deduplication =
             !self.context.config.may_be_behind() && precondition.is_none() && self.batch.is_none();
@@ -131,6 +131,7 @@ impl<'a> WriteRequest<'a> {
             let text = if ttl.is_never() { "never".to_owned() } else { ttl.as_secs().to_string() };
             header(header::TTL, &text);
         }
+        headers.for_each(&mut header);
         if let Some(BatchPosition { batch, number, is_last }) = &self.batch {
             header(header::BATCH, batch);
             header(header::BATCH_SEQUENCE, &number.to_string());

@@ -1,0 +1,178 @@
+//! The headers of a record that describe its bytes.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// The headers of a record that describe its bytes: plain data that a backend stores with the value and returns with it.
+///
+/// A write that stores the bytes of an existing record again, such as [`touch`](crate::Bucket::touch), writes the headers
+/// that it found. Its `Debug` output does not contain the signature.
+#[derive(Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RecordHeaders {
+    /// `Kvtyped-Version`: the schema version of the record. `None` without the header. Zero if the header is present
+    /// and is no version, which no program can read.
+    pub version: Option<u32>,
+    /// `Kvtyped-Encoding`: the encodings of the body, in the order of their application.
+    pub encoding: Option<Box<str>>,
+    /// `Kvtyped-Key-Id`: the id of the key that sealed or signed the body.
+    pub key_id: Option<Box<str>>,
+    /// `Kvtyped-Signature`: the signature of the body.
+    pub signature: Option<Bytes>,
+    /// `Kvtyped-Cause`: the reason of a write that no caller asked for, such as [`REWRITE`](Self::REWRITE).
+    pub cause: Option<Box<str>>,
+}
+
+impl RecordHeaders {
+    /// The name of the header for [`version`](Self::version).
+    pub const VERSION: &str = "Kvtyped-Version";
+    /// The name of the header for [`encoding`](Self::encoding).
+    pub const ENCODING: &str = "Kvtyped-Encoding";
+    /// The name of the header for [`key_id`](Self::key_id).
+    pub const KEY_ID: &str = "Kvtyped-Key-Id";
+    /// The name of the header for [`signature`](Self::signature).
+    pub const SIGNATURE: &str = "Kvtyped-Signature";
+    /// The name of the header for [`cause`](Self::cause).
+    pub const CAUSE: &str = "Kvtyped-Cause";
+
+    /// The [`cause`](Self::cause) of a record that a migration wrote.
+    pub const REWRITE: &str = "rewrite";
+
+    /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
+    /// so `None` writes no header.
+    pub fn of_version(version: Option<u32>) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    /// Calls `line` with each header that is set.
+    pub fn for_each(&self, mut line: impl FnMut(&'static str, &str)) {
+        // Destructured, so that a new header cannot be forgotten.
+        let Self { version, encoding, key_id, signature, cause } = self;
+        if let Some(version) = version {
+            line(Self::VERSION, Digits::of(*version).as_str());
+        }
+        if let Some(encoding) = encoding {
+            line(Self::ENCODING, encoding);
+        }
+        if let Some(key_id) = key_id {
+            line(Self::KEY_ID, key_id);
+        }
+        if let Some(signature) = signature {
+            line(Self::SIGNATURE, &hex(signature));
+        }
+        if let Some(cause) = cause {
+            line(Self::CAUSE, cause);
+        }
+    }
+
+    /// Sets the header of this name from its stored text. Returns `false` for the name of another header.
+    pub fn set(&mut self, name: &str, text: &str) -> bool {
+        match name {
+            Self::VERSION => self.version = Some(parse_version(text)),
+            Self::ENCODING => self.encoding = Some(text.into()),
+            Self::KEY_ID => self.key_id = Some(text.into()),
+            Self::SIGNATURE => self.signature = Some(unhex(text)),
+            Self::CAUSE => self.cause = Some(text.into()),
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl fmt::Debug for RecordHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut headers = f.debug_struct("RecordHeaders");
+        self.for_each(|name, text| {
+            match name {
+                Self::SIGNATURE => headers.field(name, &format_args!("{} bytes", text.len() / 2)),
+                _ => headers.field(name, &text),
+            };
+        });
+        headers.finish()
+    }
+}
+
+/// Parses a version. Only the text that this crate writes is a version, so `007` and `+7` are none.
+fn parse_version(text: &str) -> u32 {
+    let is_canonical = !text.starts_with(['0', '+']);
+    if is_canonical { text.parse().unwrap_or_default() } else { 0 }
+}
+
+/// The decimal digits of a number, without an allocation.
+struct Digits {
+    text: [u8; 10],
+    start: usize,
+}
+
+impl Digits {
+    fn of(mut number: u32) -> Self {
+        let mut digits = Self { text: [b'0'; 10], start: 10 };
+        loop {
+            digits.start -= 1;
+            digits.text[digits.start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return digits;
+            }
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[self.start..]).unwrap_or_default()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads hexadecimal digits. A text that is not hexadecimal is kept as its bytes, so that it matches no signature.
+fn unhex(text: &str) -> Bytes {
+    let digits = text.as_bytes();
+    let byte = |pair: &[u8]| {
+        let text = std::str::from_utf8(pair).ok().filter(|text| text.len() == 2 && !text.starts_with('+'))?;
+        u8::from_str_radix(text, 16).ok()
+    };
+    match digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>() {
+        Some(bytes) => bytes.into(),
+        None => digits.to_vec().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_read_as_they_were_written() {
+        let full = RecordHeaders {
+            version: Some(u32::MAX),
+            encoding: Some("zstd, aead".into()),
+            key_id: Some("2026-11".into()),
+            signature: Some(vec![0, 127, 255].into()),
+            cause: Some(RecordHeaders::REWRITE.into()),
+        };
+        for headers in [full, RecordHeaders::default(), RecordHeaders::of_version(Some(1))] {
+            let mut read = RecordHeaders::default();
+            headers.for_each(|name, text| assert!(read.set(name, text), "{name}"));
+            assert_eq!(read, headers);
+        }
+        assert!(!RecordHeaders::default().set("Nats-Msg-Id", "7"));
+    }
+
+    #[test]
+    fn invalid_version_is_zero() {
+        for text in ["0", "00", "03", "+3", "-1", "", " 3", "three", "4294967296"] {
+            assert_eq!(parse_version(text), 0, "{text:?}");
+        }
+        assert_eq!((parse_version("1"), parse_version("4294967295")), (1, u32::MAX));
+    }
+
+    #[test]
+    fn debug_output_hides_the_signature() {
+        let headers = RecordHeaders { signature: Some(vec![0xab; 4].into()), ..RecordHeaders::of_version(Some(3)) };
+        let text = format!("{headers:?}");
+        assert!(text.contains("4 bytes") && text.contains('3') && !text.contains("abab"), "{text}");
+    }
+}
