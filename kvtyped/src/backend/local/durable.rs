@@ -1,0 +1,81 @@
+//! Answers that wait until their data is durable, and the room for data that is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::backend::Deadline;
+use crate::backend::state::log::{Ticket, Verdict};
+use crate::error::{Error, Result};
+
+/// The size of the queue, and of one permit.
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+const PERMIT_BYTES: usize = 1024;
+const PERMITS: u32 = (QUEUE_BYTES / PERMIT_BYTES) as u32;
+
+/// The room for operations that are not durable.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    room: Arc<Semaphore>,
+    /// Whether each operation takes the whole queue, because the storage refused the last group.
+    one_by_one: AtomicBool,
+}
+
+impl Queue {
+    pub(crate) fn new() -> Self {
+        Self { room: Arc::new(Semaphore::new(PERMITS as usize)), one_by_one: AtomicBool::new(false) }
+    }
+
+    /// Admits operations one by one, or together. One by one, an operation that needs no room succeeds beside others
+    /// that the storage refuses.
+    pub(crate) fn admit_one_by_one(&self, one_by_one: bool) {
+        self.one_by_one.store(one_by_one, Ordering::Relaxed);
+    }
+
+    /// Waits for the room of an operation of this size.
+    pub(super) async fn admit(&self, size: usize, deadline: Deadline) -> Result<OwnedSemaphorePermit> {
+        let permits = match self.one_by_one.load(Ordering::Relaxed) {
+            true => PERMITS,
+            false => u32::try_from(size / PERMIT_BYTES + 1).unwrap_or(PERMITS).min(PERMITS),
+        };
+        let permit = deadline.timeout(Arc::clone(&self.room).acquire_many_owned(permits)).await?;
+        // The semaphore is never closed.
+        permit.map_err(|_| Error::unavailable("the queue of the store is closed"))
+    }
+}
+
+/// Returns the result of a write when its ticket is durable.
+pub(super) async fn settle<R>(result: Result<R>, ticket: Ticket, deadline: Deadline) -> Result<R> {
+    let Ticket::Pending(verdict) = ticket else { return result };
+    let is_applied = result.is_ok();
+    let unknown = |error: Error| if is_applied { error.unknown_outcome() } else { error };
+    match deadline.timeout(verdict).await {
+        Ok(Ok(Verdict::Durable)) => result,
+        Ok(Ok(Verdict::Refused(reason))) => Err(Error::unavailable(reason)),
+        Ok(Ok(Verdict::Failed(reason))) => Err(unknown(Error::unavailable(reason))),
+        Ok(Err(_)) => Err(unknown(Error::unavailable(WRITER_ENDED))),
+        Err(timeout) => Err(unknown(timeout)),
+    }
+}
+
+/// Waits until the data of a read is durable. Returns `false` if the data was reverted, and the caller must read again.
+pub(super) async fn is_shown(ticket: Ticket, deadline: Deadline) -> Result<bool> {
+    match ticket {
+        Ticket::Durable => Ok(true),
+        pending @ Ticket::Pending(_) => deadline.timeout(is_durable(pending)).await?,
+    }
+}
+
+/// Waits without a deadline; see [`is_shown`].
+pub(super) async fn is_durable(ticket: Ticket) -> Result<bool> {
+    let Ticket::Pending(verdict) = ticket else { return Ok(true) };
+    match verdict.await {
+        Ok(Verdict::Durable) => Ok(true),
+        Ok(Verdict::Refused(_)) => Ok(false),
+        Ok(Verdict::Failed(reason)) => Err(Error::unavailable(reason)),
+        Err(_) => Err(Error::unavailable(WRITER_ENDED)),
+    }
+}
+
+const WRITER_ENDED: &str = "the writer of the store ended; open the store again";
