@@ -50,6 +50,22 @@ impl LocalBackend {
         Self { shared: Arc::new(shared), backing_store }
     }
 
+    /// Wakes the writer of the log.
+    #[cfg(feature = "file")]
+    pub(crate) fn wake_writer(&self) {
+        if let Some(log) = self.shared.lock().log() {
+            log.wake();
+        }
+    }
+
+    /// Closes the log; see [`Log::close`](crate::backend::state::log::Log::close).
+    #[cfg(feature = "file")]
+    pub(crate) fn close_log(&self) {
+        if let Some(log) = self.shared.lock().log() {
+            log.close();
+        }
+    }
+
     /// Returns the names of all buckets, in order.
     pub(crate) fn bucket_names(&self) -> Vec<String> {
         self.shared.lock().names()
@@ -185,7 +201,7 @@ impl RawBucket for LocalBucket {
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
-            let status = |state: &mut StateMachine| {
+            let status = |state: &mut StateMachine| -> Result<_> {
                 let (bucket, now) = self.shared.bucket(state, &self.config.name)?;
                 let created = self.shared.date(bucket.created);
                 Ok(BucketStatus {
@@ -196,7 +212,8 @@ impl RawBucket for LocalBucket {
                     ..BucketStatus::new(bucket.config.clone(), self.backing_store, created)
                 })
             };
-            self.shared.read_all(deadline, status).await?
+            let status = self.shared.read_all(deadline, status).await??;
+            Ok(BucketStatus { raw: self.shared.raw_status(), ..status })
         })
     }
 

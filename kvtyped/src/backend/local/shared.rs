@@ -25,18 +25,36 @@ pub(crate) struct LocalShared {
     queue: Option<Arc<Queue>>,
     /// A part of the epoch of bucket identities.
     opens: u64,
+    /// Returns the raw status of the storage.
+    describe: Option<Describe>,
 }
+
+/// A function that returns the raw status of a storage.
+type Describe = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 impl LocalShared {
     /// Creates a state without buckets and without a log, for a backend of this name.
     pub(super) fn new(name: &'static str) -> Self {
         let state = Arc::new(Mutex::new(StateMachine::new(name)));
-        Self { state, clock: Clock::starting_now(), queue: None, opens: 0 }
+        Self { state, clock: Clock::starting_now(), queue: None, opens: 0, describe: None }
     }
 
+    #[cfg(feature = "file")]
     /// Creates the shared part of a durable backend. `opens` counts how often the store was opened.
     pub(crate) fn durable(state: Arc<Mutex<StateMachine>>, clock: Clock, queue: Arc<Queue>, opens: u64) -> Self {
-        Self { state, clock, queue: Some(queue), opens }
+        Self { state, clock, queue: Some(queue), opens, describe: None }
+    }
+
+    /// Sets the raw status of the storage.
+    #[cfg(feature = "file")]
+    pub(crate) fn describe_by(mut self, describe: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
+        self.describe = Some(Box::new(describe));
+        self
+    }
+
+    /// Returns the raw status of the storage.
+    pub(super) fn raw_status(&self) -> Option<serde_json::Value> {
+        self.describe.as_ref().map(|describe| describe())
     }
 
     /// Returns the time of the state.

@@ -216,6 +216,13 @@ impl BucketState {
         self.last_removed = self.last_removed.max(revision);
     }
 
+    /// Skips all revisions up to this one, so that they are never assigned. No watch can resume before it.
+    #[cfg(feature = "file")]
+    pub(crate) fn skip_to(&mut self, revision: Revision) {
+        self.last_revision = revision;
+        self.last_removed = revision;
+    }
+
     /// Adds an entry to all indexes.
     pub(crate) fn insert(&mut self, revision: Revision, stored: StoredEntry) {
         if let Some(at) = self.expires(&stored) {
@@ -229,7 +236,7 @@ impl BucketState {
     }
 
     /// Removes an entry from all indexes.
-    pub(super) fn take(&mut self, revision: Revision) -> Option<StoredEntry> {
+    pub(crate) fn take(&mut self, revision: Revision) -> Option<StoredEntry> {
         let stored = self.entries.remove(&revision)?;
         self.bytes -= stored.size;
         if let Some(at) = self.expires(&stored) {

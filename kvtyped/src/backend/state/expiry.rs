@@ -42,7 +42,7 @@ impl BucketState {
     }
 
     /// Computes the expiry time of each entry.
-    pub(super) fn schedule_expiry(&mut self) {
+    pub(crate) fn schedule_expiry(&mut self) {
         self.expirations =
             self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
     }

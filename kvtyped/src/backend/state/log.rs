@@ -118,6 +118,11 @@ impl Log {
         self.wake.notify_one();
     }
 
+    /// Wakes the writer.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Whether the log is closed, and every effect was taken.
     pub(crate) fn is_drained(&self) -> bool {
         matches!(self.condition, Condition::Closing) && self.pending.is_empty()

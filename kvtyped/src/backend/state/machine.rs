@@ -273,7 +273,7 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
 }
 
 /// Returns a configuration with its irregular settings, as a server reports it.
-fn with_irregularities(mut config: BucketConfig) -> BucketConfig {
+pub(crate) fn with_irregularities(mut config: BucketConfig) -> BucketConfig {
     let difference = || Difference { setting: "allow_rollup_hdrs", wanted: true.to_string(), found: false.to_string() };
     config.irregular = (config.rollups == Some(false)).then(difference).into_iter().collect();
     config
