@@ -25,11 +25,6 @@ pub(crate) struct Removal {
 }
 
 impl Changes {
-    /// Returns the revision of the last appended entry, or [`Revision::ZERO`] if no entry was appended.
-    pub(crate) fn last_stored(&self) -> Revision {
-        self.stored.last().copied().unwrap_or_default()
-    }
-
     /// Whether nothing was changed.
     pub(crate) fn is_empty(&self) -> bool {
         self.stored.is_empty() && self.removed.is_empty()

@@ -105,11 +105,6 @@ impl Log {
         }
     }
 
-    /// Returns the reason of a failure.
-    pub(crate) fn failure(&self) -> Option<&str> {
-        if let Condition::Failed(reason) = &self.condition { Some(reason) } else { None }
-    }
-
     /// Accepts no more effects. The pending effects are still written.
     pub(crate) fn close(&mut self) {
         if matches!(self.condition, Condition::Open) {

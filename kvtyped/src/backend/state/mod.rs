@@ -15,3 +15,6 @@ pub(crate) mod effect;
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod rollback;
+
+#[cfg(test)]
+mod tests;
