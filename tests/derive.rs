@@ -13,6 +13,8 @@ use kvtyped::key::{KeyError, ModelKey};
 use kvtyped::model::SingleRevision;
 use kvtyped::prelude::*;
 
+#[path = "derive_versions.rs"]
+mod versions;
 #[path = "derive_fields.rs"]
 pub mod fields;
 

@@ -42,6 +42,7 @@ mod recovery;
 mod references;
 mod resume;
 mod runtimes;
+mod schema_versions;
 mod security;
 mod semaphore;
 mod server_versions;

@@ -9,7 +9,7 @@ use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, T
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 17] = [
+const CONTAINER: [&str; 24] = [
     "bucket",
     "key",
     "key_name",
@@ -26,9 +26,16 @@ const CONTAINER: [&str; 17] = [
     "description",
     "limit_markers",
     "rollups",
+    "write_epochs",
+    "name",
+    "version",
+    "upgrade_from",
+    "writes",
+    "unversioned",
+    "newer",
     "crate",
 ];
-const FIELD: [&str; 2] = ["key", "value"];
+const FIELD: [&str; 3] = ["key", "value", "version"];
 
 /// The attributes of a model.
 #[derive(Default)]
@@ -49,7 +56,35 @@ pub(crate) struct Container {
     pub(crate) description: Option<LitStr>,
     pub(crate) limit_markers: Option<LitStr>,
     pub(crate) rollups: Option<LitBool>,
+    pub(crate) write_epochs: Option<LitStr>,
+    pub(crate) name: Option<LitStr>,
+    pub(crate) versions: Versions,
+    pub(crate) unversioned: Option<LitInt>,
+    pub(crate) newer: Option<LitStr>,
     pub(crate) krate: Option<Path>,
+}
+
+/// The attributes that a model and an older version share.
+#[derive(Default)]
+pub(crate) struct Versions {
+    pub(crate) version: Option<LitInt>,
+    pub(crate) upgrade_from: Option<Type>,
+    pub(crate) writes: Option<LitInt>,
+}
+
+impl Versions {
+    /// Reads one of the attributes.
+    pub(crate) fn read(&mut self, name: &Ident, input: ParseStream) -> Result<()> {
+        const NUMBER: &str = "a number from 1; write";
+        if name == "version" {
+            set_once(&mut self.version, name, || value(input, name, &format!("{NUMBER} `version = 2`")))
+        } else if name == "writes" {
+            set_once(&mut self.writes, name, || value(input, name, &format!("{NUMBER} `writes = 1`")))
+        } else {
+            let expected = "the type of the previous version; write `upgrade_from = UserV1`";
+            set_once(&mut self.upgrade_from, name, || value(input, name, expected))
+        }
+    }
 }
 
 /// The attributes of a model's field: only their identifiers.
@@ -57,6 +92,7 @@ pub(crate) struct Container {
 pub(crate) struct Field {
     pub(crate) key: Option<Ident>,
     pub(crate) value: Option<Ident>,
+    pub(crate) version: Option<Ident>,
 }
 
 pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
@@ -92,6 +128,13 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
             value(input, name, "a duration with a unit, or `\"off\"`; write `limit_markers = \"5m\"`")
         }),
         "rollups" => set_once(&mut found.rollups, name, || switch(input, name)),
+        "write_epochs" => set_once(&mut found.write_epochs, name, || value(input, name, "`\"open\"` or `\"closed\"`")),
+        "name" => set_once(&mut found.name, name, || value(input, name, "a name; write `name = \"user\"`")),
+        "version" | "upgrade_from" | "writes" => found.versions.read(name, input),
+        "unversioned" => set_once(&mut found.unversioned, name, || {
+            value(input, name, "a number from 1 to the version; write `unversioned = 1`")
+        }),
+        "newer" => set_once(&mut found.newer, name, || value(input, name, "`\"keep\"` or `\"refuse\"`")),
         "crate" => set_once(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(
             name,
@@ -102,11 +145,17 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
     found
 }
 
+/// Whether a model has an attribute of this name.
+pub(crate) fn is_of_model(name: &str) -> bool {
+    CONTAINER.contains(&name)
+}
+
 pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
     let mut found = Field::default();
     each_item(attrs, ctxt, |name, input| match &*name.to_string() {
         "key" => set_once(&mut found.key, name, || flag(input, name)),
         "value" => set_once(&mut found.value, name, || flag(input, name)),
+        "version" => set_once(&mut found.version, name, || flag(input, name)),
         other if CONTAINER.contains(&other) => {
             Err(Error::new_spanned(name, format!("`{other}` is a struct attribute; move it to the struct")))
         }
@@ -195,7 +244,7 @@ fn switch(input: ParseStream, name: &Ident) -> Result<LitBool> {
     if input.peek(Token![=]) { value(input, name, "`true` or `false`") } else { Ok(LitBool::new(true, name.span())) }
 }
 
-fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
+pub(crate) fn flag(input: ParseStream, name: &Ident) -> Result<Ident> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(name.clone());
     }

@@ -6,6 +6,7 @@ use syn::{GenericParam, Type};
 use crate::ctxt::Ctxt;
 use crate::model::{Field, Model, Segment, ungrouped};
 use crate::serde_attr::struct_has_default;
+use crate::version;
 
 /// The third phase: checks every rule.
 pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
@@ -18,6 +19,7 @@ pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     check_no_lifetimes(model, ctxt);
     check_serde_reads_key_fields(model, ctxt);
     check_key_codec(model, ctxt);
+    version::check(model, ctxt);
 }
 
 fn check_key_codec(model: &Model<'_>, ctxt: &mut Ctxt) {

@@ -11,6 +11,7 @@ mod ctxt;
 mod expand;
 mod fallback;
 mod generics;
+mod kv_version;
 mod model;
 mod names;
 mod segment;
@@ -19,6 +20,7 @@ mod serde_attr;
 mod settings;
 mod template;
 mod units;
+mod version;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, Error, parse_macro_input};
@@ -181,6 +183,24 @@ pub fn derive_key_segment(input: TokenStream) -> TokenStream {
     let tokens = segment::derive(&input).unwrap_or_else(|error| {
         let mut tokens = error.into_compile_error();
         tokens.extend(fallback::segment(&input));
+        tokens
+    });
+    tokens.into()
+}
+
+/// Turns a type into an older version of a model's stored type.
+///
+/// ```text
+/// #[derive(Serialize, Deserialize, KvVersion)]
+/// #[kv(version = 2, upgrade_from = UserV1)]
+/// struct UserV2 { id: u64, first: String, last: String }
+/// ```
+#[proc_macro_derive(KvVersion, attributes(kv))]
+pub fn derive_kv_version(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    let tokens = kv_version::derive(&input).unwrap_or_else(|error| {
+        let mut tokens = error.into_compile_error();
+        tokens.extend(kv_version::fallback(&input));
         tokens
     });
     tokens.into()

@@ -11,6 +11,7 @@ use crate::names;
 use crate::serde_attr::SerdeField;
 use crate::settings::Settings;
 use crate::template::{self, Template};
+use crate::version::{Schema, Version};
 
 /// The parsed attributes, before names are resolved.
 pub(crate) struct Parts<'a> {
@@ -82,6 +83,8 @@ pub(crate) struct Model<'a> {
     pub(crate) filter: Ident,
     pub(crate) codec: Option<Type>,
     pub(crate) settings: Settings,
+    pub(crate) version: Version,
+    pub(crate) schema: Schema,
     /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
     pub(crate) fields: Vec<Field<'a>>,
@@ -103,7 +106,7 @@ pub(crate) enum Segment {
 
 /// The second phase: resolves the names of the template.
 pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
-    let Parts { input, attrs, settings, template, mut fields } = parts;
+    let Parts { input, mut attrs, settings, template, mut fields } = parts;
     let has_template = template.is_some();
     let template = template.unwrap_or_else(|| template_of_marked_fields(&fields));
     let mut segments = Vec::new();
@@ -129,6 +132,9 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     let key_codec = attrs.key_codec.as_ref().and_then(|name| ctxt.ok(key_codec(name)));
     let krate = krate(&attrs);
     let (key, filter) = key_and_filter(&input.ident, &attrs);
+    let versions = std::mem::take(&mut attrs.versions);
+    let version = Version::resolve(versions, ctxt);
+    let schema = Schema::resolve(&attrs, &input.ident, version.number, ctxt);
     Model {
         input,
         krate,
@@ -137,6 +143,8 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         key_codec,
         codec: attrs.codec,
         settings,
+        version,
+        schema,
         fields,
         is_valid: true,
         has_template,

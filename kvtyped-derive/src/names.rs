@@ -28,7 +28,7 @@ pub(crate) fn snake_case(name: &str) -> String {
     words(name).join("_")
 }
 
-/// The case of the names of variants.
+/// A case of names, with the rules of serde.
 #[derive(Clone, Copy)]
 pub(crate) enum Case {
     Lower,
@@ -77,6 +77,25 @@ impl Case {
             Self::ScreamingSnake => Self::Snake.apply(variant).to_ascii_uppercase(),
             Self::Kebab => Self::Snake.apply(variant).replace('_', "-"),
             Self::ScreamingKebab => Self::ScreamingSnake.apply(variant).replace('_', "-"),
+        }
+    }
+
+    /// Applies the case to the name of a field, which is in `snake_case`.
+    pub(crate) fn apply_to_field(self, field: &str) -> String {
+        match self {
+            Self::Lower | Self::Snake => field.to_owned(),
+            Self::Upper | Self::ScreamingSnake => field.to_ascii_uppercase(),
+            Self::Kebab => field.replace('_', "-"),
+            Self::ScreamingKebab => field.to_ascii_uppercase().replace('_', "-"),
+            Self::Camel => Self::Camel.apply(&Self::Pascal.apply_to_field(field)),
+            Self::Pascal => {
+                let word = |word: &str| {
+                    let mut rest = word.chars();
+                    let first = rest.next().map(|first| first.to_ascii_uppercase());
+                    first.into_iter().chain(rest).collect::<String>()
+                };
+                field.split('_').map(word).collect()
+            }
         }
     }
 }
@@ -137,6 +156,12 @@ mod tests {
     fn each_case_is_applied() {
         let names: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply("EuWest")).collect();
         assert_eq!(names, ["euwest", "EUWEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
+    }
+
+    #[test]
+    fn each_case_is_applied_to_fields() {
+        let names: Vec<_> = Case::ALL.iter().map(|(_, case)| case.apply_to_field("eu_west")).collect();
+        assert_eq!(names, ["eu_west", "EU_WEST", "EuWest", "euWest", "eu_west", "EU_WEST", "eu-west", "EU-WEST"]);
     }
 
     #[test]

@@ -3,9 +3,12 @@
 use syn::meta::ParseNestedMeta;
 use syn::{Attribute, LitStr};
 
+use crate::names::Case;
+
 /// The serde attributes of a field.
 #[derive(Default)]
 pub(crate) struct SerdeField {
+    pub(crate) flatten: bool,
     skip_serializing: bool,
     skip_serializing_if: bool,
     skip_deserializing: bool,
@@ -28,6 +31,7 @@ impl SerdeField {
                 "skip_serializing_if" => found.skip_serializing_if = true,
                 "skip_deserializing" => found.skip_deserializing = true,
                 "default" => found.default = true,
+                "flatten" => found.flatten = true,
                 "alias" => found.aliases.push(meta.value()?.parse::<LitStr>()?.value()),
                 "rename" if meta.input.peek(syn::token::Paren) => meta.parse_nested_meta(|side| {
                     let text = Some(side.value()?.parse::<LitStr>()?.value());
@@ -52,6 +56,16 @@ impl SerdeField {
     /// Whether a stored record never contains the field, so that its value comes from the key.
     pub(crate) fn is_skipped(&self) -> bool {
         self.skip_serializing || self.skip_deserializing
+    }
+
+    /// Whether a stored record may lack the field.
+    pub(crate) fn may_be_missing(&self) -> bool {
+        self.is_skipped() || self.skip_serializing_if
+    }
+
+    /// Returns the name that serde writes, if an attribute of the field sets it.
+    pub(crate) fn written_as(&self) -> Option<&str> {
+        self.written_as.as_deref()
     }
 
     /// Returns the reason why serde cannot read back the field `name`, or `None` if it can.
@@ -87,6 +101,31 @@ pub(crate) fn struct_has_default(attributes: &[Attribute]) -> bool {
         Ok(())
     });
     default
+}
+
+/// Returns the case of the field names that serde writes.
+pub(crate) fn case_of_fields(attributes: &[Attribute]) -> Option<Case> {
+    let mut case = None;
+    let mut set = |text: LitStr| {
+        case = Case::ALL.into_iter().find(|(name, _)| *name == text.value()).map(|(_, case)| case).or(case);
+    };
+    each(attributes, |meta| {
+        if !meta.path.is_ident("rename_all") {
+            return Ok(());
+        }
+        if !meta.input.peek(syn::token::Paren) {
+            set(meta.value()?.parse()?);
+            return Ok(());
+        }
+        meta.parse_nested_meta(|side| {
+            let text = side.value()?.parse()?;
+            if side.path.is_ident("serialize") {
+                set(text);
+            }
+            Ok(())
+        })
+    });
+    case
 }
 
 /// Visits the items of every `#[serde(..)]`, and skips the rest of an unknown item.

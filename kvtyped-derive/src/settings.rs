@@ -23,6 +23,13 @@ pub(crate) struct Settings {
     /// Zero disables the markers.
     pub(crate) limit_markers: Option<Duration>,
     pub(crate) rollups: Option<bool>,
+    pub(crate) write_epochs: Option<WriteEpochs>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum WriteEpochs {
+    Open,
+    Closed,
 }
 
 #[derive(Clone, Copy)]
@@ -47,6 +54,7 @@ impl Settings {
             description: attrs.description.as_ref().map(LitStr::value),
             limit_markers: read_setting(ctxt, attrs.limit_markers.as_ref(), limit_markers),
             rollups: read_setting(ctxt, attrs.rollups.as_ref(), |rollups| self::rollups(rollups, attrs)),
+            write_epochs: read_setting(ctxt, attrs.write_epochs.as_ref(), write_epochs),
         }
     }
 
@@ -152,6 +160,17 @@ fn storage(literal: &LitStr) -> Result<Storage> {
         other => {
             let suggestion = names::suggest(other, ["file", "memory"]);
             Err(Error::new_spanned(literal, format!("unknown storage `{other}`; {suggestion}")))
+        }
+    }
+}
+
+fn write_epochs(literal: &LitStr) -> Result<WriteEpochs> {
+    match &*literal.value() {
+        "open" => Ok(WriteEpochs::Open),
+        "closed" => Ok(WriteEpochs::Closed),
+        other => {
+            let suggestion = names::suggest(other, ["open", "closed"]);
+            Err(Error::new_spanned(literal, format!("unknown write epochs `{other}`; {suggestion}")))
         }
     }
 }

@@ -304,12 +304,12 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision};
+pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;
 pub use crate::watch::{Cache, Event, Live};
-pub use kvtyped_derive::{KeySegment, KvModel};
+pub use kvtyped_derive::{KeySegment, KvModel, KvVersion};
 
 #[cfg(all(doctest, feature = "nats"))]
 #[doc = include_str!("../README.md")]

@@ -6,11 +6,15 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
 pub use crate::codec::{Codec, CodecError, Json};
-pub use crate::config::{BucketConfig, Storage};
+pub use crate::config::{BucketConfig, Storage, WriteEpochs};
 pub use crate::key::{
     Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
 };
-pub use crate::model::{DecodeError, UpgradeFrom, encode_next, first, next};
+pub use crate::model::upgraded::{
+    Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, model_names_codec, oldest,
+    schema_first, schema_next, schema_writes, version_names_codec,
+};
+pub use crate::model::{DecodeError, DowngradeTo, UpgradeFrom};
 pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};
 
 use crate::key::unescape;

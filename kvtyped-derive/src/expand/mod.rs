@@ -3,6 +3,7 @@
 mod filter;
 mod key;
 mod model;
+pub(crate) mod version;
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -90,4 +91,13 @@ fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
 /// Returns the article of a name.
 fn article(name: &str) -> &'static str {
     if name.starts_with(['A', 'E', 'I', 'O']) || name.starts_with("Un") { "an" } else { "a" }
+}
+
+/// Gives tokens the location of `span`, and keeps the hygiene of their names.
+pub(crate) fn respanned(tokens: TokenStream, span: proc_macro2::Span) -> TokenStream {
+    let moved = tokens.into_iter().map(|mut token| {
+        token.set_span(token.span().located_at(span));
+        token
+    });
+    moved.collect()
 }

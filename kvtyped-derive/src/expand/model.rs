@@ -5,10 +5,11 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Generics, WherePredicate, parse_quote};
 
-use super::Names;
+use super::version::{self, Chain};
+use super::{Names, respanned};
 use crate::generics;
 use crate::model::Model;
-use crate::settings::{Settings, Storage};
+use crate::settings::{Settings, Storage, WriteEpochs};
 
 pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let Names { private, key, generics: key_generics, .. } = names;
@@ -25,6 +26,17 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         .as_ref()
         .map(|(variant, _)| quote!(const KEY_CODEC: #private::KeyCodec = #private::KeyCodec::#variant;));
     let (value, stored, from_stored) = stored(model);
+    let schema = model.is_valid.then(|| version::schema(model, private));
+    let chain = Chain {
+        private,
+        ident,
+        generics: &generics,
+        ty_generics: ty_generics.to_token_stream(),
+        value: stored_type(model),
+        version: &model.version,
+        names_codec: "model_names_codec",
+    };
+    let chain = model.is_valid.then(|| chain.expand());
     let single = model.settings.is_single_revision().then(|| {
         quote! {
             #[allow(deprecated)]
@@ -43,6 +55,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             type Codec = #codec;
 
             #key_codec
+            #schema
 
             fn settings() -> #private::BucketConfig {
                 #settings
@@ -62,7 +75,16 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         }
 
         #single
+
+        #chain
     }
+}
+
+/// Returns the stored type, without `Self`.
+fn stored_type(model: &Model<'_>) -> TokenStream {
+    let ident = &model.input.ident;
+    let (_, ty_generics, _) = model.input.generics.split_for_impl();
+    model.value_field().map_or_else(|| quote!(#ident #ty_generics), |field| field.ty.to_token_stream())
 }
 
 /// Returns the generics with the bounds of a model. A type without parameters gets none, so that rustc reports a
@@ -75,12 +97,15 @@ fn bounded(model: &Model<'_>, Names { private, generics: key_generics, .. }: &Na
     let ident = &model.input.ident;
     let (_, ty_generics, _) = all.split_for_impl();
     let codec = model.codec();
-    let value = model.value_field().map_or_else(|| quote!(#ident #ty_generics), |field| field.ty.to_token_stream());
+    let value = stored_type(model);
     let mut bounds: Vec<WherePredicate> = vec![
         parse_quote!(#ident #ty_generics: ::core::marker::Send + ::core::marker::Sync + 'static),
         parse_quote!(#codec: #private::Codec<#value>),
     ];
     bounds.extend(super::bounds(model, key_generics));
+    if model.is_valid {
+        bounds.extend(version::bounds(private, &value, &model.version));
+    }
     generics::with_predicates(all, bounds)
 }
 
@@ -92,15 +117,6 @@ fn codec(model: &Model<'_>) -> TokenStream {
         (None, Some(value)) => respanned(codec, value.ty.span()),
         (None, None) => respanned(codec, model.input.ident.span()),
     }
-}
-
-/// Gives tokens the location of `span`, and keeps the hygiene of their names.
-fn respanned(tokens: TokenStream, span: proc_macro2::Span) -> TokenStream {
-    let moved = tokens.into_iter().map(|mut token| {
-        token.set_span(token.span().located_at(span));
-        token
-    });
-    moved.collect()
 }
 
 fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
@@ -117,6 +133,7 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
         description,
         limit_markers,
         rollups,
+        write_epochs,
     } = settings;
     let duration = |duration: &std::time::Duration| {
         let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
@@ -143,6 +160,13 @@ fn settings(settings: &Settings, private: &TokenStream) -> TokenStream {
     assign("description", description.as_ref().map(|text| quote!(::core::convert::Into::into(#text))));
     assign("limit_markers", limit_markers.as_ref().map(duration));
     assign("rollups", rollups.map(ToTokens::into_token_stream));
+    assign(
+        "write_epochs",
+        write_epochs.map(|epochs| match epochs {
+            WriteEpochs::Open => quote!(#private::WriteEpochs::Open),
+            WriteEpochs::Closed => quote!(#private::WriteEpochs::Closed),
+        }),
+    );
     let new = quote!(#private::BucketConfig::new(#bucket));
     if assignments.is_empty() { new } else { quote!(let mut settings = #new; #(#assignments)* settings) }
 }

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 
+use super::content::{Content, Target};
 use super::entry::{Entry, Pending, Removed, Version};
-use crate::backend::{Operation, RawEntry};
+use super::schema_state::BucketSchema;
+use crate::backend::{Operation, RawEntry, RecordHeaders};
 use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::KvModel;
+use crate::model::{DecodeError, KvModel};
 
 fn undecodable(codec: &'static str, detail: String) -> Error {
     Error::new(ErrorKind::Decode { codec, detail })
@@ -53,13 +55,48 @@ pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
 
 /// Decodes the record of an entry that is not a delete marker. `key` is the decoded key of the entry.
 fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
-    let stored = T::Codec::decode(&raw.value).map_err(|error| with_model::<T>(Error::decode(&error), raw))?;
+    let version = stored_version::<T>(raw)?;
+    let stored = decode_value::<T>(version, raw)?;
     let value = T::__from_stored(&key, stored);
     if !value.__has_key(&key) {
         let detail = "the record names another key than its stored key".to_owned();
         return Err(with_model::<T>(undecodable("key", detail), raw));
     }
-    Ok(Entry { value, key, revision: raw.revision, created: raw.created, ttl: raw.ttl, pending: Pending::UNKNOWN })
+    let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
+    Ok(Entry { value, key, revision, created, ttl, version, pending })
+}
+
+/// Returns the schema version of a stored record.
+pub(crate) fn stored_version<T: KvModel>(raw: &RawEntry) -> Result<u32> {
+    let found = match T::SCHEMA.version_field {
+        None => raw.headers.version,
+        Some(read) => read(&raw.value).map_err(|error| with_model::<T>(Error::decode(&error), raw))?,
+    };
+    Ok(found.unwrap_or(T::SCHEMA.unversioned))
+}
+
+fn decode_value<T: KvModel>(version: u32, raw: &RawEntry) -> Result<T::Value> {
+    if let Some(encoding) = &raw.headers.encoding {
+        let encoding: String = encoding.chars().take(32).collect();
+        let detail = format!("this version does not support the encoding {encoding:?} of the record");
+        return Err(located(undecodable("record", detail), raw));
+    }
+    let schema = T::SCHEMA;
+    // A program that keeps newer records reads them by its own shape.
+    let shape = if schema.keeps_newer { version.min(schema.version) } else { version };
+    (schema.decode)(shape, &raw.value).map_err(|error| with_model::<T>(decode_error(error), raw))
+}
+
+fn decode_error(error: DecodeError) -> Error {
+    match error {
+        DecodeError::Codec(error) => Error::decode(&error),
+        DecodeError::Newer { found, knows } => Error::new(ErrorKind::Newer { found, knows }),
+        DecodeError::TooOld { found, oldest } => Error::new(ErrorKind::TooOld { found, oldest }),
+        DecodeError::Upgrade { from, to, source } => {
+            let detail = format!("a record of schema version {from} cannot be upgraded to version {to}");
+            undecodable("upgrade", detail).caused_by(source)
+        }
+    }
 }
 
 /// Converts an entry to a version of the history.
@@ -77,20 +114,82 @@ pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
     })
 }
 
-/// Returns the bytes of a record that is to be written under `key`.
-pub(crate) fn encode<T: KvModel>(record: &T, key: T::Key) -> Result<Bytes> {
-    let bytes = encode_unverified(record)?;
-    verify(record, key, &bytes)?;
-    Ok(bytes)
+/// A record that is encoded as the version that its bucket takes, and not yet compared with its encoding.
+#[derive(Debug, Clone)]
+pub(crate) struct Unverified {
+    bytes: Bytes,
+    /// The version of the bytes.
+    shape: u32,
+    /// The version that the stored record names.
+    version: u32,
+    target: Option<Target>,
 }
 
-/// Returns the bytes of a record that is not written yet.
-pub(super) fn encode_unverified<T: KvModel>(record: &T) -> Result<Bytes> {
-    T::Codec::encode(record.stored()).map(Bytes::from).map_err(unwritable::<T>)
+impl Unverified {
+    /// Encodes a record. `found` is the version of the record that it replaces, if the program has read that record.
+    ///
+    /// A record is never written as an older version than the one that was read, because that would drop fields. A record
+    /// of a newer version than the program, which the program may keep, is written under the version that it had.
+    pub(super) fn new<T: KvModel>(record: &T, bucket: &BucketSchema, found: Option<u32>) -> Result<Self> {
+        let target = bucket.target::<T>()?;
+        let writes = target.map_or(T::SCHEMA.version, |target| target.writes);
+        let version = found.map_or(writes, |found| writes.max(found));
+        let shape = version.min(T::SCHEMA.version);
+        let bytes = (T::SCHEMA.encode)(record.stored(), shape).map(Bytes::from).map_err(unwritable::<T>)?;
+        Ok(Self { bytes, shape, version, target })
+    }
+
+    /// Whether the two encodings are the same record of the same version.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.version == other.version && self.bytes == other.bytes
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Checks that the bytes decode to this record, and returns the content of its write.
+    pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
+        let Self { bytes, shape, version, target } = self;
+        if shape == T::SCHEMA.version {
+            verify(record, key, &bytes)?;
+        }
+        let header = match T::SCHEMA.version_field {
+            Some(read) => {
+                check_version_field::<T>(read(&bytes).map_err(unwritable::<T>)?, version)?;
+                None
+            }
+            // A record without a header is a record of version 1, unless the model says otherwise.
+            None if version == 1 && T::SCHEMA.unversioned == 1 => None,
+            None => Some(version),
+        };
+        Ok(Content::put(bytes, RecordHeaders::of_version(header), target))
+    }
+}
+
+fn check_version_field<T: KvModel>(field: Option<u32>, version: u32) -> Result<()> {
+    if field == Some(version) {
+        return Ok(());
+    }
+    let found = field.map_or("is empty".to_owned(), |field| format!("is {field}"));
+    let detail =
+        format!("the version field {found}, and the record is written as version {version}; set it to {version}");
+    Err(Error::new(ErrorKind::Encode { codec: T::SCHEMA.codec, detail }).of_model::<T>())
+}
+
+/// Encodes a record that is to be written under `key`, and checks the encoding. `found` is the version of the record
+/// that it replaces, if the program has read that record.
+pub(crate) fn encode<T: KvModel>(
+    record: &T,
+    key: T::Key,
+    bucket: &BucketSchema,
+    found: Option<u32>,
+) -> Result<Content> {
+    Unverified::new(record, bucket, found)?.verify(record, key)
 }
 
 /// Checks that the bytes of a record decode to this record.
-pub(super) fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
+fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
     let read = read_back::<T::Codec, _>(bytes).map_err(unwritable::<T>)?;
     // The key may contain fields that the codec leaves out.
     let read = T::from_stored(key, read);
@@ -120,7 +219,6 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::backend::RecordHeaders;
     use crate::revision::Revision;
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvModel)]

@@ -92,7 +92,7 @@ impl<T: KvModel> Delete<'_, T> {
         let Self { bucket, key, revision, timeout, fence } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("delete", error))?;
         let terms = WriteConditions { expected: revision, fence, timeout };
-        bucket.send("delete", key, WriteKind::Delete, None, terms).await
+        bucket.send_removal("delete", key, WriteKind::Delete, None, terms).await
     }
 }
 
@@ -129,7 +129,7 @@ impl<T: KvModel> Purge<'_, T> {
         let ttl = ttl.map(parse_ttl).transpose();
         let ttl = ttl.map_err(|error| error.with_context("purge", bucket.name(), Some(key.as_str())))?;
         let terms = WriteConditions { expected: revision, fence, timeout };
-        bucket.send("purge", key, WriteKind::Purge, ttl, terms).await
+        bucket.send_removal("purge", key, WriteKind::Purge, ttl, terms).await
     }
 }
 

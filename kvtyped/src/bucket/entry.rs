@@ -16,6 +16,7 @@ pub struct Entry<T: KvModel> {
     pub(super) revision: Revision,
     pub(super) created: SystemTime,
     pub(super) ttl: Option<Ttl>,
+    pub(super) version: u32,
     pub(super) pending: Pending,
 }
 
@@ -56,6 +57,12 @@ impl<T: KvModel> Entry<T> {
     /// Returns the TTL of this write. `None` if only the TTL of the bucket applies.
     pub fn ttl(&self) -> Option<Ttl> {
         self.ttl
+    }
+
+    /// Returns the schema version that the record has in the bucket. The value is already upgraded to the version of the
+    /// program.
+    pub fn schema_version(&self) -> u32 {
+        self.version
     }
 
     /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
@@ -102,13 +109,14 @@ impl<T: KvModel> Deref for Entry<T> {
 
 impl<T: KvModel + Clone> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, key, revision, created, ttl, pending } = self;
+        let Self { value, key, revision, created, ttl, version, pending } = self;
         Self {
             value: value.clone(),
             key: key.clone(),
             revision: *revision,
             created: *created,
             ttl: *ttl,
+            version: *version,
             pending: *pending,
         }
     }
@@ -123,7 +131,7 @@ impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
 
 impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { value, key, revision, created, ttl, pending: _ } = self;
+        let Self { value, key, revision, created, ttl, version: _, pending: _ } = self;
         f.debug_struct("Entry")
             .field("key", key)
             .field("revision", revision)

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::content::Target;
 use super::modify::key_queue::KeyQueues;
 use super::precondition::{FencePrecondition, FenceResult};
+use super::schema_state::{BucketSchema, SchemaState};
 use super::seen::SeenRevisions;
 use super::tombstones::Tombstones;
-use crate::backend::{Backend, BucketStatus, Deadline, Precondition, RawBucket};
+use crate::backend::{Backend, Batch, BucketStatus, Deadline, Precondition, RawBucket};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
@@ -71,6 +73,7 @@ pub(super) struct BucketInner {
     pub(super) closed: AtomicBool,
     /// The shutdown signal of the store.
     pub(super) shutdown: Arc<ShutdownSignal>,
+    pub(super) schema: SchemaState,
     pub(super) seen: SeenRevisions,
     pub(super) key_queues: Arc<KeyQueues>,
     pub(super) tombstones: Tombstones,
@@ -91,9 +94,11 @@ impl<T: KvModel> ReadBucket<T> {
         let seen = SeenRevisions::new(raw.identity());
         // A bucket with more history stores every change separately.
         let key_queues = Arc::new(KeyQueues::new(!matches!(raw.config().history, None | Some(1))));
+        let schema = SchemaState::new(raw.config());
         let inner = Arc::new(BucketInner {
             backend,
             raw,
+            schema,
             timeout,
             closed: AtomicBool::new(false),
             shutdown,
@@ -172,6 +177,21 @@ impl<T: KvModel> ReadBucket<T> {
     /// Returns the precondition of a builder for a write in this bucket.
     pub(crate) fn resolve_fence(&self, fence: FenceResult) -> Result<Option<Precondition>> {
         fence.transpose()?.map(|fence| fence.into_precondition(&*self.inner.raw)).transpose()
+    }
+
+    /// Sends a batch in the current write epoch.
+    pub(crate) async fn commit_batch(
+        &self,
+        batch: Batch,
+        targets: &[Target],
+        deadline: Deadline,
+    ) -> Result<Vec<Revision>> {
+        self.inner.commit(batch, targets, deadline).await
+    }
+
+    /// Returns the schema versions that the bucket takes, as last read.
+    pub(crate) fn schema(&self) -> Arc<BucketSchema> {
+        self.inner.schema.load()
     }
 
     /// Returns the shutdown signal of the store.

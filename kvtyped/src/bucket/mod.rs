@@ -9,10 +9,13 @@
 // | file | content |
 // |---|---|
 // | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
+// | `content` | the content of a write |
 // | `encoded`, `entry`, `decode` | stored entries as typed records |
 // | `verb` | the macros that build awaitable operations |
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
+// | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open` | creation of a bucket, or comparison with the model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
@@ -20,6 +23,7 @@
 // | `compact` | removal of old delete markers |
 // | `counters` | counters of the backend |
 mod recent;
+pub(crate) mod content;
 mod encoded;
 mod entry;
 pub(crate) mod decode;
@@ -28,6 +32,8 @@ mod seen;
 mod verb;
 pub(crate) mod precondition;
 mod handle;
+mod schema_state;
+mod model_card;
 mod identity;
 mod open;
 mod get;
@@ -64,4 +70,5 @@ pub use self::write::{Create, Put, Update};
 pub(crate) use self::counters::CounterBucket;
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
+pub(crate) use self::schema_state::BucketSchema;
 pub(crate) use self::write::{check_ttl, parse_ttl};

@@ -9,11 +9,12 @@ use futures::future::BoxFuture;
 
 use super::encoded::encoded;
 use super::handle::{Bucket, ReadBucket};
+use super::model_card;
 use crate::backend::{Backend, Deadline, RawBucket};
-use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage};
+use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage, WriteEpochs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
-use crate::model::KvModel;
+use crate::model::{KvModel, RESERVED_METADATA};
 use crate::shutdown::ShutdownSignal;
 
 /// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
@@ -79,6 +80,8 @@ pub struct OpenBucket<T> {
     key_codec: KeyCodec,
     presence: Presence,
     drift: Drift,
+    schema: Drift,
+    is_read_only: bool,
     timeout: Duration,
     closed: Arc<ShutdownSignal>,
     model: PhantomData<fn() -> T>,
@@ -86,9 +89,20 @@ pub struct OpenBucket<T> {
 
 impl<T: KvModel> OpenBucket<T> {
     pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<ShutdownSignal>) -> Self {
-        let (presence, drift) = (Presence::Any, Drift::default());
+        let (presence, drift, schema) = (Presence::Any, Drift::default(), Drift::default());
         let (config, key_codec) = (T::settings(), T::KEY_CODEC);
-        Self { backend, config, key_codec, presence, drift, timeout, closed, model: PhantomData }
+        Self {
+            backend,
+            config,
+            key_codec,
+            presence,
+            drift,
+            schema,
+            is_read_only: false,
+            timeout,
+            closed,
+            model: PhantomData,
+        }
     }
 
     fn set(mut self, set: impl FnOnce(&mut BucketConfig)) -> Self {
@@ -213,6 +227,25 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
+    /// Sets which writers the bucket accepts, and enables write epochs. See
+    /// [`BucketConfig::write_epochs`](crate::config::BucketConfig::write_epochs).
+    pub fn write_epochs(self, epochs: WriteEpochs) -> Self {
+        self.set(|config| config.write_epochs = Some(epochs))
+    }
+
+    /// Sets the reaction to a bucket whose [card](crate::model::ModelCard) of this model differs from the program.
+    ///
+    /// * [`Drift::Fail`], the default, fails if the key or the codec differs, or if the program cannot read or write the
+    ///   schema versions that the card announces.
+    /// * [`Drift::Adopt`] opens the bucket in any case. Records that the program cannot read are errors one by one.
+    /// * [`Drift::Update`] fails like `Fail`. Otherwise it writes the card if the bucket has none, and adds the schema
+    ///   and the version of the program. It never changes the version that programs write: see
+    ///   [`switch_version`](Bucket::switch_version).
+    pub fn on_schema(mut self, reaction: Drift) -> Self {
+        self.schema = reaction;
+        self
+    }
+
     /// Sets the timeout of opening, which is also the default timeout of the bucket's operations. Default: the store's
     /// timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -222,11 +255,13 @@ impl<T: KvModel> OpenBucket<T> {
 
     /// Opens the bucket for reading. It is neither created nor changed: `Drift::Update` acts like `Drift::Fail`.
     pub fn read_only(self) -> OpenReadBucket<T> {
-        OpenReadBucket { open: self.must_exist() }
+        let open = self.must_exist();
+        OpenReadBucket { open: OpenBucket { is_read_only: true, ..open } }
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
-        let Self { backend, config, key_codec, presence, drift, timeout: _, closed, model: _ } = self;
+        let Self { backend, config, key_codec, presence, drift, schema, is_read_only, timeout: _, closed, model: _ } =
+            self;
         closed.check()?;
         config.validate()?;
         if *key_codec == KeyCodec::Path && !is_one_field(T::Key::TEMPLATE) {
@@ -240,16 +275,31 @@ impl<T: KvModel> OpenBucket<T> {
                 "`must_exist` (which `read_only` implies) and `must_create` exclude each other",
             ));
         }
+        if let Some(key) = config.metadata.keys().find(|key| key.starts_with(RESERVED_METADATA)) {
+            return Err(Error::invalid_config(format!(
+                "`metadata` has the key `{key}`; keys that begin with `{RESERVED_METADATA}` are reserved"
+            )));
+        }
+        let mut new = config.clone();
+        if let Some(card) = model_card::new_card::<T>(*key_codec) {
+            model_card::insert(&mut new, T::SCHEMA.name, &card);
+        }
         if *presence == Presence::MustCreate {
             // A server accepts a second request with the same configuration without an error. The random value makes
             // each request unique.
-            let mut config = config.clone();
-            config.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
-            return backend.create(config, deadline).await;
+            new.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
+            return backend.create(new, deadline).await;
         }
         loop {
             if let Some(found) = backend.open(&config.name, deadline).await? {
                 let differences = config.differences(found.config());
+                let card = model_card::react::<T>(found.config(), *key_codec, *schema, *is_read_only)?;
+                let found = match card {
+                    Some(card) if differences.is_empty() || *drift != Drift::Fail => {
+                        model_card::write::<T>(&**backend, &config.name, &card, deadline).await?
+                    }
+                    _ => found,
+                };
                 return match drift {
                     _ if differences.is_empty() => Ok(found),
                     Drift::Adopt => Ok(found),
@@ -260,7 +310,7 @@ impl<T: KvModel> OpenBucket<T> {
             if *presence == Presence::MustExist {
                 return Err(Error::new(ErrorKind::BucketNotFound));
             }
-            match backend.create(config.clone(), deadline).await {
+            match backend.create(new.clone(), deadline).await {
                 // Another client created the bucket after the lookup: look it up again.
                 Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {}
                 made => return made,
@@ -306,7 +356,8 @@ impl<T: KvModel> IntoFuture for OpenReadBucket<T> {
         Box::pin(async move {
             // A read-only handle must not change the bucket either.
             let drift = if self.open.drift == Drift::Update { Drift::Fail } else { self.open.drift };
-            OpenBucket { drift, ..self.open }.run().await
+            let schema = if self.open.schema == Drift::Update { Drift::Fail } else { self.open.schema };
+            OpenBucket { drift, schema, ..self.open }.run().await
         })
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 
+use super::content::Content;
 use super::decode;
 use super::handle::Bucket;
 use super::verb::verb;
-use super::write::{WriteConditions, check_ttl};
+use super::write::check_ttl;
 use crate::backend::{WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -59,12 +60,13 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, any of the records may or may not be written.
     pub fn put_many<'a, R: Borrow<T> + 'a>(&'a self, records: impl IntoIterator<Item = R>) -> PutMany<'a, T> {
+        let schema = self.schema();
         let write = |record: R| {
             let record: &T = record.borrow();
             let typed = record.key();
             let key = typed.encode()?;
-            let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
-            Ok((key, WriteKind::Put(value)))
+            let content = decode::encode(record, typed, &schema, None).map_err(|error| error.with_key(key.as_str()))?;
+            Ok((key, content))
         };
         PutMany { many: WriteMany::new(self, "put_many", records.into_iter().map(write).collect()) }
     }
@@ -97,7 +99,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// As for [`put_many`](Self::put_many).
     pub fn delete_many<K: Borrow<T::Key>>(&self, keys: impl IntoIterator<Item = K>) -> DeleteMany<'_, T> {
-        let write = |key: K| Ok((key.borrow().encode()?, WriteKind::Delete));
+        let schema = self.schema();
+        let write = |key: K| Ok((key.borrow().encode()?, Content::removal(WriteKind::Delete, schema.target::<T>()?)));
         DeleteMany { many: WriteMany::new(self, "delete_many", keys.into_iter().map(write).collect()) }
     }
 }
@@ -118,7 +121,7 @@ type ProgressFn<'a> = Box<dyn FnMut(WriteProgress) + Send + 'a>;
 struct WriteMany<'a, T: KvModel> {
     bucket: &'a Bucket<T>,
     operation: &'static str,
-    writes: Vec<Result<(Key, WriteKind)>>,
+    writes: Vec<Result<(Key, Content)>>,
     ttl: Option<Duration>,
     timeout: Option<Duration>,
     window: usize,
@@ -126,7 +129,7 @@ struct WriteMany<'a, T: KvModel> {
 }
 
 impl<'a, T: KvModel> WriteMany<'a, T> {
-    fn new(bucket: &'a Bucket<T>, operation: &'static str, writes: Vec<Result<(Key, WriteKind)>>) -> Self {
+    fn new(bucket: &'a Bucket<T>, operation: &'static str, writes: Vec<Result<(Key, Content)>>) -> Self {
         Self { bucket, operation, writes, ttl: None, timeout: None, window: WINDOW, told: None }
     }
 
@@ -139,12 +142,12 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
         let rounds = waves(&writes);
         let last = rounds.iter().copied().max().unwrap_or_default();
         let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(total);
-        let mut waiting: Vec<Vec<(usize, Key, WriteKind)>> = Vec::new();
+        let mut waiting: Vec<Vec<(usize, Key, Content)>> = Vec::new();
         waiting.resize_with(last + 1, || Vec::with_capacity(if last == 0 { total } else { 0 }));
         for ((index, write), round) in writes.into_iter().enumerate().zip(rounds) {
             results.push(match write {
-                Ok((key, kind)) => {
-                    waiting[round].push((index, key, kind));
+                Ok((key, content)) => {
+                    waiting[round].push((index, key, content.with_ttl(ttl)));
                     None
                 }
                 Err(error) => Some(Err(located(error))),
@@ -157,9 +160,12 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
             let mut sent = FuturesUnordered::new();
             loop {
                 while hopeless.is_none() && sent.len() < window {
-                    let Some((index, key, kind)) = waiting.next() else { break };
-                    let terms = WriteConditions { timeout, ..WriteConditions::default() };
-                    sent.push(async move { (index, bucket.send(operation, key, kind, ttl, terms).await) });
+                    let Some((index, key, content)) = waiting.next() else { break };
+                    let deadline = bucket.deadline(timeout);
+                    sent.push(async move {
+                        let sent = bucket.send_content(&key, content, None, None, deadline).await;
+                        (index, sent.map_err(|error| error.with_context(operation, bucket.name(), Some(key.as_str()))))
+                    });
                 }
                 let Some((index, result)) = next_output(&mut sent).await else { break };
                 if let Err(error) = &result
@@ -189,7 +195,7 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
 
 /// Returns the round of each write. Writes of the same key must stay in order: the second write of a key is sent after
 /// all first writes are done, and so on.
-fn waves(writes: &[Result<(Key, WriteKind)>]) -> Vec<usize> {
+fn waves(writes: &[Result<(Key, Content)>]) -> Vec<usize> {
     let mut met: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
     let mut times = |key| {
         let times = met.entry(key).or_default();

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::content::Content;
 use super::decode;
 use super::handle::Bucket;
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
 use super::write::check_ttl;
-use crate::backend::{RawEntry, WriteKind};
+use crate::backend::{RawEntry, RecordHeaders};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
@@ -74,7 +75,11 @@ impl<T: KvModel> Touch<'_, T> {
         let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if decode::removal(live)?.is_none() => {
-                Ok(CasDecision::Write { kind: WriteKind::Put(live.value.clone()), ttl: ttl.or(live.ttl), result: () })
+                // The same bytes under the same headers, whatever their version.
+                let target = bucket.schema().target::<T>()?;
+                let headers = RecordHeaders { cause: None, ..live.headers.clone() };
+                let content = Content::put(live.value.clone(), headers, target).with_ttl(ttl.or(live.ttl));
+                Ok(CasDecision::Write { content, result: () })
             }
             _ => Err(Error::new(ErrorKind::NotFound)),
         };

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 
+use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
-use super::precondition;
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use crate::backend::{Deadline, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::backend::{Deadline, Precondition, RawEntry, Read, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -153,51 +152,88 @@ pub(super) struct WriteConditions {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// Returns the encoded parts of a record.
-    fn encode_record(
+    /// Encodes a record for the schema version that the bucket takes.
+    fn encode_record(&self, record: &T, key: T::Key, ttl: Option<Duration>) -> Result<Content> {
+        let content = decode::encode(record, key, &self.schema(), None)?;
+        Ok(content.with_ttl(check_ttl(self.config(), ttl)?))
+    }
+
+    /// Sends the write of a record.
+    async fn send_record(
         &self,
         operation: &'static str,
         record: &T,
         ttl: Option<Duration>,
-    ) -> Result<(Key, Bytes, Option<Ttl>)> {
+        conditions: WriteConditions,
+    ) -> Result<Revision> {
         let typed = record.key();
         let key = typed.encode().map_err(|error| self.bad_key(operation, error))?;
-        let parts = decode::encode(record, typed).and_then(|value| Ok((value, check_ttl(self.config(), ttl)?)));
-        let (value, ttl) = parts.map_err(|error| error.with_context(operation, self.name(), Some(key.as_str())))?;
-        Ok((key, value, ttl))
+        self.send(operation, key, conditions, || self.encode_record(record, typed.clone(), ttl)).await
     }
 
-    /// Sends one write.
-    pub(super) async fn send(
+    /// Sends a removal.
+    pub(super) async fn send_removal(
         &self,
         operation: &'static str,
         key: Key,
         kind: WriteKind,
         ttl: Option<Ttl>,
-        terms: WriteConditions,
+        conditions: WriteConditions,
     ) -> Result<Revision> {
-        let raw = self.raw(operation)?;
-        let WriteConditions { expected, fence, timeout } = terms;
+        let content = || Ok(Content::removal(kind.clone(), self.schema().target::<T>()?).with_ttl(ttl));
+        self.send(operation, key, conditions, content).await
+    }
+
+    /// Sends one write. Encodes its content again if the bucket is switched to another schema version meanwhile.
+    async fn send(
+        &self,
+        operation: &'static str,
+        key: Key,
+        conditions: WriteConditions,
+        encode: impl Fn() -> Result<Content> + Send,
+    ) -> Result<Revision> {
+        let WriteConditions { expected, fence, timeout } = conditions;
+        let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
+        let deadline = self.deadline(timeout);
+        let mut content = encode().map_err(located)?;
+        self.raw(operation)?;
+        let on = self.resolve_fence(fence).map_err(located)?;
+        loop {
+            match self.send_content(&key, content, expected, on.as_ref(), deadline).await {
+                Err(error) if error.is_stale_schema() => content = encode().map_err(located)?,
+                sent => return sent.map_err(located),
+            }
+        }
+    }
+
+    /// Sends one write with this content.
+    pub(super) async fn send_content(
+        &self,
+        key: &Key,
+        content: Content,
+        expected: Option<Revision>,
+        on: Option<&Precondition>,
+        deadline: Deadline,
+    ) -> Result<Revision> {
         // A marker with a TTL may expire, so it is not remembered.
-        let leaves_a_marker = ttl.is_none() && !matches!(kind, WriteKind::Put(_));
-        let mut write = Write::new(key.clone(), kind).with_ttl(ttl);
+        let leaves_a_marker = content.ttl.is_none() && !content.is_put();
+        let target = content.target;
+        let mut write = content.write(key.clone());
         if let Some(expected) = expected {
             write = write.if_revision(expected);
         }
         let id = write.id.clone();
-        let deadline = self.deadline(timeout);
-        // Load the epoch before the request.
+        // Load the epoch of the connection before the request.
         let epoch = self.inner.raw.identity().connection_epoch;
-        let guarded = expected.is_some_and(|revision| revision > Revision::ZERO);
-        let written = match fence {
-            // A separate branch: a write without preconditions has a smaller future.
-            None if !guarded => raw.write(write, deadline).await,
-            fence => self.send_conditional(write, expected.filter(|_| guarded), fence, deadline).boxed().await,
+        let read = expected.filter(|revision| *revision > Revision::ZERO);
+        let written = match read {
+            // A separate branch: a write that no read precedes has a smaller future.
+            None => self.inner.write(write, on, target, deadline).await,
+            Some(expected) => self.send_conditional(write, expected, on, target, deadline).boxed().await,
         };
-        let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
-        let revision = self.record_write(written.map_err(located)?, &id);
+        let revision = self.record_write(written?, &id);
         if leaves_a_marker {
-            self.inner.tombstones.remember(key, revision, epoch);
+            self.inner.tombstones.remember(key.clone(), revision, epoch);
         }
         Ok(revision)
     }
@@ -205,16 +241,13 @@ impl<T: KvModel> Bucket<T> {
     async fn send_conditional(
         &self,
         write: Write,
-        expected: Option<Revision>,
-        fence: FenceResult,
+        expected: Revision,
+        on: Option<&Precondition>,
+        target: Option<Target>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let on = self.resolve_fence(fence)?;
-        let Some(expected) = expected else {
-            return precondition::write(&*self.inner.raw, write, on.as_ref(), deadline).await;
-        };
         self.check_identity(&write.key, expected, deadline).await?;
-        match precondition::write(&*self.inner.raw, write, on.as_ref(), deadline).await {
+        match self.inner.write(write, on, target, deadline).await {
             Err(error) => Err(self.explain_conflict(error, deadline).await),
             written => written,
         }
@@ -235,9 +268,8 @@ pub struct Put<'a, T: KvModel> {
 impl<T: KvModel> Put<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, ttl, timeout, fence } = self;
-        let (key, value, ttl) = bucket.encode_record("put", record, ttl)?;
         let terms = WriteConditions { fence, timeout, ..WriteConditions::default() };
-        bucket.send("put", key, WriteKind::Put(value), ttl, terms).await
+        bucket.send_record("put", record, ttl, terms).await
     }
 }
 
@@ -277,7 +309,8 @@ impl<T: KvModel> Bucket<T> {
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, ttl, timeout, fence } = self;
-        let (key, value, ttl) = bucket.encode_record("create", record, ttl)?;
+        let typed = record.key();
+        let key = typed.encode().map_err(|error| bucket.bad_key("create", error))?;
         let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
         let markers = &bucket.inner.tombstones;
         let decide = |newest: Option<&RawEntry>| match newest {
@@ -287,7 +320,8 @@ impl<T: KvModel> Create<'_, T> {
                 if newest.is_some() {
                     markers.saw_foreign();
                 }
-                Ok(CasDecision::<()>::Write { kind: WriteKind::Put(value.clone()), ttl, result: () })
+                let content = bucket.encode_record(record, typed.clone(), ttl)?;
+                Ok(CasDecision::<()>::Write { content, result: () })
             }
         };
         let first = bucket.initial_guess(&key, limits.deadline).await;
@@ -312,9 +346,8 @@ pub struct Update<'a, T: KvModel> {
 impl<T: KvModel> Update<'_, T> {
     async fn run(self) -> Result<Revision> {
         let Self { bucket, record, revision, ttl, timeout, fence } = self;
-        let (key, value, ttl) = bucket.encode_record("update", record, ttl)?;
         let terms = WriteConditions { expected: Some(revision), fence, timeout };
-        bucket.send("update", key, WriteKind::Put(value), ttl, terms).await
+        bucket.send_record("update", record, ttl, terms).await
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::{Category, Error};
 
-use super::{Codec, CodecError, fingerprint, redact};
+use super::{Codec, CodecError, INEXACT_NUMBER, fingerprint, redact};
 
 /// Plain JSON, which every other client and `nats kv get` can read. The default.
 ///
@@ -37,6 +37,7 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
 fn unwritable(error: &Error) -> String {
     let what = "the value cannot be written as JSON";
     match error.classify() {
+        Category::Data if error.to_string() == INEXACT_NUMBER => format!("{what}: {INEXACT_NUMBER}"),
         // These are fixed texts: `key must be a string`.
         Category::Syntax => format!("{what}: {error}"),
         Category::Data | Category::Io | Category::Eof => what.to_owned(),

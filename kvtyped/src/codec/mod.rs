@@ -22,6 +22,10 @@ use std::fmt;
 /// The nesting limit of decoded values: the limit of `serde_json`.
 const MAX_DEPTH: usize = 127;
 
+/// The message of a value that refuses to be written in another form than it was read.
+pub(crate) const INEXACT_NUMBER: &str =
+    "a number of an unknown field is too large to be kept exactly; deploy a program that knows the field";
+
 /// A conversion of values of `V` to bytes and back.
 ///
 /// Any type can be a codec:

@@ -60,6 +60,12 @@ pub enum ErrorKind {
         /// The oldest version that this program reads.
         oldest: u32,
     },
+    /// The card of the model in the bucket contradicts the program: another key, another codec, or a schema that cannot
+    /// read its records.
+    SchemaDiffers {
+        /// The differences, and the remedy.
+        report: String,
+    },
     /// The bucket was switched to a schema version that this program does not write. The server refuses its writes.
     SchemaMoved {
         /// The version that the bucket takes now.
@@ -230,6 +236,7 @@ impl ErrorKind {
                 f,
                 "schema version {found} is older than this program reads ({oldest} and later); put that version back into the program, and migrate the bucket"
             ),
+            Self::SchemaDiffers { report } => f.write_str(report),
             Self::SchemaMoved { writes, knows } => write!(
                 f,
                 "the bucket was switched to schema version {writes}, and this program knows version {knows}; restart with a program that writes version {writes}"

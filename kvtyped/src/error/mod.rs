@@ -153,6 +153,13 @@ impl Error {
                 self.0.kind,
                 ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. } | ErrorKind::RetriesExhausted { .. }
             )
+            || self.is_stale_schema()
+    }
+
+    /// Whether the bucket was switched to another schema version during the call, which the program can write. The
+    /// record must be encoded again.
+    pub(crate) fn is_stale_schema(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::SchemaMoved { writes, knows } if writes <= knows)
     }
 
     /// Marks the error of a write that may have been applied, or may still be. For backends.

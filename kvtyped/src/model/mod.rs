@@ -1,13 +1,17 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
+mod card;
 mod filter;
+mod unknown_fields;
 mod version_field;
 mod version;
+pub(crate) mod upgraded;
 
+pub use self::card::ModelCard;
+pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
-pub use self::version::{DecodeError, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
-#[doc(hidden)]
-pub use self::version::{encode_next, first, next};
+pub use self::unknown_fields::UnknownFields;
+pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
 pub use self::version_field::{VersionField, VersionOf};
 
 use crate::codec::Codec;

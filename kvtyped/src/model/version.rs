@@ -54,6 +54,10 @@ pub trait KvVersion: Sized {
     /// The oldest version that this one can be written as.
     const WRITES: u32 = Self::VERSION;
 
+    /// Whether the derive chose the codec, because the version does not name one.
+    #[doc(hidden)]
+    const __DEFAULT_CODEC: bool = false;
+
     /// Decodes a record of a version from [`OLDEST`](Self::OLDEST) to [`VERSION`](Self::VERSION), and upgrades it.
     ///
     /// # Errors
@@ -96,6 +100,24 @@ where
 {
     fn upgrade(previous: P) -> Result<Self, UpgradeError> {
         T::try_from(previous).map_err(UpgradeError::new)
+    }
+}
+
+/// The conversion of a record back to the previous version `P`. Implemented for every type with `Into<P>`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be written as `{P}`",
+    label = "no conversion back to `{P}`",
+    note = "write `impl From<{Self}> for {P}`, or remove `writes`"
+)]
+pub trait DowngradeTo<P> {
+    /// Converts the record.
+    fn downgrade(self) -> P;
+}
+
+#[diagnostic::do_not_recommend]
+impl<V: Into<P>, P> DowngradeTo<P> for V {
+    fn downgrade(self) -> P {
+        self.into()
     }
 }
 
@@ -194,28 +216,6 @@ impl<V> ModelSchema<V> {
         }
     }
 
-    /// Creates the schema of a model of the version `VERSION`, whose previous version is `P`.
-    pub const fn next<C: Codec<V>, P: KvVersion, const VERSION: u32>(name: &'static str) -> Self
-    where
-        V: UpgradeFrom<P>,
-    {
-        let mut schema = Self::first::<C, VERSION>(name);
-        schema.oldest = P::OLDEST;
-        schema.decode = |version, bytes| next::<C, P, V>(VERSION, version, bytes);
-        schema
-    }
-
-    /// Sets the oldest version that the program can write, by a conversion back to the previous version `P`.
-    #[must_use]
-    pub const fn writes<C: Codec<V>, P: KvVersion, const VERSION: u32>(mut self, oldest: u32) -> Self
-    where
-        V: Clone + Into<P>,
-    {
-        self.writes = oldest;
-        self.encode = |value, version| encode_next::<C, P, V>(VERSION, value, version);
-        self
-    }
-
     /// Sets the version of a record without one. Default: 1.
     #[must_use]
     pub const fn unversioned(mut self, version: u32) -> Self {
@@ -255,7 +255,7 @@ impl<V> fmt::Debug for ModelSchema<V> {
 /// # Errors
 ///
 /// Returns `Newer` or `TooOld` for another version, and the error of the codec.
-pub fn first<C: Codec<V>, V>(own: u32, version: u32, bytes: &[u8]) -> Result<V, DecodeError> {
+pub(super) fn first<C: Codec<V>, V>(own: u32, version: u32, bytes: &[u8]) -> Result<V, DecodeError> {
     match version {
         0 => Err(invalid_version(C::NAME)),
         _ if version > own => Err(DecodeError::Newer { found: version, knows: own }),
@@ -264,21 +264,22 @@ pub fn first<C: Codec<V>, V>(own: u32, version: u32, bytes: &[u8]) -> Result<V, 
     }
 }
 
-/// Decodes a record of the version `own` or of an earlier one.
+/// Decodes a record of the version `own` or of an earlier one, which `upgrade` converts.
 ///
 /// # Errors
 ///
 /// Returns the errors of [`KvVersion::decode`].
-pub fn next<C: Codec<V>, P: KvVersion, V: UpgradeFrom<P>>(
+pub(super) fn next<C: Codec<V>, P: KvVersion, V>(
     own: u32,
     version: u32,
     bytes: &[u8],
+    upgrade: fn(P) -> Result<V, UpgradeError>,
 ) -> Result<V, DecodeError> {
     if version >= own {
         return first::<C, V>(own, version, bytes);
     }
     let previous = P::decode(version, bytes)?;
-    V::upgrade(previous).map_err(|source| DecodeError::Upgrade { from: P::VERSION, to: own, source })
+    upgrade(previous).map_err(|source| DecodeError::Upgrade { from: P::VERSION, to: own, source })
 }
 
 fn invalid_version(codec: &'static str) -> DecodeError {
@@ -299,21 +300,22 @@ pub(super) fn encode_first<C: Codec<V>, V>(own: u32, value: &V, version: u32) ->
     Err(CodecError::new(C::NAME, detail))
 }
 
-/// Encodes a record as the version `own` or an earlier one. The encoding of an earlier version is read back and
-/// compared, because the caller cannot compare it with the record.
+/// Encodes a record as the version `own` or an earlier one, to which `downgrade` converts. The encoding of an earlier
+/// version is read back and compared, because the caller cannot compare it with the record.
 ///
 /// # Errors
 ///
 /// Returns the errors of [`KvVersion::encode`].
-pub fn encode_next<C: Codec<V>, P: KvVersion, V: Clone + Into<P>>(
+pub(super) fn encode_next<C: Codec<V>, P: KvVersion, V>(
     own: u32,
     value: &V,
     version: u32,
+    downgrade: fn(&V) -> P,
 ) -> Result<Vec<u8>, CodecError> {
     if version >= own {
         return encode_first::<C, V>(own, value, version);
     }
-    let previous: P = value.clone().into();
+    let previous = downgrade(value);
     let bytes = previous.encode(version)?;
     if version == P::VERSION {
         let read = read_back::<P::Codec, P>(&bytes)?;

@@ -130,14 +130,16 @@ impl<T: KvModel, F> Transact<'_, T, F> {
             if attempts.has_lost() && pass.is_none() {
                 pass = Arc::clone(&gate).acquire(Arc::clone(&activity), deadline).await;
             }
-            let run = TxAttempt::new(raw.clone(), DeclaredModel::new::<T>(), read, deadline);
+            let run = TxAttempt::new(raw.clone(), bucket.schema(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.read_write_set();
             view.read.values().flatten().for_each(|entry| bucket.record_read(entry));
             let conflict = match result {
                 Ok(value) => match bucket.commit_gated(&gate, pass.is_some(), view, deadline).await {
                     Ok(()) => return Ok(value),
-                    Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+                    Err(error) if error.is_stale_schema() || matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                        error
+                    }
                     Err(error) => return Err(error.into()),
                 },
                 Err(abort) => match bucket.validate_reads(&view, deadline).await {
@@ -188,7 +190,8 @@ impl<T: KvModel> Bucket<T> {
             self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
-        match self.raw(OPERATION)?.commit(batch, deadline).await {
+        self.raw(OPERATION)?;
+        match self.commit_batch(batch, &view.targets(), deadline).await {
             Ok(revisions) => {
                 revisions.into_iter().zip(&ids).for_each(|(revision, id)| {
                     self.record_write(revision, id);

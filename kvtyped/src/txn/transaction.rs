@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::declared_model::DeclaredModel;
 use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
+use crate::bucket::content::Content;
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 const OPERATION: &str = "commit";
 
@@ -70,8 +70,7 @@ pub struct Transaction<'a, T> {
 /// One write.
 struct StagedWrite {
     key: Key,
-    kind: WriteKind,
-    ttl: Option<Ttl>,
+    content: Content,
     expected: ExpectedRevision,
 }
 
@@ -144,12 +143,14 @@ impl<T: KvModel> Transaction<'_, T> {
     pub fn ttl(mut self, ttl: Duration) -> Self {
         let ttl = match self.steps.last() {
             // A purge removes the history, so no earlier revision can reappear.
-            Some(StagedWrite { kind: WriteKind::Purge, .. }) => crate::bucket::parse_ttl(ttl).map(Some),
+            Some(StagedWrite { content: Content { kind: WriteKind::Purge, .. }, .. }) => {
+                crate::bucket::parse_ttl(ttl).map(Some)
+            }
             Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
             None => Err(option_without_write("ttl")),
         };
         match (ttl, self.steps.last_mut()) {
-            (Ok(ttl), Some(last)) => last.ttl = ttl,
+            (Ok(ttl), Some(last)) => last.content.ttl = ttl,
             (Err(error), Some(last)) => {
                 let error = error.with_key(last.key.as_str());
                 self.fail(error);
@@ -220,11 +221,12 @@ impl<T: KvModel> Transaction<'_, T> {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
+        let targets: Vec<_> = steps.iter().filter_map(|step| step.content.target).collect();
         let mut backoff = Backoff::contention_of_batches();
         loop {
             let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions: checks.clone() };
             let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
-            let conflict = match raw.commit(batch, deadline).await {
+            let conflict = match bucket.commit_batch(batch, &targets, deadline).await {
                 Ok(revisions) => {
                     let revisions =
                         revisions.into_iter().zip(&ids).map(|(revision, id)| bucket.record_write(revision, id));
@@ -261,8 +263,8 @@ impl<T: KvModel> Transaction<'_, T> {
         let member = DeclaredModel::new::<T>().check::<M>(self.bucket.name());
         let typed = record.key();
         let parts = member.and_then(|()| typed.encode().map_err(Error::from)).and_then(|key| {
-            let value = decode::encode(record, typed).map_err(|error| error.with_key(key.as_str()))?;
-            Ok(StagedWrite { key, kind: WriteKind::Put(value), ttl: None, expected })
+            let content = decode::encode(record, typed, &self.bucket.schema(), None);
+            Ok(StagedWrite { content: content.map_err(|error| error.with_key(key.as_str()))?, key, expected })
         });
         match parts {
             Ok(step) => self.steps.push(step),
@@ -272,8 +274,13 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     fn removal<K: ModelKey>(mut self, key: &K, kind: WriteKind) -> Self {
-        match self.encode(key) {
-            Ok(key) => self.steps.push(StagedWrite { key, kind, ttl: None, expected: ExpectedRevision::Anything }),
+        // The key may belong to any model of the bucket. The model of the bucket decides whether the program may write.
+        let staged = self.encode(key).and_then(|key| Ok((key, self.bucket.schema().target::<T>()?)));
+        match staged {
+            Ok((key, target)) => {
+                let content = Content::removal(kind, target);
+                self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything });
+            }
             Err(error) => self.fail(error),
         }
         self
@@ -313,8 +320,7 @@ impl StagedWrite {
 
     /// The write, under a fresh operation id.
     fn write(&self) -> Write {
-        let write = Write::new(self.key.clone(), self.kind.clone()).with_ttl(self.ttl);
-        Write { precondition: self.precondition(), ..write }
+        Write { precondition: self.precondition(), ..self.content.clone().write(self.key.clone()) }
     }
 }
 

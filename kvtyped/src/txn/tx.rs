@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{
-    Batch, Deadline, Operation, Precondition, RawBucket, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind,
-};
-use crate::bucket::{check_ttl, decode};
+use crate::backend::{Batch, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
+use crate::bucket::content::{Content, Target};
+use crate::bucket::{BucketSchema, check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::{KvModel, SingleRevision};
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 pub(super) const OPERATION: &str = "transact";
 
@@ -32,6 +30,7 @@ pub struct Tx<T> {
 /// One run of a closure.
 pub(super) struct TxAttempt {
     raw: Arc<dyn RawBucket>,
+    schema: Arc<BucketSchema>,
     declared: DeclaredModel,
     read: Read,
     deadline: Deadline,
@@ -44,7 +43,7 @@ pub(super) struct TxAttempt {
 pub(super) struct ReadWriteSet {
     /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
-    written: BTreeMap<Key, (WriteKind, Option<Ttl>)>,
+    written: BTreeMap<Key, Content>,
     is_over: bool,
 }
 
@@ -55,22 +54,31 @@ impl ReadWriteSet {
         self.read.iter().map(|(key, entry)| Precondition { key: key.clone(), revision: revision(entry) }).collect()
     }
 
+    /// Returns the schema versions that the bucket must take.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        self.written.values().filter_map(|content| content.target).collect()
+    }
+
     pub(super) fn is_read_only(&self) -> bool {
         self.written.is_empty()
     }
 
     /// Returns the writes, with the reads as preconditions.
     pub(super) fn batch(&self) -> Batch {
-        let write = |(key, (kind, ttl)): (&Key, &(WriteKind, Option<Ttl>))| {
-            Write::new(key.clone(), kind.clone()).with_ttl(*ttl)
-        };
+        let write = |(key, content): (&Key, &Content)| content.clone().write(key.clone());
         Batch { writes: self.written.iter().map(write).collect(), preconditions: self.read_preconditions() }
     }
 }
 
 impl TxAttempt {
-    pub(super) fn new(raw: Arc<dyn RawBucket>, declared: DeclaredModel, read: Read, deadline: Deadline) -> Arc<Self> {
-        Arc::new(Self { raw, declared, read, deadline, set: Mutex::default() })
+    pub(super) fn new(
+        raw: Arc<dyn RawBucket>,
+        schema: Arc<BucketSchema>,
+        declared: DeclaredModel,
+        read: Read,
+        deadline: Deadline,
+    ) -> Arc<Self> {
+        Arc::new(Self { raw, schema, declared, read, deadline, set: Mutex::default() })
     }
 
     fn set(&self) -> MutexGuard<'_, ReadWriteSet> {
@@ -123,9 +131,9 @@ impl<T: KvModel> Tx<T> {
         Ok(set)
     }
 
-    fn stage(&self, key: Key, kind: WriteKind, ttl: Option<Ttl>) -> Result<()> {
+    fn stage(&self, key: Key, content: Content) -> Result<()> {
         let mut set = self.set()?;
-        set.written.insert(key, (kind, ttl));
+        set.written.insert(key, content);
         if set.written.len() > Batch::MAX_MESSAGES {
             let reason = format!("a transaction has at most {} writes and checks; split it", Batch::MAX_MESSAGES);
             return Err(self.located(Error::new(ErrorKind::InvalidBatch { reason }), None));
@@ -137,30 +145,30 @@ impl<T: KvModel> Tx<T> {
         self.check::<M>()?;
         let typed = record.key();
         let key = self.encode(&typed)?;
-        let parts = decode::encode(record, typed).and_then(|value| Ok((value, check_ttl(self.run.raw.config(), ttl)?)));
-        let (value, ttl) = parts.map_err(|error| self.located(error, Some(&key)))?;
-        self.stage(key, WriteKind::Put(value), ttl)
+        let content = self.found_version::<M>(&key).and_then(|found| {
+            let content = decode::encode(record, typed, &self.run.schema, found)?;
+            Ok(content.with_ttl(check_ttl(self.run.raw.config(), ttl)?))
+        });
+        let content = content.map_err(|error| self.located(error, Some(&key)))?;
+        self.stage(key, content)
+    }
+
+    /// Returns the schema version of a record that this transaction has read.
+    fn found_version<M: KvModel>(&self, key: &Key) -> Result<Option<u32>> {
+        let set = self.set()?;
+        let found = set.read.get(key).and_then(Option::as_ref).filter(|entry| entry.is_live());
+        found.map(decode::stored_version::<M>).transpose()
+    }
+
+    fn stage_removal(&self, key: Key, kind: WriteKind) -> Result<()> {
+        let target = self.run.schema.target::<T>().map_err(|error| self.located(error, Some(&key)))?;
+        self.stage(key, Content::removal(kind, target))
     }
 
     /// Returns the newest entry of a key, as this transaction sees it.
     async fn newest(&self, key: &Key) -> Result<Option<RawEntry>> {
-        if let Some((kind, ttl)) = self.set()?.written.get(key) {
-            let (operation, value) = match kind {
-                WriteKind::Put(value) => (Operation::Put, value.clone()),
-                WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
-                WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
-            };
-            let (revision, created) = (Revision::ZERO, SystemTime::UNIX_EPOCH);
-            return Ok(Some(RawEntry {
-                key: key.clone(),
-                revision,
-                created,
-                operation,
-                value,
-                ttl: *ttl,
-                headers: RecordHeaders::default(),
-                id: None,
-            }));
+        if let Some(content) = self.set()?.written.get(key) {
+            return Ok(Some(content.entry(key, Revision::ZERO, SystemTime::UNIX_EPOCH)));
         }
         self.run.read(key).await.map_err(|error| self.located(error, Some(key)))
     }
@@ -215,7 +223,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn delete<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage(self.encode(key)?, WriteKind::Delete, None)
+        self.stage_removal(self.encode(key)?, WriteKind::Delete)
     }
 
     /// Removes the record of a key with its history. A delete marker remains.
@@ -224,7 +232,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn purge<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage(self.encode(key)?, WriteKind::Purge, None)
+        self.stage_removal(self.encode(key)?, WriteKind::Purge)
     }
 
     /// Returns the same transaction for the records of another model in the same bucket.

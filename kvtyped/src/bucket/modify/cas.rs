@@ -2,22 +2,20 @@
 
 use super::decision::{CasDecision, CasLimits, CasOutcome, CasStart};
 use super::retry::{CasAttempts, CasRetry, is_unchanged};
-use crate::backend::{Deadline, OperationId, Precondition, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::backend::{Deadline, OperationId, Precondition, RawEntry, Read, ReadAt};
+use crate::bucket::content::Content;
 use crate::bucket::handle::{Bucket, ReadBucket};
-use crate::bucket::precondition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 /// One write of the loop. It replaces the entry that was read, unless another write came between.
 pub(crate) struct ConditionalWrite<'a> {
     pub(crate) key: &'a Key,
     /// The revision of the entry that was read. Zero if the key had no entry.
     pub(crate) expected: Revision,
-    pub(crate) kind: WriteKind,
-    pub(crate) ttl: Option<Ttl>,
+    pub(crate) content: Content,
     /// The precondition on another record.
     pub(crate) on: Option<&'a Precondition>,
 }
@@ -41,10 +39,11 @@ impl<T: KvModel> ReadBucket<T> {
         write: ConditionalWrite<'_>,
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
-        let ConditionalWrite { key, expected, kind, ttl, on } = write;
-        let write = Write::new(key.clone(), kind).if_revision(expected).with_ttl(ttl);
+        let ConditionalWrite { key, expected, content, on } = write;
+        let target = content.target;
+        let write = content.write(key.clone()).if_revision(expected);
         let id = write.id.clone();
-        let revision = precondition::write(&*self.inner.raw, write, on, deadline).await?;
+        let revision = self.inner.write(write, on, target, deadline).await?;
         Ok((self.record_write(revision, &id), id))
     }
 }
@@ -94,19 +93,19 @@ impl<T: KvModel> Bucket<T> {
                     continue;
                 }
             }
-            let (kind, ttl, result) = match decision? {
+            let (content, result) = match decision? {
                 CasDecision::Stop { result } => return Ok(CasOutcome { revision: expected, result }),
-                CasDecision::Write { kind, ttl, result } => (kind, ttl, result),
+                CasDecision::Write { content, result } => (content, result),
             };
-            match self
-                .write_conditionally(ConditionalWrite { key, expected, kind, ttl, on: on.as_ref() }, deadline)
-                .await
-            {
+            let write = ConditionalWrite { key, expected, content, on: on.as_ref() };
+            match self.write_conditionally(write, deadline).await {
                 Ok((revision, _)) => return Ok(CasOutcome { revision, result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
                     retry.observe_conflict(&error);
                     attempts.record_conflict(error, deadline).map_err(located)?;
                 }
+                // Encode the record again, for the version that the bucket takes now.
+                Err(error) if error.is_stale_schema() => continue,
                 Err(error) => return Err(located(error).into()),
             }
             let read = match std::mem::take(&mut starts_without_read) {

@@ -1,9 +1,9 @@
 //! The data of the compare-and-set loop: its start, its limits, and the decision of a caller.
 
-use crate::backend::{Deadline, WriteKind};
+use crate::backend::Deadline;
+use crate::bucket::content::Content;
 use crate::bucket::precondition::FenceResult;
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 /// The entry that the loop starts from.
 pub(crate) enum CasStart {
@@ -27,7 +27,7 @@ pub(crate) struct CasLimits {
 
 /// A decision about the entry that was read.
 pub(crate) enum CasDecision<R> {
-    Write { kind: WriteKind, ttl: Option<Ttl>, result: R },
+    Write { content: Content, result: R },
     Stop { result: R },
 }
 

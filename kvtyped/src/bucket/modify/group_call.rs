@@ -5,7 +5,8 @@
 
 use super::decision::CasDecision;
 use super::pending_record::{CommitGroup, GroupMember, PendingRecord};
-use crate::backend::{Deadline, RawEntry, WriteKind};
+use crate::backend::{Deadline, RawEntry};
+use crate::bucket::content::Content;
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -81,28 +82,26 @@ impl<R, E> GroupCall<R, E> {
             return NextStep::Load { from_leader: true };
         }
         let (change, result) = match decision {
-            Ok(CasDecision::Write { kind, ttl, result }) => (Some((kind, ttl)), Ok(result)),
+            Ok(CasDecision::Write { content, result }) => (Some(content), Ok(result)),
             Ok(CasDecision::Stop { result }) => (None, Ok(result)),
             Err(error) => (None, Err(error)),
         };
         let (key, deadline) = (&self.key, self.deadline);
-        let may_join = !self.is_alone && change.as_ref().is_none_or(|(kind, _)| matches!(kind, WriteKind::Put(_)));
+        let may_join = !self.is_alone && change.as_ref().is_none_or(Content::is_put);
         let (member, own, limit) = match (change, &mut record.group) {
             (None, None) => return NextStep::Finish { revision: record.revision(), result },
             (None, Some(group)) => (group.subscribe(deadline), None, Some(deadline)),
-            (Some((kind, ttl)), Some(group)) if may_join => {
-                (group.add_change(kind, ttl, deadline), None, Some(deadline))
-            }
-            (Some((kind, ttl)), None) if may_join && has_waiters() => {
-                let (group, member) = record.start_group(key, kind, ttl, deadline);
+            (Some(content), Some(group)) if may_join => (group.add_change(content, deadline), None, Some(deadline)),
+            (Some(content), None) if may_join && has_waiters() => {
+                let (group, member) = record.start_group(key, content, deadline);
                 record.group = Some(group);
                 (member, None, Some(deadline))
             }
             // A separate write, directly after the current group: the members of a group get a record, and a removal
             // leaves none. Without a group, the write has its own deadline.
-            (Some((kind, ttl)), group) => {
+            (Some(content), group) => {
                 let limit = group.is_some().then_some(deadline);
-                let (own, member) = record.start_group(key, kind, ttl, deadline);
+                let (own, member) = record.start_group(key, content, deadline);
                 (member, Some(own), limit)
             }
         };
@@ -114,10 +113,11 @@ impl<R, E> GroupCall<R, E> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
-    use super::super::pending_record::{BaseEntry, Freshness, entry};
+    use super::super::pending_record::{BaseEntry, Freshness};
     use super::*;
+    use crate::backend::{RecordHeaders, WriteKind};
 
     type Call = GroupCall<&'static str, &'static str>;
 
@@ -129,19 +129,23 @@ mod tests {
         GroupCall::new(key(), Deadline::after(Duration::from_secs(5)), arrived, false)
     }
 
+    fn content(value: &'static str) -> Content {
+        Content::put(value.into(), RecordHeaders::default(), None)
+    }
+
     fn record(freshness: Freshness) -> PendingRecord {
         let mut record = PendingRecord::new(None);
-        let stored = entry(&key(), Revision::new(7), &WriteKind::Put("v".into()), None);
+        let stored = content("v").entry(&key(), Revision::new(7), SystemTime::now());
         record.set_base(BaseEntry { entry: Some(stored), freshness });
         record
     }
 
     fn put(_: Option<&RawEntry>) -> Result<CasDecision<&'static str>, &'static str> {
-        Ok(CasDecision::Write { kind: WriteKind::Put("w".into()), ttl: None, result: "put" })
+        Ok(CasDecision::Write { content: content("w"), result: "put" })
     }
 
     fn delete(_: Option<&RawEntry>) -> Result<CasDecision<&'static str>, &'static str> {
-        Ok(CasDecision::Write { kind: WriteKind::Delete, ttl: None, result: "deleted" })
+        Ok(CasDecision::Write { content: Content::removal(WriteKind::Delete, None), result: "deleted" })
     }
 
     fn keep(_: Option<&RawEntry>) -> Result<CasDecision<&'static str>, &'static str> {

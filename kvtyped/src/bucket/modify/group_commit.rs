@@ -16,6 +16,7 @@
 
 use std::future::{Future, pending};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -23,9 +24,10 @@ use super::cas::ConditionalWrite;
 use super::decision::{CasDecision, CasLimits, CasOutcome};
 use super::group_call::{GroupCall, Joined, NextStep};
 use super::key_queue::{QueueGuard, QueueHandle};
-use super::pending_record::{BaseEntry, CommitGroup, Freshness, GroupMember, GroupResult, entry};
+use super::pending_record::{BaseEntry, CommitGroup, Freshness, GroupMember, GroupResult};
 use super::retry::CasAttempts;
-use crate::backend::{Deadline, OnDrop, RawEntry, Read, ReadAt, WriteKind, detached, run_in_background};
+use crate::backend::{Deadline, OnDrop, RawEntry, Read, ReadAt, detached, run_in_background};
+use crate::bucket::content::Content;
 use crate::bucket::decode;
 use crate::bucket::entry::Entry;
 use crate::bucket::handle::{Bucket, ReadBucket};
@@ -33,7 +35,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 /// How many times a member of a group checks for joining callers before it starts the write.
 const MAX_CHECKS: u32 = 3;
@@ -156,18 +157,20 @@ impl<T: KvModel> Bucket<T> {
             let key = record.queue().key().clone();
             let mut before = None;
             for group in record.group.take().into_iter().chain(last) {
-                let CommitGroup { kind, ttl, entry: _, steps, members, deadline, result } = group;
+                let CommitGroup { content, entry: _, steps, members, deadline, result } = group;
                 let outcome = match before {
                     Some(GroupResult::Conflict(error)) => GroupResult::Conflict(error),
                     Some(GroupResult::Refused | GroupResult::Failed(_)) => GroupResult::Refused,
                     Some(GroupResult::Stored { .. }) | None => {
                         let base = record.base.take();
-                        match bucket.commit_group(&key, base, kind, ttl, deadline).await {
+                        match bucket.commit_group(&key, base, content, deadline).await {
                             Ok(entry) => {
                                 record.set_stored(entry.clone());
                                 GroupResult::Stored { entry: Arc::new(entry), steps }
                             }
-                            Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
+                            Err(error)
+                                if error.is_stale_schema() || matches!(error.kind(), ErrorKind::Conflict { .. }) =>
+                            {
                                 record.set_conflict(&error);
                                 GroupResult::Conflict(Arc::new(error))
                             }
@@ -222,8 +225,7 @@ impl<T: KvModel> ReadBucket<T> {
         &self,
         key: &Key,
         base: Option<BaseEntry>,
-        kind: WriteKind,
-        ttl: Option<Ttl>,
+        content: Content,
         deadline: Deadline,
     ) -> Result<RawEntry> {
         let (revision, freshness) = match &base {
@@ -242,10 +244,9 @@ impl<T: KvModel> ReadBucket<T> {
                 checked => checked?,
             }
         }
-        let stored = entry(key, revision, &kind, ttl);
-        let (revision, id) = self
-            .write_conditionally(ConditionalWrite { key, expected: revision, kind, ttl, on: None }, deadline)
-            .await?;
+        let stored = content.entry(key, revision, SystemTime::now());
+        let write = ConditionalWrite { key, expected: revision, content, on: None };
+        let (revision, id) = self.write_conditionally(write, deadline).await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })
     }
 }

@@ -233,11 +233,13 @@ impl DerefMut for QueueGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use futures::FutureExt;
 
     use super::*;
-    use crate::backend::{RawEntry, WriteKind};
-    use crate::bucket::modify::pending_record::entry;
+    use crate::backend::{RawEntry, RecordHeaders};
+    use crate::bucket::content::Content;
     use crate::revision::Revision;
 
     fn key(n: usize) -> Key {
@@ -245,7 +247,11 @@ mod tests {
     }
 
     fn stored(n: usize, bytes: usize) -> RawEntry {
-        entry(&key(n), Revision::new(7), &WriteKind::Put(vec![0; bytes].into()), None)
+        Content::put(vec![0; bytes].into(), RecordHeaders::default(), None).entry(
+            &key(n),
+            Revision::new(7),
+            SystemTime::now(),
+        )
     }
 
     fn deadline() -> Deadline {

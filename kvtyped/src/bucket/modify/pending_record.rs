@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::retry::{CasRetry, is_unchanged};
-use crate::backend::{Deadline, Operation, RawEntry, RecordHeaders, WriteKind};
+use crate::backend::{Deadline, RawEntry};
+use crate::bucket::content::Content;
 use crate::error::{Error, Outcome};
 use crate::key::Key;
 use crate::revision::Revision;
-use crate::ttl::Ttl;
 
 /// The largest value that is remembered, in bytes.
 const MAX_CACHED_VALUE: usize = 16 * 1_024;
@@ -182,15 +182,9 @@ impl PendingRecord {
     }
 
     /// Begins a group with a change of the known entry.
-    pub(crate) fn start_group(
-        &self,
-        key: &Key,
-        kind: WriteKind,
-        ttl: Option<Ttl>,
-        deadline: Deadline,
-    ) -> (CommitGroup, GroupMember) {
-        let (entry, result) = (entry(key, self.revision(), &kind, ttl), watch::Sender::new(None));
-        let mut group = CommitGroup { kind, ttl, entry, steps: 1, members: 0, deadline, result };
+    pub(crate) fn start_group(&self, key: &Key, content: Content, deadline: Deadline) -> (CommitGroup, GroupMember) {
+        let (entry, result) = (content.entry(key, self.revision(), SystemTime::now()), watch::Sender::new(None));
+        let mut group = CommitGroup { content, entry, steps: 1, members: 0, deadline, result };
         let member = group.subscribe(deadline);
         (group, member)
     }
@@ -199,8 +193,7 @@ impl PendingRecord {
 /// Changes that one write will store.
 #[derive(Debug)]
 pub(crate) struct CommitGroup {
-    pub(crate) kind: WriteKind,
-    pub(crate) ttl: Option<Ttl>,
+    pub(crate) content: Content,
     /// The record after the changes so far.
     pub(crate) entry: RawEntry,
     /// The number of changes so far.
@@ -222,9 +215,9 @@ pub(crate) struct GroupMember {
 
 impl CommitGroup {
     /// Adds a change to the group.
-    pub(crate) fn add_change(&mut self, kind: WriteKind, ttl: Option<Ttl>, deadline: Deadline) -> GroupMember {
-        self.entry = entry(&self.entry.key, self.entry.revision, &kind, ttl);
-        (self.kind, self.ttl) = (kind, ttl);
+    pub(crate) fn add_change(&mut self, content: Content, deadline: Deadline) -> GroupMember {
+        self.entry = content.entry(&self.entry.key, self.entry.revision, SystemTime::now());
+        self.content = content;
         self.steps += 1;
         self.subscribe(deadline)
     }
@@ -275,38 +268,28 @@ impl GroupResult {
     }
 }
 
-/// The entry of a key after this write.
-pub(crate) fn entry(key: &Key, revision: Revision, kind: &WriteKind, ttl: Option<Ttl>) -> RawEntry {
-    let (operation, value) = match kind {
-        WriteKind::Put(value) => (Operation::Put, value.clone()),
-        WriteKind::Delete => (Operation::Delete, bytes::Bytes::new()),
-        WriteKind::Purge => (Operation::Purge, bytes::Bytes::new()),
-    };
-    RawEntry {
-        key: key.clone(),
-        revision,
-        created: SystemTime::now(),
-        operation,
-        value,
-        ttl,
-        headers: RecordHeaders::default(),
-        id: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::{RecordHeaders, WriteKind};
     use crate::error::ErrorKind;
 
     fn key() -> Key {
         Key::new("0").expect("a key")
     }
 
+    fn put(bytes: usize) -> Content {
+        Content::put(vec![0; bytes].into(), RecordHeaders::default(), None)
+    }
+
+    fn delete() -> Content {
+        Content::removal(WriteKind::Delete, None)
+    }
+
     fn stored(bytes: usize) -> RawEntry {
-        entry(&key(), Revision::new(7), &WriteKind::Put(vec![0; bytes].into()), None)
+        put(bytes).entry(&key(), Revision::new(7), SystemTime::now())
     }
 
     #[test]
@@ -362,7 +345,7 @@ mod tests {
                 memory => PendingRecord::new(memory),
             };
         }
-        assert!(record.is_stale(Some(&entry(&key(), Revision::new(6), &WriteKind::Delete, None))));
+        assert!(record.is_stale(Some(&delete().entry(&key(), Revision::new(6), SystemTime::now()))));
         assert!(!record.is_stale(Some(&stored(1))) && !record.is_stale(None));
     }
 
@@ -418,10 +401,10 @@ mod tests {
     fn group_uses_latest_deadline_of_its_members() {
         let after = |seconds| Deadline::after(Duration::from_secs(seconds));
         let (soon, late, latest) = (after(1), after(2), after(3));
-        let (mut group, first) = PendingRecord::default().start_group(&key(), WriteKind::Delete, None, late);
+        let (mut group, first) = PendingRecord::default().start_group(&key(), delete(), late);
         assert_eq!((first.change_number, group.members, group.deadline.at()), (1, 1, late.at()));
         let mut join = |deadline: Deadline| {
-            let member = group.add_change(WriteKind::Delete, None, deadline);
+            let member = group.add_change(delete(), deadline);
             (member.change_number, group.members, group.deadline.at())
         };
         assert_eq!(join(soon), (2, 2, late.at()));

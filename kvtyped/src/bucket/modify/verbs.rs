@@ -9,11 +9,13 @@ use futures::future::BoxFuture;
 use super::decision::{CasDecision, CasLimits, CasStart};
 use super::outcome::{Change, ModifyError};
 use crate::backend::{RawEntry, WriteKind};
-use crate::bucket::decode;
+use crate::bucket::content::Content;
+use crate::bucket::decode::{self, Unverified};
 use crate::bucket::entry::Entry;
 use crate::bucket::entry::Pending;
 use crate::bucket::handle::Bucket;
 use crate::bucket::precondition::FenceResult;
+use crate::bucket::schema_state::BucketSchema;
 use crate::bucket::write::check_ttl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
@@ -190,32 +192,34 @@ impl<T: KvModel> Bucket<T> {
         let limits = CasLimits { attempts: max_attempts, deadline: self.deadline(timeout), fence };
         let ttl = check_ttl(self.config(), ttl).map_err(located)?;
         let decide = |newest: Option<&RawEntry>| {
+            let schema = self.schema();
             let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
             let Some(entry) = current else {
                 return match change(None)? {
-                    Change::Put(value) => put(key, value, None, ttl).map_err(located),
+                    Change::Put(value) => put(key, value, &schema, None, ttl).map_err(located),
                     Change::Keep | Change::Delete | Change::Purge => Ok(CasDecision::Stop { result: None }),
                 };
             };
             // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
             // formatting of another client is then not a change.
-            let before = decode::encode_unverified(&entry.value).map_err(located)?;
-            let Entry { value, key: _, revision: _, created, ttl: kept, pending: _ } = entry;
+            let before = Unverified::new(&entry.value, &schema, Some(entry.version)).map_err(located)?;
+            let Entry { value, key: _, revision: _, created, ttl: kept, version, pending: _ } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
                     // A requested TTL is a change.
                     match (ttl, unchanged) {
                         (Some(_), Some(entry)) => {
-                            decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
-                            let result = Some(Entry { created: SystemTime::now(), ttl, ..entry });
-                            Ok(CasDecision::Write { kind: WriteKind::Put(before), ttl, result })
+                            let version = before.version();
+                            let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
+                            let result = Some(Entry { created: SystemTime::now(), ttl, version, ..entry });
+                            Ok(CasDecision::Write { content, result })
                         }
                         (_, result) => Ok(CasDecision::Stop { result }),
                     }
                 }
                 Change::Put(value) => {
-                    let decision = put(key, value, Some(&before), ttl.or(kept)).map_err(located)?;
+                    let decision = put(key, value, &schema, Some((version, &before)), ttl.or(kept)).map_err(located)?;
                     match decision {
                         // The value is unchanged, but a requested TTL is a change.
                         CasDecision::Stop { result: Some(entry) } if ttl.is_none() => {
@@ -223,19 +227,17 @@ impl<T: KvModel> Bucket<T> {
                             if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
-                            Ok(CasDecision::Stop { result: Some(Entry { created, ..entry }) })
+                            Ok(CasDecision::Stop { result: Some(Entry { created, version, ..entry }) })
                         }
-                        CasDecision::Stop { result } => {
-                            if let Some(entry) = &result {
-                                decode::verify(&entry.value, key.clone(), &before).map_err(located)?;
-                            }
-                            Ok(CasDecision::Write { kind: WriteKind::Put(before), ttl, result })
+                        CasDecision::Stop { result: Some(entry) } => {
+                            let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
+                            Ok(CasDecision::Write { content, result: Some(entry) })
                         }
                         write => Ok(write),
                     }
                 }
-                Change::Delete => Ok(CasDecision::Write { kind: WriteKind::Delete, ttl: None, result: None }),
-                Change::Purge => Ok(CasDecision::Write { kind: WriteKind::Purge, ttl: None, result: None }),
+                Change::Delete => remove::<T>(WriteKind::Delete, &schema).map_err(located),
+                Change::Purge => remove::<T>(WriteKind::Purge, &schema).map_err(located),
             }
         };
         let done = match limits.fence {
@@ -252,25 +254,30 @@ impl<T: KvModel> Bucket<T> {
 fn put<T: KvModel>(
     key: &T::Key,
     value: T,
-    before: Option<&bytes::Bytes>,
+    schema: &BucketSchema,
+    before: Option<(u32, &Unverified)>,
     ttl: Option<Ttl>,
 ) -> Result<CasDecision<Option<Entry<T>>>> {
     if value.key() != *key {
         return Err(Error::new(ErrorKind::KeyChanged).of_model::<T>());
     }
-    let after = decode::encode_unverified(&value)?;
-    let changed = before != Some(&after);
-    if changed {
-        decode::verify(&value, key.clone(), &after)?;
-    }
+    let after = Unverified::new(&value, schema, before.map(|(found, _)| found))?;
+    let version = after.version();
+    let content = match before {
+        Some((_, before)) if after.is_same(before) => None,
+        _ => Some(after.verify(&value, key.clone())?.with_ttl(ttl)),
+    };
     let (revision, created, pending) = (Revision::ZERO, SystemTime::now(), Pending::UNKNOWN);
-    let entry = Entry { value, key: key.clone(), revision, created, ttl, pending };
-    let result = Some(entry);
-    Ok(if changed {
-        CasDecision::Write { kind: WriteKind::Put(after), ttl, result }
-    } else {
-        CasDecision::Stop { result }
+    let result = Some(Entry { value, key: key.clone(), revision, created, ttl, version, pending });
+    Ok(match content {
+        Some(content) => CasDecision::Write { content, result },
+        None => CasDecision::Stop { result },
     })
+}
+
+/// Returns the decision to remove the record.
+fn remove<T: KvModel>(kind: WriteKind, schema: &BucketSchema) -> Result<CasDecision<Option<Entry<T>>>> {
+    Ok(CasDecision::Write { content: Content::removal(kind, schema.target::<T>()?), result: None })
 }
 
 type Insert<'a, T> = Box<dyn FnMut() -> T + Send + 'a>;

@@ -270,6 +270,7 @@ mod tests {
                 operation: Operation::Put,
                 value: Bytes::new(),
                 ttl,
+                headers: RecordHeaders::default(),
                 id: None,
             };
             self.tracker.track(&WatchUpdate::Entry(entry, 0));

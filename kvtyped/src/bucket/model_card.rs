@@ -1,0 +1,278 @@
+//! The card of a model in the metadata of its bucket: created with the bucket, read and compared when it is opened.
+
+use std::sync::Arc;
+
+use super::handle::ReadBucket;
+use super::schema_state::SchemaState;
+use crate::backend::{Backend, Deadline, RawBucket};
+use crate::config::{BucketConfig, Drift};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{KeyCodec, ModelKey};
+use crate::model::{KvModel, ModelCard};
+
+/// Returns the card of a model for a bucket that contains no records of it yet.
+pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
+    let schema = T::SCHEMA;
+    (!schema.name.is_empty()).then(|| ModelCard {
+        key: T::Key::TEMPLATE.to_owned(),
+        codec: schema.codec.to_owned(),
+        version: schema.version,
+        writes: schema.writes,
+        oldest: schema.writes,
+        schema: None,
+        key_codec: (key_codec != KeyCodec::Escaped).then(|| key_codec.name().to_owned()),
+        written_by: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        other: Default::default(),
+    })
+}
+
+/// Adds a card to the metadata of a configuration.
+pub(super) fn insert(config: &mut BucketConfig, model: &str, card: &ModelCard) {
+    config.metadata.insert(ModelCard::metadata_key(model), card.to_text());
+}
+
+/// Returns the card of a model, if the bucket has one.
+///
+/// # Errors
+///
+/// Returns `SchemaDiffers` if the metadata of the model is not a card.
+pub(super) fn find<T: KvModel>(config: &BucketConfig) -> Result<Option<ModelCard>> {
+    let model = T::SCHEMA.name;
+    let Some(text) = config.metadata.get(&ModelCard::metadata_key(model)) else { return Ok(None) };
+    let card = ModelCard::parse(text).map_err(|reason| {
+        let report = format!(
+            "the card of model `{model}` in the metadata of the bucket is unreadable: {reason}; \
+             replace it with `.on_schema(Drift::Update)`"
+        );
+        Error::new(ErrorKind::SchemaDiffers { report }).of_model::<T>()
+    })?;
+    Ok(Some(card))
+}
+
+/// Compares a program with the card of its model.
+///
+/// # Errors
+///
+/// Returns `Newer` or `TooOld` if the program cannot read or write the records that the card announces, and
+/// `SchemaDiffers` if the key or the codec differs.
+pub(super) fn check<T: KvModel>(card: &ModelCard, key_codec: KeyCodec, is_read_only: bool) -> Result<()> {
+    let schema = T::SCHEMA;
+    let differs = |reason: String| {
+        let report = format!("model `{}`: {reason}", schema.name);
+        Err(Error::new(ErrorKind::SchemaDiffers { report }).of_model::<T>())
+    };
+    if !is_same_key(T::Key::TEMPLATE, &card.key) {
+        return differs(format!(
+            "its key is `{}` here and `{}` in the bucket, so this program would find no records; \
+             use that key, or copy the records to another bucket",
+            T::Key::TEMPLATE,
+            card.key
+        ));
+    }
+    let found = card.key_codec.as_deref().unwrap_or(KeyCodec::Escaped.name());
+    if key_codec.name() != found {
+        return differs(format!(
+            "its key codec is `{}` here and `{found}` in the bucket; use that key codec, or another bucket",
+            key_codec.name()
+        ));
+    }
+    if card.version == schema.version && card.codec != schema.codec {
+        return differs(format!(
+            "its codec is `{}` here and `{}` in the bucket; use that codec, or make the change a new version: \
+             `version = {}` with `upgrade_from` and `codec`",
+            schema.codec,
+            card.codec,
+            schema.version.saturating_add(1)
+        ));
+    }
+    if card.writes > schema.version && !schema.keeps_newer {
+        return Err(Error::new(ErrorKind::Newer { found: card.writes, knows: schema.version }).of_model::<T>());
+    }
+    if card.oldest < schema.oldest {
+        let (found, oldest) = (card.oldest, schema.oldest);
+        return Err(Error::new(ErrorKind::TooOld { found, oldest }).of_model::<T>());
+    }
+    if card.oldest < schema.unversioned {
+        return differs(format!(
+            "`unversioned = {}`, but the bucket may have records of version {} without a version header; \
+             migrate the bucket first, without `unversioned`",
+            schema.unversioned, card.oldest
+        ));
+    }
+    if card.writes < schema.writes && !is_read_only {
+        return differs(format!(
+            "the bucket takes version {found}, and this program writes version {writes} and later; \
+             add `writes = {found}`, or open the bucket with `.on_schema(Drift::Adopt)` and call `switch_version({writes})`",
+            found = card.writes,
+            writes = schema.writes
+        ));
+    }
+    Ok(())
+}
+
+/// Whether two templates name the same keys. The names of the fields may differ, unless the same names stand at other
+/// places.
+fn is_same_key(here: &str, there: &str) -> bool {
+    let (shape_here, names_here) = shape(here);
+    let (shape_there, names_there) = shape(there);
+    let is_moved =
+        |(at, name): (usize, &&str)| names_there.iter().position(|other| other == name).is_some_and(|to| to != at);
+    shape_here == shape_there && !names_here.iter().enumerate().any(is_moved)
+}
+
+/// Returns a template without the names of its fields, and the names.
+fn shape(template: &str) -> (String, Vec<&str>) {
+    let (mut shape, mut names, mut rest) = (String::new(), Vec::new(), template);
+    while let Some((literal, (field, after))) =
+        rest.split_once('{').and_then(|(literal, field)| Some((literal, field.split_once('}')?)))
+    {
+        let name = field.strip_suffix("..").unwrap_or(field);
+        shape.push_str(literal);
+        shape.push_str(if name.len() < field.len() { "{..}" } else { "{}" });
+        names.push(name);
+        rest = after;
+    }
+    shape.push_str(rest);
+    (shape, names)
+}
+
+/// Returns the card that an existing bucket gets, with the schema of the program. Never changes the version that
+/// programs write.
+fn updated<T: KvModel>(found: Option<ModelCard>, key_codec: KeyCodec) -> Option<ModelCard> {
+    let own = new_card::<T>(key_codec)?;
+    let schema = T::SCHEMA;
+    let Some(found) = found else {
+        // The bucket may have records of every version, and records without one.
+        return Some(ModelCard { oldest: schema.oldest.min(schema.unversioned), ..own });
+    };
+    if found.version > own.version {
+        return Some(found);
+    }
+    let ModelCard { writes, oldest, other, .. } = found;
+    Some(ModelCard { writes, oldest, other, ..own })
+}
+
+/// Applies the reaction to a card that differs from the program. Returns the new card if the bucket must be updated.
+pub(super) fn react<T: KvModel>(
+    config: &BucketConfig,
+    key_codec: KeyCodec,
+    reaction: Drift,
+    is_read_only: bool,
+) -> Result<Option<ModelCard>> {
+    if T::SCHEMA.name.is_empty() || reaction == Drift::Adopt {
+        return Ok(None);
+    }
+    let found = match (find::<T>(config), reaction) {
+        (Err(_), Drift::Update) => None,
+        (found, _) => found?,
+    };
+    if let Some(card) = &found {
+        check::<T>(card, key_codec, is_read_only)?;
+    }
+    let wanted = if reaction == Drift::Update { updated::<T>(found.clone(), key_codec) } else { None };
+    Ok(wanted.filter(|wanted| Some(wanted) != found.as_ref()))
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Returns the current card of the model. `None` if the bucket has no card of it.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "users", key = "{id}", version = 3)]
+    /// # struct User { id: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let users: Bucket<User> = Store::memory().bucket().await?;
+    /// let card = users.card().await?.expect("this program created the bucket");
+    /// assert_eq!((card.key.as_str(), card.codec.as_str()), ("{id}", "json"));
+    /// assert_eq!((card.version, card.writes, card.oldest), (3, 3, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaDiffers` if the card is unreadable. Returns the errors of [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn card(&self) -> Result<Option<ModelCard>> {
+        let status = self.status().await?;
+        find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
+    }
+
+    /// Changes the card of the model, and the write epoch if `change` returns one, in one update. `change` gets the
+    /// current card and configuration, and returns `None` to leave them. Reads the result back, and starts over if
+    /// another process has changed the card meanwhile.
+    pub(crate) async fn update_card(
+        &self,
+        deadline: Deadline,
+        mut change: impl FnMut(Option<ModelCard>, &BucketConfig) -> Result<Option<(ModelCard, Option<u64>)>>,
+    ) -> Result<BucketConfig> {
+        let model = T::SCHEMA.name;
+        loop {
+            let found = self.inner.raw.status(deadline).await?.config;
+            let Some((card, epoch)) = change(find::<T>(&found)?, &found)? else { return Ok(found) };
+            let mut update = BucketConfig::new(self.name());
+            insert(&mut update, model, &card);
+            let note = format!("{:032x}", rand::random::<u128>());
+            update.metadata.insert(UPDATED_BY.to_owned(), note.clone());
+            update.write_epoch = epoch;
+            self.inner.backend.update(update, deadline).await?;
+            let now = self.inner.raw.status(deadline).await?.config;
+            SchemaState::set(&self.inner.schema, &now);
+            let is_ours =
+                now.metadata.get(UPDATED_BY) == Some(&note) && epoch.is_none_or(|epoch| now.write_epoch == Some(epoch));
+            if is_ours && find::<T>(&now)?.as_ref() == Some(&card) {
+                return Ok(now);
+            }
+            if deadline.is_expired() {
+                return Err(deadline.error().unknown_outcome());
+            }
+        }
+    }
+}
+
+/// A metadata key with a random value, which identifies the last update of a card.
+const UPDATED_BY: &str = "kvtyped.updated-by";
+
+/// Writes the card of an existing bucket.
+pub(super) async fn write<T: KvModel>(
+    backend: &dyn Backend,
+    bucket: &str,
+    card: &ModelCard,
+    deadline: Deadline,
+) -> Result<Arc<dyn RawBucket>> {
+    let mut update = BucketConfig::new(bucket);
+    insert(&mut update, T::SCHEMA.name, card);
+    backend.update(update, deadline).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renamed_key_field_is_the_same_key() {
+        assert!(is_same_key("{id}", "{user_id}"));
+        assert!(is_same_key("u.{tenant}.{id}", "u.{org}.{id}"));
+        assert!(is_same_key("app", "app") && is_same_key("{path..}", "{rest..}"));
+        assert!(is_same_key("x-{id}.y", "x-{id}.y"));
+    }
+
+    #[test]
+    fn another_shape_or_order_is_another_key() {
+        for (here, there) in [
+            ("{id}", "{tenant}.{id}"),
+            ("{tenant}.{id}", "{id}.{tenant}"),
+            ("u.{id}", "v.{id}"),
+            ("{path..}", "{path}"),
+            ("app", "{app}"),
+            ("{id}", "{"),
+        ] {
+            assert!(!is_same_key(here, there), "{here} and {there}");
+        }
+    }
+}
