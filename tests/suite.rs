@@ -11,6 +11,7 @@ mod counters;
 mod election;
 mod error_messages;
 mod expiry;
+mod file;
 mod filters;
 mod foreign;
 mod get_many;

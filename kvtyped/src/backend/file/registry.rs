@@ -52,6 +52,7 @@ pub(super) async fn open(options: FileOptions) -> Result<Arc<OpenFile>> {
             && file.join()
         {
             if !options.is_compatible(&file.options) {
+                file.release();
                 let name = paths.name();
                 return Err(Error::invalid_config(format!("`{name}` is open in this process with other options")));
             }

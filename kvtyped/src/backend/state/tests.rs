@@ -179,6 +179,7 @@ fn ticket_waits_for_its_effect() {
         panic!("the effect is not durable");
     };
     assert!(first.try_recv().is_err());
+    assert_eq!(machine.log().unwrap().take_group(usize::MAX).len(), 1);
     for (waiter, verdict) in machine.log().unwrap().committed(1) {
         waiter.send(verdict).unwrap();
     }

@@ -1,0 +1,5 @@
+//! The durable backend in a file: contract, crashes, damage, limits.
+
+mod basics;
+mod conformance;
+pub(crate) mod folder;
