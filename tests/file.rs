@@ -3,3 +3,5 @@
 mod basics;
 mod conformance;
 pub(crate) mod folder;
+mod kill;
+pub(crate) mod writer;
