@@ -4,4 +4,6 @@ mod basics;
 mod conformance;
 pub(crate) mod folder;
 mod kill;
+mod power;
+mod trace;
 pub(crate) mod writer;
