@@ -2,8 +2,12 @@
 
 mod basics;
 mod conformance;
+mod damage;
+mod failing;
 pub(crate) mod folder;
 mod kill;
 mod power;
+mod processes;
+mod time;
 mod trace;
 pub(crate) mod writer;

@@ -162,7 +162,10 @@ impl Journal {
                 self.log.committed(group);
                 self.sync_if_due();
             }
-            Err(error) if is_full(&error) => self.log.refused(group, &no_space_reason(&self.paths)),
+            Err(error) if is_full(&error) => {
+                self.log.refused(group, &no_space_reason(&self.paths));
+                self.make_room();
+            }
             Err(error) => {
                 // The undo data is dropped with the group: the fate of its effects is unknown.
                 drop(group);
@@ -211,6 +214,17 @@ impl Journal {
                 Err(error) if is_full(&error) => drop(schema::set_sync(&self.db, false)),
                 Err(error) => self.fail(&error),
             }
+        }
+    }
+
+    /// Tries to make room on a full disk: the journal may hold many entries that are removed already, and the WAL pages
+    /// that are written twice.
+    fn make_room(&mut self) {
+        if self.meta.applied < self.last {
+            self.checkpoint();
+        }
+        if !self.failed {
+            self.checkpoint_wal();
         }
     }
 

@@ -40,9 +40,11 @@ mod control;
 mod journal;
 mod backup;
 mod open;
+mod salvage;
 mod registry;
 
 pub use self::options::SyncMode;
+pub use self::salvage::{SalvageReport, salvage};
 pub(crate) use self::options::FileOptions;
 
 use std::fmt;

@@ -35,17 +35,7 @@ pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) ->
     match schema::content(&db).map_err(read)? {
         Content::Store => {}
         Content::Empty if lock.mark().is_none() => schema::create(&db, &new_meta()).map_err(read)?,
-        Content::Empty => return Err(damaged(paths, missing(paths))),
-        Content::Later(format) => {
-            return Err(Error::unsupported(
-                format!("a version of kvtyped that reads format {format}"),
-                format!("`{}` of that format, and this version reads format {FORMAT}", paths.name()),
-            ));
-        }
-        Content::Altered => return Err(damaged(paths, "its tables are not those of its format")),
-        Content::Foreign => {
-            return Err(Error::invalid_config(format!("`{}` is a database of another application", paths.name())));
-        }
+        other => return Err(refusal(paths, &other)),
     }
     let loaded = load(&db, paths, progress)?;
     check_mark(paths, lock.mark(), &loaded)?;
@@ -119,6 +109,19 @@ fn create_file(paths: &Paths, lock: &LockFile, mode: u32) -> Result<()> {
 
 fn missing(paths: &Paths) -> String {
     format!("the file is empty or missing, but `{}` names its last write; to start anew, remove that file, too", paths.lock.display())
+}
+
+/// Returns the reason why a file with this content is not opened.
+pub(super) fn refusal(paths: &Paths, content: &Content) -> Error {
+    match content {
+        Content::Later(format) => Error::unsupported(
+            format!("a version of kvtyped that reads format {format}"),
+            format!("`{}` of that format, and this version reads format {FORMAT}", paths.name()),
+        ),
+        Content::Foreign => Error::invalid_config(format!("`{}` is a database of another application", paths.name())),
+        Content::Empty => damaged(paths, missing(paths)),
+        Content::Altered | Content::Store => damaged(paths, "its tables are not those of its format"),
+    }
 }
 
 /// Refuses a file that ends before its mark.

@@ -1,8 +1,7 @@
 //! Copies what is readable of a damaged store into a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Condvar};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -11,18 +10,18 @@ use super::buckets;
 use super::errors::{io, sqlite};
 use super::journal::INSERT;
 use super::lock::{LockError, LockFile, Mark};
+use super::open;
 use super::options::FileOptions;
 use super::paths::{self, Paths, with_suffix};
 use super::row::{self, COLUMNS, Insertion, Row};
 use super::schema::{self, Clean, Meta};
 use super::stored_config::Unknown;
-use crate::backend::state::bucket::BucketState;
-use crate::backend::state::changes::Changes;
 use crate::backend::state::effect::{Effect, Record};
 use crate::backend::state::entry::StoredEntry;
-use crate::backend::state::log::Log;
 use crate::config::BucketConfig;
+use crate::backend::Operation;
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::revision::Revision;
 
 /// The result of [`salvage`].
@@ -118,8 +117,9 @@ fn copy_files(from: &Paths, copy: &Paths) -> Result<()> {
 struct Content {
     configs: BTreeMap<u64, BucketConfig>,
     created: BTreeMap<u64, Duration>,
-    last: BTreeMap<u64, Revision>,
     entries: BTreeMap<u64, BTreeMap<Revision, StoredEntry>>,
+    /// Whether the settings of every bucket are readable, so that other entries belong to deleted buckets.
+    has_all_buckets: bool,
     unknown: Unknown,
     time: Duration,
     problems: Vec<String>,
@@ -127,8 +127,10 @@ struct Content {
 
 fn read(files: &Paths, mark: Option<Mark>) -> Result<Content> {
     let db = schema::connect(&files.main).map_err(|error| sqlite(files, error))?;
-    // Without the schema, SQLite finds no table.
-    schema::content(&db).map_err(|error| sqlite(files, error))?;
+    let found = schema::content(&db).map_err(|error| sqlite(files, error))?;
+    if !matches!(found, schema::Content::Store | schema::Content::Altered) {
+        return Err(open::refusal(files, &found));
+    }
     let mut content = Content::default();
     let meta = Meta::read(&db).ok().flatten();
     if meta.is_none() {
@@ -139,11 +141,10 @@ fn read(files: &Paths, mark: Option<Mark>) -> Result<Content> {
             if damaged > 0 {
                 content.problem(format!("table `bucket`: {damaged} rows are damaged"));
             }
+            content.has_all_buckets = damaged == 0 && meta.is_some_and(|meta| buckets::digest(&rows) == meta.digest);
             for (id, row) in rows {
                 let id = u64::try_from(id).unwrap_or_default();
                 content.add_bucket(id, row.config.as_bytes(), row.created);
-                let last = Revision::new(u64::try_from(row.last_revision).unwrap_or_default());
-                content.last.insert(id, last);
             }
         }
         Err(error) => content.problem(format!("table `bucket`: not readable ({error})")),
@@ -172,7 +173,10 @@ impl Content {
                 self.configs.insert(id, config);
                 self.created.insert(id, row::time(created).unwrap_or_default());
             }
-            None => self.problem(format!("bucket {id}: its settings are damaged")),
+            None => {
+                self.has_all_buckets = false;
+                self.problem(format!("bucket {id}: its settings are damaged"));
+            }
         }
     }
 
@@ -212,6 +216,8 @@ impl Content {
             match Row::read(row) {
                 Ok(read) => {
                     if table == "journal" && *last > 0 && read.seq != *last + 1 {
+                        // The settings of a bucket may be among them.
+                        self.has_all_buckets = false;
                         self.problem(format!("table `journal`: rows {} to {} are missing", *last + 1, read.seq - 1));
                     }
                     *last = read.seq;
@@ -229,10 +235,6 @@ impl Content {
     fn apply(&mut self, row: &Row<'_>) {
         let id = row.bucket();
         self.time = self.time.max(row::time(row.created).unwrap_or_default());
-        if let Some(revision) = row.revision() {
-            let last = self.last.entry(id).or_default();
-            *last = (*last).max(revision);
-        }
         match row.effect {
             row::STORED => match row.entry().zip(row.revision()) {
                 Some((entry, revision)) => drop(self.entries.entry(id).or_default().insert(revision, entry)),
@@ -254,9 +256,77 @@ impl Content {
                 self.configs.remove(&id);
                 self.entries.remove(&id);
                 self.created.remove(&id);
-                self.deleted.insert(id);
             }
             _ => {}
         }
     }
+}
+
+/// Writes the content as the journal of a new store.
+fn write(unfinished: &Paths, to: &Paths, mut content: Content) -> Result<SalvageReport> {
+    let mut report = SalvageReport::default();
+    paths::create(&unfinished.main, FileOptions::MODE).map_err(|error| io(to, error))?;
+    let written = || -> rusqlite::Result<()> {
+        let db = schema::connect(&unfinished.main)?;
+        let (store, time) = (rand::random(), row::nanos(content.time));
+        let meta = Meta { store, applied: 0, time, opens: 0, clean: Clean::Copy, buckets: 0, digest: 0 };
+        schema::create(&db, &meta)?;
+        schema::transaction(&db, || content.insert(&db, &mut report))?;
+        schema::truncate_wal(&db)?;
+        db.close().map_err(|(_, error)| error)
+    };
+    let mut written = written;
+    written().map_err(|error| sqlite(to, error))?;
+    std::fs::rename(&unfinished.main, &to.main).map_err(|error| io(to, error))?;
+    paths::sync_folder(&to.main).map_err(|error| io(to, error))?;
+    remove(unfinished);
+    report.problems = content.problems;
+    Ok(report)
+}
+
+impl Content {
+    fn insert(&mut self, db: &Connection, report: &mut SalvageReport) -> rusqlite::Result<()> {
+        let without_settings = |id: &u64| !self.has_all_buckets && !self.configs.contains_key(id);
+        let ids: Vec<u64> = self.entries.keys().copied().filter(without_settings).collect();
+        for id in ids {
+            self.problem(format!("bucket {id}: its settings are missing, and its name is now `salvaged_{id}`"));
+            let config = BucketConfig::new(format!("salvaged_{id}")).with_defaults(true, true);
+            self.configs.insert(id, config);
+        }
+        let mut statement = db.prepare_cached(INSERT)?;
+        let mut insertion = Insertion { statement: &mut statement, unknown: &self.unknown };
+        let mut seq = 0;
+        let mut record = |at: Duration, effect: Effect| {
+            seq += 1;
+            insertion.insert(&Record { seq, at, effect, ends_operation: true, permit: None })
+        };
+        for (bucket, config) in &self.configs {
+            let created = self.created.get(bucket).copied().unwrap_or(self.time);
+            record(created, Effect::BucketCreated { bucket: *bucket, config: config.clone() })?;
+            report.buckets += 1;
+            let entries = self.entries.remove(bucket).unwrap_or_default();
+            for (revision, entry) in kept(entries, usize::from(config.history.unwrap_or(1))) {
+                record(entry.at, Effect::Stored { bucket: *bucket, revision, entry })?;
+                report.entries += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the entries that the history of a bucket keeps. The rows of some removals may be damaged.
+fn kept(entries: BTreeMap<Revision, StoredEntry>, history: usize) -> BTreeMap<Revision, StoredEntry> {
+    let mut left: HashMap<Key, usize> = HashMap::new();
+    let newest_first = entries.into_iter().rev();
+    let kept = newest_first.filter(|(_, entry)| {
+        let left = left.entry(entry.key.clone()).or_insert(history);
+        let is_kept = *left > 0;
+        *left = match entry.operation {
+            // Such a marker removes everything before it.
+            Operation::Purge | Operation::Expired => 0,
+            _ => left.saturating_sub(1),
+        };
+        is_kept
+    });
+    kept.collect()
 }
