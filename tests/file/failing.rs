@@ -25,6 +25,7 @@ async fn full_disk_refuses_writes_and_loses_nothing() {
         delivered: Delivered::default(),
     };
     let mut watch = full.watch(request);
+    while watch.next().await.expect("the watch begins").expect("no error") != WatchSignal::Ready {}
     let mut expected = Vec::new();
     let refused = loop {
         match put(&full, &format!("k{}", expected.len()), vec![b'v'; 2_000]).await {

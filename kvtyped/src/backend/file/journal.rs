@@ -63,7 +63,8 @@ pub(super) struct Journal {
     has_work: bool,
     /// No work for idle times before this instant.
     paused_until: Option<Instant>,
-    failed: bool,
+    /// The reason why the store failed.
+    failed: Option<String>,
 }
 
 impl Journal {
@@ -98,7 +99,7 @@ impl Journal {
             sweep: has_orphans.then_some(0),
             has_work: true,
             paused_until: None,
-            failed: false,
+            failed: None,
         }
     }
 
@@ -117,7 +118,7 @@ impl Journal {
 
     /// Writes effects until the log is closed, and then closes the file.
     pub(super) fn run(mut self, control: &Arc<Control>) {
-        while !self.failed {
+        while self.failed.is_none() {
             match self.log.next(GROUP_BYTES, self.pause(), || control.has_requests()) {
                 Task::Write(group) => {
                     self.write(group);
@@ -133,7 +134,9 @@ impl Journal {
                 }
             }
         }
-        control.closed(Err("the store failed".to_owned()));
+        let reason = self.failed.clone().unwrap_or_default();
+        drop(self);
+        control.closed(Err(reason));
     }
 
     /// Writes one group, and reports its fate.
@@ -191,8 +194,9 @@ impl Journal {
     /// Ends the store. A failed sync is never repeated: the system may have dropped the data that it could not write.
     fn fail(&mut self, error: &rusqlite::Error) {
         let name = self.paths.name();
-        self.failed = true;
-        self.log.failed(&format!("the store failed, because `{name}` cannot be written: {error}; open it again"));
+        let reason = format!("the store failed, because `{name}` cannot be written: {error}; open it again");
+        self.log.failed(&reason);
+        self.failed = Some(reason);
     }
 
     /// Syncs all commits if the interval has passed.
@@ -223,7 +227,7 @@ impl Journal {
         if self.meta.applied < self.last {
             self.checkpoint();
         }
-        if !self.failed {
+        if self.failed.is_none() {
             self.checkpoint_wal();
         }
     }
@@ -262,7 +266,7 @@ impl Journal {
     /// Does one step of the work for idle times.
     fn tidy_when_idle(&mut self) {
         self.sync_if_due();
-        if !self.has_work || self.failed || self.paused_until.is_some_and(|until| until > Instant::now()) {
+        if !self.has_work || self.failed.is_some() || self.paused_until.is_some_and(|until| until > Instant::now()) {
             return;
         }
         self.paused_until = None;
@@ -348,7 +352,7 @@ impl Journal {
         while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
             self.write(group);
         }
-        !self.failed
+        self.failed.is_none()
     }
 
     /// Returns the connection.
@@ -358,15 +362,15 @@ impl Journal {
 
     /// Moves everything into the tables of the state, and closes the file.
     fn finish(&mut self) -> Result<(), String> {
-        while self.meta.applied < self.last && !self.failed {
+        while self.meta.applied < self.last && self.failed.is_none() {
             let before = self.meta.applied;
             self.checkpoint();
             if self.meta.applied == before {
                 break;
             }
         }
-        if self.failed {
-            return Err("the store failed".to_owned());
+        if let Some(reason) = &self.failed {
+            return Err(reason.clone());
         }
         let meta = Meta { clean: Clean::Closed, time: self.meta.time.max(nanos(self.log.now())), ..self.meta };
         let closed = schema::set_sync(&self.db, true)
@@ -391,7 +395,7 @@ impl Drop for Journal {
         if std::thread::panicking() {
             self.log.failed("the thread of the store panicked; open the store again");
         }
-        if self.failed {
+        if self.failed.is_some() {
             // The next open finds the WAL as it is.
             let keep = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             let _ = self.db.set_db_config(keep, true);
