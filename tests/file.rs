@@ -6,6 +6,7 @@ mod damage;
 mod failing;
 pub(crate) mod folder;
 mod kill;
+mod model;
 mod power;
 mod processes;
 mod time;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::control::{BackupRequest, Control};
@@ -87,14 +88,19 @@ impl OpenFile {
         let thread = {
             let (options, paths) = (options.clone(), paths.clone());
             let (control, progress) = (Arc::clone(&control), Arc::clone(&progress));
-            move || match open_file(&options, &paths, &progress) {
-                Ok(mut journal) => {
-                    journal.expire();
-                    // If the caller gave up, the shared part is dropped, which closes the journal.
-                    let _ = reply.send(Ok(journal.shared()));
-                    journal.run(&control);
+            let runtime = Handle::try_current().ok();
+            move || {
+                // The thread has the clock of the caller, which a test may pause.
+                let _clock = runtime.as_ref().map(Handle::enter);
+                match open_file(&options, &paths, &progress) {
+                    Ok(mut journal) => {
+                        journal.expire();
+                        // If the caller gave up, the shared part is dropped, which closes the journal.
+                        let _ = reply.send(Ok(journal.shared()));
+                        journal.run(&control);
+                    }
+                    Err(error) => drop(reply.send(Err(error))),
                 }
-                Err(error) => drop(reply.send(Err(error))),
             }
         };
         let spawned = std::thread::Builder::new().name("kvtyped-file".to_owned()).spawn(thread);
